@@ -1,0 +1,48 @@
+# Every step CI takes is a target here: CI does nothing a developer cannot.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+
+.PHONY: help demo test check fix serve simulate clean tools
+
+help: ## what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.run: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.develop: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --group check --group test
+	touch $@
+
+tools: $(VENV)/.develop ## what tests need beside Python packages
+	$(BIN)/python tests/tools/install.py
+
+demo: $(VENV)/.run ## simulated providers, the bridge, and tasks going through
+	$(BIN)/bridge demo
+
+test: tools ## all tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.develop ## what CI checks without running the product
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/.develop ## format, and mend what can be mended by machine
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+serve: $(VENV)/.run ## the bridge with ./bridge.toml
+	$(BIN)/bridge serve --config bridge.toml
+
+simulate: $(VENV)/.run ## the three providers on port 9090
+	$(BIN)/bridge simulate
+
+clean: ## everything that can be made again
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,202 @@
+"""The composition root: settings in, an ASGI app out. The one place where concrete classes meet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from bridge.clock import Clock, SystemClock
+from bridge.core.budget import Budget
+from bridge.core.event import Closing
+from bridge.core.pacing import Pace
+from bridge.delivery.desk import Desk, DeskSettings
+from bridge.dialects.base import Dialect
+from bridge.dialects.registry import load_preset
+from bridge.hub.hub import Hub
+from bridge.hub.sweep import Sweep, SweepSettings
+from bridge.journal.base import Journal
+from bridge.journal.memory import MemoryJournal
+from bridge.leases.local import LocalLeases
+from bridge.metrics import Metrics
+from bridge.settings import Settings, UpstreamSettings
+from bridge.sources.session import Session
+from bridge.sources.upstream import Upstream
+from bridge.watchers.pool import Pool
+from bridge.web.origins import Origins
+from bridge.web.routes import make_app
+
+LAG_PERIOD_SECONDS = 0.25
+SAFETY_NET_INTERVALS = 6
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What lives while the app runs."""
+
+    desk: Desk
+    sweep: Sweep
+    pool: Pool
+    metrics: Metrics
+    journal: Journal
+
+
+class Bridge:
+    """The bridge as an ASGI app, with what its own server needs besides.
+
+    Everything is built in the lifespan, on the loop that serves, and taken down in reverse.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self._clock = clock or SystemClock()
+        self._app: ASGIApp | None = None
+        self._parts: _Parts | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve. A lifespan must have begun, or `running` be entered by whoever mounts the app."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if self._app is None:
+            raise RuntimeError("enter Bridge.running() in the lifespan of the app that mounts it")
+        await self._app(scope, receive, send)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Build everything, run it, take it down."""
+        async with AsyncExitStack() as stack:
+            parts = await self._build(stack)
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(parts.pool.run()),
+                    group.create_task(parts.sweep.run()),
+                    group.create_task(_measure_lag(self._clock, parts.metrics)),
+                ]
+                try:
+                    yield
+                finally:
+                    for task in tasks:
+                        task.cancel()
+            self._parts = self._app = None
+
+    async def drain(self) -> None:
+        """Take nothing new and end every stream, over `drain_seconds` at the most."""
+        if self._parts is None or self._parts.desk.closed is not None:
+            return
+        self._parts.desk.closed = Closing.DRAIN
+        await self._parts.sweep.drain(self.settings.drain_seconds)
+
+    @property
+    def open_streams(self) -> int:
+        """Connections that have not ended."""
+        return len(self._parts.desk.hub.subscriptions) if self._parts is not None else 0
+
+    async def _build(self, stack: AsyncExitStack) -> _Parts:
+        settings, clock = self.settings, self._clock
+        chance = random.SystemRandom().random
+        metrics = Metrics(CollectorRegistry(), settings.upstreams)
+        journal = MemoryJournal(clock, retention_seconds=settings.retention_seconds)
+        stack.push_async_callback(journal.close)
+        upstreams = {}
+        for name, wishes in settings.upstreams.items():
+            upstreams[name] = make_upstream(name, wishes, clock, metrics)
+            stack.push_async_callback(upstreams[name].session.close)
+        pool = Pool(
+            upstreams,
+            journal,
+            LocalLeases(),
+            clock,
+            metrics,
+            random=chance,
+            linger_seconds=settings.linger_seconds,
+        )
+        hub = Hub(pool, metrics, clock)
+        journal.follow(hub)
+        desk = Desk(hub, pool, journal, clock, metrics, random=chance, settings=_desk_settings(settings))
+        sweep = Sweep(hub, clock, chance, _sweep_settings(settings))
+        self._app = make_app(desk, metrics, Origins(settings.allowed_origins))
+        self._parts = _Parts(desk, sweep, pool, metrics, journal)
+        return self._parts
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            async with self.running():
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except BaseException as error:
+            logger.exception("the bridge ended by a bug")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def make_upstream(name: str, wishes: UpstreamSettings, clock: Clock, metrics: Metrics) -> Upstream:
+    """One provider as the operator wants it; what they leave open the preset says."""
+    dialect = load_preset(wishes.preset or name)
+    key = wishes.api_key.get_secret_value() if wishes.api_key is not None else ""
+    secret = wishes.callback_secret
+    return Upstream(
+        name=name,
+        dialect=dialect,
+        session=Session(
+            wishes.base_url or dialect.base_url,
+            headers=dialect.auth_headers(key) if key else {},
+            timeout_seconds=wishes.timeout_seconds,
+            connections=wishes.max_in_flight + wishes.max_streams,
+        ),
+        budget=Budget(
+            max_in_flight=wishes.max_in_flight,
+            random=random.random,
+            requests_per_second=wishes.requests_per_second,
+        ),
+        pace=make_pace(wishes, dialect),
+        clock=clock,
+        metrics=metrics,
+        deadline_seconds=wishes.deadline_seconds,
+        callback_secret=secret.get_secret_value() if secret is not None else None,
+        max_streams=wishes.max_streams,
+    )
+
+
+def make_pace(wishes: UpstreamSettings, dialect: Dialect) -> Pace:
+    """The operator's bounds around the provider's advice."""
+    least = wishes.poll_min_seconds or min(dialect.poll.min_seconds, wishes.poll_max_seconds or float("inf"))
+    most = max(wishes.poll_max_seconds or dialect.poll.max_seconds, least)
+    return Pace(
+        min_seconds=least,
+        max_seconds=most,
+        recommended_seconds=min(max(dialect.poll.recommended_seconds, least), most),
+        safety_net_seconds=most * SAFETY_NET_INTERVALS,
+    )
+
+
+def _desk_settings(settings: Settings) -> DeskSettings:
+    return DeskSettings(
+        cold_wait_seconds=settings.cold_wait_seconds,
+        max_connection_age_seconds=settings.max_connection_age_seconds,
+    )
+
+
+def _sweep_settings(settings: Settings) -> SweepSettings:
+    return SweepSettings(
+        keepalive_seconds=settings.keepalive_seconds,
+        slow_seconds=settings.slow_seconds,
+        period_seconds=min(1.0, settings.keepalive_seconds / 2, settings.max_connection_age_seconds / 10),
+    )
+
+
+async def _measure_lag(clock: Clock, metrics: Metrics) -> None:
+    while True:
+        before = clock.now()
+        await clock.sleep(LAG_PERIOD_SECONDS)
+        metrics.loop_lag_seconds.observe(max(clock.now() - before - LAG_PERIOD_SECONDS, 0.0))

@@ -1,0 +1,148 @@
+"""The commands: arguments in, exit codes out, and how logs look."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge import __version__
+from bridge.client.command import submit, watch
+from bridge.errors import ConfigError
+from bridge.simulator.command import simulate
+
+if TYPE_CHECKING:
+    from bridge.settings import Settings
+
+BAD_CONFIGURATION = 2
+
+_config = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="BRIDGE_CONFIG",
+    help="The TOML file. Without one, BRIDGE_ variables say everything.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bridge")
+def main() -> None:
+    """Look once per task on behalf of everybody who waits."""
+
+
+@main.command()
+@_config
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on; 0 takes a free one.")
+@click.option(
+    "--insecure", is_flag=True, default=None, help="Serve a public address without asking who calls."
+)
+def serve(path: Path | None, host: str | None, port: int | None, *, insecure: bool | None) -> None:
+    """Serve until SIGTERM; then drain and exit 0."""
+    settings = _settings(path, host=host, port=port, insecure=insecure)
+    from bridge.app import Bridge
+    from bridge.server import serve as run
+    from bridge.settings import is_loopback
+
+    set_up_logs(settings.log_level, settings.log_format)
+    if not is_loopback(settings.host):
+        logging.getLogger("bridge").warning("serving %s without asking who calls", settings.host)
+    try:
+        code = run(Bridge(settings))
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
+        ) from None
+    sys.exit(code)
+
+
+@main.command("check-config")
+@_config
+def check_config(path: Path | None) -> None:
+    """Print the effective settings without secrets; exit 2 when something is wrong."""
+    import orjson
+
+    from bridge.settings import effective
+
+    text = orjson.dumps(effective(_settings(path)), option=orjson.OPT_INDENT_2)
+    click.echo(text.decode())
+
+
+@main.command()
+@click.option("--url", envvar="BRIDGE_URL", default="http://127.0.0.1:8080", show_default=True)
+@click.option("--timeout", default=3.0, show_default=True, help="Seconds.")
+def health(url: str, timeout: float) -> None:
+    """Exit 0 when the bridge takes traffic, 1 when it does not. For container health checks."""
+    import urllib.error
+    import urllib.request
+
+    if not url.startswith(("http://", "https://")):
+        raise click.UsageError("--url begins with http:// or https://")
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/readyz", timeout=timeout) as answer:  # noqa: S310 - checked above
+            click.echo(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        click.echo(error.read().decode(), err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"no answer from {url}: {getattr(error, 'reason', error)}", err=True)
+        sys.exit(1)
+
+
+@main.command()
+@click.option(
+    "--port", default=8080, show_default=True, help="Of the bridge; another is taken when it is in use."
+)
+@click.option("--speed", default=1.0, show_default=True, help="How much faster than real renders.")
+def demo(port: int, speed: float) -> None:
+    """Run simulated providers and the bridge, and show tasks going through."""
+    from bridge.demo import run
+
+    sys.exit(run(port=port, speed=speed))
+
+
+main.add_command(simulate)
+main.add_command(watch)
+main.add_command(submit)
+
+
+def set_up_logs(level: str, style: str) -> None:
+    """One formatter for our lines and the libraries', on standard error."""
+    import structlog
+
+    human = style == "human" or (style == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Any] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if human
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(sort_keys=True)]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for noisy in ("uvicorn.error", "websockets", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _settings(path: Path | None, **overrides: Any) -> Settings:
+    from bridge.settings import load
+
+    try:
+        return load(path, **overrides)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(BAD_CONFIGURATION)

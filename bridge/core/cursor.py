@@ -1,0 +1,31 @@
+"""A place in the journal, as one opaque token."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+_TOKEN = re.compile(r"([A-Za-z0-9]{1,32})-([0-9]{1,18})")
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Epoch and offset together: after a journal is lost and born again, an offset alone would lie.
+
+    Args:
+        epoch: The life of one history; letters and digits.
+        offset: Position in the journal; 0 stands before everything.
+    """
+
+    epoch: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.offset}"
+
+    @classmethod
+    def parse(cls, token: str) -> Self | None:
+        """The cursor a client sent back; None for anything we never gave out."""
+        match = _TOKEN.fullmatch(token)
+        return cls(match[1], int(match[2])) if match else None

@@ -1,0 +1,74 @@
+"""How long tasks take: the provider's estimate, their progress, or what was learned."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+from bridge.core.task import Observation, Status
+
+_KINDS = 256
+_SAMPLES = 64
+_FEWEST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What run times are learned for."""
+
+    model: str | None
+    action: str | None
+
+
+class RunTimes:
+    """Run times of one upstream, learned per kind of task; the oldest kind is forgotten first."""
+
+    def __init__(self) -> None:
+        self._seconds: OrderedDict[Kind, deque[float]] = OrderedDict()
+
+    def learn(self, kind: Kind, seconds: float) -> None:
+        """Take in that one task of `kind` took `seconds` from first seen to completed."""
+        samples = self._seconds.setdefault(kind, deque(maxlen=_SAMPLES))
+        self._seconds.move_to_end(kind)
+        samples.append(seconds)
+        while len(self._seconds) > _KINDS:
+            self._seconds.popitem(last=False)
+
+    def usual(self, kind: Kind) -> float | None:
+        """The median run time in seconds; None below three samples."""
+        samples = self._seconds.get(kind)
+        if samples is None or len(samples) < _FEWEST:
+            return None
+        return sorted(samples)[len(samples) // 2]
+
+    def statistics(self) -> list[dict[str, object]]:
+        """What was learned, for `/status`."""
+        return [
+            {
+                "model": kind.model,
+                "action": kind.action,
+                "samples": len(samples),
+                "median_seconds": round(sorted(samples)[len(samples) // 2], 3),
+            }
+            for kind, samples in self._seconds.items()
+        ]
+
+
+def eta_seconds(seen: Observation, *, elapsed: float, usual: float | None) -> float | None:
+    """Estimated time left, from the best ground there is; None without any.
+
+    Args:
+        elapsed: Seconds since the task was created, or first seen.
+        usual: What tasks of this kind usually take.
+    """
+    if seen.status.final or seen.status is Status.UNKNOWN:
+        return None
+    if seen.eta_seconds is not None:
+        return max(round(seen.eta_seconds, 1), 0.0)
+    if seen.estimated_seconds is not None:
+        return max(round(seen.estimated_seconds - elapsed, 1), 0.0)
+    if seen.progress is not None and 5 <= seen.progress < 100 and elapsed > 0:
+        return round(elapsed * (100 - seen.progress) / seen.progress, 1)
+    if usual is not None:
+        return max(round(usual - elapsed, 1), 0.0)
+    return None

@@ -1,0 +1,258 @@
+"""One watched task: what we know, what is news, when to look again, what viewers must be told.
+
+Rule 1: every transition of a watched task is decided in this file.
+Rule 2: this file cannot tell the time, wait, or look; it is fed, and read at `due`.
+Rule 3: after a final state nothing is due, and nothing but a real ending after `lost` is news.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bridge.core.event import Notice, NoticeCode
+from bridge.core.forecast import Kind, RunTimes, eta_seconds
+from bridge.core.merge import lost, merge
+from bridge.core.pacing import Pace
+from bridge.core.task import Observation, Source, State, Status
+from bridge.errors import CredentialRefused, TaskNotFound, UpstreamError, UpstreamRefused
+
+LOST_AFTER_LOOKS = 3
+LOST_AFTER_SECONDS = 10.0
+STALE_AFTER_INTERVALS = 3
+STALLED_AFTER_USUAL = 4.0
+STALLED_AT_LEAST_SECONDS = 300.0
+STALLED_WITHOUT_GROUND_SECONDS = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one observation amounts to: a state to record, notices to give."""
+
+    news: State | None = None
+    notices: tuple[Notice, ...] = ()
+
+
+@dataclass(slots=True)
+class _Missing:
+    """404s in a row."""
+
+    looks: int = 0
+    since: float = 0.0
+
+
+@dataclass(slots=True)
+class Watch:
+    """The decisions about one task, without any I/O.
+
+    Feed it with `observed`, `unchanged`, `failed`, `streaming` and `ticked`; look again at
+    `due` (monotonic seconds); None means the watch is over.
+
+    Args:
+        random: Chance between 0 and 1.
+        known: The last recorded state, when a watch resumes.
+        started: Monotonic seconds when the watch began.
+        deadline_seconds: Age after which an open task counts as lost.
+    """
+
+    pace: Pace
+    run_times: RunTimes
+    random: Callable[[], float]
+    started: float
+    known: State | None = None
+    deadline_seconds: float | None = None
+    due: float | None = field(init=False)
+    confirmed: float = field(init=False)
+    interval: float = field(init=False)
+    unseen: bool = field(init=False, default=False)
+    quiet_looks: int = field(init=False, default=0)
+    failures: int = field(init=False, default=0)
+    told: set[NoticeCode] = field(init=False, default_factory=set)
+    _missing: _Missing = field(init=False, default_factory=_Missing)
+    _changed: float = field(init=False)
+    _last_look: float = field(init=False)
+    _streaming_until: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        ended = self.known is not None and self.known.status.final
+        self.due = None if ended and not self._lost else self.started
+        self.confirmed = self._changed = self._last_look = self.started
+        self.interval = self.pace.recommended_seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to look at."""
+        return self.due is None
+
+    @property
+    def _lost(self) -> bool:
+        """Whether the task counts as lost: the one ending that a look may still correct."""
+        return self.known is not None and self.known.status is Status.LOST
+
+    @property
+    def near_end(self) -> bool:
+        """Whether the next look may well be the one that finds the end."""
+        eta = self.known.eta_seconds if self.known is not None else None
+        return eta is not None and eta <= self.pace.max_seconds
+
+    def observed(
+        self, seen: Observation, *, source: Source, now: float, wall: float, asked: float | None = None
+    ) -> Verdict:
+        """Take in what a source saw.
+
+        Args:
+            asked: Monotonic seconds when the look began; None for what was pushed to us.
+        """
+        late = asked is None or asked < self._changed
+        estimate = self._estimate(seen, now=now, wall=wall)
+        news = merge(self.known, seen, source=source, wall=wall, eta_seconds=estimate, late=late)
+        notices = self._confirm(now)
+        if news is None and self.known is not None and self.known.status.final and not self._lost:
+            return Verdict()
+        if asked is not None:
+            self._last_look = asked
+        if news is not None:
+            self.known = news
+            self._changed = now
+            self.quiet_looks = 0
+            self.told.discard(NoticeCode.STALLED)
+        else:
+            self.quiet_looks += 1
+        self._schedule(now, ended=seen.status.final, estimate=estimate, poll_after=seen.poll_after)
+        return Verdict(news, notices)
+
+    def unchanged(self, *, now: float, asked: float) -> Verdict:
+        """Take in that a look brought the same bytes as the one before."""
+        if self.over:
+            return Verdict()
+        notices = self._confirm(now)
+        self._last_look = asked
+        self.quiet_looks += 1
+        self._schedule(now, ended=False, estimate=self._eta_now(now), poll_after=None)
+        return Verdict(None, notices)
+
+    def failed(self, error: UpstreamError, *, now: float, wall: float) -> Verdict:
+        """Take in that a look could not see the task, and why."""
+        if self.over:
+            return Verdict()
+        self._last_look = now
+        if isinstance(error, TaskNotFound):
+            return self._not_found(error, now=now, wall=wall)
+        self._missing.looks = 0
+        self.failures += 1
+        self.due = now + self.pace.backoff(
+            chance=self.random(), failures=self.failures, retry_after=error.retry_after
+        )
+        return Verdict(None, self._trouble(error))
+
+    def streaming(self, *, now: float) -> None:
+        """Take in that the stream is alive: the poll becomes a safety net while it stays so."""
+        self._streaming_until = now + self.pace.max_seconds
+        if self.due is not None:
+            self.due = max(
+                self.due, min(self._streaming_until, self._last_look + self.pace.safety_net_seconds)
+            )
+
+    def stream_ended(self, *, now: float) -> None:
+        """Take in that the stream is gone: whatever it did not say, a look must find."""
+        self._streaming_until = 0.0
+        self.look_now(now=now)
+
+    def look_now(self, *, now: float) -> None:
+        """Somebody says there is news."""
+        if self.due is not None or self._lost:
+            self.due = now if self.due is None else min(self.due, now)
+
+    def ticked(self, *, now: float, wall: float) -> Verdict:
+        """Take in that time passed; call about once a second."""
+        if self.over or self.known is None or self.known.status.final:
+            return Verdict()
+        if self._past_deadline(wall):
+            return self._lose(wall)
+        notices: list[Notice] = []
+        if now - self.confirmed > STALE_AFTER_INTERVALS * self.interval:
+            notices += self._tell(NoticeCode.STALE, "not confirmed with the upstream for three intervals")
+        if now - self._changed > self._stalled_after():
+            notices += self._tell(NoticeCode.STALLED, "no change for far longer than usual")
+        return Verdict(None, tuple(notices))
+
+    def _not_found(self, error: TaskNotFound, *, now: float, wall: float) -> Verdict:
+        if self.known is None:
+            self.due = None
+            self.unseen = True
+            return Verdict(None, (Notice(NoticeCode.TASK_NOT_FOUND, str(error), retriable=False),))
+        if self._lost:
+            self.due = None
+            return Verdict()
+        if self._missing.looks == 0:
+            self._missing.since = now
+        self._missing.looks += 1
+        missing_for = now - self._missing.since
+        if self._missing.looks >= LOST_AFTER_LOOKS and missing_for >= LOST_AFTER_SECONDS:
+            return self._lose(wall)
+        looks_left = max(LOST_AFTER_LOOKS - self._missing.looks, 1)
+        self.due = now + max(self.pace.min_seconds, (LOST_AFTER_SECONDS - missing_for) / looks_left)
+        return Verdict()
+
+    def _lose(self, wall: float) -> Verdict:
+        self.known = lost(self.known, wall=wall)
+        self.due = None
+        return Verdict(self.known)
+
+    def _trouble(self, error: UpstreamError) -> tuple[Notice, ...]:
+        if isinstance(error, CredentialRefused):
+            message = "the upstream refuses the credential that looks at this task"
+            return self._tell(NoticeCode.CREDENTIAL_REFUSED, message)
+        if self.failures < 2 and self.known is not None:
+            return ()  # one failed look is weather, not an outage
+        retriable = not isinstance(error, UpstreamRefused)
+        return self._tell(NoticeCode.UPSTREAM_UNAVAILABLE, str(error), retriable=retriable)
+
+    def _tell(self, code: NoticeCode, message: str, *, retriable: bool = True) -> tuple[Notice, ...]:
+        if code in self.told:
+            return ()
+        self.told.add(code)
+        return (Notice(code, message, retriable),)
+
+    def _confirm(self, now: float) -> tuple[Notice, ...]:
+        self.confirmed = now
+        self.failures = 0
+        self._missing.looks = 0
+        troubles = self.told - {NoticeCode.STALLED}
+        if not troubles:
+            return ()
+        self.told -= troubles
+        return (Notice(NoticeCode.FRESH, "confirmed with the upstream again"),)
+
+    def _schedule(self, now: float, *, ended: bool, estimate: float | None, poll_after: float | None) -> None:
+        if self.known is not None and self.known.status.final and (ended or not self._lost):
+            self.due = None
+            return
+        self.interval = self.pace.delay(
+            chance=self.random(), unchanged=self.quiet_looks, eta_seconds=estimate, poll_after=poll_after
+        )
+        self.due = now + self.interval
+        if now < self._streaming_until:
+            self.streaming(now=now)
+
+    def _estimate(self, seen: Observation, *, now: float, wall: float) -> float | None:
+        created = seen.created_at or (self.known.created_at if self.known is not None else None)
+        elapsed = wall - created if created is not None and wall >= created else now - self.started
+        return eta_seconds(seen, elapsed=elapsed, usual=self.run_times.usual(Kind(seen.model, seen.action)))
+
+    def _eta_now(self, now: float) -> float | None:
+        if self.known is None or self.known.eta_seconds is None:
+            return None
+        return max(self.known.eta_seconds - (now - self._changed), 0.0)
+
+    def _past_deadline(self, wall: float) -> bool:
+        if self.deadline_seconds is None or self.known is None:
+            return False
+        return wall - (self.known.created_at or self.known.changed_at) > self.deadline_seconds
+
+    def _stalled_after(self) -> float:
+        kind = Kind(self.known.model, self.known.action) if self.known is not None else Kind(None, None)
+        usual = self.run_times.usual(kind)
+        if usual is None:
+            return STALLED_WITHOUT_GROUND_SECONDS
+        return max(usual * STALLED_AFTER_USUAL, STALLED_AT_LEAST_SECONDS)

@@ -1,0 +1,263 @@
+"""Where every client arrives: what is known of its tasks, and what it is told first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bridge.clock import Clock
+from bridge.core.cursor import Cursor
+from bridge.core.event import Closing, Event, Notice, NoticeCode
+from bridge.core.merge import unknown
+from bridge.core.replay import Position, Resume, locate, resume
+from bridge.core.task import TaskKey
+from bridge.errors import BridgeError, CredentialRefused, TaskNotFound, UpstreamRefused
+from bridge.hub.hub import Hub
+from bridge.hub.subscription import Outlet, Subscription
+from bridge.hub.sweep import retry_milliseconds
+from bridge.journal.base import Journal
+from bridge.metrics import LEFT, Metrics
+from bridge.watchers.pool import Pool
+from bridge.wire import sse
+from bridge.wire.frames import Wire, closing_frame, reset_frame
+
+LINKS_EXPIRE_SOON_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeskSettings:
+    """How arrivals are treated; all in seconds.
+
+    Args:
+        cold_wait_seconds: How long a first answer may wait for a task nobody has looked at.
+        max_connection_age_seconds: Each connection lives 0.8 to 1.0 of this.
+    """
+
+    cold_wait_seconds: float = 2.0
+    max_connection_age_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One request for the events of some tasks, understood.
+
+    Args:
+        token: What the client sent as its last event id.
+        history: Whether the recorded states come first.
+    """
+
+    keys: Sequence[TaskKey]
+    token: str | None = None
+    history: bool = False
+
+
+@dataclass(slots=True)
+class Opened:
+    """A subscription that has its place and has not begun."""
+
+    subscription: Subscription
+    arrival: Arrival
+    position: Position
+    resume: Resume | None
+    latest: list[Event | None]
+    waited: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the client has seen the end of everything it asks for."""
+        return self.resume is Resume.ENDED
+
+
+class Desk:
+    """Brings clients to the hub, the pool and the journal in the one order that leaves no gap."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        pool: Pool,
+        journal: Journal,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        random: Callable[[], float],
+        settings: DeskSettings,
+    ) -> None:
+        self.hub = hub
+        self.pool = pool
+        self.journal = journal
+        self.clock = clock
+        self.metrics = metrics
+        self.random = random
+        self.settings = settings
+        self.closed: Closing | None = None
+
+    def retry(self) -> int:
+        """Milliseconds a client should wait before it comes back."""
+        return retry_milliseconds(self.random())
+
+    def ends_at(self) -> float:
+        """When a connection that begins now has lived long enough."""
+        return self.clock.now() + self.settings.max_connection_age_seconds * (0.8 + 0.2 * self.random())
+
+    def reserve(self, outlet: Outlet, label: str, *, stays_open: bool = False) -> Subscription:
+        """A place for a connection."""
+        return self.hub.reserve(outlet, label=label, ends_at=self.ends_at(), stays_open=stays_open)
+
+    async def open(self, subscription: Subscription, arrival: Arrival, *, patient: bool) -> Opened:
+        """Register the tasks and find out what is known of them.
+
+        Args:
+            patient: Wait for the first look when nothing is known, because the answer's status
+                depends on it.
+
+        Raises:
+            TaskNotFound: The provider shows none of the tasks.
+            UpstreamRefused: The provider refuses to show the only task.
+            JournalError: The journal cannot be read.
+        """
+        self.hub.join(subscription, arrival.keys)
+        latest = await self.journal.latest(arrival.keys)
+        position = locate(arrival.token, epoch=self.journal.epoch, head=self.journal.head)
+        outcome = resume(position, latest)
+        if outcome is not None:
+            self.metrics.resumes.labels(subscription.label, outcome.value).inc()
+        opened = Opened(subscription, arrival, position, outcome, latest)
+        if patient and not opened.ended and not any(latest):
+            opened.waited = True
+            await self._wait_cold(opened)
+        return opened
+
+    async def begin(self, opened: Opened) -> None:
+        """Send what is known, and let everything that comes follow."""
+        subscription, arrival = opened.subscription, opened.arrival
+        events = [event for event in opened.latest if event is not None]
+        if arrival.history:
+            events = await self._history(opened)
+        preface = sse.OK_COMMENT if subscription.form.wire is Wire.SSE else b""
+        if opened.position.reset_reason is not None:
+            preface += reset_frame(subscription.form, opened.position.reset_reason)
+        cold = [key for key, event in zip(arrival.keys, opened.latest, strict=True) if event is None]
+        self.hub.begin(
+            subscription,
+            events,
+            arrival.keys,
+            preface=preface,
+            remarks=self._warnings(events),
+            after=opened.position.after,
+            retry=self.retry(),
+        )
+        if cold and opened.resume is not Resume.CURRENT:
+            self._place_later(opened, cold)
+
+    async def look_up(self, key: TaskKey) -> Event:
+        """The newest event of a task, looking at it now if nobody has.
+
+        Raises:
+            BridgeError: Nothing was ever seen of it, and this is why.
+        """
+        (known,) = await self.journal.latest([key])
+        if known is not None:
+            self.pool.want(key)  # whoever reads a state may come back for the next one
+            self.pool.unwant(key)
+            return known
+        self.pool.want(key)
+        try:
+            error = await self._looked(key)
+        finally:
+            self.pool.unwant(key)
+        (known,) = await self.journal.latest([key])
+        if known is None and error is not None:
+            raise error
+        return known or self.placeholder(key)
+
+    def placeholder(self, key: TaskKey) -> Event:
+        """What is said of a task nobody has seen; never recorded."""
+        return Event(key, Cursor(self.journal.epoch, 0), unknown(wall=self.clock.wall()))
+
+    def leave(self, subscription: Subscription) -> None:
+        """The connection is over, by us or by the client."""
+        closing = subscription.closing
+        self.hub.leave(subscription, closing.value if closing is not None else LEFT)
+
+    def farewell(self, subscription: Subscription, closing: Closing, message: str) -> bytes:
+        """The last word to a client that must come back later."""
+        retry = retry_milliseconds(self.random(), busy=True)
+        return closing_frame(subscription.form, closing, message, retry=retry)
+
+    async def _wait_cold(self, opened: Opened) -> None:
+        """Wait until one task was seen, all were looked at, or the time is over."""
+        keys = opened.arrival.keys
+        errors: dict[TaskKey, BridgeError | None] = {}
+        looks = {asyncio.ensure_future(self.pool.wait_looked(key)): key for key in keys}
+        try:
+            async with asyncio.timeout(self.settings.cold_wait_seconds):
+                for look in asyncio.as_completed(looks):
+                    await look
+                    errors = {key: look.result() for look, key in looks.items() if look.done()}
+                    if any(self._seen(key) for key in errors):
+                        break
+        except TimeoutError:
+            pass
+        finally:
+            for look in looks:
+                look.cancel()
+        opened.latest = await self.journal.latest(keys)
+        if not any(opened.latest) and len(errors) == len(keys):
+            _raise_if_hopeless(list(errors.values()))
+
+    async def _looked(self, key: TaskKey) -> BridgeError | None:
+        try:
+            async with asyncio.timeout(self.settings.cold_wait_seconds):
+                return await self.pool.wait_looked(key)
+        except TimeoutError:
+            return None
+
+    def _seen(self, key: TaskKey) -> bool:
+        watcher = self.pool.watcher(key)
+        return watcher is not None and watcher.watch.known is not None
+
+    async def _history(self, opened: Opened) -> list[Event]:
+        after = opened.position.after or 0
+        kept = [await self.journal.since(key, after) for key in opened.arrival.keys]
+        newest = [event for event in opened.latest if event is not None]
+        return sorted(
+            {event.cursor: event for events in [*kept, newest] for event in events}.values(), key=_offset
+        )
+
+    def _place_later(self, opened: Opened, cold: list[TaskKey]) -> None:
+        """Say `unknown` once the cold wait is over, unless something better came."""
+
+        def place() -> None:
+            for key in cold:
+                self.hub.place(opened.subscription, self.placeholder(key))
+
+        if opened.waited:
+            place()
+        else:
+            asyncio.get_running_loop().call_later(self.settings.cold_wait_seconds, place)
+
+    def _warnings(self, events: Sequence[Event]) -> list[tuple[TaskKey, Notice]]:
+        soon = self.clock.wall() + LINKS_EXPIRE_SOON_SECONDS
+        message = "a result link of this task expires within ten minutes, or has expired"
+        return [
+            (event.key, Notice(NoticeCode.LINKS_EXPIRING, message))
+            for event in events
+            if any(
+                output.expires_at is not None and output.expires_at < soon for output in event.state.outputs
+            )
+        ]
+
+
+def _raise_if_hopeless(errors: list[BridgeError | None]) -> None:
+    """Nothing retriable is ever said by status to a stream; what cannot get better is."""
+    if all(isinstance(error, TaskNotFound) for error in errors):
+        raise TaskNotFound(str(errors[0]))
+    for error in errors:
+        hopeless = isinstance(error, UpstreamRefused) and not isinstance(error, CredentialRefused)
+        if len(errors) == 1 and hopeless and error is not None:
+            raise error
+
+
+def _offset(event: Event) -> int:
+    return event.cursor.offset

@@ -1,0 +1,294 @@
+"""How bytes leave: through the transport under our own server, through ASGI `send` under any other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Protocol, cast
+
+from starlette.types import Message, Scope, Send
+
+from bridge.core.event import Closing
+from bridge.wire.document import Include
+from bridge.wire.frames import Form, Wire
+
+EXTENSION = "bridge.server"
+
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class _Cycle(Protocol):
+    """What uvicorn's HTTP request cycle shows of itself; `send` is its method."""
+
+    transport: asyncio.Transport
+    flow: Any
+    chunked_encoding: bool | None
+
+
+class Exposed:
+    """The outermost ASGI layer: keeps the server's own `send` before anybody wraps it."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
+        """Pass on, with the server's object beside."""
+        server = getattr(send, "__self__", None)
+        if isinstance(getattr(server, "transport", None), asyncio.Transport):
+            scope.setdefault("extensions", {})[EXTENSION] = server
+        await self._app(scope, receive, send)
+
+
+def exposed(scope: Scope) -> Any | None:
+    """The server's object for this request, where it shows its transport."""
+    return scope.get("extensions", {}).get(EXTENSION)
+
+
+class TransportOutlet:
+    """Writes past the server, straight to the transport. The response must have begun."""
+
+    __slots__ = ("_cycle", "_flow", "_send", "_transport", "form", "write")
+
+    def __init__(self, cycle: _Cycle, send: Send, form: Form) -> None:
+        self._cycle = cycle
+        self._send = send
+        self._flow = cycle.flow
+        self._transport = cycle.transport
+        self.write = _guarded(cycle.transport)
+        self.form = form
+
+    @property
+    def paused(self) -> bool:
+        """Whether the transport's buffer is above its mark."""
+        return cast(bool, self._flow.write_paused)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes in the transport's buffer."""
+        return self._transport.get_write_buffer_size()
+
+    def when_writable(self, resume: Callable[[], None]) -> None:
+        """Only a client that is behind costs a task."""
+        _after(self._flow.drain(), resume)
+
+    def finish(self, closing: Closing) -> None:  # noqa: ARG002 - a body has one way to end
+        """End the body; the connection may carry the next request."""
+        if self.paused:
+            self._transport.write(_LAST_CHUNK)
+            self._transport.close()
+            return
+        drive(self._send({"type": "http.response.body", "body": b"", "more_body": False}))
+
+    def abort(self) -> None:
+        """Drop the connection and what it holds."""
+        self._transport.abort()
+
+
+class SocketOutlet:
+    """The same for a WebSocket whose handshake the server has done."""
+
+    __slots__ = ("_protocol", "_send", "_transport", "form", "write")
+
+    def __init__(self, protocol: Any, send: Send, form: Form) -> None:
+        self._protocol = protocol
+        self._send = send
+        self._transport: asyncio.Transport = protocol.transport
+        self.write = _guarded(self._transport)
+        self.form = form
+
+    @property
+    def paused(self) -> bool:
+        """Whether the transport's buffer is above its mark."""
+        return not self._protocol.writable.is_set()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes in the transport's buffer."""
+        return self._transport.get_write_buffer_size()
+
+    def when_writable(self, resume: Callable[[], None]) -> None:
+        """Only a client that is behind costs a task."""
+        _after(self._protocol.writable.wait(), resume)
+
+    def finish(self, closing: Closing) -> None:
+        """Close with the code that tells whether to come back."""
+        drive(
+            self._send({"type": "websocket.close", "code": closing.websocket_code, "reason": closing.value})
+        )
+
+    def abort(self) -> None:
+        """Drop the connection and what it holds."""
+        self._transport.abort()
+
+
+class AsgiOutlet:
+    """Drives `send` by hand: it ends at once unless the server's buffer is full."""
+
+    __slots__ = ("_ended", "_send", "_sending", "_waiting", "form")
+
+    def __init__(self, send: Send, form: Form, ended: asyncio.Event) -> None:
+        self._send = send
+        self._sending: asyncio.Task[None] | None = None
+        self._waiting: list[Callable[[], None]] = []
+        self._ended = ended
+        self.form = form
+
+    @property
+    def paused(self) -> bool:
+        """Whether a `send` has not come back."""
+        return self._sending is not None
+
+    @property
+    def unsent(self) -> int:
+        """Only known to be something or nothing."""
+        return 1 if self._sending is not None else 0
+
+    def write(self, data: bytes) -> None:
+        """Send now, or after what is being sent."""
+        if self._sending is not None:
+            self._waiting.append(lambda: self.write(data))
+            return
+        for message in self._messages(data):
+            self._dispatch(message)
+
+    def when_writable(self, resume: Callable[[], None]) -> None:
+        """Call `resume` when the running `send` has come back."""
+        if self._sending is None:
+            asyncio.get_running_loop().call_soon(resume)
+        else:
+            self._waiting.append(resume)
+
+    def finish(self, closing: Closing) -> None:
+        """End the response after what is being sent."""
+        if self._sending is not None:
+            self._waiting.append(lambda: self.finish(closing))
+            return
+        self._dispatch(self._last(closing))
+        self._ended.set()
+
+    def abort(self) -> None:
+        """ASGI knows no abort: stop sending, and let the connection's coroutine end."""
+        if self._sending is not None:
+            self._sending.cancel()
+        self._ended.set()
+
+    def _messages(self, data: bytes) -> list[Message]:
+        if self.form.wire is Wire.WEBSOCKET:
+            return [{"type": "websocket.send", "text": line.decode()} for line in data.splitlines()]
+        return [{"type": "http.response.body", "body": data, "more_body": True}]
+
+    def _last(self, closing: Closing) -> Message:
+        if self.form.wire is Wire.WEBSOCKET:
+            return {"type": "websocket.close", "code": closing.websocket_code, "reason": closing.value}
+        return {"type": "http.response.body", "body": b"", "more_body": False}
+
+    def _dispatch(self, message: Message) -> None:
+        if self._sending is not None:
+            self._waiting.append(lambda: self._dispatch(message))
+            return
+        self._sending = drive(self._send(message))
+        if self._sending is not None:
+            self._sending.add_done_callback(self._sent)
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sending = None
+        if task.cancelled() or task.exception() is not None:
+            self._waiting.clear()
+            return
+        while self._waiting and self._sending is None:
+            self._waiting.pop(0)()
+
+
+def http_form(scope: Scope, wire: Wire, include: Include) -> Form:
+    """How bytes for this HTTP request must look."""
+    # without this attribute we cannot know that the server chunks, and would frame twice or not at all
+    return Form(wire, include, chunked=hasattr(exposed(scope), "chunked_encoding"))
+
+
+def http_outlet(scope: Scope, send: Send, form: Form, ended: asyncio.Event) -> TransportOutlet | AsgiOutlet:
+    """The cheapest way out for an HTTP response that is about to begin."""
+    server = exposed(scope)
+    if server is not None and form.chunked:
+        return TransportOutlet(server, send, form)
+    return AsgiOutlet(send, form, ended)
+
+
+def socket_outlet(
+    scope: Scope, send: Send, include: Include, ended: asyncio.Event
+) -> SocketOutlet | AsgiOutlet:
+    """The cheapest way out for an accepted WebSocket."""
+    server = exposed(scope)
+    if server is not None and isinstance(getattr(server, "writable", None), asyncio.Event):
+        return SocketOutlet(server, send, Form(Wire.WEBSOCKET, include, framed=True))
+    return AsgiOutlet(send, Form(Wire.WEBSOCKET, include), ended)
+
+
+def drive(coroutine: Awaitable[None]) -> asyncio.Task[None] | None:
+    """Run a coroutine as far as it goes without waiting; the rest, if any, becomes a task."""
+    started = cast("Coroutine[Any, None, None]", coroutine)
+    try:
+        waited_for = started.send(None)
+    except StopIteration:
+        return None
+    except OSError:
+        return None  # the peer is gone; the disconnect comes by its own way
+    task = asyncio.ensure_future(_continue(started, waited_for))
+    _running.add(task)
+    task.add_done_callback(_settle)
+    return task
+
+
+async def _continue(started: Coroutine[Any, None, None], waited_for: Any) -> None:
+    await _Rest(started, waited_for)
+
+
+class _Rest:
+    """The rest of a coroutine that was started by hand and waits for `waited_for`."""
+
+    def __init__(self, started: Coroutine[Any, None, None], waited_for: Any) -> None:
+        self._started = started
+        self._waited_for = waited_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        waited_for = self._waited_for
+        with contextlib.suppress(StopIteration):
+            while True:
+                try:
+                    value = yield waited_for
+                except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the coroutine
+                    waited_for = self._started.throw(error)
+                else:
+                    waited_for = self._started.send(value)
+
+
+_running: set[asyncio.Future[Any]] = set()
+
+
+def _settle(task: asyncio.Future[Any]) -> None:
+    _running.discard(task)
+    if not task.cancelled():
+        task.exception()  # a client that left in the middle is no error of ours
+
+
+def _after(awaitable: Awaitable[Any], resume: Callable[[], None]) -> None:
+    async def wait() -> None:
+        await awaitable
+        resume()
+
+    task = asyncio.ensure_future(wait())
+    _running.add(task)
+    task.add_done_callback(_settle)
+
+
+def _guarded(transport: asyncio.Transport) -> Callable[[bytes], None]:
+    """A uvloop transport refuses writes once closed; a client may leave at any moment."""
+    write = transport.write
+
+    def guarded(data: bytes) -> None:
+        try:
+            write(data)
+        except RuntimeError:
+            return
+
+    return guarded

@@ -1,0 +1,202 @@
+"""WebSocket, subprotocol `bridge.v1.json`: subscribe and unsubscribe on one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from bridge.core.task import TaskKey
+from bridge.delivery.desk import Arrival, Desk
+from bridge.delivery.outlet import AsgiOutlet, SocketOutlet, exposed, socket_outlet
+from bridge.errors import BridgeError, InvalidRequest, LimitExceeded, TaskNotFound
+from bridge.hub.subscription import Subscription
+from bridge.wire.document import Include
+from bridge.wire.frames import Wire, message
+
+SUBPROTOCOL = "bridge.v1.json"
+MAX_MESSAGE = 64 * 1024
+TOO_BIG = 1009
+REFUSED = 1008
+
+Resolve = Callable[[Sequence[str]], list[TaskKey]]
+
+
+class Socket:
+    """One WebSocket connection.
+
+    Args:
+        resolve: Reads task refs; raises what is wrong with them.
+        first: Tasks named on the URL, subscribed at once.
+        max_tasks: How many tasks one connection may ask for.
+    """
+
+    def __init__(
+        self, desk: Desk, *, resolve: Resolve, first: Arrival | None, include: Include, max_tasks: int
+    ) -> None:
+        self._desk = desk
+        self._resolve = resolve
+        self._first = first
+        self._include = include
+        self._max_tasks = max_tasks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Accept, then serve until either side closes."""
+        await receive()  # websocket.connect
+        if self._desk.closed is not None:
+            await send({"type": "websocket.accept", "subprotocol": _offered(scope)})
+            code = self._desk.closed.websocket_code
+            await send({"type": "websocket.close", "code": code, "reason": self._desk.closed.value})
+            return
+        await send({"type": "websocket.accept", "subprotocol": _offered(scope)})
+        ended = asyncio.Event()
+        outlet = socket_outlet(scope, send, self._include, ended)
+        subscription = self._desk.reserve(outlet, Wire.WEBSOCKET.value, stays_open=True)
+        serving = _Conversation(self._desk, subscription, outlet, self._resolve, self._max_tasks)
+        try:
+            if self._first is not None:
+                await serving.subscribe(None, self._first)
+            await serving.run(receive, send, None if exposed(scope) is not None else ended)
+        finally:
+            serving.over()
+            self._desk.leave(subscription)
+
+
+class _Conversation:
+    """What a client says and what it is answered."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        subscription: Subscription,
+        outlet: SocketOutlet | AsgiOutlet,
+        resolve: Resolve,
+        max_tasks: int,
+    ) -> None:
+        self._desk = desk
+        self._subscription = subscription
+        self._outlet = outlet
+        self._resolve = resolve
+        self._max_tasks = max_tasks
+        self._first_looks: set[asyncio.Future[None]] = set()
+
+    async def run(self, receive: Receive, send: Send, ended: asyncio.Event | None) -> None:
+        """Answer messages until the connection is over."""
+        while self._subscription.closing is None:
+            event = await (receive() if ended is None else _first_of(receive(), ended))
+            if event is None or event["type"] == "websocket.disconnect":
+                return
+            text = event.get("text")
+            raw = text.encode() if text is not None else event.get("bytes") or b""
+            if len(raw) > MAX_MESSAGE:
+                await send({"type": "websocket.close", "code": TOO_BIG, "reason": "message over 64 KiB"})
+                return
+            if self._outlet.paused:
+                await self._writable()  # whoever does not read is not listened to either
+            await self._answer(raw)
+
+    async def _writable(self) -> None:
+        writable = asyncio.Event()
+        self._outlet.when_writable(writable.set)
+        await writable.wait()
+
+    async def subscribe(self, number: Any, arrival: Arrival) -> None:
+        """Send what is known of some tasks and everything that follows.
+
+        Raises:
+            LimitExceeded: More tasks than one connection may follow.
+            JournalError: What is known cannot be read.
+        """
+        for key in arrival.keys:
+            self._desk.hub.part(self._subscription, key)
+        if len(self._subscription.channels) + len(arrival.keys) > self._max_tasks:
+            raise LimitExceeded(f"one connection follows at most {self._max_tasks} tasks")
+        opened = await self._desk.open(self._subscription, arrival, patient=False)
+        self._say({"type": "subscribed", "id": number, "tasks": [key.ref for key in arrival.keys]})
+        await self._desk.begin(opened)
+        for key, event in zip(arrival.keys, opened.latest, strict=True):
+            if event is None:
+                self._first_looks.add(asyncio.ensure_future(self._first_look(number, key)))
+
+    async def _first_look(self, number: Any, key: TaskKey) -> None:
+        """Only a task nobody has seen costs this: its 404 answers the subscribe."""
+        error = await self._desk.pool.wait_looked(key)
+        if isinstance(error, TaskNotFound):
+            self._desk.hub.part(self._subscription, key)
+            self._complain(number, error, task=key.ref)
+
+    def over(self) -> None:
+        """Forget what was still waited for."""
+        for look in self._first_looks:
+            look.cancel()
+
+    async def _answer(self, raw: bytes) -> None:
+        number: Any = None
+        try:
+            asked = _parsed(raw)
+            number = asked.get("id")
+            await self._act(asked, number)
+        except BridgeError as error:
+            self._complain(number, error)
+
+    async def _act(self, asked: dict[str, Any], number: Any) -> None:
+        match asked.get("type"):
+            case "subscribe":
+                after = asked.get("after")
+                token = after if isinstance(after, str) else None
+                await self.subscribe(number, Arrival(self._resolve(_tasks(asked)), token))
+            case "unsubscribe":
+                keys = self._resolve(_tasks(asked))
+                for key in keys:
+                    self._desk.hub.part(self._subscription, key)
+                self._say({"type": "unsubscribed", "id": number, "tasks": [key.ref for key in keys]})
+            case "ping":
+                self._say({"type": "pong", "id": number})
+            case other:
+                raise InvalidRequest(f"unknown message type {str(other)[:40]!r}")
+
+    def _complain(self, number: Any, error: BridgeError, *, task: str | None = None) -> None:
+        fields = {"type": "error", "id": number, "code": error.code, "task": task, "message": str(error)}
+        self._say(fields)
+
+    def _say(self, fields: dict[str, Any]) -> None:
+        if self._subscription.closing is None:
+            self._subscription.write(message(self._subscription.form, fields))
+
+
+def _offered(scope: Scope) -> str | None:
+    return SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", []) else None
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    try:
+        asked = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("a message is one JSON object") from None
+    if not isinstance(asked, dict):
+        raise InvalidRequest("a message is one JSON object")
+    number = asked.get("id")
+    if number is not None and not isinstance(number, int | str):
+        raise InvalidRequest("`id` is a number or a string")
+    return asked
+
+
+def _tasks(asked: dict[str, Any]) -> list[str]:
+    tasks = asked.get("tasks")
+    if not isinstance(tasks, list) or not tasks or not all(isinstance(one, str) for one in tasks):
+        raise InvalidRequest("`tasks` is a list of task refs")
+    return tasks
+
+
+async def _first_of(receiving: Awaitable[Any], ended: asyncio.Event) -> Any:
+    """Under a foreign server our own ending must wake us; under ours, `receive` does."""
+    tasks = [asyncio.ensure_future(receiving), asyncio.ensure_future(ended.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].result() if tasks[0].done() else None
+    finally:
+        for task in tasks:
+            task.cancel()

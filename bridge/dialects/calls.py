@@ -1,0 +1,74 @@
+"""Calls a provider takes, as templates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from bridge.core.task import check_task_id
+from bridge.dialects.base import Request
+from bridge.dialects.templates import Body, Template, header_of, path_of, percent
+from bridge.errors import InvalidRequest
+
+_HOST_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call: everything but the values."""
+
+    method: str
+    path: Template
+    query: tuple[tuple[str, Template], ...]
+    headers: tuple[tuple[str, Template], ...]
+    body: Body | None
+    base_url: Template | None
+
+    def request(self, values: Mapping[str, str], body: bytes | None = None) -> Request:
+        """The call with its values; `body` goes as it is where the caller brings one.
+
+        Raises:
+            InvalidRequest: A value cannot stand where the call needs it.
+        """
+        path = path_of(self.path, values)
+        for name, template in self.query:
+            path += f"{'&' if '?' in path else '?'}{percent(name)}={template.fill(values, percent)}"
+        headers = {name: header_of(template, values) for name, template in self.headers}
+        if self.body is not None:
+            body = orjson.dumps(self.body.fill(values))
+        if body is not None:
+            headers.setdefault("content-type", "application/json")
+        base_url = self.base_url.fill(values, _host_part) if self.base_url else None
+        return Request(method=self.method, path=path, headers=headers, body=body, base_url=base_url)
+
+
+def _host_part(value: str) -> str:
+    if not _HOST_PART.fullmatch(value):
+        raise InvalidRequest(f"{value[:80]!r} cannot stand in a host name")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdShape:
+    """What a task id is made of, where a call needs more than the id: an action, an endpoint, a host."""
+
+    pattern: re.Pattern[str] | None
+    defaults: Mapping[str, str]
+
+    def values(self, task_id: str) -> dict[str, str]:
+        """The id and its named parts.
+
+        Raises:
+            InvalidRequest: The id is not of this shape.
+        """
+        check_task_id(task_id)
+        values = {**self.defaults, "task_id": task_id}
+        if self.pattern is not None:
+            match = self.pattern.fullmatch(task_id)
+            if match is None:
+                raise InvalidRequest(f"{task_id[:80]!r} is not a task id of this upstream")
+            values.update({name: part for name, part in match.groupdict().items() if part is not None})
+        return values

@@ -1,0 +1,373 @@
+"""A dialect's document compiled into rules, once, when it is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from urllib.parse import urlsplit
+
+from bridge.core.task import Status
+from bridge.dialects.answers import AnswerRules
+from bridge.dialects.base import PollAdvice
+from bridge.dialects.callbacks import CallbackRules, challenge_value
+from bridge.dialects.calls import Call, IdShape
+from bridge.dialects.document import Table
+from bridge.dialects.outputs import Content, OutputRule
+from bridge.dialects.paths import Field, is_plain
+from bridge.dialects.retry import RetryRules
+from bridge.dialects.state import FieldRules, Guard, StateRules, StatusRule
+from bridge.dialects.streams import StreamRules
+from bridge.dialects.templates import Body, Template
+from bridge.dialects.times import moments_in, zone_named
+from bridge.dialects.values import identifier, number, pixels, positive, sentence, whole, word
+from bridge.dialects.words import STATUS_WORDS, VERDICTS, Trouble, Verdict, WordMap, fold
+
+_TYPES: Mapping[str, type] = {"string": str, "integer": int, "boolean": bool}
+_OUTPUT_TYPES = {name: name for name in ("image", "video", "audio", "file")}
+_CONTENTS = {content.value: content for content in Content}
+_CALLS = ("status", "alias", "stream", "submit", "cancel", "follow_up")
+_METHODS = {name: name for name in ("GET", "POST", "PUT", "PATCH", "DELETE")}
+_SILENT = ("success", "succeed", "succeeded", "ok")
+_WRAPPERS = ("data", "task", "payload", "event", "result", "run", "detail", "message")
+_QUIET = ("ping", "heartbeat", "keepalive", "keep_alive", "connected", "open")
+_GROUP_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+
+Accept = Callable[[object], object]
+Moments = Callable[[object], float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowUp:
+    """When a further call is needed for the result, and how its answer reads."""
+
+    on: frozenset[Status]
+    needs: Mapping[str, Field[str]]
+    outputs: tuple[OutputRule, ...]
+    answers: AnswerRules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """A whole dialect, compiled."""
+
+    base_url: str
+    docs: tuple[str, ...]
+    auth_headers: tuple[tuple[str, Template], ...]
+    auth_hook: str | None
+    poll: PollAdvice
+    ids: IdShape
+    calls: Mapping[str, Call]
+    answers: AnswerRules
+    state: StateRules
+    follow_up: FollowUp | None
+    stream: StreamRules
+    callback: CallbackRules
+
+
+def compile_document(document: Mapping[str, object], mistakes: list[str]) -> Rules:
+    """The rules a document states; what is wrong with it is added to `mistakes`."""
+    root = Table(document, "", mistakes)
+    root.text("title")
+    auth = root.table("auth")
+    ids = _id_shape(root.table("task_id"))
+    answers = _answers(root.table("answer"))
+    poll = root.table("poll")
+    moments = _moments(root)
+    state = _state(root, moments, poll.table("hint_headers").numbers())
+    follow_up = _follow_up(root, answers, moments)
+    rules = Rules(
+        base_url=_base_url(root),
+        docs=root.texts("docs"),
+        auth_headers=_headers(auth.table("headers"), {"api_key"}),
+        auth_hook=auth.text("hook") or None,
+        poll=_poll(poll),
+        ids=ids,
+        calls=_calls(root.table("calls"), ids, follow_up),
+        answers=answers,
+        state=state,
+        follow_up=follow_up,
+        stream=_stream(root.table("stream"), state),
+        callback=_callback(root),
+    )
+    if not rules.state.status.at and not any(isinstance(told, Status) for told in answers.http.values()):
+        root.table("status").mistake("at", "missing, and no [answer.http] status stands in for it")
+    root.finish()
+    return rules
+
+
+def _base_url(root: Table) -> str:
+    url = root.text("base_url", required=True)
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
+        root.mistake("base_url", "must be an http(s) URL without a query")
+    return url.rstrip("/")
+
+
+def _poll(table: Table) -> PollAdvice:
+    low, high = table.number("min_seconds", 2.0), table.number("max_seconds", 15.0)
+    best = table.number("recommended_seconds", low)
+    if not 0 < low <= best <= high:
+        table.mistake("recommended_seconds", "must lie between min_seconds (above 0) and max_seconds")
+    return PollAdvice(low, high, best, table.flag("follows_estimate"), table.number("deadline_seconds", None))
+
+
+def _id_shape(table: Table) -> IdShape:
+    text, pattern = table.text("pattern"), None
+    try:
+        pattern = re.compile(text) if text else None
+    except re.error as error:
+        table.mistake("pattern", f"is not a regular expression: {error}")
+    defaults = table.table("defaults")
+    values = {key: defaults.text(key) for key in defaults.names()}
+    defaults.only(pattern.groupindex if pattern else ())
+    for name in pattern.groupindex if pattern else ():
+        if not _GROUP_NAME.fullmatch(name) or name == "task_id":
+            table.mistake("pattern", f"{name!r} cannot name a part (lower-case letters, not task_id)")
+    return IdShape(pattern=pattern, defaults=values)
+
+
+def _calls(table: Table, ids: IdShape, follow_up: FollowUp | None) -> dict[str, Call]:
+    parts = {"task_id", *(ids.pattern.groupindex if ids.pattern else ())}
+    needs = set(follow_up.needs) if follow_up else set()
+    names = {"alias": {"alias"}, "submit": set[str](), "follow_up": parts | needs}
+    calls = {name: _call(table.table(name), names.get(name, parts)) for name in _CALLS if name in table}
+    if "status" not in table:
+        table.mistake("status", "missing")
+    if (follow_up is None) == ("follow_up" in table):
+        table.mistake("follow_up", "the call and the [follow_up] table need each other")
+    table.names()
+    table.only(_CALLS)
+    return calls
+
+
+def _call(table: Table, names: set[str]) -> Call:
+    path = table.text("path", required=True)
+    if path and not path.startswith("/"):
+        table.mistake("path", "must begin with /")
+    body, base_url = table.value("body"), table.text("base_url")
+    query = table.table("query")
+    return Call(
+        method=table.choice("method", _METHODS, "GET"),
+        path=_template(table, "path", path, names),
+        query=tuple((key, _template(query, key, query.text(key), names)) for key in query.names()),
+        headers=_headers(table.table("headers"), names),
+        body=_body(table, body, names) if body is not None else None,
+        base_url=_template(table, "base_url", base_url, names) if base_url else None,
+    )
+
+
+def _headers(table: Table, names: set[str]) -> tuple[tuple[str, Template], ...]:
+    return tuple((key, _template(table, key, table.text(key), names)) for key in table.names())
+
+
+def _template(table: Table, key: str, text: str, names: set[str]) -> Template:
+    try:
+        template = Template(text)
+    except ValueError as error:
+        table.mistake(key, str(error))
+        return Template("")
+    _known(table, key, template.names, names)
+    return template
+
+
+def _body(table: Table, tree: object, names: set[str]) -> Body | None:
+    try:
+        body = Body(tree)
+    except ValueError as error:
+        table.mistake("body", str(error))
+        return None
+    _known(table, "body", body.names, names)
+    return body
+
+
+def _known(table: Table, key: str, used: Iterable[str], names: set[str]) -> None:
+    for name in sorted(set(used) - names):
+        table.mistake(key, f"{{{name}}} is not known here ({', '.join(sorted(names)) or 'nothing is'})")
+
+
+def _answers(table: Table) -> AnswerRules:
+    retry = table.table("retry")
+    classes = table.table("classes").grouped(VERDICTS)
+    phrases = table.table("phrases").grouped(VERDICTS)
+    return AnswerRules(
+        code=table.paths("code"),
+        success=frozenset(fold(code) for code in table.spelled("success")) or frozenset({"0"}),
+        message=table.field("message", sentence),
+        silent=frozenset(fold(text) for text in (table.texts("silent") or _SILENT)),
+        http_status=table.field("http_status", lambda value: value if type(value) is int else None),
+        error_code=table.field("error_code", word),
+        error_message=table.field("error_message", sentence),
+        classes=classes,
+        phrases=tuple(phrases.items()),
+        http=table.table("http").numbered(VERDICTS),
+        otherwise=table.choice("otherwise", VERDICTS, Trouble.UNAVAILABLE),
+        binary=table.choice("binary", _OUTPUT_TYPES, None),
+        retry=RetryRules(
+            at=retry.field("at", positive),
+            by_code={fold(key): wait for key, wait in retry.table("by_code").numbers().items()},
+            reset_headers=tuple(name.lower() for name in retry.texts("reset_headers")),
+        ),
+    )
+
+
+def _moments(root: Table) -> Moments:
+    name = root.text("time_zone", "UTC")
+    try:
+        return moments_in(zone_named(name))
+    except ValueError as error:
+        root.mistake("time_zone", str(error))
+        return moments_in(zone_named("UTC"))
+
+
+def _state(root: Table, moments: Moments, hint_headers: Mapping[str, float]) -> StateRules:
+    unfold = root.texts("unfold")
+    for path in unfold:
+        if not is_plain(path):
+            root.mistake("unfold", f"{path!r} must be a plain dotted path")
+    return StateRules(
+        status=_status(root.table("status")),
+        fields=_fields(root, moments),
+        outputs=_output_rules(root, moments),
+        unfold=tuple(tuple(path.split(".")) for path in unfold),
+        hint_headers={key.lower(): unit for key, unit in hint_headers.items()},
+    )
+
+
+def _status(table: Table) -> StatusRule:
+    types = table.texts("types") or ("string",)
+    for name in types:
+        if name not in _TYPES:
+            table.mistake("types", f"{name!r} is none of {', '.join(_TYPES)}")
+    words: Mapping[str, Verdict] = {**STATUS_WORDS, Trouble.NOT_FOUND.value: Trouble.NOT_FOUND}
+    return StatusRule(
+        at=table.paths("at"),
+        types=frozenset(_TYPES[name] for name in types if name in _TYPES),
+        words=WordMap(table.table("words").grouped(words)),
+        absent=table.choice("absent", STATUS_WORDS, None),
+        guards=tuple(guard for item in table.tables("guards") if (guard := _guard(item))),
+    )
+
+
+def _guard(table: Table) -> Guard | None:
+    conditions = table.paths("if")
+    if len(conditions) != 1:
+        table.mistake("if", "must be one path")
+        return None
+    then = table.choice("then", STATUS_WORDS, Status.FAILED)
+    return Guard(_statuses(table, "when"), conditions[0], then)
+
+
+def _statuses(table: Table, key: str) -> frozenset[Status]:
+    names = table.texts(key) or (Status.COMPLETED.value,)
+    for name in names:
+        if name not in STATUS_WORDS:
+            table.mistake(key, f"{name!r} is none of {', '.join(STATUS_WORDS)}")
+    return frozenset(STATUS_WORDS[name] for name in names if name in STATUS_WORDS)
+
+
+def percentage(value: object, *, unit: float = 1.0) -> float | None:
+    """Progress from 0 to 100; `"45%"` is what it says, other numbers count in the preset's unit."""
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        found, unit = number(value.rstrip()[:-1]), 1.0
+    else:
+        found = number(value)
+    return None if found is None else min(max(found * unit, 0.0), 100.0)
+
+
+def _scaled(value: object, *, accept: Callable[[object], float | None], unit: float) -> float | None:
+    found = accept(value)
+    return None if found is None else found * unit
+
+
+def _fields(root: Table, moments: Moments) -> FieldRules:
+    table, scales = root.table("fields"), root.table("units")
+    units = scales.numbers()
+    scales.only(name for name, accept in _ACCEPTED.items() if accept in (percentage, positive))
+    compiled: dict[str, object] = {}
+    for name in (field.name for field in fields(FieldRules)):
+        accept = _ACCEPTED.get(name, moments)
+        if accept is percentage:
+            accept = partial(percentage, unit=units.get(name, 1.0))
+        elif name in units:
+            accept = partial(_scaled, accept=positive, unit=units[name])
+        compiled[name] = table.field(name, accept)
+    return FieldRules(**compiled)  # type: ignore[arg-type]  # the table above says which type each field has
+
+
+_ACCEPTED: Mapping[str, Accept] = {
+    "task_id": identifier,
+    "alias": identifier,
+    "progress": percentage,
+    "estimated_seconds": positive,
+    "eta_seconds": positive,
+    "queue_position": whole,
+    "model": word,
+    "action": word,
+    "credits_used": positive,
+    "credits_estimated": positive,
+    "poll_after": positive,
+    "error_code": word,
+    "error_message": sentence,
+}
+
+
+def _output_rules(table: Table, moments: Moments) -> tuple[OutputRule, ...]:
+    return tuple(_output_rule(item, moments) for item in table.tables("outputs"))
+
+
+def _output_rule(table: Table, moments: Moments) -> OutputRule:
+    at = table.paths("at")
+    if not at:
+        table.mistake("at", "missing")
+    return OutputRule(
+        at=at,
+        type=table.choice("type", _OUTPUT_TYPES, None),
+        content=table.choice("content", _CONTENTS, Content.LINK),
+        url=table.paths("url"),
+        data=table.paths("data"),
+        type_at=table.field("type_at", word),
+        media_type=table.field("media_type", word),
+        file_id=table.field("file_id", identifier),
+        expires_at=table.field("expires_at", moments),
+        width=table.field("width", pixels),
+        height=table.field("height", pixels),
+        duration_seconds=table.field("duration_seconds", positive),
+    )
+
+
+def _follow_up(root: Table, answers: AnswerRules, moments: Moments) -> FollowUp | None:
+    if "follow_up" not in root:
+        return None
+    table = root.table("follow_up")
+    needs = table.table("needs")
+    return FollowUp(
+        on=_statuses(table, "on"),
+        needs={key: needs.field(key, identifier) for key in needs.names()},
+        outputs=_output_rules(table, moments),
+        answers=_answers(table.table("answer")) if "answer" in table else answers,
+    )
+
+
+def _stream(table: Table, state: StateRules) -> StreamRules:
+    own = {name: status for name, status in state.status.words.words.items() if isinstance(status, Status)}
+    return StreamRules(
+        wrappers=table.texts("wrappers") or _WRAPPERS,
+        quiet=frozenset(fold(name) for name in (table.texts("quiet") or _QUIET)),
+        errors=frozenset(fold(name) for name in (table.texts("errors") or ("error",))),
+        ends=frozenset({"", *(table.texts("ends") or ("[DONE]",))}),
+        events={**own, **table.table("events").grouped(STATUS_WORDS)},
+    )
+
+
+def _callback(root: Table) -> CallbackRules:
+    table = root.table("callback")
+    own = "task_id" in table
+    reply = table.text("reply")
+    return CallbackRules(
+        task_id=(table if own else root.table("fields")).field("task_id", identifier),
+        challenge=table.field("challenge", challenge_value),
+        echo=table.text("echo", "challenge"),
+        reply=reply.encode() or None,
+    )

@@ -1,0 +1,192 @@
+"""Results of a task, gathered from wherever a provider puts them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bridge.core.task import Output
+from bridge.dialects.media import split_data, type_of_media, type_of_name, type_of_url
+from bridge.dialects.paths import Field, Finder, holds
+
+MAX_OUTPUTS = 256
+_MAX_URL = 8192
+_MAX_NODES = 10_000
+_LINK = re.compile(r"(?:https?|gs|s3|oss|tos)://[^\s\x00-\x20\x7f<>\"]+", re.IGNORECASE)
+
+
+class Content(StrEnum):
+    """What the strings at a rule's place are."""
+
+    LINK = "link"
+    BASE64 = "base64"
+    SEARCH = "search"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputRule:
+    """Where results of one kind stand; the fields are looked up in each item found `at`.
+
+    Args:
+        at: The first place that holds something; a list there is taken item by item.
+        type: The type when the item itself tells none.
+        content: `search` takes every link anywhere below, for results without a documented shape.
+        url: A link or a list of links.
+        data: Base64 text, or a list of such.
+    """
+
+    at: Sequence[Finder]
+    type: str | None
+    content: Content
+    url: Sequence[Finder]
+    data: Sequence[Finder]
+    type_at: Field[str]
+    media_type: Field[str]
+    file_id: Field[str]
+    expires_at: Field[float]
+    width: Field[int]
+    height: Field[int]
+    duration_seconds: Field[float]
+
+
+def gather(rules: Sequence[OutputRule], document: object) -> tuple[Output, ...]:
+    """Every result once, in the order of the rules."""
+    found: dict[str, Output] = {}
+    for rule in rules:
+        place = next((value for find in rule.at if holds(value := find(document))), None)
+        if place is None:
+            continue
+        for output in _outputs(rule, place):
+            key = output.url or output.data or f"file {output.file_id}"
+            found.setdefault(key, output)
+            if len(found) >= MAX_OUTPUTS:
+                return tuple(found.values())
+    return tuple(found.values())
+
+
+def complete(known: tuple[Output, ...], added: tuple[Output, ...]) -> tuple[Output, ...]:
+    """Known results with what a follow-up call added; what had only a file id gives way to its link."""
+    if not added:
+        return known
+    first = next((output for output in known if not is_fetchable(output)), None)
+    kept = tuple(output for output in known if is_fetchable(output))
+    return kept + tuple(_inheriting(output, first) for output in added)
+
+
+def is_fetchable(output: Output) -> bool:
+    """Whether the result is at hand: a link or the content itself."""
+    return output.url is not None or output.data is not None
+
+
+def _inheriting(output: Output, known: Output | None) -> Output:
+    if known is None:
+        return output
+    return Output(
+        type=output.type if output.type != "file" else known.type,
+        url=output.url,
+        data=output.data,
+        expires_at=output.expires_at or known.expires_at,
+        width=output.width or known.width,
+        height=output.height or known.height,
+        duration_seconds=output.duration_seconds or known.duration_seconds,
+        file_id=output.file_id or known.file_id,
+        media_type=output.media_type or known.media_type,
+    )
+
+
+def _outputs(rule: OutputRule, place: object) -> Iterator[Output]:
+    if rule.content is Content.SEARCH:
+        yield from _searched(rule, place)
+        return
+    for item in place if isinstance(place, list) else (place,):
+        if isinstance(item, dict):
+            yield from _from_object(rule, item)
+        elif isinstance(item, str):
+            output = _from_text(rule, item, base64=rule.content is Content.BASE64)
+            if output is not None:
+                yield output
+
+
+def _from_object(rule: OutputRule, item: dict[str, object]) -> Iterator[Output]:
+    made = [_described(rule, item, url) for url in _links(rule.url, item)]
+    if not made:
+        made = [_described(rule, item, None, data) for data in _contents(rule.data, item)]
+    if not made and rule.file_id.read(item) is not None:
+        made = [_described(rule, item, None)]
+    yield from made
+
+
+def _described(
+    rule: OutputRule, item: object, url: str | None, data: tuple[str, str | None] | None = None
+) -> Output:
+    media_type = rule.media_type.read(item) or (data[1] if data else None)
+    told = rule.type_at.read(item)
+    return Output(
+        type=type_of_name(told) or type_of_media(media_type) or rule.type or type_of_url(url) or "file",
+        url=url,
+        expires_at=rule.expires_at.read(item),
+        width=rule.width.read(item),
+        height=rule.height.read(item),
+        duration_seconds=rule.duration_seconds.read(item),
+        file_id=rule.file_id.read(item),
+        data=data[0] if data else None,
+        media_type=media_type,
+    )
+
+
+def _from_text(rule: OutputRule, text: str, *, base64: bool) -> Output | None:
+    url = None if base64 else link(text)
+    if url:
+        return Output(type=rule.type or type_of_url(url) or "file", url=url)
+    if base64 or text.startswith("data:"):
+        content = split_data(text)
+        if content:
+            kind = rule.type or type_of_media(content[1]) or "file"
+            return Output(type=kind, data=content[0], media_type=content[1])
+    return None
+
+
+def _links(finders: Iterable[Finder], item: object) -> list[str]:
+    for find in finders:
+        links = [url for text in _texts(find(item)) if (url := link(text))]
+        if links:
+            return links
+    return []
+
+
+def _contents(finders: Iterable[Finder], item: object) -> list[tuple[str, str | None]]:
+    for find in finders:
+        contents = [content for text in _texts(find(item)) if (content := split_data(text))]
+        if contents:
+            return contents
+    return []
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+
+
+def link(text: str) -> str | None:
+    """The text itself, if it is an absolute link of sane length."""
+    text = text.strip()
+    return text if len(text) <= _MAX_URL and _LINK.fullmatch(text) else None
+
+
+def _searched(rule: OutputRule, place: object) -> Iterator[Output]:
+    """Links anywhere below, by a walk with its own stack: how deep the provider nests is not ours to bear."""
+    waiting: list[tuple[str | None, object]] = [(None, place)]
+    for _ in range(_MAX_NODES):
+        if not waiting:
+            return
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(reversed(list(value.items())[:_MAX_NODES]))
+        elif isinstance(value, list):
+            waiting.extend((key, item) for item in reversed(value[:_MAX_NODES]))
+        elif isinstance(value, str) and (url := link(value)):
+            kind = type_of_url(url) or type_of_name(key) or rule.type or "file"
+            yield Output(type=kind, url=url)

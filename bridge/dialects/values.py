@@ -1,0 +1,86 @@
+"""Which values of a provider's document are taken, and how far they are trusted."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import orjson
+
+from bridge.core.task import check_task_id
+from bridge.errors import InvalidRequest
+
+MAX_SENTENCE = 500
+MAX_WORD = 200
+_MAX_NUMBER = 1e15  # beyond this nothing a task tells makes sense, and milliseconds lose their last digit
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+_NUMBER = re.compile(r"[+-]?\d{1,20}(?:\.\d{1,20})?")
+
+
+def clean(text: str, limit: int = MAX_SENTENCE) -> str:
+    """Provider text fit for logs and problem documents: bounded, no control characters."""
+    if len(text) > limit:
+        text = text[:limit]
+    return (text if text.isprintable() else _CONTROL.sub(" ", text)).strip()
+
+
+def word(value: object) -> str | None:
+    """A short text, numbers spelled out."""
+    if isinstance(value, str):
+        return clean(value, MAX_WORD) or None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None
+
+
+def sentence(value: object) -> str | None:
+    """A message for people."""
+    return clean(value) or None if isinstance(value, str) else None
+
+
+def identifier(value: object) -> str | None:
+    """An id, always as text: a 64-bit number breaks in JavaScript."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    try:
+        return check_task_id(str(value))
+    except InvalidRequest:
+        return None
+
+
+def number(value: object) -> float | None:
+    """A finite number of sensible size; digits in a string count."""
+    if isinstance(value, str):
+        value = value.strip()
+        if not _NUMBER.fullmatch(value):
+            return None
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and abs(value) <= _MAX_NUMBER else None
+
+
+def positive(value: object) -> float | None:
+    """A number that is not negative: a duration, a size, a price."""
+    found = number(value)
+    return found if found is not None and found >= 0 else None
+
+
+def whole(value: object) -> int | None:
+    """A count, from 0."""
+    found = positive(value)
+    return int(found) if found is not None and found == int(found) else None
+
+
+def pixels(value: object) -> int | None:
+    """A side of a picture; 0 means the provider does not know."""
+    return whole(value) or None
+
+
+def object_from(data: bytes | str) -> dict[str, object] | None:
+    """The JSON object the text holds, None for anything else, however deep or broken."""
+    try:
+        document = orjson.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None

@@ -1,0 +1,66 @@
+"""Everybody who asked for one task, grouped by what their bytes look like."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.task import TaskKey
+from bridge.wire.frames import Form, Frames
+
+if TYPE_CHECKING:  # the two describe each other; at run time only this one is needed first
+    from bridge.hub.subscription import Subscription
+
+
+class Channel:
+    """The subscribers of one task and the newest event they know."""
+
+    __slots__ = ("confirmed_at", "frames", "groups", "joining", "key", "last_write", "notices", "waiters")
+
+    def __init__(self, key: TaskKey) -> None:
+        self.key = key
+        self.frames: Frames | None = None
+        self.groups: dict[Form, dict[Subscription, None]] = {}
+        self.joining: dict[Subscription, None] = {}
+        self.waiters: set[asyncio.Future[Event]] = set()
+        self.notices: dict[NoticeCode, Notice] = {}
+        self.confirmed_at: float | None = None
+        self.last_write = 0.0
+
+    @property
+    def latest(self) -> Event | None:
+        """The newest event heard since somebody asked; None before the first."""
+        return self.frames.event if self.frames is not None else None
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody asks for this task any more."""
+        return not (self.groups or self.joining or self.waiters)
+
+    def hear(self, event: Event) -> None:
+        """Take in an event, unless a newer one is known."""
+        if self.frames is None or event.cursor.offset > self.frames.event.cursor.offset:
+            self.frames = Frames(event)
+            self.notices.pop(NoticeCode.STALLED, None)
+
+    def note(self, notice: Notice) -> None:
+        """Keep what a newcomer must be told too; `fresh` takes everything else back."""
+        if notice.code is NoticeCode.FRESH:
+            self.notices.clear()
+        else:
+            self.notices[notice.code] = notice
+
+    def admit(self, subscription: Subscription) -> None:
+        """From now on every event goes to `subscription`."""
+        self.joining.pop(subscription, None)
+        self.groups.setdefault(subscription.form, {})[subscription] = None
+
+    def leave(self, subscription: Subscription) -> None:
+        """No event goes to `subscription` any more."""
+        self.joining.pop(subscription, None)
+        group = self.groups.get(subscription.form)
+        if group is not None:
+            group.pop(subscription, None)
+            if not group:
+                del self.groups[subscription.form]

@@ -1,0 +1,83 @@
+"""One connection's place in the hub: which tasks it asked for, and what it is still owed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bridge.core.event import Closing, Notice, NoticeCode
+from bridge.core.task import TaskKey
+from bridge.hub.channel import Channel
+from bridge.wire.frames import Form
+
+
+class Outlet(Protocol):
+    """How bytes leave for one client. Every method returns at once."""
+
+    form: Form
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client takes less than it is sent."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes written that the kernel has not taken yet."""
+
+    def write(self, data: bytes) -> None:
+        """Hand `data` to the socket, or to its buffer."""
+
+    def when_writable(self, resume: Callable[[], None]) -> None:
+        """Call `resume` once, when `paused` has ended."""
+
+    def finish(self, closing: Closing) -> None:
+        """End cleanly after what was written."""
+
+    def abort(self) -> None:
+        """End now."""
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """What the hub knows about one connection.
+
+    Args:
+        label: The delivery, as metrics name it.
+        stays_open: Whether the connection outlives its tasks (WebSocket).
+        ends_at: Monotonic seconds when it has lived long enough.
+    """
+
+    outlet: Outlet
+    label: str
+    stays_open: bool
+    ends_at: float
+    last_write: float
+    write: Callable[[bytes], None]
+    form: Form
+    tasks: int = 0
+    channels: dict[TaskKey, Channel] = field(default_factory=dict)
+    owed: set[Channel] = field(default_factory=set)
+    owed_notices: dict[tuple[TaskKey, NoticeCode], Notice] = field(default_factory=dict)
+    waiting: bool = False
+    closing: Closing | None = None
+    stuck_since: float | None = None
+    stuck_bytes: int = 0
+    events: int = 0
+
+    def owe(self, channel: Channel) -> bool:
+        """Remember that `channel` has news for a client that takes none now.
+
+        Returns:
+            Whether older news of the same task was still owed and is now skipped.
+        """
+        if channel in self.owed:
+            return True
+        self.owed.add(channel)
+        return False
+
+    def owe_notice(self, key: TaskKey, notice: Notice) -> None:
+        """Remember a notice; one of each kind a task, `fresh` takes back the others."""
+        if notice.code is NoticeCode.FRESH:
+            self.owed_notices = {place: owed for place, owed in self.owed_notices.items() if place[0] != key}
+        self.owed_notices[key, notice.code] = notice

@@ -1,0 +1,278 @@
+"""Every metric, declared once; every series there from the start.
+
+No label ever holds a task id, an account, a user or a URL: their values are few and known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, Metric, UnknownMetricFamily
+from prometheus_client.registry import Collector
+
+from bridge import __version__
+from bridge.core.event import Closing, NoticeCode
+from bridge.core.replay import Resume
+from bridge.core.task import Source, Status
+
+CALLS = ("status", "submit", "cancel", "stream", "alias")
+OUTCOMES = ("ok", "not_modified", "refused", "not_found", "busy", "error", "timeout", "unreadable")
+POLL_RESULTS = ("changed", "unchanged", "failed")
+DELIVERIES = ("sse", "websocket", "longpoll", "ndjson")
+CALLBACK_RESULTS = ("accepted", "forged", "unknown_task", "challenge")
+LEFT = "left"
+
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_REQUEST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_RUN = (1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600)
+_DETECTION = (0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300)
+
+
+class Metrics:
+    """Attributes named after what they count; see docs/metrics.md for how to read each.
+
+    Args:
+        upstreams: Names of the configured upstreams; the only values their label ever has.
+    """
+
+    def __init__(self, registry: CollectorRegistry, upstreams: Iterable[str]) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call] # the library leaves it unannotated
+        self.registry = registry
+        names = list(upstreams)
+        self._declare_upstream(registry)
+        self._declare_fanout(registry)
+        self.journal_append_seconds = Histogram(
+            "bridge_journal_append_seconds",
+            "Time to record a state durably.",
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.loop_lag_seconds = Histogram(
+            "bridge_loop_lag_seconds", "How late the event loop wakes.", buckets=_FAST, registry=registry
+        )
+        build = Gauge("bridge_build_info", "The running version.", ["version"], registry=registry)
+        build.labels(__version__).set(1)
+        self.saved = SavedPolls(names)
+        registry.register(self.saved)
+        self._prepare(names)
+
+    def _declare_upstream(self, registry: CollectorRegistry) -> None:
+        self.upstream_requests = Counter(
+            "bridge_upstream_requests_total",
+            "Requests to a provider, by call and outcome.",
+            ["upstream", "call", "outcome"],
+            registry=registry,
+        )
+        self.upstream_request_seconds = Histogram(
+            "bridge_upstream_request_seconds",
+            "Time a provider took to answer.",
+            ["upstream", "call"],
+            buckets=_REQUEST,
+            registry=registry,
+        )
+        self.polls = Counter(
+            "bridge_polls_total",
+            "Looks at a task, by what they brought.",
+            ["upstream", "result"],
+            registry=registry,
+        )
+        self.watches = Gauge(
+            "bridge_watches",
+            "Tasks being watched, by their liveliest source.",
+            ["upstream", "source"],
+            registry=registry,
+        )
+        self.interests = Gauge("bridge_interests", "Viewers of tasks.", ["upstream"], registry=registry)
+        self.task_transitions = Counter(
+            "bridge_task_transitions_total",
+            "Changes of status seen, by the new status.",
+            ["upstream", "status"],
+            registry=registry,
+        )
+        self.task_seconds = Histogram(
+            "bridge_task_seconds",
+            "Time tasks spent in a status.",
+            ["upstream", "status"],
+            buckets=_RUN,
+            registry=registry,
+        )
+        self.detection_seconds = Histogram(
+            "bridge_detection_seconds",
+            "From the provider's own time of a change until it was seen.",
+            ["upstream", "source"],
+            buckets=_DETECTION,
+            registry=registry,
+        )
+        self.callbacks = Counter(
+            "bridge_callbacks_total",
+            "Callbacks received, by result.",
+            ["upstream", "result"],
+            registry=registry,
+        )
+        self.budget_wait_seconds = Histogram(
+            "bridge_budget_wait_seconds",
+            "How long a due look waited for the budget of its provider.",
+            ["upstream"],
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.circuit_open = Gauge(
+            "bridge_circuit_open",
+            "1 while a provider gets one probe at a time.",
+            ["upstream"],
+            registry=registry,
+        )
+
+    def _declare_fanout(self, registry: CollectorRegistry) -> None:
+        self.delivery_seconds = Histogram(
+            "bridge_delivery_seconds",
+            "From a state being seen to its last subscriber's socket.",
+            ["delivery"],
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.connections = Gauge("bridge_connections", "Open connections.", ["delivery"], registry=registry)
+        self._opened = dict.fromkeys(DELIVERIES, 0)
+        self.disconnects = Counter(
+            "bridge_disconnects_total",
+            "Connections ended, by reason.",
+            ["delivery", "reason"],
+            registry=registry,
+        )
+        self.resumes = Counter(
+            "bridge_resumes_total",
+            "Clients that came back with a cursor, by what they got.",
+            ["delivery", "result"],
+            registry=registry,
+        )
+        self.events = Counter("bridge_events_total", "States delivered.", ["delivery"], registry=registry)
+        self.conflated = Counter(
+            "bridge_conflated_total", "States skipped for a newer one.", ["delivery"], registry=registry
+        )
+        self.notices = Counter("bridge_notices_total", "Notices given.", ["code"], registry=registry)
+
+    def _prepare(self, upstreams: list[str]) -> None:
+        """Make every series exist, so that a rate is right from its first event."""
+        for upstream in upstreams:
+            _touch(
+                self.upstream_requests, ((upstream, call, outcome) for call in CALLS for outcome in OUTCOMES)
+            )
+            _touch(self.upstream_request_seconds, ((upstream, call) for call in CALLS))
+            _touch(self.polls, ((upstream, result) for result in POLL_RESULTS))
+            _touch(self.watches, ((upstream, source.value) for source in Source))
+            _touch(self.interests, ((upstream,),))
+            _touch(self.task_transitions, ((upstream, status.value) for status in Status))
+            _touch(self.task_seconds, ((upstream, status) for status in ("queued", "processing")))
+            _touch(self.detection_seconds, ((upstream, source.value) for source in Source))
+            _touch(self.callbacks, ((upstream, result) for result in CALLBACK_RESULTS))
+            _touch(self.budget_wait_seconds, ((upstream,),))
+            _touch(self.circuit_open, ((upstream,),))
+        for delivery in DELIVERIES:
+            for metric in (
+                self.delivery_seconds,
+                self.connections,
+                self.events,
+                self.conflated,
+            ):
+                _touch(metric, ((delivery,),))
+            _touch(
+                self.disconnects,
+                ((delivery, reason) for reason in (LEFT, *(closing.value for closing in Closing))),
+            )
+            _touch(self.resumes, ((delivery, result.value) for result in Resume))
+        _touch(self.notices, ((code.value,) for code in NoticeCode))
+
+    def exposition(self, *, openmetrics: bool) -> Exposition:
+        """Everything, for an encoder."""
+        return Exposition(self.registry, self._opened, openmetrics=openmetrics)
+
+    def connected(self, delivery: str) -> None:
+        """A connection opened."""
+        self.connections.labels(delivery).inc()
+        self._opened[delivery] += 1
+
+    def disconnected(self, delivery: str, reason: str) -> None:
+        """A connection ended."""
+        self.connections.labels(delivery).dec()
+        self.disconnects.labels(delivery, reason).inc()
+
+    def sent(self, delivery: str, events: int) -> None:
+        """States went to one connection."""
+        self.events.labels(delivery).inc(events)
+
+    def carried(
+        self, counted: Mapping[str, int], conflated: Mapping[str, int], seconds: float | None
+    ) -> None:
+        """One event reached all its subscribers; counted once for all of them."""
+        for delivery, number in counted.items():
+            self.events.labels(delivery).inc(number)
+            if seconds is not None:
+                self.delivery_seconds.labels(delivery).observe(seconds)
+        for delivery, number in conflated.items():
+            if number:
+                self.conflated.labels(delivery).inc(number)
+
+
+class SavedPolls(Collector):
+    """What the viewers would have polled at the provider's advice, less what was polled."""
+
+    def __init__(self, upstreams: Iterable[str]) -> None:
+        self._wished = dict.fromkeys(upstreams, 0.0)
+        self._polled = dict.fromkeys(self._wished, 0)
+        self._shown = dict.fromkeys(self._wished, 0.0)
+
+    def viewed(self, upstream: str, *, seconds: float, interval: float) -> None:
+        """Viewers waited `seconds` in all and would have polled every `interval`."""
+        self._wished[upstream] += seconds / interval
+
+    def polled(self, upstream: str) -> None:
+        """One look was made."""
+        self._polled[upstream] += 1
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """The counter, which never goes down although looks without viewers save nothing."""
+        family = CounterMetricFamily(
+            "bridge_polls_saved",
+            "Polls the viewers would have made, less those the bridge made.",
+            labels=["upstream"],
+        )
+        for upstream, wished in self._wished.items():
+            self._shown[upstream] = max(self._shown[upstream], wished - self._polled[upstream])
+            family.add_metric([upstream], self._shown[upstream])
+        yield family
+
+
+class Exposition:
+    """What one scrape reads.
+
+    OpenMetrics takes `_total` off a counter's name, which would make the counter
+    `bridge_connections_total` and the gauge `bridge_connections` one family. There it goes
+    out as `unknown`, under its whole name.
+    """
+
+    def __init__(self, registry: CollectorRegistry, opened: Mapping[str, int], *, openmetrics: bool) -> None:
+        self._registry = registry
+        self._opened = opened
+        self._openmetrics = openmetrics
+
+    def collect(self) -> Iterable[Metric]:
+        """Every family once."""
+        yield from self._registry.collect()
+        family: Metric
+        if self._openmetrics:
+            family = UnknownMetricFamily(
+                "bridge_connections_total", "Connections opened.", labels=["delivery"]
+            )
+        else:
+            family = CounterMetricFamily(
+                "bridge_connections_total", "Connections opened.", labels=["delivery"]
+            )
+        for delivery, number in self._opened.items():
+            family.add_metric([delivery], number)
+        yield family
+
+
+def _touch(metric: Counter | Gauge | Histogram, rows: Iterable[tuple[str, ...]]) -> None:
+    for row in rows:
+        metric.labels(*row)

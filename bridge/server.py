@@ -1,0 +1,124 @@
+"""Our own server: uvicorn, run by us, with a drain that loses nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import resource
+import socket
+from types import FrameType
+
+import uvicorn
+
+from bridge.app import Bridge
+
+BACKLOG = 4096
+SEND_BUFFER = 64 * 1024
+GC_THRESHOLDS = (50_000, 50, 100)
+LAST_GRACE_SECONDS = 5
+MAX_WS_MESSAGE = 64 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+def serve(bridge: Bridge) -> int:
+    """Serve until told to stop.
+
+    Returns:
+        The exit code: 0 after a clean end.
+    """
+    _raise_descriptor_limit()
+    listener = listen(bridge.settings.host, bridge.settings.port)
+    server = DrainingServer(bridge, _config(bridge))
+    host, port = listener.getsockname()[:2]
+    print(f"bridge listening on http://{_bracketed(host)}:{port}", flush=True)  # noqa: T201 - scripts read it
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket whose connections have small kernel buffers.
+
+    Without that the kernel takes megabytes for a client that is gone before anybody notices.
+
+    Raises:
+        OSError: The address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        listener.bind((host.strip("[]"), port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+class DrainingServer(uvicorn.Server):
+    """Keeps listening while it drains, so that newcomers get an answer they survive."""
+
+    def __init__(self, bridge: Bridge, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._bridge = bridge
+        self._drain: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then keep the collector away from what lives as long as we do."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets=sockets)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. Second: stop at once."""
+        del sig, frame
+        if self._loop is None or self._drain is not None:
+            self.force_exit = self.should_exit = True
+            return
+        self._loop.call_soon_threadsafe(self._begin_drain)
+
+    def _begin_drain(self) -> None:
+        if self._drain is None:
+            self._drain = asyncio.ensure_future(self._drained())
+
+    async def _drained(self) -> None:
+        logger.info("draining", extra={"streams": self._bridge.open_streams})
+        try:
+            await self._bridge.drain()
+        except Exception:
+            logger.exception("the drain failed")
+        self.should_exit = True
+
+
+def _config(bridge: Bridge) -> uvicorn.Config:
+    return uvicorn.Config(
+        bridge,
+        http="httptools",
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        ws_max_size=MAX_WS_MESSAGE,
+        access_log=False,
+        log_config=None,
+        backlog=BACKLOG,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=LAST_GRACE_SECONDS,
+        lifespan="on",
+    )
+
+
+def _raise_descriptor_limit() -> None:
+    """Each connection is a descriptor; take as many as we may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

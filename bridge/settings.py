@@ -1,0 +1,285 @@
+"""The operator's wishes: one TOML file, `BRIDGE_` environment over it, every mistake told at once."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from bridge.core.task import UPSTREAM_NAME
+from bridge.dialects.registry import preset_names
+from bridge.errors import ConfigError
+
+PREFIX = "BRIDGE_"
+NESTED = "__"
+CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG"})
+
+Seconds = Annotated[float, Field(gt=0, le=86_400 * 365)]
+
+
+class UpstreamSettings(BaseModel):
+    """One provider, under the operator's name for it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: str | None = Field(
+        None, description="Which preset file reads this provider; the upstream's own name if left out."
+    )
+    base_url: str | None = Field(
+        None, description="Where the provider's paths begin; the preset's own if left out."
+    )
+    api_key: SecretStr | None = Field(None, description="The key the bridge looks with.")
+    poll_min_seconds: Seconds | None = Field(
+        None, description="Never look at a task more often; the provider's advice if left out."
+    )
+    poll_max_seconds: Seconds | None = Field(
+        None, description="Never look less often while all is well; the provider's advice if left out."
+    )
+    timeout_seconds: Seconds = Field(10.0, description="For one whole request to the provider.")
+    max_in_flight: Annotated[int, Field(ge=1, le=1024)] = Field(
+        32, description="Requests at once; more than 32 makes the client slower."
+    )
+    requests_per_second: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Rate over all tasks of this upstream; unlimited if left out."
+    )
+    max_streams: Annotated[int, Field(ge=0)] = Field(
+        100, description="How many of the provider's own streams are followed at once; 0 follows none."
+    )
+    deadline_seconds: Seconds | None = Field(
+        86_400.0, description="An open task older than this counts as lost."
+    )
+    callback_secret: SecretStr | None = Field(
+        None, description="The last part of the callback address; callbacks are refused without one."
+    )
+
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and value not in preset_names():
+            raise ValueError(f"there is no preset {value!r}; there are {', '.join(preset_names())}")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Read once, at start."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter=NESTED, extra="forbid", frozen=True, case_sensitive=False
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        8080, description="Port to listen on; 0 takes a free one."
+    )
+    insecure: bool = Field(
+        False, description="Serve an address that is not loopback although nobody is asked who they are."
+    )
+    auth: str = Field("none", description="Who may call: `none`, on a loopback address.")
+    journal: str = Field("memory", description="Where states are recorded: `memory`.")
+    linger_seconds: Annotated[float, Field(ge=0)] = Field(
+        30.0, description="How long a watch outlives its last viewer."
+    )
+    cold_wait_seconds: Annotated[float, Field(ge=0)] = Field(
+        2.0, description="How long a first answer waits for a task nobody has looked at."
+    )
+    keepalive_seconds: Seconds = Field(15.0, description="Silence after which a stream says that it lives.")
+    slow_seconds: Seconds = Field(
+        30.0, description="How long a connection may take no byte that waits for it."
+    )
+    max_connection_age_seconds: Seconds = Field(
+        600.0, description="Connections end at 0.8 to 1.0 of this, to be spread anew."
+    )
+    retention_seconds: Seconds = Field(86_400.0, description="How long a finished task is remembered.")
+    drain_seconds: Annotated[float, Field(ge=0)] = Field(
+        20.0, description="Over how long open streams are ended on SIGTERM."
+    )
+    allowed_origins: list[str] = Field(
+        default_factory=list,
+        description="Web pages that may read the bridge; `*` for all, without credentials.",
+    )
+    log_level: str = Field("info", description="debug, info, warning or error.")
+    log_format: str = Field("auto", description="`json`, `human`, or `auto` by terminal.")
+    upstreams: dict[str, UpstreamSettings] = Field(default_factory=dict, description="The providers.")
+
+    @field_validator("auth")
+    @classmethod
+    def _auth(cls, value: str) -> str:
+        return _one_of(value, ("none",))
+
+    @field_validator("journal")
+    @classmethod
+    def _journal(cls, value: str) -> str:
+        return _one_of(value, ("memory",))
+
+    @field_validator("log_level")
+    @classmethod
+    def _level(cls, value: str) -> str:
+        return _one_of(value, ("debug", "info", "warning", "error"))
+
+    @field_validator("log_format")
+    @classmethod
+    def _format(cls, value: str) -> str:
+        return _one_of(value, ("auto", "json", "human"))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file; nothing else."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+
+def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read and check everything.
+
+    Args:
+        path: The TOML file; None for the environment alone.
+        environment: Instead of the process's own.
+        overrides: What the command line said, over everything else.
+
+    Raises:
+        ConfigError: With every mistake in it.
+    """
+    variables = dict(os.environ if environment is None else environment)
+    mistakes = _unknown_variables(variables)
+    wishes = _merge(_document(path, mistakes), _from_environment(variables))
+    wishes = _merge(wishes, {name: value for name, value in overrides.items() if value is not None})
+    mistakes += _contradictions(wishes)
+    try:
+        settings = Settings.model_validate(InitSettingsSource(Settings, wishes)())
+    except ValidationError as error:
+        raise ConfigError(mistakes + [_sentence(one) for one in error.errors()]) from None
+    if mistakes:
+        raise ConfigError(mistakes)
+    return settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """The settings as they work, without a secret in them."""
+    return settings.model_dump(mode="json")
+
+
+def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in variables.items()}
+    found = source()
+    if isinstance(found.get("upstreams"), dict):  # a shell takes no dash in a variable's name
+        found["upstreams"] = {name.replace("_", "-"): one for name, one in found["upstreams"].items()}
+    return found
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _document(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        mistakes.append(f"{path}: {error}")
+    except OSError as error:
+        mistakes.append(f"{path}: {error.strerror}")
+    except UnicodeDecodeError:
+        mistakes.append(f"{path}: not UTF-8 text")
+    return {}
+
+
+def _unknown_variables(variables: Mapping[str, str]) -> list[str]:
+    known = {name.upper() for name in Settings.model_fields}
+    unknown = []
+    for name in sorted(variables):
+        if not name.upper().startswith(PREFIX) or name.upper() in CLIENT_VARIABLES:
+            continue
+        if name.upper().removeprefix(PREFIX).split(NESTED)[0] not in known:
+            unknown.append(f"{name}: no such setting")
+    return unknown
+
+
+def _contradictions(wishes: dict[str, Any]) -> list[str]:
+    """What no single setting can know. Reads raw values, so that it is told with everything else."""
+    upstreams = wishes.get("upstreams")
+    mistakes = _exposed(str(wishes.get("host", "127.0.0.1")), wishes.get("insecure", False))
+    if not upstreams:
+        return [*mistakes, "upstreams: name at least one provider, for example [upstreams.qingbo]"]
+    if isinstance(upstreams, dict):
+        for name, upstream in upstreams.items():
+            mistakes += _upstream_mistakes(name, upstream if isinstance(upstream, dict) else {})
+    return mistakes
+
+
+def _exposed(host: str, insecure: object) -> list[str]:
+    if is_loopback(host) or str(insecure).lower() in {"true", "1", "yes", "on"}:
+        return []
+    return [
+        (
+            f"host: {host} is reachable from outside and auth is none: everybody could read every task."
+            " Listen on 127.0.0.1, or pass --insecure if something in front decides who may come in"
+        )
+    ]
+
+
+def _upstream_mistakes(name: str, upstream: dict[str, Any]) -> list[str]:
+    where = f"upstreams.{name}"
+    mistakes = []
+    if not UPSTREAM_NAME.fullmatch(name):
+        mistakes.append(f"{where}: a name is a-z, then a-z, 0-9 or -, at most 32 characters")
+    elif upstream.get("preset") is None and name not in preset_names():
+        mistakes.append(f"{where}.preset: say which one; there are {', '.join(preset_names())}")
+    least, most = upstream.get("poll_min_seconds"), upstream.get("poll_max_seconds")
+    if isinstance(least, int | float) and isinstance(most, int | float) and least > most:
+        mistakes.append(f"{where}.poll_min_seconds: {least} is more than poll_max_seconds, {most}")
+    return mistakes
+
+
+def _sentence(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{where}: no such setting"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _one_of(value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ValueError(f"must be one of {', '.join(choices)}")
+    return value

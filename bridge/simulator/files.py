@@ -1,0 +1,85 @@
+"""Makes the tiny files that results link to."""
+
+import math
+import struct
+import wave
+import zlib
+from io import BytesIO
+
+from aiohttp import web
+
+from bridge.simulator.calls import Calls
+from bridge.simulator.life import Media
+from bridge.simulator.tasks import Task
+
+# A moving picture that any browser shows in an image; a real video would need an encoder.
+ENDINGS = {Media.VIDEO: "svg", Media.IMAGE: "png", Media.AUDIO: "wav"}
+SIDE = 64
+SAMPLES_PER_SECOND = 8000
+
+
+def file_url(task: Task) -> str:
+    return f"{task.origin}/files/{task.id}.{ENDINGS[task.media]}"
+
+
+def routes(calls: Calls) -> list[web.RouteDef]:
+    async def elsewhere(request: web.Request) -> web.Response:
+        """Where the `redirect` fault leads; whoever arrives has followed it, and is counted."""
+        calls.count("elsewhere", request.method, "")
+        return web.Response(
+            text="<html><body>You followed a redirect.</body></html>", content_type="text/html"
+        )
+
+    return [web.get("/files/{name}", serve), web.get("/_sim/elsewhere", elsewhere)]
+
+
+async def serve(request: web.Request) -> web.Response:
+    """A file whose colour or tone follows from its name; anything may load it, as from a public CDN."""
+    name, _, ending = request.match_info["name"].rpartition(".")
+    hue = zlib.crc32(name.encode()) % 360
+    makers = {"svg": (svg, "image/svg+xml"), "png": (png, "image/png"), "wav": (wav, "audio/wav")}
+    if ending not in makers:
+        raise web.HTTPNotFound
+    make, content_type = makers[ending]
+    headers = {"Content-Type": content_type, "Access-Control-Allow-Origin": "*"}
+    return web.Response(body=make(hue), headers=headers)
+
+
+def svg(hue: int) -> bytes:
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="320" height="180" viewBox="0 0 320 180">'
+        f'<rect width="320" height="180" fill="hsl({hue} 60% 25%)"/>'
+        f'<circle cx="60" cy="90" r="40" fill="hsl({(hue + 40) % 360} 80% 60%)">'
+        '<animate attributeName="cx" values="60;260;60" dur="3s" repeatCount="indefinite"/></circle></svg>'
+    ).encode()
+
+
+def png(hue: int) -> bytes:
+    """A gradient of one byte per pixel and channel (PNG, third edition, sections 5 and 11)."""
+    red, green, blue = (int(127 + 127 * math.cos(math.radians(hue + turn))) for turn in (0, 120, 240))
+    rows = b"".join(
+        b"\0" + b"".join(bytes((red * x // SIDE, green * y // SIDE, blue)) for x in range(SIDE))
+        for y in range(SIDE)
+    )
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def wav(hue: int) -> bytes:
+    """Half a second of one tone."""
+    tone = 220 + hue
+    samples = (
+        int(127 + 60 * math.sin(2 * math.pi * tone * index / SAMPLES_PER_SECOND))
+        for index in range(SAMPLES_PER_SECOND // 2)
+    )
+    buffer = BytesIO()
+    with wave.open(buffer, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(1)
+        out.setframerate(SAMPLES_PER_SECOND)
+        out.writeframes(bytes(samples))
+    return buffer.getvalue()

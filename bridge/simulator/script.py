@@ -1,0 +1,104 @@
+"""Plays tasks whose every answer was written beforehand, byte for byte."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+from aiohttp import web
+from multidict import CIMultiDict
+
+from bridge.simulator.clock import wake
+
+
+class BadScript(ValueError):
+    """The script is not of the documented form."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """One answer of a status call, encoded once."""
+
+    status: int
+    body: bytes
+    headers: CIMultiDict[str]
+    delay: float = 0.0
+
+    def response(self) -> web.Response:
+        return web.Response(status=self.status, body=self.body, headers=self.headers)
+
+
+@dataclass(slots=True, kw_only=True)
+class Script:
+    """A scripted task: it belongs to every key, and its last answer repeats."""
+
+    answers: list[Answer]
+    stream: list[bytes] | None = None
+    hold: bool = False
+    asked: int = 0
+    wakeups: set[asyncio.Future[None]] = field(default_factory=set)
+
+    def next(self) -> Answer | None:
+        if not self.answers:
+            return None
+        answer = self.answers[min(self.asked, len(self.answers) - 1)]
+        self.asked += 1
+        return answer
+
+    def add(self, answers: list[Answer], *, instead: bool) -> None:
+        """Appends answers; `instead` forgets the old ones and starts with the new."""
+        if instead:
+            self.answers = answers
+            self.asked = 0
+            return
+        # All given: go on with the new ones, instead of skipping them for calls that saw a repetition.
+        self.asked = min(self.asked, len(self.answers))
+        self.answers.extend(answers)
+
+    def push(self, chunk: str | None, *, close: bool) -> None:
+        if chunk is not None:
+            self.stream = [*(self.stream or []), chunk.encode()]
+        if close:
+            self.hold = False
+        for future in list(self.wakeups):
+            wake(future)
+
+
+def parse_script(raw: Mapping[str, object]) -> Script:
+    """A script from the body of `PUT /_sim/{provider}/tasks/{task_id}`.
+
+    Raises:
+        BadScript: with the part that is wrong.
+    """
+    stream = raw.get("stream")
+    if stream is not None and not (
+        isinstance(stream, list) and all(isinstance(each, str) for each in stream)
+    ):
+        raise BadScript("stream is a list of strings")
+    return Script(
+        answers=parse_answers(raw.get("answers", [])),
+        stream=None if stream is None else [each.encode() for each in stream],
+        hold=bool(raw.get("hold", False)),
+    )
+
+
+def parse_answers(raw: object) -> list[Answer]:
+    if not isinstance(raw, Sequence) or isinstance(raw, str):
+        raise BadScript("answers are a list")
+    return [_parse_answer(each) for each in raw]
+
+
+def _parse_answer(raw: object) -> Answer:
+    if not isinstance(raw, Mapping):
+        raise BadScript("an answer is an object with status, headers, body and delay")
+    body = raw.get("body", {})
+    headers = CIMultiDict({"Content-Type": "application/json"})
+    given = raw.get("headers", {})
+    if not isinstance(given, Mapping):
+        raise BadScript("headers are an object")
+    headers.update({str(name): str(value) for name, value in given.items()})
+    status, delay = raw.get("status", 200), raw.get("delay", 0)
+    if not isinstance(status, int) or not isinstance(delay, int | float):
+        raise BadScript("status and delay are numbers")
+    encoded = body.encode() if isinstance(body, str) else orjson.dumps(body)
+    return Answer(status=status, body=encoded, headers=headers, delay=float(delay))

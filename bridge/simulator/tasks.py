@@ -1,0 +1,133 @@
+"""Keeps the tasks that were submitted, who owns them, and where each is at a moment."""
+
+import asyncio
+import random
+from dataclasses import dataclass, field, replace
+
+from bridge.simulator.clock import wake
+from bridge.simulator.faults import Armed
+from bridge.simulator.life import Life, Media, Stage
+
+Json = dict[str, object]
+CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A task as it is at one moment; `word` replaces the provider's own status word."""
+
+    stage: Stage
+    progress: int
+    at: float
+    word: str | None = None
+
+    def saying(self, word: str) -> "View":
+        return replace(self, word=word)
+
+
+@dataclass(slots=True, kw_only=True)
+class Task:
+    """One submitted task. Its transitions are known from the start; only a cancel changes them."""
+
+    provider: str
+    number: int
+    id: str
+    key: str
+    origin: str
+    body: Json
+    media: Media
+    life: Life
+    created_at: float
+    shape: Json = field(default_factory=dict)
+    faults: tuple[Armed, ...] = ()
+    vendor: str = ""
+    action: str = ""
+    callback_url: str | None = None
+    cancelled_at: float | None = None
+    gone: bool = False
+    shown: int = 0
+    final_shown: bool = False
+    wakeups: set[asyncio.Future[None]] = field(default_factory=set)
+
+    @property
+    def model(self) -> str:
+        return str(self.body.get("model") or self.body.get("model_name") or "")
+
+    @property
+    def transitions(self) -> list[tuple[float, Stage]]:
+        running = self.created_at + self.life.queue_seconds
+        steps = [
+            (self.created_at, Stage.QUEUED),
+            (running, Stage.RUNNING),
+            (running + self.life.run_seconds, self.life.outcome),
+        ]
+        if self.cancelled_at is None:
+            return steps
+        return [
+            *(step for step in steps if step[0] <= self.cancelled_at),
+            (self.cancelled_at, Stage.CANCELLED),
+        ]
+
+    @property
+    def ends_at(self) -> float:
+        return self.transitions[-1][0]
+
+    def position(self, now: float) -> int:
+        """Which of the transitions was the last to happen."""
+        return sum(when <= now for when, _ in self.transitions) - 1
+
+    def view(self, now: float) -> View:
+        when, stage = self.transitions[max(0, self.position(now))]
+        if stage is Stage.RUNNING:
+            done = (now - when) / self.life.run_seconds if self.life.run_seconds else 1.0
+            return View(stage=stage, progress=max(1, min(99, int(done * 100))), at=now)
+        return View(stage=stage, progress=100 if stage is Stage.COMPLETED else 0, at=now)
+
+    def cancel(self, now: float) -> None:
+        self.cancelled_at = now
+        for future in list(self.wakeups):
+            wake(future)
+
+
+class Store:
+    """Tasks by provider and id, and the second names under which a provider finds them."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[tuple[str, str], Task] = {}
+        self._aliases: dict[tuple[str, str, str], Task] = {}
+        self._numbers: dict[str, int] = {}
+
+    def next_number(self, provider: str) -> int:
+        number = self._numbers.get(provider, 0) + 1
+        self._numbers[provider] = number
+        return number
+
+    def last_number(self, provider: str) -> int:
+        return self._numbers.get(provider, 0)
+
+    def add(self, task: Task) -> None:
+        self._tasks[task.provider, task.id] = task
+
+    def name(self, task: Task, kind: str, alias: str) -> None:
+        """Gives a task a second name among the tasks of its own key (`out_task_id`, `file_id`)."""
+        self._aliases[kind, task.key, alias] = task
+
+    def find(self, provider: str, task_id: str, key: str) -> Task | None:
+        """`None` also when the task is another key's (seeds 000 and 004 say the same about it)."""
+        task = self._tasks.get((provider, task_id))
+        return task if task is not None and task.key == key else None
+
+    def named(self, kind: str, key: str, alias: str) -> Task | None:
+        return self._aliases.get((kind, key, alias))
+
+    def everything(self) -> list[Task]:
+        return list(self._tasks.values())
+
+
+def ulid(rolled: random.Random) -> str:
+    """26 characters shaped like a ULID; the first is 0 or 1, as it is until the year 4147."""
+    return "01" + "".join(rolled.choices(CROCKFORD, k=24))
+
+
+def digits(rolled: random.Random, length: int = 15) -> str:
+    return str(rolled.randint(1, 9)) + "".join(rolled.choices("0123456789", k=length - 1))

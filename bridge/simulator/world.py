@@ -1,0 +1,33 @@
+"""Holds what the providers of one simulator share: time, tasks, faults, counts, callbacks."""
+
+from dataclasses import dataclass, field
+
+from bridge.simulator.callbacks import Callbacks
+from bridge.simulator.calls import Calls
+from bridge.simulator.clock import Clock, Waits
+from bridge.simulator.faults import FaultBook
+from bridge.simulator.script import Script
+from bridge.simulator.tasks import Store
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    """Everything that changes while the simulator runs.
+
+    Args:
+        sync_seconds: how long qingbo's synchronous call waits; its docs do not say.
+        heartbeat_seconds: the time between heartbeats of a stream.
+    """
+
+    seed: int
+    speed: float
+    framing: str
+    sync_seconds: float
+    heartbeat_seconds: float
+    clock: Clock
+    waits: Waits
+    book: FaultBook
+    callbacks: Callbacks
+    store: Store = field(default_factory=Store)
+    calls: Calls = field(default_factory=Calls)
+    scripts: dict[tuple[str, str], Script] = field(default_factory=dict)

@@ -1,0 +1,78 @@
+"""Looking: one status call, read by the dialect, unless it says what it said before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bridge.core.task import Observation
+from bridge.dialects.base import Answer, Request
+from bridge.errors import TaskNotFound, UpstreamError
+from bridge.sources.upstream import Upstream
+
+_REMEMBERED_BYTES = 256 * 1024
+
+
+@dataclass(slots=True)
+class Memory:
+    """The last answer about one task, to know an unchanged one by its bytes."""
+
+    body: bytes | None = None
+    etag: str | None = None
+
+
+async def look(upstream: Upstream, task_id: str, memory: Memory) -> Observation | None:
+    """Look at a task once; None when the provider says exactly what it said before.
+
+    Cancellation: `memory` is only changed after an answer was read whole.
+
+    Raises:
+        UpstreamError: The provider could not be asked, or its answer not read.
+    """
+    request = upstream.dialect.status_request(task_id)
+    if memory.etag is not None:
+        request = replace(request, headers=dict(request.headers) | {"If-None-Match": memory.etag})
+    try:
+        answer = await upstream.ask("status", request)
+        if _repeats(answer, memory):
+            upstream.went("status", outcome="not_modified" if answer.status == 304 else "ok")
+            return None
+        seen = await _read(upstream, answer)
+    except UpstreamError as error:
+        upstream.went("status", error)
+        raise
+    upstream.went("status")
+    memory.body = answer.body if len(answer.body) <= _REMEMBERED_BYTES else None
+    memory.etag = answer.headers.get("etag")
+    return seen
+
+
+async def find(upstream: Upstream, request: Request) -> Observation:
+    """Look a task up by the client's own id.
+
+    Raises:
+        UpstreamError: The provider could not be asked, or its answer not read.
+    """
+    try:
+        answer = await upstream.ask("alias", request)
+        seen = upstream.dialect.read_status(answer).observation
+        if seen.task_id is None:
+            raise TaskNotFound("the upstream's answer names no task")
+    except UpstreamError as error:
+        upstream.went("alias", error)
+        raise
+    upstream.went("alias")
+    return seen
+
+
+async def _read(upstream: Upstream, answer: Answer) -> Observation:
+    found = upstream.dialect.read_status(answer)
+    if found.follow is None:
+        return found.observation
+    followed = await upstream.ask("status", found.follow)
+    return upstream.dialect.read_follow_up(found.observation, followed)
+
+
+def _repeats(answer: Answer, memory: Memory) -> bool:
+    if answer.status == 304:
+        return memory.etag is not None
+    return answer.status == 200 and memory.body is not None and answer.body == memory.body

@@ -1,0 +1,121 @@
+"""The way to one provider: the aiohttp session. Foreign errors become ours here, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+
+import aiohttp
+from yarl import URL
+
+from bridge.dialects.base import Answer, Request
+from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable
+
+MAX_BODY = 8 * 1024 * 1024
+STREAM_SILENCE_SECONDS = 90.0
+_CONNECT_SECONDS = 10.0
+
+
+class Session:
+    """HTTP to one provider: bounded, without cookies, never following a redirect.
+
+    Args:
+        base_url: Where the provider's paths begin.
+        headers: The credential, as the provider wants it.
+        timeout_seconds: For one whole request, connecting and body included.
+    """
+
+    def __init__(
+        self, base_url: str, *, headers: Mapping[str, str], timeout_seconds: float, connections: int
+    ) -> None:
+        self._base = base_url.rstrip("/")
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=_CONNECT_SECONDS)
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=dict(headers) | {"Accept": "application/json", "User-Agent": "task-event-bridge"},
+            timeout=self._timeout,
+        )
+
+    async def ask(self, request: Request) -> Answer:
+        """Make one call.
+
+        Raises:
+            UpstreamUnavailable: The provider cannot be reached, or cut the answer short.
+            UpstreamTimeout: It did not answer in time.
+            UnreadablePayload: The answer is larger than 8 MiB.
+        """
+        with _our_errors():
+            async with self._http.request(
+                request.method,
+                URL(self._base + request.path, encoded=True),
+                data=request.body,
+                headers=request.headers or None,
+                allow_redirects=False,
+            ) as response:
+                body = await _bounded(response)
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                return Answer(response.status, headers, body)
+
+    @asynccontextmanager
+    async def listen(self, request: Request) -> AsyncIterator[tuple[Answer, AsyncIterator[bytes]]]:
+        """Open a stream; yields its head and its bytes as they come.
+
+        Raises:
+            UpstreamUnavailable: The provider cannot be reached, or the stream broke.
+            UpstreamTimeout: It said nothing for too long.
+        """
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=_CONNECT_SECONDS, sock_read=STREAM_SILENCE_SECONDS
+        )
+        with _our_errors():
+            async with self._http.request(
+                request.method,
+                URL(self._base + request.path, encoded=True),
+                data=request.body,
+                headers=dict(request.headers) | {"Accept": "text/event-stream", "Cache-Control": "no-store"},
+                allow_redirects=False,
+                timeout=timeout,
+            ) as response:
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                is_stream = response.status == 200 and response.content_type == "text/event-stream"
+                body = b"" if is_stream else await _bounded(response)
+                yield Answer(response.status, headers, body), response.content.iter_any()
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._http.close()
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    announced = response.content_length
+    if announced is not None and announced > MAX_BODY:
+        raise UnreadablePayload(
+            f"the answer is larger than {MAX_BODY} bytes", provider_status=response.status
+        )
+    if announced is not None and "Content-Encoding" not in response.headers:
+        return await response.read()
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > MAX_BODY:
+            response.close()
+            raise UnreadablePayload(
+                f"the answer is larger than {MAX_BODY} bytes", provider_status=response.status
+            )
+        parts.append(part)
+    return b"".join(parts)
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    """Our sentences, not the library's: those hold URLs, and URLs may hold secrets."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise UpstreamTimeout("the upstream did not answer in time") from error
+    except aiohttp.ClientConnectorError as error:
+        raise UpstreamUnavailable("the upstream cannot be reached") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise UpstreamUnavailable("the connection to the upstream broke") from error

@@ -1,0 +1,66 @@
+"""Following: the provider's own SSE stream of one task, whatever its frames look like."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from bridge.core.task import Observation
+from bridge.dialects.base import Request
+from bridge.errors import UnreadablePayload, UpstreamError, UpstreamRefused
+from bridge.sources.upstream import Upstream
+from bridge.wire.sse import Decoder
+
+
+async def follow(
+    upstream: Upstream,
+    request: Request,
+    *,
+    seen: Callable[[Observation], Awaitable[None]],
+    alive: Callable[[], None],
+) -> None:
+    """Hand over what the stream shows until it ends or shows a final state.
+
+    Args:
+        seen: Called with each observation, in order.
+        alive: Called for every sign of life, heartbeats included.
+
+    Raises:
+        UpstreamError: It broke, or there is none; what it did not say, a look must find.
+    """
+    try:
+        await _follow(upstream, request, seen, alive)
+    except UpstreamError as error:
+        upstream.metrics.upstream_requests.labels(upstream.name, "stream", error.outcome).inc()
+        raise
+    upstream.metrics.upstream_requests.labels(upstream.name, "stream", "ok").inc()
+
+
+async def _follow(
+    upstream: Upstream,
+    request: Request,
+    seen: Callable[[Observation], Awaitable[None]],
+    alive: Callable[[], None],
+) -> None:
+    async with upstream.session.listen(request) as (head, chunks):
+        if head.status != 200 or not head.headers.get("content-type", "").startswith("text/event-stream"):
+            if head.status != 200:
+                upstream.dialect.read_status(head)  # raises what the provider says
+            raise UpstreamRefused("the upstream has no stream for this task", provider_status=head.status)
+        decoder = Decoder()
+        async for chunk in chunks:
+            alive()
+            for frame in decoder.feed(chunk):
+                observation = _read(upstream, frame.name, frame.data)
+                if observation is None:
+                    continue
+                await seen(observation)
+                if observation.status.final:
+                    return
+
+
+def _read(upstream: Upstream, name: str | None, data: str) -> Observation | None:
+    """One bad frame among good ones is skipped: the next, or a look, says the same again."""
+    try:
+        return upstream.dialect.read_stream_event(name, data)
+    except UnreadablePayload:
+        return None

@@ -1,0 +1,82 @@
+"""One configured provider: its dialect, the way to it, its budget, and what was learned of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from bridge.clock import Clock
+from bridge.core.budget import Budget
+from bridge.core.forecast import RunTimes
+from bridge.core.pacing import Pace
+from bridge.dialects.base import Answer, Dialect, Request
+from bridge.errors import UpstreamError
+from bridge.metrics import Metrics
+from bridge.sources.session import Session
+
+
+class Standing(StrEnum):
+    """How a provider does, for `/status`."""
+
+    VALID = "VALID"
+    INITIALIZING = "INITIALIZING"
+    INTERRUPTED = "INTERRUPTED"
+    OFF = "OFF"
+
+
+@dataclass(slots=True)
+class Health:
+    """What `/status` says of a provider."""
+
+    state: Standing
+    since: float
+    last_error: str | None = None
+    last_error_at: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Upstream:
+    """A provider the operator configured, under the operator's name."""
+
+    name: str
+    dialect: Dialect
+    session: Session
+    budget: Budget
+    pace: Pace
+    clock: Clock
+    metrics: Metrics
+    deadline_seconds: float | None = None
+    callback_secret: str | None = None
+    max_streams: int = 100
+    run_times: RunTimes = field(default_factory=RunTimes)
+    health: Health = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.health = Health(Standing.INITIALIZING, self.clock.wall())
+
+    async def ask(self, call: str, request: Request) -> Answer:
+        """Make one call and time it; its outcome is counted by whoever reads the answer.
+
+        Raises:
+            UpstreamError: There is no answer to read.
+        """
+        began = self.clock.now()
+        try:
+            return await self.session.ask(request)
+        finally:
+            self.metrics.upstream_request_seconds.labels(self.name, call).observe(self.clock.now() - began)
+
+    def went(self, call: str, error: UpstreamError | None = None, *, outcome: str = "ok") -> None:
+        """Count how a call ended and keep the standing of the provider."""
+        self.metrics.upstream_requests.labels(self.name, call, error.outcome if error else outcome).inc()
+        works = error is None or error.outcome in {"not_found", "refused"}
+        self._stands(Standing.VALID if works else Standing.INTERRUPTED)
+        if error is not None:
+            self.health.last_error = str(error)
+            self.health.last_error_at = self.clock.wall()
+
+    def _stands(self, state: Standing) -> None:
+        if self.health.state is not state:
+            self.health.state = state
+            self.health.since = self.clock.wall()
+        self.metrics.circuit_open.labels(self.name).set(self.budget.open_circuit)

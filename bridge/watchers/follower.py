@@ -1,0 +1,95 @@
+"""Keeps a provider's stream of one task open while the watch lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from bridge.core.task import Observation, Source
+from bridge.dialects.base import Request
+from bridge.errors import JournalError, TaskNotFound, UpstreamError, UpstreamRefused
+from bridge.sources.stream import follow
+from bridge.watchers.watcher import Watcher
+
+FIRST_BACKOFF_SECONDS = 1.0
+LONGEST_BACKOFF_SECONDS = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class StreamFollower:
+    """Follows, and follows again with growing patience; gives up where there is no stream.
+
+    Args:
+        done: Called once, when nothing more will come of this follower.
+    """
+
+    def __init__(
+        self,
+        watcher: Watcher,
+        request: Request,
+        random: Callable[[], float],
+        done: Callable[[StreamFollower], None],
+    ) -> None:
+        self.watcher = watcher
+        self._request = request
+        self._random = random
+        self._done = done
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Follow within `group`."""
+        self._task = group.create_task(self._run())
+
+    def stop(self) -> None:
+        """Follow no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        failures = 0
+        try:
+            await self.watcher.hydrate()
+            while not self.watcher.over:
+                heard = await self._follow_once()
+                if heard is None or self.watcher.over:
+                    return
+                failures = 0 if heard else failures + 1
+                await self.watcher.upstream.clock.sleep(self._backoff(failures))
+        except JournalError as error:
+            logger.warning("stream given up", extra={"task": self.watcher.key.ref, "error": str(error)})
+        except Exception:
+            logger.exception("a bug ended a stream", extra={"task": self.watcher.key.ref})
+        finally:
+            self.watcher.source = Source.POLL
+            self._done(self)
+
+    async def _follow_once(self) -> bool | None:
+        """Whether the stream said something; None when there is none to come back to."""
+        heard = False
+
+        def alive() -> None:
+            nonlocal heard
+            heard = True
+            self.watcher.source = Source.STREAM
+            self.watcher.streaming()
+
+        async def seen(observation: Observation) -> None:
+            await self.watcher.take(observation, Source.STREAM)
+            self.watcher.looked.set()
+
+        try:
+            await follow(self.watcher.upstream, self._request, seen=seen, alive=alive)
+        except (UpstreamRefused, TaskNotFound):
+            return None
+        except UpstreamError as error:
+            logger.debug("stream broke", extra={"task": self.watcher.key.ref, "error": str(error)})
+        self.watcher.source = Source.POLL
+        if not self.watcher.over:
+            self.watcher.stream_ended()
+        return heard
+
+    def _backoff(self, failures: int) -> float:
+        wish = FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 5)
+        return min(wish, LONGEST_BACKOFF_SECONDS) * (0.75 + self._random() / 2)

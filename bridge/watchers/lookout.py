@@ -1,0 +1,121 @@
+"""Which watch of one upstream looks next: those that are due, within the budget of its credential."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from itertools import count
+
+from bridge.errors import BridgeError
+from bridge.sources.upstream import Upstream
+from bridge.watchers.watcher import Watcher
+
+UNWATCHED_PATIENCE = 10.0
+WATCHED_PATIENCE = 1.0
+AFTER_A_BUG_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Lookout:
+    """Starts the looks of one upstream.
+
+    Two heaps: `_waiting` by the time a look is due, `_ready` by the time it is wanted by.
+    Watched tasks and tasks near their end are wanted sooner; the others wait longer, never for ever.
+    """
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._waiting: list[tuple[float, int, Watcher]] = []
+        self._ready: list[tuple[float, int, Watcher, float]] = []
+        self._turns = count(1)
+        self._woken = asyncio.Event()
+        self._looking: set[Watcher] = set()
+
+    def plan(self, watcher: Watcher) -> None:
+        """Look when `watcher` is due; forgets what was planned for it before."""
+        watcher.generation = next(self._turns)
+        due = watcher.watch.due
+        if due is None or watcher in self._looking:
+            return
+        heapq.heappush(self._waiting, (due, watcher.generation, watcher))
+        if self._waiting[0][2] is watcher:
+            self._woken.set()
+
+    def forget(self, watcher: Watcher) -> None:
+        """Look at `watcher` no more."""
+        watcher.generation = next(self._turns)
+
+    async def run(self) -> None:
+        """Start looks until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                watcher = await self._next()
+                group.create_task(self._look(watcher))
+
+    async def _next(self) -> Watcher:
+        clock = self._upstream.clock
+        while True:
+            self._woken.clear()
+            now = clock.now()
+            self._ripen(now)
+            if not self._ready:
+                await clock.wait(self._woken, self._waiting[0][0] - now if self._waiting else None)
+                continue
+            free_at = self._upstream.budget.free_at(now)
+            if free_at is None:
+                await clock.wait(self._woken, None)
+            elif free_at > now:
+                await clock.wait(self._woken, free_at - now)
+            else:
+                _, _, watcher, due = heapq.heappop(self._ready)
+                self._upstream.budget.started(now)
+                self._looking.add(watcher)
+                self._upstream.metrics.budget_wait_seconds.labels(self._upstream.name).observe(now - due)
+                return watcher
+
+    def _ripen(self, now: float) -> None:
+        """Move what is due to `_ready`; drop what was planned anew since."""
+        while self._waiting and (self._waiting[0][0] <= now or self._stale(self._waiting[0])):
+            due, generation, watcher = heapq.heappop(self._waiting)
+            if watcher.generation == generation:
+                heapq.heappush(self._ready, (due + self._patience(watcher), generation, watcher, due))
+        while self._ready and self._ready[0][2].generation != self._ready[0][1]:
+            heapq.heappop(self._ready)
+
+    @staticmethod
+    def _stale(entry: tuple[float, int, Watcher]) -> bool:
+        return entry[2].generation != entry[1]
+
+    @staticmethod
+    def _patience(watcher: Watcher) -> float:
+        if not watcher.viewers:
+            return UNWATCHED_PATIENCE
+        return 0.0 if watcher.watch.near_end or watcher.watch.known is None else WATCHED_PATIENCE
+
+    async def _look(self, watcher: Watcher) -> None:
+        budgeted = True
+        try:
+            await watcher.hydrate()
+            if watcher.over:
+                return
+            budgeted = False
+            self._upstream.metrics.saved.polled(self._upstream.name)
+            await watcher.look()
+        except BridgeError as error:
+            logger.warning("look failed", extra={"task": watcher.key.ref, "error": str(error)})
+            self._again(watcher)
+        except Exception:
+            logger.exception("a bug ended a look", extra={"task": watcher.key.ref})
+            self._again(watcher)
+        finally:
+            if budgeted:
+                self._upstream.budget.abandoned()
+            self._looking.discard(watcher)
+            self.plan(watcher)
+            self._woken.set()
+
+    def _again(self, watcher: Watcher) -> None:
+        """Whatever went wrong here, the task is looked at again, but not in a tight circle."""
+        watcher.watch.due = self._upstream.clock.now() + AFTER_A_BUG_SECONDS

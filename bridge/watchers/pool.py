@@ -1,0 +1,234 @@
+"""Which watches run: one a task, from the first viewer until a while after the last."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from bridge.clock import Clock
+from bridge.core.event import Event
+from bridge.core.task import Observation, Source, TaskKey
+from bridge.errors import BridgeError, TaskNotFound, UnknownUpstream
+from bridge.journal.base import Journal
+from bridge.leases.base import Leases
+from bridge.metrics import Metrics
+from bridge.sources.upstream import Upstream
+from bridge.watchers.follower import StreamFollower
+from bridge.watchers.lookout import Lookout
+from bridge.watchers.watcher import Watcher
+
+TICK_SECONDS = 1.0
+CALLBACK_PERIOD_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Audience:
+    """Viewers of one upstream's tasks, and since when there are that many."""
+
+    viewers: int = 0
+    since: float = 0.0
+
+
+class Pool:
+    """Starts, keeps and ends watches. Satisfies `bridge.hub.hub.Interest`.
+
+    Args:
+        linger_seconds: How long a watch outlives its last viewer.
+    """
+
+    def __init__(
+        self,
+        upstreams: Mapping[str, Upstream],
+        journal: Journal,
+        leases: Leases,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        random: Callable[[], float],
+        linger_seconds: float,
+    ) -> None:
+        self.upstreams = upstreams
+        self._journal = journal
+        self._leases = leases
+        self._clock = clock
+        self._metrics = metrics
+        self._random = random
+        self._linger = linger_seconds
+        self._watchers: dict[TaskKey, Watcher] = {}
+        self._lookouts = {name: Lookout(upstream) for name, upstream in upstreams.items()}
+        self._audiences = {name: _Audience(since=clock.now()) for name in upstreams}
+        self._followers: dict[TaskKey, StreamFollower] = {}
+        self._called: dict[TaskKey, float] = {}
+        self._group: asyncio.TaskGroup | None = None
+        for name in upstreams:
+            for source in (Source.POLL, Source.STREAM):
+                metrics.watches.labels(name, source.value).set_function(self._counter(name, source))
+
+    async def run(self) -> None:
+        """Run every watch until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for watcher in self._watchers.values():
+                self._follow(watcher)
+            for lookout in self._lookouts.values():
+                group.create_task(lookout.run())
+            while True:
+                await self._clock.sleep(TICK_SECONDS)
+                await self.tick()
+
+    def upstream(self, name: str) -> Upstream:
+        """The configured upstream of that name.
+
+        Raises:
+            UnknownUpstream: There is none.
+        """
+        upstream = self.upstreams.get(name)
+        if upstream is None:
+            raise UnknownUpstream(f"no upstream {name[:40]!r} is configured")
+        return upstream
+
+    def want(self, key: TaskKey) -> None:
+        """One more viewer; the first one starts the watch."""
+        watcher = self._watchers.get(key)
+        if watcher is None:
+            watcher = self._start(key)
+        elif watcher.watch.unseen and not self._just_refused(watcher):
+            viewers = watcher.viewers
+            self._end(watcher)
+            watcher = self._start(key)
+            watcher.viewers = viewers
+        watcher.viewers += 1
+        self._audience_changes(key.upstream, 1)
+
+    def unwant(self, key: TaskKey) -> None:
+        """One viewer less."""
+        watcher = self._watchers.get(key)
+        if watcher is not None and watcher.viewers > 0:
+            watcher.viewers -= 1
+            watcher.left_at = self._clock.now()
+        self._audience_changes(key.upstream, -1)
+
+    def watcher(self, key: TaskKey) -> Watcher | None:
+        """The watch of a task, if one runs."""
+        return self._watchers.get(key)
+
+    async def wait_looked(self, key: TaskKey) -> BridgeError | None:
+        """Wait until a watched task was looked at once; what went wrong, if something did."""
+        watcher = self._watchers.get(key)
+        if watcher is None:
+            return None
+        await watcher.looked.wait()
+        return watcher.error
+
+    async def show(self, key: TaskKey, seen: Observation, source: Source) -> Event | None:
+        """Take in what another call showed of a task, as if its watch had seen it.
+
+        Raises:
+            JournalError: It could not be recorded.
+        """
+        self.want(key)
+        watcher = self._watchers[key]
+        try:
+            await watcher.hydrate()
+            await watcher.take(seen, source, asked=self._clock.now())
+            watcher.looked.set()
+        finally:
+            self.unwant(key)
+        (event,) = await self._journal.latest([key])
+        return event
+
+    def look_now(self, key: TaskKey) -> bool:
+        """Look at a watched task at once, at most once a second; False when nobody watches it."""
+        watcher = self._watchers.get(key)
+        if watcher is None or watcher.watch.unseen:
+            return False
+        now = self._clock.now()
+        if now - self._called.get(key, -CALLBACK_PERIOD_SECONDS) >= CALLBACK_PERIOD_SECONDS:
+            self._called[key] = now
+            watcher.look_now()
+        return True
+
+    async def tick(self) -> None:
+        """Let time pass for every watch: notices, lingering, the sums of who viewed how long."""
+        now = self._clock.now()
+        for name in self._audiences:
+            self._audience_changes(name, 0)
+        self._called = {key: at for key, at in self._called.items() if now - at < CALLBACK_PERIOD_SECONDS}
+        for number, watcher in enumerate(list(self._watchers.values()), start=1):
+            if not watcher.viewers and now - watcher.left_at >= self._linger:
+                self._end(watcher)
+                continue
+            try:
+                await watcher.tick()
+            except BridgeError as error:
+                logger.warning("tick failed", extra={"task": watcher.key.ref, "error": str(error)})
+            except Exception:
+                logger.exception("a bug in one watch", extra={"task": watcher.key.ref})
+            if number % 1000 == 0:
+                await asyncio.sleep(0)
+
+    def statistics(self, name: str) -> dict[str, int]:
+        """Watches and viewers of one upstream, for `/status`."""
+        watchers = [one for one in self._watchers.values() if one.key.upstream == name]
+        return {"watches": len(watchers), "viewers": self._audiences[name].viewers}
+
+    def _start(self, key: TaskKey) -> Watcher:
+        upstream = self.upstream(key.upstream)
+        lookout = self._lookouts[key.upstream]
+        watcher = Watcher(key, upstream, self._journal, self._random, lookout.plan)
+        self._watchers[key] = watcher
+        lookout.plan(watcher)
+        self._follow(watcher)
+        return watcher
+
+    def _follow(self, watcher: Watcher) -> None:
+        request = watcher.upstream.dialect.stream_request(watcher.key.task_id)
+        if self._group is None or request is None or watcher.key in self._followers:
+            return
+        following = sum(1 for key in self._followers if key.upstream == watcher.key.upstream)
+        if following >= watcher.upstream.max_streams:
+            return
+        follower = StreamFollower(watcher, request, self._random, self._unfollow)
+        self._followers[watcher.key] = follower
+        follower.start(self._group)
+
+    def _unfollow(self, follower: StreamFollower) -> None:
+        if self._followers.get(follower.watcher.key) is follower:
+            del self._followers[follower.watcher.key]
+
+    def _end(self, watcher: Watcher) -> None:
+        self._lookouts[watcher.key.upstream].forget(watcher)
+        if self._watchers.get(watcher.key) is watcher:
+            del self._watchers[watcher.key]
+        follower = self._followers.pop(watcher.key, None)
+        if follower is not None:
+            follower.stop()
+
+    def _just_refused(self, watcher: Watcher) -> bool:
+        """A task not found a moment ago is not asked for again, however many want it."""
+        age = self._clock.now() - watcher.watch.confirmed
+        return isinstance(watcher.error, TaskNotFound) and age < watcher.upstream.pace.min_seconds
+
+    def _audience_changes(self, name: str, change: int) -> None:
+        audience = self._audiences.get(name)
+        if audience is None:
+            return
+        now = self._clock.now()
+        interval = self.upstreams[name].pace.recommended_seconds
+        self._metrics.saved.viewed(name, seconds=audience.viewers * (now - audience.since), interval=interval)
+        audience.since = now
+        audience.viewers += change
+        if change:
+            self._metrics.interests.labels(name).set(audience.viewers)
+
+    def _counter(self, name: str, source: Source) -> Callable[[], float]:
+        def number() -> float:
+            return sum(
+                1 for one in self._watchers.values() if one.key.upstream == name and one.source is source
+            )
+
+        return number

@@ -1,0 +1,219 @@
+"""One watch, run: what its sources see goes through the decisions of `core.watch` into the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from bridge.core.event import Event
+from bridge.core.forecast import Kind
+from bridge.core.task import Observation, Source, State, Status, TaskKey
+from bridge.core.watch import Verdict, Watch
+from bridge.errors import BridgeError, JournalError, UpstreamError
+from bridge.journal.base import Journal
+from bridge.sources.poll import Memory, look
+from bridge.sources.upstream import Upstream
+
+RETRY_JOURNAL_SECONDS = 1.0
+
+
+class Watcher:
+    """Everything that happens to one watched task.
+
+    Args:
+        changed: Called whenever the time of the next look moved.
+    """
+
+    __slots__ = (
+        "_changed",
+        "_hydrated",
+        "_journal",
+        "_memory",
+        "error",
+        "generation",
+        "key",
+        "left_at",
+        "looked",
+        "source",
+        "upstream",
+        "viewers",
+        "watch",
+    )
+
+    def __init__(
+        self,
+        key: TaskKey,
+        upstream: Upstream,
+        journal: Journal,
+        random: Callable[[], float],
+        changed: Callable[[Watcher], None],
+    ) -> None:
+        self.key = key
+        self.upstream = upstream
+        self.viewers = 0
+        self.left_at = upstream.clock.now()
+        self.generation = 0
+        self.source = Source.POLL
+        self.looked = asyncio.Event()
+        self.error: BridgeError | None = None
+        self._journal = journal
+        self._memory = Memory()
+        self._hydrated = False
+        self._changed = changed
+        self.watch = self._begin(random, None)
+
+    def _begin(self, random: Callable[[], float], known: State | None) -> Watch:
+        return Watch(
+            pace=self.upstream.pace,
+            run_times=self.upstream.run_times,
+            random=random,
+            started=self.upstream.clock.now(),
+            known=known,
+            deadline_seconds=self.upstream.deadline_seconds,
+        )
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to look at."""
+        return self.watch.over
+
+    async def hydrate(self) -> None:
+        """Learn what the journal knows, before the first look.
+
+        Raises:
+            JournalError: It cannot be read.
+        """
+        if self._hydrated:
+            return
+        (latest,) = await self._journal.latest([self.key])
+        if self._hydrated:
+            return  # the stream and the first look both come here
+        self._hydrated = True
+        if latest is not None:
+            self.watch = self._begin(self.watch.random, latest.state)
+        if self.over:
+            self.looked.set()
+
+    def remember(self, event: Event) -> None:
+        """Begin from a recorded state, without asking the journal again."""
+        self._hydrated = True
+        self.watch = self._begin(self.watch.random, event.state)
+
+    async def look(self) -> None:
+        """Ask the provider once and take in what it says.
+
+        Raises:
+            JournalError: What was seen could not be recorded; it will be seen again.
+        """
+        clock = self.upstream.clock
+        asked = clock.now()
+        try:
+            seen = await look(self.upstream, self.key.task_id, self._memory)
+        except UpstreamError as error:
+            self.upstream.metrics.polls.labels(self.key.upstream, "failed").inc()
+            self.error = error
+            self.upstream.budget.failed(error, clock.now())
+            await self._act(self.watch.failed(error, now=clock.now(), wall=clock.wall()))
+            self.looked.set()
+            return
+        except BaseException:
+            self.upstream.budget.abandoned()
+            raise
+        self.upstream.budget.succeeded()
+        if seen is None:
+            self.upstream.metrics.polls.labels(self.key.upstream, "unchanged").inc()
+            self._journal.confirm(self.key, clock.wall())
+            await self._act(self.watch.unchanged(now=clock.now(), asked=asked))
+        else:
+            await self.take(seen, Source.POLL, asked=asked)
+        self.error = None
+        self.looked.set()
+
+    async def take(self, seen: Observation, source: Source, *, asked: float | None = None) -> None:
+        """Weigh what a source saw and record it when it is news.
+
+        Raises:
+            JournalError: It could not be recorded.
+        """
+        clock = self.upstream.clock
+        before = self.watch.known
+        verdict = self.watch.observed(seen, source=source, now=clock.now(), wall=clock.wall(), asked=asked)
+        if source is Source.POLL:
+            result = "unchanged" if verdict.news is None else "changed"
+            self.upstream.metrics.polls.labels(self.key.upstream, result).inc()
+        if verdict.news is not None:
+            self._measure(before, verdict.news, seen)
+        elif not self.over:
+            self._journal.confirm(self.key, clock.wall())
+        await self._act(verdict)
+
+    async def tick(self) -> None:
+        """Let time pass.
+
+        Raises:
+            JournalError: What follows from it could not be recorded.
+        """
+        clock = self.upstream.clock
+        verdict = self.watch.ticked(now=clock.now(), wall=clock.wall())
+        if verdict.news is not None or verdict.notices:
+            await self._act(verdict)
+
+    def streaming(self) -> None:
+        """The stream showed a sign of life."""
+        self.watch.streaming(now=self.upstream.clock.now())
+        self._changed(self)
+
+    def stream_ended(self) -> None:
+        """The stream is gone; look."""
+        self.watch.stream_ended(now=self.upstream.clock.now())
+        self._changed(self)
+
+    def look_now(self) -> None:
+        """Somebody says there is news."""
+        self.watch.look_now(now=self.upstream.clock.now())
+        self._changed(self)
+
+    async def _act(self, verdict: Verdict) -> None:
+        if verdict.news is not None:
+            try:
+                await self._record(verdict.news)
+            except JournalError:
+                await self._forget()
+                raise
+        for notice in verdict.notices:
+            self._journal.announce(self.key, notice)
+        self._changed(self)
+
+    async def _record(self, state: State) -> None:
+        clock = self.upstream.clock
+        began = clock.now()
+        await self._journal.append(self.key, state, seen=began)
+        self.upstream.metrics.journal_append_seconds.observe(clock.now() - began)
+
+    async def _forget(self) -> None:
+        """What was not recorded was not seen: begin again from the journal, soon."""
+        self._memory = Memory()
+        self._hydrated = False
+        self.watch = self._begin(self.watch.random, None)
+        self.watch.due = self.upstream.clock.now() + RETRY_JOURNAL_SECONDS
+        self._changed(self)
+
+    def _measure(self, before: State | None, state: State, seen: Observation) -> None:
+        metrics = self.upstream.metrics
+        name = self.key.upstream
+        if before is None or before.status is not state.status:
+            metrics.task_transitions.labels(name, state.status.value).inc()
+            if before is not None and before.status in {Status.QUEUED, Status.PROCESSING}:
+                spent = max(state.changed_at - before.changed_at, 0.0)
+                metrics.task_seconds.labels(name, before.status.value).observe(spent)
+        at = (
+            seen.changed_at
+            if seen.changed_at is not None
+            else (seen.completed_at if state.status.final else None)
+        )
+        if at is not None and before is not None and state.changed_at >= at:
+            metrics.detection_seconds.labels(name, state.source.value).observe(state.changed_at - at)
+        if state.status is Status.COMPLETED and state.created_at is not None:
+            took = (state.completed_at or state.changed_at) - state.created_at
+            if took >= 0:
+                self.upstream.run_times.learn(Kind(state.model, state.action), took)

@@ -1,0 +1,26 @@
+"""Where providers call in."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from bridge.errors import Forbidden
+from bridge.sources.callback import CallbackResult, take
+from bridge.watchers.pool import Pool
+
+
+class Callbacks:
+    """`POST /v1/callbacks/{upstream}/{secret}`: never believed, at most a reason to look."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def receive(self, request: Request) -> Response:
+        """Look at the task it names, if the secret is right and the task is watched."""
+        upstream = self._pool.upstream(request.path_params["upstream"])
+        body = await request.body()
+        taken = take(upstream, request.path_params["secret"], body, look_now=self._pool.look_now)
+        if taken.result is CallbackResult.FORGED:
+            raise Forbidden("this is not the callback address of that upstream")
+        return Response(taken.reply or b"{}", media_type="application/json")

@@ -1,0 +1,136 @@
+"""What requests say, read strictly: every input from outside is hostile until parsed here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+import orjson
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.datastructures import Headers, QueryParams
+from starlette.requests import HTTPConnection, Request
+
+from bridge.core.task import TaskKey
+from bridge.errors import InvalidRequest
+from bridge.watchers.pool import Pool
+from bridge.wire.document import Include
+from bridge.wire.frames import Wire
+
+MAX_TASKS = 200
+
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?=$|[,;\s])")
+
+
+class EncodedConvertor(Convertor[str]):
+    """One path segment, decoded after routing: a task id may hold slashes as %2F."""
+
+    regex = "[^/]+"
+
+    def convert(self, value: str) -> str:
+        """Decode; bytes that are no UTF-8 become what no task id may hold."""
+        return unquote(value, errors="surrogateescape")
+
+    def to_string(self, value: str) -> str:
+        """Unused: the bridge builds its links itself."""
+        return value
+
+
+register_url_convertor("encoded", EncodedConvertor())
+
+
+def task_keys(pool: Pool, refs: Sequence[str]) -> list[TaskKey]:
+    """Task refs, each once, in the order they were named.
+
+    Raises:
+        InvalidRequest: One is not a task ref, or there are none, or too many.
+        UnknownUpstream: One names an upstream that is not configured.
+    """
+    if not refs:
+        raise InvalidRequest("name at least one task")
+    if len(refs) > MAX_TASKS:
+        raise InvalidRequest(f"at most {MAX_TASKS} tasks on one connection")
+    keys = dict.fromkeys(TaskKey.parse(ref) for ref in refs)
+    for key in keys:
+        pool.upstream(key.upstream)
+    return list(keys)
+
+
+def path_key(pool: Pool, request: HTTPConnection) -> TaskKey:
+    """The task a path names.
+
+    Raises:
+        UnknownUpstream: Its upstream is not configured.
+        InvalidRequest: Its id is not well-formed.
+    """
+    pool.upstream(request.path_params["upstream"])
+    return TaskKey.parse(f"{request.path_params['upstream']}/{request.path_params['task_id']}")
+
+
+def resume_token(request: HTTPConnection) -> str | None:
+    """What the client saw last: the header, else either spelling of the parameter."""
+    query = request.query_params
+    return (
+        request.headers.get("last-event-id") or query.get("last_event_id") or query.get("lastEventId") or None
+    )
+
+
+def include(query: QueryParams) -> Include:
+    """What the caller asked for beside the plain document.
+
+    Raises:
+        InvalidRequest: Something we do not have.
+    """
+    wished = {word for value in query.getlist("include") for word in value.split(",") if word}
+    if not wished <= {"raw", "data"}:
+        raise InvalidRequest("`include` takes raw and data")
+    return Include(raw="raw" in wished, data="data" in wished)
+
+
+def flag(query: QueryParams, name: str) -> bool:
+    """A parameter that is on or off.
+
+    Raises:
+        InvalidRequest: It is neither.
+    """
+    value = query.get(name, "0").lower()
+    if value not in {"0", "1", "true", "false"}:
+        raise InvalidRequest(f"`{name}` is 0 or 1")
+    return value in {"1", "true"}
+
+
+def wire(headers: Headers) -> Wire:
+    """The stream format a client accepts; SSE unless it asks for NDJSON."""
+    return Wire.NDJSON if "application/x-ndjson" in headers.get("accept", "") else Wire.SSE
+
+
+def preferred_wait(headers: Headers) -> float | None:
+    """`Prefer: wait=seconds` (RFC 7240); None when there is none that we can read."""
+    found = _WAIT.search(",".join(headers.getlist("prefer")).lower())
+    return float(found[1]) if found else None
+
+
+async def json_object(request: Request) -> dict[str, object]:
+    """A body that is one JSON object.
+
+    Raises:
+        InvalidRequest: It is not.
+    """
+    try:
+        read = orjson.loads(await request.body())
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("the body is one JSON object") from None
+    if not isinstance(read, dict):
+        raise InvalidRequest("the body is one JSON object")
+    return read
+
+
+def only_texts(values: object, name: str) -> list[str]:
+    """A JSON list of strings.
+
+    Raises:
+        InvalidRequest: It is something else.
+    """
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise InvalidRequest(f"`{name}` is a list of task refs")
+    return values

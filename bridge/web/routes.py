@@ -1,0 +1,48 @@
+"""The whole URL table on one screen."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp
+
+from bridge.delivery.desk import Desk
+from bridge.delivery.outlet import Exposed
+from bridge.metrics import Metrics
+from bridge.web.callbacks import Callbacks
+from bridge.web.health import Health
+from bridge.web.origins import Origins
+from bridge.web.paths import RawPaths
+from bridge.web.problems import HANDLERS
+from bridge.web.streams import Streams
+from bridge.web.tasks import Tasks
+
+MAX_BODY = 1024 * 1024
+
+
+def routes(desk: Desk, metrics: Metrics, origins: Origins) -> list[Route | WebSocketRoute]:
+    """Every path the bridge answers."""
+    tasks, streams = Tasks(desk), Streams(desk, origins)
+    callbacks, health = Callbacks(desk.pool), Health(desk, metrics)
+    return [
+        Route("/v1/tasks/{upstream}/{task_id:encoded}", tasks.state),
+        Route("/v1/tasks/{upstream}/{task_id:encoded}/events", streams.of_task),
+        Route("/v1/events", streams.of_tasks, methods=["GET", "POST"]),
+        WebSocketRoute("/v1/ws", streams.websocket),
+        Route("/v1/aliases/{upstream}/{alias:encoded}", tasks.by_alias),
+        Route("/v1/callbacks/{upstream}/{secret:encoded}", callbacks.receive, methods=["POST"]),
+        Route("/livez", health.live),
+        Route("/readyz", health.ready),
+        Route("/status", health.status),
+        Route("/metrics", health.metrics),
+    ]
+
+
+def make_app(desk: Desk, metrics: Metrics, origins: Origins) -> ASGIApp:
+    """The routes, behind the layers every request passes."""
+    app = Starlette(
+        routes=routes(desk, metrics, origins),
+        exception_handlers=HANDLERS,
+        max_body_size=MAX_BODY,
+    )
+    return Exposed(RawPaths(origins.guard(app)))

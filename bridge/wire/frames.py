@@ -1,0 +1,163 @@
+"""What leaves on a connection, as bytes: each frame made once and shared by everybody it goes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from bridge.core.event import Closing, Event, Notice, NoticeCode
+from bridge.core.task import TaskKey
+from bridge.wire import sse
+from bridge.wire.document import PLAIN, Include, document
+
+
+class Wire(StrEnum):
+    """The formats a subscription can leave in."""
+
+    SSE = "sse"
+    NDJSON = "ndjson"
+    WEBSOCKET = "websocket"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Everything that makes two subscribers' bytes differ.
+
+    Args:
+        chunked: Whether the HTTP chunk framing is ours, because we write past the server.
+        framed: Whether the WebSocket frame header is ours, for the same reason.
+    """
+
+    wire: Wire
+    include: Include = PLAIN
+    chunked: bool = False
+    framed: bool = False
+
+
+class Frames:
+    """One event in every form somebody asked for, each made at the first asking."""
+
+    __slots__ = ("_made", "event")
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self._made: dict[Form, bytes] = {}
+
+    def bytes_for(self, form: Form) -> bytes:
+        """The state, and `done` after it when it is final, ready for the socket."""
+        made = self._made.get(form)
+        if made is None:
+            made = self._made[form] = pack(form, state_frame(form, self.event))
+        return made
+
+
+def pack(form: Form, payload: bytes) -> bytes:
+    """Put the framing of HTTP around a payload where that is ours to do."""
+    if form.chunked and payload:
+        return b"%x\r\n%b\r\n" % (len(payload), payload)
+    return payload
+
+
+def state_frame(
+    form: Form,
+    event: Event,
+    *,
+    observed_at: float | None = None,
+    with_cursor: bool = True,
+    retry: int | None = None,
+) -> bytes:
+    """A state; followed by `done` when it is final.
+
+    Args:
+        with_cursor: False for a state that is no place in the journal on this connection.
+        retry: Milliseconds a browser should wait before it comes back (SSE only).
+    """
+    text = document(event, include=form.include, observed_at=observed_at)
+    cursor = str(event.cursor)
+    if form.wire is Wire.SSE:
+        frame = sse.encode(text, id=cursor if with_cursor else None, retry=retry)
+    elif form.wire is Wire.NDJSON:
+        frame = text + b"\n"
+    else:
+        frame = text_frame(form, b'{"type":"state","cursor":"%b","state":%b}' % (cursor.encode(), text))
+    return frame + _done_frame(form, event) if event.state.status.final else frame
+
+
+def end_frame(form: Form, tasks: int) -> bytes:
+    """Nothing more will come. A WebSocket has none: it stays open for the next subscribe."""
+    if form.wire is Wire.WEBSOCKET:
+        return b""
+    return _control(form, "end", {"tasks": tasks})
+
+
+def reset_frame(form: Form, reason: str) -> bytes:
+    """The cursor a client came with cannot be honoured; current states follow."""
+    return _control(form, "reset", {"reason": reason})
+
+
+def notice_frame(form: Form, key: TaskKey | None, notice: Notice) -> bytes:
+    """Something a viewer should know; `task` is null when it is about the connection."""
+    return _control(form, "notice", _notice(key, notice))
+
+
+def closing_frame(form: Form, closing: Closing, message: str, *, retry: int | None) -> bytes:
+    """Why the connection ends now, with the wait before coming back (milliseconds)."""
+    fields = _notice(None, Notice(NoticeCode.CLOSING, message)) | {"reason": closing.value}
+    return _control(form, "notice", fields, retry=retry)
+
+
+def keepalive(form: Form) -> bytes:
+    """The shortest thing that keeps middleboxes and watchdogs content."""
+    if form.wire is Wire.SSE:
+        return pack(form, sse.KEEPALIVE)
+    if form.wire is Wire.NDJSON:
+        return pack(form, b"\n")
+    return b""  # the WebSocket library pings
+
+
+def text_frame(form: Form, payload: bytes) -> bytes:
+    """A WebSocket text message: unmasked, uncompressed, final (RFC 6455 section 5.2).
+
+    Where the server frames, messages joined into one write are told apart by a line break.
+    """
+    if not form.framed:
+        return payload + b"\n"
+    size = len(payload)
+    if size < 126:
+        return bytes((0x81, size)) + payload
+    if size < 65_536:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+
+
+def message(form: Form, fields: dict[str, Any]) -> bytes:
+    """A control message of the WebSocket protocol."""
+    return text_frame(form, orjson.dumps(fields))
+
+
+def _done_frame(form: Form, event: Event) -> bytes:
+    fields = {"task": event.key.ref, "status": event.state.status.value}
+    cursor = str(event.cursor)
+    if form.wire is Wire.SSE:
+        return sse.encode(orjson.dumps(fields), id=cursor, event="done")
+    return _control(form, "done", fields | {"cursor": cursor})
+
+
+def _control(form: Form, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:
+    if form.wire is Wire.SSE:
+        return sse.encode(orjson.dumps(fields), event=name, retry=retry)
+    if form.wire is Wire.NDJSON:
+        return orjson.dumps({"event": name} | fields) + b"\n"
+    return message(form, {"type": name} | fields)
+
+
+def _notice(key: TaskKey | None, notice: Notice) -> dict[str, Any]:
+    return {
+        "code": notice.code.value,
+        "task": key.ref if key is not None else None,
+        "retriable": notice.retriable,
+        "message": notice.message,
+    }

@@ -58,7 +58,7 @@ class UpstreamSettings(BaseModel):
         100, description="How many of the provider's own streams are followed at once; 0 follows none."
     )
     deadline_seconds: Seconds | None = Field(
-        86_400.0, description="An open task older than this counts as lost."
+        86_400.0, description="An open task watched for longer counts as lost."
     )
     callback_secret: SecretStr | None = Field(
         None, description="The last part of the callback address; callbacks are refused without one."

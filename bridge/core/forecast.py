@@ -10,6 +10,9 @@ from bridge.core.task import Observation, Status
 _KINDS = 256
 _SAMPLES = 64
 _FEWEST = 3
+_TELLING_PROGRESS = 5.0
+
+PLAUSIBLE_SECONDS = 86_400.0  # a time further away than a day is a unit or a clock gone wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,42 @@ class RunTimes:
         ]
 
 
-def eta_seconds(seen: Observation, *, elapsed: float, usual: float | None) -> float | None:
+@dataclass(slots=True)
+class Slope:
+    """How fast progress was seen to grow.
+
+    Args:
+        since: Monotonic seconds of the first progress seen.
+        progress: That progress, 0-100.
+    """
+
+    since: float
+    progress: float
+
+    def seconds_left(self, progress: float, now: float) -> float | None:
+        """At this speed; None while too little was seen to tell."""
+        grown = progress - self.progress
+        if grown < _TELLING_PROGRESS or now <= self.since:
+            return None
+        return (now - self.since) * (100 - progress) / grown
+
+
+def age(created_at: float | None, *, wall: float, watched_seconds: float) -> float:
+    """How long a task has been on its way: by the provider's time where that can be believed."""
+    if created_at is not None and 0 <= wall - created_at <= PLAUSIBLE_SECONDS:
+        return wall - created_at
+    return watched_seconds
+
+
+def eta_seconds(
+    seen: Observation, *, elapsed: float, usual: float | None, by_slope: float | None = None
+) -> float | None:
     """Estimated time left, from the best ground there is; None without any.
 
     Args:
         elapsed: Seconds since the task was created, or first seen.
         usual: What tasks of this kind usually take.
+        by_slope: What is left at the speed its progress was seen to grow.
     """
     if seen.status.final or seen.status is Status.UNKNOWN:
         return None
@@ -67,8 +100,8 @@ def eta_seconds(seen: Observation, *, elapsed: float, usual: float | None) -> fl
         return max(round(seen.eta_seconds, 1), 0.0)
     if seen.estimated_seconds is not None:
         return max(round(seen.estimated_seconds - elapsed, 1), 0.0)
-    if seen.progress is not None and 5 <= seen.progress < 100 and elapsed > 0:
-        return round(elapsed * (100 - seen.progress) / seen.progress, 1)
+    if by_slope is not None:
+        return round(by_slope, 1)
     if usual is not None:
         return max(round(usual - elapsed, 1), 0.0)
     return None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bridge.core.event import Notice, NoticeCode
-from bridge.core.forecast import Kind, RunTimes, eta_seconds
+from bridge.core.forecast import Kind, RunTimes, Slope, age, eta_seconds
 from bridge.core.merge import lost, merge
 from bridge.core.pacing import Pace
 from bridge.core.task import Observation, Source, State, Status
@@ -52,7 +52,7 @@ class Watch:
         random: Chance between 0 and 1.
         known: The last recorded state, when a watch resumes.
         started: Monotonic seconds when the watch began.
-        deadline_seconds: Age after which an open task counts as lost.
+        deadline_seconds: How long an open task is watched before it counts as lost.
     """
 
     pace: Pace
@@ -72,6 +72,7 @@ class Watch:
     _changed: float = field(init=False)
     _last_look: float = field(init=False)
     _streaming_until: float = field(init=False, default=0.0)
+    _slope: Slope | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         ended = self.known is not None and self.known.status.final
@@ -167,7 +168,7 @@ class Watch:
         """Take in that time passed; call about once a second."""
         if self.over or self.known is None or self.known.status.final:
             return Verdict()
-        if self._past_deadline(wall):
+        if self.deadline_seconds is not None and now - self.started > self.deadline_seconds:
             return self._lose(wall)
         notices: list[Notice] = []
         if now - self.confirmed > STALE_AFTER_INTERVALS * self.interval:
@@ -237,18 +238,21 @@ class Watch:
 
     def _estimate(self, seen: Observation, *, now: float, wall: float) -> float | None:
         created = seen.created_at or (self.known.created_at if self.known is not None else None)
-        elapsed = wall - created if created is not None and wall >= created else now - self.started
-        return eta_seconds(seen, elapsed=elapsed, usual=self.run_times.usual(Kind(seen.model, seen.action)))
+        by_slope = None
+        if seen.progress is not None:
+            self._slope = self._slope or Slope(now, seen.progress)
+            by_slope = self._slope.seconds_left(seen.progress, now)
+        return eta_seconds(
+            seen,
+            elapsed=age(created, wall=wall, watched_seconds=now - self.started),
+            usual=self.run_times.usual(Kind(seen.model, seen.action)),
+            by_slope=by_slope,
+        )
 
     def _eta_now(self, now: float) -> float | None:
         if self.known is None or self.known.eta_seconds is None:
             return None
         return max(self.known.eta_seconds - (now - self._changed), 0.0)
-
-    def _past_deadline(self, wall: float) -> bool:
-        if self.deadline_seconds is None or self.known is None:
-            return False
-        return wall - (self.known.created_at or self.known.changed_at) > self.deadline_seconds
 
     def _stalled_after(self) -> float:
         kind = Kind(self.known.model, self.known.action) if self.known is not None else Kind(None, None)

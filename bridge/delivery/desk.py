@@ -251,12 +251,12 @@ class Desk:
 
 def _raise_if_hopeless(errors: list[BridgeError | None]) -> None:
     """Nothing retriable is ever said by status to a stream; what cannot get better is."""
-    if all(isinstance(error, TaskNotFound) for error in errors):
-        raise TaskNotFound(str(errors[0]))
-    for error in errors:
-        hopeless = isinstance(error, UpstreamRefused) and not isinstance(error, CredentialRefused)
-        if len(errors) == 1 and hopeless and error is not None:
-            raise error
+    first = errors[0]
+    if isinstance(first, TaskNotFound) and all(isinstance(error, TaskNotFound) for error in errors):
+        raise first
+    hopeless = isinstance(first, UpstreamRefused) and not isinstance(first, CredentialRefused)
+    if len(errors) == 1 and first is not None and hopeless:
+        raise first
 
 
 def _offset(event: Event) -> int:

@@ -40,7 +40,9 @@ class EventStream(EventSourceResponse):
     """
 
     def __init__(self, desk: Desk, arrival: Arrival, wire: Wire, include: Include) -> None:
-        super().__init__(_nothing(), headers=STREAM_HEADERS, media_type=MEDIA_TYPES[wire], ping=0, sep="\n")
+        # with the type among the headers, Starlette adds no charset to it
+        headers = STREAM_HEADERS | {"Content-Type": MEDIA_TYPES[wire]}
+        super().__init__(_nothing(), headers=headers, ping=0, sep="\n")
         self._desk = desk
         self._arrival = arrival
         self._wire = wire

@@ -13,6 +13,7 @@ from bridge.dialects.paths import Field, Finder, holds
 
 MAX_OUTPUTS = 256
 _MAX_URL = 8192
+_MAX_ITEMS = 4 * MAX_OUTPUTS  # a list of a million empty objects must not hold up everybody's loop
 _MAX_NODES = 10_000
 _LINK = re.compile(r"(?:https?|gs|s3|oss|tos)://[^\s\x00-\x20\x7f<>\"]+", re.IGNORECASE)
 
@@ -100,7 +101,7 @@ def _outputs(rule: OutputRule, place: object) -> Iterator[Output]:
     if rule.content is Content.SEARCH:
         yield from _searched(rule, place)
         return
-    for item in place if isinstance(place, list) else (place,):
+    for item in place[:_MAX_ITEMS] if isinstance(place, list) else (place,):
         if isinstance(item, dict):
             yield from _from_object(rule, item)
         elif isinstance(item, str):
@@ -167,7 +168,9 @@ def _contents(finders: Iterable[Finder], item: object) -> list[tuple[str, str | 
 def _texts(value: object) -> list[str]:
     if isinstance(value, str):
         return [value]
-    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+    if not isinstance(value, list):
+        return []
+    return [text for text in value[:MAX_OUTPUTS] if isinstance(text, str)]
 
 
 def link(text: str) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from bridge.core.task import Observation
 from bridge.dialects.base import Answer, Request
-from bridge.errors import TaskNotFound, UpstreamError
+from bridge.errors import InvalidRequest, TaskNotFound, UpstreamError
 from bridge.sources.upstream import Upstream
 
 _REMEMBERED_BYTES = 256 * 1024
@@ -28,7 +28,10 @@ async def look(upstream: Upstream, task_id: str, memory: Memory) -> Observation 
     Raises:
         UpstreamError: The provider could not be asked, or its answer not read.
     """
-    request = upstream.dialect.status_request(task_id)
+    try:
+        request = upstream.dialect.status_request(task_id)
+    except InvalidRequest as error:
+        raise TaskNotFound(str(error)) from error  # no id of this provider looks like that
     if memory.etag is not None:
         request = replace(request, headers=dict(request.headers) | {"If-None-Match": memory.etag})
     try:
@@ -36,7 +39,7 @@ async def look(upstream: Upstream, task_id: str, memory: Memory) -> Observation 
         if _repeats(answer, memory):
             upstream.went("status", outcome="not_modified" if answer.status == 304 else "ok")
             return None
-        seen = await _read(upstream, answer)
+        seen = await _read(upstream, answer, task_id)
     except UpstreamError as error:
         upstream.went("status", error)
         raise
@@ -64,8 +67,8 @@ async def find(upstream: Upstream, request: Request) -> Observation:
     return seen
 
 
-async def _read(upstream: Upstream, answer: Answer) -> Observation:
-    found = upstream.dialect.read_status(answer)
+async def _read(upstream: Upstream, answer: Answer, task_id: str) -> Observation:
+    found = upstream.dialect.read_status(answer, task_id)
     if found.follow is None:
         return found.observation
     followed = await upstream.ask("status", found.follow)

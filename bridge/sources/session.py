@@ -48,7 +48,7 @@ class Session:
         with _our_errors():
             async with self._http.request(
                 request.method,
-                URL(self._base + request.path, encoded=True),
+                URL((request.base_url or self._base) + request.path, encoded=True),
                 data=request.body,
                 headers=request.headers or None,
                 allow_redirects=False,
@@ -71,7 +71,7 @@ class Session:
         with _our_errors():
             async with self._http.request(
                 request.method,
-                URL(self._base + request.path, encoded=True),
+                URL((request.base_url or self._base) + request.path, encoded=True),
                 data=request.body,
                 headers=dict(request.headers) | {"Accept": "text/event-stream", "Cache-Control": "no-store"},
                 allow_redirects=False,

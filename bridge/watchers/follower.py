@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from bridge.core.task import Observation, Source
+from bridge.core.task import Observation, Source, Status
 from bridge.dialects.base import Request
 from bridge.errors import JournalError, TaskNotFound, UpstreamError, UpstreamRefused
 from bridge.sources.stream import follow
@@ -76,8 +76,9 @@ class StreamFollower:
             self.watcher.streaming()
 
         async def seen(observation: Observation) -> None:
-            await self.watcher.take(observation, Source.STREAM)
-            self.watcher.looked.set()
+            if self._trustworthy(observation):
+                await self.watcher.take(observation, Source.STREAM)
+                self.watcher.looked.set()
 
         try:
             await follow(self.watcher.upstream, self._request, seen=seen, alive=alive)
@@ -89,6 +90,13 @@ class StreamFollower:
         if not self.watcher.over:
             self.watcher.stream_ended()
         return heard
+
+    def _trustworthy(self, observation: Observation) -> bool:
+        """Not another task's frame, and no end without its result: that one a look must bring."""
+        named = observation.task_id
+        if named is not None and named not in self.watcher.key.task_id:
+            return False
+        return observation.status is not Status.COMPLETED or bool(observation.outputs)
 
     def _backoff(self, failures: int) -> float:
         wish = FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 5)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bridge.clock import Clock
 from bridge.core.event import Event
 from bridge.core.task import Observation, Source, TaskKey
-from bridge.errors import BridgeError, TaskNotFound, UnknownUpstream
+from bridge.errors import BridgeError, InvalidRequest, TaskNotFound, UnknownUpstream
 from bridge.journal.base import Journal
 from bridge.leases.base import Leases
 from bridge.metrics import Metrics
@@ -186,7 +186,10 @@ class Pool:
         return watcher
 
     def _follow(self, watcher: Watcher) -> None:
-        request = watcher.upstream.dialect.stream_request(watcher.key.task_id)
+        try:
+            request = watcher.upstream.dialect.stream_request(watcher.key.task_id)
+        except InvalidRequest:
+            return  # the first look says so to whoever waits
         if self._group is None or request is None or watcher.key in self._followers:
             return
         following = sum(1 for key in self._followers if key.upstream == watcher.key.upstream)

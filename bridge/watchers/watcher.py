@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from bridge.core.event import Event
-from bridge.core.forecast import Kind
+from bridge.core.forecast import PLAUSIBLE_SECONDS, Kind
 from bridge.core.task import Observation, Source, State, Status, TaskKey
 from bridge.core.watch import Verdict, Watch
 from bridge.errors import BridgeError, JournalError, UpstreamError
@@ -211,9 +211,9 @@ class Watcher:
             if seen.changed_at is not None
             else (seen.completed_at if state.status.final else None)
         )
-        if at is not None and before is not None and state.changed_at >= at:
+        if at is not None and before is not None and 0 <= state.changed_at - at <= PLAUSIBLE_SECONDS:
             metrics.detection_seconds.labels(name, state.source.value).observe(state.changed_at - at)
         if state.status is Status.COMPLETED and state.created_at is not None:
             took = (state.completed_at or state.changed_at) - state.created_at
-            if took >= 0:
+            if 0 <= took <= PLAUSIBLE_SECONDS:
                 self.upstream.run_times.learn(Kind(state.model, state.action), took)

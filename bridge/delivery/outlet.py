@@ -10,10 +10,9 @@ from typing import Any, Protocol, cast
 from starlette.types import Message, Scope, Send
 
 from bridge.core.event import Closing
+from bridge.delivery.outermost import server_of
 from bridge.wire.document import Include
 from bridge.wire.frames import Form, Wire
-
-EXTENSION = "bridge.server"
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
@@ -26,37 +25,21 @@ class _Cycle(Protocol):
     chunked_encoding: bool | None
 
 
-class Exposed:
-    """The outermost ASGI layer: keeps the server's own `send` before anybody wraps it."""
-
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
-        """Pass on, with the server's object beside."""
-        server = getattr(send, "__self__", None)
-        if isinstance(getattr(server, "transport", None), asyncio.Transport):
-            scope.setdefault("extensions", {})[EXTENSION] = server
-        await self._app(scope, receive, send)
-
-
-def exposed(scope: Scope) -> Any | None:
-    """The server's object for this request, where it shows its transport."""
-    return scope.get("extensions", {}).get(EXTENSION)
-
-
 class TransportOutlet:
     """Writes past the server, straight to the transport. The response must have begun."""
 
-    __slots__ = ("_cycle", "_flow", "_send", "_transport", "form", "write")
+    __slots__ = ("_flow", "_send", "_transport", "form", "write")
 
-    def __init__(self, cycle: _Cycle, send: Send, form: Form) -> None:
-        self._cycle = cycle
-        self._send = send
+    def __init__(self, cycle: _Cycle, form: Form) -> None:
+        self._send: Send | None = None
         self._flow = cycle.flow
         self._transport = cycle.transport
         self.write = _guarded(cycle.transport)
         self.form = form
+
+    def attach(self, send: Send) -> None:
+        """The server's `send`, which ends the body."""
+        self._send = send
 
     @property
     def paused(self) -> bool:
@@ -74,8 +57,8 @@ class TransportOutlet:
 
     def finish(self, closing: Closing) -> None:  # noqa: ARG002 - a body has one way to end
         """End the body; the connection may carry the next request."""
-        if self.paused:
-            self._transport.write(_LAST_CHUNK)
+        if self.paused or self._send is None:
+            self.write(_LAST_CHUNK)
             self._transport.close()
             return
         drive(self._send({"type": "http.response.body", "body": b"", "more_body": False}))
@@ -122,17 +105,48 @@ class SocketOutlet:
         self._transport.abort()
 
 
+class Unopened:
+    """Stands in while the status of the answer is not known: before the head nothing may be written.
+
+    Whoever ends the connection meanwhile leaves word in `Subscription.closing`.
+    """
+
+    __slots__ = ("form",)
+
+    paused = True
+    unsent = 0
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+
+    def write(self, data: bytes) -> None:
+        """Nothing may leave yet."""
+
+    def when_writable(self, resume: Callable[[], None]) -> None:
+        """Nothing is owed yet."""
+
+    def finish(self, closing: Closing) -> None:
+        """The response sees to it."""
+
+    def abort(self) -> None:
+        """There is nothing to drop."""
+
+
 class AsgiOutlet:
     """Drives `send` by hand: it ends at once unless the server's buffer is full."""
 
     __slots__ = ("_ended", "_send", "_sending", "_waiting", "form")
 
-    def __init__(self, send: Send, form: Form, ended: asyncio.Event) -> None:
+    def __init__(self, form: Form, ended: asyncio.Event, send: Send | None = None) -> None:
         self._send = send
         self._sending: asyncio.Task[None] | None = None
         self._waiting: list[Callable[[], None]] = []
         self._ended = ended
         self.form = form
+
+    def attach(self, send: Send) -> None:
+        """The server's `send`; nothing is written before."""
+        self._send = send
 
     @property
     def paused(self) -> bool:
@@ -187,6 +201,7 @@ class AsgiOutlet:
         if self._sending is not None:
             self._waiting.append(lambda: self._dispatch(message))
             return
+        assert self._send is not None
         self._sending = drive(self._send(message))
         if self._sending is not None:
             self._sending.add_done_callback(self._sent)
@@ -203,25 +218,25 @@ class AsgiOutlet:
 def http_form(scope: Scope, wire: Wire, include: Include) -> Form:
     """How bytes for this HTTP request must look."""
     # without this attribute we cannot know that the server chunks, and would frame twice or not at all
-    return Form(wire, include, chunked=hasattr(exposed(scope), "chunked_encoding"))
+    return Form(wire, include, chunked=hasattr(server_of(scope), "chunked_encoding"))
 
 
-def http_outlet(scope: Scope, send: Send, form: Form, ended: asyncio.Event) -> TransportOutlet | AsgiOutlet:
-    """The cheapest way out for an HTTP response that is about to begin."""
-    server = exposed(scope)
+def http_outlet(scope: Scope, form: Form, ended: asyncio.Event) -> TransportOutlet | AsgiOutlet:
+    """The cheapest way out for an HTTP response; `attach` it once the response has begun."""
+    server = server_of(scope)
     if server is not None and form.chunked:
-        return TransportOutlet(server, send, form)
-    return AsgiOutlet(send, form, ended)
+        return TransportOutlet(server, form)
+    return AsgiOutlet(form, ended)
 
 
 def socket_outlet(
     scope: Scope, send: Send, include: Include, ended: asyncio.Event
 ) -> SocketOutlet | AsgiOutlet:
     """The cheapest way out for an accepted WebSocket."""
-    server = exposed(scope)
+    server = server_of(scope)
     if server is not None and isinstance(getattr(server, "writable", None), asyncio.Event):
         return SocketOutlet(server, send, Form(Wire.WEBSOCKET, include, framed=True))
-    return AsgiOutlet(send, Form(Wire.WEBSOCKET, include), ended)
+    return AsgiOutlet(Form(Wire.WEBSOCKET, include), ended, send)
 
 
 def drive(coroutine: Awaitable[None]) -> asyncio.Task[None] | None:

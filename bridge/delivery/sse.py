@@ -9,7 +9,7 @@ its end (docs/decisions/2026-11-21-the-hub-writes.md).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 from sse_starlette.sse import AppStatus, EventSourceResponse
 from starlette.responses import Response
@@ -17,12 +17,13 @@ from starlette.types import Receive, Scope, Send
 
 from bridge.core.event import Closing
 from bridge.delivery.desk import Arrival, Desk, Opened
-from bridge.delivery.outlet import exposed, http_form, http_outlet
+from bridge.delivery.outermost import hand_over
+from bridge.delivery.outlet import AsgiOutlet, TransportOutlet, Unopened, http_form, http_outlet
 from bridge.hub.subscription import Subscription
 from bridge.hub.sweep import CLOSING_SENTENCES
 from bridge.wire import sse
 from bridge.wire.document import Include
-from bridge.wire.frames import Wire
+from bridge.wire.frames import Wire, pack
 
 AppStatus.enable_automatic_graceful_drain = False
 
@@ -33,31 +34,47 @@ STREAM_HEADERS = {
 MEDIA_TYPES = {Wire.SSE: "text/event-stream", Wire.NDJSON: "application/x-ndjson"}
 
 
-class EventStream(EventSourceResponse):
+async def _nothing() -> AsyncIterator[bytes]:
+    """The library wants content; ours comes from the hub."""
+    return
+    yield b""
+
+
+def head(wire: Wire) -> EventSourceResponse:
+    """What `HEAD` on a stream answers, and the headers of every stream."""
+    # with the type among the headers, Starlette adds no charset to it
+    headers = STREAM_HEADERS | {"Content-Type": MEDIA_TYPES[wire]}
+    return EventSourceResponse(_nothing(), headers=headers, ping=0, sep="\n")
+
+
+_HEADERS = {wire: head(wire).raw_headers for wire in MEDIA_TYPES}
+
+
+class EventStream(Response):
     """The events of some tasks, until they end or the client leaves.
 
-    Backpressure: by the outlet; this coroutine never sends.
+    Backpressure: by the outlet; the connection's coroutine never sends.
     """
 
     def __init__(self, desk: Desk, arrival: Arrival, wire: Wire, include: Include) -> None:
-        # with the type among the headers, Starlette adds no charset to it
-        headers = STREAM_HEADERS | {"Content-Type": MEDIA_TYPES[wire]}
-        super().__init__(_nothing(), headers=headers, ping=0, sep="\n")
+        self.status_code = 200
+        self.background = None
+        self.raw_headers = list(_HEADERS[wire])
         self._desk = desk
         self._arrival = arrival
         self._wire = wire
         self._include = include
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, then stay until the end.
+        """Answer; what stays open is handed to the outermost layer.
 
         Raises:
             BridgeError: Nothing was sent yet; answer with a problem document.
         """
         ended = asyncio.Event()
         form = http_form(scope, self._wire, self._include)
-        outlet = http_outlet(scope, send, form, ended)
-        subscription = self._desk.reserve(outlet, self._wire.value)
+        subscription = self._desk.reserve(Unopened(form), self._wire.value)
+        handed_over = False
         try:
             if self._desk.closed is not None:
                 await self._turn_away(subscription, self._desk.closed, send)
@@ -67,19 +84,15 @@ class EventStream(EventSourceResponse):
                 subscription.closing = Closing.FINISHED
                 await Response(status_code=204, headers=STREAM_HEADERS)(scope, receive, send)
                 return
-            await self._stream(opened, scope, receive, send, ended)
+            if subscription.closing is not None:  # while the first look was waited for
+                await self._turn_away(subscription, subscription.closing, send)
+                return
+            await self._start(send)
+            hand_over(scope, _Stay(self._desk, opened, http_outlet(scope, form, ended), ended))
+            handed_over = True
         finally:
-            self._desk.leave(subscription)
-
-    async def _stream(
-        self, opened: Opened, scope: Scope, receive: Receive, send: Send, ended: asyncio.Event
-    ) -> None:
-        await self._start(send)
-        await self._desk.begin(opened)
-        if exposed(scope) is not None:
-            await _disconnected(receive)
-        else:
-            await _either(_disconnected(receive), ended.wait())
+            if not handed_over:
+                self._desk.leave(subscription)
 
     async def _turn_away(self, subscription: Subscription, closing: Closing, send: Send) -> None:
         """Overload and drain are 200, a word, a longer `retry:` and a clean end."""
@@ -94,17 +107,41 @@ class EventStream(EventSourceResponse):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
 
-class StreamHead(Response):
-    """What `HEAD` on a stream answers: the headers, at once."""
+class _Stay:
+    """The rest of a stream, once its response has begun: all that one open connection holds."""
 
-    def __init__(self, wire: Wire) -> None:
-        super().__init__(headers=STREAM_HEADERS | {"X-Accel-Buffering": "no"}, media_type=MEDIA_TYPES[wire])
+    __slots__ = ("_desk", "_ended", "_opened", "_outlet")
 
+    def __init__(
+        self, desk: Desk, opened: Opened, outlet: TransportOutlet | AsgiOutlet, ended: asyncio.Event
+    ) -> None:
+        self._desk = desk
+        self._opened: Opened | None = opened
+        self._outlet = outlet
+        self._ended = ended
 
-async def _nothing() -> AsyncIterator[bytes]:
-    """The library wants content; ours comes from the hub."""
-    return
-    yield b""
+    async def __call__(self, receive: Receive, send: Send) -> None:
+        """Let the hub write until the connection is over."""
+        assert self._opened is not None
+        subscription = self._opened.subscription
+        try:
+            self._outlet.attach(send)
+            if subscription.closing is not None:  # between the head and here
+                farewell = self._desk.farewell(
+                    subscription, subscription.closing, CLOSING_SENTENCES[subscription.closing]
+                )
+                self._outlet.write(pack(subscription.form, farewell))
+                self._outlet.finish(subscription.closing)
+            subscription.outlet, subscription.write = self._outlet, self._outlet.write
+            await self._desk.begin(self._opened)
+            self._opened = None  # what was read to begin is not kept for as long as the stream lasts
+            if isinstance(self._outlet, TransportOutlet):
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+            else:
+                await _either(_disconnected(receive), self._ended.wait())
+        finally:
+            self._desk.leave(subscription)
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -112,8 +149,8 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _either(*waits: object) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]  # type: ignore[call-overload]
+async def _either(*waits: Awaitable[object]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

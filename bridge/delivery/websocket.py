@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -11,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from bridge.core.task import TaskKey
 from bridge.delivery.desk import Arrival, Desk
-from bridge.delivery.outlet import AsgiOutlet, SocketOutlet, exposed, socket_outlet
+from bridge.delivery.outermost import hand_over
+from bridge.delivery.outlet import AsgiOutlet, SocketOutlet, socket_outlet
 from bridge.errors import BridgeError, InvalidRequest, LimitExceeded, TaskNotFound
 from bridge.hub.subscription import Subscription
 from bridge.wire.document import Include
@@ -44,14 +46,16 @@ class Socket:
         self._max_tasks = max_tasks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Accept, then serve until either side closes."""
+        """Accept; the conversation is handed to the outermost layer."""
         await receive()  # websocket.connect
-        if self._desk.closed is not None:
-            await send({"type": "websocket.accept", "subprotocol": _offered(scope)})
-            code = self._desk.closed.websocket_code
-            await send({"type": "websocket.close", "code": code, "reason": self._desk.closed.value})
-            return
         await send({"type": "websocket.accept", "subprotocol": _offered(scope)})
+        closed = self._desk.closed
+        if closed is not None:
+            await send({"type": "websocket.close", "code": closed.websocket_code, "reason": closed.value})
+            return
+        hand_over(scope, partial(self._converse, scope))
+
+    async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
         ended = asyncio.Event()
         outlet = socket_outlet(scope, send, self._include, ended)
         subscription = self._desk.reserve(outlet, Wire.WEBSOCKET.value, stays_open=True)
@@ -59,7 +63,7 @@ class Socket:
         try:
             if self._first is not None:
                 await serving.subscribe(None, self._first)
-            await serving.run(receive, send, None if exposed(scope) is not None else ended)
+            await serving.run(receive, send, None if isinstance(outlet, SocketOutlet) else ended)
         finally:
             serving.over()
             self._desk.leave(subscription)

@@ -17,7 +17,7 @@ from bridge.core.task import TaskKey
 from bridge.hub.channel import Channel
 from bridge.hub.subscription import Outlet, Subscription
 from bridge.metrics import Metrics
-from bridge.wire.frames import Frames, Wire, end_frame, notice_frame, pack, state_frame
+from bridge.wire.frames import Form, Frames, Wire, end_frame, notice_frame, pack, state_frame
 
 SLICE = 500  # writes before the event loop gets a turn: about 5 ms
 
@@ -67,11 +67,11 @@ class Hub:
             return
         channel.note(notice)
         for form, group in list(channel.groups.items()):
-            silent = form.wire is Wire.WEBSOCKET and notice.code is NoticeCode.TASK_NOT_FOUND
+            silent = _answers_subscribe(form, notice)
             frame = b"" if silent else pack(form, notice_frame(form, key, notice))
             for subscription in list(group):
                 if silent:
-                    pass  # there it is the answer to a subscribe, with its id: delivery/websocket.py
+                    pass
                 elif subscription.outlet.paused:
                     subscription.owe_notice(key, notice)
                     self._wait(subscription)
@@ -150,17 +150,22 @@ class Hub:
                 newest[channel.key] = latest
         floor = -1 if after is None else after
         burst = [preface]
+        subscription.retry = retry
         for event in sorted(known, key=_offset):
             if event.cursor.offset > floor:
-                burst.append(self._current(subscription, event, retry))
-                retry = None
-                subscription.events += 1
-        standing = [(channel.key, notice) for channel in channels for notice in channel.notices.values()]
+                burst.append(self._current(subscription, event))
+                subscription.retry = None
+        self._metrics.sent(subscription.label, len(burst) - 1)
+        standing = [
+            (channel.key, notice)
+            for channel in channels
+            for notice in channel.notices.values()
+            if not _answers_subscribe(subscription.form, notice)
+        ]
         burst += [notice_frame(subscription.form, key, notice) for key, notice in (*standing, *remarks)]
         for _, notice in remarks:
             self._metrics.notices.labels(notice.code.value).inc()
         self._write(subscription, pack(subscription.form, b"".join(burst)))
-        self._metrics.sent(subscription.label, len(known))
         for channel in channels:
             ended = newest.get(channel.key)
             if (
@@ -173,7 +178,9 @@ class Hub:
         channel = subscription.channels.get(event.key)
         if channel is None or channel.latest is not None or subscription.closing is not None:
             return
-        frame = state_frame(subscription.form, event, with_cursor=False)
+        alone = subscription.tasks == 1  # beside other tasks its cursor would go back
+        frame = state_frame(subscription.form, event, with_cursor=alone, retry=subscription.retry)
+        subscription.retry = None
         self._write(subscription, pack(subscription.form, frame))
         self._metrics.sent(subscription.label, 1)
 
@@ -349,10 +356,15 @@ class Hub:
             subscription.write(data)
             subscription.last_write = self._clock.now()
 
-    def _current(self, subscription: Subscription, event: Event, retry: int | None) -> bytes:
+    def _current(self, subscription: Subscription, event: Event) -> bytes:
         channel = subscription.channels.get(event.key)
-        seen = channel.confirmed_at if channel is not None else None
-        return state_frame(subscription.form, event, observed_at=seen, retry=retry)
+        if channel is None:
+            return state_frame(subscription.form, event, retry=subscription.retry)
+        channel.hear(event)
+        frames = channel.frames if channel.latest is event else None
+        return (frames or Frames(event)).first_for(
+            subscription.form, confirmed_at=channel.confirmed_at, retry=subscription.retry
+        )
 
     def _count_conflated(self, channel: Channel) -> None:
         for form, group in channel.groups.items():
@@ -361,6 +373,11 @@ class Hub:
 
 def _nowhere(_data: bytes) -> None:
     """Where the writes of a connection go that has left."""
+
+
+def _answers_subscribe(form: Form, notice: Notice) -> bool:
+    """On a WebSocket a 404 is the answer to a subscribe, with its id: see delivery/websocket.py."""
+    return form.wire is Wire.WEBSOCKET and notice.code is NoticeCode.TASK_NOT_FOUND
 
 
 def _offset(event: Event) -> int:

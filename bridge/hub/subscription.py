@@ -45,6 +45,7 @@ class Subscription:
     Args:
         label: The delivery, as metrics name it.
         stays_open: Whether the connection outlives its tasks (WebSocket).
+        retry: Milliseconds to name in the first block, until that has left.
         ends_at: Monotonic seconds when it has lived long enough.
     """
 
@@ -63,7 +64,7 @@ class Subscription:
     closing: Closing | None = None
     stuck_since: float | None = None
     stuck_bytes: int = 0
-    events: int = 0
+    retry: int | None = None
 
     def owe(self, channel: Channel) -> bool:
         """Remember that `channel` has news for a client that takes none now.

@@ -7,7 +7,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from bridge.delivery.desk import Desk
-from bridge.delivery.outlet import Exposed
+from bridge.delivery.outermost import Outermost
 from bridge.metrics import Metrics
 from bridge.web.callbacks import Callbacks
 from bridge.web.health import Health
@@ -45,4 +45,4 @@ def make_app(desk: Desk, metrics: Metrics, origins: Origins) -> ASGIApp:
         exception_handlers=HANDLERS,
         max_body_size=MAX_BODY,
     )
-    return Exposed(RawPaths(origins.guard(app)))
+    return Outermost(RawPaths(origins.guard(app)))

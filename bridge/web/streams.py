@@ -11,7 +11,7 @@ from starlette.websockets import WebSocket
 
 from bridge.core.task import TaskKey
 from bridge.delivery.desk import Arrival, Desk
-from bridge.delivery.sse import EventStream, StreamHead
+from bridge.delivery.sse import EventStream, head
 from bridge.delivery.websocket import REFUSED, Socket
 from bridge.errors import BridgeError
 from bridge.web import parse
@@ -40,7 +40,7 @@ class Streams:
     def _stream(self, request: Request, keys: Sequence[TaskKey]) -> Response:
         wire = parse.wire(request.headers)
         if request.method == "HEAD":
-            return StreamHead(wire)
+            return head(wire)
         arrival = self._arrival(request, keys)
         return EventStream(self._desk, arrival, wire, parse.include(request.query_params))
 

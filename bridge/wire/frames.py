@@ -40,11 +40,12 @@ class Form:
 class Frames:
     """One event in every form somebody asked for, each made at the first asking."""
 
-    __slots__ = ("_made", "event")
+    __slots__ = ("_confirmed", "_made", "event")
 
     def __init__(self, event: Event) -> None:
         self.event = event
         self._made: dict[Form, bytes] = {}
+        self._confirmed: tuple[Include, float | None, bytes] | None = None
 
     def bytes_for(self, form: Form) -> bytes:
         """The state, and `done` after it when it is final, ready for the socket."""
@@ -52,6 +53,17 @@ class Frames:
         if made is None:
             made = self._made[form] = pack(form, state_frame(form, self.event))
         return made
+
+    def first_for(self, form: Form, *, confirmed_at: float | None, retry: int | None) -> bytes:
+        """The same for a newcomer: with the newest confirmation, and its own wait before it comes back.
+
+        Many come between two looks; they share the document.
+        """
+        kept = self._confirmed
+        if kept is None or kept[0] != form.include or kept[1] != confirmed_at:
+            text = document(self.event, include=form.include, observed_at=confirmed_at)
+            kept = self._confirmed = (form.include, confirmed_at, text)
+        return state_frame(form, self.event, text=kept[2], retry=retry)
 
 
 def pack(form: Form, payload: bytes) -> bytes:
@@ -65,17 +77,18 @@ def state_frame(
     form: Form,
     event: Event,
     *,
-    observed_at: float | None = None,
+    text: bytes | None = None,
     with_cursor: bool = True,
     retry: int | None = None,
 ) -> bytes:
     """A state; followed by `done` when it is final.
 
     Args:
+        text: Its document, where that is made already.
         with_cursor: False for a state that is no place in the journal on this connection.
         retry: Milliseconds a browser should wait before it comes back (SSE only).
     """
-    text = document(event, include=form.include, observed_at=observed_at)
+    text = text or document(event, include=form.include)
     cursor = str(event.cursor)
     if form.wire is Wire.SSE:
         frame = sse.encode(text, id=cursor if with_cursor else None, retry=retry)

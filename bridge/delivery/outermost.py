@@ -1,0 +1,47 @@
+"""The outermost ASGI layer: keeps the server's own `send`, and holds connections that stay open.
+
+A framework's layers cost each open connection a dozen suspended coroutines, twice the memory of
+everything else. A stream passes through them once, to be checked and answered; then it is handed
+over to this layer, and they are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+SERVER = "bridge.server"
+STAY = "bridge.stay"
+
+Stay = Callable[[Receive, Send], Awaitable[None]]
+
+
+class Outermost:
+    """Passes on, and then runs what was handed over."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or one connection for as long as it lasts."""
+        extensions = scope.setdefault("extensions", {})
+        server = getattr(send, "__self__", None)
+        transport = getattr(server, "transport", None)
+        if hasattr(transport, "get_write_buffer_size"):  # by what it can: uvloop's is no asyncio.Transport
+            extensions[SERVER] = server
+        await self._app(scope, receive, send)
+        stay: Stay | None = extensions.pop(STAY, None)
+        if stay is not None:
+            await stay(receive, send)
+
+
+def server_of(scope: Scope) -> Any | None:
+    """The server's object for this request, where it shows its transport."""
+    return scope["extensions"].get(SERVER)
+
+
+def hand_over(scope: Scope, stay: Stay) -> None:
+    """Run `stay` once the framework has returned; the response has begun."""
+    scope["extensions"][STAY] = stay

@@ -1,0 +1,154 @@
+"""Writes the tables of the documentation that the code already knows.
+
+Run `python docs/generate.py` after a change of settings, metrics, errors or closing reasons. A page holds each
+table between two markers, `<!-- generated: NAME -->` and `<!-- end -->`; what stands around them is for people.
+"""  # noqa: INP001 - a script, not a package
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
+
+from bridge import errors
+from bridge.core.event import Closing
+from bridge.metrics import Metrics
+from bridge.settings import NESTED, PREFIX, Settings, UpstreamSettings
+
+DOCS = Path(__file__).parent
+_PLACE = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def settings_table() -> str:
+    """The settings at the top of the file."""
+    return _settings(Settings, PREFIX)
+
+
+def upstream_table() -> str:
+    """The settings of one upstream."""
+    return _settings(UpstreamSettings, f"{PREFIX}UPSTREAMS{NESTED}NAME{NESTED}")
+
+
+def metrics_table() -> str:
+    """Every metric, with the values its labels can have."""
+    metrics = Metrics(CollectorRegistry(), ["qingbo"])
+    rows = []
+    for family in metrics.exposition(openmetrics=False).collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels: dict[str, list[str]] = {}
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                if label != "le" and value not in labels.setdefault(label, []):
+                    labels[label].append(value)
+        rows.append((f"`{name}`", family.type, _labels(labels), family.documentation))
+    return _table(("metric", "type", "labels and their values", "counts"), sorted(rows))
+
+
+def errors_table() -> str:
+    """Every code a caller can meet, with what it is answered with."""
+    rows: dict[str, tuple[str, ...]] = {}
+    for error in _errors():
+        if error.code in rows or error is errors.ConfigError:
+            continue
+        again = "yes" if error.retryable else "no"
+        rows[error.code] = (f"`{error.code}`", str(error.status), again, _first_line(error.__doc__))
+    return _table(("code", "status", "worth another try", "means"), sorted(rows.values()))
+
+
+def closings_table() -> str:
+    """Every way a connection ends."""
+    rows = [(f"`{closing.value}`", str(closing.websocket_code)) for closing in Closing]
+    return _table(("reason", "WebSocket close code"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "settings": settings_table,
+    "upstream": upstream_table,
+    "metrics": metrics_table,
+    "errors": errors_table,
+    "closings": closings_table,
+}
+
+
+def filled(page: str) -> str:
+    """The text of a page with its tables as the code has them now."""
+    return _PLACE.sub(lambda place: place[1] + TABLES[place[2]]() + place[3], page)
+
+
+def pages() -> Iterator[Path]:
+    """The pages that hold generated tables."""
+    return (path for path in sorted(DOCS.glob("*.md")) if _PLACE.search(path.read_text("utf-8")))
+
+
+def _settings(model: type[BaseModel], prefix: str) -> str:
+    rows = []
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        rows.append(
+            (
+                f"`{name}`",
+                _default(default),
+                _unit(name),
+                f"`{prefix}{name.upper()}`" if name != "upstreams" else f"`{prefix}UPSTREAMS{NESTED}...`",
+                field.description or "",
+            )
+        )
+    return _table(("setting", "default", "unit", "environment", "means"), rows)
+
+
+def _default(value: object) -> str:
+    if value is None or value == {}:
+        return "-"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, float):
+        return f"`{value:g}`"
+    return f"`{value!r}`".replace("'", '"')
+
+
+def _unit(name: str) -> str:
+    if name.endswith("_seconds"):
+        return "seconds"
+    return {
+        "requests_per_second": "requests a second",
+        "max_in_flight": "requests",
+        "max_streams": "streams",
+    }.get(name, "")
+
+
+def _labels(labels: dict[str, list[str]]) -> str:
+    return "; ".join(
+        f"`{name}`"
+        if name in {"upstream", "version"}
+        else f"`{name}`: " + " ".join(f"`{one}`" for one in values)
+        for name, values in labels.items()
+    )
+
+
+def _errors() -> Iterator[type[errors.BridgeError]]:
+    """Base classes after what they stand for, so that the most telling sentence of a code comes first."""
+    for value in vars(errors).values():
+        if isinstance(value, type) and issubclass(value, errors.BridgeError):
+            yield value
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().split("\n", maxsplit=1)[0]
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [heads, tuple("---" for _ in heads), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def main() -> None:
+    """Write every page anew."""
+    for path in pages():
+        path.write_text(filled(path.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""The `openai` client's raw `get`, as people poll with it today; here each answer waits for news (RFC 7240)."""
+
+import json
+
+import openai
+from report import URL, report
+
+client = openai.OpenAI(base_url=URL.partition("/v1/")[0] + "/v1", api_key="any")
+path = URL.partition("/v1")[2].removesuffix("/events")
+have, status = None, "unknown"
+while status not in {"completed", "failed", "cancelled", "lost"}:
+    state = client.get(path, cast_to=dict)
+    if state["cursor"] != have:
+        have, status = state["cursor"], state["status"]
+        report(None, have, json.dumps(state))

@@ -1,0 +1,110 @@
+"""What tests need beside Python packages: npm clients, promtool, curl. Run it as often as you like.
+
+Everything lands in folders git does not see. What cannot be had is told in one line each: a laptop goes on
+and the tests that need it are skipped; with CI set it is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent
+NODE_MODULES = TOOLS / "node_modules"
+PROMETHEUS = TOOLS / "prometheus"
+
+NPM_INSTALL = ("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
+PROGRAMS = {"node": "nodejs", "npm": "npm", "curl": "curl"}  # each with the package of Debian that has it
+
+
+class Unavailable(Exception):
+    """Something cannot be had here, and why."""
+
+
+def main() -> int:
+    """Install what is missing; the exit code."""
+    complaints = []
+    for install in (programs, npm_packages, promtool):
+        try:
+            install()
+        except Unavailable as reason:
+            complaints.append(str(reason))
+    for complaint in complaints:
+        sys.stderr.write(f"tests/tools: {complaint}\n")
+    return 1 if complaints and os.environ.get("CI") else 0
+
+
+def programs() -> None:
+    """Node, npm and curl, from the distribution when there are none."""
+    wanted = [name for name in PROGRAMS if shutil.which(name) is None]
+    if not wanted:
+        return
+    names = " and ".join(wanted)
+    if not _is_root() or shutil.which("apt-get") is None:
+        raise Unavailable(f"{names} not found; install it with your package manager")
+    _apt("install", "--yes", "--no-install-recommends", *(PROGRAMS[name] for name in wanted))
+
+
+def npm_packages() -> None:
+    """What package.json names, unless exactly that was installed before."""
+    asked = sha256(" ".join(NPM_INSTALL).encode() + (TOOLS / "package.json").read_bytes()).hexdigest()
+    stamp = NODE_MODULES / ".asked-for"
+    if stamp.is_file() and stamp.read_text() == asked:
+        return
+    if shutil.which("npm") is None:
+        raise Unavailable("the npm packages need npm")
+    stamp.unlink(missing_ok=True)
+    _run(*NPM_INSTALL, cwd=TOOLS)
+    stamp.write_text(asked)
+
+
+def promtool() -> None:
+    """The linter of metrics, taken out of Debian's package: installing that would start a server."""
+    if shutil.which("promtool") is not None or (PROMETHEUS / "promtool").is_file():
+        return
+    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+        raise Unavailable("promtool not found; it comes with Prometheus")
+    with tempfile.TemporaryDirectory() as folder:
+        unpacked = Path(folder)
+        _apt("download", "prometheus", cwd=unpacked)
+        (package,) = unpacked.glob("prometheus_*.deb")
+        _run("dpkg", "-x", package.name, ".", cwd=unpacked)
+        PROMETHEUS.mkdir(exist_ok=True)
+        (PROMETHEUS / ".gitignore").write_text("*\n")
+        half = PROMETHEUS / "promtool.part"
+        shutil.copy(unpacked / "usr/bin/promtool", half)
+        half.rename(PROMETHEUS / "promtool")
+
+
+def _apt(*arguments: str, cwd: Path | None = None) -> None:
+    command = ["apt-get", "--quiet", "--quiet", *arguments]
+    if not _is_root():
+        _run(*command, cwd=cwd)
+        return
+    command[1:1] = ["-o", "APT::Sandbox::User=root"]  # else it warns of folders only we can read
+    try:
+        _run(*command, cwd=cwd)
+    except Unavailable:  # as a rule because the package lists are old, or not there
+        _run("apt-get", "--quiet", "--quiet", "update")
+        _run(*command, cwd=cwd)
+
+
+def _run(*command: str, cwd: Path | None = None) -> None:
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip() or "no word why").splitlines()
+        raise Unavailable(f"`{' '.join(command)}` failed: {said[-1]}")
+
+
+def _is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """Writes the tables of the documentation that the code already knows.
 
-Run `python docs/generate.py` after a change of settings, metrics, errors or closing reasons. A page holds each
-table between two markers, `<!-- generated: NAME -->` and `<!-- end -->`; what stands around them is for people.
+Run `python docs/generate.py` after a change of settings, metrics, errors or closing reasons. A page holds
+each table between two markers, `<!-- generated: NAME -->` and `<!-- end -->`; people write what stands around.
 """  # noqa: INP001 - a script, not a package
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ from bridge.metrics import Metrics
 from bridge.settings import NESTED, PREFIX, Settings, UpstreamSettings
 
 DOCS = Path(__file__).parent
+# where the class that comes first under a code says less than a caller wants to know
+_SENTENCES = {
+    "internal_error": "A bug of the bridge; its log says which.",
+    "invalid_request": "The request cannot be understood.",
+    "upstream_unavailable": "The provider cannot be reached, does not work, or asks for patience.",
+}
 _PLACE = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -54,7 +60,8 @@ def errors_table() -> str:
         if error.code in rows or error is errors.ConfigError:
             continue
         again = "yes" if error.retryable else "no"
-        rows[error.code] = (f"`{error.code}`", str(error.status), again, _first_line(error.__doc__))
+        sentence = _SENTENCES.get(error.code) or _first_line(error.__doc__)
+        rows[error.code] = (f"`{error.code}`", str(error.status), again, sentence)
     return _table(("code", "status", "worth another try", "means"), sorted(rows.values()))
 
 
@@ -129,7 +136,7 @@ def _labels(labels: dict[str, list[str]]) -> str:
 
 
 def _errors() -> Iterator[type[errors.BridgeError]]:
-    """Base classes after what they stand for, so that the most telling sentence of a code comes first."""
+    """In the order they are written."""
     for value in vars(errors).values():
         if isinstance(value, type) and issubclass(value, errors.BridgeError):
             yield value

@@ -34,7 +34,17 @@ class Outermost:
         await self._app(scope, receive, send)
         stay: Stay | None = extensions.pop(STAY, None)
         if stay is not None:
+            if server is not None:
+                _forget_request(scope, server)
             await stay(receive, send)
+
+
+def _forget_request(scope: Scope, server: Any) -> None:
+    """Under our own server nobody reads the request again: 3 KB less for as long as the stream lasts."""
+    scope["headers"].clear()
+    if scope["type"] == "websocket":
+        server.request = server.response = None
+        scope.clear()
 
 
 def server_of(scope: Scope) -> Any | None:

@@ -230,10 +230,9 @@ def http_outlet(scope: Scope, form: Form, ended: asyncio.Event) -> TransportOutl
 
 
 def socket_outlet(
-    scope: Scope, send: Send, include: Include, ended: asyncio.Event
+    server: Any | None, send: Send, include: Include, ended: asyncio.Event
 ) -> SocketOutlet | AsgiOutlet:
     """The cheapest way out for an accepted WebSocket."""
-    server = server_of(scope)
     if server is not None and isinstance(getattr(server, "writable", None), asyncio.Event):
         return SocketOutlet(server, send, Form(Wire.WEBSOCKET, include, framed=True))
     return AsgiOutlet(Form(Wire.WEBSOCKET, include), ended, send)

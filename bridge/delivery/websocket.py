@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from bridge.core.task import TaskKey
 from bridge.delivery.desk import Arrival, Desk
-from bridge.delivery.outermost import hand_over
+from bridge.delivery.outermost import hand_over, server_of
 from bridge.delivery.outlet import AsgiOutlet, SocketOutlet, socket_outlet
 from bridge.errors import BridgeError, InvalidRequest, LimitExceeded, TaskNotFound
 from bridge.hub.subscription import Subscription
@@ -53,11 +53,11 @@ class Socket:
         if closed is not None:
             await send({"type": "websocket.close", "code": closed.websocket_code, "reason": closed.value})
             return
-        hand_over(scope, partial(self._converse, scope))
+        hand_over(scope, partial(self._converse, server_of(scope)))
 
-    async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _converse(self, server: Any | None, receive: Receive, send: Send) -> None:
         ended = asyncio.Event()
-        outlet = socket_outlet(scope, send, self._include, ended)
+        outlet = socket_outlet(server, send, self._include, ended)
         subscription = self._desk.reserve(outlet, Wire.WEBSOCKET.value, stays_open=True)
         serving = _Conversation(self._desk, subscription, outlet, self._resolve, self._max_tasks)
         try:

@@ -1,9 +1,12 @@
-"""The `openai` client's raw `get`, as people poll with it today; here each answer waits for news (RFC 7240)."""
+"""The `openai` client's raw `get`, as people poll with it today: only the base URL is another."""
 
 import json
+import time
 
 import openai
 from report import URL, report
+
+BETWEEN_LOOKS = 0.02
 
 client = openai.OpenAI(base_url=URL.partition("/v1/")[0] + "/v1", api_key="any")
 path = URL.partition("/v1")[2].removesuffix("/events")
@@ -13,3 +16,4 @@ while status not in {"completed", "failed", "cancelled", "lost"}:
     if state["cursor"] != have:
         have, status = state["cursor"], state["status"]
         report(None, have, json.dumps(state))
+    time.sleep(BETWEEN_LOOKS)

@@ -75,6 +75,9 @@ class Bridge:
         """Build everything, run it, take it down."""
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
+            restored = await parts.pool.restore()
+            if restored:
+                logger.info("watching again what was open", extra={"tasks": restored})
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(parts.pool.run()),

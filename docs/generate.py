@@ -1,7 +1,7 @@
 """Writes the tables of the documentation that the code already knows.
 
 Run `python docs/generate.py` after a change of settings, metrics, errors or closing reasons. A page holds
-each table between two markers, `<!-- generated: NAME -->` and `<!-- end -->`; people write what stands around.
+each table between two markers, `<!-- generated: NAME -->` and `<!-- end -->`; the rest is for people.
 """  # noqa: INP001 - a script, not a package
 
 from __future__ import annotations

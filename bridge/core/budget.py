@@ -69,6 +69,8 @@ class Budget:
         if isinstance(error, UpstreamBusy | CredentialRefused):
             self._slow_down(error.retry_after, now)
             return
+        if self.open_circuit and now < self._paused_until:
+            return  # it was in flight when the circuit opened; only a probe says more
         self.failures += 1
         if self.open_circuit:
             self._hold_off(now)
@@ -78,9 +80,10 @@ class Budget:
         self.in_flight -= 1
 
     def _slow_down(self, retry_after: float | None, now: float) -> None:
-        if now < self._paused_until and retry_after is None:
-            return  # requests that were in flight together meet the same limit once
-        self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
+        if now >= self._paused_until:  # requests that were in flight together meet the same limit once
+            self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
+        elif retry_after is None:
+            return
         wait = retry_after if retry_after is not None else self._pause * (0.75 + self.random() / 2)
         self._paused_until = max(self._paused_until, now + min(wait, LONGEST_WAIT))
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-_TOKEN = re.compile(r"([A-Za-z0-9]{1,32})-([0-9]{1,18})")
+_TOKEN = re.compile(r"([A-Za-z0-9]{1,32})-(0|[1-9][0-9]{0,17})")
 
 
 @dataclass(frozen=True, slots=True)

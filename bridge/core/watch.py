@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from bridge.core.event import Notice, NoticeCode
 from bridge.core.forecast import Kind, RunTimes, Slope, age, eta_seconds
 from bridge.core.merge import lost, merge
-from bridge.core.pacing import Pace
+from bridge.core.pacing import LONGEST_WAIT, Pace
 from bridge.core.task import Observation, Source, State, Status
 from bridge.errors import CredentialRefused, TaskNotFound, UpstreamError, UpstreamRefused
 
@@ -23,6 +23,8 @@ STALE_AFTER_INTERVALS = 3
 STALLED_AFTER_USUAL = 4.0
 STALLED_AT_LEAST_SECONDS = 300.0
 STALLED_WITHOUT_GROUND_SECONDS = 1800.0
+
+_NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,10 @@ class Watch:
         known: The last recorded state, when a watch resumes.
         started: Monotonic seconds when the watch began.
         deadline_seconds: How long an open task is watched before it counts as lost.
+
+    Attributes:
+        last_look: Monotonic seconds of the newest look that told something.
+        unseen: Whether the watch is over because the upstream never showed the task.
     """
 
     pace: Pace
@@ -69,15 +75,18 @@ class Watch:
     failures: int = field(init=False, default=0)
     told: set[NoticeCode] = field(init=False, default_factory=set)
     _missing: _Missing = field(init=False, default_factory=_Missing)
+    last_look: float = field(init=False)
     _changed: float = field(init=False)
-    _last_look: float = field(init=False)
-    _streaming_until: float = field(init=False, default=0.0)
+    _alive: float = field(init=False, default=_NEVER)
+    _wanted_at: float = field(init=False, default=_NEVER)
+    _not_before: float = field(init=False, default=_NEVER)
+    _poll_after: float | None = field(init=False, default=None)
     _slope: Slope | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         ended = self.known is not None and self.known.status.final
         self.due = None if ended and not self._lost else self.started
-        self.confirmed = self._changed = self._last_look = self.started
+        self.confirmed = self._changed = self.last_look = self.started
         self.interval = self.pace.recommended_seconds
 
     @property
@@ -107,11 +116,14 @@ class Watch:
         late = asked is None or asked < self._changed
         estimate = self._estimate(seen, now=now, wall=wall)
         news = merge(self.known, seen, source=source, wall=wall, eta_seconds=estimate, late=late)
-        notices = self._confirm(now)
         if news is None and self.known is not None and self.known.status.final and not self._lost:
+            self.due = None
             return Verdict()
+        notices = self._confirm(now)
+        self.unseen = False
         if asked is not None:
-            self._last_look = asked
+            self._looked(asked)
+            self._poll_after = seen.poll_after
         if news is not None:
             self.known = news
             self._changed = now
@@ -120,6 +132,8 @@ class Watch:
         else:
             self.quiet_looks += 1
         self._schedule(now, ended=seen.status.final, estimate=estimate, poll_after=seen.poll_after)
+        if asked is None and self.due is not None:
+            self.due = max(min(self.due, self._net(now)), self._not_before)
         return Verdict(news, notices)
 
     def unchanged(self, *, now: float, asked: float) -> Verdict:
@@ -127,16 +141,17 @@ class Watch:
         if self.over:
             return Verdict()
         notices = self._confirm(now)
-        self._last_look = asked
+        self._looked(asked)
         self.quiet_looks += 1
-        self._schedule(now, ended=False, estimate=self._eta_now(now), poll_after=None)
+        self._schedule(now, ended=False, estimate=self._eta_now(now), poll_after=self._poll_after)
         return Verdict(None, notices)
 
     def failed(self, error: UpstreamError, *, now: float, wall: float) -> Verdict:
         """Take in that a look could not see the task, and why."""
         if self.over:
             return Verdict()
-        self._last_look = now
+        self.last_look = now
+        self._not_before = now + min(error.retry_after or 0.0, LONGEST_WAIT)
         if isinstance(error, TaskNotFound):
             return self._not_found(error, now=now, wall=wall)
         self._missing.looks = 0
@@ -148,21 +163,20 @@ class Watch:
 
     def streaming(self, *, now: float) -> None:
         """Take in that the stream is alive: the poll becomes a safety net while it stays so."""
-        self._streaming_until = now + self.pace.max_seconds
-        if self.due is not None:
-            self.due = max(
-                self.due, min(self._streaming_until, self._last_look + self.pace.safety_net_seconds)
-            )
+        self._alive = now
+        if self.due is not None and self.known is not None and not self._wanted:
+            self.due = max(self.due, min(now + self.pace.max_seconds, self._net(now)))
 
     def stream_ended(self, *, now: float) -> None:
         """Take in that the stream is gone: whatever it did not say, a look must find."""
-        self._streaming_until = 0.0
-        self.look_now(now=now)
+        self.look_now(now=max(now, self.last_look + self.pace.min_seconds))
 
     def look_now(self, *, now: float) -> None:
-        """Somebody says there is news."""
-        if self.due is not None or self._lost:
-            self.due = now if self.due is None else min(self.due, now)
+        """Somebody says there is news: look at `now`, even if a look that began before is on its way."""
+        if self.due is None and not self._lost:
+            return
+        self._wanted_at = max(self._wanted_at, now)
+        self.due = max(now if self.due is None else min(self.due, now), self._not_before)
 
     def ticked(self, *, now: float, wall: float) -> Verdict:
         """Take in that time passed; call about once a second."""
@@ -171,7 +185,7 @@ class Watch:
         if self.deadline_seconds is not None and now - self.started > self.deadline_seconds:
             return self._lose(wall)
         notices: list[Notice] = []
-        if now - self.confirmed > STALE_AFTER_INTERVALS * self.interval:
+        if now - max(self.confirmed, self._alive) > STALE_AFTER_INTERVALS * self.interval:
             notices += self._tell(NoticeCode.STALE, "not confirmed with the upstream for three intervals")
         if now - self._changed > self._stalled_after():
             notices += self._tell(NoticeCode.STALLED, "no change for far longer than usual")
@@ -192,7 +206,8 @@ class Watch:
         if self._missing.looks >= LOST_AFTER_LOOKS and missing_for >= LOST_AFTER_SECONDS:
             return self._lose(wall)
         looks_left = max(LOST_AFTER_LOOKS - self._missing.looks, 1)
-        self.due = now + max(self.pace.min_seconds, (LOST_AFTER_SECONDS - missing_for) / looks_left)
+        wait = max(self.pace.min_seconds, (LOST_AFTER_SECONDS - missing_for) / looks_left)
+        self.due = max(now + wait, self._not_before)
         return Verdict()
 
     def _lose(self, wall: float) -> Verdict:
@@ -219,10 +234,9 @@ class Watch:
         self.confirmed = now
         self.failures = 0
         self._missing.looks = 0
-        troubles = self.told - {NoticeCode.STALLED}
-        if not troubles:
+        if not self.told - {NoticeCode.STALLED}:
             return ()
-        self.told -= troubles
+        self.told.clear()  # `fresh` takes back every notice; a task that is still stalled is told again
         return (Notice(NoticeCode.FRESH, "confirmed with the upstream again"),)
 
     def _schedule(self, now: float, *, ended: bool, estimate: float | None, poll_after: float | None) -> None:
@@ -233,8 +247,23 @@ class Watch:
             chance=self.random(), unchanged=self.quiet_looks, eta_seconds=estimate, poll_after=poll_after
         )
         self.due = now + self.interval
-        if now < self._streaming_until:
-            self.streaming(now=now)
+        if self._wanted:
+            self.due = max(now, self._wanted_at)
+        elif now < self._alive + self.pace.max_seconds:
+            self.due = max(self.due, min(now + self.pace.max_seconds, self._net(now)))
+
+    def _looked(self, asked: float) -> None:
+        self.last_look = asked
+        self._not_before = _NEVER
+
+    @property
+    def _wanted(self) -> bool:
+        """Whether somebody asked for a look that has not begun."""
+        return self.last_look < self._wanted_at
+
+    def _net(self, now: float) -> float:
+        """However much is pushed, a look is put off no further than this."""
+        return max(now, self.last_look + max(self.pace.safety_net_seconds, self.interval))
 
     def _estimate(self, seen: Observation, *, now: float, wall: float) -> float | None:
         created = seen.created_at or (self.known.created_at if self.known is not None else None)
@@ -245,9 +274,15 @@ class Watch:
         return eta_seconds(
             seen,
             elapsed=age(created, wall=wall, watched_seconds=now - self.started),
-            usual=self.run_times.usual(Kind(seen.model, seen.action)),
+            usual=self.run_times.usual(self._kind(seen.model, seen.action)),
             by_slope=by_slope,
         )
+
+    def _kind(self, model: str | None = None, action: str | None = None) -> Kind:
+        """What run times are kept under: a frame that names no model is of the model known before."""
+        if self.known is None:
+            return Kind(model, action)
+        return Kind(model or self.known.model, action or self.known.action)
 
     def _eta_now(self, now: float) -> float | None:
         if self.known is None or self.known.eta_seconds is None:
@@ -255,8 +290,7 @@ class Watch:
         return max(self.known.eta_seconds - (now - self._changed), 0.0)
 
     def _stalled_after(self) -> float:
-        kind = Kind(self.known.model, self.known.action) if self.known is not None else Kind(None, None)
-        usual = self.run_times.usual(kind)
+        usual = self.run_times.usual(self._kind())
         if usual is None:
             return STALLED_WITHOUT_GROUND_SECONDS
         return max(usual * STALLED_AFTER_USUAL, STALLED_AT_LEAST_SECONDS)

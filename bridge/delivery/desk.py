@@ -151,17 +151,15 @@ class Desk:
             self._place_later(opened, cold)
 
     async def look_up(self, key: TaskKey) -> Event:
-        """The newest event of a task, looking at it now if nobody has.
+        """The newest event of a task; a task nobody watches is looked at first.
 
         Raises:
             BridgeError: Nothing was ever seen of it, and this is why.
         """
         (known,) = await self.journal.latest([key])
-        if known is not None:
-            self.pool.want(key)  # whoever reads a state may come back for the next one
-            self.pool.unwant(key)
+        if known is not None and known.state.status.final:
             return known
-        self.pool.want(key)
+        self.pool.want(key)  # whoever reads a state may come back for the next one: the watch lingers
         try:
             error = await self._looked(key)
         finally:

@@ -21,7 +21,7 @@ class Channel:
     def __init__(self, key: TaskKey) -> None:
         self.key = key
         self.frames: Frames | None = None
-        self.groups: dict[Form, dict[Subscription, None]] = {}
+        self.groups: dict[Form, dict[Subscription, int]] = {}  # with the offset each was last brought up to
         self.joining: dict[Subscription, None] = {}
         self.waiters: set[asyncio.Future[Event]] = set()
         self.notices: dict[NoticeCode, Notice] = {}
@@ -43,6 +43,7 @@ class Channel:
         if self.frames is None or event.cursor.offset > self.frames.event.cursor.offset:
             self.frames = Frames(event)
             self.notices.pop(NoticeCode.STALLED, None)
+            self.notices.pop(NoticeCode.TASK_NOT_FOUND, None)
 
     def note(self, notice: Notice) -> None:
         """Keep what a newcomer must be told too; `fresh` takes everything else back."""
@@ -51,10 +52,14 @@ class Channel:
         else:
             self.notices[notice.code] = notice
 
-    def admit(self, subscription: Subscription) -> None:
-        """From now on every event goes to `subscription`."""
+    def admit(self, subscription: Subscription, offset: int) -> None:
+        """From now on every event beyond `offset` goes to `subscription`."""
         self.joining.pop(subscription, None)
-        self.groups.setdefault(subscription.form, {})[subscription] = None
+        self.groups.setdefault(subscription.form, {})[subscription] = offset
+
+    def serves(self, subscription: Subscription) -> bool:
+        """Whether events go to `subscription`."""
+        return subscription in self.groups.get(subscription.form, ())
 
     def leave(self, subscription: Subscription) -> None:
         """No event goes to `subscription` any more."""

@@ -8,6 +8,7 @@ Rule 3: the news of one turn of the event loop leaves in one write a connection.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Generator, Iterable, Sequence
 from typing import Protocol
 
@@ -20,6 +21,8 @@ from bridge.metrics import Metrics
 from bridge.wire.frames import Form, Frames, Wire, end_frame, notice_frame, pack, state_frame
 
 SLICE = 500  # writes before the event loop gets a turn: about 5 ms
+
+logger = logging.getLogger(__name__)
 
 
 class Interest(Protocol):
@@ -41,6 +44,7 @@ class Hub:
         self._clock = clock
         self._channels: dict[TaskKey, Channel] = {}
         self._dirty: dict[Channel, None] = {}
+        self._gathered: dict[Subscription, list[bytes]] = {}
         self._broadcast: Generator[None, None, None] | None = None
         self.subscriptions: dict[Subscription, None] = {}
 
@@ -70,13 +74,11 @@ class Hub:
             silent = _answers_subscribe(form, notice)
             frame = b"" if silent else pack(form, notice_frame(form, key, notice))
             for subscription in list(group):
-                if silent:
-                    pass
-                elif subscription.outlet.paused:
+                if not silent and (subscription.waiting or subscription.outlet.paused):
                     subscription.owe_notice(key, notice)
                     self._wait(subscription)
-                else:
-                    subscription.write(frame)
+                    continue
+                self._write(subscription, frame)
                 if notice.code is NoticeCode.TASK_NOT_FOUND:
                     self._close_task(subscription, channel)
 
@@ -110,11 +112,11 @@ class Hub:
         for key in keys:
             if key in subscription.channels:
                 continue
+            self._interest.want(key)
             channel = self._channel(key)
             channel.joining[subscription] = None
             subscription.channels[key] = channel
             subscription.tasks += 1
-            self._interest.want(key)
 
     def begin(
         self,
@@ -138,34 +140,38 @@ class Hub:
         """
         if subscription.closing is not None:
             return
-        channels = [subscription.channels[key] for key in keys if key in subscription.channels]
-        newest = {event.key: event for event in events}
-        known: list[Event] = list(events)
+        begun = {subscription.channels[key]: None for key in keys if key in subscription.channels}
+        behind = [channel for channel in self._unsent(subscription) if channel not in begun]
+        channels = [*begun, *behind]  # its cursor moves on: what it lacked before must not fall behind it
+        known: list[Event] = [event for event in events if event.key in subscription.channels]
+        newest = {event.key: event for event in known}
         for channel in channels:
-            channel.admit(subscription)
             latest = channel.latest
             seen = newest.get(channel.key)
             if latest is not None and (seen is None or latest.cursor.offset > seen.cursor.offset):
                 known.append(latest)
                 newest[channel.key] = latest
+            self._bring_up(subscription, channel, newest.get(channel.key))
         floor = -1 if after is None else after
         burst = [preface]
         subscription.retry = retry
+        lacking = {channel.key for channel in behind}
         for event in sorted(known, key=_offset):
-            if event.cursor.offset > floor:
+            if event.cursor.offset > floor or event.key in lacking:
                 burst.append(self._current(subscription, event))
                 subscription.retry = None
         self._metrics.sent(subscription.label, len(burst) - 1)
         standing = [
             (channel.key, notice)
-            for channel in channels
+            for channel in begun
             for notice in channel.notices.values()
             if not _answers_subscribe(subscription.form, notice)
         ]
         burst += [notice_frame(subscription.form, key, notice) for key, notice in (*standing, *remarks)]
         for _, notice in remarks:
             self._metrics.notices.labels(notice.code.value).inc()
-        self._write(subscription, pack(subscription.form, b"".join(burst)))
+        gathered = b"".join(self._gathered.pop(subscription, ()))
+        self._write(subscription, gathered + pack(subscription.form, b"".join(burst)))
         for channel in channels:
             ended = newest.get(channel.key)
             if (
@@ -190,6 +196,8 @@ class Hub:
         if channel is None:
             return
         subscription.owed.discard(channel)
+        if subscription.owed_notices:
+            subscription.forget_notices(key)
         channel.leave(subscription)
         self._release(channel)
 
@@ -211,6 +219,8 @@ class Hub:
         if subscription.closing is not None:
             return
         self._write(subscription, pack(subscription.form, farewell))
+        if closing is not Closing.FINISHED:
+            self._metrics.notices.labels(NoticeCode.CLOSING.value).inc()
         subscription.closing = closing
         subscription.write = _nowhere
         subscription.outlet.finish(closing)
@@ -248,59 +258,73 @@ class Hub:
         except StopIteration:
             self._broadcast = None
             return
+        except Exception:
+            logger.exception("a bug ended a broadcast")
+            self._broadcast = self._carry()
         asyncio.get_running_loop().call_soon(self._step)
 
     def _carry(self) -> Generator[None, None, None]:
-        """Write what is news, a slice at a time; news that comes meanwhile waits for the next round."""
+        """Write what is news, a slice at a time; news that comes meanwhile waits for the next round.
+
+        The round keeps to the events it began with: a newer one written early would overtake others.
+        """
         while self._dirty:
-            turn = sorted(self._dirty, key=_channel_offset)
+            turn = [(channel, channel.frames) for channel in sorted(self._dirty, key=_channel_offset)]
             self._dirty = {}
-            gathered: dict[Subscription, list[bytes]] = {}
-            for channel in turn:
-                if channel.frames is not None:
-                    yield from self._carry_channel(channel, channel.frames, gathered, alone=len(turn) == 1)
-            for subscription, frames in gathered.items():
-                subscription.write(b"".join(frames))
-            for channel in turn:
-                self._conclude(channel)
+            self._gathered = {}
+            ended: list[tuple[Subscription, Channel]] = []
+            for channel, frames in turn:
+                if frames is not None:
+                    yield from self._carry_channel(channel, frames, ended, alone=len(turn) == 1)
+            for subscription, written in self._gathered.items():
+                self._write(subscription, b"".join(written))
+            self._gathered = {}
+            for number, (subscription, channel) in enumerate(ended, start=1):
+                self._close_task(subscription, channel)
+                if number % SLICE == 0:
+                    yield
 
     def _carry_channel(
-        self, channel: Channel, frames: Frames, gathered: dict[Subscription, list[bytes]], *, alone: bool
+        self, channel: Channel, frames: Frames, ended: list[tuple[Subscription, Channel]], *, alone: bool
     ) -> Generator[None, None, None]:
         counted: dict[str, int] = {}
         conflated: dict[str, int] = {}
         for waiter in channel.waiters:
             if not waiter.done():
                 waiter.set_result(frames.event)
-        written = 0
+        offset = frames.event.cursor.offset
+        final = frames.event.state.status.final
+        number = 0
         for form, group in list(channel.groups.items()):
             data = frames.bytes_for(form)
             label = form.wire.value
-            for subscription in list(group):
-                if subscription.outlet.paused:
-                    conflated[label] = conflated.get(label, 0) + subscription.owe(channel)
+            written = skipped = 0
+            for subscription, known in list(group.items()):
+                if known >= offset or subscription.closing is not None:
+                    continue  # it joined, or was repaid, with this event or a newer one; or it is gone
+                if subscription.waiting or subscription.outlet.paused:
+                    skipped += subscription.owe(channel)
                     self._wait(subscription)
-                elif alone or len(subscription.channels) == 1:
-                    subscription.write(data)
                 else:
-                    gathered.setdefault(subscription, []).append(data)
-                written += 1
-                if written % SLICE == 0:
+                    subscription.seen = offset
+                    written += 1
+                    if alone or len(subscription.channels) == 1:
+                        try:
+                            subscription.write(data)
+                        except Exception:
+                            self._drop(subscription)
+                    else:
+                        self._gathered.setdefault(subscription, []).append(data)
+                    if final:
+                        ended.append((subscription, channel))
+                number += 1
+                if number % SLICE == 0:
                     yield
-            counted[label] = counted.get(label, 0) + len(group)
+            counted[label] = counted.get(label, 0) + written
+            conflated[label] = conflated.get(label, 0) + skipped
         now = self._clock.now()
         channel.last_write = now
         self._metrics.carried(counted, conflated, now - frames.event.seen if frames.event.seen else None)
-
-    def _conclude(self, channel: Channel) -> None:
-        """After a final state its subscribers want nothing more of the task."""
-        latest = channel.latest
-        if latest is None or not latest.state.status.final:
-            return
-        for group in list(channel.groups.values()):
-            for subscription in list(group):
-                if channel not in subscription.owed:
-                    self._close_task(subscription, channel)
 
     def _close_task(self, subscription: Subscription, channel: Channel) -> None:
         self.part(subscription, channel.key)
@@ -319,22 +343,44 @@ class Hub:
         subscription.waiting = False
         if subscription.closing is not None:
             return
-        owed = sorted(subscription.owed, key=_channel_offset)
+        behind = self._unsent(subscription)
         notices = subscription.owed_notices
-        subscription.owed = set()
         subscription.owed_notices = {}
-        burst = [
-            channel.frames.bytes_for(subscription.form) for channel in owed if channel.frames is not None
-        ]
+        burst = self._gathered.pop(subscription, [])
+        for channel in behind:
+            if channel.frames is not None:
+                burst.append(channel.frames.bytes_for(subscription.form))
+                self._bring_up(subscription, channel, channel.latest)
         burst += [
             pack(subscription.form, notice_frame(subscription.form, key, notice))
             for (key, _), notice in notices.items()
         ]
         self._write(subscription, b"".join(burst))
-        for channel in owed:
-            latest = channel.latest
-            if latest is not None and latest.state.status.final:
-                self._close_task(subscription, channel)
+        self._metrics.sent(subscription.label, len(behind))
+        gone = [subscription.channels.get(key) for key, code in notices if code is NoticeCode.TASK_NOT_FOUND]
+        ended = [one for one in behind if one.latest is not None and one.latest.state.status.final]
+        for done in (*ended, *gone):
+            if done is not None:
+                self._close_task(subscription, done)
+
+    def _unsent(self, subscription: Subscription) -> list[Channel]:
+        """The channels with news it was not sent, in the order of that news; those it has begun with."""
+        return sorted(
+            (
+                channel
+                for channel in subscription.channels.values()
+                if _channel_offset(channel) > subscription.seen or channel in subscription.owed
+                if channel.serves(subscription)
+            ),
+            key=_channel_offset,
+        )
+
+    def _bring_up(self, subscription: Subscription, channel: Channel, newest: Event | None) -> None:
+        """Everything of `channel` up to `newest` is, or is about to be, written to `subscription`."""
+        offset = newest.cursor.offset if newest is not None else 0
+        channel.admit(subscription, offset)
+        subscription.owed.discard(channel)
+        subscription.seen = max(subscription.seen, offset)
 
     # Small things
 
@@ -353,8 +399,18 @@ class Hub:
 
     def _write(self, subscription: Subscription, data: bytes) -> None:
         if data:
-            subscription.write(data)
             subscription.last_write = self._clock.now()
+            try:
+                subscription.write(data)
+            except Exception:
+                self._drop(subscription)
+
+    def _drop(self, subscription: Subscription) -> None:
+        """A connection that cannot be written to ends alone; nobody else notices it."""
+        logger.exception("a bug ended a connection")
+        subscription.closing = Closing.GONE
+        subscription.write = _nowhere
+        subscription.outlet.abort()
 
     def _current(self, subscription: Subscription, event: Event) -> bytes:
         channel = subscription.channels.get(event.key)

@@ -47,6 +47,7 @@ class Subscription:
         stays_open: Whether the connection outlives its tasks (WebSocket).
         retry: Milliseconds to name in the first block, until that has left.
         ends_at: Monotonic seconds when it has lived long enough.
+        seen: Offset of the newest event written.
     """
 
     outlet: Outlet
@@ -57,6 +58,7 @@ class Subscription:
     write: Callable[[bytes], None]
     form: Form
     tasks: int = 0
+    seen: int = 0
     channels: dict[TaskKey, Channel] = field(default_factory=dict)
     owed: set[Channel] = field(default_factory=set)
     owed_notices: dict[tuple[TaskKey, NoticeCode], Notice] = field(default_factory=dict)
@@ -80,5 +82,9 @@ class Subscription:
     def owe_notice(self, key: TaskKey, notice: Notice) -> None:
         """Remember a notice; one of each kind a task, `fresh` takes back the others."""
         if notice.code is NoticeCode.FRESH:
-            self.owed_notices = {place: owed for place, owed in self.owed_notices.items() if place[0] != key}
+            self.forget_notices(key)
         self.owed_notices[key, notice.code] = notice
+
+    def forget_notices(self, key: TaskKey) -> None:
+        """Owe no notice of `key` any more."""
+        self.owed_notices = {place: owed for place, owed in self.owed_notices.items() if place[0] != key}

@@ -21,6 +21,7 @@ from bridge.watchers.watcher import Watcher
 
 TICK_SECONDS = 1.0
 CALLBACK_PERIOD_SECONDS = 1.0
+RESTORED_PER_SECOND = 100.0
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,34 @@ class Pool:
             while True:
                 await self._clock.sleep(TICK_SECONDS)
                 await self.tick()
+
+    async def restore(self) -> int:
+        """Watch again what was open when the last process ended, with or without viewers, until its end.
+
+        The first looks are spread, so that no provider meets them all at once.
+
+        Returns:
+            How many tasks that are.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        now = self._clock.now()
+        queues: dict[str, int] = {}
+        for event in await self._journal.unfinished():
+            upstream = self.upstreams.get(event.key.upstream)
+            if upstream is None or event.key in self._watchers:
+                continue
+            place = queues[upstream.name] = queues.get(upstream.name, 0) + 1
+            watcher = Watcher(
+                event.key, upstream, self._journal, self._random, self._lookouts[upstream.name].plan
+            )
+            watcher.remember(event)
+            watcher.kept = True
+            watcher.watch.due = now + place / (upstream.budget.requests_per_second or RESTORED_PER_SECOND)
+            self._watchers[event.key] = watcher
+            self._lookouts[upstream.name].plan(watcher)
+        return sum(queues.values())
 
     def upstream(self, name: str) -> Upstream:
         """The configured upstream of that name.
@@ -159,7 +188,8 @@ class Pool:
             self._audience_changes(name, 0)
         self._called = {key: at for key, at in self._called.items() if now - at < CALLBACK_PERIOD_SECONDS}
         for number, watcher in enumerate(list(self._watchers.values()), start=1):
-            if not watcher.viewers and now - watcher.left_at >= self._linger:
+            kept = watcher.kept and not watcher.over
+            if not watcher.viewers and not kept and now - watcher.left_at >= self._linger:
                 self._end(watcher)
                 continue
             try:

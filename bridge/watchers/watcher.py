@@ -22,6 +22,9 @@ class Watcher:
 
     Args:
         changed: Called whenever the time of the next look moved.
+
+    Attributes:
+        kept: Whether the watch goes on without viewers until the task ends.
     """
 
     __slots__ = (
@@ -31,6 +34,7 @@ class Watcher:
         "_memory",
         "error",
         "generation",
+        "kept",
         "key",
         "left_at",
         "looked",
@@ -51,6 +55,7 @@ class Watcher:
         self.key = key
         self.upstream = upstream
         self.viewers = 0
+        self.kept = False
         self.left_at = upstream.clock.now()
         self.generation = 0
         self.source = Source.POLL
@@ -98,6 +103,7 @@ class Watcher:
         """Begin from a recorded state, without asking the journal again."""
         self._hydrated = True
         self.watch = self._begin(self.watch.random, event.state)
+        self.looked.set()
 
     async def look(self) -> None:
         """Ask the provider once and take in what it says.

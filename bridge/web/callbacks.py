@@ -8,6 +8,7 @@ from starlette.responses import Response
 from bridge.errors import Forbidden
 from bridge.sources.callback import CallbackResult, take
 from bridge.watchers.pool import Pool
+from bridge.web import parse
 
 
 class Callbacks:
@@ -19,7 +20,7 @@ class Callbacks:
     async def receive(self, request: Request) -> Response:
         """Look at the task it names, if the secret is right and the task is watched."""
         upstream = self._pool.upstream(request.path_params["upstream"])
-        body = await request.body()
+        body = await parse.body(request)
         taken = take(upstream, request.path_params["secret"], body, look_now=self._pool.look_now)
         if taken.result is CallbackResult.FORGED:
             raise Forbidden("this is not the callback address of that upstream")

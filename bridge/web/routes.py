@@ -17,8 +17,6 @@ from bridge.web.problems import HANDLERS
 from bridge.web.streams import Streams
 from bridge.web.tasks import Tasks
 
-MAX_BODY = 1024 * 1024
-
 
 def routes(desk: Desk, metrics: Metrics, origins: Origins) -> list[Route | WebSocketRoute]:
     """Every path the bridge answers."""
@@ -43,6 +41,6 @@ def make_app(desk: Desk, metrics: Metrics, origins: Origins) -> ASGIApp:
     app = Starlette(
         routes=routes(desk, metrics, origins),
         exception_handlers=HANDLERS,
-        max_body_size=MAX_BODY,
     )
+    app.router.redirect_slashes = False  # the framework would send people to whatever `Host` they named
     return Outermost(RawPaths(origins.guard(app)))

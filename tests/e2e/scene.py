@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from bridge.simulator.calls import Calls
 from bridge.simulator.server import Running
@@ -129,11 +130,9 @@ class Scene:
 
     async def call(self, method: str, path: str, **more: Any) -> Reply:
         """One request to the bridge, answered whole."""
-        from yarl import URL
-
         url = URL(self.bridge.url + path, encoded=True)
         async with self.http.request(method, url, allow_redirects=False, **more) as answer:
-            return Reply(answer.status, dict(answer.headers), await answer.read())
+            return Reply(answer.status, answer.headers, await answer.read())
 
     async def get(self, path: str, **headers: str) -> Reply:
         """`GET`, with header names written with underscores."""

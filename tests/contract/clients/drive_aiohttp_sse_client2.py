@@ -1,4 +1,7 @@
-"""PyPI `aiohttp-sse-client2`. Reconnects after twice the time of `retry:`; a 204 is a ConnectionError and the end."""
+"""PyPI `aiohttp-sse-client2`. It reconnects, after twice the time of `retry:`.
+
+A 204 is a ConnectionError and the end.
+"""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""PyPI `httpx-sse`. It never reconnects: its user comes back with the last id unless `end` was the last word."""
+"""PyPI `httpx-sse`. It never reconnects: its user does, with the last id, until `end` was the last word."""
 
 import httpx
 from httpx_sse import connect_sse

@@ -1,6 +1,6 @@
-"""PyPI `launchdarkly-eventsource`. Reconnects when told to go on after errors, then also after a 204: leave on `end`.
+"""PyPI `launchdarkly-eventsource`. It reconnects when told to go on after errors, by delays of its own.
 
-It waits by its own rule, whatever `retry:` says.
+Then it goes on after a 204 as well: leave on `end`.
 """
 
 from ld_eventsource import SSEClient

@@ -1,4 +1,7 @@
-"""The `openai` client's own SSE decoder over our stream. It shows neither names nor ids, and never reconnects."""
+"""The `openai` client's own SSE decoder over our stream.
+
+It shows neither names nor ids, and never reconnects.
+"""
 
 import json
 
@@ -6,7 +9,5 @@ import openai
 from report import URL, report
 
 client = openai.OpenAI(base_url=URL.partition("/v1/")[0] + "/v1", api_key="any")
-for data in client.get(
-    URL.partition("/v1")[2], cast_to=dict, stream=True, stream_cls=openai.Stream[dict]
-):
+for data in client.get(URL.partition("/v1")[2], cast_to=dict, stream=True, stream_cls=openai.Stream[dict]):
     report(None, None, json.dumps(data))

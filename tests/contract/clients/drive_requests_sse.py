@@ -1,4 +1,7 @@
-"""PyPI `requests-sse`. Reconnects after twice the time of `retry:`; a 204 is an InvalidStatusCodeError and the end."""
+"""PyPI `requests-sse`. It reconnects, after twice the time of `retry:`.
+
+A 204 is an InvalidStatusCodeError and the end.
+"""
 
 from report import URL, is_last, report
 from requests_sse import EventSource, InvalidStatusCodeError

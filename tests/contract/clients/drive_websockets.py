@@ -1,4 +1,7 @@
-"""PyPI `websockets` on `/v1/ws`. Its iterator reconnects; its user subscribes with the last cursor, leaves on `done`."""
+"""PyPI `websockets` on `/v1/ws`. Its iterator reconnects; its user subscribes after the last cursor.
+
+A WebSocket stays open when its tasks are done: leave on `done`.
+"""
 
 import asyncio
 import json

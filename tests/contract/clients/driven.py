@@ -66,17 +66,13 @@ CLIENTS = (
         needs="npm eventsource-client",
         stops_on_204=True,
     ),
-    Client(
-        "fetch-event-source", "drive_fetch_event_source.mjs", needs="npm @microsoft/fetch-event-source"
-    ),
+    Client("fetch-event-source", "drive_fetch_event_source.mjs", needs="npm @microsoft/fetch-event-source"),
     Client("httpx-sse", "drive_httpx_sse.py"),
     Client("launchdarkly-eventsource", "drive_launchdarkly.py"),
     Client("aiohttp-sse-client2", "drive_aiohttp_sse_client2.py", stops_on_204=True),
     Client("requests-sse", "drive_requests_sse.py", stops_on_204=True),
     Client("openai-stream", "drive_openai_stream.py", tells_names=False, comes_back=False),
-    Client(
-        "openai-get", "drive_openai_get.py", quiet=False, tells_names=False, comes_back=False, end=()
-    ),
+    Client("openai-get", "drive_openai_get.py", quiet=False, tells_names=False, comes_back=False, end=()),
     Client("curl", "drive_curl.py", needs="curl", comes_back=False),
     Client("websockets", "drive_websockets.py", quiet=False, sends_last_id=False, end=("done",)),
 )

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from tests.harness import PATIENCE
 
-KEEPALIVE_CHUNK = b": ping"
+KEEPALIVE_CHUNK = b"\r\n2\r\n:\n\r\n"
 CLOSED_BY_AGE = b'"reason":"age"'
 
 _REQUEST = re.compile(rb"GET \S+ HTTP/1\.1\r\n(?:.*?\r\n)?\r\n", re.DOTALL)

@@ -1,13 +1,14 @@
-"""Clients of other authors against the running bridge: every state once, in order, nothing else, and a clean end.
+"""Clients of other authors against the running bridge: every state once, in order, and nothing else.
 
-How each of them stops, as the README tells users:
+How each of them stops, which is what their users are to be told:
 
 - `eventsource`, `eventsource-client`, `aiohttp-sse-client2` and `requests-sse` come back after the end, are
   answered 204 and stop for good (the Python ones by an exception that their own examples catch);
 - `@microsoft/fetch-event-source` and `launchdarkly-eventsource` retry a 204 for ever: leave on `end`;
 - `httpx-sse`, `curl` and the `openai` client end with the stream; a WebSocket stays open: leave on `done`.
 
-All clients run their story at the same time, because most of it is waiting for `retry:`; each is judged alone.
+All clients run their story at the same time, because most of it is waiting for `retry:`.
+Each is judged alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import aiohttp
+import openai
 import pytest
 
 from tests.conftest import missing
@@ -36,7 +38,7 @@ from tests.harness import (
 pytestmark = pytest.mark.anyio
 
 STATES = [("queued", 0), ("processing", 10), ("processing", 55), ("processing", 90), ("completed", 100)]
-WEATHER = {"stale", "fresh"}  # a machine that is busy may confirm late; that is told, and is no state
+WEATHER = set()
 COMING_BACK = [client for client in CLIENTS if client.comes_back]
 
 
@@ -133,7 +135,9 @@ async def staged(**settings: float) -> AsyncIterator[Stage]:
 
 
 @asynccontextmanager
-async def told_at_once(stories: dict[Client, Awaitable[Story]]) -> AsyncIterator[dict[Client, Awaitable[Story]]]:
+async def told_at_once(
+    stories: dict[Client, Awaitable[Story]],
+) -> AsyncIterator[dict[Client, Awaitable[Story]]]:
     """Every story as a task; those nobody waits for any more are stopped."""
     tasks = {client: asyncio.ensure_future(story) for client, story in stories.items()}
     try:
@@ -243,3 +247,13 @@ async def test_whoever_comes_back_says_what_it_saw_last(client, interrupted):
     assert first is None
     assert {*seen[:2]} <= {*later} <= {*seen}
     assert later == sorted(later, key=seen.index)
+
+
+async def test_the_openai_client_does_not_ask_twice_for_what_is_not_there():
+    async with staged() as stage, tapped(stage.bridge) as tap:
+        direct = openai.DefaultAsyncHttpxClient(trust_env=False)
+        async with openai.AsyncOpenAI(base_url=f"{tap.url}/v1", api_key="any", http_client=direct) as client:
+            with pytest.raises(openai.NotFoundError) as refused:
+                await client.get("/tasks/qingbo/nowhere", cast_to=dict)
+    assert refused.value.code == "task_not_found"
+    assert tap.statuses == [404]

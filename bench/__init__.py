@@ -1,0 +1,1 @@
+"""Measures the bridge against its peers and against the kernel. Not part of the wheel; see docs/performance.md."""

@@ -1,0 +1,80 @@
+"""The whole bridge, with a hook that appends to its journal: for runs that the upstream side must not limit.
+
+The app is composed from settings as `bridge serve` composes it, on our own server. A control connection then
+records states on the event loop, where a watch would: journal, hub, delivery and metrics are in the path; the
+request to the provider, its dialect and the watch's decisions are not.
+
+    python -m bench.inproc CONTROL_PORT TASKS       settings from BRIDGE_ variables
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from bench.tokens import Lines, pick, token
+from bridge.app import Bridge
+from bridge.cli import set_up_logs
+from bridge.clock import SystemClock
+from bridge.core.task import Output, Source, State, Status, TaskKey
+from bridge.server import serve
+from bridge.settings import Settings, load
+
+UPSTREAM = "bytespike"
+
+
+class Driven(Bridge):
+    """A bridge whose journal obeys a control connection, too."""
+
+    def __init__(self, settings: Settings, control: int, tasks: int) -> None:
+        super().__init__(settings)
+        self._control = control
+        self._keys = [TaskKey(UPSTREAM, f"t{number}") for number in range(tasks)]
+        self._time = SystemClock()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The same, while the control connection is served."""
+        async with super().running():
+            server = await asyncio.start_server(self._obey, "127.0.0.1", self._control)
+            try:
+                yield
+            finally:
+                server.close()
+
+    async def _obey(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def publish(word: str, numbers: list[int]) -> None:
+            first, count, batch = numbers
+            for begin in range(first, first + count, batch):
+                for seq in range(begin, min(begin + batch, first + count)):
+                    await self._append(seq, final=word == "f")
+                await asyncio.sleep(0)
+
+        lines = Lines(publish)
+        while data := await reader.read(65_536):
+            await lines.feed(data)
+        writer.close()
+
+    async def _append(self, seq: int, *, final: bool) -> None:
+        wall = self._time.wall()
+        state = State(
+            status=Status.COMPLETED if final else Status.PROCESSING,
+            upstream_status="completed" if final else "running",
+            progress=100 if final else 42,
+            model=token(seq),
+            outputs=(Output(type="video", url="https://cdn.example/v.mp4"),) if final else (),
+            changed_at=wall,
+            observed_at=wall,
+            source=Source.STREAM,
+        )
+        assert self._parts is not None
+        key = self._keys[pick(seq, len(self._keys))]
+        await self._parts.journal.append(key, state, seen=self._time.now())
+
+
+if __name__ == "__main__":
+    wishes = load(None)
+    set_up_logs(wishes.log_level, wishes.log_format)
+    sys.exit(serve(Driven(wishes, int(sys.argv[1]), int(sys.argv[2]))))

@@ -1,0 +1,117 @@
+"""What a journal forgets: tasks quiet for too long, and what is too much; a little at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.core.task import TaskKey
+from bridge.journal.codec import decode_key
+from bridge.journal.storage import Transaction
+
+OPEN_SECONDS = 7 * 86_400.0  # an open task is somebody's money: nothing heard for a week, or for the retention
+SLICE_EVENTS = 256
+SPARE_PAGES = 1024  # 4 MiB left for the next appends
+VACUUM_PAGES = 64
+
+_TASKS = "SELECT id, upstream, account, task_id, newest, kept FROM tasks "
+_OUTLIVED = _TASKS + "WHERE open = ? AND changed_at < ? ORDER BY changed_at LIMIT ?"
+_QUIET = _TASKS + "WHERE open = ? ORDER BY newest LIMIT ?"
+_LONG = _TASKS + "WHERE open = 1 AND kept > 1 ORDER BY newest LIMIT ?"
+
+
+@dataclass(slots=True)
+class Slice:
+    """One step of forgetting.
+
+    Attributes:
+        more: Whether another step has something to do.
+        events: How many events were deleted.
+        forgotten: Tasks that are gone, with the offset of their newest event.
+    """
+
+    more: bool = False
+    events: int = 0
+    forgotten: list[tuple[TaskKey, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long and how much is remembered.
+
+    By age, a finished task goes as a whole; an open one only when it was quiet for a week as well.
+    By count, finished tasks go first, the one quiet for longest ahead; then what open tasks were
+    before their newest state; then open tasks.
+
+    Args:
+        seconds: Since the newest state of a task.
+        max_events: Over all tasks.
+    """
+
+    seconds: float
+    max_events: int
+
+    def forget(self, connection: sqlite3.Connection, *, events: int, head: int, wall: float) -> Slice:
+        """Take one step, short enough for an append to wait for it.
+
+        Args:
+            events: How many the journal holds.
+            head: The newest offset given out; it must outlive its event.
+
+        Raises:
+            sqlite3.Error: Nothing was forgotten.
+        """
+        done = Slice()
+        with Transaction(connection):
+            self._by_age(connection, done, wall)
+            self._by_count(connection, done, events)
+            if done.events:
+                connection.execute("UPDATE meta SET value = ? WHERE name = 'head'", (head,))
+        done.more = done.events > 0 or _vacuum(connection)
+        return done
+
+    def _by_age(self, connection: sqlite3.Connection, done: Slice, wall: float) -> None:
+        for is_open, seconds in ((0, self.seconds), (1, max(self.seconds, OPEN_SECONDS))):
+            if done.events < SLICE_EVENTS:
+                rows = connection.execute(_OUTLIVED, (is_open, wall - seconds, SLICE_EVENTS)).fetchall()
+                _forget(connection, rows, done, SLICE_EVENTS)
+
+    def _by_count(self, connection: sqlite3.Connection, done: Slice, events: int) -> None:
+        limit = min(SLICE_EVENTS, done.events + events - done.events - self.max_events)
+        for is_open in (0, 1):
+            if done.events >= limit:
+                return
+            if is_open:
+                _shorten(connection, done, limit)
+            if done.events < limit:
+                _forget(connection, connection.execute(_QUIET, (is_open, limit)).fetchall(), done, limit)
+
+
+def _forget(connection: sqlite3.Connection, rows: list[Any], done: Slice, limit: int) -> None:
+    """Delete whole tasks until there are enough deleted events."""
+    for task, upstream, account, task_id, newest, _ in rows:
+        if done.events >= limit:
+            return
+        done.events += connection.execute("DELETE FROM events WHERE task = ?", (task,)).rowcount
+        connection.execute("DELETE FROM tasks WHERE id = ?", (task,))
+        done.forgotten.append((decode_key(upstream, account, task_id), newest))
+
+
+def _shorten(connection: sqlite3.Connection, done: Slice, limit: int) -> None:
+    """Leave open tasks nothing but their newest state until there are enough deleted events."""
+    for task, _, _, _, newest, _ in connection.execute(_LONG, (limit,)).fetchall():
+        if done.events >= limit:
+            return
+        statement = "DELETE FROM events WHERE task = ? AND offset < ?"
+        done.events += connection.execute(statement, (task, newest)).rowcount
+        connection.execute("UPDATE tasks SET kept = 1 WHERE id = ?", (task,))
+
+
+def _vacuum(connection: sqlite3.Connection) -> bool:
+    """Give a few free pages back to the disk; whether there are more to give."""
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    if free <= SPARE_PAGES:
+        return False
+    connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+    return True

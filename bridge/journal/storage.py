@@ -1,0 +1,191 @@
+"""What is written to a journal's database, and what is read back: SQL and nothing else.
+
+Rule 1: a group of events is one transaction, and few statements whatever its size: around each
+        statement sqlite3 gives up the interpreter lock, and gets it back from a busy event loop
+        only milliseconds later.
+Rule 2: values travel as parameters only.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.core.cursor import Cursor
+from bridge.core.event import Event
+from bridge.core.task import State, TaskKey
+from bridge.journal.codec import decode, decode_key, encode_key
+
+EVENTS_PER_TASK = 256
+PAGE = 500
+MAX_OFFSET = 2**63 - 1
+
+_CHUNK = 64  # rows a statement, halved for the rest: seven statements to keep prepared
+
+_TASK = "(?, ?, ?, ?, 1, ?, ?)"
+_PUT_TASKS = (
+    "INSERT INTO tasks (upstream, account, task_id, newest, kept, open, changed_at) VALUES {} "
+    "ON CONFLICT (upstream, account, task_id) DO UPDATE SET "
+    "newest = excluded.newest, kept = kept + 1, open = excluded.open, changed_at = excluded.changed_at"
+)
+_EVENT = "(?, (SELECT id FROM tasks WHERE upstream = ? AND account = ? AND task_id = ?), ?, ?, ?)"
+_PUT_EVENTS = "INSERT INTO events (offset, task, seen, state, raw) VALUES {}"
+_TRIM = """DELETE FROM events WHERE offset IN (
+    SELECT e.offset FROM tasks t JOIN events e ON e.task = t.id
+    WHERE t.open IN (0, 1) AND t.newest > ?1 AND t.kept > ?2 AND e.offset <= (
+        SELECT offset FROM events WHERE task = t.id ORDER BY offset DESC LIMIT 1 OFFSET ?2))"""
+_TRIMMED = "UPDATE tasks SET kept = ?2 WHERE open IN (0, 1) AND newest > ?1 AND kept > ?2"
+_COLUMNS = "t.upstream, t.account, t.task_id, e.offset, e.seen, e.state, e.raw"
+_LATEST = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
+    WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset <= ?
+    ORDER BY e.offset DESC LIMIT 1"""
+_SINCE = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
+    WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset > ? AND e.offset <= ?
+    ORDER BY e.offset DESC LIMIT ?"""
+_OPEN = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.offset = t.newest
+    WHERE t.open = 1 AND t.newest > ? AND t.newest <= ? ORDER BY t.newest LIMIT ?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A state to be recorded, already encoded."""
+
+    key: TaskKey
+    state: State
+    seen: float
+    document: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes on disk."""
+        return len(self.document) + len(self.state.raw or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a database says of itself when it is opened.
+
+    Args:
+        head: The newest offset ever given out in it.
+        events: How many it holds.
+    """
+
+    epoch: str
+    head: int
+    events: int
+
+
+def read_history(connection: sqlite3.Connection) -> History:
+    """Read where a journal stands."""
+    meta: dict[str, Any] = dict(connection.execute("SELECT name, value FROM meta WHERE name IN ('epoch', 'head')"))
+    newest, events = connection.execute("SELECT coalesce(max(offset), 0), count(*) FROM events").fetchone()
+    return History(str(meta["epoch"]), max(int(meta["head"]), newest), events)
+
+
+def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int) -> int:
+    """Record entries with the offsets after `head`, all or none, durably.
+
+    Returns:
+        How many events were deleted because their task has too many.
+
+    Raises:
+        sqlite3.Error: None is recorded.
+    """
+    keys = [encode_key(entry.key) for entry in entries]
+    rows = list(zip(range(head + 1, head + 1 + len(entries)), keys, entries, strict=True))
+    tasks = [(*key, offset, not entry.state.status.final, _age(entry.state)) for offset, key, entry in rows]
+    events = [(offset, *key, entry.seen, entry.document, entry.state.raw) for offset, key, entry in rows]
+    with Transaction(connection):
+        _insert(connection, _PUT_TASKS, _TASK, tasks)
+        _insert(connection, _PUT_EVENTS, _EVENT, events)
+        trimmed = connection.execute(_TRIM, (head, EVENTS_PER_TASK)).rowcount
+        if trimmed:
+            connection.execute(_TRIMMED, (head, EVENTS_PER_TASK))
+    return trimmed
+
+
+class Transaction:
+    """Everything between is committed together or not at all."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, failed: object, *rest: object) -> None:
+        try:
+            if failed is None:
+                self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:  # a full disk may have rolled back already
+                self._connection.execute("ROLLBACK")
+
+
+class Reader:
+    """Reads from a journal's database, up to the offset the followers were told.
+
+    Args:
+        born: Offsets up to this are of an earlier process, whose monotonic seconds mean nothing.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, epoch: str, born: int) -> None:
+        self._connection = connection
+        self._epoch = epoch
+        self._born = born
+
+    def latest(self, keys: Iterable[TaskKey], head: int) -> list[tuple[Event, int] | None]:
+        """The newest event of each task and the size of its state."""
+        found = []
+        for key in keys:
+            row = self._connection.execute(_LATEST, (*encode_key(key), head)).fetchone()
+            found.append((self._event(row), _size(row)) if row is not None else None)
+        return found
+
+    def since(self, key: TaskKey, offset: int, head: int) -> list[Event]:
+        """What is kept of a task after `offset`, oldest first."""
+        offset = min(max(offset, 0), MAX_OFFSET)
+        values = (*encode_key(key), offset, head, EVENTS_PER_TASK)
+        return [self._event(row) for row in reversed(self._connection.execute(_SINCE, values).fetchall())]
+
+    def unfinished(self, head: int) -> list[tuple[Event, int]]:
+        """The newest event of every open task, oldest first, and the sizes of their states."""
+        found: list[tuple[Event, int]] = []
+        after = 0
+        while True:
+            rows = self._connection.execute(_OPEN, (after, head, PAGE)).fetchall()
+            found += [(self._event(row), _size(row)) for row in rows]
+            if len(rows) < PAGE:
+                return found
+            after = found[-1][0].cursor.offset
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.close()
+
+    def _event(self, row: tuple[Any, ...]) -> Event:
+        upstream, account, task_id, offset, seen, document, raw = row
+        key = decode_key(upstream, account, task_id)
+        seen = seen if offset > self._born else 0.0
+        return Event(key, Cursor(self._epoch, offset), decode(document, raw), seen)
+
+
+def _insert(connection: sqlite3.Connection, statement: str, row: str, rows: list[tuple[Any, ...]]) -> None:
+    start, size = 0, _CHUNK
+    while start < len(rows):
+        while size > len(rows) - start:
+            size //= 2
+        values = [value for row_values in rows[start : start + size] for value in row_values]
+        connection.execute(statement.format(", ".join([row] * size)), values)
+        start += size
+
+
+def _size(row: tuple[Any, ...]) -> int:
+    return len(row[5]) + len(row[6] or b"")
+
+
+def _age(state: State) -> float:
+    return float(state.changed_at) if math.isfinite(state.changed_at) else 0.0

@@ -1,0 +1,63 @@
+"""Autobahn's cases, by kosoku, against the WebSocket stack the bridge serves with, around an echo."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import kosoku
+import pytest
+import uvicorn
+
+from bridge.server import _config, listen
+
+pytestmark = pytest.mark.anyio
+
+# Left out: 9.* are load, not conformance; 12.* and 13.* are compression, which the bridge does not offer.
+CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"]
+LEAST = 240  # fewer would mean that a glob matches no more
+BIGGEST_CASE = 1024 * 1024  # the bridge takes 64 KiB; cases send more, to test something else
+ALLOWED = {
+    # a close after half a message is answered 1002 instead of 1000: the peer is broken anyway
+    "7.1.5"
+}
+
+
+async def echo(scope, receive, send):
+    """Say what was said."""
+    ending = {"lifespan.shutdown", "websocket.disconnect"}
+    while (said := await receive())["type"] not in ending:
+        if said["type"] == "websocket.receive":
+            await send(
+                {key: value for key, value in said.items() if key != "type"} | {"type": "websocket.send"}
+            )
+        else:
+            answer = "websocket.accept" if scope["type"] == "websocket" else "lifespan.startup.complete"
+            await send({"type": answer})
+    if scope["type"] == "lifespan":
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+@pytest.fixture
+async def address() -> AsyncIterator[str]:
+    """The echo on our own kind of socket and server, with the event loop the bridge runs on."""
+    config = _config(echo)
+    config.ws_max_size = BIGGEST_CASE
+    server, listener = uvicorn.Server(config), listen("127.0.0.1", 0)
+    host, port = listener.getsockname()
+    serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    serving.start()
+    yield f"ws://{host}:{port}"
+    server.should_exit = True
+    await asyncio.to_thread(serving.join)
+
+
+async def test_the_websocket_stack_conforms(address):
+    try:
+        cases = await kosoku.run_fuzzingclient(address, CASES, concurrency=8)
+    except kosoku.FailureError as error:
+        cases = error.results  # those that passed, too
+    assert len(cases) >= LEAST
+    failed = {case.case_id: (case.result, case.result_close) for case in cases if not case.passed}
+    assert failed.keys() <= ALLOWED, failed

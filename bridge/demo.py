@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -40,9 +41,17 @@ def run(*, port: int, speed: float) -> int:
         0 when the tasks are done, or when it was interrupted after that.
     """
     try:
-        return asyncio.run(_run(port, speed))
-    except KeyboardInterrupt:
+        return asyncio.run(_until_told(port, speed))
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
+
+
+async def _until_told(port: int, speed: float) -> int:
+    """Whatever ends the demo ends what it started."""
+    task = asyncio.ensure_future(_run(port, speed))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
 
 
 async def _run(port: int, speed: float) -> int:
@@ -54,23 +63,35 @@ async def _run(port: int, speed: float) -> int:
         refs = await _submit_all(simulator)
         code = await _show(bridge, refs)
         if sys.stdout.isatty():
-            print("\nThe bridge goes on; Ctrl-C ends it.")  # noqa: T201 - this is what the demo is for
+            _say(
+                "",
+                "The bridge goes on, and tells the end to whoever asks now:",
+                "",
+                f"  curl -N {bridge}/v1/tasks/{refs[0]}/events",
+                "",
+                "Ctrl-C ends it.",
+            )
             await asyncio.Event().wait()
         return code
 
 
 async def _show(bridge: str, refs: list[str]) -> int:
-    above = [
+    _say(
         "The bridge looks once per task and tells everybody who waits. Listen in from another terminal:",
         "",
-        *(f"  curl -N {bridge}/v1/tasks/{ref}/events" for ref in refs[:1]),
+        f"  curl -N {bridge}/v1/tasks/{refs[0]}/events",
         f"  curl -N '{bridge}/v1/events?{'&'.join(f'task={ref}' for ref in refs)}'",
         f"  curl -s {bridge}/metrics | grep bridge_polls",
         "",
-    ]
-    loop = asyncio.get_running_loop()
-    bars = Bars(sys.stdout, refs, now=loop.time, lines_above=above)
+    )
+    bars = Bars(sys.stdout, refs, now=asyncio.get_running_loop().time)
     return await terminal.watch(bridge, refs, json=False, out=sys.stdout, token=None, give_up=30, bars=bars)
+
+
+def _say(*lines: str) -> None:
+    """Whole lines, to be copied; the bars below are cut to the terminal's width."""
+    for line in lines:
+        print(line, flush=True)  # noqa: T201 - this is what the demo is for
 
 
 async def _submit_all(simulator: str) -> list[str]:

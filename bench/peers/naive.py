@@ -1,6 +1,6 @@
 """What one writes first: sse-starlette's response and a queue per client; its GC tuned like ours.
 
-    python bench/peers/naive.py PORT CONTROL_PORT TASKS
+    python -m bench.peers.naive PORT CONTROL_PORT TASKS
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import uvicorn
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench.tokens import Lines, document, pick, token
 

@@ -58,6 +58,7 @@ class Watch:
 
     Attributes:
         last_look: Monotonic seconds of the newest look that told something.
+        told: The notices that stand; whoever comes now must hear them too.
         unseen: Whether the watch is over because the upstream never showed the task.
     """
 
@@ -73,7 +74,7 @@ class Watch:
     unseen: bool = field(init=False, default=False)
     quiet_looks: int = field(init=False, default=0)
     failures: int = field(init=False, default=0)
-    told: set[NoticeCode] = field(init=False, default_factory=set)
+    told: dict[NoticeCode, Notice] = field(init=False, default_factory=dict)
     _missing: _Missing = field(init=False, default_factory=_Missing)
     last_look: float = field(init=False)
     _changed: float = field(init=False)
@@ -128,7 +129,7 @@ class Watch:
             self.known = news
             self._changed = now
             self.quiet_looks = 0
-            self.told.discard(NoticeCode.STALLED)
+            self.told.pop(NoticeCode.STALLED, None)
         else:
             self.quiet_looks += 1
         self._schedule(now, ended=seen.status.final, estimate=estimate, poll_after=seen.poll_after)
@@ -227,14 +228,14 @@ class Watch:
     def _tell(self, code: NoticeCode, message: str, *, retriable: bool = True) -> tuple[Notice, ...]:
         if code in self.told:
             return ()
-        self.told.add(code)
-        return (Notice(code, message, retriable),)
+        self.told[code] = Notice(code, message, retriable)
+        return (self.told[code],)
 
     def _confirm(self, now: float) -> tuple[Notice, ...]:
         self.confirmed = now
         self.failures = 0
         self._missing.looks = 0
-        if not self.told - {NoticeCode.STALLED}:
+        if not self.told.keys() - {NoticeCode.STALLED}:
             return ()
         self.told.clear()  # `fresh` takes back every notice; a task that is still stalled is told again
         return (Notice(NoticeCode.FRESH, "confirmed with the upstream again"),)

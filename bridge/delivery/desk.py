@@ -135,8 +135,10 @@ class Desk:
         if arrival.history:
             events = await self._history(opened)
         preface = sse.OK_COMMENT if subscription.form.wire is Wire.SSE else b""
+        retry: int | None = self.retry()
         if opened.position.reset_reason is not None:
-            preface += reset_frame(subscription.form, opened.position.reset_reason)
+            preface += reset_frame(subscription.form, opened.position.reset_reason, retry=retry)
+            retry = None
         cold = [key for key, event in zip(arrival.keys, opened.latest, strict=True) if event is None]
         self.hub.begin(
             subscription,
@@ -145,7 +147,7 @@ class Desk:
             preface=preface,
             remarks=self._warnings(events),
             after=opened.position.after,
-            retry=self.retry(),
+            retry=retry,
         )
         if cold and opened.resume is not Resume.CURRENT:
             self._place_later(opened, cold)

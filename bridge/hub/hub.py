@@ -271,7 +271,6 @@ class Hub:
         while self._dirty:
             turn = [(channel, channel.frames) for channel in sorted(self._dirty, key=_channel_offset)]
             self._dirty = {}
-            self._gathered = {}
             ended: list[tuple[Subscription, Channel]] = []
             for channel, frames in turn:
                 if frames is not None:
@@ -293,38 +292,38 @@ class Hub:
             if not waiter.done():
                 waiter.set_result(frames.event)
         offset = frames.event.cursor.offset
-        final = frames.event.state.status.final
         number = 0
         for form, group in list(channel.groups.items()):
             data = frames.bytes_for(form)
-            label = form.wire.value
             written = skipped = 0
-            for subscription, known in list(group.items()):
-                if known >= offset or subscription.closing is not None:
+            for subscription in list(group):
+                if group.get(subscription, offset) >= offset or subscription.closing is not None:
                     continue  # it joined, or was repaid, with this event or a newer one; or it is gone
                 if subscription.waiting or subscription.outlet.paused:
                     skipped += subscription.owe(channel)
                     self._wait(subscription)
                 else:
-                    subscription.seen = offset
+                    self._give(subscription, data, offset, alone=alone)
                     written += 1
-                    if alone or len(subscription.channels) == 1:
-                        try:
-                            subscription.write(data)
-                        except Exception:
-                            self._drop(subscription)
-                    else:
-                        self._gathered.setdefault(subscription, []).append(data)
-                    if final:
+                    if frames.event.state.status.final:
                         ended.append((subscription, channel))
                 number += 1
                 if number % SLICE == 0:
                     yield
+            label = form.wire.value
             counted[label] = counted.get(label, 0) + written
             conflated[label] = conflated.get(label, 0) + skipped
         now = self._clock.now()
         channel.last_write = now
         self._metrics.carried(counted, conflated, now - frames.event.seen if frames.event.seen else None)
+
+    def _give(self, subscription: Subscription, data: bytes, offset: int, *, alone: bool) -> None:
+        """Write, or keep for the one write of this round where there may be more."""
+        subscription.seen = offset
+        if alone or len(subscription.channels) == 1:
+            _put(subscription, data)
+        else:
+            self._gathered.setdefault(subscription, []).append(data)
 
     def _close_task(self, subscription: Subscription, channel: Channel) -> None:
         self.part(subscription, channel.key)
@@ -400,17 +399,7 @@ class Hub:
     def _write(self, subscription: Subscription, data: bytes) -> None:
         if data:
             subscription.last_write = self._clock.now()
-            try:
-                subscription.write(data)
-            except Exception:
-                self._drop(subscription)
-
-    def _drop(self, subscription: Subscription) -> None:
-        """A connection that cannot be written to ends alone; nobody else notices it."""
-        logger.exception("a bug ended a connection")
-        subscription.closing = Closing.GONE
-        subscription.write = _nowhere
-        subscription.outlet.abort()
+            _put(subscription, data)
 
     def _current(self, subscription: Subscription, event: Event) -> bytes:
         channel = subscription.channels.get(event.key)
@@ -429,6 +418,17 @@ class Hub:
 
 def _nowhere(_data: bytes) -> None:
     """Where the writes of a connection go that has left."""
+
+
+def _put(subscription: Subscription, data: bytes) -> None:
+    """A connection that cannot be written to ends alone; nobody else notices it."""
+    try:
+        subscription.write(data)
+    except Exception:
+        logger.exception("a bug ended a connection")
+        subscription.closing = Closing.GONE
+        subscription.write = _nowhere
+        subscription.outlet.abort()
 
 
 def _answers_subscribe(form: Form, notice: Notice) -> bool:

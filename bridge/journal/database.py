@@ -10,7 +10,6 @@ import secrets
 import sqlite3
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.errors import JournalError
@@ -30,9 +29,9 @@ _SCHEMA = (
         newest INTEGER NOT NULL, kept INTEGER NOT NULL, open INTEGER NOT NULL, changed_at REAL NOT NULL,
         UNIQUE (upstream, account, task_id))""",
     "CREATE INDEX tasks_by_newest ON tasks (open, newest)",
-    "CREATE INDEX tasks_by_age ON tasks (open, changed_at)",
     """CREATE TABLE events (
-        offset INTEGER PRIMARY KEY, task INTEGER NOT NULL, seen REAL NOT NULL, state BLOB NOT NULL, raw BLOB)""",
+        offset INTEGER PRIMARY KEY, task INTEGER NOT NULL, seen REAL NOT NULL,
+        state BLOB NOT NULL, raw BLOB)""",
     "CREATE INDEX events_by_task ON events (task, offset)",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
@@ -40,9 +39,7 @@ _SCHEMA = (
 _CANNOT_WRITE = "cannot be written; let the user the bridge runs as write this file and its directory"
 _NO_ROOM = "finds no room on its disk; make room"
 _NOT_OURS = "belongs to another program; give the journal a path of its own"
-_DAMAGED = (
-    "is damaged; move it away together with its -wal and -shm files to begin anew, or restore a copy of all three"
-)
+_DAMAGED = "is damaged; move it and its -wal and -shm files away to begin anew, or restore a copy"
 _LOCKED = "is locked by another program; end that program or wait for it"
 _SENTENCES = {
     sqlite3.SQLITE_NOTADB: "is not a SQLite database; give the journal a path of its own",
@@ -65,20 +62,51 @@ _SYSTEM_SENTENCES = {
 Connect = Callable[[Path], sqlite3.Connection]
 
 
-@dataclass(frozen=True, slots=True)
 class Database:
-    """A journal's file, open and ours alone."""
+    """A journal's file, open and ours alone.
 
-    path: Path
-    connection: sqlite3.Connection
-    lock: int
+    Attributes:
+        connection: The one that writes.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int) -> None:
+        self.path = path
+        self.connection = connection
+        self._lock = lock
+        self._inode = path.stat().st_ino
+        self._second: sqlite3.Connection | None = None
+
+    def second_connection(self) -> sqlite3.Connection:
+        """A connection that only reads, for one other thread."""
+        self._second = sqlite3.connect(
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        self._second.execute("PRAGMA query_only = ON")
+        return self._second
+
+    def check_in_place(self) -> None:
+        """See that the path still leads to the file we write.
+
+        Raises:
+            JournalError: It was moved or deleted, and what is written would be lost with us.
+        """
+        try:
+            here = self.path.stat().st_ino == self._inode
+        except OSError:
+            here = False
+        if not here:
+            sentence = "was moved or deleted while in use; put it back, or restart the bridge"
+            raise JournalError(f"the journal {self.path} {sentence}")
 
     def close(self) -> None:
         """Let go of the file; the lock last, or another bridge would find us still writing."""
         try:
-            self.connection.close()
+            if self._second is not None:
+                self._second.close()
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
-            os.close(self.lock)
+            self.connection.close()
+            os.close(self._lock)
 
 
 def explain(error: sqlite3.Error | OSError, path: Path) -> JournalError:
@@ -93,12 +121,14 @@ def explain(error: sqlite3.Error | OSError, path: Path) -> JournalError:
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that begins no transaction by itself and waits a little for a lock."""
-    # The absolute path, or `:memory:` and `file:` would mean something else than a file of that name.
-    return sqlite3.connect(path.absolute(), timeout=BUSY_SECONDS, isolation_level=None)
+    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 def open_database(path: Path, connect: Connect = connect) -> Database:
     """Open a journal's file, or make it.
+
+    Args:
+        path: Absolute; `:memory:` would mean something else to SQLite than a file of that name.
 
     Raises:
         JournalError: It cannot be used; the sentence names the path and what to do.
@@ -111,6 +141,7 @@ def open_database(path: Path, connect: Connect = connect) -> Database:
             connection = connect(path)
             try:
                 _prepare(connection, path)
+                return Database(path, connection, lock)
             except BaseException:
                 connection.close()
                 raise
@@ -119,7 +150,6 @@ def open_database(path: Path, connect: Connect = connect) -> Database:
             raise
     except (sqlite3.Error, OSError) as error:
         raise explain(error, path) from error
-    return Database(path, connection, lock)
 
 
 def probe(connection: sqlite3.Connection) -> None:
@@ -135,8 +165,8 @@ def probe(connection: sqlite3.Connection) -> None:
 def _check_place(path: Path) -> None:
     if "\0" in str(path):
         raise JournalError(f"the journal {str(path)!r} cannot be a path; take the zero character out of it")
-    if not path.absolute().parent.is_dir():
-        raise JournalError(f"the journal {path} needs the directory {path.absolute().parent}; make it first")
+    if not path.parent.is_dir():
+        raise JournalError(f"the journal {path} needs the directory {path.parent}; make it first")
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -167,7 +197,7 @@ def _lock(path: Path) -> int:
 
 
 def _make(path: Path) -> None:
-    """A new file is for our eyes only: it holds links to results. Its -wal and -shm files take over the mode."""
+    """A new file is for our eyes only: it holds links to results. -wal and -shm take over its mode."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
@@ -201,7 +231,9 @@ def _tune(connection: sqlite3.Connection, path: Path) -> None:
     """
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
-        raise JournalError(f"the journal {path} lies on a file system without shared memory; use a local disk")
+        raise JournalError(
+            f"the journal {path} lies on a file system without shared memory; use a local disk"
+        )
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")

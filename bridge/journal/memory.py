@@ -17,7 +17,7 @@ FORGET_AT_ONCE = 64
 
 
 class MemoryJournal:
-    """Keeps the newest events of each task, finished ones for `retention_seconds`.
+    """Keeps the newest events of each task, until it was quiet for `retention_seconds`.
 
     Args:
         max_tasks: Above this the task quiet for longest is forgotten.
@@ -74,9 +74,14 @@ class MemoryJournal:
         """Nothing to flush."""
 
     def _forget(self) -> None:
-        """Drop a bounded number of outlived tasks, so that no append pays for a long pause."""
+        """Drop a bounded number of outlived tasks, so that no append pays for a long pause.
+
+        The newest task stays, whatever its state says of its age.
+        """
         oldest = self._clock.wall() - self._retention
         for _ in range(FORGET_AT_ONCE):
+            if len(self._tasks) == 1:
+                return
             key = next(iter(self._tasks))
             newest = self._tasks[key][-1].state
             outlived = newest.changed_at < oldest

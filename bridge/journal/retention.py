@@ -10,14 +10,16 @@ from bridge.core.task import TaskKey
 from bridge.journal.codec import decode_key
 from bridge.journal.storage import Transaction
 
-OPEN_SECONDS = 7 * 86_400.0  # an open task is somebody's money: nothing heard for a week, or for the retention
+OPEN_SECONDS = (
+    7 * 86_400.0
+)  # an open task is somebody's money: nothing heard for a week, or for the retention
 SLICE_EVENTS = 256
 SPARE_PAGES = 1024  # 4 MiB left for the next appends
 VACUUM_PAGES = 64
 
-_TASKS = "SELECT id, upstream, account, task_id, newest, kept FROM tasks "
-_OUTLIVED = _TASKS + "WHERE open = ? AND changed_at < ? ORDER BY changed_at LIMIT ?"
+_TASKS = "SELECT id, upstream, account, task_id, newest, changed_at FROM tasks "
 _QUIET = _TASKS + "WHERE open = ? ORDER BY newest LIMIT ?"
+_OUTLIVED = f"SELECT * FROM ({_QUIET}) WHERE changed_at < ?"  # noqa: S608 - put together from constants
 _LONG = _TASKS + "WHERE open = 1 AND kept > 1 ORDER BY newest LIMIT ?"
 
 
@@ -41,6 +43,7 @@ class Retention:
     """How long and how much is remembered.
 
     By age, a finished task goes as a whole; an open one only when it was quiet for a week as well.
+    Only the tasks quiet for longest are looked at: stamps of a clock that leapt may keep them longer.
     By count, finished tasks go first, the one quiet for longest ahead; then what open tasks were
     before their newest state; then open tasks.
 
@@ -74,11 +77,11 @@ class Retention:
     def _by_age(self, connection: sqlite3.Connection, done: Slice, wall: float) -> None:
         for is_open, seconds in ((0, self.seconds), (1, max(self.seconds, OPEN_SECONDS))):
             if done.events < SLICE_EVENTS:
-                rows = connection.execute(_OUTLIVED, (is_open, wall - seconds, SLICE_EVENTS)).fetchall()
+                rows = connection.execute(_OUTLIVED, (is_open, SLICE_EVENTS, wall - seconds)).fetchall()
                 _forget(connection, rows, done, SLICE_EVENTS)
 
     def _by_count(self, connection: sqlite3.Connection, done: Slice, events: int) -> None:
-        limit = min(SLICE_EVENTS, done.events + events - done.events - self.max_events)
+        limit = min(SLICE_EVENTS, events - self.max_events)
         for is_open in (0, 1):
             if done.events >= limit:
                 return
@@ -109,9 +112,9 @@ def _shorten(connection: sqlite3.Connection, done: Slice, limit: int) -> None:
 
 
 def _vacuum(connection: sqlite3.Connection) -> bool:
-    """Give a few free pages back to the disk; whether there are more to give."""
+    """Give a few free pages back to the disk; whether that changed anything."""
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     if free <= SPARE_PAGES:
         return False
     connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
-    return True
+    return bool(connection.execute("PRAGMA freelist_count").fetchone()[0] < free)

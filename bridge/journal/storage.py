@@ -17,7 +17,8 @@ from typing import Any
 from bridge.core.cursor import Cursor
 from bridge.core.event import Event
 from bridge.core.task import State, TaskKey
-from bridge.journal.codec import decode, decode_key, encode_key
+from bridge.errors import JournalError
+from bridge.journal.codec import decode, decode_key, encode, encode_key
 
 EVENTS_PER_TASK = 256
 PAGE = 500
@@ -41,22 +42,24 @@ _TRIMMED = "UPDATE tasks SET kept = ?2 WHERE open IN (0, 1) AND newest > ?1 AND 
 _COLUMNS = "t.upstream, t.account, t.task_id, e.offset, e.seen, e.state, e.raw"
 _LATEST = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
     WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset <= ?
-    ORDER BY e.offset DESC LIMIT 1"""
+    ORDER BY e.offset DESC LIMIT 1"""  # noqa: S608 - put together from constants
 _SINCE = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
     WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset > ? AND e.offset <= ?
-    ORDER BY e.offset DESC LIMIT ?"""
+    ORDER BY e.offset DESC LIMIT ?"""  # noqa: S608 - put together from constants
 _OPEN = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.offset = t.newest
-    WHERE t.open = 1 AND t.newest > ? AND t.newest <= ? ORDER BY t.newest LIMIT ?"""
+    WHERE t.open = 1 AND t.newest > ? AND t.newest <= ? ORDER BY t.newest LIMIT ?"""  # noqa: S608 - put together from constants
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A state to be recorded, already encoded."""
+    """A state to be recorded, with everything its rows hold."""
 
     key: TaskKey
     state: State
     seen: float
+    names: tuple[bytes, bytes, bytes]
     document: bytes
+    changed_at: float
 
     @property
     def size(self) -> int:
@@ -78,9 +81,24 @@ class History:
     events: int
 
 
+def make_entry(key: TaskKey, state: State, seen: float) -> Entry:
+    """Encode a state for recording; whatever is wrong with it alone shows here, not amid a group.
+
+    Raises:
+        JournalError: It cannot be recorded.
+    """
+    try:
+        changed_at = state.changed_at if math.isfinite(state.changed_at) else 0.0
+        return Entry(key, state, float(seen), encode_key(key), encode(state), float(changed_at))
+    except (OverflowError, TypeError) as error:
+        raise JournalError(f"the state cannot be recorded: {error}") from error
+
+
 def read_history(connection: sqlite3.Connection) -> History:
     """Read where a journal stands."""
-    meta: dict[str, Any] = dict(connection.execute("SELECT name, value FROM meta WHERE name IN ('epoch', 'head')"))
+    meta: dict[str, Any] = dict(
+        connection.execute("SELECT name, value FROM meta WHERE name IN ('epoch', 'head')")
+    )
     newest, events = connection.execute("SELECT coalesce(max(offset), 0), count(*) FROM events").fetchone()
     return History(str(meta["epoch"]), max(int(meta["head"]), newest), events)
 
@@ -94,10 +112,9 @@ def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int) -
     Raises:
         sqlite3.Error: None is recorded.
     """
-    keys = [encode_key(entry.key) for entry in entries]
-    rows = list(zip(range(head + 1, head + 1 + len(entries)), keys, entries, strict=True))
-    tasks = [(*key, offset, not entry.state.status.final, _age(entry.state)) for offset, key, entry in rows]
-    events = [(offset, *key, entry.seen, entry.document, entry.state.raw) for offset, key, entry in rows]
+    rows = list(enumerate(entries, start=head + 1))
+    tasks = [(*one.names, offset, not one.state.status.final, one.changed_at) for offset, one in rows]
+    events = [(offset, *one.names, one.seen, one.document, one.state.raw) for offset, one in rows]
     with Transaction(connection):
         _insert(connection, _PUT_TASKS, _TASK, tasks)
         _insert(connection, _PUT_EVENTS, _EVENT, events)
@@ -162,10 +179,6 @@ class Reader:
                 return found
             after = found[-1][0].cursor.offset
 
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._connection.close()
-
     def _event(self, row: tuple[Any, ...]) -> Event:
         upstream, account, task_id, offset, seen, document, raw = row
         key = decode_key(upstream, account, task_id)
@@ -185,7 +198,3 @@ def _insert(connection: sqlite3.Connection, statement: str, row: str, rows: list
 
 def _size(row: tuple[Any, ...]) -> int:
     return len(row[5]) + len(row[6] or b"")
-
-
-def _age(state: State) -> float:
-    return float(state.changed_at) if math.isfinite(state.changed_at) else 0.0

@@ -130,7 +130,12 @@ class Pool:
             self._end(watcher)
             watcher = self._start(key)
             watcher.viewers = viewers
+        if watcher.viewers == 0:  # nobody was there to hear what still stands
+            for notice in watcher.watch.told.values():
+                self._journal.announce(key, notice)
         watcher.viewers += 1
+        if watcher.viewers == 1:
+            self._lookouts[key.upstream].plan(watcher)  # watched again, it is wanted sooner
         self._audience_changes(key.upstream, 1)
 
     def unwant(self, key: TaskKey) -> None:
@@ -171,14 +176,18 @@ class Pool:
         return event
 
     def look_now(self, key: TaskKey) -> bool:
-        """Look at a watched task at once, at most once a second; False when nobody watches it."""
+        """Look at a watched task at once, at most once a second; False when nobody watches it.
+
+        What is said within that second is not lost: the next look begins after it.
+        """
         watcher = self._watchers.get(key)
         if watcher is None or watcher.watch.unseen:
             return False
         now = self._clock.now()
-        if now - self._called.get(key, -CALLBACK_PERIOD_SECONDS) >= CALLBACK_PERIOD_SECONDS:
-            self._called[key] = now
-            watcher.look_now()
+        called = self._called.get(key, now - CALLBACK_PERIOD_SECONDS)
+        if called <= now:  # else a look that begins later is planned already
+            self._called[key] = at = max(now, called + CALLBACK_PERIOD_SECONDS)
+            watcher.look_now(at)
         return True
 
     async def tick(self) -> None:
@@ -243,7 +252,7 @@ class Pool:
 
     def _just_refused(self, watcher: Watcher) -> bool:
         """A task not found a moment ago is not asked for again, however many want it."""
-        age = self._clock.now() - watcher.watch.confirmed
+        age = self._clock.now() - watcher.watch.last_look
         return isinstance(watcher.error, TaskNotFound) and age < watcher.upstream.pace.min_seconds
 
     def _audience_changes(self, name: str, change: int) -> None:

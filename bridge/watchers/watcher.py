@@ -9,7 +9,7 @@ from bridge.core.event import Event
 from bridge.core.forecast import PLAUSIBLE_SECONDS, Kind
 from bridge.core.task import Observation, Source, State, Status, TaskKey
 from bridge.core.watch import Verdict, Watch
-from bridge.errors import BridgeError, JournalError, UpstreamError
+from bridge.errors import BridgeError, UpstreamError
 from bridge.journal.base import Journal
 from bridge.sources.poll import Memory, look
 from bridge.sources.upstream import Upstream
@@ -32,6 +32,7 @@ class Watcher:
         "_hydrated",
         "_journal",
         "_memory",
+        "_status_since",
         "error",
         "generation",
         "kept",
@@ -63,6 +64,7 @@ class Watcher:
         self.error: BridgeError | None = None
         self._journal = journal
         self._memory = Memory()
+        self._status_since: float | None = None
         self._hydrated = False
         self._changed = changed
         self.watch = self._begin(random, None)
@@ -148,6 +150,8 @@ class Watcher:
             result = "unchanged" if verdict.news is None else "changed"
             self.upstream.metrics.polls.labels(self.key.upstream, result).inc()
         if verdict.news is not None:
+            if source is not Source.POLL:
+                self._memory = Memory()  # a look that says what the last look said is news again
             self._measure(before, verdict.news, seen)
         elif not self.over:
             self._journal.confirm(self.key, clock.wall())
@@ -174,16 +178,16 @@ class Watcher:
         self.watch.stream_ended(now=self.upstream.clock.now())
         self._changed(self)
 
-    def look_now(self) -> None:
-        """Somebody says there is news."""
-        self.watch.look_now(now=self.upstream.clock.now())
+    def look_now(self, at: float | None = None) -> None:
+        """Somebody says there is news; look `at` then (monotonic seconds), or at once."""
+        self.watch.look_now(now=self.upstream.clock.now() if at is None else at)
         self._changed(self)
 
     async def _act(self, verdict: Verdict) -> None:
         if verdict.news is not None:
             try:
                 await self._record(verdict.news)
-            except JournalError:
+            except Exception:
                 await self._forget()
                 raise
         for notice in verdict.notices:
@@ -209,9 +213,14 @@ class Watcher:
         name = self.key.upstream
         if before is None or before.status is not state.status:
             metrics.task_transitions.labels(name, state.status.value).inc()
-            if before is not None and before.status in {Status.QUEUED, Status.PROCESSING}:
-                spent = max(state.changed_at - before.changed_at, 0.0)
+            if (
+                before is not None
+                and self._status_since is not None
+                and before.status in {Status.QUEUED, Status.PROCESSING}
+            ):
+                spent = max(state.changed_at - self._status_since, 0.0)
                 metrics.task_seconds.labels(name, before.status.value).observe(spent)
+            self._status_since = state.changed_at
         at = (
             seen.changed_at
             if seen.changed_at is not None

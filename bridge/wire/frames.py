@@ -106,9 +106,9 @@ def end_frame(form: Form, tasks: int) -> bytes:
     return _control(form, "end", {"tasks": tasks})
 
 
-def reset_frame(form: Form, reason: str) -> bytes:
+def reset_frame(form: Form, reason: str, *, retry: int | None = None) -> bytes:
     """The cursor a client came with cannot be honoured; current states follow."""
-    return _control(form, "reset", {"reason": reason})
+    return _control(form, "reset", {"reason": reason}, retry=retry)
 
 
 def notice_frame(form: Form, key: TaskKey | None, notice: Notice) -> bytes:

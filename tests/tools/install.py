@@ -99,7 +99,8 @@ def _run(*command: str, cwd: Path | None = None) -> None:
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip() or "no word why").splitlines()
-        raise Unavailable(f"`{' '.join(command)}` failed: {said[-1]}")
+        errors = [line for line in said if not line.startswith(("npm warn", "W:"))] or said
+        raise Unavailable(f"`{' '.join(command)}` failed: {'; '.join(errors[:2])}")
 
 
 def _is_root() -> bool:

@@ -24,7 +24,7 @@ class Tap:
     """What one client and the bridge said to each other.
 
     Attributes:
-        asked: All bytes of the client.
+        asked: All bytes of the client that came through.
         heard: All bytes of the bridge.
     """
 
@@ -97,10 +97,10 @@ class Tap:
     ) -> None:
         try:
             while data := await source.read(65_536):
-                record += data
-                self._moved.set()
                 if door is not None:
                     await door.wait()
+                record += data
+                self._moved.set()
                 sink.write(data)
                 await sink.drain()
         except ConnectionError:

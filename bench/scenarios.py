@@ -1,0 +1,424 @@
+"""What is measured: one function a scenario, one dictionary a contender and cycle.
+
+A function yields (contender, numbers). The runner calls it once a cycle, so that contenders take turns and every
+ratio is between neighbours in time.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from bench import machine
+from bench.contenders import (
+    SERVER_CORE,
+    Failed,
+    Load,
+    Server,
+    _end,
+    _line,
+    _start,
+    ask_provider,
+    get,
+    kill,
+    limit,
+    loading,
+    naive,
+    nchan,
+    ours,
+    providing,
+    streaming,
+)
+
+Row = tuple[str, dict[str, Any]]
+Make = Callable[[], AbstractContextManager[Server]]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything; `TINY` keeps the code alive and measures nothing."""
+
+    few: int = 1_000
+    many: int = 10_000
+    few_rounds: int = 300
+    many_rounds: int = 40
+    tasks: int = 5_000
+    viewers: int = 7_500
+    publishes: int = 60_000
+    idle: int = 10_000
+    churns: int = 3
+    changes: int = 300
+    watched: int = 20_000
+    seconds: float = 10.0
+    slow_seconds: float = 10.0
+    slow_rate: float = 100.0
+    connects: int = 5_000
+    at_once: int = 256
+
+
+FULL = Sizes()
+TINY = Sizes(
+    few=50,
+    many=100,
+    few_rounds=4,
+    many_rounds=2,
+    tasks=40,
+    viewers=60,
+    publishes=400,
+    idle=60,
+    churns=1,
+    changes=10,
+    watched=60,
+    seconds=1.0,
+    slow_seconds=2.0,
+    slow_rate=100.0,
+    connects=80,
+    at_once=32,
+)
+
+
+def fanout(sizes: Sizes) -> Iterator[Row]:
+    """One task, everybody: the next state is published when all have the last one."""
+    for viewers, rounds in ((sizes.few, sizes.few_rounds), (sizes.many, sizes.many_rounds)):
+        makes: list[tuple[str, Make]] = [
+            ("ours SSE", ours),
+            ("C limit SSE", limit),
+            ("nchan SSE", nchan),
+            ("naive SSE", naive),
+            ("ours WebSocket", lambda: ours(websocket=True)),
+            ("C limit WebSocket", lambda: limit(websocket=True)),
+            ("nchan WebSocket", lambda: nchan(websocket=True)),
+        ]
+        for name, make in makes:
+            yield from _locked(f"{name}, {viewers:,}", make, viewers, rounds)
+
+
+def many(sizes: Sizes) -> Iterator[Row]:
+    """Many tasks with one or two viewers each, changing at random; beside it one task with as many viewers."""
+    tasks, viewers = sizes.tasks, sizes.viewers
+    rounds = max(sizes.publishes // viewers, 2)
+    yield from _locked("ours, one task", lambda: ours(inproc=True), viewers, rounds)
+    yield from _locked("C limit, one task", limit, viewers, rounds)
+    small = (tasks // 5, viewers // 5)
+    cases: list[tuple[str, Callable[[int], Make], int, int, int]] = [
+        ("ours, many tasks", lambda n: lambda: ours(inproc=True, tasks=n), tasks, viewers, 100),
+        ("ours, many tasks, one change a turn", lambda n: lambda: ours(inproc=True, tasks=n), tasks, viewers, 1),
+        ("ours, a fifth of the tasks", lambda n: lambda: ours(inproc=True, tasks=n), *small, 100),
+        ("C limit, many tasks", lambda n: lambda: limit(tasks=n), tasks, viewers, 100),
+        ("nchan, many tasks", lambda n: lambda: nchan(tasks=n, publishers=32), tasks, viewers, 100),
+    ]
+    for name, make, of_tasks, of_viewers, batch in cases:
+        with _run(make(of_tasks)) as server, loading(server, tasks=of_tasks) as load:
+            if server is None:
+                continue
+            _open(load, of_viewers, sizes.at_once)
+            _settle(server)
+            load("flood", sizes.publishes // 10, batch)
+            yield name, load("flood", sizes.publishes, batch) | {"viewers": of_viewers, "tasks": of_tasks}
+
+
+def burst(sizes: Sizes) -> Iterator[Row]:
+    """Ten changes of one task at once; an event counts as delivered when its reader has it or a newer one."""
+    makes: list[tuple[str, Make]] = [("ours", ours), ("nchan", nchan), ("C limit", limit)]
+    for name, make in makes:
+        yield from _locked(f"{name}, 10 a turn", make, sizes.few, max(sizes.few_rounds // 3, 2), changes=10)
+        yield from _locked(f"{name}, 1 a turn", make, sizes.few, max(sizes.few_rounds // 3, 2))
+
+
+def idle(sizes: Sizes) -> Iterator[Row]:
+    """Memory of connections on which nothing happens, and what stays when they have left."""
+    cases: list[tuple[str, Make, int]] = [
+        ("ours SSE", ours, sizes.idle),
+        ("ours WebSocket", lambda: ours(websocket=True), sizes.idle),
+        ("nchan SSE", nchan, sizes.idle),
+        ("naive SSE", naive, sizes.idle),
+        ("C limit SSE", limit, sizes.idle),
+    ]
+    if sizes is not TINY:
+        most = machine.descriptor_limit() - 150
+        cases += [("ours SSE, most", ours, most), ("ours WebSocket, most", lambda: ours(websocket=True), most)]
+    for name, make, number in cases:
+        with _run(make) as server:
+            if server is None:
+                continue
+            with loading(server) as load:
+                _open(load, min(200, number), sizes.at_once)
+                load("drop", 0)
+                time.sleep(1)
+                before = machine.memory_kb(server.pids)
+                kernel = machine.tcp_memory_kb()
+                got = _open(load, number, sizes.at_once)
+                load("hold", 1)
+                full = machine.memory_kb(server.pids)
+                numbers = {
+                    "connections": got["opened"],
+                    "kb_per_connection": (full - before) / got["opened"],
+                    "kernel_kb_per_connection": (machine.tcp_memory_kb() - kernel) / got["opened"],
+                    "before_kb": before,
+                    "after_kb": [],
+                }
+                for _ in range(sizes.churns):
+                    load("drop", 0)
+                    time.sleep(2)
+                    numbers["after_kb"].append(machine.memory_kb(server.pids))
+                    again = _open(load, number, sizes.at_once)
+                    if again["opened"] != got["opened"]:
+                        raise Failed(f"{name}: {again} after a churn")
+                load("drop", 0)
+                time.sleep(2)
+                numbers["after_kb"].append(machine.memory_kb(server.pids))
+                yield name, numbers
+
+
+def slow(sizes: Sizes) -> Iterator[Row]:
+    """One reader in a hundred stops reading, half as many wake up in time; what do the others notice?"""
+    for sleepers in (0, max(sizes.few // 100, 2)):
+        wakers = sleepers // 2
+        wishes = {"slow_seconds": sizes.slow_seconds}
+        with ours(wishes=wishes) as server, loading(server) as load:
+            _open(load, sizes.few, sizes.at_once, small=sleepers + wakers)
+            streaming(server, 1)
+            load("pace", 20, 20, 1)
+            load("sleep", sleepers + wakers)
+            memory = _Peaks(server.pids)
+            # the first part fills every buffer on the way, the second one meets them full
+            load("pace", sizes.slow_rate, int(sizes.slow_rate * sizes.slow_seconds * 0.8), 1)
+            woken = load("wake", wakers)
+            numbers = load("pace", sizes.slow_rate, int(sizes.slow_rate * sizes.slow_seconds * 0.8), 1)
+            peaks = memory.stop()
+            load("hold", 3)
+            aborted = _metric(server.port, 'bridge_disconnects_total{delivery="sse",reason="slow"}')
+            conflated = _metric(server.port, 'bridge_conflated_total{delivery="sse"}')
+            ended = load("final")
+            name = f"{sleepers} readers stopped" if sleepers else "nobody stopped"
+            yield (
+                name,
+                numbers
+                | peaks
+                | {"sleepers": sleepers, "wakers": wakers, "woken": woken, "aborted": aborted}
+                | {"conflated": conflated, "final": ended},
+            )
+
+
+def connect(sizes: Sizes) -> Iterator[Row]:
+    """New streams a second, each counted when it has the current state."""
+    makes: list[tuple[str, Make]] = [
+        ("ours SSE", ours),
+        ("C limit SSE", limit),
+        ("nchan SSE", nchan),
+        ("naive SSE", naive),
+        ("ours WebSocket", lambda: ours(websocket=True)),
+    ]
+    for name, make in makes:
+        with _run(make) as server:
+            if server is None:
+                continue
+            with loading(server) as load:
+                _open(load, 20, 20)
+                yield name, _open(load, sizes.connects, sizes.at_once)
+
+
+def restart(sizes: Sizes) -> Iterator[Row]:
+    """The bridge is killed with everybody connected and started again: when are all back?"""
+    tasks = max(sizes.connects // 10, 1)
+    port = machine.free_port()
+    with providing(tasks) as provider:
+        with ours(tasks=tasks, port=port, provider=provider, streams=False) as server:
+            with loading(server, tasks=tasks) as load:
+                got = _open(load, sizes.connects, sizes.at_once)
+                load("return", 0)
+                ask_provider(provider[1], "z")
+                load.tell("return", 40)
+                kill(server)
+                with ours(tasks=tasks, port=port, provider=provider, streams=False):
+                    back = load.answer(seconds=60)
+                    asked = ask_provider(provider[1], "s")
+                    yield "ours", back | {"connections": got["opened"], "tasks": tasks, "asked": asked}
+
+
+def answer(sizes: Sizes) -> Iterator[Row]:
+    """From the provider's answer to the last of the sockets, ten changes a second."""
+    polled = {"poll_min_seconds": 0.05, "poll_max_seconds": 0.05}
+    makes: list[tuple[str, Make, int]] = [
+        ("ours, provider streams", ours, 1),
+        ("ours, provider polled", lambda: ours(upstream="qingbo", pace=polled, streams=False), 0),
+    ]
+    for name, make, streams in makes:
+        with make() as server, loading(server) as load:
+            _open(load, sizes.few, sizes.at_once)
+            if streams:
+                streaming(server, streams)
+            load("pace", 10, 10, 1)
+            yield name, load("pace", 10, sizes.changes, 1)
+
+
+def upstream(sizes: Sizes) -> Iterator[Row]:
+    """Status calls, beside a loop of aiohttp requests to the same provider; and many watched tasks."""
+    few = min(sizes.watched, 2_000)
+    with providing(few) as provider:
+        base = f"http://127.0.0.1:{provider[0]}/qingbo/v1/tasks"
+        words = [_python(), "-m", "bench.peers.bare_aiohttp", base, str(few), "32", str(sizes.seconds)]
+        process = _start(words, core=SERVER_CORE)
+        try:
+            said = _line(process, sizes.seconds + 30)
+            if not said:
+                raise Failed("the bare client said nothing")
+            yield "bare aiohttp", _json(said)
+        finally:
+            _end(process)
+    busy = {"poll_min_seconds": 0.02, "poll_max_seconds": 0.02}
+    yield "ours, as fast as it can", _watched(sizes, few, busy)
+    yield "ours, many tasks", _watched(sizes, sizes.watched, {})
+
+
+def _watched(sizes: Sizes, tasks: int, pace: dict[str, Any]) -> dict[str, Any]:
+    per_conn = min(200, tasks)
+    with ours(tasks=tasks, upstream="qingbo", pace=pace, streams=False) as server:
+        assert server.provider is not None
+        server.path = "/v1/events?x="
+        server.item = "&task=qingbo/t%d"
+        with loading(server, tasks=tasks, per_conn=per_conn, patience=60) as load:
+            _open(load, tasks // per_conn, 20)
+            time.sleep(min(6.0, sizes.seconds))  # until intervals have grown to what unchanged tasks get
+            ask_provider(server.provider, "z")
+            before, cpu, began = _Histograms(server.port), machine.cpu_seconds(server.pids), time.perf_counter()
+            load("hold", sizes.seconds)
+            took = time.perf_counter() - began
+            cpu = machine.cpu_seconds(server.pids) - cpu
+            calls = ask_provider(server.provider, "s")["status"]
+            after = _Histograms(server.port)
+            lag = after.quantile(before, "bridge_loop_lag_seconds", 0.99)
+            wait = after.quantile(before, "bridge_budget_wait_seconds", 0.99)
+            state = load("stat")
+    return {
+        "tasks": tasks,
+        "per_second": calls / took,
+        "cpu_us": cpu / max(calls, 1) * 1e6,
+        "server_util": cpu / took,
+        "lag_p99_ms": lag * 1000,
+        "budget_wait_p99_ms": wait * 1000,
+        "mean_interval_s": tasks * took / max(calls, 1),
+        "closed": state["closed"],
+    }
+
+
+def _locked(name: str, make: Make, viewers: int, rounds: int, *, changes: int = 1) -> Iterator[Row]:
+    with _run(make) as server:
+        if server is None:
+            return
+        with loading(server) as load:
+            _open(load, viewers, 256)
+            _settle(server)
+            yield name, load("lock", max(rounds // 10, 1), rounds, changes) | {"viewers": viewers}
+
+
+def _settle(server: Server) -> None:
+    if server.name == "ours":
+        streaming(server, 1)
+    time.sleep(0.2)
+
+
+class _run:
+    """A contender, or None where it is not installed."""
+
+    def __init__(self, make: Make) -> None:
+        self._manager = make()
+
+    def __enter__(self) -> Any:
+        try:
+            return self._manager.__enter__()
+        except Failed as error:
+            if "not installed" in str(error):
+                self._manager = None  # type: ignore[assignment]
+                return None
+            raise
+
+    def __exit__(self, *error: Any) -> None:
+        if self._manager is not None:
+            self._manager.__exit__(*error)
+
+
+def _open(load: Load, number: int, at_once: int, *, small: int = 0) -> dict[str, Any]:
+    got = load("open", number, 0, at_once, small)
+    if got["opened"] != number:
+        raise Failed(f"only {got['opened']} of {number} connections came up: {got}")
+    return got
+
+
+class _Peaks:
+    """The most memory seen while it ran, above what there was before."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self._pids = pids
+        self._base = (machine.memory_kb(pids), machine.tcp_memory_kb())
+        self._most = [0.0, 0.0]
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+
+    def _sample(self) -> None:
+        while not self._over.wait(0.5):
+            now = (machine.memory_kb(self._pids), machine.tcp_memory_kb())
+            self._most = [max(old, new - base) for old, new, base in zip(self._most, now, self._base, strict=True)]
+
+    def stop(self) -> dict[str, float]:
+        """The peaks."""
+        self._over.set()
+        self._thread.join()
+        return {"grown_kb": self._most[0], "kernel_grown_kb": self._most[1]}
+
+
+class _Histograms:
+    """One scrape of `/metrics`."""
+
+    def __init__(self, port: int) -> None:
+        self._page = get(port, "/metrics")
+
+    def buckets(self, name: str) -> list[tuple[float, float]]:
+        """Upper bounds and counts, over all labels."""
+        found: dict[float, float] = {}
+        pattern = rf'^{name}_bucket{{(?:[^}}]*,)?le="([^"]+)"}} (\S+)$'
+        for bound, count in re.findall(pattern, self._page, re.MULTILINE):
+            found[float(bound)] = found.get(float(bound), 0) + float(count)
+        return sorted(found.items())
+
+    def quantile(self, before: _Histograms, name: str, share: float) -> float:
+        """As Prometheus computes it: along a line within the bucket."""
+        old = dict(before.buckets(name))
+        rows = [(bound, count - old.get(bound, 0)) for bound, count in self.buckets(name)]
+        if not rows or rows[-1][1] <= 0:
+            return float("nan")
+        wanted, lower, below = share * rows[-1][1], 0.0, 0.0
+        for bound, count in rows:
+            if count >= wanted:
+                upper = lower if bound == float("inf") else bound
+                return lower + (upper - lower) * (wanted - below) / max(count - below, 1e-9)
+            lower, below = bound, count
+        return lower
+
+
+def _metric(port: int, series: str) -> float:
+    found = re.search(rf"^{re.escape(series)} (\S+)$", get(port, "/metrics"), re.MULTILINE)
+    return float(found[1]) if found else float("nan")
+
+
+def _python() -> str:
+    import sys
+
+    return sys.executable
+
+
+def _json(line: bytes) -> dict[str, Any]:
+    import json
+
+    return dict(json.loads(line))
+
+
+SCENARIOS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
+    one.__name__: one for one in (fanout, many, burst, idle, slow, connect, restart, answer, upstream)
+}

@@ -6,7 +6,7 @@ PYTHON ?= python3
 # as root on Debian or Ubuntu what is missing is installed; anybody else is told what it is
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
-.PHONY: help demo test check fix serve simulate clean tools
+.PHONY: help demo test check fix serve simulate clean tools bench
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ serve: $(VENV)/.run ## the bridge with ./bridge.toml
 
 simulate: $(VENV)/.run ## the three providers on port 9090
 	$(BIN)/bridge simulate
+
+bench: $(VENV)/.run ## the measurements of docs/performance.md; BENCH="fanout idle" for some
+	$(BIN)/python -m bench.run $(BENCH)
 
 clean: ## everything that can be made again
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

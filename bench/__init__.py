@@ -1,1 +1,1 @@
-"""Measures the bridge against its peers and against the kernel. Not part of the wheel; see docs/performance.md."""
+"""Measures the bridge against its peers and the kernel: docs/performance.md. Not part of the wheel."""

@@ -1,4 +1,4 @@
-"""Starts and ends the servers under test, the provider, and the load. Servers on one core, load on another."""
+"""Starts and ends servers, provider and load: servers on one core, the rest on another."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ class Failed(Exception):
     """A run that brought no number."""
 
 
+class NotInstalled(Failed):
+    """A contender that this machine does not have."""
+
+
 @dataclass
 class Server:
     """One contender, listening.
@@ -73,7 +77,7 @@ class Load:
         words += ["--item", server.item] if server.item else []
         words += ["--websocket", "1"] if server.websocket else []
         words += ["--protocol", server.protocol] if server.protocol else []
-        self.process = _start([*words, *server.trigger], core=LOAD_CORE, stdin=subprocess.PIPE)
+        self.process = start([*words, *server.trigger], core=LOAD_CORE, stdin=subprocess.PIPE)
         self._rest = b""
 
     def __call__(self, command: str, *numbers: float, seconds: float = 300.0) -> dict[str, Any]:
@@ -92,7 +96,7 @@ class Load:
 
     def answer(self, *, seconds: float = 300.0) -> dict[str, Any]:
         """The answer to the oldest command."""
-        line = _line(self.process, seconds)
+        line = read_line(self.process, seconds)
         if not line:
             raise Failed("the load generator ended or hangs")
         return dict(json.loads(line))
@@ -108,7 +112,7 @@ def loading(server: Server, *, tasks: int = 1, per_conn: int = 1, patience: floa
         assert load.process.stdin is not None
         with contextlib.suppress(OSError):
             load.process.stdin.close()
-        _end(load.process, seconds=5)
+        end(load.process, seconds=5)
 
 
 @contextmanager
@@ -147,9 +151,9 @@ def ours(
         else:
             hook = control
             words = [sys.executable, "-m", "bridge", "serve"]
-        process = _start(words, core=SERVER_CORE, env=variables)
-        stack.callback(_end, process)
-        said = _line(process, START_SECONDS).decode()
+        process = start(words, core=SERVER_CORE, env=variables)
+        stack.callback(end, process)
+        said = read_line(process, START_SECONDS).decode()
         if "listening on" not in said:
             raise Failed(f"the bridge did not start: {said}")
         at = int(said.rsplit(":", 1)[1])
@@ -171,12 +175,12 @@ def providing(tasks: int) -> Iterator[tuple[int, int]]:
     """The cheap provider; its port and its control port."""
     port, control = machine.free_port(), machine.free_port()
     words = [sys.executable, "-m", "bench.provider", str(port), str(control), "--tasks", str(tasks)]
-    process = _start([*words, "--seconds", str(MOST_SECONDS)], core=LOAD_CORE)
+    process = start([*words, "--seconds", str(MOST_SECONDS)], core=LOAD_CORE)
     try:
         _expect(process, "provider listening")
         yield port, control
     finally:
-        _end(process)
+        end(process)
 
 
 @contextmanager
@@ -188,12 +192,12 @@ def limit(*, tasks: int = 1, websocket: bool = False) -> Iterator[Server]:
         frame.write(websocket_frame(body) if websocket else sse_frame(body))
         frame.flush()
         words = [str(BUILD / "limit"), str(port), str(control), str(tasks), frame.name]
-        process = _start(words + (["websocket"] if websocket else []), core=SERVER_CORE)
+        process = start(words + (["websocket"] if websocket else []), core=SERVER_CORE)
         try:
             _expect(process, "limit listening")
             yield Server("C limit", port, process, "/t%d", ["--trigger-port", str(control)], websocket)
         finally:
-            _end(process)
+            end(process)
 
 
 @contextmanager
@@ -201,39 +205,54 @@ def naive(*, tasks: int = 1) -> Iterator[Server]:
     """sse-starlette's response and a queue per client."""
     port, control = machine.free_port(), machine.free_port()
     words = [sys.executable, "-m", "bench.peers.naive", str(port), str(control), str(tasks)]
-    process = _start(words, core=SERVER_CORE)
+    process = start(words, core=SERVER_CORE)
     try:
         _reachable(control)
         _reachable(port)
         yield Server("naive sse-starlette", port, process, "/t%d", ["--trigger-port", str(control)])
     finally:
-        _end(process)
+        end(process)
 
 
 @contextmanager
-def nchan(*, tasks: int = 1, websocket: bool = False, publishers: int = 1) -> Iterator[Server]:
+def nchan(*, websocket: bool = False, publishers: int = 1) -> Iterator[Server]:
     """nginx with nchan; the load publishes by HTTP, as a bridge behind it would have to.
 
     Raises:
-        Failed: It is not installed.
+        NotInstalled: It is not there.
     """
     modules = machine.nchan_modules()
     if modules is None:
-        raise Failed("nchan is not installed")
+        raise NotInstalled("nchan is not installed")
     with tempfile.TemporaryDirectory() as folder:
         port = machine.free_port()
         limit_of = machine.descriptor_limit()
-        words = {"modules": modules, "folder": folder, "port": port, "user": "root" if os.getuid() == 0 else "nobody"}
+        words = {
+            "modules": modules,
+            "folder": folder,
+            "port": port,
+            "user": "root" if os.getuid() == 0 else "nobody",
+        }
         words |= {"descriptors": limit_of, "connections": limit_of - 100}
         text = (ROOT / "bench/peers/nchan.conf").read_text()
         for word, value in words.items():
             text = text.replace("{" + word + "}", str(value))
         Path(folder, "nginx.conf").write_text(text)
         Path(folder, "state").write_bytes(document("t0", token(0)))
-        process = _start(["nginx", "-c", f"{folder}/nginx.conf", "-p", folder, "-e", f"{folder}/error.log"], core=SERVER_CORE)
+        process = start(
+            ["nginx", "-c", f"{folder}/nginx.conf", "-p", folder, "-e", f"{folder}/error.log"],
+            core=SERVER_CORE,
+        )
         try:
             _reachable(port)
-            trigger = ["--trigger-port", str(port), "--trigger-path", "/pub/t%d", "--template", f"{folder}/state"]
+            trigger = [
+                "--trigger-port",
+                str(port),
+                "--trigger-path",
+                "/pub/t%d",
+                "--template",
+                f"{folder}/state",
+            ]
             yield Server(
                 "nchan",
                 port,
@@ -243,7 +262,7 @@ def nchan(*, tasks: int = 1, websocket: bool = False, publishers: int = 1) -> It
                 websocket,
             )
         finally:
-            _end(process)
+            end(process)
 
 
 def ask_provider(control: int, word: str) -> dict[str, Any]:
@@ -294,7 +313,9 @@ def build() -> None:
             subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", made, source], check=True)
 
 
-def _start(words: list[str], *, core: int, stdin: int = subprocess.DEVNULL, env: dict[str, str] | None = None) -> Any:
+def start(
+    words: list[str], *, core: int, stdin: int = subprocess.DEVNULL, env: dict[str, str] | None = None
+) -> Any:
     log = (BUILD / "servers.log").open("ab")
     process = subprocess.Popen(words, stdin=stdin, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env=env)
     log.close()
@@ -303,7 +324,7 @@ def _start(words: list[str], *, core: int, stdin: int = subprocess.DEVNULL, env:
     return process
 
 
-def _end(process: subprocess.Popen[bytes], *, seconds: float = 0.5) -> None:
+def end(process: subprocess.Popen[bytes], *, seconds: float = 0.5) -> None:
     """End a process and its children, by force after a moment: what it serves is of no interest any more."""
     pids = machine.family(process.pid)
     if seconds < 1:
@@ -327,14 +348,14 @@ def kill(server: Server) -> None:
     server.process.wait()
 
 
-def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
+def read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], seconds)
     return process.stdout.readline() if ready else b""
 
 
 def _expect(process: subprocess.Popen[bytes], word: str) -> None:
-    if word not in _line(process, START_SECONDS).decode():
+    if word not in read_line(process, START_SECONDS).decode():
         raise Failed(f"did not start: {word}")
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -62,8 +63,6 @@ def tcp_memory_kb() -> float:
 
 def descriptor_limit() -> int:
     """The most descriptors one process here may have."""
-    import resource
-
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
@@ -71,7 +70,16 @@ def description() -> dict[str, str]:
     """The machine and the versions, for the head of the table."""
     model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    packages = ("uvicorn", "uvloop", "httptools", "starlette", "sse-starlette", "aiohttp", "orjson", "websockets")
+    packages = (
+        "uvicorn",
+        "uvloop",
+        "httptools",
+        "starlette",
+        "sse-starlette",
+        "aiohttp",
+        "orjson",
+        "websockets",
+    )
     return {
         "cores": f"{os.cpu_count()} x {model[1] if model else platform.machine()}",
         "memory": f"{int(memory[1]) / 1024 / 1024:.0f} GiB" if memory else "unknown",

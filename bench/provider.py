@@ -1,6 +1,6 @@
 """A provider that costs next to nothing: status calls and ByteSpike's stream, moved by a control connection.
 
-It shares nothing with the bridge. Raw protocol, no HTTP library: a core answers tens of thousands of calls a second.
+It shares nothing with the bridge. No HTTP library: a core answers tens of thousands of calls a second.
 
 Control, one command a line:
     p FROM COUNT BATCH   states FROM .. FROM+COUNT-1, BATCH in one turn of the loop
@@ -35,7 +35,9 @@ class World:
         self.tasks = tasks
         self.size = size
         self.marks = [token(0)] * tasks
-        self.fresh: dict[int, int] = {}  # changed, and not yet asked for: the stamp is the moment of answering
+        self.fresh: dict[
+            int, int
+        ] = {}  # changed, and not yet asked for: the stamp is the moment of answering
         self.final: set[int] = set()
         self.ready: dict[tuple[str, int], bytes] = {}
         self.streams: defaultdict[int, set[asyncio.Transport]] = defaultdict(set)

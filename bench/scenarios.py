@@ -1,16 +1,18 @@
 """What is measured: one function a scenario, one dictionary a contender and cycle.
 
-A function yields (contender, numbers). The runner calls it once a cycle, so that contenders take turns and every
-ratio is between neighbours in time.
+A function yields (contender, numbers). The runner calls it once a cycle, so that contenders take
+turns and every ratio is between neighbours in time.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +21,10 @@ from bench.contenders import (
     SERVER_CORE,
     Failed,
     Load,
+    NotInstalled,
     Server,
-    _end,
-    _line,
-    _start,
     ask_provider,
+    end,
     get,
     kill,
     limit,
@@ -32,6 +33,8 @@ from bench.contenders import (
     nchan,
     ours,
     providing,
+    read_line,
+    start,
     streaming,
 )
 
@@ -44,7 +47,7 @@ class Sizes:
     """How much of everything; `TINY` keeps the code alive and measures nothing."""
 
     few: int = 1_000
-    many: int = 10_000
+    many: int = 10_000  # 0: only the few
     few_rounds: int = 300
     many_rounds: int = 40
     tasks: int = 5_000
@@ -55,16 +58,17 @@ class Sizes:
     changes: int = 300
     watched: int = 20_000
     seconds: float = 10.0
-    slow_seconds: float = 10.0
-    slow_rate: float = 100.0
+    slow_seconds: float = 12.0
+    slow_rate: float = 60.0
     connects: int = 5_000
     at_once: int = 256
+    pause: float = 2.0
 
 
 FULL = Sizes()
 TINY = Sizes(
     few=50,
-    many=100,
+    many=0,
     few_rounds=4,
     many_rounds=2,
     tasks=40,
@@ -76,15 +80,18 @@ TINY = Sizes(
     watched=60,
     seconds=1.0,
     slow_seconds=2.0,
-    slow_rate=100.0,
+    slow_rate=400.0,
     connects=80,
     at_once=32,
+    pause=0.2,
 )
 
 
 def fanout(sizes: Sizes) -> Iterator[Row]:
     """One task, everybody: the next state is published when all have the last one."""
     for viewers, rounds in ((sizes.few, sizes.few_rounds), (sizes.many, sizes.many_rounds)):
+        if not viewers:
+            continue
         makes: list[tuple[str, Make]] = [
             ("ours SSE", ours),
             ("C limit SSE", limit),
@@ -99,7 +106,7 @@ def fanout(sizes: Sizes) -> Iterator[Row]:
 
 
 def many(sizes: Sizes) -> Iterator[Row]:
-    """Many tasks with one or two viewers each, changing at random; beside it one task with as many viewers."""
+    """Many tasks with one or two viewers each, changing at random, and one task with as many."""
     tasks, viewers = sizes.tasks, sizes.viewers
     rounds = max(sizes.publishes // viewers, 2)
     yield from _locked("ours, one task", lambda: ours(inproc=True), viewers, rounds)
@@ -107,19 +114,22 @@ def many(sizes: Sizes) -> Iterator[Row]:
     small = (tasks // 5, viewers // 5)
     cases: list[tuple[str, Callable[[int], Make], int, int, int]] = [
         ("ours, many tasks", lambda n: lambda: ours(inproc=True, tasks=n), tasks, viewers, 100),
-        ("ours, many tasks, one change a turn", lambda n: lambda: ours(inproc=True, tasks=n), tasks, viewers, 1),
+        (
+            "ours, many tasks, one change a turn",
+            lambda n: lambda: ours(inproc=True, tasks=n),
+            tasks,
+            viewers,
+            1,
+        ),
         ("ours, a fifth of the tasks", lambda n: lambda: ours(inproc=True, tasks=n), *small, 100),
         ("C limit, many tasks", lambda n: lambda: limit(tasks=n), tasks, viewers, 100),
-        ("nchan, many tasks", lambda n: lambda: nchan(tasks=n, publishers=32), tasks, viewers, 100),
+        ("nchan, many tasks", lambda _: lambda: nchan(publishers=32), tasks, viewers, 100),
     ]
     for name, make, of_tasks, of_viewers, batch in cases:
-        with _run(make(of_tasks)) as server, loading(server, tasks=of_tasks) as load:
+        with _run(make(of_tasks)) as server:
             if server is None:
                 continue
-            _open(load, of_viewers, sizes.at_once)
-            _settle(server)
-            load("flood", sizes.publishes // 10, batch)
-            yield name, load("flood", sizes.publishes, batch) | {"viewers": of_viewers, "tasks": of_tasks}
+            yield name, _flooded(server, sizes, of_tasks, of_viewers, batch)
 
 
 def burst(sizes: Sizes) -> Iterator[Row]:
@@ -141,7 +151,10 @@ def idle(sizes: Sizes) -> Iterator[Row]:
     ]
     if sizes is not TINY:
         most = machine.descriptor_limit() - 150
-        cases += [("ours SSE, most", ours, most), ("ours WebSocket, most", lambda: ours(websocket=True), most)]
+        cases += [
+            ("ours SSE, most", ours, most),
+            ("ours WebSocket, most", lambda: ours(websocket=True), most),
+        ]
     for name, make, number in cases:
         with _run(make) as server:
             if server is None:
@@ -149,11 +162,11 @@ def idle(sizes: Sizes) -> Iterator[Row]:
             with loading(server) as load:
                 _open(load, min(200, number), sizes.at_once)
                 load("drop", 0)
-                time.sleep(1)
+                time.sleep(sizes.pause)
                 before = machine.memory_kb(server.pids)
                 kernel = machine.tcp_memory_kb()
                 got = _open(load, number, sizes.at_once)
-                load("hold", 1)
+                load("hold", sizes.pause)
                 full = machine.memory_kb(server.pids)
                 numbers = {
                     "connections": got["opened"],
@@ -164,13 +177,13 @@ def idle(sizes: Sizes) -> Iterator[Row]:
                 }
                 for _ in range(sizes.churns):
                     load("drop", 0)
-                    time.sleep(2)
+                    time.sleep(sizes.pause)
                     numbers["after_kb"].append(machine.memory_kb(server.pids))
                     again = _open(load, number, sizes.at_once)
                     if again["opened"] != got["opened"]:
                         raise Failed(f"{name}: {again} after a churn")
                 load("drop", 0)
-                time.sleep(2)
+                time.sleep(sizes.pause)
                 numbers["after_kb"].append(machine.memory_kb(server.pids))
                 yield name, numbers
 
@@ -227,18 +240,19 @@ def restart(sizes: Sizes) -> Iterator[Row]:
     """The bridge is killed with everybody connected and started again: when are all back?"""
     tasks = max(sizes.connects // 10, 1)
     port = machine.free_port()
-    with providing(tasks) as provider:
-        with ours(tasks=tasks, port=port, provider=provider, streams=False) as server:
-            with loading(server, tasks=tasks) as load:
-                got = _open(load, sizes.connects, sizes.at_once)
-                load("return", 0)
-                ask_provider(provider[1], "z")
-                load.tell("return", 40)
-                kill(server)
-                with ours(tasks=tasks, port=port, provider=provider, streams=False):
-                    back = load.answer(seconds=60)
-                    asked = ask_provider(provider[1], "s")
-                    yield "ours", back | {"connections": got["opened"], "tasks": tasks, "asked": asked}
+    with ExitStack() as stack:
+        provider = stack.enter_context(providing(tasks))
+        server = stack.enter_context(ours(tasks=tasks, port=port, provider=provider, streams=False))
+        load = stack.enter_context(loading(server, tasks=tasks))
+        got = _open(load, sizes.connects, sizes.at_once)
+        load("return", 0)
+        ask_provider(provider[1], "z")
+        load.tell("return", 40)
+        kill(server)
+        stack.enter_context(ours(tasks=tasks, port=port, provider=provider, streams=False))
+        back = load.answer(seconds=60)
+        asked = ask_provider(provider[1], "s")
+        yield "ours", back | {"connections": got["opened"], "tasks": tasks, "asked": asked}
 
 
 def answer(sizes: Sizes) -> Iterator[Row]:
@@ -262,15 +276,15 @@ def upstream(sizes: Sizes) -> Iterator[Row]:
     few = min(sizes.watched, 2_000)
     with providing(few) as provider:
         base = f"http://127.0.0.1:{provider[0]}/qingbo/v1/tasks"
-        words = [_python(), "-m", "bench.peers.bare_aiohttp", base, str(few), "32", str(sizes.seconds)]
-        process = _start(words, core=SERVER_CORE)
+        words = [sys.executable, "-m", "bench.peers.bare_aiohttp", base, str(few), "32", str(sizes.seconds)]
+        process = start(words, core=SERVER_CORE)
         try:
-            said = _line(process, sizes.seconds + 30)
+            said = read_line(process, sizes.seconds + 30)
             if not said:
                 raise Failed("the bare client said nothing")
-            yield "bare aiohttp", _json(said)
+            yield "bare aiohttp", dict(json.loads(said))
         finally:
-            _end(process)
+            end(process)
     busy = {"poll_min_seconds": 0.02, "poll_max_seconds": 0.02}
     yield "ours, as fast as it can", _watched(sizes, few, busy)
     yield "ours, many tasks", _watched(sizes, sizes.watched, {})
@@ -286,7 +300,11 @@ def _watched(sizes: Sizes, tasks: int, pace: dict[str, Any]) -> dict[str, Any]:
             _open(load, tasks // per_conn, 20)
             time.sleep(min(6.0, sizes.seconds))  # until intervals have grown to what unchanged tasks get
             ask_provider(server.provider, "z")
-            before, cpu, began = _Histograms(server.port), machine.cpu_seconds(server.pids), time.perf_counter()
+            before, cpu, began = (
+                _Histograms(server.port),
+                machine.cpu_seconds(server.pids),
+                time.perf_counter(),
+            )
             load("hold", sizes.seconds)
             took = time.perf_counter() - began
             cpu = machine.cpu_seconds(server.pids) - cpu
@@ -307,6 +325,14 @@ def _watched(sizes: Sizes, tasks: int, pace: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _flooded(server: Server, sizes: Sizes, tasks: int, viewers: int, batch: int) -> dict[str, Any]:
+    with loading(server, tasks=tasks) as load:
+        _open(load, viewers, sizes.at_once)
+        _settle(server)
+        load("flood", sizes.publishes // 10, batch)
+        return load("flood", sizes.publishes, batch) | {"viewers": viewers, "tasks": tasks}
+
+
 def _locked(name: str, make: Make, viewers: int, rounds: int, *, changes: int = 1) -> Iterator[Row]:
     with _run(make) as server:
         if server is None:
@@ -323,24 +349,15 @@ def _settle(server: Server) -> None:
     time.sleep(0.2)
 
 
-class _run:
+@contextmanager
+def _run(make: Make) -> Iterator[Server | None]:
     """A contender, or None where it is not installed."""
-
-    def __init__(self, make: Make) -> None:
-        self._manager = make()
-
-    def __enter__(self) -> Any:
+    with ExitStack() as stack:
         try:
-            return self._manager.__enter__()
-        except Failed as error:
-            if "not installed" in str(error):
-                self._manager = None  # type: ignore[assignment]
-                return None
-            raise
-
-    def __exit__(self, *error: Any) -> None:
-        if self._manager is not None:
-            self._manager.__exit__(*error)
+            server = stack.enter_context(make())
+        except NotInstalled:
+            server = None
+        yield server
 
 
 def _open(load: Load, number: int, at_once: int, *, small: int = 0) -> dict[str, Any]:
@@ -364,7 +381,9 @@ class _Peaks:
     def _sample(self) -> None:
         while not self._over.wait(0.5):
             now = (machine.memory_kb(self._pids), machine.tcp_memory_kb())
-            self._most = [max(old, new - base) for old, new, base in zip(self._most, now, self._base, strict=True)]
+            self._most = [
+                max(old, new - base) for old, new, base in zip(self._most, now, self._base, strict=True)
+            ]
 
     def stop(self) -> dict[str, float]:
         """The peaks."""
@@ -382,7 +401,7 @@ class _Histograms:
     def buckets(self, name: str) -> list[tuple[float, float]]:
         """Upper bounds and counts, over all labels."""
         found: dict[float, float] = {}
-        pattern = rf'^{name}_bucket{{(?:[^}}]*,)?le="([^"]+)"}} (\S+)$'
+        pattern = rf'^{name}_bucket{{[^}}]*le="([^"]+)"[^}}]*}} (\S+)$'
         for bound, count in re.findall(pattern, self._page, re.MULTILINE):
             found[float(bound)] = found.get(float(bound), 0) + float(count)
         return sorted(found.items())
@@ -405,18 +424,6 @@ class _Histograms:
 def _metric(port: int, series: str) -> float:
     found = re.search(rf"^{re.escape(series)} (\S+)$", get(port, "/metrics"), re.MULTILINE)
     return float(found[1]) if found else float("nan")
-
-
-def _python() -> str:
-    import sys
-
-    return sys.executable
-
-
-def _json(line: bytes) -> dict[str, Any]:
-    import json
-
-    return dict(json.loads(line))
 
 
 SCENARIOS: dict[str, Callable[[Sizes], Iterator[Row]]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -19,13 +19,15 @@ from bridge.core.pacing import Pace
 from bridge.delivery.desk import Desk, DeskSettings
 from bridge.dialects.base import Dialect
 from bridge.dialects.registry import load_preset
+from bridge.errors import JournalError
 from bridge.hub.hub import Hub
 from bridge.hub.sweep import Sweep, SweepSettings
 from bridge.journal.base import Journal
 from bridge.journal.memory import MemoryJournal
+from bridge.journal.sqlite import SqliteJournal
 from bridge.leases.local import LocalLeases
 from bridge.metrics import Metrics
-from bridge.settings import Settings, UpstreamSettings
+from bridge.settings import SQLITE, Settings, UpstreamSettings
 from bridge.sources.session import Session
 from bridge.sources.upstream import Upstream
 from bridge.watchers.pool import Pool
@@ -53,6 +55,10 @@ class Bridge:
     """The bridge as an ASGI app, with what its own server needs besides.
 
     Everything is built in the lifespan, on the loop that serves, and taken down in reverse.
+
+    Attributes:
+        dead: Whether a bug ended what runs in the background.
+        died: Called when that happens.
     """
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
@@ -60,6 +66,8 @@ class Bridge:
         self._clock = clock or SystemClock()
         self._app: ASGIApp | None = None
         self._parts: _Parts | None = None
+        self.dead = False
+        self.died: Callable[[], None] = _nothing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve. A lifespan must have begun, or `running` be entered by whoever mounts the app."""
@@ -107,7 +115,7 @@ class Bridge:
         settings, clock = self.settings, self._clock
         chance = random.SystemRandom().random
         metrics = Metrics(CollectorRegistry(), settings.upstreams)
-        journal = MemoryJournal(clock, retention_seconds=settings.retention_seconds)
+        journal = await open_journal(settings, clock)
         stack.push_async_callback(journal.close)
         upstreams = {}
         for name, wishes in settings.upstreams.items():
@@ -132,15 +140,36 @@ class Bridge:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        started = False
         try:
             async with self.running():
                 await send({"type": "lifespan.startup.complete"})
+                started = True
                 await receive()
+        except JournalError as error:
+            logger.error("the journal cannot be used: %s", error)  # noqa: TRY400 - the sentence says it all
+            await send({"type": "lifespan.startup.failed", "message": ""})
         except BaseException as error:
             logger.exception("the bridge ended by a bug")
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            self.dead = True
+            self.died()  # a server that went on would be deaf, and nobody would notice
+            if not started:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
-        await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+
+
+async def open_journal(settings: Settings, clock: Clock) -> Journal:
+    """The journal the operator wants.
+
+    Raises:
+        JournalError: It cannot be used, and why.
+    """
+    if settings.journal == "memory":
+        return MemoryJournal(clock, retention_seconds=settings.retention_seconds)
+    path = settings.journal.removeprefix(SQLITE)
+    return await SqliteJournal.open(path, clock, retention_seconds=settings.retention_seconds)
 
 
 def make_upstream(name: str, wishes: UpstreamSettings, clock: Clock, metrics: Metrics) -> Upstream:
@@ -196,6 +225,10 @@ def _sweep_settings(settings: Settings) -> SweepSettings:
         slow_seconds=settings.slow_seconds,
         period_seconds=min(1.0, settings.keepalive_seconds / 2, settings.max_connection_age_seconds / 10),
     )
+
+
+def _nothing() -> None:
+    """Nobody asked to be told."""
 
 
 async def _measure_lag(clock: Clock, metrics: Metrics) -> None:

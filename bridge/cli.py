@@ -136,6 +136,12 @@ def set_up_logs(level: str, style: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("uvicorn.error", "websockets", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_ours_to_know)
+
+
+def _is_ours_to_know(record: logging.LogRecord) -> bool:
+    """Not every stranger's bad UTF-8, with a traceback: the connection is closed with 1007 and that is all."""
+    return not record.getMessage().startswith("Invalid UTF-8 sequence")
 
 
 def _settings(path: Path | None, **overrides: Any) -> Settings:

@@ -23,6 +23,8 @@ DELIVERIES = ("sse", "websocket", "longpoll", "ndjson")
 CALLBACK_RESULTS = ("accepted", "forged", "unknown_task", "challenge")
 LEFT = "left"
 
+_LONGEST_EXEMPLAR = 120
+
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _REQUEST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _RUN = (1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600)
@@ -203,14 +205,23 @@ class Metrics:
         self._per_delivery[delivery].events.inc(events)
 
     def carried(
-        self, counted: Mapping[str, int], conflated: Mapping[str, int], seconds: float | None
+        self,
+        counted: Mapping[str, int],
+        conflated: Mapping[str, int],
+        seconds: float | None,
+        *,
+        task: str = "",
     ) -> None:
-        """One event reached all its subscribers; counted once for all of them."""
+        """One event reached all its subscribers; counted once for all of them.
+
+        Args:
+            task: Its ref, for the exemplar.
+        """
         for delivery, number in counted.items():
             series = self._per_delivery[delivery]
             series.events.inc(number)
             if seconds is not None:
-                series.seconds.observe(seconds)
+                series.seconds.observe(seconds, exemplar(task))
         for delivery, number in conflated.items():
             if number:
                 self._per_delivery[delivery].conflated.inc(number)
@@ -285,6 +296,11 @@ class Exposition:
         for delivery, number in self._opened.items():
             family.add_metric([delivery], number)
         yield family
+
+
+def exemplar(task: str) -> dict[str, str] | None:
+    """One task as the example of a bucket; not part of any series. OpenMetrics allows 128 characters."""
+    return {"task": task} if 0 < len(task) <= _LONGEST_EXEMPLAR else None
 
 
 def _touch(metric: Counter | Gauge | Histogram, rows: Iterable[tuple[str, ...]]) -> None:

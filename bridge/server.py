@@ -31,10 +31,8 @@ def serve(bridge: Bridge) -> int:
     _raise_descriptor_limit()
     listener = listen(bridge.settings.host, bridge.settings.port)
     server = DrainingServer(bridge, _config(bridge))
-    host, port = listener.getsockname()[:2]
-    print(f"bridge listening on http://{_bracketed(host)}:{port}", flush=True)  # noqa: T201 - scripts read it
     server.run(sockets=[listener])
-    return 0 if server.started else 1
+    return 0 if server.started and not bridge.dead else 1
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -72,6 +70,10 @@ class DrainingServer(uvicorn.Server):
         """Start, then keep the collector away from what lives as long as we do."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets=sockets)
+        self._bridge.died = self._stop
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            print(f"bridge listening on http://{_bracketed(host)}:{port}", flush=True)  # noqa: T201 - scripts read it
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -83,6 +85,9 @@ class DrainingServer(uvicorn.Server):
             self.force_exit = self.should_exit = True
             return
         self._loop.call_soon_threadsafe(self._begin_drain)
+
+    def _stop(self) -> None:
+        self.should_exit = True
 
     def _begin_drain(self) -> None:
         if self._drain is None:

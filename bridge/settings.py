@@ -24,6 +24,7 @@ from bridge.errors import ConfigError
 
 PREFIX = "BRIDGE_"
 NESTED = "__"
+SQLITE = "sqlite:"
 CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG"})
 
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365)]
@@ -94,7 +95,10 @@ class Settings(BaseSettings):
         False, description="Serve an address that is not loopback although nobody is asked who they are."
     )
     auth: str = Field("none", description="Who may call: `none`, on a loopback address.")
-    journal: str = Field("memory", description="Where states are recorded: `memory`.")
+    journal: str = Field(
+        "sqlite:./bridge.db",
+        description="Where states are recorded: `sqlite:PATH`, or `memory`, which forgets with the process.",
+    )
     linger_seconds: Annotated[float, Field(ge=0)] = Field(
         30.0, description="How long a watch outlives its last viewer."
     )
@@ -128,7 +132,9 @@ class Settings(BaseSettings):
     @field_validator("journal")
     @classmethod
     def _journal(cls, value: str) -> str:
-        return _one_of(value, ("memory",))
+        if value != "memory" and not (value.startswith(SQLITE) and value.removeprefix(SQLITE).strip()):
+            raise ValueError(f"must be memory or {SQLITE}PATH")
+        return value
 
     @field_validator("log_level")
     @classmethod

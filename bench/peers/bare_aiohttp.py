@@ -1,6 +1,6 @@
 """The most an aiohttp client can ask: a loop of requests that compares bytes and does nothing else.
 
-    python -m bench.peers.bare_aiohttp BASE_URL TASKS AT_ONCE SECONDS      prints one line of JSON
+python -m bench.peers.bare_aiohttp BASE_URL TASKS AT_ONCE SECONDS      prints one line of JSON
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What one writes first: sse-starlette's response and a queue per client; its GC tuned like ours.
 
-    python -m bench.peers.naive PORT CONTROL_PORT TASKS
+python -m bench.peers.naive PORT CONTROL_PORT TASKS
 """
 
 from __future__ import annotations

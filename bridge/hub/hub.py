@@ -315,7 +315,8 @@ class Hub:
             conflated[label] = conflated.get(label, 0) + skipped
         now = self._clock.now()
         channel.last_write = now
-        self._metrics.carried(counted, conflated, now - frames.event.seen if frames.event.seen else None)
+        seconds = now - frames.event.seen if frames.event.seen else None
+        self._metrics.carried(counted, conflated, seconds, task=channel.key.ref)
 
     def _give(self, subscription: Subscription, data: bytes, offset: int, *, alone: bool) -> None:
         """Write, or keep for the one write of this round where there may be more."""

@@ -1,7 +1,8 @@
 """States as bytes: what a journal writes is what it reads, to the last field.
 
-Intentional: the standard library's JSON, not orjson, which turns NaN into null and refuses
-numbers over 64 bits and half surrogate pairs. A journal may not judge what a state holds.
+Intentional: what orjson cannot write exactly (NaN, numbers over 64 bits, half surrogate pairs)
+the standard library's JSON writes, and it reads everything. A journal may not judge what a state
+holds.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from typing import Any
+
+import orjson
 
 from bridge.core.task import Failure, Output, Source, State, Status, TaskKey
 from bridge.errors import JournalError
@@ -18,6 +21,7 @@ MAX_BYTES = 256 * 1024 * 1024
 _BESIDE = "raw"  # bytes are no JSON; they stand in a column of their own
 _STATE_FIELDS = [field.name for field in dataclasses.fields(State) if field.name != _BESIDE]
 _OUTPUT_FIELDS = [field.name for field in dataclasses.fields(Output)]
+_FAILURE_FIELDS = [field.name for field in dataclasses.fields(Failure)]
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
 
 
@@ -33,11 +37,8 @@ def encode(state: State) -> bytes:
     else:
         del fields["outputs"]
     if state.error is not None:
-        fields["error"] = [state.error.code, state.error.message]
-    try:
-        document = encode_text(_encoder.encode(fields))
-    except (TypeError, ValueError) as error:
-        raise JournalError(f"the state cannot be written down: {error}") from error
+        fields["error"] = _given(state.error, _FAILURE_FIELDS)
+    document = _dump(fields)
     size = len(document) + len(state.raw or b"")
     if size > MAX_BYTES:
         raise JournalError(f"a state of {size} bytes is too large to record")
@@ -57,7 +58,7 @@ def decode(document: bytes, raw: bytes | None) -> State:
         if "outputs" in fields:
             fields["outputs"] = tuple(Output(**output) for output in fields["outputs"])
         if "error" in fields:
-            fields["error"] = Failure(*fields["error"])
+            fields["error"] = Failure(**{"code": None, "message": None} | fields["error"])
         return State(**fields, raw=raw)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise JournalError(f"a recorded state cannot be read: {error}") from error
@@ -79,6 +80,19 @@ def decode_key(upstream: bytes, account: bytes, task_id: bytes) -> TaskKey:
     return TaskKey(*names)
 
 
-def _given(value: State | Output, names: list[str]) -> dict[str, Any]:
+def _dump(fields: dict[str, Any]) -> bytes:
+    try:
+        document = orjson.dumps(fields)
+        if b"null" not in document:  # we write none: it was NaN or infinity, or the word in a text
+            return document
+    except TypeError:
+        pass  # the slow way can tell what is wrong, if anything is
+    try:
+        return encode_text(_encoder.encode(fields))
+    except (TypeError, ValueError) as error:
+        raise JournalError(f"the state cannot be written down: {error}") from error
+
+
+def _given(value: State | Output | Failure, names: list[str]) -> dict[str, Any]:
     """The fields that say something; the others come back as their defaults."""
     return {name: given for name in names if (given := getattr(value, name)) is not None}

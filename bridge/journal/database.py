@@ -16,6 +16,7 @@ from bridge.errors import JournalError
 
 APPLICATION_ID = 0x54454252  # "TEBR": tells our files from everybody else's
 SCHEMA_VERSION = 1
+LONGEST_HISTORY = 320  # events a task may have for a moment
 LOCK_SUFFIX = "-lock"
 BUSY_SECONDS = 1.0
 PROBE_BYTES = 65_536
@@ -29,6 +30,7 @@ _SCHEMA = (
         newest INTEGER NOT NULL, kept INTEGER NOT NULL, open INTEGER NOT NULL, changed_at REAL NOT NULL,
         UNIQUE (upstream, account, task_id))""",
     "CREATE INDEX tasks_by_newest ON tasks (open, newest)",
+    f"CREATE INDEX tasks_too_long ON tasks (kept) WHERE kept > {LONGEST_HISTORY}",
     """CREATE TABLE events (
         offset INTEGER PRIMARY KEY, task INTEGER NOT NULL, seen REAL NOT NULL,
         state BLOB NOT NULL, raw BLOB)""",
@@ -121,7 +123,7 @@ def explain(error: sqlite3.Error | OSError, path: Path) -> JournalError:
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that begins no transaction by itself and waits a little for a lock."""
-    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=512)
 
 
 def open_database(path: Path, connect: Connect = connect) -> Database:

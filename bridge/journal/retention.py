@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import sqlite3
 from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.core.task import TaskKey
 from bridge.journal.codec import decode_key
-from bridge.journal.storage import Transaction
+from bridge.journal.database import LONGEST_HISTORY
+from bridge.journal.storage import EVENTS_PER_TASK, Transaction
 
 OPEN_SECONDS = (
     7 * 86_400.0
 )  # an open task is somebody's money: nothing heard for a week, or for the retention
-SLICE_EVENTS = 256
+SLICE_EVENTS = 64  # events of one task lie far apart: each may rewrite a page of its own
 SPARE_PAGES = 1024  # 4 MiB left for the next appends
 VACUUM_PAGES = 64
 
-_TASKS = "SELECT id, upstream, account, task_id, newest, changed_at FROM tasks "
+_TASKS = "SELECT id, upstream, account, task_id, newest, kept, changed_at FROM tasks "
 _QUIET = _TASKS + "WHERE open = ? ORDER BY newest LIMIT ?"
 _OUTLIVED = f"SELECT * FROM ({_QUIET}) WHERE changed_at < ?"  # noqa: S608 - put together from constants
 _LONG = _TASKS + "WHERE open = 1 AND kept > 1 ORDER BY newest LIMIT ?"
+_TOO_LONG = f"SELECT id, kept FROM tasks WHERE kept > {LONGEST_HISTORY} LIMIT 1"  # noqa: S608 - a constant
+_OLDEST = (
+    "DELETE FROM events WHERE offset IN (SELECT offset FROM events WHERE task = ? ORDER BY offset LIMIT ?)"
+)
 
 
 @dataclass(slots=True)
@@ -42,10 +49,10 @@ class Slice:
 class Retention:
     """How long and how much is remembered.
 
-    By age, a finished task goes as a whole; an open one only when it was quiet for a week as well.
-    Only the tasks quiet for longest are looked at: stamps of a clock that leapt may keep them longer.
-    By count, finished tasks go first, the one quiet for longest ahead; then what open tasks were
-    before their newest state; then open tasks.
+    A task keeps its newest 256 events. By age, a finished task goes as a whole; an open one only
+    when it was quiet for a week as well. Only the tasks quiet for longest are looked at: stamps of a
+    clock that leapt may keep them longer. By count, finished tasks go first, the one quiet for
+    longest ahead; then what open tasks were before their newest state; then open tasks.
 
     Args:
         seconds: Since the newest state of a task.
@@ -67,6 +74,7 @@ class Retention:
         """
         done = Slice()
         with Transaction(connection):
+            _by_length(connection, done)
             self._by_age(connection, done, wall)
             self._by_count(connection, done, events)
             if done.events:
@@ -91,24 +99,50 @@ class Retention:
                 _forget(connection, connection.execute(_QUIET, (is_open, limit)).fetchall(), done, limit)
 
 
+def _by_length(connection: sqlite3.Connection, done: Slice) -> None:
+    """Take the oldest events of a task that has too many."""
+    for task, kept in connection.execute(_TOO_LONG).fetchall():
+        _behead(connection, task, done, min(SLICE_EVENTS, kept - EVENTS_PER_TASK))
+
+
 def _forget(connection: sqlite3.Connection, rows: list[Any], done: Slice, limit: int) -> None:
-    """Delete whole tasks until there are enough deleted events."""
-    for task, upstream, account, task_id, newest, _ in rows:
-        if done.events >= limit:
-            return
-        done.events += connection.execute("DELETE FROM events WHERE task = ?", (task,)).rowcount
-        connection.execute("DELETE FROM tasks WHERE id = ?", (task,))
+    """Delete whole tasks, or the beginning of one that is too long for this step."""
+    count = _fitting([row[5] for row in rows], limit - done.events)
+    tasks = [row[0] for row in rows[:count]]
+    done.events += _delete(connection, "DELETE FROM events WHERE task IN", tasks)
+    _delete(connection, "DELETE FROM tasks WHERE id IN", tasks)
+    for _, upstream, account, task_id, newest, *_ in rows[:count]:
         done.forgotten.append((decode_key(upstream, account, task_id), newest))
+    if rows and not count:
+        _behead(connection, rows[0][0], done, limit)
 
 
 def _shorten(connection: sqlite3.Connection, done: Slice, limit: int) -> None:
-    """Leave open tasks nothing but their newest state until there are enough deleted events."""
-    for task, _, _, _, newest, _ in connection.execute(_LONG, (limit,)).fetchall():
-        if done.events >= limit:
-            return
-        statement = "DELETE FROM events WHERE task = ? AND offset < ?"
-        done.events += connection.execute(statement, (task, newest)).rowcount
-        connection.execute("UPDATE tasks SET kept = 1 WHERE id = ?", (task,))
+    """Leave open tasks nothing but their newest state, or take the beginning of one that is too long."""
+    rows = connection.execute(_LONG, (limit,)).fetchall()
+    count = _fitting([row[5] - 1 for row in rows], limit - done.events)
+    tasks = [row[0] for row in rows[:count]]
+    statement = "DELETE FROM events WHERE offset < (SELECT newest FROM tasks WHERE id = task) AND task IN"
+    done.events += _delete(connection, statement, tasks)
+    _delete(connection, "UPDATE tasks SET kept = 1 WHERE id IN", tasks)
+    if rows and not count:
+        _behead(connection, rows[0][0], done, limit)
+
+
+def _behead(connection: sqlite3.Connection, task: int, done: Slice, limit: int) -> None:
+    deleted = connection.execute(_OLDEST, (task, limit - done.events)).rowcount
+    connection.execute("UPDATE tasks SET kept = kept - ? WHERE id = ?", (deleted, task))
+    done.events += deleted
+
+
+def _fitting(sizes: list[int], room: int) -> int:
+    """How many of the first fit together."""
+    return bisect.bisect_right(list(itertools.accumulate(sizes)), room)
+
+
+def _delete(connection: sqlite3.Connection, statement: str, tasks: list[int]) -> int:
+    """One statement for all, for the reason of rule 1 in `bridge.journal.storage`."""
+    return connection.execute(f"{statement} ({', '.join('?' * len(tasks))})", tasks).rowcount
 
 
 def _vacuum(connection: sqlite3.Connection) -> bool:

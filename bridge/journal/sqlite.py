@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -82,7 +81,7 @@ class SqliteJournal:
             JournalError: The file cannot be used; the sentence names it and says what to do.
         """
         retention = Retention(seconds=retention_seconds, max_events=max_events)
-        journal = cls(Path(os.path.abspath(path)), clock, retention, newest_bytes=newest_bytes)
+        journal = cls(Path.cwd() / path, clock, retention, newest_bytes=newest_bytes)
         journal._writer = Writer(journal._path, clock, retention, connect, journal)
         try:
             opening = await asyncio.wrap_future(journal._writer.opened)

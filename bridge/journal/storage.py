@@ -8,6 +8,7 @@ Rule 2: values travel as parameters only.
 
 from __future__ import annotations
 
+import itertools
 import math
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,7 @@ EVENTS_PER_TASK = 256
 PAGE = 500
 MAX_OFFSET = 2**63 - 1
 
-_CHUNK = 64  # rows a statement, halved for the rest: seven statements to keep prepared
+_CHUNK = 128  # rows a statement: old builds of SQLite bind at most 999 values
 
 _TASK = "(?, ?, ?, ?, 1, ?, ?)"
 _PUT_TASKS = (
@@ -34,11 +35,6 @@ _PUT_TASKS = (
 )
 _EVENT = "(?, (SELECT id FROM tasks WHERE upstream = ? AND account = ? AND task_id = ?), ?, ?, ?)"
 _PUT_EVENTS = "INSERT INTO events (offset, task, seen, state, raw) VALUES {}"
-_TRIM = """DELETE FROM events WHERE offset IN (
-    SELECT e.offset FROM tasks t JOIN events e ON e.task = t.id
-    WHERE t.open IN (0, 1) AND t.newest > ?1 AND t.kept > ?2 AND e.offset <= (
-        SELECT offset FROM events WHERE task = t.id ORDER BY offset DESC LIMIT 1 OFFSET ?2))"""
-_TRIMMED = "UPDATE tasks SET kept = ?2 WHERE open IN (0, 1) AND newest > ?1 AND kept > ?2"
 _COLUMNS = "t.upstream, t.account, t.task_id, e.offset, e.seen, e.state, e.raw"
 _LATEST = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
     WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset <= ?
@@ -103,11 +99,8 @@ def read_history(connection: sqlite3.Connection) -> History:
     return History(str(meta["epoch"]), max(int(meta["head"]), newest), events)
 
 
-def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int) -> int:
+def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int) -> None:
     """Record entries with the offsets after `head`, all or none, durably.
-
-    Returns:
-        How many events were deleted because their task has too many.
 
     Raises:
         sqlite3.Error: None is recorded.
@@ -116,12 +109,9 @@ def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int) -
     tasks = [(*one.names, offset, not one.state.status.final, one.changed_at) for offset, one in rows]
     events = [(offset, *one.names, one.seen, one.document, one.state.raw) for offset, one in rows]
     with Transaction(connection):
-        _insert(connection, _PUT_TASKS, _TASK, tasks)
-        _insert(connection, _PUT_EVENTS, _EVENT, events)
-        trimmed = connection.execute(_TRIM, (head, EVENTS_PER_TASK)).rowcount
-        if trimmed:
-            connection.execute(_TRIMMED, (head, EVENTS_PER_TASK))
-    return trimmed
+        for start in range(0, len(rows), _CHUNK):
+            _insert(connection, _PUT_TASKS, _TASK, tasks[start : start + _CHUNK])
+            _insert(connection, _PUT_EVENTS, _EVENT, events[start : start + _CHUNK])
 
 
 class Transaction:
@@ -187,13 +177,8 @@ class Reader:
 
 
 def _insert(connection: sqlite3.Connection, statement: str, row: str, rows: list[tuple[Any, ...]]) -> None:
-    start, size = 0, _CHUNK
-    while start < len(rows):
-        while size > len(rows) - start:
-            size //= 2
-        values = [value for row_values in rows[start : start + size] for value in row_values]
-        connection.execute(statement.format(", ".join([row] * size)), values)
-        start += size
+    values = list(itertools.chain.from_iterable(rows))
+    connection.execute(statement.format(", ".join([row] * len(rows))), values)
 
 
 def _size(row: tuple[Any, ...]) -> int:

@@ -201,13 +201,13 @@ class Writer:
             self._refuse(jobs, JournalError(f"the journal {self._path} failed by a bug: {error!r}"))
 
     def _record(self, database: Database, jobs: Sequence[Job]) -> None:
-        trimmed = write(database.connection, [job.entry for job in jobs], self._head)
+        write(database.connection, [job.entry for job in jobs], self._head)
         recorded = []
         for offset, job in enumerate(jobs, start=self._head + 1):
             entry = job.entry
             recorded.append((job, Event(entry.key, Cursor(self._epoch, offset), entry.state, entry.seen)))
         self._head += len(jobs)
-        self._events += len(jobs) - trimmed
+        self._events += len(jobs)
         self._tell(self._listener.recorded, recorded)
 
     def _keep_house(self, database: Database) -> None:

@@ -41,7 +41,7 @@ def take(upstream: Upstream, secret: str, body: bytes, *, look_now: Callable[[Ta
         look_now: Looks at a task that is watched; False when nobody watches it.
     """
     if upstream.callback_secret is None or not hmac.compare_digest(
-        secret.encode(), upstream.callback_secret.encode()
+        secret.encode(errors="surrogateescape"), upstream.callback_secret.encode()
     ):
         return _counted(upstream, Taken(CallbackResult.FORGED))
     callback = upstream.dialect.read_callback(body)

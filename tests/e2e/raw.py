@@ -102,7 +102,9 @@ class RawStream:
 
     async def block(self) -> Block | None:
         """The next block; None when the server has ended the stream, and ended it cleanly."""
+        patience = asyncio.get_running_loop().time() + PATIENCE  # keepalives must not renew it
         while b"\n\n" not in self._held:
+            assert asyncio.get_running_loop().time() < patience, f"nothing after {self.blocks[-3:]}"
             part = b"" if self.ended_cleanly else await self.piece()
             if not part:
                 assert self.ended_cleanly

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -121,22 +122,43 @@ async def test_no_stream_is_opened_where_none_is_wanted(scene: Scene) -> None:
     assert scene.ledger.of("bytespike", task, "stream") == 0
 
 
-async def test_a_frame_that_claims_another_task_or_no_task_changes_nothing(scene: Scene) -> None:
+async def test_frames_without_a_state_change_nothing(scene: Scene) -> None:
     task = scene.id()
-    ref = f"slow/{task}"
-    frames = [
-        'data: {"hello":"world"}\n\n',
-        "data: not json\n\n",
-        "data: [1,2,3]\n\n",
-        "event: message\ndata:\n\n",
-        'data: {"task_id":"somebody-elses","status":"failed"}\n\n',
-    ]
-    await scene.script("bytespike", task, answer({"task_id": task, "status": "running"}), stream=frames, hold=True)
-    async with scene.events(ref) as stream:
+    frames = ['data: {"hello":"world"}\n\n', "data: not json\n\n", "data: [1,2,3]\n\n", "event: message\ndata:\n\n"]
+    running = answer({"task_id": task, "status": "running"})
+    await scene.script("bytespike", task, running, stream=frames, hold=True)
+    async with scene.events(f"slow/{task}") as stream:
         await stream.state()
         await scene.ledger.reach("bytespike", task, 1, "stream")
-        last = 'data: {"task_id":"' + task + '","status":"cancelled"}\n\n'
-        await scene.provider("bytespike").push(task, last)
+        await scene.provider("bytespike").push(task, _frame(task, "cancelled"))
         await stream.rest()
     words = [block.data["status"] for block in stream.blocks if block.event is None]
     assert words == ["processing", "cancelled"]
+
+
+async def test_another_tasks_frame_is_not_taken_for_this_ones(scene: Scene) -> None:
+    task = scene.id()
+    running = answer({"task_id": task, "status": "running"})
+    await scene.script("bytespike", task, running, stream=[_frame("somebody-elses", "queued")], hold=True)
+    async with scene.events(f"slow/{task}") as stream:
+        await stream.state()
+        await scene.ledger.reach("bytespike", task, 1, "stream")
+        await scene.provider("bytespike").push(task, _frame(task, "cancelled"))
+        await stream.rest()
+    words = [block.data["status"] for block in stream.blocks if block.event is None]
+    assert words == ["processing", "cancelled"]
+
+
+@pytest.mark.xfail(reason="bridge.sources.stream leaves at any final frame; bridge.watchers only drops it", strict=True)
+async def test_another_tasks_end_does_not_end_this_ones_stream(scene: Scene) -> None:
+    task = scene.id()
+    running = answer({"task_id": task, "status": "running"})
+    await scene.script("bytespike", task, running, stream=[_frame("somebody-elses", "failed")], hold=True)
+    async with scene.events(f"slow/{task}") as stream:
+        await stream.state()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(scene.ledger.reach("bytespike", task, 2, "stream"), 3)
+
+
+def _frame(task: str, word: str) -> str:
+    return f'data: {{"task_id":"{task}","status":"{word}"}}\n\n'

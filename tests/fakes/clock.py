@@ -1,4 +1,4 @@
-"""Time that only passes when a test says so. Keeps the promises of `bridge.clock.Clock`: tests/contract/test_clock.py."""
+"""Time that only passes when a test says so; keeps what a clock promises: tests/contract/test_clock.py."""
 
 from __future__ import annotations
 
@@ -75,5 +75,5 @@ async def settle() -> None:
     """Let everything run that can run without time passing."""
     loop = asyncio.get_running_loop()
     await asyncio.sleep(0)
-    while loop._ready:
+    while loop._ready:  # noqa: ASYNC110 - there is no event for "nothing left to run"
         await asyncio.sleep(0)

@@ -1,0 +1,123 @@
+"""Runs the scenarios, contenders taking turns, and reports.
+
+python -m bench.run                         everything, three cycles; writes docs/performance.md
+python -m bench.run fanout idle             some
+python -m bench.run --tiny                  seconds, keeps the code alive, measures nothing, writes nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import machine, report
+from bench.contenders import BUILD, LOAD_CORE, ROOT, Failed, build
+from bench.scenarios import FULL, SCENARIOS, TINY, Sizes
+
+HOW_TO_NCHAN = "nchan is not installed and is left out: apt-get install nginx-light libnginx-mod-nchan"
+CYCLES = {"idle": 1, "slow": 3}  # idle memory hardly moves; three rounds of churn are in it
+
+
+def main(words: list[str] | None = None) -> int:
+    """Measure what the command line names."""
+    wishes = _parsed(words)
+    build()
+    if (os.cpu_count() or 1) > LOAD_CORE:
+        os.sched_setaffinity(0, {LOAD_CORE})
+    if machine.nchan_modules() is None:
+        print(HOW_TO_NCHAN, flush=True)
+    sizes = TINY if wishes.tiny else FULL
+    kept = wishes.results or BUILD / ("tiny.json" if wishes.tiny else "results.json")
+    results: dict[str, Any] = {}
+    if kept.exists() and not wishes.tiny:
+        results = json.loads(kept.read_text())
+    failed = False
+    for name in wishes.scenarios or list(SCENARIOS):
+        failed |= not _measured(name, sizes, wishes, results)
+        kept.write_text(json.dumps(results, indent=1))
+    results = {name: results[name] for name in SCENARIOS if name in results}
+    print(report.text(results) if not wishes.tiny else _tiny(results), flush=True)
+    if not wishes.tiny and not wishes.no_write:
+        report.write(results, ROOT / "docs" / "performance.md")
+    return 1 if failed or report.wrongs(results) else 0
+
+
+def _measured(name: str, sizes: Sizes, wishes: argparse.Namespace, results: dict[str, Any]) -> bool:
+    cycles: list[dict[str, Any]] = []
+    number = 1 if wishes.tiny else wishes.cycles or CYCLES.get(name, 3)
+    well = True
+    for turn in range(number):
+        cycle: dict[str, Any] = {}
+        began = time.perf_counter()
+        try:
+            for contender, numbers in SCENARIOS[name](sizes):
+                cycle[contender] = numbers
+                _say(f"{name} {turn + 1}/{number} {contender}: {_brief(numbers)}")
+        except Failed as error:
+            _say(f"{name} {turn + 1}/{number} FAILED: {error}")
+            well = False
+        _say(f"{name} {turn + 1}/{number} took {time.perf_counter() - began:.0f} s")
+        if cycle:
+            cycles.append(cycle)
+    if cycles:
+        results[name] = {
+            "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),  # noqa: TID251 - no bridge here
+            "commit": machine.commit(),
+            "machine": machine.description(),
+            "cycles": cycles,
+        }
+    return well
+
+
+def _brief(numbers: dict[str, Any]) -> str:
+    keys = (
+        "events_per_second",
+        "cpu_us_per_event",
+        "p99_us",
+        "all_p99_us",
+        "server_util",
+        "skipped",
+        "missing_last",
+    )
+    keys += ("kb_per_connection", "per_second", "cpu_us", "lag_p99_ms", "aborted", "back", "closed")
+    return " ".join(f"{key}={numbers[key]:.6g}" for key in keys if key in numbers)
+
+
+def _tiny(results: dict[str, Any]) -> str:
+    rows = sum(len(cycle) for result in results.values() for cycle in result["cycles"])
+    judged = sum(1 for _ in report.promises(results, TINY))
+    report.markdown(results)
+    wrong = "\n".join(f"WRONG: {one}" for one in report.wrongs(results))
+    said = f"tiny: {len(results)} scenarios, {rows} runs, {judged} promises computed, none judged"
+    return f"{said}\n{wrong}".strip()
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parsed(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
+    parser.add_argument(
+        "--tiny", action="store_true", help="seconds instead of minutes; the numbers mean nothing"
+    )
+    parser.add_argument("--cycles", type=int, help="how often all contenders run (3)")
+    parser.add_argument("--results", type=Path, help="where numbers are kept between runs")
+    parser.add_argument("--no-write", action="store_true", help="leave docs/performance.md as it is")
+    wishes = parser.parse_args(words)
+    if unknown := set(wishes.scenarios) - set(SCENARIOS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    return wishes
+
+
+if __name__ == "__main__":
+    sys.exit(main())

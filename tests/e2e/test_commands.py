@@ -1,0 +1,286 @@
+"""The commands as an operator types them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.e2e.scene import Scene, stage
+from tests.harness import PATIENCE, answer, qingbo, qingbo_done
+
+pytestmark = pytest.mark.anyio
+
+FILE = """
+linger_seconds = 7
+keepalive_seconds = 11
+
+[upstreams.qingbo]
+base_url = "http://127.0.0.1:1/qingbo"
+api_key = "file-key"
+poll_min_seconds = 3
+callback_secret = "file-secret"
+
+[upstreams.vapi]
+api_key = "other-key"
+
+[upstreams.my-own-bytespike]
+preset = "bytespike"
+"""
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+@asynccontextmanager
+async def started(*arguments: str, **variables: str) -> AsyncIterator[Process]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bridge", *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=inherited | variables
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+        process._transport.close()  # type: ignore[attr-defined]
+
+
+async def run(*arguments: str, **variables: str) -> Ended:
+    async with started(*arguments, **variables) as process, asyncio.timeout(2 * PATIENCE):
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return Ended(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture(scope="module")
+async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
+    async with stage(cold_wait_seconds=0.4) as made:
+        yield made
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "bridge.toml"
+    path.write_text(FILE)
+    return path
+
+
+async def test_check_config_prints_the_effective_settings_without_a_secret(file: Path) -> None:
+    ended = await run("check-config", "--config", str(file), BRIDGE_LINGER_SECONDS="9")
+    assert (ended.code, ended.err) == (0, "")
+    told = orjson.loads(ended.out)
+    assert (told["linger_seconds"], told["keepalive_seconds"], told["port"]) == (9, 11, 8080)
+    assert told["upstreams"]["qingbo"]["poll_min_seconds"] == 3
+    for secret in ("file-key", "file-secret", "other-key"):
+        assert secret not in ended.out
+
+
+async def test_the_environment_is_over_the_file_down_to_single_settings_of_an_upstream(file: Path) -> None:
+    ended = await run(
+        "check-config",
+        "--config",
+        str(file),
+        BRIDGE_UPSTREAMS__QINGBO__POLL_MIN_SECONDS="4",
+        BRIDGE_UPSTREAMS__MY_OWN_BYTESPIKE__TIMEOUT_SECONDS="5",
+    )
+    assert ended.code == 0, ended.err
+    upstreams = orjson.loads(ended.out)["upstreams"]
+    assert upstreams["qingbo"]["poll_min_seconds"] == 4
+    assert upstreams["qingbo"]["base_url"] == "http://127.0.0.1:1/qingbo"
+    assert upstreams["my-own-bytespike"]["timeout_seconds"] == 5
+    by_variable = await run("check-config", BRIDGE_CONFIG=str(file))
+    assert by_variable.code == 0
+
+
+async def test_every_mistake_is_told_in_one_message_with_exit_code_2(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(
+        """
+colour = "red"
+port = 99999
+journal = "stone"
+host = "0.0.0.0"
+
+[upstreams.qingbo]
+api_key = "key-in-a-bad-file"
+poll_min_seconds = 5
+poll_max_seconds = 1
+speed = 3
+timeout_seconds = -1
+base_url = "ftp://x"
+
+[upstreams.nobody]
+api_key = "x"
+
+[upstreams.Bad_Name]
+preset = "none-of-that-name"
+"""
+    )
+    for command in ("check-config", "serve"):
+        ended = await run(command, "--config", str(path), BRIDGE_NONSENSE="1")
+        assert (ended.code, ended.out) == (2, "")
+        for part in (
+            "BRIDGE_NONSENSE",
+            "colour",
+            "port",
+            "journal",
+            "0.0.0.0",
+            "poll_min_seconds",
+            "speed",
+            "timeout_seconds",
+            "base_url",
+            "upstreams.nobody",
+            "Bad_Name",
+            "none-of-that-name",
+        ):
+            assert part in ended.err, f"{part} is not told"
+        assert "key-in-a-bad-file" not in ended.err
+        assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("content", ["not toml at all [", "\x00", "upstreams = 3", "[upstreams]\nqingbo = 3"])
+async def test_a_file_that_is_none_is_a_mistake_and_no_traceback(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "odd.toml"
+    path.write_text(content)
+    ended = await run("check-config", "--config", str(path))
+    assert ended.code == 2
+    assert "Traceback" not in ended.err
+
+
+async def test_a_file_that_is_missing_is_a_mistake(tmp_path: Path) -> None:
+    ended = await run("serve", "--config", str(tmp_path / "nowhere.toml"))
+    assert ended.code == 2
+    assert "nowhere.toml" in ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_no_upstream_at_all_is_a_mistake() -> None:
+    ended = await run("serve")
+    assert ended.code == 2
+    assert "upstreams" in ended.err
+
+
+async def test_a_public_address_is_refused_without_insecure(file: Path) -> None:
+    refused = await run("serve", "--config", str(file), "--host", "0.0.0.0", "--port", "0")
+    assert refused.code == 2
+    assert "--insecure" in refused.err
+    async with started("serve", "--config", str(file), "--host", "0.0.0.0", "--port", "0", "--insecure") as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            assert b"listening" in await process.stdout.readline()
+        process.terminate()
+        assert await process.wait() == 0
+
+
+async def test_serve_listens_where_the_file_and_the_options_say(file: Path) -> None:
+    async with started("serve", "--config", str(file), "--port", "0") as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            line = (await process.stdout.readline()).decode()
+        url = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert url, line
+        healthy = await run("health", "--url", url[0])
+        assert (healthy.code, orjson.loads(healthy.out)["ready"]) == (0, True)
+        second = await run("serve", "--config", str(file), "--port", url[0].rpartition(":")[2])
+        assert second.code == 1
+        assert "cannot listen" in second.err
+        assert "Traceback" not in second.err
+        process.terminate()
+        assert await process.wait() == 0
+    gone = await run("health", "--url", url[0])
+    assert gone.code == 1
+    assert "Traceback" not in gone.err
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "nonsense", "http://", "http://127.0.0.1:99999"])
+async def test_health_of_an_address_that_is_none_is_an_error_and_no_traceback(url: str) -> None:
+    ended = await run("health", "--url", url)
+    assert ended.code in {1, 2}
+    assert "Traceback" not in ended.err
+
+
+async def test_watch_prints_plain_lines_and_exits_0_when_all_completed(scene: Scene) -> None:
+    tasks = [scene.id(), scene.id()]
+    refs = [await scene.script("qingbo", task, qingbo(task, "processing", 5), qingbo_done(task)) for task in tasks]
+    ended = await run("watch", *refs, "--url", scene.bridge.url)
+    assert (ended.code, ended.err) == (0, "")
+    assert "\x1b" not in ended.out
+    for ref in refs:
+        assert any(line.startswith(ref) and "completed" in line for line in ended.out.splitlines())
+
+
+async def test_watch_json_prints_each_state_document_as_a_line(scene: Scene) -> None:
+    task = scene.id()
+    ref = await scene.script("qingbo", task, qingbo(task, "processing", 5), qingbo_done(task))
+    ended = await run("watch", ref, "--json", BRIDGE_URL=scene.bridge.url)
+    assert ended.code == 0
+    states = [orjson.loads(line) for line in ended.out.splitlines()]
+    assert [state["progress"] for state in states] == [5, 100]
+    assert all(state["task"] == ref for state in states)
+
+
+async def test_watch_exits_1_when_one_failed(scene: Scene) -> None:
+    good, bad = scene.id(), scene.id()
+    refs = [
+        await scene.script("qingbo", good, qingbo_done(good)),
+        await scene.script("qingbo", bad, qingbo(bad, "failed", error={"code": "x", "message": "y"})),
+    ]
+    assert (await run("watch", *refs, "--url", scene.bridge.url)).code == 1
+
+
+async def test_watch_exits_3_when_the_bridge_cannot_be_reached() -> None:
+    ended = await run("watch", "qingbo/x", "--url", "http://127.0.0.1:9", "--give-up", "0.5")
+    assert ended.code == 3
+    assert "Traceback" not in ended.err
+
+
+async def test_watch_exits_2_for_a_task_that_does_not_exist_or_is_no_ref(scene: Scene) -> None:
+    missing = answer({"error": {"code": "task_not_found", "message": "no"}}, status=404)
+    ref = await scene.script("qingbo", scene.id(), missing)
+    for wrong in (ref, "nonsense", "other/x"):
+        ended = await run("watch", wrong, "--url", scene.bridge.url)
+        assert ended.code == 2, ended
+        assert "Traceback" not in ended.err
+
+
+async def test_the_demo_without_a_terminal_prints_lines_and_exits_0() -> None:
+    ended = await run("demo", "--port", "0", "--speed", "50")
+    assert (ended.code, ended.err) == (0, "")
+    assert "curl -N http://127.0.0.1:" in ended.out
+    assert "\x1b" not in ended.out
+    assert len(re.findall(r" completed ", ended.out)) == 4
+
+
+async def test_simulate_prints_where_it_listens_and_the_base_urls() -> None:
+    async with started("simulate", "--port", "0") as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            lines = [(await process.stdout.readline()).decode() for _ in range(5)]
+        assert re.match(r"simulator listening on http://127\.0\.0\.1:\d+\n", lines[0])
+        assert [line.split()[0] for line in lines[2:]] == ["qingbo", "vapi", "bytespike"]
+        process.terminate()
+        assert await process.wait() == 0
+
+
+async def test_help_and_version_name_every_command() -> None:
+    helped = await run("--help")
+    assert helped.code == 0
+    for command in ("serve", "demo", "simulate", "watch", "submit", "check-config", "health"):
+        assert command in helped.out
+    assert (await run("--version")).code == 0
+    assert (await run("dance")).code == 2

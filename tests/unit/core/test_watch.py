@@ -1,0 +1,437 @@
+"""The decisions about one task, one at a time; in any order: tests/stateful/test_watch.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from bridge.core.event import NoticeCode
+from bridge.core.forecast import Kind, RunTimes
+from bridge.core.pacing import LONGEST_WAIT, Pace
+from bridge.core.task import Observation, Source, State, Status
+from bridge.core.watch import LOST_AFTER_SECONDS, Verdict, Watch
+from bridge.errors import (
+    CredentialRefused,
+    TaskNotFound,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from tests.fakes.tasks import WALL, seen, state
+
+PACE = Pace(min_seconds=2, max_seconds=10, recommended_seconds=2, safety_net_seconds=60)
+START = 1000.0
+
+
+@dataclass
+class Story:
+    """A watch with a clock of its own, told what happens."""
+
+    known: State | None = None
+    deadline: float | None = None
+    times: RunTimes = field(default_factory=RunTimes)
+    pace: Pace = PACE
+    now: float = START
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.pace, self.times, lambda: 0.5, START, self.known, self.deadline)
+
+    @property
+    def wall(self) -> float:
+        return WALL + self.now - START
+
+    @property
+    def wait(self) -> float:
+        assert self.watch.due is not None
+        return self.watch.due - self.now
+
+    def look(self, shows: Observation | UpstreamError | None, *, takes: float = 0.0) -> Verdict:
+        """Look when it is due."""
+        assert self.watch.due is not None
+        self.now = asked = max(self.now, self.watch.due)
+        self.now += takes
+        if shows is None:
+            return self.watch.unchanged(now=self.now, asked=asked)
+        if isinstance(shows, UpstreamError):
+            return self.watch.failed(shows, now=self.now, wall=self.wall)
+        return self.watch.observed(shows, source=Source.POLL, now=self.now, wall=self.wall, asked=asked)
+
+    def push(self, shows: Observation) -> Verdict:
+        """A frame comes on the stream."""
+        self.watch.streaming(now=self.now)
+        return self.watch.observed(shows, source=Source.STREAM, now=self.now, wall=self.wall)
+
+    def beat(self) -> None:
+        """The stream shows a sign of life."""
+        self.watch.streaming(now=self.now)
+
+    def tick(self, after: float = 0.0) -> Verdict:
+        self.now += after
+        return self.watch.ticked(now=self.now, wall=self.wall)
+
+
+def codes(verdict: Verdict) -> list[NoticeCode]:
+    return [notice.code for notice in verdict.notices]
+
+
+def test_a_new_watch_looks_at_once_and_one_that_saw_the_end_never() -> None:
+    assert Story().wait == 0
+    assert Story(state("processing")).wait == 0
+    assert Story(state("completed")).watch.over
+    assert Story(state("lost")).wait == 0  # the one ending a look may correct
+
+
+@pytest.mark.parametrize("ending", ["completed", "failed", "cancelled"])
+def test_after_an_ending_nothing_is_due_and_nothing_is_news(ending: str) -> None:
+    story = Story()
+    assert story.look(seen(ending)).news is not None
+    assert story.watch.over
+    assert story.push(seen("processing", 10)) == Verdict()
+    assert story.push(seen("failed")) == Verdict()
+    story.watch.look_now(now=story.now)
+    story.watch.stream_ended(now=story.now)
+    assert story.watch.failed(UpstreamUnavailable(), now=story.now, wall=WALL) == Verdict()
+    assert story.watch.unchanged(now=story.now, asked=story.now) == Verdict()
+    assert story.tick(1e6) == Verdict()
+    assert story.watch.over
+
+
+# 404
+
+
+def test_a_task_never_seen_that_is_not_there_ends_the_watch() -> None:
+    story = Story()
+    verdict = story.look(TaskNotFound("no such task"))
+    assert codes(verdict) == [NoticeCode.TASK_NOT_FOUND]
+    assert not verdict.notices[0].retriable
+    assert (verdict.news, story.watch.over, story.watch.unseen) == (None, True, True)
+
+
+def test_a_task_shown_after_all_is_watched_again() -> None:
+    story = Story()
+    story.look(TaskNotFound())
+    assert story.push(seen("queued")).news is not None
+    assert not story.watch.unseen
+    assert not story.watch.over
+
+
+def test_three_404s_over_ten_seconds_lose_a_task_and_no_fewer_and_no_sooner() -> None:
+    story = Story(state("processing"))
+    story.look(seen("processing"))
+    since = None
+    for number in (1, 2, 3):
+        verdict = story.look(TaskNotFound())
+        since = since or story.now
+        assert (verdict.news is None) == (number < 3)
+    assert verdict.news is not None
+    assert verdict.news.status is Status.LOST
+    assert LOST_AFTER_SECONDS <= story.now - since < LOST_AFTER_SECONDS + 1
+    assert story.watch.over
+
+
+def test_404s_that_come_quicker_than_due_lose_nothing_before_ten_seconds() -> None:
+    story = Story(state("processing"))
+    for _ in range(20):
+        assert story.watch.failed(TaskNotFound(), now=story.now, wall=story.wall).news is None
+        story.now += 0.49
+    assert story.watch.failed(TaskNotFound(), now=START + 10, wall=WALL).news is not None
+
+
+@pytest.mark.parametrize("between", [seen("processing"), None, UpstreamUnavailable()])
+def test_404s_count_only_in_a_row(between: Observation | UpstreamError | None) -> None:
+    story = Story(state("processing"))
+    for shows in (TaskNotFound(), TaskNotFound(), between, TaskNotFound(), TaskNotFound()):
+        assert story.look(shows).news is None
+        story.now += 20
+    assert story.look(TaskNotFound()).news is not None
+
+
+def test_a_task_that_turns_up_again_replaces_lost_only_with_its_real_end() -> None:
+    story = Story(state("lost", 40))
+    assert story.look(seen("processing", 50)).news is None
+    assert not story.watch.over
+    assert story.tick(1e6) == Verdict()
+    news = story.look(seen("completed")).news
+    assert news is not None
+    assert news.status is Status.COMPLETED
+    assert story.watch.over
+
+
+def test_a_lost_task_that_stays_away_is_not_looked_for_again() -> None:
+    story = Story(state("lost"))
+    assert story.look(TaskNotFound()) == Verdict()
+    assert story.watch.over
+    story.watch.look_now(now=story.now)  # but who says there is news is heard
+    assert story.wait == 0
+
+
+# Patience
+
+
+def test_a_failed_look_waits_as_long_as_the_provider_asks() -> None:
+    story = Story(state("processing"))
+    story.look(UpstreamBusy(retry_after=45))
+    assert story.wait == 45
+    story.look(UpstreamBusy(retry_after=1e9))
+    assert story.wait == LONGEST_WAIT
+
+
+def test_nothing_shortens_the_wait_a_provider_asked_for() -> None:
+    story = Story(state("processing"))
+    story.look(UpstreamBusy(retry_after=45))
+    story.watch.look_now(now=story.now)
+    assert story.wait == 45
+    story.push(seen("processing", 50))
+    assert story.wait == 45
+    story.watch.stream_ended(now=story.now)
+    assert story.wait == 45
+    story.look(seen("processing", 60))
+    story.watch.look_now(now=story.now)
+    assert story.wait == 0
+
+
+def test_what_the_last_answer_asked_for_holds_when_the_next_says_the_same_bytes() -> None:
+    story = Story()
+    story.look(seen("processing", poll_after=30.0))
+    assert story.wait == 30
+    story.look(None)
+    assert story.wait == 30
+    story.look(seen("processing", 5))
+    story.look(None)
+    assert story.wait <= PACE.max_seconds
+
+
+def test_looks_without_news_become_rarer_and_news_makes_them_frequent_again() -> None:
+    story = Story()
+    story.look(seen("processing", 1))
+    waits = []
+    for _ in range(12):
+        story.look(None)
+        waits.append(story.wait)
+    assert waits == sorted(waits)
+    assert waits[-1] == PACE.max_seconds
+    story.look(seen("processing", 2))
+    assert story.wait == PACE.min_seconds
+
+
+# Streams
+
+
+def test_a_healthy_stream_slows_the_poll_to_the_safety_net() -> None:
+    story = Story()
+    story.look(seen("processing", 1))
+    looks = []
+    for second in range(300):
+        story.now = START + second
+        if story.watch.due is not None and story.watch.due <= story.now:
+            story.look(seen("processing", 1))
+            looks.append(second)
+        story.push(seen("processing", second / 3))
+    gaps = [later - earlier for earlier, later in zip([0, *looks], looks, strict=False)]
+    assert gaps
+    assert all(PACE.safety_net_seconds <= gap <= PACE.safety_net_seconds + PACE.max_seconds for gap in gaps)
+
+
+@pytest.mark.parametrize("every", [0.1, 1.0, 5.0, 9.9])
+def test_a_chatty_stream_never_puts_the_safety_net_off_for_ever(every: float) -> None:
+    story = Story()
+    story.look(seen("processing", 0))
+    last = story.now
+    for number in range(int(400 / every)):
+        story.now += every
+        story.push(seen("processing", number % 7))
+        if story.watch.due is not None and story.watch.due <= story.now:
+            story.look(seen("processing", 0))
+            last = story.now
+        assert story.now - last <= PACE.safety_net_seconds + PACE.max_seconds
+
+
+def test_a_silent_stream_wakes_the_poll_within_one_longest_interval() -> None:
+    story = Story()
+    story.look(seen("processing", 1))
+    for _ in range(20):
+        story.now += 1
+        story.beat()
+    assert 0 < story.wait <= PACE.max_seconds
+
+
+def test_a_stream_that_only_beats_puts_off_no_first_look() -> None:
+    story = Story()
+    for _ in range(20):
+        story.beat()
+        assert story.watch.due == START
+        story.now += 1
+
+
+def test_a_stream_that_ends_brings_a_look_at_once_but_not_more_often_than_the_pace() -> None:
+    story = Story()
+    story.look(seen("processing", 1))
+    for _ in range(5):
+        story.now += 1
+        story.beat()
+    story.watch.stream_ended(now=story.now)
+    assert story.wait == 0
+    story.look(seen("processing", 1))
+    story.watch.stream_ended(now=story.now)
+    assert story.wait == PACE.min_seconds
+
+
+# Look now
+
+
+def test_who_says_there_is_news_brings_a_look_forward() -> None:
+    story = Story()
+    story.look(seen("processing", poll_after=200.0))
+    story.now += 5
+    story.watch.look_now(now=story.now)
+    assert story.wait == 0
+    story.beat()  # and a heartbeat does not put it off again
+    assert story.wait == 0
+    story.push(seen("processing", 60))
+    assert story.wait == 0
+    story.look(seen("processing", 61))
+    assert story.wait > 0
+
+
+def test_a_look_that_began_before_somebody_said_there_is_news_is_followed_by_another() -> None:
+    story = Story()
+    asked = story.now
+    story.now += 1
+    story.watch.look_now(now=story.now)
+    story.now += 1
+    story.watch.observed(seen("queued"), source=Source.POLL, now=story.now, wall=story.wall, asked=asked)
+    assert story.wait == 0
+    story.look(seen("queued"))
+    assert story.wait > 0
+
+
+# Notices
+
+
+def test_a_state_not_confirmed_for_three_intervals_is_stale_once_and_then_fresh() -> None:
+    story = Story()
+    story.look(seen("processing", 1))
+    limit = 3 * story.watch.interval
+    assert story.tick(limit) == Verdict()
+    assert codes(story.tick(0.1)) == [NoticeCode.STALE]
+    assert story.tick(5) == Verdict()
+    assert codes(story.look(None)) == [NoticeCode.FRESH]
+    assert story.look(None) == Verdict()
+    assert codes(story.tick(3 * PACE.max_seconds + 1)) == [NoticeCode.STALE]
+
+
+def test_a_live_stream_that_has_nothing_to_say_is_not_stale() -> None:
+    story = Story()
+    story.look(seen("processing", 1))
+    for _ in range(50):
+        story.beat()
+        assert story.tick(1.0) == Verdict()
+    assert codes(story.tick(3 * PACE.max_seconds)) == [NoticeCode.STALE]
+
+
+def test_a_task_without_change_for_far_too_long_is_stalled_until_it_changes() -> None:
+    times = RunTimes()
+    for _ in range(3):
+        times.learn(Kind("wan", None), 100.0)
+    story = Story(times=times)
+    story.look(seen("processing", 1, model="wan"))
+    told: list[NoticeCode] = []
+    while story.now < START + 380:
+        told += codes(story.look(None)) + codes(story.tick())
+    assert told == []
+    story.now = START + 401
+    story.watch.unchanged(now=story.now, asked=story.now)
+    assert codes(story.tick()) == [NoticeCode.STALLED]
+    assert story.tick(1) == Verdict()
+    story.look(seen("processing", 2, model="wan"))
+    assert story.tick(1) == Verdict()
+    story.look(None)
+    story.now += 401
+    assert NoticeCode.STALLED in codes(story.tick())
+
+
+def test_what_fresh_takes_back_is_told_again_while_it_is_so() -> None:
+    story = Story()
+    story.look(seen("processing", 1))
+    assert codes(story.tick(1801)) == [NoticeCode.STALE, NoticeCode.STALLED]
+    assert codes(story.look(None)) == [NoticeCode.FRESH]
+    assert codes(story.tick()) == [NoticeCode.STALLED]
+    assert story.look(None) == Verdict()  # nothing to take back but that
+
+
+def test_one_failed_look_is_weather_and_two_are_an_outage() -> None:
+    story = Story(state("processing"))
+    assert story.look(UpstreamUnavailable()) == Verdict()
+    verdict = story.look(UpstreamUnavailable("down"))
+    assert codes(verdict) == [NoticeCode.UPSTREAM_UNAVAILABLE]
+    assert verdict.notices[0].retriable
+    assert story.look(UpstreamUnavailable()) == Verdict()
+    assert codes(story.look(seen("processing", 5))) == [NoticeCode.FRESH]
+
+
+def test_a_viewer_who_sees_nothing_at_all_is_told_at_the_first_failure() -> None:
+    assert codes(Story().look(UpstreamUnavailable())) == [NoticeCode.UPSTREAM_UNAVAILABLE]
+    refused = Story().look(UpstreamRefused("bad id"))
+    assert [notice.retriable for notice in refused.notices] == [False]
+
+
+def test_a_refused_credential_is_told_once() -> None:
+    story = Story(state("processing"))
+    assert codes(story.look(CredentialRefused())) == [NoticeCode.CREDENTIAL_REFUSED]
+    assert story.look(CredentialRefused()) == Verdict()
+
+
+# The rest
+
+
+def test_a_task_watched_beyond_its_deadline_is_lost() -> None:
+    story = Story(deadline=100)
+    story.look(seen("processing", 40))
+    assert story.tick(99).news is None
+    news = story.tick(2).news
+    assert news is not None
+    assert (news.status, news.progress) == (Status.LOST, 40)
+    assert story.watch.over
+
+
+def test_a_late_frame_moves_nothing_back_and_the_next_look_may() -> None:
+    story = Story()
+    story.look(seen("processing", 50))
+    assert story.push(seen("queued", 10)).news is None
+    news = story.look(seen("queued", 10)).news
+    assert news is not None
+    assert (news.status, news.progress) == (Status.QUEUED, 50)
+
+
+def test_a_look_that_began_before_the_newest_change_moves_nothing_back() -> None:
+    story = Story()
+    asked = story.now
+    story.now += 1
+    story.push(seen("processing", 50))
+    story.now += 1
+    late = story.watch.observed(
+        seen("queued", 10), source=Source.POLL, now=story.now, wall=story.wall, asked=asked
+    )
+    assert late.news is None
+
+
+def test_near_its_end_means_within_one_longest_interval() -> None:
+    assert Story(state("processing", eta_seconds=PACE.max_seconds)).watch.near_end
+    assert not Story(state("processing", eta_seconds=PACE.max_seconds + 1)).watch.near_end
+    assert not Story(state("processing")).watch.near_end
+    assert not Story().watch.near_end
+
+
+@pytest.mark.parametrize(("names", "eta"), [({"model": "wan"}, 95.0), ({}, 95.0), ({"model": "other"}, None)])
+def test_a_frame_that_names_no_model_is_of_the_model_known(names: dict[str, Any], eta: float | None) -> None:
+    times = RunTimes()
+    for _ in range(3):
+        times.learn(Kind("wan", None), 100.0)
+    story = Story(state("processing", model="wan"), times=times)
+    story.now += 5
+    news = story.push(seen("processing", 1, **names)).news
+    assert news is not None
+    assert news.eta_seconds == eta

@@ -1,0 +1,516 @@
+"""Joining, leaving, hearing, one thing at a time. What holds in any order: tests/stateful/test_hub.py."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from bridge.core.event import Closing, Event, Notice, NoticeCode
+from bridge.core.task import Status, TaskKey
+from bridge.errors import UnknownUpstream
+from bridge.hub import hub as hub_module
+from bridge.wire.frames import Form, Wire
+from tests.fakes.clock import settle
+from tests.fakes.hub import Scene
+from tests.fakes.outlets import NDJSON, SOCKET, SSE, RecordingOutlet
+from tests.fakes.tasks import OTHER, TASK, state
+
+pytestmark = pytest.mark.anyio
+
+STALE = Notice(NoticeCode.STALE, "not confirmed")
+FRESH = Notice(NoticeCode.FRESH, "confirmed")
+MISSING = Notice(NoticeCode.TASK_NOT_FOUND, "no such task", retriable=False)
+THIRD = TaskKey("qingbo", "task-3")
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "SLICE", 2)
+
+
+def shown(outlet: RecordingOutlet) -> list[tuple[str, str, object]]:
+    """The states an SSE client saw: task, status, progress."""
+    documents = [orjson.loads(one.data) for one in outlet.events if one.name is None]
+    return [(one["task"], one["status"], one["progress"]) for one in documents]
+
+
+def progress(outlet: RecordingOutlet) -> list[object]:
+    return [number for _, _, number in shown(outlet)]
+
+
+def names(outlet: RecordingOutlet) -> list[str | None]:
+    return [one.name for one in outlet.events]
+
+
+def cursors(outlet: RecordingOutlet) -> list[int]:
+    """The offsets a client saw, states only."""
+    return [int((one.id or "-0").rpartition("-")[2]) for one in outlet.events if one.name is None]
+
+
+async def test_a_newcomer_gets_the_current_state_and_then_every_one_that_follows(scene: Scene) -> None:
+    await scene.tell(TASK, state(progress=1))
+    _, outlet = await scene.join([TASK], preface=b": ok\n", retry=2140)
+    assert outlet.sent.startswith(b": ok\nid: ")
+    assert outlet.events[0].retry == 2140
+    await scene.tell(TASK, state(progress=2))
+    await scene.tell(TASK, state(progress=3))
+    assert progress(outlet) == [1, 2, 3]
+    assert outlet.events[-1].retry is None
+
+
+async def test_what_was_recorded_between_reading_the_journal_and_beginning_is_not_lost(scene: Scene) -> None:
+    await scene.tell(TASK, state(progress=1))
+    outlet = RecordingOutlet()
+    subscription = scene.place(outlet)
+    scene.hub.join(subscription, [TASK])
+    read = [one for one in await scene.journal.latest([TASK]) if one is not None]
+    await scene.tell(TASK, state(progress=2))
+    scene.hub.begin(subscription, read, [TASK])
+    assert progress(outlet) == [1, 2]
+
+
+async def test_who_joins_in_the_turn_of_an_event_gets_it_once(scene: Scene) -> None:
+    _, before = await scene.join([TASK])
+    await scene.record(TASK, state(progress=1))
+    _, outlet = await scene.join([TASK])
+    await settle()
+    assert progress(outlet) == progress(before) == [1]
+
+
+async def test_nothing_is_sent_before_the_connection_has_begun(scene: Scene) -> None:
+    outlet = RecordingOutlet()
+    subscription = scene.place(outlet)
+    scene.hub.join(subscription, [TASK])
+    await scene.tell(TASK, state(progress=1))
+    scene.journal.announce(TASK, STALE)
+    assert outlet.writes == []
+    scene.hub.begin(subscription, [], [TASK])
+    assert names(outlet) == [None, "notice"]
+
+
+async def test_the_news_of_one_turn_leaves_in_one_write(scene: Scene) -> None:
+    _, outlet = await scene.join([TASK, OTHER, THIRD])
+    for number in range(5):
+        await scene.record(TASK, state(progress=number))
+    await scene.record(OTHER, state(progress=50))
+    await settle()
+    assert len(outlet.writes) == 1
+    assert shown(outlet) == [(TASK.ref, "processing", 4), (OTHER.ref, "processing", 50)]
+    assert scene.count("bridge_conflated_total", delivery="sse") == 4
+    assert scene.count("bridge_events_total", delivery="sse") == 2
+
+
+async def test_everybody_gets_the_same_bytes_object(scene: Scene) -> None:
+    outlets = [(await scene.join([TASK]))[1] for _ in range(3)]
+    await scene.tell(TASK, state())
+    assert len({id(outlet.writes[-1]) for outlet in outlets}) == 1
+
+
+async def test_each_form_gets_its_own_bytes(scene: Scene) -> None:
+    forms = [SSE, NDJSON, SOCKET, Form(Wire.SSE, chunked=True)]
+    outlets = [(await scene.join([TASK], RecordingOutlet(form)))[1] for form in forms]
+    await scene.tell(TASK, state(progress=7))
+    event_stream, lines, messages, chunked = (outlet.sent for outlet in outlets)
+    assert orjson.loads(lines)["progress"] == 7
+    assert orjson.loads(messages)["state"]["progress"] == 7
+    assert chunked == b"%x\r\n%b\r\n" % (len(event_stream), event_stream)
+
+
+# Endings
+
+
+async def test_done_follows_an_ending_and_end_the_last_one(scene: Scene) -> None:
+    _, outlet = await scene.join([TASK, OTHER])
+    await scene.tell(TASK, state("completed", 100))
+    assert names(outlet) == [None, "done"]
+    assert outlet.finished is None
+    await scene.tell(OTHER, state("failed"))
+    assert names(outlet) == [None, "done", None, "done", "end"]
+    assert orjson.loads(outlet.events[-1].data) == {"tasks": 2}
+    assert outlet.finished is Closing.FINISHED
+
+
+async def test_who_comes_after_the_end_gets_it_and_is_done(scene: Scene) -> None:
+    await scene.tell(TASK, state("completed", 100))
+    subscription, outlet = await scene.join([TASK])
+    assert names(outlet) == [None, "done", "end"]
+    assert subscription.closing is Closing.FINISHED
+    assert scene.interests.total == 0
+
+
+async def test_a_socket_stays_open_after_its_tasks(scene: Scene) -> None:
+    _, outlet = await scene.join([TASK], RecordingOutlet(SOCKET), stays_open=True)
+    await scene.tell(TASK, state("completed"))
+    kinds = [orjson.loads(line)["type"] for line in outlet.sent.splitlines()]
+    assert kinds == ["state", "done"]
+    assert outlet.finished is None
+    assert scene.interests.total == 0
+
+
+async def test_a_task_that_is_not_there_ends_with_a_notice_and_the_others_go_on(scene: Scene) -> None:
+    _, outlet = await scene.join([TASK, OTHER])
+    scene.journal.announce(TASK, MISSING)
+    assert names(outlet) == ["notice"]
+    await scene.tell(OTHER, state("completed"))
+    assert names(outlet) == ["notice", None, "done", "end"]
+
+
+async def test_who_joins_while_a_task_is_known_not_to_be_there_is_told_so(scene: Scene) -> None:
+    early = scene.place(RecordingOutlet())
+    scene.hub.join(early, [TASK])
+    scene.journal.announce(TASK, MISSING)
+    _, late = await scene.join([TASK])
+    assert names(late) == ["notice", "end"]
+    await scene.tell(TASK, state("queued"))  # it is there after all
+    _, later = await scene.join([TASK])
+    assert names(later) == [None]
+
+
+async def test_on_a_socket_a_404_is_not_a_notice(scene: Scene) -> None:
+    _, outlet = await scene.join([TASK], RecordingOutlet(SOCKET), stays_open=True)
+    scene.journal.announce(TASK, MISSING)
+    assert outlet.sent == b""
+    assert scene.interests.total == 0
+
+
+# Resuming
+
+
+async def test_a_client_that_comes_back_gets_only_what_it_has_not_seen(scene: Scene) -> None:
+    first = await scene.tell(TASK, state(progress=1))
+    second = await scene.tell(OTHER, state(progress=2))
+    _, outlet = await scene.join([TASK, OTHER], after=first.cursor.offset)
+    assert progress(outlet) == [2]
+    _, quiet = await scene.join([TASK, OTHER], after=second.cursor.offset, retry=1000)
+    assert quiet.sent == b""
+    await scene.tell(TASK, state(progress=3))
+    assert progress(quiet) == [3]
+
+
+async def test_history_comes_in_journal_order_before_what_follows(scene: Scene) -> None:
+    kept: list[Event] = [
+        await scene.tell(key, state(progress=number)) for number, key in enumerate([TASK, OTHER, TASK, OTHER])
+    ]
+    outlet = RecordingOutlet()
+    subscription = scene.place(outlet)
+    scene.hub.join(subscription, [TASK, OTHER])
+    await scene.tell(OTHER, state(progress=9))
+    scene.hub.begin(subscription, kept, [TASK, OTHER])
+    assert progress(outlet) == [0, 1, 2, 3, 9]
+
+
+async def test_a_placeholder_is_sent_only_while_nothing_better_is_known(scene: Scene) -> None:
+    subscription, outlet = await scene.join([TASK], retry=1500)
+    unknown = Event(TASK, (await scene.journal.append(OTHER, state())).cursor, state("unknown"))
+    scene.hub.place(subscription, unknown)
+    assert outlet.events[0].retry == 1500
+    await scene.tell(TASK, state(progress=1))
+    scene.hub.place(subscription, unknown)
+    assert [status for _, status, _ in shown(outlet)] == ["unknown", "processing"]
+
+
+async def test_a_newcomer_hears_when_the_state_was_last_confirmed(scene: Scene) -> None:
+    await scene.join([TASK])
+    await scene.tell(TASK, state())
+    scene.clock.skip(60)
+    scene.journal.confirm(TASK, scene.clock.wall())
+    _, outlet = await scene.join([TASK])
+    document = orjson.loads(outlet.events[0].data)
+    assert document["observed_at"] > document["changed_at"]
+
+
+# Notices
+
+
+async def test_standing_notices_are_told_to_newcomers_until_fresh(scene: Scene) -> None:
+    _, outlet = await scene.join([TASK])
+    scene.journal.announce(TASK, STALE)
+    _, late = await scene.join([TASK])
+    scene.journal.announce(TASK, FRESH)
+    _, latest = await scene.join([TASK])
+    codes = [[orjson.loads(one.data)["code"] for one in each.events] for each in (outlet, late, latest)]
+    assert codes == [["stale", "fresh"], ["stale", "fresh"], []]
+    assert scene.count("bridge_notices_total", code="stale") == 1
+
+
+async def test_remarks_concern_one_connection(scene: Scene) -> None:
+    _, other = await scene.join([TASK])
+    expiring = Notice(NoticeCode.LINKS_EXPIRING, "soon")
+    _, outlet = await scene.join([TASK], remarks=[(TASK, expiring)])
+    assert names(outlet) == ["notice"]
+    assert other.sent == b""
+
+
+# Those who do not read
+
+
+async def test_a_paused_client_gets_only_the_newest_of_each_task_when_it_wakes(scene: Scene) -> None:
+    _, slow = await scene.join([TASK, OTHER])
+    _, quick = await scene.join([TASK, OTHER])
+    slow.pause()
+    for number in range(10):
+        await scene.tell(TASK if number % 2 else OTHER, state(progress=number))
+    assert slow.writes == []
+    slow.wake()
+    await settle()
+    assert progress(slow) == [8, 9]
+    assert progress(quick) == list(range(10))
+    assert len(slow.writes) == 1
+    assert scene.count("bridge_conflated_total", delivery="sse") == 8
+    assert scene.count("bridge_events_total", delivery="sse") == 12
+
+
+async def test_endings_and_notices_wait_for_a_paused_client(scene: Scene) -> None:
+    _, slow = await scene.join([TASK, OTHER, THIRD])
+    slow.pause()
+    scene.journal.announce(OTHER, STALE)
+    await scene.tell(TASK, state("completed"))
+    scene.journal.announce(THIRD, MISSING)
+    await scene.tell(OTHER, state("failed"))
+    assert slow.writes == []
+    assert slow.finished is None
+    slow.wake()
+    await settle()
+    assert names(slow) == [None, "done", None, "done", "notice", "notice", "end"]
+    assert slow.finished is Closing.FINISHED
+
+
+async def test_the_404_of_the_only_task_reaches_a_paused_client(scene: Scene) -> None:
+    _, slow = await scene.join([TASK])
+    slow.pause()
+    scene.journal.announce(TASK, MISSING)
+    slow.wake()
+    await settle()
+    assert names(slow) == ["notice", "end"]
+
+
+async def test_fresh_takes_back_the_notices_a_paused_client_was_not_told(scene: Scene) -> None:
+    _, slow = await scene.join([TASK, OTHER])
+    slow.pause()
+    scene.journal.announce(TASK, STALE)
+    scene.journal.announce(OTHER, STALE)
+    scene.journal.announce(TASK, FRESH)
+    slow.wake()
+    await settle()
+    told = [(orjson.loads(one.data)["task"], orjson.loads(one.data)["code"]) for one in slow.events]
+    assert told == [(OTHER.ref, "stale"), (TASK.ref, "fresh")]
+
+
+async def test_news_in_the_turn_a_client_wakes_does_not_overtake_what_it_is_owed(scene: Scene) -> None:
+    _, slow = await scene.join([TASK, OTHER])
+    slow.pause()
+    await scene.tell(TASK, state(progress=1))
+    await scene.record(OTHER, state(progress=2))  # carried in this turn
+    slow.wake()  # and the client reads again in this turn
+    await settle()
+    assert cursors(slow) == sorted(cursors(slow))
+    assert progress(slow) == [1, 2]
+
+
+async def test_an_unsubscribed_task_is_owed_nothing(scene: Scene) -> None:
+    subscription, slow = await scene.join([TASK, OTHER], RecordingOutlet(SOCKET), stays_open=True)
+    slow.pause()
+    await scene.tell(TASK, state(progress=1))
+    scene.journal.announce(TASK, STALE)
+    scene.hub.part(subscription, TASK)
+    slow.wake()
+    await settle()
+    assert slow.sent == b""
+
+
+async def test_asking_for_more_first_brings_what_was_owed(scene: Scene) -> None:
+    subscription, slow = await scene.join([TASK], stays_open=True)
+    slow.pause()
+    await scene.tell(TASK, state(progress=1))
+    await scene.tell(OTHER, state(progress=2))
+    await scene.subscribe(subscription, [OTHER])
+    slow.wake()
+    await settle()
+    assert progress(slow) == [1, 2]
+    assert cursors(slow) == sorted(cursors(slow))
+
+
+# Slices
+
+
+@pytest.mark.usefixtures("small_slices")
+async def test_an_ending_heard_between_two_slices_reaches_everybody(scene: Scene) -> None:
+    outlets = [(await scene.join([TASK]))[1] for _ in range(7)]
+    await scene.record(TASK, state(progress=50))
+    scene.hub._step()
+    await scene.record(TASK, state("completed", 100))
+    await settle()
+    assert all(progress(outlet) == [50, 100] for outlet in outlets)
+    assert all(names(outlet) == [None, None, "done", "end"] for outlet in outlets)
+
+
+@pytest.mark.usefixtures("small_slices")
+async def test_news_between_two_slices_overtakes_nothing(scene: Scene) -> None:
+    outlets = [(await scene.join([TASK, OTHER, THIRD]))[1] for _ in range(5)]
+    for number, key in enumerate([TASK, OTHER, THIRD]):
+        await scene.record(key, state(progress=number))
+    scene.hub._step()
+    await scene.record(OTHER, state(progress=9))
+    await settle()
+    for outlet in outlets:
+        assert progress(outlet) == [0, 1, 2, 9]
+        assert cursors(outlet) == sorted(cursors(outlet))
+
+
+@pytest.mark.usefixtures("small_slices")
+async def test_who_joins_between_two_slices_sees_nothing_older_after_something_newer(scene: Scene) -> None:
+    for form in (SSE, SSE, SSE, NDJSON):
+        await scene.join([TASK], RecordingOutlet(form))
+    await scene.record(TASK, state(progress=1))
+    scene.hub._step()
+    await scene.record(TASK, state(progress=2))
+    _, outlet = await scene.join([TASK], RecordingOutlet(NDJSON))
+    await settle()
+    assert [orjson.loads(line)["progress"] for line in outlet.sent.splitlines()] == [2]
+
+
+@pytest.mark.usefixtures("small_slices")
+async def test_who_wakes_between_two_slices_sees_nothing_twice_or_late(scene: Scene) -> None:
+    outlets = [(await scene.join([TASK, OTHER]))[1] for _ in range(6)]
+    outlets[5].pause()
+    await scene.tell(TASK, state(progress=1))
+    await scene.record(TASK, state(progress=2))
+    await scene.record(OTHER, state(progress=3))
+    scene.hub._step()
+    outlets[5].wake()
+    await scene.record(TASK, state(progress=4))
+    await settle()
+    assert cursors(outlets[5]) == sorted(set(cursors(outlets[5])))
+    assert progress(outlets[5])[-2:] == [3, 4]
+
+
+@pytest.mark.usefixtures("small_slices")
+async def test_who_leaves_between_two_slices_is_written_to_no_more(scene: Scene) -> None:
+    joined = [await scene.join([TASK]) for _ in range(6)]
+    await scene.record(TASK, state(progress=1))
+    scene.hub._step()
+    for subscription, _ in joined:
+        scene.hub.leave(subscription, "left")
+    written = [len(outlet.writes) for _, outlet in joined]
+    await settle()
+    assert [len(outlet.writes) for _, outlet in joined] == written
+    assert scene.interests.total == 0
+
+
+# Leaving
+
+
+async def test_leaving_is_idempotent_and_leaves_nothing(scene: Scene) -> None:
+    subscription, outlet = await scene.join([TASK, OTHER])
+    assert scene.interests.wanted == {TASK: 1, OTHER: 1}
+    scene.hub.leave(subscription, "left")
+    scene.hub.leave(subscription, "left")
+    scene.hub.part(subscription, TASK)
+    await scene.tell(TASK, state())
+    assert outlet.writes == []
+    assert scene.hub.channel_of(TASK) is None
+    assert not scene.hub.subscriptions
+    assert scene.interests.total == 0
+    assert scene.count("bridge_disconnects_total", delivery="sse", reason="left") == 1
+    assert scene.count("bridge_connections", delivery="sse") == 0
+
+
+async def test_leaving_before_beginning_leaves_nothing(scene: Scene) -> None:
+    subscription = scene.place(RecordingOutlet())
+    scene.hub.join(subscription, [TASK, TASK])
+    assert scene.interests.total == 1
+    scene.hub.leave(subscription, "left")
+    scene.hub.begin(subscription, [], [TASK])
+    assert scene.hub.channel_of(TASK) is None
+    assert scene.interests.total == 0
+
+
+async def test_a_task_that_cannot_be_wanted_leaves_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(key: TaskKey) -> None:
+        raise UnknownUpstream(key.upstream)
+
+    subscription = scene.place(RecordingOutlet())
+    monkeypatch.setattr(scene.interests, "want", refuse)
+    with pytest.raises(UnknownUpstream):
+        scene.hub.join(subscription, [TASK])
+    scene.hub.leave(subscription, "left")
+    assert scene.interests.total == 0
+    assert scene.hub.channel_of(TASK) is None
+
+
+async def test_finishing_says_a_last_word_once(scene: Scene) -> None:
+    subscription, outlet = await scene.join([TASK])
+    scene.hub.finish(subscription, Closing.DRAIN, b"data: bye\n\n")
+    scene.hub.finish(subscription, Closing.AGE, b"data: again\n\n")
+    await scene.tell(TASK, state())
+    assert outlet.sent == b"data: bye\n\n"
+    assert outlet.finished is Closing.DRAIN
+    assert scene.count("bridge_notices_total", code="closing") == 1
+
+
+async def test_a_connection_that_cannot_be_written_to_ends_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, outlet = await scene.join([TASK])
+    _, other = await scene.join([TASK])
+
+    def fail(_data: bytes) -> None:
+        raise RuntimeError("a bug in an outlet")
+
+    broken.write = fail
+    await scene.tell(TASK, state(progress=1))
+    await scene.tell(TASK, state(progress=2))
+    scene.journal.announce(TASK, STALE)
+    assert outlet.aborted
+    assert names(other) == [None, None, "notice"]
+    scene.hub.leave(broken, "gone")
+
+
+# Waiting for one change
+
+
+async def test_a_wait_for_a_change_ends_with_it_or_with_nothing(scene: Scene) -> None:
+    import asyncio
+
+    first = await scene.tell(TASK, state(progress=1))
+    waiting = asyncio.ensure_future(scene.hub.changed(TASK, first.cursor.offset, seconds=60))
+    await settle()
+    assert scene.interests.total == 1
+    second = await scene.tell(TASK, state(progress=2))
+    assert await waiting == second
+    assert await scene.hub.changed(TASK, second.cursor.offset, seconds=0) is None
+    assert scene.interests.total == 0
+    assert scene.hub.channel_of(TASK) is None
+
+
+async def test_a_change_already_heard_is_answered_at_once(scene: Scene) -> None:
+    await scene.join([TASK])
+    event = await scene.tell(TASK, state(progress=1))
+    assert await scene.hub.changed(TASK, event.cursor.offset - 1, seconds=60) == event
+    assert scene.interests.total == 1
+
+
+async def test_a_wait_that_is_cancelled_leaves_nothing(scene: Scene) -> None:
+    import asyncio
+
+    waiting = asyncio.ensure_future(scene.hub.changed(TASK, 0, seconds=60))
+    await settle()
+    waiting.cancel()
+    await settle()
+    assert scene.interests.total == 0
+    assert scene.hub.channel_of(TASK) is None
+
+
+async def test_delivery_is_timed_from_the_moment_a_state_was_seen(scene: Scene) -> None:
+    await scene.join([TASK])
+    await scene.tell(TASK, state(), seen=scene.clock.now() - 0.2)
+    assert scene.count("bridge_delivery_seconds_sum", delivery="sse") == pytest.approx(0.2)
+    await scene.tell(TASK, state(Status.QUEUED))  # seen before a restart: nobody knows
+    assert scene.count("bridge_delivery_seconds_count", delivery="sse") == 1

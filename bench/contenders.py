@@ -125,12 +125,16 @@ def ours(
     streams: bool = True,
     port: int = 0,
     provider: tuple[int, int] | None = None,
+    memory: bool = False,
+    folder: Path | None = None,
     wishes: dict[str, Any] | None = None,
     pace: dict[str, Any] | None = None,
 ) -> Iterator[Server]:
     """The bridge, with the whole product in the path; `inproc` leaves out the upstream side.
 
     Args:
+        memory: The journal that forgets, instead of the SQLite file that is the default.
+        folder: Where that file stands, when it must outlive the process.
         provider: Port and control port of one that runs already.
     """
     with ExitStack() as stack:
@@ -139,10 +143,12 @@ def ours(
             "base_url": f"http://127.0.0.1:{source}/{upstream}",
             "api_key": "bench",
             "max_streams": tasks if streams and not inproc else 0,
-            **(pace or QUIET),
+            **(QUIET if pace is None else pace),
         }
+        home = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(dir=BUILD)))
+        journal = "memory" if memory else f"sqlite:{home / 'bridge.db'}"
         variables = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
-        for name, value in {**SETTINGS, "port": port, **(wishes or {})}.items():
+        for name, value in {**SETTINGS, "port": port, "journal": journal, **(wishes or {})}.items():
             variables[f"BRIDGE_{name.upper()}"] = str(value)
         variables["BRIDGE_UPSTREAMS"] = json.dumps({upstream: settings})
         if inproc:

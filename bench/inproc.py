@@ -23,6 +23,7 @@ from bridge.server import serve
 from bridge.settings import Settings, load
 
 UPSTREAM = "bytespike"
+MOST_WAITING = 1000
 
 
 class Driven(Bridge):
@@ -45,12 +46,22 @@ class Driven(Bridge):
                 server.close()
 
     async def _obey(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        waiting: set[asyncio.Task[None]] = set()
+
         async def publish(word: str, numbers: list[int]) -> None:
             first, count, batch = numbers
             for begin in range(first, first + count, batch):
                 for seq in range(begin, min(begin + batch, first + count)):
-                    await self._append(seq, final=word == "f")
+                    append = self._append(seq, final=word == "f")
+                    if self.settings.journal == "memory":
+                        await append  # never waits
+                    else:  # one waits for the disk while others come, as watches do
+                        task = asyncio.create_task(append)
+                        waiting.add(task)
+                        task.add_done_callback(waiting.discard)
                 await asyncio.sleep(0)
+                if len(waiting) > MOST_WAITING:
+                    await asyncio.wait(waiting)
 
         lines = Lines(publish)
         while data := await reader.read(65_536):

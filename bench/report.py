@@ -120,6 +120,10 @@ def _fanout(cycles: _Cycles, sizes: Sizes) -> Iterator[Promise]:
             3.5,
             cycles.ratio(ours, f"naive SSE, {at}", rate),
         )
+        forgetful = f"ours SSE, memory journal, {at}"
+        yield from _told(
+            f"1. {at} SSE, memory journal: events/s over the C limit's", cycles.ratio(forgetful, limit, rate)
+        )
         ours, limit = f"ours WebSocket, {at}", f"C limit WebSocket, {at}"
         yield from _at_least(
             f"1. {at} WebSocket: events/s over the C limit's", 0.6, cycles.ratio(ours, limit, rate)
@@ -138,13 +142,15 @@ def _many(cycles: _Cycles, sizes: Sizes) -> Iterator[Promise]:
     yield from _told(
         "2. the same for the C limit", cycles.ratio("C limit, many tasks", "C limit, one task", cpu)
     )
+    memory, alone = ", memory journal", "ours, one task, memory journal"
+    for what, name in (
+        ("the same with the memory journal", f"{ours}{memory}"),
+        ("memory journal, one change a turn", f"{ours}, one change a turn{memory}"),
+    ):
+        yield from _told(f"2. {what}", cycles.ratio(name, alone, cpu))
     yield from _told(
-        "2. one change a turn: CPU an event over the one-task case's",
-        cycles.ratio(f"{ours}, one change a turn", "ours, one task", cpu),
-    )
-    yield from _told(
-        "2. five times the tasks and viewers: CPU an event",
-        cycles.ratio(ours, "ours, a fifth of the tasks", cpu),
+        "2. memory journal, five times the tasks and viewers: CPU an event",
+        cycles.ratio(f"{ours}{memory}", f"ours, a fifth of the tasks{memory}", cpu),
     )
     yield from _told("2. many tasks: CPU an event over nchan's", cycles.ratio(ours, "nchan, many tasks", cpu))
 
@@ -152,15 +158,11 @@ def _many(cycles: _Cycles, sizes: Sizes) -> Iterator[Promise]:
 def _burst(cycles: _Cycles, sizes: Sizes) -> Iterator[Promise]:
     del sizes
     rate = "meant_per_second"
-    yield from _at_least(
-        "3. ten changes a turn: events/s over nchan's",
-        5,
-        cycles.ratio("ours, 10 a turn", "nchan, 10 a turn", rate),
-    )
-    yield from _told(
-        "3. ten changes a turn: events/s over one change a turn",
-        cycles.ratio("ours, 10 a turn", "ours, 1 a turn", rate),
-    )
+    for name in ("ours, in-process publisher", "ours", "ours, memory journal"):
+        ten, one = f"{name}, 10 a turn", f"{name}, 1 a turn"
+        over = cycles.ratio(ten, "nchan, 10 a turn", rate)
+        yield from _at_least(f"3. {name}, ten changes a turn: events/s over nchan's", 5, over)
+        yield from _told(f"3. {name}, ten changes over one: events/s", cycles.ratio(ten, one, rate))
 
 
 def _idle(cycles: _Cycles, sizes: Sizes) -> Iterator[Promise]:

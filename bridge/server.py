@@ -10,6 +10,7 @@ import socket
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bridge.app import Bridge
 
@@ -18,6 +19,7 @@ SEND_BUFFER = 64 * 1024
 GC_THRESHOLDS = (50_000, 50, 100)
 LAST_GRACE_SECONDS = 5
 MAX_WS_MESSAGE = 64 * 1024
+MAX_HEAD = 256 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +104,37 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
+class BoundedHead(HttpToolsProtocol):
+    """Takes no head of a request without end; the parser itself would keep all of it."""
+
+    _in_head = False
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes while a head has not ended."""
+        had_begun = self._in_head
+        super().data_received(data)
+        if had_begun and self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD:
+                self.send_400_response("The head of the request is too large.")
+
+    def on_message_begin(self) -> None:
+        """Begin to count."""
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """End to count."""
+        self._in_head = False
+        super().on_headers_complete()
+
+
 def _config(bridge: Bridge) -> uvicorn.Config:
     return uvicorn.Config(
         bridge,
-        http="httptools",
+        http=BoundedHead,
         ws="websockets-sansio",
         ws_per_message_deflate=False,
         ws_max_size=MAX_WS_MESSAGE,

@@ -77,6 +77,8 @@ class UpstreamSettings(BaseModel):
     def _http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
+        if value is not None and any(mark in value for mark in "@?#"):
+            raise ValueError("is an address and a path; a credential goes into api_key")
         return value
 
 

@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,16 +42,25 @@ class BridgeProcess:
 
 @asynccontextmanager
 async def running_bridge(
-    upstreams: dict[str, dict[str, Any]], *, environment: dict[str, str] | None = None, **settings: Any
+    upstreams: dict[str, dict[str, Any]],
+    *,
+    environment: dict[str, str] | None = None,
+    under: Sequence[str] = (),
+    **settings: Any,
 ) -> AsyncIterator[BridgeProcess]:
-    """`bridge serve` on a free port, with these settings; ended at the end, by force if need be."""
+    """`bridge serve` on a free port, with these settings; ended at the end, by force if need be.
+
+    Args:
+        under: A command that becomes the bridge in the end, such as `unshare`.
+    """
     variables = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
     wishes = {"port": 0, "journal": "memory"} | settings
     for name, value in wishes.items():
         variables[f"BRIDGE_{name.upper()}"] = value if isinstance(value, str) else orjson.dumps(value).decode()
     variables["BRIDGE_UPSTREAMS"] = orjson.dumps(upstreams).decode()
+    command = (*under, sys.executable, "-m", "bridge", "serve")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bridge", "serve", stdout=PIPE, stderr=PIPE, env=variables | (environment or {})
+        *command, stdout=PIPE, stderr=PIPE, env=variables | (environment or {})
     )
     assert process.stdout is not None
     assert process.stderr is not None

@@ -61,6 +61,7 @@ class Opened:
     position: Position
     resume: Resume | None
     latest: list[Event | None]
+    cold_until: float
     waited: bool = False
 
     @property
@@ -116,13 +117,14 @@ class Desk:
             UpstreamRefused: The provider refuses to show the only task.
             JournalError: The journal cannot be read.
         """
+        cold_until = self.clock.now() + self.settings.cold_wait_seconds
         self.hub.join(subscription, arrival.keys)
         latest = await self.journal.latest(arrival.keys)
         position = locate(arrival.token, epoch=self.journal.epoch, head=self.journal.head)
         outcome = resume(position, latest)
         if outcome is not None:
             self.metrics.resumes.labels(subscription.label, outcome.value).inc()
-        opened = Opened(subscription, arrival, position, outcome, latest)
+        opened = Opened(subscription, arrival, position, outcome, latest, cold_until)
         if patient and not opened.ended and not any(latest):
             opened.waited = True
             await self._wait_cold(opened)
@@ -213,6 +215,10 @@ class Desk:
         except TimeoutError:
             return None
 
+    def _looked_at(self, key: TaskKey) -> bool:
+        watcher = self.pool.watcher(key)
+        return watcher is not None and watcher.looked.is_set()
+
     def _seen(self, key: TaskKey) -> bool:
         watcher = self.pool.watcher(key)
         return watcher is not None and watcher.watch.known is not None
@@ -232,10 +238,11 @@ class Desk:
             for key in cold:
                 self.hub.place(opened.subscription, self.placeholder(key))
 
-        if opened.waited:
+        left = opened.cold_until - self.clock.now()
+        if left <= 0 or (opened.waited and all(self._looked_at(key) for key in cold)):
             place()
-        else:
-            asyncio.get_running_loop().call_later(self.settings.cold_wait_seconds, place)
+        else:  # one task that was seen ends the wait for the answer, not the wait for the others
+            asyncio.get_running_loop().call_later(left, place)
 
     def _warnings(self, events: Sequence[Event]) -> list[tuple[TaskKey, Notice]]:
         soon = self.clock.wall() + LINKS_EXPIRE_SOON_SECONDS

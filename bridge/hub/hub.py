@@ -112,8 +112,8 @@ class Hub:
         for key in keys:
             if key in subscription.channels:
                 continue
-            self._interest.want(key)
             channel = self._channel(key)
+            self._want(channel)
             channel.joining[subscription] = None
             subscription.channels[key] = channel
             subscription.tasks += 1
@@ -232,9 +232,9 @@ class Hub:
         if latest is not None and latest.cursor.offset > after:
             self._release(channel, wanted=False)
             return latest
+        self._want(channel)
         waiter: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         channel.waiters.add(waiter)
-        self._interest.want(key)
         try:
             async with asyncio.timeout(seconds):
                 return await waiter
@@ -311,7 +311,8 @@ class Hub:
                 if number % SLICE == 0:
                     yield
             label = form.wire.value
-            counted[label] = counted.get(label, 0) + written
+            if written:
+                counted[label] = counted.get(label, 0) + written
             conflated[label] = conflated.get(label, 0) + skipped
         now = self._clock.now()
         channel.last_write = now
@@ -389,6 +390,14 @@ class Hub:
         if channel is None:
             channel = self._channels[key] = Channel(key)
         return channel
+
+    def _want(self, channel: Channel) -> None:
+        """The channel is there first: what stands about the task is told while it is wanted."""
+        try:
+            self._interest.want(channel.key)
+        except BaseException:
+            self._release(channel, wanted=False)
+            raise
 
     def _release(self, channel: Channel, *, wanted: bool = True) -> None:
         if wanted:

@@ -52,6 +52,7 @@ _SENTENCES = {
     sqlite3.SQLITE_PERM: _CANNOT_WRITE,
     sqlite3.SQLITE_CANTOPEN: _CANNOT_WRITE,
     sqlite3.SQLITE_FULL: _NO_ROOM,
+    sqlite3.SQLITE_IOERR: "cannot be read or written; its disk fails, or has no room for the -shm file",
 }
 _SYSTEM_SENTENCES = {
     errno.EACCES: _CANNOT_WRITE,
@@ -154,13 +155,16 @@ def open_database(path: Path, connect: Connect = connect) -> Database:
         raise explain(error, path) from error
 
 
-def probe(connection: sqlite3.Connection) -> None:
-    """Write as much as a large state and take it away again: says whether appends can succeed.
+def probe(connection: sqlite3.Connection, size: int = PROBE_BYTES) -> None:
+    """Write so many bytes and take them away again: says whether appends can succeed, and be synced.
 
     Raises:
         sqlite3.Error: They cannot.
     """
-    connection.execute("INSERT OR REPLACE INTO meta VALUES ('probe', zeroblob(?))", (PROBE_BYTES,))
+    if connection.in_transaction:  # a disk that fails may not even let us roll back
+        connection.execute("ROLLBACK")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('probe', zeroblob(?))", (size,))
     connection.execute("DELETE FROM meta WHERE name = 'probe'")
 
 
@@ -225,7 +229,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _tune(connection: sqlite3.Connection, path: Path) -> None:
-    """FULL: every commit is synced, so that not even a power cut takes back what was announced.
+    """WAL, and in `probe` synchronous = FULL: every commit is synced, so that not even a power cut takes back what was announced.
 
     Without the sync a power cut would also take back offsets, which would then be given out a
     second time in the same epoch, and a client's cursor would skip news. Grouped commits make
@@ -236,7 +240,6 @@ def _tune(connection: sqlite3.Connection, path: Path) -> None:
         raise JournalError(
             f"the journal {path} lies on a file system without shared memory; use a local disk"
         )
-    connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
 

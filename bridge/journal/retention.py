@@ -13,9 +13,7 @@ from bridge.journal.codec import decode_key
 from bridge.journal.database import LONGEST_HISTORY
 from bridge.journal.storage import EVENTS_PER_TASK, Transaction
 
-OPEN_SECONDS = (
-    7 * 86_400.0
-)  # an open task is somebody's money: nothing heard for a week, or for the retention
+OPEN_SECONDS = 7 * 86_400.0  # an open task is somebody's money: kept a week, or for the retention if longer
 SLICE_EVENTS = 64  # events of one task lie far apart: each may rewrite a page of its own
 SPARE_PAGES = 1024  # 4 MiB left for the next appends
 VACUUM_PAGES = 64
@@ -70,9 +68,11 @@ class Retention:
             head: The newest offset given out; it must outlive its event.
 
         Raises:
-            sqlite3.Error: Nothing was forgotten.
+            sqlite3.Error: It did not work out; nothing may be written before `probe` succeeds.
         """
         done = Slice()
+        # Unsynced: a power cut may bring back what was forgotten, and the next append syncs it anyway.
+        connection.execute("PRAGMA synchronous = NORMAL")
         with Transaction(connection):
             _by_length(connection, done)
             self._by_age(connection, done, wall)
@@ -80,6 +80,7 @@ class Retention:
             if done.events:
                 connection.execute("UPDATE meta SET value = ? WHERE name = 'head'", (head,))
         done.more = done.events > 0 or _vacuum(connection)
+        connection.execute("PRAGMA synchronous = FULL")
         return done
 
     def _by_age(self, connection: sqlite3.Connection, done: Slice, wall: float) -> None:
@@ -90,13 +91,13 @@ class Retention:
 
     def _by_count(self, connection: sqlite3.Connection, done: Slice, events: int) -> None:
         limit = min(SLICE_EVENTS, events - self.max_events)
-        for is_open in (0, 1):
-            if done.events >= limit:
-                return
-            if is_open:
-                _shorten(connection, done, limit)
-            if done.events < limit:
-                _forget(connection, connection.execute(_QUIET, (is_open, limit)).fetchall(), done, limit)
+        if done.events >= limit:
+            return
+        finished = connection.execute(_QUIET, (0, limit)).fetchall()
+        shortened = not finished and _shorten(connection, done, limit)
+        if not shortened:
+            rows = finished or connection.execute(_QUIET, (1, limit)).fetchall()
+            _forget(connection, rows, done, limit)
 
 
 def _by_length(connection: sqlite3.Connection, done: Slice) -> None:
@@ -117,8 +118,8 @@ def _forget(connection: sqlite3.Connection, rows: list[Any], done: Slice, limit:
         _behead(connection, rows[0][0], done, limit)
 
 
-def _shorten(connection: sqlite3.Connection, done: Slice, limit: int) -> None:
-    """Leave open tasks nothing but their newest state, or take the beginning of one that is too long."""
+def _shorten(connection: sqlite3.Connection, done: Slice, limit: int) -> bool:
+    """Leave open tasks nothing but their newest state; False when they have nothing else."""
     rows = connection.execute(_LONG, (limit,)).fetchall()
     count = _fitting([row[5] - 1 for row in rows], limit - done.events)
     tasks = [row[0] for row in rows[:count]]
@@ -127,6 +128,7 @@ def _shorten(connection: sqlite3.Connection, done: Slice, limit: int) -> None:
     _delete(connection, "UPDATE tasks SET kept = 1 WHERE id IN", tasks)
     if rows and not count:
         _behead(connection, rows[0][0], done, limit)
+    return bool(rows)
 
 
 def _behead(connection: sqlite3.Connection, task: int, done: Slice, limit: int) -> None:

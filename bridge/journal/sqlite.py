@@ -41,12 +41,11 @@ class SqliteJournal:
     was told.
     """
 
-    def __init__(self, path: Path, clock: Clock, retention: Retention, *, newest_bytes: int) -> None:
+    def __init__(self, path: Path, clock: Clock, newest_bytes: int) -> None:
         self.epoch = ""
         self.head = 0
         self._path = path
         self._clock = clock
-        self._retention = retention
         self._newest = Newest(newest_bytes)
         self._followers: list[Follower] = []
         self._trouble: str | None = None
@@ -81,7 +80,7 @@ class SqliteJournal:
             JournalError: The file cannot be used; the sentence names it and says what to do.
         """
         retention = Retention(seconds=retention_seconds, max_events=max_events)
-        journal = cls(Path.cwd() / path, clock, retention, newest_bytes=newest_bytes)
+        journal = cls(Path.cwd() / path, clock, newest_bytes)
         journal._writer = Writer(journal._path, clock, retention, connect, journal)
         try:
             opening = await asyncio.wrap_future(journal._writer.opened)

@@ -24,7 +24,7 @@ from bridge.core.cursor import Cursor
 from bridge.core.event import Event
 from bridge.core.task import TaskKey
 from bridge.errors import JournalError
-from bridge.journal.database import Connect, Database, explain, open_database, probe
+from bridge.journal.database import PROBE_BYTES, Connect, Database, explain, open_database, probe
 from bridge.journal.retention import Retention
 from bridge.journal.storage import Entry, History, Reader, read_history, write
 
@@ -99,6 +99,7 @@ class Writer:
         self._head = self._events = 0
         self._epoch = ""
         self._trouble: JournalError | None = None
+        self._probe_bytes = PROBE_BYTES
         self._more = False
         self._due = clock.now()
         for future in (self.opened, self.ended):
@@ -213,8 +214,8 @@ class Writer:
     def _keep_house(self, database: Database) -> None:
         database.check_in_place()
         if self._trouble is not None:
-            probe(database.connection)
-            self._trouble = None
+            probe(database.connection, self._probe_bytes)
+            self._trouble, self._probe_bytes = None, PROBE_BYTES
             logger.info("the journal can be written again")
             self._tell(self._listener.recovered)
         done = self._retention.forget(
@@ -229,6 +230,8 @@ class Writer:
         if self._trouble is None:
             logger.error("the journal cannot be written", extra={"error": str(error)})
         self._trouble = error
+        refused = sum(job.entry.size for job in jobs)  # less room than that is not enough room
+        self._probe_bytes = max(self._probe_bytes, min(refused, GROUP_BYTES))
         self._tell(self._listener.refused, jobs, error)
 
     def _answer_tidied(self) -> None:

@@ -118,6 +118,6 @@ class Lookout:
 
     def _again(self, watcher: Watcher) -> None:
         """Whatever went wrong here, the task is looked at again, but not in a tight circle."""
-        now, due = self._upstream.clock.now(), watcher.watch.due
-        if due is not None and due <= now:
-            watcher.watch.due = now + AFTER_A_BUG_SECONDS
+        if watcher.watch.due is not None:
+            soonest = self._upstream.clock.now() + AFTER_A_BUG_SECONDS
+            watcher.watch.due = max(watcher.watch.due, soonest)

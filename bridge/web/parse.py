@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import orjson
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import Headers, QueryParams
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
 from bridge.core.task import TaskKey
 from bridge.errors import InvalidRequest, TooLarge
@@ -117,6 +117,7 @@ async def body(request: Request) -> bytes:
     Intentional: the framework's own limit answers in plain text.
 
     Raises:
+        InvalidRequest: It is not whole.
         TooLarge: It is larger than a mebibyte.
     """
     announced = request.headers.get("content-length", "")
@@ -124,11 +125,14 @@ async def body(request: Request) -> bytes:
     size = int(announced) if announced.isdecimal() else 0
     if size <= MAX_BODY:
         size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > MAX_BODY:
-                break
-            parts.append(part)
+        try:
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BODY:
+                    break
+                parts.append(part)
+        except ClientDisconnect:
+            raise InvalidRequest("the body ended before its end") from None
     if size > MAX_BODY:
         raise TooLarge("the body is larger than this route reads")
     return b"".join(parts)

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 from urllib.parse import quote
 
@@ -55,7 +55,7 @@ class Ledger:
     def gaps(self, provider: str, task_id: str, call: str = "status") -> list[float]:
         """Seconds between each call and the one before."""
         times = self.times[provider, call, task_id]
-        return [after - before for before, after in zip(times, times[1:], strict=False)]
+        return [after - before for before, after in pairwise(times)]
 
     async def reach(self, provider: str, task_id: str, number: int, call: str = "status") -> None:
         """Wait until a call was made so often."""
@@ -156,7 +156,7 @@ async def until(read: Callable[[], Awaitable[Any]], value: Any) -> None:
     found: Any = None
     try:
         async with asyncio.timeout(PATIENCE):
-            while (found := await read()) != value:
+            while (found := await read()) != value:  # noqa: ASYNC110 - nobody tells us from outside
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"still {found!r}, not {value!r}") from None

@@ -73,7 +73,9 @@ async def test_viewers_keep_stream_and_state_and_are_told_until_the_provider_is_
     assert "elsewhere" not in scene.simulator.world.calls.report()
 
 
-async def test_a_long_silence_of_the_provider_makes_a_task_stale_and_the_next_look_fresh(scene: Scene) -> None:
+async def test_a_long_silence_of_the_provider_makes_a_task_stale_and_the_next_look_fresh(
+    scene: Scene,
+) -> None:
     task = scene.id()
     ref = await scene.script("qingbo", task, qingbo(task, "processing", 40))
     async with scene.events(ref) as stream:
@@ -87,7 +89,9 @@ async def test_a_long_silence_of_the_provider_makes_a_task_stale_and_the_next_lo
         assert events[None]["progress"] == 41
 
 
-async def test_a_cold_task_of_a_broken_provider_is_unknown_with_a_notice_and_comes_to_life(scene: Scene) -> None:
+async def test_a_cold_task_of_a_broken_provider_is_unknown_with_a_notice_and_comes_to_life(
+    scene: Scene,
+) -> None:
     task = scene.id()
     ref = await scene.script("qingbo", task, answer("<html>", status=502), qingbo(task, "processing", 3))
     async with scene.events(ref) as stream:
@@ -103,7 +107,10 @@ async def test_a_provider_that_refuses_connections_and_comes_back(scene: Scene) 
     async with start(SimulatorOptions(manual_clock=True)) as running:
         port = running.port
     refused = {"preset": "qingbo", "base_url": f"http://127.0.0.1:{port}/qingbo"}
-    async with stage(also={"closed": refused}, cold_wait_seconds=0.2) as own, own.events("closed/t1") as stream:
+    async with (
+        stage(also={"closed": refused}, cold_wait_seconds=0.2) as own,
+        own.events("closed/t1") as stream,
+    ):
         blocks = [await stream.block(), await stream.block()]
         told = {block.event: block.data for block in blocks if block is not None}
         assert told[None]["status"] == "unknown"
@@ -137,7 +144,9 @@ async def test_an_error_envelope_with_200_is_no_state(scene: Scene) -> None:
     async with scene.events(f"relay/{task}") as stream:
         assert (await stream.state())["status"] == "processing"
         assert (await stream.notice("upstream_unavailable"))["retriable"] is True
-        await scene.then("vapi", task, answer({"status": "Success", "task_id": task, "video_url": "https://x/y"}))
+        await scene.then(
+            "vapi", task, answer({"status": "Success", "task_id": task, "video_url": "https://x/y"})
+        )
         assert (await stream.state())["status"] == "completed"
     assert "failed" not in [block.data.get("status") for block in stream.blocks]
 
@@ -206,7 +215,9 @@ async def test_a_final_state_that_later_reads_processing_stays_final(scene: Scen
 async def test_progress_that_flaps_never_goes_down(scene: Scene) -> None:
     task = scene.id()
     steps = [10, 30, 20, 30, 50, 40, 60]
-    ref = await scene.script("qingbo", task, *(qingbo(task, "processing", step) for step in steps), qingbo_done(task))
+    ref = await scene.script(
+        "qingbo", task, *(qingbo(task, "processing", step) for step in steps), qingbo_done(task)
+    )
     async with scene.events(ref) as stream:
         await stream.rest()
     shown = [block.data["progress"] for block in stream.blocks if block.event is None]

@@ -89,7 +89,19 @@ async def test_a_task_nobody_watches_is_accepted_silently(scene: Scene) -> None:
     assert await scene.metric('bridge_callbacks_total{result="unknown_task",upstream="qingbo"}') >= 1
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"task_id": null}', b'{"task_id": {"a": 1}}', b'{"task_id": "a\\u0000"}', b"[" * 5000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b'{"task_id": null}',
+        b'{"task_id": {"a": 1}}',
+        b'{"task_id": "a\\u0000"}',
+        b"[" * 5000,
+    ],
+)
 async def test_a_body_that_means_nothing_is_accepted_silently(scene: Scene, body: bytes) -> None:
     assert (await scene.call("POST", f"/v1/callbacks/qingbo/{PATH}", data=body)).status == 200
 
@@ -105,8 +117,12 @@ async def test_a_challenge_is_echoed_as_it_came(scene: Scene) -> None:
 
 
 async def test_a_provider_that_calls_back_ends_a_slowly_watched_task(scene: Scene) -> None:
-    """The simulated V-API asks its challenge, then posts at each change; the poll alone would take minutes."""
-    body = {"model": "hailuo-02", "prompt": "x", "callback_url": f"{scene.bridge.url}/v1/callbacks/vapi/{PATH}"}
+    """The simulated V-API asks its challenge, then posts at each change; the poll would take minutes."""
+    body = {
+        "model": "hailuo-02",
+        "prompt": "x",
+        "callback_url": f"{scene.bridge.url}/v1/callbacks/vapi/{PATH}",
+    }
     task = await scene.submit(
         "vapi", "/task/minimax/v1/video_generation", body, queue_seconds=5, run_seconds=5, outcome="completed"
     )

@@ -21,6 +21,7 @@ from tests.harness import PATIENCE, answer, qingbo, qingbo_done
 pytestmark = pytest.mark.anyio
 
 FILE = """
+journal = "memory"
 linger_seconds = 7
 keepalive_seconds = 11
 
@@ -49,7 +50,14 @@ class Ended:
 async def started(*arguments: str, **variables: str) -> AsyncIterator[Process]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bridge", *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=inherited | variables
+        sys.executable,
+        "-m",
+        "bridge",
+        *arguments,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        env=inherited | variables,
     )
     try:
         yield process
@@ -131,8 +139,8 @@ api_key = "x"
 preset = "none-of-that-name"
 """
     )
-    for command in ("check-config", "serve"):
-        ended = await run(command, "--config", str(path), BRIDGE_NONSENSE="1")
+    runs = (run(command, "--config", str(path), BRIDGE_NONSENSE="1") for command in ("check-config", "serve"))
+    for ended in await asyncio.gather(*runs):
         assert (ended.code, ended.out) == (2, "")
         for part in (
             "BRIDGE_NONSENSE",
@@ -153,13 +161,23 @@ preset = "none-of-that-name"
         assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize("content", ["not toml at all [", "\x00", "upstreams = 3", "[upstreams]\nqingbo = 3"])
-async def test_a_file_that_is_none_is_a_mistake_and_no_traceback(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "odd.toml"
-    path.write_text(content)
-    ended = await run("check-config", "--config", str(path))
-    assert ended.code == 2
-    assert "Traceback" not in ended.err
+async def test_a_file_that_is_none_is_a_mistake_and_no_traceback(tmp_path: Path) -> None:
+    contents = ["not toml at all [", "\x00", "upstreams = 3", "[upstreams]\nqingbo = 3"]
+    paths = [tmp_path / f"odd{number}.toml" for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_text(content)
+    for ended in await asyncio.gather(*(run("check-config", "--config", str(path)) for path in paths)):
+        assert ended.code == 2
+        assert "Traceback" not in ended.err
+
+
+async def test_a_base_url_that_could_hold_a_secret_is_a_mistake_and_is_not_repeated() -> None:
+    urls = ["http://user:pass-word@x/y", "http://x/?key=pass-word", "http://x/#pass-word"]
+    runs = (run("check-config", BRIDGE_UPSTREAMS__QINGBO__BASE_URL=url) for url in urls)
+    for ended in await asyncio.gather(*runs):
+        assert (ended.code, ended.out) == (2, "")
+        assert "upstreams.qingbo.base_url" in ended.err
+        assert "pass-word" not in ended.err
 
 
 async def test_a_file_that_is_missing_is_a_mistake(tmp_path: Path) -> None:
@@ -179,7 +197,9 @@ async def test_a_public_address_is_refused_without_insecure(file: Path) -> None:
     refused = await run("serve", "--config", str(file), "--host", "0.0.0.0", "--port", "0")
     assert refused.code == 2
     assert "--insecure" in refused.err
-    async with started("serve", "--config", str(file), "--host", "0.0.0.0", "--port", "0", "--insecure") as process:
+    async with started(
+        "serve", "--config", str(file), "--host", "0.0.0.0", "--port", "0", "--insecure"
+    ) as process:
         assert process.stdout is not None
         async with asyncio.timeout(PATIENCE):
             assert b"listening" in await process.stdout.readline()
@@ -207,16 +227,18 @@ async def test_serve_listens_where_the_file_and_the_options_say(file: Path) -> N
     assert "Traceback" not in gone.err
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "nonsense", "http://", "http://127.0.0.1:99999"])
-async def test_health_of_an_address_that_is_none_is_an_error_and_no_traceback(url: str) -> None:
-    ended = await run("health", "--url", url)
-    assert ended.code in {1, 2}
-    assert "Traceback" not in ended.err
+async def test_health_of_an_address_that_is_none_is_an_error_and_no_traceback() -> None:
+    urls = ["ftp://x", "nonsense", "http://", "http://127.0.0.1:99999"]
+    for ended in await asyncio.gather(*(run("health", "--url", url) for url in urls)):
+        assert ended.code in {1, 2}
+        assert "Traceback" not in ended.err
 
 
 async def test_watch_prints_plain_lines_and_exits_0_when_all_completed(scene: Scene) -> None:
     tasks = [scene.id(), scene.id()]
-    refs = [await scene.script("qingbo", task, qingbo(task, "processing", 5), qingbo_done(task)) for task in tasks]
+    refs = [
+        await scene.script("qingbo", task, qingbo(task, "processing", 5), qingbo_done(task)) for task in tasks
+    ]
     ended = await run("watch", *refs, "--url", scene.bridge.url)
     assert (ended.code, ended.err) == (0, "")
     assert "\x1b" not in ended.out
@@ -252,8 +274,8 @@ async def test_watch_exits_3_when_the_bridge_cannot_be_reached() -> None:
 async def test_watch_exits_2_for_a_task_that_does_not_exist_or_is_no_ref(scene: Scene) -> None:
     missing = answer({"error": {"code": "task_not_found", "message": "no"}}, status=404)
     ref = await scene.script("qingbo", scene.id(), missing)
-    for wrong in (ref, "nonsense", "other/x"):
-        ended = await run("watch", wrong, "--url", scene.bridge.url)
+    runs = (run("watch", wrong, "--url", scene.bridge.url) for wrong in (ref, "nonsense", "other/x"))
+    for ended in await asyncio.gather(*runs):
         assert ended.code == 2, ended
         assert "Traceback" not in ended.err
 

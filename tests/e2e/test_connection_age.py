@@ -21,7 +21,9 @@ async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
         yield made
 
 
-async def test_a_stream_ends_with_closing_age_a_retry_and_a_clean_end_and_can_be_resumed(scene: Scene) -> None:
+async def test_a_stream_ends_with_closing_age_a_retry_and_a_clean_end_and_can_be_resumed(
+    scene: Scene,
+) -> None:
     task = scene.id()
     ref = await scene.script("qingbo", task, qingbo(task, "processing", 1))
     async with scene.events(ref) as stream:

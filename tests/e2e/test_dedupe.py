@@ -23,7 +23,10 @@ RELEASED = (10, 20, 30, 40, 50)
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
     wishes = {"timeout_seconds": 60, "poll_min_seconds": 0.05, "poll_max_seconds": 0.1}
-    async with stage(each=wishes, cold_wait_seconds=30, linger_seconds=1, keepalive_seconds=60) as made:
+    calm = {"preset": "qingbo", "poll_min_seconds": 0.3, "poll_max_seconds": 0.3}
+    async with stage(
+        each=wishes, also={"calm": calm}, cold_wait_seconds=30, linger_seconds=1, keepalive_seconds=60
+    ) as made:
         yield made
 
 
@@ -60,25 +63,43 @@ async def test_hundreds_of_viewers_cause_one_status_call_a_released_state(scene:
 
 async def test_the_watch_outlives_its_last_viewer_by_the_linger_and_then_calls_stop(scene: Scene) -> None:
     task, meter = scene.id(), scene.id("meter")
-    ref = await scene.script("qingbo", task, qingbo(task, "processing", 10))
+    await scene.script("qingbo", task, qingbo(task, "processing", 10))
     measuring = await scene.script("qingbo", meter, qingbo(meter, "processing", 1))
-    watches = 'bridge_watches{source="poll",upstream="qingbo"}'
-    await scene.reaches(watches, 0)
+    ref, watches = f"calm/{task}", 'bridge_watches{source="poll",upstream="calm"}'
     async with scene.events(measuring) as clock:
         await clock.state()
         async with scene.events(ref) as stream:
             await stream.state()
-            assert await scene.metric(watches) == 2
-        await scene.reaches('bridge_interests{upstream="qingbo"}', 1)
+            assert await scene.metric(watches) == 1
+        await scene.reaches('bridge_interests{upstream="calm"}', 0)
         left_at = scene.ledger.of("qingbo", task)
-        await scene.ledger.reach("qingbo", task, left_at + 3)  # it lingers
-        await scene.reaches(watches, 1)
+        await scene.ledger.reach("qingbo", task, left_at + 2)  # it lingers
+        await scene.reaches(watches, 0)
         stopped_at = scene.ledger.of("qingbo", task)
-        await scene.ledger.reach("qingbo", meter, scene.ledger.of("qingbo", meter) + 10)
+        await scene.ledger.reach("qingbo", meter, scene.ledger.of("qingbo", meter) + 12)
         assert scene.ledger.of("qingbo", task) == stopped_at
         async with scene.events(ref) as stream:  # from the journal, and a new watch looks at once
             assert (await stream.state())["progress"] == 10
             await scene.ledger.reach("qingbo", task, stopped_at + 1)
+
+
+@pytest.mark.xfail(
+    reason="bridge.watchers.lookout plans anew what was forgotten during its look", strict=True
+)
+async def test_a_watch_that_ends_during_a_look_makes_no_further_one(scene: Scene) -> None:
+    task, meter = scene.id(), scene.id("meter")
+    held = qingbo(task, "processing", 20) | {"delay": 1}
+    await scene.script("qingbo", task, qingbo(task, "processing", 10), held, qingbo(task, "processing", 20))
+    measuring = await scene.script("qingbo", meter, qingbo(meter, "processing", 1))
+    async with scene.events(measuring) as clock:
+        await clock.state()
+        async with scene.events(f"calm/{task}") as stream:
+            await stream.state()
+            await scene.ledger.reach("qingbo", task, 2)
+        await scene.reaches('bridge_watches{source="poll",upstream="calm"}', 0)
+        scene.advance(1)
+        await scene.ledger.reach("qingbo", meter, scene.ledger.of("qingbo", meter) + 12)
+        assert scene.ledger.of("qingbo", task) == 2
 
 
 async def test_a_client_back_within_the_linger_finds_the_task_warm(scene: Scene) -> None:

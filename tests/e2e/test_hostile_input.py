@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -57,7 +58,11 @@ async def test_garbage_is_refused_and_hurts_nobody(scene: Scene, data: bytes) ->
 
 @pytest.mark.parametrize(
     "data",
-    [b"GET /livez", b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{"],
+    [
+        b"GET /livez",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n",
+        b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{",
+    ],
     ids=["line", "headers", "body"],
 )
 async def test_half_a_request_keeps_nobody_waiting_and_may_hang_up(scene: Scene, data: bytes) -> None:
@@ -74,20 +79,20 @@ async def test_64_kib_of_headers_are_answered_or_refused(scene: Scene) -> None:
     await _well(scene)
 
 
-@pytest.mark.xfail(reason="uvicorn's httptools protocol has no bound on a request's head", strict=True)
 async def test_a_head_without_end_is_cut_off(scene: Scene) -> None:
     async with connection(scene.bridge.url) as (reader, writer):
         writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
-        line = b"X-More: " + b"y" * 65_000 + b"\r\n"
-        answered = asyncio.ensure_future(reader.read(1))
-        for _ in range(64):  # four megabytes
-            writer.write(line)
-            await asyncio.wait({asyncio.ensure_future(writer.drain()), answered}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-            if answered.done():
-                break
-        done = answered.done()
-        answered.cancel()
-        assert done
+        with contextlib.suppress(ConnectionError):
+            for _ in range(64):  # four megabytes
+                writer.write(b"X-More: " + b"y" * 65_000 + b"\r\n")
+                await writer.drain()
+        async with asyncio.timeout(PATIENCE):
+            try:
+                said = await reader.read()
+            except ConnectionError:
+                said = b""
+    assert said == b"" or said.startswith(b"HTTP/1.1 4")
+    await _well(scene)
 
 
 async def test_a_very_long_path_is_refused_or_404(scene: Scene) -> None:
@@ -156,6 +161,11 @@ async def test_clients_that_come_and_go_leave_no_connection_behind(scene: Scene)
 async def test_a_stream_asked_for_with_a_body_or_strange_headers_is_a_stream(scene: Scene) -> None:
     task = scene.id()
     ref = await scene.script("qingbo", task, qingbo_done(task))
-    headers = {"Accept": "*/*;q=nonsense", "Prefer": "wait=x,,=", "If-None-Match": "\"", "Connection": "keep-alive, x"}
+    headers = {
+        "Accept": "*/*;q=nonsense",
+        "Prefer": "wait=x,,=",
+        "If-None-Match": '"',
+        "Connection": "keep-alive, x",
+    }
     async with scene.events(ref, headers=headers, body=b"ignored") as stream:
         assert (await stream.rest())[-1].event == "end"

@@ -47,7 +47,13 @@ async def test_the_bridge_never_looks_faster_than_poll_min(scene: Scene) -> None
 
 async def test_errors_do_not_make_it_faster(scene: Scene) -> None:
     task = scene.id()
-    await scene.script("qingbo", task, qingbo(task, "processing", 1), *([answer({}, status=500)] * 2), qingbo(task, "processing", 2))
+    await scene.script(
+        "qingbo",
+        task,
+        qingbo(task, "processing", 1),
+        *([answer({}, status=500)] * 2),
+        qingbo(task, "processing", 2),
+    )
     async with scene.events(f"bounded/{task}") as stream:
         await stream.state_with(progress=2)
     assert min(scene.ledger.gaps("qingbo", task)) >= 0.2
@@ -71,7 +77,12 @@ async def test_a_short_estimate_makes_it_look_sooner_and_a_long_one_later(scene:
 
 async def test_retry_after_on_one_task_slows_every_task_of_that_upstream_and_no_other(scene: Scene) -> None:
     first, second, other = scene.id(), scene.id(), scene.id()
-    await scene.script("qingbo", first, answer({"error": {"code": "rate_limited"}}, status=429, **{"Retry-After": "2"}), qingbo(first, "queued"))
+    await scene.script(
+        "qingbo",
+        first,
+        answer({"error": {"code": "rate_limited"}}, status=429, **{"Retry-After": "2"}),
+        qingbo(first, "queued"),
+    )
     await scene.script("qingbo", second, qingbo(second, "processing", 2))
     await scene.script("qingbo", other, qingbo(other, "processing", 3))
     async with scene.events(f"told/{first}") as stream:

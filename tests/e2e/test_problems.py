@@ -68,13 +68,27 @@ async def test_a_request_that_cannot_be_understood_is_400(scene: Scene, path: st
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b'"x"', b"{}", b'{"tasks": "qingbo/x"}', b'{"tasks": [1]}', b'{"tasks": []}', b"\xff\xfe", b"[" * 5000],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"x"',
+        b"{}",
+        b'{"tasks": "qingbo/x"}',
+        b'{"tasks": [1]}',
+        b'{"tasks": []}',
+        b"\xff\xfe",
+        b"[" * 5000,
+    ],
 )
 async def test_a_list_that_is_none_is_400(scene: Scene, body: bytes) -> None:
     check(await scene.call("POST", "/v1/events", data=body), 400, "invalid_request", again=False)
 
 
-@pytest.mark.parametrize("path", ["/v1/tasks/other/x", "/v1/tasks/other/x/events", "/v1/events?task=other/x", "/v1/aliases/other/x"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/tasks/other/x", "/v1/tasks/other/x/events", "/v1/events?task=other/x", "/v1/aliases/other/x"],
+)
 async def test_an_upstream_nobody_configured_is_404(scene: Scene, path: str) -> None:
     check(await scene.get(path), 404, "upstream_not_found", again=False)
 
@@ -83,7 +97,19 @@ async def test_a_callback_for_an_upstream_nobody_configured_is_404(scene: Scene)
     check(await scene.call("POST", "/v1/callbacks/other/x", json={}), 404, "upstream_not_found", again=False)
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/v1/", "/v1/tasks", "/v1/tasks/qingbo", "/v1/tasks/qingbo/x/y", "//", "/v1/tasks/qingbo/x/events/", "/../etc/passwd"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/v1/",
+        "/v1/tasks",
+        "/v1/tasks/qingbo",
+        "/v1/tasks/qingbo/x/y",
+        "//",
+        "/v1/tasks/qingbo/x/events/",
+        "/../etc/passwd",
+    ],
+)
 async def test_a_path_where_nothing_lives_is_404(scene: Scene, path: str) -> None:
     async with scene.stream(path) as stream:
         reply = Reply(stream.status, {}, await stream.body())

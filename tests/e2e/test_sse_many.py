@@ -135,3 +135,18 @@ async def test_one_slow_cold_task_does_not_keep_the_others_waiting(scene: Scene)
         scene.advance(1)
         state = await stream.state()
         assert (state["task"], state["progress"]) == (refs[0], 2)
+
+
+async def test_a_task_that_answers_within_the_wait_is_never_unknown_however_quick_the_others_are() -> None:
+    async with stage(cold_wait_seconds=30) as scene:
+        quick, slow = scene.id(), scene.id()
+        refs = [
+            await scene.script("qingbo", slow, qingbo(slow, "processing", 2) | {"delay": 1}),
+            await scene.script("qingbo", quick, qingbo(quick, "processing", 1)),
+        ]
+        async with scene.stream(_query(refs)) as stream:
+            await stream.state_with(task=refs[1])
+            await scene.ledger.reach("qingbo", quick, 3)
+            scene.advance(1)
+            await stream.state_with(task=refs[0])
+    assert "unknown" not in [block.data.get("status") for block in stream.blocks]

@@ -87,7 +87,9 @@ async def test_204_for_many_tasks_only_once_all_have_ended_and_were_seen(scene: 
     async with scene.stream(path) as stream:
         while {block.data.get("task") for block in stream.blocks if block.event is None} != set(refs):
             await stream.block()
-        cursor = max((block.id or "" for block in stream.blocks), key=lambda id: int(id.rpartition("-")[2] or 0))
+        cursor = max(
+            (block.id or "" for block in stream.blocks), key=lambda place: int(place.rpartition("-")[2] or 0)
+        )
     async with scene.stream(path, headers={"Last-Event-ID": cursor}) as stream:
         assert stream.status == 200
         await scene.then("qingbo", two, qingbo_done(two))
@@ -150,7 +152,6 @@ async def test_a_cursor_of_the_future_is_a_reset(scene: Scene) -> None:
         assert (await stream.state())["progress"] == 10
 
 
-@pytest.mark.xfail(reason="bridge.wire.frames.reset_frame takes no retry", strict=True)
 async def test_the_first_block_carries_the_retry_even_after_a_reset(scene: Scene) -> None:
     task = scene.id()
     ref = await scene.script("qingbo", task, qingbo(task, "processing", 10))

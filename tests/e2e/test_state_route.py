@@ -26,7 +26,12 @@ async def test_the_etag_is_the_cursor_and_a_known_one_is_304_without_a_body(scen
     first = await scene.get(path_of(ref))
     assert (first.status, first.headers["Content-Type"]) == (200, "application/json")
     assert first.headers["ETag"] == f'"{first.json["cursor"]}"'
-    for known in (first.headers["ETag"], f"W/{first.headers['ETag']}", f'"x-1", {first.headers["ETag"]}', "*"):
+    for known in (
+        first.headers["ETag"],
+        f"W/{first.headers['ETag']}",
+        f'"x-1", {first.headers["ETag"]}',
+        "*",
+    ):
         again = await scene.get(path_of(ref), If_None_Match=known)
         assert (again.status, again.body) == (304, b"")
         assert again.headers["ETag"] == first.headers["ETag"]
@@ -102,13 +107,20 @@ async def test_observed_at_moves_while_the_state_stays(scene: Scene) -> None:
     assert later["observed_at"] > first["observed_at"]
 
 
-IDS = ["operations/veo 3/abc", "100%", "a%2Fb", "\u4efb\u52a1-\u00fc", "a?b#c&d=e", "..", "a..b/../c", "+ +", "x" * 256]
+IDS = [
+    "operations/veo 3/abc",
+    "100%",
+    "a%2Fb",
+    "\u4efb\u52a1-\u00fc",
+    "a?b#c&d=e",
+    "a..b/../c",
+    "+ +",
+    "x" * 256,
+]
 
 
 @pytest.mark.parametrize("task", IDS)
 async def test_an_id_of_any_characters_is_one_task_on_every_route(scene: Scene, task: str) -> None:
-    if task == "..":
-        pytest.skip("the simulator's own client would fold it")
     await scene.script("qingbo", task, qingbo(task, "processing", 3))
     ref = f"qingbo/{task}"
     reply = await scene.get(path_of(ref))
@@ -120,7 +132,15 @@ async def test_an_id_of_any_characters_is_one_task_on_every_route(scene: Scene, 
     assert scene.ledger.of("qingbo", task) >= 1
 
 
-@pytest.mark.parametrize("path", ["/v1/tasks/qingbo/" + "x" * 257, "/v1/tasks/qingbo/a%00b", "/v1/tasks/qingbo/%FF", "/v1/tasks/qingbo/a%0Ab"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/tasks/qingbo/" + "x" * 257,
+        "/v1/tasks/qingbo/a%00b",
+        "/v1/tasks/qingbo/%FF",
+        "/v1/tasks/qingbo/a%0Ab",
+    ],
+)
 async def test_an_id_that_is_none_is_400(scene: Scene, path: str) -> None:
     reply = await scene.get(path)
     assert (reply.status, reply.json["code"]) == (400, "invalid_request")

@@ -28,7 +28,11 @@ async def test_a_task_never_seen_is_404_on_its_stream_and_on_its_state(scene: Sc
         problem = orjson.loads(await stream.body())
     assert (problem["code"], problem["retriable"]) == ("task_not_found", False)
     reply = await scene.get(path_of(ref))
-    assert (reply.status, reply.json["code"], reply.headers["x-should-retry"]) == (404, "task_not_found", "false")
+    assert (reply.status, reply.json["code"], reply.headers["x-should-retry"]) == (
+        404,
+        "task_not_found",
+        "false",
+    )
 
 
 async def test_a_task_that_appears_later_is_found_by_the_next_client(scene: Scene) -> None:
@@ -69,7 +73,9 @@ async def test_a_cold_stream_whose_404_comes_after_the_wait_gets_the_notice_and_
 
 async def test_a_short_disappearance_is_no_loss(scene: Scene) -> None:
     task = scene.id()
-    ref = await scene.script("qingbo", task, qingbo(task, "processing", 5), NOT_FOUND, qingbo(task, "processing", 6))
+    ref = await scene.script(
+        "qingbo", task, qingbo(task, "processing", 5), NOT_FOUND, qingbo(task, "processing", 6)
+    )
     async with scene.events(ref) as stream:
         await stream.state()
         assert (await stream.state())["progress"] == 6

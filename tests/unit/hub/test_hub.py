@@ -238,6 +238,20 @@ async def test_standing_notices_are_told_to_newcomers_until_fresh(scene: Scene) 
     assert scene.count("bridge_notices_total", code="stale") == 1
 
 
+async def test_what_interest_brings_to_light_reaches_whoever_caused_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = scene.interests.want
+
+    def want(key: TaskKey) -> None:
+        scene.journal.announce(key, STALE)
+        wanted(key)
+
+    monkeypatch.setattr(scene.interests, "want", want)
+    _, outlet = await scene.join([TASK])
+    assert names(outlet) == ["notice"]
+
+
 async def test_remarks_concern_one_connection(scene: Scene) -> None:
     _, other = await scene.join([TASK])
     expiring = Notice(NoticeCode.LINKS_EXPIRING, "soon")

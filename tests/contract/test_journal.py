@@ -1,0 +1,296 @@
+"""What every journal promises: `bridge.journal.base.Journal`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.task import Failure, Source, State, TaskKey
+from bridge.errors import JournalError
+from bridge.journal.base import Follower, Journal
+from bridge.journal.memory import MemoryJournal
+from bridge.journal.sqlite import SqliteJournal
+from tests.fakes.clock import FakeClock, settle
+from tests.fakes.tasks import OTHER, TASK, state, video
+
+pytestmark = pytest.mark.anyio
+
+DAY = 86_400.0
+KEEPS = 256  # events a task
+
+
+async def _nothing() -> None:
+    pass
+
+
+@dataclass
+class Made:
+    """A journal, its clock, and the way to have it forget now."""
+
+    journal: Journal
+    clock: FakeClock
+    tidy: Callable[[], Awaitable[None]] = _nothing
+
+
+@asynccontextmanager
+async def memory(path: Path, *, retention: float = DAY) -> AsyncIterator[Made]:
+    clock = FakeClock()
+    journal = MemoryJournal(clock, retention_seconds=retention)
+    yield Made(journal, clock)
+    await journal.close()
+
+
+@asynccontextmanager
+async def sqlite(path: Path, *, retention: float = DAY) -> AsyncIterator[Made]:
+    clock = FakeClock()
+    journal = await SqliteJournal.open(path / "journal.db", clock, retention_seconds=retention)
+    yield Made(journal, clock, journal.tidy)
+    await journal.close()
+
+
+MAKERS = [memory, sqlite]
+
+
+@pytest.fixture(params=MAKERS, ids=lambda make: make.__name__)
+def make(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+async def made(make: Any, tmp_path: Path) -> AsyncIterator[Made]:
+    async with make(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def journal(made: Made) -> Journal:
+    return made.journal
+
+
+class Listener:
+    """Remembers what it heard, and what the journal knew at that moment."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.events: list[Event] = []
+        self.heads: list[int] = []
+        self.said: list[tuple[Any, ...]] = []
+
+    def recorded(self, event: Event) -> None:
+        self.events.append(event)
+        self.heads.append(self.journal.head)
+
+    def noticed(self, key: TaskKey, notice: Notice) -> None:
+        self.said.append((key, notice))
+
+    def confirmed(self, key: TaskKey, wall: float) -> None:
+        self.said.append((key, wall))
+
+
+def following(journal: Journal) -> Listener:
+    listener = Listener(journal)
+    follower: Follower = listener
+    journal.follow(follower)
+    return listener
+
+
+def now(made: Made, status: str = "processing", progress: float | None = None, **more: Any) -> State:
+    """A state seen just now."""
+    return state(status, progress, changed_at=made.clock.wall(), observed_at=made.clock.wall(), **more)
+
+
+async def test_a_new_journal_knows_nothing(journal: Journal) -> None:
+    assert journal.usable
+    assert journal.head == 0
+    assert re.fullmatch(r"[A-Za-z0-9]{1,32}", journal.epoch)
+    assert await journal.latest([TASK, OTHER]) == [None, None]
+    assert list(await journal.since(TASK, 0)) == []
+    assert list(await journal.unfinished()) == []
+    assert await journal.latest([]) == []
+
+
+async def test_offsets_grow_over_all_tasks(made: Made) -> None:
+    events = [
+        await made.journal.append(key, now(made, progress=number))
+        for number, key in enumerate([TASK, OTHER, TASK, TASK, OTHER])
+    ]
+    offsets = [one.cursor.offset for one in events]
+    assert offsets == sorted(set(offsets))
+    assert offsets[0] > 0
+    assert {one.cursor.epoch for one in events} == {made.journal.epoch}
+    assert made.journal.head == offsets[-1]
+
+
+async def test_what_was_appended_is_read_as_it_was(made: Made) -> None:
+    whole = now(
+        made,
+        "failed",
+        42.5,
+        upstream_status="KO",
+        alias="mine\u2028",
+        eta_seconds=1.5,
+        queue_position=0,
+        model="wan",
+        action="generate",
+        created_at=1.0,
+        completed_at=2.0,
+        outputs=(video("https://a/1.mp4?s=1", expires_at=3.0, width=1, file_id="9" * 20, data="AAAA"),),
+        error=Failure("E", None),
+        credits_used=0.0,
+        credits_estimated=2.0,
+        raw=b'{"a":\n1}',
+    )
+    event = await made.journal.append(TASK, whole, seen=5.0)
+    assert (event.key, event.state) == (TASK, whole)
+    [read] = await made.journal.latest([TASK])
+    assert read == event
+    [kept] = await made.journal.since(TASK, 0)
+    assert (kept.key, kept.cursor, kept.state) == (TASK, event.cursor, whole)
+
+
+async def test_latest_answers_each_key_in_its_place(made: Made) -> None:
+    await made.journal.append(TASK, now(made, progress=1))
+    second = await made.journal.append(TASK, now(made, progress=2))
+    missing = TaskKey("qingbo", "task-x")
+    other_account = TaskKey(TASK.upstream, TASK.task_id, "somebody")
+    asked = [missing, TASK, other_account, TASK]
+    assert await made.journal.latest(asked) == [None, second, None, second]
+
+
+async def test_since_brings_what_came_after_oldest_first(made: Made) -> None:
+    events = [await made.journal.append(TASK, now(made, progress=n)) for n in range(5)]
+    await made.journal.append(OTHER, now(made))
+    for number, event in enumerate(events):
+        kept = [one.cursor for one in await made.journal.since(TASK, event.cursor.offset)]
+        assert kept == [one.cursor for one in events[number + 1 :]]
+
+
+async def test_unfinished_is_the_newest_of_every_open_task(made: Made) -> None:
+    await made.journal.append(TASK, now(made, progress=1))
+    newest = await made.journal.append(TASK, now(made, progress=2))
+    await made.journal.append(OTHER, now(made))
+    await made.journal.append(OTHER, now(made, "completed"))
+    gone = TaskKey("qingbo", "task-gone")
+    await made.journal.append(gone, now(made, "lost"))
+    assert [one.cursor for one in await made.journal.unfinished()] == [newest.cursor]
+
+
+async def test_followers_hear_in_order_and_only_what_is_recorded(made: Made) -> None:
+    listeners = [following(made.journal), following(made.journal)]
+    events = await asyncio.gather(
+        *(made.journal.append(TASK if n % 2 else OTHER, now(made, progress=n)) for n in range(40))
+    )
+    for listener in listeners:
+        assert [one.cursor.offset for one in listener.events] == sorted(one.cursor.offset for one in events)
+        assert listener.heads == [one.cursor.offset for one in listener.events]
+    [latest] = await made.journal.latest([TASK])
+    assert latest == max((one for one in events if one.key == TASK), key=lambda one: one.cursor.offset)
+
+
+async def test_a_follower_that_hears_can_read_what_it_heard(made: Made) -> None:
+    known: list[bool] = []
+
+    class Curious(Listener):
+        def recorded(self, event: Event) -> None:
+            reading.append(asyncio.ensure_future(self.read(event)))
+
+        async def read(self, event: Event) -> None:
+            [latest] = await self.journal.latest([event.key])
+            known.append(latest is not None and latest.cursor.offset >= event.cursor.offset)
+
+    reading: list[asyncio.Future[None]] = []
+    made.journal.follow(Curious(made.journal))
+    for number in range(3):
+        await made.journal.append(TASK, now(made, progress=number))
+    await asyncio.gather(*reading)
+    assert known == [True] * 3
+
+
+async def test_who_follows_later_hears_only_what_comes_later(made: Made) -> None:
+    await made.journal.append(TASK, now(made, progress=1))
+    listener = following(made.journal)
+    await made.journal.append(TASK, now(made, progress=2))
+    assert [one.state.progress for one in listener.events] == [2]
+
+
+async def test_notices_and_confirmations_are_told_and_not_remembered(made: Made) -> None:
+    early, notice = following(made.journal), Notice(NoticeCode.STALE, "not confirmed")
+    made.journal.announce(TASK, notice)
+    made.journal.confirm(TASK, 5.0)
+    late = following(made.journal)
+    assert early.said == [(TASK, notice), (TASK, 5.0)]
+    assert late.said == []
+    assert made.journal.head == 0
+
+
+async def test_a_cancelled_append_has_happened_or_not(made: Made) -> None:
+    listener = following(made.journal)
+    task = asyncio.ensure_future(made.journal.append(TASK, now(made, progress=1)))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    later = await made.journal.append(TASK, now(made, progress=2))
+    heard = [one.cursor for one in listener.events]
+    assert heard == [one.cursor for one in await made.journal.since(TASK, 0)]
+    assert heard[-1] == later.cursor
+
+
+async def test_a_task_keeps_its_newest_events(made: Made) -> None:
+    for number in range(KEEPS + 40):
+        last = await made.journal.append(TASK, now(made, progress=number % 90))
+    for _ in range(5):
+        await made.tidy()
+    kept = list(await made.journal.since(TASK, 0))
+    assert KEEPS <= len(kept) <= KEEPS + 40
+    assert kept[-1].cursor == last.cursor
+
+
+async def test_a_finished_task_is_forgotten_after_its_time_and_not_before(make: Any, tmp_path: Path) -> None:
+    async with make(tmp_path, retention=100.0) as made:
+        await made.journal.append(TASK, now(made, "completed"))
+        made.clock.skip(99)
+        await made.journal.append(OTHER, now(made))
+        await made.tidy()
+        assert (await made.journal.latest([TASK]))[0] is not None
+        made.clock.skip(2)
+        await made.journal.append(OTHER, now(made, progress=2))
+        await made.tidy()
+        await settle()
+        assert await made.journal.latest([TASK]) == [None]
+        assert list(await made.journal.since(TASK, 0)) == []
+        assert (await made.journal.latest([OTHER]))[0] is not None
+
+
+async def test_forgetting_everything_lets_no_offset_be_given_out_twice(make: Any, tmp_path: Path) -> None:
+    async with make(tmp_path, retention=100.0) as made:
+        old = await made.journal.append(TASK, now(made, "completed"))
+        made.clock.skip(1000)
+        await made.tidy()
+        new = await made.journal.append(TASK, now(made))
+        assert new.cursor.offset > old.cursor.offset
+
+
+async def test_a_state_older_than_what_is_kept_can_be_recorded(make: Any, tmp_path: Path) -> None:
+    async with make(tmp_path, retention=0.0) as made:
+        made.clock.skip(1000)
+        for number in range(3):
+            ancient = state("completed", changed_at=1.0, source=Source.POLL)
+            key = TaskKey("qingbo", f"task-{number}")
+            assert (await made.journal.append(key, ancient)).state == ancient
+
+
+async def test_closing_is_idempotent_where_it_matters(made: Made) -> None:
+    await made.journal.append(TASK, now(made))
+    await made.journal.close()
+    await made.journal.close()
+    if not isinstance(made.journal, MemoryJournal):
+        with pytest.raises(JournalError):
+            await made.journal.append(TASK, now(made))

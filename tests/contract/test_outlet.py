@@ -1,0 +1,128 @@
+"""What every outlet promises: `bridge.hub.subscription.Outlet`; the recording one of the tests too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bridge.core.event import Closing
+from bridge.delivery.outlet import AsgiOutlet, SocketOutlet, TransportOutlet
+from bridge.hub.subscription import Outlet
+from bridge.wire.frames import Form, Wire
+from tests.fakes.clock import settle
+from tests.fakes.outlets import SSE, FakeServer, RecordingOutlet
+
+pytestmark = pytest.mark.anyio
+
+
+class Recording:
+    """An outlet with its client at the other end."""
+
+    def __init__(self) -> None:
+        self.outlet: Any = RecordingOutlet()
+
+    def stop_reading(self) -> None:
+        self.outlet.pause()
+
+    def read_again(self) -> None:
+        self.outlet.wake()
+
+    @property
+    def received(self) -> bytes:
+        return bytes(self.outlet.sent)
+
+
+class Transport:
+    def __init__(self) -> None:
+        self.server = FakeServer()
+        self.outlet: Any = TransportOutlet(self.server, Form(Wire.SSE, chunked=True))
+        self.outlet.attach(self.server.send)
+
+    def stop_reading(self) -> None:
+        self.server.transport.fill()
+
+    def read_again(self) -> None:
+        self.server.transport.empty()
+
+    @property
+    def received(self) -> bytes:
+        return self.server.transport.taken
+
+
+class Socket(Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.outlet = SocketOutlet(self.server, self.server.send, Form(Wire.WEBSOCKET, framed=True))
+
+
+class Asgi(Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.outlet = AsgiOutlet(SSE, asyncio.Event(), self.server.send)
+
+    @property
+    def received(self) -> bytes:
+        return b"".join(one["body"] for one in self.server.messages if one["more_body"])
+
+
+@pytest.fixture(params=[Recording, Transport, Socket, Asgi], ids=lambda make: make.__name__.lower())
+async def end(request: pytest.FixtureRequest) -> Any:
+    make: Callable[[], Any] = request.param
+    return make()
+
+
+async def test_what_is_written_arrives_in_order(end: Any) -> None:
+    outlet: Outlet = end.outlet
+    assert not outlet.paused
+    for part in (b"one", b"two", b"three"):
+        outlet.write(part)
+    await settle()
+    assert end.received == b"onetwothree"
+    assert outlet.unsent == 0
+
+
+async def test_what_is_written_while_nobody_reads_arrives_later_in_order(end: Any) -> None:
+    end.outlet.write(b"one")
+    end.stop_reading()
+    for part in (b"two", b"three", b"four"):
+        end.outlet.write(part)
+    await settle()
+    assert end.outlet.paused
+    end.read_again()
+    await settle()
+    assert end.received == b"onetwothreefour"
+    assert not end.outlet.paused
+    assert end.outlet.unsent == 0
+
+
+async def test_who_waits_to_write_hears_once_when_there_is_room(end: Any) -> None:
+    woken: list[bool] = []
+    end.stop_reading()
+    end.outlet.write(b"one")
+    end.outlet.when_writable(lambda: woken.append(end.outlet.paused))
+    await settle()
+    assert woken == []
+    end.read_again()
+    await settle()
+    end.stop_reading()
+    end.read_again()
+    await settle()
+    assert woken == [False]
+
+
+async def test_who_waits_while_there_is_room_hears_a_turn_later(end: Any) -> None:
+    woken: list[int] = []
+    end.outlet.when_writable(lambda: woken.append(1))
+    assert woken == []
+    await settle()
+    assert woken == [1]
+
+
+async def test_the_end_follows_what_was_written(end: Any) -> None:
+    end.outlet.write(b"one")
+    end.outlet.finish(Closing.FINISHED)
+    await settle()
+    assert end.received.startswith(b"one")

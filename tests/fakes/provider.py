@@ -1,0 +1,176 @@
+"""A provider in memory: what `bridge.sources.upstream.Upstream` stands on, scripted and counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from prometheus_client import CollectorRegistry
+
+from bridge.core.budget import Budget
+from bridge.core.pacing import Pace
+from bridge.core.task import Observation, Status
+from bridge.dialects.base import Answer, Look, Request
+from bridge.errors import TaskNotFound, UpstreamBusy, UpstreamUnavailable
+from bridge.metrics import Metrics
+from bridge.sources.upstream import Upstream
+from tests.fakes.clock import FakeClock
+
+EVENT_STREAM = {"content-type": "text/event-stream"}
+
+
+class FakeProvider:
+    """Session and dialect in one: answers what a test says, and knows who asked when."""
+
+    name = "fake"
+    base_url = "http://fake"
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.tasks: dict[str, dict[str, Any]] = {}
+        self.asked: list[tuple[str, float]] = []
+        self.headers: list[dict[str, str]] = []
+        self.in_flight: Counter[str] = Counter()
+        self.most_at_once = 0
+        self.most_of_one = 0
+        self.takes = 0.0
+        self.bug: Callable[[str], None] = _no_bug
+        self.streams: dict[str, Callable[[], AsyncIterator[bytes]]] = {}
+        self.opened: list[tuple[str, float]] = []
+
+    def shows(self, task_id: str, status: str, progress: float | None = None, **more: Any) -> None:
+        """From now on a task looks like this; `http` is the status of the answer."""
+        self.tasks[task_id] = {"status": status, "progress": progress} | more
+
+    def looks(self, task_id: str) -> list[float]:
+        """When a task was looked at."""
+        return [at for one, at in self.asked if one == task_id]
+
+    # The session
+
+    async def ask(self, request: Request) -> Answer:
+        """Answer a status call."""
+        task_id = request.path.rpartition("/")[2]
+        self.asked.append((task_id, self.clock.now()))
+        self.headers.append(dict(request.headers))
+        with self._counting(task_id):
+            if self.takes:
+                await self.clock.sleep(self.takes)
+        self.bug(task_id)
+        shown = self.tasks.get(task_id, {"http": 404})
+        headers = {"etag": shown["etag"]} if "etag" in shown else {}
+        if "etag" in shown and request.headers.get("If-None-Match") == shown["etag"]:
+            return Answer(304, headers, b"")
+        return Answer(shown.get("http", 200), headers, orjson.dumps(shown))
+
+    @asynccontextmanager
+    async def listen(self, request: Request) -> AsyncIterator[tuple[Answer, AsyncIterator[bytes]]]:
+        """Open the stream of a task."""
+        task_id = request.path.rpartition("/")[2]
+        self.opened.append((task_id, self.clock.now()))
+        yield Answer(200, EVENT_STREAM, b""), self.streams[task_id]()
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _counting(self, task_id: str) -> Any:
+        from contextlib import contextmanager
+
+        @contextmanager
+        def counting() -> Iterator[None]:
+            self.in_flight[task_id] += 1
+            self.most_at_once = max(self.most_at_once, self.in_flight.total())
+            self.most_of_one = max(self.most_of_one, self.in_flight[task_id])
+            try:
+                yield
+            finally:
+                self.in_flight[task_id] -= 1
+
+        return counting()
+
+    # The dialect
+
+    def status_request(self, task_id: str) -> Request:
+        """The call that shows a task."""
+        return Request(method="GET", path=f"/tasks/{task_id}")
+
+    def stream_request(self, task_id: str) -> Request | None:
+        """The call that streams a task, where it has a stream."""
+        return Request(method="GET", path=f"/streams/{task_id}") if task_id in self.streams else None
+
+    def read_status(self, answer: Answer, task_id: str | None = None) -> Look:
+        """Read an answer of `ask`."""
+        shown = orjson.loads(answer.body)
+        if answer.status == 404:
+            raise TaskNotFound("no such task")
+        if answer.status == 429:
+            raise UpstreamBusy("slow down", retry_after=shown.get("retry_after"))
+        if answer.status >= 500:
+            raise UpstreamUnavailable("broken")
+        return Look(_observation(shown), None)
+
+    def read_stream_event(self, name: str | None, data: str) -> Observation | None:
+        """Read a frame: a document, or a heartbeat."""
+        return None if name == "ping" else _observation(orjson.loads(data))
+
+
+def _no_bug(_task_id: str) -> None:
+    """All is well."""
+
+
+def _observation(shown: dict[str, Any]) -> Observation:
+    known = ("progress", "eta_seconds", "poll_after", "created_at", "completed_at", "changed_at", "model")
+    return Observation(status=Status(shown["status"]), **{name: shown.get(name) for name in known})
+
+
+def frame(status: str, progress: float | None = None, **more: Any) -> bytes:
+    """One server-sent event of a fake stream."""
+    return b"data: %b\n\n" % orjson.dumps({"status": status, "progress": progress} | more)
+
+
+class Script:
+    """A stream that a test feeds."""
+
+    def __init__(self) -> None:
+        self._parts: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+
+    def say(self, *parts: bytes | Exception | None) -> None:
+        """Send bytes, break with an error, or end with None."""
+        for part in parts:
+            self._parts.put_nowait(part)
+
+    async def play(self) -> AsyncIterator[bytes]:
+        """What the session reads."""
+        while (part := await self._parts.get()) is not None:
+            if isinstance(part, Exception):
+                raise part
+            yield part
+
+
+PACE = Pace(min_seconds=2, max_seconds=10, recommended_seconds=2, safety_net_seconds=60)
+
+
+def make_upstream(
+    provider: FakeProvider,
+    clock: FakeClock,
+    *,
+    name: str = "qingbo",
+    budget: Budget | None = None,
+    metrics: Metrics | None = None,
+    **more: Any,
+) -> Upstream:
+    """An upstream with a fake provider behind it."""
+    return Upstream(
+        name=name,
+        dialect=provider,  # type: ignore[arg-type] # only what a watch needs of it
+        session=provider,  # type: ignore[arg-type]
+        budget=budget or Budget(max_in_flight=32, random=lambda: 0.5),
+        pace=more.pop("pace", PACE),
+        clock=clock,
+        metrics=metrics or Metrics(CollectorRegistry(), [name]),
+        **more,
+    )

@@ -1,0 +1,230 @@
+"""However clients come, stall and go, everybody who stays ends with the newest state, in order, once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable
+
+import orjson
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from bridge.core.event import Closing, Event, Notice, NoticeCode
+from bridge.core.task import TaskKey
+from bridge.hub import hub as hub_module
+from bridge.hub.subscription import Subscription
+from bridge.wire.frames import Form, Wire
+from tests.fakes.clock import settle
+from tests.fakes.hub import Scene
+from tests.fakes.outlets import RecordingOutlet
+from tests.fakes.tasks import state
+
+KEYS = [TaskKey("qingbo", f"task-{number}") for number in range(4)]
+FORMS = [Form(Wire.SSE), Form(Wire.NDJSON)]
+asked_for = st.lists(st.sampled_from(KEYS), min_size=1, max_size=4, unique=True)
+some = st.integers(0, 1_000_000)
+
+
+class Client:
+    """One connection, as the client at its other end knows it."""
+
+    def __init__(self, subscription: Subscription, outlet: RecordingOutlet, keys: list[TaskKey]) -> None:
+        self.subscription = subscription
+        self.outlet = outlet
+        self.keys = keys
+        self.read: list[Event] = []
+        self.begun = False
+        self.gone = False
+
+    def states(self) -> list[tuple[TaskKey, int]]:
+        """The task and the offset of every state written."""
+        if self.outlet.form.wire is Wire.SSE:
+            documents = [orjson.loads(one.data) for one in self.outlet.events if one.name is None]
+        else:
+            lines = [orjson.loads(line) for line in self.outlet.sent.splitlines()]
+            documents = [line for line in lines if "event" not in line]
+        return [
+            (TaskKey(one["upstream"], one["task_id"]), int(one["cursor"].rpartition("-")[2]))
+            for one in documents
+        ]
+
+    def controls(self) -> list[str]:
+        """The names of the control events written."""
+        if self.outlet.form.wire is Wire.SSE:
+            return [one.name for one in self.outlet.events if one.name is not None]
+        lines = [orjson.loads(line) for line in self.outlet.sent.splitlines()]
+        return [line["event"] for line in lines if "event" in line]
+
+
+class AnyCrowd(RuleBasedStateMachine):
+    """Clients join, begin, stall, wake and leave between any two steps of the hub."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.slice, hub_module.SLICE = hub_module.SLICE, 2
+        self.scene: Scene = self.run(self.made())
+        self.clients: list[Client] = []
+        self.newest: dict[TaskKey, Event] = {}
+        self.numbers = 0
+
+    async def made(self) -> Scene:
+        return Scene()
+
+    def run(self, doing: Awaitable[object]) -> object:
+        async def whole() -> object:
+            return await doing
+
+        return self.runner.run(whole())
+
+    def teardown(self) -> None:
+        self.turn_ends()
+        for client in self.clients:
+            if not client.gone:
+                self.leave(client)
+        hub_module.SLICE = self.slice
+        self.runner.close()
+        assert self.scene.hub._channels == {}, "channels were kept"
+        assert self.scene.interests.total == 0
+        assert not self.scene.hub.subscriptions
+        assert not self.scene.hub._dirty
+        assert not self.scene.hub._gathered
+
+    def leave(self, client: Client) -> None:
+        client.gone = True
+        closing = client.subscription.closing
+        self.scene.hub.leave(client.subscription, closing.value if closing is not None else "left")
+
+    def pick(self, choice: int, *, begun: bool | None = None) -> Client | None:
+        there = [one for one in self.clients if not one.gone and (begun is None or one.begun == begun)]
+        return there[choice % len(there)] if there else None
+
+    @initialize(crowd=st.integers(0, 5))
+    def a_crowd_is_there(self, crowd: int) -> None:
+        for number in range(crowd):
+            self.arrive(KEYS, FORMS[number % 2])
+            self.begin(number)
+
+    @rule(keys=asked_for, form=st.sampled_from(FORMS))
+    def arrive(self, keys: list[TaskKey], form: Form) -> None:
+        outlet = RecordingOutlet(form)
+        client = Client(self.scene.place(outlet), outlet, keys)
+        self.scene.hub.join(client.subscription, keys)
+        client.read = [self.newest[key] for key in keys if key in self.newest]
+        self.clients.append(client)
+
+    @rule(choice=some)
+    def begin(self, choice: int) -> None:
+        client = self.pick(choice, begun=False)
+        if client is not None:
+            client.begun = True
+            self.scene.hub.begin(client.subscription, client.read, client.keys)
+
+    @rule(key=st.sampled_from(KEYS), final=st.integers(0, 12).map(lambda n: n == 0))
+    def record(self, key: TaskKey, final: bool) -> None:
+        """The turn is not over: more may come before the hub carries it."""
+        if key in self.newest and self.newest[key].state.status.final:
+            return
+        self.numbers += 1
+        known = state("completed" if final else "processing", float(self.numbers % 100))
+        self.newest[key] = self.run(self.scene.record(key, known))  # type: ignore[assignment]
+
+    @precondition(lambda self: self.scene.hub._broadcast is not None)
+    @rule()
+    def one_slice(self) -> None:
+        self.run(self.step())
+
+    async def step(self) -> None:
+        self.scene.hub._step()
+
+    @rule()
+    def turn_ends(self) -> None:
+        self.run(settle())
+
+    @rule(choice=some)
+    def stall(self, choice: int) -> None:
+        client = self.pick(choice)
+        if client is not None:
+            client.outlet.pause()
+
+    @rule(choice=some)
+    def wake(self, choice: int) -> None:
+        client = self.pick(choice)
+        if client is not None:
+            self.run(self.woken(client))
+
+    async def woken(self, client: Client) -> None:
+        client.outlet.wake()
+
+    @rule(choice=some)
+    def leaves(self, choice: int) -> None:
+        client = self.pick(choice)
+        if client is not None:
+            self.leave(client)
+
+    @rule(key=st.sampled_from(KEYS), code=st.sampled_from([NoticeCode.STALE, NoticeCode.FRESH]))
+    def notice(self, key: TaskKey, code: NoticeCode) -> None:
+        self.scene.journal.announce(key, Notice(code, "because"))
+
+    @invariant()
+    def a_cursor_never_goes_back_nor_repeats(self) -> None:
+        for client in self.clients:
+            offsets = [offset for _, offset in client.states()]
+            assert offsets == sorted(set(offsets))
+
+    @invariant()
+    def a_cursor_never_skips_what_is_owed(self) -> None:
+        """At any moment a client that resumes from its last cursor would miss nothing."""
+        for client in self.clients:
+            states = client.states()
+            if not states or client.gone:
+                continue
+            cursor = states[-1][1]
+            given = dict(states)
+            for key in client.keys:
+                newest = self.newest.get(key)
+                if newest is not None and newest.cursor.offset <= cursor:
+                    assert given.get(key) == newest.cursor.offset, "the cursor went over a state never sent"
+
+    @invariant()
+    def interest_is_counted_exactly(self) -> None:
+        wanted = Counter(key for one in self.clients for key in one.subscription.channels)
+        assert +self.scene.interests.wanted == wanted
+
+    @invariant()
+    def who_is_awake_has_everything_once_the_turn_is_over(self) -> None:
+        self.run(settle())
+        for client in self.clients:
+            if not client.begun or client.gone or client.outlet.paused:
+                continue
+            given = dict(client.states())
+            known = {key: self.newest[key] for key in client.keys if key in self.newest}
+            assert given == {key: newest.cursor.offset for key, newest in known.items()}
+            finals = [newest for newest in known.values() if newest.state.status.final]
+            controls = client.controls()
+            assert controls.count("done") == len(finals)
+            over = len(finals) == len(client.keys)
+            assert (client.outlet.finished is Closing.FINISHED) == over
+            assert controls.count("end") == over
+            if over:
+                assert controls[-1] == "end"
+
+
+class UnsettledCrowd(AnyCrowd):
+    """The same, but turns end only when the machine says so: slices and wakings meet at every point."""
+
+    @invariant()
+    def who_is_awake_has_everything_once_the_turn_is_over(self) -> None:
+        pass
+
+    @rule()
+    def turn_ends(self) -> None:
+        super().who_is_awake_has_everything_once_the_turn_is_over()
+
+
+TestAnyCrowd = AnyCrowd.TestCase
+TestAnyCrowd.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestUnsettledCrowd = UnsettledCrowd.TestCase
+TestUnsettledCrowd.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -1,0 +1,64 @@
+"""What only the memory journal does: forget a little at a time, and never more tasks than it may keep."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.core.task import State, TaskKey
+from bridge.journal.memory import EVENTS_PER_TASK, FORGET_AT_ONCE, MemoryJournal
+from tests.fakes.clock import FakeClock
+from tests.fakes.tasks import OTHER, TASK, state
+
+pytestmark = pytest.mark.anyio
+
+
+def key(number: int) -> TaskKey:
+    return TaskKey("qingbo", f"task-{number}")
+
+
+def now(clock: FakeClock) -> State:
+    return state(changed_at=clock.wall())
+
+
+async def kept(journal: MemoryJournal, count: int) -> list[int]:
+    latest = await journal.latest([key(number) for number in range(count)])
+    return [number for number, event in enumerate(latest) if event is not None]
+
+
+async def test_each_process_begins_a_new_history() -> None:
+    clock = FakeClock()
+    assert MemoryJournal(clock).epoch != MemoryJournal(clock).epoch
+
+
+async def test_above_the_most_tasks_the_one_quiet_for_longest_goes() -> None:
+    clock = FakeClock()
+    journal = MemoryJournal(clock, max_tasks=3)
+    for number in (0, 1, 2, 0, 3):
+        await journal.append(key(number), now(clock))
+    assert await kept(journal, 4) == [0, 2, 3]
+    await journal.append(key(4), now(clock))
+    assert await kept(journal, 5) == [0, 3, 4]
+
+
+async def test_an_append_after_a_long_pause_forgets_a_bounded_number() -> None:
+    clock = FakeClock()
+    journal = MemoryJournal(clock, retention_seconds=60)
+    many = 2 * FORGET_AT_ONCE + 5
+    for number in range(many):
+        await journal.append(key(number), now(clock))
+    clock.skip(1000)
+    left = [many]
+    for _ in range(3):
+        await journal.append(OTHER, now(clock))
+        left.append(len(await kept(journal, many)))
+    assert left == [many, many - FORGET_AT_ONCE, many - 2 * FORGET_AT_ONCE, 0]
+
+
+async def test_a_task_keeps_a_bounded_number_of_events() -> None:
+    clock = FakeClock()
+    journal = MemoryJournal(clock)
+    for _ in range(EVENTS_PER_TASK + 10):
+        await journal.append(TASK, now(clock))
+    events = await journal.since(TASK, 0)
+    assert len(events) == EVENTS_PER_TASK
+    assert events[0].cursor.offset == 11

@@ -1,0 +1,158 @@
+"""The metrics by themselves; those of a running bridge: tests/contract/test_metrics_exposition.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from bridge.core.event import Closing, NoticeCode
+from bridge.core.replay import Resume
+from bridge.core.task import Source, Status
+from bridge.metrics import CALLS, DELIVERIES, LEFT, OUTCOMES, Metrics, SavedPolls, exemplar
+
+PROMISED = {
+    "bridge_upstream_requests_total": {"upstream", "call", "outcome"},
+    "bridge_upstream_request_seconds": {"upstream", "call"},
+    "bridge_polls_total": {"upstream", "result"},
+    "bridge_polls_saved_total": {"upstream"},
+    "bridge_watches": {"upstream", "source"},
+    "bridge_interests": {"upstream"},
+    "bridge_task_transitions_total": {"upstream", "status"},
+    "bridge_task_seconds": {"upstream", "status"},
+    "bridge_detection_seconds": {"upstream", "source"},
+    "bridge_delivery_seconds": {"delivery"},
+    "bridge_connections": {"delivery"},
+    "bridge_connections_total": {"delivery"},
+    "bridge_disconnects_total": {"delivery", "reason"},
+    "bridge_resumes_total": {"delivery", "result"},
+    "bridge_events_total": {"delivery"},
+    "bridge_conflated_total": {"delivery"},
+    "bridge_callbacks_total": {"upstream", "result"},
+    "bridge_notices_total": {"code"},
+    "bridge_budget_wait_seconds": {"upstream"},
+    "bridge_circuit_open": {"upstream"},
+    "bridge_journal_append_seconds": set(),
+    "bridge_loop_lag_seconds": set(),
+    "bridge_build_info": {"version"},
+}
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(CollectorRegistry(), ["qingbo", "vapi"])
+
+
+def plain(metrics: Metrics) -> str:
+    return generate_latest(metrics.exposition(openmetrics=False)).decode()  # type: ignore[arg-type]
+
+
+def scraped(families: Iterable[Any]) -> dict[str, set[frozenset[tuple[str, str]]]]:
+    """Each metric's series: the name of the contract, and the labels of its own."""
+    series: dict[str, set[frozenset[tuple[str, str]]]] = {}
+    for family in families:
+        for sample in family.samples:
+            name = sample.name
+            if family.type == "histogram":
+                name = name.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum")
+            labels = {label: value for label, value in sample.labels.items() if label != "le"}
+            series.setdefault(name, set()).add(frozenset(labels.items()))
+    return series
+
+
+def use(metrics: Metrics) -> None:
+    """Count something of everything."""
+    for upstream in ("qingbo", "vapi"):
+        for call in CALLS:
+            for outcome in OUTCOMES:
+                metrics.upstream_requests.labels(upstream, call, outcome).inc()
+        for status in Status:
+            metrics.task_transitions.labels(upstream, status.value).inc()
+        for source in Source:
+            metrics.detection_seconds.labels(upstream, source.value).observe(1.0, exemplar("qingbo/1"))
+    for delivery in DELIVERIES:
+        metrics.connected(delivery)
+        metrics.carried({delivery: 3}, {delivery: 1}, 0.01, task="qingbo/task-1")
+        metrics.sent(delivery, 2)
+        for reason in (LEFT, *Closing):
+            metrics.disconnected(delivery, str(reason))
+        for result in Resume:
+            metrics.resumes.labels(delivery, result.value).inc()
+    for code in NoticeCode:
+        metrics.notices.labels(code.value).inc()
+
+
+def test_every_series_of_the_contract_is_there_from_the_start_and_use_adds_none(metrics: Metrics) -> None:
+    before = scraped(parse_text(plain(metrics)))
+    assert {name: {label for label, _ in next(iter(rows))} for name, rows in before.items()} == PROMISED
+    assert len(before["bridge_upstream_requests_total"]) == 2 * 5 * 8
+    use(metrics)
+    assert scraped(parse_text(plain(metrics))) == before
+
+
+def test_openmetrics_has_the_same_series_and_exemplars(metrics: Metrics) -> None:
+    use(metrics)
+    text = openmetrics.generate_latest(metrics.exposition(openmetrics=True)).decode()  # type: ignore[arg-type]
+    families = list(parse_openmetrics(text))
+    assert scraped(families) == scraped(parse_text(plain(metrics)))
+    exemplars = [s.exemplar for family in families for s in family.samples if s.exemplar is not None]
+    assert {"task": "qingbo/task-1"} in [one.labels for one in exemplars]
+    assert text.endswith("# EOF\n")
+
+
+def test_a_label_has_only_the_values_it_was_made_for(metrics: Metrics) -> None:
+    for strange in (
+        lambda: metrics.connected("carrier-pigeon"),
+        lambda: metrics.sent("carrier-pigeon", 1),
+        lambda: metrics.saved.polled("nobody"),
+    ):
+        with pytest.raises(KeyError):
+            strange()
+
+
+def test_what_left_a_connection_is_counted_for_its_delivery(metrics: Metrics) -> None:
+    metrics.connected("sse")
+    metrics.carried({"sse": 5}, {"sse": 2}, None)
+    metrics.sent("sse", 1)
+    metrics.disconnected("sse", "age")
+    read = metrics.registry.get_sample_value
+    assert read("bridge_connections", {"delivery": "sse"}) == 0
+    assert 'bridge_connections_total{delivery="sse"} 1.0' in plain(metrics)
+    assert read("bridge_events_total", {"delivery": "sse"}) == 6
+    assert read("bridge_conflated_total", {"delivery": "sse"}) == 2
+    assert read("bridge_disconnects_total", {"delivery": "sse", "reason": "age"}) == 1
+    assert read("bridge_delivery_seconds_count", {"delivery": "sse"}) == 0
+
+
+@given(st.lists(st.one_of(st.just(None), st.floats(0, 1000)), max_size=50))
+def test_saved_polls_never_go_down_and_are_what_was_wished_less_what_was_made(
+    steps: list[float | None],
+) -> None:
+    saved, shown = SavedPolls(["qingbo"]), [0.0]
+    wished = made = 0.0
+    for seconds in steps:
+        if seconds is None:
+            saved.polled("qingbo")
+            made += 1
+        else:
+            saved.viewed("qingbo", seconds=seconds, interval=2.0)
+            wished += seconds / 2.0
+        [family] = saved.collect()
+        shown.append(family.samples[0].value)
+        assert shown[-1] >= wished - made
+    assert shown == sorted(shown)
+
+
+@pytest.mark.parametrize(
+    ("task", "kept"), [("", False), ("q/1", True), ("q" * 120, True), ("q" * 121, False)]
+)
+def test_an_exemplar_is_never_longer_than_the_format_allows(*, task: str, kept: bool) -> None:
+    assert exemplar(task) == ({"task": task} if kept else None)

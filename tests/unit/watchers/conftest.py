@@ -1,0 +1,93 @@
+"""A pool over one fake provider, with time that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from bridge.core.budget import Budget
+from bridge.core.event import Event, Notice
+from bridge.core.task import TaskKey
+from bridge.journal.memory import MemoryJournal
+from bridge.leases.local import LocalLeases
+from bridge.metrics import Metrics
+from bridge.watchers.pool import Pool
+from tests.fakes.clock import FakeClock, settle
+from tests.fakes.provider import FakeProvider, make_upstream
+
+LINGER = 30.0
+
+
+class House:
+    """Pool, journal and provider."""
+
+    def __init__(self, *, budget: Budget | None = None, **more: Any) -> None:
+        self.clock = FakeClock()
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry, ["qingbo"])
+        self.provider = FakeProvider(self.clock)
+        self.upstream = make_upstream(self.provider, self.clock, budget=budget, metrics=self.metrics, **more)
+        self.journal = MemoryJournal(self.clock)
+        self.events: list[Event] = []
+        self.notices: list[tuple[str, str]] = []
+        self.journal.follow(self)
+        self.pool = Pool(
+            {"qingbo": self.upstream},
+            self.journal,
+            LocalLeases(),
+            self.clock,
+            self.metrics,
+            random=lambda: 0.5,
+            linger_seconds=LINGER,
+        )
+
+    def recorded(self, event: Event) -> None:
+        self.events.append(event)
+
+    def noticed(self, key: TaskKey, notice: Notice) -> None:
+        self.notices.append((key.task_id, notice.code.value))
+
+    def confirmed(self, key: TaskKey, wall: float) -> None:
+        pass
+
+    def told(self, key: TaskKey) -> list[tuple[str, float | None]]:
+        """What was recorded of a task."""
+        return [(one.state.status.value, one.state.progress) for one in self.events if one.key == key]
+
+    def count(self, name: str, **labels: str) -> float:
+        """A metric of the upstream."""
+        return self.registry.get_sample_value(name, {"upstream": "qingbo"} | labels) or 0.0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The pool runs."""
+        task = asyncio.ensure_future(self.pool.run())
+        await settle()
+        try:
+            yield
+            assert not task.done(), "the pool died"
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self.in_flight_afterwards = self.upstream.budget.in_flight
+
+
+@pytest.fixture
+def build() -> Callable[..., House]:
+    return House
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+@pytest.fixture
+async def open_house(house: House) -> AsyncIterator[House]:
+    async with house.running():
+        yield house

@@ -1,0 +1,122 @@
+"""The state document: every key of contract section 2, always."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.core.event import Event
+from bridge.core.task import Failure, Output, Source, State, Status
+from bridge.wire.document import Include, document, timestamp, unseen_cursor
+from tests.fakes.tasks import EPOCH, event, state, video
+
+FILLED = {"task", "upstream", "task_id", "status", "outputs", "changed_at", "observed_at", "source", "cursor"}
+KEYS = [
+    *("task", "upstream", "task_id", "alias", "status", "upstream_status", "progress", "eta_seconds"),
+    *("queue_position", "model", "action", "created_at", "completed_at", "outputs", "error", "cost"),
+    *("changed_at", "observed_at", "source", "cursor", "raw"),
+]
+OUTPUT_KEYS = ["type", "url", "expires_at", "width", "height", "duration_seconds", "file_id"]
+RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+def read(known: State, *, include: Include | None = None, **more: Any) -> dict[str, Any]:
+    return dict(orjson.loads(document(event(17, known), include=include or Include(), **more)))
+
+
+def test_every_key_is_there_and_null_when_unknown() -> None:
+    plain = read(state("queued"))
+    assert list(plain) == KEYS
+    assert {key for key in KEYS if plain[key] is not None} == FILLED
+    assert plain["outputs"] == []
+    assert (plain["task"], plain["upstream"], plain["task_id"]) == ("qingbo/task-1", "qingbo", "task-1")
+    assert (plain["status"], plain["source"], plain["cursor"]) == ("queued", "poll", "k3f9-17")
+
+
+def test_what_is_known_stands_where_the_contract_says() -> None:
+    known = state(
+        "failed",
+        40.5,
+        alias="mine",
+        upstream_status="KO",
+        queue_position=0,
+        eta_seconds=1.5,
+        error=Failure("E1", "no"),
+        credits_used=0.0,
+        outputs=(video("https://a/1.mp4", expires_at=1_800_000_000, file_id="123"),),
+        source=Source.STREAM,
+    )
+    told = read(known)
+    assert told["error"] == {"code": "E1", "message": "no"}
+    assert told["cost"] == {"credits_used": 0.0, "credits_estimated": None}
+    assert (told["progress"], told["queue_position"], told["source"]) == (40.5, 0, "stream")
+    [output] = told["outputs"]
+    assert list(output) == OUTPUT_KEYS
+    assert (output["expires_at"], output["file_id"]) == ("2027-01-15T08:00:00.000Z", "123")
+
+
+def test_whole_progress_is_a_whole_number() -> None:
+    assert b'"progress":42,' in document(event(1, state(progress=42.0)))
+    assert b'"progress":42.5,' in document(event(1, state(progress=42.5)))
+
+
+@given(st.sampled_from(Status), st.floats(0, 4e9), st.floats(0, 4e9))
+def test_times_are_rfc_3339_in_utc_with_milliseconds(status: Status, changed: float, created: float) -> None:
+    told = read(state(status, changed_at=changed, observed_at=changed, created_at=created))
+    assert all(RFC3339.fullmatch(told[key]) for key in ("changed_at", "observed_at", "created_at"))
+
+
+@given(st.floats())
+def test_any_number_is_a_time_or_none(seconds: float) -> None:
+    told = timestamp(seconds)
+    assert told is None or RFC3339.fullmatch(told)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (1720000000.1234, "2024-07-03T09:46:40.123Z"),
+        (1720000000.9996, "2024-07-03T09:46:41.000Z"),
+        (None, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (1e18, None),
+    ],
+)
+def test_milliseconds_are_rounded(seconds: float | None, told: str | None) -> None:
+    assert timestamp(seconds) == told
+
+
+def test_a_later_confirmation_is_told_and_an_earlier_is_not() -> None:
+    known = state(observed_at=1_800_000_000.0)
+    assert read(known, observed_at=1_800_000_005.0)["observed_at"] == "2027-01-15T08:00:05.000Z"
+    assert read(known, observed_at=1_799_999_999.0)["observed_at"] == "2027-01-15T08:00:00.000Z"
+
+
+def test_the_providers_own_document_comes_only_when_asked_for() -> None:
+    known = state(raw=b'{"a":\r\n 1}')
+    assert read(known)["raw"] is None
+    assert read(known, include=Include(raw=True))["raw"] == {"a": 1}
+    assert b"\n" not in document(event(1, known), include=Include(raw=True))
+    assert read(state(), include=Include(raw=True))["raw"] is None
+
+
+@pytest.mark.parametrize(("data", "size"), [("", 0), ("QQ==", 1), ("QUI=", 2), ("QUJD", 3), ("QUI", 2)])
+def test_content_is_a_size_unless_asked_for(data: str, size: int) -> None:
+    known = state(outputs=(Output(type="image", data=data, media_type="image/png"),))
+    [plain] = read(known)["outputs"]
+    assert (plain["type"], plain["bytes"], plain["url"]) == ("image", size, None)
+    [asked] = read(known, include=Include(data=True))["outputs"]
+    assert asked["url"] == f"data:image/png;base64,{data}"
+
+
+def test_a_task_nobody_has_seen_stands_before_everything() -> None:
+    assert str(unseen_cursor(EPOCH)) == f"{EPOCH}-0"
+    unseen = Event(event(1).key, unseen_cursor(EPOCH), state("unknown"))
+    assert orjson.loads(document(unseen))["cursor"] == f"{EPOCH}-0"

@@ -229,11 +229,11 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _tune(connection: sqlite3.Connection, path: Path) -> None:
-    """WAL, and in `probe` synchronous = FULL: every commit is synced, so that not even a power cut takes back what was announced.
+    """A log written ahead; that each append is synced (FULL) is set in `probe`, which comes last.
 
-    Without the sync a power cut would also take back offsets, which would then be given out a
-    second time in the same epoch, and a client's cursor would skip news. Grouped commits make
-    the sync cheap: it is paid once a group.
+    Synced, so that not even a power cut takes back what was announced. It would take back offsets
+    as well, which would then be given out a second time in the same epoch, and a client's cursor
+    would skip news. Grouped commits make the sync cheap: it is paid once a group.
     """
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":

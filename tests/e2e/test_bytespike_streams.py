@@ -66,6 +66,7 @@ async def test_a_stream_brings_states_that_no_poll_has_seen(scene: Scene) -> Non
     async with scene.events(f"slow/{task}") as stream:
         await stream.state_with(status="queued")
         await scene.ledger.reach("bytespike", task, 1, "stream")
+        await scene.ledger.reach("bytespike", task, 1)
         scene.advance(3)
         running = await stream.state_with(status="processing")
         scene.advance(10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.task import Failure, Output, Source, State, Status, TaskKey
@@ -75,6 +75,7 @@ every_field = State(
 )
 
 
+@settings(deadline=None)
 @given(states)
 def test_every_state_comes_back_exactly(known: State) -> None:
     # By their words: NaN is not equal to itself, and 1 is equal to 1.0 and not the same.
@@ -89,6 +90,7 @@ def test_no_field_is_left_out() -> None:
     assert given_fields == {one.name for one in dataclasses.fields(State)}, "a new field: is it recorded?"
 
 
+@settings(deadline=None)
 @given(texts, texts, texts)
 def test_every_key_comes_back_exactly(upstream: str, task_id: str, account: str) -> None:
     key = TaskKey(upstream, task_id, account)

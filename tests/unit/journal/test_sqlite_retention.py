@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from bridge.core.task import TaskKey
+from bridge.core.task import State, TaskKey
 from bridge.journal.database import LONGEST_HISTORY
 from bridge.journal.retention import OPEN_SECONDS
 from bridge.journal.sqlite import SqliteJournal
@@ -33,6 +34,11 @@ def clock() -> FakeClock:
 
 def key(number: int) -> TaskKey:
     return TaskKey("qingbo", f"task-{number}")
+
+
+async def record(journal: SqliteJournal, *states: tuple[TaskKey, State]) -> None:
+    """Append all, in this order."""
+    await asyncio.gather(*(journal.append(*one) for one in states))
 
 
 async def known(journal: SqliteJournal, *numbers: int) -> list[int]:
@@ -92,8 +98,7 @@ async def test_a_task_that_comes_again_is_not_forgotten(path: Path, clock: FakeC
 async def test_offsets_go_on_although_everything_is_forgotten(path: Path, clock: FakeClock) -> None:
     async with opened(path, clock, retention_seconds=RETENTION) as journal:
         epoch = journal.epoch
-        for number in range(200):
-            await journal.append(key(number), state("completed"))
+        await record(journal, *((key(number), state("completed")) for number in range(200)))
         clock.skip(RETENTION + 1)
         await journal.tidy()
         assert count(path) == 0
@@ -104,10 +109,8 @@ async def test_offsets_go_on_although_everything_is_forgotten(path: Path, clock:
 
 async def test_a_task_keeps_its_newest_256(path: Path, clock: FakeClock) -> None:
     async with opened(path, clock) as journal:
-        for progress in range(EVENTS_PER_TASK + 100):
-            await journal.append(TASK, state(progress=progress))
-            kept = await journal.since(TASK, 0) if progress > EVENTS_PER_TASK else []
-            assert len(kept) <= EVENTS_PER_TASK
+        await record(journal, *((TASK, state(progress=number)) for number in range(EVENTS_PER_TASK + 100)))
+        assert len(await journal.since(TASK, 0)) == EVENTS_PER_TASK
         await journal.tidy()
         kept = await journal.since(TASK, 0)
         assert [one.state.progress for one in kept] == list(range(100, EVENTS_PER_TASK + 100))
@@ -126,23 +129,20 @@ async def test_by_count_the_finished_go_first_the_longest_quiet_ahead(path: Path
 
 async def test_by_count_open_tasks_lose_their_past_before_their_present(path: Path, clock: FakeClock) -> None:
     async with opened(path, clock, max_events=50) as journal:
-        for number in range(400):
-            await journal.append(key(number % 40), state(progress=number))
+        await record(journal, *((key(number % 40), state(progress=number)) for number in range(400)))
         await journal.append(key(40), state("completed"))
         await journal.tidy()
         assert len(await journal.unfinished()) == 40
         assert await known(journal, 40) == []
         assert count(path) <= 50
-        for number in range(41, 101):
-            await journal.append(key(number), state())
+        await record(journal, *((key(number), state()) for number in range(41, 101)))
         await journal.tidy()
         assert [one.key for one in await journal.unfinished()] == [key(number) for number in range(51, 101)]
 
 
 async def test_a_long_past_goes_in_steps_oldest_first(path: Path, clock: FakeClock) -> None:
     async with opened(path, clock, max_events=20) as journal:
-        for progress in range(200):
-            await journal.append(TASK, state(progress=progress))
+        await record(journal, *((TASK, state(progress=progress)) for progress in range(200)))
         await journal.tidy()
         assert [one.state.progress for one in await journal.since(TASK, 0)] == list(range(180, 200))
 
@@ -151,8 +151,7 @@ async def test_forgetting_keeps_appends_coming(path: Path, clock: FakeClock) -> 
     witness = Witness()
     async with opened(path, clock, max_events=100) as journal:
         journal.follow(witness)
-        for number in range(600):
-            await journal.append(key(number), state("completed"))
+        await record(journal, *((key(number), state("completed")) for number in range(600)))
         await journal.tidy()
         assert witness.offsets == list(range(1, 601))
         assert await known(journal, *range(600)) == list(range(500, 600))
@@ -160,8 +159,9 @@ async def test_forgetting_keeps_appends_coming(path: Path, clock: FakeClock) -> 
 
 async def test_the_disk_gets_its_room_back(path: Path, clock: FakeClock) -> None:
     async with opened(path, clock, retention_seconds=RETENTION) as journal:
-        for number in range(150):
-            await journal.append(key(number), state("completed", raw=bytes(100_000)))
+        await record(
+            journal, *((key(number), state("completed", raw=bytes(100_000))) for number in range(150))
+        )
         large = size(path) + size(path.with_name("bridge.db-wal"))
         clock.skip(RETENTION + 1)
         await journal.tidy()

@@ -134,8 +134,8 @@ async def test_a_damaged_journal_is_refused(
     path: Path, damage: Callable[[Path], None], whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(path) as journal:
-        for number in range(300):
-            await journal.append(TaskKey("qingbo", f"task-{number}"), state(raw=bytes(500)))
+        keys = [TaskKey("qingbo", f"task-{number}") for number in range(300)]
+        await asyncio.gather(*(journal.append(key, state(raw=bytes(500))) for key in keys))
     damage(path)
     if not whole:
         monkeypatch.setattr(database, "CHECKED_WHOLE_BYTES", 0)

@@ -149,6 +149,8 @@ class Bridge:
         except JournalError as error:
             logger.error("the journal cannot be used: %s", error)  # noqa: TRY400 - the sentence says it all
             await send({"type": "lifespan.startup.failed", "message": ""})
+        except asyncio.CancelledError:
+            raise  # told to stop at once; a bug comes as what it is
         except BaseException as error:
             logger.exception("the bridge ended by a bug")
             self.dead = True

@@ -140,7 +140,7 @@ def set_up_logs(level: str, style: str) -> None:
 
 
 def _is_ours_to_know(record: logging.LogRecord) -> bool:
-    """Not every stranger's bad UTF-8, with a traceback: the connection is closed with 1007 and that is all."""
+    """Not every stranger's bad UTF-8, with a traceback: the connection is closed with 1007; that is all."""
     return not record.getMessage().startswith("Invalid UTF-8 sequence")
 
 

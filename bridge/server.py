@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import resource
@@ -18,6 +19,7 @@ BACKLOG = 4096
 SEND_BUFFER = 64 * 1024
 GC_THRESHOLDS = (50_000, 50, 100)
 LAST_GRACE_SECONDS = 5
+AT_ONCE_SECONDS = 1
 MAX_WS_MESSAGE = 64 * 1024
 MAX_HEAD = 256 * 1024
 
@@ -87,6 +89,17 @@ class DrainingServer(uvicorn.Server):
             self.force_exit = self.should_exit = True
             return
         self._loop.call_soon_threadsafe(self._begin_drain)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End. Told to stop at once, we close what is open: to be cancelled would look like a bug."""
+        if self.force_exit:
+            for connection in self.server_state.connections:
+                if isinstance(connection, HttpToolsProtocol):  # WebSockets are closed by the server itself
+                    connection.transport.close()
+        await super().shutdown(sockets=sockets)
+        if self.force_exit:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.lifespan.shutdown(), AT_ONCE_SECONDS)
 
     def _stop(self) -> None:
         self.should_exit = True

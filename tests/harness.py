@@ -56,7 +56,9 @@ async def running_bridge(
     variables = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
     wishes = {"port": 0, "journal": "memory"} | settings
     for name, value in wishes.items():
-        variables[f"BRIDGE_{name.upper()}"] = value if isinstance(value, str) else orjson.dumps(value).decode()
+        variables[f"BRIDGE_{name.upper()}"] = (
+            value if isinstance(value, str) else orjson.dumps(value).decode()
+        )
     variables["BRIDGE_UPSTREAMS"] = orjson.dumps(upstreams).decode()
     command = (*under, sys.executable, "-m", "bridge", "serve")
     process = await asyncio.create_subprocess_exec(

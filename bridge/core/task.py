@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Self
+from typing import NamedTuple, Self
 
 from bridge.errors import InvalidRequest
 
@@ -46,9 +46,10 @@ class Source(StrEnum):
     SUBMIT = "submit"
 
 
-@dataclass(frozen=True, slots=True)
-class TaskKey:
+class TaskKey(NamedTuple):
     """The unit of dedupe: an id alone would mix tenants.
+
+    A tuple, because every event is looked up by it several times, and tuples hash in C.
 
     Args:
         upstream: Name of a configured upstream.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Protocol, cast
 
@@ -133,14 +134,19 @@ class Unopened:
 
 
 class AsgiOutlet:
-    """Drives `send` by hand: it ends at once unless the server's buffer is full."""
+    """Drives `send` by hand: it ends at once unless the server's buffer is full.
 
-    __slots__ = ("_ended", "_send", "_sending", "_waiting", "form")
+    Ordering: messages leave in the order they were written; `ended` is set after the last.
+    """
+
+    __slots__ = ("_ended", "_finishing", "_messages", "_resumes", "_send", "_sending", "form")
 
     def __init__(self, form: Form, ended: asyncio.Event, send: Send | None = None) -> None:
         self._send = send
         self._sending: asyncio.Task[None] | None = None
-        self._waiting: list[Callable[[], None]] = []
+        self._messages: deque[Message] = deque()
+        self._resumes: list[Callable[[], None]] = []
+        self._finishing = False
         self._ended = ended
         self.form = form
 
@@ -155,64 +161,61 @@ class AsgiOutlet:
 
     @property
     def unsent(self) -> int:
-        """Only known to be something or nothing."""
-        return 1 if self._sending is not None else 0
+        """Messages that wait, and the one being sent: bytes are the server's secret."""
+        return len(self._messages) + (self._sending is not None)
 
     def write(self, data: bytes) -> None:
         """Send now, or after what is being sent."""
-        if self._sending is not None:
-            self._waiting.append(lambda: self.write(data))
-            return
-        for message in self._messages(data):
-            self._dispatch(message)
+        if self.form.wire is Wire.WEBSOCKET:
+            self._messages.extend(
+                {"type": "websocket.send", "text": one.decode()} for one in data.splitlines()
+            )
+        else:
+            self._messages.append({"type": "http.response.body", "body": data, "more_body": True})
+        self._pump()
 
     def when_writable(self, resume: Callable[[], None]) -> None:
-        """Call `resume` when the running `send` has come back."""
+        """Call `resume` when everything written has been taken."""
         if self._sending is None:
             asyncio.get_running_loop().call_soon(resume)
         else:
-            self._waiting.append(resume)
+            self._resumes.append(resume)
 
     def finish(self, closing: Closing) -> None:
-        """End the response after what is being sent."""
-        if self._sending is not None:
-            self._waiting.append(lambda: self.finish(closing))
-            return
-        self._dispatch(self._last(closing))
-        self._ended.set()
+        """End the response after what was written."""
+        if self.form.wire is Wire.WEBSOCKET:
+            code = closing.websocket_code
+            self._messages.append({"type": "websocket.close", "code": code, "reason": closing.value})
+        else:
+            self._messages.append({"type": "http.response.body", "body": b"", "more_body": False})
+        self._finishing = True
+        self._pump()
 
     def abort(self) -> None:
         """ASGI knows no abort: stop sending, and let the connection's coroutine end."""
+        self._messages.clear()
         if self._sending is not None:
             self._sending.cancel()
         self._ended.set()
 
-    def _messages(self, data: bytes) -> list[Message]:
-        if self.form.wire is Wire.WEBSOCKET:
-            return [{"type": "websocket.send", "text": line.decode()} for line in data.splitlines()]
-        return [{"type": "http.response.body", "body": data, "more_body": True}]
-
-    def _last(self, closing: Closing) -> Message:
-        if self.form.wire is Wire.WEBSOCKET:
-            return {"type": "websocket.close", "code": closing.websocket_code, "reason": closing.value}
-        return {"type": "http.response.body", "body": b"", "more_body": False}
-
-    def _dispatch(self, message: Message) -> None:
-        if self._sending is not None:
-            self._waiting.append(lambda: self._dispatch(message))
-            return
+    def _pump(self) -> None:
         assert self._send is not None
-        self._sending = drive(self._send(message))
-        if self._sending is not None:
-            self._sending.add_done_callback(self._sent)
+        while self._messages and self._sending is None:
+            self._sending = drive(self._send(self._messages.popleft()))
+            if self._sending is not None:
+                self._sending.add_done_callback(self._sent)
+        if self._finishing and self._sending is None:
+            self._ended.set()
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending = None
         if task.cancelled() or task.exception() is not None:
-            self._waiting.clear()
-            return
-        while self._waiting and self._sending is None:
-            self._waiting.pop(0)()
+            self._messages.clear()
+        self._pump()
+        if self._sending is None:
+            resumes, self._resumes = self._resumes, []
+            for resume in resumes:
+                resume()
 
 
 def http_form(scope: Scope, wire: Wire, include: Include) -> Form:

@@ -168,7 +168,7 @@ class _Conversation:
 
     def _say(self, fields: dict[str, Any]) -> None:
         if self._subscription.closing is None:
-            self._subscription.write(message(self._subscription.form, fields))
+            self._desk.hub.write(self._subscription, message(self._subscription.form, fields))
 
 
 def _offered(scope: Scope) -> str | None:

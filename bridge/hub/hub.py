@@ -78,7 +78,7 @@ class Hub:
                     subscription.owe_notice(key, notice)
                     self._wait(subscription)
                     continue
-                self._write(subscription, frame)
+                self.write(subscription, frame)
                 if notice.code is NoticeCode.TASK_NOT_FOUND:
                     self._close_task(subscription, channel)
 
@@ -171,7 +171,7 @@ class Hub:
         for _, notice in remarks:
             self._metrics.notices.labels(notice.code.value).inc()
         gathered = b"".join(self._gathered.pop(subscription, ()))
-        self._write(subscription, gathered + pack(subscription.form, b"".join(burst)))
+        self.write(subscription, gathered + pack(subscription.form, b"".join(burst)))
         for channel in channels:
             ended = newest.get(channel.key)
             if (
@@ -187,7 +187,7 @@ class Hub:
         alone = subscription.tasks == 1  # beside other tasks its cursor would go back
         frame = state_frame(subscription.form, event, with_cursor=alone, retry=subscription.retry)
         subscription.retry = None
-        self._write(subscription, pack(subscription.form, frame))
+        self.write(subscription, pack(subscription.form, frame))
         self._metrics.sent(subscription.label, 1)
 
     def part(self, subscription: Subscription, key: TaskKey) -> None:
@@ -218,7 +218,7 @@ class Hub:
         """End a connection cleanly, with a last word."""
         if subscription.closing is not None:
             return
-        self._write(subscription, pack(subscription.form, farewell))
+        self.write(subscription, pack(subscription.form, farewell))
         if closing is not Closing.FINISHED:
             self._metrics.notices.labels(NoticeCode.CLOSING.value).inc()
         subscription.closing = closing
@@ -276,7 +276,7 @@ class Hub:
                 if frames is not None:
                     yield from self._carry_channel(channel, frames, ended, alone=len(turn) == 1)
             for subscription, written in self._gathered.items():
-                self._write(subscription, b"".join(written))
+                self.write(subscription, b"".join(written))
             self._gathered = {}
             for number, (subscription, channel) in enumerate(ended, start=1):
                 self._close_task(subscription, channel)
@@ -356,7 +356,7 @@ class Hub:
             pack(subscription.form, notice_frame(subscription.form, key, notice))
             for (key, _), notice in notices.items()
         ]
-        self._write(subscription, b"".join(burst))
+        self.write(subscription, b"".join(burst))
         self._metrics.sent(subscription.label, len(behind))
         gone = [subscription.channels.get(key) for key, code in notices if code is NoticeCode.TASK_NOT_FOUND]
         ended = [one for one in behind if one.latest is not None and one.latest.state.status.final]
@@ -406,7 +406,8 @@ class Hub:
             del self._channels[channel.key]
             self._dirty.pop(channel, None)
 
-    def _write(self, subscription: Subscription, data: bytes) -> None:
+    def write(self, subscription: Subscription, data: bytes) -> None:
+        """Write to one connection now; nothing, when it is gone."""
         if data:
             subscription.last_write = self._clock.now()
             _put(subscription, data)

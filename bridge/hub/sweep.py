@@ -77,7 +77,7 @@ class Sweep:
             self.close(subscription, Closing.AGE)
         elif now - _last_write(subscription) >= self._settings.keepalive_seconds:
             if not subscription.outlet.paused:
-                subscription.write(keepalive(subscription.form))
+                self._hub.write(subscription, keepalive(subscription.form))
             subscription.last_write = now
 
     def _gives_up(self, subscription: Subscription, now: float) -> bool:

@@ -37,7 +37,10 @@ class MemoryJournal:
         """Record a state and tell the followers; never waits."""
         self.head += 1
         event = Event(key, Cursor(self.epoch, self.head), state, seen)
-        self._tasks.setdefault(key, deque(maxlen=EVENTS_PER_TASK)).append(event)
+        events = self._tasks.get(key)
+        if events is None:
+            events = self._tasks[key] = deque(maxlen=EVENTS_PER_TASK)
+        events.append(event)
         self._tasks.move_to_end(key)
         self._forget()
         for follower in self._followers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from bridge.core.task import Observation
 from bridge.dialects.base import Request
@@ -10,18 +10,20 @@ from bridge.errors import UnreadablePayload, UpstreamError, UpstreamRefused
 from bridge.sources.upstream import Upstream
 from bridge.wire.sse import Decoder
 
+Seen = Callable[[Sequence[Observation]], Awaitable[bool]]
+
 
 async def follow(
     upstream: Upstream,
     request: Request,
     *,
-    seen: Callable[[Observation], Awaitable[None]],
+    seen: Seen,
     alive: Callable[[], None],
 ) -> None:
-    """Hand over what the stream shows until it ends or shows a final state.
+    """Hand over what the stream shows until it ends or shows the end of the task.
 
     Args:
-        seen: Called with each observation, in order.
+        seen: Called with the observations that came together, in order; says whether the task ended.
         alive: Called for every sign of life, heartbeats included.
 
     Raises:
@@ -38,7 +40,7 @@ async def follow(
 async def _follow(
     upstream: Upstream,
     request: Request,
-    seen: Callable[[Observation], Awaitable[None]],
+    seen: Seen,
     alive: Callable[[], None],
 ) -> None:
     async with upstream.session.listen(request) as (head, chunks):
@@ -49,13 +51,10 @@ async def _follow(
         decoder = Decoder()
         async for chunk in chunks:
             alive()
-            for frame in decoder.feed(chunk):
-                observation = _read(upstream, frame.name, frame.data)
-                if observation is None:
-                    continue
-                await seen(observation)
-                if observation.status.final:
-                    return
+            read = [_read(upstream, frame.name, frame.data) for frame in decoder.feed(chunk)]
+            observations = [observation for observation in read if observation is not None]
+            if observations and await seen(observations):
+                return
 
 
 def _read(upstream: Upstream, name: str | None, data: str) -> Observation | None:

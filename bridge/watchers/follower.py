@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bridge.core.task import Observation, Source, Status
 from bridge.dialects.base import Request
@@ -75,10 +75,13 @@ class StreamFollower:
             self.watcher.source = Source.STREAM
             self.watcher.streaming()
 
-        async def seen(observation: Observation) -> None:
-            if self._trustworthy(observation):
-                await self.watcher.take(observation, Source.STREAM)
+        async def seen(observations: Sequence[Observation]) -> bool:
+            trusted = [one for one in observations if self._trustworthy(one)]
+            if trusted:
+                # together, so that what came together is recorded together and conflates
+                await asyncio.gather(*(self.watcher.take(one, Source.STREAM) for one in trusted))
                 self.watcher.looked.set()
+            return any(one.status.final for one in trusted)
 
         try:
             await follow(self.watcher.upstream, self._request, seen=seen, alive=alive)
@@ -96,7 +99,10 @@ class StreamFollower:
         named = observation.task_id
         if named is not None and named not in self.watcher.key.task_id:
             return False
-        return observation.status is not Status.COMPLETED or bool(observation.outputs)
+        if observation.status is not Status.COMPLETED or observation.outputs:
+            return True
+        self.watcher.look_now()
+        return False
 
     def _backoff(self, failures: int) -> float:
         wish = FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 5)

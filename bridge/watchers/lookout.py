@@ -14,6 +14,7 @@ from bridge.watchers.watcher import Watcher
 UNWATCHED_PATIENCE = 10.0
 WATCHED_PATIENCE = 1.0
 AFTER_A_BUG_SECONDS = 5.0
+FORGOTTEN = -1
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class Lookout:
 
     def plan(self, watcher: Watcher) -> None:
         """Look when `watcher` is due; forgets what was planned for it before."""
+        if watcher.generation == FORGOTTEN:
+            return  # its last look came back after the watch had ended
         watcher.generation = next(self._turns)
         due = watcher.watch.due
         if due is None or watcher in self._looking:
@@ -44,8 +47,8 @@ class Lookout:
             self._woken.set()
 
     def forget(self, watcher: Watcher) -> None:
-        """Look at `watcher` no more."""
-        watcher.generation = next(self._turns)
+        """Look at `watcher` no more, whatever is planned for it."""
+        watcher.generation = FORGOTTEN
 
     async def run(self) -> None:
         """Start looks until cancelled."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -43,10 +44,16 @@ def timestamp(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     try:
-        moment = datetime.fromtimestamp(round(seconds, 3), UTC)
+        whole, milliseconds = divmod(round(seconds * 1000), 1000)
+        return f"{_second(whole)}.{milliseconds:03d}Z"
     except (OverflowError, ValueError, OSError):
         return None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@lru_cache(1024)
+def _second(whole: int) -> str:
+    """Most of the times in a document are those of the one before, or of this second."""
+    return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _fields(event: Event, include: Include, observed_at: float | None) -> dict[str, Any]:

@@ -44,14 +44,16 @@ class Frames:
 
     def __init__(self, event: Event) -> None:
         self.event = event
-        self._made: dict[Form, bytes] = {}
+        self._made: list[tuple[Form, bytes]] = []  # rarely more than two: to look is cheaper than to hash
         self._confirmed: tuple[Include, float | None, bytes] | None = None
 
     def bytes_for(self, form: Form) -> bytes:
         """The state, and `done` after it when it is final, ready for the socket."""
-        made = self._made.get(form)
-        if made is None:
-            made = self._made[form] = pack(form, state_frame(form, self.event))
+        for known, made in self._made:
+            if known is form or known == form:
+                return made
+        made = pack(form, state_frame(form, self.event))
+        self._made.append((form, made))
         return made
 
     def first_for(self, form: Form, *, confirmed_at: float | None, retry: int | None) -> bytes:

@@ -162,9 +162,6 @@ async def test_another_tasks_frame_is_not_taken_for_this_ones(scene: Scene) -> N
     assert words == ["processing", "cancelled"]
 
 
-@pytest.mark.xfail(
-    reason="bridge.sources.stream leaves at any final frame; bridge.watchers only drops it", strict=True
-)
 async def test_another_tasks_end_does_not_end_this_ones_stream(scene: Scene) -> None:
     task = scene.id()
     running = answer({"task_id": task, "status": "running"})

@@ -83,9 +83,6 @@ async def test_the_watch_outlives_its_last_viewer_by_the_linger_and_then_calls_s
             await scene.ledger.reach("qingbo", task, stopped_at + 1)
 
 
-@pytest.mark.xfail(
-    reason="bridge.watchers.lookout plans anew what was forgotten during its look", strict=True
-)
 async def test_a_watch_that_ends_during_a_look_makes_no_further_one(scene: Scene) -> None:
     task, meter = scene.id(), scene.id("meter")
     held = qingbo(task, "processing", 20) | {"delay": 1}

@@ -37,6 +37,7 @@ def video(url: str, **more: Any) -> Output:
     return Output(type="video", url=url, **more)
 
 
+_ENDINGS = [Status.COMPLETED, Status.FAILED, Status.CANCELLED]
 open_statuses = st.sampled_from([one for one in Status if not one.final])
 statuses = st.sampled_from([one for one in Status if one is not Status.LOST])
 progresses = st.none() | st.integers(0, 100).map(float)
@@ -45,7 +46,7 @@ outputs = st.lists(
 )
 observations = st.builds(
     Observation,
-    status=statuses,
+    status=st.sampled_from([*[one for one in Status if not one.final] * 4, *_ENDINGS]),
     upstream_status=st.none() | st.sampled_from(["RUNNING", "wait"]),
     progress=progresses,
     estimated_seconds=st.none() | st.floats(0, 1000),

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Awaitable
 
 import orjson
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.hub import hub as hub_module
 from bridge.hub.subscription import Subscription
 from bridge.wire.frames import Form, Wire
-from tests.fakes.clock import settle
 from tests.fakes.hub import Scene
+from tests.fakes.loop import ManualLoop
 from tests.fakes.outlets import RecordingOutlet
 from tests.fakes.tasks import state
 
@@ -59,33 +57,23 @@ class Client:
 
 
 class AnyCrowd(RuleBasedStateMachine):
-    """Clients join, begin, stall, wake and leave between any two steps of the hub."""
+    """Clients join, begin, stall, wake and leave between any two turns of the event loop."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.runner = asyncio.Runner()
-        self.slice, hub_module.SLICE = hub_module.SLICE, 2
-        self.scene: Scene = self.run(self.made())
+        self.loop = ManualLoop()
+        self.slice, hub_module.SLICE = hub_module.SLICE, 1
+        self.scene = Scene()
         self.clients: list[Client] = []
         self.newest: dict[TaskKey, Event] = {}
         self.numbers = 0
 
-    async def made(self) -> Scene:
-        return Scene()
-
-    def run(self, doing: Awaitable[object]) -> object:
-        async def whole() -> object:
-            return await doing
-
-        return self.runner.run(whole())
-
     def teardown(self) -> None:
-        self.turn_ends()
+        self.everything_runs()
         for client in self.clients:
             if not client.gone:
                 self.leave(client)
         hub_module.SLICE = self.slice
-        self.runner.close()
         assert self.scene.hub._channels == {}, "channels were kept"
         assert self.scene.interests.total == 0
         assert not self.scene.hub.subscriptions
@@ -101,7 +89,7 @@ class AnyCrowd(RuleBasedStateMachine):
         there = [one for one in self.clients if not one.gone and (begun is None or one.begun == begun)]
         return there[choice % len(there)] if there else None
 
-    @initialize(crowd=st.integers(0, 5))
+    @initialize(crowd=st.integers(1, 5))
     def a_crowd_is_there(self, crowd: int) -> None:
         for number in range(crowd):
             self.arrive(KEYS, FORMS[number % 2])
@@ -120,7 +108,8 @@ class AnyCrowd(RuleBasedStateMachine):
         client = self.pick(choice, begun=False)
         if client is not None:
             client.begun = True
-            self.scene.hub.begin(client.subscription, client.read, client.keys)
+            with self.loop.running():
+                self.scene.hub.begin(client.subscription, client.read, client.keys)
 
     @rule(key=st.sampled_from(KEYS), final=st.integers(0, 12).map(lambda n: n == 0))
     def record(self, key: TaskKey, final: bool) -> None:
@@ -129,19 +118,21 @@ class AnyCrowd(RuleBasedStateMachine):
             return
         self.numbers += 1
         known = state("completed" if final else "processing", float(self.numbers % 100))
-        self.newest[key] = self.run(self.scene.record(key, known))  # type: ignore[assignment]
+        self.newest[key] = self.loop.run(self.scene.record(key, known))
 
-    @precondition(lambda self: self.scene.hub._broadcast is not None)
+    @rule(keys=st.lists(st.sampled_from(KEYS), min_size=2, max_size=5))
+    def record_several(self, keys: list[TaskKey]) -> None:
+        for key in keys:
+            self.record(key, final=False)
+
+    @rule(turns=st.integers(1, 6))
+    def some_turns(self, turns: int) -> None:
+        for _ in range(turns):
+            self.loop.turn()
+
     @rule()
-    def one_slice(self) -> None:
-        self.run(self.step())
-
-    async def step(self) -> None:
-        self.scene.hub._step()
-
-    @rule()
-    def turn_ends(self) -> None:
-        self.run(settle())
+    def one_turn(self) -> None:
+        self.loop.turn()
 
     @rule(choice=some)
     def stall(self, choice: int) -> None:
@@ -153,10 +144,8 @@ class AnyCrowd(RuleBasedStateMachine):
     def wake(self, choice: int) -> None:
         client = self.pick(choice)
         if client is not None:
-            self.run(self.woken(client))
-
-    async def woken(self, client: Client) -> None:
-        client.outlet.wake()
+            with self.loop.running():
+                client.outlet.wake()
 
     @rule(choice=some)
     def leaves(self, choice: int) -> None:
@@ -166,7 +155,8 @@ class AnyCrowd(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(KEYS), code=st.sampled_from([NoticeCode.STALE, NoticeCode.FRESH]))
     def notice(self, key: TaskKey, code: NoticeCode) -> None:
-        self.scene.journal.announce(key, Notice(code, "because"))
+        with self.loop.running():
+            self.scene.journal.announce(key, Notice(code, "because"))
 
     @invariant()
     def a_cursor_never_goes_back_nor_repeats(self) -> None:
@@ -193,9 +183,10 @@ class AnyCrowd(RuleBasedStateMachine):
         wanted = Counter(key for one in self.clients for key in one.subscription.channels)
         assert +self.scene.interests.wanted == wanted
 
-    @invariant()
-    def who_is_awake_has_everything_once_the_turn_is_over(self) -> None:
-        self.run(settle())
+    @rule()
+    def everything_runs(self) -> None:
+        """Then who is awake has everything."""
+        self.loop.settle()
         for client in self.clients:
             if not client.begun or client.gone or client.outlet.paused:
                 continue
@@ -212,19 +203,5 @@ class AnyCrowd(RuleBasedStateMachine):
                 assert controls[-1] == "end"
 
 
-class UnsettledCrowd(AnyCrowd):
-    """The same, but turns end only when the machine says so: slices and wakings meet at every point."""
-
-    @invariant()
-    def who_is_awake_has_everything_once_the_turn_is_over(self) -> None:
-        pass
-
-    @rule()
-    def turn_ends(self) -> None:
-        super().who_is_awake_has_everything_once_the_turn_is_over()
-
-
 TestAnyCrowd = AnyCrowd.TestCase
-TestAnyCrowd.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
-TestUnsettledCrowd = UnsettledCrowd.TestCase
-TestUnsettledCrowd.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestAnyCrowd.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)

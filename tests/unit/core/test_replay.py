@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,13 @@ def test_any_token_is_a_place_or_a_reset(token: str, head: int) -> None:
         assert position.after <= head
     else:
         assert position.reset_reason in {"unknown_cursor", "new_epoch", "future_cursor"}
+
+
+@pytest.mark.parametrize(
+    "token", ["k3f9-007", "k3f9-", "-7", "k3f9-7 ", "k3f9-٣", "k3_f9-7", "k3f9-" + "9" * 19]
+)
+def test_what_only_looks_like_a_cursor_is_none(token: str) -> None:
+    assert Cursor.parse(token) is None
 
 
 def test_a_client_without_a_cursor_starts() -> None:

@@ -187,7 +187,6 @@ async def test_the_end_waits_for_what_is_being_sent(server: FakeServer) -> None:
     assert ended.is_set()
 
 
-@pytest.mark.xfail(reason="the app returns while its last message still waits for room")
 async def test_the_connection_ends_only_once_its_last_message_was_taken(server: FakeServer) -> None:
     ended = asyncio.Event()
     outlet = AsgiOutlet(SSE, ended, server.send)
@@ -201,7 +200,6 @@ async def test_the_connection_ends_only_once_its_last_message_was_taken(server: 
     assert ended.is_set()
 
 
-@pytest.mark.xfail(reason="the second message of a write queues up behind later writes")
 async def test_messages_of_one_write_stay_together_when_each_has_to_wait(server: FakeServer) -> None:
     outlet = AsgiOutlet(SOCKET, asyncio.Event(), server.send)
 

@@ -6,7 +6,7 @@ PYTHON ?= python3
 # as root on Debian or Ubuntu what is missing is installed; anybody else is told what it is
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
-.PHONY: help demo test check fix serve simulate clean tools bench
+.PHONY: help demo test check fix serve simulate clean tools bench chaos soak
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,7 +32,7 @@ demo: $(VENV)/.run ## simulated providers, the bridge, and tasks going through
 	$(BIN)/bridge demo
 
 test: tools ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: $(VENV)/.develop ## what CI checks without running the product
 	$(BIN)/ruff format --check .
@@ -52,6 +52,12 @@ simulate: $(VENV)/.run ## the three providers on port 9090
 
 bench: $(VENV)/.run ## the measurements of docs/performance.md; BENCH="fanout idle" for some
 	$(BIN)/python -m bench.run $(BENCH)
+
+chaos: $(VENV)/.develop ## everything dies, at full size and by chance; CHAOS_SECONDS=600 CHAOS_SEED=...
+	$(BIN)/python -m tests.chaos.long
+
+soak: $(VENV)/.develop ## half an hour of coming and going, memory as a table; SOAK_SECONDS=1800
+	$(BIN)/python -m tests.chaos.soak
 
 clean: ## everything that can be made again
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -48,7 +48,7 @@ class Crowd:
             if self._receive_buffer is not None:
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
-            made.setblocking(False)  # noqa: FBT003 - the library's signature
+            made.setblocking(False)
             await loop.sock_connect(made, self._address)
             await loop.sock_sendall(made, self._request)
             said = await loop.sock_recv(made, 32)

@@ -1,4 +1,4 @@
-"""The story of a kill: load, `kill -9` in the middle, a restart on the same file and port, and what came of it.
+"""The story of a kill: load, `kill -9` in the midst of it, a restart on the same file and port.
 
 Told small in `test_kill.py` and large by `make chaos`.
 """
@@ -153,7 +153,7 @@ class _Story:
         """Nobody asks; each task that was open is looked at nevertheless."""
         async with asyncio.timeout(self._plan.patience + len(open_then) / self._plan.rate):
             while not {ref for _, ref in self._provider.looked(began)} >= set(open_then):
-                await asyncio.sleep(0.02)  # the provider's counter is all there is to see
+                await self._provider.look()
         return self._provider.looked(began)
 
     async def _forgotten(self, announced: dict[str, Sight]) -> list[str]:

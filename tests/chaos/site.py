@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -37,6 +38,7 @@ class Studio:
     http: aiohttp.ClientSession
     name: str = "qingbo"
     looks: list[tuple[float, str]] = field(default_factory=list)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         calls = self.running.world.calls
@@ -46,6 +48,8 @@ class Studio:
             pass_on(provider, call, task_id)
             if call == "status":
                 self.looks.append((asyncio.get_running_loop().time(), task_id))
+                news, self._news = self._news, asyncio.Event()
+                news.set()
 
         calls.count = count
 
@@ -96,6 +100,10 @@ class Studio:
     def looked(self, since: float) -> list[tuple[float, str]]:
         """The status calls since a moment."""
         return [(at, f"{self.name}/{task_id}") for at, task_id in self.looks if at >= since]
+
+    async def look(self) -> None:
+        """Wait for the next status call."""
+        await self._news.wait()
 
     def _ending(self, ref: str) -> Ending:
         stage = self.stage(ref)
@@ -194,6 +202,11 @@ class Site:
     def descriptors(self) -> int:
         """How many files and sockets are open."""
         return sum(1 for _ in self._proc("fd").iterdir())
+
+    def cpu_seconds(self) -> float:
+        """How long the process has computed."""
+        fields = self._proc("stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _proc(self, name: str) -> Path:
         return Path("/proc", str(self.pid), name)

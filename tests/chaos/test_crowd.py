@@ -169,14 +169,14 @@ async def test_those_who_stop_reading_are_let_go_as_slow_while_others_go_on(scen
         before = scene.bridge.rss()
         progress, loop, worst = -1.0, asyncio.get_running_loop(), 0.0
         for _ in range(30):
-            scene.provider.advance(100)
+            scene.provider.advance(200)
             began = loop.time()
             state = await stream.state()
             worst = max(worst, loop.time() - began)
             assert state["progress"] > progress
             progress = state["progress"]
         assert scene.bridge.rss() < before + STUCK * MIB // 2
-        assert worst < 2.0
+        assert worst < 5.0
         series = 'bridge_disconnects_total{delivery="sse",reason="slow"}'
         await until(lambda: scene.value(series), before_slow + STUCK)
         scene.provider.advance(20_000)

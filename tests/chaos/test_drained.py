@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.balancer import balanced
 from tests.chaos.judge import Account, Judge
-from tests.chaos.site import Site, Studio, site, studio
+from tests.chaos.site import Studio, site, studio
 from tests.chaos.viewers import Viewers
 from tests.conftest import missing
 from tests.contract.clients.driven import CLIENTS, Driven, driven
@@ -84,7 +84,6 @@ async def test_with_a_second_instance_behind_a_balancer_everybody_gets_the_end_i
         assert judge.verdict(provider.truth(refs)) == []
         assert judge.counts["notice closing"] >= CLIENTS_IN_ALL // 2
         assert balancer.chosen is second
-        print(f"{judge.states} states, {dict(judge.counts)}")
 
 
 def _account(account: Account, told: Driven) -> None:
@@ -109,7 +108,7 @@ async def test_a_second_sigterm_under_load_stops_at_once() -> None:
             await viewers.until(lambda: judge.counts["notice closing"] > 0, PATIENCE)
             viewers.gate.clear()
             assert await bridge.bridge.stop(signal.SIGTERM) == 0
-            assert loop.time() - began < 5.0
+            assert loop.time() - began < 10.0
         finally:
             await viewers.close()
         assert judge.faults == []

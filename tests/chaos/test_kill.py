@@ -20,7 +20,6 @@ async def test_open_tasks_are_watched_again_unasked_and_paced_and_everybody_gets
     told = await kill_under_load(Plan(**SMALL), tmp_path)
     assert told.faults == []
     assert told.judge.counts["resets"] == 0
-    print(told)
     assert told.announced > 10
     assert told.restored > 50
 
@@ -28,5 +27,4 @@ async def test_open_tasks_are_watched_again_unasked_and_paced_and_everybody_gets
 async def test_without_the_file_everybody_gets_a_reset_and_the_same_end(tmp_path: Path) -> None:
     told = await kill_under_load(Plan(**SMALL, lose_journal=True), tmp_path)
     assert told.faults == []
-    print(told)
     assert told.judge.counts["resets"] > 100

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 TIMEOUT_SECONDS = 1.0
 INTERVAL_SECONDS = 1.5  # the longest between two looks at a task whose stream says nothing
-BUSY_MACHINE_SECONDS = 1.0
+BUSY_MACHINE_SECONDS = 2.0  # the next look but for the stream's end would be after six intervals
 TROUBLES = {
     "black hole": (HOLE, "timeout"),
     "deaf": (DEAF, "timeout"),

@@ -87,8 +87,7 @@ async def test_after_so_many_bytes_both_sides_are_reset() -> None:
         async with _client(proxy) as (reader, writer):
             writer.write(b"hello")
             with pytest.raises(ConnectionResetError):
-                while await reader.read(1):
-                    pass
+                await reader.readexactly(5)
         await proxy.until(lambda: not proxy.lines, PATIENCE)
         assert echo.heard == b"hello"
 

@@ -404,6 +404,24 @@ async def test_who_wakes_between_two_slices_sees_nothing_twice_or_late(scene: Sc
 
 
 @pytest.mark.usefixtures("small_slices")
+async def test_who_stalls_and_wakes_within_a_round_keeps_the_order(scene: Scene) -> None:
+    joined = [await scene.join([TASK, OTHER, THIRD]) for _ in range(4)]
+    first, outlet = joined[0]
+    for number, key in enumerate([TASK, OTHER, THIRD]):
+        await scene.record(key, state(progress=number))
+    scene.hub._step()
+    outlet.pause()
+    while not first.owed:
+        scene.hub._step()
+    assert first in scene.hub._gathered, "one task's news is kept for the write of this round"
+    outlet.paused = False
+    scene.hub._repay(first)
+    await settle()
+    assert progress(outlet) == [0, 1, 2]
+    assert cursors(outlet) == sorted(cursors(outlet))
+
+
+@pytest.mark.usefixtures("small_slices")
 async def test_who_leaves_between_two_slices_is_written_to_no_more(scene: Scene) -> None:
     joined = [await scene.join([TASK]) for _ in range(6)]
     await scene.record(TASK, state(progress=1))

@@ -16,12 +16,23 @@ if TYPE_CHECKING:  # the two describe each other; at run time only this one is n
 class Channel:
     """The subscribers of one task and the newest event they know."""
 
-    __slots__ = ("confirmed_at", "frames", "groups", "joining", "key", "last_write", "notices", "waiters")
+    __slots__ = (
+        "brought_up",
+        "confirmed_at",
+        "frames",
+        "groups",
+        "joining",
+        "key",
+        "last_write",
+        "notices",
+        "waiters",
+    )
 
     def __init__(self, key: TaskKey) -> None:
         self.key = key
         self.frames: Frames | None = None
         self.groups: dict[Form, dict[Subscription, int]] = {}  # with the offset each was last brought up to
+        self.brought_up = 0  # the largest of those offsets
         self.joining: dict[Subscription, None] = {}
         self.waiters: set[asyncio.Future[Event]] = set()
         self.notices: dict[NoticeCode, Notice] = {}
@@ -56,6 +67,7 @@ class Channel:
         """From now on every event beyond `offset` goes to `subscription`."""
         self.joining.pop(subscription, None)
         self.groups.setdefault(subscription.form, {})[subscription] = offset
+        self.brought_up = max(self.brought_up, offset)
 
     def serves(self, subscription: Subscription) -> bool:
         """Whether events go to `subscription`."""

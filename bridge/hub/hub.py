@@ -45,6 +45,7 @@ class Hub:
         self._channels: dict[TaskKey, Channel] = {}
         self._dirty: dict[Channel, None] = {}
         self._gathered: dict[Subscription, list[bytes]] = {}
+        self._room = SLICE
         self._broadcast: Generator[None, None, None] | None = None
         self.subscriptions: dict[Subscription, None] = {}
 
@@ -225,6 +226,12 @@ class Hub:
         subscription.write = _nowhere
         subscription.outlet.finish(closing)
 
+    def drop(self, subscription: Subscription, closing: Closing) -> None:
+        """End a connection without a word."""
+        subscription.closing = closing
+        subscription.write = _nowhere
+        subscription.outlet.abort()
+
     async def changed(self, key: TaskKey, after: int, *, seconds: float) -> Event | None:
         """Wait for an event of `key` beyond `after`; None after `seconds`."""
         channel = self._channel(key)
@@ -253,6 +260,7 @@ class Hub:
     def _step(self) -> None:
         if self._broadcast is None:
             return
+        self._room = SLICE
         try:
             next(self._broadcast)
         except StopIteration:
@@ -278,9 +286,10 @@ class Hub:
             for subscription, written in self._gathered.items():
                 self.write(subscription, b"".join(written))
             self._gathered = {}
-            for number, (subscription, channel) in enumerate(ended, start=1):
+            for subscription, channel in ended:
                 self._close_task(subscription, channel)
-                if number % SLICE == 0:
+                self._room -= 1
+                if self._room <= 0:
                     yield
 
     def _carry_channel(
@@ -292,40 +301,57 @@ class Hub:
             if not waiter.done():
                 waiter.set_result(frames.event)
         offset = frames.event.cursor.offset
-        number = 0
         for form, group in list(channel.groups.items()):
             data = frames.bytes_for(form)
-            written = skipped = 0
-            for subscription in list(group):
-                if group.get(subscription, offset) >= offset or subscription.closing is not None:
-                    continue  # it joined, or was repaid, with this event or a newer one; or it is gone
-                if subscription.waiting or subscription.outlet.paused:
-                    skipped += subscription.owe(channel)
-                    self._wait(subscription)
-                else:
-                    self._give(subscription, data, offset, alone=alone)
-                    written += 1
-                    if frames.event.state.status.final:
-                        ended.append((subscription, channel))
-                number += 1
-                if number % SLICE == 0:
-                    yield
             label = form.wire.value
-            if written:
-                counted[label] = counted.get(label, 0) + written
-            conflated[label] = conflated.get(label, 0) + skipped
+            members = list(group)
+            done = 0
+            while done < len(members):
+                part = members[done : done + self._room]
+                done += len(part)
+                self._room -= len(part)
+                # some have this event already, or a newer one: they joined, or were repaid; or left since
+                if channel.brought_up >= offset or done > len(part):
+                    part = [one for one in part if group.get(one, offset) < offset]
+                written, skipped = self._give(channel, part, data, offset, alone=alone)
+                if written:
+                    counted[label] = counted.get(label, 0) + written
+                conflated[label] = conflated.get(label, 0) + skipped
+                if frames.event.state.status.final:
+                    ended += [(one, channel) for one in part if channel not in one.owed]
+                if self._room <= 0:
+                    yield
         now = self._clock.now()
         channel.last_write = now
         seconds = now - frames.event.seen if frames.event.seen else None
         self._metrics.carried(counted, conflated, seconds, task=channel.key.ref)
 
-    def _give(self, subscription: Subscription, data: bytes, offset: int, *, alone: bool) -> None:
-        """Write, or keep for the one write of this round where there may be more."""
-        subscription.seen = offset
-        if alone or len(subscription.channels) == 1:
-            _put(subscription, data)
-        else:
-            self._gathered.setdefault(subscription, []).append(data)
+    def _give(
+        self, channel: Channel, part: Sequence[Subscription], data: bytes, offset: int, *, alone: bool
+    ) -> tuple[int, int]:
+        """Write, or keep for the one write of this round where there may be more.
+
+        This loop is what a delivery costs besides the socket.
+
+        Returns:
+            How many were given the event, and of how many an older one is now skipped.
+        """
+        written = skipped = 0
+        for subscription in part:
+            if subscription.waiting or subscription.outlet.paused:
+                skipped += subscription.owe(channel)
+                self._wait(subscription)
+                continue
+            written += 1
+            subscription.seen = offset
+            if alone or len(subscription.channels) == 1:
+                try:
+                    subscription.write(data)
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is one connection's
+                    self._broken(subscription, error)
+            else:
+                self._gathered.setdefault(subscription, []).append(data)
+        return written, skipped
 
     def _close_task(self, subscription: Subscription, channel: Channel) -> None:
         self.part(subscription, channel.key)
@@ -383,6 +409,11 @@ class Hub:
         subscription.owed.discard(channel)
         subscription.seen = max(subscription.seen, offset)
 
+    def _broken(self, subscription: Subscription, error: Exception) -> None:
+        """A connection that cannot be written to ends alone; nobody else notices it."""
+        logger.error("a bug ended a connection", exc_info=error)
+        self.drop(subscription, Closing.GONE)
+
     # Small things
 
     def _channel(self, key: TaskKey) -> Channel:
@@ -410,7 +441,10 @@ class Hub:
         """Write to one connection now; nothing, when it is gone."""
         if data:
             subscription.last_write = self._clock.now()
-            _put(subscription, data)
+            try:
+                subscription.write(data)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is one connection's
+                self._broken(subscription, error)
 
     def _current(self, subscription: Subscription, event: Event) -> bytes:
         channel = subscription.channels.get(event.key)
@@ -429,17 +463,6 @@ class Hub:
 
 def _nowhere(_data: bytes) -> None:
     """Where the writes of a connection go that has left."""
-
-
-def _put(subscription: Subscription, data: bytes) -> None:
-    """A connection that cannot be written to ends alone; nobody else notices it."""
-    try:
-        subscription.write(data)
-    except Exception:
-        logger.exception("a bug ended a connection")
-        subscription.closing = Closing.GONE
-        subscription.write = _nowhere
-        subscription.outlet.abort()
 
 
 def _answers_subscribe(form: Form, notice: Notice) -> bool:

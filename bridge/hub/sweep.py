@@ -71,8 +71,7 @@ class Sweep:
 
     def _look_after(self, subscription: Subscription, now: float) -> None:
         if self._gives_up(subscription, now):
-            subscription.closing = Closing.SLOW
-            subscription.outlet.abort()
+            self._hub.drop(subscription, Closing.SLOW)
         elif now >= subscription.ends_at:
             self.close(subscription, Closing.AGE)
         elif now - _last_write(subscription) >= self._settings.keepalive_seconds:

@@ -127,6 +127,14 @@ async def test_a_cursor_from_before_the_kill_gets_what_it_missed(before: Before)
         assert {progress for _, progress, _ in _states(stream.blocks)} <= {seen[-1][1], 60}
 
 
+async def test_who_missed_nothing_is_told_nothing_after_the_kill_either(before: Before) -> None:
+    ref, _ = before.one
+    async with _events(before.bridge, ref) as stream:
+        cursor = (await stream.state_with(progress=60))["cursor"]
+    async with _events(before.bridge, ref, cursor=cursor) as stream:
+        assert [await stream.piece(), await stream.piece()] == [b": ok\n", b":\n"]
+
+
 async def test_history_replays_what_was_recorded_before_the_kill_in_order_once(before: Before) -> None:
     ref, seen = before.one
     async with _events(before.bridge, ref, query="history=1") as stream:

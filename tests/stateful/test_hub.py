@@ -204,4 +204,4 @@ class AnyCrowd(RuleBasedStateMachine):
 
 
 TestAnyCrowd = AnyCrowd.TestCase
-TestAnyCrowd.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
+TestAnyCrowd.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)

@@ -125,11 +125,12 @@ async def test_more_to_take_does_not_count_as_taking(scene: Swept) -> None:
     assert outlet.aborted
 
 
-async def test_nobody_else_notices_who_is_dropped(scene: Swept) -> None:
+async def test_nobody_else_notices_who_is_dropped(scene: Swept, caplog: pytest.LogCaptureFixture) -> None:
     _, outlet = await scene.join([TASK])
     await stall(scene, [1] * 40)
     await scene.tell(TASK, state(progress=1))
     assert [orjson.loads(one.data)["progress"] for one in outlet.events if one.name is None] == [1]
+    assert not caplog.records
 
 
 async def test_a_drain_ends_everybody_spread_over_its_time(scene: Swept) -> None:

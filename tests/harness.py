@@ -81,7 +81,7 @@ async def running_bridge(
             process.kill()
         await process.wait()
         await reading
-        process._transport.close()  # noqa: SLF001 - else its end is noticed after the loop's, as a warning
+        process._transport.close()  # else its end is noticed after the loop's, as a warning
 
 
 async def _read_log(stream: asyncio.StreamReader, log: list[str]) -> None:

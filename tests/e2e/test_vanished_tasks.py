@@ -54,9 +54,10 @@ async def test_many_who_ask_for_a_missing_task_cause_few_calls(scene: Scene) -> 
 
     asking = [asyncio.ensure_future(scene.get(path_of(ref))) for _ in range(20)]
     await scene.reaches('bridge_interests{upstream="qingbo"}', 20)
-    assert scene.ledger.of("qingbo", task) == 1
+    await scene.ledger.reach("qingbo", task, 1)
     scene.advance(1)
     assert {reply.status for reply in await asyncio.gather(*asking)} == {404}
+    assert scene.ledger.of("qingbo", task) == 1
 
 
 async def test_a_cold_stream_whose_404_comes_after_the_wait_gets_the_notice_and_ends(scene: Scene) -> None:

@@ -62,7 +62,7 @@ class AnyCrowd(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = ManualLoop()
-        self.slice, hub_module.SLICE = hub_module.SLICE, 1
+        self.slice = hub_module.SLICE
         self.scene = Scene()
         self.clients: list[Client] = []
         self.newest: dict[TaskKey, Event] = {}
@@ -89,8 +89,9 @@ class AnyCrowd(RuleBasedStateMachine):
         there = [one for one in self.clients if not one.gone and (begun is None or one.begun == begun)]
         return there[choice % len(there)] if there else None
 
-    @initialize(crowd=st.integers(1, 5))
-    def a_crowd_is_there(self, crowd: int) -> None:
+    @initialize(crowd=st.integers(1, 5), size=st.sampled_from([1, 2, 500]))
+    def a_crowd_is_there(self, crowd: int, size: int) -> None:
+        hub_module.SLICE = size
         for number in range(crowd):
             self.arrive(KEYS, FORMS[number % 2])
             self.begin(number)

@@ -434,6 +434,17 @@ async def test_who_leaves_between_two_slices_is_written_to_no_more(scene: Scene)
     assert scene.interests.total == 0
 
 
+@pytest.mark.usefixtures("small_slices")
+async def test_who_unsubscribes_between_two_slices_gets_no_more_of_the_task(scene: Scene) -> None:
+    joined = [await scene.join([TASK], stays_open=True) for _ in range(6)]
+    await scene.record(TASK, state(progress=1))
+    scene.hub._step()
+    for subscription, _ in joined:
+        scene.hub.part(subscription, TASK)
+    await settle()
+    assert [len(outlet.writes) for _, outlet in joined] == [1, 1, 0, 0, 0, 0]
+
+
 # Leaving
 
 

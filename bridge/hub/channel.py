@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
 from bridge.core.event import Event, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.wire.frames import Form, Frames
 
-if TYPE_CHECKING:  # the two describe each other; at run time only this one is needed first
-    from bridge.hub.subscription import Subscription
+
+class Member(Protocol):
+    """All a channel needs to know of who asked: what its bytes look like."""
+
+    form: Form
 
 
-class Channel:
+Subscriber = TypeVar("Subscriber", bound=Member)
+
+
+class Channel(Generic[Subscriber]):
     """The subscribers of one task and the newest event they know."""
 
     __slots__ = (
@@ -31,9 +37,9 @@ class Channel:
     def __init__(self, key: TaskKey) -> None:
         self.key = key
         self.frames: Frames | None = None
-        self.groups: dict[Form, dict[Subscription, int]] = {}  # with the offset each was last brought up to
+        self.groups: dict[Form, dict[Subscriber, int]] = {}  # with the offset each was last brought up to
         self.brought_up = 0  # the largest of those offsets
-        self.joining: dict[Subscription, None] = {}
+        self.joining: dict[Subscriber, None] = {}
         self.waiters: set[asyncio.Future[Event]] = set()
         self.notices: dict[NoticeCode, Notice] = {}
         self.confirmed_at: float | None = None
@@ -63,17 +69,17 @@ class Channel:
         else:
             self.notices[notice.code] = notice
 
-    def admit(self, subscription: Subscription, offset: int) -> None:
+    def admit(self, subscription: Subscriber, offset: int) -> None:
         """From now on every event beyond `offset` goes to `subscription`."""
         self.joining.pop(subscription, None)
         self.groups.setdefault(subscription.form, {})[subscription] = offset
         self.brought_up = max(self.brought_up, offset)
 
-    def serves(self, subscription: Subscription) -> bool:
+    def serves(self, subscription: Subscriber) -> bool:
         """Whether events go to `subscription`."""
         return subscription in self.groups.get(subscription.form, ())
 
-    def leave(self, subscription: Subscription) -> None:
+    def leave(self, subscription: Subscriber) -> None:
         """No event goes to `subscription` any more."""
         self.joining.pop(subscription, None)
         group = self.groups.get(subscription.form)

@@ -42,8 +42,8 @@ class Hub:
         self._interest = interest
         self._metrics = metrics
         self._clock = clock
-        self._channels: dict[TaskKey, Channel] = {}
-        self._dirty: dict[Channel, None] = {}
+        self._channels: dict[TaskKey, Channel[Subscription]] = {}
+        self._dirty: dict[Channel[Subscription], None] = {}
         self._gathered: dict[Subscription, list[bytes]] = {}
         self._room = SLICE
         self._broadcast: Generator[None, None, None] | None = None
@@ -251,7 +251,7 @@ class Hub:
             channel.waiters.discard(waiter)
             self._release(channel)
 
-    def channel_of(self, key: TaskKey) -> Channel | None:
+    def channel_of(self, key: TaskKey) -> Channel[Subscription] | None:
         """What the hub knows of a task somebody asks for just now."""
         return self._channels.get(key)
 
@@ -279,7 +279,7 @@ class Hub:
         while self._dirty:
             turn = [(channel, channel.frames) for channel in sorted(self._dirty, key=_channel_offset)]
             self._dirty = {}
-            ended: list[tuple[Subscription, Channel]] = []
+            ended: list[tuple[Subscription, Channel[Subscription]]] = []
             for channel, frames in turn:
                 if frames is not None:
                     yield from self._carry_channel(channel, frames, ended, alone=len(turn) == 1)
@@ -293,7 +293,12 @@ class Hub:
                     yield
 
     def _carry_channel(
-        self, channel: Channel, frames: Frames, ended: list[tuple[Subscription, Channel]], *, alone: bool
+        self,
+        channel: Channel[Subscription],
+        frames: Frames,
+        ended: list[tuple[Subscription, Channel[Subscription]]],
+        *,
+        alone: bool,
     ) -> Generator[None, None, None]:
         counted: dict[str, int] = {}
         conflated: dict[str, int] = {}
@@ -327,7 +332,13 @@ class Hub:
         self._metrics.carried(counted, conflated, seconds, task=channel.key.ref)
 
     def _give(
-        self, channel: Channel, part: Sequence[Subscription], data: bytes, offset: int, *, alone: bool
+        self,
+        channel: Channel[Subscription],
+        part: Sequence[Subscription],
+        data: bytes,
+        offset: int,
+        *,
+        alone: bool,
     ) -> tuple[int, int]:
         """Write, or keep for the one write of this round where there may be more.
 
@@ -353,7 +364,7 @@ class Hub:
                 self._gathered.setdefault(subscription, []).append(data)
         return written, skipped
 
-    def _close_task(self, subscription: Subscription, channel: Channel) -> None:
+    def _close_task(self, subscription: Subscription, channel: Channel[Subscription]) -> None:
         self.part(subscription, channel.key)
         if not subscription.channels and not subscription.stays_open:
             self.finish(subscription, Closing.FINISHED, end_frame(subscription.form, subscription.tasks))
@@ -390,7 +401,7 @@ class Hub:
             if done is not None:
                 self._close_task(subscription, done)
 
-    def _unsent(self, subscription: Subscription) -> list[Channel]:
+    def _unsent(self, subscription: Subscription) -> list[Channel[Subscription]]:
         """The channels with news it was not sent, in the order of that news; those it has begun with."""
         return sorted(
             (
@@ -402,7 +413,9 @@ class Hub:
             key=_channel_offset,
         )
 
-    def _bring_up(self, subscription: Subscription, channel: Channel, newest: Event | None) -> None:
+    def _bring_up(
+        self, subscription: Subscription, channel: Channel[Subscription], newest: Event | None
+    ) -> None:
         """Everything of `channel` up to `newest` is, or is about to be, written to `subscription`."""
         offset = newest.cursor.offset if newest is not None else 0
         channel.admit(subscription, offset)
@@ -416,13 +429,13 @@ class Hub:
 
     # Small things
 
-    def _channel(self, key: TaskKey) -> Channel:
+    def _channel(self, key: TaskKey) -> Channel[Subscription]:
         channel = self._channels.get(key)
         if channel is None:
             channel = self._channels[key] = Channel(key)
         return channel
 
-    def _want(self, channel: Channel) -> None:
+    def _want(self, channel: Channel[Subscription]) -> None:
         """The channel is there first: what stands about the task is told while it is wanted."""
         try:
             self._interest.want(channel.key)
@@ -430,7 +443,7 @@ class Hub:
             self._release(channel, wanted=False)
             raise
 
-    def _release(self, channel: Channel, *, wanted: bool = True) -> None:
+    def _release(self, channel: Channel[Subscription], *, wanted: bool = True) -> None:
         if wanted:
             self._interest.unwant(channel.key)
         if channel.deserted and self._channels.get(channel.key) is channel:
@@ -456,7 +469,7 @@ class Hub:
             subscription.form, confirmed_at=channel.confirmed_at, retry=subscription.retry
         )
 
-    def _count_conflated(self, channel: Channel) -> None:
+    def _count_conflated(self, channel: Channel[Subscription]) -> None:
         for form, group in channel.groups.items():
             self._metrics.conflated.labels(form.wire.value).inc(len(group))
 
@@ -474,6 +487,6 @@ def _offset(event: Event) -> int:
     return event.cursor.offset
 
 
-def _channel_offset(channel: Channel) -> int:
+def _channel_offset(channel: Channel[Subscription]) -> int:
     latest = channel.latest
     return latest.cursor.offset if latest is not None else 0

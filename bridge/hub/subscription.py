@@ -59,8 +59,8 @@ class Subscription:
     form: Form
     tasks: int = 0
     seen: int = 0
-    channels: dict[TaskKey, Channel] = field(default_factory=dict)
-    owed: set[Channel] = field(default_factory=set)
+    channels: dict[TaskKey, Channel[Subscription]] = field(default_factory=dict)
+    owed: set[Channel[Subscription]] = field(default_factory=set)
     owed_notices: dict[tuple[TaskKey, NoticeCode], Notice] = field(default_factory=dict)
     waiting: bool = False
     closing: Closing | None = None
@@ -68,7 +68,7 @@ class Subscription:
     stuck_bytes: int = 0
     retry: int | None = None
 
-    def owe(self, channel: Channel) -> bool:
+    def owe(self, channel: Channel[Subscription]) -> bool:
         """Remember that `channel` has news for a client that takes none now.
 
         Returns:

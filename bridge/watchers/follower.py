@@ -41,6 +41,7 @@ class StreamFollower:
     def start(self, group: asyncio.TaskGroup) -> None:
         """Follow within `group`."""
         self._task = group.create_task(self._run())
+        self._task.add_done_callback(lambda _: self._done(self))  # also when it was stopped before it began
 
     def stop(self) -> None:
         """Follow no more."""
@@ -63,7 +64,6 @@ class StreamFollower:
             logger.exception("a bug ended a stream", extra={"task": self.watcher.key.ref})
         finally:
             self.watcher.source = Source.POLL
-            self._done(self)
 
     async def _follow_once(self) -> bool | None:
         """Whether the stream said something; None when there is none to come back to."""

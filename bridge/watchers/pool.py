@@ -63,6 +63,8 @@ class Pool:
         self._lookouts = {name: Lookout(upstream) for name, upstream in upstreams.items()}
         self._audiences = {name: _Audience(since=clock.now()) for name in upstreams}
         self._followers: dict[TaskKey, StreamFollower] = {}
+        self._following = dict.fromkeys(upstreams, 0)
+        self._without_stream: dict[str, dict[TaskKey, None]] = {name: {} for name in upstreams}
         self._called: dict[TaskKey, float] = {}
         self._group: asyncio.TaskGroup | None = None
         for name in upstreams:
@@ -77,9 +79,12 @@ class Pool:
                 self._follow(watcher)
             for lookout in self._lookouts.values():
                 group.create_task(lookout.run())
-            while True:
-                await self._clock.sleep(TICK_SECONDS)
-                await self.tick()
+            try:
+                while True:
+                    await self._clock.sleep(TICK_SECONDS)
+                    await self.tick()
+            finally:
+                self._group = None  # a stream that ends now gives its place to nobody
 
     async def restore(self) -> int:
         """Watch again what was open when the last process ended, with or without viewers, until its end.
@@ -231,21 +236,34 @@ class Pool:
             return  # the first look says so to whoever waits
         if self._group is None or request is None or watcher.key in self._followers:
             return
-        following = sum(1 for key in self._followers if key.upstream == watcher.key.upstream)
-        if following >= watcher.upstream.max_streams:
+        name = watcher.key.upstream
+        if self._following[name] >= watcher.upstream.max_streams:
+            self._without_stream[name][watcher.key] = None
             return
         follower = StreamFollower(watcher, request, self._random, self._unfollow)
         self._followers[watcher.key] = follower
+        self._following[name] += 1
         follower.start(self._group)
 
     def _unfollow(self, follower: StreamFollower) -> None:
-        if self._followers.get(follower.watcher.key) is follower:
-            del self._followers[follower.watcher.key]
+        """A stream is over: the task that waited longest for one gets its place."""
+        key = follower.watcher.key
+        if self._followers.get(key) is follower:
+            del self._followers[key]
+        self._following[key.upstream] -= 1
+        waiting = self._without_stream[key.upstream]
+        while waiting and self._following[key.upstream] < follower.watcher.upstream.max_streams:
+            next_key = next(iter(waiting))
+            del waiting[next_key]
+            watcher = self._watchers.get(next_key)
+            if watcher is not None and not watcher.over:
+                self._follow(watcher)
 
     def _end(self, watcher: Watcher) -> None:
         self._lookouts[watcher.key.upstream].forget(watcher)
         if self._watchers.get(watcher.key) is watcher:
             del self._watchers[watcher.key]
+        self._without_stream[watcher.key.upstream].pop(watcher.key, None)
         follower = self._followers.pop(watcher.key, None)
         if follower is not None:
             follower.stop()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bridge.core.task import TaskKey
 from bridge.errors import UpstreamUnavailable
 from tests.fakes.clock import settle
 from tests.fakes.provider import Script, frame
@@ -147,3 +148,21 @@ async def test_no_more_streams_are_held_than_the_upstream_allows(house: Any, scr
         await house.clock.advance(30)
         assert house.provider.opened == []
         assert len(house.provider.asked) > 3
+
+
+async def test_a_task_beyond_the_limit_gets_the_place_of_a_stream_that_ended(
+    house: Any, script: Script
+) -> None:
+    house.upstream.max_streams = 1
+    other = TaskKey("qingbo", "other")
+    house.provider.streams["other"] = Script().play
+    house.provider.shows("other", "processing", 5)
+    async with house.running():
+        house.pool.want(TASK)
+        house.pool.want(other)
+        await settle()
+        assert [task for task, _ in house.provider.opened] == [ID]
+        house.pool.unwant(TASK)
+        await house.clock.advance(100)
+        assert [task for task, _ in house.provider.opened][:1] == [ID]
+        assert "other" in [task for task, _ in house.provider.opened]

@@ -83,6 +83,7 @@ class Watch:
     _not_before: float = field(init=False, default=_NEVER)
     _poll_after: float | None = field(init=False, default=None)
     _slope: Slope | None = field(init=False, default=None)
+    _gap: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         ended = self.known is not None and self.known.status.final
@@ -186,7 +187,10 @@ class Watch:
         if self.deadline_seconds is not None and now - self.started > self.deadline_seconds:
             return self._lose(wall)
         notices: list[Notice] = []
-        if now - max(self.confirmed, self._alive) > STALE_AFTER_INTERVALS * self.interval:
+        pace = max(
+            self.interval, self._gap
+        )  # a tight budget spaces looks wider than planned; that is no trouble
+        if now - max(self.confirmed, self._alive) > STALE_AFTER_INTERVALS * pace:
             notices += self._tell(NoticeCode.STALE, "not confirmed with the upstream for three intervals")
         if now - self._changed > self._stalled_after():
             notices += self._tell(NoticeCode.STALLED, "no change for far longer than usual")
@@ -254,6 +258,7 @@ class Watch:
             self.due = max(self.due, min(now + self.pace.max_seconds, self._net(now)))
 
     def _looked(self, asked: float) -> None:
+        self._gap = min(asked - self.last_look, LONGEST_WAIT)
         self.last_look = asked
         self._not_before = _NEVER
 

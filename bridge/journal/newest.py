@@ -8,6 +8,7 @@ from bridge.core.event import Event
 from bridge.core.task import TaskKey
 
 OVERHEAD_BYTES = 1500  # what a small event costs beside its encoded state
+FINISHED_SHARE = 32  # the end of a task is asked for soon, or seldom: some 4,000 of the usual 256 MiB
 
 
 class Newest:
@@ -17,13 +18,15 @@ class Newest:
         losses: Grows whenever a task is let go: what was read from disk before that may be old.
 
     Args:
-        max_bytes: Above this finished tasks are let go, then open ones, unused for longest first.
+        max_bytes: Above this finished tasks are let go, then open ones, unused for longest first;
+            finished ones take no more than a thirty-second of it, so that memory stays flat.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.losses = 0
         self._max_bytes = max_bytes
         self._bytes = 0
+        self._final_bytes = 0
         self._open: OrderedDict[TaskKey, tuple[Event, int]] = OrderedDict()
         self._final: OrderedDict[TaskKey, tuple[Event, int]] = OrderedDict()
 
@@ -42,15 +45,28 @@ class Newest:
             size: Bytes of the encoded state.
         """
         self._remove(event.key)
-        events = self._final if event.state.status.final else self._open
+        final = event.state.status.final
         size += OVERHEAD_BYTES
-        events[event.key] = (event, size)
+        (self._final if final else self._open)[event.key] = (event, size)
+        self._count(event, size)
+        while self._final and self._full:
+            self._let_go(self._final)
+        while self._open and self._bytes > self._max_bytes:
+            self._let_go(self._open)
+
+    @property
+    def _full(self) -> bool:
+        return self._bytes > self._max_bytes or self._final_bytes > self._max_bytes / FINISHED_SHARE
+
+    def _let_go(self, events: OrderedDict[TaskKey, tuple[Event, int]]) -> None:
+        self.losses += 1
+        _, (event, freed) = events.popitem(last=False)
+        self._count(event, -freed)
+
+    def _count(self, event: Event, size: int) -> None:
         self._bytes += size
-        while self._bytes > self._max_bytes:
-            self.losses += 1
-            quiet = self._final or self._open
-            _, (_, freed) = quiet.popitem(last=False)
-            self._bytes -= freed
+        if event.state.status.final:
+            self._final_bytes += size
 
     def forget(self, key: TaskKey, offset: int) -> None:
         """Let a task go, unless something newer than `offset` came."""
@@ -63,4 +79,4 @@ class Newest:
         for events in (self._open, self._final):
             entry = events.pop(key, None)
             if entry is not None:
-                self._bytes -= entry[1]
+                self._count(entry[0], -entry[1])

@@ -1,4 +1,4 @@
-"""What tests need beside Python packages: npm clients, promtool, curl. Run it as often as you like.
+"""What tests need beside Python packages: npm clients, promtool, curl, Chromium. Run it as often as you like.
 
 Everything lands in folders git does not see. What cannot be had is told in one line each: a laptop goes on
 and the tests that need it are skipped; with CI set it is an error.
@@ -20,6 +20,7 @@ PROMETHEUS = TOOLS / "prometheus"
 
 NPM_INSTALL = ("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
 PROGRAMS = {"node": "nodejs", "npm": "npm", "curl": "curl"}  # each with the package of Debian that has it
+CHROMIUM = "chromium"  # the program and its package
 
 
 class Unavailable(Exception):
@@ -29,7 +30,7 @@ class Unavailable(Exception):
 def main() -> int:
     """Install what is missing; the exit code."""
     complaints = []
-    for install in (programs, npm_packages, promtool):
+    for install in (programs, npm_packages, promtool, chromium):
         try:
             install()
         except Unavailable as reason:
@@ -79,6 +80,16 @@ def promtool() -> None:
         half = PROMETHEUS / "promtool.part"
         shutil.copy(unpacked / "usr/bin/promtool", half)
         half.rename(PROMETHEUS / "promtool")
+
+
+def chromium() -> None:
+    """A browser, from the distribution's packages: apart from the programs, for it is large and may be missing."""
+    if shutil.which(CHROMIUM) is not None:
+        return
+    if not _is_root() or shutil.which("apt-get") is None:
+        raise Unavailable(f"{CHROMIUM} not found; install it with your package manager")
+    _apt("update")
+    _apt("install", "--yes", "--no-install-recommends", CHROMIUM)
 
 
 def _apt(*arguments: str, cwd: Path | None = None) -> None:

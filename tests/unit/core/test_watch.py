@@ -435,3 +435,14 @@ def test_a_frame_that_names_no_model_is_of_the_model_known(names: dict[str, Any]
     news = story.push(seen("processing", 1, **names)).news
     assert news is not None
     assert news.eta_seconds == eta
+
+
+def test_looks_spaced_by_a_tight_budget_are_not_stale() -> None:
+    story = Story()
+    story.look(seen("processing", 1))
+    apart = 4 * PACE.max_seconds
+    story.tick(apart)
+    story.look(None)
+    for _ in range(5):
+        assert codes(story.tick(apart)) == []
+        assert story.look(None) == Verdict()

@@ -246,6 +246,21 @@ class _Delivery:
         return exemplar(task) if self._broadcasts % _EXEMPLAR_EVERY == 1 else None
 
 
+class UpstreamSeries:
+    """The series of one upstream that every look counts in, looked up once."""
+
+    def __init__(self, metrics: Metrics, upstream: str) -> None:
+        self.requests = {
+            (call, outcome): metrics.upstream_requests.labels(upstream, call, outcome)
+            for call in CALLS
+            for outcome in OUTCOMES
+        }
+        self.seconds = {call: metrics.upstream_request_seconds.labels(upstream, call) for call in CALLS}
+        self.polls = {result: metrics.polls.labels(upstream, result) for result in POLL_RESULTS}
+        self.budget_wait = metrics.budget_wait_seconds.labels(upstream)
+        self.circuit_open = metrics.circuit_open.labels(upstream)
+
+
 class SavedPolls(Collector):
     """What the viewers would have polled at the provider's advice, less what was polled."""
 

@@ -14,8 +14,9 @@ _REMEMBERED_BYTES = 256 * 1024
 
 @dataclass(slots=True)
 class Memory:
-    """The last answer about one task, to know an unchanged one by its bytes."""
+    """The last answer about one task, to know an unchanged one by its bytes; and how to ask again."""
 
+    request: Request | None = None
     body: bytes | None = None
     etag: str | None = None
 
@@ -28,10 +29,9 @@ async def look(upstream: Upstream, task_id: str, memory: Memory) -> Observation 
     Raises:
         UpstreamError: The provider could not be asked, or its answer not read.
     """
-    try:
-        request = upstream.dialect.status_request(task_id)
-    except InvalidRequest as error:
-        raise TaskNotFound(str(error)) from error  # no id of this provider looks like that
+    request = memory.request
+    if request is None:
+        request = memory.request = _question(upstream, task_id)
     if memory.etag is not None:
         request = replace(request, headers=dict(request.headers) | {"If-None-Match": memory.etag})
     try:
@@ -65,6 +65,13 @@ async def find(upstream: Upstream, request: Request) -> Observation:
         raise
     upstream.went("alias")
     return seen
+
+
+def _question(upstream: Upstream, task_id: str) -> Request:
+    try:
+        return upstream.dialect.status_request(task_id)
+    except InvalidRequest as error:
+        raise TaskNotFound(str(error)) from error  # no id of this provider looks like that
 
 
 async def _read(upstream: Upstream, answer: Answer, task_id: str) -> Observation:

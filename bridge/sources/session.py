@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache
 
 import aiohttp
 from yarl import URL
@@ -48,14 +49,13 @@ class Session:
         with _our_errors():
             async with self._http.request(
                 request.method,
-                URL((request.base_url or self._base) + request.path, encoded=True),
+                _url((request.base_url or self._base) + request.path),
                 data=request.body,
                 headers=request.headers or None,
                 allow_redirects=False,
             ) as response:
                 body = await _bounded(response)
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                return Answer(response.status, headers, body)
+                return Answer(response.status, response.headers, body)  # they match in any case
 
     @asynccontextmanager
     async def listen(self, request: Request) -> AsyncIterator[tuple[Answer, AsyncIterator[bytes]]]:
@@ -71,20 +71,25 @@ class Session:
         with _our_errors():
             async with self._http.request(
                 request.method,
-                URL((request.base_url or self._base) + request.path, encoded=True),
+                _url((request.base_url or self._base) + request.path),
                 data=request.body,
                 headers=dict(request.headers) | {"Accept": "text/event-stream", "Cache-Control": "no-store"},
                 allow_redirects=False,
                 timeout=timeout,
             ) as response:
-                headers = {name.lower(): value for name, value in response.headers.items()}
                 is_stream = response.status == 200 and response.content_type == "text/event-stream"
                 body = b"" if is_stream else await _bounded(response)
-                yield Answer(response.status, headers, body), response.content.iter_any()
+                yield Answer(response.status, response.headers, body), response.content.iter_any()
 
     async def close(self) -> None:
         """Let go of the connections."""
         await self._http.close()
+
+
+@lru_cache(8192)
+def _url(text: str) -> URL:
+    """A task is asked for again and again under the same address; `encoded` keeps %2F as it is."""
+    return URL(text, encoded=True)
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:

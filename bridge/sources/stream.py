@@ -32,9 +32,9 @@ async def follow(
     try:
         await _follow(upstream, request, seen, alive)
     except UpstreamError as error:
-        upstream.metrics.upstream_requests.labels(upstream.name, "stream", error.outcome).inc()
+        upstream.streamed(error.outcome)
         raise
-    upstream.metrics.upstream_requests.labels(upstream.name, "stream", "ok").inc()
+    upstream.streamed("ok")
 
 
 async def _follow(

@@ -11,7 +11,7 @@ from bridge.core.forecast import RunTimes
 from bridge.core.pacing import Pace
 from bridge.dialects.base import Answer, Dialect, Request
 from bridge.errors import UpstreamError
-from bridge.metrics import Metrics
+from bridge.metrics import Metrics, UpstreamSeries
 from bridge.sources.session import Session
 
 
@@ -50,9 +50,11 @@ class Upstream:
     max_streams: int = 100
     run_times: RunTimes = field(default_factory=RunTimes)
     health: Health = field(init=False)
+    _series: UpstreamSeries = field(init=False)
 
     def __post_init__(self) -> None:
         self.health = Health(Standing.INITIALIZING, self.clock.wall())
+        self._series = UpstreamSeries(self.metrics, self.name)
 
     async def ask(self, call: str, request: Request) -> Answer:
         """Make one call and time it; its outcome is counted by whoever reads the answer.
@@ -64,19 +66,31 @@ class Upstream:
         try:
             return await self.session.ask(request)
         finally:
-            self.metrics.upstream_request_seconds.labels(self.name, call).observe(self.clock.now() - began)
+            self._series.seconds[call].observe(self.clock.now() - began)
 
     def went(self, call: str, error: UpstreamError | None = None, *, outcome: str = "ok") -> None:
         """Count how a call ended and keep the standing of the provider."""
-        self.metrics.upstream_requests.labels(self.name, call, error.outcome if error else outcome).inc()
+        self._series.requests[call, error.outcome if error else outcome].inc()
         works = error is None or error.outcome in {"not_found", "refused"}
         self._stands(Standing.VALID if works else Standing.INTERRUPTED)
         if error is not None:
             self.health.last_error = str(error)
             self.health.last_error_at = self.clock.wall()
 
+    def polled(self, result: str) -> None:
+        """Count what a look brought."""
+        self._series.polls[result].inc()
+
+    def streamed(self, outcome: str) -> None:
+        """Count how a stream ended; that says less of the provider's standing than a look does."""
+        self._series.requests["stream", outcome].inc()
+
+    def waited(self, seconds: float) -> None:
+        """Count how long a look that was due waited for the budget."""
+        self._series.budget_wait.observe(seconds)
+
     def _stands(self, state: Standing) -> None:
         if self.health.state is not state:
             self.health.state = state
             self.health.since = self.clock.wall()
-        self.metrics.circuit_open.labels(self.name).set(self.budget.open_circuit)
+        self._series.circuit_open.set(self.budget.open_circuit)

@@ -75,7 +75,7 @@ class Lookout:
                 _, _, watcher, due = heapq.heappop(self._ready)
                 self._upstream.budget.started(now)
                 self._looking.add(watcher)
-                self._upstream.metrics.budget_wait_seconds.labels(self._upstream.name).observe(now - due)
+                self._upstream.waited(now - due)
                 return watcher
 
     def _ripen(self, now: float) -> None:

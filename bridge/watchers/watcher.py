@@ -119,7 +119,7 @@ class Watcher:
         try:
             seen = await look(self.upstream, self.key.task_id, self._memory)
         except UpstreamError as error:
-            self.upstream.metrics.polls.labels(self.key.upstream, "failed").inc()
+            self.upstream.polled("failed")
             self.error = error
             self.upstream.budget.failed(error, clock.now())
             await self._act(self.watch.failed(error, now=clock.now(), wall=clock.wall()))
@@ -130,7 +130,7 @@ class Watcher:
             raise
         self.upstream.budget.succeeded()
         if seen is None:
-            self.upstream.metrics.polls.labels(self.key.upstream, "unchanged").inc()
+            self.upstream.polled("unchanged")
             self._journal.confirm(self.key, clock.wall())
             await self._act(self.watch.unchanged(now=clock.now(), asked=asked))
         else:
@@ -149,7 +149,7 @@ class Watcher:
         verdict = self.watch.observed(seen, source=source, now=clock.now(), wall=clock.wall(), asked=asked)
         if source is Source.POLL:
             result = "unchanged" if verdict.news is None else "changed"
-            self.upstream.metrics.polls.labels(self.key.upstream, result).inc()
+            self.upstream.polled(result)
         if verdict.news is not None:
             if source is not Source.POLL:
                 self._memory = Memory()  # a look that says what the last look said is news again

@@ -61,9 +61,7 @@ class Viewer:
 
     async def follow(self, name: str, url: str, leave_on: str | None) -> None:
         """Open an EventSource, which the page closes at such an event."""
-        await self.page.evaluate(
-            "([name, url, leaveOn]) => follow(name, url, leaveOn)", [name, url, leave_on]
-        )
+        await self.page.evaluate("(asked) => follow(...asked)", [name, url, leave_on])
 
     async def until(self, expression: str, argument: Any = None) -> None:
         """Wait for the page to come to a point."""
@@ -71,10 +69,7 @@ class Viewer:
 
     async def until_times(self, name: str, kind: str, number: int) -> None:
         """Wait for an event to come so often on one of its streams."""
-        await self.until(
-            "([name, kind, number]) => times(name, kind) >= number",
-            [name, kind, number],
-        )
+        await self.until("([name, kind, number]) => times(name, kind) >= number", [name, kind, number])
 
     async def until_known(self, refs: Mapping[str, Iterable[str]], statuses: Mapping[str, str]) -> None:
         """Wait for each stream to hold these statuses."""

@@ -83,12 +83,11 @@ def promtool() -> None:
 
 
 def chromium() -> None:
-    """A browser, from the distribution's packages: apart from the programs, for it is large and may be missing."""
+    """A browser, from the distribution: apart from the programs, for it is large and may not be had."""
     if shutil.which(CHROMIUM) is not None:
         return
     if not _is_root() or shutil.which("apt-get") is None:
         raise Unavailable(f"{CHROMIUM} not found; install it with your package manager")
-    _apt("update")
     _apt("install", "--yes", "--no-install-recommends", CHROMIUM)
 
 

@@ -86,7 +86,7 @@ class Session:
         await self._http.close()
 
 
-@lru_cache(8192)
+@lru_cache(2048)
 def _url(text: str) -> URL:
     """A task is asked for again and again under the same address; `encoded` keeps %2F as it is."""
     return URL(text, encoded=True)

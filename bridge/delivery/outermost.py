@@ -31,7 +31,12 @@ class Outermost:
         transport = getattr(server, "transport", None)
         if hasattr(transport, "get_write_buffer_size"):  # by what it can: uvloop's is no asyncio.Transport
             extensions[SERVER] = server
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            extensions.pop(
+                SERVER, None
+            )  # it holds the scope: a circle that only a full collection would free
         stay: Stay | None = extensions.pop(STAY, None)
         if stay is not None:
             if server is not None:

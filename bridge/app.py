@@ -111,6 +111,11 @@ class Bridge:
         """Connections that have not ended."""
         return len(self._parts.desk.hub.subscriptions) if self._parts is not None else 0
 
+    @property
+    def ended_sockets(self) -> int:
+        """WebSockets that have ended since the start."""
+        return self._parts.metrics.ended["websocket"] if self._parts is not None else 0
+
     async def _build(self, stack: AsyncExitStack) -> _Parts:
         settings, clock = self.settings, self._clock
         chance = random.Random().random  # noqa: S311 - for jitter; nothing is hidden by it

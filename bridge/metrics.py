@@ -138,6 +138,7 @@ class Metrics:
         )
         self.connections = Gauge("bridge_connections", "Open connections.", ["delivery"], registry=registry)
         self._opened = dict.fromkeys(DELIVERIES, 0)
+        self.ended = dict.fromkeys(DELIVERIES, 0)
         self.disconnects = Counter(
             "bridge_disconnects_total",
             "Connections ended, by reason.",
@@ -198,6 +199,7 @@ class Metrics:
 
     def disconnected(self, delivery: str, reason: str) -> None:
         """A connection ended."""
+        self.ended[delivery] += 1
         self._per_delivery[delivery].connections.dec()
         self.disconnects.labels(delivery, reason).inc()
 

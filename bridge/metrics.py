@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, Metric, UnknownMetricFamily
 from prometheus_client.registry import Collector
 
@@ -15,6 +15,7 @@ from bridge import __version__
 from bridge.core.event import Closing, NoticeCode
 from bridge.core.replay import Resume
 from bridge.core.task import Source, Status
+from bridge.counters import Counter, Histogram
 
 CALLS = ("status", "submit", "cancel", "stream", "alias")
 OUTCOMES = ("ok", "not_modified", "refused", "not_found", "busy", "error", "timeout", "unreadable")
@@ -22,9 +23,6 @@ POLL_RESULTS = ("changed", "unchanged", "failed")
 DELIVERIES = ("sse", "websocket", "longpoll", "ndjson")
 CALLBACK_RESULTS = ("accepted", "forged", "unknown_task", "challenge")
 LEFT = "left"
-
-_LONGEST_EXEMPLAR = 120
-_EXEMPLAR_EVERY = 32
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _REQUEST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -50,10 +48,10 @@ class Metrics:
             "Time to record a state durably.",
             buckets=_FAST,
             registry=registry,
-        )
+        ).labels()
         self.loop_lag_seconds = Histogram(
             "bridge_loop_lag_seconds", "How late the event loop wakes.", buckets=_FAST, registry=registry
-        )
+        ).labels()
         build = Gauge("bridge_build_info", "The running version.", ["version"], registry=registry)
         build.labels(__version__).set(1)
         self.saved = SavedPolls(names)
@@ -213,7 +211,7 @@ class Metrics:
         conflated: Mapping[str, int],
         seconds: float | None,
         *,
-        task: str = "",
+        task: str | None = None,
     ) -> None:
         """One event reached all its subscribers; counted once for all of them.
 
@@ -224,7 +222,7 @@ class Metrics:
             series = self._per_delivery[delivery]
             series.events.inc(number)
             if seconds is not None:
-                series.seconds.observe(seconds, series.example(task))
+                series.seconds.observe(seconds, task)
         for delivery, number in conflated.items():
             if number:
                 self._per_delivery[delivery].conflated.inc(number)
@@ -233,19 +231,13 @@ class Metrics:
 class _Delivery:
     """The series of one delivery, looked up once: that costs more than to count."""
 
-    __slots__ = ("_broadcasts", "conflated", "connections", "events", "seconds")
+    __slots__ = ("conflated", "connections", "events", "seconds")
 
     def __init__(self, metrics: Metrics, delivery: str) -> None:
-        self._broadcasts = 0
         self.connections = metrics.connections.labels(delivery)
         self.events = metrics.events.labels(delivery)
         self.conflated = metrics.conflated.labels(delivery)
         self.seconds = metrics.delivery_seconds.labels(delivery)
-
-    def example(self, task: str) -> dict[str, str] | None:
-        """An exemplar now and then: the library checks each one for longer than a frame takes to make."""
-        self._broadcasts += 1
-        return exemplar(task) if self._broadcasts % _EXEMPLAR_EVERY == 1 else None
 
 
 class UpstreamSeries:
@@ -320,11 +312,6 @@ class Exposition:
         for delivery, number in self._opened.items():
             family.add_metric([delivery], number)
         yield family
-
-
-def exemplar(task: str) -> dict[str, str] | None:
-    """One task as the example of a bucket; not part of any series. OpenMetrics allows 128 characters."""
-    return {"task": task} if 0 < len(task) <= _LONGEST_EXEMPLAR else None
 
 
 def _touch(metric: Counter | Gauge | Histogram, rows: Iterable[tuple[str, ...]]) -> None:

@@ -12,6 +12,7 @@ from types import FrameType
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from bridge.app import Bridge
 
@@ -165,11 +166,27 @@ class BoundedHead(HttpToolsProtocol):
         super().on_headers_complete()
 
 
+class GatedSocket(WebSocketsSansIOProtocol):
+    """Says with an attribute whether the client takes what it is sent; see `bridge.hub.subscription.Gate`."""
+
+    write_paused = False
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is above its mark."""
+        self.write_paused = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self.write_paused = False
+        super().resume_writing()
+
+
 def _config(bridge: Bridge) -> uvicorn.Config:
     return uvicorn.Config(
         bridge,
         http=BoundedHead,
-        ws="websockets-sansio",
+        ws=GatedSocket,
         ws_per_message_deflate=False,
         ws_max_size=MAX_WS_MESSAGE,
         access_log=False,

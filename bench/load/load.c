@@ -697,8 +697,13 @@ static void cmd_open(int count, double rate, int at_once, int small) {
         quantile(first_hist, 0.99));
 }
 
+/*
+ * From the first event on it does not sleep: a server would pay for waking this core at every send, the more the
+ * slower it is itself, and readers far away cost no server that.
+ */
 static void wait_for_all(void) {
-    while (pending > 0 && !stuck()) turn(200);
+    uint64_t before = events;
+    while (pending > 0 && !stuck()) turn(events == before ? 200 : 0);
 }
 
 static void cmd_lock(int warm, int rounds, int burst) {

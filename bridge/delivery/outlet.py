@@ -12,30 +12,40 @@ from starlette.types import Message, Scope, Send
 
 from bridge.core.event import Closing
 from bridge.delivery.outermost import server_of
+from bridge.hub.subscription import Gate
 from bridge.wire.document import Include
 from bridge.wire.frames import Form, Wire
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
+class _Flow(Protocol):
+    """What uvicorn knows of a client's appetite."""
+
+    write_paused: bool
+
+    async def drain(self) -> None:
+        """Wait until there is room."""
+
+
 class _Cycle(Protocol):
     """What uvicorn's HTTP request cycle shows of itself; `send` is its method."""
 
     transport: asyncio.Transport
-    flow: Any
+    flow: _Flow
     chunked_encoding: bool | None
 
 
 class TransportOutlet:
     """Writes past the server, straight to the transport. The response must have begun."""
 
-    __slots__ = ("_flow", "_send", "_transport", "form", "write")
+    __slots__ = ("_send", "_transport", "form", "gate", "write")
 
     def __init__(self, cycle: _Cycle, form: Form) -> None:
         self._send: Send | None = None
-        self._flow = cycle.flow
         self._transport = cycle.transport
-        self.write = _guarded(cycle.transport)
+        self.gate = cycle.flow
+        self.write = cycle.transport.write
         self.form = form
 
     def attach(self, send: Send) -> None:
@@ -43,9 +53,9 @@ class TransportOutlet:
         self._send = send
 
     @property
-    def paused(self) -> bool:
-        """Whether the transport's buffer is above its mark."""
-        return cast(bool, self._flow.write_paused)
+    def gone(self) -> bool:
+        """Whether the transport is closed, or about to be."""
+        return self._transport.is_closing()
 
     @property
     def unsent(self) -> int:
@@ -54,11 +64,13 @@ class TransportOutlet:
 
     def when_writable(self, resume: Callable[[], None]) -> None:
         """Only a client that is behind costs a task."""
-        _after(self._flow.drain(), resume)
+        _after(self.gate.drain(), resume)
 
     def finish(self, closing: Closing) -> None:  # noqa: ARG002 - a body has one way to end
         """End the body; the connection may carry the next request."""
-        if self.paused or self._send is None:
+        if self.gone:
+            return
+        if self.gate.write_paused or self._send is None:
             self.write(_LAST_CHUNK)
             self._transport.close()
             return
@@ -78,13 +90,23 @@ class SocketOutlet:
         self._protocol = protocol
         self._send = send
         self._transport: asyncio.Transport = protocol.transport
-        self.write = _guarded(self._transport)
+        self.write = self._transport.write
         self.form = form
 
     @property
-    def paused(self) -> bool:
+    def gate(self) -> Gate:
+        """Our own server's protocol says it itself, as an attribute."""
+        return cast(Gate, self._protocol) if hasattr(self._protocol, "write_paused") else self
+
+    @property
+    def write_paused(self) -> bool:
         """Whether the transport's buffer is above its mark."""
         return not self._protocol.writable.is_set()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the transport is closed, or about to be."""
+        return self._transport.is_closing()
 
     @property
     def unsent(self) -> int:
@@ -114,11 +136,17 @@ class Unopened:
 
     __slots__ = ("form",)
 
-    paused = True
+    write_paused = True
+    gone = False
     unsent = 0
 
     def __init__(self, form: Form) -> None:
         self.form = form
+
+    @property
+    def gate(self) -> Gate:
+        """Itself."""
+        return self
 
     def write(self, data: bytes) -> None:
         """Nothing may leave yet."""
@@ -154,8 +182,15 @@ class AsgiOutlet:
         """The server's `send`; nothing is written before."""
         self._send = send
 
+    gone = False
+
     @property
-    def paused(self) -> bool:
+    def gate(self) -> Gate:
+        """Itself."""
+        return self
+
+    @property
+    def write_paused(self) -> bool:
         """Whether a `send` has not come back."""
         return self._sending is not None
 
@@ -296,16 +331,3 @@ def _after(awaitable: Awaitable[Any], resume: Callable[[], None]) -> None:
     task = asyncio.ensure_future(wait())
     _running.add(task)
     task.add_done_callback(_settle)
-
-
-def _guarded(transport: asyncio.Transport) -> Callable[[bytes], None]:
-    """A uvloop transport refuses writes once closed; a client may leave at any moment."""
-    write = transport.write
-
-    def guarded(data: bytes) -> None:
-        try:
-            write(data)
-        except RuntimeError:
-            return
-
-    return guarded

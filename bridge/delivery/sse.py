@@ -130,9 +130,10 @@ class _Stay:
                 farewell = self._desk.farewell(
                     subscription, subscription.closing, CLOSING_SENTENCES[subscription.closing]
                 )
-                self._outlet.write(pack(subscription.form, farewell))
+                if not self._outlet.gone:
+                    self._outlet.write(pack(subscription.form, farewell))
                 self._outlet.finish(subscription.closing)
-            subscription.outlet, subscription.write = self._outlet, self._outlet.write
+            subscription.use(self._outlet)
             await self._desk.begin(self._opened)
             self._opened = None  # what was read to begin is not kept for as long as the stream lasts
             if isinstance(self._outlet, TransportOutlet):

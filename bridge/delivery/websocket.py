@@ -98,7 +98,7 @@ class _Conversation:
             if len(raw) > MAX_MESSAGE:
                 await send({"type": "websocket.close", "code": TOO_BIG, "reason": "message over 64 KiB"})
                 return
-            if self._outlet.paused:
+            if self._outlet.gate.write_paused:
                 await self._writable()  # whoever does not read is not listened to either
             await self._answer(raw)
 

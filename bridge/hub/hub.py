@@ -75,7 +75,7 @@ class Hub:
             silent = _answers_subscribe(form, notice)
             frame = b"" if silent else pack(form, notice_frame(form, key, notice))
             for subscription in list(group):
-                if not silent and (subscription.waiting or subscription.outlet.paused):
+                if not silent and (subscription.waiting or subscription.gate.write_paused):
                     subscription.owe_notice(key, notice)
                     self._wait(subscription)
                     continue
@@ -102,6 +102,7 @@ class Hub:
             ends_at=ends_at,
             last_write=self._clock.now(),
             write=outlet.write,
+            gate=outlet.gate,
             form=outlet.form,
         )
         self.subscriptions[subscription] = None
@@ -347,13 +348,13 @@ class Hub:
         Returns:
             How many were given the event, and of how many an older one is now skipped.
         """
-        written = skipped = 0
+        waiting = skipped = 0
         for subscription in part:
-            if subscription.waiting or subscription.outlet.paused:
+            if subscription.waiting or subscription.gate.write_paused:
+                waiting += 1
                 skipped += subscription.owe(channel)
                 self._wait(subscription)
                 continue
-            written += 1
             subscription.seen = offset
             if alone or len(subscription.channels) == 1:
                 try:
@@ -362,7 +363,7 @@ class Hub:
                     self._broken(subscription, error)
             else:
                 self._gathered.setdefault(subscription, []).append(data)
-        return written, skipped
+        return len(part) - waiting, skipped
 
     def _close_task(self, subscription: Subscription, channel: Channel[Subscription]) -> None:
         self.part(subscription, channel.key)
@@ -424,6 +425,8 @@ class Hub:
 
     def _broken(self, subscription: Subscription, error: Exception) -> None:
         """A connection that cannot be written to ends alone; nobody else notices it."""
+        if subscription.outlet.gone:
+            return  # clients leave at any moment: it will be told as that
         logger.error("a bug ended a connection", exc_info=error)
         self.drop(subscription, Closing.GONE)
 

@@ -12,24 +12,40 @@ from bridge.hub.channel import Channel
 from bridge.wire.frames import Form
 
 
+class Gate(Protocol):
+    """Where it stands whether a client takes less than it is sent.
+
+    The server's own object where that has it as an attribute: to ask is most of what a delivery costs
+    beside the write.
+    """
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether nothing more should be written now."""
+
+
 class Outlet(Protocol):
     """How bytes leave for one client. Every method returns at once."""
 
     form: Form
 
     @property
-    def paused(self) -> bool:
-        """Whether the client takes less than it is sent."""
+    def gate(self) -> Gate:
+        """Whether the client takes what it is sent."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the socket is closed; that the connection is over is told on its own way."""
 
     @property
     def unsent(self) -> int:
         """Bytes written that the kernel has not taken yet."""
 
     def write(self, data: bytes) -> None:
-        """Hand `data` to the socket, or to its buffer."""
+        """Hand `data` to the socket, or to its buffer; may raise when the client is `gone`."""
 
     def when_writable(self, resume: Callable[[], None]) -> None:
-        """Call `resume` once, when `paused` has ended."""
+        """Call `resume` once, when the gate is open again."""
 
     def finish(self, closing: Closing) -> None:
         """End cleanly after what was written."""
@@ -56,6 +72,7 @@ class Subscription:
     ends_at: float
     last_write: float
     write: Callable[[bytes], None]
+    gate: Gate
     form: Form
     tasks: int = 0
     seen: int = 0
@@ -67,6 +84,10 @@ class Subscription:
     stuck_since: float | None = None
     stuck_bytes: int = 0
     retry: int | None = None
+
+    def use(self, outlet: Outlet) -> None:
+        """From now on bytes leave there."""
+        self.outlet, self.write, self.gate = outlet, outlet.write, outlet.gate
 
     def owe(self, channel: Channel[Subscription]) -> bool:
         """Remember that `channel` has news for a client that takes none now.

@@ -75,7 +75,7 @@ class Sweep:
         elif now >= subscription.ends_at:
             self.close(subscription, Closing.AGE)
         elif now - _last_write(subscription) >= self._settings.keepalive_seconds:
-            if not subscription.outlet.paused:
+            if not subscription.gate.write_paused:
                 self._hub.write(subscription, keepalive(subscription.form))
             subscription.last_write = now
 

@@ -51,6 +51,7 @@ class Upstream:
     run_times: RunTimes = field(default_factory=RunTimes)
     health: Health = field(init=False)
     _series: UpstreamSeries = field(init=False)
+    _shown_open: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.health = Health(Standing.INITIALIZING, self.clock.wall())
@@ -93,4 +94,6 @@ class Upstream:
         if self.health.state is not state:
             self.health.state = state
             self.health.since = self.clock.wall()
-        self._series.circuit_open.set(self.budget.open_circuit)
+        if self.budget.open_circuit is not self._shown_open:
+            self._shown_open = self.budget.open_circuit
+            self._series.circuit_open.set(self._shown_open)

@@ -52,31 +52,46 @@ class Lookout:
 
     async def run(self) -> None:
         """Start looks until cancelled."""
+        clock = self._upstream.clock
         async with asyncio.TaskGroup() as group:
             while True:
-                watcher = await self._next()
-                group.create_task(self._look(watcher))
+                self._woken.clear()
+                now = clock.now()
+                watcher = self._take(now)
+                if watcher is None:
+                    await clock.wait(self._woken, self._wait(now))
+                else:
+                    group.create_task(self._work(watcher))
 
-    async def _next(self) -> Watcher:
-        clock = self._upstream.clock
-        while True:
-            self._woken.clear()
-            now = clock.now()
-            self._ripen(now)
-            if not self._ready:
-                await clock.wait(self._woken, self._waiting[0][0] - now if self._waiting else None)
-                continue
+    async def _work(self, watcher: Watcher | None) -> None:
+        """One look, and then the next one that waits: a task for each would cost a fifth of it."""
+        while watcher is not None:
+            await self._look(watcher)
+            now = self._upstream.clock.now()
+            watcher = self._take(now)
+            if watcher is None or self._wait(now) == 0.0:  # else `run` has nothing to start
+                self._woken.set()
+
+    def _take(self, now: float) -> Watcher | None:
+        """The watch to look at now, and its share of the budget; None when none is due or may be asked."""
+        self._ripen(now)
+        if not self._ready:
+            return None
+        free_at = self._upstream.budget.free_at(now)
+        if free_at is None or free_at > now:
+            return None
+        _, _, watcher, due = heapq.heappop(self._ready)
+        self._upstream.budget.started(now)
+        self._looking.add(watcher)
+        self._upstream.waited(now - due)
+        return watcher
+
+    def _wait(self, now: float) -> float | None:
+        """Seconds until a look may start; None until something else happens."""
+        if self._ready:
             free_at = self._upstream.budget.free_at(now)
-            if free_at is None:
-                await clock.wait(self._woken, None)
-            elif free_at > now:
-                await clock.wait(self._woken, free_at - now)
-            else:
-                _, _, watcher, due = heapq.heappop(self._ready)
-                self._upstream.budget.started(now)
-                self._looking.add(watcher)
-                self._upstream.waited(now - due)
-                return watcher
+            return free_at - now if free_at is not None else None
+        return max(self._waiting[0][0] - now, 0.0) if self._waiting else None
 
     def _ripen(self, now: float) -> None:
         """Move what is due to `_ready`; drop what was planned anew since."""
@@ -117,7 +132,6 @@ class Lookout:
                 self._upstream.budget.abandoned()
             self._looking.discard(watcher)
             self.plan(watcher)
-            self._woken.set()
 
     def _again(self, watcher: Watcher) -> None:
         """Whatever went wrong here, the task is looked at again, but not in a tight circle."""

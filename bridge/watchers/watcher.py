@@ -11,7 +11,6 @@ from bridge.core.task import Observation, Source, State, Status, TaskKey
 from bridge.core.watch import Verdict, Watch
 from bridge.errors import BridgeError, UpstreamError
 from bridge.journal.base import Journal
-from bridge.metrics import exemplar
 from bridge.sources.poll import Memory, look
 from bridge.sources.upstream import Upstream
 
@@ -229,7 +228,7 @@ class Watcher:
         )
         if at is not None and before is not None and 0 <= state.changed_at - at <= PLAUSIBLE_SECONDS:
             late = state.changed_at - at
-            metrics.detection_seconds.labels(name, state.source.value).observe(late, exemplar(self.key.ref))
+            metrics.detection_seconds.labels(name, state.source.value).observe(late, self.key.ref)
         if state.status is Status.COMPLETED and state.created_at is not None:
             took = (state.completed_at or state.changed_at) - state.created_at
             if 0 <= took <= PLAUSIBLE_SECONDS:

@@ -23,8 +23,8 @@ def routes(desk: Desk, metrics: Metrics, origins: Origins) -> list[Route | WebSo
     tasks, streams = Tasks(desk), Streams(desk, origins)
     callbacks, health = Callbacks(desk.pool), Health(desk, metrics)
     return [
-        Route("/v1/tasks/{upstream}/{task_id:encoded}", tasks.state),
         Route("/v1/tasks/{upstream}/{task_id:encoded}/events", streams.of_task),
+        Route("/v1/tasks/{upstream}/{task_id:encoded}", tasks.state),
         Route("/v1/events", streams.of_tasks, methods=["GET", "POST"]),
         WebSocketRoute("/v1/ws", streams.websocket),
         Route("/v1/aliases/{upstream}/{alias:encoded}", tasks.by_alias),

@@ -59,12 +59,14 @@ def _second(whole: int) -> str:
 def _fields(event: Event, include: Include, observed_at: float | None) -> dict[str, Any]:
     state: State = event.state
     key = event.key
+    changed_at = timestamp(state.changed_at)
+    observed = max(observed_at or 0.0, state.observed_at)
     return {
         "task": key.ref,
         "upstream": key.upstream,
         "task_id": key.task_id,
         "alias": state.alias,
-        "status": state.status.value,
+        "status": state.status,
         "upstream_status": state.upstream_status,
         "progress": _number(state.progress),
         "eta_seconds": state.eta_seconds,
@@ -76,9 +78,9 @@ def _fields(event: Event, include: Include, observed_at: float | None) -> dict[s
         "outputs": [_output(output, include) for output in state.outputs],
         "error": None if state.error is None else {"code": state.error.code, "message": state.error.message},
         "cost": _cost(state),
-        "changed_at": timestamp(state.changed_at),
-        "observed_at": timestamp(max(observed_at or 0.0, state.observed_at)),
-        "source": state.source.value,
+        "changed_at": changed_at,
+        "observed_at": changed_at if observed == state.changed_at else timestamp(observed),
+        "source": state.source,
         "cursor": str(event.cursor),
         # read and written again: the provider's own line breaks would end an SSE field
         "raw": orjson.loads(state.raw) if include.raw and state.raw is not None else None,

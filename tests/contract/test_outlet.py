@@ -76,7 +76,7 @@ async def end(request: pytest.FixtureRequest) -> Any:
 
 async def test_what_is_written_arrives_in_order(end: Any) -> None:
     outlet: Outlet = end.outlet
-    assert not outlet.paused
+    assert not outlet.gate.write_paused
     for part in (b"one", b"two", b"three"):
         outlet.write(part)
     await settle()
@@ -90,11 +90,11 @@ async def test_what_is_written_while_nobody_reads_arrives_later_in_order(end: An
     for part in (b"two", b"three", b"four"):
         end.outlet.write(part)
     await settle()
-    assert end.outlet.paused
+    assert end.outlet.gate.write_paused
     end.read_again()
     await settle()
     assert end.received == b"onetwothreefour"
-    assert not end.outlet.paused
+    assert not end.outlet.gate.write_paused
     assert end.outlet.unsent == 0
 
 
@@ -102,7 +102,7 @@ async def test_who_waits_to_write_hears_once_when_there_is_room(end: Any) -> Non
     woken: list[bool] = []
     end.stop_reading()
     end.outlet.write(b"one")
-    end.outlet.when_writable(lambda: woken.append(end.outlet.paused))
+    end.outlet.when_writable(lambda: woken.append(end.outlet.gate.write_paused))
     await settle()
     assert woken == []
     end.read_again()

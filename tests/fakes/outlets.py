@@ -21,11 +21,21 @@ class RecordingOutlet:
     def __init__(self, form: Form = SSE) -> None:
         self.form = form
         self.writes: list[bytes] = []
-        self.paused = False
+        self.write_paused = False
         self.unsent = 0
         self.finished: Closing | None = None
         self.aborted = False
         self._waiting: list[Callable[[], None]] = []
+
+    @property
+    def gate(self) -> RecordingOutlet:
+        """Itself."""
+        return self
+
+    @property
+    def gone(self) -> bool:
+        """Whether it was dropped."""
+        return self.aborted
 
     @property
     def sent(self) -> bytes:
@@ -44,19 +54,19 @@ class RecordingOutlet:
         self.writes.append(data)
 
     def when_writable(self, resume: Callable[[], None]) -> None:
-        """Call `resume` once, when `paused` has ended."""
-        if self.paused:
+        """Call `resume` once, when the gate is open again."""
+        if self.write_paused:
             self._waiting.append(resume)
         else:
             asyncio.get_running_loop().call_soon(resume)
 
     def pause(self) -> None:
         """From now on the client takes nothing."""
-        self.paused = True
+        self.write_paused = True
 
     def wake(self) -> None:
         """The client reads again; as with a real transport, whoever waits hears of it a turn later."""
-        self.paused = False
+        self.write_paused = False
         waiting, self._waiting = self._waiting, []
         for resume in waiting:
             asyncio.get_running_loop().call_soon(resume)
@@ -93,6 +103,10 @@ class FakeTransport:
             self.buffered += data
         else:
             self.taken += data
+
+    def is_closing(self) -> bool:
+        """Whether it was closed."""
+        return self.closing
 
     def get_write_buffer_size(self) -> int:
         """What was not taken."""

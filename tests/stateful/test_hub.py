@@ -189,7 +189,7 @@ class AnyCrowd(RuleBasedStateMachine):
         """Then who is awake has everything."""
         self.loop.settle()
         for client in self.clients:
-            if not client.begun or client.gone or client.outlet.paused:
+            if not client.begun or client.gone or client.outlet.write_paused:
                 continue
             given = dict(client.states())
             known = {key: self.newest[key] for key in client.keys if key in self.newest}

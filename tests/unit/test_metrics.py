@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import prometheus_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from bridge.core.event import Closing, NoticeCode
 from bridge.core.replay import Resume
 from bridge.core.task import Source, Status
-from bridge.metrics import CALLS, DELIVERIES, LEFT, OUTCOMES, Metrics, SavedPolls, exemplar
+from bridge.counters import Counter, Histogram
+from bridge.metrics import CALLS, DELIVERIES, LEFT, OUTCOMES, Metrics, SavedPolls
 
 PROMISED = {
     "bridge_upstream_requests_total": {"upstream", "call", "outcome"},
@@ -77,7 +79,7 @@ def use(metrics: Metrics) -> None:
         for status in Status:
             metrics.task_transitions.labels(upstream, status.value).inc()
         for source in Source:
-            metrics.detection_seconds.labels(upstream, source.value).observe(1.0, exemplar("qingbo/1"))
+            metrics.detection_seconds.labels(upstream, source.value).observe(1.0, "qingbo/1")
     for delivery in DELIVERIES:
         metrics.connected(delivery)
         metrics.carried({delivery: 3}, {delivery: 1}, 0.01, task="qingbo/task-1")
@@ -151,8 +153,42 @@ def test_saved_polls_never_go_down_and_are_what_was_wished_less_what_was_made(
     assert shown == sorted(shown)
 
 
-@pytest.mark.parametrize(
-    ("task", "kept"), [("", False), ("q/1", True), ("q" * 120, True), ("q" * 121, False)]
-)
+@pytest.mark.parametrize(("task", "kept"), [("q/1", True), ("q" * 120, True), ("q" * 121, False)])
 def test_an_exemplar_is_never_longer_than_the_format_allows(*, task: str, kept: bool) -> None:
-    assert exemplar(task) == ({"task": task} if kept else None)
+    histogram = Histogram("h", "help", buckets=(1.0,), registry=CollectorRegistry())
+    histogram.labels().observe(0.5, "q/0")
+    histogram.labels().observe(0.5, task)
+    histogram.labels().observe(2.0)
+    first, other = histogram.labels().examples
+    assert other is None
+    assert (first is not None and first.labels == {"task": task}) == kept
+
+
+@given(st.lists(st.floats(0, 20) | st.sampled_from([0.1, 1.0, 10.0]), max_size=40))
+def test_counting_in_plain_numbers_says_what_the_librarys_own_say(values: list[float]) -> None:
+    own, theirs = CollectorRegistry(), CollectorRegistry()
+    ours = Histogram("h", "help", ["a"], buckets=(0.1, 1.0, 10.0), registry=own)
+    library = prometheus_client.Histogram("h", "help", ["a"], buckets=(0.1, 1.0, 10.0), registry=theirs)
+    counter = Counter("c_total", "help", registry=own)
+    known = prometheus_client.Counter("c_total", "help", registry=theirs)
+    for value in values:
+        for observer in (ours.labels("x"), library.labels("x")):
+            observer.observe(value)
+        counter.labels().inc(value)
+        known.inc(value)
+    assert said(own) == said(theirs)
+
+
+def said(registry: CollectorRegistry) -> set[tuple[str, frozenset[tuple[str, str]], float]]:
+    return {
+        (sample.name, frozenset(sample.labels.items()), sample.value)
+        for family in registry.collect()
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    } - {("c_total", frozenset(), 0.0)}
+
+
+def test_a_series_needs_a_value_for_each_label() -> None:
+    counter = Counter("c_total", "help", ["a", "b"], registry=CollectorRegistry())
+    with pytest.raises(ValueError, match="2 labels"):
+        counter.labels("x")

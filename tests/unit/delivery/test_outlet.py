@@ -231,7 +231,7 @@ async def test_after_a_send_that_failed_nothing_more_is_sent(server: FakeServer)
     server.transport.empty()
     await settle()
     assert server.messages == []
-    assert not outlet.paused
+    assert not outlet.gate.write_paused
 
 
 async def test_dropping_a_connection_stops_its_send_and_ends_it(server: FakeServer) -> None:
@@ -278,15 +278,23 @@ async def test_a_socket_is_closed_with_its_code(server: FakeServer) -> None:
     assert server.transport.aborted
 
 
-@pytest.mark.parametrize("raises", [False, True])
-async def test_writing_to_who_has_left_is_no_error(*, raises: bool) -> None:
+async def test_who_has_left_is_told_no_end() -> None:
     server = FakeServer()
-    server.transport = server.flow = FakeTransport(closed_raises=raises)
+    server.transport = server.flow = FakeTransport(closed_raises=True)
     outlet = TransportOutlet(server, CHUNKED)  # type: ignore[arg-type]
+    assert not outlet.gone
     outlet.abort()
-    outlet.write(b"one")
+    assert outlet.gone
     outlet.finish(Closing.DRAIN)
     assert server.transport.taken == b""
+    assert server.messages == []
+
+
+async def test_a_server_that_says_so_itself_is_asked_itself(server: FakeServer) -> None:
+    outlet = SocketOutlet(server, server.send, FRAMED)
+    assert outlet.gate is outlet
+    server.write_paused = True  # type: ignore[attr-defined]
+    assert outlet.gate is server
 
 
 # Which
@@ -315,4 +323,4 @@ async def test_before_the_head_nothing_leaves_and_nothing_is_counted_as_stuck() 
     outlet.when_writable(pytest.fail)
     outlet.finish(Closing.DRAIN)
     outlet.abort()
-    assert (outlet.paused, outlet.unsent) == (True, 0)
+    assert (outlet.gate.write_paused, outlet.unsent) == (True, 0)

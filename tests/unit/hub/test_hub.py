@@ -414,7 +414,7 @@ async def test_who_stalls_and_wakes_within_a_round_keeps_the_order(scene: Scene)
     while not first.owed:
         scene.hub._step()
     assert first in scene.hub._gathered, "one task's news is kept for the write of this round"
-    outlet.paused = False
+    outlet.write_paused = False
     scene.hub._repay(first)
     await settle()
     assert progress(outlet) == [0, 1, 2]
@@ -514,6 +514,24 @@ async def test_a_connection_that_cannot_be_written_to_ends_alone(
     assert outlet.aborted
     assert names(other) == [None, None, "notice"]
     scene.hub.leave(broken, "gone")
+
+
+async def test_a_client_that_left_in_the_middle_of_a_broadcast_is_no_bug(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    left, outlet = await scene.join([TASK])
+    _, other = await scene.join([TASK])
+
+    def closed(_data: bytes) -> None:
+        raise RuntimeError("unable to perform operation on a closed transport")
+
+    left.write = closed
+    outlet.aborted = True
+    await scene.tell(TASK, state(progress=1))
+    assert names(other) == [None]
+    assert caplog.records == []
+    assert left.closing is None  # its own end comes on its own way
+    scene.hub.leave(left, "left")
 
 
 # Waiting for one change

@@ -148,6 +148,11 @@ def _many(cycles: _Cycles, sizes: Sizes) -> Iterator[Promise]:
         ("memory journal, one change a turn", f"{ours}, one change a turn{memory}"),
     ):
         yield from _told(f"2. {what}", cycles.ratio(name, alone, cpu))
+    few = f"ours, one task of two viewers, one change a turn{memory}"
+    yield from _told(
+        "2. memory journal, one change a turn, over one task with as few viewers",
+        cycles.ratio(f"{ours}, one change a turn{memory}", few, cpu),
+    )
     yield from _told(
         "2. memory journal, five times the tasks and viewers: CPU an event",
         cycles.ratio(f"{ours}{memory}", f"ours, a fifth of the tasks{memory}", cpu),

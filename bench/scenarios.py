@@ -129,6 +129,7 @@ def many(sizes: Sizes) -> Iterator[Row]:
         ("ours, many tasks", durable, tasks, viewers, 100),
         (f"ours, many tasks{memory}", forgetful, tasks, viewers, 100),
         (f"ours, many tasks, one change a turn{memory}", forgetful, tasks, viewers, 1),
+        (f"ours, one task of two viewers, one change a turn{memory}", forgetful, 1, 2, 1),
         (f"ours, a fifth of the tasks{memory}", forgetful, *small, 100),
         ("C limit, many tasks", lambda n: lambda: limit(tasks=n), tasks, viewers, 100),
         ("nchan, many tasks", lambda _: lambda: nchan(publishers=32), tasks, viewers, 100),

@@ -112,9 +112,9 @@ class Bridge:
         return len(self._parts.desk.hub.subscriptions) if self._parts is not None else 0
 
     @property
-    def ended_sockets(self) -> int:
-        """WebSockets that have ended since the start."""
-        return self._parts.metrics.ended["websocket"] if self._parts is not None else 0
+    def ended_streams(self) -> int:
+        """Connections that have ended since the start."""
+        return sum(self._parts.metrics.ended.values()) if self._parts is not None else 0
 
     async def _build(self, stack: AsyncExitStack) -> _Parts:
         settings, clock = self.settings, self._clock

@@ -698,12 +698,14 @@ static void cmd_open(int count, double rate, int at_once, int small) {
 }
 
 /*
- * From the first event on it does not sleep: a server would pay for waking this core at every send, the more the
- * slower it is itself, and readers far away cost no server that.
+ * How long to sleep for the next event. Not at all while some have a state and others not: a server would pay for
+ * waking this core at every send, the more the slower it is itself, and readers far away cost no server that.
  */
+static int nap(uint64_t before, int ms) { return pending > 0 && events != before ? 0 : ms; }
+
 static void wait_for_all(void) {
     uint64_t before = events;
-    while (pending > 0 && !stuck()) turn(events == before ? 200 : 0);
+    while (pending > 0 && !stuck()) turn(nap(before, 200));
 }
 
 static void cmd_lock(int warm, int rounds, int burst) {
@@ -720,10 +722,12 @@ static void cmd_lock(int warm, int rounds, int burst) {
 
 static void cmd_pace(double rate, int count, int burst) {
     struct window w = begin_window();
+    uint64_t before = events;
     for (int i = 0; i < count; i++) {
         uint64_t due = w.began + (uint64_t)((double)i / rate * 1e9);
         uint64_t now;
-        while ((now = now_ns()) < due) turn((int)((due - now) / 1000000));
+        while ((now = now_ns()) < due) turn(nap(before, (int)((due - now) / 1000000)));
+        before = events;
         publish((uint32_t)burst, (uint32_t)burst, 'p');
         turn(0);
     }

@@ -46,6 +46,7 @@ _BY_HTTP: Mapping[int, Trouble] = {
     425: Trouble.UNAVAILABLE,
     429: Trouble.BUSY,
 }
+_MEDIA = ("image/", "video/", "audio/", "application/octet-stream")  # an empty page with 200 is no result
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -116,11 +117,11 @@ class AnswerRules:
         told = self.http.get(answer.status)
         if 200 <= answer.status < 300 and not isinstance(told, Trouble):
             return self._document(answer, told)
-        document = object_from(_body(answer)) or {}
+        document = object_from(body_of(answer)) or {}
         complaint = self.complaint(document)
         verdict = self._named(complaint) or told or usual(answer.status, answer.headers)
         if isinstance(verdict, Status):
-            return Opened(document, _body(answer) if document else None, verdict, complaint)
+            return Opened(document, body_of(answer) if document else None, verdict, complaint)
         raise self._error(verdict, complaint, answer, document)
 
     def judge(self, opened: Opened, answer: Answer, *, understood: bool, shown: bool = False) -> Opened:
@@ -168,11 +169,12 @@ class AnswerRules:
         return self._error(trouble, complaint, answer, {})
 
     def _document(self, answer: Answer, verdict: Status | None) -> Opened:
-        body = _body(answer)
+        body = body_of(answer)
         document = object_from(body)
         if document is not None:
             return Opened(document, body, verdict)
-        if self.binary and verdict and "json" not in answer.headers.get("content-type", ""):
+        media_type = answer.headers.get("content-type", "").strip().lower()
+        if self.binary and verdict and body and media_type.startswith(_MEDIA):
             return Opened({}, None, verdict, binary=True)
         kind = clean(answer.headers.get("content-type", "no content type"), 80)
         raise UnreadablePayload(
@@ -232,5 +234,6 @@ def usual(status: int, headers: Mapping[str, str]) -> Trouble:
     return trouble
 
 
-def _body(answer: Answer) -> bytes:
+def body_of(answer: Answer) -> bytes:
+    """The body without the byte-order mark some providers send."""
     return answer.body[3:] if answer.body.startswith(_BOM) else answer.body

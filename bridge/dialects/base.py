@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bridge.core.task import Observation
+from bridge.dialects.hosts import Hosts
+from bridge.dialects.signature import Signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,39 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     base_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What a caller wants submitted.
+
+    Args:
+        body: Goes to the provider unchanged.
+        content_type: Of the body; None for JSON.
+        options: Values for the templates of the submit call, such as an endpoint: the query parameters of the
+            caller's request.
+    """
+
+    body: bytes
+    content_type: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a request to one of the provider's own paths asks for.
+
+    Args:
+        call: `status`, `alias`, `stream`, `submit`, `sync` or `cancel`.
+        task_id: The task it is about, but for `alias`, `submit` and `sync`.
+        alias: The client's own id, for `alias`.
+        options: The values for a submit's templates, for `submit` and `sync`.
+    """
+
+    call: str
+    task_id: str | None = None
+    alias: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +125,20 @@ class Dialect(Protocol):
         """Where the provider lives, without a slash at the end."""
 
     @property
+    def hosts(self) -> Hosts:
+        """The hosts that may be called, and that may see the credential."""
+
+    @property
     def poll(self) -> PollAdvice:
         """How often to ask."""
+
+    @property
+    def auth_hook(self) -> str | None:
+        """Name of the code that makes the credential where no template can."""
+
+    @property
+    def callback_signature(self) -> Signature | None:
+        """How callbacks are signed; None where they are not."""
 
     def auth_headers(self, api_key: str) -> dict[str, str]:
         """Headers that carry the credential."""
@@ -120,11 +167,43 @@ class Dialect(Protocol):
     def stream_request(self, task_id: str) -> Request | None:
         """The call that opens the provider's own event stream; None where it has none."""
 
-    def submit_request(self, body: bytes) -> Request | None:
-        """The call that creates a task; None where one path does not fit all models."""
+    def submit_request(self, submission: Submission) -> Request | None:
+        """The call that creates a task; None where the provider has none.
+
+        Raises:
+            InvalidRequest: An option is missing, malformed or unknown.
+        """
+
+    def read_submitted(self, answer: Answer, submission: Submission) -> Observation:
+        """What the answer to a submit showed; `task_id` is always set and is the id the bridge uses.
+
+        Raises:
+            UpstreamError: What `read_status` raises, but never TaskNotFound: a create that is not found or
+                in conflict is UpstreamRefused.
+        """
+
+    def client_id(self, submission: Submission) -> str | None:
+        """The caller's own id in the body, by which `alias_request` finds the task."""
+
+    def with_callback(self, submission: Submission, url: str) -> Submission:
+        """The submission with a callback address, unless it has one or the provider takes none."""
 
     def cancel_request(self, task_id: str) -> Request | None:
         """The call that cancels a task; None where the provider has none."""
+
+    def match(self, method: str, path: str, query: str, body: bytes | None) -> Asked | None:
+        """Which call a request is that came under the provider's own path; None when it is none.
+
+        Args:
+            path: What follows the provider's host, still encoded.
+            query: What follows the question mark, still encoded.
+
+        Raises:
+            InvalidRequest: The path is a call's, but the query or the body is not.
+        """
+
+    def documented(self, path: str) -> str:
+        """The path of a request of this dialect with what the provider's own address has before it."""
 
     def read_stream_event(self, name: str | None, data: str) -> Observation | None:
         """What one server-sent event showed; None for heartbeats and for whatever is not about the task.

@@ -27,6 +27,13 @@ class Call:
     body: Body | None
     base_url: Template | None
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The values the call cannot be made without."""
+        templates = [self.path, *(template for _, template in (*self.query, *self.headers))]
+        templates += [self.base_url] if self.base_url else []
+        return frozenset().union(*(template.names for template in templates))
+
     def request(self, values: Mapping[str, str], body: bytes | None = None) -> Request:
         """The call with its values; `body` goes as it is where the caller brings one.
 

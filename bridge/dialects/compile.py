@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from urllib.parse import urlsplit
 
 from bridge.core.task import Status
 from bridge.dialects.answers import AnswerRules
 from bridge.dialects.base import PollAdvice
 from bridge.dialects.callbacks import CallbackRules, challenge_value
 from bridge.dialects.calls import Call, IdShape
-from bridge.dialects.document import Table
+from bridge.dialects.compile_calls import base_url, calls, header_templates, hosts, id_shape
+from bridge.dialects.compile_submit import submit_rules
+from bridge.dialects.credentials import HOOKS
+from bridge.dialects.document import Mistake, Table
+from bridge.dialects.hosts import Hosts
 from bridge.dialects.outputs import Content, OutputRule
 from bridge.dialects.paths import Field, is_plain
 from bridge.dialects.retry import RetryRules
+from bridge.dialects.signature import Signature, read_signature
 from bridge.dialects.state import FieldRules, Guard, StateRules, StatusRule
 from bridge.dialects.streams import StreamRules
-from bridge.dialects.templates import Body, Template
+from bridge.dialects.submit import SubmitRules
+from bridge.dialects.templates import Template
 from bridge.dialects.times import moments_in, zone_named
 from bridge.dialects.values import identifier, number, pixels, positive, sentence, whole, word
 from bridge.dialects.words import STATUS_WORDS, VERDICTS, Trouble, Verdict, WordMap, fold
@@ -27,12 +31,9 @@ from bridge.dialects.words import STATUS_WORDS, VERDICTS, Trouble, Verdict, Word
 _TYPES: Mapping[str, type] = {"string": str, "integer": int, "boolean": bool}
 _OUTPUT_TYPES = {name: name for name in ("image", "video", "audio", "file")}
 _CONTENTS = {content.value: content for content in Content}
-_CALLS = ("status", "alias", "stream", "submit", "cancel", "follow_up")
-_METHODS = {name: name for name in ("GET", "POST", "PUT", "PATCH", "DELETE")}
 _SILENT = ("success", "succeed", "succeeded", "ok")
 _WRAPPERS = ("data", "task", "payload", "event", "result", "run", "detail", "message")
 _QUIET = ("ping", "heartbeat", "keepalive", "keep_alive", "connected", "open")
-_GROUP_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 
 Accept = Callable[[object], object]
 Moments = Callable[[object], float | None]
@@ -40,56 +41,69 @@ Moments = Callable[[object], float | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowUp:
-    """When a further call is needed for the result, and how its answer reads."""
+    """When a further call is needed for the result, and how its answer reads.
+
+    Args:
+        optional: A result without a link is one: words, numbers.
+    """
 
     on: frozenset[Status]
     needs: Mapping[str, Field[str]]
     outputs: tuple[OutputRule, ...]
     answers: AnswerRules
+    optional: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """A whole dialect, compiled."""
 
+    title: str
     base_url: str
+    hosts: Hosts
     docs: tuple[str, ...]
     auth_headers: tuple[tuple[str, Template], ...]
     auth_hook: str | None
     poll: PollAdvice
     ids: IdShape
     calls: Mapping[str, Call]
+    submit: SubmitRules
     answers: AnswerRules
     state: StateRules
     follow_up: FollowUp | None
     stream: StreamRules
     callback: CallbackRules
+    signature: Signature | None
 
 
-def compile_document(document: Mapping[str, object], mistakes: list[str]) -> Rules:
+def compile_document(document: Mapping[str, object], mistakes: list[Mistake]) -> Rules:
     """The rules a document states; what is wrong with it is added to `mistakes`."""
-    root = Table(document, "", mistakes)
-    root.text("title")
-    auth = root.table("auth")
-    ids = _id_shape(root.table("task_id"))
+    root = Table(document, mistakes)
+    ids = id_shape(root.table("task_id"))
     answers = _answers(root.table("answer"))
     poll = root.table("poll")
     moments = _moments(root)
     state = _state(root, moments, poll.table("hint_headers").numbers())
     follow_up = _follow_up(root, answers, moments)
+    auth_headers, auth_hook = _auth(root.table("auth"))
+    made = calls(root, ids, follow_up.needs if follow_up else None)
     rules = Rules(
-        base_url=_base_url(root),
+        title=root.text("title"),
+        base_url=base_url(root),
+        hosts=hosts(root),
         docs=root.texts("docs"),
-        auth_headers=_headers(auth.table("headers"), {"api_key"}),
-        auth_hook=auth.text("hook") or None,
+        auth_headers=auth_headers,
+        auth_hook=auth_hook,
         poll=_poll(poll),
         ids=ids,
-        calls=_calls(root.table("calls"), ids, follow_up),
+        calls=made,
+        submit=submit_rules(root, made.get("submit"), state.fields.task_id),
         answers=answers,
         state=state,
         follow_up=follow_up,
         stream=_stream(root.table("stream"), state),
         callback=_callback(root),
+        signature=_signature(root.table("callback")),
     )
     if not rules.state.status.at and not any(isinstance(told, Status) for told in answers.http.values()):
         root.table("status").mistake("at", "missing, and no [answer.http] status stands in for it")
@@ -97,12 +111,12 @@ def compile_document(document: Mapping[str, object], mistakes: list[str]) -> Rul
     return rules
 
 
-def _base_url(root: Table) -> str:
-    url = root.text("base_url", required=True)
-    parts = urlsplit(url)
-    if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
-        root.mistake("base_url", "must be an http(s) URL without a query")
-    return url.rstrip("/")
+def _auth(table: Table) -> tuple[tuple[tuple[str, Template], ...], str | None]:
+    headers = header_templates(table.table("headers"), {"api_key"})
+    hook = table.choice("hook", {name: name for name in HOOKS}, None)
+    if hook and not headers:
+        headers = (("Authorization", Template("Bearer {api_key}")),)
+    return headers, hook
 
 
 def _poll(table: Table) -> PollAdvice:
@@ -111,80 +125,6 @@ def _poll(table: Table) -> PollAdvice:
     if not 0 < low <= best <= high:
         table.mistake("recommended_seconds", "must lie between min_seconds (above 0) and max_seconds")
     return PollAdvice(low, high, best, table.flag("follows_estimate"), table.number("deadline_seconds", None))
-
-
-def _id_shape(table: Table) -> IdShape:
-    text, pattern = table.text("pattern"), None
-    try:
-        pattern = re.compile(text) if text else None
-    except re.error as error:
-        table.mistake("pattern", f"is not a regular expression: {error}")
-    defaults = table.table("defaults")
-    values = {key: defaults.text(key) for key in defaults.names()}
-    defaults.only(pattern.groupindex if pattern else ())
-    for name in pattern.groupindex if pattern else ():
-        if not _GROUP_NAME.fullmatch(name) or name == "task_id":
-            table.mistake("pattern", f"{name!r} cannot name a part (lower-case letters, not task_id)")
-    return IdShape(pattern=pattern, defaults=values)
-
-
-def _calls(table: Table, ids: IdShape, follow_up: FollowUp | None) -> dict[str, Call]:
-    parts = {"task_id", *(ids.pattern.groupindex if ids.pattern else ())}
-    needs = set(follow_up.needs) if follow_up else set()
-    names = {"alias": {"alias"}, "submit": set[str](), "follow_up": parts | needs}
-    calls = {name: _call(table.table(name), names.get(name, parts)) for name in _CALLS if name in table}
-    if "status" not in table:
-        table.mistake("status", "missing")
-    if (follow_up is None) == ("follow_up" in table):
-        table.mistake("follow_up", "the call and the [follow_up] table need each other")
-    table.names()
-    table.only(_CALLS)
-    return calls
-
-
-def _call(table: Table, names: set[str]) -> Call:
-    path = table.text("path", required=True)
-    if path and not path.startswith("/"):
-        table.mistake("path", "must begin with /")
-    body, base_url = table.value("body"), table.text("base_url")
-    query = table.table("query")
-    return Call(
-        method=table.choice("method", _METHODS, "GET"),
-        path=_template(table, "path", path, names),
-        query=tuple((key, _template(query, key, query.text(key), names)) for key in query.names()),
-        headers=_headers(table.table("headers"), names),
-        body=_body(table, body, names) if body is not None else None,
-        base_url=_template(table, "base_url", base_url, names) if base_url else None,
-    )
-
-
-def _headers(table: Table, names: set[str]) -> tuple[tuple[str, Template], ...]:
-    return tuple((key, _template(table, key, table.text(key), names)) for key in table.names())
-
-
-def _template(table: Table, key: str, text: str, names: set[str]) -> Template:
-    try:
-        template = Template(text)
-    except ValueError as error:
-        table.mistake(key, str(error))
-        return Template("")
-    _known(table, key, template.names, names)
-    return template
-
-
-def _body(table: Table, tree: object, names: set[str]) -> Body | None:
-    try:
-        body = Body(tree)
-    except ValueError as error:
-        table.mistake("body", str(error))
-        return None
-    _known(table, "body", body.names, names)
-    return body
-
-
-def _known(table: Table, key: str, used: Iterable[str], names: set[str]) -> None:
-    for name in sorted(set(used) - names):
-        table.mistake(key, f"{{{name}}} is not known here ({', '.join(sorted(names)) or 'nothing is'})")
 
 
 def _answers(table: Table) -> AnswerRules:
@@ -347,6 +287,7 @@ def _follow_up(root: Table, answers: AnswerRules, moments: Moments) -> FollowUp 
         needs={key: needs.field(key, identifier) for key in needs.names()},
         outputs=_output_rules(table, moments),
         answers=_answers(table.table("answer")) if "answer" in table else answers,
+        optional=table.flag("optional"),
     )
 
 
@@ -358,6 +299,7 @@ def _stream(table: Table, state: StateRules) -> StreamRules:
         errors=frozenset(fold(name) for name in (table.texts("errors") or ("error",))),
         ends=frozenset({"", *(table.texts("ends") or ("[DONE]",))}),
         events={**own, **table.table("events").grouped(STATUS_WORDS)},
+        documents=table.flag("documents"),
     )
 
 
@@ -371,3 +313,7 @@ def _callback(root: Table) -> CallbackRules:
         echo=table.text("echo", "challenge"),
         reply=reply.encode() or None,
     )
+
+
+def _signature(table: Table) -> Signature | None:
+    return read_signature(table.table("signature")) if "signature" in table else None

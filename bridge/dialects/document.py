@@ -4,30 +4,60 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 from bridge.dialects.paths import Field, Finder, compile_path
 from bridge.dialects.words import fold, spell
 
 T = TypeVar("T")
+Keys = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """Something wrong with a document.
+
+    Args:
+        keys: Where: keys and positions in lists, from the outside in.
+    """
+
+    keys: Keys
+    what: str
+
+    def __str__(self) -> str:
+        return f"{place_of(self.keys)}: {self.what}"
+
+
+def place_of(keys: Keys) -> str:
+    """The place as people write it: `outputs[0].url`."""
+    text = ""
+    for key in keys:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+    return text
 
 
 class Table:
     """One table of the document. What is asked for is checked; what nobody asked for is a mistake."""
 
-    def __init__(self, data: Mapping[str, object], where: str, mistakes: list[str]) -> None:
+    def __init__(self, data: Mapping[str, object], mistakes: list[Mistake], where: Keys = ()) -> None:
         self._data = dict(data)
         self._where = where
         self._mistakes = mistakes
         self._asked: set[str] = set()
-        self._below: dict[str, Table] = {}
+        self._below: dict[Keys, Table] = {}
 
     def __contains__(self, key: str) -> bool:
         return key in self._data
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What stands in the table; that alone asks for nothing."""
+        return tuple(self._data)
+
     def mistake(self, key: str, what: str) -> None:
         """Note what is wrong with a key."""
-        self._mistakes.append(f"{self._at(key)}: {what}")
+        self._mistakes.append(Mistake((*self._where, key), what))
 
     def finish(self) -> None:
         """Note the keys nobody asked for, here and below."""
@@ -113,7 +143,7 @@ class Table:
     def table(self, key: str) -> Table:
         """The table below, empty when there is none."""
         value = self.value(key)
-        if value is not None and not isinstance(value, dict) and key not in self._below:
+        if value is not None and not isinstance(value, dict) and (key,) not in self._below:
             self.mistake(key, "must be a table")
         return self._child(value if isinstance(value, dict) else {}, key)
 
@@ -125,11 +155,7 @@ class Table:
             isinstance(item, dict) for item in items
         ):
             self.mistake(key, "must be a list of tables")
-        return [
-            self._child(item, f"{key}[{number}]")
-            for number, item in enumerate(items)
-            if isinstance(item, dict)
-        ]
+        return [self._child(item, key, number) for number, item in enumerate(items) if isinstance(item, dict)]
 
     def names(self) -> list[str]:
         """All keys, asked for thereby: for tables whose keys are free."""
@@ -173,8 +199,5 @@ class Table:
             if key not in allowed:
                 self.mistake(key, f"unknown key (known here: {', '.join(allowed)})")
 
-    def _child(self, data: Mapping[str, object], key: str) -> Table:
-        return self._below.setdefault(key, Table(data, self._at(key), self._mistakes))
-
-    def _at(self, key: str) -> str:
-        return f"{self._where}.{key}" if self._where else key
+    def _child(self, data: Mapping[str, object], *keys: str | int) -> Table:
+        return self._below.setdefault(keys, Table(data, self._mistakes, (*self._where, *keys)))

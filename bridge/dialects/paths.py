@@ -22,9 +22,17 @@ _TRIPS = (JMESPathError, RecursionError, TypeError, ValueError, ArithmeticError,
 def compile_path(expression: str) -> Finder:
     """A function that finds the expression's value in a document, None when there is none.
 
+    It is named after the expression, so that what was tried can be told.
+
     Raises:
         ValueError: It is not JMESPath.
     """
+    find = _finder(expression)
+    find.__name__ = expression
+    return find
+
+
+def _finder(expression: str) -> Finder:
     if expression == "@":
         return lambda document: document
     if _PLAIN.fullmatch(expression):
@@ -85,6 +93,16 @@ class Field(Generic[T]):
     def __init__(self, finders: Sequence[Finder], accept: Accept[T]) -> None:
         self._finders = tuple(finders)
         self._accept = accept
+
+    def tries(self, document: object) -> list[tuple[str, object, T | None]]:
+        """Every place up to the first hit: its expression, what stands there, and what is made of that."""
+        tried: list[tuple[str, object, T | None]] = []
+        for find in self._finders:
+            value = find(document)
+            tried.append((find.__name__, value, None if value is None else self._accept(value)))
+            if tried[-1][2] is not None:
+                break
+        return tried
 
     def read(self, document: object) -> T | None:
         """The value, or None when no path has one of the right type."""

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from bridge.core.task import UPSTREAM_NAME
 from bridge.dialects.compile import compile_document
+from bridge.dialects.document import Mistake
 from bridge.dialects.mapping import MappedDialect
 from bridge.errors import ConfigError
 
@@ -45,16 +46,23 @@ def load_text(text: str, name: str) -> MappedDialect:
     return load_document(document, name)
 
 
+def mistakes_in(document: Mapping[str, object]) -> list[Mistake]:
+    """Everything that is wrong with a document, each mistake once, in the order it was met."""
+    found: list[Mistake] = []
+    compile_document(document, found)
+    return list(dict.fromkeys(found))
+
+
 def load_document(document: Mapping[str, object], name: str) -> MappedDialect:
     """A dialect from a document.
 
     Raises:
         ConfigError: The document has mistakes; all of them are told.
     """
-    mistakes: list[str] = []
-    if not UPSTREAM_NAME.fullmatch(name):
-        mistakes.append(f"{name[:80]!r} cannot name a dialect")
-    rules = compile_document(document, mistakes)
+    mistakes = [] if UPSTREAM_NAME.fullmatch(name) else [f"{name[:80]!r} cannot name a dialect"]
+    found: list[Mistake] = []
+    rules = compile_document(document, found)
+    mistakes += [str(mistake) for mistake in dict.fromkeys(found)]
     if mistakes:
-        raise ConfigError([f"dialect {name}: {mistake}" for mistake in dict.fromkeys(mistakes)])
+        raise ConfigError([f"dialect {name}: {mistake}" for mistake in mistakes])
     return MappedDialect(name, rules)

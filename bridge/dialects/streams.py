@@ -33,6 +33,8 @@ class StreamRules:
         errors: Names of events by which the stream reports its own trouble.
         ends: Data that means nothing more will come.
         events: Statuses told by the event's name alone.
+        documents: Whether the data of its events are the documents of the status call, so that the bridge
+            can serve such a stream itself.
     """
 
     wrappers: tuple[str, ...]
@@ -40,6 +42,7 @@ class StreamRules:
     errors: frozenset[str]
     ends: frozenset[str]
     events: Mapping[str, Status]
+    documents: bool = False
 
     def read(
         self, name: str | None, data: str, state: StateRules, answers: AnswerRules

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
 from bridge.errors import InvalidRequest
@@ -38,6 +38,11 @@ class Template:
                 self._parts.append((piece, None))
         self.names = frozenset(place.partition(":")[0] for _, place in self._parts if place)
 
+    @property
+    def parts(self) -> Sequence[tuple[str, str | None]]:
+        """Its pieces in order: a literal, or nothing and what stands between the braces."""
+        return self._parts
+
     def fill(self, values: Mapping[str, str], encode: Encode = str) -> str:
         """The text with each place filled by its encoded value."""
         return "".join(
@@ -63,9 +68,14 @@ def path_of(template: Template, values: Mapping[str, str]) -> str:
         InvalidRequest: A value would make the path climb (`..`), and so name another resource.
     """
     path = template.fill(values, percent)
-    if _DOTS.search(path.partition("?")[0]):
+    if climbs(path.partition("?")[0]):
         raise InvalidRequest("this id cannot stand in a path")
     return path
+
+
+def climbs(path: str) -> bool:
+    """Whether a segment of the path is one or two dots, which would name another resource."""
+    return _DOTS.search(path) is not None
 
 
 def header_of(template: Template, values: Mapping[str, str]) -> str:
@@ -74,7 +84,15 @@ def header_of(template: Template, values: Mapping[str, str]) -> str:
     Raises:
         InvalidRequest: A value has characters no header may carry.
     """
-    value = template.fill(values)
+    return header_text(template.fill(values))
+
+
+def header_text(value: str) -> str:
+    """The value itself, if a header may carry it.
+
+    Raises:
+        InvalidRequest: It has characters no header may carry.
+    """
     if _UNSAFE_IN_HEADER.search(value):
         raise InvalidRequest("this value cannot stand in a header")
     return value
@@ -93,6 +111,11 @@ class Body:
         """
         self._tree = _compiled(tree)
         self.names = frozenset(_names(self._tree))
+
+    @property
+    def tree(self) -> object:
+        """The body with a `Template` in the place of every string."""
+        return self._tree
 
     def fill(self, values: Mapping[str, str]) -> object:
         """The body, ready to be encoded as JSON."""

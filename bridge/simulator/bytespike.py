@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from bridge.simulator.desk import Desk, Order, media_of, not_found, read_json
+from bridge.simulator.desk import Desk, Order, bearer_key, media_of, not_found, read_json
 from bridge.simulator.files import file_url
 from bridge.simulator.life import Media, Stage, dice
 from bridge.simulator.replies import Refusal, Reply, json_reply
@@ -93,7 +93,7 @@ class ByteSpike:
     def __init__(self, world: World) -> None:
         self.world = world
         self.voice = ByteSpikeVoice(world)
-        self.desk = Desk(world, self.voice)
+        self.desk = Desk(world, self.voice, read_key=either_key)
         self.streams = Streams(self.desk)
 
     def routes(self) -> list[web.RouteDef]:
@@ -194,3 +194,9 @@ class ByteSpike:
 
     def _new_id(self, number: int) -> str:
         return f"task_{ulid(dice(self.world.seed, 'bytespike', number, 'id'))}"
+
+
+def either_key(headers: Mapping[str, str]) -> str:
+    """The overview page allows `Authorization: Bearer` and `x-api-key`."""
+    bearer = headers.get("Authorization", "").startswith("Bearer ")
+    return bearer_key(headers) if bearer else headers.get("x-api-key", "")

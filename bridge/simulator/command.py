@@ -2,18 +2,44 @@
 
 import asyncio
 import signal
+from typing import Any
 
 import click
 
 from bridge.simulator.faults import NAMES, BadFault, parse_fault
 from bridge.simulator.framing import FRAMINGS, BadFraming, parse_framing
-from bridge.simulator.server import SimulatorOptions, start
+from bridge.simulator.recorded.preset import NotSimulatable, load_preset
+from bridge.simulator.server import WRITTEN, SimulatorOptions, simulated, start
 
 FAULT_HELP = f"Faults for every provider, with commas: {', '.join(sorted(NAMES))}. `slow:3` sets the seconds."
 FRAMING_HELP = f"How ByteSpike's streams are framed, with commas: {', '.join(sorted(FRAMINGS))}."
 
 
-@click.command(short_help="Run the three providers on this machine, without spending credits.")
+def _list(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    del option
+    if not wanted:
+        return
+    for name, reason in simulated().items():
+        how = "written by hand" if name in WRITTEN else "from its recordings"
+        click.echo(f"{name:<16}{f'cannot be simulated: {reason}' if reason else how}")
+    context.exit()
+
+
+@click.command(short_help="Run providers on this machine, without spending credits.")
+@click.option(
+    "--preset",
+    "presets",
+    multiple=True,
+    help=f"A provider to run, more than once for several; {', '.join(WRITTEN)} without it.",
+)
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list,
+    help="List the providers there are, and end.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=9090, show_default=True, help="0 takes any free port.")
 @click.option(
@@ -26,30 +52,29 @@ FRAMING_HELP = f"How ByteSpike's streams are framed, with commas: {', '.join(sor
 @click.option("--manual-clock", is_flag=True, help="Time moves only by POST /_sim/clock.")
 def simulate(
     *,
+    presets: tuple[str, ...],
     host: str,
     port: int,
-    seed: int,
-    speed: float,
     faults: tuple[str, ...],
-    fault_rate: float,
     framing: str,
-    manual_clock: bool,
+    **others: Any,  # go into the options under the names they have here
 ) -> None:
-    """Runs qingbo, V-API and ByteSpike as one server, for trying things out without spending credits."""
+    """Runs providers as one server, for trying things out without spending credits."""
+    presets = presets or tuple(WRITTEN)
     names = tuple(name for given in faults for name in given.split(",") if name.strip())
     try:
         for name in names:
             parse_fault(name)
         parse_framing(framing)
-    except (BadFault, BadFraming) as wrong:
+        for preset in presets:
+            _check(preset)
+    except (BadFault, BadFraming, NotSimulatable) as wrong:
         raise click.UsageError(str(wrong)) from wrong
     options = SimulatorOptions(
-        seed=seed,
-        speed=speed,
+        presets=presets,
         faults=names,
-        fault_rate=fault_rate,
         framing=framing,
-        manual_clock=manual_clock,
+        **others,
     )
     try:
         asyncio.run(_serve(options, host, port))
@@ -65,6 +90,16 @@ async def _serve(options: SimulatorOptions, host: str, port: int) -> None:
     async with start(options, host, port) as running:
         click.echo(f"simulator listening on {running.url}")
         click.echo("base URLs for the upstreams of the bridge (any key is accepted):")
-        for provider in ("qingbo", "vapi", "bytespike"):
-            click.echo(f"  {provider:<10}{running.url}/{provider}")
+        width = max(10, *(len(provider) + 2 for provider in options.presets))
+        for provider in options.presets:
+            click.echo(f"  {provider:<{width}}{running.url}/{provider}")
         await stopped.wait()
+
+
+def _check(preset: str) -> None:
+    if preset in WRITTEN:
+        return
+    try:
+        load_preset(preset)
+    except NotSimulatable as reason:
+        raise NotSimulatable(f"cannot simulate {preset[:80]}: {reason}") from reason

@@ -1,12 +1,13 @@
 """Serves `/_sim`: what happened in the simulator, and what shall happen next."""
 
+import re
 from dataclasses import dataclass
 
 import orjson
 from aiohttp import web
 
 from bridge.simulator.clock import ManualClock
-from bridge.simulator.faults import PROVIDERS, BadFault, parse_faults
+from bridge.simulator.faults import BadFault, parse_faults
 from bridge.simulator.replies import json_reply
 from bridge.simulator.script import BadScript, Script, parse_answers, parse_script
 from bridge.simulator.tasks import Json, Task
@@ -18,7 +19,7 @@ class Control:
     world: World
 
     def routes(self) -> list[web.RouteDef]:
-        one = "/_sim/{provider:qingbo|vapi|bytespike}/tasks/{task_id}"
+        one = f"/_sim/{{provider:{'|'.join(map(re.escape, self.world.providers))}}}/tasks/{{task_id}}"
         return [
             web.get("/_sim/calls", self.calls, allow_head=False),
             web.delete("/_sim/calls", self.reset_calls),
@@ -69,7 +70,7 @@ class Control:
     async def set_faults(self, request: web.Request) -> web.Response:
         """Replaces the faults of the providers named; those not named keep theirs."""
         body = await _body(request)
-        if strange := sorted(set(body) - {"*", *PROVIDERS}):
+        if strange := sorted(set(body) - {"*", *self.world.providers}):
             return _refused(f"no provider is called {', '.join(strange)}")
         try:
             self.world.book.set({provider: parse_faults(raw) for provider, raw in body.items()})

@@ -47,9 +47,18 @@ class Order:
 
 
 class Desk:
-    def __init__(self, world: World, voice: Voice) -> None:
+    """Where the calls of one provider arrive.
+
+    Args:
+        read_key: who asks, from the headers; an empty text is nobody. Bearer keys unless stated.
+    """
+
+    def __init__(
+        self, world: World, voice: Voice, read_key: Callable[[Mapping[str, str]], str] | None = None
+    ) -> None:
         self.world = world
         self.voice = voice
+        self._read_key = read_key or bearer_key
 
     def guarded(self, handle: Handler) -> Handler:
         """The handler, with its refusals put into the provider's envelope."""
@@ -73,18 +82,15 @@ class Desk:
         Raises:
             Refusal: 401, as seeds 000 and 004 say.
         """
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        if scheme != "Bearer" and self.voice.name == "bytespike":
-            key = request.headers.get("x-api-key", "")  # the overview page allows both
-        elif scheme != "Bearer":
-            key = ""
+        key = self._read_key(request.headers)
         if not key.strip() or key.startswith("bad"):
             raise Refusal(401, "invalid_api_key", "Missing or invalid API key")
         return key
 
-    async def order(self, request: web.Request) -> Order:
+    async def order(self, request: web.Request, body: Json | None = None) -> Order:
+        """The submit call, read; `body` where the provider takes others than JSON objects."""
         key = self.key(request)
-        body = await read_json(request)
+        body = await read_json(request) if body is None else body
         wish, shape, faults = read_sim(body)
         origin = f"{request.scheme}://{request.host}"
         return Order(body=body, key=key, origin=origin, wish=wish, shape=shape, faults=faults)
@@ -139,7 +145,7 @@ class Desk:
         return struck
 
     async def status(
-        self, request: web.Request, task_id: str, show: Callable[[Task, View], Json] | None = None
+        self, request: web.Request, task_id: str, answer: Callable[[Task, View], Reply] | None = None
     ) -> web.StreamResponse:
         """The status call, whatever it is called, for a task known by its own id."""
         key = self.key(request)
@@ -148,9 +154,12 @@ class Desk:
         task = self.find(task_id, key)
         struck = self.strikes("status", task.id, task)
         view = distorted(task.view(self.world.clock.now()), task, struck)
-        reply = json_reply((show or self.voice.show)(task, view), headers=self.voice.headers())
+        reply = (answer or self._shown)(task, view)
         seen(task, view, struck)
         return await self.send(request, reply, struck, task)
+
+    def _shown(self, task: Task, view: View) -> Reply:
+        return json_reply(self.voice.show(task, view), headers=self.voice.headers())
 
     async def scripted(self, request: web.Request, task_id: str) -> web.StreamResponse | None:
         script = self.world.scripts.get((self.voice.name, task_id))
@@ -195,6 +204,11 @@ class Desk:
             shown=task.shown,
             final_shown=task.final_shown,
         )
+
+
+def bearer_key(headers: Mapping[str, str]) -> str:
+    scheme, _, key = headers.get("Authorization", "").partition(" ")
+    return key if scheme == "Bearer" else ""
 
 
 def seen(task: Task, view: View, struck: Sequence[Fault]) -> None:

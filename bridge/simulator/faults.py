@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 CALLS = frozenset({"submit", "status", "sync", "cancel", "stream", "file"})
-PROVIDERS = ("qingbo", "vapi", "bytespike")
 
 # Refusals: the provider's own error envelope with this HTTP status, code and sentence.
 REFUSALS: dict[str, tuple[int, str, str]] = {

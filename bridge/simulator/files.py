@@ -14,12 +14,26 @@ from bridge.simulator.tasks import Task
 
 # A moving picture that any browser shows in an image; a real video would need an encoder.
 ENDINGS = {Media.VIDEO: "svg", Media.IMAGE: "png", Media.AUDIO: "wav"}
+# The simulator's own bytes under the endings that recorded links have; the content type says what they are.
+MADE_AS = {
+    **dict.fromkeys(("svg", "mp4", "webm", "mov", "m4v"), "svg"),
+    **dict.fromkeys(("png", "jpg", "jpeg", "webp", "gif"), "png"),
+    **dict.fromkeys(("wav", "mp3", "m4a", "ogg", "flac"), "wav"),
+    "bin": "bin",
+}
+ENDING_OF = {"video": "mp4", "image": "png", "audio": "wav"}
 SIDE = 64
 SAMPLES_PER_SECOND = 8000
 
 
 def file_url(task: Task) -> str:
     return f"{task.origin}/files/{task.id}.{ENDINGS[task.media]}"
+
+
+def known_ending(path: str) -> str:
+    """The ending of a recorded link, if the simulator makes such files; else nothing."""
+    ending = path.rpartition(".")[2].lower()
+    return ending if ending in MADE_AS else ""
 
 
 def routes(calls: Calls) -> list[web.RouteDef]:
@@ -37,12 +51,22 @@ async def serve(request: web.Request) -> web.Response:
     """A file whose colour or tone follows from its name; anything may load it, as from a public CDN."""
     name, _, ending = request.match_info["name"].rpartition(".")
     hue = zlib.crc32(name.encode()) % 360
-    makers = {"svg": (svg, "image/svg+xml"), "png": (png, "image/png"), "wav": (wav, "audio/wav")}
-    if ending not in makers:
+    makers = {
+        "svg": (svg, "image/svg+xml"),
+        "png": (png, "image/png"),
+        "wav": (wav, "audio/wav"),
+        "bin": (noise, "application/octet-stream"),
+    }
+    if ending not in MADE_AS:
         raise web.HTTPNotFound
-    make, content_type = makers[ending]
+    make, content_type = makers[MADE_AS[ending]]
     headers = {"Content-Type": content_type, "Access-Control-Allow-Origin": "*"}
     return web.Response(body=make(hue), headers=headers)
+
+
+def noise(hue: int) -> bytes:
+    """Something that is no picture and no sound."""
+    return bytes((hue + index) % 256 for index in range(SIDE))
 
 
 def svg(hue: int) -> bytes:

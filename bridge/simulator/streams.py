@@ -56,9 +56,10 @@ class Streams:
         if script is not None:
             return await self._play(request, script)
         assert task is not None
-        return await self._push(request, task)
+        return await self.push(request, task)
 
-    async def _push(self, request: web.Request, task: Task) -> web.StreamResponse:
+    async def push(self, request: web.Request, task: Task) -> web.StreamResponse:
+        """The states of a task that was submitted, as they come about."""
         framer = Framer(self._framing(request, task))
         response = web.StreamResponse(headers={**HEADERS, **self._desk.voice.headers()})
         try:

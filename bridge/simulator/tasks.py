@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from bridge.simulator.clock import wake
@@ -40,6 +41,8 @@ class Task:
     created_at: float
     shape: Json = field(default_factory=dict)
     faults: tuple[Armed, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    alias: str | None = None
     vendor: str = ""
     action: str = ""
     callback_url: str | None = None

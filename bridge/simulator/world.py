@@ -15,10 +15,12 @@ class World:
     """Everything that changes while the simulator runs.
 
     Args:
+        providers: the names of those that are simulated.
         sync_seconds: how long qingbo's synchronous call waits; its docs do not say.
         heartbeat_seconds: the time between heartbeats of a stream.
     """
 
+    providers: tuple[str, ...]
     seed: int
     speed: float
     framing: str

@@ -1,70 +1,187 @@
-"""Every preset against every recorded or documented payload, each with the place it was taken from."""
+"""Every preset against every recorded or documented payload, each with the place it was taken from.
+
+`recordings/NAME/` holds answers of the status call; below it `submit/`, `follow_up/` and `cancel/` hold
+answers of those calls, `stream/` frames of the provider's own stream, `calls/` the calls themselves, and
+`callback/` what it posts (see `test_preset_callbacks.py`). What a preset is asked for here follows from its
+document: none is an exception by name.
+"""
 
 import json
+import tomllib
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 
 import orjson
 import pytest
 
 from bridge import errors
-from bridge.dialects.base import Answer
+from bridge.core.task import Status
+from bridge.dialects.base import Answer, Submission
 from bridge.dialects.registry import load_preset, preset_names
-from bridge.dialects.words import fold
+from bridge.dialects.words import STATUS_WORDS, fold
 
-PAYLOADS = Path(__file__).parent / "payloads"
+PAYLOADS = Path(__file__).parents[2] / "bridge" / "simulator" / "recordings"
+FOLDERS = ("submit", "follow_up", "cancel", "stream", "callback", "calls")
 FILES = sorted(PAYLOADS.glob("*/*.json"))
 
 
-def recorded(file):
+def below(folder):
+    return sorted(PAYLOADS.glob(f"*/{folder}/*.json"))
+
+
+def preset_of(file):
+    return file.relative_to(PAYLOADS).parts[0]
+
+
+def named(file):
+    return "/".join(file.relative_to(PAYLOADS).with_suffix("").parts)
+
+
+def read(file):
     case = json.loads(file.read_text("utf-8"))
-    answer, body = case["answer"], case["answer"]["body"]
-    raw = body.encode() if isinstance(body, str) else orjson.dumps(body)
-    return case, Answer(answer["status"], answer["headers"], raw)
+    assert case["source"]
+    return case
 
 
-def shown(look):
-    state = asdict(look.observation)
+def bytes_of(body):
+    return body.encode() if isinstance(body, str) else orjson.dumps(body)
+
+
+def recorded(file):
+    case = read(file)
+    answer = case["answer"]
+    return case, Answer(answer["status"], answer["headers"], bytes_of(answer["body"]))
+
+
+def document(name):
+    return tomllib.loads(files("bridge.dialects").joinpath("presets", f"{name}.toml").read_text("utf-8"))
+
+
+def seen_in(observation):
+    state = asdict(observation)
     raw, outputs = state.pop("raw"), state.pop("outputs")
     seen = {key: value for key, value in state.items() if value is not None}
     if outputs:
         seen["outputs"] = [{k: v for k, v in output.items() if v is not None} for output in outputs]
+    return seen, raw
+
+
+def shown(look):
+    seen, raw = seen_in(look.observation)
     if look.follow:
         seen["follow"] = look.follow.path
     return seen, raw
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_a_payload_reads_as_expected(file):
-    case, answer = recorded(file)
-    dialect, expect = load_preset(file.parent.name), case["expect"]
-    assert case["source"]
+def told(error):
+    seen = {"error": type(error).__name__, "message": str(error)}
+    seen |= {"provider_code": error.provider_code} if error.provider_code else {}
+    return seen | ({"retry_after": error.retry_after} if error.retry_after is not None else {})
+
+
+def check(expect, look, answer):
+    """The error the call ends with, or what it shows; None when it is an error."""
     if isinstance(expect.get("error"), str):
         with pytest.raises(getattr(errors, expect["error"])) as caught:
-            dialect.read_status(answer)
-        error = caught.value
-        told = {"error": type(error).__name__, "message": str(error)}
-        told |= {"provider_code": error.provider_code} if error.provider_code else {}
-        told |= {"retry_after": error.retry_after} if error.retry_after is not None else {}
-        assert told == expect
-        assert error.provider_status == answer.status
-    else:
-        seen, raw = shown(dialect.read_status(answer))
+            look()
+        assert told(caught.value) == expect
+        assert caught.value.provider_status == answer.status
+        return None
+    return look()
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_a_payload_reads_as_expected(file):
+    case, answer = recorded(file)
+    dialect, expect, task_id = load_preset(preset_of(file)), case["expect"], case.get("task_id")
+    look = check(expect, lambda: dialect.read_status(answer, task_id), answer)
+    if look is not None:
+        seen, raw = shown(look)
         assert seen == expect
-        assert raw == answer.body
-        assert shown(dialect.read_status(answer)) == (seen, raw)
+        assert raw is None if look.observation.outputs and not is_json(answer) else raw == answer.body
+        assert shown(dialect.read_status(answer, task_id)) == (seen, raw)
+
+
+@pytest.mark.parametrize("file", below("submit"), ids=named)
+def test_the_answer_to_a_submit_reads_as_expected(file):
+    case, answer = recorded(file)
+    dialect, expect = load_preset(preset_of(file)), case["expect"]
+    submission = Submission(body=bytes_of(case.get("submitted", {})), options=case.get("options", {}))
+    assert dialect.submit_request(submission) is not None
+    seen = check(expect, lambda: dialect.read_submitted(answer, submission), answer)
+    if seen is not None:
+        assert seen_in(seen)[0] == expect
+        assert dialect.status_request(seen.task_id)
+
+
+@pytest.mark.parametrize("file", below("follow_up"), ids=named)
+def test_the_answer_with_the_result_reads_as_expected(file):
+    case, answer = recorded(file)
+    dialect, expect = load_preset(preset_of(file)), case["expect"]
+    first, status_answer = recorded(file.parents[1] / f"{case['after']}.json")
+    look = dialect.read_status(status_answer, first.get("task_id"))
+    assert look.follow is not None
+    seen = check(expect, lambda: dialect.read_follow_up(look.observation, answer), answer)
+    assert seen is None or seen_in(seen)[0] == expect
+
+
+@pytest.mark.parametrize("file", below("cancel"), ids=named)
+def test_the_answer_to_a_cancel_reads_as_expected(file):
+    case, answer = recorded(file)
+    dialect, expect, task_id = load_preset(preset_of(file)), case["expect"], case.get("task_id")
+    assert dialect.cancel_request(task_id or an_id(preset_of(file))) is not None
+    look = check(expect, lambda: dialect.read_status(answer, task_id), answer)
+    assert look is None or shown(look)[0] == expect
+
+
+@pytest.mark.parametrize("file", below("stream"), ids=named)
+def test_a_frame_reads_as_expected(file):
+    case = read(file)
+    dialect, expect, data = load_preset(preset_of(file)), case["expect"], case["data"]
+    text = data if isinstance(data, str) else json.dumps(data)
+    if expect is not None and isinstance(expect.get("error"), str):
+        with pytest.raises(getattr(errors, expect["error"])) as caught:
+            dialect.read_stream_event(case["event"], text)
+        assert told(caught.value) == expect
+    else:
+        seen = dialect.read_stream_event(case["event"], text)
+        assert (seen if seen is None else seen_in(seen)[0]) == expect
+
+
+@pytest.mark.parametrize("file", below("calls"), ids=named)
+def test_a_call_goes_where_the_provider_documents_it(file):
+    case = read(file)
+    dialect, call = load_preset(preset_of(file)), case["call"]
+    if call == "submit":
+        options = case.get("options", {})
+        request = dialect.submit_request(
+            Submission(body=bytes_of(case.get("submitted", {})), options=options)
+        )
+    else:
+        request = getattr(dialect, f"{call}_request")(case["task_id"])
+    body = None if request.body is None else json.loads(request.body)
+    made = {"method": request.method, "path": request.path, "headers": dict(request.headers), "body": body}
+    assert {**made, "base_url": request.base_url} == {"headers": {}, "body": None, "base_url": None} | case[
+        "expect"
+    ]
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_word_a_preset_maps_stands_in_some_payload(name):
-    words = {fold(word) for file in PAYLOADS.glob(f"{name}/*.json") for word in words_in(recorded(file)[0])}
-    assert set(load_preset(name).words) <= words
+    said = {fold(word) for file in PAYLOADS.glob(f"{name}/*.json") for word in words_in(recorded(file)[0])}
+    assert set(load_preset(name).words) <= said
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_the_states_that_a_preset_knows_are_all_reached(name):
     reached = {recorded(file)[0]["expect"].get("status") for file in PAYLOADS.glob(f"{name}/*.json")}
-    assert {"queued", "processing", "completed", "failed"} <= reached
+    for file in PAYLOADS.glob(f"{name}/follow_up/*.json"):
+        reached.add(recorded(file)[0]["expect"].get("status"))
+    known = states_in(document(name))
+    assert {"completed", "failed"} <= known
+    assert known & {"queued", "processing"}
+    assert known <= reached
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -72,12 +189,45 @@ def test_a_preset_says_where_it_was_learned_and_speaks_to_its_own_host(name):
     dialect = load_preset(name)
     assert dialect.base_url.startswith("https://")
     assert dialect.docs
-    assert dialect.auth_headers("k") == {"Authorization": "Bearer k"}
-    assert dialect.status_request("task-1").base_url is None
+    assert [value for value in dialect.auth_headers("the-key").values() if value.endswith("the-key")]
+    elsewhere = dialect.status_request(an_id(name)).base_url
+    assert elsewhere is None or elsewhere.startswith("https://")
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if "submit" in document(name)["calls"]])
+def test_a_preset_that_submits_has_an_answer_to_show_for_it(name):
+    created = [recorded(file)[0]["expect"] for file in PAYLOADS.glob(f"{name}/submit/*.json")]
+    assert [expect for expect in created if expect.get("task_id")]
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if "follow_up" in document(name)])
+def test_a_result_behind_a_further_call_is_found_there(name):
+    found = [recorded(file)[0]["expect"] for file in PAYLOADS.glob(f"{name}/follow_up/*.json")]
+    assert [expect for expect in found if expect.get("outputs")]
 
 
 def test_no_payload_folder_is_an_orphan():
     assert {file.parent.name for file in FILES} == set(preset_names())
+    assert {path.name for path in PAYLOADS.glob("*/*") if path.is_dir()} <= set(FOLDERS)
+
+
+def an_id(name):
+    """An id of this provider's: where it is more than the provider's own, the recordings say which."""
+    cases = [read(file) for file in sorted(PAYLOADS.glob(f"{name}/*.json"))]
+    return next((case["task_id"] for case in cases if "task_id" in case), "task-1")
+
+
+def states_in(toml):
+    """Every status a document can say by itself: words, guards, codes and HTTP statuses."""
+    status, answer = toml.get("status", {}), toml.get("answer", {})
+    told_by = {*status.get("words", {}), status.get("absent"), *answer.get("classes", {})}
+    told_by |= set(answer.get("http", {}).values())
+    told_by |= {guard.get("then", Status.FAILED.value) for guard in status.get("guards", [])}
+    return told_by & set(STATUS_WORDS)
+
+
+def is_json(answer):
+    return answer.body[:1] in (b"{", b"[", b"\xef")
 
 
 def words_in(case):
@@ -90,5 +240,7 @@ def words_in(case):
                 yield from walk(item)
         elif isinstance(value, str):
             yield value
+        elif isinstance(value, bool | int):
+            yield str(value).lower() if isinstance(value, bool) else str(value)
 
     return walk(case["answer"]["body"])

@@ -1,13 +1,16 @@
 """Whatever a provider sends, a dialect answers with a look or one of six errors."""
 
+import re
+from importlib.resources import files
+
 import orjson
 import pytest
-from hypothesis import example, given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge import errors
 from bridge.core.task import Observation, Output, Status
-from bridge.dialects.base import Answer, Callback, Look
+from bridge.dialects.base import Answer, Callback, Look, Submission
 from bridge.dialects.registry import load_preset, preset_names
 
 NAMED = (
@@ -18,6 +21,7 @@ NAMED = (
     errors.UpstreamUnavailable,
     errors.UnreadablePayload,
 )
+NAMED_OF_A_SUBMIT = tuple(error for error in NAMED if error is not errors.TaskNotFound)
 KEYS = [
     "task_id", "status", "data", "result", "videos", "url", "output", "error", "code", "message",
     "base_resp", "status_code", "status_msg", "file_id", "file", "download_url", "resp_data",
@@ -46,13 +50,6 @@ LEAVES = (
     | st.sampled_from(WORDS)
 )
 CODES = st.sampled_from([0, 200, 404, 500, 1002, 1026, 10000, "10000"])
-JSON = st.recursive(
-    LEAVES | CODES,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=8),
-    max_leaves=15,
-)
-DOCUMENTS = st.dictionaries(st.sampled_from(KEYS), JSON, max_size=8)
-BODIES = st.binary() | JSON.map(orjson.dumps) | DOCUMENTS.map(orjson.dumps)
 HEADERS = st.dictionaries(
     st.sampled_from(["retry-after", "retry-after-ms", "date", "x-ratelimit-reset", "content-type"]), st.text()
 )
@@ -60,19 +57,76 @@ STATUSES = st.integers(100, 599) | st.just(200)
 DONE = Observation(status=Status.COMPLETED, outputs=(Output(type="video", file_id="7"),))
 
 
-EVERY = pytest.mark.parametrize("dialect", [load_preset(name) for name in preset_names()], ids=preset_names())
+def words_of(name):
+    """Whatever a preset may look for: documents made of these go deep into it."""
+    text = files("bridge.dialects").joinpath("presets", f"{name}.toml").read_text("utf-8")
+    return sorted({word for word in re.findall(r"[A-Za-z_][\w-]*", text) if len(word) < 40})
+
+
+def documents_of(name):
+    words = words_of(name)
+    keys = st.sampled_from(KEYS + words)
+    json = st.recursive(
+        LEAVES | CODES | st.sampled_from(words),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=8),
+        max_leaves=15,
+    )
+    return json, st.dictionaries(keys, json, max_size=8)
+
+
+def bodies_of(name):
+    json, documents = documents_of(name)
+    return st.binary() | json.map(orjson.dumps) | documents.map(orjson.dumps)
+
+
+BODIES = {name: bodies_of(name) for name in preset_names()}
+FRAMES = {name: st.one_of(*documents_of(name)) for name in preset_names()}
+DIALECTS = {name: load_preset(name) for name in preset_names()}
+FEW = settings(max_examples=20)  # for each of two dozen presets
+EVERY = pytest.mark.parametrize("name", preset_names())
+
+HUGE = {
+    "an array 8 MiB deep": b"[" * (8 << 20),
+    "an object 100 000 deep": b'{"a":' * 100_000,
+    "1000 arrays deep, and closed": b'{"status":' + b"[" * 1000 + b"]" * 1000 + b"}",
+    "1000 objects deep, and closed": b'{"data":' * 1000 + b"1" + b"}" * 1000,
+    "depth inside a string": orjson.dumps({"data": {"resp_data": "[" * 50_000, "resultJson": "[" * 50_000}}),
+    "a word of 4 MiB": b'{"status":"' + b"x" * (4 << 20) + b'","task_id":"1"}',
+    "a message of 4 MiB": b'{"error":{"message":"' + b"a b\\n" * (1 << 20) + b'"}}',
+    "a key of 4 MiB": b'{"' + b"k" * (4 << 20) + b'":1}',
+    "a number of 100 000 digits": b'{"task_id":' + b"9" * 100_000 + b',"status":"queued"}',
+    "an exponent out of reach": b'{"status":"queued","task_id":1,"progress":1e400,"created_at":-1e400}',
+    "digits in a text": orjson.dumps({"status": "queued", "task_id": "1", "progress": "9" * 100_000}),
+    "100 000 links": orjson.dumps({"status": "completed", "output": ["https://a.example/1"] * 100_000}),
+    "100 000 keys": orjson.dumps({str(number): number for number in range(100_000)}),
+    "a link of 4 MiB": b'{"status":"completed","output":"https://a.example/' + b"x" * (4 << 20) + b'"}',
+    "a returned address of 4 MiB": b'{"id":"1","status_url":"https://' + b"a/" * (2 << 20) + b'"}',
+    "half a surrogate": b'{"status":"\\ud800","task_id":"\\ud800"}',
+    "another encoding": '{"status":"queued"}'.encode("utf-16"),
+    "nothing": b"",
+}
 
 
 @EVERY
-@given(STATUSES, HEADERS, BODIES)
-@example(200, {}, b'{"status":"queued","created_at":1e400}')
-@example(200, {}, b'{"status":"Success","file_id":"..","task_id":".."}')
-def test_any_answer_gives_a_look_or_a_named_error(dialect, status, headers, body):
-    answer = Answer(status, headers, body)
+@FEW
+@given(st.data(), STATUSES, HEADERS)
+def test_any_answer_gives_a_look_or_a_named_error(name, data, status, headers):
+    check_status(DIALECTS[name], Answer(status, headers, data.draw(BODIES[name])))
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "body", [b'{"status":"queued","created_at":1e400}', b'{"status":"Success","file_id":"..","task_id":".."}']
+)
+def test_an_answer_that_once_tripped_a_dialect_does_not(name, body):
+    check_status(DIALECTS[name], Answer(200, {}, body))
+
+
+def check_status(dialect, answer):
     try:
         look = dialect.read_status(answer)
     except NAMED as error:
-        check_error(error, status)
+        check_error(error, answer.status)
         return
     assert isinstance(look, Look)
     assert dialect.read_status(answer) == look
@@ -92,27 +146,111 @@ def check_observation(seen):
     assert seen.error is None or seen.status in (Status.FAILED, Status.CANCELLED)
 
 
+OPTIONS = st.dictionaries(
+    st.sampled_from(["endpoint", "model", "app", "x"]), st.text(max_size=50), max_size=2
+)
+
+
 @EVERY
-@given(STATUSES, BODIES)
-def test_any_follow_up_gives_an_observation_or_a_named_error(dialect, status, body):
+@FEW
+@given(st.data(), STATUSES, HEADERS, OPTIONS)
+def test_any_answer_to_a_submit_gives_a_task_or_a_named_error(name, data, status, headers, options):
+    answer = Answer(status, headers, data.draw(BODIES[name]))
+    check_submitted(DIALECTS[name], answer, Submission(body=b"{}", options=options))
+
+
+def check_submitted(dialect, answer, submission):
     try:
-        seen = dialect.read_follow_up(DONE, Answer(status, {}, body))
+        seen = dialect.read_submitted(answer, submission)
+    except NAMED_OF_A_SUBMIT as error:
+        check_error(error, answer.status)
+        return
+    check_observation(seen)
+    request = dialect.status_request(seen.task_id)
+    assert request.base_url is None or dialect.hosts.own(request.base_url)
+
+
+@EVERY
+@FEW
+@given(st.data(), STATUSES)
+def test_any_follow_up_gives_an_observation_or_a_named_error(name, data, status):
+    check_follow_up(DIALECTS[name], Answer(status, {}, data.draw(BODIES[name])))
+
+
+def check_follow_up(dialect, answer):
+    try:
+        seen = dialect.read_follow_up(DONE, answer)
     except NAMED:
         return
     assert isinstance(seen, Observation)
 
 
 @EVERY
-@given(BODIES)
-def test_any_callback_is_taken_calmly(dialect, body):
-    assert isinstance(dialect.read_callback(body), Callback)
+@FEW
+@given(st.data())
+def test_any_callback_is_taken_calmly(name, data):
+    assert isinstance(DIALECTS[name].read_callback(data.draw(BODIES[name])), Callback)
 
 
 @EVERY
-@given(st.sampled_from([None, "error", "completed", "x"]), DOCUMENTS | JSON)
-def test_any_frame_is_taken_calmly(dialect, name, document):
+@FEW
+@given(st.data(), st.sampled_from([None, "error", "completed", "x"]))
+def test_any_frame_is_taken_calmly(name, data, event):
+    check_frame(DIALECTS[name], event, orjson.dumps(data.draw(FRAMES[name])).decode())
+
+
+def check_frame(dialect, event, text):
     try:
-        seen = dialect.read_stream_event(name, orjson.dumps(document).decode())
+        seen = dialect.read_stream_event(event, text)
     except (errors.UpstreamUnavailable, errors.UnreadablePayload):
         return
     assert seen is None or isinstance(seen, Observation)
+
+
+@EVERY
+@pytest.mark.parametrize("body", HUGE.values(), ids=HUGE)
+def test_size_and_depth_are_no_weapons(name, body):
+    dialect = DIALECTS[name]
+    for status in (200, 500):
+        check_status(dialect, Answer(status, {}, body))
+        check_submitted(dialect, Answer(status, {}, body), Submission(body=body))
+        check_follow_up(dialect, Answer(status, {}, body))
+    for event in (None, "error"):
+        check_frame(dialect, event, body.decode("utf-8", "replace"))
+    assert isinstance(dialect.read_callback(body), Callback)
+    submission = Submission(body=body)
+    assert dialect.client_id(submission) is None
+    assert isinstance(dialect.with_callback(submission, "https://bridge.example/cb"), Submission)
+
+
+HOSTILE_IDS = [
+    part * (256 // len(part)) for part in ("a", "-", "a/", "a-", "a.", "/", "videos/", "a_b/", "0", ":")
+]
+
+
+@EVERY
+@pytest.mark.parametrize("task_id", [*HOSTILE_IDS, *(task_id[:-1] + "!" for task_id in HOSTILE_IDS)])
+def test_no_id_keeps_a_pattern_busy(name, task_id):
+    dialect = DIALECTS[name]
+    for call in (dialect.status_request, dialect.cancel_request, dialect.stream_request):
+        try:
+            request = call(task_id)
+        except errors.InvalidRequest:
+            continue
+        assert request is None or request.base_url is None or dialect.hosts.own(request.base_url)
+
+
+@EVERY
+@FEW
+@given(st.data())
+def test_any_caller_is_answered_or_refused(name, data):
+    options = data.draw(st.dictionaries(st.sampled_from(words_of(name)) | st.text(), st.text(), max_size=4))
+    submission = Submission(
+        body=data.draw(BODIES[name]), options=options, content_type=data.draw(st.none() | st.text())
+    )
+    asked = DIALECTS[name].with_callback(submission, "https://bridge.example/cb")
+    try:
+        request = DIALECTS[name].submit_request(asked)
+    except errors.InvalidRequest:
+        return
+    assert request is None or (request.path.startswith("/") and request.base_url is None)

@@ -1,22 +1,30 @@
 """The page that teaches the format is true."""
 
+import json
 import re
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from bridge.core.task import Output, Status
-from bridge.dialects.base import Answer
-from bridge.dialects.registry import load_text
+from bridge.dialects.base import Answer, Submission
+from bridge.dialects.credentials import HOOKS
+from bridge.dialects.registry import load_document, load_text
 from bridge.dialects.state import FieldRules
 from bridge.errors import TaskNotFound
 
-PAGE = (Path(__file__).parents[3] / "docs" / "dialects.md").read_text("utf-8")
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "dialects.md").read_text("utf-8")
+
+
+def examples(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
 def example(language):
-    return re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)[1]
+    return examples(language)[0]
 
 
 def test_the_example_reads_its_payload():
@@ -33,14 +41,39 @@ def test_the_example_reads_its_payload():
         acme.read_status(Answer(200, {}, b'{"code":4004,"msg":"gone"}'))
 
 
+def test_the_example_submits():
+    acme = load_text(example("toml"), "acme")
+    asked = acme.with_callback(
+        Submission(body=b'{"reference":"mine"}', options={"queue": "fast"}), "https://bridge.example/cb"
+    )
+    request = acme.submit_request(asked)
+    assert (request.method, request.path) == ("POST", "/api/fast/jobs")
+    assert json.loads(request.body) == {"reference": "mine", "notify": {"url": "https://bridge.example/cb"}}
+    seen = acme.read_submitted(Answer(200, {}, examples("json")[1].encode()), asked)
+    assert (seen.task_id, seen.status, seen.alias) == ("88", Status.QUEUED, "mine")
+    assert acme.callback_signature.timestamp_header == "x-acme-timestamp"
+
+
+def test_the_dialect_inside_a_configuration_is_one():
+    inside = next(tomllib.loads(text) for text in examples("toml") if "upstreams.acme.dialect]" in text)
+    acme = load_document(inside["upstreams"]["acme"]["dialect"], "acme")
+    assert acme.status_request("88").path == "/api/jobs/88"
+
+
+def test_every_hook_is_on_the_page():
+    assert [name for name in HOOKS if f"`{name}`" not in PAGE] == []
+
+
 def test_every_field_is_on_the_page():
     assert [field.name for field in fields(FieldRules) if f"`{field.name}`" not in PAGE] == []
 
 
 def test_every_key_the_compiler_asks_for_is_on_the_page():
-    source = (Path(__file__).parents[3] / "bridge" / "dialects" / "compile.py").read_text("utf-8")
+    folder = ROOT / "bridge" / "dialects"
+    source = "".join(file.read_text("utf-8") for file in folder.glob("*.py"))
     asks = "text|texts|spelled|number|flag|choice|paths|field|table|tables|value"
     asked = set(re.findall(rf"\.(?:{asks})\(\s*\"(\w+)\"", source))
-    assert "recommended_seconds" in asked
+    asked |= set(re.findall(r"(?:_plain|regular_expression)\(table, \"(\w+)\"", source))
+    assert {"recommended_seconds", "client_id", "pattern", "hosts", "tolerance_seconds"} <= asked
     named = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`\n]+`|\n#+ .*", PAGE))))
     assert asked - named == set()

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from bridge.core.task import Failure, Observation, Output, Status
-from bridge.dialects.base import Answer
+from bridge.dialects.base import Answer, Submission
 from bridge.dialects.registry import load_preset
 from bridge.errors import InvalidRequest, TaskNotFound, UnreadablePayload, UpstreamBusy, UpstreamUnavailable
 
@@ -41,9 +41,9 @@ def test_other_calls():
         {"Accept": "text/event-stream"},
     )
     assert BYTESPIKE.cancel_request("t/1").path == "/v1/tasks/cancel/t%2F1"
-    submit = QINGBO.submit_request(b'{"model":"x"}')
+    submit = QINGBO.submit_request(Submission(body=b'{"model":"x"}'))
     assert (submit.method, submit.path, submit.body) == ("POST", "/v1/tasks", b'{"model":"x"}')
-    assert (QINGBO.alias_request("x"), QINGBO.stream_request("x"), VAPI.submit_request(b"")) == (
+    assert (QINGBO.alias_request("x"), QINGBO.stream_request("x"), VAPI.cancel_request("x")) == (
         None,
         None,
         None,
@@ -96,6 +96,12 @@ def test_a_follow_up_may_say_that_the_task_failed():
     assert VAPI.read_follow_up(DONE, answer) == replace(
         DONE, status=Status.FAILED, error=Failure("1027", "output new_sensitive")
     )
+
+
+def test_where_a_result_may_be_words_its_document_is_the_raw_one():
+    done = Observation(status=Status.COMPLETED, raw=b"{}")
+    words = ok({"output": "A cat on a wall."})
+    assert load_preset("fal").read_follow_up(done, words) == replace(done, raw=words.body)
 
 
 def test_without_a_follow_up_in_the_dialect_nothing_changes():

@@ -137,6 +137,7 @@ def test_stability_says_it_by_http_status():
 
 
 BFL = dialect(
+    hosts=["api.bfl.ai", "*.bfl.ai"],
     task_id={
         "pattern": r"(?:https://(?P<host>api(?:\.[a-z0-9]+)*\.bfl\.ai)/v1/get_result\?id=)?(?P<id>[\w-]+)",
         "defaults": {"host": "api.bfl.ai"},

@@ -1,5 +1,6 @@
 import pytest
 
+from bridge.dialects.base import Submission
 from bridge.dialects.registry import load_document, load_preset, load_text, preset_names
 from bridge.errors import ConfigError
 
@@ -34,7 +35,7 @@ def test_the_smallest_document_is_enough():
     assert dialect.alias_request("a") is None
     assert dialect.stream_request("1") is None
     assert dialect.cancel_request("1") is None
-    assert dialect.submit_request(b"{}") is None
+    assert dialect.submit_request(Submission(body=b"{}")) is None
 
 
 def test_all_mistakes_are_told_together_with_their_place():

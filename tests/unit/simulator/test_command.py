@@ -45,6 +45,23 @@ def test_options_that_make_no_sense_are_refused(wrong):
     assert result.exit_code == 2
 
 
+def test_it_lists_what_can_be_simulated():
+    result = CliRunner().invoke(simulate, ["--list"])
+    assert result.exit_code == 0
+    listed = dict(line.split(None, 1) for line in result.output.splitlines())
+    assert listed["qingbo"] == "written by hand"
+    assert listed["runway"] == "from its recordings"
+    assert listed["bfl"] == "from its recordings"
+
+
+def test_a_preset_that_cannot_be_simulated_is_refused_with_the_reason():
+    preset, why = "nonesuch", "no preset"
+    result = CliRunner().invoke(simulate, ["--preset", "runway", "--preset", preset])
+    assert result.exit_code == 2
+    assert preset in result.output
+    assert why in " ".join(result.output.split())
+
+
 def test_a_port_that_is_taken_is_said():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -1,0 +1,46 @@
+"""Which hosts are a provider's own. No other is called, and no other sees the credential."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9])?|[0-9a-f:.]+")
+
+
+class Hosts:
+    """A list of host names; `*.example.com` means everything below example.com, but not itself."""
+
+    __slots__ = ("_below", "_names")
+
+    def __init__(self, names: Iterable[str]) -> None:
+        names = [name.lower() for name in names]
+        self._names = frozenset(name for name in names if not name.startswith("*."))
+        self._below = tuple(name[1:] for name in names if name.startswith("*."))
+
+    def __repr__(self) -> str:
+        return f"<hosts {', '.join(sorted(self._names) + [f'*{name}' for name in self._below])}>"
+
+    def own(self, url: str) -> bool:
+        """Whether the address is at one of these hosts."""
+        host = host_of(url)
+        return host is not None and (host in self._names or host.endswith(self._below))
+
+
+def host_of(url: str) -> str | None:
+    """The host of an http(s) address, lower-case; None for anything else, or with a password in it."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is none
+    except ValueError:
+        return None
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or "@" in parts.netloc or not _NAME.fullmatch(host):
+        return None
+    return host
+
+
+def is_host_name(text: str) -> bool:
+    """Whether the text may stand in a list of hosts."""
+    return _NAME.fullmatch(text.lower().removeprefix("*.")) is not None

@@ -1,0 +1,218 @@
+"""What is known of one preset: its calls, from its own file, and its recorded answers."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import tzinfo
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from bridge.simulator.life import Stage
+from bridge.simulator.recorded import places
+from bridge.simulator.recorded.calls import CallShape, Incoming, Match, read_call
+from bridge.simulator.recorded.recording import Frame, Recording, read_frames, read_recordings
+from bridge.simulator.recorded.stages import by_stage, cancel_answers, usual
+from bridge.simulator.recorded.times import zone_of
+from bridge.simulator.tasks import Json
+
+# Read as data, not imported: what is simulated is what the file says, not what the bridge makes of it.
+PRESETS = files("bridge").joinpath("dialects", "presets")
+RECORDINGS = files("bridge").joinpath("simulator", "recordings")
+ROUTES = "routes.toml"
+SERVED = ("status", "alias", "follow_up", "cancel", "stream", "submit")
+ID_NAMES = ("id", "task_id", "request_id", "run_id")
+
+
+class NotSimulatable(ValueError):
+    """There is no such preset, or its recordings do not tell a whole task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """One preset, ready to be simulated.
+
+    Args:
+        stages: the usual recording of each stage.
+        cancelled, not_cancelled: what the cancel call answers, where that is not the task itself.
+        id_pattern: takes a composed id of the bridge apart, where the preset has one.
+        kept_url: place of a URL in the submit answer, and the pattern that names its only allowed hosts.
+    """
+
+    name: str
+    base_url: str
+    auth_headers: Mapping[str, str]
+    one_account: bool
+    calls: tuple[CallShape, ...]
+    looks: tuple[Recording, ...]
+    stages: Mapping[Stage, Recording]
+    submitted: Recording
+    follow_up: Recording | None
+    cancelled: Recording | None
+    not_cancelled: Recording | None
+    frames: tuple[Frame, ...]
+    id_places: tuple[str, ...]
+    id_pattern: re.Pattern[str] | None
+    kept_url: tuple[tuple[str, ...], re.Pattern[str]] | None
+    needs: Mapping[str, tuple[str, ...]]
+    fields: Mapping[str, tuple[str, ...]]
+    status_places: tuple[str, ...]
+    progress_unit: float
+    zone: tzinfo
+    client_id: tuple[str, ...]
+    callback_url: tuple[str, ...]
+    callback_query: str | None
+
+    def matches(self, incoming: Incoming) -> list[Match]:
+        """The calls that this could be, the likeliest first."""
+        found = [match for call in self.calls if (match := call.match(incoming)) is not None]
+        return sorted(found, key=lambda match: match.score, reverse=True)
+
+    def is_call(self, path: str) -> bool:
+        return any(call.name != "submit" and call.path.pattern.fullmatch(path) for call in self.calls)
+
+    def own_part(self, values: Mapping[str, str]) -> str:
+        """Which of a call's values is the provider's own id."""
+        return next((values[name] for name in ID_NAMES if name in values), ["", *values.values()][-1])
+
+    def recorded_id(self, recording: Recording) -> str | None:
+        """The provider's own id in a recording, without what the bridge adds to it."""
+        body = recording.body
+        candidates = (
+            places.find(body, self.id_places),
+            recording.expect.get("task_id"),
+            recording.asked,
+            places.find(body, self.fields["task_id"]),
+        )
+        for each in candidates:
+            if isinstance(each, str | int):
+                return self._part(str(each))
+        return next(self._ids_in_links(body), None)
+
+    def _part(self, whole: str) -> str:
+        found = self.id_pattern.fullmatch(whole) if self.id_pattern else None
+        groups = {name: part for name, part in found.groupdict().items() if part} if found else {}
+        return self.own_part(groups or {"id": whole})
+
+    def _ids_in_links(self, body: object) -> Iterator[str]:
+        host = self.base_url.partition("://")[2]
+        for text in _texts(body):
+            address, _, query = text.partition("://")[2].partition("?")
+            if not address.startswith(host):
+                continue
+            incoming = Incoming(method="GET", path=address[len(host) :])
+            for call in self.calls:
+                values = call.path.pattern.fullmatch(incoming.path)
+                if values is not None and not query and call.name != "submit" and values.groupdict():
+                    yield self.own_part(values.groupdict())
+
+
+def recorded_names() -> list[str]:
+    """The presets that have recordings."""
+    return sorted(
+        folder.name
+        for folder in RECORDINGS.iterdir()
+        if folder.is_dir() and PRESETS.joinpath(f"{folder.name}.toml").is_file()
+    )
+
+
+def load_preset(name: str) -> Preset:
+    """A preset with its recordings.
+
+    Raises:
+        NotSimulatable: with the reason.
+    """
+    if name not in recorded_names():
+        raise NotSimulatable(f"no preset {name[:80]!r} is recorded; there are {', '.join(recorded_names())}")
+    document = tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text("utf-8"))
+    return read_preset(name, document, RECORDINGS.joinpath(name))
+
+
+def read_preset(name: str, document: Json, folder: Traversable) -> Preset:
+    """A preset from its document and the folder of its recordings.
+
+    Raises:
+        NotSimulatable: with the reason.
+    """
+    routes = folder.joinpath(ROUTES)
+    more: Json = tomllib.loads(routes.read_text("utf-8")) if routes.is_file() else {}
+    if reason := more.get("cannot"):
+        raise NotSimulatable(str(reason))
+    looks = read_recordings(folder)
+    pins = {stage: str(pinned) for stage, pinned in _table(more, "recordings").items()}
+    stages = by_stage(looks, pins)
+    for stage in (Stage.RUNNING, Stage.COMPLETED, Stage.FAILED):
+        if stage not in stages:
+            raise NotSimulatable(f"no recording shows a task that is {stage}")
+    cancelled, not_cancelled = cancel_answers(looks, pins)
+    submit_id = _table(_table(document, "submit"), "task_id")
+    pattern = _pattern(submit_id.get("pattern"))
+    fields = _table(document, "fields")
+    submit = _table(document, "submit")
+    query = submit.get("callback_query")
+    preset = Preset(
+        name=name,
+        base_url=str(document["base_url"]).rstrip("/"),
+        auth_headers={key: str(text) for key, text in _table(_table(document, "auth"), "headers").items()},
+        one_account="hook" in _table(document, "auth"),
+        calls=_calls(_table(document, "calls") | _table(more, "calls")),
+        looks=looks,
+        stages=stages,
+        submitted=usual(read_recordings(folder.joinpath("submit")), pins.get("submit"))
+        or stages[Stage.QUEUED],
+        follow_up=usual(read_recordings(folder.joinpath("follow_up")), pins.get("follow_up")),
+        cancelled=cancelled,
+        not_cancelled=not_cancelled,
+        frames=read_frames(folder.joinpath("stream")),
+        id_places=places.plain_places(more.get("id_at")),
+        id_pattern=_pattern(_table(document, "task_id").get("pattern")),
+        kept_url=(places.plain_places(submit_id.get("at")), pattern) if pattern else None,
+        needs={
+            key: places.plain_places(at) for key, at in _table(_table(document, "follow_up"), "needs").items()
+        },
+        fields={
+            key: places.plain_places(fields.get(key)) for key in ("task_id", "alias", "progress", "model")
+        },
+        status_places=places.plain_places(_table(document, "status").get("at")),
+        progress_unit=_number(_table(document, "units").get("progress")),
+        zone=zone_of(str(document.get("time_zone", "UTC"))),
+        client_id=places.plain_places(submit.get("client_id")),
+        callback_url=places.plain_places(submit.get("callback_url")),
+        callback_query=query if isinstance(query, str) else None,
+    )
+    _check(preset)
+    return preset
+
+
+def _check(preset: Preset) -> None:
+    names = {call.name for call in preset.calls}
+    for call in ("status", "submit"):
+        if call not in names:
+            raise NotSimulatable(f"neither the preset nor {ROUTES} says where its {call} call is")
+    if "follow_up" in names and preset.follow_up is None:
+        raise NotSimulatable("the further call for its results is not recorded")
+
+
+def _calls(raw: Json) -> tuple[CallShape, ...]:
+    return tuple(read_call(name, _table(raw, name)) for name in SERVED if name in raw)
+
+
+def _table(raw: Mapping[str, object], key: str) -> Json:
+    value = raw.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _pattern(raw: object) -> re.Pattern[str] | None:
+    return re.compile(raw) if isinstance(raw, str) else None
+
+
+def _number(raw: object) -> float:
+    return float(raw) if isinstance(raw, int | float) else 1.0
+
+
+def _texts(tree: object) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict | list):
+        for below in tree.values() if isinstance(tree, dict) else tree:
+            yield from _texts(below)

@@ -1,0 +1,102 @@
+"""Reads recorded answers and stream frames, as they lie in `bridge/simulator/recordings/NAME`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources.abc import Traversable
+
+import orjson
+
+from bridge.simulator.tasks import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """One answer of a provider, and how the bridge is expected to read it.
+
+    Args:
+        body: a JSON value, or the text of a body that is none.
+        trouble: the name of the error that the bridge makes of it; None for a task.
+        asked: the bridge's id of the task, where the recording says for which it is.
+        options: of a submit answer: what the call's path was filled with.
+    """
+
+    name: str
+    status: int
+    headers: Mapping[str, str]
+    body: object
+    expect: Json
+    asked: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def trouble(self) -> str | None:
+        error = self.expect.get("error")
+        return error if isinstance(error, str) else None
+
+    @property
+    def links(self) -> dict[str, str]:
+        """The expected result links with their types."""
+        outputs = self.expect.get("outputs")
+        found = [each for each in outputs if isinstance(each, dict)] if isinstance(outputs, list) else []
+        return {str(each["url"]): str(each.get("type")) for each in found if each.get("url")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One server-sent event of a provider's own stream.
+
+    Args:
+        told: its data, to be filled like an answer.
+    """
+
+    event: str | None
+    told: Recording
+
+    @property
+    def status(self) -> object:
+        return self.told.expect.get("status")
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it says nothing of the task, as a heartbeat."""
+        return not self.told.expect
+
+
+def read_recordings(folder: Traversable) -> tuple[Recording, ...]:
+    return tuple(_recording(name, raw) for name, raw in _files(folder))
+
+
+def read_frames(folder: Traversable) -> tuple[Frame, ...]:
+    return tuple(_frame(raw) for _, raw in _files(folder))
+
+
+def _files(folder: Traversable) -> Iterable[tuple[str, Json]]:
+    if not folder.is_dir():
+        return
+    for file in sorted(folder.iterdir(), key=lambda each: each.name):
+        if file.name.endswith(".json"):
+            yield file.name.removesuffix(".json"), orjson.loads(file.read_bytes())
+
+
+def _recording(name: str, raw: Json) -> Recording:
+    answer = _table(raw.get("answer"))
+    status = answer.get("status", 200)
+    return Recording(
+        name=name,
+        status=status if isinstance(status, int) else 200,
+        headers={key.lower(): str(value) for key, value in _table(answer.get("headers")).items()},
+        body=answer.get("body"),
+        expect=_table(raw.get("expect")),
+        asked=str(raw["task_id"]) if raw.get("task_id") else None,
+        options={key: str(value) for key, value in _table(raw.get("options")).items()},
+    )
+
+
+def _frame(raw: Json) -> Frame:
+    event, expect = raw.get("event"), _table(raw.get("expect"))
+    told = Recording(name="frame", status=200, headers={}, body=raw.get("data"), expect=expect)
+    return Frame(event=event if isinstance(event, str) else None, told=told)
+
+
+def _table(raw: object) -> Json:
+    return raw if isinstance(raw, dict) else {}

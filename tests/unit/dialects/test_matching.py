@@ -1,0 +1,192 @@
+"""A request to a provider's own path is the call whose template made it, with the same values."""
+
+import string
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from bridge.dialects.base import Asked, Submission
+from bridge.dialects.registry import load_preset, load_text, preset_names
+from bridge.errors import InvalidRequest
+
+PRESETS = {name: load_preset(name) for name in preset_names()}
+SERVED = {name for name, one in PRESETS.items() if one.rules.stream.documents}
+
+plain_ids = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=30)
+wild_ids = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30)
+
+
+def own(dialect, request):
+    """A request as a client makes it that speaks to the provider itself."""
+    base = request.base_url or dialect.base_url
+    path, _, query = request.path.partition("?")
+    return request.method, urlsplit(base).path.rstrip("/") + path, query, request.body or b""
+
+
+def ids_of(name):
+    """Ids of every shape a preset has, from the values its places take."""
+    shape = {
+        "fal": st.builds("{}/{}/{}".format, st.just("fal-ai"), st.just("flux"), plain_ids),
+        "kling": st.builds("videos/text2video/{}".format, plain_ids),
+        "runpod": st.builds("{}/{}".format, plain_ids, plain_ids),
+        "stability": st.builds("image-to-video/{}".format, plain_ids),
+        "bfl": st.builds("api.bfl.ai/{}".format, plain_ids),
+        "veo": st.builds("models/veo-3/operations/{}".format, plain_ids),
+        "kie": plain_ids | st.builds("veo/record-info/{}".format, plain_ids),
+    }
+    return shape.get(name, wild_ids)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("call", ["status", "cancel", "stream"])
+@given(data=st.data())
+def test_a_call_about_a_task_matches_back_to_its_id(name, call, data):
+    dialect = PRESETS[name]
+    task_id = data.draw(ids_of(name))
+    try:
+        request = getattr(dialect, f"{call}_request")(task_id)
+    except InvalidRequest:
+        assume(False)
+    if request is None or (call == "stream" and name not in SERVED):
+        return
+    asked = dialect.match(*own(dialect, request))
+    if asked is None:
+        assert {".", ".."} & set(task_id.split("/")), "only what would climb is nowhere"
+        return
+    assert asked == Asked(call=call, task_id=task_id)
+
+
+@given(alias=wild_ids)
+def test_an_alias_call_matches_back_to_the_alias(alias):
+    dialect = PRESETS["bytespike"]
+    request = dialect.alias_request(alias)
+    assert dialect.match(*own(dialect, request)) == Asked(call="alias", alias=alias)
+
+
+OPTIONS = {
+    "bfl": {"model": "flux-2-pro"},
+    "dashscope": {"endpoint": "video-generation/video-synthesis"},
+    "fal": {"endpoint": "fal-ai/flux/dev", "fal_webhook": "https://me.example/cb?a=1"},
+    "kling": {"endpoint": "videos/text2video"},
+    "luma": {"endpoint": "generations/image"},
+    "minimax-v2": {"endpoint": "video_generation"},
+    "replicate": {"endpoint": "models/a/b/predictions"},
+    "runpod": {"endpoint": "whisper"},
+    "runway": {"endpoint": "image_to_video"},
+    "stability": {"endpoint": "stable-image/upscale/creative"},
+    "vapi": {"endpoint": "minimax/v1/video_generation"},
+    "veo": {"model": "veo-3.1"},
+    "vidu": {"endpoint": "img2video"},
+    "wavespeed": {"model": "wavespeed-ai/flux-dev"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_submit_matches_back_to_its_options(name):
+    dialect, options = PRESETS[name], OPTIONS.get(name, {})
+    request = dialect.submit_request(Submission(body=b"{}", options=options))
+    if request is not None:
+        assert dialect.match(*own(dialect, request)) == Asked(call="submit", options=options)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+@pytest.mark.parametrize("value", ["..", "../x", "a/../b", "http://evil.example/x", "a b/c", "x" * 3000])
+def test_a_place_takes_only_what_a_submit_would(name, value):
+    dialect = PRESETS[name]
+    place = next(iter(OPTIONS[name]))
+    request = dialect.submit_request(Submission(body=b"{}", options=OPTIONS[name]))
+    method, path, query, body = own(dialect, request)
+    assert dialect.match(method, path.replace(OPTIONS[name][place], value), query, body) is None
+
+
+def test_sync_is_no_task_and_no_submit():
+    qingbo = PRESETS["qingbo"]
+    assert qingbo.match("POST", "/v1/tasks/sync", "", b"{}") == Asked(call="sync")
+    assert qingbo.match("POST", "/v1/tasks", "", b"{}") == Asked(call="submit")
+    assert qingbo.match("GET", "/v1/tasks/sync", "", b"") == Asked(call="status", task_id="sync")
+
+
+def test_what_the_provider_has_before_its_paths_is_part_of_them():
+    responses = PRESETS["openai"]
+    assert responses.match("GET", "/v1/responses/r1", "", b"") == Asked(call="status", task_id="r1")
+    assert responses.match("GET", "/responses/r1", "", b"") is None
+    assert responses.documented("/responses/r1") == "/v1/responses/r1"
+
+
+def test_a_stream_nobody_can_imitate_is_nowhere_and_no_status():
+    assert PRESETS["openai"].match("GET", "/v1/responses/r1", "stream=true", b"") is None
+
+
+def test_a_further_parameter_changes_no_status():
+    asked = PRESETS["minimax"].match("GET", "/v1/query/video_generation", "task_id=7&_=1", b"")
+    assert asked == Asked(call="status", task_id="7")
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b"{}", b'{"task_id":null}', b'{"task_id":{}}'])
+def test_a_body_that_names_no_task_is_the_callers_mistake(body):
+    with pytest.raises(InvalidRequest):
+        PRESETS["bytespike"].match("POST", "/v1/tasks/query", "", body)
+
+
+@pytest.mark.parametrize("other", ['"o"', "7", "{}"])
+def test_both_ids_at_once_are_the_callers_mistake_and_an_empty_one_is_none(other):
+    bytespike = PRESETS["bytespike"]
+    with pytest.raises(InvalidRequest):
+        bytespike.match("POST", "/v1/tasks/query", "", b'{"task_id":"t","out_task_id":%b}' % other.encode())
+    for nothing in (b"null", b'""'):
+        body = b'{"task_id":"t","out_task_id":%b}' % nothing
+        assert bytespike.match("POST", "/v1/tasks/query", "", body) == Asked(call="status", task_id="t")
+
+
+def test_a_body_beside_a_path_must_name_the_same_task():
+    vidu, path = PRESETS["vidu"], "/ent/v2/tasks/1/cancel"
+    asked = Asked(call="cancel", task_id="1")
+    assert vidu.match("POST", path, "", b"") == vidu.match("POST", path, "", b'{"id":"1"}') == asked
+    with pytest.raises(InvalidRequest):
+        vidu.match("POST", path, "", b'{"id":"2"}')
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "/v1", "/v1/tasks", "//v1/tasks/x", "/v1/tasks/", "/v1%2Ftasks/x", "/v1/tasks/x/",
+     "/v1/tasks/%FF", "/v1/tasks/%0A", "/v1/tasks/..%2Fx", "/v1/tasks/a%2F..%2Fb", "/v1/tasks/" + "x" * 257],
+)  # fmt: skip
+def test_what_is_no_call_is_nowhere(path):
+    assert PRESETS["qingbo"].match("GET", path, "", b"") is None
+
+
+@given(
+    st.sampled_from(sorted(PRESETS)),
+    st.sampled_from(["GET", "POST", "PUT", "DELETE", "PATCH"]),
+    st.text("/v1tasksqueryid%2F.?:{}\x00é", max_size=60),
+    st.text("=&stream=true%2", max_size=30),
+    st.none() | st.binary(max_size=30),
+)
+def test_anything_at_all_is_a_call_or_none_or_a_mistake(name, method, path, query, body):
+    dialect = PRESETS[name]
+    try:
+        asked = dialect.match(method, path, query, body)
+    except InvalidRequest:
+        return
+    if asked is not None and asked.task_id is not None:
+        dialect.status_request(asked.task_id)
+
+
+def test_a_waiting_call_needs_a_submit():
+    from bridge.errors import ConfigError
+
+    text = """
+base_url = "https://acme.example"
+[calls.status]
+path = "/{task_id}"
+[calls.sync]
+method = "POST"
+path = "/sync"
+[status]
+at = "status"
+words = { completed = "done" }
+"""
+    with pytest.raises(ConfigError, match=r"needs \[calls\.submit\]"):
+        load_text(text, "acme")

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.clock import Clock, SystemClock
@@ -18,7 +19,6 @@ from bridge.core.event import Closing
 from bridge.core.pacing import Pace
 from bridge.delivery.desk import Desk, DeskSettings
 from bridge.dialects.base import Dialect
-from bridge.dialects.registry import load_preset
 from bridge.errors import JournalError
 from bridge.hub.hub import Hub
 from bridge.hub.sweep import Sweep, SweepSettings
@@ -27,10 +27,14 @@ from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite import SqliteJournal
 from bridge.leases.local import LocalLeases
 from bridge.metrics import Metrics
-from bridge.settings import SQLITE, Settings, UpstreamSettings
+from bridge.settings import SQLITE, Settings, UpstreamSettings, dialect_of
+from bridge.sources.credentials import credential_of
+from bridge.sources.jwks import can_verify, fetch_fal
 from bridge.sources.session import Session
+from bridge.sources.signatures import Verifier, make_verifier
 from bridge.sources.upstream import Upstream
 from bridge.watchers.pool import Pool
+from bridge.watchers.submitter import Submitter
 from bridge.web.origins import Origins
 from bridge.web.routes import make_app
 
@@ -139,7 +143,9 @@ class Bridge:
         journal.follow(hub)
         desk = Desk(hub, pool, journal, clock, metrics, random=chance, settings=_desk_settings(settings))
         sweep = Sweep(hub, clock, chance, _sweep_settings(settings))
-        self._app = make_app(desk, metrics, Origins(settings.allowed_origins))
+        submitter = Submitter(pool, journal, public_url=settings.public_url or None)
+        stack.push_async_callback(submitter.close)
+        self._app = make_app(desk, submitter, metrics, Origins(settings.allowed_origins))
         self._parts = _Parts(desk, sweep, pool, metrics, journal)
         return self._parts
 
@@ -181,15 +187,15 @@ async def open_journal(settings: Settings, clock: Clock) -> Journal:
 
 def make_upstream(name: str, wishes: UpstreamSettings, clock: Clock, metrics: Metrics) -> Upstream:
     """One provider as the operator wants it; what they leave open the preset says."""
-    dialect = load_preset(wishes.preset or name)
-    key = wishes.api_key.get_secret_value() if wishes.api_key is not None else ""
-    secret = wishes.callback_secret
+    dialect = dialect_of(name, wishes)
+    key = _revealed(wishes.api_key) or ""
     return Upstream(
         name=name,
         dialect=dialect,
         session=Session(
             wishes.base_url or dialect.base_url,
-            headers=dialect.auth_headers(key) if key else {},
+            credential=credential_of(dialect, key, clock),
+            hosts=None if wishes.base_url else dialect.hosts,
             timeout_seconds=wishes.timeout_seconds,
             connections=wishes.max_in_flight + wishes.max_streams,
         ),
@@ -202,9 +208,25 @@ def make_upstream(name: str, wishes: UpstreamSettings, clock: Clock, metrics: Me
         clock=clock,
         metrics=metrics,
         deadline_seconds=wishes.deadline_seconds,
-        callback_secret=secret.get_secret_value() if secret is not None else None,
+        submit_timeout_seconds=wishes.submit_timeout_seconds,
+        callback_secret=_revealed(wishes.callback_secret),
+        verifier=_verifier(name, wishes, dialect, clock),
         max_streams=wishes.max_streams,
     )
+
+
+def _verifier(name: str, wishes: UpstreamSettings, dialect: Dialect, clock: Clock) -> Verifier:
+    verifier = make_verifier(
+        dialect.callback_signature, _revealed(wishes.callback_signing_key), clock, fetch_fal
+    )
+    if verifier.published and not can_verify and wishes.callback_secret is not None:
+        extra = "pip install 'task-event-bridge[signatures]'"
+        logger.warning("callbacks of %s cannot be proven, only their address: %s", name, extra)
+    return verifier
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret is not None else None
 
 
 def make_pace(wishes: UpstreamSettings, dialect: Dialect) -> Pace:
@@ -223,6 +245,7 @@ def _desk_settings(settings: Settings) -> DeskSettings:
     return DeskSettings(
         cold_wait_seconds=settings.cold_wait_seconds,
         max_connection_age_seconds=settings.max_connection_age_seconds,
+        sync_seconds=settings.sync_seconds,
     )
 
 

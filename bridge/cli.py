@@ -11,6 +11,7 @@ import click
 
 from bridge import __version__
 from bridge.client.command import submit, watch
+from bridge.dialect_command import dialect
 from bridge.errors import ConfigError
 from bridge.simulator.command import simulate
 
@@ -108,6 +109,7 @@ def demo(port: int, speed: float) -> None:
 main.add_command(simulate)
 main.add_command(watch)
 main.add_command(submit)
+main.add_command(dialect)
 
 
 def set_up_logs(level: str, style: str) -> None:

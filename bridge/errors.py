@@ -8,6 +8,7 @@ BridgeError
 │   ├── Conflict 409 · TooLarge 413 · LimitExceeded 429
 ├── UpstreamError            the provider, or the way to it
 │   ├── UpstreamUnavailable 503   refused, reset, 5xx: worth another look
+│   │   └── UpstreamUnreachable   no connection came about: nothing was asked
 │   ├── UpstreamTimeout 504
 │   ├── UpstreamBusy 503          the provider asks for patience (429, 503 with Retry-After)
 │   ├── UpstreamRefused 502       our request is wrong and will stay wrong
@@ -105,10 +106,27 @@ class MethodNotAllowed(RequestError):
 
 
 class Conflict(RequestError):
-    """The request contradicts what is already there."""
+    """The request contradicts what is already there.
+
+    Attributes:
+        provider_status: HTTP status of the provider's answer, if it was the provider that said so.
+        provider_code: The provider's own error code, verbatim.
+    """
 
     code = "conflict"
     status = 409
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retry_after: float | None = None,
+        provider_status: int | None = None,
+        provider_code: str | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.provider_status = provider_status
+        self.provider_code = provider_code
 
 
 class TooLarge(RequestError):
@@ -154,6 +172,10 @@ class UpstreamError(BridgeError):
 
 class UpstreamUnavailable(UpstreamError):
     """The provider cannot be reached or does not work."""
+
+
+class UpstreamUnreachable(UpstreamUnavailable):
+    """The provider cannot be reached: nothing was asked."""
 
 
 class UpstreamTimeout(UpstreamError):

@@ -8,8 +8,17 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -19,12 +28,17 @@ from pydantic_settings import (
 )
 
 from bridge.core.task import UPSTREAM_NAME
-from bridge.dialects.registry import preset_names
-from bridge.errors import ConfigError
+from bridge.dialects.base import Dialect
+from bridge.dialects.credentials import check_key
+from bridge.dialects.custom import check_table, read_file
+from bridge.dialects.registry import load_document, load_preset, preset_names
+from bridge.errors import ConfigError, InvalidRequest
+from bridge.sources.signatures import check_signing_key
 
 PREFIX = "BRIDGE_"
 NESTED = "__"
 SQLITE = "sqlite:"
+CUSTOM = "custom"
 CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG"})
 
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365)]
@@ -36,7 +50,15 @@ class UpstreamSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: str | None = Field(
-        None, description="Which preset file reads this provider; the upstream's own name if left out."
+        None,
+        description="Which preset file reads this provider; the upstream's own name if left out, `custom` for"
+        " a mapping of your own.",
+    )
+    dialect: dict[str, Any] | None = Field(
+        None, description="With `custom`: the mapping, as a table of this file."
+    )
+    dialect_file: Path | None = Field(
+        None, description="With `custom`: a file that holds the mapping, relative to the configuration file."
     )
     base_url: str | None = Field(
         None, description="Where the provider's paths begin; the preset's own if left out."
@@ -49,6 +71,9 @@ class UpstreamSettings(BaseModel):
         None, description="Never look less often while all is well; the provider's advice if left out."
     )
     timeout_seconds: Seconds = Field(10.0, description="For one whole request to the provider.")
+    submit_timeout_seconds: Seconds = Field(
+        60.0, description="For one whole submit: giving up early leaves a task nobody knows of."
+    )
     max_in_flight: Annotated[int, Field(ge=1, le=1024)] = Field(
         32, description="Requests at once; more than 32 makes the client slower."
     )
@@ -64,22 +89,29 @@ class UpstreamSettings(BaseModel):
     callback_secret: SecretStr | None = Field(
         None, description="The last part of the callback address; callbacks are refused without one."
     )
+    callback_signing_key: SecretStr | None = Field(
+        None,
+        description="What the provider signs its callbacks with; once it is set, others are refused.",
+    )
 
     @field_validator("preset")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
-        if value is not None and value not in preset_names():
-            raise ValueError(f"there is no preset {value!r}; there are {', '.join(preset_names())}")
+        if value is not None and value not in (CUSTOM, *preset_names()):
+            raise ValueError(
+                f"there is no preset {value!r}; there are {', '.join(preset_names())} and {CUSTOM}"
+            )
         return value
+
+    @field_serializer("dialect")
+    def _in_short(self, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Its name: somebody may have written a credential into the mapping itself."""
+        return None if value is None else {key: value[key] for key in ("title", "base_url") if key in value}
 
     @field_validator("base_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
-        if value is not None and any(mark in value for mark in "@?#"):
-            raise ValueError("is an address and a path; a credential goes into api_key")
-        return value
+        return None if value is None else _address(value, "; a credential goes into api_key")
 
 
 class Settings(BaseSettings):
@@ -97,6 +129,11 @@ class Settings(BaseSettings):
         False, description="Serve an address that is not loopback although nobody is asked who they are."
     )
     auth: str = Field("none", description="Who may call: `none`, on a loopback address.")
+    public_url: str = Field(
+        "",
+        description="Where providers reach this bridge; submits to an upstream with a `callback_secret` then"
+        " ask to be called back.",
+    )
     journal: str = Field(
         "sqlite:./bridge.db",
         description="Where states are recorded: `sqlite:PATH`, or `memory`, which forgets with the process.",
@@ -106,6 +143,9 @@ class Settings(BaseSettings):
     )
     cold_wait_seconds: Annotated[float, Field(ge=0)] = Field(
         2.0, description="How long a first answer waits for a task nobody has looked at."
+    )
+    sync_seconds: Annotated[float, Field(ge=0)] = Field(
+        60.0, description="How long a provider's own waiting call (`/v1/tasks/sync`) waits for the end."
     )
     keepalive_seconds: Seconds = Field(15.0, description="Silence after which a stream says that it lives.")
     slow_seconds: Seconds = Field(
@@ -130,6 +170,11 @@ class Settings(BaseSettings):
     @classmethod
     def _auth(cls, value: str) -> str:
         return _one_of(value, ("none",))
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url(cls, value: str) -> str:
+        return _address(value).rstrip("/") if value else ""
 
     @field_validator("journal")
     @classmethod
@@ -175,9 +220,12 @@ def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **o
     """
     variables = dict(os.environ if environment is None else environment)
     mistakes = _unknown_variables(variables)
-    wishes = _merge(_document(path, mistakes), _from_environment(variables))
+    text = _text(path, mistakes)
+    wishes = _merge(_document(path, text, mistakes), _from_environment(variables))
     wishes = _merge(wishes, {name: value for name, value in overrides.items() if value is not None})
     mistakes += _contradictions(wishes)
+    for name, upstream in _tables(wishes.get("upstreams")):
+        mistakes += _dialect_mistakes(name, upstream, path, text)
     try:
         settings = Settings.model_validate(InitSettingsSource(Settings, wishes)())
     except ValidationError as error:
@@ -185,6 +233,15 @@ def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **o
     if mistakes:
         raise ConfigError(mistakes)
     return settings
+
+
+def dialect_of(name: str, upstream: UpstreamSettings) -> Dialect:
+    """How this upstream speaks.
+
+    Raises:
+        ConfigError: There is no such preset, or the mapping has mistakes.
+    """
+    return _dialect(name, upstream.preset, upstream.dialect)
 
 
 def is_loopback(host: str) -> bool:
@@ -219,17 +276,25 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _document(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
+def _text(path: Path | None, mistakes: list[str]) -> str:
     if path is None:
-        return {}
+        return ""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        mistakes.append(f"{path}: {error}")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         mistakes.append(f"{path}: {error.strerror}")
     except UnicodeDecodeError:
         mistakes.append(f"{path}: not UTF-8 text")
+    return ""
+
+
+def _document(path: Path | None, text: str, mistakes: list[str]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        mistakes.append(f"{path}: {error}")
+    except RecursionError:
+        mistakes.append(f"{path}: nested too deep")
     return {}
 
 
@@ -280,11 +345,66 @@ def _upstream_mistakes(name: str, upstream: dict[str, Any]) -> list[str]:
     return mistakes
 
 
+def _dialect(name: str, preset: object, document: object) -> Dialect:
+    if preset == CUSTOM:
+        return load_document(document if isinstance(document, dict) else {}, name)
+    return load_preset(str(preset or name))
+
+
+def _tables(value: object) -> list[tuple[str, dict[str, Any]]]:
+    items = value.items() if isinstance(value, dict) else ()
+    return [(name, table) for name, table in items if isinstance(table, dict)]
+
+
+def _dialect_mistakes(name: str, upstream: dict[str, Any], path: Path | None, text: str) -> list[str]:
+    """What is wrong with a mapping, and with the key it is to use; a file's mapping is put in its place."""
+    where, inside, file = f"upstreams.{name}", upstream.get("dialect"), upstream.get("dialect_file")
+    mistakes: list[str] = []
+    if upstream.get("preset") != CUSTOM:
+        given = [key for key in ("dialect", "dialect_file") if upstream.get(key) is not None]
+        mistakes += [f'{where}.{key}: needs preset = "{CUSTOM}"' for key in given]
+    elif (inside is None) == (file is None):
+        mistakes.append(
+            f"{where}.preset: {CUSTOM} needs the mapping: either [{where}.dialect] or dialect_file"
+        )
+    elif isinstance(inside, dict):
+        at = ("upstreams", name, "dialect")
+        mistakes += check_table(inside, at, "" if path is None else str(path), text)
+    elif isinstance(file, str):
+        beside = path.parent if path is not None else Path()
+        upstream["dialect"] = read_file(beside / file, mistakes)
+    return mistakes or _key_mistakes(name, upstream)
+
+
+def _key_mistakes(name: str, upstream: dict[str, Any]) -> list[str]:
+    try:
+        dialect = _dialect(name, upstream.get("preset"), upstream.get("dialect"))
+    except ConfigError:
+        return []  # which dialect it is, is a mistake told elsewhere
+    mistakes = []
+    for setting, check in (("api_key", check_key), ("callback_signing_key", check_signing_key)):
+        key = upstream.get(setting)
+        try:
+            if isinstance(key, str) and key:
+                check(dialect, key)
+        except InvalidRequest as error:
+            mistakes.append(f"upstreams.{name}.{setting}: {error}")
+    return mistakes
+
+
 def _sentence(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{where}: no such setting"
     return f"{where}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _address(value: str, advice: str = "") -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    if any(mark in value for mark in "@?#") or not urlsplit(value).hostname:
+        raise ValueError(f"is an address and a path{advice}")
+    return value
 
 
 def _one_of(value: str, choices: tuple[str, ...]) -> str:

@@ -16,7 +16,7 @@ from bridge.client.transport import Token, Transport, task_path
 from bridge.core.task import check_task_id, check_upstream_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
     from types import TracebackType
 
     import aiohttp
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _DEFAULT_PATIENCE = Patience()
 _JSON = {"Accept": "application/json"}
 _ANSWER_SECONDS = 60.0
+_SUBMIT_SECONDS = 150.0  # the bridge itself waits for a minute, and may have to look for the task
 
 
 class Bridge:
@@ -144,14 +145,20 @@ class Bridge:
         _, text = await self._transport.call("GET", path, headers=_JSON, within=_ANSWER_SECONDS)
         return _state(text)
 
-    async def submit(self, upstream: str, body: dict[str, Any]) -> TaskState:
+    async def submit(
+        self, upstream: str, body: dict[str, Any], *, options: Mapping[str, str] | None = None
+    ) -> TaskState:
         """Create a task at the provider, `body` unchanged, and have the bridge watch it.
 
         Never retried: after a `BridgeUnreachable` the task may or may not exist.
+
+        Args:
+            options: What the provider's call needs beside the body, such as `{"endpoint": "fal-ai/flux"}`.
         """
-        path = f"/v1/tasks/{check_upstream_name(upstream)}"
+        query = urlencode(options or {})
+        path = f"/v1/tasks/{check_upstream_name(upstream)}" + ("?" + query if query else "")
         _, text = await self._transport.call(
-            "POST", path, headers=_JSON, body=orjson.dumps(body), within=_ANSWER_SECONDS
+            "POST", path, headers=_JSON, body=orjson.dumps(body), within=_SUBMIT_SECONDS
         )
         return _state(text)
 

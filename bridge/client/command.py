@@ -63,25 +63,40 @@ def watch(refs: tuple[str, ...], url: str, *, as_json: bool, token: str | None, 
 @click.argument("upstream")
 @click.argument("body", default="-")
 @click.option("--watch", "follow", is_flag=True, help="Watch the new task until it is over.")
+@click.option(
+    "--option",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What the provider's call needs beside the body, such as endpoint=fal-ai/flux; may be repeated.",
+)
 @_url
 @_json
 @_token
 @_give_up
 def submit(
-    upstream: str, body: str, url: str, *, follow: bool, as_json: bool, token: str | None, give_up: float
+    upstream: str,
+    body: str,
+    url: str,
+    *,
+    given: tuple[str, ...],
+    follow: bool,
+    as_json: bool,
+    token: str | None,
+    give_up: float,
 ) -> None:
     """Create a task at UPSTREAM and print its ref.
 
     BODY is the provider's own JSON: as text, @FILE, or - for standard input. A create is never repeated by
     itself.
     """
-    document = _read_body(body)
+    document, provider_options = _read_body(body), _read_options(given)
 
     async def run() -> int:
         from bridge.client import terminal  # noqa: PLC0415 - see above
 
         options: dict[str, Any] = {"json": as_json, "out": sys.stdout, "token": token or None}
-        code, ref = await terminal.submit(url, upstream, document, **options)
+        code, ref = await terminal.submit(url, upstream, document, options=provider_options, **options)
         if ref is None or not follow:
             return code
         return await terminal.watch(url, [ref], give_up=give_up, **options)
@@ -107,6 +122,13 @@ def _read_body(body: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise click.BadParameter("a JSON object is needed", param_hint="BODY")
     return document
+
+
+def _read_options(given: tuple[str, ...]) -> dict[str, str]:
+    pairs = [one.partition("=") for one in given]
+    if any(not name or not equals for name, equals, _ in pairs):
+        raise click.BadParameter("NAME=VALUE is needed", param_hint="--option")
+    return {name: value for name, _, value in pairs}
 
 
 def _exit_with(main: Callable[[], Coroutine[Any, Any, int]]) -> None:

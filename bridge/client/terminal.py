@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from bridge.client.bars import Bars, safe
 from bridge.client.bridge import Bridge
 from bridge.core.task import Status
-from bridge.errors import BridgeError, RequestError
+from bridge.errors import BridgeError, RequestError, UpstreamRefused
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, TextIO
 
     from bridge.client.state import Notice, TaskState
@@ -74,13 +75,15 @@ async def submit(
     out: TextIO,
     token: str | None,
     err: TextIO | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> tuple[int, str | None]:
     """Create a task; the exit code, and the ref to go on watching."""
     try:
         async with Bridge(url, token) as bridge:
-            state = await bridge.submit(upstream, body)
+            state = await bridge.submit(upstream, body, options=options)
     except BridgeError as error:
-        return _told("submit", error, err), None
+        code = _told("submit", error, err)
+        return (BAD_USAGE if isinstance(error, UpstreamRefused) else code), None
     out.write(_line(state) if json else safe(state.task) + "\n")
     out.flush()
     return COMPLETED, state.task

@@ -51,3 +51,14 @@ class Pace:
         """Seconds until the next look after `failures` looks in a row saw nothing."""
         wish = min(self.min_seconds * 2.0 ** min(failures - 1, 10), _LONGEST_BACKOFF) * (0.75 + chance / 2)
         return min(max(wish, self.min_seconds, retry_after or 0.0), LONGEST_WAIT)
+
+
+@dataclass(slots=True)
+class Callbacks:
+    """Whether the callbacks of one upstream come, as far as the ends of its tasks showed.
+
+    Attributes:
+        come: True until a look finds an end that nobody called about, and again once somebody calls.
+    """
+
+    come: bool = True

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from bridge.core.event import Notice, NoticeCode
 from bridge.core.forecast import Kind, RunTimes, Slope, age, eta_seconds
 from bridge.core.merge import lost, merge
-from bridge.core.pacing import LONGEST_WAIT, Pace
+from bridge.core.pacing import LONGEST_WAIT, Callbacks, Pace
 from bridge.core.task import Observation, Source, State, Status
 from bridge.errors import CredentialRefused, TaskNotFound, UpstreamError, UpstreamRefused
 
@@ -25,6 +25,7 @@ STALLED_AT_LEAST_SECONDS = 300.0
 STALLED_WITHOUT_GROUND_SECONDS = 1800.0
 
 _NEVER = float("-inf")
+_TOLD_BY_CALLBACK = frozenset({Status.COMPLETED, Status.FAILED})  # of a cancel no provider says that it calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Watch:
         known: The last recorded state, when a watch resumes.
         started: Monotonic seconds when the watch began.
         deadline_seconds: How long an open task is watched before it counts as lost.
+        callbacks: Where the provider was asked to call back about this task, whether its callbacks come.
 
     Attributes:
         last_look: Monotonic seconds of the newest look that told something.
@@ -68,6 +70,7 @@ class Watch:
     started: float
     known: State | None = None
     deadline_seconds: float | None = None
+    callbacks: Callbacks | None = None
     due: float | None = field(init=False)
     confirmed: float = field(init=False)
     interval: float = field(init=False)
@@ -124,6 +127,8 @@ class Watch:
         notices = self._confirm(now)
         self.unseen = False
         if asked is not None:
+            if news is not None and source is Source.POLL and not self._wanted:
+                self._uncalled(news)
             self._looked(asked)
             self._poll_after = seen.poll_after
         if news is not None:
@@ -251,11 +256,18 @@ class Watch:
         self.interval = self.pace.delay(
             chance=self.random(), unchanged=self.quiet_looks, eta_seconds=estimate, poll_after=poll_after
         )
+        if self.callbacks is not None and self.callbacks.come:
+            self.interval = max(self.interval, self.pace.max_seconds)
         self.due = now + self.interval
         if self._wanted:
             self.due = max(now, self._wanted_at)
         elif now < self._alive + self.pace.max_seconds:
             self.due = max(self.due, min(now + self.pace.max_seconds, self._net(now)))
+
+    def _uncalled(self, news: State) -> None:
+        """Nobody called about these news: if they are an end, polls are more than a safety net here."""
+        if self.callbacks is not None and news.status in _TOLD_BY_CALLBACK:
+            self.callbacks.come = False
 
     def _looked(self, asked: float) -> None:
         self._gap = min(asked - self.last_look, LONGEST_WAIT)

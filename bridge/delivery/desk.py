@@ -32,10 +32,12 @@ class DeskSettings:
     Args:
         cold_wait_seconds: How long a first answer may wait for a task nobody has looked at.
         max_connection_age_seconds: Each connection lives 0.8 to 1.0 of this.
+        sync_seconds: How long a provider's own waiting call is held before it is told to poll.
     """
 
     cold_wait_seconds: float = 2.0
     max_connection_age_seconds: float = 600.0
+    sync_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from bridge.core.event import Closing
 from bridge.delivery.outermost import server_of
 from bridge.hub.subscription import Gate
 from bridge.wire.document import Include
-from bridge.wire.frames import Form, Wire
+from bridge.wire.frames import Dress, Form, Wire
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
@@ -253,10 +253,10 @@ class AsgiOutlet:
                 resume()
 
 
-def http_form(scope: Scope, wire: Wire, include: Include) -> Form:
+def http_form(scope: Scope, wire: Wire, include: Include, dress: Dress = Dress.BRIDGE) -> Form:
     """How bytes for this HTTP request must look."""
     # without this attribute we cannot know that the server chunks, and would frame twice or not at all
-    return Form(wire, include, chunked=hasattr(server_of(scope), "chunked_encoding"))
+    return Form(wire, include, chunked=hasattr(server_of(scope), "chunked_encoding"), dress=dress)
 
 
 def http_outlet(scope: Scope, form: Form, ended: asyncio.Event) -> TransportOutlet | AsgiOutlet:

@@ -23,7 +23,7 @@ from bridge.hub.subscription import Subscription
 from bridge.hub.sweep import CLOSING_SENTENCES
 from bridge.wire import sse
 from bridge.wire.document import Include
-from bridge.wire.frames import Wire, pack
+from bridge.wire.frames import Dress, Wire, pack
 
 AppStatus.enable_automatic_graceful_drain = False
 
@@ -56,7 +56,9 @@ class EventStream(Response):
     Backpressure: by the outlet; the connection's coroutine never sends.
     """
 
-    def __init__(self, desk: Desk, arrival: Arrival, wire: Wire, include: Include) -> None:
+    def __init__(
+        self, desk: Desk, arrival: Arrival, wire: Wire, include: Include, dress: Dress = Dress.BRIDGE
+    ) -> None:
         self.status_code = 200
         self.background = None
         self.raw_headers = list(_HEADERS[wire])
@@ -64,6 +66,7 @@ class EventStream(Response):
         self._arrival = arrival
         self._wire = wire
         self._include = include
+        self._dress = dress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; what stays open is handed to the outermost layer.
@@ -72,7 +75,7 @@ class EventStream(Response):
             BridgeError: Nothing was sent yet; answer with a problem document.
         """
         ended = asyncio.Event()
-        form = http_form(scope, self._wire, self._include)
+        form = http_form(scope, self._wire, self._include, self._dress)
         subscription = self._desk.reserve(Unopened(form), self._wire.value)
         handed_over = False
         try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from bridge.core.task import TaskKey, check_task_id
 from bridge.errors import InvalidRequest
+from bridge.sources.signatures import Proof
 from bridge.sources.upstream import Upstream
 
 
@@ -33,20 +34,32 @@ class Taken:
     reply: bytes | None = None
 
 
-def take(upstream: Upstream, secret: str, body: bytes, *, look_now: Callable[[TaskKey], bool]) -> Taken:
+async def take(
+    upstream: Upstream,
+    secret: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    look_now: Callable[[TaskKey], bool],
+) -> Taken:
     """Take in a callback.
 
     Args:
         secret: What stood in the URL; compared in constant time.
+        headers: By names in any case.
         look_now: Looks at a task that is watched; False when nobody watches it.
     """
     if upstream.callback_secret is None or not hmac.compare_digest(
         secret.encode(errors="surrogateescape"), upstream.callback_secret.encode()
     ):
         return _counted(upstream, Taken(CallbackResult.FORGED))
+    if upstream.verifier is not None and await upstream.verifier.proof(headers, body) is Proof.WRONG:
+        return _counted(upstream, Taken(CallbackResult.FORGED))
     callback = upstream.dialect.read_callback(body)
     if callback.challenge:
         return _counted(upstream, Taken(CallbackResult.CHALLENGE, callback.reply))
+    if callback.task_id is not None:
+        upstream.callbacks.come = True
     known = callback.task_id is not None and _looks(upstream, callback.task_id, look_now)
     result = CallbackResult.ACCEPTED if known else CallbackResult.UNKNOWN_TASK
     return _counted(upstream, Taken(result, callback.reply))

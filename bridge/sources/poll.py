@@ -9,16 +9,45 @@ from bridge.dialects.base import Answer, Request
 from bridge.errors import InvalidRequest, TaskNotFound, UpstreamError
 from bridge.sources.upstream import Upstream
 
+JSON = "application/json"
+
 _REMEMBERED_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The newest answer to a status call, as the provider gave it.
+
+    Args:
+        body: None when it is larger than is kept.
+        at: Monotonic seconds when the provider last gave it.
+    """
+
+    status: int
+    content_type: str
+    body: bytes | None
+    at: float
 
 
 @dataclass(slots=True)
 class Memory:
-    """The last answer about one task, to know an unchanged one by its bytes; and how to ask again."""
+    """The last answer about one task, to know an unchanged one by its bytes; and how to ask again.
+
+    Args:
+        at: Monotonic seconds when it was last confirmed; None before the first.
+    """
 
     request: Request | None = None
     body: bytes | None = None
     etag: str | None = None
+    status: int = 200
+    content_type: str = JSON
+    at: float | None = None
+
+    @property
+    def shown(self) -> Shown | None:
+        """What is remembered; None before the first answer."""
+        return None if self.at is None else Shown(self.status, self.content_type, self.body, self.at)
 
 
 async def look(upstream: Upstream, task_id: str, memory: Memory) -> Observation | None:
@@ -38,6 +67,7 @@ async def look(upstream: Upstream, task_id: str, memory: Memory) -> Observation 
         answer = await upstream.ask("status", request)
         if _repeats(answer, memory):
             upstream.went("status", outcome="not_modified" if answer.status == 304 else "ok")
+            memory.at = upstream.clock.now()
             return None
         seen = await _read(upstream, answer, task_id)
     except UpstreamError as error:
@@ -46,6 +76,9 @@ async def look(upstream: Upstream, task_id: str, memory: Memory) -> Observation 
     upstream.went("status")
     memory.body = answer.body if len(answer.body) <= _REMEMBERED_BYTES else None
     memory.etag = answer.headers.get("etag")
+    memory.status, memory.at = answer.status, upstream.clock.now()
+    content_type = answer.headers.get("content-type", JSON)
+    memory.content_type = JSON if content_type == JSON else content_type  # one text for all of them
     return seen
 
 

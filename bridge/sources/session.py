@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from io import BytesIO
 
 import aiohttp
 from yarl import URL
 
 from bridge.dialects.base import Answer, Request
-from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable
+from bridge.dialects.hosts import Hosts
+from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable, UpstreamUnreachable
+from bridge.sources.credentials import Credential
 
 MAX_BODY = 8 * 1024 * 1024
 STREAM_SILENCE_SECONDS = 90.0
 _CONNECT_SECONDS = 10.0
+_AT_ONCE = 1024 * 1024
 
 
 class Session:
@@ -22,37 +26,52 @@ class Session:
 
     Args:
         base_url: Where the provider's paths begin.
-        headers: The credential, as the provider wants it.
+        credential: Goes with every call to the provider's own hosts, and with no other.
+        hosts: The hosts a call may name instead of `base_url`; None where the operator chose `base_url`, and
+            every call goes there, whatever it names.
         timeout_seconds: For one whole request, connecting and body included.
     """
 
     def __init__(
-        self, base_url: str, *, headers: Mapping[str, str], timeout_seconds: float, connections: int
+        self,
+        base_url: str,
+        *,
+        credential: Credential,
+        hosts: Hosts | None,
+        timeout_seconds: float,
+        connections: int,
     ) -> None:
         self._base = base_url.rstrip("/")
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=_CONNECT_SECONDS)
+        self._credential = credential
+        self._hosts = hosts
+        self._timeout = _timeout(timeout_seconds)
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers=dict(headers) | {"Accept": "application/json", "User-Agent": "task-event-bridge"},
+            headers={"Accept": "application/json", "User-Agent": "task-event-bridge"},
             timeout=self._timeout,
         )
 
-    async def ask(self, request: Request) -> Answer:
-        """Make one call.
+    async def ask(self, request: Request, timeout_seconds: float | None = None) -> Answer:
+        """Make one call, once: a POST is never sent again, whatever becomes of its connection.
+
+        Args:
+            timeout_seconds: Instead of the session's own.
 
         Raises:
             UpstreamUnavailable: The provider cannot be reached, or cut the answer short.
             UpstreamTimeout: It did not answer in time.
             UnreadablePayload: The answer is larger than 8 MiB.
         """
+        base_url = self._base_of(request)
         try:
             async with self._http.request(
                 request.method,
-                _url(request.base_url or self._base, request.path),
-                data=request.body,
-                headers=request.headers or None,
+                _url(base_url, request.path),
+                data=_sendable(request.body),
+                headers={**request.headers, **self._credential_for(base_url)},
                 allow_redirects=False,
+                timeout=self._timeout if timeout_seconds is None else _timeout(timeout_seconds),
             ) as response:
                 body = await _bounded(response)
                 return Answer(response.status, response.headers, body)  # they match in any case
@@ -70,12 +89,14 @@ class Session:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=_CONNECT_SECONDS, sock_read=STREAM_SILENCE_SECONDS
         )
+        base_url = self._base_of(request)
+        wanted = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         try:
             async with self._http.request(
                 request.method,
-                _url(request.base_url or self._base, request.path),
+                _url(base_url, request.path),
                 data=request.body,
-                headers=dict(request.headers) | {"Accept": "text/event-stream", "Cache-Control": "no-store"},
+                headers={**request.headers, **wanted, **self._credential_for(base_url)},
                 allow_redirects=False,
                 timeout=timeout,
             ) as response:
@@ -88,6 +109,22 @@ class Session:
     async def close(self) -> None:
         """Let go of the connections."""
         await self._http.close()
+
+    def _base_of(self, request: Request) -> str:
+        return request.base_url if request.base_url and self._hosts is not None else self._base
+
+    def _credential_for(self, base_url: str) -> Mapping[str, str]:
+        trusted = base_url == self._base or (self._hosts is not None and self._hosts.own(base_url))
+        return self._credential.headers() if trusted else {}
+
+
+def _timeout(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
+
+
+def _sendable(body: bytes | None) -> bytes | BytesIO | None:
+    """A large body goes in parts: to hand it over whole would hold the event loop."""
+    return BytesIO(body) if body is not None and len(body) > _AT_ONCE else body
 
 
 def _url(base_url: str, path: str) -> URL:
@@ -137,5 +174,5 @@ def _our_error(error: Exception) -> UpstreamUnavailable | UpstreamTimeout:
     if isinstance(error, TimeoutError):
         return UpstreamTimeout("the upstream did not answer in time")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return UpstreamUnavailable("the upstream cannot be reached")
+        return UpstreamUnreachable("the upstream cannot be reached")
     return UpstreamUnavailable("the connection to the upstream broke")

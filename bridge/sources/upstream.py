@@ -8,11 +8,12 @@ from enum import StrEnum
 from bridge.clock import Clock
 from bridge.core.budget import Budget
 from bridge.core.forecast import RunTimes
-from bridge.core.pacing import Pace
+from bridge.core.pacing import Callbacks, Pace
 from bridge.dialects.base import Answer, Dialect, Request
 from bridge.errors import UpstreamError
 from bridge.metrics import Metrics, UpstreamSeries
 from bridge.sources.session import Session
+from bridge.sources.signatures import Verifier
 
 
 class Standing(StrEnum):
@@ -46,9 +47,12 @@ class Upstream:
     clock: Clock
     metrics: Metrics
     deadline_seconds: float | None = None
+    submit_timeout_seconds: float = 60.0
     callback_secret: str | None = None
+    verifier: Verifier | None = None
     max_streams: int = 100
     run_times: RunTimes = field(default_factory=RunTimes)
+    callbacks: Callbacks = field(default_factory=Callbacks)
     health: Health = field(init=False)
     _series: UpstreamSeries = field(init=False)
     _shown_open: bool = field(init=False, default=False)
@@ -57,15 +61,18 @@ class Upstream:
         self.health = Health(Standing.INITIALIZING, self.clock.wall())
         self._series = UpstreamSeries(self.metrics, self.name)
 
-    async def ask(self, call: str, request: Request) -> Answer:
+    async def ask(self, call: str, request: Request, timeout_seconds: float | None = None) -> Answer:
         """Make one call and time it; its outcome is counted by whoever reads the answer.
+
+        Args:
+            timeout_seconds: Instead of the upstream's own.
 
         Raises:
             UpstreamError: There is no answer to read.
         """
         began = self.clock.now()
         try:
-            return await self.session.ask(request)
+            return await self.session.ask(request, timeout_seconds)
         finally:
             self._series.seconds[call].observe(self.clock.now() - began)
 

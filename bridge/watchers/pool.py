@@ -14,6 +14,7 @@ from bridge.errors import BridgeError, InvalidRequest, TaskNotFound, UnknownUpst
 from bridge.journal.base import Journal
 from bridge.leases.base import Leases
 from bridge.metrics import Metrics
+from bridge.sources.poll import Shown
 from bridge.sources.upstream import Upstream
 from bridge.watchers.follower import StreamFollower
 from bridge.watchers.lookout import Lookout
@@ -151,6 +152,17 @@ class Pool:
             watcher.left_at = self._clock.now()
         self._audience_changes(key.upstream, -1)
 
+    def keep(self, key: TaskKey, *, called_back: bool = False) -> None:
+        """Watch a task until its end, viewers or not; starts the watch where none runs.
+
+        Args:
+            called_back: Whether the provider was asked to call back about it.
+        """
+        watcher = self._watchers.get(key) or self._start(key)
+        watcher.kept = True
+        if called_back:
+            watcher.expect_callbacks()
+
     def watcher(self, key: TaskKey) -> Watcher | None:
         """The watch of a task, if one runs."""
         return self._watchers.get(key)
@@ -163,14 +175,60 @@ class Pool:
         await watcher.looked.wait()
         return watcher.error
 
+    async def shown(self, key: TaskKey, *, seconds: float) -> Shown | BridgeError | None:
+        """What the provider says of a task: the newest look, if it is younger than the poll interval,
+        else the next one, which is one for everybody who asks meanwhile.
+
+        The watch outlives the question by its linger, so it goes on from one question to the next.
+
+        Args:
+            seconds: How long to wait for a look.
+
+        Returns:
+            The answer; what went wrong instead; None when neither came in time, or the task ended: its end
+            is in the journal.
+        """
+        self.want(key)
+        try:
+            watcher = self._watchers[key]
+            self._metrics.saved.viewed(key.upstream, seconds=1.0, interval=1.0)  # one poll that is spared
+            until = self._clock.now() + seconds
+            await watcher.hydrate()
+            while (answer := self._fresh(watcher)) is None and not watcher.ended:
+                left = until - self._clock.now()
+                if left <= 0:
+                    return None
+                if not watcher.looking and (watcher.watch.due or 0.0) > self._clock.now():
+                    watcher.look_now(self._may_look_at(watcher))
+                await watcher.wait_news(left)
+            return answer
+        finally:
+            self.unwant(key)
+
+    def _may_look_at(self, watcher: Watcher) -> float:
+        """Not at once after a look, whose answer another source may have made old already."""
+        return max(self._clock.now(), watcher.looked_at + watcher.upstream.pace.min_seconds)
+
+    def _fresh(self, watcher: Watcher) -> Shown | BridgeError | None:
+        """What a look has brought that still counts: an error does until the next look is due."""
+        if watcher.ended:
+            return None
+        now, due, shown = self._clock.now(), watcher.watch.due, watcher.shown
+        if watcher.error is not None and not watcher.looking and (due is None or due > now):
+            return watcher.error
+        return shown if shown is not None and now - shown.at < watcher.watch.interval else None
+
     async def show(self, key: TaskKey, seen: Observation, source: Source) -> Event | None:
         """Take in what another call showed of a task, as if its watch had seen it.
 
         Raises:
             JournalError: It could not be recorded.
         """
+        new = key not in self._watchers
         self.want(key)
         watcher = self._watchers[key]
+        if new:
+            self._put_off(watcher)
         try:
             await watcher.hydrate()
             await watcher.take(seen, source, asked=self._clock.now())
@@ -185,10 +243,10 @@ class Pool:
 
         What is said within that second is not lost: the next look begins after it.
         """
-        watcher = self._watchers.get(key)
+        watcher = self._watchers.get(key) or self._ending_in(key)
         if watcher is None or watcher.watch.unseen:
             return False
-        now = self._clock.now()
+        key, now = watcher.key, self._clock.now()
         called = self._called.get(key, now - CALLBACK_PERIOD_SECONDS)
         if called <= now:  # else a look that begins later is planned already
             self._called[key] = at = max(now, called + CALLBACK_PERIOD_SECONDS)
@@ -267,6 +325,19 @@ class Pool:
         follower = self._followers.pop(watcher.key, None)
         if follower is not None:
             follower.stop()
+
+    def _ending_in(self, key: TaskKey) -> Watcher | None:
+        """Where the bridge's id is made of parts, callbacks name the last one only."""
+        ending = f"/{key.task_id}"
+        for one in self._watchers:
+            if one.task_id.endswith(ending) and one.upstream == key.upstream and one.account == key.account:
+                return self._watchers[one]
+        return None
+
+    def _put_off(self, watcher: Watcher) -> None:
+        """What is about to be taken in needs no look beside it."""
+        watcher.watch.due = self._clock.now() + watcher.upstream.pace.min_seconds
+        self._lookouts[watcher.key.upstream].plan(watcher)
 
     def _just_refused(self, watcher: Watcher) -> bool:
         """A task not found a moment ago is not asked for again, however many want it."""

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from bridge.core.event import Event
 from bridge.core.forecast import PLAUSIBLE_SECONDS, Kind
+from bridge.core.pacing import Callbacks
 from bridge.core.task import Observation, Source, State, Status, TaskKey
 from bridge.core.watch import Verdict, Watch
 from bridge.errors import BridgeError, UpstreamError
 from bridge.journal.base import Journal
-from bridge.sources.poll import Memory, look
+from bridge.sources.poll import Memory, Shown, look
 from bridge.sources.upstream import Upstream
 
 RETRY_JOURNAL_SECONDS = 1.0
@@ -25,9 +26,13 @@ class Watcher:
 
     Attributes:
         kept: Whether the watch goes on without viewers until the task ends.
+        looking: Whether a look is under way.
+        looked_at: Monotonic seconds when the last look was over; minus infinity before the first.
     """
 
     __slots__ = (
+        "_askers",
+        "_callbacks",
         "_changed",
         "_hydrated",
         "_journal",
@@ -39,6 +44,8 @@ class Watcher:
         "key",
         "left_at",
         "looked",
+        "looked_at",
+        "looking",
         "source",
         "upstream",
         "viewers",
@@ -61,12 +68,16 @@ class Watcher:
         self.generation = 0
         self.source = Source.POLL
         self.looked = asyncio.Event()
+        self.looking = False
+        self.looked_at = float("-inf")
         self.error: BridgeError | None = None
         self._journal = journal
         self._memory = Memory()
         self._status_since: float | None = None
         self._hydrated = False
         self._changed = changed
+        self._callbacks: Callbacks | None = None
+        self._askers: asyncio.Event | None = None
         self.watch = self._begin(random, None)
 
     def _begin(self, random: Callable[[], float], known: State | None) -> Watch:
@@ -77,12 +88,28 @@ class Watcher:
             started=self.upstream.clock.now(),
             known=known,
             deadline_seconds=self.upstream.deadline_seconds,
+            callbacks=self._callbacks,
         )
+
+    def expect_callbacks(self) -> None:
+        """The provider was asked to call back about this task: the poll is a safety net while it does."""
+        self._callbacks = self.watch.callbacks = self.upstream.callbacks
+
+    @property
+    def shown(self) -> Shown | None:
+        """The newest answer to a status call; None when none came, or another source knows better."""
+        return self._memory.shown
 
     @property
     def over(self) -> bool:
         """Whether there is nothing left to look at."""
         return self.watch.over
+
+    @property
+    def ended(self) -> bool:
+        """Whether the task has come to an end that stays."""
+        known = self.watch.known
+        return self.over and known is not None and known.status is not Status.LOST
 
     async def hydrate(self) -> None:
         """Learn what the journal knows, before the first look.
@@ -107,12 +134,27 @@ class Watcher:
         self.watch = self._begin(self.watch.random, event.state)
         self.looked.set()
 
+    async def wait_news(self, seconds: float) -> None:
+        """Wait until the next look is over, whatever it brings, or the task; at most `seconds`."""
+        if self._askers is None:
+            self._askers = asyncio.Event()
+        await self.upstream.clock.wait(self._askers, seconds)
+
     async def look(self) -> None:
         """Ask the provider once and take in what it says.
 
         Raises:
             JournalError: What was seen could not be recorded; it will be seen again.
         """
+        self.looking = True
+        try:
+            await self._look()
+        finally:
+            self.looking = False
+            self.looked_at = self.upstream.clock.now()
+            self._tell_askers()
+
+    async def _look(self) -> None:
         clock = self.upstream.clock
         asked = clock.now()
         try:
@@ -150,7 +192,7 @@ class Watcher:
             result = "unchanged" if verdict.news is None else "changed"
             self.upstream.polled(result)
         if verdict.news is not None:
-            if source is not Source.POLL:
+            if source is not Source.POLL or not self.looking:
                 self._memory = Memory()  # a look that says what the last look said is news again
             self._measure(before, verdict.news, seen)
         elif not self.over:
@@ -193,6 +235,13 @@ class Watcher:
         for notice in verdict.notices:
             self._journal.announce(self.key, notice)
         self._changed(self)
+        if self.over:
+            self._tell_askers()
+
+    def _tell_askers(self) -> None:
+        askers, self._askers = self._askers, None
+        if askers is not None:
+            askers.set()
 
     async def _record(self, state: State) -> None:
         clock = self.upstream.clock

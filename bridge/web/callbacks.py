@@ -21,7 +21,8 @@ class Callbacks:
         """Look at the task it names, if the secret is right and the task is watched."""
         upstream = self._pool.upstream(request.path_params["upstream"])
         body = await parse.body(request)
-        taken = take(upstream, request.path_params["secret"], body, look_now=self._pool.look_now)
+        secret = request.path_params["secret"]
+        taken = await take(upstream, secret, request.headers, body, look_now=self._pool.look_now)
         if taken.result is CallbackResult.FORGED:
-            raise Forbidden("this is not the callback address of that upstream")
+            raise Forbidden("this is no callback of that upstream: its address or its signature is wrong")
         return Response(taken.reply or b"{}", media_type="application/json")

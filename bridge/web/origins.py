@@ -17,7 +17,7 @@ ALLOWED_HEADERS = (
     "Prefer",
     "If-None-Match",
 )
-EXPOSED_HEADERS = ("ETag", "Preference-Applied", "Retry-After", "Content-Location")
+EXPOSED_HEADERS = ("ETag", "Preference-Applied", "Retry-After", "Content-Location", "Location")
 
 
 class Origins:

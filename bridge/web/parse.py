@@ -15,7 +15,7 @@ from bridge.core.task import TaskKey
 from bridge.errors import InvalidRequest, TooLarge
 from bridge.watchers.pool import Pool
 from bridge.wire.document import Include
-from bridge.wire.frames import Wire
+from bridge.wire.frames import Dress, Wire
 
 MAX_TASKS = 200
 MAX_BODY = 1024 * 1024
@@ -105,35 +105,65 @@ def wire(headers: Headers) -> Wire:
     return Wire.NDJSON if "application/x-ndjson" in headers.get("accept", "") else Wire.SSE
 
 
+def dress(query: QueryParams) -> Dress:
+    """What the events of a stream shall look like: `format=openai`, else our own.
+
+    Raises:
+        InvalidRequest: A format we do not have.
+    """
+    wished = query.get("format")
+    if wished not in (None, Dress.OPENAI.value):
+        raise InvalidRequest("`format` takes openai")
+    return Dress.BRIDGE if wished is None else Dress.OPENAI
+
+
 def preferred_wait(headers: Headers) -> float | None:
     """`Prefer: wait=seconds` (RFC 7240); None when there is none that we can read."""
     found = _WAIT.search(",".join(headers.getlist("prefer")).lower())
     return float(found[1]) if found else None
 
 
-async def body(request: Request) -> bytes:
+def options(query: QueryParams, *, without: str) -> dict[str, str]:
+    """The parameters that are meant for the provider, each given once.
+
+    Args:
+        without: The parameter that is meant for us.
+
+    Raises:
+        InvalidRequest: One is given twice.
+    """
+    given: dict[str, str] = {}
+    for name, value in query.multi_items():
+        if name in given:
+            raise InvalidRequest(f"`{name[:80]}` is given twice")
+        if name != without:
+            given[name] = value
+    return given
+
+
+async def body(request: Request, limit: int = MAX_BODY) -> bytes:
     """The body, read no further than we would use it.
 
     Intentional: the framework's own limit answers in plain text.
 
     Raises:
         InvalidRequest: It is not whole.
-        TooLarge: It is larger than a mebibyte.
+        TooLarge: It is larger than `limit`, a mebibyte unless said otherwise.
     """
     announced = request.headers.get("content-length", "")
     parts: list[bytes] = []
     size = int(announced) if announced.isdecimal() else 0
-    if size <= MAX_BODY:
+    if size <= limit:
         size = 0
         try:
             async for part in request.stream():
                 size += len(part)
-                if size > MAX_BODY:
+                if size > limit:
                     break
                 parts.append(part)
         except ClientDisconnect:
             raise InvalidRequest("the body ended before its end") from None
-    if size > MAX_BODY:
+    if size > limit:
         raise TooLarge("the body is larger than this route reads")
     return b"".join(parts)
 

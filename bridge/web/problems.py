@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from bridge.errors import (
     BridgeError,
+    Conflict,
     InvalidRequest,
     MethodNotAllowed,
     TooLarge,
@@ -35,7 +36,7 @@ def problem(error: BridgeError) -> Response:
         "detail": str(error),
         "retriable": error.retryable,
     }
-    if isinstance(error, UpstreamError) and (error.provider_status or error.provider_code):
+    if isinstance(error, UpstreamError | Conflict) and (error.provider_status or error.provider_code):
         fields["provider"] = {"status": error.provider_status, "code": error.provider_code}
     headers = {"Cache-Control": "no-store"}
     if not error.retryable:

@@ -16,6 +16,7 @@ from bridge.delivery.websocket import REFUSED, Socket
 from bridge.errors import BridgeError
 from bridge.web import parse
 from bridge.web.origins import Origins
+from bridge.wire.frames import Dress, Wire
 
 
 class Streams:
@@ -38,11 +39,12 @@ class Streams:
         return self._stream(request, parse.task_keys(self._desk.pool, refs))
 
     def _stream(self, request: Request, keys: Sequence[TaskKey]) -> Response:
-        wire = parse.wire(request.headers)
+        dress = parse.dress(request.query_params)
+        wire = parse.wire(request.headers) if dress is Dress.BRIDGE else Wire.SSE
         if request.method == "HEAD":
             return head(wire)
         arrival = self._arrival(request, keys)
-        return EventStream(self._desk, arrival, wire, parse.include(request.query_params))
+        return EventStream(self._desk, arrival, wire, parse.include(request.query_params), dress)
 
     @staticmethod
     def _arrival(request: HTTPConnection, keys: Sequence[TaskKey]) -> Arrival:

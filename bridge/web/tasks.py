@@ -8,12 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge.core.event import Event
-from bridge.core.task import Source, TaskKey, check_task_id
+from bridge.core.task import TaskKey
 from bridge.delivery.desk import Desk
 from bridge.delivery.longpoll import LONGEST_WAIT_SECONDS, etag, read
-from bridge.errors import TaskNotFound, UpstreamBusy
-from bridge.sources.poll import find
 from bridge.web import parse
+from bridge.web.aliases import find_by_alias
 from bridge.wire.document import Include, document
 
 HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Vary": "Prefer, Accept"}
@@ -36,28 +35,15 @@ class Tasks:
             headers["Preference-Applied"] = f"wait={min(int(wait), LONGEST_WAIT_SECONDS)}"
         if not found.modified:
             return Response(status_code=304, headers=headers)
-        return _document(found.event, include, headers, found.observed_at)
+        return state_response(found.event, include, headers, found.observed_at)
 
     async def by_alias(self, request: Request) -> Response:
         """`GET /v1/aliases/{upstream}/{alias}`: the state of the task the client named itself."""
         upstream = self._desk.pool.upstream(request.path_params["upstream"])
         include = parse.include(request.query_params)
-        asked = upstream.dialect.alias_request(check_task_id(request.path_params["alias"]))
-        if asked is None:
-            raise TaskNotFound("this upstream finds no task by the client's own id")
-        now = self._desk.clock.now()
-        free_at = upstream.budget.free_at(now)
-        if free_at is None or free_at > now + self._desk.settings.cold_wait_seconds:
-            raise UpstreamBusy(
-                "the budget of this upstream is used up", retry_after=(free_at or now + 1) - now
-            )
-        await self._desk.clock.sleep(free_at - now)
-        seen = await find(upstream, asked)
-        assert seen.task_id is not None
-        key = TaskKey(upstream.name, check_task_id(seen.task_id))
-        event = await self._desk.pool.show(key, seen, Source.POLL) or self._desk.placeholder(key)
+        key, event = await find_by_alias(self._desk, upstream, request.path_params["alias"])
         headers = HEADERS | {"ETag": etag(event), "Content-Location": links(key)["self"]}
-        return _document(event, include, headers, None)
+        return state_response(event, include, headers, None)
 
 
 def links(key: TaskKey) -> dict[str, str]:
@@ -72,6 +58,9 @@ def links(key: TaskKey) -> dict[str, str]:
     }
 
 
-def _document(event: Event, include: Include, headers: dict[str, str], observed_at: float | None) -> Response:
+def state_response(
+    event: Event, include: Include, headers: dict[str, str], observed_at: float | None
+) -> Response:
+    """One state document as an answer."""
     body = document(event, include=include, observed_at=observed_at)
     return Response(body, headers=headers, media_type="application/json")

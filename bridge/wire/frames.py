@@ -22,11 +22,21 @@ class Wire(StrEnum):
     WEBSOCKET = "websocket"
 
 
+class Dress(StrEnum):
+    """What the events on an SSE stream look like."""
+
+    BRIDGE = "bridge"
+    OPENAI = "openai"
+    PROVIDER = "provider"
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """Everything that makes two subscribers' bytes differ.
 
     Args:
+        dress: `openai`: unnamed events, each an object with a `type`, `[DONE]` at the end. `provider`: the
+            provider's own documents and nothing else. Only with SSE.
         chunked: Whether the HTTP chunk framing is ours, because we write past the server.
         framed: Whether the WebSocket frame header is ours, for the same reason.
     """
@@ -35,6 +45,7 @@ class Form:
     include: Include = PLAIN
     chunked: bool = False
     framed: bool = False
+    dress: Dress = Dress.BRIDGE
 
 
 class Frames:
@@ -90,8 +101,13 @@ def state_frame(
         with_cursor: False for a state that is no place in the journal on this connection.
         retry: Milliseconds a browser should wait before it comes back (SSE only).
     """
+    if form.dress is Dress.PROVIDER:
+        return _own_frame(event, retry)
     text = text or document(event, include=form.include)
     cursor = str(event.cursor)
+    if form.dress is Dress.OPENAI:
+        dressed = b'{"type":"state","cursor":"%b","task":%b}' % (cursor.encode(), text)
+        return sse.encode(dressed, id=cursor if with_cursor else None, retry=retry)
     if form.wire is Wire.SSE:
         frame = sse.encode(text, id=cursor if with_cursor else None, retry=retry)
     elif form.wire is Wire.NDJSON:
@@ -105,6 +121,8 @@ def end_frame(form: Form, tasks: int) -> bytes:
     """Nothing more will come. A WebSocket has none: it stays open for the next subscribe."""
     if form.wire is Wire.WEBSOCKET:
         return b""
+    if form.dress is Dress.OPENAI:
+        return sse.encode(b"[DONE]")
     return _control(form, "end", {"tasks": tasks})
 
 
@@ -161,7 +179,17 @@ def _done_frame(form: Form, event: Event) -> bytes:
     return _control(form, "done", fields | {"cursor": cursor})
 
 
+def _own_frame(event: Event, retry: int | None) -> bytes:
+    """The provider's own document, where it sent one: on one line, which its line breaks would end."""
+    raw = event.state.raw
+    return b"" if raw is None else sse.encode(orjson.dumps(orjson.loads(raw)), retry=retry)
+
+
 def _control(form: Form, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:
+    if form.dress is Dress.PROVIDER:
+        return b""  # no provider says such things
+    if form.dress is Dress.OPENAI:
+        return sse.encode(orjson.dumps({"type": name} | fields), retry=retry)
     if form.wire is Wire.SSE:
         return sse.encode(orjson.dumps(fields), event=name, retry=retry)
     if form.wire is Wire.NDJSON:

@@ -93,7 +93,7 @@ def test_the_metrics_page_names_no_metric_that_is_not_there():
 
 def served():
     desk = SimpleNamespace(pool=None, clock=SimpleNamespace(wall=lambda: 0.0))
-    for route in routes(desk, None, None):
+    for route in routes(desk, None, None, None):
         path = re.sub(r":\w+}", "}", route.path)
         methods = sorted(route.methods - {"HEAD"}) if isinstance(route, Route) else ["GET"]
         yield from ((method, path) for method in methods)

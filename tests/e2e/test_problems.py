@@ -103,7 +103,7 @@ async def test_a_callback_for_an_upstream_nobody_configured_is_404(scene: Scene)
         "/nothing",
         "/v1/",
         "/v1/tasks",
-        "/v1/tasks/qingbo",
+        "/v1/tasks/qingbo/",
         "/v1/tasks/qingbo/x/y",
         "//",
         "/v1/tasks/qingbo/x/events/",

@@ -52,7 +52,7 @@ class FakeProvider:
 
     # The session
 
-    async def ask(self, request: Request) -> Answer:
+    async def ask(self, request: Request, timeout_seconds: float | None = None) -> Answer:
         """Answer a status call."""
         task_id = request.path.rpartition("/")[2]
         self.asked.append((task_id, self.clock.now()))

@@ -1,0 +1,66 @@
+"""The credential of one provider, as headers, at the moment of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from bridge.clock import Clock
+from bridge.dialects.base import Dialect
+from bridge.dialects.credentials import HOOKS, Mint, check_key
+
+RENEWED_BEFORE_SECONDS = 300.0
+
+
+class Credential(Protocol):
+    """What makes a call ours."""
+
+    def headers(self) -> Mapping[str, str]:
+        """The headers of a call that leaves now."""
+
+
+class FixedCredential:
+    """A credential that stays as it is."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    def headers(self) -> Mapping[str, str]:
+        """The same every time."""
+        return self._headers
+
+
+class MintedCredential:
+    """A credential that ends, made anew before it does."""
+
+    def __init__(self, dialect: Dialect, mint: Mint, api_key: str, clock: Clock) -> None:
+        self._dialect = dialect
+        self._mint = mint
+        self._api_key = api_key
+        self._clock = clock
+        self._headers: Mapping[str, str] = {}
+        self._good_from = self._good_until = 0.0
+
+    def headers(self) -> Mapping[str, str]:
+        """Headers that will be good for some minutes yet."""
+        now = self._clock.wall()
+        # Not from before it was made either: a clock that was set back makes it a credential of the future.
+        if not self._good_from <= now < self._good_until:
+            minted = self._mint(self._api_key, now)
+            self._headers = self._dialect.auth_headers(minted.value)
+            self._good_from, self._good_until = now, minted.expires_at - RENEWED_BEFORE_SECONDS
+        return self._headers
+
+
+def credential_of(dialect: Dialect, api_key: str, clock: Clock) -> Credential:
+    """The credential as this provider wants it; without a key there is none.
+
+    Raises:
+        InvalidRequest: The key is not of the form this provider's keys have.
+    """
+    if not api_key:
+        return FixedCredential({})
+    if dialect.auth_hook is None:
+        return FixedCredential(dialect.auth_headers(api_key))
+    check_key(dialect, api_key)
+    return MintedCredential(dialect, HOOKS[dialect.auth_hook], api_key, clock)

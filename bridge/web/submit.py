@@ -1,0 +1,74 @@
+"""The routes that change something at a provider: submit and cancel."""
+
+from __future__ import annotations
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+
+from bridge.delivery.desk import Desk
+from bridge.delivery.longpoll import etag
+from bridge.dialects.base import Submission
+from bridge.errors import Forbidden, InvalidRequest, Overloaded
+from bridge.watchers.submitter import Submitter
+from bridge.web import parse
+from bridge.web.origins import Origins
+from bridge.web.tasks import HEADERS, links, state_response
+from bridge.wire.document import document
+
+MAX_SUBMISSION = 16 * 1024 * 1024
+_INCLUDE = "include"
+
+
+class Submit:
+    """Creating and cancelling tasks.
+
+    A page of a stranger must not spend the operator's money: browsers send simple POSTs without asking, so
+    the origin is checked here, and not by CORS alone.
+    """
+
+    def __init__(self, desk: Desk, submitter: Submitter, origins: Origins) -> None:
+        self._desk = desk
+        self._submitter = submitter
+        self._origins = origins
+
+    async def submit(self, request: Request) -> Response:
+        """`POST /v1/tasks/{upstream}`: the body goes to the provider as it is."""
+        admit(self._origins, request.headers)
+        upstream = self._desk.pool.upstream(request.path_params["upstream"])
+        include = parse.include(request.query_params)
+        if self._desk.closed is not None:
+            raise Overloaded("this bridge is being restarted; nothing was submitted")
+        submission = Submission(
+            body=await parse.body(request, MAX_SUBMISSION),
+            content_type=request.headers.get("content-type"),
+            options=parse.options(request.query_params, without=_INCLUDE),
+        )
+        key, event = await self._submitter.submit(upstream.name, submission)
+        where = links(key)
+        body = orjson.dumps({"state": orjson.Fragment(document(event, include=include)), "links": where})
+        headers = HEADERS | {"ETag": etag(event), "Location": where["self"]}
+        return Response(body, status_code=201, headers=headers, media_type="application/json")
+
+    async def cancel(self, request: Request) -> Response:
+        """`POST /v1/tasks/{upstream}/{task_id}/cancel`: the state that results."""
+        admit(self._origins, request.headers)
+        key = parse.path_key(self._desk.pool, request)
+        include = parse.include(request.query_params)
+        await parse.body(request)
+        event = await self._submitter.cancel(key)
+        return state_response(event, include, HEADERS | {"ETag": etag(event)}, None)
+
+
+def admit(origins: Origins, headers: Headers) -> None:
+    """Let a request in that changes something at a provider.
+
+    Raises:
+        Forbidden: It comes from a page of a stranger.
+        InvalidRequest: Its body does not come as it is.
+    """
+    if not origins.allow(headers):
+        raise Forbidden("pages of this origin may neither submit nor cancel")
+    if headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+        raise InvalidRequest("send the body as it is, without a content-encoding")

@@ -126,6 +126,7 @@ def ours(
     port: int = 0,
     provider: tuple[int, int] | None = None,
     memory: bool = False,
+    malloc: bool = False,
     folder: Path | None = None,
     wishes: dict[str, Any] | None = None,
     pace: dict[str, Any] | None = None,
@@ -134,6 +135,7 @@ def ours(
 
     Args:
         memory: The journal that forgets, instead of the SQLite file that is the default.
+        malloc: Leave memory to the C library, which can give more of it back.
         folder: Where that file stands, when it must outlive the process.
         provider: Port and control port of one that runs already.
     """
@@ -150,6 +152,8 @@ def ours(
         variables = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
         for name, value in {**SETTINGS, "port": port, "journal": journal, **(wishes or {})}.items():
             variables[f"BRIDGE_{name.upper()}"] = str(value)
+        if malloc:
+            variables["PYTHONMALLOC"] = "malloc"
         variables["BRIDGE_UPSTREAMS"] = json.dumps({upstream: settings})
         if inproc:
             hook = machine.free_port()

@@ -175,7 +175,7 @@ def _idle(cycles: _Cycles, sizes: Sizes) -> Iterator[Promise]:
     bounds = {"ours SSE": 14.0, "ours WebSocket": 20.0}
     for name in cycles.names():
         what, values = f"4. idle {name}: memory a connection", cycles.values(name, "kb_per_connection")
-        bound = bounds.get(name.removesuffix(", most"))
+        bound = bounds.get(name.partition(",")[0])
         yield from _at_most(what, bound, values, "KB") if bound else _told(what, values, "KB")
         if name.startswith("ours"):
             left = cycles.values(name, lambda row: max(row["after_kb"]) / row["before_kb"])

@@ -66,6 +66,7 @@ class Sizes:
     connects: int = 5_000
     at_once: int = 256
     pause: float = 2.0
+    release: float = 12.0  # the bridge gives memory back some seconds after many have left
 
 
 FULL = Sizes()
@@ -87,6 +88,7 @@ TINY = Sizes(
     connects=80,
     at_once=32,
     pause=0.2,
+    release=0.2,
 )
 
 
@@ -159,7 +161,9 @@ def idle(sizes: Sizes) -> Iterator[Row]:
     """Memory of connections on which nothing happens, and what stays when they have left."""
     cases: list[tuple[str, Make, int]] = [
         ("ours SSE", ours, sizes.idle),
+        ("ours SSE, PYTHONMALLOC=malloc", lambda: ours(malloc=True), sizes.idle),
         ("ours WebSocket", lambda: ours(websocket=True), sizes.idle),
+        ("ours WebSocket, PYTHONMALLOC=malloc", lambda: ours(websocket=True, malloc=True), sizes.idle),
         ("nchan SSE", nchan, sizes.idle),
         ("naive SSE", naive, sizes.idle),
         ("C limit SSE", limit, sizes.idle),
@@ -192,13 +196,13 @@ def idle(sizes: Sizes) -> Iterator[Row]:
                 }
                 for _ in range(sizes.churns):
                     load("drop", 0)
-                    time.sleep(sizes.pause)
+                    time.sleep(sizes.release)
                     numbers["after_kb"].append(machine.memory_kb(server.pids))
                     again = _open(load, number, sizes.at_once)
                     if again["opened"] != got["opened"]:
                         raise Failed(f"{name}: {again} after a churn")
                 load("drop", 0)
-                time.sleep(sizes.pause)
+                time.sleep(sizes.release)
                 numbers["after_kb"].append(machine.memory_kb(server.pids))
                 yield name, numbers
 

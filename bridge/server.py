@@ -174,19 +174,34 @@ class BoundedHead(HttpToolsProtocol):
         super().on_headers_complete()
 
 
-class GatedSocket(WebSocketsSansIOProtocol):
-    """Says with an attribute whether the client takes what it is sent; see `bridge.hub.subscription.Gate`."""
+class SocketGate:
+    """Whether a WebSocket's client takes what it is sent; see `bridge.hub.subscription.Gate`.
 
-    write_paused = False
+    An object of its own, because the protocol has more attributes than Python keeps at hand.
+    """
+
+    __slots__ = ("write_paused",)
+
+    def __init__(self) -> None:
+        self.write_paused = False
+
+
+class GatedSocket(WebSocketsSansIOProtocol):
+    """Says with an attribute whether the client takes what it is sent."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A handshake begins."""
+        self.gate = SocketGate()
+        super().connection_made(transport)
 
     def pause_writing(self) -> None:
         """The transport's buffer is above its mark."""
-        self.write_paused = True
+        self.gate.write_paused = True
         super().pause_writing()
 
     def resume_writing(self) -> None:
         """There is room again."""
-        self.write_paused = False
+        self.gate.write_paused = False
         super().resume_writing()
 
 

@@ -95,8 +95,8 @@ class SocketOutlet:
 
     @property
     def gate(self) -> Gate:
-        """Our own server's protocol says it itself, as an attribute."""
-        return cast(Gate, self._protocol) if hasattr(self._protocol, "write_paused") else self
+        """That of the server where it has one, as ours does."""
+        return cast(Gate, getattr(self._protocol, "gate", self))
 
     @property
     def write_paused(self) -> bool:

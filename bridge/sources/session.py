@@ -127,6 +127,7 @@ def _sendable(body: bytes | None) -> bytes | BytesIO | None:
     return BytesIO(body) if body is not None and len(body) > _AT_ONCE else body
 
 
+@lru_cache(8192)  # some 10 MB when it is full; a watch asks under one address again and again
 def _url(base_url: str, path: str) -> URL:
     """As it is: `encoded` keeps %2F. Put together from parts, because to parse it costs thrice as much."""
     base = _base(base_url)

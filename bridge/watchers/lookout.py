@@ -69,7 +69,7 @@ class Lookout:
             await self._look(watcher)
             now = self._upstream.clock.now()
             watcher = self._take(now)
-            if watcher is None or self._wait(now) == 0.0:  # else `run` has nothing to start
+            if watcher is None or (self._ready and self._wait(now) == 0.0):  # else `run` has nothing to start
                 self._woken.set()
 
     def _take(self, now: float) -> Watcher | None:

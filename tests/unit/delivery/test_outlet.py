@@ -20,6 +20,7 @@ from bridge.delivery.outlet import (
     http_outlet,
     socket_outlet,
 )
+from bridge.server import SocketGate
 from bridge.wire.document import PLAIN
 from bridge.wire.frames import Form, Wire
 from tests.fakes.clock import settle
@@ -293,8 +294,9 @@ async def test_who_has_left_is_told_no_end() -> None:
 async def test_a_server_that_says_so_itself_is_asked_itself(server: FakeServer) -> None:
     outlet = SocketOutlet(server, server.send, FRAMED)
     assert outlet.gate is outlet
-    server.write_paused = True  # type: ignore[attr-defined]
-    assert outlet.gate is server
+    gate = SocketGate()
+    server.gate = gate  # type: ignore[attr-defined]
+    assert outlet.gate is gate
 
 
 # Which

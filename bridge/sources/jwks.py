@@ -7,6 +7,7 @@ import binascii
 import logging
 from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
 
 import orjson
 
@@ -16,13 +17,7 @@ from bridge.errors import UpstreamError, UpstreamUnavailable
 from bridge.sources.credentials import FixedCredential
 from bridge.sources.session import Session
 
-try:
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-except ImportError:  # an extra: only callbacks signed that way need it
-    can_verify = False
-else:
-    can_verify = True
+can_verify = find_spec("cryptography") is not None  # an extra: only callbacks signed that way need it
 
 KEPT_SECONDS = 86_400.0
 REFETCH_SECONDS = 60.0
@@ -130,6 +125,10 @@ def _any_signed(keys: tuple[bytes, ...], signature: bytes, message: bytes) -> bo
 
 
 def _signed(key: bytes, signature: bytes, message: bytes) -> bool:
+    # ten megabytes, for the few who need it
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - see above
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415 - see above
+
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
     except (InvalidSignature, ValueError):

@@ -56,7 +56,7 @@ async def test_with_a_second_instance_behind_a_balancer_everybody_gets_the_end_i
 ) -> None:
     if EVENTSOURCE.missing is not None:
         missing(EVENTSOURCE.missing)
-    judge = Judge()
+    judge = Judge(histories=2)
     async with (
         studio() as provider,
         site(provider.url, tmp_path / "first.db", drain_seconds=2.0) as first,

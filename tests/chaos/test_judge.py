@@ -39,6 +39,21 @@ def test_a_client_that_saw_everything_in_order_is_right() -> None:
     assert judge.verdict(TRUTH) == []
 
 
+def test_behind_one_address_another_history_may_begin_further_back_but_must_end_right() -> None:
+    faults = []
+    for histories in (1, 2):
+        judge = Judge(histories=histories)
+        account = judge.account("client", [REF])
+        for epoch, status in (("e", "completed"), ("f", "processing")):
+            account.connected(cursor=None)
+            account.state(_state(5, status, cursor=f"{epoch}-5"))
+        faults.append(len(judge.faults))
+        assert judge.verdict(TRUTH) != []
+        account.state(_state(6, "completed", cursor="f-6"))
+        assert judge.verdict(TRUTH) == judge.faults
+    assert faults == [2, 0]
+
+
 @pytest.mark.parametrize(
     ("states", "found"),
     [

@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
@@ -19,6 +20,7 @@ from bridge.core.event import Closing
 from bridge.core.pacing import Pace
 from bridge.delivery.desk import Desk, DeskSettings
 from bridge.dialects.base import Dialect
+from bridge.dialects.hosts import Hosts
 from bridge.errors import JournalError
 from bridge.hub.hub import Hub
 from bridge.hub.sweep import Sweep, SweepSettings
@@ -29,19 +31,39 @@ from bridge.leases.local import LocalLeases
 from bridge.metrics import Metrics
 from bridge.settings import SQLITE, Settings, UpstreamSettings, dialect_of
 from bridge.sources.credentials import credential_of
-from bridge.sources.jwks import can_verify, fetch_fal
+from bridge.sources.jwks import can_verify, fetch_fal, fetch_keys
 from bridge.sources.session import Session
 from bridge.sources.signatures import Verifier, make_verifier
+from bridge.sources.token_keys import TokenKeys
 from bridge.sources.upstream import Upstream
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
+from bridge.web.addresses import Addresses
+from bridge.web.callers import Callers
+from bridge.web.limits import Limits, LimitSettings
 from bridge.web.origins import Origins
-from bridge.web.routes import make_app
+from bridge.web.routes import make_app, make_operations_app
+from bridge.web.tickets import Tickets
+from bridge.web.tokens import Secrets, Tokens
 
 LAG_PERIOD_SECONDS = 0.25
 SAFETY_NET_INTERVALS = 6
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How callers are known.
+
+    Args:
+        tickets: None where the bridge gives out none.
+        keys: What a key server publishes; None where the operator's own secrets count.
+    """
+
+    callers: Callers
+    tickets: Tickets | None = None
+    keys: TokenKeys | None = None
 
 
 @dataclass(slots=True)
@@ -53,6 +75,7 @@ class _Parts:
     pool: Pool
     metrics: Metrics
     journal: Journal
+    access: Access
 
 
 class Bridge:
@@ -61,6 +84,7 @@ class Bridge:
     Everything is built in the lifespan, on the loop that serves, and taken down in reverse.
 
     Attributes:
+        operations_port: Where our own server listens for operators alone; None where it does not.
         dead: Whether a bug ended what runs in the background.
         died: Called when that happens.
     """
@@ -69,7 +93,9 @@ class Bridge:
         self.settings = settings
         self._clock = clock or SystemClock()
         self._app: ASGIApp | None = None
+        self._operations: ASGIApp | None = None
         self._parts: _Parts | None = None
+        self.operations_port: int | None = None
         self.dead = False
         self.died: Callable[[], None] = _nothing
 
@@ -78,9 +104,10 @@ class Bridge:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        if self._app is None:
+        if self._app is None or self._operations is None:
             raise RuntimeError("enter Bridge.running() in the lifespan of the app that mounts it")
-        await self._app(scope, receive, send)
+        app = self._operations if self._is_for_operators(scope) else self._app
+        await app(scope, receive, send)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -96,12 +123,14 @@ class Bridge:
                     group.create_task(parts.sweep.run()),
                     group.create_task(_measure_lag(self._clock, parts.metrics)),
                 ]
+                if parts.access.keys is not None:
+                    tasks.append(group.create_task(parts.access.keys.run()))
                 try:
                     yield
                 finally:
                     for task in tasks:
                         task.cancel()
-            self._parts = self._app = None
+            self._parts = self._app = self._operations = None
 
     async def drain(self) -> None:
         """Take nothing new and end every stream, over `drain_seconds` at the most."""
@@ -145,9 +174,28 @@ class Bridge:
         sweep = Sweep(hub, clock, chance, _sweep_settings(settings))
         submitter = Submitter(pool, journal, public_url=settings.public_url or None)
         stack.push_async_callback(submitter.close)
-        self._app = make_app(desk, submitter, metrics, Origins(settings.allowed_origins))
-        self._parts = _Parts(desk, sweep, pool, metrics, journal)
+        limits = Limits(_limit_settings(settings), Addresses(settings.trusted_proxies), clock, metrics)
+        origins = Origins(settings.allowed_origins, cookies=settings.auth == "token")
+        access = make_access(settings, origins, clock)
+        self._app = make_app(
+            desk,
+            submitter,
+            metrics,
+            origins,
+            limits,
+            access.callers,
+            access.tickets,
+            operations_apart=self.operations_port is not None,
+        )
+        self._operations = make_operations_app(desk, metrics, access.callers)
+        self._parts = _Parts(desk, sweep, pool, metrics, journal, access)
         return self._parts
+
+    def _is_for_operators(self, scope: Scope) -> bool:
+        """By the socket the request came in at, which no client can choose."""
+        if self.operations_port is None:
+            return False
+        return (scope.get("server") or ("", None))[1] == self.operations_port
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -225,6 +273,21 @@ def _verifier(name: str, wishes: UpstreamSettings, dialect: Dialect, clock: Cloc
     return verifier
 
 
+def make_access(settings: Settings, origins: Origins, clock: Clock) -> Access:
+    """How the operator wants callers to be known."""
+    if settings.auth == "none":
+        return Access(Callers(origins, clock))
+    secrets = [secret.get_secret_value().encode() for secret in settings.token_secrets]
+    signing = [settings.ticket_secret.get_secret_value().encode()] if settings.ticket_secret else secrets
+    tickets = Tickets(signing, clock) if signing else None
+    url, private = settings.token_jwks_url, Hosts(settings.private_hosts)
+    keys = TokenKeys(partial(fetch_keys, url, private), clock) if url else None
+    tokens = Tokens(
+        keys or Secrets(secrets), clock, issuer=settings.token_issuer or "", audience=settings.token_audience
+    )
+    return Access(Callers(origins, clock, tokens, tickets), tickets, keys)
+
+
 def _revealed(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret is not None else None
 
@@ -246,6 +309,21 @@ def _desk_settings(settings: Settings) -> DeskSettings:
         cold_wait_seconds=settings.cold_wait_seconds,
         max_connection_age_seconds=settings.max_connection_age_seconds,
         sync_seconds=settings.sync_seconds,
+        max_tasks_per_connection=settings.max_tasks_per_connection,
+        max_body_bytes=settings.max_body_bytes,
+        max_submission_bytes=settings.max_submission_bytes,
+    )
+
+
+def _limit_settings(settings: Settings) -> LimitSettings:
+    return LimitSettings(
+        connections=settings.max_connections,
+        connections_per_address=settings.max_connections_per_address,
+        connections_per_caller=settings.max_connections_per_caller,
+        streams_per_second_per_address=settings.max_streams_per_second_per_address,
+        streams_per_second_per_caller=settings.max_streams_per_second_per_caller,
+        watches_per_caller=settings.max_watches_per_caller,
+        submits_per_minute_per_caller=settings.max_submits_per_minute_per_caller,
     )
 
 

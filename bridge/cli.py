@@ -14,6 +14,7 @@ from bridge.client.command import submit, watch
 from bridge.dialect_command import dialect
 from bridge.errors import ConfigError
 from bridge.simulator.command import simulate
+from bridge.token_command import token
 
 if TYPE_CHECKING:
     from bridge.settings import Settings
@@ -50,14 +51,12 @@ def serve(path: Path | None, host: str | None, port: int | None, *, insecure: bo
     from bridge.settings import is_loopback
 
     set_up_logs(settings.log_level, settings.log_format)
-    if not is_loopback(settings.host):
+    if not is_loopback(settings.host) and settings.auth == "none":
         logging.getLogger("bridge").warning("serving %s without asking who calls", settings.host)
     try:
         code = run(Bridge(settings))
     except OSError as error:
-        raise click.ClickException(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
-        ) from None
+        raise click.ClickException(f"cannot listen on {error.filename}: {error.strerror}") from None
     sys.exit(code)
 
 
@@ -110,6 +109,7 @@ main.add_command(simulate)
 main.add_command(watch)
 main.add_command(submit)
 main.add_command(dialect)
+main.add_command(token)
 
 
 def set_up_logs(level: str, style: str) -> None:

@@ -201,6 +201,11 @@ class Metrics:
         self._per_delivery[delivery].connections.dec()
         self.disconnects.labels(delivery, reason).inc()
 
+    def turned_away(self, delivery: str) -> None:
+        """A newcomer found no place: it was answered, and nothing was opened for it."""
+        self._opened[delivery] += 1
+        self.disconnects.labels(delivery, Closing.OVER_CAPACITY.value).inc()
+
     def sent(self, delivery: str, events: int) -> None:
         """States went to one connection."""
         self._per_delivery[delivery].events.inc(events)

@@ -31,9 +31,11 @@ from bridge.core.task import UPSTREAM_NAME
 from bridge.dialects.base import Dialect
 from bridge.dialects.credentials import check_key
 from bridge.dialects.custom import check_table, read_file
+from bridge.dialects.hosts import is_host_name
 from bridge.dialects.registry import load_document, load_preset, preset_names
 from bridge.errors import ConfigError, InvalidRequest
 from bridge.sources.signatures import check_signing_key
+from bridge.web.addresses import network
 
 PREFIX = "BRIDGE_"
 NESTED = "__"
@@ -41,7 +43,15 @@ SQLITE = "sqlite:"
 CUSTOM = "custom"
 CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG"})
 
+TOKEN_SETTINGS = ("token_secrets", "token_jwks_url", "token_issuer", "ticket_secret")
+MAX_SECRETS = 2
+MIN_SECRET_BYTES = 32
+
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Limit = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=1024)]
 
 
 class UpstreamSettings(BaseModel):
@@ -122,13 +132,42 @@ class Settings(BaseSettings):
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: Annotated[int, Field(ge=0, le=65_535)] = Field(
-        8080, description="Port to listen on; 0 takes a free one."
+    port: Port = Field(8080, description="Port to listen on; 0 takes a free one.")
+    ops_host: str | None = Field(
+        None, description="Address for `/metrics` and `/status` alone; `127.0.0.1` if only `ops_port` is set."
+    )
+    ops_port: Port | None = Field(
+        None,
+        description="Port for `/metrics` and `/status` alone; the one after `port` if left out, where"
+        " `ops_host` is set or `auth` is not `none`.",
     )
     insecure: bool = Field(
         False, description="Serve an address that is not loopback although nobody is asked who they are."
     )
-    auth: str = Field("none", description="Who may call: `none`, on a loopback address.")
+    auth: str = Field(
+        "none",
+        description="Who may call: with `none` everybody, on a loopback address; with `token` whoever has a"
+        " signed token (JWT).",
+    )
+    token_secrets: list[SecretStr] = Field(
+        default_factory=list,
+        description="What tokens are signed with (HS256), 32 bytes at least; two while one replaces another,"
+        " the newer first.",
+    )
+    token_jwks_url: str | None = Field(
+        None,
+        description="Instead of a secret: where a key server publishes the keys it signs tokens with (RS256,"
+        " ES256, EdDSA).",
+    )
+    token_issuer: str | None = Field(None, description="What `iss` of a token must be.")
+    token_audience: Annotated[str, Field(min_length=1)] = Field(
+        "task-event-bridge", description="What `aud` of a token must be or hold."
+    )
+    ticket_secret: SecretStr | None = Field(
+        None,
+        description="With `token_jwks_url`: what tickets are signed with, 32 bytes at least; there are no"
+        " tickets without one.",
+    )
     public_url: str = Field(
         "",
         description="Where providers reach this bridge; submits to an upstream with a `callback_secret` then"
@@ -158,6 +197,46 @@ class Settings(BaseSettings):
     drain_seconds: Annotated[float, Field(ge=0)] = Field(
         20.0, description="Over how long open streams are ended on SIGTERM."
     )
+    max_connections: Limit = Field(
+        100_000, description="Streams, WebSockets and long-polls open at once; 0 for no limit."
+    )
+    max_connections_per_address: Limit = Field(
+        0, description="The same of one address, or of one IPv6 /64; 0 for no limit."
+    )
+    max_connections_per_caller: Limit = Field(0, description="The same of one caller; 0 for no limit.")
+    max_streams_per_second_per_address: Rate = Field(
+        0.0,
+        description="New streams and WebSockets of one address, ten seconds' worth at once; 0 for no limit.",
+    )
+    max_streams_per_second_per_caller: Rate = Field(
+        0.0,
+        description="New streams and WebSockets of one caller, ten seconds' worth at once; 0 for no limit.",
+    )
+    max_tasks_per_connection: Limit = Field(
+        200, description="Tasks that one connection may follow; 0 for no limit."
+    )
+    max_watches_per_caller: Limit = Field(
+        0, description="Tasks that one caller may follow over all connections at once; 0 for no limit."
+    )
+    max_submits_per_minute_per_caller: Rate = Field(
+        0.0, description="Tasks that one caller may submit, a minute's worth at once; 0 for no limit."
+    )
+    max_head_bytes: Bytes = Field(256 * 1024, description="The longest head of a request, its URL included.")
+    max_body_bytes: Bytes = Field(1024 * 1024, description="The largest body of any request but a submit.")
+    max_submission_bytes: Bytes = Field(16 * 1024 * 1024, description="The largest body of a submit.")
+    header_seconds: Seconds = Field(10.0, description="How long the head of a request may take to come.")
+    body_seconds: Seconds = Field(
+        30.0, description="How long a body may stall, or fall behind a kilobyte a second."
+    )
+    trusted_proxies: list[str] = Field(
+        default_factory=list,
+        description="Addresses and networks of proxies whose `X-Forwarded-For` and `Forwarded` are believed.",
+    )
+    private_hosts: list[str] = Field(
+        default_factory=list,
+        description="Names that the key server (`token_jwks_url`) may have a private address under;"
+        " `*.corp.example` for all below.",
+    )
     allowed_origins: list[str] = Field(
         default_factory=list,
         description="Web pages that may read the bridge; `*` for all, without credentials.",
@@ -169,12 +248,53 @@ class Settings(BaseSettings):
     @field_validator("auth")
     @classmethod
     def _auth(cls, value: str) -> str:
-        return _one_of(value, ("none",))
+        return _one_of(value, ("none", "token"))
+
+    @field_validator("token_secrets")
+    @classmethod
+    def _secrets(cls, value: list[SecretStr]) -> list[SecretStr]:
+        if len(value) > MAX_SECRETS:
+            raise ValueError(f"at most {MAX_SECRETS}: the one that signs and the one it replaces")
+        for secret in value:
+            _check_secret(secret)
+        return value
+
+    @field_validator("ticket_secret")
+    @classmethod
+    def _ticket_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _check_secret(value)
+        return value
+
+    @field_validator("token_jwks_url")
+    @classmethod
+    def _keys(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(_address(value))
+        if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+            raise ValueError("must begin with https://: whoever answers it decides who comes in")
+        return value
 
     @field_validator("public_url")
     @classmethod
     def _public_url(cls, value: str) -> str:
         return _address(value).rstrip("/") if value else ""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, value: list[str]) -> list[str]:
+        for one in value:
+            network(one)
+        return value
+
+    @field_validator("private_hosts")
+    @classmethod
+    def _private(cls, value: list[str]) -> list[str]:
+        for one in value:
+            if not is_host_name(one):
+                raise ValueError(f"{one!r} is no name of a host")
+        return value
 
     @field_validator("journal")
     @classmethod
@@ -254,6 +374,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def operations_address(settings: Settings) -> tuple[str, int] | None:
+    """Where `/metrics` and `/status` are served alone; None when they are among the other routes.
+
+    With callers who must say who they are, it is never left open to everybody what the bridge is doing.
+    """
+    if settings.ops_host is None and settings.ops_port is None and settings.auth == "none":
+        return None
+    beside = settings.port + 1 if settings.port else 0
+    port = settings.ops_port if settings.ops_port is not None else beside
+    return settings.ops_host or "127.0.0.1", port
+
+
 def effective(settings: Settings) -> dict[str, Any]:
     """The settings as they work, without a secret in them."""
     return settings.model_dump(mode="json")
@@ -312,7 +444,10 @@ def _unknown_variables(variables: Mapping[str, str]) -> list[str]:
 def _contradictions(wishes: dict[str, Any]) -> list[str]:
     """What no single setting can know. Reads raw values, so that it is told with everything else."""
     upstreams = wishes.get("upstreams")
-    mistakes = _exposed(str(wishes.get("host", "127.0.0.1")), wishes.get("insecure", False))
+    mistakes = _token_mistakes(wishes)
+    if wishes.get("auth", "none") == "none":
+        mistakes += _exposed(str(wishes.get("host", "127.0.0.1")), wishes.get("insecure", False))
+    mistakes += _operations_mistakes(wishes)
     if not upstreams:
         return [*mistakes, "upstreams: name at least one provider, for example [upstreams.qingbo]"]
     if isinstance(upstreams, dict):
@@ -327,9 +462,37 @@ def _exposed(host: str, insecure: object) -> list[str]:
     return [
         (
             f"host: {host} is reachable from outside and auth is none: everybody could read every task."
-            " Listen on 127.0.0.1, or pass --insecure if something in front decides who may come in"
+            " Listen on 127.0.0.1, ask for tokens with auth, or pass --insecure if something in front decides"
+            " who may come in"
         )
     ]
+
+
+def _token_mistakes(wishes: dict[str, Any]) -> list[str]:
+    secrets, url = wishes.get("token_secrets"), wishes.get("token_jwks_url")
+    if wishes.get("auth", "none") != "token":
+        given = [name for name in TOKEN_SETTINGS if wishes.get(name)]
+        return [f'{name}: needs auth = "token"' for name in given]
+    mistakes = []
+    if not wishes.get("token_issuer"):
+        mistakes.append("token_issuer: say what `iss` of a token must be, for example your backend's name")
+    if bool(secrets) == bool(url):
+        mistakes.append("auth: token needs either token_secrets or token_jwks_url")
+    if secrets and wishes.get("ticket_secret"):
+        mistakes.append("ticket_secret: only with token_jwks_url; else token_secrets sign tickets too")
+    return mistakes
+
+
+def _operations_mistakes(wishes: dict[str, Any]) -> list[str]:
+    port, ops_port = str(wishes.get("port", 8080)), wishes.get("ops_port")
+    apart = wishes.get("ops_host") is not None or wishes.get("auth", "none") != "none"
+    if ops_port is not None and str(ops_port) == port != "0":
+        return [
+            f"ops_port: {port} is the port of the bridge itself; /metrics and /status need one of their own"
+        ]
+    if ops_port is None and apart and port == "65535":
+        return ["ops_port: say which one; there is none after 65535"]
+    return []
 
 
 def _upstream_mistakes(name: str, upstream: dict[str, Any]) -> list[str]:
@@ -405,6 +568,18 @@ def _address(value: str, advice: str = "") -> str:
     if any(mark in value for mark in "@?#") or not urlsplit(value).hostname:
         raise ValueError(f"is an address and a path{advice}")
     return value
+
+
+def _check_secret(secret: SecretStr) -> None:
+    text = secret.get_secret_value()
+    if any("\ud800" <= one <= "\udfff" for one in text):
+        raise ValueError("a secret is UTF-8 text")
+    if len(text.encode()) < MIN_SECRET_BYTES:
+        raise ValueError(
+            f"a secret has {MIN_SECRET_BYTES} bytes at least; `openssl rand -base64 32` makes one"
+        )
+    if text.startswith(("-----BEGIN", "ssh-")):
+        raise ValueError("a secret is random text, not a key file")
 
 
 def _one_of(value: str, choices: tuple[str, ...]) -> str:

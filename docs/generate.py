@@ -119,6 +119,8 @@ def _default(value: object) -> str:
 def _unit(name: str) -> str:
     if name.endswith("_seconds"):
         return "seconds"
+    if name.endswith("_bytes"):
+        return "bytes"
     return {
         "requests_per_second": "requests a second",
         "max_in_flight": "requests",

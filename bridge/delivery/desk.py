@@ -27,17 +27,23 @@ LINKS_EXPIRE_SOON_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeskSettings:
-    """How arrivals are treated; all in seconds.
+    """How arrivals are treated.
 
     Args:
         cold_wait_seconds: How long a first answer may wait for a task nobody has looked at.
         max_connection_age_seconds: Each connection lives 0.8 to 1.0 of this.
         sync_seconds: How long a provider's own waiting call is held before it is told to poll.
+        max_tasks_per_connection: Tasks one connection may follow; 0 for as many as it likes.
+        max_body_bytes: The largest body read of any request but a submit.
+        max_submission_bytes: The largest body of a submit.
     """
 
     cold_wait_seconds: float = 2.0
     max_connection_age_seconds: float = 600.0
     sync_seconds: float = 60.0
+    max_tasks_per_connection: int = 200
+    max_body_bytes: int = 1024 * 1024
+    max_submission_bytes: int = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +109,18 @@ class Desk:
         """When a connection that begins now has lived long enough."""
         return self.clock.now() + self.settings.max_connection_age_seconds * (0.8 + 0.2 * self.random())
 
-    def reserve(self, outlet: Outlet, label: str, *, stays_open: bool = False) -> Subscription:
-        """A place for a connection."""
-        return self.hub.reserve(outlet, label=label, ends_at=self.ends_at(), stays_open=stays_open)
+    def reserve(
+        self, outlet: Outlet, label: str, *, stays_open: bool = False, expires_at: float | None = None
+    ) -> Subscription:
+        """A place for a connection.
+
+        Args:
+            expires_at: Monotonic seconds when its credential ends; None for never.
+        """
+        subscription = self.hub.reserve(outlet, label=label, ends_at=self.ends_at(), stays_open=stays_open)
+        if expires_at is not None and expires_at < subscription.ends_at:
+            subscription.ends_at, subscription.ends_by = expires_at, Closing.EXPIRED
+        return subscription
 
     async def open(self, subscription: Subscription, arrival: Arrival, *, patient: bool) -> Opened:
         """Register the tasks and find out what is known of them.

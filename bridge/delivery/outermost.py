@@ -14,8 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 SERVER = "bridge.server"
 STAY = "bridge.stay"
+AT_END = "bridge.at_end"
 
 Stay = Callable[[Receive, Send], Awaitable[None]]
+End = Callable[[], None]
 
 
 class Outermost:
@@ -32,16 +34,20 @@ class Outermost:
         if hasattr(transport, "get_write_buffer_size"):  # by what it can: uvloop's is no asyncio.Transport
             extensions[SERVER] = server
         try:
-            await self._app(scope, receive, send)
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                extensions.pop(
+                    SERVER, None
+                )  # it holds the scope: a circle that only a full collection would free
+            stay: Stay | None = extensions.pop(STAY, None)
+            if stay is not None:
+                if server is not None:
+                    _forget_request(scope, server)
+                await stay(receive, send)
         finally:
-            extensions.pop(
-                SERVER, None
-            )  # it holds the scope: a circle that only a full collection would free
-        stay: Stay | None = extensions.pop(STAY, None)
-        if stay is not None:
-            if server is not None:
-                _forget_request(scope, server)
-            await stay(receive, send)
+            for end in extensions.pop(AT_END, ()):
+                end()
 
 
 def _forget_request(scope: Scope, server: Any) -> None:
@@ -60,3 +66,8 @@ def server_of(scope: Scope) -> Any | None:
 def hand_over(scope: Scope, stay: Stay) -> None:
     """Run `stay` once the framework has returned; the response has begun."""
     scope["extensions"][STAY] = stay
+
+
+def at_end(scope: Scope, end: End) -> None:
+    """Call `end` once the request is over, or the connection that came of it, whatever ends them."""
+    scope["extensions"].setdefault(AT_END, []).append(end)

@@ -20,10 +20,10 @@ from bridge.delivery.desk import Arrival, Desk, Opened
 from bridge.delivery.outermost import hand_over
 from bridge.delivery.outlet import AsgiOutlet, TransportOutlet, Unopened, http_form, http_outlet
 from bridge.hub.subscription import Subscription
-from bridge.hub.sweep import CLOSING_SENTENCES
+from bridge.hub.sweep import CLOSING_SENTENCES, retry_milliseconds
 from bridge.wire import sse
-from bridge.wire.document import Include
-from bridge.wire.frames import Dress, Wire, pack
+from bridge.wire.document import PLAIN, Include
+from bridge.wire.frames import Dress, Form, Wire, closing_frame, pack
 
 AppStatus.enable_automatic_graceful_drain = False
 
@@ -54,10 +54,20 @@ class EventStream(Response):
     """The events of some tasks, until they end or the client leaves.
 
     Backpressure: by the outlet; the connection's coroutine never sends.
+
+    Args:
+        expires_at: Monotonic seconds when the caller's credential ends; None for never.
     """
 
     def __init__(
-        self, desk: Desk, arrival: Arrival, wire: Wire, include: Include, dress: Dress = Dress.BRIDGE
+        self,
+        desk: Desk,
+        arrival: Arrival,
+        wire: Wire,
+        include: Include,
+        dress: Dress = Dress.BRIDGE,
+        *,
+        expires_at: float | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -67,6 +77,7 @@ class EventStream(Response):
         self._wire = wire
         self._include = include
         self._dress = dress
+        self._expires_at = expires_at
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; what stays open is handed to the outermost layer.
@@ -76,7 +87,7 @@ class EventStream(Response):
         """
         ended = asyncio.Event()
         form = http_form(scope, self._wire, self._include, self._dress)
-        subscription = self._desk.reserve(Unopened(form), self._wire.value)
+        subscription = self._desk.reserve(Unopened(form), self._wire.value, expires_at=self._expires_at)
         handed_over = False
         try:
             if self._desk.closed is not None:
@@ -108,6 +119,23 @@ class EventStream(Response):
 
     async def _start(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+
+class TurnedAway(Response):
+    """What a newcomer gets who finds no place: 200, a word, a longer `retry:` and the end.
+
+    Libraries hammer: nothing is reserved, read or asked for it, and the connection may carry the next try.
+    """
+
+    def __init__(self, desk: Desk, wire: Wire, dress: Dress = Dress.BRIDGE) -> None:
+        retry = retry_milliseconds(desk.random(), busy=True)
+        sentence = CLOSING_SENTENCES[Closing.OVER_CAPACITY]
+        body = closing_frame(Form(wire, PLAIN, dress=dress), Closing.OVER_CAPACITY, sentence, retry=retry)
+        desk.metrics.turned_away(wire.value)
+        self.status_code = 200
+        self.background = None
+        self.body = sse.OK_COMMENT + body if wire is Wire.SSE else body
+        self.raw_headers = [*_HEADERS[wire], (b"content-length", b"%d" % len(self.body))]
 
 
 class _Stay:

@@ -10,11 +10,12 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from bridge.core.event import Closing
 from bridge.core.task import TaskKey
 from bridge.delivery.desk import Arrival, Desk
 from bridge.delivery.outermost import hand_over, server_of
 from bridge.delivery.outlet import AsgiOutlet, SocketOutlet, socket_outlet
-from bridge.errors import BridgeError, InvalidRequest, LimitExceeded, TaskNotFound
+from bridge.errors import BridgeError, Forbidden, InvalidRequest, LimitExceeded, TaskNotFound
 from bridge.hub.subscription import Subscription
 from bridge.wire.document import Include
 from bridge.wire.frames import Wire, message
@@ -25,6 +26,8 @@ TOO_BIG = 1009
 REFUSED = 1008
 
 Resolve = Callable[[Sequence[str]], list[TaskKey]]
+Follow = Callable[[int], None]
+Covers = Callable[[TaskKey], bool]
 
 
 class Socket:
@@ -33,36 +36,53 @@ class Socket:
     Args:
         resolve: Reads task refs; raises what is wrong with them.
         first: Tasks named on the URL, subscribed at once.
-        max_tasks: How many tasks one connection may ask for.
+        max_tasks: How many tasks one connection may ask for; 0 for as many as it likes.
+        follow: Told how many tasks the connection is about to follow; raises `LimitExceeded`.
+        covers: Whether the caller may read a task.
+        expires_at: Monotonic seconds when the caller's credential ends; None for never.
     """
 
     def __init__(
-        self, desk: Desk, *, resolve: Resolve, first: Arrival | None, include: Include, max_tasks: int
+        self,
+        desk: Desk,
+        *,
+        resolve: Resolve,
+        first: Arrival | None,
+        include: Include,
+        max_tasks: int,
+        follow: Follow,
+        covers: Covers,
+        expires_at: float | None = None,
     ) -> None:
         self._desk = desk
         self._resolve = resolve
+        self._covers = covers
+        self._expires_at = expires_at
         self._first = first
         self._include = include
         self._max_tasks = max_tasks
+        self._follow = follow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Accept; the conversation is handed to the outermost layer."""
-        await receive()  # websocket.connect
-        await send({"type": "websocket.accept", "subprotocol": _offered(scope)})
-        closed = self._desk.closed
-        if closed is not None:
-            await send({"type": "websocket.close", "code": closed.websocket_code, "reason": closed.value})
+        if self._desk.closed is not None:
+            await turn_away(self._desk.closed, scope, receive, send)
             return
+        await _accept(scope, receive, send)
         hand_over(scope, partial(self._converse, server_of(scope)))
 
     async def _converse(self, server: Any | None, receive: Receive, send: Send) -> None:
         ended = asyncio.Event()
         outlet = socket_outlet(server, send, self._include, ended)
-        subscription = self._desk.reserve(outlet, Wire.WEBSOCKET.value, stays_open=True)
-        serving = _Conversation(self._desk, subscription, outlet, self._resolve, self._max_tasks)
+        subscription = self._desk.reserve(
+            outlet, Wire.WEBSOCKET.value, stays_open=True, expires_at=self._expires_at
+        )
+        serving = _Conversation(
+            self._desk, subscription, outlet, self._resolve, self._covers, self._max_tasks, self._follow
+        )
         try:
             if self._first is not None:
-                await serving.subscribe(None, self._first)
+                await serving.begin(self._first)
             await serving.run(receive, send, None if isinstance(outlet, SocketOutlet) else ended)
         finally:
             serving.over()
@@ -78,13 +98,17 @@ class _Conversation:
         subscription: Subscription,
         outlet: SocketOutlet | AsgiOutlet,
         resolve: Resolve,
+        covers: Covers,
         max_tasks: int,
+        follow: Follow,
     ) -> None:
         self._desk = desk
         self._subscription = subscription
         self._outlet = outlet
         self._resolve = resolve
+        self._covers = covers
         self._max_tasks = max_tasks
+        self._follow = follow
         self._first_looks: set[asyncio.Future[None]] = set()
 
     async def run(self, receive: Receive, send: Send, ended: asyncio.Event | None) -> None:
@@ -107,17 +131,26 @@ class _Conversation:
         self._outlet.when_writable(writable.set)
         await writable.wait()
 
+    async def begin(self, first: Arrival) -> None:
+        """Subscribe to what the URL names; what is wrong with that ends no connection."""
+        try:
+            await self.subscribe(None, first)
+        except BridgeError as error:
+            self._complain(None, error)
+
     async def subscribe(self, number: Any, arrival: Arrival) -> None:
         """Send what is known of some tasks and everything that follows.
 
         Raises:
-            LimitExceeded: More tasks than one connection may follow.
+            LimitExceeded: More tasks than one connection, or its caller, may follow.
             JournalError: What is known cannot be read.
         """
         for key in arrival.keys:
             self._desk.hub.part(self._subscription, key)
-        if len(self._subscription.channels) + len(arrival.keys) > self._max_tasks:
+        wished = len(self._subscription.channels) + len(arrival.keys)
+        if self._max_tasks and wished > self._max_tasks:
             raise LimitExceeded(f"one connection follows at most {self._max_tasks} tasks")
+        self._follow(wished)
         opened = await self._desk.open(self._subscription, arrival, patient=False)
         self._say({"type": "subscribed", "id": number, "tasks": [key.ref for key in arrival.keys]})
         await self._desk.begin(opened)
@@ -130,6 +163,7 @@ class _Conversation:
         error = await self._desk.pool.wait_looked(key)
         if isinstance(error, TaskNotFound):
             self._desk.hub.part(self._subscription, key)
+            self._follow(len(self._subscription.channels))
             self._complain(number, error, task=key.ref)
 
     def over(self) -> None:
@@ -151,16 +185,26 @@ class _Conversation:
             case "subscribe":
                 after = asked.get("after")
                 token = after if isinstance(after, str) else None
-                await self.subscribe(number, Arrival(self._resolve(_tasks(asked)), token))
+                keys = self._allowed(number, self._resolve(_tasks(asked)))
+                if keys:
+                    await self.subscribe(number, Arrival(keys, token))
             case "unsubscribe":
                 keys = self._resolve(_tasks(asked))
                 for key in keys:
                     self._desk.hub.part(self._subscription, key)
+                self._follow(len(self._subscription.channels))
                 self._say({"type": "unsubscribed", "id": number, "tasks": [key.ref for key in keys]})
             case "ping":
                 self._say({"type": "pong", "id": number})
             case other:
                 raise InvalidRequest(f"unknown message type {str(other)[:40]!r}")
+
+    def _allowed(self, number: Any, keys: Sequence[TaskKey]) -> list[TaskKey]:
+        """Those the caller may read; the others are complained about one by one."""
+        for key in keys:
+            if not self._covers(key):
+                self._complain(number, Forbidden("the credential does not cover this task"), task=key.ref)
+        return [key for key in keys if self._covers(key)]
 
     def _complain(self, number: Any, error: BridgeError, *, task: str | None = None) -> None:
         fields = {"type": "error", "id": number, "code": error.code, "task": task, "message": str(error)}
@@ -169,6 +213,17 @@ class _Conversation:
     def _say(self, fields: dict[str, Any]) -> None:
         if self._subscription.closing is None:
             self._desk.hub.write(self._subscription, message(self._subscription.form, fields))
+
+
+async def turn_away(closing: Closing, scope: Scope, receive: Receive, send: Send) -> None:
+    """Accept and close with the code that says when to come back: a refused handshake would say nothing."""
+    await _accept(scope, receive, send)
+    await send({"type": "websocket.close", "code": closing.websocket_code, "reason": closing.value})
+
+
+async def _accept(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()  # websocket.connect
+    await send({"type": "websocket.accept", "subprotocol": _offered(scope)})
 
 
 def _offered(scope: Scope) -> str | None:

@@ -63,6 +63,7 @@ class Subscription:
         stays_open: Whether the connection outlives its tasks (WebSocket).
         retry: Milliseconds to name in the first block, until that has left.
         ends_at: Monotonic seconds when it has lived long enough.
+        ends_by: Why it ends then.
         seen: Offset of the newest event written.
     """
 
@@ -81,6 +82,7 @@ class Subscription:
     owed_notices: dict[tuple[TaskKey, NoticeCode], Notice] = field(default_factory=dict)
     waiting: bool = False
     closing: Closing | None = None
+    ends_by: Closing = Closing.AGE
     stuck_since: float | None = None
     stuck_bytes: int = 0
     retry: int | None = None

@@ -73,7 +73,7 @@ class Sweep:
         if self._gives_up(subscription, now):
             self._hub.drop(subscription, Closing.SLOW)
         elif now >= subscription.ends_at:
-            self.close(subscription, Closing.AGE)
+            self.close(subscription, subscription.ends_by)
         elif now - _last_write(subscription) >= self._settings.keepalive_seconds:
             if not subscription.gate.write_paused:
                 self._hub.write(subscription, keepalive(subscription.form))

@@ -1,4 +1,4 @@
-"""A provider's published Ed25519 keys: fetched when a callback needs them, kept for a day."""
+"""Published keys (JWKS): fetched, kept, fetched again; a provider's Ed25519 keys to prove callbacks with."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import logging
 from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
+from typing import Generic, TypeVar
+from urllib.parse import urlsplit
 
 import orjson
 
 from bridge.clock import Clock
 from bridge.dialects.base import Request
+from bridge.dialects.hosts import Hosts
 from bridge.errors import UpstreamError, UpstreamUnavailable
 from bridge.sources.credentials import FixedCredential
+from bridge.sources.private import PublicResolver
 from bridge.sources.session import Session
 
 can_verify = find_spec("cryptography") is not None  # an extra: only callbacks signed that way need it
@@ -26,6 +30,7 @@ FETCH_SECONDS = 5.0
 _MAX_KEYS = 32
 _KEY_BYTES = 32
 _NEVER = float("-inf")
+_NO_HOSTS = Hosts(())
 
 FAL = "https://rest.fal.ai"
 _FAL_PATH = "/.well-known/jwks.json"
@@ -33,6 +38,50 @@ _FAL_PATH = "/.well-known/jwks.json"
 Fetch = Callable[[], Awaitable[bytes]]
 
 logger = logging.getLogger(__name__)
+
+
+Key = TypeVar("Key")
+
+
+class Published(Generic[Key]):
+    """Keys somebody publishes, as they were when they could last be had.
+
+    Args:
+        fetch: Brings the JWKS document; raises `UpstreamError` when it cannot.
+        read: The keys in it; none when it is no such document.
+        purpose: What they prove, for the log.
+    """
+
+    def __init__(
+        self, fetch: Fetch, read: Callable[[bytes], tuple[Key, ...]], clock: Clock, *, purpose: str
+    ) -> None:
+        self.keys: tuple[Key, ...] = ()
+        self.fetched_at = _NEVER
+        self._fetch = fetch
+        self._read = read
+        self._clock = clock
+        self._purpose = purpose
+        self._tried_at = _NEVER
+        self._lock = asyncio.Lock()
+
+    async def refresh(self) -> None:
+        """Fetch them, unless that was tried within the last minute; what cannot be had changes nothing.
+
+        Or anybody who sends nonsense would make us ask and ask.
+        """
+        async with self._lock:  # who waited here finds that it was tried just now
+            if self._clock.now() - self._tried_at < REFETCH_SECONDS:
+                return
+            self._tried_at = self._clock.now()
+            try:
+                keys = self._read(await self._fetch())
+            except UpstreamError as error:
+                logger.warning("the keys for %s cannot be had", self._purpose, extra={"error": str(error)})
+                return
+            if keys:
+                self.keys, self.fetched_at = keys, self._clock.now()
+            else:
+                logger.warning("there are no usable keys for %s where they should be", self._purpose)
 
 
 class PublicKeys:
@@ -43,56 +92,59 @@ class PublicKeys:
     """
 
     def __init__(self, fetch: Fetch, clock: Clock) -> None:
-        self._fetch = fetch
+        self._published = Published(fetch, read_keys, clock, purpose="callbacks")
         self._clock = clock
-        self._keys: tuple[bytes, ...] = ()
-        self._fetched = self._tried = _NEVER
-        self._lock = asyncio.Lock()
 
     async def signed(self, signature: bytes, message: bytes) -> bool | None:
         """Whether one of the keys signed `message`; None when that cannot be known.
 
-        An unknown key may be a new one: then they are fetched again, at most once a minute, or anybody who
-        sends nonsense would make us ask and ask.
+        An unknown key may be a new one: then they are fetched again, at most once a minute.
         """
         if not can_verify:
             return None
-        if self._clock.now() - self._fetched > KEPT_SECONDS:
-            await self._refresh()
-        if not self._keys:
+        if self._clock.now() - self._published.fetched_at > KEPT_SECONDS:
+            await self._published.refresh()
+        if not self._published.keys:
             return None
-        if _any_signed(self._keys, signature, message):
+        if _any_signed(self._published.keys, signature, message):
             return True
-        await self._refresh()
-        return _any_signed(self._keys, signature, message)
-
-    async def _refresh(self) -> None:
-        async with self._lock:  # who waited here finds that it was tried just now
-            if self._clock.now() - self._tried < REFETCH_SECONDS:
-                return
-            self._tried = self._clock.now()
-            try:
-                keys = read_keys(await self._fetch())
-            except UpstreamError as error:
-                logger.warning("the keys for callbacks cannot be had", extra={"error": str(error)})
-                return
-            if keys:
-                self._keys, self._fetched = keys, self._clock.now()
+        await self._published.refresh()
+        return _any_signed(self._published.keys, signature, message)
 
 
 async def fetch_fal() -> bytes:
-    """The keys of fal. Rarely asked, so the session lives for one call; and without our credential.
+    """The keys of fal.
 
     Raises:
         UpstreamError: They cannot be had.
     """
+    return await fetch_keys(FAL + _FAL_PATH)
+
+
+async def fetch_keys(url: str, private_hosts: Hosts = _NO_HOSTS) -> bytes:
+    """A JWKS document. Rarely asked, so the session lives for one call; and without our credential.
+
+    Args:
+        private_hosts: Names that may have a private address.
+
+    Raises:
+        UpstreamError: It cannot be had.
+    """
+    parts = urlsplit(url)
+    resolver = PublicResolver(private_hosts)
     session = Session(
-        FAL, credential=FixedCredential({}), hosts=None, timeout_seconds=FETCH_SECONDS, connections=1
+        f"{parts.scheme}://{parts.netloc}",
+        credential=FixedCredential({}),
+        hosts=None,
+        timeout_seconds=FETCH_SECONDS,
+        connections=1,
+        resolver=resolver,
     )
     try:
-        answer = await session.ask(Request(method="GET", path=_FAL_PATH))
+        answer = await session.ask(Request(method="GET", path=parts.path or "/"))
     finally:
         await session.close()
+        await resolver.close()
     if answer.status != 200:
         raise UpstreamUnavailable("the keys are not where they should be", provider_status=answer.status)
     return answer.body

@@ -8,6 +8,7 @@ from functools import lru_cache
 from io import BytesIO
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from bridge.dialects.base import Answer, Request
@@ -30,6 +31,7 @@ class Session:
         hosts: The hosts a call may name instead of `base_url`; None where the operator chose `base_url`, and
             every call goes there, whatever it names.
         timeout_seconds: For one whole request, connecting and body included.
+        resolver: Finds the addresses of names, where the system's own will not do.
     """
 
     def __init__(
@@ -40,13 +42,14 @@ class Session:
         hosts: Hosts | None,
         timeout_seconds: float,
         connections: int,
+        resolver: AbstractResolver | None = None,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._credential = credential
         self._hosts = hosts
         self._timeout = _timeout(timeout_seconds)
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60),
+            connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60, resolver=resolver),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "User-Agent": "task-event-bridge"},
             timeout=self._timeout,

@@ -5,24 +5,25 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from bridge.delivery.desk import Desk
 from bridge.errors import Forbidden
 from bridge.sources.callback import CallbackResult, take
-from bridge.watchers.pool import Pool
 from bridge.web import parse
 
 
 class Callbacks:
     """`POST /v1/callbacks/{upstream}/{secret}`: never believed, at most a reason to look."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
 
     async def receive(self, request: Request) -> Response:
         """Look at the task it names, if the secret is right and the task is watched."""
-        upstream = self._pool.upstream(request.path_params["upstream"])
-        body = await parse.body(request)
+        pool = self._desk.pool
+        upstream = pool.upstream(request.path_params["upstream"])
+        body = await parse.body(request, self._desk.settings.max_body_bytes)
         secret = request.path_params["secret"]
-        taken = await take(upstream, secret, request.headers, body, look_now=self._pool.look_now)
+        taken = await take(upstream, secret, request.headers, body, look_now=pool.look_now)
         if taken.result is CallbackResult.FORGED:
             raise Forbidden("this is no callback of that upstream: its address or its signature is wrong")
         return Response(taken.reply or b"{}", media_type="application/json")

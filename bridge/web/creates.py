@@ -25,6 +25,8 @@ from bridge.sources.poll import JSON
 from bridge.sources.upstream import Upstream
 from bridge.watchers.submitter import Submitter
 from bridge.web.aliases import Aliases
+from bridge.web.callers import Caller
+from bridge.web.limits import Limits
 from bridge.web.looks import document
 from bridge.web.origins import Origins
 from bridge.web.relay import own, refused, relayed
@@ -49,28 +51,35 @@ class _Created:
 class Creates:
     """Creates and cancels tasks for clients that speak the provider's language."""
 
-    def __init__(self, desk: Desk, submitter: Submitter, origins: Origins, aliases: Aliases) -> None:
+    def __init__(
+        self, desk: Desk, submitter: Submitter, origins: Origins, limits: Limits, aliases: Aliases
+    ) -> None:
         self._desk = desk
         self._submitter = submitter
         self._origins = origins
+        self._limits = limits
         self._aliases = aliases
 
-    async def submit(self, request: Request, upstream: Upstream, asked: Asked, body: bytes) -> Response:
+    async def submit(
+        self, request: Request, caller: Caller, upstream: Upstream, asked: Asked, body: bytes
+    ) -> Response:
         """The provider's own answer; the task is watched to its end.
 
         Raises:
             BridgeError: The request may not be made.
         """
-        created = await self._create(request, upstream, asked, body)
+        created = await self._create(request, caller, upstream, asked, body)
         return created if isinstance(created, Response) else relayed(created.answer, created.error)
 
-    async def sync(self, request: Request, upstream: Upstream, asked: Asked, body: bytes) -> Response:
+    async def sync(
+        self, request: Request, caller: Caller, upstream: Upstream, asked: Asked, body: bytes
+    ) -> Response:
         """The finished task, or after `sync_seconds` where to ask for it.
 
         Raises:
             BridgeError: The request may not be made.
         """
-        created = await self._create(request, upstream, asked, body)
+        created = await self._create(request, caller, upstream, asked, body)
         if isinstance(created, Response):
             return created
         if created.key is None or created.event is None:
@@ -105,11 +114,12 @@ class Creates:
         return relayed(answer)
 
     async def _create(
-        self, request: Request, upstream: Upstream, asked: Asked, body: bytes
+        self, request: Request, caller: Caller, upstream: Upstream, asked: Asked, body: bytes
     ) -> _Created | Response:
         admit(self._origins, request.headers)
         if self._desk.closed is not None:
             raise Overloaded("this bridge is being restarted; nothing was submitted")
+        self._limits.submit(caller.name)
         content_type = request.headers.get("content-type")
         submission = Submission(body=body, content_type=content_type, options=asked.options)
         try:

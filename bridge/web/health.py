@@ -11,15 +11,17 @@ from bridge import __version__
 from bridge.delivery.desk import Desk
 from bridge.metrics import Metrics
 from bridge.sources.upstream import Upstream
+from bridge.web.callers import Callers, TokenScope
 from bridge.wire.document import timestamp
 
 
 class Health:
     """The routes of contract section 7."""
 
-    def __init__(self, desk: Desk, metrics: Metrics) -> None:
+    def __init__(self, desk: Desk, metrics: Metrics, callers: Callers) -> None:
         self._desk = desk
         self._metrics = metrics
+        self._callers = callers
         self._since = desk.clock.wall()
 
     async def live(self, _request: Request) -> Response:
@@ -35,8 +37,9 @@ class Health:
             reasons.append("journal")
         return _json({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
-    async def status(self, _request: Request) -> Response:
+    async def status(self, request: Request) -> Response:
         """`GET /status`: per upstream, what an operator wants to know first."""
+        (await self._callers.who(request)).permit(TokenScope.ADMIN)
         return _json(
             {
                 "version": __version__,
@@ -50,6 +53,7 @@ class Health:
 
     async def metrics(self, request: Request) -> Response:
         """`GET /metrics`: Prometheus text, or OpenMetrics for who accepts it."""
+        (await self._callers.who(request)).permit(TokenScope.ADMIN)
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         openmetrics = content_type.startswith("application/openmetrics-text")
         text = encode(self._metrics.exposition(openmetrics=openmetrics))

@@ -21,17 +21,32 @@ EXPOSED_HEADERS = ("ETag", "Preference-Applied", "Retry-After", "Content-Locatio
 
 
 class Origins:
-    """An explicit list; `*` lets every page in, without credentials."""
+    """An explicit list; `*` lets every page in, without credentials.
 
-    def __init__(self, allowed: Sequence[str]) -> None:
+    Args:
+        cookies: Whether pages of the origins that are named may send the cookie of this bridge.
+    """
+
+    def __init__(self, allowed: Sequence[str], *, cookies: bool = False) -> None:
         self._allowed = tuple(allowed)
+        self._cookies = cookies
 
     def allow(self, headers: Headers) -> bool:
         """Whether a WebSocket from this page may open. Browsers always say their origin."""
         origin = headers.get("origin")
         if origin is None or "*" in self._allowed or origin in self._allowed:
             return True
-        return urlsplit(origin).netloc == headers.get("host")
+        return _is_host(origin, headers)
+
+    def own(self, headers: Headers) -> bool:
+        """Whether a browser says that a page of ours asks: of this host, or listed by name.
+
+        For requests that carry a cookie, which a browser sends for whatever page asks. `*` is no name.
+        """
+        origin = headers.get("origin")
+        if origin is None:
+            return headers.get("sec-fetch-site") in {"same-origin", "none"}
+        return (origin in self._allowed and origin != "*") or _is_host(origin, headers)
 
     def guard(self, app: ASGIApp) -> ASGIApp:
         """The same list for everything else, by CORS; nothing at all when it is empty."""
@@ -43,5 +58,14 @@ class Origins:
             allow_methods=("GET", "POST", "HEAD"),
             allow_headers=ALLOWED_HEADERS,
             expose_headers=EXPOSED_HEADERS,
+            allow_credentials=self._cookies and "*" not in self._allowed,
             max_age=600,
         )
+
+
+def _is_host(origin: str, headers: Headers) -> bool:
+    """Whether the page comes from where the request went to."""
+    try:
+        return urlsplit(origin).netloc == headers.get("host")
+    except ValueError:  # no address at all
+        return False

@@ -17,9 +17,6 @@ from bridge.watchers.pool import Pool
 from bridge.wire.document import Include
 from bridge.wire.frames import Dress, Wire
 
-MAX_TASKS = 200
-MAX_BODY = 1024 * 1024
-
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?=$|[,;\s])")
 
 
@@ -40,8 +37,11 @@ class EncodedConvertor(Convertor[str]):
 register_url_convertor("encoded", EncodedConvertor())
 
 
-def task_keys(pool: Pool, refs: Sequence[str]) -> list[TaskKey]:
+def task_keys(pool: Pool, refs: Sequence[str], most: int) -> list[TaskKey]:
     """Task refs, each once, in the order they were named.
+
+    Args:
+        most: How many there may be; 0 for as many as one likes.
 
     Raises:
         InvalidRequest: One is not a task ref, or there are none, or too many.
@@ -49,8 +49,8 @@ def task_keys(pool: Pool, refs: Sequence[str]) -> list[TaskKey]:
     """
     if not refs:
         raise InvalidRequest("name at least one task")
-    if len(refs) > MAX_TASKS:
-        raise InvalidRequest(f"at most {MAX_TASKS} tasks on one connection")
+    if most and len(refs) > most:
+        raise InvalidRequest(f"at most {most} tasks on one connection")
     keys = dict.fromkeys(TaskKey.parse(ref) for ref in refs)
     for key in keys:
         pool.upstream(key.upstream)
@@ -141,14 +141,14 @@ def options(query: QueryParams, *, without: str) -> dict[str, str]:
     return given
 
 
-async def body(request: Request, limit: int = MAX_BODY) -> bytes:
+async def body(request: Request, limit: int) -> bytes:
     """The body, read no further than we would use it.
 
     Intentional: the framework's own limit answers in plain text.
 
     Raises:
         InvalidRequest: It is not whole.
-        TooLarge: It is larger than `limit`, a mebibyte unless said otherwise.
+        TooLarge: It is larger than `limit` bytes.
     """
     announced = request.headers.get("content-length", "")
     parts: list[bytes] = []
@@ -168,15 +168,15 @@ async def body(request: Request, limit: int = MAX_BODY) -> bytes:
     return b"".join(parts)
 
 
-async def json_object(request: Request) -> dict[str, object]:
+async def json_object(request: Request, limit: int) -> dict[str, object]:
     """A body that is one JSON object.
 
     Raises:
         InvalidRequest: It is not.
-        TooLarge: It is larger than a mebibyte.
+        TooLarge: It is larger than `limit` bytes.
     """
     try:
-        read = orjson.loads(await body(request))
+        read = orjson.loads(await body(request, limit))
     except orjson.JSONDecodeError:
         raise InvalidRequest("the body is one JSON object") from None
     if not isinstance(read, dict):

@@ -17,6 +17,7 @@ from bridge.errors import (
     InvalidRequest,
     MethodNotAllowed,
     TooLarge,
+    Unauthenticated,
     UnknownRoute,
     UpstreamError,
 )
@@ -41,6 +42,8 @@ def problem(error: BridgeError) -> Response:
     headers = {"Cache-Control": "no-store"}
     if not error.retryable:
         headers["x-should-retry"] = "false"
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
     if error.retryable or error.retry_after is not None:
         wait = error.retry_after if error.retry_after is not None else 1.0
         headers["Retry-After"] = str(max(1, round(wait)))

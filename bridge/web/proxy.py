@@ -15,18 +15,19 @@ from starlette.types import Receive, Scope, Send
 
 from bridge.core.task import TaskKey, check_task_id
 from bridge.delivery.desk import Arrival, Desk
-from bridge.delivery.sse import EventStream, head
+from bridge.delivery.sse import EventStream, TurnedAway, head
 from bridge.dialects.base import Asked
-from bridge.errors import BridgeError, InvalidRequest, UnknownRoute
+from bridge.errors import BridgeError, InvalidRequest, LimitExceeded, TaskNotFound, UnknownRoute
 from bridge.sources.upstream import Upstream
 from bridge.watchers.submitter import Submitter
 from bridge.web import parse
 from bridge.web.aliases import Aliases
+from bridge.web.callers import Caller, Callers, TokenScope
 from bridge.web.creates import Creates
+from bridge.web.limits import Limits
 from bridge.web.looks import Looks
 from bridge.web.origins import Origins
 from bridge.web.relay import refused
-from bridge.web.submit import MAX_SUBMISSION
 from bridge.wire.document import PLAIN
 from bridge.wire.frames import Dress, Wire
 
@@ -36,6 +37,7 @@ class ProxyCall:
     """A request that is one of the provider's calls."""
 
     request: Request
+    caller: Caller
     upstream: Upstream
     asked: Asked
     body: bytes
@@ -53,11 +55,15 @@ class ProxyCall:
 class Proxy:
     """Serves every upstream's own calls; a client changes only its base URL."""
 
-    def __init__(self, desk: Desk, submitter: Submitter, origins: Origins) -> None:
+    def __init__(
+        self, desk: Desk, submitter: Submitter, origins: Origins, limits: Limits, callers: Callers
+    ) -> None:
         self._desk = desk
+        self._limits = limits
+        self._callers = callers
         self._aliases = Aliases(desk)
         self._looks = Looks(desk)
-        self._creates = Creates(desk, submitter, origins, self._aliases)
+        self._creates = Creates(desk, submitter, origins, limits, self._aliases)
         self._calls: Mapping[str, Callable[[ProxyCall], Awaitable[Response]]] = {
             "status": self._status,
             "alias": self._alias,
@@ -74,10 +80,15 @@ class Proxy:
             UnknownUpstream: There is none of that name.
             UnknownRoute: This is no call of that provider.
         """
+        try:
+            caller = await self._callers.who(request)
+        except BridgeError as error:
+            return refused(error)
         upstream = self._desk.pool.upstream(request.path_params["upstream"])
         method = "GET" if request.method == "HEAD" else request.method
         path, query = f"/{request.path_params['path']}", request.scope["query_string"].decode("latin-1")
-        body = b"" if method == "GET" else await parse.body(request, MAX_SUBMISSION)
+        most = self._desk.settings.max_submission_bytes
+        body = b"" if method == "GET" else await parse.body(request, most)
         try:
             asked = upstream.dialect.match(method, path, query, body)
         except InvalidRequest as error:
@@ -85,28 +96,49 @@ class Proxy:
         if asked is None:
             raise UnknownRoute("this is no call of that provider which the bridge knows")
         try:
-            return await self._calls[asked.call](ProxyCall(request, upstream, asked, body))
+            return await self._calls[asked.call](ProxyCall(request, caller, upstream, asked, body))
         except BridgeError as error:
             return refused(error)
 
     async def _status(self, call: ProxyCall) -> Response:
+        call.caller.permit(TokenScope.READ, [call.key])
         return await self._looks.status(call.key)
 
     async def _alias(self, call: ProxyCall) -> Response:
-        return await self._looks.status(await self._aliases.key(call.upstream, call.asked.alias or ""))
+        call.caller.permit_search(call.upstream.name)
+        try:
+            key = await self._aliases.key(call.upstream, call.asked.alias or "")
+        except TaskNotFound:
+            call.caller.permit_upstream(TokenScope.READ, call.upstream.name)
+            raise
+        call.caller.permit(TokenScope.READ, [key])
+        return await self._looks.status(key)
 
     async def _stream(self, call: ProxyCall) -> Response:
+        call.caller.permit(TokenScope.READ, [call.key])
         if call.request.method == "HEAD":
             return head(Wire.SSE)
-        return _OwnStream(self._desk, Arrival([call.key]), Wire.SSE, PLAIN, Dress.PROVIDER)
+        try:
+            place = self._limits.stream(call.request)
+            place.belong(call.caller.name)
+            place.follow(1)
+        except LimitExceeded:
+            return TurnedAway(self._desk, Wire.SSE, Dress.PROVIDER)
+        expires_at = self._callers.ends_at(call.caller)
+        arrival = Arrival([call.key])
+        return _OwnStream(self._desk, arrival, Wire.SSE, PLAIN, Dress.PROVIDER, expires_at=expires_at)
 
     async def _submit(self, call: ProxyCall) -> Response:
-        return await self._creates.submit(call.request, call.upstream, call.asked, call.body)
+        call.caller.permit_upstream(TokenScope.SUBMIT, call.upstream.name)
+        return await self._creates.submit(call.request, call.caller, call.upstream, call.asked, call.body)
 
     async def _sync(self, call: ProxyCall) -> Response:
-        return await self._creates.sync(call.request, call.upstream, call.asked, call.body)
+        call.caller.permit_upstream(TokenScope.SUBMIT, call.upstream.name)
+        call.caller.permit(TokenScope.READ)
+        return await self._creates.sync(call.request, call.caller, call.upstream, call.asked, call.body)
 
     async def _cancel(self, call: ProxyCall) -> Response:
+        call.caller.permit(TokenScope.CANCEL, [call.key])
         return await self._creates.cancel(call.request, call.key)
 
 

@@ -9,7 +9,7 @@ import orjson
 from starlette.responses import Response
 
 from bridge.dialects.base import Answer
-from bridge.errors import BridgeError, Conflict, UpstreamError
+from bridge.errors import BridgeError, Conflict, Unauthenticated, UpstreamError
 
 # A provider's page must not act as one of ours, whatever type it claims to be.
 _HARMLESS = {
@@ -56,6 +56,8 @@ def refused(error: BridgeError, *, repeatable: bool = True, wait: float | None =
     if isinstance(error, UpstreamError | Conflict):
         code, status = error.provider_code or error.code, error.provider_status
     headers = {"x-should-retry": "false"}
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
     if error.retryable and repeatable:
         seconds = error.retry_after if wait is None else wait
         headers = {"Retry-After": str(max(1, ceil(seconds if seconds is not None else 1.0)))}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
@@ -11,7 +13,10 @@ from bridge.delivery.outermost import Outermost
 from bridge.metrics import Metrics
 from bridge.watchers.submitter import Submitter
 from bridge.web.callbacks import Callbacks
+from bridge.web.callers import Callers
 from bridge.web.health import Health
+from bridge.web.issue import Issue
+from bridge.web.limits import Limits
 from bridge.web.origins import Origins
 from bridge.web.paths import RawPaths
 from bridge.web.problems import HANDLERS
@@ -19,17 +24,33 @@ from bridge.web.proxy import Proxy
 from bridge.web.streams import Streams
 from bridge.web.submit import Submit
 from bridge.web.tasks import Tasks
+from bridge.web.tickets import Tickets
 
 PROXIED = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 def routes(
-    desk: Desk, submitter: Submitter, metrics: Metrics, origins: Origins
+    desk: Desk,
+    submitter: Submitter,
+    metrics: Metrics,
+    origins: Origins,
+    limits: Limits,
+    callers: Callers,
+    tickets: Tickets | None,
+    *,
+    operations_apart: bool = False,
 ) -> list[Route | WebSocketRoute]:
-    """Every path the bridge answers."""
-    tasks, streams, submit = Tasks(desk), Streams(desk, origins), Submit(desk, submitter, origins)
-    callbacks, health = Callbacks(desk.pool), Health(desk, metrics)
-    proxy = Proxy(desk, submitter, origins)
+    """Every path the bridge answers.
+
+    Args:
+        tickets: None where the bridge gives out none.
+        operations_apart: Leave out what `make_operations_app` serves at an address of its own.
+    """
+    tasks, streams = Tasks(desk, limits, callers), Streams(desk, origins, limits, callers)
+    submit = Submit(desk, submitter, origins, limits, callers)
+    proxy = Proxy(desk, submitter, origins, limits, callers)
+    issue = Issue(desk, callers, tickets)
+    callbacks, health = Callbacks(desk), Health(desk, metrics, callers)
     return [
         Route("/v1/tasks/{upstream}/{task_id:encoded}/events", streams.of_task),
         Route("/v1/tasks/{upstream}/{task_id:encoded}/cancel", submit.cancel, methods=["POST"]),
@@ -38,20 +59,47 @@ def routes(
         Route("/v1/events", streams.of_tasks, methods=["GET", "POST"]),
         WebSocketRoute("/v1/ws", streams.websocket),
         Route("/v1/aliases/{upstream}/{alias:encoded}", tasks.by_alias),
+        Route("/v1/tickets", issue.issue, methods=["POST"]),
         Route("/v1/callbacks/{upstream}/{secret:encoded}", callbacks.receive, methods=["POST"]),
         Route("/proxy/{upstream}/{path:path}", proxy.serve, methods=PROXIED),
-        Route("/livez", health.live),
-        Route("/readyz", health.ready),
-        Route("/status", health.status),
-        Route("/metrics", health.metrics),
+        *_probes(health),
+        *([] if operations_apart else _operations(health)),
     ]
 
 
-def make_app(desk: Desk, submitter: Submitter, metrics: Metrics, origins: Origins) -> ASGIApp:
+def make_app(
+    desk: Desk,
+    submitter: Submitter,
+    metrics: Metrics,
+    origins: Origins,
+    limits: Limits,
+    callers: Callers,
+    tickets: Tickets | None,
+    *,
+    operations_apart: bool = False,
+) -> ASGIApp:
     """The routes, behind the layers every request passes."""
-    app = Starlette(
-        routes=routes(desk, submitter, metrics, origins),
-        exception_handlers=HANDLERS,
+    served = routes(
+        desk, submitter, metrics, origins, limits, callers, tickets, operations_apart=operations_apart
     )
+    return Outermost(RawPaths(origins.guard(_app(served))))
+
+
+def make_operations_app(desk: Desk, metrics: Metrics, callers: Callers) -> ASGIApp:
+    """What operators and their machines ask, and nothing else: no page of anybody's has business there."""
+    health = Health(desk, metrics, callers)
+    return _app([*_probes(health), *_operations(health)])
+
+
+def _probes(health: Health) -> list[Route]:
+    return [Route("/livez", health.live), Route("/readyz", health.ready)]
+
+
+def _operations(health: Health) -> list[Route]:
+    return [Route("/status", health.status), Route("/metrics", health.metrics)]
+
+
+def _app(served: Sequence[Route | WebSocketRoute]) -> Starlette:
+    app = Starlette(routes=served, exception_handlers=HANDLERS)
     app.router.redirect_slashes = False  # the framework would send people to whatever `Host` they named
-    return Outermost(RawPaths(origins.guard(app)))
+    return app

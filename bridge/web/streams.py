@@ -2,49 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.websockets import WebSocket
 
+from bridge.core.event import Closing
 from bridge.core.task import TaskKey
 from bridge.delivery.desk import Arrival, Desk
-from bridge.delivery.sse import EventStream, head
-from bridge.delivery.websocket import REFUSED, Socket
-from bridge.errors import BridgeError
+from bridge.delivery.sse import EventStream, TurnedAway, head
+from bridge.delivery.websocket import REFUSED, Socket, turn_away
+from bridge.errors import BridgeError, LimitExceeded, Unauthenticated
 from bridge.web import parse
+from bridge.web.callers import Caller, Callers, TokenScope
+from bridge.web.limits import Limits, Place
 from bridge.web.origins import Origins
+from bridge.web.problems import problem
 from bridge.wire.frames import Dress, Wire
+
+_DENIAL = "websocket.http.response"
+
+Named = Callable[[Request], Awaitable[list[TaskKey]]]
 
 
 class Streams:
     """Streams of events, in every delivery that stays open."""
 
-    def __init__(self, desk: Desk, origins: Origins) -> None:
+    def __init__(self, desk: Desk, origins: Origins, limits: Limits, callers: Callers) -> None:
         self._desk = desk
         self._origins = origins
+        self._limits = limits
+        self._callers = callers
 
     async def of_task(self, request: Request) -> Response:
         """`GET /v1/tasks/{upstream}/{task_id}/events`."""
-        return self._stream(request, [parse.path_key(self._desk.pool, request)])
+        return await self._answer(request, self._named_by_path)
 
     async def of_tasks(self, request: Request) -> Response:
         """`GET /v1/events?task=...`, or `POST` with `{"tasks": [...]}`."""
-        refs = request.query_params.getlist("task")
-        if request.method == "POST":
-            body = await parse.json_object(request)
-            refs = refs + parse.only_texts(body.get("tasks"), "tasks")
-        return self._stream(request, parse.task_keys(self._desk.pool, refs))
+        return await self._answer(request, self._named_by_request)
 
-    def _stream(self, request: Request, keys: Sequence[TaskKey]) -> Response:
+    async def _answer(self, request: Request, named: Named) -> Response:
+        """A stream, or a word that there is no room for one, before anything else is looked at."""
         dress = parse.dress(request.query_params)
         wire = parse.wire(request.headers) if dress is Dress.BRIDGE else Wire.SSE
         if request.method == "HEAD":
+            caller = await self._callers.who(request, ticket=True)
+            caller.permit(TokenScope.READ, await named(request))
             return head(wire)
-        arrival = self._arrival(request, keys)
-        return EventStream(self._desk, arrival, wire, parse.include(request.query_params), dress)
+        try:
+            place = self._limits.stream(request)
+            caller = await self._callers.who(request, ticket=True)
+            place.belong(caller.name)
+            keys = await named(request)
+            caller.permit(TokenScope.READ, keys)
+            place.follow(len(keys))
+        except LimitExceeded:
+            return TurnedAway(self._desk, wire, dress)
+        include = parse.include(request.query_params)
+        arrival, expires_at = self._arrival(request, keys), self._callers.ends_at(caller)
+        return EventStream(self._desk, arrival, wire, include, dress, expires_at=expires_at)
+
+    async def _named_by_path(self, request: Request) -> list[TaskKey]:
+        return [parse.path_key(self._desk.pool, request)]
+
+    async def _named_by_request(self, request: Request) -> list[TaskKey]:
+        refs = request.query_params.getlist("task")
+        if request.method == "POST":
+            body = await parse.json_object(request, self._desk.settings.max_body_bytes)
+            refs = refs + parse.only_texts(body.get("tasks"), "tasks")
+        return self._keys(refs)
+
+    def _keys(self, refs: Sequence[str]) -> list[TaskKey]:
+        return parse.task_keys(self._desk.pool, refs, self._desk.settings.max_tasks_per_connection)
 
     @staticmethod
     def _arrival(request: HTTPConnection, keys: Sequence[TaskKey]) -> Arrival:
@@ -57,22 +89,45 @@ class Streams:
             await _refuse(receive, send, "this origin may not connect")
             return
         try:
-            socket = self._socket(websocket)
+            place = self._limits.stream(websocket)
+            caller = await self._callers.who(websocket, ticket=True)
+            place.belong(caller.name)
+            socket = self._socket(websocket, place, caller)
+        except LimitExceeded:
+            self._desk.metrics.turned_away(Wire.WEBSOCKET.value)
+            await turn_away(Closing.OVER_CAPACITY, scope, receive, send)
+            return
+        except Unauthenticated as error:
+            await _deny(websocket, error)
+            return
         except BridgeError as error:
             await _refuse(receive, send, str(error))
             return
         await socket(scope, receive, send)
 
-    def _socket(self, websocket: WebSocket) -> Socket:
+    def _socket(self, websocket: WebSocket, place: Place, caller: Caller) -> Socket:
         refs = websocket.query_params.getlist("task")
-        first = self._arrival(websocket, parse.task_keys(self._desk.pool, refs)) if refs else None
+        first = self._arrival(websocket, self._keys(refs)) if refs else None
+        caller.permit(TokenScope.READ, first.keys if first is not None else ())
         return Socket(
             self._desk,
-            resolve=lambda named: parse.task_keys(self._desk.pool, named),
+            resolve=self._keys,
             first=first,
             include=parse.include(websocket.query_params),
-            max_tasks=parse.MAX_TASKS,
+            max_tasks=self._desk.settings.max_tasks_per_connection,
+            follow=place.follow,
+            covers=caller.covers,
+            expires_at=self._callers.ends_at(caller),
         )
+
+
+async def _deny(websocket: WebSocket, error: Unauthenticated) -> None:
+    """401 where the server can say it, so that a client knows that it needs another credential."""
+    if _DENIAL in websocket.scope.get("extensions", {}):
+        await websocket._receive()  # noqa: SLF001 - the ASGI callable
+        await problem(error)(websocket.scope, websocket._receive, websocket._send)  # noqa: SLF001
+        return
+    await _refuse(websocket._receive, websocket._send, str(error))  # noqa: SLF001
 
 
 async def _refuse(receive: Receive, send: Send, why: str) -> None:

@@ -13,11 +13,12 @@ from bridge.dialects.base import Submission
 from bridge.errors import Forbidden, InvalidRequest, Overloaded
 from bridge.watchers.submitter import Submitter
 from bridge.web import parse
+from bridge.web.callers import Callers, TokenScope
+from bridge.web.limits import Limits
 from bridge.web.origins import Origins
 from bridge.web.tasks import HEADERS, links, state_response
 from bridge.wire.document import document
 
-MAX_SUBMISSION = 16 * 1024 * 1024
 _INCLUDE = "include"
 
 
@@ -28,20 +29,27 @@ class Submit:
     the origin is checked here, and not by CORS alone.
     """
 
-    def __init__(self, desk: Desk, submitter: Submitter, origins: Origins) -> None:
+    def __init__(
+        self, desk: Desk, submitter: Submitter, origins: Origins, limits: Limits, callers: Callers
+    ) -> None:
         self._desk = desk
         self._submitter = submitter
         self._origins = origins
+        self._limits = limits
+        self._callers = callers
 
     async def submit(self, request: Request) -> Response:
         """`POST /v1/tasks/{upstream}`: the body goes to the provider as it is."""
         admit(self._origins, request.headers)
+        caller = await self._callers.who(request)
+        caller.permit_upstream(TokenScope.SUBMIT, request.path_params["upstream"])
         upstream = self._desk.pool.upstream(request.path_params["upstream"])
         include = parse.include(request.query_params)
         if self._desk.closed is not None:
             raise Overloaded("this bridge is being restarted; nothing was submitted")
+        self._limits.submit(caller.name)
         submission = Submission(
-            body=await parse.body(request, MAX_SUBMISSION),
+            body=await parse.body(request, self._desk.settings.max_submission_bytes),
             content_type=request.headers.get("content-type"),
             options=parse.options(request.query_params, without=_INCLUDE),
         )
@@ -54,9 +62,11 @@ class Submit:
     async def cancel(self, request: Request) -> Response:
         """`POST /v1/tasks/{upstream}/{task_id}/cancel`: the state that results."""
         admit(self._origins, request.headers)
+        caller = await self._callers.who(request)
         key = parse.path_key(self._desk.pool, request)
+        caller.permit(TokenScope.CANCEL, [key])
         include = parse.include(request.query_params)
-        await parse.body(request)
+        await parse.body(request, self._desk.settings.max_body_bytes)
         event = await self._submitter.cancel(key)
         return state_response(event, include, HEADERS | {"ETag": etag(event)}, None)
 

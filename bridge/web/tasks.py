@@ -11,8 +11,11 @@ from bridge.core.event import Event
 from bridge.core.task import TaskKey
 from bridge.delivery.desk import Desk
 from bridge.delivery.longpoll import LONGEST_WAIT_SECONDS, etag, read
+from bridge.errors import TaskNotFound
 from bridge.web import parse
 from bridge.web.aliases import find_by_alias
+from bridge.web.callers import Callers, TokenScope
+from bridge.web.limits import Limits
 from bridge.wire.document import Include, document
 
 HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Vary": "Prefer, Accept"}
@@ -21,15 +24,21 @@ HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Va
 class Tasks:
     """The routes that answer with one state document."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, limits: Limits, callers: Callers) -> None:
         self._desk = desk
+        self._limits = limits
+        self._callers = callers
 
     async def state(self, request: Request) -> Response:
         """`GET /v1/tasks/{upstream}/{task_id}`: the state, now or once it differs."""
+        caller = await self._callers.who(request)
         key = parse.path_key(self._desk.pool, request)
+        caller.permit(TokenScope.READ, [key])
         include = parse.include(request.query_params)
-        wait = parse.preferred_wait(request.headers)
-        found = await read(self._desk, key, have=request.headers.get("if-none-match"), wait=wait)
+        wait, have = parse.preferred_wait(request.headers), request.headers.get("if-none-match")
+        if wait and have is not None:
+            self._limits.longpoll(request, caller.name)
+        found = await read(self._desk, key, have=have, wait=wait)
         headers = HEADERS | {"ETag": etag(found.event)}
         if wait is not None:
             headers["Preference-Applied"] = f"wait={min(int(wait), LONGEST_WAIT_SECONDS)}"
@@ -39,9 +48,16 @@ class Tasks:
 
     async def by_alias(self, request: Request) -> Response:
         """`GET /v1/aliases/{upstream}/{alias}`: the state of the task the client named itself."""
+        caller = await self._callers.who(request)
+        caller.permit_search(request.path_params["upstream"])
         upstream = self._desk.pool.upstream(request.path_params["upstream"])
         include = parse.include(request.query_params)
-        key, event = await find_by_alias(self._desk, upstream, request.path_params["alias"])
+        try:
+            key, event = await find_by_alias(self._desk, upstream, request.path_params["alias"])
+        except TaskNotFound:
+            caller.permit_upstream(TokenScope.READ, upstream.name)  # others' ids are theirs to know of
+            raise
+        caller.permit(TokenScope.READ, [key])
         headers = HEADERS | {"ETag": etag(event), "Content-Location": links(key)["self"]}
         return state_response(event, include, headers, None)
 

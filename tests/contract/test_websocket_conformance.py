@@ -42,7 +42,7 @@ async def echo(scope, receive, send):
 @pytest.fixture
 async def address() -> AsyncIterator[str]:
     """The echo on our own kind of socket and server, with the event loop the bridge runs on."""
-    config = _config(echo)
+    config = _config(echo, max_head_bytes=65_536)
     config.ws_max_size = BIGGEST_CASE
     server, listener = uvicorn.Server(config), listen("127.0.0.1", 0)
     host, port = listener.getsockname()

@@ -19,6 +19,7 @@ from bridge.core.task import Source, Status, TaskKey
 from bridge.metrics import DELIVERIES, Metrics
 from bridge.settings import CLIENT_VARIABLES, Settings, UpstreamSettings
 from bridge.sources.upstream import Standing
+from bridge.web.callers import COOKIE
 from bridge.web.routes import routes
 from bridge.wire.document import document
 from tests.docs.pages import PAGES, ROOT, coded, prose, snippets
@@ -86,14 +87,14 @@ def test_every_metric_says_how_to_read_it(name):
 
 
 def test_the_metrics_page_names_no_metric_that_is_not_there():
-    known = set(metric_names())
+    known = set(metric_names()) | {COOKIE}
     named = re.findall(r"\bbridge_[a-z_]+\b", re.sub(r"_bucket\b", "", "".join(PAGES.values())))
     assert set(named) - known == set()
 
 
 def served():
     desk = SimpleNamespace(pool=None, clock=SimpleNamespace(wall=lambda: 0.0))
-    for route in routes(desk, None, None, None):
+    for route in routes(desk, None, None, None, None, None, None):
         path = re.sub(r":\w+}", "}", route.path)
         methods = sorted(route.methods - {"HEAD"}) if isinstance(route, Route) else ["GET"]
         yield from ((method, path) for method in methods)

@@ -91,6 +91,15 @@ async def test_a_connection_that_lived_long_enough_is_told_and_ended(scene: Swep
     assert scene.interests.total == 0
 
 
+async def test_a_connection_whose_credential_ends_is_told_that(scene: Swept) -> None:
+    subscription, outlet = await scene.join([TASK])
+    subscription.ends_at, subscription.ends_by = scene.clock.now() + 5, Closing.EXPIRED
+    await scene.seconds(7)
+    assert outlet.finished is Closing.EXPIRED
+    [notice] = outlet.events
+    assert orjson.loads(notice.data)["reason"] == "expired"
+
+
 async def stall(scene: Swept, unsent: list[int]) -> tuple[Subscription, RecordingOutlet]:
     subscription, outlet = await scene.join([TASK])
     for number in unsent:

@@ -1,0 +1,97 @@
+"""The keys a key server publishes (JWKS) to prove tokens with: kept, renewed in the background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+import orjson
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from bridge.clock import Clock
+from bridge.sources.jwks import REFETCH_SECONDS, Fetch, Published
+
+RENEW_SECONDS = 600.0
+ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
+
+_MAX_KEYS = 32
+_MAX_DOCUMENT = 256 * 1024
+_UNUSABLE = (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError, AttributeError)
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A key with the one algorithm it is used for.
+
+    Args:
+        key: As the JWT library takes it; left out of what is printed.
+    """
+
+    algorithm: str
+    key: Any
+
+    def __repr__(self) -> str:
+        return f"SigningKey({self.algorithm})"
+
+
+@dataclass(frozen=True, slots=True)
+class _NamedKey:
+    kid: str | None
+    key: SigningKey
+
+
+class TokenKeys:
+    """What the key server published last, also while it cannot be reached."""
+
+    def __init__(self, fetch: Fetch, clock: Clock) -> None:
+        self._clock = clock
+        self._published = Published(fetch, read_token_keys, clock, purpose="tokens")
+
+    async def run(self) -> None:
+        """Renew the keys until cancelled: requests need not wait for the key server."""
+        while True:
+            await self._published.refresh()
+            have = bool(self._published.keys)
+            await self._clock.sleep(RENEW_SECONDS if have else REFETCH_SECONDS)
+
+    async def named(self, kid: str | None) -> list[SigningKey]:
+        """The keys of that name; of any name where a token names none.
+
+        An unknown name may be a new key: then they are fetched again, at most once a minute.
+        """
+        found = self._known(kid)
+        if not found:
+            await self._published.refresh()
+            found = self._known(kid)
+        return found
+
+    def _known(self, kid: str | None) -> list[SigningKey]:
+        return [one.key for one in self._published.keys if kid is None or one.kid == kid]
+
+
+def read_token_keys(document: bytes) -> tuple[_NamedKey, ...]:
+    """The keys in a JWKS document that tokens may be signed with; what is not one is passed over."""
+    if len(document) > _MAX_DOCUMENT:
+        return ()
+    try:
+        read = orjson.loads(document)
+    except orjson.JSONDecodeError:
+        return ()
+    listed = read.get("keys") if isinstance(read, dict) else None
+    found = [_key(one) for one in listed[:_MAX_KEYS]] if isinstance(listed, list) else []
+    return tuple(key for key in found if key is not None)
+
+
+def _key(one: object) -> _NamedKey | None:
+    if not isinstance(one, dict) or one.get("use", "sig") != "sig" or one.get("kty") == "oct":
+        return None
+    public = {name: value for name, value in one.items() if name != "d"}  # a private key is not for us
+    try:
+        key = jwt.PyJWK(public)
+    except _UNUSABLE:
+        return None
+    if key.algorithm_name not in ALGORITHMS:
+        return None
+    kid = one.get("kid")
+    return _NamedKey(kid if isinstance(kid, str) else None, SigningKey(key.algorithm_name, key.key))

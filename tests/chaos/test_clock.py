@@ -44,7 +44,7 @@ async def _serving(base_url: str, journal: Path, clock: SteppingClock) -> AsyncI
     upstream = {"base_url": base_url, "api_key": KEY, "deadline_seconds": 1800} | QUICK
     wishes = {"journal": f"sqlite:{journal}", "keepalive_seconds": 1.0, "upstreams": {"qingbo": upstream}}
     bridge = Bridge(load(None, environment={}, **wishes), clock=clock)
-    server = uvicorn.Server(_config(bridge))
+    server = uvicorn.Server(_config(bridge, max_head_bytes=65_536))
     listener = listen("127.0.0.1", 0)
     serving = asyncio.create_task(server._serve([listener]))
     try:

@@ -42,7 +42,7 @@ from bridge.web.addresses import Addresses
 from bridge.web.callers import Callers
 from bridge.web.limits import Limits, LimitSettings
 from bridge.web.origins import Origins
-from bridge.web.routes import make_app, make_operations_app
+from bridge.web.routes import Rooms, make_app, make_operations_app
 from bridge.web.tickets import Tickets
 from bridge.web.tokens import Secrets, Tokens
 
@@ -177,17 +177,17 @@ class Bridge:
         limits = Limits(_limit_settings(settings), Addresses(settings.trusted_proxies), clock, metrics)
         origins = Origins(settings.allowed_origins, cookies=settings.auth == "token")
         access = make_access(settings, origins, clock)
-        self._app = make_app(
-            desk,
-            submitter,
-            metrics,
-            origins,
-            limits,
-            access.callers,
-            access.tickets,
-            operations_apart=self.operations_port is not None,
+        rooms = Rooms(
+            desk=desk,
+            submitter=submitter,
+            metrics=metrics,
+            origins=origins,
+            limits=limits,
+            callers=access.callers,
+            tickets=access.tickets,
         )
-        self._operations = make_operations_app(desk, metrics, access.callers)
+        self._app = make_app(rooms, operations_apart=self.operations_port is not None)
+        self._operations = make_operations_app(rooms)
         self._parts = _Parts(desk, sweep, pool, metrics, journal, access)
         return self._parts
 

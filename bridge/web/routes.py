@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
@@ -29,28 +30,35 @@ from bridge.web.tickets import Tickets
 PROXIED = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
-def routes(
-    desk: Desk,
-    submitter: Submitter,
-    metrics: Metrics,
-    origins: Origins,
-    limits: Limits,
-    callers: Callers,
-    tickets: Tickets | None,
-    *,
-    operations_apart: bool = False,
-) -> list[Route | WebSocketRoute]:
-    """Every path the bridge answers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """What stands behind the routes.
 
     Args:
         tickets: None where the bridge gives out none.
+    """
+
+    desk: Desk
+    submitter: Submitter
+    metrics: Metrics
+    origins: Origins
+    limits: Limits
+    callers: Callers
+    tickets: Tickets | None
+
+
+def routes(rooms: Rooms, *, operations_apart: bool = False) -> list[Route | WebSocketRoute]:
+    """Every path the bridge answers.
+
+    Args:
         operations_apart: Leave out what `make_operations_app` serves at an address of its own.
     """
+    desk, origins, limits, callers = rooms.desk, rooms.origins, rooms.limits, rooms.callers
     tasks, streams = Tasks(desk, limits, callers), Streams(desk, origins, limits, callers)
-    submit = Submit(desk, submitter, origins, limits, callers)
-    proxy = Proxy(desk, submitter, origins, limits, callers)
-    issue = Issue(desk, callers, tickets)
-    callbacks, health = Callbacks(desk), Health(desk, metrics, callers)
+    submit = Submit(desk, rooms.submitter, origins, limits, callers)
+    proxy = Proxy(desk, rooms.submitter, origins, limits, callers)
+    issue = Issue(desk, callers, rooms.tickets)
+    callbacks, health = Callbacks(desk), Health(desk, rooms.metrics, callers)
     return [
         Route("/v1/tasks/{upstream}/{task_id:encoded}/events", streams.of_task),
         Route("/v1/tasks/{upstream}/{task_id:encoded}/cancel", submit.cancel, methods=["POST"]),
@@ -67,27 +75,15 @@ def routes(
     ]
 
 
-def make_app(
-    desk: Desk,
-    submitter: Submitter,
-    metrics: Metrics,
-    origins: Origins,
-    limits: Limits,
-    callers: Callers,
-    tickets: Tickets | None,
-    *,
-    operations_apart: bool = False,
-) -> ASGIApp:
+def make_app(rooms: Rooms, *, operations_apart: bool = False) -> ASGIApp:
     """The routes, behind the layers every request passes."""
-    served = routes(
-        desk, submitter, metrics, origins, limits, callers, tickets, operations_apart=operations_apart
-    )
-    return Outermost(RawPaths(origins.guard(_app(served))))
+    served = routes(rooms, operations_apart=operations_apart)
+    return Outermost(RawPaths(rooms.origins.guard(_app(served))))
 
 
-def make_operations_app(desk: Desk, metrics: Metrics, callers: Callers) -> ASGIApp:
+def make_operations_app(rooms: Rooms) -> ASGIApp:
     """What operators and their machines ask, and nothing else: no page of anybody's has business there."""
-    health = Health(desk, metrics, callers)
+    health = Health(rooms.desk, rooms.metrics, rooms.callers)
     return _app([*_probes(health), *_operations(health)])
 
 

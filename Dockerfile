@@ -1,0 +1,45 @@
+# The image of the bridge; docs/deployment.md says how to build and run it.
+
+# Tag and digest change together: `docker buildx imagetools inspect python:TAG` shows the digest of a newer tag.
+ARG PYTHON=python:3.13.15-slim-bookworm@sha256:ed86c82274b3c69b52fb5820f358f0bd7df0b603332063cb5c6e32bd220c3e6e
+
+FROM ${PYTHON} AS build
+WORKDIR /build
+# Dependencies change seldom: they are a layer of their own, before the source.
+COPY deploy/image/uv.txt deploy/image/requirements.txt ./
+RUN python -m pip install --no-cache-dir --no-deps --only-binary=:all: --require-hashes --requirement uv.txt \
+    && uv venv --no-cache --python /usr/local/bin/python /app \
+    && uv pip install --python /app --no-cache --no-deps --only-binary=:all: --compile-bytecode \
+        --require-hashes --requirement requirements.txt
+COPY deploy/image/build-requirements.txt pyproject.toml README.md LICENSE ./
+COPY bridge bridge
+RUN uv build --no-cache --wheel --out-dir wheels --require-hashes --build-constraints build-requirements.txt \
+    && uv pip install --python /app --no-cache --no-deps --no-index --compile-bytecode wheels/*.whl \
+    && mkdir /data
+
+FROM ${PYTHON}
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="task-event-bridge" \
+      org.opencontainers.image.description="Looks once per asynchronous task and tells everybody who waits." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+# Outside of the container nobody reaches its loopback, so it listens on all addresses; without `auth` it then refuses
+# to start. Byte code was written by the installation, and later there is nowhere to write it.
+ENV PATH=/app/bin:${PATH} \
+    PYTHONDONTWRITEBYTECODE=1 \
+    BRIDGE_HOST=0.0.0.0
+COPY --from=build /app /app
+COPY --from=build --chown=10001:10001 /data /data
+# The journal's default, ./bridge.db, is under here: the one place that is written to.
+WORKDIR /data
+VOLUME ["/data"]
+# A number, so that an orchestrator can see that it is not root.
+USER 10001:10001
+EXPOSE 8080 8081
+# The bridge drains on it, for drain_seconds (20) at the most: give `docker stop` more than its 10 seconds.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["bridge", "health"]
+ENTRYPOINT ["bridge"]
+CMD ["serve"]

@@ -1,0 +1,45 @@
+"""Reading what `deploy/` says to others, and asking the bridge what it thinks of its part."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bridge.settings import Settings
+from tests.docs.pages import ROOT
+
+DEPLOY = ROOT / "deploy"
+DRAIN_SECONDS = Settings.model_fields["drain_seconds"].default
+LAST_ANSWERS_SECONDS = 5
+
+
+def tool(name: str) -> Path | None:
+    """A program that came with the Python packages of the tests."""
+    found = Path(sys.executable).with_name(name)
+    return found if found.exists() else None
+
+
+def effective(variables: Mapping[str, str]) -> dict[str, Any]:
+    """The bridge's settings with these variables; it must find no mistake."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge", "check-config"],
+        env=inherited | dict(variables),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return orjson.loads(done.stdout)
+
+
+def seconds(text: str) -> float:
+    """A time as Compose and systemd write it."""
+    (number,) = re.findall(r"^(\d+)s?$", str(text))
+    return float(number)

@@ -1,0 +1,106 @@
+/** Everything about the one task that is selected. */
+
+import { byId, make, set, setText, show } from "./dom.js";
+import { clockTime, dateTime, duration, gap, percent, since } from "./format.js";
+import { renderOutputs, tickOutputs } from "./outputs.js";
+import { words } from "./table.js";
+
+/** @returns The rows of the fact list: a name, a value or null. */
+function facts(state) {
+  return [
+    ["Provider's word", state.upstream_status],
+    ["Model", state.model],
+    ["Action", state.action],
+    ["Own id", state.alias],
+    ["Queue position", state.queue_position === null ? null : String(state.queue_position)],
+    ["Created", dateTime(state.created_at)],
+    ["Completed", dateTime(state.completed_at)],
+    ["Cost", state.cost ? `${state.cost.credits_used ?? state.cost.credits_estimated} credits${state.cost.credits_used === null ? " (estimate)" : ""}` : null],
+    ["Cursor", state.cursor],
+  ].filter(([, value]) => value);
+}
+
+export class Details {
+  constructor() {
+    this.rendered = null; // what is on the screen: the state, and how long its timeline was
+    this.timeline = 0;
+  }
+
+  render(task, mayCancel) {
+    show(byId("details-none"), !task);
+    show(byId("details-body"), Boolean(task));
+    if (!task) {
+      this.rendered = null;
+      return;
+    }
+    const state = task.state;
+    const { status } = task.shown;
+    setText(byId("details-heading"), task.ref);
+    setText(byId("details-status"), words(status));
+    set(byId("details-status"), "data-status", status);
+    show(byId("cancel"), mayCancel && Boolean(state) && !task.final);
+    this.renderRemarks(task);
+    if (state !== this.rendered) this.renderState(task);
+    if (this.timeline !== task.timeline.length || state !== this.rendered) this.renderTimeline(task.timeline);
+    this.rendered = state;
+    this.timeline = task.timeline.length;
+    this.tick(task);
+  }
+
+  renderRemarks(task) {
+    const remarks = [...task.notices.values()].map((notice) => notice.message);
+    if (task.problem && !remarks.includes(task.problem)) remarks.push(task.problem);
+    const list = byId("remarks");
+    show(list, remarks.length > 0);
+    if ([...list.children].map((item) => item.textContent).join("\n") === remarks.join("\n")) return;
+    list.replaceChildren(...remarks.map((remark) => make("li", {}, remark)));
+  }
+
+  renderState(task) {
+    const state = task.state;
+    const error = byId("details-error");
+    show(error, Boolean(state?.error));
+    if (state?.error) {
+      error.replaceChildren(...[state.error.code ? make("code", {}, state.error.code) : null, make("span", {}, state.error.message ?? "The provider gave no reason.")].filter(Boolean));
+    }
+    show(byId("outputs-section"), Boolean(state?.outputs.length));
+    const before = this.rendered?.task === task.ref ? JSON.stringify(this.rendered.outputs) : null;
+    if (state && JSON.stringify(state.outputs) !== before) renderOutputs(byId("outputs"), state); // a video goes on playing
+    byId("facts").replaceChildren(...(state ? facts(state).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]) : []));
+  }
+
+  renderTimeline(states) {
+    const list = byId("timeline");
+    show(byId("timeline-section"), states.length > 0);
+    list.replaceChildren(...states.map((state, place) => entry(state, states[place - 1])));
+    list.scrollTop = list.scrollHeight;
+  }
+
+  tick(task) {
+    if (!task) return;
+    tickOutputs(byId("outputs"));
+    const state = task.state;
+    const parts = [];
+    if (state && state.progress !== null) parts.push(percent(state.progress));
+    if (state && !task.final && state.eta_seconds !== null) {
+      const left = state.eta_seconds - since(state.changed_at, Date.now());
+      parts.push(left > 0 ? `about ${duration(left)} left` : "any moment now");
+    }
+    if (state) parts.push(`changed ${duration(since(state.changed_at, Date.now()))} ago`);
+    if (state) parts.push(`seen by ${state.source}`);
+    if (!state && !task.followed) parts.push("Watch this task to see more.");
+    setText(byId("details-line"), parts.join(" · "));
+  }
+}
+
+function entry(state, before) {
+  const changed = !before || before.status !== state.status;
+  const step = before ? gap(since(before.changed_at, Date.parse(state.changed_at))) : null;
+  return make(
+    "li",
+    { data: { status: state.status, step: changed ? "status" : "progress" } },
+    make("time", { datetime: state.changed_at }, clockTime(state.changed_at)),
+    make("span.what", {}, changed ? words(state.status) : "", state.progress === null || state.status === "completed" ? "" : ` ${percent(state.progress)}`),
+    make("span.muted", {}, [step, state.source].filter(Boolean).join(" · ")),
+  );
+}

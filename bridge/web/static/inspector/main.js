@@ -1,0 +1,369 @@
+/** The page: what is asked for, what is known, and one connection between. */
+
+import { Problem, json, request, token } from "./api.js";
+import { Connection } from "./connection.js";
+import { DELIVERIES, NAMES } from "./deliveries.js";
+import { Details } from "./details.js";
+import { byId, copy, set, setText, show } from "./dom.js";
+import { count } from "./format.js";
+import { Frames } from "./frames.js";
+import { parseRef, readHash, taskPath, writeHash } from "./links.js";
+import { Plots } from "./plots.js";
+import { makeSelfTest } from "./selftest.js";
+import { snippets } from "./snippets.js";
+import { blocks } from "./sse.js";
+import { Submit } from "./submit.js";
+import { Table, words } from "./table.js";
+import { makeTabs } from "./tabs.js";
+import { Tasks } from "./tasks.js";
+
+const LISTING_MS = 3000;
+const HISTORY_PATIENCE_MS = 1500;
+const MOST_FOLLOWED = 200;
+
+class Page {
+  constructor() {
+    this.tasks = new Tasks();
+    this.selected = null;
+    this.via = "sse";
+    this.connection = null;
+    this.phase = "idle";
+    this.admitted = false; // whether the bridge has let us in; nothing else is asked before
+    this.about = { caller: { scopes: [], submits: [] }, bridge: { keepalive_seconds: 15, max_tasks_per_connection: MOST_FOLLOWED } };
+    this.table = new Table({
+      select: (ref) => this.select(ref),
+      follow: (ref) => this.follow([ref]),
+      unfollow: (ref) => this.unfollow(ref),
+    });
+    this.details = new Details();
+    this.frames = new Frames();
+    this.plots = new Plots();
+    this.submit = new Submit((ref) => this.follow([ref], { select: true }));
+    this.drawing = false;
+  }
+
+  start() {
+    this.listen();
+    this.readAddress();
+    this.list();
+    setInterval(() => document.visibilityState === "visible" && this.list(), LISTING_MS);
+    setInterval(() => this.tick(), 1000);
+  }
+
+  listen() {
+    byId("watch-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.watchTyped();
+    });
+    byId("watch-all").addEventListener("click", () => this.follow(this.tasks.rows.filter((task) => !task.followed && !task.final).map((task) => task.ref)));
+    for (const choice of document.querySelectorAll("[name=via]")) {
+      choice.addEventListener("change", () => this.deliverBy(choice.value));
+    }
+    byId("token-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      token.value = byId("token").value.trim();
+      byId("token").value = "";
+      this.list();
+    });
+    byId("token-forget").addEventListener("click", () => {
+      token.value = null;
+      location.reload();
+    });
+    byId("cancel").addEventListener("click", () => this.askCancel());
+    byId("cancel-dialog").addEventListener("close", ({ target }) => target.returnValue === "cancel" && this.cancel());
+    for (const button of document.querySelectorAll("[data-copies]")) {
+      button.addEventListener("click", () => copy(byId(button.dataset.copies).textContent, byId(button.dataset.copies), button));
+    }
+    for (const choice of document.querySelectorAll("[name=code-of]")) choice.addEventListener("change", () => this.draw());
+    makeTabs(byId("tabs"), (panel) => this.plots.run(panel === "panel-bridge"));
+    makeSelfTest(() => ({ keepalive: this.about.bridge.keepalive_seconds, task: this.selected ?? this.tasks.rows[0]?.ref ?? null }));
+    addEventListener("hashchange", () => this.readAddress());
+  }
+
+  // What is asked for
+
+  readAddress() {
+    const { refs, via, task } = readHash(location.hash);
+    if (via in DELIVERIES && via !== this.via) this.deliverBy(via);
+    const wished = new Set(refs);
+    for (const one of this.tasks.followed) if (!wished.has(one.ref)) this.tasks.unfollow(one.ref);
+    this.follow(refs);
+    if (task && wished.has(task)) this.select(task);
+    if (!refs.length) this.reconnect();
+  }
+
+  writeAddress() {
+    const hash = writeHash({ refs: this.tasks.followed.map((task) => task.ref), via: this.via, task: this.selected });
+    history.replaceState(null, "", hash || location.pathname + location.search);
+  }
+
+  watchTyped() {
+    const input = byId("ref");
+    try {
+      const ref = parseRef(input.value);
+      this.complain("");
+      set(input, "aria-invalid", null);
+      input.value = "";
+      this.follow([ref], { select: true });
+    } catch (mistake) {
+      set(input, "aria-invalid", "true");
+      this.complain(mistake.message);
+      input.focus();
+    }
+  }
+
+  follow(refs, { select = false } = {}) {
+    const room = (this.about.bridge.max_tasks_per_connection || MOST_FOLLOWED) - this.tasks.followed.length;
+    const fresh = [...new Set(refs)].filter((ref) => !this.tasks.get(ref)?.followed || this.tasks.get(ref).problem);
+    if (fresh.length > room) this.complain(`One connection carries ${count(room + this.tasks.followed.length, "task")}; the rest are left out.`);
+    for (const ref of fresh.slice(0, Math.max(0, room))) this.tasks.follow(ref);
+    if (refs.length && (select || !this.selected)) this.select(refs[0]);
+    if (fresh.length) this.reconnect();
+    this.writeAddress();
+  }
+
+  unfollow(ref) {
+    const wasWanted = this.tasks.wanted.some((task) => task.ref === ref);
+    this.tasks.unfollow(ref);
+    if (this.selected === ref && !this.tasks.get(ref)) this.selected = this.tasks.followed[0]?.ref ?? null;
+    if (wasWanted) this.reconnect();
+    this.writeAddress();
+    this.draw();
+  }
+
+  select(ref) {
+    this.selected = ref;
+    this.readHistory(ref);
+    this.writeAddress();
+    this.draw();
+  }
+
+  deliverBy(via) {
+    this.via = via;
+    for (const choice of document.querySelectorAll("[name=via]")) choice.checked = choice.value === via;
+    this.reconnect();
+    this.writeAddress();
+  }
+
+  // What is known
+
+  /** What the bridge watches, and what we may do: the first thing asked, and then every few seconds. */
+  async list() {
+    try {
+      const listing = await json("inspector/tasks");
+      this.about = listing;
+      this.tasks.list(listing.tasks, this.selected);
+      this.submit.render(listing.caller.submits);
+      show(byId("more"), listing.more);
+      this.askForToken(false);
+      this.enterBridge();
+    } catch (error) {
+      if (error instanceof Problem && error.status === 401) this.askForToken(true, error.message);
+      else if (error instanceof Problem && error.permanent) this.complain(error.message);
+      else if (!this.admitted) this.setPhase("waiting", LISTING_MS / 1000);
+    }
+    this.draw();
+  }
+
+  enterBridge() {
+    if (this.admitted) return;
+    this.admitted = true;
+    this.reconnect();
+    if (this.selected) this.readHistory(this.selected);
+  }
+
+  askForToken(needed, why = "") {
+    if (needed) this.admitted = false;
+    const first = needed && byId("token-section").hidden;
+    show(byId("token-section"), needed);
+    show(byId("workspace"), !needed);
+    show(byId("token-forget"), !needed && Boolean(token.value));
+    setText(byId("token-why"), token.value ? `The token was refused: ${why}` : "This bridge asks who you are.");
+    if (first) byId("token").focus();
+  }
+
+  /** One connection for everything that has not ended. */
+  reconnect() {
+    this.connection?.stop();
+    this.connection = null;
+    const refs = this.tasks.wanted.map((task) => task.ref);
+    if (!this.admitted) return;
+    if (!refs.length) {
+      this.setPhase(this.tasks.followed.length ? "ended" : "idle");
+      return;
+    }
+    const connection = new Connection(
+      this.via,
+      refs,
+      {
+        event: (event) => this.connection === connection && this.take(event),
+        frame: (text, sent) => this.frames.add(text, sent),
+        phase: (name, detail) => this.connection === connection && this.enter(name, detail, refs),
+      },
+      () => Math.max(30, this.about.bridge.keepalive_seconds * 2.5 + 5),
+    );
+    this.connection = connection;
+    connection.start();
+  }
+
+  take(event) {
+    if (event.kind === "state") this.takeState(event.state);
+    else if (event.kind === "notice" && event.notice.task) this.tasks.note(event.notice);
+    else if (event.kind === "refused") this.refuse(event.task, event.problem);
+    this.draw();
+  }
+
+  takeState(state) {
+    const before = this.tasks.get(state.task);
+    const ended = before?.state && !before.done;
+    const task = this.tasks.take(state);
+    if (ended && task.done) this.announce(`${state.task}: ${words(state.status)}`);
+  }
+
+  refuse(ref, problem) {
+    const task = this.tasks.get(ref);
+    if (task) task.problem = problem;
+  }
+
+  enter(phase, detail, refs) {
+    if (phase === "refused") {
+      this.weedOut(refs, detail);
+      return;
+    }
+    if (phase === "waiting" && this.phase === "live") this.announce("Connection lost; it comes back by itself.");
+    if (phase === "live" && this.phase === "waiting") this.announce("Connected again.");
+    if (phase === "connecting" && this.phase === "waiting") return; // one word for both, until it is known
+    this.setPhase(phase, detail);
+  }
+
+  /** A connection for many tasks is refused for one: find out which, and go on with the others. */
+  async weedOut(refs, problem) {
+    this.setPhase("refused", problem);
+    if (problem.status === 401) {
+      this.askForToken(true, problem.message);
+      return;
+    }
+    if (refs.length === 1) {
+      this.refuse(refs[0], problem.message);
+      this.reconnect();
+      this.draw();
+      return;
+    }
+    const found = await Promise.all(refs.map((ref) => request(taskPath(ref)).then(() => null, (error) => error)));
+    const refused = refs.filter((ref, place) => found[place] instanceof Problem && found[place].permanent);
+    for (const ref of refused) this.refuse(ref, found[refs.indexOf(ref)].message);
+    if (refused.length) this.reconnect();
+    else this.complain(problem.message);
+    this.draw();
+  }
+
+  /** The recorded states of one task: read until what is shown already, or until nothing comes for a moment. */
+  async readHistory(ref) {
+    if (!this.admitted) return;
+    this.reading?.abort();
+    const reading = (this.reading = new AbortController());
+    const patience = () => setTimeout(() => reading.abort(), HISTORY_PATIENCE_MS);
+    let timer = patience();
+    try {
+      const response = await request(`${taskPath(ref, "/events")}?history=1`, { headers: { Accept: "text/event-stream" }, signal: reading.signal });
+      for await (const block of blocks(response.body)) {
+        if (block.event === "end") break;
+        if (block.event !== "message" || block.data === null) continue; // a keepalive is no reason to wait on
+        clearTimeout(timer);
+        timer = patience();
+        const state = JSON.parse(block.data);
+        const task = this.tasks.of(ref);
+        task.record(state);
+        if (!task.followed) this.tasks.take(state);
+        this.draw();
+      }
+    } catch {
+      // what is missing in the timeline is missing; the connection tells what is wrong
+    } finally {
+      clearTimeout(timer);
+      reading.abort();
+    }
+  }
+
+  // What callers may do
+
+  askCancel() {
+    setText(byId("cancel-ref"), this.selected);
+    byId("cancel-dialog").returnValue = "";
+    byId("cancel-dialog").showModal();
+  }
+
+  async cancel() {
+    const ref = this.selected;
+    try {
+      this.takeState(await json(taskPath(ref, "/cancel"), { method: "POST" }));
+      this.complain("");
+    } catch (error) {
+      this.complain(`${ref} was not cancelled: ${error.message}`);
+    }
+    this.draw();
+  }
+
+  // What is seen
+
+  setPhase(phase, detail) {
+    this.phase = phase;
+    const open = this.tasks.wanted.length;
+    const sentences = {
+      idle: "Nothing is watched",
+      connecting: "Connecting…",
+      live: `Live by ${NAMES[this.via]}, ${count(open, "task")}`,
+      waiting: `Connection lost, back in ${Math.ceil(detail ?? 0)} s`,
+      ended: "All watched tasks have ended",
+      refused: "Refused",
+    };
+    setText(byId("connection"), sentences[phase]);
+    set(byId("connection"), "data-phase", phase);
+  }
+
+  complain(sentence) {
+    setText(byId("problem"), sentence);
+    show(byId("problem"), Boolean(sentence));
+  }
+
+  announce(sentence) {
+    setText(byId("announcer"), sentence);
+  }
+
+  /** Once a picture, however much has happened. */
+  draw() {
+    if (this.drawing) return;
+    this.drawing = true;
+    requestAnimationFrame(() => {
+      this.drawing = false;
+      this.render();
+    });
+  }
+
+  render() {
+    const rows = this.tasks.rows;
+    this.table.render(rows, this.selected);
+    this.details.render(this.tasks.get(this.selected), this.about.caller.scopes.includes("cancel"));
+    if (this.phase === "live") this.setPhase("live");
+    show(byId("watch-all"), rows.some((task) => !task.followed && !task.final));
+    this.renderSnippets();
+  }
+
+  renderSnippets() {
+    const followed = this.tasks.followed.map((task) => task.ref);
+    const all = document.querySelector("[name=code-of]:checked").value === "all";
+    const refs = all && followed.length ? followed : [this.selected ?? followed[0]].filter(Boolean);
+    show(byId("code-shown"), refs.length > 0);
+    show(byId("code-none"), refs.length === 0);
+    if (!refs.length) return;
+    const lines = snippets(this.via, refs, Boolean(token.value));
+    for (const [language, text] of Object.entries(lines)) setText(byId(`code-${language}`), text);
+  }
+
+  tick() {
+    this.table.tick(this.tasks.rows);
+    this.details.tick(this.tasks.get(this.selected));
+  }
+}
+
+new Page().start();

@@ -1,0 +1,114 @@
+/** The table of tasks: a row each, changed in place so that focus and reading position stay. */
+
+import { byId, make, set, setText, show } from "./dom.js";
+import { duration, percent, since } from "./format.js";
+
+const CELL = { role: "cell" };
+
+export class Table {
+  /** @param {object} act `select(ref)`, `follow(ref)`, `unfollow(ref)`. */
+  constructor(act) {
+    this.act = act;
+    this.body = byId("rows");
+    this.rows = new Map();
+  }
+
+  render(tasks, selected) {
+    const refs = new Set(tasks.map((task) => task.ref));
+    for (const [ref, row] of this.rows) {
+      if (refs.has(ref)) continue;
+      row.node.remove();
+      this.rows.delete(ref);
+    }
+    tasks.forEach((task, place) => {
+      if (!this.rows.has(task.ref)) this.rows.set(task.ref, new Row(task.ref, this.act));
+      const row = this.rows.get(task.ref);
+      row.render(task, task.ref === selected);
+      if (this.body.children[place] !== row.node) this.body.insertBefore(row.node, this.body.children[place] ?? null);
+    });
+    show(byId("empty"), tasks.length === 0);
+    show(byId("table"), tasks.length > 0);
+  }
+
+  /** Times pass without news. */
+  tick(tasks) {
+    for (const task of tasks) this.rows.get(task.ref)?.tick(task);
+  }
+}
+
+class Row {
+  constructor(ref, act) {
+    const name = splitRef(ref);
+    this.name = make("button.ref", { type: "button", title: ref, on: { click: () => act.select(ref) } }, name);
+    this.status = make("span.status");
+    this.bar = make("progress", { max: 100 });
+    this.percent = make("span.number");
+    this.eta = make("td.number.optional", CELL);
+    this.age = make("td.number.optional", CELL);
+    this.source = make("td.optional.wide", CELL);
+    this.viewers = make("td.number.optional", CELL);
+    this.toggle = make("button.small", { type: "button", on: { click: () => (this.followed ? act.unfollow(ref) : act.follow(ref)) } });
+    this.node = make(
+      "tr",
+      { role: "row", data: { task: ref } }, // said aloud, for on narrow screens a row is laid out as no row
+      make("th.name", { scope: "row", role: "rowheader" }, this.name),
+      make("td.state", CELL, this.status),
+      make("td", CELL, make("div.progress", {}, this.bar, this.percent)),
+      this.eta,
+      this.age,
+      this.source,
+      this.viewers,
+      make("td.action", CELL, this.toggle),
+    );
+    this.ref = ref;
+  }
+
+  render(task, selected) {
+    const { status, progress, source } = task.shown;
+    this.followed = task.followed;
+    set(this.node, "data-followed", task.followed);
+    set(this.node, "data-selected", selected);
+    set(this.name, "aria-current", selected ? "true" : null);
+    setText(this.status, task.problem ? "refused" : words(status));
+    set(this.status, "data-status", task.problem ? "failed" : status);
+    set(this.status, "title", task.problem);
+    set(this.bar, "data-status", status);
+    set(this.bar, "value", progress ?? (status === "completed" ? 100 : 0));
+    set(this.bar, "aria-label", `Progress of ${task.ref}`);
+    setText(this.percent, percent(progress));
+    setText(this.source, source ?? "–");
+    setText(this.viewers, String(task.listed?.viewers ?? (task.followed && !task.done ? 1 : 0)));
+    const word = task.followed ? (task.done || task.problem ? "Remove" : "Stop") : "Watch";
+    setText(this.toggle, word);
+    set(this.toggle, "aria-label", `${word} ${task.ref}`);
+    this.tick(task);
+  }
+
+  tick(task) {
+    const { eta_seconds: eta, changed_at: changed, completed_at: completed } = task.shown;
+    const now = Date.now();
+    const left = eta === null || eta === undefined || task.final ? null : eta - since(changed, now);
+    setText(this.eta, left === null ? "–" : left > 0 ? duration(left) : "soon");
+    const until = task.final ? Date.parse(completed ?? changed) : now;
+    const age = since(task.began, until) ?? 0;
+    setText(this.age, duration(age));
+  }
+}
+
+/** `upstream/` and the id apart, so that the id may be cut in the middle and the upstream never is. */
+function splitRef(ref) {
+  const slash = ref.indexOf("/") + 1;
+  const id = ref.slice(slash);
+  const keep = Math.min(8, Math.floor(id.length / 2));
+  return make(
+    "span.ref-parts",
+    {},
+    make("span.upstream", {}, ref.slice(0, slash)),
+    make("span.head", {}, id.slice(0, id.length - keep)),
+    make("span.tail", {}, id.slice(id.length - keep)),
+  );
+}
+
+export function words(status) {
+  return status.replaceAll("_", " ");
+}

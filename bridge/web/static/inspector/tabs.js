@@ -1,0 +1,29 @@
+/** Tabs as assistive technology expects them: arrows move, one tab is in the order of the Tab key. */
+
+import { set, show } from "./dom.js";
+
+/** @param {(name: string) => void} shown Told which panel is shown, by its id. */
+export function makeTabs(list, shown) {
+  const tabs = [...list.querySelectorAll("[role=tab]")];
+  const open = (chosen) => {
+    for (const tab of tabs) {
+      const selected = tab === chosen;
+      set(tab, "aria-selected", String(selected));
+      set(tab, "tabindex", selected ? "0" : "-1");
+      show(document.getElementById(tab.getAttribute("aria-controls")), selected);
+    }
+    shown(chosen.getAttribute("aria-controls"));
+  };
+  const step = { ArrowRight: 1, ArrowLeft: -1 };
+  list.addEventListener("click", ({ target }) => target.closest("[role=tab]") && open(target.closest("[role=tab]")));
+  list.addEventListener("keydown", (event) => {
+    const place = tabs.indexOf(document.activeElement);
+    const next = { Home: 0, End: tabs.length - 1 }[event.key] ?? (event.key in step ? place + step[event.key] : null);
+    if (next === null || place < 0) return;
+    event.preventDefault();
+    const tab = tabs[(next + tabs.length) % tabs.length];
+    tab.focus();
+    open(tab);
+  });
+  open(tabs[0]);
+}

@@ -52,3 +52,33 @@ def test_every_decision_says_what_was_not_taken():
         assert re.search(r"^Status: \w+", text, re.MULTILINE), page
         for heading in ("Context", "Decision", "Consequences", "Options not taken"):
             assert f"\n## {heading}\n" in text, page
+
+
+GUIDE = (ROOT / "llms.txt").read_text("utf-8")
+
+
+@pytest.mark.parametrize("target", list(links(GUIDE)))
+def test_a_link_of_the_guide_for_models_leads_somewhere(target):
+    assert (ROOT / target).exists()
+
+
+def test_the_guide_for_models_names_every_page():
+    named = {*links(GUIDE)}
+    pages = {page for page in PAGES if not page.startswith("docs/decisions/")}
+    assert pages - named == set()
+    assert re.match(r"# .+\n\n> .+\n\n", GUIDE)
+
+
+def test_a_picture_is_there_and_says_what_it_shows():
+    shown = [
+        (page, words, target)
+        for page, text in PAGES.items()
+        for words, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", text)
+    ]
+    assert ("docs/concepts.md", "docs/concepts.svg") in {
+        (page, f"docs/{target}") for page, _, target in shown
+    }
+    for page, words, target in shown:
+        assert len(words) > 10, (page, target)
+        if target.endswith(".svg") and target.startswith("concepts"):
+            assert "prefers-color-scheme: dark" in (ROOT / page).parent.joinpath(target).read_text("utf-8")

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from bridge.metrics import DELIVERIES, Metrics
 from bridge.settings import CLIENT_VARIABLES, Settings, UpstreamSettings
 from bridge.sources.upstream import Standing
 from bridge.web.callers import COOKIE
+from bridge.web.inspector import Inspector
 from bridge.web.routes import Rooms, routes
 from bridge.wire.document import document
 from tests.docs.pages import PAGES, ROOT, coded, prose, snippets
@@ -94,8 +96,9 @@ def test_the_metrics_page_names_no_metric_that_is_not_there():
 
 def served():
     desk = SimpleNamespace(pool=None, clock=SimpleNamespace(wall=lambda: 0.0))
-    rest = dict.fromkeys(("submitter", "metrics", "origins", "limits", "callers", "tickets"))
-    for route in routes(Rooms(desk=desk, **rest)):
+    rest = dict.fromkeys(one.name for one in fields(Rooms))
+    rest["inspector"] = Inspector(desk, None, None, None, keepalive_seconds=15.0)
+    for route in routes(Rooms(**rest | {"desk": desk})):
         path = re.sub(r":\w+}", "}", route.path)
         methods = sorted(route.methods - {"HEAD"}) if isinstance(route, Route) else ["GET"]
         yield from ((method, path) for method in methods)

@@ -1,0 +1,127 @@
+"""The bridge inside an app: one process, one origin, and the app's own sign-in decides who sees which task.
+
+    pip install fastapi uvicorn httpx task-event-bridge
+    uvicorn app:app --port 8000
+
+The providers come from the environment, or from the file BRIDGE_CONFIG names, as for `bridge serve`. One
+process only: a bridge looks once per task for everybody who is connected to it. Pages open
+`new EventSource("/bridge/v1/tasks/qingbo/YOUR_TASK_ID/events")`; the browser sends the session's cookie by
+itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import httpx
+import jwt
+from fastapi import Cookie, Depends, FastAPI, HTTPException
+from pydantic import BaseModel, Field
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from bridge.app import Bridge
+from bridge.settings import load
+
+ISSUER = "this app"
+AUDIENCE = "task-event-bridge"
+SECRET = secrets.token_urlsafe(32)  # never leaves this process
+TOKEN_SECONDS = (
+    900  # then a stream ends; browsers come back with their cursor and are asked again who they are
+)
+
+SESSIONS = {"session-of-ada": "ada", "session-of-bob": "bob"}  # your own sign-in goes here
+owners: dict[str, str] = {}  # and your database here: whose task is it
+
+config = os.environ.get("BRIDGE_CONFIG")
+bridge = Bridge(
+    load(Path(config) if config else None, auth="token", token_issuer=ISSUER, token_secrets=[SECRET])
+)
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async with bridge.running():
+        drain_when_told()
+        yield
+
+
+def drain_when_told() -> None:
+    """End streams at the signal: the server waits for them before it says that the app shall end."""
+    loop, before = asyncio.get_running_loop(), {}
+
+    def drain() -> None:
+        app.state.drain = loop.create_task(bridge.drain())
+
+    def told(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(drain)
+        before[number](number, frame)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, told)
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+def token(user: str, scope: str, tasks: list[str]) -> str:
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": user, "scope": scope, "tasks": tasks}
+    return jwt.encode(claims | {"exp": int(time.time()) + TOKEN_SECONDS}, SECRET, algorithm="HS256")
+
+
+class SignedIn:
+    """In front of the bridge: whoever is signed in may read their own tasks, and nobody anything else."""
+
+    def __init__(self, inner: ASGIApp) -> None:
+        self.inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        user = SESSIONS.get(HTTPConnection(scope).cookies.get("session", ""))
+        headers = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
+        if user is not None:
+            theirs = [task for task, owner in owners.items() if owner == user]
+            headers.append((b"authorization", f"Bearer {token(user, 'read', theirs)}".encode()))
+        await self.inner(scope | {"headers": headers}, receive, send)
+
+
+app.mount("/bridge", SignedIn(bridge))
+
+
+def signed_in(session: Annotated[str | None, Cookie()] = None) -> str:
+    if session not in SESSIONS:
+        raise HTTPException(401, "sign in first")
+    return SESSIONS[session]
+
+
+class Wish(BaseModel):
+    prompt: Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+@app.post("/renders", status_code=201)
+async def render(wish: Wish, user: Annotated[str, Depends(signed_in)]) -> dict[str, str]:
+    """Submit, without leaving the process."""
+    created = await submit(user, {"model": "veo3", "prompt": wish.prompt})
+    task = created["state"]["task"]
+    owners[task] = user
+    return {"task": task, "events": "/bridge" + created["links"]["events"]}
+
+
+async def submit(user: str, body: dict[str, Any]) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {token(user, 'submit', ['qingbo/*'])}"}
+    inside = httpx.ASGITransport(bridge)
+    async with httpx.AsyncClient(
+        transport=inside, base_url="http://bridge", headers=headers, timeout=None
+    ) as http:
+        answer = await http.post("/v1/tasks/qingbo", json=body)
+    if not answer.is_success:
+        raise HTTPException(answer.status_code, answer.json()["detail"])
+    return answer.json()

@@ -1,0 +1,102 @@
+"""The pages of the recipes in the distribution's Chromium."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+from playwright.async_api import Browser, Page, async_playwright
+
+from tests.browser.page import ARGUMENTS, CHROMIUM, HOST
+from tests.conftest import missing
+from tests.docs.pages import ROOT
+from tests.docs.recipes import RECIPES, needed
+from tests.harness import PATIENCE
+
+HERE = Path(__file__).parent
+SHELL = "<!doctype html><main></main><script>BRIDGE = '{}'</script><script type=module src={}></script>"
+WRITTEN_IN_THE_PAGE = "http://127.0.0.1:8080"
+
+
+def bundled(folder: Path) -> Path:
+    """The recipes that need a build, built."""
+    if not (ROOT / "tests" / "tools" / "node_modules" / "esbuild").is_dir():
+        missing("npm esbuild")
+    command = [needed("node"), str(HERE / "bundle.mjs"), str(folder)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def shell(bridge: str, script: str) -> str:
+    """The page an app puts a component into."""
+    return SHELL.format(bridge, script)
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    """One browser for all that a module tests."""
+    found = shutil.which(CHROMIUM)
+    if found is None:
+        missing(CHROMIUM)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=found, headless=True, args=list(ARGUMENTS))
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@asynccontextmanager
+async def visited(
+    browser: Browser, url: str, cookies: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Page, list[str]]]:
+    """A page, as a visitor of its own; and what went wrong in its scripts, which must stay nothing."""
+    context = await browser.new_context()
+    try:
+        for name, value in (cookies or {}).items():
+            await context.add_cookies([{"name": name, "value": value, "url": url}])
+        page = await context.new_page()
+        page.set_default_timeout(PATIENCE * 1000)
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        await page.goto(url)
+        yield page, wrong
+    finally:
+        await context.close()
+    assert wrong == []
+
+
+@asynccontextmanager
+async def site(folder: Path, bridge: Callable[[], str]) -> AsyncIterator[str]:
+    """Where the pages are: another origin than the bridge's."""
+
+    async def plain(_: web.Request) -> web.Response:
+        text = (RECIPES / "page" / "index.html").read_text("utf-8")
+        assert WRITTEN_IN_THE_PAGE in text
+        return web.Response(text=text.replace(WRITTEN_IN_THE_PAGE, bridge()), content_type="text/html")
+
+    async def component(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        return web.Response(text=shell(bridge(), f"/{name}.js"), content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/page", plain)
+    app.router.add_get("/{name:react|vue}", component)
+    app.router.add_static("/", folder)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, HOST, 0).start()
+        yield f"http://{HOST}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def shows(page: Page, text: str) -> None:
+    """Wait until the page says this."""
+    await page.wait_for_function("(text) => document.body.innerText.includes(text)", arg=text, polling=20)

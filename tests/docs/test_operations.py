@@ -1,0 +1,108 @@
+"""What operators and contributors are told is so: numbers as they were measured, folders as they are."""
+
+import re
+
+import pytest
+
+from tests.docs.pages import PAGES, ROOT, coded, links
+
+OPERATIONS, PERFORMANCE = PAGES["docs/operations.md"], PAGES["docs/performance.md"]
+CONTRIBUTING = PAGES["CONTRIBUTING.md"]
+NEAR = 0.25  # a new table of the bench that is further off wants a new sizing
+
+
+def section(page, heading):
+    """What stands under a heading, up to the next of its rank."""
+    marks = re.match("#+", heading)[0]
+    return re.search(
+        rf"^{re.escape(heading)}\n(.*?)(?=^#{{1,{len(marks)}}} |\Z)", page, re.DOTALL | re.MULTILINE
+    )[1]
+
+
+def measured(scenario, row, column):
+    """One number of the tables of the bench."""
+    table = section(PERFORMANCE, f"### {scenario}")
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|\n").split("|")] for line in table.strip().splitlines()
+    ]
+    (found,) = [one for one in rows if one[0] == row]
+    return float(found[head.index(column)].replace(",", ""))
+
+
+def told(row):
+    """The numbers of one row of the sizing."""
+    (line,) = re.findall(rf"^\| {re.escape(row)} \| (.+) \|$", section(OPERATIONS, "## Sizing"), re.MULTILINE)
+    return [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?", line)]
+
+
+@pytest.mark.parametrize(
+    ("row", "numbers"),
+    [
+        (
+            "states delivered, many viewers a task",
+            [("fanout", "ours SSE, 1,000", "events/s"), ("fanout", "ours SSE, 1,000", "CPU µs/event")],
+        ),
+        (
+            "states delivered, 1.5 viewers a task",
+            [("many", "ours, many tasks", "events/s"), ("many", "ours, many tasks", "CPU µs/event")],
+        ),
+        (
+            "looks at providers",
+            [
+                ("upstream", "ours, as fast as it can", "a second"),
+                ("upstream", "ours, many tasks", "a second"),
+                20_000,
+            ],
+        ),
+        ("new streams", [("connect", "ours SSE", "a second"), ("connect", "ours WebSocket", "a second")]),
+        (
+            "everybody back after a kill and a start",
+            [("restart", "ours", "connections"), ("restart", "ours", "seconds")],
+        ),
+        ("memory of an idle SSE stream", [("idle", "ours SSE", "KB a connection")]),
+        ("memory of an idle WebSocket", [("idle", "ours WebSocket", "KB a connection")]),
+    ],
+)
+def test_the_sizing_says_what_was_measured(row, numbers):
+    found = told(row)
+    expected = [measured(*one) if isinstance(one, tuple) else one for one in numbers]
+    assert len(found) == len(expected), found
+    assert [
+        one for one in zip(found, expected, strict=True) if one[0] != pytest.approx(one[1], rel=NEAR)
+    ] == []
+
+
+def test_the_example_is_reckoned_right():
+    rows = dict(re.findall(r"^\| ([\w ,]+) \| (.+) \|$", section(OPERATIONS, "### An example"), re.MULTILINE))
+    assert pytest.approx(5000 * 20 / 120, rel=0.01) == 830
+    assert pytest.approx(830 * (140 + 4 * 11) / 1e6, abs=0.01) == float(rows["states"].split("|")[1])
+    assert pytest.approx(1000 * 330 / 1e6, abs=0.01) == float(rows["looks, every 5 s"].split("|")[1])
+    assert "= 620 MB" in rows["memory"]
+    assert pytest.approx(72 + 20_000 * 14 / 1000 + 256 * 1.048576, rel=0.01) == 620
+    assert "600 MB" in rows["disk, a day kept"]
+
+
+def test_every_folder_of_tests_says_what_it_holds():
+    shared = {"fakes", "tools"}
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name[0] not in "._"}
+    named = re.findall(r"^\| `tests/(\w+)` \| \w", CONTRIBUTING, re.MULTILINE)
+    assert sorted(named) == sorted(folders - shared)
+
+
+def test_every_room_a_change_can_be_in_is_named():
+    rooms = {path.name for path in (ROOT / "bridge").iterdir() if path.is_dir() and path.name[0] not in "._"}
+    named = " ".join(coded(section(CONTRIBUTING, "## Where a thing belongs")))
+    small = {"leases"}  # an open seam: nobody's first change is there
+    assert [room for room in rooms - small if f"bridge/{room}" not in named] == []
+
+
+def test_every_path_a_contributor_is_sent_to_is_there():
+    paths = {word for word in coded(CONTRIBUTING) if re.fullmatch(r"(bridge|tests|docs)/[\w./-]+", word)}
+    assert len(paths) > 25
+    assert [path for path in paths if not (ROOT / path).exists() and "lumen" not in path] == []
+
+
+def test_every_page_is_found_from_the_index():
+    index = {target.rstrip("/") for target in links(PAGES["docs/README.md"])}
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages - index == set()

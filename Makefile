@@ -6,7 +6,7 @@ PYTHON ?= python3
 # as root on Debian or Ubuntu what is missing is installed; anybody else is told what it is
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
-.PHONY: help demo test check fix serve simulate clean tools bench chaos soak
+.PHONY: help demo test check fix serve simulate clean tools bench chaos soak dist release releasable
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,23 @@ chaos: $(VENV)/.develop ## everything dies, at full size and by chance; CHAOS_SE
 
 soak: $(VENV)/.develop ## half an hour of coming and going, memory as a table; SOAK_SECONDS=1800
 	$(BIN)/python -m tests.chaos.soak
+
+dist: $(VENV)/.develop ## wheel and source distribution into dist/, looked through
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/twine check --strict dist/*
+
+release: releasable check test dist ## all that comes before a release; ends with the commands that publish it
+	@version=$$($(BIN)/python -c 'import bridge; print(bridge.__version__)'); \
+	  printf 'What is left:\n  %s\n  %s\n  %s\n' "git tag --annotate v$$version --message v$$version" \
+	    "git push --follow-tags" "$(BIN)/twine upload dist/*"
+
+releasable: $(VENV)/.develop
+	@test -z "$$(git status --porcelain)" || { echo "Commit first: the tree has changes."; exit 1; }
+	@version=$$($(BIN)/python -c 'import bridge; print(bridge.__version__)'); \
+	  grep -qE "^## \[$$version\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$$" CHANGELOG.md || \
+	  { echo "CHANGELOG.md has no heading '## [$$version] - DATE'."; exit 1; }
 
 clean: ## everything that can be made again
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -130,6 +130,7 @@ def ours(
     folder: Path | None = None,
     wishes: dict[str, Any] | None = None,
     pace: dict[str, Any] | None = None,
+    more: tuple[str, ...] = (),
 ) -> Iterator[Server]:
     """The bridge, with the whole product in the path; `inproc` leaves out the upstream side.
 
@@ -138,6 +139,7 @@ def ours(
         malloc: Leave memory to the C library, which can give more of it back.
         folder: Where that file stands, when it must outlive the process.
         provider: Port and control port of one that runs already.
+        more: Further upstreams, which nobody asks for anything.
     """
     with ExitStack() as stack:
         source, control = provider or stack.enter_context(providing(tasks))
@@ -154,7 +156,7 @@ def ours(
             variables[f"BRIDGE_{name.upper()}"] = str(value)
         if malloc:
             variables["PYTHONMALLOC"] = "malloc"
-        variables["BRIDGE_UPSTREAMS"] = json.dumps({upstream: settings})
+        variables["BRIDGE_UPSTREAMS"] = json.dumps(dict.fromkeys((upstream, *more), settings))
         if inproc:
             hook = machine.free_port()
             words = [sys.executable, "-m", "bench.inproc", str(hook), str(tasks)]
@@ -294,9 +296,10 @@ def streaming(server: Server, streams: int) -> None:
         time.sleep(0.05)
 
 
-def get(port: int, path: str) -> str:
+def get(port: int, path: str, *, accept: str = "*/*") -> str:
     """A page of the bridge."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=10) as answer:
         return str(answer.read().decode())
 
 

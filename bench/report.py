@@ -246,6 +246,15 @@ def _upstream(cycles: _Cycles, sizes: Sizes) -> Iterator[Promise]:
     )
 
 
+def _scrape(cycles: _Cycles, sizes: Sizes) -> Iterator[Promise]:
+    del sizes
+    one, many = "one watched task", "many watched tasks"
+    yield from _at_most("9. CPU of a scrape, many watched tasks", 50, cycles.values(many, "cpu_ms"), "ms")
+    yield from _told("9. the same with one watched task", cycles.values(one, "cpu_ms"), "ms")
+    yield from _told("9. others during scrapes, p99", cycles.values(many, "beside_p99_ms"), "ms")
+    yield from _told("9. the same without scrapes", cycles.values(many, "alone_p99_ms"), "ms")
+
+
 _JUDGES: dict[str, Callable[[_Cycles, Sizes], Iterator[Promise]]] = {
     "fanout": _fanout,
     "many": _many,
@@ -256,6 +265,7 @@ _JUDGES: dict[str, Callable[[_Cycles, Sizes], Iterator[Promise]]] = {
     "restart": _restart,
     "answer": _answer,
     "upstream": _upstream,
+    "scrape": _scrape,
 }
 
 _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -275,6 +285,12 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "cpu_us_per_connection": ("CPU µs/connection", lambda value: f"{value:.0f}"),
     "first_p99_us": ("first state p99 ms", lambda value: f"{value / 1000:.1f}"),
     "cpu_us": ("CPU µs/call", lambda value: f"{value:.0f}"),
+    "watches": ("watches", lambda value: f"{value:,.0f}"),
+    "series": ("lines", lambda value: f"{value:,.0f}"),
+    "cpu_ms": ("CPU ms/scrape", lambda value: f"{value:.1f}"),
+    "scrape_ms": ("a scrape ms", lambda value: f"{value:.1f}"),
+    "alone_p99_ms": ("others p99 ms, no scrapes", lambda value: f"{value:.1f}"),
+    "beside_p99_ms": ("others p99 ms, scrapes", lambda value: f"{value:.1f}"),
     "lag_p99_ms": ("loop lag p99 ms", lambda value: f"{value:.1f}"),
     "back": ("back", lambda value: f"{value:,.0f}"),
     "seconds": ("seconds", lambda value: f"{value:.2f}"),

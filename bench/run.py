@@ -85,7 +85,18 @@ def _brief(numbers: dict[str, Any]) -> str:
         "skipped",
         "missing_last",
     )
-    keys += ("kb_per_connection", "per_second", "cpu_us", "lag_p99_ms", "aborted", "back", "closed")
+    keys += (
+        "kb_per_connection",
+        "per_second",
+        "cpu_ms",
+        "scrape_ms",
+        "beside_p99_ms",
+        "cpu_us",
+        "lag_p99_ms",
+        "aborted",
+        "back",
+        "closed",
+    )
     return " ".join(f"{key}={numbers[key]:.6g}" for key in keys if key in numbers)
 
 

@@ -6,6 +6,7 @@ turns and every ratio is between neighbours in time.
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench import machine
@@ -64,6 +66,7 @@ class Sizes:
     slow_seconds: float = 12.0
     slow_rate: float = 60.0
     connects: int = 5_000
+    scrapes: int = 60
     at_once: int = 256
     pause: float = 2.0
     release: float = 12.0  # the bridge gives memory back some seconds after many have left
@@ -86,6 +89,7 @@ TINY = Sizes(
     slow_seconds=2.0,
     slow_rate=400.0,
     connects=80,
+    scrapes=4,
     at_once=32,
     pause=0.2,
     release=0.2,
@@ -315,6 +319,79 @@ def upstream(sizes: Sizes) -> Iterator[Row]:
     yield "ours, many tasks", _watched(sizes, sizes.watched, {})
 
 
+def scrape(sizes: Sizes) -> Iterator[Row]:
+    """Reading `/metrics` of three upstreams, with one task watched and with many; and who waits for it."""
+    for tasks in (1, sizes.watched):
+        per_conn = min(200, tasks)
+        with ours(tasks=tasks, upstream="qingbo", streams=False, more=("vapi", "bytespike")) as server:
+            server.path, server.item = "/v1/events?x=", "&task=qingbo/t%d"
+            with loading(server, tasks=tasks, per_conn=per_conn, patience=60) as load:
+                _open(load, max(tasks // per_conn, 1), 20)
+                time.sleep(min(3.0, sizes.seconds))
+                yield "one watched task" if tasks == 1 else "many watched tasks", _scraped(server, sizes)
+
+
+def _scraped(server: Server, sizes: Sizes) -> dict[str, Any]:
+    """Scrapes one after the other, as Prometheus asks, while somebody else asks `/livez` all the time."""
+    took: list[float] = []
+    text = ""
+    anyway = machine.cpu_seconds(server.pids)  # watching costs something, too
+    time.sleep(sizes.scrapes / 20)
+    anyway = (machine.cpu_seconds(server.pids) - anyway) / (sizes.scrapes / 20)
+    cpu = machine.cpu_seconds(server.pids)
+    for _ in range(sizes.scrapes):
+        began = time.perf_counter()
+        text = get(server.port, "/metrics", accept="application/openmetrics-text")
+        took.append(time.perf_counter() - began)
+    cpu = machine.cpu_seconds(server.pids) - cpu - anyway * sum(took)
+    quiet = _Asker(server.port)
+    time.sleep(sizes.scrapes / 20)
+    alone = quiet.stop()
+    beside = _Asker(server.port)
+    for _ in range(sizes.scrapes):
+        get(server.port, "/metrics", accept="application/openmetrics-text")
+        time.sleep(0.02)
+    others = beside.stop()
+    return {
+        "watches": _metric(server.port, 'bridge_watches{source="poll",upstream="qingbo"}'),
+        "series": text.count("\n"),
+        "scrape_ms": median(took) * 1000,
+        "cpu_ms": cpu / len(took) * 1000,
+        "alone_p99_ms": _share(alone, 0.99) * 1000,
+        "beside_p99_ms": _share(others, 0.99) * 1000,
+    }
+
+
+def _share(values: list[float], share: float) -> float:
+    return sorted(values)[int(share * (len(values) - 1))]
+
+
+class _Asker:
+    """Asks `/livez` on one connection, again and again; how long each answer took."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._over = threading.Event()
+        self._took: list[float] = []
+        self._thread = threading.Thread(target=self._ask)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        line = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        while not self._over.wait(0.001):
+            began = time.perf_counter()
+            line.request("GET", "/livez")
+            line.getresponse().read()
+            self._took.append(time.perf_counter() - began)
+        line.close()
+
+    def stop(self) -> list[float]:
+        """Seconds for each answer."""
+        self._over.set()
+        self._thread.join()
+        return self._took
+
+
 def _watched(sizes: Sizes, tasks: int, pace: dict[str, Any]) -> dict[str, Any]:
     per_conn = min(200, tasks)
     with ours(tasks=tasks, upstream="qingbo", pace=pace, streams=False) as server:
@@ -452,5 +529,5 @@ def _metric(port: int, series: str) -> float:
 
 
 SCENARIOS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
-    one.__name__: one for one in (fanout, many, burst, idle, slow, connect, restart, answer, upstream)
+    one.__name__: one for one in (fanout, many, burst, idle, slow, connect, restart, answer, upstream, scrape)
 }

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bridge.access import Access, make_access, make_accounts
 from bridge.clock import Clock, SystemClock
 from bridge.core.budget import Budget
 from bridge.core.event import Closing
 from bridge.core.pacing import Pace
 from bridge.delivery.desk import Desk, DeskSettings
 from bridge.dialects.base import Dialect
-from bridge.dialects.hosts import Hosts
 from bridge.errors import JournalError
 from bridge.hub.hub import Hub
 from bridge.hub.sweep import Sweep, SweepSettings
@@ -29,41 +29,27 @@ from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite import SqliteJournal
 from bridge.leases.local import LocalLeases
 from bridge.metrics import Metrics
-from bridge.settings import SQLITE, Settings, UpstreamSettings, dialect_of
+from bridge.settings import SQLITE, Settings, UpstreamSettings, dialect_of, is_loopback
 from bridge.sources.credentials import credential_of
-from bridge.sources.jwks import can_verify, fetch_fal, fetch_keys
+from bridge.sources.jwks import fetch_fal
 from bridge.sources.session import Session
-from bridge.sources.signatures import Verifier, make_verifier
-from bridge.sources.token_keys import TokenKeys
+from bridge.sources.signatures import make_verifier
 from bridge.sources.upstream import Upstream
+from bridge.telemetry.tracing import NO_TRACING, Tracing, make_tracing
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
 from bridge.web.addresses import Addresses
 from bridge.web.callers import Callers
+from bridge.web.host_names import HostNames
+from bridge.web.inspector import Inspector
 from bridge.web.limits import Limits, LimitSettings
 from bridge.web.origins import Origins
 from bridge.web.routes import Rooms, make_app, make_operations_app
-from bridge.web.tickets import Tickets
-from bridge.web.tokens import Secrets, Tokens
 
 LAG_PERIOD_SECONDS = 0.25
 SAFETY_NET_INTERVALS = 6
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How callers are known.
-
-    Args:
-        tickets: None where the bridge gives out none.
-        keys: What a key server publishes; None where the operator's own secrets count.
-    """
-
-    callers: Callers
-    tickets: Tickets | None = None
-    keys: TokenKeys | None = None
 
 
 @dataclass(slots=True)
@@ -84,7 +70,8 @@ class Bridge:
     Everything is built in the lifespan, on the loop that serves, and taken down in reverse.
 
     Attributes:
-        operations_port: Where our own server listens for operators alone; None where it does not.
+        served_by_us: Whether our own server listens, at the address the settings name.
+        operations_port: Where it listens for operators alone; None where it does not.
         dead: Whether a bug ended what runs in the background.
         died: Called when that happens.
     """
@@ -95,6 +82,7 @@ class Bridge:
         self._app: ASGIApp | None = None
         self._operations: ASGIApp | None = None
         self._parts: _Parts | None = None
+        self.served_by_us = False
         self.operations_port: int | None = None
         self.dead = False
         self.died: Callable[[], None] = _nothing
@@ -153,12 +141,17 @@ class Bridge:
         settings, clock = self.settings, self._clock
         chance = random.Random().random  # noqa: S311 - for jitter; nothing is hidden by it
         metrics = Metrics(CollectorRegistry(), settings.upstreams)
+        tracing = make_tracing(settings.otlp_endpoint, os.environ)
+        stack.push_async_callback(tracing.close)
+        if tracing is not NO_TRACING:
+            metrics.trace_of = tracing.trace_of
         journal = await open_journal(settings, clock)
         stack.push_async_callback(journal.close)
         upstreams = {}
         for name, wishes in settings.upstreams.items():
-            upstreams[name] = make_upstream(name, wishes, clock, metrics)
+            upstreams[name] = make_upstream(name, wishes, clock, metrics, tracing)
             stack.push_async_callback(upstreams[name].session.close)
+        accounts = make_accounts(settings, upstreams, clock)
         pool = Pool(
             upstreams,
             journal,
@@ -167,6 +160,7 @@ class Bridge:
             metrics,
             random=chance,
             linger_seconds=settings.linger_seconds,
+            accounts=accounts,
         )
         hub = Hub(pool, metrics, clock)
         journal.follow(hub)
@@ -175,8 +169,15 @@ class Bridge:
         submitter = Submitter(pool, journal, public_url=settings.public_url or None)
         stack.push_async_callback(submitter.close)
         limits = Limits(_limit_settings(settings), Addresses(settings.trusted_proxies), clock, metrics)
-        origins = Origins(settings.allowed_origins, cookies=settings.auth == "token")
-        access = make_access(settings, origins, clock)
+        origins = Origins(settings.allowed_origins, cookies=settings.auth != "none")
+        access = make_access(settings, origins, limits, clock, pool, accounts)
+        if access.proofs is not None:
+            stack.push_async_callback(access.proofs.close)
+        inspector = (
+            Inspector(desk, origins, limits, access.callers, keepalive_seconds=settings.keepalive_seconds)
+            if settings.inspector
+            else None
+        )
         rooms = Rooms(
             desk=desk,
             submitter=submitter,
@@ -184,12 +185,21 @@ class Bridge:
             origins=origins,
             limits=limits,
             callers=access.callers,
+            operators=access.operators or Callers(origins, clock),
             tickets=access.tickets,
+            inspector=inspector,
         )
-        self._app = make_app(rooms, operations_apart=self.operations_port is not None)
-        self._operations = make_operations_app(rooms)
+        apart = self.operations_port is not None or access.operators is None
+        self._app = self._named(make_app(rooms, operations_apart=apart))
+        self._operations = self._named(make_operations_app(rooms))
         self._parts = _Parts(desk, sweep, pool, metrics, journal, access)
         return self._parts
+
+    def _named(self, app: ASGIApp) -> ASGIApp:
+        """Where nobody is asked who they are, loopback keeps out strangers, but not their pages."""
+        settings = self.settings
+        open_to_pages = self.served_by_us and settings.auth == "none" and is_loopback(settings.host)
+        return HostNames(app, settings.allowed_hosts) if open_to_pages or settings.allowed_hosts else app
 
     def _is_for_operators(self, scope: Scope) -> bool:
         """By the socket the request came in at, which no client can choose."""
@@ -233,7 +243,9 @@ async def open_journal(settings: Settings, clock: Clock) -> Journal:
     return await SqliteJournal.open(path, clock, retention_seconds=settings.retention_seconds)
 
 
-def make_upstream(name: str, wishes: UpstreamSettings, clock: Clock, metrics: Metrics) -> Upstream:
+def make_upstream(
+    name: str, wishes: UpstreamSettings, clock: Clock, metrics: Metrics, tracing: Tracing
+) -> Upstream:
     """One provider as the operator wants it; what they leave open the preset says."""
     dialect = dialect_of(name, wishes)
     key = _revealed(wishes.api_key) or ""
@@ -258,34 +270,12 @@ def make_upstream(name: str, wishes: UpstreamSettings, clock: Clock, metrics: Me
         deadline_seconds=wishes.deadline_seconds,
         submit_timeout_seconds=wishes.submit_timeout_seconds,
         callback_secret=_revealed(wishes.callback_secret),
-        verifier=_verifier(name, wishes, dialect, clock),
+        verifier=make_verifier(
+            dialect.callback_signature, _revealed(wishes.callback_signing_key), clock, fetch_fal
+        ),
         max_streams=wishes.max_streams,
+        tracing=tracing,
     )
-
-
-def _verifier(name: str, wishes: UpstreamSettings, dialect: Dialect, clock: Clock) -> Verifier:
-    verifier = make_verifier(
-        dialect.callback_signature, _revealed(wishes.callback_signing_key), clock, fetch_fal
-    )
-    if verifier.published and not can_verify and wishes.callback_secret is not None:
-        extra = "pip install 'task-event-bridge[signatures]'"
-        logger.warning("callbacks of %s cannot be proven, only their address: %s", name, extra)
-    return verifier
-
-
-def make_access(settings: Settings, origins: Origins, clock: Clock) -> Access:
-    """How the operator wants callers to be known."""
-    if settings.auth == "none":
-        return Access(Callers(origins, clock))
-    secrets = [secret.get_secret_value().encode() for secret in settings.token_secrets]
-    signing = [settings.ticket_secret.get_secret_value().encode()] if settings.ticket_secret else secrets
-    tickets = Tickets(signing, clock) if signing else None
-    url, private = settings.token_jwks_url, Hosts(settings.private_hosts)
-    keys = TokenKeys(partial(fetch_keys, url, private), clock) if url else None
-    tokens = Tokens(
-        keys or Secrets(secrets), clock, issuer=settings.token_issuer or "", audience=settings.token_audience
-    )
-    return Access(Callers(origins, clock, tokens, tickets), tickets, keys)
 
 
 def _revealed(secret: SecretStr | None) -> str | None:
@@ -324,6 +314,7 @@ def _limit_settings(settings: Settings) -> LimitSettings:
         streams_per_second_per_caller=settings.max_streams_per_second_per_caller,
         watches_per_caller=settings.max_watches_per_caller,
         submits_per_minute_per_caller=settings.max_submits_per_minute_per_caller,
+        new_keys_per_minute_per_address=settings.max_new_keys_per_minute_per_address,
     )
 
 

@@ -48,9 +48,10 @@ def serve(path: Path | None, host: str | None, port: int | None, *, insecure: bo
     settings = _settings(path, host=host, port=port, insecure=insecure)
     from bridge.app import Bridge
     from bridge.server import serve as run
-    from bridge.settings import is_loopback
+    from bridge.settings import is_loopback, secrets_of
+    from bridge.telemetry.logs import configure
 
-    set_up_logs(settings.log_level, settings.log_format)
+    configure(settings.log_level, settings.log_format, secrets=secrets_of(settings))
     if not is_loopback(settings.host) and settings.auth == "none":
         logging.getLogger("bridge").warning("serving %s without asking who calls", settings.host)
     try:
@@ -79,6 +80,7 @@ def health(url: str, timeout: float) -> None:
     """Exit 0 when the bridge takes traffic, 1 when it does not. For container health checks."""
     import urllib.error
     import urllib.request
+    from urllib.parse import urlsplit
 
     if not url.startswith(("http://", "https://")):
         raise click.UsageError("--url begins with http:// or https://")
@@ -89,8 +91,24 @@ def health(url: str, timeout: float) -> None:
         click.echo(error.read().decode(), err=True)
         sys.exit(1)
     except OSError as error:
-        click.echo(f"no answer from {url}: {getattr(error, 'reason', error)}", err=True)
+        where = urlsplit(url).netloc.rpartition("@")[2]  # what checks our health may keep what we say
+        click.echo(f"no answer from {where}: {getattr(error, 'reason', error)}", err=True)
         sys.exit(1)
+
+
+@main.command()
+@click.argument("journal", type=click.Path(path_type=Path))
+@click.argument("copy", type=click.Path(path_type=Path))
+def backup(journal: Path, copy: Path) -> None:
+    """Copy the file JOURNAL to a new file COPY, also while a bridge writes it."""
+    from bridge.errors import JournalError
+    from bridge.journal.backup import back_up
+
+    try:
+        states = back_up(journal, copy)
+    except JournalError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"states copied: {states}")
 
 
 @main.command()
@@ -110,40 +128,6 @@ main.add_command(watch)
 main.add_command(submit)
 main.add_command(dialect)
 main.add_command(token)
-
-
-def set_up_logs(level: str, style: str) -> None:
-    """One formatter for our lines and the libraries', on standard error."""
-    import structlog
-
-    human = style == "human" or (style == "auto" and sys.stderr.isatty())
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    last: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        if human
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(sort_keys=True)]
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
-        )
-    )
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("uvicorn.error", "websockets", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(_is_ours_to_know)
-
-
-def _is_ours_to_know(record: logging.LogRecord) -> bool:
-    """Not every stranger's bad UTF-8, with a traceback: the connection is closed with 1007; that is all."""
-    return not record.getMessage().startswith("Invalid UTF-8 sequence")
 
 
 def _settings(path: Path | None, **overrides: Any) -> Settings:

@@ -7,7 +7,7 @@ broadcast. Only what they say to a scrape is the library's.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
@@ -15,7 +15,10 @@ from prometheus_client.core import CounterMetricFamily, Exemplar, HistogramMetri
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-_LONGEST_EXEMPLAR = 120  # OpenMetrics allows 128 characters, the label's name among them
+MOST_EXEMPLAR_CHARACTERS = (
+    128  # OpenMetrics: names and values of its labels together; more, and a scrape fails
+)
+_GAP = "…"
 
 
 class CounterSeries:
@@ -64,30 +67,26 @@ class HistogramSeries:
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        self._newest: list[tuple[str, float] | None] = [None] * (len(bounds) + 1)
+        self._newest: list[tuple[Mapping[str, str], float] | None] = [None] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float, task: str | None = None) -> None:
+    def observe(self, value: float, example: Mapping[str, str] | None = None) -> None:
         """Take in one value.
 
         Args:
-            task: Its ref, as the bucket's newest example.
+            example: Labels that say whose it was, for the exemplar of its bucket. They are kept as they are,
+                and brought into the form that a scrape allows only when one comes.
         """
         place = bisect_left(self._bounds, value)
         self.counts[place] += 1
         self.total += value
-        if task is not None:
-            self._newest[place] = (task, value)
+        if example is not None:
+            self._newest[place] = (example, value)
 
     @property
     def examples(self) -> list[Exemplar | None]:
-        """The newest example of each bucket, where the format allows it."""
-        return [
-            Exemplar({"task": one[0]}, one[1])
-            if one is not None and len(one[0]) <= _LONGEST_EXEMPLAR
-            else None
-            for one in self._newest
-        ]
+        """The newest example of each bucket."""
+        return [Exemplar(fitting(one[0]), one[1]) if one is not None else None for one in self._newest]
 
 
 class Histogram(Collector):
@@ -126,6 +125,27 @@ class Histogram(Collector):
                 buckets.append((bound, count, example) if example is not None else (bound, count))
             family.add_metric(values, buckets, series.total)
         yield family
+
+
+def fitting(example: Mapping[str, str]) -> dict[str, str]:
+    """Labels as OpenMetrics allows them: encodable, and the longest values cut so that all fit.
+
+    What a provider or a caller chose as a task id is hostile until proven otherwise, and one exemplar
+    that is too long, or cannot be encoded, would cost the whole scrape.
+    """
+    labels = {name: value.encode(errors="replace").decode() for name, value in example.items()}
+    room = MOST_EXEMPLAR_CHARACTERS - sum(map(len, labels))
+    while (over := sum(map(len, labels.values())) - room) > 0:
+        longest = max(labels, key=lambda name: len(labels[name]))
+        labels[longest] = _cut(labels[longest], max(len(labels[longest]) - over, room // len(labels)))
+    return labels
+
+
+def _cut(text: str, size: int) -> str:
+    """Beginning and end: ids that begin alike differ at the end."""
+    head = size // 2
+    tail = size - head - len(_GAP)
+    return text[:head] + _GAP + text[len(text) - tail :]
 
 
 def _checked(values: tuple[str, ...], labels: Sequence[str]) -> tuple[str, ...]:

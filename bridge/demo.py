@@ -77,7 +77,11 @@ async def _run(port: int, speed: float) -> int:
 
 async def _show(bridge: str, refs: list[str]) -> int:
     _say(
-        "The bridge looks once per task and tells everybody who waits. Listen in from another terminal:",
+        "The bridge looks once per task and tells everybody who waits. See it move in a browser:",
+        "",
+        f"  {bridge}/#{'&'.join(f'watch={ref}' for ref in refs)}",
+        "",
+        "Or listen in from another terminal:",
         "",
         f"  curl -N {bridge}/v1/tasks/{refs[0]}/events",
         f"  curl -N '{bridge}/v1/events?{'&'.join(f'task={ref}' for ref in refs)}'",

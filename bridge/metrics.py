@@ -5,10 +5,10 @@ No label ever holds a task id, an account, a user or a URL: their values are few
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, Metric, UnknownMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, UnknownMetricFamily
 from prometheus_client.registry import Collector
 
 from bridge import __version__
@@ -16,6 +16,7 @@ from bridge.core.event import Closing, NoticeCode
 from bridge.core.replay import Resume
 from bridge.core.task import Source, Status
 from bridge.counters import Counter, Histogram
+from bridge.process import Process
 
 CALLS = ("status", "submit", "cancel", "stream", "alias")
 OUTCOMES = ("ok", "not_modified", "refused", "not_found", "busy", "error", "timeout", "unreadable")
@@ -35,6 +36,10 @@ class Metrics:
 
     Args:
         upstreams: Names of the configured upstreams; the only values their label ever has.
+
+    Attributes:
+        trace_of: Set by whoever traces: the id of the trace (32 hex digits) in which something was last
+            seen of a task, given its ref. Exemplars then name it.
     """
 
     def __init__(self, registry: CollectorRegistry, upstreams: Iterable[str]) -> None:
@@ -43,11 +48,15 @@ class Metrics:
         names = list(upstreams)
         self._declare_upstream(registry)
         self._declare_fanout(registry)
+        self.trace_of: Callable[[str], str | None] | None = None
         self.journal_append_seconds = Histogram(
             "bridge_journal_append_seconds",
             "Time to record a state durably.",
             buckets=_FAST,
             registry=registry,
+        ).labels()
+        self.journal_failures = Counter(
+            "bridge_journal_failures_total", "States that could not be recorded.", registry=registry
         ).labels()
         self.loop_lag_seconds = Histogram(
             "bridge_loop_lag_seconds", "How late the event loop wakes.", buckets=_FAST, registry=registry
@@ -56,6 +65,9 @@ class Metrics:
         build.labels(__version__).set(1)
         self.saved = SavedPolls(names)
         registry.register(self.saved)
+        self.watches = Watches(names)
+        registry.register(self.watches)
+        Process(registry)
         self._prepare(names)
         self._per_delivery = {delivery: _Delivery(self, delivery) for delivery in DELIVERIES}
 
@@ -77,12 +89,6 @@ class Metrics:
             "bridge_polls_total",
             "Looks at a task, by what they brought.",
             ["upstream", "result"],
-            registry=registry,
-        )
-        self.watches = Gauge(
-            "bridge_watches",
-            "Tasks being watched, by their liveliest source.",
-            ["upstream", "source"],
             registry=registry,
         )
         self.interests = Gauge("bridge_interests", "Viewers of tasks.", ["upstream"], registry=registry)
@@ -117,6 +123,12 @@ class Metrics:
             "How long a due look waited for the budget of its provider.",
             ["upstream"],
             buckets=_FAST,
+            registry=registry,
+        )
+        self.budget_paused_seconds = Gauge(
+            "bridge_budget_paused_seconds",
+            "How long a provider is left alone: its Retry-After, or after failures.",
+            ["upstream"],
             registry=registry,
         )
         self.circuit_open = Gauge(
@@ -163,7 +175,6 @@ class Metrics:
             )
             _touch(self.upstream_request_seconds, ((upstream, call) for call in CALLS))
             _touch(self.polls, ((upstream, result) for result in POLL_RESULTS))
-            _touch(self.watches, ((upstream, source.value) for source in Source))
             _touch(self.interests, ((upstream,),))
             _touch(self.task_transitions, ((upstream, status.value) for status in Status))
             _touch(self.task_seconds, ((upstream, status) for status in ("queued", "processing")))
@@ -171,6 +182,7 @@ class Metrics:
             _touch(self.callbacks, ((upstream, result) for result in CALLBACK_RESULTS))
             _touch(self.budget_wait_seconds, ((upstream,),))
             _touch(self.circuit_open, ((upstream,),))
+            _touch(self.budget_paused_seconds, ((upstream,),))
         for delivery in DELIVERIES:
             for metric in (
                 self.delivery_seconds,
@@ -189,6 +201,15 @@ class Metrics:
     def exposition(self, *, openmetrics: bool) -> Exposition:
         """Everything, for an encoder."""
         return Exposition(self.registry, self._opened, openmetrics=openmetrics)
+
+    def example(self, task: str) -> dict[str, str]:
+        """What an exemplar says of one observation: whose it was, and the trace that tells more.
+
+        Args:
+            task: Its ref.
+        """
+        trace = self.trace_of(task) if self.trace_of is not None else None
+        return {"task": task} if trace is None else {"task": task, "trace_id": trace}
 
     def connected(self, delivery: str) -> None:
         """A connection opened."""
@@ -223,11 +244,12 @@ class Metrics:
         Args:
             task: Its ref, for the exemplar.
         """
+        example = self.example(task) if counted and task is not None else None
         for delivery, number in counted.items():
             series = self._per_delivery[delivery]
             series.events.inc(number)
             if seconds is not None:
-                series.seconds.observe(seconds, task)
+                series.seconds.observe(seconds, example)
         for delivery, number in conflated.items():
             if number:
                 self._per_delivery[delivery].conflated.inc(number)
@@ -286,6 +308,28 @@ class SavedPolls(Collector):
         for upstream, wished in self._wished.items():
             self._shown[upstream] = max(self._shown[upstream], wished - self._polled[upstream])
             family.add_metric([upstream], self._shown[upstream])
+        yield family
+
+
+class Watches(Collector):
+    """How many tasks are watched, counted anew for each scrape.
+
+    Attributes:
+        census: Set by whoever watches: how many by upstream and source.
+    """
+
+    def __init__(self, upstreams: Iterable[str]) -> None:
+        self.census: Callable[[], Mapping[tuple[str, str], int]] = dict
+        self._rows = [(upstream, source.value) for upstream in upstreams for source in Source]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The gauge."""
+        family = GaugeMetricFamily(
+            "bridge_watches", "Tasks being watched, by their liveliest source.", labels=["upstream", "source"]
+        )
+        counted = self.census()
+        for row in self._rows:
+            family.add_metric(row, counted.get(row, 0))
         yield family
 
 

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import os
 import resource
 import socket
 from types import FrameType
@@ -15,6 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets import http11
 
 from bridge.app import Bridge
 from bridge.errors import TooLarge
@@ -50,6 +52,7 @@ def serve(bridge: Bridge) -> int:
         The exit code: 0 after a clean end.
     """
     _raise_descriptor_limit()
+    bridge.served_by_us = True
     listeners = [listen(bridge.settings.host, bridge.settings.port)]
     apart = operations_address(bridge.settings)
     if apart is not None:
@@ -99,7 +102,8 @@ class DrainingServer(uvicorn.Server):
         self._bridge.died = self._stop
         for listener, what in zip(sockets or [], ("bridge", "bridge operations"), strict=False):
             host, port = listener.getsockname()[:2]
-            print(f"{what} listening on http://{_bracketed(host)}:{port}", flush=True)  # noqa: T201 - scripts read it
+            _announce(f"{what} listening on http://{_bracketed(host)}:{port}")
+            logger.info("listening", extra={"what": what, "address": f"{_bracketed(host)}:{port}"})
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -307,6 +311,13 @@ class GatedSocket(WebSocketsSansIOProtocol):
         self.gate = SocketGate()
         super().connection_made(transport)
 
+    def data_received(self, data: bytes) -> None:
+        """Take what comes. The answer to a handshake the library itself refuses is sent by nobody else."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+
     def pause_writing(self) -> None:
         """The transport's buffer is above its mark."""
         self.gate.write_paused = True
@@ -319,6 +330,8 @@ class GatedSocket(WebSocketsSansIOProtocol):
 
 
 def _config(app: ASGIApp, *, max_head_bytes: int) -> uvicorn.Config:
+    # of a line the library takes 8 KiB, which a ticket may have alone; we have measured the head before
+    http11.MAX_LINE_LENGTH = max_head_bytes
     return uvicorn.Config(
         app,
         http=type("Bounded", (BoundedRequest,), {"__slots__": (), "max_head_bytes": max_head_bytes}),
@@ -346,6 +359,14 @@ def _raise_descriptor_limit() -> None:
     """Each connection is a descriptor; take as many as we may."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _announce(sentence: str) -> None:
+    """On standard output, where scripts read it; without one we serve all the same."""
+    try:
+        print(sentence, flush=True)  # noqa: T201 - see above
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again at the end
 
 
 def _bracketed(host: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from bridge.core.task import UPSTREAM_NAME
@@ -35,6 +36,7 @@ from bridge.dialects.hosts import is_host_name
 from bridge.dialects.registry import load_document, load_preset, preset_names
 from bridge.errors import ConfigError, InvalidRequest
 from bridge.sources.signatures import check_signing_key
+from bridge.telemetry.tracing import EXTRA, can_export
 from bridge.web.addresses import network
 
 PREFIX = "BRIDGE_"
@@ -44,6 +46,7 @@ CUSTOM = "custom"
 CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG"})
 
 TOKEN_SETTINGS = ("token_secrets", "token_jwks_url", "token_issuer", "ticket_secret")
+KEY_SETTINGS = ("account_secret",)
 MAX_SECRETS = 2
 MIN_SECRET_BYTES = 32
 
@@ -134,12 +137,14 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(8080, description="Port to listen on; 0 takes a free one.")
     ops_host: str | None = Field(
-        None, description="Address for `/metrics` and `/status` alone; `127.0.0.1` if only `ops_port` is set."
+        None,
+        description="Address for `/metrics`, `/status` and the API documents alone; `127.0.0.1` if only"
+        " `ops_port` is set.",
     )
     ops_port: Port | None = Field(
         None,
-        description="Port for `/metrics` and `/status` alone; the one after `port` if left out, where"
-        " `ops_host` is set or `auth` is not `none`.",
+        description="Port for `/metrics`, `/status` and the API documents alone; the one after `port` if left"
+        " out, where `ops_host` is set or `auth` is not `none`.",
     )
     insecure: bool = Field(
         False, description="Serve an address that is not loopback although nobody is asked who they are."
@@ -147,7 +152,22 @@ class Settings(BaseSettings):
     auth: str = Field(
         "none",
         description="Who may call: with `none` everybody, on a loopback address; with `token` whoever has a"
-        " signed token (JWT).",
+        " signed token (JWT); with `upstream-key` whoever has a key of the provider, for the tasks which the"
+        " provider shows to that key.",
+    )
+    account_secret: SecretStr | None = Field(
+        None,
+        description="With `upstream-key`: what keys are hashed with to name their accounts, 32 bytes at"
+        " least. Without one it is made at each start, and tasks are seen anew after a restart.",
+    )
+    proof_seconds: Seconds = Field(
+        300.0,
+        description="With `upstream-key`: how long it counts that the provider showed a task to a key.",
+    )
+    max_new_keys_per_minute_per_address: Rate = Field(
+        60.0,
+        description="With `upstream-key`: requests of one address with keys no provider took yet, a minute's"
+        " worth at once; 0 for no limit.",
     )
     token_secrets: list[SecretStr] = Field(
         default_factory=list,
@@ -165,8 +185,8 @@ class Settings(BaseSettings):
     )
     ticket_secret: SecretStr | None = Field(
         None,
-        description="With `token_jwks_url`: what tickets are signed with, 32 bytes at least; there are no"
-        " tickets without one.",
+        description="With `token_jwks_url` or `upstream-key`: what tickets are signed with, 32 bytes at"
+        " least; there are no tickets without one.",
     )
     public_url: str = Field(
         "",
@@ -237,18 +257,32 @@ class Settings(BaseSettings):
         description="Names that the key server (`token_jwks_url`) may have a private address under;"
         " `*.corp.example` for all below.",
     )
+    allowed_hosts: list[str] = Field(
+        default_factory=list,
+        description="Names the bridge may be reached under, beside addresses, `localhost` and names without a"
+        " dot; `*.example.com` for all below. Checked on loopback without `auth`, and wherever one is named.",
+    )
     allowed_origins: list[str] = Field(
         default_factory=list,
         description="Web pages that may read the bridge; `*` for all, without credentials.",
     )
+    inspector: bool = Field(
+        True,
+        description="Serve the page at `/` that shows what goes on; it shows nobody more than they may read.",
+    )
     log_level: str = Field("info", description="debug, info, warning or error.")
     log_format: str = Field("auto", description="`json`, `human`, or `auto` by terminal.")
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Where traces go, by OTLP over HTTP, for example `http://127.0.0.1:4318`; else what the"
+        " `OTEL_` variables say. Needs `pip install 'task-event-bridge[otel]'`.",
+    )
     upstreams: dict[str, UpstreamSettings] = Field(default_factory=dict, description="The providers.")
 
     @field_validator("auth")
     @classmethod
     def _auth(cls, value: str) -> str:
-        return _one_of(value, ("none", "token"))
+        return _one_of(value, ("none", "token", "upstream-key"))
 
     @field_validator("token_secrets")
     @classmethod
@@ -259,9 +293,9 @@ class Settings(BaseSettings):
             _check_secret(secret)
         return value
 
-    @field_validator("ticket_secret")
+    @field_validator("ticket_secret", "account_secret")
     @classmethod
-    def _ticket_secret(cls, value: SecretStr | None) -> SecretStr | None:
+    def _one_secret(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             _check_secret(value)
         return value
@@ -281,6 +315,13 @@ class Settings(BaseSettings):
     def _public_url(cls, value: str) -> str:
         return _address(value).rstrip("/") if value else ""
 
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _otlp(cls, value: str | None) -> str | None:
+        return (
+            None if value is None else _address(value, "; a credential goes into OTEL_EXPORTER_OTLP_HEADERS")
+        )
+
     @field_validator("trusted_proxies")
     @classmethod
     def _proxies(cls, value: list[str]) -> list[str]:
@@ -288,7 +329,7 @@ class Settings(BaseSettings):
             network(one)
         return value
 
-    @field_validator("private_hosts")
+    @field_validator("private_hosts", "allowed_hosts")
     @classmethod
     def _private(cls, value: list[str]) -> list[str]:
         for one in value:
@@ -341,7 +382,7 @@ def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **o
     variables = dict(os.environ if environment is None else environment)
     mistakes = _unknown_variables(variables)
     text = _text(path, mistakes)
-    wishes = _merge(_document(path, text, mistakes), _from_environment(variables))
+    wishes = _merge(_document(path, text, mistakes), _from_environment(variables, mistakes))
     wishes = _merge(wishes, {name: value for name, value in overrides.items() if value is not None})
     mistakes += _contradictions(wishes)
     for name, upstream in _tables(wishes.get("upstreams")):
@@ -391,10 +432,30 @@ def effective(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(mode="json")
 
 
-def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
+def secrets_of(wishes: object) -> list[str]:
+    """Everything in the settings that is secret, so that it can be kept out of what others read."""
+    if isinstance(wishes, SecretStr):
+        return [wishes.get_secret_value()]
+    if isinstance(wishes, BaseModel):
+        wishes = dict(wishes)
+    items = wishes.values() if isinstance(wishes, dict) else wishes if isinstance(wishes, list) else ()
+    return [secret for one in items for secret in secrets_of(one)]
+
+
+def _from_environment(variables: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
     source = EnvSettingsSource(Settings)
-    source.env_vars = {name.lower(): value for name, value in variables.items()}
-    found = source()
+    source.env_vars = given = {name.lower(): value for name, value in variables.items()}
+    while True:
+        try:
+            found = source()
+            break
+        except SettingsError as error:  # one variable a time; it is not shown, for it may be a secret
+            field = str(error).partition('"')[2].partition('"')[0]
+            name = f"{PREFIX}{field}"
+            mistakes.append(f'{name.upper()}: is a list or a table, and written as JSON: ["a", "b"]')
+            source.env_vars = given = {
+                key: one for key, one in given.items() if not key.startswith(name.lower())
+            }
     if isinstance(found.get("upstreams"), dict):  # a shell takes no dash in a variable's name
         found["upstreams"] = {name.replace("_", "-"): one for name, one in found["upstreams"].items()}
     return found
@@ -444,10 +505,12 @@ def _unknown_variables(variables: Mapping[str, str]) -> list[str]:
 def _contradictions(wishes: dict[str, Any]) -> list[str]:
     """What no single setting can know. Reads raw values, so that it is told with everything else."""
     upstreams = wishes.get("upstreams")
-    mistakes = _token_mistakes(wishes)
+    mistakes = _access_mistakes(wishes)
     if wishes.get("auth", "none") == "none":
         mistakes += _exposed(str(wishes.get("host", "127.0.0.1")), wishes.get("insecure", False))
     mistakes += _operations_mistakes(wishes)
+    if wishes.get("otlp_endpoint") and not can_export():
+        mistakes.append(f"otlp_endpoint: needs {EXTRA}")
     if not upstreams:
         return [*mistakes, "upstreams: name at least one provider, for example [upstreams.qingbo]"]
     if isinstance(upstreams, dict):
@@ -468,19 +531,51 @@ def _exposed(host: str, insecure: object) -> list[str]:
     ]
 
 
+def _access_mistakes(wishes: dict[str, Any]) -> list[str]:
+    """What does not go together of who may call."""
+    auth = wishes.get("auth", "none")
+    if auth == "token":
+        return [*_misplaced(wishes, KEY_SETTINGS, "upstream-key"), *_token_mistakes(wishes)]
+    if auth == "upstream-key":
+        return _operator_mistakes(wishes)
+    return [
+        *_misplaced(wishes, TOKEN_SETTINGS, "token"),
+        *_misplaced(wishes, KEY_SETTINGS, "upstream-key"),
+    ]
+
+
+def _misplaced(wishes: dict[str, Any], names: Sequence[str], auth: str) -> list[str]:
+    return [f'{name}: needs auth = "{auth}"' for name in names if wishes.get(name)]
+
+
 def _token_mistakes(wishes: dict[str, Any]) -> list[str]:
-    secrets, url = wishes.get("token_secrets"), wishes.get("token_jwks_url")
-    if wishes.get("auth", "none") != "token":
-        given = [name for name in TOKEN_SETTINGS if wishes.get(name)]
-        return [f'{name}: needs auth = "token"' for name in given]
+    mistakes = _source_mistakes(wishes)
+    if wishes.get("token_secrets") and wishes.get("ticket_secret"):
+        mistakes.append("ticket_secret: only with token_jwks_url; else token_secrets sign tickets too")
+    return mistakes
+
+
+def _source_mistakes(wishes: dict[str, Any]) -> list[str]:
+    """What is wrong with where tokens come from."""
     mistakes = []
     if not wishes.get("token_issuer"):
         mistakes.append("token_issuer: say what `iss` of a token must be, for example your backend's name")
-    if bool(secrets) == bool(url):
+    if bool(wishes.get("token_secrets")) == bool(wishes.get("token_jwks_url")):
         mistakes.append("auth: token needs either token_secrets or token_jwks_url")
-    if secrets and wishes.get("ticket_secret"):
-        mistakes.append("ticket_secret: only with token_jwks_url; else token_secrets sign tickets too")
     return mistakes
+
+
+def _operator_mistakes(wishes: dict[str, Any]) -> list[str]:
+    """Where callers bring keys of providers, no key makes an operator: a token does, or being on the host."""
+    if any(wishes.get(name) for name in ("token_secrets", "token_jwks_url", "token_issuer")):
+        return _source_mistakes(wishes)
+    host = str(wishes.get("ops_host") or "127.0.0.1")
+    if is_loopback(host):
+        return []
+    advice = "listen on 127.0.0.1, or name token_secrets and token_issuer for the operators' tokens"
+    return [
+        f"ops_host: {host} is reachable from outside, and no key of a provider makes an operator; {advice}"
+    ]
 
 
 def _operations_mistakes(wishes: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 from bridge.core.pacing import LONGEST_WAIT
 from bridge.errors import CredentialRefused, UpstreamBusy, UpstreamError
@@ -41,6 +42,10 @@ class Budget:
     def open_circuit(self) -> bool:
         """Whether only a probe at a time goes out."""
         return self.failures >= CIRCUIT_AFTER_FAILURES
+
+    def anew(self, *, max_in_flight: int) -> Self:
+        """The budget of another credential: the same rates, nothing used up."""
+        return type(self)(max_in_flight, self.random, self.requests_per_second)
 
     def free_at(self, now: float) -> float | None:
         """When the next request may start (monotonic seconds); None until one in flight ends."""
@@ -92,12 +97,16 @@ class Budget:
         wait = min(_FIRST_PAUSE * 2**doublings, _LONGEST_PAUSE) * (0.75 + self.random() / 2)
         self._paused_until = max(self._paused_until, now + wait)
 
+    def paused(self, now: float) -> float:
+        """Seconds for which nothing may be asked: by the wish of the provider, or after failures."""
+        return max(self._paused_until - now, 0.0)
+
     def statistics(self, now: float) -> dict[str, object]:
         """For `/status`."""
         return {
             "in_flight": self.in_flight,
             "max_in_flight": self.max_in_flight,
             "requests_per_second": self.requests_per_second,
-            "paused_seconds": round(max(self._paused_until - now, 0.0), 3),
+            "paused_seconds": round(self.paused(now), 3),
             "circuit_open": self.open_circuit,
         }

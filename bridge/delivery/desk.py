@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from bridge.clock import Clock
 from bridge.core.cursor import Cursor
@@ -23,6 +24,10 @@ from bridge.wire import sse
 from bridge.wire.frames import Wire, closing_frame, reset_frame
 
 LINKS_EXPIRE_SOON_SECONDS = 600.0
+REFUSED = "refused"  # in the log: it was answered with a problem document, or the client left before
+
+logger = logging.getLogger(__name__)
+DOUBTED_AGAIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +58,13 @@ class Arrival:
     Args:
         token: What the client sent as its last event id.
         history: Whether the recorded states come first.
+        doubts: Tasks that were asked for and may not be shown, and why.
     """
 
     keys: Sequence[TaskKey]
     token: str | None = None
     history: bool = False
+    doubts: Mapping[TaskKey, BridgeError] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -158,13 +165,19 @@ class Desk:
         if opened.position.reset_reason is not None:
             preface += reset_frame(subscription.form, opened.position.reset_reason, retry=retry)
             retry = None
+        if any(error.retryable for error in arrival.doubts.values()):  # whoever comes back may be shown more
+            again = self.clock.now() + DOUBTED_AGAIN_SECONDS
+            subscription.ends_at = min(subscription.ends_at, again)
         cold = [key for key, event in zip(arrival.keys, opened.latest, strict=True) if event is None]
         self.hub.begin(
             subscription,
             events,
             arrival.keys,
             preface=preface,
-            remarks=self._warnings(events),
+            remarks=[
+                *self._warnings(events),
+                *((key, withheld(error)) for key, error in arrival.doubts.items()),
+            ],
             after=opened.position.after,
             retry=retry,
         )
@@ -197,7 +210,20 @@ class Desk:
     def leave(self, subscription: Subscription) -> None:
         """The connection is over, by us or by the client."""
         closing = subscription.closing
-        self.hub.leave(subscription, closing.value if closing is not None else LEFT)
+        reason = closing.value if closing is not None else LEFT
+        self.hub.leave(subscription, reason)
+        began = closing is not None or subscription.sent or subscription.stays_open
+        logger.info(
+            "connection ended",
+            extra={
+                "delivery": subscription.label,
+                "reason": reason if began else REFUSED,
+                "seconds": round(self.clock.now() - subscription.since, 3),
+                "tasks": subscription.tasks,
+                "events": subscription.events,
+                "bytes": subscription.sent,
+            },
+        )
 
     def farewell(self, subscription: Subscription, closing: Closing, message: str) -> bytes:
         """The last word to a client that must come back later."""
@@ -271,6 +297,12 @@ class Desk:
                 output.expires_at is not None and output.expires_at < soon for output in event.state.outputs
             )
         ]
+
+
+def withheld(error: BridgeError) -> Notice:
+    """What is told of a task that may not be shown."""
+    code = NoticeCode.TASK_NOT_FOUND if isinstance(error, TaskNotFound) else NoticeCode.UPSTREAM_UNAVAILABLE
+    return Notice(code, str(error), retriable=error.retryable)
 
 
 def _raise_if_hopeless(errors: list[BridgeError | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from bridge.core.cursor import Cursor
@@ -12,6 +13,8 @@ from bridge.metrics import LEFT
 
 LONGEST_WAIT_SECONDS = 60
 LABEL = "longpoll"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +46,23 @@ async def read(desk: Desk, key: TaskKey, *, have: str | None, wait: float | None
     if not wait or event.state.status.final:
         return _answer(desk, event, modified=False)
     desk.metrics.connected(LABEL)
-    reason = LEFT
+    began, reason, later = desk.clock.now(), LEFT, None
     try:
         later = await desk.hub.changed(key, event.cursor.offset, seconds=min(wait, LONGEST_WAIT_SECONDS))
         reason = "finished"
     finally:
         desk.metrics.disconnected(LABEL, reason)
+        _tell_end(key, reason=reason, seconds=desk.clock.now() - began, news=later is not None)
     if later is None:
         return _answer(desk, event, modified=False)
-    desk.metrics.carried({LABEL: 1}, {}, desk.clock.now() - later.seen if later.seen else None)
+    seconds = desk.clock.now() - later.seen if later.seen else None
+    desk.metrics.carried({LABEL: 1}, {}, seconds, task=key.ref)
     return _answer(desk, later, modified=True)
+
+
+def _tell_end(key: TaskKey, *, reason: str, seconds: float, news: bool) -> None:
+    fields = {"delivery": LABEL, "reason": reason, "seconds": round(seconds, 3), "task": key.ref}
+    logger.info("connection ended", extra=fields | {"events": int(news)})
 
 
 def etag(event: Event) -> str:

@@ -15,7 +15,7 @@ from sse_starlette.sse import AppStatus, EventSourceResponse
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from bridge.core.event import Closing
+from bridge.core.event import Closing, Notice
 from bridge.delivery.desk import Arrival, Desk, Opened
 from bridge.delivery.outermost import hand_over
 from bridge.delivery.outlet import AsgiOutlet, TransportOutlet, Unopened, http_form, http_outlet
@@ -23,7 +23,7 @@ from bridge.hub.subscription import Subscription
 from bridge.hub.sweep import CLOSING_SENTENCES, retry_milliseconds
 from bridge.wire import sse
 from bridge.wire.document import PLAIN, Include
-from bridge.wire.frames import Dress, Form, Wire, closing_frame, pack
+from bridge.wire.frames import Dress, Form, Wire, closing_frame, notice_frame, pack
 
 AppStatus.enable_automatic_graceful_drain = False
 
@@ -125,12 +125,19 @@ class TurnedAway(Response):
     """What a newcomer gets who finds no place: 200, a word, a longer `retry:` and the end.
 
     Libraries hammer: nothing is reserved, read or asked for it, and the connection may carry the next try.
+
+    Args:
+        why: What is in the way, where that is not that the bridge is full.
     """
 
-    def __init__(self, desk: Desk, wire: Wire, dress: Dress = Dress.BRIDGE) -> None:
-        retry = retry_milliseconds(desk.random(), busy=True)
-        sentence = CLOSING_SENTENCES[Closing.OVER_CAPACITY]
-        body = closing_frame(Form(wire, PLAIN, dress=dress), Closing.OVER_CAPACITY, sentence, retry=retry)
+    def __init__(
+        self, desk: Desk, wire: Wire, dress: Dress = Dress.BRIDGE, *, why: Notice | None = None
+    ) -> None:
+        retry = retry_milliseconds(desk.random(), busy=why is None)
+        sentence, form = CLOSING_SENTENCES[Closing.OVER_CAPACITY], Form(wire, PLAIN, dress=dress)
+        body = closing_frame(form, Closing.OVER_CAPACITY, sentence, retry=retry)
+        if why is not None:
+            body = notice_frame(form, None, why) + body
         desk.metrics.turned_away(wire.value)
         self.status_code = 200
         self.background = None

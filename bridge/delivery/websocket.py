@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from bridge.core.task import TaskKey
 from bridge.delivery.desk import Arrival, Desk
 from bridge.delivery.outermost import hand_over, server_of
 from bridge.delivery.outlet import AsgiOutlet, SocketOutlet, socket_outlet
-from bridge.errors import BridgeError, Forbidden, InvalidRequest, LimitExceeded, TaskNotFound
+from bridge.errors import BridgeError, InvalidRequest, LimitExceeded, TaskNotFound
 from bridge.hub.subscription import Subscription
 from bridge.wire.document import Include
 from bridge.wire.frames import Wire, message
@@ -27,7 +27,7 @@ REFUSED = 1008
 
 Resolve = Callable[[Sequence[str]], list[TaskKey]]
 Follow = Callable[[int], None]
-Covers = Callable[[TaskKey], bool]
+Refusals = Callable[[Sequence[TaskKey]], Awaitable[Mapping[TaskKey, BridgeError]]]
 
 
 class Socket:
@@ -38,7 +38,7 @@ class Socket:
         first: Tasks named on the URL, subscribed at once.
         max_tasks: How many tasks one connection may ask for; 0 for as many as it likes.
         follow: Told how many tasks the connection is about to follow; raises `LimitExceeded`.
-        covers: Whether the caller may read a task.
+        refusals: Which tasks the caller may not read, and why; raises `Unauthenticated`.
         expires_at: Monotonic seconds when the caller's credential ends; None for never.
     """
 
@@ -51,12 +51,12 @@ class Socket:
         include: Include,
         max_tasks: int,
         follow: Follow,
-        covers: Covers,
+        refusals: Refusals,
         expires_at: float | None = None,
     ) -> None:
         self._desk = desk
         self._resolve = resolve
-        self._covers = covers
+        self._refusals = refusals
         self._expires_at = expires_at
         self._first = first
         self._include = include
@@ -78,7 +78,13 @@ class Socket:
             outlet, Wire.WEBSOCKET.value, stays_open=True, expires_at=self._expires_at
         )
         serving = _Conversation(
-            self._desk, subscription, outlet, self._resolve, self._covers, self._max_tasks, self._follow
+            self._desk,
+            subscription,
+            outlet,
+            self._resolve,
+            self._refusals,
+            self._max_tasks,
+            self._follow,
         )
         try:
             if self._first is not None:
@@ -98,7 +104,7 @@ class _Conversation:
         subscription: Subscription,
         outlet: SocketOutlet | AsgiOutlet,
         resolve: Resolve,
-        covers: Covers,
+        refusals: Refusals,
         max_tasks: int,
         follow: Follow,
     ) -> None:
@@ -106,7 +112,7 @@ class _Conversation:
         self._subscription = subscription
         self._outlet = outlet
         self._resolve = resolve
-        self._covers = covers
+        self._refusals = refusals
         self._max_tasks = max_tasks
         self._follow = follow
         self._first_looks: set[asyncio.Future[None]] = set()
@@ -133,8 +139,11 @@ class _Conversation:
 
     async def begin(self, first: Arrival) -> None:
         """Subscribe to what the URL names; what is wrong with that ends no connection."""
+        for key, error in first.doubts.items():
+            self._complain(None, error, task=key.ref)
         try:
-            await self.subscribe(None, first)
+            if first.keys:
+                await self.subscribe(None, first)
         except BridgeError as error:
             self._complain(None, error)
 
@@ -185,7 +194,7 @@ class _Conversation:
             case "subscribe":
                 after = asked.get("after")
                 token = after if isinstance(after, str) else None
-                keys = self._allowed(number, self._resolve(_tasks(asked)))
+                keys = await self._allowed(number, self._resolve(_tasks(asked)))
                 if keys:
                     await self.subscribe(number, Arrival(keys, token))
             case "unsubscribe":
@@ -199,12 +208,16 @@ class _Conversation:
             case other:
                 raise InvalidRequest(f"unknown message type {str(other)[:40]!r}")
 
-    def _allowed(self, number: Any, keys: Sequence[TaskKey]) -> list[TaskKey]:
-        """Those the caller may read; the others are complained about one by one."""
-        for key in keys:
-            if not self._covers(key):
-                self._complain(number, Forbidden("the credential does not cover this task"), task=key.ref)
-        return [key for key in keys if self._covers(key)]
+    async def _allowed(self, number: Any, keys: Sequence[TaskKey]) -> list[TaskKey]:
+        """Those the caller may read; the others are complained about one by one.
+
+        Raises:
+            Unauthenticated: The provider does not take the caller's key.
+        """
+        refusals = await self._refusals(keys)
+        for key, error in refusals.items():
+            self._complain(number, error, task=key.ref)
+        return [key for key in keys if key not in refusals]
 
     def _complain(self, number: Any, error: BridgeError, *, task: str | None = None) -> None:
         fields = {"type": "error", "id": number, "code": error.code, "task": task, "message": str(error)}
@@ -238,7 +251,7 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     if not isinstance(asked, dict):
         raise InvalidRequest("a message is one JSON object")
     number = asked.get("id")
-    if number is not None and not isinstance(number, int | str):
+    if isinstance(number, bool) or not isinstance(number, int | str | None):
         raise InvalidRequest("`id` is a number or a string")
     return asked
 

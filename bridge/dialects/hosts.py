@@ -25,7 +25,11 @@ class Hosts:
     def own(self, url: str) -> bool:
         """Whether the address is at one of these hosts."""
         host = host_of(url)
-        return host is not None and (host in self._names or host.endswith(self._below))
+        return host is not None and self.has(host)
+
+    def has(self, name: str) -> bool:
+        """Whether the name, in lower case, is one of them."""
+        return name in self._names or name.endswith(self._below)
 
 
 def host_of(url: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from bridge.core.event import Event, Notice, NoticeCode
@@ -11,9 +12,22 @@ from bridge.wire.frames import Form, Frames
 
 
 class Member(Protocol):
-    """All a channel needs to know of who asked: what its bytes look like."""
+    """All a channel needs to know of who asked: what its bytes look like, and how much it was sent."""
 
     form: Form
+    events: int
+    sent: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """What went to everybody whose bytes look alike: counted once a broadcast, not once a subscriber.
+
+    Who joins takes off what went before, who leaves adds what there is, and who was left out is told so.
+    """
+
+    events: int = 0
+    sent: int = 0
 
 
 Subscriber = TypeVar("Subscriber", bound=Member)
@@ -31,6 +45,7 @@ class Channel(Generic[Subscriber]):
         "key",
         "last_write",
         "notices",
+        "tallies",
         "waiters",
     )
 
@@ -39,6 +54,7 @@ class Channel(Generic[Subscriber]):
         self.frames: Frames | None = None
         self.groups: dict[Form, dict[Subscriber, int]] = {}  # with the offset each was last brought up to
         self.brought_up = 0  # the largest of those offsets
+        self.tallies: dict[Form, Tally] = {}
         self.joining: dict[Subscriber, None] = {}
         self.waiters: set[asyncio.Future[Event]] = set()
         self.notices: dict[NoticeCode, Notice] = {}
@@ -72,8 +88,20 @@ class Channel(Generic[Subscriber]):
     def admit(self, subscription: Subscriber, offset: int) -> None:
         """From now on every event beyond `offset` goes to `subscription`."""
         self.joining.pop(subscription, None)
-        self.groups.setdefault(subscription.form, {})[subscription] = offset
+        group = self.groups.setdefault(subscription.form, {})
+        if subscription not in group:
+            tally = self.tally(subscription.form)
+            subscription.events -= tally.events
+            subscription.sent -= tally.sent
+        group[subscription] = offset
         self.brought_up = max(self.brought_up, offset)
+
+    def tally(self, form: Form) -> Tally:
+        """What went to everybody of that form since the first of them asked."""
+        tally = self.tallies.get(form)
+        if tally is None:
+            tally = self.tallies[form] = Tally()
+        return tally
 
     def serves(self, subscription: Subscriber) -> bool:
         """Whether events go to `subscription`."""
@@ -83,7 +111,9 @@ class Channel(Generic[Subscriber]):
         """No event goes to `subscription` any more."""
         self.joining.pop(subscription, None)
         group = self.groups.get(subscription.form)
-        if group is not None:
-            group.pop(subscription, None)
+        if group is not None and group.pop(subscription, None) is not None:
+            tally = self.tally(subscription.form)
+            subscription.events += tally.events
+            subscription.sent += tally.sent
             if not group:
                 del self.groups[subscription.form]

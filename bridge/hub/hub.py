@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Protocol
 
 from bridge.clock import Clock
 from bridge.core.event import Closing, Event, Notice, NoticeCode
-from bridge.core.task import TaskKey
+from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.hub.channel import Channel
 from bridge.hub.subscription import Outlet, Subscription
 from bridge.metrics import Metrics
@@ -82,6 +83,8 @@ class Hub:
                 self.write(subscription, frame)
                 if notice.code is NoticeCode.TASK_NOT_FOUND:
                     self._close_task(subscription, channel)
+        if notice.code is NoticeCode.CREDENTIAL_REFUSED and key.account != OWN_ACCOUNT:
+            self._expire(channel)
 
     def confirmed(self, key: TaskKey, wall: float) -> None:
         """Remember when the newest state was last seen, for whoever joins next."""
@@ -95,12 +98,14 @@ class Hub:
         self, outlet: Outlet, *, label: str, ends_at: float, stays_open: bool = False
     ) -> Subscription:
         """A place for a connection; nothing is sent on it before `begin`."""
+        now = self._clock.now()
         subscription = Subscription(
             outlet=outlet,
             label=label,
             stays_open=stays_open,
             ends_at=ends_at,
-            last_write=self._clock.now(),
+            since=now,
+            last_write=now,
             write=outlet.write,
             gate=outlet.gate,
             form=outlet.form,
@@ -163,6 +168,7 @@ class Hub:
                 burst.append(self._current(subscription, event))
                 subscription.retry = None
         self._metrics.sent(subscription.label, len(burst) - 1)
+        subscription.events += len(burst) - 1
         standing = [
             (channel.key, notice)
             for channel in begun
@@ -191,6 +197,7 @@ class Hub:
         subscription.retry = None
         self.write(subscription, pack(subscription.form, frame))
         self._metrics.sent(subscription.label, 1)
+        subscription.events += 1
 
     def part(self, subscription: Subscription, key: TaskKey) -> None:
         """The client wants no more of one task."""
@@ -310,6 +317,9 @@ class Hub:
         for form, group in list(channel.groups.items()):
             data = frames.bytes_for(form)
             label = form.wire.value
+            tally = channel.tally(form)
+            tally.events += 1
+            tally.sent += len(data)
             members = list(group)
             done = 0
             while done < len(members):
@@ -318,7 +328,7 @@ class Hub:
                 self._room -= len(part)
                 # some have this event already, or a newer one: they joined, or were repaid; or left since
                 if channel.brought_up >= offset or done > len(part):
-                    part = [one for one in part if group.get(one, offset) < offset]
+                    part = _lacking(part, group, offset, data)
                 written, skipped = self._give(channel, part, data, offset, alone=alone)
                 if written:
                     counted[label] = counted.get(label, 0) + written
@@ -352,6 +362,7 @@ class Hub:
         for subscription in part:
             if subscription.waiting or subscription.gate.write_paused:
                 waiting += 1
+                _take_off(subscription, data)
                 skipped += subscription.owe(channel)
                 self._wait(subscription)
                 continue
@@ -362,8 +373,14 @@ class Hub:
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is one connection's
                     self._broken(subscription, error)
             else:
+                subscription.sent -= len(data)  # counted with the one write it goes into
                 self._gathered.setdefault(subscription, []).append(data)
         return len(part) - waiting, skipped
+
+    def _expire(self, channel: Channel[Subscription]) -> None:
+        """The key that looks is the viewers' own, and is worth nothing any more: the sweep ends them."""
+        for subscription in [*channel.joining, *chain.from_iterable(channel.groups.values())]:
+            subscription.ends_at, subscription.ends_by = self._clock.now(), Closing.EXPIRED
 
     def _close_task(self, subscription: Subscription, channel: Channel[Subscription]) -> None:
         self.part(subscription, channel.key)
@@ -396,6 +413,7 @@ class Hub:
         ]
         self.write(subscription, b"".join(burst))
         self._metrics.sent(subscription.label, len(behind))
+        subscription.events += len(behind)
         gone = [subscription.channels.get(key) for key, code in notices if code is NoticeCode.TASK_NOT_FOUND]
         ended = [one for one in behind if one.latest is not None and one.latest.state.status.final]
         for done in (*ended, *gone):
@@ -457,6 +475,7 @@ class Hub:
         """Write to one connection now; nothing, when it is gone."""
         if data:
             subscription.last_write = self._clock.now()
+            subscription.sent += len(data)
             try:
                 subscription.write(data)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is one connection's
@@ -475,6 +494,25 @@ class Hub:
     def _count_conflated(self, channel: Channel[Subscription]) -> None:
         for form, group in channel.groups.items():
             self._metrics.conflated.labels(form.wire.value).inc(len(group))
+
+
+def _lacking(
+    part: Sequence[Subscription], group: Mapping[Subscription, int], offset: int, data: bytes
+) -> list[Subscription]:
+    """Those who do not have the event yet; of the others the tally has counted too much."""
+    lacking = []
+    for one in part:
+        if group.get(one, offset) < offset:
+            lacking.append(one)
+        else:
+            _take_off(one, data)
+    return lacking
+
+
+def _take_off(subscription: Subscription, data: bytes) -> None:
+    """The tally counts an event that this connection was not sent."""
+    subscription.events -= 1
+    subscription.sent -= len(data)
 
 
 def _nowhere(_data: bytes) -> None:

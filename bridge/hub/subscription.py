@@ -64,6 +64,9 @@ class Subscription:
         retry: Milliseconds to name in the first block, until that has left.
         ends_at: Monotonic seconds when it has lived long enough.
         ends_by: Why it ends then.
+        since: Monotonic seconds when it came.
+        events: States written, once it has left every channel: those it is in keep a tally.
+        sent: Bytes written, framing included; the same way.
         seen: Offset of the newest event written.
     """
 
@@ -86,6 +89,9 @@ class Subscription:
     stuck_since: float | None = None
     stuck_bytes: int = 0
     retry: int | None = None
+    since: float = 0.0
+    events: int = 0
+    sent: int = 0
 
     def use(self, outlet: Outlet) -> None:
         """From now on bytes leave there."""

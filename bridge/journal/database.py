@@ -208,8 +208,15 @@ def _make(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Look before anything is written: a file that is not ours is left as it was."""
+def check_ours(connection: sqlite3.Connection, path: Path) -> bool:
+    """Look before anything is written: a file that is not ours is left as it was.
+
+    Returns:
+        Whether it is empty, so that it can become a journal.
+
+    Raises:
+        JournalError: It is somebody else's, or of a bridge to come.
+    """
     application_id, version = _number(connection, "application_id"), _number(connection, "user_version")
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     fresh = application_id == 0 and version == 0 and tables == 0
@@ -218,6 +225,11 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if version > SCHEMA_VERSION:
         newer = f"was written by a newer bridge (schema {version}, this one knows {SCHEMA_VERSION})"
         raise JournalError(f"the journal {path} {newer}; run that one, or give this one a path of its own")
+    return fresh
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    fresh = check_ours(connection, path)
     if fresh:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     else:
@@ -225,6 +237,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     _tune(connection, path)
     if fresh:
         _create(connection)
+    # a copy has no epoch; see `bridge.journal.backup`
+    connection.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (secrets.token_hex(4),))
     probe(connection)
 
 
@@ -248,7 +262,7 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statement in _SCHEMA:
         connection.execute(statement)
-    connection.execute("INSERT INTO meta VALUES ('epoch', ?), ('head', 0)", (secrets.token_hex(4),))
+    connection.execute("INSERT INTO meta VALUES ('head', 0)")
     connection.execute("COMMIT")
 
 

@@ -99,6 +99,7 @@ class Writer:
         self._head = self._events = 0
         self._epoch = ""
         self._trouble: JournalError | None = None
+        self._refused_since = 0.0
         self._probe_bytes = PROBE_BYTES
         self._more = False
         self._due = clock.now()
@@ -216,7 +217,9 @@ class Writer:
         if self._trouble is not None:
             probe(database.connection, self._probe_bytes)
             self._trouble, self._probe_bytes = None, PROBE_BYTES
-            logger.info("the journal can be written again")
+            seconds = round(self._clock.now() - self._refused_since, 1)
+            # as grave as what it ends: whoever reads of the trouble must read that it is over
+            logger.warning("the journal can be written again", extra={"after_seconds": seconds})
             self._tell(self._listener.recovered)
         done = self._retention.forget(
             database.connection, events=self._events, head=self._head, wall=self._clock.wall()
@@ -228,6 +231,7 @@ class Writer:
 
     def _refuse(self, jobs: Sequence[Job], error: JournalError) -> None:
         if self._trouble is None:
+            self._refused_since = self._clock.now()
             logger.error("the journal cannot be written", extra={"error": str(error)})
         self._trouble = error
         refused = sum(job.entry.size for job in jobs)  # less room than that is not enough room

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bridge.core.task import TaskKey, check_task_id
+from bridge.core.task import OWN_ACCOUNT, TaskKey, check_task_id
 from bridge.errors import InvalidRequest
+from bridge.sources.accounts import called_account
 from bridge.sources.signatures import Proof
 from bridge.sources.upstream import Upstream
 
@@ -41,33 +41,43 @@ async def take(
     body: bytes,
     *,
     look_now: Callable[[TaskKey], bool],
+    seen_by: Callable[[str], Upstream | None] | None = None,
 ) -> Taken:
     """Take in a callback.
 
     Args:
+        upstream: As the operator's own credential sees it.
         secret: What stood in the URL; compared in constant time.
         headers: By names in any case.
         look_now: Looks at a task that is watched; False when nobody watches it.
+        seen_by: The upstream as an account sees it; None when its key is not here.
     """
-    if upstream.callback_secret is None or not hmac.compare_digest(
-        secret.encode(errors="surrogateescape"), upstream.callback_secret.encode()
-    ):
-        return _counted(upstream, Taken(CallbackResult.FORGED))
-    if upstream.verifier is not None and await upstream.verifier.proof(headers, body) is Proof.WRONG:
+    account = called_account(upstream.callback_secret, secret) if upstream.callback_secret else None
+    if account is None or await _proven_wrong(upstream, account, headers, body):
         return _counted(upstream, Taken(CallbackResult.FORGED))
     callback = upstream.dialect.read_callback(body)
     if callback.challenge:
         return _counted(upstream, Taken(CallbackResult.CHALLENGE, callback.reply))
-    if callback.task_id is not None:
-        upstream.callbacks.come = True
-    known = callback.task_id is not None and _looks(upstream, callback.task_id, look_now)
+    seen = upstream if account == OWN_ACCOUNT or seen_by is None else seen_by(account)
+    known = False
+    if callback.task_id is not None and seen is not None:
+        seen.callbacks.come = True
+        known = _looks(seen, callback.task_id, look_now)
     result = CallbackResult.ACCEPTED if known else CallbackResult.UNKNOWN_TASK
     return _counted(upstream, Taken(result, callback.reply))
 
 
+async def _proven_wrong(upstream: Upstream, account: str, headers: Mapping[str, str], body: bytes) -> bool:
+    """The operator's signing key says nothing of what the provider signs for another account."""
+    verifier = upstream.verifier
+    if verifier is None or not (account == OWN_ACCOUNT or verifier.published):
+        return False
+    return await verifier.proof(headers, body) is Proof.WRONG
+
+
 def _looks(upstream: Upstream, task_id: str, look_now: Callable[[TaskKey], bool]) -> bool:
     try:
-        return look_now(TaskKey(upstream.name, check_task_id(task_id)))
+        return look_now(TaskKey(upstream.name, check_task_id(task_id), upstream.account))
     except InvalidRequest:
         return False
 

@@ -7,8 +7,7 @@ import binascii
 import logging
 from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
-from importlib.util import find_spec
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 import orjson
@@ -21,13 +20,12 @@ from bridge.sources.credentials import FixedCredential
 from bridge.sources.private import PublicResolver
 from bridge.sources.session import Session
 
-can_verify = find_spec("cryptography") is not None  # an extra: only callbacks signed that way need it
-
 KEPT_SECONDS = 86_400.0
 REFETCH_SECONDS = 60.0
 FETCH_SECONDS = 5.0
 
 _MAX_KEYS = 32
+_MAX_DOCUMENT = 256 * 1024
 _KEY_BYTES = 32
 _NEVER = float("-inf")
 _NO_HOSTS = Hosts(())
@@ -48,12 +46,12 @@ class Published(Generic[Key]):
 
     Args:
         fetch: Brings the JWKS document; raises `UpstreamError` when it cannot.
-        read: The keys in it; none when it is no such document.
+        read: One key of it; None for what is not one.
         purpose: What they prove, for the log.
     """
 
     def __init__(
-        self, fetch: Fetch, read: Callable[[bytes], tuple[Key, ...]], clock: Clock, *, purpose: str
+        self, fetch: Fetch, read: Callable[[dict[str, Any]], Key | None], clock: Clock, *, purpose: str
     ) -> None:
         self.keys: tuple[Key, ...] = ()
         self.fetched_at = _NEVER
@@ -74,7 +72,7 @@ class Published(Generic[Key]):
                 return
             self._tried_at = self._clock.now()
             try:
-                keys = self._read(await self._fetch())
+                keys = keys_in(await self._fetch(), self._read)
             except UpstreamError as error:
                 logger.warning("the keys for %s cannot be had", self._purpose, extra={"error": str(error)})
                 return
@@ -92,7 +90,7 @@ class PublicKeys:
     """
 
     def __init__(self, fetch: Fetch, clock: Clock) -> None:
-        self._published = Published(fetch, read_keys, clock, purpose="callbacks")
+        self._published = Published(fetch, read_ed25519, clock, purpose="callbacks")
         self._clock = clock
 
     async def signed(self, signature: bytes, message: bytes) -> bool | None:
@@ -100,8 +98,6 @@ class PublicKeys:
 
         An unknown key may be a new one: then they are fetched again, at most once a minute.
         """
-        if not can_verify:
-            return None
         if self._clock.now() - self._published.fetched_at > KEPT_SECONDS:
             await self._published.refresh()
         if not self._published.keys:
@@ -150,19 +146,24 @@ async def fetch_keys(url: str, private_hosts: Hosts = _NO_HOSTS) -> bytes:
     return answer.body
 
 
-def read_keys(document: bytes) -> tuple[bytes, ...]:
-    """The Ed25519 keys in a JWKS document; what is not one is passed over."""
+def keys_in(document: bytes, read: Callable[[dict[str, Any]], Key | None]) -> tuple[Key, ...]:
+    """The keys in a JWKS document, 32 at the most; what is not one is passed over."""
+    if len(document) > _MAX_DOCUMENT:
+        return ()
     try:
-        read = orjson.loads(document)
+        published = orjson.loads(document)
     except orjson.JSONDecodeError:
         return ()
-    listed = read.get("keys") if isinstance(read, dict) else None
-    found = [_key(one) for one in listed[:_MAX_KEYS]] if isinstance(listed, list) else []
+    listed = published.get("keys") if isinstance(published, dict) else None
+    if not isinstance(listed, list):
+        return ()
+    found = [read(one) for one in listed[:_MAX_KEYS] if isinstance(one, dict)]
     return tuple(key for key in found if key is not None)
 
 
-def _key(one: object) -> bytes | None:
-    if not isinstance(one, dict) or one.get("kty") != "OKP" or one.get("crv", "Ed25519") != "Ed25519":
+def read_ed25519(one: dict[str, Any]) -> bytes | None:
+    """The octets of a published Ed25519 key."""
+    if one.get("kty") != "OKP" or one.get("crv", "Ed25519") != "Ed25519":
         return None
     text = one.get("x")
     try:

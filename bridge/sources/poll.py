@@ -64,7 +64,7 @@ async def look(upstream: Upstream, task_id: str, memory: Memory) -> Observation 
     if memory.etag is not None:
         request = replace(request, headers=dict(request.headers) | {"If-None-Match": memory.etag})
     try:
-        answer = await upstream.ask("status", request)
+        answer = await upstream.ask("status", request, task_id=task_id)
         if _repeats(answer, memory):
             upstream.went("status", outcome="not_modified" if answer.status == 304 else "ok")
             memory.at = upstream.clock.now()
@@ -111,7 +111,7 @@ async def _read(upstream: Upstream, answer: Answer, task_id: str) -> Observation
     found = upstream.dialect.read_status(answer, task_id)
     if found.follow is None:
         return found.observation
-    followed = await upstream.ask("status", found.follow)
+    followed = await upstream.ask("status", found.follow, task_id=task_id)
     return upstream.dialect.read_follow_up(found.observation, followed)
 
 

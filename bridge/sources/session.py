@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from copy import copy
 from functools import lru_cache
 from io import BytesIO
+from typing import Self
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -18,6 +20,7 @@ from bridge.sources.credentials import Credential
 
 MAX_BODY = 8 * 1024 * 1024
 STREAM_SILENCE_SECONDS = 90.0
+MASK = b"***"
 _CONNECT_SECONDS = 10.0
 _AT_ONCE = 1024 * 1024
 
@@ -66,7 +69,7 @@ class Session:
             UpstreamTimeout: It did not answer in time.
             UnreadablePayload: The answer is larger than 8 MiB.
         """
-        base_url = self._base_of(request)
+        base_url = self.base_of(request)
         try:
             async with self._http.request(
                 request.method,
@@ -76,7 +79,7 @@ class Session:
                 allow_redirects=False,
                 timeout=self._timeout if timeout_seconds is None else _timeout(timeout_seconds),
             ) as response:
-                body = await _bounded(response)
+                body = self._without_secret(await _bounded(response))
                 return Answer(response.status, response.headers, body)  # they match in any case
         except _THEIR_ERRORS as error:
             raise _our_error(error) from error
@@ -92,7 +95,7 @@ class Session:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=_CONNECT_SECONDS, sock_read=STREAM_SILENCE_SECONDS
         )
-        base_url = self._base_of(request)
+        base_url = self.base_of(request)
         wanted = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         try:
             async with self._http.request(
@@ -104,17 +107,29 @@ class Session:
                 timeout=timeout,
             ) as response:
                 is_stream = response.status == 200 and response.content_type == "text/event-stream"
-                body = b"" if is_stream else await _bounded(response)
+                body = b"" if is_stream else self._without_secret(await _bounded(response))
                 yield Answer(response.status, response.headers, body), response.content.iter_any()
         except _THEIR_ERRORS as error:
             raise _our_error(error) from error
+
+    def acting_as(self, credential: Credential) -> Self:
+        """The same connections with another credential; close the first session, not this one."""
+        other = copy(self)
+        other._credential = credential  # noqa: SLF001 - one of ourselves
+        return other
 
     async def close(self) -> None:
         """Let go of the connections."""
         await self._http.close()
 
-    def _base_of(self, request: Request) -> str:
+    def base_of(self, request: Request) -> str:
+        """Where a request goes, before its path."""
         return request.base_url if request.base_url and self._hosts is not None else self._base
+
+    def _without_secret(self, body: bytes) -> bytes:
+        """Some providers quote the key they refuse, and their words reach callers, logs and events."""
+        secret = self._credential.secret
+        return body.replace(secret, MASK) if secret and secret in body else body
 
     def _credential_for(self, base_url: str) -> Mapping[str, str]:
         trusted = base_url == self._base or (self._hosts is not None and self._hosts.own(base_url))

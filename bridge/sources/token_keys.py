@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jwt
-import orjson
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from bridge.clock import Clock
@@ -15,8 +14,6 @@ from bridge.sources.jwks import REFETCH_SECONDS, Fetch, Published
 RENEW_SECONDS = 600.0
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 
-_MAX_KEYS = 32
-_MAX_DOCUMENT = 256 * 1024
 _UNUSABLE = (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError, AttributeError)
 
 
@@ -46,7 +43,7 @@ class TokenKeys:
 
     def __init__(self, fetch: Fetch, clock: Clock) -> None:
         self._clock = clock
-        self._published = Published(fetch, read_token_keys, clock, purpose="tokens")
+        self._published = Published(fetch, read_token_key, clock, purpose="tokens")
 
     async def run(self) -> None:
         """Renew the keys until cancelled: requests need not wait for the key server."""
@@ -70,21 +67,9 @@ class TokenKeys:
         return [one.key for one in self._published.keys if kid is None or one.kid == kid]
 
 
-def read_token_keys(document: bytes) -> tuple[_NamedKey, ...]:
-    """The keys in a JWKS document that tokens may be signed with; what is not one is passed over."""
-    if len(document) > _MAX_DOCUMENT:
-        return ()
-    try:
-        read = orjson.loads(document)
-    except orjson.JSONDecodeError:
-        return ()
-    listed = read.get("keys") if isinstance(read, dict) else None
-    found = [_key(one) for one in listed[:_MAX_KEYS]] if isinstance(listed, list) else []
-    return tuple(key for key in found if key is not None)
-
-
-def _key(one: object) -> _NamedKey | None:
-    if not isinstance(one, dict) or one.get("use", "sig") != "sig" or one.get("kty") == "oct":
+def read_token_key(one: dict[str, Any]) -> _NamedKey | None:
+    """A published key that tokens may be signed with."""
+    if one.get("use", "sig") != "sig" or one.get("kty") == "oct":
         return None
     public = {name: value for name, value in one.items() if name != "d"}  # a private key is not for us
     try:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Self
 
 from bridge.clock import Clock
 from bridge.core.budget import Budget
 from bridge.core.forecast import RunTimes
 from bridge.core.pacing import Callbacks, Pace
+from bridge.core.task import OWN_ACCOUNT
 from bridge.dialects.base import Answer, Dialect, Request
-from bridge.errors import UpstreamError
+from bridge.errors import CredentialRefused, UpstreamError
 from bridge.metrics import Metrics, UpstreamSeries
+from bridge.sources.credentials import Credential
 from bridge.sources.session import Session
 from bridge.sources.signatures import Verifier
+from bridge.telemetry.tracing import NO_TRACING, Tracing
+
+ACCOUNT_IN_FLIGHT = 8
+
+# Out of credit, or not your task: that says nothing against the key.
+STILL_ACCEPTED = frozenset({402, 403})
+
+
+logger = logging.getLogger(__name__)
 
 
 class Standing(StrEnum):
@@ -37,7 +52,12 @@ class Health:
 
 @dataclass(slots=True, eq=False)
 class Upstream:
-    """A provider the operator configured, under the operator's name."""
+    """A provider the operator configured, under the operator's name; as one credential sees it.
+
+    Args:
+        account: Whose credential that is; `-` for the operator's own.
+        refused: Called when the provider says that it takes the credential no more.
+    """
 
     name: str
     dialect: Dialect
@@ -48,42 +68,82 @@ class Upstream:
     metrics: Metrics
     deadline_seconds: float | None = None
     submit_timeout_seconds: float = 60.0
-    callback_secret: str | None = None
+    callback_secret: str | None = field(default=None, repr=False)
     verifier: Verifier | None = None
     max_streams: int = 100
     run_times: RunTimes = field(default_factory=RunTimes)
     callbacks: Callbacks = field(default_factory=Callbacks)
+    account: str = OWN_ACCOUNT
+    refused: Callable[[], None] | None = None
+    tracing: Tracing = NO_TRACING
     health: Health = field(init=False)
     _series: UpstreamSeries = field(init=False)
-    _shown_open: bool = field(init=False, default=False)
+    _open_circuits: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self.health = Health(Standing.INITIALIZING, self.clock.wall())
         self._series = UpstreamSeries(self.metrics, self.name)
 
-    async def ask(self, call: str, request: Request, timeout_seconds: float | None = None) -> Answer:
+    def on_behalf(self, account: str, credential: Credential, *, refused: Callable[[], None]) -> Self:
+        """The same provider as another credential sees it.
+
+        The way there, the advice and the counters are shared; budget and everything learned are its own.
+        """
+        view = copy(self)
+        view.account = account
+        view.session = self.session.acting_as(credential)
+        view.budget = self.budget.anew(max_in_flight=min(ACCOUNT_IN_FLIGHT, self.budget.max_in_flight))
+        view.run_times, view.callbacks = RunTimes(), Callbacks()
+        view.refused = refused
+        if self.verifier is not None and not self.verifier.published:
+            view.verifier = None  # the signing key in the configuration is the operator's
+        return view
+
+    def part(self) -> None:
+        """Nothing more is asked with this credential."""
+        self._show_circuit(is_open=False)
+
+    async def ask(
+        self,
+        call: str,
+        request: Request,
+        timeout_seconds: float | None = None,
+        *,
+        task_id: str | None = None,
+    ) -> Answer:
         """Make one call and time it; its outcome is counted by whoever reads the answer.
 
         Args:
             timeout_seconds: Instead of the upstream's own.
+            task_id: Whom it is about, for the exemplar.
 
         Raises:
             UpstreamError: There is no answer to read.
         """
         began = self.clock.now()
         try:
-            return await self.session.ask(request, timeout_seconds)
+            with self.tracing.request(self.name, call, request, self.session.base_of(request)) as span:
+                answer = await self.session.ask(request, timeout_seconds)
+                span.answered(answer.status)
+                return answer
         finally:
-            self._series.seconds[call].observe(self.clock.now() - began)
+            example = None if task_id is None else self.metrics.example(f"{self.name}/{task_id}")
+            self._series.seconds[call].observe(self.clock.now() - began, example)
 
     def went(self, call: str, error: UpstreamError | None = None, *, outcome: str = "ok") -> None:
         """Count how a call ended and keep the standing of the provider."""
         self._series.requests[call, error.outcome if error else outcome].inc()
         works = error is None or error.outcome in {"not_found", "refused"}
-        self._stands(Standing.VALID if works else Standing.INTERRUPTED)
         if error is not None:
-            self.health.last_error = str(error)
+            # what a provider says to one account is for that account alone
+            self.health.last_error = str(error) if self.account == OWN_ACCOUNT else error.code
             self.health.last_error_at = self.clock.wall()
+        self._stands(Standing.VALID if works else Standing.INTERRUPTED)
+        if error is None:
+            return
+        gone = isinstance(error, CredentialRefused) and error.provider_status not in STILL_ACCEPTED
+        if gone and self.refused is not None:
+            self.refused()
 
     def polled(self, result: str) -> None:
         """Count what a look brought."""
@@ -99,8 +159,25 @@ class Upstream:
 
     def _stands(self, state: Standing) -> None:
         if self.health.state is not state:
+            self._tell(state)
             self.health.state = state
             self.health.since = self.clock.wall()
-        if self.budget.open_circuit is not self._shown_open:
-            self._shown_open = self.budget.open_circuit
-            self._series.circuit_open.set(self._shown_open)
+        if self.budget.open_circuit is not (self.account in self._open_circuits):
+            self._show_circuit(is_open=self.budget.open_circuit)
+
+    def _tell(self, state: Standing) -> None:
+        """A provider that does not work is news, and so is one that works again."""
+        fields: dict[str, object] = {"upstream": self.name}
+        if state is Standing.INTERRUPTED:
+            logger.warning("upstream does not work", extra=fields | {"error": self.health.last_error})
+        elif self.health.state is Standing.INTERRUPTED:
+            seconds = round(self.clock.wall() - self.health.since, 1)
+            # as grave as what it ends: whoever reads of the trouble must read that it is over
+            logger.warning("upstream works again", extra=fields | {"after_seconds": seconds})
+
+    def _show_circuit(self, *, is_open: bool) -> None:
+        if is_open:
+            self._open_circuits.add(self.account)
+        else:
+            self._open_circuits.discard(self.account)
+        self._series.circuit_open.set(bool(self._open_circuits))

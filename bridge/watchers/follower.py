@@ -10,6 +10,7 @@ from bridge.core.task import Observation, Source, Status
 from bridge.dialects.base import Request
 from bridge.errors import JournalError, TaskNotFound, UpstreamError, UpstreamRefused
 from bridge.sources.stream import follow
+from bridge.telemetry.visit import depart
 from bridge.watchers.watcher import Watcher
 
 FIRST_BACKOFF_SECONDS = 1.0
@@ -49,6 +50,7 @@ class StreamFollower:
             self._task.cancel()
 
     async def _run(self) -> None:
+        depart()
         failures = 0
         try:
             await self.watcher.hydrate()

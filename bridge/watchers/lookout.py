@@ -9,6 +9,7 @@ from itertools import count
 
 from bridge.errors import BridgeError
 from bridge.sources.upstream import Upstream
+from bridge.telemetry.visit import depart
 from bridge.watchers.watcher import Watcher
 
 UNWATCHED_PATIENCE = 10.0
@@ -52,6 +53,7 @@ class Lookout:
 
     async def run(self) -> None:
         """Start looks until cancelled."""
+        depart()
         clock = self._upstream.clock
         async with asyncio.TaskGroup() as group:
             while True:

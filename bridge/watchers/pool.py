@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bridge.clock import Clock
-from bridge.core.event import Event
-from bridge.core.task import Observation, Source, TaskKey
-from bridge.errors import BridgeError, InvalidRequest, TaskNotFound, UnknownUpstream
+from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.task import OWN_ACCOUNT, Observation, Source, TaskKey
+from bridge.errors import BridgeError, InvalidRequest, TaskNotFound, Unauthenticated, UnknownUpstream
 from bridge.journal.base import Journal
 from bridge.leases.base import Leases
 from bridge.metrics import Metrics
+from bridge.sources.accounts import REFUSED_SENTENCE, Accounts
 from bridge.sources.poll import Shown
 from bridge.sources.upstream import Upstream
 from bridge.watchers.follower import StreamFollower
-from bridge.watchers.lookout import Lookout
+from bridge.watchers.lookouts import Lookouts
 from bridge.watchers.watcher import Watcher
 
 TICK_SECONDS = 1.0
@@ -40,6 +42,7 @@ class Pool:
 
     Args:
         linger_seconds: How long a watch outlives its last viewer.
+        accounts: The keys callers brought; None where the operator's own keys look.
     """
 
     def __init__(
@@ -52,8 +55,10 @@ class Pool:
         *,
         random: Callable[[], float],
         linger_seconds: float,
+        accounts: Accounts | None = None,
     ) -> None:
         self.upstreams = upstreams
+        self._accounts = accounts
         self._journal = journal
         self._leases = leases
         self._clock = clock
@@ -61,16 +66,16 @@ class Pool:
         self._random = random
         self._linger = linger_seconds
         self._watchers: dict[TaskKey, Watcher] = {}
-        self._lookouts = {name: Lookout(upstream) for name, upstream in upstreams.items()}
+        self._lookouts = Lookouts(upstreams.values())
         self._audiences = {name: _Audience(since=clock.now()) for name in upstreams}
         self._followers: dict[TaskKey, StreamFollower] = {}
         self._following = dict.fromkeys(upstreams, 0)
         self._without_stream: dict[str, dict[TaskKey, None]] = {name: {} for name in upstreams}
         self._called: dict[TaskKey, float] = {}
         self._group: asyncio.TaskGroup | None = None
-        for name in upstreams:
-            for source in (Source.POLL, Source.STREAM):
-                metrics.watches.labels(name, source.value).set_function(self._counter(name, source))
+        metrics.watches.census = self._census
+        for name, upstream in upstreams.items():
+            metrics.budget_paused_seconds.labels(name).set_function(self._paused(upstream))
 
     async def run(self) -> None:
         """Run every watch until cancelled."""
@@ -78,8 +83,7 @@ class Pool:
             self._group = group
             for watcher in self._watchers.values():
                 self._follow(watcher)
-            for lookout in self._lookouts.values():
-                group.create_task(lookout.run())
+            self._lookouts.run(group)
             try:
                 while True:
                     await self._clock.sleep(TICK_SECONDS)
@@ -90,7 +94,8 @@ class Pool:
     async def restore(self) -> int:
         """Watch again what was open when the last process ended, with or without viewers, until its end.
 
-        The first looks are spread, so that no provider meets them all at once.
+        The first looks are spread, so that no provider meets them all at once. What was watched with a
+        caller's own key waits for the caller to bring it again.
 
         Returns:
             How many tasks that are.
@@ -102,25 +107,29 @@ class Pool:
         queues: dict[str, int] = {}
         for event in await self._journal.unfinished():
             upstream = self.upstreams.get(event.key.upstream)
-            if upstream is None or event.key in self._watchers:
+            if upstream is None or event.key in self._watchers or event.key.account != OWN_ACCOUNT:
                 continue
             place = queues[upstream.name] = queues.get(upstream.name, 0) + 1
-            watcher = Watcher(
-                event.key, upstream, self._journal, self._random, self._lookouts[upstream.name].plan
-            )
+            lookout = self._lookouts.of(upstream)
+            watcher = Watcher(event.key, upstream, self._journal, self._random, lookout.plan)
             watcher.remember(event)
             watcher.kept = True
             watcher.watch.due = now + place / (upstream.budget.requests_per_second or RESTORED_PER_SECOND)
             self._watchers[event.key] = watcher
-            self._lookouts[upstream.name].plan(watcher)
+            lookout.plan(watcher)
         return sum(queues.values())
 
-    def upstream(self, name: str) -> Upstream:
-        """The configured upstream of that name.
+    def upstream(self, name: str, account: str = OWN_ACCOUNT) -> Upstream:
+        """The configured upstream of that name, as the account sees it.
 
         Raises:
             UnknownUpstream: There is none.
+            Unauthenticated: The key of the account is not here, or not accepted.
         """
+        if account != OWN_ACCOUNT:
+            if self._accounts is None:
+                raise Unauthenticated("this bridge looks with keys of its own")
+            return self._accounts.upstream(name, account)
         upstream = self.upstreams.get(name)
         if upstream is None:
             raise UnknownUpstream(f"no upstream {name[:40]!r} is configured")
@@ -141,7 +150,7 @@ class Pool:
                 self._journal.announce(key, notice)
         watcher.viewers += 1
         if watcher.viewers == 1:
-            self._lookouts[key.upstream].plan(watcher)  # watched again, it is wanted sooner
+            self._lookouts.of(watcher.upstream).plan(watcher)  # watched again, it is wanted sooner
         self._audience_changes(key.upstream, 1)
 
     def unwant(self, key: TaskKey) -> None:
@@ -166,6 +175,10 @@ class Pool:
     def watcher(self, key: TaskKey) -> Watcher | None:
         """The watch of a task, if one runs."""
         return self._watchers.get(key)
+
+    def newest(self) -> Iterator[Watcher]:
+        """Every watch, the one begun last first; to be read without awaiting between."""
+        return reversed(self._watchers.values())
 
     async def wait_looked(self, key: TaskKey) -> BridgeError | None:
         """Wait until a watched task was looked at once; what went wrong, if something did."""
@@ -232,6 +245,7 @@ class Pool:
         try:
             await watcher.hydrate()
             await watcher.take(seen, source, asked=self._clock.now())
+            watcher.shown_at = self._clock.now()
             watcher.looked.set()
         finally:
             self.unwant(key)
@@ -256,6 +270,7 @@ class Pool:
     async def tick(self) -> None:
         """Let time pass for every watch: notices, lingering, the sums of who viewed how long."""
         now = self._clock.now()
+        self._keep_accounts()
         for name in self._audiences:
             self._audience_changes(name, 0)
         self._called = {key: at for key, at in self._called.items() if now - at < CALLBACK_PERIOD_SECONDS}
@@ -279,13 +294,28 @@ class Pool:
         return {"watches": len(watchers), "viewers": self._audiences[name].viewers}
 
     def _start(self, key: TaskKey) -> Watcher:
-        upstream = self.upstream(key.upstream)
-        lookout = self._lookouts[key.upstream]
+        if self._accounts is not None and key.account == OWN_ACCOUNT:
+            raise Unauthenticated("callers look with keys of their own here")
+        upstream = self.upstream(key.upstream, key.account)
+        lookout = self._lookouts.of(upstream)
         watcher = Watcher(key, upstream, self._journal, self._random, lookout.plan)
         self._watchers[key] = watcher
         lookout.plan(watcher)
         self._follow(watcher)
         return watcher
+
+    def _keep_accounts(self) -> None:
+        """End what was watched with a key the provider refuses; forget the keys nobody uses."""
+        if self._accounts is None:
+            return
+        for place in self._accounts.expelled():
+            for key, watcher in list(self._watchers.items()):
+                if (key.upstream, key.account) == place:
+                    notice = Notice(NoticeCode.CREDENTIAL_REFUSED, REFUSED_SENTENCE, retriable=False)
+                    self._journal.announce(key, notice)
+                    self._end(watcher)
+        for account in self._accounts.sweep({key.account for key in self._watchers}):
+            self._lookouts.close(account)
 
     def _follow(self, watcher: Watcher) -> None:
         try:
@@ -318,7 +348,8 @@ class Pool:
                 self._follow(watcher)
 
     def _end(self, watcher: Watcher) -> None:
-        self._lookouts[watcher.key.upstream].forget(watcher)
+        self._lookouts.of(watcher.upstream).forget(watcher)
+        watcher.tell_end()
         if self._watchers.get(watcher.key) is watcher:
             del self._watchers[watcher.key]
         self._without_stream[watcher.key.upstream].pop(watcher.key, None)
@@ -337,7 +368,7 @@ class Pool:
     def _put_off(self, watcher: Watcher) -> None:
         """What is about to be taken in needs no look beside it."""
         watcher.watch.due = self._clock.now() + watcher.upstream.pace.min_seconds
-        self._lookouts[watcher.key.upstream].plan(watcher)
+        self._lookouts.of(watcher.upstream).plan(watcher)
 
     def _just_refused(self, watcher: Watcher) -> bool:
         """A task not found a moment ago is not asked for again, however many want it."""
@@ -356,10 +387,9 @@ class Pool:
         if change:
             self._metrics.interests.labels(name).set(audience.viewers)
 
-    def _counter(self, name: str, source: Source) -> Callable[[], float]:
-        def number() -> float:
-            return sum(
-                1 for one in self._watchers.values() if one.key.upstream == name and one.source is source
-            )
+    def _paused(self, upstream: Upstream) -> Callable[[], float]:
+        return lambda: upstream.budget.paused(self._clock.now())
 
-        return number
+    def _census(self) -> Mapping[tuple[str, str], int]:
+        """Watches by upstream and source, in one walk: a scrape of many thousands stays short."""
+        return Counter((one.key.upstream, one.source) for one in self._watchers.values())

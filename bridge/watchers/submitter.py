@@ -34,6 +34,7 @@ from bridge.errors import (
     UpstreamUnreachable,
 )
 from bridge.journal.base import Journal
+from bridge.sources.accounts import callback_secret
 from bridge.sources.poll import Memory, find, look
 from bridge.sources.upstream import Upstream
 from bridge.watchers.pool import Pool
@@ -60,21 +61,16 @@ class Submitter:
         self._public_url = public_url
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def submit(self, name: str, submission: Submission) -> tuple[TaskKey, Event]:
+    async def submit(self, upstream: Upstream, submission: Submission) -> tuple[TaskKey, Event]:
         """Create a task and watch it until its end.
 
         Cancellation: once the provider was asked, the answer is taken, recorded and watched all the same.
 
-        Args:
-            name: Of the upstream.
-
         Raises:
-            UnknownUpstream: There is none of that name.
             Conflict: The provider takes no submissions.
             InvalidRequest: An option is missing, malformed or unknown.
             UpstreamError: No task, as the provider says; or nobody knows, and then the sentence says so.
         """
-        upstream = self._pool.upstream(name)
         return await self.through(self._submit(upstream, submission))
 
     async def ask(self, upstream: Upstream, submission: Submission) -> Answer:
@@ -117,7 +113,7 @@ class Submitter:
             UpstreamError: The provider could not be asked, or refused for another reason.
             JournalError: The journal cannot be read or written.
         """
-        self._pool.upstream(key.upstream)
+        self._pool.upstream(key.upstream, key.account)
         (known,) = await self._journal.latest([key])
         if known is not None and known.state.status.final:
             return known
@@ -131,7 +127,7 @@ class Submitter:
             TaskNotFound: No task of this provider has such an id.
             UpstreamError: There is no answer.
         """
-        upstream = self._pool.upstream(key.upstream)
+        upstream = self._pool.upstream(key.upstream, key.account)
         try:
             request = upstream.dialect.cancel_request(key.task_id)
         except InvalidRequest as error:
@@ -152,7 +148,7 @@ class Submitter:
             UpstreamError: It refused for another reason.
             JournalError: The journal cannot be read or written.
         """
-        upstream = self._pool.upstream(key.upstream)
+        upstream = self._pool.upstream(key.upstream, key.account)
         try:
             seen = _read_cancel(upstream, key, answer)
         except UpstreamError as error:
@@ -225,7 +221,7 @@ class Submitter:
     def _with_callback(self, upstream: Upstream, submission: Submission) -> Submission:
         if self._public_url is None or upstream.callback_secret is None:
             return submission
-        secret = quote(upstream.callback_secret, safe="")
+        secret = quote(callback_secret(upstream.callback_secret, upstream.account), safe="")
         url = f"{self._public_url}/v1/callbacks/{upstream.name}/{secret}"
         return upstream.dialect.with_callback(submission, url)
 
@@ -278,7 +274,7 @@ async def _asked(upstream: Upstream, call: str, request: Request, within: float 
 
 def _key(upstream: Upstream, seen: Observation) -> TaskKey:
     try:
-        return TaskKey(upstream.name, check_task_id(seen.task_id or ""))
+        return TaskKey(upstream.name, check_task_id(seen.task_id or ""), upstream.account)
     except InvalidRequest as error:
         raise UnreadablePayload("the upstream's answer names no task") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from bridge.core.event import Event
@@ -10,12 +11,15 @@ from bridge.core.forecast import PLAUSIBLE_SECONDS, Kind
 from bridge.core.pacing import Callbacks
 from bridge.core.task import Observation, Source, State, Status, TaskKey
 from bridge.core.watch import Verdict, Watch
-from bridge.errors import BridgeError, UpstreamError
+from bridge.errors import BridgeError, JournalError, UpstreamError
 from bridge.journal.base import Journal
 from bridge.sources.poll import Memory, Shown, look
 from bridge.sources.upstream import Upstream
+from bridge.telemetry.visit import Trace, visiting
 
 RETRY_JOURNAL_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 class Watcher:
@@ -28,10 +32,14 @@ class Watcher:
         kept: Whether the watch goes on without viewers until the task ends.
         looking: Whether a look is under way.
         looked_at: Monotonic seconds when the last look was over; minus infinity before the first.
+        looks: How often the provider was asked.
+        origin: Where in the trace of its submitter the task was created; None when nobody said.
+        shown_at: When the provider last showed the task to this credential; the same way.
     """
 
     __slots__ = (
         "_askers",
+        "_began",
         "_callbacks",
         "_changed",
         "_hydrated",
@@ -46,6 +54,9 @@ class Watcher:
         "looked",
         "looked_at",
         "looking",
+        "looks",
+        "origin",
+        "shown_at",
         "source",
         "upstream",
         "viewers",
@@ -69,7 +80,10 @@ class Watcher:
         self.source = Source.POLL
         self.looked = asyncio.Event()
         self.looking = False
-        self.looked_at = float("-inf")
+        self.looks = 0
+        self.origin: Trace | None = None
+        self._began: float | None = None
+        self.looked_at = self.shown_at = float("-inf")
         self.error: BridgeError | None = None
         self._journal = journal
         self._memory = Memory()
@@ -146,7 +160,9 @@ class Watcher:
         Raises:
             JournalError: What was seen could not be recorded; it will be seen again.
         """
+        self._tell_begin()
         self.looking = True
+        self.looks += 1
         try:
             await self._look()
         finally:
@@ -158,7 +174,8 @@ class Watcher:
         clock = self.upstream.clock
         asked = clock.now()
         try:
-            seen = await look(self.upstream, self.key.task_id, self._memory)
+            with self.upstream.tracing.about(self.key, self.origin):
+                seen = await look(self.upstream, self.key.task_id, self._memory)
         except UpstreamError as error:
             self.upstream.polled("failed")
             self.error = error
@@ -170,6 +187,7 @@ class Watcher:
             self.upstream.budget.abandoned()
             raise
         self.upstream.budget.succeeded()
+        self.shown_at = clock.now()
         if seen is None:
             self.upstream.polled("unchanged")
             self._journal.confirm(self.key, clock.wall())
@@ -186,6 +204,10 @@ class Watcher:
             JournalError: It could not be recorded.
         """
         clock = self.upstream.clock
+        if source is Source.SUBMIT:
+            visit = visiting()
+            self.origin = visit.trace if visit is not None else None
+        self._tell_begin()
         before = self.watch.known
         verdict = self.watch.observed(seen, source=source, now=clock.now(), wall=clock.wall(), asked=asked)
         if source is Source.POLL:
@@ -225,6 +247,29 @@ class Watcher:
         self.watch.look_now(now=self.upstream.clock.now() if at is None else at)
         self._changed(self)
 
+    def tell_end(self) -> None:
+        """One line of the log for the end of the watch, once: the task ended, or nobody wants it any more."""
+        if self._began is None:
+            return
+        known = self.watch.known
+        fields = {
+            "status": (known.status if known is not None else Status.UNKNOWN).value,
+            "seconds": round(self.upstream.clock.now() - self._began, 3),
+            "looks": self.looks,
+        }
+        self._began = None
+        how = "task not found" if self.watch.unseen else "task ended" if self.over else "task left"
+        logger.info(how, extra=self._names() | fields)
+
+    def _tell_begin(self) -> None:
+        if self._began is None and not self.over:
+            self._began = self.upstream.clock.now()
+            logger.info("task watched", extra=self._names())
+
+    def _names(self) -> dict[str, object]:
+        names: dict[str, object] = {"task": self.key.ref, "upstream": self.key.upstream}
+        return names if self.origin is None else names | {"trace_id": self.origin.trace_id}
+
     async def _act(self, verdict: Verdict) -> None:
         if verdict.news is not None:
             try:
@@ -237,6 +282,7 @@ class Watcher:
         self._changed(self)
         if self.over:
             self._tell_askers()
+            self.tell_end()
 
     def _tell_askers(self) -> None:
         askers, self._askers = self._askers, None
@@ -246,7 +292,12 @@ class Watcher:
     async def _record(self, state: State) -> None:
         clock = self.upstream.clock
         began = clock.now()
-        await self._journal.append(self.key, state, seen=began)
+        try:
+            with self.upstream.tracing.publish(self.key, state, state.source, self.origin):
+                await self._journal.append(self.key, state, seen=began)
+        except JournalError:
+            self.upstream.metrics.journal_failures.inc()
+            raise
         self.upstream.metrics.journal_append_seconds.observe(clock.now() - began)
 
     async def _forget(self) -> None:
@@ -260,6 +311,7 @@ class Watcher:
     def _measure(self, before: State | None, state: State, seen: Observation) -> None:
         metrics = self.upstream.metrics
         name = self.key.upstream
+        example = metrics.example(self.key.ref)
         if before is None or before.status is not state.status:
             metrics.task_transitions.labels(name, state.status.value).inc()
             if (
@@ -268,7 +320,7 @@ class Watcher:
                 and before.status in {Status.QUEUED, Status.PROCESSING}
             ):
                 spent = max(state.changed_at - self._status_since, 0.0)
-                metrics.task_seconds.labels(name, before.status.value).observe(spent)
+                metrics.task_seconds.labels(name, before.status.value).observe(spent, example)
             self._status_since = state.changed_at
         at = (
             seen.changed_at
@@ -277,7 +329,7 @@ class Watcher:
         )
         if at is not None and before is not None and 0 <= state.changed_at - at <= PLAUSIBLE_SECONDS:
             late = state.changed_at - at
-            metrics.detection_seconds.labels(name, state.source.value).observe(late, self.key.ref)
+            metrics.detection_seconds.labels(name, state.source.value).observe(late, example)
         if state.status is Status.COMPLETED and state.created_at is not None:
             took = (state.completed_at or state.changed_at) - state.created_at
             if 0 <= took <= PLAUSIBLE_SECONDS:

@@ -34,7 +34,7 @@ async def find_by_alias(desk: Desk, upstream: Upstream, alias: str) -> tuple[Tas
     await desk.clock.sleep(free_at - now)
     seen = await find(upstream, asked)
     assert seen.task_id is not None
-    key = TaskKey(upstream.name, check_task_id(seen.task_id))
+    key = TaskKey(upstream.name, check_task_id(seen.task_id), upstream.account)
     return key, await desk.pool.show(key, seen, Source.POLL) or desk.placeholder(key)
 
 
@@ -57,7 +57,7 @@ class Aliases:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._places: OrderedDict[tuple[str, str], _Place] = OrderedDict()
+        self._places: OrderedDict[tuple[str, str, str], _Place] = OrderedDict()
 
     async def key(self, upstream: Upstream, alias: str) -> TaskKey:
         """The task of that alias; the provider is asked by one for all who wait.
@@ -65,7 +65,7 @@ class Aliases:
         Raises:
             BridgeError: What `find_by_alias` raises.
         """
-        place = self._place(upstream.name, alias)
+        place = self._place(upstream.name, upstream.account, alias)
         async with place.lock:
             if place.key is not None:
                 return place.key
@@ -81,11 +81,12 @@ class Aliases:
 
     def remember(self, alias: str, key: TaskKey) -> None:
         """Take in what a submit has shown."""
-        self._place(key.upstream, alias).key = key
+        self._place(key.upstream, key.account, alias).key = key
 
-    def _place(self, upstream: str, alias: str) -> _Place:
-        place = self._places.setdefault((upstream, alias), _Place())
-        self._places.move_to_end((upstream, alias))
+    def _place(self, *name: str) -> _Place:
+        upstream, account, alias = name
+        place = self._places.setdefault((upstream, account, alias), _Place())
+        self._places.move_to_end((upstream, account, alias))
         if len(self._places) > REMEMBERED:
             self._places.popitem(last=False)
         return place

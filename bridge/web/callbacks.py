@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge.delivery.desk import Desk
-from bridge.errors import Forbidden
+from bridge.errors import Forbidden, Unauthenticated
 from bridge.sources.callback import CallbackResult, take
+from bridge.sources.upstream import Upstream
 from bridge.web import parse
 
 
@@ -23,7 +26,20 @@ class Callbacks:
         upstream = pool.upstream(request.path_params["upstream"])
         body = await parse.body(request, self._desk.settings.max_body_bytes)
         secret = request.path_params["secret"]
-        taken = await take(upstream, secret, request.headers, body, look_now=pool.look_now)
+        taken = await take(
+            upstream,
+            secret,
+            request.headers,
+            body,
+            look_now=pool.look_now,
+            seen_by=partial(self._seen_by, upstream.name),
+        )
         if taken.result is CallbackResult.FORGED:
             raise Forbidden("this is no callback of that upstream: its address or its signature is wrong")
         return Response(taken.reply or b"{}", media_type="application/json")
+
+    def _seen_by(self, name: str, account: str) -> Upstream | None:
+        try:
+            return self._desk.pool.upstream(name, account)
+        except Unauthenticated:
+            return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -10,8 +11,11 @@ from typing import Protocol
 from starlette.requests import HTTPConnection
 
 from bridge.clock import Clock
-from bridge.core.task import TaskKey
-from bridge.errors import Forbidden, Unauthenticated
+from bridge.core.task import OWN_ACCOUNT, TaskKey
+from bridge.errors import BridgeError, CredentialRefused, Forbidden, Unauthenticated
+from bridge.sources.accounts import REFUSED_SENTENCE
+from bridge.sources.upstream import STILL_ACCEPTED
+from bridge.telemetry.visit import name_caller
 from bridge.web.grants import Grant
 from bridge.web.origins import Origins
 
@@ -39,16 +43,18 @@ class Caller:
         name: Tells callers apart, for counting; never a credential.
         tasks: Which tasks; None for all.
         expires_at: Unix seconds when the credential is worth nothing any more; None for never.
+        account: Whose key looks at the caller's tasks; `-` for the bridge's own.
     """
 
     name: str
     scopes: frozenset[TokenScope]
     tasks: Grant | None
     expires_at: float | None
+    account: str = OWN_ACCOUNT
 
     def covers(self, key: TaskKey) -> bool:
         """Whether the task is one of the caller's."""
-        return self.tasks is None or self.tasks.covers(key)
+        return key.account == self.account and (self.tasks is None or self.tasks.covers(key))
 
     def covers_all_of(self, upstream: str) -> bool:
         """Whether every task of the upstream is, also one that comes to be now."""
@@ -103,21 +109,52 @@ class Tickets(Protocol):
         """The caller; raises Unauthenticated."""
 
 
+class Keys(Tokens, Protocol):
+    """Who a key of a provider speaks for."""
+
+    def read(self, connection: HTTPConnection) -> str | None:
+        """The key a request brings; raises Unauthenticated."""
+
+    def admit(self, key: str, connection: HTTPConnection) -> None:
+        """Let a request with it in; raises LimitExceeded."""
+
+    def hold(self, account: str, seconds: float) -> None:
+        """Keep the key of an account for so long."""
+
+
+class Proofs(Protocol):
+    """Whether the provider shows a task to an account."""
+
+    async def doubts(self, keys: Sequence[TaskKey]) -> Mapping[TaskKey, BridgeError]:
+        """Those of the tasks that may not be shown, and why; raises Unauthenticated."""
+
+
 class Callers:
     """Finds the credential of a connection and asks what it is worth.
 
     Args:
         tokens: None where nobody is asked who they are.
         tickets: None where no tickets are given out.
+        keys: In place of `tokens`, where callers bring keys of the providers.
+        proofs: Asks the provider about each task, where callers bring keys.
     """
 
     def __init__(
-        self, origins: Origins, clock: Clock, tokens: Tokens | None = None, tickets: Tickets | None = None
+        self,
+        origins: Origins,
+        clock: Clock,
+        tokens: Tokens | None = None,
+        tickets: Tickets | None = None,
+        *,
+        keys: Keys | None = None,
+        proofs: Proofs | None = None,
     ) -> None:
         self._origins = origins
         self._clock = clock
-        self._tokens = tokens
+        self._tokens = tokens or keys
         self._tickets = tickets
+        self._keys = keys
+        self._proofs = proofs
 
     async def who(self, connection: HTTPConnection, *, ticket: bool = False) -> Caller:
         """The caller of a request.
@@ -131,20 +168,75 @@ class Callers:
         """
         if self._tokens is None:
             return ANYBODY
-        bearer = _bearer(connection)
-        if bearer is not None:
-            return await self._tokens.caller(bearer)
+        sent = _bearer(connection) if self._keys is None else self._keys.read(connection)
+        if sent is not None:
+            return await self._known(self._tokens, sent, connection)
         given = connection.query_params.get(TICKET) if ticket else None
         if given is not None:
             return self._by_ticket(given)
         cookie = connection.cookies.get(COOKIE)
         if not cookie:
-            raise Unauthenticated("send a token as `Authorization: Bearer`")
+            what = "token" if self._keys is None else "key of the provider"
+            raise Unauthenticated(f"send a {what} as `Authorization: Bearer`")
         if _changes_something(connection) and not self._origins.own(connection.headers):
             raise Forbidden(
                 "with a cookie, only pages of the bridge's own host and allowed origins may do this"
             )
-        return await self._tokens.caller(cookie)
+        return await self._known(self._tokens, cookie, connection)
+
+    async def permit(
+        self, caller: Caller, scope: TokenScope, keys: Sequence[TaskKey]
+    ) -> Mapping[TaskKey, BridgeError]:
+        """Go on, if the caller may do this with these tasks, and the provider shows it one of them.
+
+        Returns:
+            Those of the tasks the provider does not show to the caller, and why.
+
+        Raises:
+            Forbidden: The credential does not allow it.
+            Unauthenticated: The provider does not take the caller's key.
+            BridgeError: The provider shows none of the tasks, and why not the first.
+        """
+        doubts = await self.doubts(caller, scope, keys)
+        if doubts and len(doubts) == len(keys):
+            raise doubts[keys[0]]
+        return doubts
+
+    async def doubts(
+        self, caller: Caller, scope: TokenScope, keys: Sequence[TaskKey]
+    ) -> Mapping[TaskKey, BridgeError]:
+        """The same where a connection stays, whatever the provider does not show.
+
+        Raises:
+            Forbidden: The credential does not allow it.
+            Unauthenticated: The provider does not take the caller's key.
+        """
+        caller.permit(scope, keys)
+        if self._proofs is None or not keys:
+            return {}
+        return await self._proofs.doubts(keys)
+
+    async def refusals(
+        self, caller: Caller, scope: TokenScope, keys: Sequence[TaskKey]
+    ) -> Mapping[TaskKey, BridgeError]:
+        """Those of the tasks the caller may not do this with, each with the reason.
+
+        Raises:
+            Forbidden: It may do this with no task at all.
+            Unauthenticated: The provider does not take the caller's key.
+        """
+        refused: dict[TaskKey, BridgeError] = {
+            key: Forbidden("the credential does not cover this task")
+            for key in keys
+            if not caller.covers(key)
+        }
+        covered = [key for key in keys if key not in refused]
+        return refused | dict(await self.doubts(caller, scope, covered))
+
+    def hold(self, caller: Caller, seconds: float) -> None:
+        """Something that speaks for the caller was given out, and is good for so long."""
+        if self._keys is not None:
+            self._keys.hold(caller.account, seconds)
 
     def ends_at(self, caller: Caller) -> float | None:
         """Monotonic seconds when a stream of this caller must end; None for never."""
@@ -152,10 +244,39 @@ class Callers:
             return None
         return self._clock.now() + caller.expires_at - self._clock.wall()
 
+    async def _known(self, tokens: Tokens, credential: str, connection: HTTPConnection) -> Caller:
+        caller = await tokens.caller(credential)
+        name_caller(caller.name)
+        if self._keys is not None:
+            self._keys.admit(credential, connection)
+        return caller
+
+    def lasts(self, caller: Caller, seconds: float) -> float:
+        """Of so many seconds from now those the credential is good for."""
+        ends_at = self.ends_at(caller)
+        return seconds if ends_at is None else max(min(seconds, ends_at - self._clock.now()), 0.0)
+
     def _by_ticket(self, ticket: str) -> Caller:
         if self._tickets is None:
             raise Unauthenticated("this bridge gives out no tickets")
-        return self._tickets.caller(ticket)
+        caller = self._tickets.caller(ticket)
+        name_caller(caller.name)
+        return caller
+
+
+@contextmanager
+def answering(caller: Caller) -> Iterator[None]:
+    """Where the provider refuses the caller's own key, the caller is told so, and not that we are refused.
+
+    Raises:
+        Unauthenticated: It did.
+    """
+    try:
+        yield
+    except CredentialRefused as error:
+        if caller.account == OWN_ACCOUNT or error.provider_status in STILL_ACCEPTED:
+            raise
+        raise Unauthenticated(REFUSED_SENTENCE) from None
 
 
 def _bearer(connection: HTTPConnection) -> str | None:

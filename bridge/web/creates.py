@@ -72,9 +72,16 @@ class Creates:
         return created if isinstance(created, Response) else relayed(created.answer, created.error)
 
     async def sync(
-        self, request: Request, caller: Caller, upstream: Upstream, asked: Asked, body: bytes
+        self,
+        request: Request,
+        caller: Caller,
+        upstream: Upstream,
+        asked: Asked,
+        body: bytes,
+        *,
+        seconds: float,
     ) -> Response:
-        """The finished task, or after `sync_seconds` where to ask for it.
+        """The finished task, or after so many seconds where to ask for it.
 
         Raises:
             BridgeError: The request may not be made.
@@ -84,7 +91,7 @@ class Creates:
             return created
         if created.key is None or created.event is None:
             return relayed(created.answer, created.error)
-        event = await self._end_of(created.key, created.event)
+        event = await self._end_of(created.key, created.event, seconds)
         if event.state.status.final:
             return document(event)
         progress = event.state.progress
@@ -139,10 +146,10 @@ class Creates:
             return _Created(answer, error=error)
         return _Created(answer, key, event)
 
-    async def _end_of(self, key: TaskKey, event: Event) -> Event:
+    async def _end_of(self, key: TaskKey, event: Event, seconds: float) -> Event:
         """The newest event of the task, once it has ended or the time is over."""
         clock = self._desk.clock
-        until = clock.now() + self._desk.settings.sync_seconds
+        until = clock.now() + seconds
         while not event.state.status.final and self._desk.closed is None:
             left = until - clock.now()
             if left <= 0:

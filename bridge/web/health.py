@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import orjson
-from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,6 +11,7 @@ from bridge.delivery.desk import Desk
 from bridge.metrics import Metrics
 from bridge.sources.upstream import Upstream
 from bridge.web.callers import Callers, TokenScope
+from bridge.web.scrape import scraped
 from bridge.wire.document import timestamp
 
 
@@ -54,9 +54,7 @@ class Health:
     async def metrics(self, request: Request) -> Response:
         """`GET /metrics`: Prometheus text, or OpenMetrics for who accepts it."""
         (await self._callers.who(request)).permit(TokenScope.ADMIN)
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        openmetrics = content_type.startswith("application/openmetrics-text")
-        text = encode(self._metrics.exposition(openmetrics=openmetrics))
+        text, content_type = await scraped(self._metrics, accept=request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": content_type})
 
     def _upstream(self, upstream: Upstream) -> dict[str, object]:

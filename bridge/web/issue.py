@@ -13,7 +13,7 @@ from bridge.core.task import TaskKey
 from bridge.delivery.desk import Desk
 from bridge.errors import Conflict, InvalidRequest
 from bridge.web import parse
-from bridge.web.callers import TICKET, Callers
+from bridge.web.callers import TICKET, Callers, TokenScope
 from bridge.web.tickets import LONGEST_SECONDS, Ticket, Tickets
 from bridge.wire.document import timestamp
 
@@ -42,13 +42,22 @@ class Issue:
         if unknown:
             raise InvalidRequest("a ticket is asked for with `tasks` and `seconds`")
         refs = parse.only_texts(body.get("tasks"), "tasks")
-        keys = parse.task_keys(self._desk.pool, refs, self._desk.settings.max_tasks_per_connection)
-        ticket = self._tickets.mint(caller, keys, _seconds(body.get("seconds", USUAL_SECONDS)))
+        most, seconds = (
+            self._desk.settings.max_tasks_per_connection,
+            _seconds(body.get("seconds", USUAL_SECONDS)),
+        )
+        keys = parse.task_keys(self._desk.pool, refs, most, caller.account)
+        for error in (await self._callers.permit(caller, TokenScope.READ, keys)).values():
+            raise error
+        ticket = self._tickets.mint(caller, keys, seconds)
+        self._callers.hold(caller, seconds)
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         return Response(_document(ticket, keys), 201, headers, media_type="application/json")
 
 
 def _seconds(value: object) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON has one kind of number
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LONGEST_SECONDS:
         raise InvalidRequest(f"`seconds` is a whole number from 1 to {LONGEST_SECONDS}")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from bridge.errors import LimitExceeded
 from bridge.metrics import Metrics
 from bridge.web.addresses import Addresses
 from bridge.web.buckets import Buckets
+
+logger = logging.getLogger(__name__)
 
 ANONYMOUS = "anonymous"
 BURST_SECONDS = 10.0
@@ -29,6 +32,7 @@ class LimitSettings:
         streams_per_second_per_address: New streams and WebSockets, in bursts of ten seconds' worth.
         watches_per_caller: Tasks followed at once, counted on every connection that follows them.
         submits_per_minute_per_caller: Tasks created, in bursts of a minute's worth.
+        new_keys_per_minute_per_address: Requests with keys no provider took yet, in such bursts too.
     """
 
     connections: int = 0
@@ -38,6 +42,7 @@ class LimitSettings:
     streams_per_second_per_caller: float = 0
     watches_per_caller: int = 0
     submits_per_minute_per_caller: float = 0
+    new_keys_per_minute_per_address: float = 0
 
 
 class Limits:
@@ -55,6 +60,8 @@ class Limits:
         self._caller_rate = Buckets(by_caller, by_caller * BURST_SECONDS, clock)
         a_minute = settings.submits_per_minute_per_caller
         self._submit_rate = Buckets(a_minute / 60, a_minute, clock)
+        keys = settings.new_keys_per_minute_per_address
+        self._key_rate = Buckets(keys / 60, keys, clock)
         self._open = 0
         self._addresses_open: dict[str, int] = {}
         self._callers_open: dict[str, int] = {}
@@ -78,8 +85,9 @@ class Limits:
         """
         try:
             self.belong(self._enter(connection), caller)
-        except LimitExceeded:
+        except LimitExceeded as error:
             self._metrics.turned_away(LABEL)
+            tell_turned_away(LABEL, error)
             raise
 
     def submit(self, caller: str) -> None:
@@ -92,6 +100,17 @@ class Limits:
         if wait > 0:
             self._metrics.turned_away(LABEL)  # of the contract's metrics the nearest to a request refused
             raise LimitExceeded("this caller submits more a minute than this bridge allows", retry_after=wait)
+
+    def try_key(self, connection: HTTPConnection) -> None:
+        """Let one request through with a key that may be worth nothing.
+
+        Raises:
+            LimitExceeded: This address has tried enough of them for now.
+        """
+        wait = self._key_rate.take(self._addresses.of(connection.scope))
+        if wait > 0:
+            self._metrics.turned_away(LABEL)
+            raise LimitExceeded("this address sends too many keys no provider took", retry_after=wait)
 
     def belong(self, place: Place, caller: str, *, rated: bool = False) -> None:
         """Count a connection as one of `caller`.
@@ -176,6 +195,11 @@ class Place:
         """The connection is over."""
         self.follow(0)
         self._limits.leave(self)
+
+
+def tell_turned_away(delivery: str, error: LimitExceeded) -> None:
+    """Say in the log that somebody found no place, and which limit that is."""
+    logger.warning("turned away", extra={"delivery": delivery, "why": str(error)})
 
 
 def _check(number: int, most: int, who: str) -> None:

@@ -17,7 +17,14 @@ ALLOWED_HEADERS = (
     "Prefer",
     "If-None-Match",
 )
-EXPOSED_HEADERS = ("ETag", "Preference-Applied", "Retry-After", "Content-Location", "Location")
+EXPOSED_HEADERS = (
+    "ETag",
+    "Preference-Applied",
+    "Retry-After",
+    "Content-Location",
+    "Location",
+    "X-Request-Id",
+)
 
 
 class Origins:

@@ -11,7 +11,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
-from bridge.core.task import TaskKey
+from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import InvalidRequest, TooLarge
 from bridge.watchers.pool import Pool
 from bridge.wire.document import Include
@@ -37,35 +37,43 @@ class EncodedConvertor(Convertor[str]):
 register_url_convertor("encoded", EncodedConvertor())
 
 
-def task_keys(pool: Pool, refs: Sequence[str], most: int) -> list[TaskKey]:
+def task_keys(pool: Pool, refs: Sequence[str], most: int, account: str) -> list[TaskKey]:
     """Task refs, each once, in the order they were named.
 
     Args:
         most: How many there may be; 0 for as many as one likes.
+        account: Whose tasks they are.
 
     Raises:
-        InvalidRequest: One is not a task ref, or there are none, or too many.
+        InvalidRequest: One is not a task ref, or there are none, or too many; or they are of two providers
+            where the caller's key is of one.
         UnknownUpstream: One names an upstream that is not configured.
     """
     if not refs:
         raise InvalidRequest("name at least one task")
     if most and len(refs) > most:
         raise InvalidRequest(f"at most {most} tasks on one connection")
-    keys = dict.fromkeys(TaskKey.parse(ref) for ref in refs)
+    keys = dict.fromkeys(TaskKey.parse(ref, account) for ref in refs)
     for key in keys:
         pool.upstream(key.upstream)
+    if account != OWN_ACCOUNT and len({key.upstream for key in keys}) > 1:
+        raise InvalidRequest("a key is of one provider: name tasks of one upstream")
     return list(keys)
 
 
-def path_key(pool: Pool, request: HTTPConnection) -> TaskKey:
+def path_key(pool: Pool, request: HTTPConnection, account: str) -> TaskKey:
     """The task a path names.
+
+    Args:
+        account: Whose it is.
 
     Raises:
         UnknownUpstream: Its upstream is not configured.
         InvalidRequest: Its id is not well-formed.
     """
     pool.upstream(request.path_params["upstream"])
-    return TaskKey.parse(f"{request.path_params['upstream']}/{request.path_params['task_id']}")
+    ref = f"{request.path_params['upstream']}/{request.path_params['task_id']}"
+    return TaskKey.parse(ref, account)
 
 
 def resume_token(request: HTTPConnection) -> str | None:

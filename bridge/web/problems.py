@@ -21,6 +21,8 @@ from bridge.errors import (
     UnknownRoute,
     UpstreamError,
 )
+from bridge.telemetry.visit import visiting
+from bridge.web.visits import route_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,9 @@ def problem(error: BridgeError) -> Response:
     }
     if isinstance(error, UpstreamError | Conflict) and (error.provider_status or error.provider_code):
         fields["provider"] = {"status": error.provider_status, "code": error.provider_code}
+    visit = visiting()
+    if visit is not None:
+        fields["request_id"] = visit.request_id
     headers = {"Cache-Control": "no-store"}
     if not error.retryable:
         headers["x-should-retry"] = "false"
@@ -71,7 +76,7 @@ async def on_http_exception(_request: Request, error: Exception) -> Response:
 
 async def on_bug(request: Request, error: Exception) -> Response:
     """Answer that it was us; the log has the rest."""
-    logger.error("a bug answered a request", exc_info=error, extra={"path": request.url.path})
+    logger.error("a bug answered a request", exc_info=error, extra={"route": route_of(request.scope)})
     return problem(BridgeError("the bridge made a mistake; its log says which"))
 
 

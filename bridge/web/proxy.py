@@ -17,7 +17,14 @@ from bridge.core.task import TaskKey, check_task_id
 from bridge.delivery.desk import Arrival, Desk
 from bridge.delivery.sse import EventStream, TurnedAway, head
 from bridge.dialects.base import Asked
-from bridge.errors import BridgeError, InvalidRequest, LimitExceeded, TaskNotFound, UnknownRoute
+from bridge.errors import (
+    BridgeError,
+    InvalidRequest,
+    LimitExceeded,
+    TaskNotFound,
+    UnknownRoute,
+    UnknownUpstream,
+)
 from bridge.sources.upstream import Upstream
 from bridge.watchers.submitter import Submitter
 from bridge.web import parse
@@ -49,7 +56,7 @@ class ProxyCall:
         Raises:
             InvalidRequest: Its id is not well-formed.
         """
-        return TaskKey(self.upstream.name, check_task_id(self.asked.task_id or ""))
+        return TaskKey(self.upstream.name, check_task_id(self.asked.task_id or ""), self.upstream.account)
 
 
 class Proxy:
@@ -82,9 +89,12 @@ class Proxy:
         """
         try:
             caller = await self._callers.who(request)
+            self._desk.pool.upstream(request.path_params["upstream"])
+            upstream = self._desk.pool.upstream(request.path_params["upstream"], caller.account)
+        except UnknownUpstream:
+            raise
         except BridgeError as error:
             return refused(error)
-        upstream = self._desk.pool.upstream(request.path_params["upstream"])
         method = "GET" if request.method == "HEAD" else request.method
         path, query = f"/{request.path_params['path']}", request.scope["query_string"].decode("latin-1")
         most = self._desk.settings.max_submission_bytes
@@ -101,7 +111,7 @@ class Proxy:
             return refused(error)
 
     async def _status(self, call: ProxyCall) -> Response:
-        call.caller.permit(TokenScope.READ, [call.key])
+        await self._callers.permit(call.caller, TokenScope.READ, [call.key])
         return await self._looks.status(call.key)
 
     async def _alias(self, call: ProxyCall) -> Response:
@@ -111,11 +121,11 @@ class Proxy:
         except TaskNotFound:
             call.caller.permit_upstream(TokenScope.READ, call.upstream.name)
             raise
-        call.caller.permit(TokenScope.READ, [key])
+        await self._callers.permit(call.caller, TokenScope.READ, [key])
         return await self._looks.status(key)
 
     async def _stream(self, call: ProxyCall) -> Response:
-        call.caller.permit(TokenScope.READ, [call.key])
+        await self._callers.permit(call.caller, TokenScope.READ, [call.key])
         if call.request.method == "HEAD":
             return head(Wire.SSE)
         try:
@@ -135,10 +145,13 @@ class Proxy:
     async def _sync(self, call: ProxyCall) -> Response:
         call.caller.permit_upstream(TokenScope.SUBMIT, call.upstream.name)
         call.caller.permit(TokenScope.READ)
-        return await self._creates.sync(call.request, call.caller, call.upstream, call.asked, call.body)
+        seconds = self._callers.lasts(call.caller, self._desk.settings.sync_seconds)
+        return await self._creates.sync(
+            call.request, call.caller, call.upstream, call.asked, call.body, seconds=seconds
+        )
 
     async def _cancel(self, call: ProxyCall) -> Response:
-        call.caller.permit(TokenScope.CANCEL, [call.key])
+        await self._callers.permit(call.caller, TokenScope.CANCEL, [call.key])
         return await self._creates.cancel(call.request, call.key)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import ceil
 
@@ -18,6 +19,9 @@ _HARMLESS = {
     "Content-Security-Policy": "default-src 'none'; sandbox",
 }
 _ABOUT_RETRYING = ("retry-after", "retry-after-ms", "x-should-retry")
+_SAYS_WHEN = re.compile(
+    r"\d{1,9}(\.\d{1,9})?|true|false|[A-Z][a-z]{2}, [\w: -]{20,26}"
+)  # or what not, our key
 _JSON = "application/json"
 _BODILESS = 204
 
@@ -37,7 +41,11 @@ def relayed(answer: Answer, error: BridgeError | None = None) -> Response:
     Args:
         error: What it amounts to, where it is no success.
     """
-    told = {name: answer.headers[name] for name in _ABOUT_RETRYING if name in answer.headers}
+    told = {
+        name: answer.headers[name]
+        for name in _ABOUT_RETRYING
+        if _SAYS_WHEN.fullmatch(answer.headers.get(name, ""))
+    }
     headers = {name: value for name, value in told.items() if value.isascii()}
     if error is not None and not error.retryable:
         headers["x-should-retry"] = "false"

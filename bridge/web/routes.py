@@ -13,9 +13,12 @@ from bridge.delivery.desk import Desk
 from bridge.delivery.outermost import Outermost
 from bridge.metrics import Metrics
 from bridge.watchers.submitter import Submitter
+from bridge.web.browser_helper import BrowserHelper
 from bridge.web.callbacks import Callbacks
 from bridge.web.callers import Callers
+from bridge.web.documents import Documents
 from bridge.web.health import Health
+from bridge.web.inspector import Inspector
 from bridge.web.issue import Issue
 from bridge.web.limits import Limits
 from bridge.web.origins import Origins
@@ -26,6 +29,7 @@ from bridge.web.streams import Streams
 from bridge.web.submit import Submit
 from bridge.web.tasks import Tasks
 from bridge.web.tickets import Tickets
+from bridge.web.visits import Visits
 
 PROXIED = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -35,7 +39,9 @@ class Rooms:
     """What stands behind the routes.
 
     Args:
+        operators: How those are known who ask for metrics.
         tickets: None where the bridge gives out none.
+        inspector: None where the operator wants no page.
     """
 
     desk: Desk
@@ -44,7 +50,9 @@ class Rooms:
     origins: Origins
     limits: Limits
     callers: Callers
+    operators: Callers
     tickets: Tickets | None
+    inspector: Inspector | None
 
 
 def routes(rooms: Rooms, *, operations_apart: bool = False) -> list[Route | WebSocketRoute]:
@@ -58,7 +66,7 @@ def routes(rooms: Rooms, *, operations_apart: bool = False) -> list[Route | WebS
     submit = Submit(desk, rooms.submitter, origins, limits, callers)
     proxy = Proxy(desk, rooms.submitter, origins, limits, callers)
     issue = Issue(desk, callers, rooms.tickets)
-    callbacks, health = Callbacks(desk), Health(desk, rooms.metrics, callers)
+    callbacks, health = Callbacks(desk), Health(desk, rooms.metrics, rooms.operators)
     return [
         Route("/v1/tasks/{upstream}/{task_id:encoded}/events", streams.of_task),
         Route("/v1/tasks/{upstream}/{task_id:encoded}/cancel", submit.cancel, methods=["POST"]),
@@ -70,6 +78,8 @@ def routes(rooms: Rooms, *, operations_apart: bool = False) -> list[Route | WebS
         Route("/v1/tickets", issue.issue, methods=["POST"]),
         Route("/v1/callbacks/{upstream}/{secret:encoded}", callbacks.receive, methods=["POST"]),
         Route("/proxy/{upstream}/{path:path}", proxy.serve, methods=PROXIED),
+        *_inspector(rooms.inspector),
+        *_browser_helper(),
         *_probes(health),
         *([] if operations_apart else _operations(health)),
     ]
@@ -78,13 +88,13 @@ def routes(rooms: Rooms, *, operations_apart: bool = False) -> list[Route | WebS
 def make_app(rooms: Rooms, *, operations_apart: bool = False) -> ASGIApp:
     """The routes, behind the layers every request passes."""
     served = routes(rooms, operations_apart=operations_apart)
-    return Outermost(RawPaths(rooms.origins.guard(_app(served))))
+    return Outermost(Visits(RawPaths(rooms.origins.guard(_app(served))), rooms.desk.clock))
 
 
 def make_operations_app(rooms: Rooms) -> ASGIApp:
     """What operators and their machines ask, and nothing else: no page of anybody's has business there."""
-    health = Health(rooms.desk, rooms.metrics, rooms.callers)
-    return _app([*_probes(health), *_operations(health)])
+    health = Health(rooms.desk, rooms.metrics, rooms.operators)
+    return Visits(_app([*_probes(health), *_operations(health)]), rooms.desk.clock)
 
 
 def _probes(health: Health) -> list[Route]:
@@ -92,7 +102,30 @@ def _probes(health: Health) -> list[Route]:
 
 
 def _operations(health: Health) -> list[Route]:
-    return [Route("/status", health.status), Route("/metrics", health.metrics)]
+    documents = Documents()
+    return [
+        Route("/status", health.status),
+        Route("/metrics", health.metrics),
+        Route("/openapi.yaml", documents.openapi.serve),
+        Route("/asyncapi.yaml", documents.asyncapi.serve),
+        Route("/state.schema.json", documents.state_schema.serve),
+    ]
+
+
+def _browser_helper() -> list[Route]:
+    helper = BrowserHelper()
+    return [Route("/bridge.js", helper.module.serve), Route("/bridge.d.ts", helper.types.serve)]
+
+
+def _inspector(inspector: Inspector | None) -> list[Route]:
+    if inspector is None:
+        return []
+    return [
+        Route("/", inspector.page.serve),
+        Route("/inspector/tasks", inspector.tasks),
+        Route("/inspector/pulse", inspector.pulse),
+        Route("/inspector/{name}", inspector.files.serve),
+    ]
 
 
 def _app(served: Sequence[Route | WebSocketRoute]) -> Starlette:

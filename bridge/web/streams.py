@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
@@ -11,20 +12,20 @@ from starlette.websockets import WebSocket
 
 from bridge.core.event import Closing
 from bridge.core.task import TaskKey
-from bridge.delivery.desk import Arrival, Desk
+from bridge.delivery.desk import Arrival, Desk, withheld
 from bridge.delivery.sse import EventStream, TurnedAway, head
 from bridge.delivery.websocket import REFUSED, Socket, turn_away
-from bridge.errors import BridgeError, LimitExceeded, Unauthenticated
+from bridge.errors import BridgeError, LimitExceeded, Unauthenticated, UpstreamError
 from bridge.web import parse
 from bridge.web.callers import Caller, Callers, TokenScope
-from bridge.web.limits import Limits, Place
+from bridge.web.limits import Limits, Place, tell_turned_away
 from bridge.web.origins import Origins
 from bridge.web.problems import problem
 from bridge.wire.frames import Dress, Wire
 
 _DENIAL = "websocket.http.response"
 
-Named = Callable[[Request], Awaitable[list[TaskKey]]]
+Named = Callable[[Request, Caller], Awaitable[list[TaskKey]]]
 
 
 class Streams:
@@ -50,37 +51,47 @@ class Streams:
         wire = parse.wire(request.headers) if dress is Dress.BRIDGE else Wire.SSE
         if request.method == "HEAD":
             caller = await self._callers.who(request, ticket=True)
-            caller.permit(TokenScope.READ, await named(request))
+            await self._callers.permit(caller, TokenScope.READ, await named(request, caller))
             return head(wire)
         try:
             place = self._limits.stream(request)
             caller = await self._callers.who(request, ticket=True)
             place.belong(caller.name)
-            keys = await named(request)
-            caller.permit(TokenScope.READ, keys)
+            keys = await named(request, caller)
             place.follow(len(keys))
-        except LimitExceeded:
+            doubts = await self._callers.permit(caller, TokenScope.READ, keys)
+        except LimitExceeded as error:
+            tell_turned_away(wire.value, error)
             return TurnedAway(self._desk, wire, dress)
+        except UpstreamError as error:
+            if not error.retryable:
+                raise
+            return TurnedAway(self._desk, wire, dress, why=withheld(error))
         include = parse.include(request.query_params)
-        arrival, expires_at = self._arrival(request, keys), self._callers.ends_at(caller)
+        arrival, expires_at = self._arrival(request, keys, doubts), self._callers.ends_at(caller)
         return EventStream(self._desk, arrival, wire, include, dress, expires_at=expires_at)
 
-    async def _named_by_path(self, request: Request) -> list[TaskKey]:
-        return [parse.path_key(self._desk.pool, request)]
+    async def _named_by_path(self, request: Request, caller: Caller) -> list[TaskKey]:
+        return [parse.path_key(self._desk.pool, request, caller.account)]
 
-    async def _named_by_request(self, request: Request) -> list[TaskKey]:
+    async def _named_by_request(self, request: Request, caller: Caller) -> list[TaskKey]:
         refs = request.query_params.getlist("task")
         if request.method == "POST":
             body = await parse.json_object(request, self._desk.settings.max_body_bytes)
             refs = refs + parse.only_texts(body.get("tasks"), "tasks")
-        return self._keys(refs)
+        return self._keys(caller, refs)
 
-    def _keys(self, refs: Sequence[str]) -> list[TaskKey]:
-        return parse.task_keys(self._desk.pool, refs, self._desk.settings.max_tasks_per_connection)
+    def _keys(self, caller: Caller, refs: Sequence[str]) -> list[TaskKey]:
+        most = self._desk.settings.max_tasks_per_connection
+        return parse.task_keys(self._desk.pool, refs, most, caller.account)
 
     @staticmethod
-    def _arrival(request: HTTPConnection, keys: Sequence[TaskKey]) -> Arrival:
-        return Arrival(keys, parse.resume_token(request), parse.flag(request.query_params, "history"))
+    def _arrival(
+        request: HTTPConnection, keys: Sequence[TaskKey], doubts: Mapping[TaskKey, BridgeError]
+    ) -> Arrival:
+        history = parse.flag(request.query_params, "history")
+        shown = [key for key in keys if key not in doubts]
+        return Arrival(shown, parse.resume_token(request), history, doubts)
 
     async def websocket(self, websocket: WebSocket) -> None:
         """`GET /v1/ws`."""
@@ -92,8 +103,9 @@ class Streams:
             place = self._limits.stream(websocket)
             caller = await self._callers.who(websocket, ticket=True)
             place.belong(caller.name)
-            socket = self._socket(websocket, place, caller)
-        except LimitExceeded:
+            socket = await self._socket(websocket, place, caller)
+        except LimitExceeded as error:
+            tell_turned_away(Wire.WEBSOCKET.value, error)
             self._desk.metrics.turned_away(Wire.WEBSOCKET.value)
             await turn_away(Closing.OVER_CAPACITY, scope, receive, send)
             return
@@ -105,18 +117,18 @@ class Streams:
             return
         await socket(scope, receive, send)
 
-    def _socket(self, websocket: WebSocket, place: Place, caller: Caller) -> Socket:
+    async def _socket(self, websocket: WebSocket, place: Place, caller: Caller) -> Socket:
         refs = websocket.query_params.getlist("task")
-        first = self._arrival(websocket, self._keys(refs)) if refs else None
-        caller.permit(TokenScope.READ, first.keys if first is not None else ())
+        keys = self._keys(caller, refs) if refs else []
+        doubts = await self._callers.doubts(caller, TokenScope.READ, keys)
         return Socket(
             self._desk,
-            resolve=self._keys,
-            first=first,
+            resolve=partial(self._keys, caller),
+            first=self._arrival(websocket, keys, doubts) if refs else None,
             include=parse.include(websocket.query_params),
             max_tasks=self._desk.settings.max_tasks_per_connection,
             follow=place.follow,
-            covers=caller.covers,
+            refusals=partial(self._callers.refusals, caller, TokenScope.READ),
             expires_at=self._callers.ends_at(caller),
         )
 

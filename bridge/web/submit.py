@@ -13,7 +13,7 @@ from bridge.dialects.base import Submission
 from bridge.errors import Forbidden, InvalidRequest, Overloaded
 from bridge.watchers.submitter import Submitter
 from bridge.web import parse
-from bridge.web.callers import Callers, TokenScope
+from bridge.web.callers import Callers, TokenScope, answering
 from bridge.web.limits import Limits
 from bridge.web.origins import Origins
 from bridge.web.tasks import HEADERS, links, state_response
@@ -43,7 +43,7 @@ class Submit:
         admit(self._origins, request.headers)
         caller = await self._callers.who(request)
         caller.permit_upstream(TokenScope.SUBMIT, request.path_params["upstream"])
-        upstream = self._desk.pool.upstream(request.path_params["upstream"])
+        upstream = self._desk.pool.upstream(request.path_params["upstream"], caller.account)
         include = parse.include(request.query_params)
         if self._desk.closed is not None:
             raise Overloaded("this bridge is being restarted; nothing was submitted")
@@ -53,7 +53,8 @@ class Submit:
             content_type=request.headers.get("content-type"),
             options=parse.options(request.query_params, without=_INCLUDE),
         )
-        key, event = await self._submitter.submit(upstream.name, submission)
+        with answering(caller):
+            key, event = await self._submitter.submit(upstream, submission)
         where = links(key)
         body = orjson.dumps({"state": orjson.Fragment(document(event, include=include)), "links": where})
         headers = HEADERS | {"ETag": etag(event), "Location": where["self"]}
@@ -63,11 +64,12 @@ class Submit:
         """`POST /v1/tasks/{upstream}/{task_id}/cancel`: the state that results."""
         admit(self._origins, request.headers)
         caller = await self._callers.who(request)
-        key = parse.path_key(self._desk.pool, request)
-        caller.permit(TokenScope.CANCEL, [key])
+        key = parse.path_key(self._desk.pool, request, caller.account)
+        await self._callers.permit(caller, TokenScope.CANCEL, [key])
         include = parse.include(request.query_params)
         await parse.body(request, self._desk.settings.max_body_bytes)
-        event = await self._submitter.cancel(key)
+        with answering(caller):
+            event = await self._submitter.cancel(key)
         return state_response(event, include, HEADERS | {"ETag": etag(event)}, None)
 
 

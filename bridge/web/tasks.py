@@ -14,7 +14,7 @@ from bridge.delivery.longpoll import LONGEST_WAIT_SECONDS, etag, read
 from bridge.errors import TaskNotFound
 from bridge.web import parse
 from bridge.web.aliases import find_by_alias
-from bridge.web.callers import Callers, TokenScope
+from bridge.web.callers import Callers, TokenScope, answering
 from bridge.web.limits import Limits
 from bridge.wire.document import Include, document
 
@@ -32,13 +32,14 @@ class Tasks:
     async def state(self, request: Request) -> Response:
         """`GET /v1/tasks/{upstream}/{task_id}`: the state, now or once it differs."""
         caller = await self._callers.who(request)
-        key = parse.path_key(self._desk.pool, request)
-        caller.permit(TokenScope.READ, [key])
+        key = parse.path_key(self._desk.pool, request, caller.account)
+        await self._callers.permit(caller, TokenScope.READ, [key])
         include = parse.include(request.query_params)
         wait, have = parse.preferred_wait(request.headers), request.headers.get("if-none-match")
         if wait and have is not None:
             self._limits.longpoll(request, caller.name)
-        found = await read(self._desk, key, have=have, wait=wait)
+        lasting = None if wait is None else self._callers.lasts(caller, wait)
+        found = await read(self._desk, key, have=have, wait=lasting)
         headers = HEADERS | {"ETag": etag(found.event)}
         if wait is not None:
             headers["Preference-Applied"] = f"wait={min(int(wait), LONGEST_WAIT_SECONDS)}"
@@ -50,10 +51,11 @@ class Tasks:
         """`GET /v1/aliases/{upstream}/{alias}`: the state of the task the client named itself."""
         caller = await self._callers.who(request)
         caller.permit_search(request.path_params["upstream"])
-        upstream = self._desk.pool.upstream(request.path_params["upstream"])
+        upstream = self._desk.pool.upstream(request.path_params["upstream"], caller.account)
         include = parse.include(request.query_params)
         try:
-            key, event = await find_by_alias(self._desk, upstream, request.path_params["alias"])
+            with answering(caller):
+                key, event = await find_by_alias(self._desk, upstream, request.path_params["alias"])
         except TaskNotFound:
             caller.permit_upstream(TokenScope.READ, upstream.name)  # others' ids are theirs to know of
             raise

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bridge.clock import Clock
-from bridge.core.task import TaskKey
+from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import InvalidRequest, Unauthenticated
 from bridge.sources.token_keys import SigningKey
 from bridge.web.callers import Caller, TokenScope
@@ -59,7 +59,15 @@ class Tickets:
         now = self._clock.wall()
         ends = round(min(now + seconds, caller.expires_at or float("inf")), 3)
         refs = [key.ref for key in keys]
-        claims = {"iss": _ISSUER, "aud": _AUDIENCE, "sub": caller.name, "exp": ends, "tasks": refs}
+        claims: dict[str, object] = {
+            "iss": _ISSUER,
+            "aud": _AUDIENCE,
+            "sub": caller.name,
+            "exp": ends,
+            "tasks": refs,
+        }
+        if caller.account != OWN_ACCOUNT:
+            claims["account"] = caller.account
         text = mint(self._keys[0].key, claims)
         if len(text) > MAX_CREDENTIAL:
             raise InvalidRequest("so many tasks make a ticket no URL can carry; ask for several")
@@ -78,5 +86,9 @@ class Tickets:
         if grant is None or grant.upstreams:
             raise Unauthenticated("a ticket names its tasks one by one")
         return Caller(
-            name=str(claims.get("sub")), scopes=frozenset({TokenScope.READ}), tasks=grant, expires_at=ends
+            name=str(claims.get("sub")),
+            scopes=frozenset({TokenScope.READ}),
+            tasks=grant,
+            expires_at=ends,
+            account=str(claims.get("account", OWN_ACCOUNT)),
         )

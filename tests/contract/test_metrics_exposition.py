@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -95,10 +96,23 @@ PROMISED = {
         },
     ),
     "bridge_budget_wait_seconds": ("histogram", UPSTREAM),
+    "bridge_budget_paused_seconds": ("gauge", UPSTREAM),
     "bridge_circuit_open": ("gauge", UPSTREAM),
+    "bridge_journal_failures_total": ("counter", {}),
     "bridge_journal_append_seconds": ("histogram", {}),
     "bridge_loop_lag_seconds": ("histogram", {}),
     "bridge_build_info": ("gauge", {"version": None}),
+} | {
+    f"process_{name}": (kind, {})
+    for name, kind in {
+        "cpu_seconds_total": "counter",
+        "resident_memory_bytes": "gauge",
+        "virtual_memory_bytes": "gauge",
+        "start_time_seconds": "gauge",
+        "open_fds": "gauge",
+        "max_fds": "gauge",
+    }.items()
+    if sys.platform == "linux"
 }
 
 

@@ -113,3 +113,23 @@ async def test_our_client_renews_its_token_and_misses_nothing(scene: Scene, ref:
     assert len(given) >= 2
     assert (seen[0], seen[-1]) == ("processing", "completed")
     assert len(seen) == 2, "each state comes once"
+
+
+async def test_a_longpoll_waits_no_longer_than_its_token_is_good(scene: Scene, ref: str) -> None:
+    etag = (await scene.call("GET", path_of(ref), headers=bearer(ref))).headers["ETag"]
+    clock = SystemClock()
+    expires = clock.wall() + 1.0
+    held = {"Prefer": "wait=60", "If-None-Match": etag}
+    reply = await scene.call("GET", path_of(ref), headers=bearer(ref, exp=expires) | held)
+    assert reply.status == 304
+    assert expires <= clock.wall() < expires + 10
+
+
+async def test_a_submit_that_waits_does_so_no_longer_than_its_token_is_good(scene: Scene) -> None:
+    clock = SystemClock()
+    expires = clock.wall() + 1.0
+    credential = bearer("qingbo/*", scope="read submit", exp=expires)
+    body = {"model": "wan2.7", "prompt": "x", "sim": {"queue_seconds": 1000}}
+    reply = await scene.call("POST", "/proxy/qingbo/v1/tasks/sync", json=body, headers=credential)
+    assert (reply.status, "poll_url" in reply.json) == (200, True)
+    assert expires <= clock.wall() < expires + 10

@@ -119,6 +119,12 @@ async def test_what_is_no_order_for_a_ticket_is_400(scene: Scene, body: Any) -> 
     assert (reply.status, reply.json["code"]) == (400, "invalid_request")
 
 
+async def test_a_whole_number_of_seconds_is_one_however_json_writes_it(scene: Scene, ref: str) -> None:
+    body = f'{{"tasks": ["{ref}"], "seconds": 3e1}}'
+    reply = await scene.call("POST", "/v1/tickets", data=body, headers=bearer("qingbo/*"))
+    assert reply.status == 201, reply.body
+
+
 async def test_a_ticket_ends_with_the_token_it_was_asked_for_with(scene: Scene, ref: str) -> None:
     reply = await asked(scene, {"tasks": [ref], "seconds": 900}, seconds=2)
     async with scene.stream(reply.json["links"]["events"]) as stream:

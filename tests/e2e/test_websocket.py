@@ -167,6 +167,7 @@ BAD_MESSAGES = [
     '{"type": "subscribe", "tasks": ["qingbo"]}',
     '{"type": "subscribe", "tasks": ["qingbo/a\\u0000b"]}',
     '{"type": "subscribe", "id": {}, "tasks": ["qingbo/x"]}',
+    '{"type": "ping", "id": true}',
     '{"type": "unsubscribe", "tasks": null}',
     "[" * 2000,
     '{"type": "\\ud800"}',

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from copy import copy
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ from bridge.core.budget import Budget
 from bridge.core.pacing import Pace
 from bridge.core.task import Observation, Status
 from bridge.dialects.base import Answer, Look, Request
-from bridge.errors import TaskNotFound, UpstreamBusy, UpstreamUnavailable
+from bridge.errors import CredentialRefused, TaskNotFound, UpstreamBusy, UpstreamUnavailable
 from bridge.metrics import Metrics
 from bridge.sources.upstream import Upstream
 from tests.fakes.clock import FakeClock
@@ -38,6 +39,9 @@ class FakeProvider:
         self.most_at_once = 0
         self.most_of_one = 0
         self.takes = 0.0
+        self.key = ""
+        self.shown_to: dict[str, dict[str, dict[str, Any]]] = {}
+        self.asked_with: list[str] = []
         self.bug: Callable[[str], None] = _no_bug
         self.streams: dict[str, Callable[[], AsyncIterator[bytes]]] = {}
         self.opened: list[tuple[str, float]] = []
@@ -52,10 +56,14 @@ class FakeProvider:
 
     # The session
 
+    def base_of(self, request: Request) -> str:
+        return request.base_url or "https://provider.example"
+
     async def ask(self, request: Request, timeout_seconds: float | None = None) -> Answer:
         """Answer a status call."""
         task_id = request.path.rpartition("/")[2]
         self.asked.append((task_id, self.clock.now()))
+        self.asked_with.append(self.key)
         self.headers.append(dict(request.headers))
         with self._counting(task_id):
             if self.takes:
@@ -73,6 +81,13 @@ class FakeProvider:
         task_id = request.path.rpartition("/")[2]
         self.opened.append((task_id, self.clock.now()))
         yield Answer(200, EVENT_STREAM, b""), self.streams[task_id]()
+
+    def acting_as(self, credential: Any) -> FakeProvider:
+        """The same provider, asked with a key: `shows` of the copy is what that key is shown."""
+        other = copy(self)
+        other.key = credential.headers()["Authorization"]
+        other.tasks = self.shown_to.setdefault(other.key, {})
+        return other
 
     async def close(self) -> None:
         """Nothing to let go of."""
@@ -94,6 +109,12 @@ class FakeProvider:
 
     # The dialect
 
+    auth_hook = None
+
+    def auth_headers(self, api_key: str) -> dict[str, str]:
+        """Headers that carry the key."""
+        return {"Authorization": api_key}
+
     def status_request(self, task_id: str) -> Request:
         """The call that shows a task."""
         return Request(method="GET", path=f"/tasks/{task_id}")
@@ -107,6 +128,8 @@ class FakeProvider:
         shown = orjson.loads(answer.body)
         if answer.status == 404:
             raise TaskNotFound("no such task")
+        if answer.status in {401, 403}:
+            raise CredentialRefused("no", provider_status=answer.status)
         if answer.status == 429:
             raise UpstreamBusy("slow down", retry_after=shown.get("retry_after"))
         if answer.status >= 500:

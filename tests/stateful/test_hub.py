@@ -73,6 +73,9 @@ class AnyCrowd(RuleBasedStateMachine):
         for client in self.clients:
             if not client.gone:
                 self.leave(client)
+                told = client.subscription
+                assert told.sent == len(client.outlet.sent), "the tally counts other bytes than were written"
+                assert told.events == len(client.states())
         hub_module.SLICE = self.slice
         assert self.scene.hub._channels == {}, "channels were kept"
         assert self.scene.interests.total == 0

@@ -1,4 +1,4 @@
-"""What tests need beside Python packages: npm clients, promtool, curl, Chromium. Run it as often as you like.
+"""What tests need beside Python packages: npm clients, Prometheus, curl, Chromium. Run it as often as needed.
 
 Everything lands in folders git does not see. What cannot be had is told in one line each: a laptop goes on
 and the tests that need it are skipped; with CI set it is an error.
@@ -19,8 +19,17 @@ NODE_MODULES = TOOLS / "node_modules"
 PROMETHEUS = TOOLS / "prometheus"
 
 NPM_INSTALL = ("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
-PROGRAMS = {"node": "nodejs", "npm": "npm", "curl": "curl"}  # each with the package of Debian that has it
+PROGRAMS = {  # each with the package of Debian that has it
+    "node": "nodejs",
+    "npm": "npm",
+    "curl": "curl",
+    "jq": "jq",
+    "go": "golang-go",
+}
+SCRAPERS = ("prometheus", "promtool")
 CHROMIUM = "chromium"  # the program and its package
+PROXIES = {"nginx": "nginx-light", "caddy": "caddy", "haproxy": "haproxy"}
+WHERE_ROOT_LOOKS = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 class Unavailable(Exception):
@@ -30,7 +39,7 @@ class Unavailable(Exception):
 def main() -> int:
     """Install what is missing; the exit code."""
     complaints = []
-    for install in (programs, npm_packages, promtool, chromium):
+    for install in (programs, npm_packages, prometheus, chromium, proxies):
         try:
             install()
         except Unavailable as reason:
@@ -41,7 +50,7 @@ def main() -> int:
 
 
 def programs() -> None:
-    """Node, npm and curl, from the distribution when there are none."""
+    """What tests and recipes run, from the distribution when there is none."""
     wanted = [name for name in PROGRAMS if shutil.which(name) is None]
     if not wanted:
         return
@@ -64,12 +73,13 @@ def npm_packages() -> None:
     stamp.write_text(asked)
 
 
-def promtool() -> None:
-    """The linter of metrics, taken out of Debian's package: installing that would start a server."""
-    if shutil.which("promtool") is not None or (PROMETHEUS / "promtool").is_file():
+def prometheus() -> None:
+    """Prometheus and its linter, taken out of Debian's package: installing that would start a server."""
+    wanted = [name for name in SCRAPERS if shutil.which(name) is None and not (PROMETHEUS / name).is_file()]
+    if not wanted:
         return
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        raise Unavailable("promtool not found; it comes with Prometheus")
+        raise Unavailable(f"{' and '.join(wanted)} not found; install Prometheus")
     with tempfile.TemporaryDirectory() as folder:
         unpacked = Path(folder)
         _apt("download", "prometheus", cwd=unpacked)
@@ -77,9 +87,10 @@ def promtool() -> None:
         _run("dpkg", "-x", package.name, ".", cwd=unpacked)
         PROMETHEUS.mkdir(exist_ok=True)
         (PROMETHEUS / ".gitignore").write_text("*\n")
-        half = PROMETHEUS / "promtool.part"
-        shutil.copy(unpacked / "usr/bin/promtool", half)
-        half.rename(PROMETHEUS / "promtool")
+        for name in wanted:
+            half = PROMETHEUS / f"{name}.part"
+            shutil.copy(unpacked / "usr/bin" / name, half)
+            half.rename(PROMETHEUS / name)
 
 
 def chromium() -> None:
@@ -89,6 +100,20 @@ def chromium() -> None:
     if not _is_root() or shutil.which("apt-get") is None:
         raise Unavailable(f"{CHROMIUM} not found; install it with your package manager")
     _apt("install", "--yes", "--no-install-recommends", CHROMIUM)
+
+
+def proxies() -> None:
+    """nginx, Caddy and HAProxy, from the distribution; not where that would start them as services."""
+    places = f"{os.environ.get('PATH', '')}:{WHERE_ROOT_LOOKS}"
+    wanted = [name for name in PROXIES if shutil.which(name, path=places) is None]
+    if not wanted:
+        return
+    names = " and ".join(wanted)
+    if not _is_root() or shutil.which("apt-get") is None:
+        raise Unavailable(f"{names} not found; install with your package manager")
+    if Path("/run/systemd/system").is_dir():
+        raise Unavailable(f"{names} not found; installing would start them as services, so do it yourself")
+    _apt("install", "--yes", "--no-install-recommends", *(PROXIES[name] for name in wanted))
 
 
 def _apt(*arguments: str, cwd: Path | None = None) -> None:

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from bridge.core.event import Closing, NoticeCode
 from bridge.core.replay import Resume
 from bridge.core.task import Source, Status
-from bridge.counters import Counter, Histogram
+from bridge.counters import Counter, Histogram, fitting
 from bridge.metrics import CALLS, DELIVERIES, LEFT, OUTCOMES, Metrics, SavedPolls
 
 PROMISED = {
@@ -42,6 +42,8 @@ PROMISED = {
     "bridge_notices_total": {"code"},
     "bridge_budget_wait_seconds": {"upstream"},
     "bridge_circuit_open": {"upstream"},
+    "bridge_budget_paused_seconds": {"upstream"},
+    "bridge_journal_failures_total": set(),
     "bridge_journal_append_seconds": set(),
     "bridge_loop_lag_seconds": set(),
     "bridge_build_info": {"version"},
@@ -54,7 +56,9 @@ def metrics() -> Metrics:
 
 
 def plain(metrics: Metrics) -> str:
-    return generate_latest(metrics.exposition(openmetrics=False)).decode()  # type: ignore[arg-type]
+    """A scrape, without what the system says of the process, which is never the same twice."""
+    text = generate_latest(metrics.exposition(openmetrics=False)).decode()  # type: ignore[arg-type]
+    return "".join(line for line in text.splitlines(keepends=True) if "process_" not in line)
 
 
 def scraped(families: Iterable[Any]) -> dict[str, set[frozenset[tuple[str, str]]]]:
@@ -79,7 +83,7 @@ def use(metrics: Metrics) -> None:
         for status in Status:
             metrics.task_transitions.labels(upstream, status.value).inc()
         for source in Source:
-            metrics.detection_seconds.labels(upstream, source.value).observe(1.0, "qingbo/1")
+            metrics.detection_seconds.labels(upstream, source.value).observe(1.0, {"task": "qingbo/1"})
     for delivery in DELIVERIES:
         metrics.connected(delivery)
         metrics.carried({delivery: 3}, {delivery: 1}, 0.01, task="qingbo/task-1")
@@ -104,7 +108,9 @@ def test_openmetrics_has_the_same_series_and_exemplars(metrics: Metrics) -> None
     use(metrics)
     text = openmetrics.generate_latest(metrics.exposition(openmetrics=True)).decode()  # type: ignore[arg-type]
     families = list(parse_openmetrics(text))
-    assert scraped(families) == scraped(parse_text(plain(metrics)))
+    assert scraped(one for one in families if one.name.startswith("bridge")) == scraped(
+        parse_text(plain(metrics))
+    )
     exemplars = [s.exemplar for family in families for s in family.samples if s.exemplar is not None]
     assert {"task": "qingbo/task-1"} in [one.labels for one in exemplars]
     assert text.endswith("# EOF\n")
@@ -153,15 +159,77 @@ def test_saved_polls_never_go_down_and_are_what_was_wished_less_what_was_made(
     assert shown == sorted(shown)
 
 
-@pytest.mark.parametrize(("task", "kept"), [("q/1", True), ("q" * 120, True), ("q" * 121, False)])
-def test_an_exemplar_is_never_longer_than_the_format_allows(*, task: str, kept: bool) -> None:
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+HOSTILE = (
+    "q/" + "a" * 300,
+    "q/" + "\U0001f3ac" * 200,
+    "q/\\",
+    "q/\ud800",
+    "q/\x85\u2028",
+    "q/",
+)
+
+
+@pytest.mark.parametrize("trace", [None, TRACE, "0" * 400])
+@pytest.mark.parametrize("task", HOSTILE)
+def test_whatever_a_task_is_called_its_exemplar_is_one_that_openmetrics_allows(
+    metrics: Metrics, task: str, trace: str | None
+) -> None:
+    metrics.trace_of = lambda _: trace
+    metrics.carried({"sse": 1}, {}, 0.3, task=task)
+    text = openmetrics.generate_latest(metrics.exposition(openmetrics=True)).decode()  # type: ignore[arg-type]
+    (exemplar,) = (
+        sample.exemplar
+        for family in parse_openmetrics(text)
+        for sample in family.samples
+        if sample.exemplar is not None
+    )
+    assert exemplar.value == 0.3
+    assert exemplar.labels.keys() == ({"task"} if trace is None else {"task", "trace_id"})
+    assert sum(len(name) + len(value) for name, value in exemplar.labels.items()) <= 128
+    if trace == TRACE:
+        assert exemplar.labels["trace_id"] == TRACE
+    if len(task) < 50:
+        assert exemplar.labels["task"] == task.replace("\ud800", "?")
+
+
+def test_an_exemplar_cannot_end_its_line_or_its_labels(metrics: Metrics) -> None:
+    metrics.carried({"sse": 1}, {}, 0.3, task='q/"} 1\nevil 1 # {a="b"}')
+    text = openmetrics.generate_latest(metrics.exposition(openmetrics=True)).decode()  # type: ignore[arg-type]
+    assert text.count(r'# {task="q/\"} 1\nevil 1 # {a=\"b\"}"} 0.3') == 1
+    assert "\nevil" not in text
+
+
+@given(st.dictionaries(st.sampled_from(["task", "trace_id"]), st.text(max_size=300), min_size=1))
+def test_labels_that_fit_stay_and_others_lose_their_middle(example: dict[str, str]) -> None:
+    fitted = fitting(example)
+    size = sum(len(name) + len(value) for name, value in example.items())
+    if size <= 128:
+        assert fitted == example
+    for name, value in fitted.items():
+        head, gap, tail = value.partition("…") if value != example[name] else (value, "", "")
+        assert example[name].startswith(head)
+        assert example[name].endswith(tail) or not gap
+
+
+def test_an_observation_that_is_nobodys_keeps_the_example_before_it() -> None:
     histogram = Histogram("h", "help", buckets=(1.0,), registry=CollectorRegistry())
-    histogram.labels().observe(0.5, "q/0")
-    histogram.labels().observe(0.5, task)
+    histogram.labels().observe(0.5, {"task": "q/0"})
+    histogram.labels().observe(0.5)
+    histogram.labels().observe(0.6, {"task": "q/1"})
     histogram.labels().observe(2.0)
     first, other = histogram.labels().examples
     assert other is None
-    assert (first is not None and first.labels == {"task": task}) == kept
+    assert first is not None
+    assert (first.labels, first.value) == ({"task": "q/1"}, 0.6)
+
+
+def test_one_example_serves_a_whole_broadcast() -> None:
+    metrics, asked = Metrics(CollectorRegistry(), []), []
+    metrics.trace_of = asked.append
+    metrics.carried({"sse": 5000, "websocket": 200}, {}, 0.1, task="q/1")
+    metrics.carried({}, {"sse": 3}, None, task="q/2")
+    assert asked == ["q/1"]
 
 
 @given(st.lists(st.floats(0, 20) | st.sampled_from([0.1, 1.0, 10.0]), max_size=40))

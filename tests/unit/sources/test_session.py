@@ -5,11 +5,12 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
+from bridge.clock import SystemClock
 from bridge.dialects.base import Request
 from bridge.dialects.hosts import Hosts
 from bridge.dialects.registry import load_preset
 from bridge.errors import UpstreamUnavailable
-from bridge.sources.credentials import FixedCredential
+from bridge.sources.credentials import FixedCredential, credential_of
 from bridge.sources.session import Session
 
 pytestmark = pytest.mark.anyio
@@ -116,6 +117,7 @@ async def test_a_header_of_the_call_does_not_take_the_credentials_place():
 async def test_the_credential_is_asked_for_at_every_call():
     class Counting:
         count = 0
+        secret = b""
 
         def headers(self):
             self.count += 1
@@ -135,3 +137,23 @@ def heads(session):
             pass
 
     return listen
+
+
+@pytest.mark.parametrize("status", [200, 401])
+async def test_a_provider_that_quotes_the_key_is_not_heard(status):
+    async with listening() as provider:
+        provider.answer = {"status": status, "text": 'invalid key "sk-secret-of-ours", sk-secret-of-others'}
+        credential = credential_of(load_preset("qingbo"), "sk-secret-of-ours", SystemClock())
+        async with session_to(f"http://127.0.0.1:{provider.port}", credential=credential) as session:
+            answer = await session.ask(get())
+            async with session.listen(get()) as (head, _):
+                assert (head.body, answer.body) == (b'invalid key "***", sk-secret-of-others',) * 2
+        assert provider.keys == ["Bearer sk-secret-of-ours"] * 2
+
+
+async def test_a_key_as_short_as_a_word_is_no_secret():
+    async with listening() as provider:
+        provider.answer = {"status": 200, "text": "a test answers"}
+        credential = credential_of(load_preset("qingbo"), "test", SystemClock())
+        async with session_to(f"http://127.0.0.1:{provider.port}", credential=credential) as session:
+            assert (await session.ask(get())).body == b"a test answers"

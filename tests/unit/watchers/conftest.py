@@ -16,6 +16,7 @@ from bridge.core.task import TaskKey
 from bridge.journal.memory import MemoryJournal
 from bridge.leases.local import LocalLeases
 from bridge.metrics import Metrics
+from bridge.sources.accounts import Accounts
 from bridge.watchers.pool import Pool
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.provider import FakeProvider, make_upstream
@@ -26,7 +27,13 @@ LINGER = 30.0
 class House:
     """Pool, journal and provider."""
 
-    def __init__(self, *, budget: Budget | None = None, **more: Any) -> None:
+    def __init__(
+        self,
+        *,
+        budget: Budget | None = None,
+        accounts: Callable[..., Accounts] | None = None,
+        **more: Any,
+    ) -> None:
         self.clock = FakeClock()
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, ["qingbo"])
@@ -36,14 +43,17 @@ class House:
         self.events: list[Event] = []
         self.notices: list[tuple[str, str]] = []
         self.journal.follow(self)
+        upstreams = {"qingbo": self.upstream}
+        self.accounts = accounts(upstreams, self.clock) if accounts is not None else None
         self.pool = Pool(
-            {"qingbo": self.upstream},
+            upstreams,
             self.journal,
             LocalLeases(),
             self.clock,
             self.metrics,
             random=lambda: 0.5,
             linger_seconds=LINGER,
+            accounts=self.accounts,
         )
 
     def recorded(self, event: Event) -> None:

@@ -390,6 +390,8 @@ async def test_what_was_seen_but_not_recorded_is_seen_again(
         await house.clock.advance(20)
         assert house.told(TASK) == []
         assert 3 <= len(house.provider.asked) <= 6
+        refused = len(house.provider.asked) if make is JournalError else 0  # a bug is counted nowhere
+        assert house.metrics.journal_failures.value == refused
     await house.clock.advance(6)
     assert house.told(TASK) == [("completed", 100)]
     assert house.upstream.budget.in_flight == 0
@@ -475,7 +477,9 @@ async def test_one_429_pauses_every_task_of_the_credential(open_house: Any) -> N
     house.pool.look_now(key(0))
     await house.clock.advance(1)
     looks = len(house.provider.asked)
+    assert house.count("bridge_budget_paused_seconds") == pytest.approx(49, abs=1)
     await house.clock.advance(45)
+    assert house.count("bridge_budget_paused_seconds") == pytest.approx(4, abs=1)
     assert len(house.provider.asked) == looks
     await house.clock.advance(10)
     assert len(house.provider.asked) > looks + 4

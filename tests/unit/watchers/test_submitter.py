@@ -149,7 +149,7 @@ def place() -> Place:
 async def test_a_task_is_created_once_recorded_and_watched_without_viewers_to_its_end(place: Place) -> None:
     place.shop.shows(ID, "processing", 10)
     async with place.house.running():
-        key, event = await place.submitter.submit("qingbo", PLAIN)
+        key, event = await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
         assert (key, event.key, event.state.status, event.state.source) == (
             TASK,
             TASK,
@@ -170,7 +170,7 @@ async def test_a_task_is_created_once_recorded_and_watched_without_viewers_to_it
 async def test_the_body_goes_as_it_is(place: Place) -> None:
     wanted = Submission(body=b"\x00\xff--x\r\n", content_type="multipart/form-data; boundary=x")
     async with place.house.running():
-        await place.submitter.submit("qingbo", wanted)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), wanted)
     (request,) = place.shop.received
     assert (request.body, request.headers) == (wanted.body, {"content-type": wanted.content_type})
 
@@ -188,7 +188,7 @@ async def test_what_the_answer_shows_needs_no_look_beside_it(
 
     monkeypatch.setattr(place.house.journal, "latest", slow)
     async with place.house.running():
-        await place.submitter.submit("qingbo", PLAIN)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
         await settle()
         assert place.shop.looks(ID) == []
         await place.house.clock.advance(place.house.upstream.pace.min_seconds * 1.2)
@@ -197,12 +197,14 @@ async def test_what_the_answer_shows_needs_no_look_beside_it(
 
 async def test_a_submit_that_cannot_be_is_refused_before_anybody_is_asked(place: Place) -> None:
     with pytest.raises(UnknownUpstream):
-        await place.submitter.submit("nobody", PLAIN)
+        await place.submitter.submit(place.house.pool.upstream("nobody"), PLAIN)
     with pytest.raises(InvalidRequest):
-        await place.submitter.submit("qingbo", replace(PLAIN, options={"wrong": "1"}))
+        await place.submitter.submit(
+            place.house.pool.upstream("qingbo"), replace(PLAIN, options={"wrong": "1"})
+        )
     place.shop.can_create = False
     with pytest.raises(Conflict, match="no submit call"):
-        await place.submitter.submit("qingbo", PLAIN)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
     assert place.shop.calls == {}
 
 
@@ -211,7 +213,7 @@ async def test_what_the_provider_says_instead_of_a_task_is_raised_and_nothing_is
 ) -> None:
     place.shop.answers["create"] = (422, {"code": "bad_prompt"})
     with pytest.raises(UpstreamRefused) as caught:
-        await place.submitter.submit("qingbo", NAMED)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), NAMED)
     assert (caught.value.provider_status, caught.value.provider_code) == (422, "bad_prompt")
     assert place.shop.calls == {"create": 1}
     assert place.outcomes("submit") == {"refused": 1}
@@ -222,7 +224,7 @@ async def test_what_the_provider_says_instead_of_a_task_is_raised_and_nothing_is
 async def test_without_an_own_id_an_unknown_outcome_is_told_at_once(place: Place, error: Any) -> None:
     place.shop.fails["create"] = [error]
     with pytest.raises(type(error)) as caught:
-        await place.submitter.submit("qingbo", PLAIN)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
     assert MAY_EXIST in str(caught.value)
     assert not caught.value.retryable
     assert place.shop.calls == {"create": 1}
@@ -232,10 +234,10 @@ async def test_without_an_own_id_an_unknown_outcome_is_told_at_once(place: Place
 async def test_an_answer_that_cannot_be_read_may_be_of_a_task(place: Place) -> None:
     place.shop.answers["create"] = (200, {})
     with pytest.raises(UnreadablePayload, match=MAY_EXIST):
-        await place.submitter.submit("qingbo", PLAIN)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
     place.shop.answers["create"] = (500, {})
     with pytest.raises(UpstreamUnavailable) as caught:
-        await place.submitter.submit("qingbo", PLAIN)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
     assert MAY_EXIST not in str(caught.value)  # it said that it failed
     assert place.shop.calls == {"create": 2}
 
@@ -244,7 +246,7 @@ async def test_an_answer_that_cannot_be_read_may_be_of_a_task(place: Place) -> N
 async def test_where_no_connection_came_about_there_is_no_task(place: Place, submission: Submission) -> None:
     place.shop.fails["create"] = [UpstreamUnreachable("nobody there")]
     with pytest.raises(UpstreamUnreachable) as caught:
-        await place.submitter.submit("qingbo", submission)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), submission)
     assert str(caught.value) == "nobody there"
     assert caught.value.retryable
     assert place.shop.calls == {"create": 1}
@@ -256,7 +258,7 @@ async def test_a_task_that_was_created_all_the_same_is_found_by_its_own_id(place
     place.shop.creates_anyway = True
     place.shop.shows(ID, "completed", 100)
     async with place.house.running():
-        key, event = await place.submitter.submit("qingbo", NAMED)
+        key, event = await place.submitter.submit(place.house.pool.upstream("qingbo"), NAMED)
         assert (key, event.state.status) == (TASK, Status.QUEUED)
         await place.house.clock.advance(30)
         assert place.house.told(TASK)[-1] == ("completed", 100)
@@ -267,34 +269,34 @@ async def test_a_task_that_was_created_all_the_same_is_found_by_its_own_id(place
 async def test_a_task_that_is_not_there_is_created_once_more_and_never_again(place: Place) -> None:
     place.shop.fails["create"] = [UpstreamTimeout("late")]
     async with place.house.running():
-        key, _ = await place.submitter.submit("qingbo", NAMED)
+        key, _ = await place.submitter.submit(place.house.pool.upstream("qingbo"), NAMED)
     assert key == TASK
     assert place.shop.calls == {"create": 2, "alias": 1}
     assert place.shop.received[0].body == place.shop.received[2].body == NAMED.body
     place.shop.fails["create"] = [UpstreamTimeout("late"), UpstreamTimeout("late again")]
     with pytest.raises(UpstreamTimeout, match="late again"):
-        await place.submitter.submit("qingbo", NAMED)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), NAMED)
     assert place.shop.calls == {"create": 4, "alias": 2}
 
 
 async def test_where_nobody_can_look_for_it_the_first_error_stands(place: Place) -> None:
     place.shop.fails = {"create": [UpstreamTimeout("late")], "alias": [UpstreamUnavailable("down")]}
     with pytest.raises(UpstreamTimeout, match="late"):
-        await place.submitter.submit("qingbo", NAMED)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), NAMED)
     assert place.shop.calls == {"create": 1, "alias": 1}
 
 
 async def test_a_failure_the_provider_answers_with_is_not_repeated(place: Place) -> None:
     place.shop.answers["create"] = (500, {})
     with pytest.raises(UpstreamUnavailable):
-        await place.submitter.submit("qingbo", NAMED)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), NAMED)
     assert place.shop.calls == {"create": 1, "alias": 1}
 
 
 async def test_a_caller_who_leaves_loses_nothing(place: Place) -> None:
     place.shop.gate = asyncio.Event()
     async with place.house.running():
-        asking = asyncio.ensure_future(place.submitter.submit("qingbo", PLAIN))
+        asking = asyncio.ensure_future(place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN))
         await settle()
         assert place.shop.calls == {"create": 1}
         asking.cancel()
@@ -322,7 +324,7 @@ async def test_a_task_the_journal_cannot_take_in_exists_all_the_same(
 
     monkeypatch.setattr(place.house.journal, "append", broken)
     async with place.house.running():
-        key, event = await place.submitter.submit("qingbo", PLAIN)
+        key, event = await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
         assert (key, event.state.status, event.cursor.offset) == (TASK, Status.UNKNOWN, 0)
         monkeypatch.setattr(place.house.journal, "append", append)
         await place.house.clock.advance(3 * LINGER)
@@ -332,7 +334,7 @@ async def test_a_task_the_journal_cannot_take_in_exists_all_the_same(
 async def test_an_end_without_its_result_is_not_believed(place: Place) -> None:
     place.shop.answers["create"] = (200, {"id": ID, "status": "completed"})
     async with place.house.running():
-        _, event = await place.submitter.submit("qingbo", PLAIN)
+        _, event = await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
     assert event.state.status is Status.UNKNOWN
 
 
@@ -342,11 +344,11 @@ async def test_an_end_without_its_result_is_not_believed(place: Place) -> None:
 async def test_a_public_url_adds_the_callback_address_where_the_caller_gave_none() -> None:
     place = Place(public_url="https://bridge.example/base")
     async with place.house.running():
-        await place.submitter.submit("qingbo", PLAIN)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
         assert place.shop.received[0].body == PLAIN.body  # without a secret nobody could call
         place.house.upstream.callback_secret = "s/1"
-        await place.submitter.submit("qingbo", PLAIN)
-        await place.submitter.submit("qingbo", replace(PLAIN, body=b"my callback"))
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), replace(PLAIN, body=b"my callback"))
     address = b"https://bridge.example/base/v1/callbacks/qingbo/s%2F1"
     assert [one.body for one in place.shop.received[1:]] == [PLAIN.body + address, b"my callback"]
 
@@ -358,7 +360,7 @@ async def test_polls_are_a_safety_net_until_a_callback_proves_missing(*, called_
     house.upstream.callback_secret = "s"
     place.shop.shows(ID, "processing", 10, eta_seconds=4)
     async with house.running():
-        await place.submitter.submit("qingbo", PLAIN)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
         house.pool.want(TASK)
         await house.clock.advance(2 * pace.max_seconds)
         looks = len(place.shop.looks(ID))
@@ -372,7 +374,7 @@ async def test_polls_are_a_safety_net_until_a_callback_proves_missing(*, called_
         other = TaskKey("qingbo", "task-2")
         place.shop.answers["create"] = (200, {"id": other.task_id})
         place.shop.shows(other.task_id, "processing", 10, eta_seconds=4)
-        await place.submitter.submit("qingbo", PLAIN)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
         await house.clock.advance(2 * pace.max_seconds)
         assert len(place.shop.looks(other.task_id)) > 5
 

@@ -1,0 +1,64 @@
+"""What the system says of this process, under the names that every Prometheus client gives them.
+
+The library's own collector lists the open descriptors one by one, which holds the event loop for 16 ms at
+20,000 connections; Linux has told their number since 6.2.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_CPU, _STARTED, _VIRTUAL, _RESIDENT = slice(11, 13), 19, 20, 21  # fields of `stat` after the name
+
+
+class Process(Collector):
+    """Memory, CPU and descriptors, read at each scrape; nothing where there is no `/proc`."""
+
+    def __init__(self, registry: CollectorRegistry, proc: Path = Path("/proc")) -> None:
+        self._own = proc / "self"
+        self._booted = _booted(proc)
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """For a scrape."""
+        if self._booted is None:
+            return
+        fields = (self._own / "stat").read_bytes().rpartition(b")")[2].split()
+        ticks = os.sysconf("SC_CLK_TCK")
+        cpu = sum(map(int, fields[_CPU])) / ticks
+        yield CounterMetricFamily("process_cpu_seconds", "User and system CPU time.", value=cpu)
+        for name, documentation, value in (
+            ("resident_memory_bytes", "Memory that is resident.", int(fields[_RESIDENT]) * _PAGE),
+            ("virtual_memory_bytes", "Memory that is mapped.", int(fields[_VIRTUAL])),
+            (
+                "start_time_seconds",
+                "Unix time when the process began.",
+                self._booted + int(fields[_STARTED]) / ticks,
+            ),
+            ("open_fds", "Open descriptors.", self._descriptors()),
+            ("max_fds", "Descriptors it may open.", resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        ):
+            yield GaugeMetricFamily(f"process_{name}", documentation, value=value)
+
+    def _descriptors(self) -> int:
+        folder = self._own / "fd"
+        return folder.stat().st_size or len(os.listdir(folder))  # noqa: PTH208 - a path for each would be waste
+
+
+_PAGE = resource.getpagesize()
+
+
+def _booted(proc: Path) -> float | None:
+    """Unix time when the system began; None where it does not say."""
+    try:
+        lines = (proc / "stat").read_text().splitlines()
+    except OSError:
+        return None
+    return next((float(line.split()[1]) for line in lines if line.startswith("btime ")), None)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from bridge import __version__
-from bridge.client.command import submit, watch
-from bridge.dialect_command import dialect
 from bridge.errors import ConfigError
-from bridge.simulator.command import simulate
-from bridge.token_command import token
 
 if TYPE_CHECKING:
     from bridge.settings import Settings
@@ -30,7 +27,32 @@ _config = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Imports a command of another room when it is asked for: `bridge health` runs every few seconds."""
+
+    elsewhere: ClassVar = {
+        "dialect": "bridge.dialect_command",
+        "simulate": "bridge.simulator.command",
+        "submit": "bridge.client.command",
+        "token": "bridge.token_command",
+        "watch": "bridge.client.command",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All of them."""
+        return sorted([*super().list_commands(ctx), *self.elsewhere])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One of them; None where there is none of that name."""
+        module = self.elsewhere.get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        command = getattr(import_module(module), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bridge")
 def main() -> None:
     """Look once per task on behalf of everybody who waits."""
@@ -121,13 +143,6 @@ def demo(port: int, speed: float) -> None:
     from bridge.demo import run
 
     sys.exit(run(port=port, speed=speed))
-
-
-main.add_command(simulate)
-main.add_command(watch)
-main.add_command(submit)
-main.add_command(dialect)
-main.add_command(token)
 
 
 def _settings(path: Path | None, **overrides: Any) -> Settings:

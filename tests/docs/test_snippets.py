@@ -110,7 +110,7 @@ async def test_the_browser_example_asks_for_a_task_of_the_demo():
     async with start(SimulatorOptions()) as running:
         refs = await demo._submit_all(running.url)
     assert re.search(r'const task = "([^"]+)"', script())[1] == refs[0]
-    port = next(one.default for one in main.commands["demo"].params if one.name == "port")
+    port = next(one.default for one in main.get_command(None, "demo").params if one.name == "port")
     assert f"http://127.0.0.1:{port}/v1/tasks/${{task}}/events" in script()
 
 
@@ -130,7 +130,7 @@ def test_what_is_made_can_be_made(target):
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
 def test_a_command_line_uses_options_that_exist(page, line):
     name, *arguments = line.partition("bridge ")[2].partition(" #")[0].split()
-    below = arguments[:1] if isinstance(main.commands[name], click.Group) else []
+    below = arguments[:1] if isinstance(main.get_command(None, name), click.Group) else []
     told = CliRunner().invoke(main, [name, *below, "--help"])
     assert told.exit_code == 0, told.output
     options = [word.partition("=")[0] for word in arguments if word.startswith("--")]

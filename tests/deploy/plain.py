@@ -71,6 +71,7 @@ def _step(
 
 def _run_inside(root: Path, where: Path, command: str, environment: dict[str, str]) -> None:
     passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    passed |= {"UV_SYSTEM_CERTS": "true"}  # where a machine trusts more than the public authorities
     inside = ["chroot", str(root), "/bin/sh", "-ec", f"cd {where}; {command}"]
     done = subprocess.run(inside, env=passed | environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -21,7 +21,7 @@ PLACES = ["base", "overlays/example"]
 MIB = 1024 * 1024
 EMPTY_PROCESS = 120 * MIB
 CONNECTION = 20 * 1024  # a WebSocket, docs/performance.md
-KEPT = 2.4  # what a crowd leaves behind, of what it took, docs/performance.md
+KEPT = 2.0  # as much again for clients that read slowly, docs/deployment.md
 
 
 @pytest.fixture(scope="module")

@@ -200,7 +200,7 @@ async def test_the_readme_from_top_to_bottom(
 def made(target: str) -> str:
     """What `make` would run in the end; it is not asked to set up a second environment."""
     told = subprocess.run(
-        [needed("make"), "--dry-run", "--assume-old=pyproject.toml", target],
+        [needed("make"), "--no-print-directory", "--dry-run", "--assume-old=pyproject.toml", target],
         cwd=ROOT,
         capture_output=True,
         text=True,

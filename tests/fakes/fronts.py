@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDictProxy
 from yarl import URL
 
 HOST = "127.0.0.1"
@@ -86,18 +87,18 @@ class Holder:
     """A reverse proxy that passes an answer on when it is complete, and not a byte before.
 
     Attributes:
-        paths: What was asked of it.
+        asked: The path and the headers of each request.
     """
 
     def __init__(self, target: str, http: aiohttp.ClientSession) -> None:
         self.target = target
         self.url = ""
-        self.paths: list[str] = []
+        self.asked: list[tuple[str, CIMultiDictProxy[str]]] = []
         self._http = http
 
     async def serve(self, request: web.Request) -> web.Response:
         """One request."""
-        self.paths.append(request.raw_path)
+        self.asked.append((request.raw_path, request.headers))
         url = URL(self.target + request.raw_path, encoded=True)
         headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
         async with self._http.request(request.method, url, headers=headers) as answer:

@@ -69,7 +69,14 @@ def clone(tmp_path: Path) -> Path:
 def releasable(folder: Path) -> tuple[int, str]:
     """Whether a release may be made of a tree; it is not asked to set up an environment."""
     develop = str(folder / ".venv" / ".develop")
-    command = [needed("make"), "--assume-old", ".venv/.develop", f"BIN={folder}", "releasable"]
+    command = [
+        needed("make"),
+        "--no-print-directory",
+        "--assume-old",
+        ".venv/.develop",
+        f"BIN={folder}",
+        "releasable",
+    ]
     (folder / ".venv").mkdir(exist_ok=True)
     Path(develop).touch()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -6,7 +6,7 @@
 //
 // It is small on purpose: minified and gzipped it must stay under 3 KB, and a test holds it to that.
 
-const LONGEST_EVENT = 8 << 20; // characters
+const LONGEST_EVENT = 8e6; // characters
 const LONGEST_WAIT = 300e3; // ms, whatever anybody asks for
 const ASLEEP = 5e3; // ms by which one clock outran the other: the machine slept
 
@@ -75,7 +75,7 @@ export function watch(url, options = {}) {
       return;
     }
     if (name == "done" || told.code == "task_not_found") over.add(told.task);
-    if (name == "end") ended = true;
+    ended ||= name == "end";
     if (name == "notice" || name == "reset") notice(told.code ?? name, told);
     if (settled()) {
       ended = true;
@@ -155,7 +155,6 @@ export function watch(url, options = {}) {
     if (!/event-stream/.test(answer.headers.get("Content-Type"))) {
       throw new BridgeError("no event stream", { retriable: connected });
     }
-    connected = true;
     const parse = parser(hear, retryIs);
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let piece; !(piece = await reader.read()).done; ) {
@@ -194,8 +193,8 @@ export function watch(url, options = {}) {
 
   const ask = async (address, signal, headers) => {
     const answer = await fetch(address, { headers, credentials, signal, cache: "no-store" });
-    const { ok, status } = answer;
-    if (ok || status == 304) {
+    const { status } = answer;
+    if (answer.ok || status == 304) {
       refused = false;
       return answer;
     }
@@ -255,7 +254,7 @@ export function watch(url, options = {}) {
         const unasked = native && !connected; // EventSource does not tell why: ask again at once
         if (polling) polling = failure.status;
         else if (silent && (!heard || suspect)) {
-          polling = asked[0] && !sent.searchParams.has("ticket"); // which opens streams and nothing else
+          polling = asked[0] && !/[?&]ticket=/.test(sent); // it opens streams and nothing else
           if (polling) notice("buffered");
           else patience *= 2; // who holds the stream back may let go at its end
         }
@@ -352,7 +351,7 @@ function ledger() {
   const over = new Set();
   const isNews = (state) => {
     const { task, status, cursor } = state;
-    const final = /^(completed|failed|cancelled|lost)$/.test(status);
+    const final = /completed|failed|cancelled|lost/.test(status);
     const known = newest.get(task);
     // a final state is a latch, only `lost` gives way to a real ending
     const latched = over.has(task) && !(final && known?.status == "lost");
@@ -382,8 +381,11 @@ function backoff() {
 function parser(onEvent, onRetry) {
   let rest = "";
   return (text) => {
+    rest += text;
+    if (rest.length > LONGEST_EVENT) throw "too large";
+    if (!/[\r\n]/.test(text)) return; // the middle of a long line, which is not to be searched again and again
     // a return at the end may be half of a line's end
-    const blocks = (rest + text).replace(/\r\n|\r(?!$)/g, "\n").split("\n\n");
+    const blocks = rest.replace(/\r\n|\r(?!$)/g, "\n").split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
       const fields = { data: "" };
@@ -394,7 +396,6 @@ function parser(onEvent, onRetry) {
       if (fields.retry > 0) onRetry(fields.retry);
       if (fields.data) onEvent(fields.event || "message", fields.data, fields.id);
     }
-    if (rest.length > LONGEST_EVENT) throw "too large";
   };
 }
 

@@ -230,17 +230,27 @@ async def test_where_a_proxy_holds_streams_back_it_polls(scene: Scene) -> None:
     assert {state["status"] for state in newest} == {"completed"}
     assert all(state["raw"] for state in newest)
     assert len(all_of_them.shown) == 18
-    polled = [path for path in proxy.paths if "/events" not in path]
-    assert len(polled) < 60  # it waits, and does not hammer
+    polls = [headers for path, headers in proxy.asked if path == path_of(begun_tasks[5][1]) + "?include=raw"]
+    assert [("If-None-Match" in one, one["Prefer"]) for one in polls[:2]] == [
+        (False, "wait=0"),
+        (True, "wait=2"),
+    ]
+    assert all("If-None-Match" in one for one in polls[1:])
+    alone = [headers for path, headers in proxy.asked if path == path_of(begun_tasks[0][1])]
+    assert [one["Prefer"] for one in alone] == ["wait=0", *["wait=25"] * (len(alone) - 1)]
+    assert len(alone) <= 5  # the first, one a state, and one that was on its way
 
 
 async def test_with_a_ticket_there_is_nothing_to_poll_so_it_waits_longer(scene: Scene) -> None:
-    _, ref = await begun(scene, 4)
+    task_id, ref = await begun(scene)
     async with holding(scene.bridge.url) as proxy:
-        async with helper(f"{proxy.url}{path_of(ref)}/events?ticket=any", firstByteSeconds=0.3) as told:
+        async with helper(f"{proxy.url}{path_of(ref)}/events?ticket=any", firstByteSeconds=0.2) as told:
+            await told.until_told("wait", 2)
+            await go_on(scene, task_id, 4)
             await told.to_the_end()  # a stream that ends is let go
-        assert all("/events" in path for path in proxy.paths)
-    assert told.shown == [STATES[-1]]
+        assert all("/events" in path for path, _ in proxy.asked)
+    assert told.shown[-1] == STATES[-1]
+    assert "buffered" not in told.notices
 
 
 async def test_each_connection_asks_for_a_token_and_one_that_expired_is_renewed(guarded: Scene) -> None:
@@ -323,6 +333,7 @@ async def test_who_does_not_ask_how_it_ended_gets_no_unhandled_rejection(scene: 
     url = f"{scene.bridge.url}/v1/tasks/qingbo/nowhere/events"
     async with helper(url, plan={"careless": True}) as told:
         await told.to_the_end("")
+    assert told.told == []
 
 
 async def test_leaving_a_loop_disconnects(scene: Scene) -> None:
@@ -340,8 +351,16 @@ async def test_leaving_a_loop_disconnects(scene: Scene) -> None:
     assert told.shown == STATES[:2]
 
 
-@pytest.mark.parametrize("mode", ["watch", "states"])
-@pytest.mark.parametrize("when", ["asking", "connecting", "reading", "waiting"])
+@pytest.mark.parametrize(
+    ("when", "mode"),
+    [
+        ("asking", "watch"),
+        ("connecting", "watch"),
+        ("reading", "watch"),
+        ("waiting", "watch"),
+        ("waiting", "states"),
+    ],
+)
 async def test_a_signal_ends_it_at_any_moment(scene: Scene, mode: str, when: str) -> None:
     _, ref = await begun(scene)
     answer = [BAD_GATEWAY] if when == "waiting" else []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import orjson
 import pytest
 
-from tests.contract.clients.helper_js import helper
+from tests.contract.clients.helper_js import Helper, helper
 from tests.fakes.fronts import BAD_GATEWAY, STREAM_HEAD, scripted
 
 pytestmark = pytest.mark.anyio
@@ -57,10 +59,11 @@ def answer(status: str, body: Any, **headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + text
 
 
-def in_chunks(pieces: Sequence[bytes]) -> bytes:
-    """A stream that the reader is handed in exactly these pieces: each is an HTTP chunk."""
-    head = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n")
-    return head + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (*pieces, b""))
+def in_pieces(pieces: Sequence[bytes]) -> AbstractAsyncContextManager[Helper]:
+    """The helper on a stream that comes in exactly these."""
+    return helper(
+        "http://bridge.example" + PATH, plan={"pieces": [b64encode(one).decode() for one in pieces]}
+    )
 
 
 SPOKEN = b": ok\n" + told_states(1, 2)
@@ -99,7 +102,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_the_same_is_heard_however_it_is_framed(shape: str) -> None:
-    async with scripted([in_chunks(SHAPES[shape])]) as server, helper(server.url + PATH) as told:
+    async with in_pieces(SHAPES[shape]) as told:
         await told.to_the_end()
     assert told.shown == [("processing", 1), ("processing", 2), ("completed", 99)]
     assert told.notices == ["connected"]
@@ -107,8 +110,7 @@ async def test_the_same_is_heard_however_it_is_framed(shape: str) -> None:
 
 async def test_letters_split_anywhere_are_whole() -> None:
     spoken = ODD + told_states()
-    whole = in_chunks([bytes([one]) for one in spoken])
-    async with scripted([whole]) as server, helper(server.url + PATH) as told:
+    async with in_pieces([bytes([one]) for one in spoken]) as told:
         await told.to_the_end()
     assert told.of("state")[0]["model"] == "ü\u2028\u2029\x85 data: x"
 
@@ -288,3 +290,13 @@ async def test_an_address_of_ones_own_works_as_long_as_it_speaks_like_a_bridge()
     async with scripted(first, second) as server, helper(server.url + "/api/renders/42/live") as told:
         newest = await told.to_the_end()
     assert len(newest) == 2
+
+
+async def test_once_closed_it_says_nothing_of_what_came_along() -> None:
+    async with (
+        scripted([STREAM_HEAD, told_states(1, 2, 3)]) as server,
+        helper(server.url + PATH, plan={"hasty": True}) as told,
+    ):
+        await told.to_the_end()
+    assert told.shown == [("processing", 1)]
+    assert told.of("done") == []

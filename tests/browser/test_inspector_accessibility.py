@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 anyio_backend, browser = shared_loop, shared_browser
 
-LOOKS = [("light", WIDE), ("dark", NARROW)]  # each scheme and each width; the colours do not depend on the width
+LOOKS = [("light", WIDE), ("dark", NARROW)]  # colours do not depend on the width
 
 
 @pytest.fixture(scope="module")

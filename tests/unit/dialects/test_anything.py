@@ -82,7 +82,7 @@ def bodies_of(name):
 BODIES = {name: bodies_of(name) for name in preset_names()}
 FRAMES = {name: st.one_of(*documents_of(name)) for name in preset_names()}
 DIALECTS = {name: load_preset(name) for name in preset_names()}
-FEW = settings(max_examples=20)  # for each of two dozen presets
+FEW = settings(max_examples=8)  # for each of two dozen presets
 EVERY = pytest.mark.parametrize("name", preset_names())
 
 HUGE = {

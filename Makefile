@@ -32,7 +32,7 @@ demo: $(VENV)/.run ## simulated providers, the bridge, and tasks going through
 	$(BIN)/bridge demo
 
 test: tools ## all tests
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.develop ## what CI checks without running the product
 	$(BIN)/ruff format --check .

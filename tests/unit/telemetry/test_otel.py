@@ -25,7 +25,7 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ORIGIN = Trace(TRACE, SPAN, sampled=True)
 KEY = TaskKey("qingbo", "task-1")
 LOOK = Request(method="GET", path="/v1/tasks/a%2Fb?key=secret-marker", headers={"X": "secret-marker"})
-BASE = "https://user:secret-marker@api.example:8443/root"
+BASE = "https://user:secret-marker@api.example:8443/base"
 
 
 class Recorder:
@@ -73,7 +73,7 @@ def test_a_look_is_a_client_span_named_by_the_conventions(recorder: Recorder) ->
     assert (span.name, span.kind) == ("GET", SpanKind.CLIENT)
     assert dict(span.attributes or {}) == {
         "http.request.method": "GET",
-        "url.full": "https://api.example:8443/root/v1/tasks/a%2Fb",
+        "url.full": "https://api.example:8443/base/v1/tasks/a%2Fb",
         "server.address": "api.example",
         "server.port": 8443,
         "http.response.status_code": 200,

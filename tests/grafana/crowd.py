@@ -62,15 +62,22 @@ class Crowd:
             assert answer.status < 300, await answer.text()
 
     async def ask_slowly(self, task_id: str, seconds: float) -> None:
-        """One look at a task of that name, whose provider takes its time."""
+        """A look at a task of that name, whose provider takes its time; another where the weather came between."""
         name = quote(task_id, safe="")
         slow = answer({"task_id": task_id, "status": "processing"}) | {"delay": seconds}
         script = {"answers": [slow]}
         where = URL(f"{self._simulator}/_sim/qingbo/tasks/{name}", encoded=True)
         async with self._http.put(where, json=script) as made:
             assert made.status < 300, await made.text()
-        async with self._http.get(URL(f"{self._bridge}/v1/tasks/qingbo/{name}", encoded=True)) as state:
-            assert state.status == 200, await state.text()
+        address = URL(f"{self._bridge}/v1/tasks/qingbo/{name}", encoded=True)
+        async with asyncio.timeout(PATIENCE):
+            while not await self._is_shown(address):
+                await asyncio.sleep(self.pause)
+
+    async def _is_shown(self, address: URL) -> bool:
+        async with self._http.get(address) as state:
+            assert state.status == 200 or (await state.json())["retriable"], await state.text()
+            return state.status == 200
 
     async def come(self) -> None:
         """Come and go until cancelled."""

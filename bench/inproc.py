@@ -16,11 +16,11 @@ from contextlib import asynccontextmanager
 
 from bench.tokens import Lines, pick, token
 from bridge.app import Bridge
-from bridge.cli import set_up_logs
 from bridge.clock import SystemClock
 from bridge.core.task import Output, Source, State, Status, TaskKey
 from bridge.server import serve
 from bridge.settings import Settings, load
+from bridge.telemetry.logs import configure
 
 UPSTREAM = "bytespike"
 MOST_WAITING = 1000
@@ -87,5 +87,5 @@ class Driven(Bridge):
 
 if __name__ == "__main__":
     wishes = load(None)
-    set_up_logs(wishes.log_level, wishes.log_format)
+    configure(wishes.log_level, wishes.log_format)
     sys.exit(serve(Driven(wishes, int(sys.argv[1]), int(sys.argv[2]))))

@@ -16,6 +16,7 @@ import asyncio
 import json
 import time
 from collections import Counter, defaultdict
+from typing import cast
 
 import uvloop
 
@@ -132,7 +133,7 @@ class Answering(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ready."""
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's
 
     def data_received(self, data: bytes) -> None:
         """Answer every whole request."""

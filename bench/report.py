@@ -71,7 +71,11 @@ class _Cycles:
     def values(self, name: str, key: str | Callable[[dict[str, Any]], float]) -> list[float]:
         """One contender's number in every cycle that has it."""
         read = key if callable(key) else lambda row: float(row[key])
-        return [read(cycle[name]) for cycle in self._cycles if name in cycle]
+        return [read(row) for row in self.rows(name)]
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """All numbers of one contender, cycle by cycle."""
+        return [cycle[name] for cycle in self._cycles if name in cycle]
 
     def ratio(self, one: str, other: str, key: str) -> list[float]:
         """One contender over another, cycle by cycle."""
@@ -193,8 +197,8 @@ def _slow(cycles: _Cycles, sizes: Sizes) -> Iterator[Promise]:
         (one["grown_kb"] - none["grown_kb"] + one["kernel_grown_kb"] - none["kernel_grown_kb"])
         / (one["sleepers"] + one["wakers"])
         for one, none in zip(
-            cycles.values(name, lambda row: row),
-            cycles.values("nobody stopped", lambda row: row),
+            cycles.rows(name),
+            cycles.rows("nobody stopped"),
             strict=False,
         )
     ]

@@ -76,7 +76,7 @@ def _measured(name: str, sizes: Sizes, wishes: argparse.Namespace, results: dict
 
 
 def _brief(numbers: dict[str, Any]) -> str:
-    keys = (
+    keys: tuple[str, ...] = (
         "events_per_second",
         "cpu_us_per_event",
         "p99_us",

@@ -213,13 +213,13 @@ class Metrics:
 
     def connected(self, delivery: str) -> None:
         """A connection opened."""
-        self._per_delivery[delivery].connections.inc()
+        self._per_delivery[delivery].open += 1
         self._opened[delivery] += 1
 
     def disconnected(self, delivery: str, reason: str) -> None:
         """A connection ended."""
         self.ended[delivery] += 1
-        self._per_delivery[delivery].connections.dec()
+        self._per_delivery[delivery].open -= 1
         self.disconnects.labels(delivery, reason).inc()
 
     def turned_away(self, delivery: str) -> None:
@@ -258,10 +258,11 @@ class Metrics:
 class _Delivery:
     """The series of one delivery, looked up once: that costs more than to count."""
 
-    __slots__ = ("conflated", "connections", "events", "seconds")
+    __slots__ = ("conflated", "events", "open", "seconds")
 
     def __init__(self, metrics: Metrics, delivery: str) -> None:
-        self.connections = metrics.connections.labels(delivery)
+        self.open = 0
+        metrics.connections.labels(delivery).set_function(lambda: self.open)
         self.events = metrics.events.labels(delivery)
         self.conflated = metrics.conflated.labels(delivery)
         self.seconds = metrics.delivery_seconds.labels(delivery)

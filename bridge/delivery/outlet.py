@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 from starlette.types import Message, Scope, Send
@@ -253,10 +254,13 @@ class AsgiOutlet:
                 resume()
 
 
+_form = lru_cache(64)(Form)  # there are few, and to find one by itself is quicker than by what it says
+
+
 def http_form(scope: Scope, wire: Wire, include: Include, dress: Dress = Dress.BRIDGE) -> Form:
     """How bytes for this HTTP request must look."""
     # without this attribute we cannot know that the server chunks, and would frame twice or not at all
-    return Form(wire, include, chunked=hasattr(server_of(scope), "chunked_encoding"), dress=dress)
+    return _form(wire, include, hasattr(server_of(scope), "chunked_encoding"), False, dress)
 
 
 def http_outlet(scope: Scope, form: Form, ended: asyncio.Event) -> TransportOutlet | AsgiOutlet:
@@ -272,7 +276,7 @@ def socket_outlet(
 ) -> SocketOutlet | AsgiOutlet:
     """The cheapest way out for an accepted WebSocket."""
     if server is not None and isinstance(getattr(server, "writable", None), asyncio.Event):
-        return SocketOutlet(server, send, Form(Wire.WEBSOCKET, include, framed=True))
+        return SocketOutlet(server, send, _form(Wire.WEBSOCKET, include, False, True))
     return AsgiOutlet(Form(Wire.WEBSOCKET, include), ended, send)
 
 

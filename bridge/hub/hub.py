@@ -148,7 +148,9 @@ class Hub:
         if subscription.closing is not None:
             return
         begun = {subscription.channels[key]: None for key in keys if key in subscription.channels}
-        behind = [channel for channel in self._unsent(subscription) if channel not in begun]
+        behind: list[Channel[Subscription]] = []
+        if len(begun) < len(subscription.channels):
+            behind = [channel for channel in self._unsent(subscription) if channel not in begun]
         channels = [*begun, *behind]  # its cursor moves on: what it lacked before must not fall behind it
         known: list[Event] = [event for event in events if event.key in subscription.channels]
         newest = {event.key: event for event in known}

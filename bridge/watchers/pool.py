@@ -76,6 +76,7 @@ class Pool:
         metrics.watches.census = self._census
         for name, upstream in upstreams.items():
             metrics.budget_paused_seconds.labels(name).set_function(self._paused(upstream))
+            metrics.interests.labels(name).set_function(self._viewers(name))
 
     async def run(self) -> None:
         """Run every watch until cancelled."""
@@ -384,11 +385,12 @@ class Pool:
         self._metrics.saved.viewed(name, seconds=audience.viewers * (now - audience.since), interval=interval)
         audience.since = now
         audience.viewers += change
-        if change:
-            self._metrics.interests.labels(name).set(audience.viewers)
 
     def _paused(self, upstream: Upstream) -> Callable[[], float]:
         return lambda: upstream.budget.paused(self._clock.now())
+
+    def _viewers(self, upstream: str) -> Callable[[], float]:
+        return lambda: self._audiences[upstream].viewers
 
     def _census(self) -> Mapping[tuple[str, str], int]:
         """Watches by upstream and source, in one walk: a scrape of many thousands stays short."""

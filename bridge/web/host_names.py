@@ -7,9 +7,9 @@ then the page's own server, and no origin gives it away. Only the name in `Host`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.dialects.hosts import Hosts
@@ -35,23 +35,32 @@ class HostNames:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, or refuse."""
-        if scope["type"] != "lifespan" and not self._lets_in(Headers(scope=scope).get("host", "")):
+        if scope["type"] != "lifespan" and not self._lets_in(_host(scope)):
             await _refuse(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _lets_in(self, host: str) -> bool:
-        name = _name(host)
-        return not _may_be_strange(name) or self._allowed.has(name)
+    def _lets_in(self, host: bytes) -> bool:
+        return not _may_be_strange(host) or self._allowed.has(_name(host))
 
 
-def _name(host: str) -> str:
+def _host(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"host":
+            return bytes(value)
+    return b""
+
+
+def _name(field: bytes) -> str:
     """What stands before the port, folded."""
+    host = field.decode("latin-1")
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     return name.rstrip(".").lower()
 
 
-def _may_be_strange(name: str) -> bool:
+@lru_cache(16)  # nearly everybody comes by the same few names; a name may be as long as a head
+def _may_be_strange(host: bytes) -> bool:
+    name = _name(host)
     if "." not in name or name.endswith(_LOCAL):
         return False
     try:

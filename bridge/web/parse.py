@@ -14,9 +14,10 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import InvalidRequest, TooLarge
 from bridge.watchers.pool import Pool
-from bridge.wire.document import Include
+from bridge.wire.document import PLAIN, Include
 from bridge.wire.frames import Dress, Wire
 
+_NOTHING = QueryParams()
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?=$|[,;\s])")
 
 
@@ -76,12 +77,17 @@ def path_key(pool: Pool, request: HTTPConnection, account: str) -> TaskKey:
     return TaskKey.parse(ref, account)
 
 
-def resume_token(request: HTTPConnection) -> str | None:
+def query(connection: HTTPConnection) -> QueryParams:
+    """The parameters; most connections have none."""
+    return connection.query_params if connection.scope["query_string"] else _NOTHING
+
+
+def resume_token(request: HTTPConnection, query: QueryParams) -> str | None:
     """What the client saw last: the header, else either spelling of the parameter."""
-    query = request.query_params
-    return (
-        request.headers.get("last-event-id") or query.get("last_event_id") or query.get("lastEventId") or None
-    )
+    token = request.headers.get("last-event-id")
+    if not token and query:
+        token = query.get("last_event_id") or query.get("lastEventId")
+    return token or None
 
 
 def include(query: QueryParams) -> Include:
@@ -90,6 +96,8 @@ def include(query: QueryParams) -> Include:
     Raises:
         InvalidRequest: Something we do not have.
     """
+    if not query:
+        return PLAIN
     wished = {word for value in query.getlist("include") for word in value.split(",") if word}
     if not wished <= {"raw", "data"}:
         raise InvalidRequest("`include` takes raw and data")
@@ -102,6 +110,8 @@ def flag(query: QueryParams, name: str) -> bool:
     Raises:
         InvalidRequest: It is neither.
     """
+    if not query:
+        return False
     value = query.get(name, "0").lower()
     if value not in {"0", "1", "true", "false"}:
         raise InvalidRequest(f"`{name}` is 0 or 1")
@@ -119,7 +129,7 @@ def dress(query: QueryParams) -> Dress:
     Raises:
         InvalidRequest: A format we do not have.
     """
-    wished = query.get("format")
+    wished = query.get("format") if query else None
     if wished not in (None, Dress.OPENAI.value):
         raise InvalidRequest("`format` takes openai")
     return Dress.BRIDGE if wished is None else Dress.OPENAI

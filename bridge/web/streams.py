@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
+from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Send
@@ -47,7 +48,8 @@ class Streams:
 
     async def _answer(self, request: Request, named: Named) -> Response:
         """A stream, or a word that there is no room for one, before anything else is looked at."""
-        dress = parse.dress(request.query_params)
+        query = parse.query(request)
+        dress = parse.dress(query)
         wire = parse.wire(request.headers) if dress is Dress.BRIDGE else Wire.SSE
         if request.method == "HEAD":
             caller = await self._callers.who(request, ticket=True)
@@ -67,15 +69,15 @@ class Streams:
             if not error.retryable:
                 raise
             return TurnedAway(self._desk, wire, dress, why=withheld(error))
-        include = parse.include(request.query_params)
-        arrival, expires_at = self._arrival(request, keys, doubts), self._callers.ends_at(caller)
+        include = parse.include(query)
+        arrival, expires_at = self._arrival(request, query, keys, doubts), self._callers.ends_at(caller)
         return EventStream(self._desk, arrival, wire, include, dress, expires_at=expires_at)
 
     async def _named_by_path(self, request: Request, caller: Caller) -> list[TaskKey]:
         return [parse.path_key(self._desk.pool, request, caller.account)]
 
     async def _named_by_request(self, request: Request, caller: Caller) -> list[TaskKey]:
-        refs = request.query_params.getlist("task")
+        refs = parse.query(request).getlist("task")
         if request.method == "POST":
             body = await parse.json_object(request, self._desk.settings.max_body_bytes)
             refs = refs + parse.only_texts(body.get("tasks"), "tasks")
@@ -87,11 +89,14 @@ class Streams:
 
     @staticmethod
     def _arrival(
-        request: HTTPConnection, keys: Sequence[TaskKey], doubts: Mapping[TaskKey, BridgeError]
+        request: HTTPConnection,
+        query: QueryParams,
+        keys: Sequence[TaskKey],
+        doubts: Mapping[TaskKey, BridgeError],
     ) -> Arrival:
-        history = parse.flag(request.query_params, "history")
+        history = parse.flag(query, "history")
         shown = [key for key in keys if key not in doubts]
-        return Arrival(shown, parse.resume_token(request), history, doubts)
+        return Arrival(shown, parse.resume_token(request, query), history, doubts)
 
     async def websocket(self, websocket: WebSocket) -> None:
         """`GET /v1/ws`."""
@@ -118,14 +123,15 @@ class Streams:
         await socket(scope, receive, send)
 
     async def _socket(self, websocket: WebSocket, place: Place, caller: Caller) -> Socket:
-        refs = websocket.query_params.getlist("task")
+        query = parse.query(websocket)
+        refs = query.getlist("task")
         keys = self._keys(caller, refs) if refs else []
         doubts = await self._callers.doubts(caller, TokenScope.READ, keys)
         return Socket(
             self._desk,
             resolve=partial(self._keys, caller),
-            first=self._arrival(websocket, keys, doubts) if refs else None,
-            include=parse.include(websocket.query_params),
+            first=self._arrival(websocket, query, keys, doubts) if refs else None,
+            include=parse.include(query),
             max_tasks=self._desk.settings.max_tasks_per_connection,
             follow=place.follow,
             refusals=partial(self._callers.refusals, caller, TokenScope.READ),

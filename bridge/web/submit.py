@@ -44,14 +44,14 @@ class Submit:
         caller = await self._callers.who(request)
         caller.permit_upstream(TokenScope.SUBMIT, request.path_params["upstream"])
         upstream = self._desk.pool.upstream(request.path_params["upstream"], caller.account)
-        include = parse.include(request.query_params)
+        include = parse.include(parse.query(request))
         if self._desk.closed is not None:
             raise Overloaded("this bridge is being restarted; nothing was submitted")
         self._limits.submit(caller.name)
         submission = Submission(
             body=await parse.body(request, self._desk.settings.max_submission_bytes),
             content_type=request.headers.get("content-type"),
-            options=parse.options(request.query_params, without=_INCLUDE),
+            options=parse.options(parse.query(request), without=_INCLUDE),
         )
         with answering(caller):
             key, event = await self._submitter.submit(upstream, submission)
@@ -66,7 +66,7 @@ class Submit:
         caller = await self._callers.who(request)
         key = parse.path_key(self._desk.pool, request, caller.account)
         await self._callers.permit(caller, TokenScope.CANCEL, [key])
-        include = parse.include(request.query_params)
+        include = parse.include(parse.query(request))
         await parse.body(request, self._desk.settings.max_body_bytes)
         with answering(caller):
             event = await self._submitter.cancel(key)

@@ -34,7 +34,7 @@ class Tasks:
         caller = await self._callers.who(request)
         key = parse.path_key(self._desk.pool, request, caller.account)
         await self._callers.permit(caller, TokenScope.READ, [key])
-        include = parse.include(request.query_params)
+        include = parse.include(parse.query(request))
         wait, have = parse.preferred_wait(request.headers), request.headers.get("if-none-match")
         if wait and have is not None:
             self._limits.longpoll(request, caller.name)
@@ -52,7 +52,7 @@ class Tasks:
         caller = await self._callers.who(request)
         caller.permit_search(request.path_params["upstream"])
         upstream = self._desk.pool.upstream(request.path_params["upstream"], caller.account)
-        include = parse.include(request.query_params)
+        include = parse.include(parse.query(request))
         try:
             with answering(caller):
                 key, event = await find_by_alias(self._desk, upstream, request.path_params["alias"])

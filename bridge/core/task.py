@@ -34,7 +34,8 @@ class Status(StrEnum):
         return self in _FINAL
 
 
-_FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.LOST})
+# a tuple: this is asked for every event, and to hash a member takes a call where to compare takes none
+_FINAL = (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.LOST)
 
 
 class Source(StrEnum):

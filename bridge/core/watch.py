@@ -36,6 +36,9 @@ class Verdict:
     notices: tuple[Notice, ...] = ()
 
 
+NOTHING = Verdict()
+
+
 @dataclass(slots=True)
 class _Missing:
     """404s in a row."""
@@ -123,7 +126,7 @@ class Watch:
         news = merge(self.known, seen, source=source, wall=wall, eta_seconds=estimate, late=late)
         if news is None and self.known is not None and self.known.status.final and not self._lost:
             self.due = None
-            return Verdict()
+            return NOTHING
         notices = self._confirm(now)
         self.unseen = False
         if asked is not None:
@@ -146,17 +149,17 @@ class Watch:
     def unchanged(self, *, now: float, asked: float) -> Verdict:
         """Take in that a look brought the same bytes as the one before."""
         if self.over:
-            return Verdict()
+            return NOTHING
         notices = self._confirm(now)
         self._looked(asked)
         self.quiet_looks += 1
         self._schedule(now, ended=False, estimate=self._eta_now(now), poll_after=self._poll_after)
-        return Verdict(None, notices)
+        return Verdict(None, notices) if notices else NOTHING
 
     def failed(self, error: UpstreamError, *, now: float, wall: float) -> Verdict:
         """Take in that a look could not see the task, and why."""
         if self.over:
-            return Verdict()
+            return NOTHING
         self.last_look = now
         self._not_before = now + min(error.retry_after or 0.0, LONGEST_WAIT)
         if isinstance(error, TaskNotFound):
@@ -188,18 +191,19 @@ class Watch:
     def ticked(self, *, now: float, wall: float) -> Verdict:
         """Take in that time passed; call about once a second."""
         if self.over or self.known is None or self.known.status.final:
-            return Verdict()
+            return NOTHING
         if self.deadline_seconds is not None and now - self.started > self.deadline_seconds:
             return self._lose(wall)
-        notices: list[Notice] = []
+        notices: tuple[Notice, ...] = ()
         pace = max(
             self.interval, self._gap
         )  # a tight budget spaces looks wider than planned; that is no trouble
         if now - max(self.confirmed, self._alive) > STALE_AFTER_INTERVALS * pace:
             notices += self._tell(NoticeCode.STALE, "not confirmed with the upstream for three intervals")
-        if now - self._changed > self._stalled_after():
+        quiet = now - self._changed
+        if quiet > STALLED_AT_LEAST_SECONDS and quiet > self._stalled_after():
             notices += self._tell(NoticeCode.STALLED, "no change for far longer than usual")
-        return Verdict(None, tuple(notices))
+        return Verdict(None, notices) if notices else NOTHING
 
     def _not_found(self, error: TaskNotFound, *, now: float, wall: float) -> Verdict:
         if self.known is None:
@@ -208,7 +212,7 @@ class Watch:
             return Verdict(None, (Notice(NoticeCode.TASK_NOT_FOUND, str(error), retriable=False),))
         if self._lost:
             self.due = None
-            return Verdict()
+            return NOTHING
         if self._missing.looks == 0:
             self._missing.since = now
         self._missing.looks += 1
@@ -218,7 +222,7 @@ class Watch:
         looks_left = max(LOST_AFTER_LOOKS - self._missing.looks, 1)
         wait = max(self.pace.min_seconds, (LOST_AFTER_SECONDS - missing_for) / looks_left)
         self.due = max(now + wait, self._not_before)
-        return Verdict()
+        return NOTHING
 
     def _lose(self, wall: float) -> Verdict:
         self.known = lost(self.known, wall=wall)

@@ -97,16 +97,17 @@ class Lookout:
 
     def _ripen(self, now: float) -> None:
         """Move what is due to `_ready`; drop what was planned anew since."""
-        while self._waiting and (self._waiting[0][0] <= now or self._stale(self._waiting[0])):
-            due, generation, watcher = heapq.heappop(self._waiting)
-            if watcher.generation == generation:
-                heapq.heappush(self._ready, (due + self._patience(watcher), generation, watcher, due))
-        while self._ready and self._ready[0][2].generation != self._ready[0][1]:
-            heapq.heappop(self._ready)
-
-    @staticmethod
-    def _stale(entry: tuple[float, int, Watcher]) -> bool:
-        return entry[2].generation != entry[1]
+        waiting, ready = self._waiting, self._ready
+        while waiting:
+            due, generation, watcher = waiting[0]
+            planned = watcher.generation == generation
+            if planned and due > now:
+                break
+            heapq.heappop(waiting)
+            if planned:
+                heapq.heappush(ready, (due + self._patience(watcher), generation, watcher, due))
+        while ready and ready[0][2].generation != ready[0][1]:
+            heapq.heappop(ready)
 
     @staticmethod
     def _patience(watcher: Watcher) -> float:

@@ -6,12 +6,9 @@ turns and every ratio is between neighbours in time.
 
 from __future__ import annotations
 
-import http.client
 import json
-import re
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -42,6 +39,7 @@ from bench.contenders import (
     start,
     streaming,
 )
+from bench.observers import Asker, Histograms, Peaks, metric, quantile
 
 Row = tuple[str, dict[str, Any]]
 Make = Callable[[], AbstractContextManager[Server]]
@@ -221,15 +219,15 @@ def slow(sizes: Sizes) -> Iterator[Row]:
             streaming(server, 1)
             load("pace", 20, 20, 1)
             load("sleep", sleepers + wakers)
-            memory = _Peaks(server.pids)
+            memory = Peaks(server.pids)
             # the first part fills every buffer on the way, the second one meets them full
             load("pace", sizes.slow_rate, int(sizes.slow_rate * sizes.slow_seconds * 0.8), 1)
             woken = load("wake", wakers)
             numbers = load("pace", sizes.slow_rate, int(sizes.slow_rate * sizes.slow_seconds * 0.8), 1)
             peaks = memory.stop()
             load("hold", 3)
-            aborted = _metric(server.port, 'bridge_disconnects_total{delivery="sse",reason="slow"}')
-            conflated = _metric(server.port, 'bridge_conflated_total{delivery="sse"}')
+            aborted = metric(server.port, 'bridge_disconnects_total{delivery="sse",reason="slow"}')
+            conflated = metric(server.port, 'bridge_conflated_total{delivery="sse"}')
             ended = load("final")
             name = f"{sleepers} readers stopped" if sleepers else "nobody stopped"
             yield (
@@ -344,52 +342,22 @@ def _scraped(server: Server, sizes: Sizes) -> dict[str, Any]:
         text = get(server.port, "/metrics", accept="application/openmetrics-text")
         took.append(time.perf_counter() - began)
     cpu = machine.cpu_seconds(server.pids) - cpu - anyway * sum(took)
-    quiet = _Asker(server.port)
+    quiet = Asker(server.port)
     time.sleep(sizes.scrapes / 20)
     alone = quiet.stop()
-    beside = _Asker(server.port)
+    beside = Asker(server.port)
     for _ in range(sizes.scrapes):
         get(server.port, "/metrics", accept="application/openmetrics-text")
         time.sleep(0.02)
     others = beside.stop()
     return {
-        "watches": _metric(server.port, 'bridge_watches{source="poll",upstream="qingbo"}'),
+        "watches": metric(server.port, 'bridge_watches{source="poll",upstream="qingbo"}'),
         "series": text.count("\n"),
         "scrape_ms": median(took) * 1000,
         "cpu_ms": cpu / len(took) * 1000,
-        "alone_p99_ms": _share(alone, 0.99) * 1000,
-        "beside_p99_ms": _share(others, 0.99) * 1000,
+        "alone_p99_ms": quantile(alone, 0.99) * 1000,
+        "beside_p99_ms": quantile(others, 0.99) * 1000,
     }
-
-
-def _share(values: list[float], share: float) -> float:
-    return sorted(values)[int(share * (len(values) - 1))]
-
-
-class _Asker:
-    """Asks `/livez` on one connection, again and again; how long each answer took."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._over = threading.Event()
-        self._took: list[float] = []
-        self._thread = threading.Thread(target=self._ask)
-        self._thread.start()
-
-    def _ask(self) -> None:
-        line = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
-        while not self._over.wait(0.001):
-            began = time.perf_counter()
-            line.request("GET", "/livez")
-            line.getresponse().read()
-            self._took.append(time.perf_counter() - began)
-        line.close()
-
-    def stop(self) -> list[float]:
-        """Seconds for each answer."""
-        self._over.set()
-        self._thread.join()
-        return self._took
 
 
 def _watched(sizes: Sizes, tasks: int, pace: dict[str, Any]) -> dict[str, Any]:
@@ -403,7 +371,7 @@ def _watched(sizes: Sizes, tasks: int, pace: dict[str, Any]) -> dict[str, Any]:
             time.sleep(min(6.0, sizes.seconds))  # until intervals have grown to what unchanged tasks get
             ask_provider(server.provider, "z")
             before, cpu, began = (
-                _Histograms(server.port),
+                Histograms(server.port),
                 machine.cpu_seconds(server.pids),
                 time.perf_counter(),
             )
@@ -411,7 +379,7 @@ def _watched(sizes: Sizes, tasks: int, pace: dict[str, Any]) -> dict[str, Any]:
             took = time.perf_counter() - began
             cpu = machine.cpu_seconds(server.pids) - cpu
             calls = ask_provider(server.provider, "s")["status"]
-            after = _Histograms(server.port)
+            after = Histograms(server.port)
             lag = after.quantile(before, "bridge_loop_lag_seconds", 0.99)
             wait = after.quantile(before, "bridge_budget_wait_seconds", 0.99)
             state = load("stat")
@@ -467,65 +435,6 @@ def _open(load: Load, number: int, at_once: int, *, small: int = 0) -> dict[str,
     if got["opened"] != number:
         raise Failed(f"only {got['opened']} of {number} connections came up: {got}")
     return got
-
-
-class _Peaks:
-    """The most memory seen while it ran, above what there was before."""
-
-    def __init__(self, pids: list[int]) -> None:
-        self._pids = pids
-        self._base = (machine.memory_kb(pids), machine.tcp_memory_kb())
-        self._most = [0.0, 0.0]
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
-
-    def _sample(self) -> None:
-        while not self._over.wait(0.5):
-            now = (machine.memory_kb(self._pids), machine.tcp_memory_kb())
-            self._most = [
-                max(old, new - base) for old, new, base in zip(self._most, now, self._base, strict=True)
-            ]
-
-    def stop(self) -> dict[str, float]:
-        """The peaks."""
-        self._over.set()
-        self._thread.join()
-        return {"grown_kb": self._most[0], "kernel_grown_kb": self._most[1]}
-
-
-class _Histograms:
-    """One scrape of `/metrics`."""
-
-    def __init__(self, port: int) -> None:
-        self._page = get(port, "/metrics")
-
-    def buckets(self, name: str) -> list[tuple[float, float]]:
-        """Upper bounds and counts, over all labels."""
-        found: dict[float, float] = {}
-        pattern = rf'^{name}_bucket{{[^}}]*le="([^"]+)"[^}}]*}} (\S+)$'
-        for bound, count in re.findall(pattern, self._page, re.MULTILINE):
-            found[float(bound)] = found.get(float(bound), 0) + float(count)
-        return sorted(found.items())
-
-    def quantile(self, before: _Histograms, name: str, share: float) -> float:
-        """As Prometheus computes it: along a line within the bucket."""
-        old = dict(before.buckets(name))
-        rows = [(bound, count - old.get(bound, 0)) for bound, count in self.buckets(name)]
-        if not rows or rows[-1][1] <= 0:
-            return float("nan")
-        wanted, lower, below = share * rows[-1][1], 0.0, 0.0
-        for bound, count in rows:
-            if count >= wanted:
-                upper = lower if bound == float("inf") else bound
-                return lower + (upper - lower) * (wanted - below) / max(count - below, 1e-9)
-            lower, below = bound, count
-        return lower
-
-
-def _metric(port: int, series: str) -> float:
-    found = re.search(rf"^{re.escape(series)} (\S+)$", get(port, "/metrics"), re.MULTILINE)
-    return float(found[1]) if found else float("nan")
 
 
 SCENARIOS: dict[str, Callable[[Sizes], Iterator[Row]]] = {

@@ -29,7 +29,7 @@ from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite import SqliteJournal
 from bridge.leases.local import LocalLeases
 from bridge.metrics import Metrics
-from bridge.settings import SQLITE, Settings, UpstreamSettings, dialect_of, is_loopback
+from bridge.settings import SQLITE, Settings, UpstreamSettings, dialect_of
 from bridge.sources.credentials import credential_of
 from bridge.sources.jwks import fetch_fal
 from bridge.sources.session import Session
@@ -38,7 +38,7 @@ from bridge.sources.upstream import Upstream
 from bridge.telemetry.tracing import NO_TRACING, Tracing, make_tracing
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
-from bridge.web.addresses import Addresses
+from bridge.web.addresses import Addresses, is_loopback
 from bridge.web.callers import Callers
 from bridge.web.host_names import HostNames
 from bridge.web.inspector import Inspector

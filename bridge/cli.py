@@ -70,8 +70,9 @@ def serve(path: Path | None, host: str | None, port: int | None, *, insecure: bo
     settings = _settings(path, host=host, port=port, insecure=insecure)
     from bridge.app import Bridge
     from bridge.server import serve as run
-    from bridge.settings import is_loopback, secrets_of
+    from bridge.settings import secrets_of
     from bridge.telemetry.logs import configure
+    from bridge.web.addresses import is_loopback
 
     configure(settings.log_level, settings.log_format, secrets=secrets_of(settings))
     if not is_loopback(settings.host) and settings.auth == "none":

@@ -18,6 +18,7 @@ import aiohttp
 import orjson
 
 from bridge.simulator.server import Running, SimulatorOptions, start
+from tests.forked import CAN_FORK, Forked, Lines, fork
 
 PROVIDERS = ("qingbo", "vapi", "bytespike")
 PATIENCE = 30.0  # seconds any test waits for anything: long, because it only matters when something is broken
@@ -29,7 +30,7 @@ class BridgeProcess:
     """A running `bridge serve`."""
 
     url: str
-    process: Process
+    process: Process | Forked
     log: list[str] = field(default_factory=list)
 
     async def stop(self, sig: signal.Signals = signal.SIGTERM) -> int:
@@ -60,10 +61,8 @@ async def running_bridge(
             value if isinstance(value, str) else orjson.dumps(value).decode()
         )
     variables["BRIDGE_UPSTREAMS"] = orjson.dumps(upstreams).decode()
-    command = (*under, sys.executable, "-m", "bridge", "serve")
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=PIPE, stderr=PIPE, env=variables | (environment or {})
-    )
+    lines = Lines()
+    process = await _started(under, variables | (environment or {}), lines)
     assert process.stdout is not None
     assert process.stderr is not None
     log: list[str] = []
@@ -81,7 +80,20 @@ async def running_bridge(
             process.kill()
         await process.wait()
         await reading
-        process._transport.close()  # else its end is noticed after the loop's, as a warning
+        lines.close()
+        if isinstance(process, Process):
+            process._transport.close()  # else its end is noticed after the loop's, as a warning
+
+
+async def _started(under: Sequence[str], variables: dict[str, str], lines: Lines) -> Process | Forked:
+    """Forked, unless there is something that only a new process can be: imports are most of a start."""
+    for_python = any(
+        name.startswith("PYTHON") and os.environ.get(name) != one for name, one in variables.items()
+    )
+    if CAN_FORK and not under and not for_python:
+        return await fork(["serve"], variables, lines)
+    command = (*under, sys.executable, "-m", "bridge", "serve")
+    return await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=variables)
 
 
 async def _read_log(stream: asyncio.StreamReader, log: list[str]) -> None:

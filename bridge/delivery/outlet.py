@@ -42,6 +42,8 @@ class TransportOutlet:
 
     __slots__ = ("_send", "_transport", "form", "gate", "write")
 
+    ended = None  # the server tells
+
     def __init__(self, cycle: _Cycle, form: Form) -> None:
         self._send: Send | None = None
         self._transport = cycle.transport
@@ -86,6 +88,8 @@ class SocketOutlet:
     """The same for a WebSocket whose handshake the server has done."""
 
     __slots__ = ("_protocol", "_send", "_transport", "form", "write")
+
+    ended = None  # the server tells
 
     def __init__(self, protocol: Any, send: Send, form: Form) -> None:
         self._protocol = protocol
@@ -165,18 +169,20 @@ class Unopened:
 class AsgiOutlet:
     """Drives `send` by hand: it ends at once unless the server's buffer is full.
 
-    Ordering: messages leave in the order they were written; `ended` is set after the last.
+    Attributes:
+        ended: Set when the last message has left; they leave in the order they were written. An event is as
+            large as a tenth of a connection, so there is one only here.
     """
 
-    __slots__ = ("_ended", "_finishing", "_messages", "_resumes", "_send", "_sending", "form")
+    __slots__ = ("_finishing", "_messages", "_resumes", "_send", "_sending", "ended", "form")
 
-    def __init__(self, form: Form, ended: asyncio.Event, send: Send | None = None) -> None:
+    def __init__(self, form: Form, send: Send | None = None) -> None:
         self._send = send
         self._sending: asyncio.Task[None] | None = None
         self._messages: deque[Message] = deque()
         self._resumes: list[Callable[[], None]] = []
         self._finishing = False
-        self._ended = ended
+        self.ended = asyncio.Event()
         self.form = form
 
     def attach(self, send: Send) -> None:
@@ -232,7 +238,7 @@ class AsgiOutlet:
         self._messages.clear()
         if self._sending is not None:
             self._sending.cancel()
-        self._ended.set()
+        self.ended.set()
 
     def _pump(self) -> None:
         assert self._send is not None
@@ -241,7 +247,7 @@ class AsgiOutlet:
             if self._sending is not None:
                 self._sending.add_done_callback(self._sent)
         if self._finishing and self._sending is None:
-            self._ended.set()
+            self.ended.set()
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending = None
@@ -263,21 +269,19 @@ def http_form(scope: Scope, wire: Wire, include: Include, dress: Dress = Dress.B
     return _form(wire, include, hasattr(server_of(scope), "chunked_encoding"), False, dress)
 
 
-def http_outlet(scope: Scope, form: Form, ended: asyncio.Event) -> TransportOutlet | AsgiOutlet:
+def http_outlet(scope: Scope, form: Form) -> TransportOutlet | AsgiOutlet:
     """The cheapest way out for an HTTP response; `attach` it once the response has begun."""
     server = server_of(scope)
     if server is not None and form.chunked:
         return TransportOutlet(server, form)
-    return AsgiOutlet(form, ended)
+    return AsgiOutlet(form)
 
 
-def socket_outlet(
-    server: Any | None, send: Send, include: Include, ended: asyncio.Event
-) -> SocketOutlet | AsgiOutlet:
+def socket_outlet(server: Any | None, send: Send, include: Include) -> SocketOutlet | AsgiOutlet:
     """The cheapest way out for an accepted WebSocket."""
     if server is not None and isinstance(getattr(server, "writable", None), asyncio.Event):
         return SocketOutlet(server, send, _form(Wire.WEBSOCKET, include, False, True))
-    return AsgiOutlet(Form(Wire.WEBSOCKET, include), ended, send)
+    return AsgiOutlet(Form(Wire.WEBSOCKET, include), send)
 
 
 def drive(coroutine: Awaitable[None]) -> asyncio.Task[None] | None:

@@ -85,7 +85,6 @@ class EventStream(Response):
         Raises:
             BridgeError: Nothing was sent yet; answer with a problem document.
         """
-        ended = asyncio.Event()
         form = http_form(scope, self._wire, self._include, self._dress)
         subscription = self._desk.reserve(Unopened(form), self._wire.value, expires_at=self._expires_at)
         handed_over = False
@@ -102,7 +101,7 @@ class EventStream(Response):
                 await self._turn_away(subscription, subscription.closing, send)
                 return
             await self._start(send)
-            hand_over(scope, _Stay(self._desk, opened, http_outlet(scope, form, ended), ended))
+            hand_over(scope, _Stay(self._desk, opened, http_outlet(scope, form)))
             handed_over = True
         finally:
             if not handed_over:
@@ -148,15 +147,12 @@ class TurnedAway(Response):
 class _Stay:
     """The rest of a stream, once its response has begun: all that one open connection holds."""
 
-    __slots__ = ("_desk", "_ended", "_opened", "_outlet")
+    __slots__ = ("_desk", "_opened", "_outlet")
 
-    def __init__(
-        self, desk: Desk, opened: Opened, outlet: TransportOutlet | AsgiOutlet, ended: asyncio.Event
-    ) -> None:
+    def __init__(self, desk: Desk, opened: Opened, outlet: TransportOutlet | AsgiOutlet) -> None:
         self._desk = desk
         self._opened: Opened | None = opened
         self._outlet = outlet
-        self._ended = ended
 
     async def __call__(self, receive: Receive, send: Send) -> None:
         """Let the hub write until the connection is over."""
@@ -174,11 +170,11 @@ class _Stay:
             subscription.use(self._outlet)
             await self._desk.begin(self._opened)
             self._opened = None  # what was read to begin is not kept for as long as the stream lasts
-            if isinstance(self._outlet, TransportOutlet):
+            if self._outlet.ended is None:
                 while (await receive())["type"] != "http.disconnect":
                     pass
             else:
-                await _either(_disconnected(receive), self._ended.wait())
+                await _either(_disconnected(receive), self._outlet.ended.wait())
         finally:
             self._desk.leave(subscription)
 

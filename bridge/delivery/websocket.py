@@ -31,7 +31,7 @@ Refusals = Callable[[Sequence[TaskKey]], Awaitable[Mapping[TaskKey, BridgeError]
 
 
 class Socket:
-    """One WebSocket connection.
+    """One WebSocket that asks to be accepted.
 
     Args:
         resolve: Reads task refs; raises what is wrong with them.
@@ -72,8 +72,7 @@ class Socket:
         hand_over(scope, partial(self._converse, server_of(scope)))
 
     async def _converse(self, server: Any | None, receive: Receive, send: Send) -> None:
-        ended = asyncio.Event()
-        outlet = socket_outlet(server, send, self._include, ended)
+        outlet = socket_outlet(server, send, self._include)
         subscription = self._desk.reserve(
             outlet, Wire.WEBSOCKET.value, stays_open=True, expires_at=self._expires_at
         )
@@ -87,16 +86,29 @@ class Socket:
             self._follow,
         )
         try:
-            if self._first is not None:
-                await serving.begin(self._first)
-            await serving.run(receive, send, None if isinstance(outlet, SocketOutlet) else ended)
+            first, self._first = self._first, None  # not kept for as long as the connection lasts
+            if first is not None:
+                await serving.begin(first)
+                first = None
+            await serving.run(receive, send)
         finally:
             serving.over()
             self._desk.leave(subscription)
 
 
 class _Conversation:
-    """What a client says and what it is answered."""
+    """What a client says and what it is answered: all that one open connection holds."""
+
+    __slots__ = (
+        "_desk",
+        "_first_looks",
+        "_follow",
+        "_max_tasks",
+        "_outlet",
+        "_refusals",
+        "_resolve",
+        "_subscription",
+    )
 
     def __init__(
         self,
@@ -115,10 +127,11 @@ class _Conversation:
         self._refusals = refusals
         self._max_tasks = max_tasks
         self._follow = follow
-        self._first_looks: set[asyncio.Future[None]] = set()
+        self._first_looks: list[asyncio.Future[None]] = []
 
-    async def run(self, receive: Receive, send: Send, ended: asyncio.Event | None) -> None:
+    async def run(self, receive: Receive, send: Send) -> None:
         """Answer messages until the connection is over."""
+        ended = self._outlet.ended
         while self._subscription.closing is None:
             event = await (receive() if ended is None else _first_of(receive(), ended))
             if event is None or event["type"] == "websocket.disconnect":
@@ -165,7 +178,9 @@ class _Conversation:
         await self._desk.begin(opened)
         for key, event in zip(arrival.keys, opened.latest, strict=True):
             if event is None:
-                self._first_looks.add(asyncio.ensure_future(self._first_look(number, key)))
+                look = asyncio.ensure_future(self._first_look(number, key))
+                self._first_looks.append(look)
+                look.add_done_callback(self._first_looks.remove)
 
     async def _first_look(self, number: Any, key: TaskKey) -> None:
         """Only a task nobody has seen costs this: its 404 answers the subscribe."""
@@ -177,7 +192,7 @@ class _Conversation:
 
     def over(self) -> None:
         """Forget what was still waited for."""
-        for look in self._first_looks:
+        for look in self._first_looks.copy():
             look.cancel()
 
     async def _answer(self, raw: bytes) -> None:

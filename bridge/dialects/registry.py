@@ -12,6 +12,8 @@ from bridge.dialects.document import Mistake
 from bridge.dialects.mapping import MappedDialect
 from bridge.errors import ConfigError
 
+CUSTOM = "custom"
+
 _PRESETS = files("bridge.dialects").joinpath("presets")
 
 
@@ -20,6 +22,17 @@ def preset_names() -> list[str]:
     return sorted(
         file.name.removesuffix(".toml") for file in _PRESETS.iterdir() if file.name.endswith(".toml")
     )
+
+
+def load_dialect(name: str, preset: object, document: object) -> MappedDialect:
+    """The dialect of an upstream: its preset, the one of its own name, or the operator's own document.
+
+    Raises:
+        ConfigError: There is no such preset, or the document has mistakes.
+    """
+    if preset == CUSTOM:
+        return load_document(document if isinstance(document, dict) else {}, name)
+    return load_preset(str(preset or name))
 
 
 def load_preset(name: str) -> MappedDialect:

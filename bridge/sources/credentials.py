@@ -10,20 +10,18 @@ from bridge.dialects.base import Dialect
 from bridge.dialects.credentials import HOOKS, Mint, check_key
 
 RENEWED_BEFORE_SECONDS = 300.0
+MASK = b"***"
 SHORTEST_HIDDEN = 8  # what is shorter is a key of a test, and may be a word of any document
 
 
 class Credential(Protocol):
-    """What makes a call ours.
-
-    Attributes:
-        secret: What must not come back in an answer; empty where there is nothing to hide.
-    """
-
-    secret: bytes
+    """What makes a call ours."""
 
     def headers(self) -> Mapping[str, str]:
         """The headers of a call that leaves now."""
+
+    def hide(self, body: bytes) -> bytes:
+        """An answer without it: some providers quote the key they refuse, and their words reach callers."""
 
 
 class FixedCredential:
@@ -31,11 +29,15 @@ class FixedCredential:
 
     def __init__(self, headers: Mapping[str, str], secret: bytes = b"") -> None:
         self._headers = headers
-        self.secret = secret
+        self._secret = secret
 
     def headers(self) -> Mapping[str, str]:
         """The same every time."""
         return self._headers
+
+    def hide(self, body: bytes) -> bytes:
+        """Without the key."""
+        return body.replace(self._secret, MASK) if self._secret and self._secret in body else body
 
 
 class MintedCredential:
@@ -45,9 +47,9 @@ class MintedCredential:
         self._dialect = dialect
         self._mint = mint
         self._api_key = api_key
-        self.secret = _hidden(api_key)
         self._clock = clock
         self._headers: Mapping[str, str] = {}
+        self._secrets = [_hidden(api_key)]
         self._good_from = self._good_until = 0.0
 
     def headers(self) -> Mapping[str, str]:
@@ -57,8 +59,17 @@ class MintedCredential:
         if not self._good_from <= now < self._good_until:
             minted = self._mint(self._api_key, now)
             self._headers = self._dialect.auth_headers(minted.value)
+            # of those made before, the last one may still be on its way back
+            self._secrets = [self._secrets[0], *self._secrets[1:][-1:], minted.value.encode()]
             self._good_from, self._good_until = now, minted.expires_at - RENEWED_BEFORE_SECONDS
         return self._headers
+
+    def hide(self, body: bytes) -> bytes:
+        """Without the key, and without what was made of it."""
+        for secret in self._secrets:
+            if secret and secret in body:
+                body = body.replace(secret, MASK)
+        return body
 
 
 def credential_of(dialect: Dialect, api_key: str, clock: Clock) -> Credential:

@@ -20,7 +20,6 @@ from bridge.sources.credentials import Credential
 
 MAX_BODY = 8 * 1024 * 1024
 STREAM_SILENCE_SECONDS = 90.0
-MASK = b"***"
 _CONNECT_SECONDS = 10.0
 _AT_ONCE = 1024 * 1024
 
@@ -79,7 +78,7 @@ class Session:
                 allow_redirects=False,
                 timeout=self._timeout if timeout_seconds is None else _timeout(timeout_seconds),
             ) as response:
-                body = self._without_secret(await _bounded(response))
+                body = self._credential.hide(await _bounded(response))
                 return Answer(response.status, response.headers, body)  # they match in any case
         except _THEIR_ERRORS as error:
             raise _our_error(error) from error
@@ -107,7 +106,7 @@ class Session:
                 timeout=timeout,
             ) as response:
                 is_stream = response.status == 200 and response.content_type == "text/event-stream"
-                body = b"" if is_stream else self._without_secret(await _bounded(response))
+                body = b"" if is_stream else self._credential.hide(await _bounded(response))
                 yield Answer(response.status, response.headers, body), response.content.iter_any()
         except _THEIR_ERRORS as error:
             raise _our_error(error) from error
@@ -126,10 +125,9 @@ class Session:
         """Where a request goes, before its path."""
         return request.base_url if request.base_url and self._hosts is not None else self._base
 
-    def _without_secret(self, body: bytes) -> bytes:
-        """Some providers quote the key they refuse, and their words reach callers, logs and events."""
-        secret = self._credential.secret
-        return body.replace(secret, MASK) if secret and secret in body else body
+    def hide(self, frame: str) -> str:
+        """What came on a stream, without the key: only whole frames can be searched for it."""
+        return self._credential.hide(frame.encode()).decode()
 
     def _credential_for(self, base_url: str) -> Mapping[str, str]:
         trusted = base_url == self._base or (self._hosts is not None and self._hosts.own(base_url))

@@ -60,6 +60,6 @@ async def _follow(
 def _read(upstream: Upstream, name: str | None, data: str) -> Observation | None:
     """One bad frame among good ones is skipped: the next, or a look, says the same again."""
     try:
-        return upstream.dialect.read_stream_event(name, data)
+        return upstream.dialect.read_stream_event(name, upstream.session.hide(data))
     except UnreadablePayload:
         return None

@@ -85,6 +85,16 @@ def network(text: str) -> Network:
     return ip_network(text.strip(), strict=False)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 def _hops(name: bytes, text: str) -> Iterator[str | None]:
     """The hops of a header, nearest first; None for one that names no address."""
     for part in reversed(text.rsplit(",", MOST_HOPS)[-MOST_HOPS:]):

@@ -24,6 +24,7 @@ from bridge.errors import (
 from bridge.sources.poll import JSON
 from bridge.sources.upstream import Upstream
 from bridge.watchers.submitter import Submitter
+from bridge.web import parse
 from bridge.web.aliases import Aliases
 from bridge.web.callers import Caller
 from bridge.web.limits import Limits
@@ -99,7 +100,7 @@ class Creates:
             "task_id": created.key.task_id,
             "status": event.state.upstream_status or event.state.status.value,
             "progress": int(progress) if progress is not None and progress == int(progress) else progress,
-            "poll_url": request.scope.get("root_path", "") + _poll_path(upstream, created.key),
+            "poll_url": _poll_path(upstream, created.key, parse.mounted_at(request)),
         }
         return own(200, JSON, orjson.dumps(fields))
 
@@ -160,9 +161,9 @@ class Creates:
         return event
 
 
-def _poll_path(upstream: Upstream, key: TaskKey) -> str:
+def _poll_path(upstream: Upstream, key: TaskKey, under: str) -> str:
     """Where a plain `GET` asks for the task in the provider's own shape; else in ours."""
     request = upstream.dialect.status_request(key.task_id)
     if request.method != "GET" or request.base_url is not None:
-        return links(key)["self"]
-    return f"/proxy/{upstream.name}{upstream.dialect.documented(request.path)}"
+        return links(key, under)["self"]
+    return f"{under}/proxy/{upstream.name}{upstream.dialect.documented(request.path)}"

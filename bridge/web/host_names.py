@@ -6,7 +6,7 @@ then the page's own server, and no origin gives it away. Only the name in `Host`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 
@@ -33,12 +33,11 @@ class HostNames:
         self._app = app
         self._allowed = Hosts(allowed)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or refuse."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Pass on, or refuse; no coroutine of ours stays for as long as a stream does."""
         if scope["type"] != "lifespan" and not self._lets_in(_host(scope)):
-            await _refuse(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+            return _refuse(scope, receive, send)
+        return self._app(scope, receive, send)
 
     def _lets_in(self, host: bytes) -> bool:
         return not _may_be_strange(host) or self._allowed.has(_name(host))

@@ -52,7 +52,8 @@ class Issue:
         ticket = self._tickets.mint(caller, keys, seconds)
         self._callers.hold(caller, seconds)
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        return Response(_document(ticket, keys), 201, headers, media_type="application/json")
+        document = _document(ticket, keys, parse.mounted_at(request))
+        return Response(document, 201, headers, media_type="application/json")
 
 
 def _seconds(value: object) -> int:
@@ -63,13 +64,13 @@ def _seconds(value: object) -> int:
     return value
 
 
-def _document(ticket: Ticket, keys: Sequence[TaskKey]) -> bytes:
+def _document(ticket: Ticket, keys: Sequence[TaskKey], under: str) -> bytes:
     query = urlencode([*(("task", key.ref) for key in keys), (TICKET, ticket.text)], safe="/")
     return orjson.dumps(
         {
             "ticket": ticket.text,
             "expires_at": timestamp(ticket.expires_at),
             "tasks": [key.ref for key in keys],
-            "links": {"events": f"/v1/events?{query}", "ws": f"/v1/ws?{query}"},
+            "links": {"events": f"{under}/v1/events?{query}", "ws": f"{under}/v1/ws?{query}"},
         }
     )

@@ -82,6 +82,11 @@ def query(connection: HTTPConnection) -> QueryParams:
     return connection.query_params if connection.scope["query_string"] else _NOTHING
 
 
+def mounted_at(connection: HTTPConnection) -> str:
+    """The path under which another app, or a proxy the server knows of, serves the bridge; often nothing."""
+    return str(connection.scope.get("root_path", "")).rstrip("/")
+
+
 def resume_token(request: HTTPConnection, query: QueryParams) -> str | None:
     """What the client saw last: the header, else either spelling of the parameter."""
     token = request.headers.get("last-event-id")

@@ -55,7 +55,7 @@ class Submit:
         )
         with answering(caller):
             key, event = await self._submitter.submit(upstream, submission)
-        where = links(key)
+        where = links(key, parse.mounted_at(request))
         body = orjson.dumps({"state": orjson.Fragment(document(event, include=include)), "links": where})
         headers = HEADERS | {"ETag": etag(event), "Location": where["self"]}
         return Response(body, status_code=201, headers=headers, media_type="application/json")

@@ -60,18 +60,23 @@ class Tasks:
             caller.permit_upstream(TokenScope.READ, upstream.name)  # others' ids are theirs to know of
             raise
         caller.permit(TokenScope.READ, [key])
-        headers = HEADERS | {"ETag": etag(event), "Content-Location": links(key)["self"]}
+        where = links(key, parse.mounted_at(request))["self"]
+        headers = HEADERS | {"ETag": etag(event), "Content-Location": where}
         return state_response(event, include, headers, None)
 
 
-def links(key: TaskKey) -> dict[str, str]:
-    """Where the bridge serves a task, as paths."""
+def links(key: TaskKey, under: str) -> dict[str, str]:
+    """Where the bridge serves a task, as paths.
+
+    Args:
+        under: Where the bridge itself is mounted; nothing where it is the server.
+    """
     task_id = quote(key.task_id, safe="")
-    path = f"/v1/tasks/{key.upstream}/{task_id}"
+    path = f"{under}/v1/tasks/{key.upstream}/{task_id}"
     return {
         "self": path,
         "events": f"{path}/events",
-        "ws": f"/v1/ws?task={key.upstream}/{task_id}",
+        "ws": f"{under}/v1/ws?task={key.upstream}/{task_id}",
         "cancel": f"{path}/cancel",
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +60,7 @@ class Socket(Transport):
 class Asgi(Transport):
     def __init__(self) -> None:
         super().__init__()
-        self.outlet = AsgiOutlet(SSE, asyncio.Event(), self.server.send)
+        self.outlet = AsgiOutlet(SSE, self.server.send)
 
     @property
     def received(self) -> bytes:

@@ -75,6 +75,17 @@ async def test_a_stream_brings_states_that_no_poll_has_seen(scene: Scene) -> Non
     assert scene.ledger.of("bytespike", task) == 1
 
 
+async def test_a_key_that_a_frame_quotes_is_not_passed_on(scene: Scene) -> None:
+    task = scene.id()
+    running = answer({"task_id": task, "status": "running"})
+    frame = _frame(task, "failed", error={"code": "bad_key", "message": "no such key: test-key!"})
+    halves = [frame[: frame.index("test-") + 3], frame[frame.index("test-") + 3 :]]
+    await scene.script("bytespike", task, running, stream=halves, hold=True)
+    async with scene.events(f"slow/{task}") as stream:
+        failed = await stream.state_with(status="failed")
+    assert failed["error"]["message"] == "no such key: ***!"
+
+
 async def test_after_every_disconnect_the_state_is_asked_for(scene: Scene) -> None:
     """The estimate is far, so the pace of this upstream is a minute; each look is a disconnect's doing."""
     task = scene.id()
@@ -172,5 +183,5 @@ async def test_another_tasks_end_does_not_end_this_ones_stream(scene: Scene) -> 
             await asyncio.wait_for(scene.ledger.reach("bytespike", task, 2, "stream"), 3)
 
 
-def _frame(task: str, word: str) -> str:
-    return f'data: {{"task_id":"{task}","status":"{word}"}}\n\n'
+def _frame(task: str, word: str, **more: Any) -> str:
+    return f"data: {orjson.dumps({'task_id': task, 'status': word} | more).decode()}\n\n"

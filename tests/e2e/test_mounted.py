@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from yarl import URL
 
 from bridge.app import Bridge
 from bridge.settings import load
@@ -105,3 +106,11 @@ async def test_a_mounted_bridge_streams_to_its_end(server: Any, http: aiohttp.Cl
                 await socket_.send_json({"type": "subscribe", "id": 1, "tasks": [ref]})
                 types = [(await socket_.receive_json())["type"] for _ in range(3)]
             assert types == ["subscribed", "state", "done"]
+            async with http.post(f"{url}/bridge/v1/tasks/qingbo", json={"model": "veo3"}) as created:
+                links, location = (await created.json())["links"], created.headers["location"]
+            assert created.status == 201
+            assert location == links["self"]
+            for name in ("self", "events"):  # as they are: where the bridge is mounted is part of them
+                async with http.get(URL(url + links[name], encoded=True)) as followed:
+                    assert followed.status == 200
+            assert links["ws"].startswith("/bridge/v1/ws?")

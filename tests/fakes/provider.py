@@ -136,6 +136,10 @@ class FakeProvider:
             raise UpstreamUnavailable("broken")
         return Look(_observation(shown), None)
 
+    def hide(self, frame: str) -> str:
+        """This provider quotes nobody."""
+        return frame
+
     def read_stream_event(self, name: str | None, data: str) -> Observation | None:
         """Read a frame: a document, or a heartbeat."""
         return None if name == "ping" else _observation(orjson.loads(data))

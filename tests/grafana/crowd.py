@@ -62,7 +62,7 @@ class Crowd:
             assert answer.status < 300, await answer.text()
 
     async def ask_slowly(self, task_id: str, seconds: float) -> None:
-        """A look at a task of that name, whose provider takes its time; another where the weather came between."""
+        """A look at a task whose provider takes its time; another where the weather came between."""
         name = quote(task_id, safe="")
         slow = answer({"task_id": task_id, "status": "processing"}) | {"delay": seconds}
         script = {"answers": [slow]}
@@ -71,7 +71,7 @@ class Crowd:
             assert made.status < 300, await made.text()
         address = URL(f"{self._bridge}/v1/tasks/qingbo/{name}", encoded=True)
         async with asyncio.timeout(PATIENCE):
-            while not await self._is_shown(address):
+            while not await self._is_shown(address):  # noqa: ASYNC110 - the weather tells nobody
                 await asyncio.sleep(self.pause)
 
     async def _is_shown(self, address: URL) -> bool:

@@ -150,19 +150,18 @@ def bodies(server: FakeServer) -> list[bytes]:
 
 
 async def test_under_any_server_a_body_ends_with_its_last_message(server: FakeServer) -> None:
-    ended = asyncio.Event()
-    outlet = AsgiOutlet(SSE, ended, server.send)
+    outlet = AsgiOutlet(SSE, server.send)
     outlet.write(b"one")
     outlet.finish(Closing.AGE)
     assert server.messages == [
         {"type": "http.response.body", "body": b"one", "more_body": True},
         {"type": "http.response.body", "body": b"", "more_body": False},
     ]
-    assert ended.is_set()
+    assert outlet.ended.is_set()
 
 
 async def test_under_any_server_each_line_is_a_message_and_the_close_says_why(server: FakeServer) -> None:
-    outlet = AsgiOutlet(SOCKET, asyncio.Event(), server.send)
+    outlet = AsgiOutlet(SOCKET, server.send)
     outlet.write(b'{"a":"\xe2\x80\xa8"}\n{"b":2}\n')
     outlet.write(b"")
     outlet.finish(Closing.DRAIN)
@@ -174,35 +173,33 @@ async def test_under_any_server_each_line_is_a_message_and_the_close_says_why(se
 
 
 async def test_the_end_waits_for_what_is_being_sent(server: FakeServer) -> None:
-    ended = asyncio.Event()
-    outlet = AsgiOutlet(SSE, ended, server.send)
+    outlet = AsgiOutlet(SSE, server.send)
     server.transport.fill()
     outlet.write(b"one")
     outlet.write(b"two")
     outlet.finish(Closing.AGE)
     await settle()
-    assert not ended.is_set()
+    assert not outlet.ended.is_set()
     server.transport.empty()
     await settle()
     assert bodies(server) == [b"one", b"two", b""]
-    assert ended.is_set()
+    assert outlet.ended.is_set()
 
 
 async def test_the_connection_ends_only_once_its_last_message_was_taken(server: FakeServer) -> None:
-    ended = asyncio.Event()
-    outlet = AsgiOutlet(SSE, ended, server.send)
+    outlet = AsgiOutlet(SSE, server.send)
     outlet.write(b"one")
     server.transport.fill()
     outlet.finish(Closing.AGE)
     await settle()
-    assert not ended.is_set()
+    assert not outlet.ended.is_set()
     server.transport.empty()
     await settle()
-    assert ended.is_set()
+    assert outlet.ended.is_set()
 
 
 async def test_messages_of_one_write_stay_together_when_each_has_to_wait(server: FakeServer) -> None:
-    outlet = AsgiOutlet(SOCKET, asyncio.Event(), server.send)
+    outlet = AsgiOutlet(SOCKET, server.send)
 
     async def slow(message: Any) -> None:
         await asyncio.sleep(0)
@@ -224,7 +221,7 @@ async def test_messages_of_one_write_stay_together_when_each_has_to_wait(server:
 
 
 async def test_after_a_send_that_failed_nothing_more_is_sent(server: FakeServer) -> None:
-    outlet = AsgiOutlet(SSE, asyncio.Event(), server.send)
+    outlet = AsgiOutlet(SSE, server.send)
     server.transport.fill()
     outlet.write(b"one")
     outlet.write(b"two")
@@ -236,15 +233,14 @@ async def test_after_a_send_that_failed_nothing_more_is_sent(server: FakeServer)
 
 
 async def test_dropping_a_connection_stops_its_send_and_ends_it(server: FakeServer) -> None:
-    ended = asyncio.Event()
-    outlet = AsgiOutlet(SSE, ended, server.send)
+    outlet = AsgiOutlet(SSE, server.send)
     server.transport.fill()
     outlet.write(b"one")
     outlet.abort()
     server.transport.empty()
     await settle()
     assert server.messages == []
-    assert ended.is_set()
+    assert outlet.ended.is_set()
 
 
 # Under our own
@@ -307,14 +303,13 @@ def scope(server: object) -> Any:
 
 
 async def test_the_cheapest_way_out_is_taken_where_the_server_shows_it(server: FakeServer) -> None:
-    ended = asyncio.Event()
     own, foreign = scope(server), scope(None)
     assert http_form(own, Wire.SSE, PLAIN) == CHUNKED
     assert http_form(foreign, Wire.SSE, PLAIN) == SSE
-    assert isinstance(http_outlet(own, CHUNKED, ended), TransportOutlet)
-    assert isinstance(http_outlet(foreign, SSE, ended), AsgiOutlet)
-    assert isinstance(socket_outlet(server, server.send, PLAIN, ended), SocketOutlet)
-    assert isinstance(socket_outlet(None, server.send, PLAIN, ended), AsgiOutlet)
+    assert isinstance(http_outlet(own, CHUNKED), TransportOutlet)
+    assert isinstance(http_outlet(foreign, SSE), AsgiOutlet)
+    assert isinstance(socket_outlet(server, server.send, PLAIN), SocketOutlet)
+    assert isinstance(socket_outlet(None, server.send, PLAIN), AsgiOutlet)
     del server.chunked_encoding  # a server we do not know frames for itself
     assert http_form(own, Wire.SSE, PLAIN) == SSE
 

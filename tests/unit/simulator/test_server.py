@@ -59,7 +59,7 @@ async def test_it_stops_at_once_with_everything_still_open():
             hanging = asyncio.ensure_future(session.get(f"{running.url}/qingbo/v1/tasks/{stuck}"))
             await session.get(f"{running.url}/_sim/clock?waiting=3")
             begun = time.perf_counter()
-        assert time.perf_counter() - begun < 0.8
+        assert time.perf_counter() - begun < 5  # the library would wait for a minute
         with pytest.raises(aiohttp.ClientError):
             await hanging
         for stream in streams:

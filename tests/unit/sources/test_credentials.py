@@ -42,6 +42,17 @@ def test_a_token_is_kept_and_renewed_minutes_before_its_end():
     assert credential.headers() is second
 
 
+def test_neither_the_key_nor_a_token_on_its_way_is_left_in_an_answer():
+    clock = FakeClock()
+    credential = credential_of(KLING, "ak:sk-of-ours", clock)
+    tokens = []
+    for _ in range(2):
+        tokens.append(credential.headers()["Authorization"].removeprefix("Bearer "))
+        clock.skip(1500)
+    quoted = " ".join(["ak:sk-of-ours", *tokens, "eyJhbGciOi.of.others"]).encode()
+    assert credential.hide(quoted) == b"*** *** *** eyJhbGciOi.of.others"
+
+
 def test_a_clock_that_was_set_back_makes_a_new_token():
     clock = FakeClock()
     credential = credential_of(KLING, "ak:sk", clock)

@@ -228,10 +228,10 @@ async def test_a_task_that_does_not_exist_is_over_for_the_others(fake):
 
 async def test_silence_is_noticed_and_comments_break_it(fake):
     notices: list[Notice] = []
-    patience = Patience(silence=0.15, first_delay=0.001, shortest_delay=0.001, farewell=0.05)
+    patience = Patience(silence=1.0, first_delay=0.001, shortest_delay=0.001, farewell=0.05)
 
     async def keepalives() -> None:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.6)  # far enough from a silence for a machine that is held up
 
     fake.plays(
         [fake.state("e-1"), keepalives, b":\n", keepalives, b":\n", fake.state("e-2"), fake.HANG],

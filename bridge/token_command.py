@@ -38,11 +38,11 @@ def token() -> None:
 def mint(path: Path | None, tasks: tuple[str, ...], scope: str, seconds: int, name: str) -> None:
     """Print a token. Whoever has it may do what it says until it expires: it cannot be called back."""
     from bridge.clock import SystemClock  # noqa: PLC0415 - commands import late so that --help is quick
-    from bridge.errors import ConfigError, Unauthenticated  # noqa: PLC0415 - as above
-    from bridge.settings import load  # noqa: PLC0415 - as above
-    from bridge.web import tokens  # noqa: PLC0415 - as above
-    from bridge.web.callers import TokenScope  # noqa: PLC0415 - as above
-    from bridge.web.grants import read_grant  # noqa: PLC0415 - as above
+    from bridge.errors import ConfigError, Unauthenticated  # noqa: PLC0415 - for this command alone
+    from bridge.settings import load  # noqa: PLC0415 - for this command alone
+    from bridge.web import tokens  # noqa: PLC0415 - for this command alone
+    from bridge.web.callers import TokenScope  # noqa: PLC0415 - for this command alone
+    from bridge.web.grants import read_grant  # noqa: PLC0415 - for this command alone
 
     words = scope.replace(",", " ").split()
     unknown = [word for word in words if word not in set(TokenScope)]

@@ -143,9 +143,9 @@ async def _deny(websocket: WebSocket, error: Unauthenticated) -> None:
     """401 where the server can say it, so that a client knows that it needs another credential."""
     if _DENIAL in websocket.scope.get("extensions", {}):
         await websocket._receive()  # noqa: SLF001 - the ASGI callable
-        await problem(error)(websocket.scope, websocket._receive, websocket._send)  # noqa: SLF001 - as above
+        await problem(error)(websocket.scope, websocket._receive, websocket._send)  # noqa: SLF001 - the ASGI callables
         return
-    await _refuse(websocket._receive, websocket._send, str(error))  # noqa: SLF001 - as above
+    await _refuse(websocket._receive, websocket._send, str(error))  # noqa: SLF001 - the ASGI callables
 
 
 async def _refuse(receive: Receive, send: Send, why: str) -> None:

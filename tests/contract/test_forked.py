@@ -41,7 +41,7 @@ async def start(request: pytest.FixtureRequest) -> AsyncIterator[Start]:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-m", "bridge", "serve", stdout=PIPE, stderr=PIPE, env=variables
                 )
-                stack.callback(process._transport.close)  # type: ignore[union-attr]
+                stack.callback(process._transport.close)  # type: ignore[union-attr] # one that was started
             stack.push_async_callback(ended, process)
             return process
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -19,15 +18,14 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets import http11
 
 from bridge.app import Bridge
+from bridge.crowd import Crowd, free
 from bridge.errors import TooLarge
 from bridge.settings import operations_address
 
 BACKLOG = 4096
 SEND_BUFFER = 64 * 1024
 GC_THRESHOLDS = (50_000, 50, 100)
-COLLECT_AFTER_ENDED = 5_000
 COLLECT_PERIOD_SECONDS = 5.0
-COLLECT_FULL_HOUSE_SECONDS = 30.0
 LAST_GRACE_SECONDS = 5
 AT_ONCE_SECONDS = 1
 MAX_WS_MESSAGE = 64 * 1024
@@ -113,23 +111,14 @@ class DrainingServer(uvicorn.Server):
         ]
 
     async def _collect(self) -> None:
-        """Once many connections have ended, free their circles, and give their memory back to the system.
-
-        The WebSocket library makes a circle of each connection; under our thresholds they would stay.
-        A full collection stops everybody, for some 30 µs a connection that is open: in a full house it
-        comes less often.
-        """
+        """Free what a crowd has left. The WebSocket library makes a circle of each connection, for one."""
         assert self._loop is not None
-        ended, last = 0, 0.0
+        crowd = Crowd()
         while True:
             await asyncio.sleep(COLLECT_PERIOD_SECONDS)
-            gone = self._bridge.ended_streams - ended
-            began = self._loop.time()
-            empty = self._bridge.open_streams < gone
-            if gone >= COLLECT_AFTER_ENDED and (empty or began - last >= COLLECT_FULL_HOUSE_SECONDS):
-                ended, last = self._bridge.ended_streams, began
-                found = gc.collect()
-                _release_memory()
+            began, bridge = self._loop.time(), self._bridge
+            if crowd.has_left(ended=bridge.ended_streams, still_open=bridge.open_streams, now=began):
+                found = free()
                 took = self._loop.time() - began
                 logger.debug("collected", extra={"objects": found, "seconds": round(took, 4)})
 
@@ -346,13 +335,6 @@ def _config(app: ASGIApp, *, max_head_bytes: int) -> uvicorn.Config:
         timeout_graceful_shutdown=LAST_GRACE_SECONDS,
         lifespan="on",
     )
-
-
-def _release_memory() -> None:
-    """The C library keeps what was freed in the middle of its heap until it is told not to (glibc only)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _raise_descriptor_limit() -> None:

@@ -1,4 +1,4 @@
-"""What a crowd leaves when it goes: memory that nobody uses and nobody gives back. When to free it, and how."""
+"""Memory that a crowd leaves behind when it goes and nobody gives back: when to free it, and how."""
 
 from __future__ import annotations
 

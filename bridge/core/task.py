@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Self
 
+from bridge.core.record import record
 from bridge.errors import InvalidRequest
 
 UPSTREAM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -102,7 +103,7 @@ def check_task_id(task_id: str) -> str:
     return task_id
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Output:
     """One result of a task.
 
@@ -133,7 +134,7 @@ class Failure:
     message: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Observation:
     """What one look at a task showed, in our words, before it is weighed against what we knew.
 
@@ -171,7 +172,7 @@ class Observation:
     raw: bytes | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class State:
     """The whole of what is known about a task at one moment: an observation, weighed.
 

@@ -52,6 +52,7 @@ def _measured(name: str, sizes: Sizes, wishes: argparse.Namespace, results: dict
     cycles: list[dict[str, Any]] = []
     number = 1 if wishes.tiny else wishes.cycles or CYCLES.get(name, 3)
     well = True
+    disk, before = machine.disk_sync_ms(BUILD, times=2 if wishes.tiny else 100), machine.stolen()
     for turn in range(number):
         cycle: dict[str, Any] = {}
         began = time.perf_counter()
@@ -70,9 +71,15 @@ def _measured(name: str, sizes: Sizes, wishes: argparse.Namespace, results: dict
             "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),  # noqa: TID251 - no bridge here
             "commit": machine.commit(),
             "machine": machine.description(),
+            "disk_sync_ms": disk,
+            "stolen": _share(before, machine.stolen()),
             "cycles": cycles,
         }
     return well
+
+
+def _share(before: tuple[int, int], after: tuple[int, int]) -> float:
+    return (after[0] - before[0]) / max(after[1] - before[1], 1)
 
 
 def _brief(numbers: dict[str, Any]) -> str:

@@ -286,7 +286,9 @@ def answer(sizes: Sizes) -> Iterator[Row]:
     polled = {"poll_min_seconds": 0.05, "poll_max_seconds": 0.05}
     makes: list[tuple[str, Make, int]] = [
         ("ours, provider streams", ours, 1),
+        ("ours, provider streams, memory journal", lambda: ours(memory=True), 1),
         ("ours, provider polled", lambda: ours(upstream="qingbo", pace=polled, streams=False), 0),
+        ("C limit", limit, 0),
     ]
     for name, make, streams in makes:
         with make() as server, loading(server) as load:

@@ -329,7 +329,7 @@ class Hub:
                 done += len(part)
                 self._room -= len(part)
                 # some have this event already, or a newer one: they joined, or were repaid; or left since
-                if channel.brought_up >= offset or done > len(part):
+                if channel.brought_up >= offset or len(group) != len(members):
                     part = _lacking(part, group, offset, data)
                 written, skipped = self._give(channel, part, data, offset, alone=alone)
                 if written:

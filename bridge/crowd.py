@@ -51,7 +51,10 @@ def free() -> int:
         How many objects were found in circles.
     """
     found = gc.collect()
-    sys._clear_type_cache()  # noqa: SLF001 - documented, whatever its name says
+    # the second name is the older one; both are documented, whatever they look like
+    clear = getattr(sys, "_clear_internal_caches", None) or getattr(sys, "_clear_type_cache", None)
+    if clear is not None:
+        clear()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps what is free amid its heap
     if trim is not None:
         trim(0)

@@ -51,6 +51,14 @@ async def chromium() -> AsyncIterator[Browser]:
             await browser.close()
 
 
+_REMEMBER = """
+    window.said = [];
+    new MutationObserver((changes) => {
+        for (const change of changes) window.said.push(change.target.textContent ?? "");
+    }).observe(document, { subtree: true, childList: true, characterData: true });
+"""
+
+
 @asynccontextmanager
 async def visited(
     browser: Browser, url: str, cookies: Mapping[str, str] | None = None
@@ -62,6 +70,7 @@ async def visited(
             await context.add_cookies([{"name": name, "value": value, "url": url}])
         page = await context.new_page()
         page.set_default_timeout(PATIENCE * 1000)
+        await page.add_init_script(_REMEMBER)
         wrong: list[str] = []
         page.on("pageerror", lambda error: wrong.append(str(error)))
         await page.goto(url)
@@ -95,6 +104,12 @@ async def site(folder: Path, bridge: Callable[[], str]) -> AsyncIterator[str]:
         yield f"http://{HOST}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+
+
+async def has_said(page: Page, text: str) -> None:
+    """Wait until the page says this, or has said it before: one line for all notices shows the newest."""
+    said = "(text) => window.said.some((one) => one.includes(text))"
+    await page.wait_for_function(said, arg=text, polling=20)
 
 
 async def shows(page: Page, text: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 from playwright.async_api import Browser, Page
 
 from tests.chaos.proxy import free_port
-from tests.docs.browsing import bundled, chromium, shell, shows, site, visited
+from tests.docs.browsing import bundled, chromium, has_said, shell, shows, site, visited
 from tests.docs.programs import Program, started
 from tests.docs.recipes import RECIPES, needed
 from tests.e2e.scene import QUICK, Scene, path_of, stage, until
@@ -129,7 +129,7 @@ async def test_the_plain_page_follows_many_tasks_on_one_connection(
     async with visited(browser, f"{pages}/page?{query}") as (page, _):
         await page.wait_for_function("document.querySelectorAll('section').length === 8")
         await scene.reaches('bridge_connections{delivery="sse"}', 1)
-        await shows(page, f"{nobody}: ")
+        await has_said(page, f"{nobody}: ")
         for task in ids:
             await scene.then("qingbo", task, qingbo_done(task))
         await page.wait_for_function("document.querySelectorAll('video').length === 8")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import orjson
 import pytest
 
 from tests.e2e.scene import Scene, path_of, stage
-from tests.harness import answer, qingbo, qingbo_done
+from tests.harness import PATIENCE, answer, qingbo, qingbo_done
 
 pytestmark = pytest.mark.anyio
 
@@ -46,18 +47,16 @@ async def test_a_task_that_appears_later_is_found_by_the_next_client(scene: Scen
     assert statuses[-1] == 200
 
 
-async def test_many_who_ask_for_a_missing_task_cause_few_calls(scene: Scene) -> None:
-    task = scene.id()
-    held = NOT_FOUND | {"delay": 1}
-    ref = await scene.script("qingbo", task, held)
-    import asyncio
-
-    asking = [asyncio.ensure_future(scene.get(path_of(ref))) for _ in range(20)]
-    await scene.reaches('bridge_interests{upstream="qingbo"}', 20)
-    await scene.ledger.reach("qingbo", task, 1)
-    scene.advance(1)
-    assert {reply.status for reply in await asyncio.gather(*asking)} == {404}
-    assert scene.ledger.of("qingbo", task) == 1
+async def test_many_who_ask_for_a_missing_task_cause_few_calls() -> None:
+    async with stage(cold_wait_seconds=PATIENCE) as scene:  # whoever waited longer would get `unknown`
+        task = scene.id()
+        ref = await scene.script("qingbo", task, NOT_FOUND | {"delay": 1})
+        asking = [asyncio.ensure_future(scene.get(path_of(ref))) for _ in range(20)]
+        await scene.reaches('bridge_interests{upstream="qingbo"}', 20)
+        await scene.ledger.reach("qingbo", task, 1)
+        scene.advance(1)
+        assert {reply.status for reply in await asyncio.gather(*asking)} == {404}
+        assert scene.ledger.of("qingbo", task) == 1
 
 
 async def test_a_cold_stream_whose_404_comes_after_the_wait_gets_the_notice_and_ends(scene: Scene) -> None:

@@ -17,9 +17,9 @@ from contextlib import asynccontextmanager
 from bench.tokens import Lines, pick, token
 from bridge.app import Bridge
 from bridge.clock import SystemClock
+from bridge.config.settings import Settings, load
 from bridge.core.task import Output, Source, State, Status, TaskKey
-from bridge.server import serve
-from bridge.settings import Settings, load
+from bridge.server.server import serve
 from bridge.telemetry.logs import configure
 
 UPSTREAM = "bytespike"

@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from bridge import errors
+from bridge.config.settings import NESTED, PREFIX, Settings, UpstreamSettings
 from bridge.core.event import Closing
-from bridge.metrics import Metrics
-from bridge.settings import NESTED, PREFIX, Settings, UpstreamSettings
+from bridge.telemetry.metrics import Metrics
 
 DOCS = Path(__file__).parent
 # where the class that comes first under a code says less than a caller wants to know

@@ -17,9 +17,9 @@ import socket
 import sys
 from typing import Any
 
-import bridge.app
-import bridge.cli
-import bridge.server
+import bridge.app.bridge
+import bridge.cli.main
+import bridge.server.server
 import bridge.telemetry.logs
 from tests.forked import ASKED
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bridge.core.estimate import Kind, RunTimes, Slope, age, eta_seconds
 from bridge.core.event import Notice, NoticeCode
-from bridge.core.forecast import Kind, RunTimes, Slope, age, eta_seconds
 from bridge.core.merge import lost, merge
-from bridge.core.pacing import LONGEST_WAIT, Callbacks, Pace
+from bridge.core.schedule import LONGEST_WAIT, Callbacks, Pace
 from bridge.core.task import Observation, Source, State, Status
 from bridge.errors import CredentialRefused, TaskNotFound, UpstreamError, UpstreamRefused
 

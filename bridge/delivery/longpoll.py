@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from bridge.core.cursor import Cursor
 from bridge.core.event import Event
 from bridge.core.task import TaskKey
-from bridge.delivery.desk import Desk
-from bridge.metrics import LEFT
+from bridge.delivery.subscriptions import Desk
+from bridge.telemetry.metrics import LEFT
 
 LONGEST_WAIT_SECONDS = 60
 LABEL = "longpoll"

@@ -16,11 +16,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from bridge.core.event import Closing, Notice
-from bridge.delivery.desk import Arrival, Desk, Opened
-from bridge.delivery.outermost import hand_over
-from bridge.delivery.outlet import AsgiOutlet, TransportOutlet, Unopened, http_form, http_outlet
+from bridge.delivery.handoff import hand_over
+from bridge.delivery.subscriptions import Arrival, Desk, Opened
+from bridge.delivery.writers import AsgiOutlet, TransportOutlet, Unopened, http_form, http_outlet
+from bridge.hub.maintenance import CLOSING_SENTENCES, retry_milliseconds
 from bridge.hub.subscription import Subscription
-from bridge.hub.sweep import CLOSING_SENTENCES, retry_milliseconds
 from bridge.wire import sse
 from bridge.wire.document import PLAIN, Include
 from bridge.wire.frames import Dress, Form, Wire, closing_frame, notice_frame, pack

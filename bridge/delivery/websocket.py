@@ -12,9 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 from bridge.core.event import Closing
 from bridge.core.task import TaskKey
-from bridge.delivery.desk import Arrival, Desk
-from bridge.delivery.outermost import hand_over, server_of
-from bridge.delivery.outlet import AsgiOutlet, SocketOutlet, socket_outlet
+from bridge.delivery.handoff import hand_over, server_of
+from bridge.delivery.subscriptions import Arrival, Desk
+from bridge.delivery.writers import AsgiOutlet, SocketOutlet, socket_outlet
 from bridge.errors import BridgeError, InvalidRequest, LimitExceeded, TaskNotFound
 from bridge.hub.subscription import Subscription
 from bridge.wire.document import Include

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from bridge.core.task import Failure, Observation, Output, Status
 from bridge.dialects.answers import NOTHING, AnswerRules, Opened
-from bridge.dialects.nested import unfold_at
 from bridge.dialects.outputs import OutputRule, gather
 from bridge.dialects.paths import Field, Finder, holds
-from bridge.dialects.values import MAX_WORD, clean, positive
+from bridge.dialects.values import MAX_WORD, clean, positive, unfold_at
 from bridge.dialects.words import Verdict, WordMap, spell
 
 

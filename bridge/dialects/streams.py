@@ -14,9 +14,8 @@ import orjson
 
 from bridge.core.task import Observation, Status
 from bridge.dialects.answers import NOTHING, AnswerRules, Complaint, Opened
-from bridge.dialects.nested import MAX_UNFOLDED, unfold
 from bridge.dialects.state import StateRules
-from bridge.dialects.values import clean, sentence, word
+from bridge.dialects.values import MAX_UNFOLDED, clean, sentence, unfold, word
 from bridge.dialects.words import fold
 from bridge.errors import UnreadablePayload, UpstreamUnavailable
 

@@ -18,7 +18,7 @@ from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.hub.channel import Channel
 from bridge.hub.subscription import Outlet, Subscription
-from bridge.metrics import Metrics
+from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import Form, Frames, Wire, end_frame, notice_frame, pack, state_frame
 
 SLICE = 500  # writes before the event loop gets a turn: about 5 ms

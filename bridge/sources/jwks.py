@@ -17,8 +17,8 @@ from bridge.dialects.base import Request
 from bridge.dialects.hosts import Hosts
 from bridge.errors import UpstreamError, UpstreamUnavailable
 from bridge.sources.credentials import FixedCredential
-from bridge.sources.private import PublicResolver
-from bridge.sources.session import Session
+from bridge.sources.http_client import Session
+from bridge.sources.public_resolver import PublicResolver
 
 KEPT_SECONDS = 86_400.0
 REFETCH_SECONDS = 60.0

@@ -10,16 +10,16 @@ from enum import StrEnum
 from typing import Self
 
 from bridge.clock import Clock
-from bridge.core.budget import Budget
-from bridge.core.forecast import RunTimes
-from bridge.core.pacing import Callbacks, Pace
+from bridge.core.estimate import RunTimes
+from bridge.core.rate_limit import Budget
+from bridge.core.schedule import Callbacks, Pace
 from bridge.core.task import OWN_ACCOUNT
 from bridge.dialects.base import Answer, Dialect, Request
 from bridge.errors import CredentialRefused, UpstreamError
-from bridge.metrics import Metrics, UpstreamSeries
 from bridge.sources.credentials import Credential
-from bridge.sources.session import Session
+from bridge.sources.http_client import Session
 from bridge.sources.signatures import Verifier
+from bridge.telemetry.metrics import Metrics, UpstreamSeries
 from bridge.telemetry.tracing import NO_TRACING, Tracing
 
 ACCOUNT_IN_FLIGHT = 8

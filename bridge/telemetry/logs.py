@@ -20,10 +20,10 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from bridge.clock import Clock, SystemClock
+from bridge.telemetry.log_throttle import Repeats
+from bridge.telemetry.log_writer import Sink, Write, to_descriptor
 from bridge.telemetry.redaction import Redaction
-from bridge.telemetry.repeats import Repeats
-from bridge.telemetry.sink import Sink, Write, to_descriptor
-from bridge.telemetry.visit import visiting
+from bridge.telemetry.request_context import visiting
 
 OURS = "bridge"
 LONGEST_TEXT = 8192

@@ -26,7 +26,7 @@ from bridge import __version__
 from bridge.core.task import Source, State, TaskKey
 from bridge.dialects.base import Request
 from bridge.errors import BridgeError
-from bridge.telemetry.visit import Trace, visiting
+from bridge.telemetry.request_context import Trace, visiting
 
 GOODBYE_SECONDS = 3.0
 REMEMBERED = 10_000

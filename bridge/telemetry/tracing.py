@@ -16,7 +16,7 @@ from typing import Protocol
 
 from bridge.core.task import Source, State, TaskKey
 from bridge.dialects.base import Request
-from bridge.telemetry.visit import Trace
+from bridge.telemetry.request_context import Trace
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 EXTRA = "pip install 'task-event-bridge[otel]'"

@@ -13,13 +13,12 @@ from bridge.core.event import Event, Notice, NoticeCode
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, TaskKey
 from bridge.errors import BridgeError, InvalidRequest, TaskNotFound, Unauthenticated, UnknownUpstream
 from bridge.journal.base import Journal
-from bridge.leases.base import Leases
-from bridge.metrics import Metrics
 from bridge.sources.accounts import REFUSED_SENTENCE, Accounts
 from bridge.sources.poll import Shown
 from bridge.sources.upstream import Upstream
-from bridge.watchers.follower import StreamFollower
-from bridge.watchers.lookouts import Lookouts
+from bridge.telemetry.metrics import Metrics
+from bridge.watchers.scheduler import Lookouts
+from bridge.watchers.stream import StreamFollower
 from bridge.watchers.watcher import Watcher
 
 TICK_SECONDS = 1.0
@@ -49,7 +48,6 @@ class Pool:
         self,
         upstreams: Mapping[str, Upstream],
         journal: Journal,
-        leases: Leases,
         clock: Clock,
         metrics: Metrics,
         *,
@@ -60,7 +58,6 @@ class Pool:
         self.upstreams = upstreams
         self._accounts = accounts
         self._journal = journal
-        self._leases = leases
         self._clock = clock
         self._metrics = metrics
         self._random = random

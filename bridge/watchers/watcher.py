@@ -6,16 +6,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from bridge.core.estimate import PLAUSIBLE_SECONDS, Kind
 from bridge.core.event import Event
-from bridge.core.forecast import PLAUSIBLE_SECONDS, Kind
-from bridge.core.pacing import Callbacks
+from bridge.core.schedule import Callbacks
 from bridge.core.task import Observation, Source, State, Status, TaskKey
 from bridge.core.watch import Verdict, Watch
 from bridge.errors import BridgeError, JournalError, UpstreamError
 from bridge.journal.base import Journal
 from bridge.sources.poll import Memory, Shown, look
 from bridge.sources.upstream import Upstream
-from bridge.telemetry.visit import Trace, visiting
+from bridge.telemetry.request_context import Trace, visiting
 
 RETRY_JOURNAL_SECONDS = 1.0
 

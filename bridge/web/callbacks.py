@@ -7,11 +7,11 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bridge.delivery.desk import Desk
+from bridge.delivery.subscriptions import Desk
 from bridge.errors import Forbidden, Unauthenticated
-from bridge.sources.callback import CallbackResult, take
 from bridge.sources.upstream import Upstream
-from bridge.web import parse
+from bridge.sources.webhook import CallbackResult, take
+from bridge.web import params
 
 
 class Callbacks:
@@ -24,7 +24,7 @@ class Callbacks:
         """Look at the task it names, if the secret is right and the task is watched."""
         pool = self._desk.pool
         upstream = pool.upstream(request.path_params["upstream"])
-        body = await parse.body(request, self._desk.settings.max_body_bytes)
+        body = await params.body(request, self._desk.settings.max_body_bytes)
         secret = request.path_params["secret"]
         taken = await take(
             upstream,

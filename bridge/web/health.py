@@ -7,11 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge import __version__
-from bridge.delivery.desk import Desk
-from bridge.metrics import Metrics
+from bridge.auth.authenticator import Callers, TokenScope
+from bridge.delivery.subscriptions import Desk
 from bridge.sources.upstream import Upstream
-from bridge.web.callers import Callers, TokenScope
-from bridge.web.scrape import scraped
+from bridge.telemetry.exposition import scraped
+from bridge.telemetry.metrics import Metrics
 from bridge.wire.document import timestamp
 
 

@@ -11,15 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from bridge import __version__
+from bridge.auth.authenticator import Caller, Callers, TokenScope
+from bridge.auth.origins import Origins
 from bridge.core.task import Status, TaskKey
-from bridge.delivery.desk import Desk
-from bridge.delivery.outermost import at_end
+from bridge.delivery.handoff import at_end
 from bridge.delivery.sse import head
+from bridge.delivery.subscriptions import Desk
 from bridge.errors import Forbidden, LimitExceeded
 from bridge.watchers.watcher import Watcher
-from bridge.web.callers import Caller, Callers, TokenScope
-from bridge.web.limits import Limits
-from bridge.web.origins import Origins
+from bridge.web.limits.limits import Limits
 from bridge.web.static_files import StaticFile, StaticFolder
 from bridge.wire import sse
 from bridge.wire.document import timestamp

@@ -21,8 +21,8 @@ from bridge.errors import (
     UnknownRoute,
     UpstreamError,
 )
-from bridge.telemetry.visit import visiting
-from bridge.web.visits import route_of
+from bridge.telemetry.request_context import visiting
+from bridge.web.middleware.request_id import route_of
 
 logger = logging.getLogger(__name__)
 

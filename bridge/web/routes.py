@@ -9,27 +9,25 @@ from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
-from bridge.delivery.desk import Desk
-from bridge.delivery.outermost import Outermost
-from bridge.metrics import Metrics
+from bridge.auth.authenticator import Callers
+from bridge.auth.origins import Origins
+from bridge.auth.tickets import Tickets
+from bridge.delivery.handoff import Outermost
+from bridge.delivery.subscriptions import Desk
+from bridge.telemetry.metrics import Metrics
 from bridge.watchers.submitter import Submitter
-from bridge.web.browser_helper import BrowserHelper
 from bridge.web.callbacks import Callbacks
-from bridge.web.callers import Callers
-from bridge.web.documents import Documents
 from bridge.web.health import Health
 from bridge.web.inspector import Inspector
-from bridge.web.issue import Issue
-from bridge.web.limits import Limits
-from bridge.web.origins import Origins
-from bridge.web.paths import RawPaths
+from bridge.web.limits.limits import Limits
+from bridge.web.middleware.raw_path import RawPaths
+from bridge.web.middleware.request_id import Visits
 from bridge.web.problems import HANDLERS
-from bridge.web.proxy import Proxy
+from bridge.web.proxy.routes import Proxy
+from bridge.web.static_files import BrowserHelper, Documents
 from bridge.web.streams import Streams
 from bridge.web.submit import Submit
-from bridge.web.tasks import Tasks
-from bridge.web.tickets import Tickets
-from bridge.web.visits import Visits
+from bridge.web.tasks import Issue, Tasks
 
 PROXIED = ("GET", "POST", "PUT", "PATCH", "DELETE")
 

@@ -90,3 +90,20 @@ def _holds(if_none_match: str, etag: str) -> bool:
     """Whether the client has these bytes; by weak comparison, for proxies that compress weaken the tag."""
     offered = {one.strip().removeprefix("W/") for one in if_none_match.split(",")}
     return etag in offered or "*" in offered
+
+
+class BrowserHelper:
+    """The module as it is shipped, and what TypeScript wants to know of it."""
+
+    def __init__(self) -> None:
+        self.module = StaticFile("bridge.js")
+        self.types = StaticFile("bridge.d.ts")
+
+
+class Documents:
+    """One file each, as it stands in the package; the first two refer to the third by its name."""
+
+    def __init__(self) -> None:
+        self.openapi = StaticFile("api/openapi.yaml")
+        self.asyncapi = StaticFile("api/asyncapi.yaml")
+        self.state_schema = StaticFile("api/state.schema.json")

@@ -11,16 +11,16 @@ from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.websockets import WebSocket
 
+from bridge.auth.authenticator import Caller, Callers, TokenScope
+from bridge.auth.origins import Origins
 from bridge.core.event import Closing
 from bridge.core.task import TaskKey
-from bridge.delivery.desk import Arrival, Desk, withheld
 from bridge.delivery.sse import EventStream, TurnedAway, head
+from bridge.delivery.subscriptions import Arrival, Desk, withheld
 from bridge.delivery.websocket import REFUSED, Socket, turn_away
 from bridge.errors import BridgeError, LimitExceeded, Unauthenticated, UpstreamError
-from bridge.web import parse
-from bridge.web.callers import Caller, Callers, TokenScope
-from bridge.web.limits import Limits, Place, tell_turned_away
-from bridge.web.origins import Origins
+from bridge.web import params
+from bridge.web.limits.limits import Limits, Place, tell_turned_away
 from bridge.web.problems import problem
 from bridge.wire.frames import Dress, Wire
 
@@ -48,9 +48,9 @@ class Streams:
 
     async def _answer(self, request: Request, named: Named) -> Response:
         """A stream, or a word that there is no room for one, before anything else is looked at."""
-        query = parse.query(request)
-        dress = parse.dress(query)
-        wire = parse.wire(request.headers) if dress is Dress.BRIDGE else Wire.SSE
+        query = params.query(request)
+        dress = params.dress(query)
+        wire = params.wire(request.headers) if dress is Dress.BRIDGE else Wire.SSE
         if request.method == "HEAD":
             caller = await self._callers.who(request, ticket=True)
             await self._callers.permit(caller, TokenScope.READ, await named(request, caller))
@@ -69,23 +69,23 @@ class Streams:
             if not error.retryable:
                 raise
             return TurnedAway(self._desk, wire, dress, why=withheld(error))
-        include = parse.include(query)
+        include = params.include(query)
         arrival, expires_at = self._arrival(request, query, keys, doubts), self._callers.ends_at(caller)
         return EventStream(self._desk, arrival, wire, include, dress, expires_at=expires_at)
 
     async def _named_by_path(self, request: Request, caller: Caller) -> list[TaskKey]:
-        return [parse.path_key(self._desk.pool, request, caller.account)]
+        return [params.path_key(self._desk.pool, request, caller.account)]
 
     async def _named_by_request(self, request: Request, caller: Caller) -> list[TaskKey]:
-        refs = parse.query(request).getlist("task")
+        refs = params.query(request).getlist("task")
         if request.method == "POST":
-            body = await parse.json_object(request, self._desk.settings.max_body_bytes)
-            refs = refs + parse.only_texts(body.get("tasks"), "tasks")
+            body = await params.json_object(request, self._desk.settings.max_body_bytes)
+            refs = refs + params.only_texts(body.get("tasks"), "tasks")
         return self._keys(caller, refs)
 
     def _keys(self, caller: Caller, refs: Sequence[str]) -> list[TaskKey]:
         most = self._desk.settings.max_tasks_per_connection
-        return parse.task_keys(self._desk.pool, refs, most, caller.account)
+        return params.task_keys(self._desk.pool, refs, most, caller.account)
 
     @staticmethod
     def _arrival(
@@ -94,9 +94,9 @@ class Streams:
         keys: Sequence[TaskKey],
         doubts: Mapping[TaskKey, BridgeError],
     ) -> Arrival:
-        history = parse.flag(query, "history")
+        history = params.flag(query, "history")
         shown = [key for key in keys if key not in doubts]
-        return Arrival(shown, parse.resume_token(request, query), history, doubts)
+        return Arrival(shown, params.resume_token(request, query), history, doubts)
 
     async def websocket(self, websocket: WebSocket) -> None:
         """`GET /v1/ws`."""
@@ -123,7 +123,7 @@ class Streams:
         await socket(scope, receive, send)
 
     async def _socket(self, websocket: WebSocket, place: Place, caller: Caller) -> Socket:
-        query = parse.query(websocket)
+        query = params.query(websocket)
         refs = query.getlist("task")
         keys = self._keys(caller, refs) if refs else []
         doubts = await self._callers.doubts(caller, TokenScope.READ, keys)
@@ -131,7 +131,7 @@ class Streams:
             self._desk,
             resolve=partial(self._keys, caller),
             first=self._arrival(websocket, query, keys, doubts) if refs else None,
-            include=parse.include(query),
+            include=params.include(query),
             max_tasks=self._desk.settings.max_tasks_per_connection,
             follow=place.follow,
             refusals=partial(self._callers.refusals, caller, TokenScope.READ),

@@ -7,15 +7,15 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bridge.delivery.desk import Desk
+from bridge.auth.authenticator import Callers, TokenScope, answering
+from bridge.auth.origins import Origins
 from bridge.delivery.longpoll import etag
+from bridge.delivery.subscriptions import Desk
 from bridge.dialects.base import Submission
 from bridge.errors import Forbidden, InvalidRequest, Overloaded
 from bridge.watchers.submitter import Submitter
-from bridge.web import parse
-from bridge.web.callers import Callers, TokenScope, answering
-from bridge.web.limits import Limits
-from bridge.web.origins import Origins
+from bridge.web import params
+from bridge.web.limits.limits import Limits
 from bridge.web.tasks import HEADERS, links, state_response
 from bridge.wire.document import document
 
@@ -44,18 +44,18 @@ class Submit:
         caller = await self._callers.who(request)
         caller.permit_upstream(TokenScope.SUBMIT, request.path_params["upstream"])
         upstream = self._desk.pool.upstream(request.path_params["upstream"], caller.account)
-        include = parse.include(parse.query(request))
+        include = params.include(params.query(request))
         if self._desk.closed is not None:
             raise Overloaded("this bridge is being restarted; nothing was submitted")
         self._limits.submit(caller.name)
         submission = Submission(
-            body=await parse.body(request, self._desk.settings.max_submission_bytes),
+            body=await params.body(request, self._desk.settings.max_submission_bytes),
             content_type=request.headers.get("content-type"),
-            options=parse.options(parse.query(request), without=_INCLUDE),
+            options=params.options(params.query(request), without=_INCLUDE),
         )
         with answering(caller):
             key, event = await self._submitter.submit(upstream, submission)
-        where = links(key, parse.mounted_at(request))
+        where = links(key, params.mounted_at(request))
         body = orjson.dumps({"state": orjson.Fragment(document(event, include=include)), "links": where})
         headers = HEADERS | {"ETag": etag(event), "Location": where["self"]}
         return Response(body, status_code=201, headers=headers, media_type="application/json")
@@ -64,10 +64,10 @@ class Submit:
         """`POST /v1/tasks/{upstream}/{task_id}/cancel`: the state that results."""
         admit(self._origins, request.headers)
         caller = await self._callers.who(request)
-        key = parse.path_key(self._desk.pool, request, caller.account)
+        key = params.path_key(self._desk.pool, request, caller.account)
         await self._callers.permit(caller, TokenScope.CANCEL, [key])
-        include = parse.include(parse.query(request))
-        await parse.body(request, self._desk.settings.max_body_bytes)
+        include = params.include(params.query(request))
+        await params.body(request, self._desk.settings.max_body_bytes)
         with answering(caller):
             event = await self._submitter.cancel(key)
         return state_response(event, include, HEADERS | {"ETag": etag(event)}, None)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from collections.abc import Sequence
+from urllib.parse import quote, urlencode
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from bridge.auth.authenticator import TICKET, Callers, TokenScope, answering
+from bridge.auth.tickets import LONGEST_SECONDS, Ticket, Tickets
 from bridge.core.event import Event
 from bridge.core.task import TaskKey
-from bridge.delivery.desk import Desk
 from bridge.delivery.longpoll import LONGEST_WAIT_SECONDS, etag, read
-from bridge.errors import TaskNotFound
-from bridge.web import parse
-from bridge.web.aliases import find_by_alias
-from bridge.web.callers import Callers, TokenScope, answering
-from bridge.web.limits import Limits
-from bridge.wire.document import Include, document
+from bridge.delivery.subscriptions import Desk
+from bridge.errors import Conflict, InvalidRequest, TaskNotFound
+from bridge.web import params
+from bridge.web.limits.limits import Limits
+from bridge.web.proxy.aliases import find_by_alias
+from bridge.wire.document import Include, document, timestamp
 
 HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Vary": "Prefer, Accept"}
 
@@ -32,10 +35,10 @@ class Tasks:
     async def state(self, request: Request) -> Response:
         """`GET /v1/tasks/{upstream}/{task_id}`: the state, now or once it differs."""
         caller = await self._callers.who(request)
-        key = parse.path_key(self._desk.pool, request, caller.account)
+        key = params.path_key(self._desk.pool, request, caller.account)
         await self._callers.permit(caller, TokenScope.READ, [key])
-        include = parse.include(parse.query(request))
-        wait, have = parse.preferred_wait(request.headers), request.headers.get("if-none-match")
+        include = params.include(params.query(request))
+        wait, have = params.preferred_wait(request.headers), request.headers.get("if-none-match")
         if wait and have is not None:
             self._limits.longpoll(request, caller.name)
         lasting = None if wait is None else self._callers.lasts(caller, wait)
@@ -52,7 +55,7 @@ class Tasks:
         caller = await self._callers.who(request)
         caller.permit_search(request.path_params["upstream"])
         upstream = self._desk.pool.upstream(request.path_params["upstream"], caller.account)
-        include = parse.include(parse.query(request))
+        include = params.include(params.query(request))
         try:
             with answering(caller):
                 key, event = await find_by_alias(self._desk, upstream, request.path_params["alias"])
@@ -60,7 +63,7 @@ class Tasks:
             caller.permit_upstream(TokenScope.READ, upstream.name)  # others' ids are theirs to know of
             raise
         caller.permit(TokenScope.READ, [key])
-        where = links(key, parse.mounted_at(request))["self"]
+        where = links(key, params.mounted_at(request))["self"]
         headers = HEADERS | {"ETag": etag(event), "Content-Location": where}
         return state_response(event, include, headers, None)
 
@@ -87,3 +90,62 @@ def state_response(
     """One state document as an answer."""
     body = document(event, include=include, observed_at=observed_at)
     return Response(body, headers=headers, media_type="application/json")
+
+
+USUAL_SECONDS = 300
+
+
+class Issue:
+    """`POST /v1/tickets`.
+
+    Args:
+        tickets: None where the bridge gives out none.
+    """
+
+    def __init__(self, desk: Desk, callers: Callers, tickets: Tickets | None) -> None:
+        self._desk = desk
+        self._callers = callers
+        self._tickets = tickets
+
+    async def issue(self, request: Request) -> Response:
+        """A ticket for tasks the caller may read; never with a ticket in place of a credential."""
+        caller = await self._callers.who(request)
+        if self._tickets is None:
+            raise Conflict("this bridge has no secret to sign tickets with")
+        body = await params.json_object(request, self._desk.settings.max_body_bytes)
+        unknown = body.keys() - {"tasks", "seconds"}
+        if unknown:
+            raise InvalidRequest("a ticket is asked for with `tasks` and `seconds`")
+        refs = params.only_texts(body.get("tasks"), "tasks")
+        most, seconds = (
+            self._desk.settings.max_tasks_per_connection,
+            _seconds(body.get("seconds", USUAL_SECONDS)),
+        )
+        keys = params.task_keys(self._desk.pool, refs, most, caller.account)
+        for error in (await self._callers.permit(caller, TokenScope.READ, keys)).values():
+            raise error
+        ticket = self._tickets.mint(caller, keys, seconds)
+        self._callers.hold(caller, seconds)
+        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        document = _document(ticket, keys, params.mounted_at(request))
+        return Response(document, 201, headers, media_type="application/json")
+
+
+def _seconds(value: object) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON has one kind of number
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LONGEST_SECONDS:
+        raise InvalidRequest(f"`seconds` is a whole number from 1 to {LONGEST_SECONDS}")
+    return value
+
+
+def _document(ticket: Ticket, keys: Sequence[TaskKey], under: str) -> bytes:
+    query = urlencode([*(("task", key.ref) for key in keys), (TICKET, ticket.text)], safe="/")
+    return orjson.dumps(
+        {
+            "ticket": ticket.text,
+            "expires_at": timestamp(ticket.expires_at),
+            "tasks": [key.ref for key in keys],
+            "links": {"events": f"{under}/v1/events?{query}", "ws": f"{under}/v1/ws?{query}"},
+        }
+    )

@@ -12,8 +12,8 @@ import uvicorn
 
 from bridge.app import Bridge
 from bridge.clock import SystemClock
-from bridge.server import _config, listen
-from bridge.settings import load
+from bridge.config.settings import load
+from bridge.server.server import _config, listen
 from tests.chaos.judge import Judge
 from tests.chaos.site import KEY, QUICK, studio
 from tests.chaos.viewers import Viewers

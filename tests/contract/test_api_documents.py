@@ -28,21 +28,21 @@ from referencing.jsonschema import DRAFT202012
 from starlette.routing import Route
 
 from bridge import errors
+from bridge.auth.authenticator import COOKIE, TICKET, TokenScope
+from bridge.auth.tickets import LONGEST_SECONDS
+from bridge.config.settings import Settings
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.merge import lost, merge, unknown
-from bridge.core.replay import locate
+from bridge.core.resume import locate
 from bridge.core.task import MAX_TASK_ID, Failure, Output, Source, State, Status, TaskKey
 from bridge.delivery.longpoll import LONGEST_WAIT_SECONDS
 from bridge.delivery.websocket import MAX_MESSAGE, REFUSED, SUBPROTOCOL, TOO_BIG
 from bridge.dialects.media import type_of_name
 from bridge.dialects.registry import load_preset, preset_names
-from bridge.settings import Settings
 from bridge.sources.upstream import Standing
-from bridge.web.callers import COOKIE, TICKET, TokenScope
-from bridge.web.issue import USUAL_SECONDS
 from bridge.web.routes import Rooms, routes
 from bridge.web.static_files import StaticFile, StaticFolder
-from bridge.web.tickets import LONGEST_SECONDS
+from bridge.web.tasks import USUAL_SECONDS
 from bridge.wire.document import Include, document, unseen_cursor
 from bridge.wire.frames import (
     Dress,

@@ -17,7 +17,7 @@ from bridge.core.task import Failure, Source, State, TaskKey
 from bridge.errors import JournalError
 from bridge.journal.base import Follower, Journal
 from bridge.journal.memory import MemoryJournal
-from bridge.journal.sqlite import SqliteJournal
+from bridge.journal.sqlite.journal import SqliteJournal
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.tasks import OTHER, TASK, state, video
 

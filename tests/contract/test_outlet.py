@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bridge.core.event import Closing
-from bridge.delivery.outlet import AsgiOutlet, SocketOutlet, TransportOutlet
+from bridge.delivery.writers import AsgiOutlet, SocketOutlet, TransportOutlet
 from bridge.hub.subscription import Outlet
 from bridge.wire.frames import Form, Wire
 from tests.fakes.clock import settle

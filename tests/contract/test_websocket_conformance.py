@@ -10,7 +10,7 @@ import kosoku
 import pytest
 import uvicorn
 
-from bridge.server import _config, listen
+from bridge.server.server import _config, listen
 
 pytestmark = pytest.mark.anyio
 

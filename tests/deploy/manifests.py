@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from bridge.settings import Settings
+from bridge.config.settings import Settings
 from tests.docs.pages import ROOT
 
 DEPLOY = ROOT / "deploy"

@@ -10,17 +10,17 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
 from bridge import errors
+from bridge.auth.authenticator import COOKIE
 from bridge.cli import main
-from bridge.client.command import submit, watch
+from bridge.cli.watch import submit, watch
+from bridge.config.settings import CLIENT_VARIABLES, Settings, UpstreamSettings
 from bridge.core.cursor import Cursor
 from bridge.core.event import Closing, Event, NoticeCode
 from bridge.core.merge import unknown
-from bridge.core.replay import locate
+from bridge.core.resume import locate
 from bridge.core.task import Source, Status, TaskKey
-from bridge.metrics import DELIVERIES, Metrics
-from bridge.settings import CLIENT_VARIABLES, Settings, UpstreamSettings
 from bridge.sources.upstream import Standing
-from bridge.web.callers import COOKIE
+from bridge.telemetry.metrics import DELIVERIES, Metrics
 from bridge.web.inspector import Inspector
 from bridge.web.routes import Rooms, routes
 from bridge.wire.document import document

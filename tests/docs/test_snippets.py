@@ -13,9 +13,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from bridge import demo
-from bridge.cli import main
-from bridge.settings import Settings, UpstreamSettings, load
+from bridge.cli import demo, main
+from bridge.config.settings import Settings, UpstreamSettings, load
 from bridge.simulator.server import SimulatorOptions, start
 from tests.conftest import missing
 from tests.docs.pages import README, ROOT, snippets

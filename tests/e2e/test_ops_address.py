@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from bridge.config.settings import load, operations_address
 from bridge.errors import ConfigError
-from bridge.settings import load, operations_address
 from tests.e2e.scene import Scene, stage, until
 from tests.harness import PATIENCE, qingbo
 

@@ -13,7 +13,7 @@ import aiohttp
 import orjson
 import pytest
 
-from bridge.server import LAST_GRACE_SECONDS
+from bridge.server.server import LAST_GRACE_SECONDS
 from tests.e2e.bare import Bare, bare_provider
 from tests.e2e.scene import Scene, path_of, stage, until
 from tests.harness import qingbo, running_bridge, running_simulator, upstreams_of

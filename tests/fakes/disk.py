@@ -13,7 +13,7 @@ from typing import Any
 
 from bridge.core.event import Event, Notice
 from bridge.core.task import TaskKey
-from bridge.journal.sqlite import SqliteJournal
+from bridge.journal.sqlite.journal import SqliteJournal
 from tests.fakes.clock import FakeClock
 
 _FAILURES = {sqlite3.SQLITE_IOERR: "disk I/O error", sqlite3.SQLITE_FULL: "database or disk is full"}

@@ -13,7 +13,7 @@ from bridge.core.task import State, TaskKey
 from bridge.hub.hub import Hub
 from bridge.hub.subscription import Subscription
 from bridge.journal.memory import MemoryJournal
-from bridge.metrics import Metrics
+from bridge.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.outlets import RecordingOutlet
 

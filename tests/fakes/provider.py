@@ -12,13 +12,13 @@ from typing import Any
 import orjson
 from prometheus_client import CollectorRegistry
 
-from bridge.core.budget import Budget
-from bridge.core.pacing import Pace
+from bridge.core.rate_limit import Budget
+from bridge.core.schedule import Pace
 from bridge.core.task import Observation, Status
 from bridge.dialects.base import Answer, Look, Request
 from bridge.errors import CredentialRefused, TaskNotFound, UpstreamBusy, UpstreamUnavailable
-from bridge.metrics import Metrics
 from bridge.sources.upstream import Upstream
+from bridge.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
 
 EVENT_STREAM = {"content-type": "text/event-stream"}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from bridge.metrics import Metrics
+from bridge.telemetry.metrics import Metrics
 from tests.docs.pages import PAGES, anchors
 from tests.grafana.pages import (
     EXEMPLARS,

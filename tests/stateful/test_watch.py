@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from bridge.core.estimate import RunTimes
 from bridge.core.event import NoticeCode
-from bridge.core.forecast import RunTimes
-from bridge.core.pacing import LONGEST_WAIT, Pace
+from bridge.core.schedule import LONGEST_WAIT, Pace
 from bridge.core.task import Observation, Source, State, Status
 from bridge.core.watch import Verdict, Watch
 from bridge.errors import (

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from bridge.core.estimate import Kind, RunTimes
 from bridge.core.event import NoticeCode
-from bridge.core.forecast import Kind, RunTimes
-from bridge.core.pacing import LONGEST_WAIT, Pace
+from bridge.core.schedule import LONGEST_WAIT, Pace
 from bridge.core.task import Observation, Source, State, Status
 from bridge.core.watch import LOST_AFTER_SECONDS, Verdict, Watch
 from bridge.errors import (

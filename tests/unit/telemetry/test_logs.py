@@ -15,7 +15,7 @@ import pytest
 from bridge.telemetry import logs
 from bridge.telemetry.logs import Context, configure, make_formatter, visible
 from bridge.telemetry.redaction import MASK, Redaction
-from bridge.telemetry.visit import arrive, name_caller
+from bridge.telemetry.request_context import arrive, name_caller
 
 HOSTILE = [
     "a\nfake line",

@@ -17,8 +17,8 @@ from bridge.dialects.base import Request
 from bridge.errors import UpstreamTimeout
 from bridge.telemetry import otel
 from bridge.telemetry.otel import OtelTracing
+from bridge.telemetry.request_context import Trace, arrive
 from bridge.telemetry.tracing import NO_TRACING, make_tracing
-from bridge.telemetry.visit import Trace, arrive
 from tests.fakes.tasks import state
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from bridge.core.budget import Budget
 from bridge.core.event import Event, Notice
+from bridge.core.rate_limit import Budget
 from bridge.core.task import TaskKey
 from bridge.journal.memory import MemoryJournal
-from bridge.leases.local import LocalLeases
-from bridge.metrics import Metrics
 from bridge.sources.accounts import Accounts
+from bridge.telemetry.metrics import Metrics
 from bridge.watchers.pool import Pool
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.provider import FakeProvider, make_upstream
@@ -48,7 +47,6 @@ class House:
         self.pool = Pool(
             upstreams,
             self.journal,
-            LocalLeases(),
             self.clock,
             self.metrics,
             random=lambda: 0.5,

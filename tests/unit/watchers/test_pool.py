@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bridge.core.budget import Budget
+from bridge.core.rate_limit import Budget
 from bridge.core.task import Observation, Source, Status, TaskKey
 from bridge.errors import JournalError, TaskNotFound, UnknownUpstream, UpstreamUnavailable
 from tests.fakes.clock import settle

@@ -1,0 +1,162 @@
+"""What `bridge watch` and `bridge submit` do: show tasks, and say by an exit code how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from json import dumps
+from typing import TYPE_CHECKING
+
+from bridge.cli.progress import Bars, safe
+from bridge.client.bridge import Bridge
+from bridge.core.task import Status
+from bridge.errors import BridgeError, RequestError, UpstreamRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, TextIO
+
+    from bridge.client.state import Notice, TaskState
+
+COMPLETED = 0
+NOT_COMPLETED = 1
+BAD_USAGE = 2
+UNREACHABLE = 3
+INTERRUPTED = 130
+
+_REDRAW_SECONDS = 1.0
+
+
+async def watch(
+    url: str,
+    refs: list[str],
+    *,
+    json: bool,
+    out: TextIO,
+    token: str | None,
+    give_up: float,
+    bars: Bars | None = None,
+    err: TextIO | None = None,
+) -> int:
+    """Follow tasks on a terminal until each is over.
+
+    Args:
+        json: Print each state document as a line of JSON and nothing else.
+        give_up: Seconds without a sign of the bridge to give up after.
+        bars: The view to use, when it is shared with something that draws above it.
+        err: Where a failure is told; standard error by default.
+
+    Returns:
+        0 when every task completed, 1 when one did not, 2 for bad usage or a task that does not exist,
+        3 when the bridge could not be reached.
+    """
+    view = _Json(out) if json else bars or Bars(out, refs, now=asyncio.get_running_loop().time)
+    tally = _Tally(refs, view)
+    async with asyncio.TaskGroup() as group:
+        ticker = group.create_task(_redraw(view))
+        try:
+            code = await _follow(url, refs, tally, token=token, give_up=give_up)
+            view.close()
+        except BrokenPipeError:  # the reader has seen enough, as in `bridge watch ... | head`
+            code = NOT_COMPLETED
+        except BridgeError as error:
+            code = _told("watch", error, err)
+        finally:
+            ticker.cancel()
+    return code
+
+
+async def submit(
+    url: str,
+    upstream: str,
+    body: dict[str, Any],
+    *,
+    json: bool,
+    out: TextIO,
+    token: str | None,
+    err: TextIO | None = None,
+    options: Mapping[str, str] | None = None,
+) -> tuple[int, str | None]:
+    """Create a task; the exit code, and the ref to go on watching."""
+    try:
+        async with Bridge(url, token) as bridge:
+            state = await bridge.submit(upstream, body, options=options)
+    except BridgeError as error:
+        code = _told("submit", error, err)
+        return (BAD_USAGE if isinstance(error, UpstreamRefused) else code), None
+    out.write(_line(state) if json else safe(state.task) + "\n")
+    out.flush()
+    return COMPLETED, state.task
+
+
+def _told(command: str, error: BridgeError, err: TextIO | None) -> int:
+    print(f"bridge {command}: {safe(str(error))}", file=err or sys.stderr)
+    return BAD_USAGE if isinstance(error, RequestError) else UNREACHABLE
+
+
+def _line(state: TaskState) -> str:
+    """The document as one line; ASCII, so that nothing a provider wrote can act on a terminal."""
+    return dumps(state.document, separators=(",", ":")) + "\n"
+
+
+async def _follow(url: str, refs: list[str], tally: _Tally, *, token: str | None, give_up: float) -> int:
+    async with Bridge(url, token) as bridge:
+        tally.view.draw()
+        async for state in bridge.watch(*refs, on_notice=tally.notice, unreachable_after=give_up):
+            tally.state(state)
+    return tally.code
+
+
+async def _redraw(view: Bars | _Json) -> None:
+    """Clocks go on between states."""
+    while True:
+        await asyncio.sleep(_REDRAW_SECONDS)
+        try:
+            view.draw()
+        except BrokenPipeError:
+            return  # the next state meets it too, and ends the watch
+
+
+class _Tally:
+    """Shows what comes, and keeps how each task ended."""
+
+    def __init__(self, refs: list[str], view: Bars | _Json) -> None:
+        self.view = view
+        self._last: dict[str, Status | None] = dict.fromkeys(refs)
+        self._missing: set[str] = set()
+
+    def state(self, state: TaskState) -> None:
+        self._last[state.task] = state.status
+        self.view.show(state)
+
+    def notice(self, notice: Notice) -> None:
+        if notice.code == "task_not_found" and notice.task is not None and not notice.retriable:
+            self._missing.add(notice.task)
+        self.view.say(notice)
+
+    @property
+    def code(self) -> int:
+        if self._missing:
+            return BAD_USAGE
+        completed = all(status is Status.COMPLETED for status in self._last.values())
+        return COMPLETED if completed else NOT_COMPLETED
+
+
+class _Json:
+    """A state document a line, for programs."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def show(self, state: TaskState) -> None:
+        self._out.write(_line(state))
+        self._out.flush()
+
+    def say(self, notice: Notice) -> None:
+        """Notices are no states."""
+
+    def draw(self) -> None:
+        """Nothing is ever drawn again."""
+
+    def close(self) -> None:
+        """Everything is out already."""

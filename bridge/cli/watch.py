@@ -1,0 +1,145 @@
+"""The commands `bridge watch` and `bridge submit`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+# Commands import late: aiohttp alone takes longer than `bridge --help` should.
+
+_INTERRUPTED = 130
+
+_url = click.option(
+    "--url",
+    envvar="BRIDGE_URL",
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    show_envvar=True,
+    help="Where the bridge is.",
+)
+_token = click.option(
+    "--token", envvar="BRIDGE_TOKEN", show_envvar=True, help="Bearer token; better in the environment."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print each state document as one line of JSON.")
+_give_up = click.option(
+    "--give-up",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Stop when there was no sign of the bridge for so long.",
+)
+
+
+@click.command()
+@click.argument("refs", nargs=-1, required=True, metavar="REF...")
+@_url
+@_json
+@_token
+@_give_up
+def watch(refs: tuple[str, ...], url: str, *, as_json: bool, token: str | None, give_up: float) -> None:
+    """Watch tasks until each is over. A REF is upstream/task_id.
+
+    Exit code: 0 all completed, 1 one failed, was cancelled or lost, 2 bad usage or no such task, 3 the bridge
+    cannot be reached.
+    """
+    from bridge.cli import terminal  # noqa: PLC0415 - see above
+
+    _exit_with(
+        lambda: terminal.watch(
+            url, list(refs), json=as_json, out=sys.stdout, token=token or None, give_up=give_up
+        )
+    )
+
+
+@click.command()
+@click.argument("upstream")
+@click.argument("body", default="-")
+@click.option("--watch", "follow", is_flag=True, help="Watch the new task until it is over.")
+@click.option(
+    "--option",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What the provider's call needs beside the body, such as endpoint=fal-ai/flux; may be repeated.",
+)
+@_url
+@_json
+@_token
+@_give_up
+def submit(
+    upstream: str,
+    body: str,
+    url: str,
+    *,
+    given: tuple[str, ...],
+    follow: bool,
+    as_json: bool,
+    token: str | None,
+    give_up: float,
+) -> None:
+    """Create a task at UPSTREAM and print its ref.
+
+    BODY is the provider's own JSON: as text, @FILE, or - for standard input. A create is never repeated by
+    itself.
+    """
+    document, provider_options = _read_body(body), _read_options(given)
+
+    async def run() -> int:
+        from bridge.cli import terminal  # noqa: PLC0415 - see above
+
+        options: dict[str, Any] = {"json": as_json, "out": sys.stdout, "token": token or None}
+        code, ref = await terminal.submit(url, upstream, document, options=provider_options, **options)
+        if ref is None or not follow:
+            return code
+        return await terminal.watch(url, [ref], give_up=give_up, **options)
+
+    _exit_with(run)
+
+
+def _read_body(body: str) -> dict[str, Any]:
+    import orjson  # noqa: PLC0415 - see above
+
+    try:
+        if body == "-":
+            text = sys.stdin.buffer.read()
+        elif body.startswith("@"):
+            text = Path(body[1:]).read_bytes()
+        else:
+            text = body.encode("utf-8", "surrogateescape")
+        document = orjson.loads(text)
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {body[1:]}: {error.strerror}", param_hint="BODY") from None
+    except orjson.JSONDecodeError as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint="BODY") from None
+    if not isinstance(document, dict):
+        raise click.BadParameter("a JSON object is needed", param_hint="BODY")
+    return document
+
+
+def _read_options(given: tuple[str, ...]) -> dict[str, str]:
+    pairs = [one.partition("=") for one in given]
+    if any(not name or not equals for name, equals, _ in pairs):
+        raise click.BadParameter("NAME=VALUE is needed", param_hint="--option")
+    return {name: value for name, _, value in pairs}
+
+
+def _exit_with(main: Callable[[], Coroutine[Any, Any, int]]) -> None:
+    import asyncio  # noqa: PLC0415 - see above
+
+    try:
+        code = asyncio.run(main())
+    except KeyboardInterrupt:  # click would say "Aborted!" and exit 1
+        code = _INTERRUPTED
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # or the interpreter complains about it on its way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

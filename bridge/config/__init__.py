@@ -1,0 +1,1 @@
+"""Settings: read from TOML and the environment, validated together."""

@@ -1,0 +1,1 @@
+"""The durable journal: one SQLite file, one writer thread with group commit."""

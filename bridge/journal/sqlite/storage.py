@@ -1,0 +1,185 @@
+"""What is written to a journal's database, and what is read back: SQL and nothing else.
+
+Rule 1: a group of events is one transaction, and few statements whatever its size: around each
+        statement sqlite3 gives up the interpreter lock, and gets it back from a busy event loop
+        only milliseconds later.
+Rule 2: values travel as parameters only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.core.cursor import Cursor
+from bridge.core.event import Event
+from bridge.core.task import State, TaskKey
+from bridge.errors import JournalError
+from bridge.journal.sqlite.codec import decode, decode_key, encode, encode_key
+
+EVENTS_PER_TASK = 256
+PAGE = 500
+MAX_OFFSET = 2**63 - 1
+
+_CHUNK = 128  # rows a statement: old builds of SQLite bind at most 999 values
+
+_TASK = "(?, ?, ?, ?, 1, ?, ?)"
+_PUT_TASKS = (
+    "INSERT INTO tasks (upstream, account, task_id, newest, kept, open, changed_at) VALUES {} "
+    "ON CONFLICT (upstream, account, task_id) DO UPDATE SET "
+    "newest = excluded.newest, kept = kept + 1, open = excluded.open, changed_at = excluded.changed_at"
+)
+_EVENT = "(?, (SELECT id FROM tasks WHERE upstream = ? AND account = ? AND task_id = ?), ?, ?, ?)"
+_PUT_EVENTS = "INSERT INTO events (offset, task, seen, state, raw) VALUES {}"
+_COLUMNS = "t.upstream, t.account, t.task_id, e.offset, e.seen, e.state, e.raw"
+_LATEST = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
+    WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset <= ?
+    ORDER BY e.offset DESC LIMIT 1"""  # noqa: S608 - put together from constants
+_SINCE = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
+    WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset > ? AND e.offset <= ?
+    ORDER BY e.offset DESC LIMIT ?"""  # noqa: S608 - put together from constants
+_OPEN = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.offset = t.newest
+    WHERE t.open = 1 AND t.newest > ? AND t.newest <= ? ORDER BY t.newest LIMIT ?"""  # noqa: S608 - put together from constants
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A state to be recorded, with everything its rows hold."""
+
+    key: TaskKey
+    state: State
+    seen: float
+    names: tuple[bytes, bytes, bytes]
+    document: bytes
+    changed_at: float
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes on disk."""
+        return len(self.document) + len(self.state.raw or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a database says of itself when it is opened.
+
+    Args:
+        head: The newest offset ever given out in it.
+        events: How many it holds.
+    """
+
+    epoch: str
+    head: int
+    events: int
+
+
+def make_entry(key: TaskKey, state: State, seen: float) -> Entry:
+    """Encode a state for recording; whatever is wrong with it alone shows here, not amid a group.
+
+    Raises:
+        JournalError: It cannot be recorded.
+    """
+    try:
+        changed_at = state.changed_at if math.isfinite(state.changed_at) else 0.0
+        return Entry(key, state, float(seen), encode_key(key), encode(state), float(changed_at))
+    except (OverflowError, TypeError) as error:
+        raise JournalError(f"the state cannot be recorded: {error}") from error
+
+
+def read_history(connection: sqlite3.Connection) -> History:
+    """Read where a journal stands."""
+    meta: dict[str, Any] = dict(
+        connection.execute("SELECT name, value FROM meta WHERE name IN ('epoch', 'head')")
+    )
+    newest, events = connection.execute("SELECT coalesce(max(offset), 0), count(*) FROM events").fetchone()
+    return History(str(meta["epoch"]), max(int(meta["head"]), newest), events)
+
+
+def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int) -> None:
+    """Record entries with the offsets after `head`, all or none, durably.
+
+    Raises:
+        sqlite3.Error: None is recorded.
+    """
+    rows = list(enumerate(entries, start=head + 1))
+    tasks = [(*one.names, offset, not one.state.status.final, one.changed_at) for offset, one in rows]
+    events = [(offset, *one.names, one.seen, one.document, one.state.raw) for offset, one in rows]
+    with Transaction(connection):
+        for start in range(0, len(rows), _CHUNK):
+            _insert(connection, _PUT_TASKS, _TASK, tasks[start : start + _CHUNK])
+            _insert(connection, _PUT_EVENTS, _EVENT, events[start : start + _CHUNK])
+
+
+class Transaction:
+    """Everything between is committed together or not at all."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, failed: object, *rest: object) -> None:
+        try:
+            if failed is None:
+                self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:  # a full disk may have rolled back already
+                self._connection.execute("ROLLBACK")
+
+
+class Reader:
+    """Reads from a journal's database, up to the offset the followers were told.
+
+    Args:
+        born: Offsets up to this are of an earlier process, whose monotonic seconds mean nothing.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, epoch: str, born: int) -> None:
+        self._connection = connection
+        self._epoch = epoch
+        self._born = born
+
+    def latest(self, keys: Iterable[TaskKey], head: int) -> list[tuple[Event, int] | None]:
+        """The newest event of each task and the size of its state."""
+        found = []
+        for key in keys:
+            row = self._connection.execute(_LATEST, (*encode_key(key), head)).fetchone()
+            found.append((self._event(row), _size(row)) if row is not None else None)
+        return found
+
+    def since(self, key: TaskKey, offset: int, head: int) -> list[Event]:
+        """What is kept of a task after `offset`, oldest first."""
+        offset = min(max(offset, 0), MAX_OFFSET)
+        values = (*encode_key(key), offset, head, EVENTS_PER_TASK)
+        return [self._event(row) for row in reversed(self._connection.execute(_SINCE, values).fetchall())]
+
+    def unfinished(self, head: int) -> list[tuple[Event, int]]:
+        """The newest event of every open task, oldest first, and the sizes of their states."""
+        found: list[tuple[Event, int]] = []
+        after = 0
+        while True:
+            rows = self._connection.execute(_OPEN, (after, head, PAGE)).fetchall()
+            found += [(self._event(row), _size(row)) for row in rows]
+            if len(rows) < PAGE:
+                return found
+            after = found[-1][0].cursor.offset
+
+    def _event(self, row: tuple[Any, ...]) -> Event:
+        upstream, account, task_id, offset, seen, document, raw = row
+        key = decode_key(upstream, account, task_id)
+        seen = seen if offset > self._born else 0.0
+        return Event(key, Cursor(self._epoch, offset), decode(document, raw), seen)
+
+
+def _insert(connection: sqlite3.Connection, statement: str, row: str, rows: list[tuple[Any, ...]]) -> None:
+    values = list(itertools.chain.from_iterable(rows))
+    connection.execute(statement.format(", ".join([row] * len(rows))), values)
+
+
+def _size(row: tuple[Any, ...]) -> int:
+    return len(row[5]) + len(row[6] or b"")

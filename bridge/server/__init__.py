@@ -1,0 +1,1 @@
+"""Our own server: uvicorn with drain, request limits and WebSocket flow control."""

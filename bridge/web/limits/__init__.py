@@ -1,0 +1,1 @@
+"""Connection limits, rate limits and the client address they count by."""

@@ -1,0 +1,1 @@
+"""The providers' own paths, answered from the bridge's one poll."""

@@ -1,0 +1,92 @@
+"""Tasks by the client's own id: asked for once, however many want to know."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from bridge.core.event import Event
+from bridge.core.task import Source, TaskKey, check_task_id
+from bridge.delivery.subscriptions import Desk
+from bridge.errors import TaskNotFound, UpstreamBusy, UpstreamError
+from bridge.sources.poll import find
+from bridge.sources.upstream import Upstream
+
+REMEMBERED = 4096
+
+
+async def find_by_alias(desk: Desk, upstream: Upstream, alias: str) -> tuple[TaskKey, Event]:
+    """Ask the provider for the task of that alias, within its budget.
+
+    Raises:
+        InvalidRequest: The alias is not well-formed.
+        UpstreamError: TaskNotFound when there is none, or the provider finds no task that way.
+        JournalError: What was found could not be recorded.
+    """
+    asked = upstream.dialect.alias_request(check_task_id(alias))
+    if asked is None:
+        raise TaskNotFound("this upstream finds no task by the client's own id")
+    now = desk.clock.now()
+    free_at = upstream.budget.free_at(now)
+    if free_at is None or free_at > now + desk.settings.cold_wait_seconds:
+        raise UpstreamBusy("the budget of this upstream is used up", retry_after=(free_at or now + 1) - now)
+    await desk.clock.sleep(free_at - now)
+    seen = await find(upstream, asked)
+    assert seen.task_id is not None
+    key = TaskKey(upstream.name, check_task_id(seen.task_id), upstream.account)
+    return key, await desk.pool.show(key, seen, Source.POLL) or desk.placeholder(key)
+
+
+@dataclass(slots=True)
+class _Place:
+    """What is known of one alias.
+
+    Args:
+        error: Why it was not found, which counts until `again_at`.
+    """
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    key: TaskKey | None = None
+    error: UpstreamError | None = None
+    again_at: float = 0.0
+
+
+class Aliases:
+    """Remembers which task an alias means: that never changes."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._places: OrderedDict[tuple[str, str, str], _Place] = OrderedDict()
+
+    async def key(self, upstream: Upstream, alias: str) -> TaskKey:
+        """The task of that alias; the provider is asked by one for all who wait.
+
+        Raises:
+            BridgeError: What `find_by_alias` raises.
+        """
+        place = self._place(upstream.name, upstream.account, alias)
+        async with place.lock:
+            if place.key is not None:
+                return place.key
+            if place.error is not None and self._desk.clock.now() < place.again_at:
+                raise place.error.with_traceback(None)  # else it would grow with everybody who asks
+            try:
+                place.key, _ = await find_by_alias(self._desk, upstream, alias)
+            except UpstreamError as error:
+                wait = max(error.retry_after or 0.0, upstream.pace.min_seconds)
+                place.error, place.again_at = error, self._desk.clock.now() + wait
+                raise
+            return place.key
+
+    def remember(self, alias: str, key: TaskKey) -> None:
+        """Take in what a submit has shown."""
+        self._place(key.upstream, key.account, alias).key = key
+
+    def _place(self, *name: str) -> _Place:
+        upstream, account, alias = name
+        place = self._places.setdefault((upstream, account, alias), _Place())
+        self._places.move_to_end((upstream, account, alias))
+        if len(self._places) > REMEMBERED:
+            self._places.popitem(last=False)
+        return place

@@ -1,0 +1,46 @@
+"""Our server's WebSocket protocol says whether its client takes what it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from bridge.server.server import GatedSocket
+
+pytestmark = pytest.mark.anyio
+
+
+class Silent(asyncio.Transport):
+    """A connection on which nothing happens."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Nothing is known of it."""
+        del name
+        return default
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing was written."""
+        return 0
+
+
+async def nothing(_scope: Any, _receive: Any, _send: Any) -> None:
+    """An app nobody asks."""
+
+
+async def test_the_gate_follows_the_buffer_of_the_transport() -> None:
+    config = uvicorn.Config(nothing, ws=GatedSocket)
+    protocol = GatedSocket(config=config, server_state=ServerState(), app_state={})
+    protocol.connection_made(Silent())
+    gate = protocol.gate
+    assert not gate.write_paused
+    protocol.pause_writing()
+    assert gate.write_paused
+    assert not protocol.writable.is_set()
+    protocol.resume_writing()
+    assert protocol.gate is gate
+    assert not gate.write_paused
+    assert protocol.writable.is_set()

@@ -1,0 +1,161 @@
+"""Where calls go, and who sees the credential; over real sockets."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from bridge.clock import SystemClock
+from bridge.dialects.base import Request
+from bridge.dialects.hosts import Hosts
+from bridge.dialects.registry import load_preset
+from bridge.errors import UpstreamUnavailable
+from bridge.sources.credentials import FixedCredential, credential_of
+from bridge.sources.http_client import Session
+
+pytestmark = pytest.mark.anyio
+
+KEY = {"Authorization": "Bearer the-key"}
+
+
+class Heard:
+    """A server that keeps what it was asked, and answers what a test says."""
+
+    def __init__(self):
+        self.requests = []
+        self.answer = {"status": 200, "body": b"{}"}
+
+    async def hear(self, request):
+        self.requests.append(request)
+        return web.Response(**self.answer)
+
+    @property
+    def keys(self):
+        return [request.headers.get("Authorization") for request in self.requests]
+
+
+@asynccontextmanager
+async def listening():
+    heard = Heard()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", heard.hear)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    heard.port = runner.addresses[0][1]
+    try:
+        yield heard
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def session_to(base_url, hosts=None, credential=None):
+    session = Session(
+        base_url,
+        credential=credential or FixedCredential(KEY),
+        hosts=hosts,
+        timeout_seconds=10,
+        connections=4,
+    )
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+def get(base_url=None, path="/t/1", **headers):
+    return Request(method="GET", path=path, base_url=base_url, headers=headers)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed_and_gives_nothing_away(status):
+    async with listening() as provider, listening() as thief:
+        elsewhere = f"http://localhost:{thief.port}/steal"
+        provider.answer = {"status": status, "headers": {"Location": elsewhere}}
+        async with session_to(f"http://127.0.0.1:{provider.port}", Hosts(["127.0.0.1"])) as session:
+            answer = await session.ask(get())
+            async with session.listen(get()) as (head, _):
+                assert head.status == status
+        assert (answer.status, thief.requests, provider.keys) == (status, [], ["Bearer the-key"] * 2)
+        with pytest.raises(UpstreamUnavailable, match="redirects are not followed"):
+            load_preset("qingbo").read_status(answer)
+
+
+async def test_the_credential_goes_to_the_providers_own_hosts_and_to_no_other():
+    async with listening() as provider, listening() as sister, listening() as stranger:
+        base = f"http://127.0.0.1:{provider.port}"
+        async with session_to(base, Hosts(["127.0.0.1", "*.acme.test"])) as session:
+            for call in (session.ask, heads(session)):
+                await call(get())
+                await call(get(f"http://127.0.0.1:{sister.port}"))
+                await call(get(f"http://localhost:{stranger.port}"))
+        assert provider.keys == sister.keys == ["Bearer the-key"] * 2
+        assert stranger.keys == [None, None]
+
+
+async def test_where_the_operator_chose_the_address_every_call_goes_there():
+    async with listening() as chosen, listening() as named:
+        async with session_to(f"http://127.0.0.1:{chosen.port}/bfl/", hosts=None) as session:
+            for call in (session.ask, heads(session)):
+                await call(get(f"http://127.0.0.1:{named.port}", "/v1/get_result?id=a%2Fb"))
+        assert [request.raw_path for request in chosen.requests] == ["/bfl/v1/get_result?id=a%2Fb"] * 2
+        assert named.requests == []
+
+
+async def test_a_header_of_the_call_does_not_take_the_credentials_place():
+    async with listening() as provider:
+        async with session_to(f"http://127.0.0.1:{provider.port}", Hosts(["127.0.0.1"])) as session:
+            for name in ("Authorization", "authorization"):
+                await session.ask(get(**{name: "Bearer another"}))
+        assert [request.headers.getall("Authorization") for request in provider.requests] == [
+            ["Bearer the-key"]
+        ] * 2
+
+
+async def test_the_credential_is_asked_for_at_every_call():
+    class Counting:
+        count = 0
+
+        def hide(self, body: bytes) -> bytes:
+            return body
+
+        def headers(self):
+            self.count += 1
+            return {"Authorization": f"Bearer {self.count}"}
+
+    async with listening() as provider:
+        base = f"http://127.0.0.1:{provider.port}"
+        async with session_to(base, Hosts([]), Counting()) as session:
+            await session.ask(get())
+            await heads(session)(get())
+        assert provider.keys == ["Bearer 1", "Bearer 2"]
+
+
+def heads(session):
+    async def listen(request):
+        async with session.listen(request):
+            pass
+
+    return listen
+
+
+@pytest.mark.parametrize("status", [200, 401])
+async def test_a_provider_that_quotes_the_key_is_not_heard(status):
+    async with listening() as provider:
+        provider.answer = {"status": status, "text": 'invalid key "sk-secret-of-ours", sk-secret-of-others'}
+        credential = credential_of(load_preset("qingbo"), "sk-secret-of-ours", SystemClock())
+        async with session_to(f"http://127.0.0.1:{provider.port}", credential=credential) as session:
+            answer = await session.ask(get())
+            async with session.listen(get()) as (head, _):
+                assert (head.body, answer.body) == (b'invalid key "***", sk-secret-of-others',) * 2
+        assert provider.keys == ["Bearer sk-secret-of-ours"] * 2
+
+
+async def test_a_key_as_short_as_a_word_is_no_secret():
+    async with listening() as provider:
+        provider.answer = {"status": 200, "text": "a test answers"}
+        credential = credential_of(load_preset("qingbo"), "test", SystemClock())
+        async with session_to(f"http://127.0.0.1:{provider.port}", credential=credential) as session:
+            assert (await session.ask(get())).body == b"a test answers"

@@ -1,0 +1,163 @@
+"""Limits by themselves: who finds a place, who finds none, and that every place is given back."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from starlette.requests import HTTPConnection
+
+from bridge.delivery.handoff import AT_END
+from bridge.errors import LimitExceeded
+from bridge.telemetry.metrics import Metrics
+from bridge.web.limits.client_address import Addresses
+from bridge.web.limits.limits import Limits, LimitSettings
+from tests.fakes.clock import FakeClock
+
+
+class Door:
+    """Limits, and connections that come and go."""
+
+    def __init__(self, **wishes: Any) -> None:
+        self.clock = FakeClock()
+        self.metrics = Metrics(CollectorRegistry(), [])
+        self.limits = Limits(LimitSettings(**wishes), Addresses([]), self.clock, self.metrics)
+
+    def connection(self, address: str = "192.0.2.1") -> HTTPConnection:
+        return HTTPConnection({"type": "http", "client": (address, 1), "headers": [], "extensions": {}})
+
+    def enter(self, address: str = "192.0.2.1", caller: str = "c", tasks: int = 1) -> HTTPConnection:
+        connection = self.connection(address)
+        try:
+            place = self.limits.stream(connection)
+            place.belong(caller)
+            place.follow(tasks)
+        except LimitExceeded:
+            end(connection)
+            raise
+        return connection
+
+    def refuses(self, **more: Any) -> bool:
+        try:
+            end(self.enter(**more))
+        except LimitExceeded as error:
+            return (error.retry_after or 0) > 0
+        return False
+
+
+def end(connection: HTTPConnection) -> None:
+    """As the outermost layer does."""
+    for call in connection.scope["extensions"].pop(AT_END, ()):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("wishes", "same", "other"),
+    [
+        ({"connections": 2}, {}, None),
+        ({"connections_per_address": 2}, {"caller": "d"}, {"address": "192.0.2.2"}),
+        ({"connections_per_caller": 2}, {"address": "192.0.2.2"}, {"caller": "d"}),
+    ],
+)
+def test_connections_are_limited_in_all_by_address_and_by_caller(
+    wishes: dict[str, int], same: dict[str, str], other: dict[str, str] | None
+) -> None:
+    door = Door(**wishes)
+    first, _ = door.enter(), door.enter()
+    assert door.refuses(**same)
+    assert other is None or not door.refuses(**other)
+    end(first)
+    assert not door.refuses(**same)
+
+
+def test_without_limits_everybody_comes_in() -> None:
+    door = Door()
+    held = [door.enter() for _ in range(500)]
+    assert door.limits._open == len(held)
+
+
+@pytest.mark.parametrize(
+    ("wish", "other"),
+    [
+        ("streams_per_second_per_address", {"address": "192.0.2.2"}),
+        ("streams_per_second_per_caller", {"caller": "d"}),
+    ],
+)
+def test_new_streams_are_limited_by_the_second_in_bursts(wish: str, other: dict[str, str]) -> None:
+    door = Door(**{wish: 2})
+    assert sum(not door.refuses() for _ in range(40)) == 20
+    assert not door.refuses(**other)
+    door.clock.skip(1.0)
+    assert sum(not door.refuses() for _ in range(40)) == 2
+
+
+def test_longpolls_take_a_place_and_no_rate_and_are_counted_when_refused() -> None:
+    door = Door(connections=1, streams_per_second_per_address=0.01)
+    connection = door.connection()
+    for _ in range(20):
+        door.limits.longpoll(connection, "c")
+        end(connection)
+    door.limits.longpoll(connection, "c")
+    with pytest.raises(LimitExceeded):
+        door.limits.longpoll(door.connection(), "c")
+    labels = {"delivery": "longpoll", "reason": "over_capacity"}
+    assert door.metrics.registry.get_sample_value("bridge_disconnects_total", labels) == 1
+
+
+def test_submits_are_limited_by_the_minute_for_each_caller() -> None:
+    door = Door(submits_per_minute_per_caller=3)
+    for _ in range(3):
+        door.limits.submit("c")
+    with pytest.raises(LimitExceeded) as refused:
+        door.limits.submit("c")
+    assert refused.value.retry_after == pytest.approx(20)
+    door.limits.submit("d")
+    door.clock.skip(20.001)
+    door.limits.submit("c")
+
+
+def test_watches_are_counted_over_all_connections_of_a_caller() -> None:
+    door = Door(watches_per_caller=10)
+    first = door.enter(tasks=6)
+    assert door.refuses(tasks=5)
+    assert not door.refuses(tasks=4)
+    assert not door.refuses(tasks=10, caller="d")
+    end(first)
+    assert not door.refuses(tasks=10)
+
+
+def test_a_connection_that_may_not_follow_more_keeps_what_it_had() -> None:
+    door = Door(watches_per_caller=3)
+    place = door.limits.stream(door.connection())
+    place.belong("c")
+    place.follow(2)
+    with pytest.raises(LimitExceeded):
+        place.follow(4)
+    place.follow(3)
+    place.follow(0)
+    assert not door.refuses(tasks=3)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from("ab"), st.integers(0, 4), st.booleans()), max_size=60
+    )
+)
+def test_whatever_comes_and_goes_at_the_end_nothing_is_held(steps: list[tuple[int, str, int, bool]]) -> None:
+    door = Door(connections=6, connections_per_address=4, connections_per_caller=5, watches_per_caller=9)
+    held: list[HTTPConnection] = []
+    for number, caller, tasks, comes in steps:
+        if not comes and held:
+            end(held.pop(number % len(held)))
+            continue
+        with contextlib.suppress(LimitExceeded):
+            held.append(door.enter(f"192.0.2.{number}", caller, tasks))
+        assert door.limits._open == len(held) <= 6
+    for one in held:
+        end(one)
+    kept = (door.limits._addresses_open, door.limits._callers_open, door.limits._watches)
+    assert (door.limits._open, kept) == (0, ({}, {}, {}))

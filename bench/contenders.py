@@ -128,7 +128,7 @@ def ours(
     memory: bool = False,
     malloc: bool = False,
     folder: Path | None = None,
-    wishes: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
     pace: dict[str, Any] | None = None,
     more: tuple[str, ...] = (),
 ) -> Iterator[Server]:
@@ -152,7 +152,7 @@ def ours(
         home = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(dir=BUILD)))
         journal = "memory" if memory else f"sqlite:{home / 'bridge.db'}"
         variables = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
-        for name, value in {**SETTINGS, "port": port, "journal": journal, **(wishes or {})}.items():
+        for name, value in {**SETTINGS, "port": port, "journal": journal, **(config or {})}.items():
             variables[f"BRIDGE_{name.upper()}"] = str(value)
         if malloc:
             variables["PYTHONMALLOC"] = "malloc"

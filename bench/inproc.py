@@ -69,7 +69,7 @@ class Driven(Bridge):
         writer.close()
 
     async def _append(self, seq: int, *, final: bool) -> None:
-        wall = self._time.wall()
+        wall = self._time.time()
         state = State(
             status=Status.COMPLETED if final else Status.PROCESSING,
             upstream_status="completed" if final else "running",
@@ -82,10 +82,10 @@ class Driven(Bridge):
         )
         assert self._parts is not None
         key = self._keys[pick(seq, len(self._keys))]
-        await self._parts.journal.append(key, state, seen=self._time.now())
+        await self._parts.journal.append(key, state, seen=self._time.monotonic())
 
 
 if __name__ == "__main__":
-    wishes = load(None)
-    configure(wishes.log_level, wishes.log_format)
-    sys.exit(serve(Driven(wishes, int(sys.argv[1]), int(sys.argv[2]))))
+    config = load(None)
+    configure(config.log_level, config.log_format)
+    sys.exit(serve(Driven(config, int(sys.argv[1]), int(sys.argv[2]))))

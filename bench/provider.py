@@ -219,8 +219,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=1)
     parser.add_argument("--size", type=int, default=300, help="bytes of one state")
     parser.add_argument("--seconds", type=float, default=900)
-    wishes = parser.parse_args()
-    uvloop.run(serve(wishes.port, wishes.control, World(wishes.tasks, wishes.size), wishes.seconds))
+    config = parser.parse_args()
+    uvloop.run(serve(config.port, config.control, World(config.tasks, config.size), config.seconds))
 
 
 if __name__ == "__main__":

@@ -26,33 +26,33 @@ CYCLES = {"idle": 1, "slow": 3}  # idle memory hardly moves; three rounds of chu
 
 def main(words: list[str] | None = None) -> int:
     """Measure what the command line names."""
-    wishes = _parsed(words)
+    config = _parsed(words)
     build()
     if (os.cpu_count() or 1) > LOAD_CORE:
         os.sched_setaffinity(0, {LOAD_CORE})
     if machine.nchan_modules() is None:
         print(HOW_TO_NCHAN, flush=True)
-    sizes = TINY if wishes.tiny else FULL
-    kept = wishes.results or BUILD / ("tiny.json" if wishes.tiny else "results.json")
+    sizes = TINY if config.tiny else FULL
+    kept = config.results or BUILD / ("tiny.json" if config.tiny else "results.json")
     results: dict[str, Any] = {}
-    if kept.exists() and not wishes.tiny:
+    if kept.exists() and not config.tiny:
         results = json.loads(kept.read_text())
     failed = False
-    for name in wishes.scenarios or list(SCENARIOS):
-        failed |= not _measured(name, sizes, wishes, results)
+    for name in config.scenarios or list(SCENARIOS):
+        failed |= not _measured(name, sizes, config, results)
         kept.write_text(json.dumps(results, indent=1))
     results = {name: results[name] for name in SCENARIOS if name in results}
-    print(report.text(results) if not wishes.tiny else _tiny(results), flush=True)
-    if not wishes.tiny and not wishes.no_write:
+    print(report.text(results) if not config.tiny else _tiny(results), flush=True)
+    if not config.tiny and not config.no_write:
         report.write(results, ROOT / "docs" / "performance.md")
     return 1 if failed or report.wrongs(results) else 0
 
 
-def _measured(name: str, sizes: Sizes, wishes: argparse.Namespace, results: dict[str, Any]) -> bool:
+def _measured(name: str, sizes: Sizes, config: argparse.Namespace, results: dict[str, Any]) -> bool:
     cycles: list[dict[str, Any]] = []
-    number = 1 if wishes.tiny else wishes.cycles or CYCLES.get(name, 3)
+    number = 1 if config.tiny else config.cycles or CYCLES.get(name, 3)
     well = True
-    disk, before = machine.disk_sync_ms(BUILD, times=2 if wishes.tiny else 100), machine.stolen()
+    disk, before = machine.disk_sync_ms(BUILD, times=2 if config.tiny else 100), machine.stolen()
     for turn in range(number):
         cycle: dict[str, Any] = {}
         began = time.perf_counter()
@@ -131,10 +131,10 @@ def _parsed(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cycles", type=int, help="how often all contenders run (3)")
     parser.add_argument("--results", type=Path, help="where numbers are kept between runs")
     parser.add_argument("--no-write", action="store_true", help="leave docs/performance.md as it is")
-    wishes = parser.parse_args(words)
-    if unknown := set(wishes.scenarios) - set(SCENARIOS):
+    config = parser.parse_args(words)
+    if unknown := set(config.scenarios) - set(SCENARIOS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
-    return wishes
+    return config
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from typing import Protocol
 class Clock(Protocol):
     """Time, for those who must wait or stamp."""
 
-    def now(self) -> float:
+    def monotonic(self) -> float:
         """Monotonic seconds, for intervals: it never steps back."""
 
-    def wall(self) -> float:
+    def time(self) -> float:
         """Unix seconds, for what people and documents read."""
 
     async def sleep(self, seconds: float) -> None:
@@ -27,11 +27,11 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clocks."""
 
-    def now(self) -> float:
+    def monotonic(self) -> float:
         """Monotonic seconds."""
         return time.monotonic()  # noqa: TID251 - this is where the time comes from
 
-    def wall(self) -> float:
+    def time(self) -> float:
         """Unix seconds."""
         return time.time()  # noqa: TID251 - this is where the time comes from
 

@@ -14,19 +14,19 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bridge.app.auth import Access, make_access, make_accounts
-from bridge.auth.authenticator import Callers
+from bridge.app.auth import AuthComponents, build_auth, make_accounts
+from bridge.auth.authenticator import Authenticator
 from bridge.auth.origins import Origins
 from bridge.clock import Clock, SystemClock
 from bridge.config.settings import SQLITE, Settings, UpstreamSettings, dialect_of
 from bridge.core.event import Closing
-from bridge.core.rate_limit import Budget
+from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
-from bridge.delivery.subscriptions import Desk, DeskSettings
+from bridge.delivery.subscriptions import DeliverySettings, Subscriptions
 from bridge.dialects.base import Dialect
 from bridge.errors import JournalError
 from bridge.hub.hub import Hub
-from bridge.hub.maintenance import Sweep, SweepSettings
+from bridge.hub.maintenance import ConnectionMaintenance, MaintenanceSettings
 from bridge.journal.base import Journal
 from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite.journal import SqliteJournal
@@ -40,11 +40,11 @@ from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.tracing import NO_TRACING, Tracing, make_tracing
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
-from bridge.web.inspector import Inspector
-from bridge.web.limits.client_address import Addresses
+from bridge.web.inspector import InspectorRoutes
+from bridge.web.limits.client_address import ClientAddresses
 from bridge.web.limits.limits import Limits, LimitSettings
-from bridge.web.middleware.allowed_hosts import HostNames
-from bridge.web.routes import Rooms, make_app, make_operations_app
+from bridge.web.middleware.allowed_hosts import AllowedHostsMiddleware
+from bridge.web.routes import Services, make_app, make_operations_app
 
 LAG_PERIOD_SECONDS = 0.25
 SAFETY_NET_INTERVALS = 6
@@ -56,12 +56,12 @@ logger = logging.getLogger(__name__)
 class _Parts:
     """What lives while the app runs."""
 
-    desk: Desk
-    sweep: Sweep
+    subscriptions: Subscriptions
+    sweep: ConnectionMaintenance
     pool: Pool
     metrics: Metrics
     journal: Journal
-    access: Access
+    access: AuthComponents
 
 
 class Bridge:
@@ -122,15 +122,15 @@ class Bridge:
 
     async def drain(self) -> None:
         """Take nothing new and end every stream, over `drain_seconds` at the most."""
-        if self._parts is None or self._parts.desk.closed is not None:
+        if self._parts is None or self._parts.subscriptions.closed is not None:
             return
-        self._parts.desk.closed = Closing.DRAIN
+        self._parts.subscriptions.closed = Closing.DRAIN
         await self._parts.sweep.drain(self.settings.drain_seconds)
 
     @property
     def open_streams(self) -> int:
         """Connections that have not ended."""
-        return len(self._parts.desk.hub.subscriptions) if self._parts is not None else 0
+        return len(self._parts.subscriptions.hub.subscriptions) if self._parts is not None else 0
 
     @property
     def ended_streams(self) -> int:
@@ -139,7 +139,7 @@ class Bridge:
 
     async def _build(self, stack: AsyncExitStack) -> _Parts:
         settings, clock = self.settings, self._clock
-        chance = random.Random().random  # noqa: S311 - for jitter; nothing is hidden by it
+        rng = random.Random().random  # noqa: S311 - for jitter; nothing is hidden by it
         metrics = Metrics(CollectorRegistry(), settings.upstreams)
         tracing = make_tracing(settings.otlp_endpoint, os.environ)
         stack.push_async_callback(tracing.close)
@@ -148,8 +148,8 @@ class Bridge:
         journal = await open_journal(settings, clock)
         stack.push_async_callback(journal.close)
         upstreams = {}
-        for name, wishes in settings.upstreams.items():
-            upstreams[name] = make_upstream(name, wishes, clock, metrics, tracing)
+        for name, config in settings.upstreams.items():
+            upstreams[name] = make_upstream(name, config, clock, metrics, tracing)
             stack.push_async_callback(upstreams[name].session.close)
         accounts = make_accounts(settings, upstreams, clock)
         pool = Pool(
@@ -157,48 +157,60 @@ class Bridge:
             journal,
             clock,
             metrics,
-            random=chance,
+            random=rng,
             linger_seconds=settings.linger_seconds,
             accounts=accounts,
         )
         hub = Hub(pool, metrics, clock)
         journal.follow(hub)
-        desk = Desk(hub, pool, journal, clock, metrics, random=chance, settings=_desk_settings(settings))
-        sweep = Sweep(hub, clock, chance, _sweep_settings(settings))
+        subscriptions = Subscriptions(
+            hub, pool, journal, clock, metrics, random=rng, settings=_desk_settings(settings)
+        )
+        sweep = ConnectionMaintenance(hub, clock, rng, _sweep_settings(settings))
         submitter = Submitter(pool, journal, public_url=settings.public_url or None)
         stack.push_async_callback(submitter.close)
-        limits = Limits(_limit_settings(settings), Addresses(settings.trusted_proxies), clock, metrics)
+        limits = Limits(_limit_settings(settings), ClientAddresses(settings.trusted_proxies), clock, metrics)
         origins = Origins(settings.allowed_origins, cookies=settings.auth != "none")
-        access = make_access(settings, origins, limits, clock, pool, accounts)
-        if access.proofs is not None:
-            stack.push_async_callback(access.proofs.close)
+        access = build_auth(settings, origins, limits, clock, pool, accounts)
+        if access.ownership is not None:
+            stack.push_async_callback(access.ownership.close)
         inspector = (
-            Inspector(desk, origins, limits, access.callers, keepalive_seconds=settings.keepalive_seconds)
+            InspectorRoutes(
+                subscriptions,
+                origins,
+                limits,
+                access.authenticator,
+                keepalive_seconds=settings.keepalive_seconds,
+            )
             if settings.inspector
             else None
         )
-        rooms = Rooms(
-            desk=desk,
+        rooms = Services(
+            subscriptions=subscriptions,
             submitter=submitter,
             metrics=metrics,
             origins=origins,
             limits=limits,
-            callers=access.callers,
-            operators=access.operators or Callers(origins, clock),
+            authenticator=access.authenticator,
+            operators=access.operators or Authenticator(origins, clock),
             tickets=access.tickets,
             inspector=inspector,
         )
         apart = self.operations_port is not None or access.operators is None
         self._app = self._named(make_app(rooms, operations_apart=apart))
         self._operations = self._named(make_operations_app(rooms))
-        self._parts = _Parts(desk, sweep, pool, metrics, journal, access)
+        self._parts = _Parts(subscriptions, sweep, pool, metrics, journal, access)
         return self._parts
 
     def _named(self, app: ASGIApp) -> ASGIApp:
         """Where nobody is asked who they are, loopback keeps out strangers, but not their pages."""
         settings = self.settings
         open_to_pages = self.served_by_us and settings.auth == "none" and is_loopback(settings.host)
-        return HostNames(app, settings.allowed_hosts) if open_to_pages or settings.allowed_hosts else app
+        return (
+            AllowedHostsMiddleware(app, settings.allowed_hosts)
+            if open_to_pages or settings.allowed_hosts
+            else app
+        )
 
     def _is_for_operators(self, scope: Scope) -> bool:
         """By the socket the request came in at, which no client can choose."""
@@ -243,36 +255,36 @@ async def open_journal(settings: Settings, clock: Clock) -> Journal:
 
 
 def make_upstream(
-    name: str, wishes: UpstreamSettings, clock: Clock, metrics: Metrics, tracing: Tracing
+    name: str, config: UpstreamSettings, clock: Clock, metrics: Metrics, tracing: Tracing
 ) -> Upstream:
     """One provider as the operator wants it; what they leave open the preset says."""
-    dialect = dialect_of(name, wishes)
-    key = _revealed(wishes.api_key) or ""
+    dialect = dialect_of(name, config)
+    key = _revealed(config.api_key) or ""
     return Upstream(
         name=name,
         dialect=dialect,
         session=Session(
-            wishes.base_url or dialect.base_url,
+            config.base_url or dialect.base_url,
             credential=credential_of(dialect, key, clock),
-            hosts=None if wishes.base_url else dialect.hosts,
-            timeout_seconds=wishes.timeout_seconds,
-            connections=wishes.max_in_flight + wishes.max_streams,
+            hosts=None if config.base_url else dialect.hosts,
+            timeout_seconds=config.timeout_seconds,
+            connections=config.max_in_flight + config.max_streams,
         ),
-        budget=Budget(
-            max_in_flight=wishes.max_in_flight,
+        limiter=CredentialLimiter(
+            max_in_flight=config.max_in_flight,
             random=random.random,
-            requests_per_second=wishes.requests_per_second,
+            requests_per_second=config.requests_per_second,
         ),
-        pace=make_pace(wishes, dialect),
+        pace=make_pace(config, dialect),
         clock=clock,
         metrics=metrics,
-        deadline_seconds=wishes.deadline_seconds,
-        submit_timeout_seconds=wishes.submit_timeout_seconds,
-        callback_secret=_revealed(wishes.callback_secret),
+        deadline_seconds=config.deadline_seconds,
+        submit_timeout_seconds=config.submit_timeout_seconds,
+        callback_secret=_revealed(config.callback_secret),
         verifier=make_verifier(
-            dialect.callback_signature, _revealed(wishes.callback_signing_key), clock, fetch_fal
+            dialect.callback_signature, _revealed(config.callback_signing_key), clock, fetch_fal
         ),
-        max_streams=wishes.max_streams,
+        max_streams=config.max_streams,
         tracing=tracing,
     )
 
@@ -281,10 +293,10 @@ def _revealed(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret is not None else None
 
 
-def make_pace(wishes: UpstreamSettings, dialect: Dialect) -> Pace:
+def make_pace(config: UpstreamSettings, dialect: Dialect) -> Pace:
     """The operator's bounds around the provider's advice."""
-    least = wishes.poll_min_seconds or min(dialect.poll.min_seconds, wishes.poll_max_seconds or float("inf"))
-    most = max(wishes.poll_max_seconds or dialect.poll.max_seconds, least)
+    least = config.poll_min_seconds or min(dialect.poll.min_seconds, config.poll_max_seconds or float("inf"))
+    most = max(config.poll_max_seconds or dialect.poll.max_seconds, least)
     return Pace(
         min_seconds=least,
         max_seconds=most,
@@ -293,8 +305,8 @@ def make_pace(wishes: UpstreamSettings, dialect: Dialect) -> Pace:
     )
 
 
-def _desk_settings(settings: Settings) -> DeskSettings:
-    return DeskSettings(
+def _desk_settings(settings: Settings) -> DeliverySettings:
+    return DeliverySettings(
         cold_wait_seconds=settings.cold_wait_seconds,
         max_connection_age_seconds=settings.max_connection_age_seconds,
         sync_seconds=settings.sync_seconds,
@@ -317,8 +329,8 @@ def _limit_settings(settings: Settings) -> LimitSettings:
     )
 
 
-def _sweep_settings(settings: Settings) -> SweepSettings:
-    return SweepSettings(
+def _sweep_settings(settings: Settings) -> MaintenanceSettings:
+    return MaintenanceSettings(
         keepalive_seconds=settings.keepalive_seconds,
         slow_seconds=settings.slow_seconds,
         period_seconds=min(1.0, settings.keepalive_seconds / 2, settings.max_connection_age_seconds / 10),
@@ -331,6 +343,6 @@ def _nothing() -> None:
 
 async def _measure_lag(clock: Clock, metrics: Metrics) -> None:
     while True:
-        before = clock.now()
+        before = clock.monotonic()
         await clock.sleep(LAG_PERIOD_SECONDS)
-        metrics.loop_lag_seconds.observe(max(clock.now() - before - LAG_PERIOD_SECONDS, 0.0))
+        metrics.loop_lag_seconds.observe(max(clock.monotonic() - before - LAG_PERIOD_SECONDS, 0.0))

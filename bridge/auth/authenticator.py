@@ -60,7 +60,7 @@ class Caller:
         """Whether every task of the upstream is, also one that comes to be now."""
         return self.tasks is None or upstream in self.tasks.upstreams
 
-    def permit(self, scope: TokenScope, keys: Sequence[TaskKey] = ()) -> None:
+    def authorize(self, scope: TokenScope, keys: Sequence[TaskKey] = ()) -> None:
         """Go on, if the caller may do this with all of these tasks.
 
         Raises:
@@ -71,28 +71,28 @@ class Caller:
         if not all(self.covers(key) for key in keys):
             raise Forbidden("the credential does not cover every task that was asked for")
 
-    def permit_upstream(self, scope: TokenScope, upstream: str) -> None:
+    def authorize_upstream(self, scope: TokenScope, upstream: str) -> None:
         """Go on, if the caller may do this with every task of the upstream.
 
         Raises:
             Forbidden: The credential does not allow it.
         """
-        self.permit(scope)
+        self.authorize(scope)
         if not self.covers_all_of(upstream):
             raise Forbidden("this needs a credential for all tasks of the upstream")
 
-    def permit_search(self, upstream: str) -> None:
+    def authorize_search(self, upstream: str) -> None:
         """Go on, if a search among the tasks of the upstream can find one the caller may read.
 
         Raises:
             Forbidden: The credential does not allow it.
         """
-        self.permit(TokenScope.READ)
+        self.authorize(TokenScope.READ)
         if self.tasks is not None and not self.tasks.touches(upstream):
             raise Forbidden("the credential covers no task of the upstream")
 
 
-ANYBODY = Caller(name="anonymous", scopes=frozenset(TokenScope), tasks=None, expires_at=None)
+ANONYMOUS = Caller(name="anonymous", scopes=frozenset(TokenScope), tasks=None, expires_at=None)
 
 
 class Tokens(Protocol):
@@ -125,11 +125,11 @@ class Keys(Tokens, Protocol):
 class Proofs(Protocol):
     """Whether the provider shows a task to an account."""
 
-    async def doubts(self, keys: Sequence[TaskKey]) -> Mapping[TaskKey, BridgeError]:
+    async def unverified(self, keys: Sequence[TaskKey]) -> Mapping[TaskKey, BridgeError]:
         """Those of the tasks that may not be shown, and why; raises Unauthenticated."""
 
 
-class Callers:
+class Authenticator:
     """Finds the credential of a connection and asks what it is worth.
 
     Args:
@@ -147,16 +147,16 @@ class Callers:
         tickets: Tickets | None = None,
         *,
         keys: Keys | None = None,
-        proofs: Proofs | None = None,
+        ownership: Proofs | None = None,
     ) -> None:
         self._origins = origins
         self._clock = clock
         self._tokens = tokens or keys
         self._tickets = tickets
         self._keys = keys
-        self._proofs = proofs
+        self._proofs = ownership
 
-    async def who(self, connection: HTTPConnection, *, ticket: bool = False) -> Caller:
+    async def authenticate(self, connection: HTTPConnection, *, ticket: bool = False) -> Caller:
         """The caller of a request.
 
         Args:
@@ -167,7 +167,7 @@ class Callers:
             Forbidden: A page of a stranger uses somebody's cookie.
         """
         if self._tokens is None:
-            return ANYBODY
+            return ANONYMOUS
         sent = _bearer(connection) if self._keys is None else self._keys.read(connection)
         if sent is not None:
             return await self._known(self._tokens, sent, connection)
@@ -184,7 +184,7 @@ class Callers:
             )
         return await self._known(self._tokens, cookie, connection)
 
-    async def permit(
+    async def authorize(
         self, caller: Caller, scope: TokenScope, keys: Sequence[TaskKey]
     ) -> Mapping[TaskKey, BridgeError]:
         """Go on, if the caller may do this with these tasks, and the provider shows it one of them.
@@ -197,12 +197,12 @@ class Callers:
             Unauthenticated: The provider does not take the caller's key.
             BridgeError: The provider shows none of the tasks, and why not the first.
         """
-        doubts = await self.doubts(caller, scope, keys)
-        if doubts and len(doubts) == len(keys):
-            raise doubts[keys[0]]
-        return doubts
+        unverified = await self.unverified(caller, scope, keys)
+        if unverified and len(unverified) == len(keys):
+            raise unverified[keys[0]]
+        return unverified
 
-    async def doubts(
+    async def unverified(
         self, caller: Caller, scope: TokenScope, keys: Sequence[TaskKey]
     ) -> Mapping[TaskKey, BridgeError]:
         """The same where a connection stays, whatever the provider does not show.
@@ -211,12 +211,12 @@ class Callers:
             Forbidden: The credential does not allow it.
             Unauthenticated: The provider does not take the caller's key.
         """
-        caller.permit(scope, keys)
+        caller.authorize(scope, keys)
         if self._proofs is None or not keys:
             return {}
-        return await self._proofs.doubts(keys)
+        return await self._proofs.unverified(keys)
 
-    async def refusals(
+    async def denied(
         self, caller: Caller, scope: TokenScope, keys: Sequence[TaskKey]
     ) -> Mapping[TaskKey, BridgeError]:
         """Those of the tasks the caller may not do this with, each with the reason.
@@ -231,7 +231,7 @@ class Callers:
             if not caller.covers(key)
         }
         covered = [key for key in keys if key not in refused]
-        return refused | dict(await self.doubts(caller, scope, covered))
+        return refused | dict(await self.unverified(caller, scope, covered))
 
     def hold(self, caller: Caller, seconds: float) -> None:
         """Something that speaks for the caller was given out, and is good for so long."""
@@ -242,7 +242,7 @@ class Callers:
         """Monotonic seconds when a stream of this caller must end; None for never."""
         if caller.expires_at is None:
             return None
-        return self._clock.now() + caller.expires_at - self._clock.wall()
+        return self._clock.monotonic() + caller.expires_at - self._clock.time()
 
     async def _known(self, tokens: Tokens, credential: str, connection: HTTPConnection) -> Caller:
         caller = await tokens.caller(credential)
@@ -254,7 +254,7 @@ class Callers:
     def lasts(self, caller: Caller, seconds: float) -> float:
         """Of so many seconds from now those the credential is good for."""
         ends_at = self.ends_at(caller)
-        return seconds if ends_at is None else max(min(seconds, ends_at - self._clock.now()), 0.0)
+        return seconds if ends_at is None else max(min(seconds, ends_at - self._clock.monotonic()), 0.0)
 
     def _by_ticket(self, ticket: str) -> Caller:
         if self._tickets is None:
@@ -265,7 +265,7 @@ class Callers:
 
 
 @contextmanager
-def answering(caller: Caller) -> Iterator[None]:
+def map_credential_errors(caller: Caller) -> Iterator[None]:
     """Where the provider refuses the caller's own key, the caller is told so, and not that we are refused.
 
     Raises:

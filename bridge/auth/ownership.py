@@ -21,22 +21,22 @@ from bridge.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from bridge.sources.accounts import REFUSED_SENTENCE, Accounts
-from bridge.sources.poll import Memory, look
+from bridge.sources.accounts import REFUSED_SENTENCE, AccountRegistry
+from bridge.sources.poll import PollCache, poll
 from bridge.sources.upstream import Upstream
 from bridge.watchers.pool import Pool
 from bridge.watchers.watcher import Watcher
 
-PATIENCE_SECONDS = 60.0
+WAIT_SECONDS = 60.0
 CHECKED_SECONDS = 1.0
-MOST_KEPT = 100_000
+MAX_CACHED = 100_000
 
 _NOT_YOURS = 403
 _NEVER = float("-inf")
 _TAKEN_BACK = (CredentialRefused, TaskNotFound)
 
 
-class Proofs:
+class OwnershipVerifier:
     """Proves tasks to accounts.
 
     Args:
@@ -45,7 +45,7 @@ class Proofs:
     """
 
     def __init__(
-        self, pool: Pool, accounts: Accounts, clock: Clock, *, seconds: float, wait_seconds: float
+        self, pool: Pool, accounts: AccountRegistry, clock: Clock, *, seconds: float, wait_seconds: float
     ) -> None:
         self._pool = pool
         self._accounts = accounts
@@ -55,7 +55,7 @@ class Proofs:
         self._shown_at: dict[TaskKey, float] = {}
         self._running: dict[TaskKey, asyncio.Task[None]] = {}
 
-    async def doubts(self, keys: Sequence[TaskKey]) -> dict[TaskKey, BridgeError]:
+    async def unverified(self, keys: Sequence[TaskKey]) -> dict[TaskKey, BridgeError]:
         """Those of the tasks that may not be shown, and why.
 
         Raises:
@@ -66,14 +66,14 @@ class Proofs:
             return {}
         proving = [self._proving(key) for key in unproven]
         await self._clock.wait(_all_done(proving), self._wait)
-        doubts = {}
+        unverified = {}
         for key, proof in zip(unproven, proving, strict=True):
             error = _outcome(proof)
             if isinstance(error, Unauthenticated):
                 raise error
             if error is not None:
-                doubts[key] = error
-        return doubts
+                unverified[key] = error
+        return unverified
 
     async def close(self) -> None:
         """Stop asking."""
@@ -90,7 +90,7 @@ class Proofs:
             shown_at = max(shown_at, watcher.shown_at)
         if not self._accounts.accepts(key.upstream, key.account, shown_at):
             return False
-        return self._clock.now() - shown_at < self._seconds
+        return self._clock.monotonic() - shown_at < self._seconds
 
     def _proving(self, key: TaskKey) -> asyncio.Task[None]:
         proof = self._running.get(key)
@@ -115,12 +115,12 @@ class Proofs:
         self._keep(key)
 
     def _keep(self, key: TaskKey) -> None:
-        now = self._clock.now()
-        if len(self._shown_at) >= MOST_KEPT:
+        now = self._clock.monotonic()
+        if len(self._shown_at) >= MAX_CACHED:
             self._shown_at = {one: at for one, at in self._shown_at.items() if now - at < self._seconds}
         self._shown_at.pop(key, None)
         self._shown_at[key] = now
-        if len(self._shown_at) > MOST_KEPT:
+        if len(self._shown_at) > MAX_CACHED:
             del self._shown_at[next(iter(self._shown_at))]
 
     async def _look(self, key: TaskKey) -> None:
@@ -129,7 +129,7 @@ class Proofs:
         try:
             watcher = self._pool.watcher(key)
             assert watcher is not None
-            began = self._clock.now()
+            began = self._clock.monotonic()
             await watcher.hydrate()
             if not watcher.ended:
                 await self._next_look(watcher, began)
@@ -143,32 +143,32 @@ class Proofs:
         key = watcher.key
         while watcher.shown_at < began and not watcher.ended:
             self._pool.upstream(key.upstream, key.account)  # raises, once the key is refused or gone
-            now, due = self._clock.now(), watcher.watch.due
+            now, due = self._clock.monotonic(), watcher.watch.due
             if watcher.error is not None and not watcher.looking and (due is None or due > now):
                 raise watcher.error.with_traceback(None)  # else it would grow with everybody who asks
-            if now - began >= PATIENCE_SECONDS:
+            if now - began >= WAIT_SECONDS:
                 raise UpstreamTimeout("the upstream did not show the task in time")
             if not watcher.looking and due is not None and due > now:
-                watcher.look_now(max(now, watcher.looked_at + watcher.upstream.pace.min_seconds))
+                watcher.poll_now(max(now, watcher.looked_at + watcher.upstream.pace.min_seconds))
             await watcher.wait_news(CHECKED_SECONDS)
 
     async def _confirm(self, upstream: Upstream, key: TaskKey) -> None:
         """One look at a task whose watch is over, within the budget."""
-        now, budget = self._clock.now(), upstream.budget
-        free_at = budget.free_at(now)
+        now, limiter = self._clock.monotonic(), upstream.limiter
+        free_at = limiter.free_at(now)
         if free_at is None or free_at > now + self._wait:
             raise UpstreamBusy("the budget of this key is used up", retry_after=(free_at or now + 1) - now)
         await self._clock.sleep(free_at - now)
-        budget.started(self._clock.now())
+        limiter.started(self._clock.monotonic())
         try:
-            await look(upstream, key.task_id, Memory())
+            await poll(upstream, key.task_id, PollCache())
         except UpstreamError as error:
-            budget.failed(error, self._clock.now())
+            limiter.failed(error, self._clock.monotonic())
             raise
         except BaseException:
-            budget.abandoned()
+            limiter.abandoned()
             raise
-        budget.succeeded()
+        limiter.succeeded()
 
 
 def _all_done(proving: Sequence[asyncio.Task[None]]) -> asyncio.Event:

@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from bridge.auth.authenticator import Caller, TokenScope
 from bridge.dialects.base import Dialect
 from bridge.errors import Unauthenticated
-from bridge.sources.accounts import Accounts
+from bridge.sources.accounts import AccountRegistry
 
 MAX_KEY = 4096
 AUTHORIZATION = "authorization"
@@ -29,7 +29,7 @@ class ProviderKeys:
     """
 
     def __init__(
-        self, accounts: Accounts, names: Iterable[str], try_key: Callable[[HTTPConnection], None]
+        self, accounts: AccountRegistry, names: Iterable[str], try_key: Callable[[HTTPConnection], None]
     ) -> None:
         self._accounts = accounts
         self._names = sorted(names)
@@ -52,7 +52,7 @@ class ProviderKeys:
         Raises:
             LimitExceeded: It does.
         """
-        if not self._accounts.trusts(key):
+        if not self._accounts.is_verified(key):
             self._try_key(connection)
 
     async def caller(self, key: str) -> Caller:

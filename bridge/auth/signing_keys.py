@@ -9,7 +9,7 @@ import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from bridge.clock import Clock
-from bridge.sources.jwks import REFETCH_SECONDS, Fetch, Published
+from bridge.sources.jwks import REFETCH_SECONDS, Fetch, JwksCache
 
 RENEW_SECONDS = 600.0
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
@@ -38,12 +38,12 @@ class _NamedKey:
     key: SigningKey
 
 
-class TokenKeys:
+class SigningKeySet:
     """What the key server published last, also while it cannot be reached."""
 
     def __init__(self, fetch: Fetch, clock: Clock) -> None:
         self._clock = clock
-        self._published = Published(fetch, read_token_key, clock, purpose="tokens")
+        self._published = JwksCache(fetch, read_token_key, clock, purpose="tokens")
 
     async def run(self) -> None:
         """Renew the keys until cancelled: requests need not wait for the key server."""

@@ -14,7 +14,7 @@ from bridge.clock import Clock
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import InvalidRequest, Unauthenticated
 
-LONGEST_SECONDS = 900
+MAX_TICKET_SECONDS = 900
 
 _ISSUER = "bridge"
 _AUDIENCE = "bridge-ticket"
@@ -52,10 +52,10 @@ class Tickets:
             Forbidden: The caller may not read all of them.
             InvalidRequest: There are too many for a URL, or one cannot be told from a pattern.
         """
-        caller.permit(TokenScope.READ, keys)
+        caller.authorize(TokenScope.READ, keys)
         if any(key.task_id == EVERYTHING for key in keys):
             raise InvalidRequest("a ticket names its tasks one by one")
-        now = self._clock.wall()
+        now = self._clock.time()
         ends = round(min(now + seconds, caller.expires_at or float("inf")), 3)
         refs = [key.ref for key in keys]
         claims: dict[str, object] = {
@@ -80,7 +80,7 @@ class Tickets:
         """
         check_shape(ticket)
         claims = claims_of(ticket, self._keys, issuer=_ISSUER, audience=_AUDIENCE)
-        ends = valid_until(claims, self._clock.wall(), skew=0.0)  # by the same clock that dated it
+        ends = valid_until(claims, self._clock.time(), skew=0.0)  # by the same clock that dated it
         grant = read_grant(claims.get("tasks"))
         if grant is None or grant.upstreams:
             raise Unauthenticated("a ticket names its tasks one by one")

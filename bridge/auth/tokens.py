@@ -69,7 +69,7 @@ class Tokens:
             name=_name(claims.get("sub"), token),
             scopes=_scopes(claims.get("scope")),
             tasks=read_grant(claims.get("tasks")),
-            expires_at=valid_until(claims, self._clock.wall(), skew=SKEW_SECONDS),
+            expires_at=valid_until(claims, self._clock.time(), skew=SKEW_SECONDS),
         )
 
 

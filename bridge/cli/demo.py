@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 
 from bridge.cli import terminal
-from bridge.cli.progress import Bars
+from bridge.cli.progress import ProgressBars
 
 PROVIDERS = ("qingbo", "vapi", "bytespike")
 PROMPTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -88,7 +88,7 @@ async def _show(bridge: str, refs: list[str]) -> int:
         f"  curl -s {bridge}/metrics | grep bridge_polls",
         "",
     )
-    bars = Bars(sys.stdout, refs, now=asyncio.get_running_loop().time)
+    bars = ProgressBars(sys.stdout, refs, now=asyncio.get_running_loop().time)
     return await terminal.watch(bridge, refs, json=False, out=sys.stdout, token=None, give_up=30, bars=bars)
 
 

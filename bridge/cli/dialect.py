@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 import click
 
 if TYPE_CHECKING:
-    from bridge.dialects.base import Answer
+    from bridge.dialects.base import HttpResponse
     from bridge.dialects.mapping import MappedDialect
 
 # Commands import late: what a dialect needs takes longer than `bridge --help` should.
@@ -107,10 +107,10 @@ def _recording(text: bytes) -> dict[str, Any]:
     return recording if isinstance(answer, dict) and "body" in answer else {"answer": {"body": text}}
 
 
-def _answer(recorded: dict[str, Any], status: int | None, headers: dict[str, str]) -> Answer:
+def _answer(recorded: dict[str, Any], status: int | None, headers: dict[str, str]) -> HttpResponse:
     import orjson  # noqa: PLC0415 - see above
 
-    from bridge.dialects.base import Answer  # noqa: PLC0415 - see above
+    from bridge.dialects.base import HttpResponse  # noqa: PLC0415 - see above
 
     body = recorded["body"]
     if isinstance(body, str):
@@ -119,7 +119,7 @@ def _answer(recorded: dict[str, Any], status: int | None, headers: dict[str, str
     lower = {name.lower(): value for name, value in given.items()}
     told = recorded.get("status")
     told = told if isinstance(told, int) and 100 <= told < 600 else 200
-    return Answer(status or told, lower, body if isinstance(body, bytes) else orjson.dumps(body))
+    return HttpResponse(status or told, lower, body if isinstance(body, bytes) else orjson.dumps(body))
 
 
 def _texts(value: object) -> dict[str, str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import TextIO
 
-    from bridge.client.state import Notice, TaskState
+    from bridge.client.state import TaskNotice, TaskState
 
 _BAR_CELLS = 20
 _MIN_NAME = 12
@@ -45,7 +45,7 @@ class _Row:
     note: str = ""
 
 
-class Bars:
+class ProgressBars:
     """One bar a task.
 
     Args:
@@ -88,7 +88,7 @@ class Bars:
             self._tell_above()
             self._tell(self._sentence(row))
 
-    def say(self, notice: Notice) -> None:
+    def say(self, notice: TaskNotice) -> None:
         """Show a notice beside its task, or beside every open one when it is about the connection."""
         text = "" if notice.code == "fresh" else safe(notice.code.replace("_", " "))
         rows = [self._row(notice.task)] if notice.task is not None else list(self._rows.values())

@@ -7,7 +7,7 @@ import sys
 from json import dumps
 from typing import TYPE_CHECKING
 
-from bridge.cli.progress import Bars, safe
+from bridge.cli.progress import ProgressBars, safe
 from bridge.client.bridge import Bridge
 from bridge.core.task import Status
 from bridge.errors import BridgeError, RequestError, UpstreamRefused
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, TextIO
 
-    from bridge.client.state import Notice, TaskState
+    from bridge.client.state import TaskNotice, TaskState
 
 COMPLETED = 0
 NOT_COMPLETED = 1
@@ -35,7 +35,7 @@ async def watch(
     out: TextIO,
     token: str | None,
     give_up: float,
-    bars: Bars | None = None,
+    bars: ProgressBars | None = None,
     err: TextIO | None = None,
 ) -> int:
     """Follow tasks on a terminal until each is over.
@@ -50,7 +50,7 @@ async def watch(
         0 when every task completed, 1 when one did not, 2 for bad usage or a task that does not exist,
         3 when the bridge could not be reached.
     """
-    view = _Json(out) if json else bars or Bars(out, refs, now=asyncio.get_running_loop().time)
+    view = _Json(out) if json else bars or ProgressBars(out, refs, now=asyncio.get_running_loop().time)
     tally = _Tally(refs, view)
     async with asyncio.TaskGroup() as group:
         ticker = group.create_task(_redraw(view))
@@ -107,7 +107,7 @@ async def _follow(url: str, refs: list[str], tally: _Tally, *, token: str | None
     return tally.code
 
 
-async def _redraw(view: Bars | _Json) -> None:
+async def _redraw(view: ProgressBars | _Json) -> None:
     """Clocks go on between states."""
     while True:
         await asyncio.sleep(_REDRAW_SECONDS)
@@ -120,7 +120,7 @@ async def _redraw(view: Bars | _Json) -> None:
 class _Tally:
     """Shows what comes, and keeps how each task ended."""
 
-    def __init__(self, refs: list[str], view: Bars | _Json) -> None:
+    def __init__(self, refs: list[str], view: ProgressBars | _Json) -> None:
         self.view = view
         self._last: dict[str, Status | None] = dict.fromkeys(refs)
         self._missing: set[str] = set()
@@ -129,7 +129,7 @@ class _Tally:
         self._last[state.task] = state.status
         self.view.show(state)
 
-    def notice(self, notice: Notice) -> None:
+    def notice(self, notice: TaskNotice) -> None:
         if notice.code == "task_not_found" and notice.task is not None and not notice.retriable:
             self._missing.add(notice.task)
         self.view.say(notice)
@@ -152,7 +152,7 @@ class _Json:
         self._out.write(_line(state))
         self._out.flush()
 
-    def say(self, notice: Notice) -> None:
+    def say(self, notice: TaskNotice) -> None:
         """Notices are no states."""
 
     def draw(self) -> None:

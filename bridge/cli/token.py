@@ -62,7 +62,7 @@ def mint(path: Path | None, tasks: tuple[str, ...], scope: str, seconds: int, na
         "iss": settings.token_issuer,
         "aud": settings.token_audience,
         "sub": name,
-        "exp": int(SystemClock().wall()) + seconds,
+        "exp": int(SystemClock().time()) + seconds,
         "scope": " ".join(words),
         "tasks": list(tasks),
     }

@@ -12,7 +12,7 @@ MAX_RETRY = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class Timeouts:
     """How a watch waits, in seconds.
 
     Args:
@@ -34,7 +34,7 @@ class Patience:
 class Backoff:
     """The waits of one watch (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/)."""
 
-    def __init__(self, patience: Patience, rng: random.Random) -> None:
+    def __init__(self, patience: Timeouts, rng: random.Random) -> None:
         self.patience = patience
         self._base = patience.first_delay
         self._longest = patience.longest_delay

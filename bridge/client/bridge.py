@@ -9,10 +9,10 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from bridge.client.backoff import Backoff, Patience
+from bridge.client.backoff import Backoff, Timeouts
 from bridge.client.follow import Follow
-from bridge.client.state import Notice, TaskState, read_json
-from bridge.client.transport import Token, Transport, task_path
+from bridge.client.state import TaskNotice, TaskState, read_json
+from bridge.client.transport import HttpTransport, Token, task_path
 from bridge.core.task import check_task_id, check_upstream_name
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-_DEFAULT_PATIENCE = Patience()
+_DEFAULT_PATIENCE = Timeouts()
 _JSON = {"Accept": "application/json"}
 _ANSWER_SECONDS = 60.0
 _SUBMIT_SECONDS = 150.0  # the bridge itself waits for a minute, and may have to look for the task
@@ -50,12 +50,12 @@ class Bridge:
         token: Token | None = None,
         session: aiohttp.ClientSession | None = None,
         *,
-        patience: Patience = _DEFAULT_PATIENCE,
+        patience: Timeouts = _DEFAULT_PATIENCE,
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._transport = Transport(url, token, session)
-        self._patience = patience
+        self._transport = HttpTransport(url, token, session)
+        self._grace = patience
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._sleep = sleep
 
@@ -73,7 +73,7 @@ class Bridge:
         *refs: str,
         last_event_id: str | None = None,
         history: bool = False,
-        on_notice: Callable[[Notice], object] | None = None,
+        on_notice: Callable[[TaskNotice], object] | None = None,
         unreachable_after: float | None = None,
     ) -> AsyncGenerator[TaskState, None]:
         """The states of one or many tasks, the current one first, until every task is final.
@@ -105,7 +105,7 @@ class Bridge:
             history=history,
             on_notice=on_notice,
             unreachable_after=unreachable_after,
-            backoff=Backoff(self._patience, self._rng),
+            backoff=Backoff(self._grace, self._rng),
             sleep=self._sleep,
         ).states()
 

@@ -10,9 +10,9 @@ import aiohttp
 import orjson
 
 from bridge.client.errors import BridgeUnreachable
-from bridge.client.ledger import Ledger
-from bridge.client.state import Notice, TaskState
-from bridge.client.transport import Transport, task_path, unreachable
+from bridge.client.ledger import WatchState
+from bridge.client.state import TaskNotice, TaskState
+from bridge.client.transport import HttpTransport, task_path, unreachable
 from bridge.core.task import TaskKey
 from bridge.errors import BridgeError, InvalidRequest, UnreadablePayload
 from bridge.wire.sse import EVENT_ID, Decoder, ServerSentEvent
@@ -43,12 +43,12 @@ class Follow:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: HttpTransport,
         refs: Sequence[str],
         *,
         cursor: str | None,
         history: bool,
-        on_notice: Callable[[Notice], object] | None,
+        on_notice: Callable[[TaskNotice], object] | None,
         unreachable_after: float | None,
         backoff: Backoff,
         sleep: Callable[[float], Awaitable[object]],
@@ -60,12 +60,12 @@ class Follow:
         if cursor is not None and not EVENT_ID.fullmatch(cursor):
             raise InvalidRequest("the cursor is not one of a bridge")
         self._transport = transport
-        self._ledger = Ledger(refs)
+        self._ledger = WatchState(refs)
         self._cursor = cursor
         self._history = history
         self._on_notice = on_notice
         self._unreachable_after = unreachable_after
-        self._patience = backoff.patience
+        self._grace = backoff.patience
         self._backoff = backoff
         self._sleep = sleep
         self._lost_at: float | None = None
@@ -139,7 +139,7 @@ class Follow:
         return "GET", f"/v1/events?{query}", None
 
     async def _listen(self, line: _Line) -> list[ServerSentEvent] | None:
-        patience = self._patience
+        patience = self._grace
         settled = self._ledger.settled
         events = await line.read(min(patience.silence, patience.farewell) if settled else patience.silence)
         if line.retry is not None:
@@ -154,18 +154,18 @@ class Follow:
         news = self._ledger.take(event)
         # An id that no header could carry, or that is none of ours, would break every reconnect.
         self._cursor = event.id if event.id and EVENT_ID.fullmatch(event.id) else None
-        if isinstance(news, Notice):
+        if isinstance(news, TaskNotice):
             self._tell(news)
             return None
         return news
 
-    def _tell(self, notice: Notice) -> None:
+    def _tell(self, notice: TaskNotice) -> None:
         if self._on_notice is not None:
             self._on_notice(notice)
 
     def _opening_seconds(self) -> float:
         left = self._left()
-        return self._patience.silence if left is None else min(self._patience.silence, max(left, 1.0))
+        return self._grace.silence if left is None else min(self._grace.silence, max(left, 1.0))
 
     def _left(self) -> float | None:
         """Seconds until we give up; None for never."""
@@ -181,7 +181,7 @@ class Follow:
         left = self._left()
         if left is not None and left <= 0:
             raise BridgeUnreachable(f"no sign of the bridge for {self._unreachable_after:g} s: {failure}")
-        self._tell(Notice(code="reconnecting", message=str(failure)))
+        self._tell(TaskNotice(code="reconnecting", message=str(failure)))
         await self._sleep(delay if left is None else min(delay, left))
 
 

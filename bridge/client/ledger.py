@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.client.state import Notice, TaskState, read_json
+from bridge.client.state import TaskNotice, TaskState, read_json
 from bridge.core.task import Status
 from bridge.errors import UnreadablePayload
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bridge.wire.sse import ServerSentEvent
 
 
-class Ledger:
+class WatchState:
     """The pure part of a watch.
 
     Args:
@@ -54,7 +54,7 @@ class Ledger:
         """A new connection begins."""
         self._closing = False
 
-    def take(self, event: ServerSentEvent) -> TaskState | Notice | None:
+    def take(self, event: ServerSentEvent) -> TaskState | TaskNotice | None:
         """Account for an event; what of it is news to the one who watches.
 
         Raises:
@@ -67,10 +67,10 @@ class Ledger:
         elif event.name == "done":
             self._open.pop(str(_fields(event).get("task")), None)
         elif event.name == "notice":
-            return self._take_notice(Notice.of(_fields(event)))
+            return self._take_notice(TaskNotice.of(_fields(event)))
         elif event.name == "reset":
             reason = _fields(event).get("reason")
-            return Notice(code="reset", reason=reason if isinstance(reason, str) else None)
+            return TaskNotice(code="reset", reason=reason if isinstance(reason, str) else None)
         return None  # a name from a later version of the contract
 
     def _take_state(self, event: ServerSentEvent) -> TaskState | None:
@@ -91,7 +91,7 @@ class Ledger:
             self._final[state.task] = state.status
         return state
 
-    def _take_notice(self, notice: Notice) -> Notice:
+    def _take_notice(self, notice: TaskNotice) -> TaskNotice:
         if notice.code == "closing":
             self._closing = True
         elif notice.code == "task_not_found" and notice.task is not None and not notice.retriable:

@@ -71,7 +71,7 @@ class TaskState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
+class TaskNotice:
     """Something a viewer should know beside the states.
 
     Args:

@@ -30,7 +30,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 _NO_TOTAL = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=None)
 
 
-class Transport:
+class HttpTransport:
     """Sends requests to one bridge.
 
     Args:

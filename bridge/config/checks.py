@@ -22,14 +22,14 @@ _TOKEN_SETTINGS = ("token_secrets", "token_jwks_url", "token_issuer", "ticket_se
 _KEY_SETTINGS = ("account_secret",)
 
 
-def contradictions(wishes: dict[str, Any]) -> list[str]:
+def cross_field_errors(config: dict[str, Any]) -> list[str]:
     """Settings of which each is well, and that do not go together."""
-    upstreams = wishes.get("upstreams")
-    mistakes = _access_mistakes(wishes)
-    if wishes.get("auth", "none") == "none":
-        mistakes += _exposed(str(wishes.get("host", "127.0.0.1")), wishes.get("insecure", False))
-    mistakes += _operations_mistakes(wishes)
-    if wishes.get("otlp_endpoint") and not can_export():
+    upstreams = config.get("upstreams")
+    mistakes = _access_mistakes(config)
+    if config.get("auth", "none") == "none":
+        mistakes += _exposed(str(config.get("host", "127.0.0.1")), config.get("insecure", False))
+    mistakes += _operations_mistakes(config)
+    if config.get("otlp_endpoint") and not can_export():
         mistakes.append(f"otlp_endpoint: needs {EXTRA}")
     if not upstreams:
         return [*mistakes, "upstreams: name at least one provider, for example [upstreams.qingbo]"]
@@ -51,45 +51,45 @@ def _exposed(host: str, insecure: object) -> list[str]:
     ]
 
 
-def _access_mistakes(wishes: dict[str, Any]) -> list[str]:
+def _access_mistakes(config: dict[str, Any]) -> list[str]:
     """What does not go together of who may call."""
-    auth = wishes.get("auth", "none")
+    auth = config.get("auth", "none")
     if auth == "token":
-        return [*_misplaced(wishes, _KEY_SETTINGS, "upstream-key"), *_token_mistakes(wishes)]
+        return [*_misplaced(config, _KEY_SETTINGS, "upstream-key"), *_token_mistakes(config)]
     if auth == "upstream-key":
-        return _operator_mistakes(wishes)
+        return _operator_mistakes(config)
     return [
-        *_misplaced(wishes, _TOKEN_SETTINGS, "token"),
-        *_misplaced(wishes, _KEY_SETTINGS, "upstream-key"),
+        *_misplaced(config, _TOKEN_SETTINGS, "token"),
+        *_misplaced(config, _KEY_SETTINGS, "upstream-key"),
     ]
 
 
-def _misplaced(wishes: dict[str, Any], names: Sequence[str], auth: str) -> list[str]:
-    return [f'{name}: needs auth = "{auth}"' for name in names if wishes.get(name)]
+def _misplaced(config: dict[str, Any], names: Sequence[str], auth: str) -> list[str]:
+    return [f'{name}: needs auth = "{auth}"' for name in names if config.get(name)]
 
 
-def _token_mistakes(wishes: dict[str, Any]) -> list[str]:
-    mistakes = _source_mistakes(wishes)
-    if wishes.get("token_secrets") and wishes.get("ticket_secret"):
+def _token_mistakes(config: dict[str, Any]) -> list[str]:
+    mistakes = _source_mistakes(config)
+    if config.get("token_secrets") and config.get("ticket_secret"):
         mistakes.append("ticket_secret: only with token_jwks_url; else token_secrets sign tickets too")
     return mistakes
 
 
-def _source_mistakes(wishes: dict[str, Any]) -> list[str]:
+def _source_mistakes(config: dict[str, Any]) -> list[str]:
     """What is wrong with where tokens come from."""
     mistakes = []
-    if not wishes.get("token_issuer"):
+    if not config.get("token_issuer"):
         mistakes.append("token_issuer: say what `iss` of a token must be, for example your backend's name")
-    if bool(wishes.get("token_secrets")) == bool(wishes.get("token_jwks_url")):
+    if bool(config.get("token_secrets")) == bool(config.get("token_jwks_url")):
         mistakes.append("auth: token needs either token_secrets or token_jwks_url")
     return mistakes
 
 
-def _operator_mistakes(wishes: dict[str, Any]) -> list[str]:
+def _operator_mistakes(config: dict[str, Any]) -> list[str]:
     """Where callers bring keys of providers, no key makes an operator: a token does, or being on the host."""
-    if any(wishes.get(name) for name in ("token_secrets", "token_jwks_url", "token_issuer")):
-        return _source_mistakes(wishes)
-    host = str(wishes.get("ops_host") or "127.0.0.1")
+    if any(config.get(name) for name in ("token_secrets", "token_jwks_url", "token_issuer")):
+        return _source_mistakes(config)
+    host = str(config.get("ops_host") or "127.0.0.1")
     if is_loopback(host):
         return []
     advice = "listen on 127.0.0.1, or name token_secrets and token_issuer for the operators' tokens"
@@ -98,9 +98,9 @@ def _operator_mistakes(wishes: dict[str, Any]) -> list[str]:
     ]
 
 
-def _operations_mistakes(wishes: dict[str, Any]) -> list[str]:
-    port, ops_port = str(wishes.get("port", 8080)), wishes.get("ops_port")
-    apart = wishes.get("ops_host") is not None or wishes.get("auth", "none") != "none"
+def _operations_mistakes(config: dict[str, Any]) -> list[str]:
+    port, ops_port = str(config.get("port", 8080)), config.get("ops_port")
+    apart = config.get("ops_host") is not None or config.get("auth", "none") != "none"
     if ops_port is not None and str(ops_port) == port != "0":
         return [
             f"ops_port: {port} is the port of the bridge itself; /metrics and /status need one of their own"
@@ -123,7 +123,7 @@ def _upstream_mistakes(name: str, upstream: dict[str, Any]) -> list[str]:
     return mistakes
 
 
-def dialect_mistakes(name: str, upstream: dict[str, Any], path: Path | None, text: str) -> list[str]:
+def dialect_errors(name: str, upstream: dict[str, Any], path: Path | None, text: str) -> list[str]:
     """What is wrong with a mapping, and with the key it is to use; a file's mapping is put in its place."""
     where, inside, file = f"upstreams.{name}", upstream.get("dialect"), upstream.get("dialect_file")
     mistakes: list[str] = []

@@ -27,7 +27,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from bridge.config.checks import contradictions, dialect_mistakes
+from bridge.config.checks import cross_field_errors, dialect_errors
 from bridge.dialects.base import Dialect
 from bridge.dialects.hosts import is_host_name
 from bridge.dialects.registry import CUSTOM, load_dialect, preset_names
@@ -374,13 +374,13 @@ def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **o
     variables = dict(os.environ if environment is None else environment)
     mistakes = _unknown_variables(variables)
     text = _text(path, mistakes)
-    wishes = _merge(_document(path, text, mistakes), _from_environment(variables, mistakes))
-    wishes = _merge(wishes, {name: value for name, value in overrides.items() if value is not None})
-    mistakes += contradictions(wishes)
-    for name, upstream in _tables(wishes.get("upstreams")):
-        mistakes += dialect_mistakes(name, upstream, path, text)
+    config = _merge(_document(path, text, mistakes), _from_environment(variables, mistakes))
+    config = _merge(config, {name: value for name, value in overrides.items() if value is not None})
+    mistakes += cross_field_errors(config)
+    for name, upstream in _tables(config.get("upstreams")):
+        mistakes += dialect_errors(name, upstream, path, text)
     try:
-        settings = Settings.model_validate(InitSettingsSource(Settings, wishes)())
+        settings = Settings.model_validate(InitSettingsSource(Settings, config)())
     except ValidationError as error:
         raise ConfigError(mistakes + [_sentence(one) for one in error.errors()]) from None
     if mistakes:
@@ -414,13 +414,13 @@ def effective(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(mode="json")
 
 
-def secrets_of(wishes: object) -> list[str]:
+def secrets_of(config: object) -> list[str]:
     """Everything in the settings that is secret, so that it can be kept out of what others read."""
-    if isinstance(wishes, SecretStr):
-        return [wishes.get_secret_value()]
-    if isinstance(wishes, BaseModel):
-        wishes = dict(wishes)
-    items = wishes.values() if isinstance(wishes, dict) else wishes if isinstance(wishes, list) else ()
+    if isinstance(config, SecretStr):
+        return [config.get_secret_value()]
+    if isinstance(config, BaseModel):
+        config = dict(config)
+    items = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
     return [secret for one in items for secret in secrets_of(one)]
 
 

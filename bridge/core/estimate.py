@@ -9,27 +9,27 @@ from bridge.core.task import Observation, Status
 
 _KINDS = 256
 _SAMPLES = 64
-_FEWEST = 3
+_MIN_SAMPLES = 3
 _TELLING_PROGRESS = 5.0
 
 PLAUSIBLE_SECONDS = 86_400.0  # a time further away than a day is a unit or a clock gone wrong
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class TaskKind:
     """What run times are learned for."""
 
     model: str | None
     action: str | None
 
 
-class RunTimes:
+class RuntimeHistory:
     """Run times of one upstream, learned per kind of task; the oldest kind is forgotten first."""
 
     def __init__(self) -> None:
-        self._seconds: OrderedDict[Kind, deque[float]] = OrderedDict()
+        self._seconds: OrderedDict[TaskKind, deque[float]] = OrderedDict()
 
-    def learn(self, kind: Kind, seconds: float) -> None:
+    def learn(self, kind: TaskKind, seconds: float) -> None:
         """Take in that one task of `kind` took `seconds` from first seen to completed."""
         samples = self._seconds.setdefault(kind, deque(maxlen=_SAMPLES))
         self._seconds.move_to_end(kind)
@@ -37,10 +37,10 @@ class RunTimes:
         while len(self._seconds) > _KINDS:
             self._seconds.popitem(last=False)
 
-    def usual(self, kind: Kind) -> float | None:
+    def usual(self, kind: TaskKind) -> float | None:
         """The median run time in seconds; None below three samples."""
         samples = self._seconds.get(kind)
-        if samples is None or len(samples) < _FEWEST:
+        if samples is None or len(samples) < _MIN_SAMPLES:
             return None
         return sorted(samples)[len(samples) // 2]
 
@@ -58,7 +58,7 @@ class RunTimes:
 
 
 @dataclass(slots=True)
-class Slope:
+class ProgressRate:
     """How fast progress was seen to grow.
 
     Args:

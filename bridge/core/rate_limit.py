@@ -11,16 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
-from bridge.core.schedule import LONGEST_WAIT
+from bridge.core.schedule import MAX_WAIT
 from bridge.errors import CredentialRefused, UpstreamBusy, UpstreamError
 
 CIRCUIT_AFTER_FAILURES = 8
 _FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 60.0
+_MAX_PAUSE = 60.0
 
 
 @dataclass(slots=True)
-class Budget:
+class CredentialLimiter:
     """May I look now, else when.
 
     Args:
@@ -86,15 +86,15 @@ class Budget:
 
     def _slow_down(self, retry_after: float | None, now: float) -> None:
         if now >= self._paused_until:  # requests that were in flight together meet the same limit once
-            self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
+            self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _MAX_PAUSE)
         elif retry_after is None:
             return
         wait = retry_after if retry_after is not None else self._pause * (0.75 + self.random() / 2)
-        self._paused_until = max(self._paused_until, now + min(wait, LONGEST_WAIT))
+        self._paused_until = max(self._paused_until, now + min(wait, MAX_WAIT))
 
     def _hold_off(self, now: float) -> None:
         doublings = min(self.failures - CIRCUIT_AFTER_FAILURES, 6)
-        wait = min(_FIRST_PAUSE * 2**doublings, _LONGEST_PAUSE) * (0.75 + self.random() / 2)
+        wait = min(_FIRST_PAUSE * 2**doublings, _MAX_PAUSE) * (0.75 + self.random() / 2)
         self._paused_until = max(self._paused_until, now + wait)
 
     def paused(self, now: float) -> float:

@@ -60,11 +60,5 @@ def resume(position: Position, latest: Sequence[Event | None]) -> Resume | None:
     return Resume.CURRENT
 
 
-def owed(position: Position, events: Sequence[Event]) -> list[Event]:
-    """The events a client has not seen, in journal order, so that its cursor never skips one."""
-    after = -1 if position.after is None else position.after
-    return sorted((event for event in events if event.cursor.offset > after), key=_offset)
-
-
 def _offset(event: Event) -> int:
     return event.cursor.offset

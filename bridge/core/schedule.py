@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LONGEST_WAIT = 300.0
+MAX_WAIT = 300.0
 
 _GROWTH = 1.25
-_MOST_STEPS = 40
-_LONGEST_BACKOFF = 60.0
+_MAX_STEPS = 40
+_MAX_BACKOFF = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Pace:
     safety_net_seconds: float = 60.0
 
     def delay(
-        self, *, chance: float, unchanged: int, eta_seconds: float | None, poll_after: float | None
+        self, *, rng: float, unchanged: int, eta_seconds: float | None, poll_after: float | None
     ) -> float:
         """Seconds until the next look at an open task.
 
@@ -40,21 +40,21 @@ class Pace:
             poll_after: What the provider asked for with its last answer.
         """
         if poll_after is not None:
-            return min(max(poll_after, self.min_seconds), LONGEST_WAIT)
+            return min(max(poll_after, self.min_seconds), MAX_WAIT)
         if eta_seconds is not None and eta_seconds > 0:
             wish = eta_seconds / 2
         else:
-            wish = self.recommended_seconds * _GROWTH ** min(unchanged, _MOST_STEPS)
-        return min(max(wish * (0.9 + 0.2 * chance), self.min_seconds), self.max_seconds)
+            wish = self.recommended_seconds * _GROWTH ** min(unchanged, _MAX_STEPS)
+        return min(max(wish * (0.9 + 0.2 * rng), self.min_seconds), self.max_seconds)
 
-    def backoff(self, *, chance: float, failures: int, retry_after: float | None) -> float:
+    def backoff(self, *, rng: float, failures: int, retry_after: float | None) -> float:
         """Seconds until the next look after `failures` looks in a row saw nothing."""
-        wish = min(self.min_seconds * 2.0 ** min(failures - 1, 10), _LONGEST_BACKOFF) * (0.75 + chance / 2)
-        return min(max(wish, self.min_seconds, retry_after or 0.0), LONGEST_WAIT)
+        wish = min(self.min_seconds * 2.0 ** min(failures - 1, 10), _MAX_BACKOFF) * (0.75 + rng / 2)
+        return min(max(wish, self.min_seconds, retry_after or 0.0), MAX_WAIT)
 
 
 @dataclass(slots=True)
-class Callbacks:
+class CallbackSupport:
     """Whether the callbacks of one upstream come, as far as the ends of its tasks showed.
 
     Attributes:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bridge.core.estimate import Kind, RunTimes, Slope, age, eta_seconds
+from bridge.core.estimate import ProgressRate, RuntimeHistory, TaskKind, age, eta_seconds
 from bridge.core.event import Notice, NoticeCode
 from bridge.core.merge import lost, merge
-from bridge.core.schedule import LONGEST_WAIT, Callbacks, Pace
+from bridge.core.schedule import MAX_WAIT, CallbackSupport, Pace
 from bridge.core.task import Observation, Source, State, Status
 from bridge.errors import CredentialRefused, TaskNotFound, UpstreamError, UpstreamRefused
 
-LOST_AFTER_LOOKS = 3
+LOST_AFTER_POLLS = 3
 LOST_AFTER_SECONDS = 10.0
 STALE_AFTER_INTERVALS = 3
 STALLED_AFTER_USUAL = 4.0
@@ -29,14 +29,14 @@ _TOLD_BY_CALLBACK = frozenset({Status.COMPLETED, Status.FAILED})  # of a cancel 
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Update:
     """What one observation amounts to: a state to record, notices to give."""
 
     news: State | None = None
     notices: tuple[Notice, ...] = ()
 
 
-NOTHING = Verdict()
+NO_UPDATE = Update()
 
 
 @dataclass(slots=True)
@@ -68,17 +68,17 @@ class Watch:
     """
 
     pace: Pace
-    run_times: RunTimes
+    run_times: RuntimeHistory
     random: Callable[[], float]
     started: float
     known: State | None = None
     deadline_seconds: float | None = None
-    callbacks: Callbacks | None = None
+    callbacks: CallbackSupport | None = None
     due: float | None = field(init=False)
     confirmed: float = field(init=False)
     interval: float = field(init=False)
     unseen: bool = field(init=False, default=False)
-    quiet_looks: int = field(init=False, default=0)
+    unchanged_polls: int = field(init=False, default=0)
     failures: int = field(init=False, default=0)
     told: dict[NoticeCode, Notice] = field(init=False, default_factory=dict)
     _missing: _Missing = field(init=False, default_factory=_Missing)
@@ -88,7 +88,7 @@ class Watch:
     _wanted_at: float = field(init=False, default=_NEVER)
     _not_before: float = field(init=False, default=_NEVER)
     _poll_after: float | None = field(init=False, default=None)
-    _slope: Slope | None = field(init=False, default=None)
+    _slope: ProgressRate | None = field(init=False, default=None)
     _gap: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class Watch:
 
     def observed(
         self, seen: Observation, *, source: Source, now: float, wall: float, asked: float | None = None
-    ) -> Verdict:
+    ) -> Update:
         """Take in what a source saw.
 
         Args:
@@ -126,7 +126,7 @@ class Watch:
         news = merge(self.known, seen, source=source, wall=wall, eta_seconds=estimate, late=late)
         if news is None and self.known is not None and self.known.status.final and not self._lost:
             self.due = None
-            return NOTHING
+            return NO_UPDATE
         notices = self._confirm(now)
         self.unseen = False
         if asked is not None:
@@ -137,39 +137,39 @@ class Watch:
         if news is not None:
             self.known = news
             self._changed = now
-            self.quiet_looks = 0
+            self.unchanged_polls = 0
             self.told.pop(NoticeCode.STALLED, None)
         else:
-            self.quiet_looks += 1
+            self.unchanged_polls += 1
         self._schedule(now, ended=seen.status.final, estimate=estimate, poll_after=seen.poll_after)
         if asked is None and self.due is not None:
             self.due = max(min(self.due, self._net(now)), self._not_before)
-        return Verdict(news, notices)
+        return Update(news, notices)
 
-    def unchanged(self, *, now: float, asked: float) -> Verdict:
+    def unchanged(self, *, now: float, asked: float) -> Update:
         """Take in that a look brought the same bytes as the one before."""
         if self.over:
-            return NOTHING
+            return NO_UPDATE
         notices = self._confirm(now)
         self._looked(asked)
-        self.quiet_looks += 1
+        self.unchanged_polls += 1
         self._schedule(now, ended=False, estimate=self._eta_now(now), poll_after=self._poll_after)
-        return Verdict(None, notices) if notices else NOTHING
+        return Update(None, notices) if notices else NO_UPDATE
 
-    def failed(self, error: UpstreamError, *, now: float, wall: float) -> Verdict:
+    def failed(self, error: UpstreamError, *, now: float, wall: float) -> Update:
         """Take in that a look could not see the task, and why."""
         if self.over:
-            return NOTHING
+            return NO_UPDATE
         self.last_look = now
-        self._not_before = now + min(error.retry_after or 0.0, LONGEST_WAIT)
+        self._not_before = now + min(error.retry_after or 0.0, MAX_WAIT)
         if isinstance(error, TaskNotFound):
             return self._not_found(error, now=now, wall=wall)
         self._missing.looks = 0
         self.failures += 1
         self.due = now + self.pace.backoff(
-            chance=self.random(), failures=self.failures, retry_after=error.retry_after
+            rng=self.random(), failures=self.failures, retry_after=error.retry_after
         )
-        return Verdict(None, self._trouble(error))
+        return Update(None, self._trouble(error))
 
     def streaming(self, *, now: float) -> None:
         """Take in that the stream is alive: the poll becomes a safety net while it stays so."""
@@ -179,19 +179,19 @@ class Watch:
 
     def stream_ended(self, *, now: float) -> None:
         """Take in that the stream is gone: whatever it did not say, a look must find."""
-        self.look_now(now=max(now, self.last_look + self.pace.min_seconds))
+        self.poll_now(now=max(now, self.last_look + self.pace.min_seconds))
 
-    def look_now(self, *, now: float) -> None:
+    def poll_now(self, *, now: float) -> None:
         """Somebody says there is news: look at `now`, even if a look that began before is on its way."""
         if self.due is None and not self._lost:
             return
         self._wanted_at = max(self._wanted_at, now)
         self.due = max(now if self.due is None else min(self.due, now), self._not_before)
 
-    def ticked(self, *, now: float, wall: float) -> Verdict:
+    def ticked(self, *, now: float, wall: float) -> Update:
         """Take in that time passed; call about once a second."""
         if self.over or self.known is None or self.known.status.final:
-            return NOTHING
+            return NO_UPDATE
         if self.deadline_seconds is not None and now - self.started > self.deadline_seconds:
             return self._lose(wall)
         notices: tuple[Notice, ...] = ()
@@ -203,31 +203,31 @@ class Watch:
         quiet = now - self._changed
         if quiet > STALLED_AT_LEAST_SECONDS and quiet > self._stalled_after():
             notices += self._tell(NoticeCode.STALLED, "no change for far longer than usual")
-        return Verdict(None, notices) if notices else NOTHING
+        return Update(None, notices) if notices else NO_UPDATE
 
-    def _not_found(self, error: TaskNotFound, *, now: float, wall: float) -> Verdict:
+    def _not_found(self, error: TaskNotFound, *, now: float, wall: float) -> Update:
         if self.known is None:
             self.due = None
             self.unseen = True
-            return Verdict(None, (Notice(NoticeCode.TASK_NOT_FOUND, str(error), retriable=False),))
+            return Update(None, (Notice(NoticeCode.TASK_NOT_FOUND, str(error), retriable=False),))
         if self._lost:
             self.due = None
-            return NOTHING
+            return NO_UPDATE
         if self._missing.looks == 0:
             self._missing.since = now
         self._missing.looks += 1
         missing_for = now - self._missing.since
-        if self._missing.looks >= LOST_AFTER_LOOKS and missing_for >= LOST_AFTER_SECONDS:
+        if self._missing.looks >= LOST_AFTER_POLLS and missing_for >= LOST_AFTER_SECONDS:
             return self._lose(wall)
-        looks_left = max(LOST_AFTER_LOOKS - self._missing.looks, 1)
+        looks_left = max(LOST_AFTER_POLLS - self._missing.looks, 1)
         wait = max(self.pace.min_seconds, (LOST_AFTER_SECONDS - missing_for) / looks_left)
         self.due = max(now + wait, self._not_before)
-        return NOTHING
+        return NO_UPDATE
 
-    def _lose(self, wall: float) -> Verdict:
+    def _lose(self, wall: float) -> Update:
         self.known = lost(self.known, wall=wall)
         self.due = None
-        return Verdict(self.known)
+        return Update(self.known)
 
     def _trouble(self, error: UpstreamError) -> tuple[Notice, ...]:
         if isinstance(error, CredentialRefused):
@@ -258,7 +258,7 @@ class Watch:
             self.due = None
             return
         self.interval = self.pace.delay(
-            chance=self.random(), unchanged=self.quiet_looks, eta_seconds=estimate, poll_after=poll_after
+            rng=self.random(), unchanged=self.unchanged_polls, eta_seconds=estimate, poll_after=poll_after
         )
         if self.callbacks is not None and self.callbacks.come:
             self.interval = max(self.interval, self.pace.max_seconds)
@@ -274,7 +274,7 @@ class Watch:
             self.callbacks.come = False
 
     def _looked(self, asked: float) -> None:
-        self._gap = min(asked - self.last_look, LONGEST_WAIT)
+        self._gap = min(asked - self.last_look, MAX_WAIT)
         self.last_look = asked
         self._not_before = _NEVER
 
@@ -291,7 +291,7 @@ class Watch:
         created = seen.created_at or (self.known.created_at if self.known is not None else None)
         by_slope = None
         if seen.progress is not None:
-            self._slope = self._slope or Slope(now, seen.progress)
+            self._slope = self._slope or ProgressRate(now, seen.progress)
             by_slope = self._slope.seconds_left(seen.progress, now)
         return eta_seconds(
             seen,
@@ -300,11 +300,11 @@ class Watch:
             by_slope=by_slope,
         )
 
-    def _kind(self, model: str | None = None, action: str | None = None) -> Kind:
+    def _kind(self, model: str | None = None, action: str | None = None) -> TaskKind:
         """What run times are kept under: a frame that names no model is of the model known before."""
         if self.known is None:
-            return Kind(model, action)
-        return Kind(model or self.known.model, action or self.known.action)
+            return TaskKind(model, action)
+        return TaskKind(model or self.known.model, action or self.known.action)
 
     def _eta_now(self, now: float) -> float | None:
         if self.known is None or self.known.eta_seconds is None:

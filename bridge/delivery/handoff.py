@@ -13,14 +13,14 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 SERVER = "bridge.server"
-STAY = "bridge.stay"
-AT_END = "bridge.at_end"
+SESSION = "bridge.stay"
+ON_CLOSE = "bridge.at_end"
 
-Stay = Callable[[Receive, Send], Awaitable[None]]
-End = Callable[[], None]
+StreamSession = Callable[[Receive, Send], Awaitable[None]]
+CloseCallback = Callable[[], None]
 
 
-class Outermost:
+class ConnectionHandoff:
     """Passes on, and then runs what was handed over."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -40,13 +40,13 @@ class Outermost:
                 extensions.pop(
                     SERVER, None
                 )  # it holds the scope: a circle that only a full collection would free
-            stay: Stay | None = extensions.pop(STAY, None)
+            stay: StreamSession | None = extensions.pop(SESSION, None)
             if stay is not None:
                 if server is not None:
                     _forget_request(scope, server)
                 await stay(receive, send)
         finally:
-            for end in extensions.pop(AT_END, ()):
+            for end in extensions.pop(ON_CLOSE, ()):
                 end()
 
 
@@ -63,11 +63,11 @@ def server_of(scope: Scope) -> Any | None:
     return scope["extensions"].get(SERVER)
 
 
-def hand_over(scope: Scope, stay: Stay) -> None:
+def detach(scope: Scope, stay: StreamSession) -> None:
     """Run `stay` once the framework has returned; the response has begun."""
-    scope["extensions"][STAY] = stay
+    scope["extensions"][SESSION] = stay
 
 
-def at_end(scope: Scope, end: End) -> None:
+def on_close(scope: Scope, end: CloseCallback) -> None:
     """Call `end` once the request is over, or the connection that came of it, whatever ends them."""
-    scope["extensions"].setdefault(AT_END, []).append(end)
+    scope["extensions"].setdefault(ON_CLOSE, []).append(end)

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from bridge.core.cursor import Cursor
 from bridge.core.event import Event
 from bridge.core.task import TaskKey
-from bridge.delivery.subscriptions import Desk
+from bridge.delivery.subscriptions import Subscriptions
 from bridge.telemetry.metrics import LEFT
 
-LONGEST_WAIT_SECONDS = 60
+MAX_WAIT_SECONDS = 60
 LABEL = "longpoll"
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class LongPollResult:
     """A state, or that it is still the one the caller has.
 
     Args:
@@ -30,7 +30,9 @@ class Answer:
     observed_at: float | None
 
 
-async def read(desk: Desk, key: TaskKey, *, have: str | None, wait: float | None) -> Answer:
+async def read(
+    subscriptions: Subscriptions, key: TaskKey, *, have: str | None, wait: float | None
+) -> LongPollResult:
     """The state of a task; with `wait`, once it differs from `have`.
 
     Args:
@@ -40,24 +42,24 @@ async def read(desk: Desk, key: TaskKey, *, have: str | None, wait: float | None
     Raises:
         BridgeError: Nothing was ever seen of the task, and why.
     """
-    event = await desk.look_up(key)
+    event = await subscriptions.look_up(key)
     if have is None or not _same(event, have):
-        return _answer(desk, event, modified=True)
+        return _answer(subscriptions, event, modified=True)
     if not wait or event.state.status.final:
-        return _answer(desk, event, modified=False)
-    desk.metrics.connected(LABEL)
-    began, reason, later = desk.clock.now(), LEFT, None
+        return _answer(subscriptions, event, modified=False)
+    subscriptions.metrics.connected(LABEL)
+    began, reason, later = subscriptions.clock.monotonic(), LEFT, None
     try:
-        later = await desk.hub.changed(key, event.cursor.offset, seconds=min(wait, LONGEST_WAIT_SECONDS))
+        later = await subscriptions.hub.changed(key, event.cursor.offset, seconds=min(wait, MAX_WAIT_SECONDS))
         reason = "finished"
     finally:
-        desk.metrics.disconnected(LABEL, reason)
-        _tell_end(key, reason=reason, seconds=desk.clock.now() - began, news=later is not None)
+        subscriptions.metrics.disconnected(LABEL, reason)
+        _tell_end(key, reason=reason, seconds=subscriptions.clock.monotonic() - began, news=later is not None)
     if later is None:
-        return _answer(desk, event, modified=False)
-    seconds = desk.clock.now() - later.seen if later.seen else None
-    desk.metrics.carried({LABEL: 1}, {}, seconds, task=key.ref)
-    return _answer(desk, later, modified=True)
+        return _answer(subscriptions, event, modified=False)
+    seconds = subscriptions.clock.monotonic() - later.seen if later.seen else None
+    subscriptions.metrics.record_broadcast({LABEL: 1}, {}, seconds, task=key.ref)
+    return _answer(subscriptions, later, modified=True)
 
 
 def _tell_end(key: TaskKey, *, reason: str, seconds: float, news: bool) -> None:
@@ -77,6 +79,6 @@ def _same(event: Event, have: str) -> bool:
     return any(Cursor.parse(one) == event.cursor for one in offered)
 
 
-def _answer(desk: Desk, event: Event, *, modified: bool) -> Answer:
-    channel = desk.hub.channel_of(event.key)
-    return Answer(event, modified, channel.confirmed_at if channel is not None else None)
+def _answer(subscriptions: Subscriptions, event: Event, *, modified: bool) -> LongPollResult:
+    channel = subscriptions.hub.channel_of(event.key)
+    return LongPollResult(event, modified, channel.confirmed_at if channel is not None else None)

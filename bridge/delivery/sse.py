@@ -16,14 +16,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from bridge.core.event import Closing, Notice
-from bridge.delivery.handoff import hand_over
-from bridge.delivery.subscriptions import Arrival, Desk, Opened
-from bridge.delivery.writers import AsgiOutlet, TransportOutlet, Unopened, http_form, http_outlet
+from bridge.delivery.handoff import detach
+from bridge.delivery.subscriptions import PendingSubscription, SubscribeRequest, Subscriptions
+from bridge.delivery.writers import AsgiWriter, TransportWriter, UnopenedWriter, http_format, http_writer
 from bridge.hub.maintenance import CLOSING_SENTENCES, retry_milliseconds
 from bridge.hub.subscription import Subscription
 from bridge.wire import sse
 from bridge.wire.document import PLAIN, Include
-from bridge.wire.frames import Dress, Form, Wire, closing_frame, notice_frame, pack
+from bridge.wire.frames import Format, Transport, Variant, closing_frame, notice_frame, pack
 
 AppStatus.enable_automatic_graceful_drain = False
 
@@ -31,7 +31,7 @@ STREAM_HEADERS = {
     "Cache-Control": "no-store, no-transform",
     "X-Content-Type-Options": "nosniff",
 }
-MEDIA_TYPES = {Wire.SSE: "text/event-stream", Wire.NDJSON: "application/x-ndjson"}
+MEDIA_TYPES = {Transport.SSE: "text/event-stream", Transport.NDJSON: "application/x-ndjson"}
 
 
 async def _nothing() -> AsyncIterator[bytes]:
@@ -40,14 +40,14 @@ async def _nothing() -> AsyncIterator[bytes]:
     yield b""
 
 
-def head(wire: Wire) -> EventSourceResponse:
+def head(transport: Transport) -> EventSourceResponse:
     """What `HEAD` on a stream answers, and the headers of every stream."""
     # with the type among the headers, Starlette adds no charset to it
-    headers = STREAM_HEADERS | {"Content-Type": MEDIA_TYPES[wire]}
+    headers = STREAM_HEADERS | {"Content-Type": MEDIA_TYPES[transport]}
     return EventSourceResponse(_nothing(), headers=headers, ping=0, sep="\n")
 
 
-_HEADERS = {wire: head(wire).raw_headers for wire in MEDIA_TYPES}
+_HEADERS = {transport: head(transport).raw_headers for transport in MEDIA_TYPES}
 
 
 class EventStream(Response):
@@ -61,22 +61,22 @@ class EventStream(Response):
 
     def __init__(
         self,
-        desk: Desk,
-        arrival: Arrival,
-        wire: Wire,
+        subscriptions: Subscriptions,
+        arrival: SubscribeRequest,
+        transport: Transport,
         include: Include,
-        dress: Dress = Dress.BRIDGE,
+        variant: Variant = Variant.BRIDGE,
         *,
         expires_at: float | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
-        self.raw_headers = list(_HEADERS[wire])
-        self._desk = desk
+        self.raw_headers = list(_HEADERS[transport])
+        self._subscriptions = subscriptions
         self._arrival = arrival
-        self._wire = wire
+        self._wire = transport
         self._include = include
-        self._dress = dress
+        self._dress = variant
         self._expires_at = expires_at
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,34 +85,36 @@ class EventStream(Response):
         Raises:
             BridgeError: Nothing was sent yet; answer with a problem document.
         """
-        form = http_form(scope, self._wire, self._include, self._dress)
-        subscription = self._desk.reserve(Unopened(form), self._wire.value, expires_at=self._expires_at)
+        fmt = http_format(scope, self._wire, self._include, self._dress)
+        subscription = self._subscriptions.reserve(
+            UnopenedWriter(fmt), self._wire.value, expires_at=self._expires_at
+        )
         handed_over = False
         try:
-            if self._desk.closed is not None:
-                await self._turn_away(subscription, self._desk.closed, send)
+            if self._subscriptions.closed is not None:
+                await self._reject(subscription, self._subscriptions.closed, send)
                 return
-            opened = await self._desk.open(subscription, self._arrival, patient=True)
+            opened = await self._subscriptions.open(subscription, self._arrival, patient=True)
             if opened.ended:
                 subscription.closing = Closing.FINISHED
                 await Response(status_code=204, headers=STREAM_HEADERS)(scope, receive, send)
                 return
             if subscription.closing is not None:  # while the first look was waited for
-                await self._turn_away(subscription, subscription.closing, send)
+                await self._reject(subscription, subscription.closing, send)
                 return
             await self._start(send)
-            hand_over(scope, _Stay(self._desk, opened, http_outlet(scope, form)))
+            detach(scope, _SseSession(self._subscriptions, opened, http_writer(scope, fmt)))
             handed_over = True
         finally:
             if not handed_over:
-                self._desk.leave(subscription)
+                self._subscriptions.leave(subscription)
 
-    async def _turn_away(self, subscription: Subscription, closing: Closing, send: Send) -> None:
+    async def _reject(self, subscription: Subscription, closing: Closing, send: Send) -> None:
         """Overload and drain are 200, a word, a longer `retry:` and a clean end."""
         await self._start(send)
         subscription.closing = closing
-        body = self._desk.farewell(subscription, closing, CLOSING_SENTENCES[closing])
-        if self._wire is Wire.SSE:
+        body = self._subscriptions.farewell(subscription, closing, CLOSING_SENTENCES[closing])
+        if self._wire is Transport.SSE:
             body = sse.OK_COMMENT + body
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -120,7 +122,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
 
-class TurnedAway(Response):
+class OverloadedResponse(Response):
     """What a newcomer gets who finds no place: 200, a word, a longer `retry:` and the end.
 
     Libraries hammer: nothing is reserved, read or asked for it, and the connection may carry the next try.
@@ -130,28 +132,35 @@ class TurnedAway(Response):
     """
 
     def __init__(
-        self, desk: Desk, wire: Wire, dress: Dress = Dress.BRIDGE, *, why: Notice | None = None
+        self,
+        subscriptions: Subscriptions,
+        transport: Transport,
+        variant: Variant = Variant.BRIDGE,
+        *,
+        why: Notice | None = None,
     ) -> None:
-        retry = retry_milliseconds(desk.random(), busy=why is None)
-        sentence, form = CLOSING_SENTENCES[Closing.OVER_CAPACITY], Form(wire, PLAIN, dress=dress)
-        body = closing_frame(form, Closing.OVER_CAPACITY, sentence, retry=retry)
+        retry = retry_milliseconds(subscriptions.random(), busy=why is None)
+        sentence, fmt = CLOSING_SENTENCES[Closing.OVER_CAPACITY], Format(transport, PLAIN, variant=variant)
+        body = closing_frame(fmt, Closing.OVER_CAPACITY, sentence, retry=retry)
         if why is not None:
-            body = notice_frame(form, None, why) + body
-        desk.metrics.turned_away(wire.value)
+            body = notice_frame(fmt, None, why) + body
+        subscriptions.metrics.rejected(transport.value)
         self.status_code = 200
         self.background = None
-        self.body = sse.OK_COMMENT + body if wire is Wire.SSE else body
-        self.raw_headers = [*_HEADERS[wire], (b"content-length", b"%d" % len(self.body))]
+        self.body = sse.OK_COMMENT + body if transport is Transport.SSE else body
+        self.raw_headers = [*_HEADERS[transport], (b"content-length", b"%d" % len(self.body))]
 
 
-class _Stay:
+class _SseSession:
     """The rest of a stream, once its response has begun: all that one open connection holds."""
 
-    __slots__ = ("_desk", "_opened", "_outlet")
+    __slots__ = ("_opened", "_outlet", "_subscriptions")
 
-    def __init__(self, desk: Desk, opened: Opened, outlet: TransportOutlet | AsgiOutlet) -> None:
-        self._desk = desk
-        self._opened: Opened | None = opened
+    def __init__(
+        self, subscriptions: Subscriptions, opened: PendingSubscription, outlet: TransportWriter | AsgiWriter
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._opened: PendingSubscription | None = opened
         self._outlet = outlet
 
     async def __call__(self, receive: Receive, send: Send) -> None:
@@ -161,14 +170,14 @@ class _Stay:
         try:
             self._outlet.attach(send)
             if subscription.closing is not None:  # between the head and here
-                farewell = self._desk.farewell(
+                farewell = self._subscriptions.farewell(
                     subscription, subscription.closing, CLOSING_SENTENCES[subscription.closing]
                 )
                 if not self._outlet.gone:
-                    self._outlet.write(pack(subscription.form, farewell))
+                    self._outlet.write(pack(subscription.fmt, farewell))
                 self._outlet.finish(subscription.closing)
             subscription.use(self._outlet)
-            await self._desk.begin(self._opened)
+            await self._subscriptions.begin(self._opened)
             self._opened = None  # what was read to begin is not kept for as long as the stream lasts
             if self._outlet.ended is None:
                 while (await receive())["type"] != "http.disconnect":
@@ -176,7 +185,7 @@ class _Stay:
             else:
                 await _either(_disconnected(receive), self._outlet.ended.wait())
         finally:
-            self._desk.leave(subscription)
+            self._subscriptions.leave(subscription)
 
 
 async def _disconnected(receive: Receive) -> None:

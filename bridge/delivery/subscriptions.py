@@ -16,22 +16,22 @@ from bridge.core.task import TaskKey
 from bridge.errors import BridgeError, CredentialRefused, TaskNotFound, UpstreamRefused
 from bridge.hub.hub import Hub
 from bridge.hub.maintenance import retry_milliseconds
-from bridge.hub.subscription import Outlet, Subscription
+from bridge.hub.subscription import ConnectionWriter, Subscription
 from bridge.journal.base import Journal
 from bridge.telemetry.metrics import LEFT, Metrics
 from bridge.watchers.pool import Pool
 from bridge.wire import sse
-from bridge.wire.frames import Wire, closing_frame, reset_frame
+from bridge.wire.frames import Transport, closing_frame, reset_frame
 
 LINKS_EXPIRE_SOON_SECONDS = 600.0
 REFUSED = "refused"  # in the log: it was answered with a problem document, or the client left before
 
 logger = logging.getLogger(__name__)
-DOUBTED_AGAIN_SECONDS = 30.0
+RECHECK_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeskSettings:
+class DeliverySettings:
     """How arrivals are treated.
 
     Args:
@@ -52,7 +52,7 @@ class DeskSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class SubscribeRequest:
     """One request for the events of some tasks, understood.
 
     Args:
@@ -64,15 +64,15 @@ class Arrival:
     keys: Sequence[TaskKey]
     token: str | None = None
     history: bool = False
-    doubts: Mapping[TaskKey, BridgeError] = field(default_factory=dict)
+    unverified: Mapping[TaskKey, BridgeError] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class Opened:
+class PendingSubscription:
     """A subscription that has its place and has not begun."""
 
     subscription: Subscription
-    arrival: Arrival
+    arrival: SubscribeRequest
     position: Position
     resume: Resume | None
     latest: list[Event | None]
@@ -85,7 +85,7 @@ class Opened:
         return self.resume is Resume.ENDED
 
 
-class Desk:
+class Subscriptions:
     """Brings clients to the hub, the pool and the journal in the one order that leaves no gap."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Desk:
         metrics: Metrics,
         *,
         random: Callable[[], float],
-        settings: DeskSettings,
+        settings: DeliverySettings,
     ) -> None:
         self.hub = hub
         self.pool = pool
@@ -114,10 +114,15 @@ class Desk:
 
     def ends_at(self) -> float:
         """When a connection that begins now has lived long enough."""
-        return self.clock.now() + self.settings.max_connection_age_seconds * (0.8 + 0.2 * self.random())
+        return self.clock.monotonic() + self.settings.max_connection_age_seconds * (0.8 + 0.2 * self.random())
 
     def reserve(
-        self, outlet: Outlet, label: str, *, stays_open: bool = False, expires_at: float | None = None
+        self,
+        outlet: ConnectionWriter,
+        label: str,
+        *,
+        stays_open: bool = False,
+        expires_at: float | None = None,
     ) -> Subscription:
         """A place for a connection.
 
@@ -129,7 +134,9 @@ class Desk:
             subscription.ends_at, subscription.ends_by = expires_at, Closing.EXPIRED
         return subscription
 
-    async def open(self, subscription: Subscription, arrival: Arrival, *, patient: bool) -> Opened:
+    async def open(
+        self, subscription: Subscription, arrival: SubscribeRequest, *, patient: bool
+    ) -> PendingSubscription:
         """Register the tasks and find out what is known of them.
 
         Args:
@@ -141,32 +148,34 @@ class Desk:
             UpstreamRefused: The provider refuses to show the only task.
             JournalError: The journal cannot be read.
         """
-        cold_until = self.clock.now() + self.settings.cold_wait_seconds
+        cold_until = self.clock.monotonic() + self.settings.cold_wait_seconds
         self.hub.join(subscription, arrival.keys)
         latest = await self.journal.latest(arrival.keys)
         position = locate(arrival.token, epoch=self.journal.epoch, head=self.journal.head)
         outcome = resume(position, latest)
         if outcome is not None:
             self.metrics.resumes.labels(subscription.label, outcome.value).inc()
-        opened = Opened(subscription, arrival, position, outcome, latest, cold_until)
+        opened = PendingSubscription(subscription, arrival, position, outcome, latest, cold_until)
         if patient and not opened.ended and not any(latest):
             opened.waited = True
             await self._wait_cold(opened)
         return opened
 
-    async def begin(self, opened: Opened) -> None:
+    async def begin(self, opened: PendingSubscription) -> None:
         """Send what is known, and let everything that comes follow."""
         subscription, arrival = opened.subscription, opened.arrival
         events = [event for event in opened.latest if event is not None]
         if arrival.history:
             events = await self._history(opened)
-        preface = sse.OK_COMMENT if subscription.form.wire is Wire.SSE else b""
+        preface = sse.OK_COMMENT if subscription.fmt.transport is Transport.SSE else b""
         retry: int | None = self.retry()
         if opened.position.reset_reason is not None:
-            preface += reset_frame(subscription.form, opened.position.reset_reason, retry=retry)
+            preface += reset_frame(subscription.fmt, opened.position.reset_reason, retry=retry)
             retry = None
-        if any(error.retryable for error in arrival.doubts.values()):  # whoever comes back may be shown more
-            again = self.clock.now() + DOUBTED_AGAIN_SECONDS
+        if any(
+            error.retryable for error in arrival.unverified.values()
+        ):  # whoever comes back may be shown more
+            again = self.clock.monotonic() + RECHECK_SECONDS
             subscription.ends_at = min(subscription.ends_at, again)
         cold = [key for key, event in zip(arrival.keys, opened.latest, strict=True) if event is None]
         self.hub.begin(
@@ -176,7 +185,7 @@ class Desk:
             preface=preface,
             remarks=[
                 *self._warnings(events),
-                *((key, withheld(error)) for key, error in arrival.doubts.items()),
+                *((key, withheld(error)) for key, error in arrival.unverified.items()),
             ],
             after=opened.position.after,
             retry=retry,
@@ -205,7 +214,7 @@ class Desk:
 
     def placeholder(self, key: TaskKey) -> Event:
         """What is said of a task nobody has seen; never recorded."""
-        return Event(key, Cursor(self.journal.epoch, 0), unknown(wall=self.clock.wall()))
+        return Event(key, Cursor(self.journal.epoch, 0), unknown(wall=self.clock.time()))
 
     def leave(self, subscription: Subscription) -> None:
         """The connection is over, by us or by the client."""
@@ -218,7 +227,7 @@ class Desk:
             extra={
                 "delivery": subscription.label,
                 "reason": reason if began else REFUSED,
-                "seconds": round(self.clock.now() - subscription.since, 3),
+                "seconds": round(self.clock.monotonic() - subscription.since, 3),
                 "tasks": subscription.tasks,
                 "events": subscription.events,
                 "bytes": subscription.sent,
@@ -228,13 +237,13 @@ class Desk:
     def farewell(self, subscription: Subscription, closing: Closing, message: str) -> bytes:
         """The last word to a client that must come back later."""
         retry = retry_milliseconds(self.random(), busy=True)
-        return closing_frame(subscription.form, closing, message, retry=retry)
+        return closing_frame(subscription.fmt, closing, message, retry=retry)
 
-    async def _wait_cold(self, opened: Opened) -> None:
+    async def _wait_cold(self, opened: PendingSubscription) -> None:
         """Wait until one task was seen, all were looked at, or the time is over."""
         keys = opened.arrival.keys
         errors: dict[TaskKey, BridgeError | None] = {}
-        looks = {asyncio.ensure_future(self.pool.wait_looked(key)): key for key in keys}
+        looks = {asyncio.ensure_future(self.pool.wait_polled(key)): key for key in keys}
         try:
             async with asyncio.timeout(self.settings.cold_wait_seconds):
                 for look in asyncio.as_completed(looks):
@@ -254,19 +263,19 @@ class Desk:
     async def _looked(self, key: TaskKey) -> BridgeError | None:
         try:
             async with asyncio.timeout(self.settings.cold_wait_seconds):
-                return await self.pool.wait_looked(key)
+                return await self.pool.wait_polled(key)
         except TimeoutError:
             return None
 
     def _looked_at(self, key: TaskKey) -> bool:
         watcher = self.pool.watcher(key)
-        return watcher is not None and watcher.looked.is_set()
+        return watcher is not None and watcher.polled_once.is_set()
 
     def _seen(self, key: TaskKey) -> bool:
         watcher = self.pool.watcher(key)
         return watcher is not None and watcher.watch.known is not None
 
-    async def _history(self, opened: Opened) -> list[Event]:
+    async def _history(self, opened: PendingSubscription) -> list[Event]:
         after = opened.position.after or 0
         kept = [await self.journal.since(key, after) for key in opened.arrival.keys]
         newest = [event for event in opened.latest if event is not None]
@@ -274,21 +283,21 @@ class Desk:
             {event.cursor: event for events in [*kept, newest] for event in events}.values(), key=_offset
         )
 
-    def _place_later(self, opened: Opened, cold: list[TaskKey]) -> None:
+    def _place_later(self, opened: PendingSubscription, cold: list[TaskKey]) -> None:
         """Say `unknown` once the cold wait is over, unless something better came."""
 
         def place() -> None:
             for key in cold:
                 self.hub.place(opened.subscription, self.placeholder(key))
 
-        left = opened.cold_until - self.clock.now()
+        left = opened.cold_until - self.clock.monotonic()
         if left <= 0 or (opened.waited and all(self._looked_at(key) for key in cold)):
             place()
         else:  # one task that was seen ends the wait for the answer, not the wait for the others
             asyncio.get_running_loop().call_later(left, place)
 
     def _warnings(self, events: Sequence[Event]) -> list[tuple[TaskKey, Notice]]:
-        soon = self.clock.wall() + LINKS_EXPIRE_SOON_SECONDS
+        soon = self.clock.time() + LINKS_EXPIRE_SOON_SECONDS
         message = "a result link of this task expires within ten minutes, or has expired"
         return [
             (event.key, Notice(NoticeCode.LINKS_EXPIRING, message))

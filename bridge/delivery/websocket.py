@@ -12,13 +12,13 @@ from starlette.types import Receive, Scope, Send
 
 from bridge.core.event import Closing
 from bridge.core.task import TaskKey
-from bridge.delivery.handoff import hand_over, server_of
-from bridge.delivery.subscriptions import Arrival, Desk
-from bridge.delivery.writers import AsgiOutlet, SocketOutlet, socket_outlet
+from bridge.delivery.handoff import detach, server_of
+from bridge.delivery.subscriptions import SubscribeRequest, Subscriptions
+from bridge.delivery.writers import AsgiWriter, WebSocketWriter, websocket_writer
 from bridge.errors import BridgeError, InvalidRequest, LimitExceeded, TaskNotFound
 from bridge.hub.subscription import Subscription
 from bridge.wire.document import Include
-from bridge.wire.frames import Wire, message
+from bridge.wire.frames import Transport, message
 
 SUBPROTOCOL = "bridge.v1.json"
 MAX_MESSAGE = 64 * 1024
@@ -30,7 +30,7 @@ Follow = Callable[[int], None]
 Refusals = Callable[[Sequence[TaskKey]], Awaitable[Mapping[TaskKey, BridgeError]]]
 
 
-class Socket:
+class WebSocketSession:
     """One WebSocket that asks to be accepted.
 
     Args:
@@ -44,19 +44,19 @@ class Socket:
 
     def __init__(
         self,
-        desk: Desk,
+        subscriptions: Subscriptions,
         *,
         resolve: Resolve,
-        first: Arrival | None,
+        first: SubscribeRequest | None,
         include: Include,
         max_tasks: int,
         follow: Follow,
-        refusals: Refusals,
+        denied: Refusals,
         expires_at: float | None = None,
     ) -> None:
-        self._desk = desk
+        self._subscriptions = subscriptions
         self._resolve = resolve
-        self._refusals = refusals
+        self._refusals = denied
         self._expires_at = expires_at
         self._first = first
         self._include = include
@@ -65,19 +65,19 @@ class Socket:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Accept; the conversation is handed to the outermost layer."""
-        if self._desk.closed is not None:
-            await turn_away(self._desk.closed, scope, receive, send)
+        if self._subscriptions.closed is not None:
+            await reject(self._subscriptions.closed, scope, receive, send)
             return
         await _accept(scope, receive, send)
-        hand_over(scope, partial(self._converse, server_of(scope)))
+        detach(scope, partial(self._converse, server_of(scope)))
 
     async def _converse(self, server: Any | None, receive: Receive, send: Send) -> None:
-        outlet = socket_outlet(server, send, self._include)
-        subscription = self._desk.reserve(
-            outlet, Wire.WEBSOCKET.value, stays_open=True, expires_at=self._expires_at
+        outlet = websocket_writer(server, send, self._include)
+        subscription = self._subscriptions.reserve(
+            outlet, Transport.WEBSOCKET.value, stays_open=True, expires_at=self._expires_at
         )
         serving = _Conversation(
-            self._desk,
+            self._subscriptions,
             subscription,
             outlet,
             self._resolve,
@@ -93,14 +93,13 @@ class Socket:
             await serving.run(receive, send)
         finally:
             serving.over()
-            self._desk.leave(subscription)
+            self._subscriptions.leave(subscription)
 
 
 class _Conversation:
     """What a client says and what it is answered: all that one open connection holds."""
 
     __slots__ = (
-        "_desk",
         "_first_looks",
         "_follow",
         "_max_tasks",
@@ -108,23 +107,24 @@ class _Conversation:
         "_refusals",
         "_resolve",
         "_subscription",
+        "_subscriptions",
     )
 
     def __init__(
         self,
-        desk: Desk,
+        subscriptions: Subscriptions,
         subscription: Subscription,
-        outlet: SocketOutlet | AsgiOutlet,
+        outlet: WebSocketWriter | AsgiWriter,
         resolve: Resolve,
-        refusals: Refusals,
+        denied: Refusals,
         max_tasks: int,
         follow: Follow,
     ) -> None:
-        self._desk = desk
+        self._subscriptions = subscriptions
         self._subscription = subscription
         self._outlet = outlet
         self._resolve = resolve
-        self._refusals = refusals
+        self._refusals = denied
         self._max_tasks = max_tasks
         self._follow = follow
         self._first_looks: list[asyncio.Future[None]] = []
@@ -150,9 +150,9 @@ class _Conversation:
         self._outlet.when_writable(writable.set)
         await writable.wait()
 
-    async def begin(self, first: Arrival) -> None:
+    async def begin(self, first: SubscribeRequest) -> None:
         """Subscribe to what the URL names; what is wrong with that ends no connection."""
-        for key, error in first.doubts.items():
+        for key, error in first.unverified.items():
             self._complain(None, error, task=key.ref)
         try:
             if first.keys:
@@ -160,7 +160,7 @@ class _Conversation:
         except BridgeError as error:
             self._complain(None, error)
 
-    async def subscribe(self, number: Any, arrival: Arrival) -> None:
+    async def subscribe(self, number: Any, arrival: SubscribeRequest) -> None:
         """Send what is known of some tasks and everything that follows.
 
         Raises:
@@ -168,14 +168,14 @@ class _Conversation:
             JournalError: What is known cannot be read.
         """
         for key in arrival.keys:
-            self._desk.hub.part(self._subscription, key)
+            self._subscriptions.hub.part(self._subscription, key)
         wished = len(self._subscription.channels) + len(arrival.keys)
         if self._max_tasks and wished > self._max_tasks:
             raise LimitExceeded(f"one connection follows at most {self._max_tasks} tasks")
         self._follow(wished)
-        opened = await self._desk.open(self._subscription, arrival, patient=False)
+        opened = await self._subscriptions.open(self._subscription, arrival, patient=False)
         self._say({"type": "subscribed", "id": number, "tasks": [key.ref for key in arrival.keys]})
-        await self._desk.begin(opened)
+        await self._subscriptions.begin(opened)
         for key, event in zip(arrival.keys, opened.latest, strict=True):
             if event is None:
                 look = asyncio.ensure_future(self._first_look(number, key))
@@ -184,9 +184,9 @@ class _Conversation:
 
     async def _first_look(self, number: Any, key: TaskKey) -> None:
         """Only a task nobody has seen costs this: its 404 answers the subscribe."""
-        error = await self._desk.pool.wait_looked(key)
+        error = await self._subscriptions.pool.wait_polled(key)
         if isinstance(error, TaskNotFound):
-            self._desk.hub.part(self._subscription, key)
+            self._subscriptions.hub.part(self._subscription, key)
             self._follow(len(self._subscription.channels))
             self._complain(number, error, task=key.ref)
 
@@ -211,11 +211,11 @@ class _Conversation:
                 token = after if isinstance(after, str) else None
                 keys = await self._allowed(number, self._resolve(_tasks(asked)))
                 if keys:
-                    await self.subscribe(number, Arrival(keys, token))
+                    await self.subscribe(number, SubscribeRequest(keys, token))
             case "unsubscribe":
                 keys = self._resolve(_tasks(asked))
                 for key in keys:
-                    self._desk.hub.part(self._subscription, key)
+                    self._subscriptions.hub.part(self._subscription, key)
                 self._follow(len(self._subscription.channels))
                 self._say({"type": "unsubscribed", "id": number, "tasks": [key.ref for key in keys]})
             case "ping":
@@ -229,10 +229,10 @@ class _Conversation:
         Raises:
             Unauthenticated: The provider does not take the caller's key.
         """
-        refusals = await self._refusals(keys)
-        for key, error in refusals.items():
+        denied = await self._refusals(keys)
+        for key, error in denied.items():
             self._complain(number, error, task=key.ref)
-        return [key for key in keys if key not in refusals]
+        return [key for key in keys if key not in denied]
 
     def _complain(self, number: Any, error: BridgeError, *, task: str | None = None) -> None:
         fields = {"type": "error", "id": number, "code": error.code, "task": task, "message": str(error)}
@@ -240,10 +240,10 @@ class _Conversation:
 
     def _say(self, fields: dict[str, Any]) -> None:
         if self._subscription.closing is None:
-            self._desk.hub.write(self._subscription, message(self._subscription.form, fields))
+            self._subscriptions.hub.write(self._subscription, message(self._subscription.fmt, fields))
 
 
-async def turn_away(closing: Closing, scope: Scope, receive: Receive, send: Send) -> None:
+async def reject(closing: Closing, scope: Scope, receive: Receive, send: Send) -> None:
     """Accept and close with the code that says when to come back: a refused handshake would say nothing."""
     await _accept(scope, receive, send)
     await send({"type": "websocket.close", "code": closing.websocket_code, "reason": closing.value})

@@ -13,9 +13,9 @@ from starlette.types import Message, Scope, Send
 
 from bridge.core.event import Closing
 from bridge.delivery.handoff import server_of
-from bridge.hub.subscription import Gate
+from bridge.hub.subscription import FlowControl
 from bridge.wire.document import Include
-from bridge.wire.frames import Dress, Form, Wire
+from bridge.wire.frames import Format, Transport, Variant
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
@@ -37,19 +37,19 @@ class _Cycle(Protocol):
     chunked_encoding: bool | None
 
 
-class TransportOutlet:
+class TransportWriter:
     """Writes past the server, straight to the transport. The response must have begun."""
 
-    __slots__ = ("_send", "_transport", "form", "gate", "write")
+    __slots__ = ("_send", "_transport", "fmt", "gate", "write")
 
     ended = None  # the server tells
 
-    def __init__(self, cycle: _Cycle, form: Form) -> None:
+    def __init__(self, cycle: _Cycle, fmt: Format) -> None:
         self._send: Send | None = None
         self._transport = cycle.transport
         self.gate = cycle.flow
         self.write = cycle.transport.write
-        self.form = form
+        self.fmt = fmt
 
     def attach(self, send: Send) -> None:
         """The server's `send`, which ends the body."""
@@ -84,24 +84,24 @@ class TransportOutlet:
         self._transport.abort()
 
 
-class SocketOutlet:
+class WebSocketWriter:
     """The same for a WebSocket whose handshake the server has done."""
 
-    __slots__ = ("_protocol", "_send", "_transport", "form", "write")
+    __slots__ = ("_protocol", "_send", "_transport", "fmt", "write")
 
     ended = None  # the server tells
 
-    def __init__(self, protocol: Any, send: Send, form: Form) -> None:
+    def __init__(self, protocol: Any, send: Send, fmt: Format) -> None:
         self._protocol = protocol
         self._send = send
         self._transport: asyncio.Transport = protocol.transport
         self.write = self._transport.write
-        self.form = form
+        self.fmt = fmt
 
     @property
-    def gate(self) -> Gate:
+    def gate(self) -> FlowControl:
         """That of the server where it has one, as ours does."""
-        return cast(Gate, getattr(self._protocol, "gate", self))
+        return cast(FlowControl, getattr(self._protocol, "gate", self))
 
     @property
     def write_paused(self) -> bool:
@@ -133,23 +133,23 @@ class SocketOutlet:
         self._transport.abort()
 
 
-class Unopened:
+class UnopenedWriter:
     """Stands in while the status of the answer is not known: before the head nothing may be written.
 
     Whoever ends the connection meanwhile leaves word in `Subscription.closing`.
     """
 
-    __slots__ = ("form",)
+    __slots__ = ("fmt",)
 
     write_paused = True
     gone = False
     unsent = 0
 
-    def __init__(self, form: Form) -> None:
-        self.form = form
+    def __init__(self, fmt: Format) -> None:
+        self.fmt = fmt
 
     @property
-    def gate(self) -> Gate:
+    def gate(self) -> FlowControl:
         """Itself."""
         return self
 
@@ -166,7 +166,7 @@ class Unopened:
         """There is nothing to drop."""
 
 
-class AsgiOutlet:
+class AsgiWriter:
     """Drives `send` by hand: it ends at once unless the server's buffer is full.
 
     Attributes:
@@ -174,16 +174,16 @@ class AsgiOutlet:
             large as a tenth of a connection, so there is one only here.
     """
 
-    __slots__ = ("_finishing", "_messages", "_resumes", "_send", "_sending", "ended", "form")
+    __slots__ = ("_finishing", "_messages", "_resumes", "_send", "_sending", "ended", "fmt")
 
-    def __init__(self, form: Form, send: Send | None = None) -> None:
+    def __init__(self, fmt: Format, send: Send | None = None) -> None:
         self._send = send
         self._sending: asyncio.Task[None] | None = None
         self._messages: deque[Message] = deque()
         self._resumes: list[Callable[[], None]] = []
         self._finishing = False
         self.ended = asyncio.Event()
-        self.form = form
+        self.fmt = fmt
 
     def attach(self, send: Send) -> None:
         """The server's `send`; nothing is written before."""
@@ -192,7 +192,7 @@ class AsgiOutlet:
     gone = False
 
     @property
-    def gate(self) -> Gate:
+    def gate(self) -> FlowControl:
         """Itself."""
         return self
 
@@ -208,7 +208,7 @@ class AsgiOutlet:
 
     def write(self, data: bytes) -> None:
         """Send now, or after what is being sent."""
-        if self.form.wire is Wire.WEBSOCKET:
+        if self.fmt.transport is Transport.WEBSOCKET:
             self._messages.extend(
                 {"type": "websocket.send", "text": one.decode()} for one in data.splitlines()
             )
@@ -225,7 +225,7 @@ class AsgiOutlet:
 
     def finish(self, closing: Closing) -> None:
         """End the response after what was written."""
-        if self.form.wire is Wire.WEBSOCKET:
+        if self.fmt.transport is Transport.WEBSOCKET:
             code = closing.websocket_code
             self._messages.append({"type": "websocket.close", "code": code, "reason": closing.value})
         else:
@@ -260,28 +260,30 @@ class AsgiOutlet:
                 resume()
 
 
-_form = lru_cache(64)(Form)  # there are few, and to find one by itself is quicker than by what it says
+_form = lru_cache(64)(Format)  # there are few, and to find one by itself is quicker than by what it says
 
 
-def http_form(scope: Scope, wire: Wire, include: Include, dress: Dress = Dress.BRIDGE) -> Form:
+def http_format(
+    scope: Scope, transport: Transport, include: Include, variant: Variant = Variant.BRIDGE
+) -> Format:
     """How bytes for this HTTP request must look."""
     # without this attribute we cannot know that the server chunks, and would frame twice or not at all
-    return _form(wire, include, hasattr(server_of(scope), "chunked_encoding"), False, dress)
+    return _form(transport, include, hasattr(server_of(scope), "chunked_encoding"), False, variant)
 
 
-def http_outlet(scope: Scope, form: Form) -> TransportOutlet | AsgiOutlet:
+def http_writer(scope: Scope, fmt: Format) -> TransportWriter | AsgiWriter:
     """The cheapest way out for an HTTP response; `attach` it once the response has begun."""
     server = server_of(scope)
-    if server is not None and form.chunked:
-        return TransportOutlet(server, form)
-    return AsgiOutlet(form)
+    if server is not None and fmt.chunked:
+        return TransportWriter(server, fmt)
+    return AsgiWriter(fmt)
 
 
-def socket_outlet(server: Any | None, send: Send, include: Include) -> SocketOutlet | AsgiOutlet:
+def websocket_writer(server: Any | None, send: Send, include: Include) -> WebSocketWriter | AsgiWriter:
     """The cheapest way out for an accepted WebSocket."""
     if server is not None and isinstance(getattr(server, "writable", None), asyncio.Event):
-        return SocketOutlet(server, send, _form(Wire.WEBSOCKET, include, False, True))
-    return AsgiOutlet(Form(Wire.WEBSOCKET, include), send)
+        return WebSocketWriter(server, send, _form(Transport.WEBSOCKET, include, False, True))
+    return AsgiWriter(Format(Transport.WEBSOCKET, include), send)
 
 
 def drive(coroutine: Awaitable[None]) -> asyncio.Task[None] | None:

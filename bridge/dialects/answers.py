@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bridge.core.task import Status
-from bridge.dialects.base import Answer
+from bridge.dialects.base import HttpResponse
 from bridge.dialects.paths import Field, Finder
 from bridge.dialects.retry import RetryRules
 from bridge.dialects.values import clean, object_from, word
-from bridge.dialects.words import Trouble, Verdict, fold, spell
+from bridge.dialects.words import FailureKind, Outcome, fold, spell
 from bridge.errors import (
     CredentialRefused,
     TaskNotFound,
@@ -27,42 +27,42 @@ from bridge.errors import (
     UpstreamUnavailable,
 )
 
-_ERRORS: Mapping[Trouble, type[UpstreamError]] = {
-    Trouble.NOT_FOUND: TaskNotFound,
-    Trouble.CREDENTIAL: CredentialRefused,
-    Trouble.BUSY: UpstreamBusy,
-    Trouble.REFUSED: UpstreamRefused,
-    Trouble.UNAVAILABLE: UpstreamUnavailable,
+_ERRORS: Mapping[FailureKind, type[UpstreamError]] = {
+    FailureKind.NOT_FOUND: TaskNotFound,
+    FailureKind.CREDENTIAL: CredentialRefused,
+    FailureKind.BUSY: UpstreamBusy,
+    FailureKind.REFUSED: UpstreamRefused,
+    FailureKind.UNAVAILABLE: UpstreamUnavailable,
 }
 # 409 on a call that only looks is a race on their side; 408 and 425 say "again" themselves.
-_BY_HTTP: Mapping[int, Trouble] = {
-    401: Trouble.CREDENTIAL,
-    402: Trouble.CREDENTIAL,
-    403: Trouble.CREDENTIAL,
-    404: Trouble.NOT_FOUND,
-    408: Trouble.UNAVAILABLE,
-    409: Trouble.UNAVAILABLE,
-    410: Trouble.NOT_FOUND,
-    425: Trouble.UNAVAILABLE,
-    429: Trouble.BUSY,
+_BY_HTTP: Mapping[int, FailureKind] = {
+    401: FailureKind.CREDENTIAL,
+    402: FailureKind.CREDENTIAL,
+    403: FailureKind.CREDENTIAL,
+    404: FailureKind.NOT_FOUND,
+    408: FailureKind.UNAVAILABLE,
+    409: FailureKind.UNAVAILABLE,
+    410: FailureKind.NOT_FOUND,
+    425: FailureKind.UNAVAILABLE,
+    429: FailureKind.BUSY,
 }
 _MEDIA = ("image/", "video/", "audio/", "application/octet-stream")  # an empty page with 200 is no result
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
+class ProviderError:
     """What a provider says is wrong."""
 
     code: str | None
     message: str | None
 
 
-NOTHING = Complaint(None, None)
+NOTHING = ProviderError(None, None)
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class ParsedAnswer:
     """An answer that holds a document, and what was said around it.
 
     Args:
@@ -74,7 +74,7 @@ class Opened:
     document: dict[str, object]
     raw: bytes | None
     verdict: Status | None
-    complaint: Complaint | None = None
+    complaint: ProviderError | None = None
     binary: bool = False
 
 
@@ -101,30 +101,32 @@ class AnswerRules:
     http_status: Field[int]
     error_code: Field[str]
     error_message: Field[str]
-    classes: Mapping[str, Verdict]
-    phrases: tuple[tuple[str, Verdict], ...]
-    http: Mapping[int, Verdict]
-    otherwise: Verdict
+    classes: Mapping[str, Outcome]
+    phrases: tuple[tuple[str, Outcome], ...]
+    http: Mapping[int, Outcome]
+    otherwise: Outcome
     binary: str | None
     retry: RetryRules
 
-    def open(self, answer: Answer) -> Opened:
+    def open(self, answer: HttpResponse) -> ParsedAnswer:
         """The document an answer holds.
 
         Raises:
             UpstreamError: The answer is a trouble, or holds no document.
         """
         told = self.http.get(answer.status)
-        if 200 <= answer.status < 300 and not isinstance(told, Trouble):
+        if 200 <= answer.status < 300 and not isinstance(told, FailureKind):
             return self._document(answer, told)
         document = object_from(body_of(answer)) or {}
         complaint = self.complaint(document)
         verdict = self._named(complaint) or told or usual(answer.status, answer.headers)
         if isinstance(verdict, Status):
-            return Opened(document, body_of(answer) if document else None, verdict, complaint)
+            return ParsedAnswer(document, body_of(answer) if document else None, verdict, complaint)
         raise self._error(verdict, complaint, answer, document)
 
-    def judge(self, opened: Opened, answer: Answer, *, understood: bool, shown: bool = False) -> Opened:
+    def judge(
+        self, opened: ParsedAnswer, answer: HttpResponse, *, understood: bool, shown: bool = False
+    ) -> ParsedAnswer:
         """The same, after a look into the body.
 
         Args:
@@ -143,39 +145,39 @@ class AnswerRules:
             return opened
         verdict = self._class_of(complaint.code)
         if verdict is None and understood:
-            return Opened(opened.document, opened.raw, opened.verdict, complaint)
+            return ParsedAnswer(opened.document, opened.raw, opened.verdict, complaint)
         verdict = self._phrase_of(complaint.message) or verdict
         verdict = verdict or (usual(inner, answer.headers) if inner else self.otherwise)
         if isinstance(verdict, Status):
-            return Opened(opened.document, opened.raw, verdict, complaint)
+            return ParsedAnswer(opened.document, opened.raw, verdict, complaint)
         raise self._error(verdict, complaint, answer, opened.document)
 
-    def complaint(self, document: object) -> Complaint:
+    def complaint(self, document: object) -> ProviderError:
         """What the body says is wrong, both parts None if it says nothing."""
         failing = self._failing(document)
         code = failing or self.error_code.read(document)
         message = self.error_message.read(document)
         if message is None and (failing or code or self._inner(document)):
             message = self.spoken(document)
-        return Complaint(code, message)
+        return ProviderError(code, message)
 
     def spoken(self, document: object) -> str | None:
         """The sentence beside the code, unless it only says `success`."""
         message = self.message.read(document)
         return None if message is None or fold(message) in self.silent else message
 
-    def report(self, trouble: Trouble, answer: Answer, complaint: Complaint) -> UpstreamError:
+    def report(self, trouble: FailureKind, answer: HttpResponse, complaint: ProviderError) -> UpstreamError:
         """The error for a task whose own status word is a trouble: `not found`."""
         return self._error(trouble, complaint, answer, {})
 
-    def _document(self, answer: Answer, verdict: Status | None) -> Opened:
+    def _document(self, answer: HttpResponse, verdict: Status | None) -> ParsedAnswer:
         body = body_of(answer)
         document = object_from(body)
         if document is not None:
-            return Opened(document, body, verdict)
+            return ParsedAnswer(document, body, verdict)
         media_type = answer.headers.get("content-type", "").strip().lower()
         if self.binary and verdict and body and media_type.startswith(_MEDIA):
-            return Opened({}, None, verdict, binary=True)
+            return ParsedAnswer({}, None, verdict, binary=True)
         kind = clean(answer.headers.get("content-type", "no content type"), 80)
         raise UnreadablePayload(
             f"not a JSON object: {len(body)} bytes, {kind}", provider_status=answer.status
@@ -192,20 +194,20 @@ class AnswerRules:
         status = self.http_status.read(document)
         return status if status is not None and 400 <= status < 600 else None
 
-    def _named(self, complaint: Complaint) -> Verdict | None:
+    def _named(self, complaint: ProviderError) -> Outcome | None:
         return self._phrase_of(complaint.message) or self._class_of(complaint.code)
 
-    def _class_of(self, code: str | None) -> Verdict | None:
+    def _class_of(self, code: str | None) -> Outcome | None:
         return self.classes.get(fold(code)) if code else None
 
-    def _phrase_of(self, message: str | None) -> Verdict | None:
+    def _phrase_of(self, message: str | None) -> Outcome | None:
         if not message or not self.phrases:
             return None
         folded = fold(message)
         return next((verdict for phrase, verdict in self.phrases if phrase in folded), None)
 
     def _error(
-        self, verdict: Trouble, complaint: Complaint, answer: Answer, document: object
+        self, verdict: FailureKind, complaint: ProviderError, answer: HttpResponse, document: object
     ) -> UpstreamError:
         kind = _ERRORS[verdict]
         if 300 <= answer.status < 400:
@@ -224,16 +226,16 @@ class AnswerRules:
 _PATIENT = (UpstreamBusy, UpstreamUnavailable)
 
 
-def usual(status: int, headers: Mapping[str, str]) -> Trouble:
+def usual(status: int, headers: Mapping[str, str]) -> FailureKind:
     """What a non-2xx HTTP status means with every provider that does not say otherwise."""
     if status == 503 and ("retry-after" in headers or "retry-after-ms" in headers):
-        return Trouble.BUSY
+        return FailureKind.BUSY
     trouble = _BY_HTTP.get(status)
     if trouble is None:
-        trouble = Trouble.REFUSED if 400 <= status < 500 else Trouble.UNAVAILABLE
+        trouble = FailureKind.REFUSED if 400 <= status < 500 else FailureKind.UNAVAILABLE
     return trouble
 
 
-def body_of(answer: Answer) -> bytes:
+def body_of(answer: HttpResponse) -> bytes:
     """The body without the byte-order mark some providers send."""
     return answer.body[3:] if answer.body.startswith(_BOM) else answer.body

@@ -45,7 +45,7 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class ProxyMatch:
     """What a request to one of the provider's own paths asks for.
 
     Args:
@@ -62,7 +62,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """What the provider answered; header names are lower-case, the body is bounded and decompressed."""
 
     status: int
@@ -87,7 +87,7 @@ class PollAdvice:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class StatusReading:
     """What one status call showed.
 
     Args:
@@ -150,7 +150,7 @@ class Dialect(Protocol):
             InvalidRequest: The id cannot be one of this provider's.
         """
 
-    def read_status(self, answer: Answer, task_id: str | None = None) -> Look:
+    def read_status(self, answer: HttpResponse, task_id: str | None = None) -> StatusReading:
         """What a status call showed; `task_id` is the id that was asked for.
 
         Raises:
@@ -158,7 +158,7 @@ class Dialect(Protocol):
                 UpstreamUnavailable or UnreadablePayload.
         """
 
-    def read_follow_up(self, observation: Observation, answer: Answer) -> Observation:
+    def read_follow_up(self, observation: Observation, answer: HttpResponse) -> Observation:
         """The observation with what the follow-up call added. Raises what `read_status` raises."""
 
     def alias_request(self, alias: str) -> Request | None:
@@ -174,7 +174,7 @@ class Dialect(Protocol):
             InvalidRequest: An option is missing, malformed or unknown.
         """
 
-    def read_submitted(self, answer: Answer, submission: Submission) -> Observation:
+    def read_submitted(self, answer: HttpResponse, submission: Submission) -> Observation:
         """What the answer to a submit showed; `task_id` is always set and is the id the bridge uses.
 
         Raises:
@@ -191,7 +191,7 @@ class Dialect(Protocol):
     def cancel_request(self, task_id: str) -> Request | None:
         """The call that cancels a task; None where the provider has none."""
 
-    def match(self, method: str, path: str, query: str, body: bytes | None) -> Asked | None:
+    def match(self, method: str, path: str, query: str, body: bytes | None) -> ProxyMatch | None:
         """Which call a request is that came under the provider's own path; None when it is none.
 
         Args:

@@ -26,7 +26,7 @@ from bridge.dialects.submit import SubmitRules
 from bridge.dialects.templates import Template
 from bridge.dialects.times import moments_in, zone_named
 from bridge.dialects.values import identifier, number, pixels, positive, sentence, whole, word
-from bridge.dialects.words import STATUS_WORDS, VERDICTS, Trouble, Verdict, WordMap, fold
+from bridge.dialects.words import OUTCOMES, STATUS_WORDS, FailureKind, Outcome, WordMap, fold
 
 _TYPES: Mapping[str, type] = {"string": str, "integer": int, "boolean": bool}
 _OUTPUT_TYPES = {name: name for name in ("image", "video", "audio", "file")}
@@ -129,8 +129,8 @@ def _poll(table: Table) -> PollAdvice:
 
 def _answers(table: Table) -> AnswerRules:
     retry = table.table("retry")
-    classes = table.table("classes").grouped(VERDICTS)
-    phrases = table.table("phrases").grouped(VERDICTS)
+    classes = table.table("classes").grouped(OUTCOMES)
+    phrases = table.table("phrases").grouped(OUTCOMES)
     return AnswerRules(
         code=table.paths("code"),
         success=frozenset(fold(code) for code in table.spelled("success")) or frozenset({"0"}),
@@ -141,8 +141,8 @@ def _answers(table: Table) -> AnswerRules:
         error_message=table.field("error_message", sentence),
         classes=classes,
         phrases=tuple(phrases.items()),
-        http=table.table("http").numbered(VERDICTS),
-        otherwise=table.choice("otherwise", VERDICTS, Trouble.UNAVAILABLE),
+        http=table.table("http").numbered(OUTCOMES),
+        otherwise=table.choice("otherwise", OUTCOMES, FailureKind.UNAVAILABLE),
         binary=table.choice("binary", _OUTPUT_TYPES, None),
         retry=RetryRules(
             at=retry.field("at", positive),
@@ -180,7 +180,7 @@ def _status(table: Table) -> StatusRule:
     for name in types:
         if name not in _TYPES:
             table.mistake("types", f"{name!r} is none of {', '.join(_TYPES)}")
-    words: Mapping[str, Verdict] = {**STATUS_WORDS, Trouble.NOT_FOUND.value: Trouble.NOT_FOUND}
+    words: Mapping[str, Outcome] = {**STATUS_WORDS, FailureKind.NOT_FOUND.value: FailureKind.NOT_FOUND}
     return StatusRule(
         at=table.paths("at"),
         types=frozenset(_TYPES[name] for name in types if name in _TYPES),

@@ -13,7 +13,7 @@ import orjson
 
 from bridge.core.task import Observation, Status
 from bridge.dialects.answers import AnswerRules, body_of, usual
-from bridge.dialects.base import Answer, Submission
+from bridge.dialects.base import HttpResponse, Submission
 from bridge.dialects.mapping import MappedDialect
 from bridge.dialects.outputs import OutputRule, gather
 from bridge.dialects.paths import Field, holds
@@ -44,7 +44,7 @@ class Explanation:
 
 def explain(
     dialect: MappedDialect,
-    answer: Answer,
+    answer: HttpResponse,
     *,
     submission: Submission | None = None,
     task_id: str | None = None,
@@ -76,7 +76,7 @@ def explain(
 
 
 def _reading(
-    dialect: MappedDialect, answer: Answer, submission: Submission | None, task_id: str | None
+    dialect: MappedDialect, answer: HttpResponse, submission: Submission | None, task_id: str | None
 ) -> list[str]:
     if submission is not None:
         return _section("reads as", _observation(dialect.read_submitted(answer, submission)))
@@ -87,7 +87,7 @@ def _reading(
     return lines
 
 
-def _answer(rules: AnswerRules, answer: Answer, document: object) -> Told:
+def _answer(rules: AnswerRules, answer: HttpResponse, document: object) -> Told:
     verdict = rules.http.get(answer.status)
     if verdict is not None:
         yield "http", f"{answer.status} means {verdict}"

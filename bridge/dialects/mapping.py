@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bridge.core.task import Failure, Observation, Status, check_task_id
-from bridge.dialects.answers import NOTHING, Complaint, Opened
-from bridge.dialects.base import Answer, Asked, Callback, Look, PollAdvice, Request, Submission
+from bridge.dialects.answers import NOTHING, ParsedAnswer, ProviderError
+from bridge.dialects.base import (
+    Callback,
+    HttpResponse,
+    PollAdvice,
+    ProxyMatch,
+    Request,
+    StatusReading,
+    Submission,
+)
 from bridge.dialects.calls import Call
 from bridge.dialects.compile import Rules
 from bridge.dialects.hosts import Hosts
@@ -15,7 +23,7 @@ from bridge.dialects.matching import Matcher
 from bridge.dialects.outputs import complete, gather, is_fetchable
 from bridge.dialects.signature import Signature
 from bridge.dialects.templates import header_of
-from bridge.dialects.words import Trouble, Verdict
+from bridge.dialects.words import FailureKind, Outcome
 from bridge.errors import (
     InvalidRequest,
     TaskNotFound,
@@ -84,7 +92,7 @@ class MappedDialect:
         return self._rules.signature
 
     @property
-    def words(self) -> Mapping[str, Verdict]:
+    def words(self) -> Mapping[str, Outcome]:
         """Every status word the document maps, folded."""
         return self._rules.state.status.words.words
 
@@ -134,7 +142,7 @@ class MappedDialect:
         """The submission with a callback address, unless it has one or the provider takes none."""
         return self._rules.submit.with_callback(submission, url)
 
-    def read_submitted(self, answer: Answer, submission: Submission) -> Observation:
+    def read_submitted(self, answer: HttpResponse, submission: Submission) -> Observation:
         """What the answer to a submit showed; `task_id` is the id the bridge uses.
 
         Raises:
@@ -164,7 +172,7 @@ class MappedDialect:
             seen = replace(seen, status=Status.QUEUED)  # a bare 200 ends a look (Stability), never a create
         return replace(seen, task_id=task_id, alias=seen.alias or self.client_id(submission))
 
-    def read_status(self, answer: Answer, task_id: str | None = None) -> Look:
+    def read_status(self, answer: HttpResponse, task_id: str | None = None) -> StatusReading:
         """What a status call showed; cancel and alias calls of the same shape read the same.
 
         Args:
@@ -188,9 +196,9 @@ class MappedDialect:
             and not observation.outputs
         ):
             raise UnreadablePayload("nothing in the answer tells of a task", provider_status=answer.status)
-        return Look(observation, self._follow(opened.document, observation, task_id))
+        return StatusReading(observation, self._follow(opened.document, observation, task_id))
 
-    def read_follow_up(self, observation: Observation, answer: Answer) -> Observation:
+    def read_follow_up(self, observation: Observation, answer: HttpResponse) -> Observation:
         """The observation with what the follow-up call added.
 
         Raises:
@@ -216,7 +224,7 @@ class MappedDialect:
             )
         return replace(observation, outputs=complete(observation.outputs, added))
 
-    def match(self, method: str, path: str, query: str, body: bytes | None) -> Asked | None:
+    def match(self, method: str, path: str, query: str, body: bytes | None) -> ProxyMatch | None:
         """Which call a request is that came under the provider's own path; None when it is none.
 
         Raises:
@@ -257,8 +265,8 @@ class MappedDialect:
         return request
 
     def _condition(
-        self, opened: Opened, answer: Answer, *, named: bool, wordless: bool = False
-    ) -> tuple[Opened, Status | None, str | None]:
+        self, opened: ParsedAnswer, answer: HttpResponse, *, named: bool, wordless: bool = False
+    ) -> tuple[ParsedAnswer, Status | None, str | None]:
         """The document after a look into it, the status it shows, None for none, and the provider's word.
 
         Args:
@@ -272,8 +280,8 @@ class MappedDialect:
         said, meaning = state.status.read(opened.document)
         shown = named and (wordless or said is not None)
         opened = answers.judge(opened, answer, understood=meaning is not None, shown=shown)
-        if isinstance(meaning, Trouble) and opened.verdict is None:
-            raise answers.report(meaning, answer, Complaint(said, answers.spoken(opened.document)))
+        if isinstance(meaning, FailureKind) and opened.verdict is None:
+            raise answers.report(meaning, answer, ProviderError(said, answers.spoken(opened.document)))
         own = meaning if isinstance(meaning, Status) else None
         if own is None and said is None:
             own = state.status.absent
@@ -306,7 +314,7 @@ def _refused_create(error: UpstreamError) -> UpstreamError:
     )
 
 
-def _nameless(opened: Opened, answer: Answer) -> UpstreamError:
+def _nameless(opened: ParsedAnswer, answer: HttpResponse) -> UpstreamError:
     """For an answer without an id: the provider says why, or we cannot read it."""
     said = opened.complaint or NOTHING
     if said == NOTHING:

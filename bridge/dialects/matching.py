@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from bridge.core.task import check_task_id
-from bridge.dialects.base import Asked
+from bridge.dialects.base import ProxyMatch
 from bridge.dialects.calls import Call, IdShape
 from bridge.dialects.submit import MAX_ADDRESS, SubmitRules
 from bridge.dialects.templates import Template, climbs
@@ -26,7 +26,7 @@ Decode = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
+class _TemplateMatcher:
     """A template read backwards: the values that stand in its places."""
 
     pattern: re.Pattern[str]
@@ -50,8 +50,8 @@ class _Shape:
 
     name: str
     call: Call
-    path: _Places
-    query: Mapping[str, _Places]
+    path: _TemplateMatcher
+    query: Mapping[str, _TemplateMatcher]
 
     def values_in_path(self, path: str) -> Values | None:
         values = self.path.read(path, _decoded)
@@ -100,7 +100,7 @@ class Matcher:
         """The path of a call with what the provider's own address has before it."""
         return urlsplit(self._base).path.rstrip("/") + path
 
-    def match(self, method: str, path: str, query: str, body: bytes | None) -> Asked | None:
+    def match(self, method: str, path: str, query: str, body: bytes | None) -> ProxyMatch | None:
         """The call this is, None when it is none of the provider's.
 
         Args:
@@ -129,25 +129,25 @@ class Matcher:
             raise InvalidRequest("the query or the body is not what this call takes")
         return None
 
-    def _asked(self, shape: _Shape, values: Values, query: Mapping[str, str]) -> Asked | None:
+    def _asked(self, shape: _Shape, values: Values, query: Mapping[str, str]) -> ProxyMatch | None:
         try:
             if shape.name in _CREATES:
                 return self._creating(shape, values, query)
             if shape.name == "alias":
-                return Asked(call=shape.name, alias=check_task_id(values["alias"]))
+                return ProxyMatch(call=shape.name, alias=check_task_id(values["alias"]))
             task_id = self._task_id(shape.call, values)
         except InvalidRequest:
             return None
-        return Asked(call=shape.name, task_id=task_id) if task_id is not None else None
+        return ProxyMatch(call=shape.name, task_id=task_id) if task_id is not None else None
 
-    def _creating(self, shape: _Shape, values: Values, query: Mapping[str, str]) -> Asked | None:
+    def _creating(self, shape: _Shape, values: Values, query: Mapping[str, str]) -> ProxyMatch | None:
         for name, value in values.items():
             pattern = self._submit.options.get(name)
             if pattern is not None and not pattern.fullmatch(value[:MAX_ADDRESS]):
                 return None
         shape.call.request(values)
         further = {name: value for name, value in query.items() if name not in shape.query}
-        return Asked(call=shape.name, options={**further, **values})
+        return ProxyMatch(call=shape.name, options={**further, **values})
 
     def _task_id(self, call: Call, values: Values) -> str | None:
         """The id these values are the parts of: the first that comes apart into them again."""
@@ -218,7 +218,7 @@ def _split(parts: Parts) -> tuple[Parts, Mapping[str, Parts]]:
     return path, parameters
 
 
-def _places(parts: Parts, segment: str) -> _Places:
+def _places(parts: Parts, segment: str) -> _TemplateMatcher:
     pattern, names = "", []
     for literal, place in parts:
         if place is None:
@@ -227,7 +227,7 @@ def _places(parts: Parts, segment: str) -> _Places:
         name, _, kind = place.partition(":")
         names.append(name)
         pattern += "(.+)" if kind == "path" else f"({segment})"
-    return _Places(re.compile(pattern, re.DOTALL), tuple(names))
+    return _TemplateMatcher(re.compile(pattern, re.DOTALL), tuple(names))
 
 
 def _decoded(text: str) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bridge.core.task import Failure, Observation, Output, Status
-from bridge.dialects.answers import NOTHING, AnswerRules, Opened
+from bridge.dialects.answers import NOTHING, AnswerRules, ParsedAnswer
 from bridge.dialects.outputs import OutputRule, gather
 from bridge.dialects.paths import Field, Finder, holds
 from bridge.dialects.values import MAX_WORD, clean, positive, unfold_at
-from bridge.dialects.words import Verdict, WordMap, spell
+from bridge.dialects.words import Outcome, WordMap, spell
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class StatusRule:
     absent: Status | None
     guards: tuple[Guard, ...]
 
-    def read(self, document: object) -> tuple[str | None, Verdict | None]:
+    def read(self, document: object) -> tuple[str | None, Outcome | None]:
         """The provider's word, verbatim, and what it means, None if nobody mapped it."""
         for find in self.at:
             value = find(document)
@@ -97,7 +97,7 @@ class StateRules:
 
     def observe(
         self,
-        opened: Opened,
+        opened: ParsedAnswer,
         status: Status,
         word: str | None,
         *,
@@ -137,12 +137,12 @@ class StateRules:
                 return wait * unit
         return None
 
-    def _outputs(self, opened: Opened, answers: AnswerRules) -> tuple[Output, ...]:
+    def _outputs(self, opened: ParsedAnswer, answers: AnswerRules) -> tuple[Output, ...]:
         if opened.binary and answers.binary:
             return (Output(type=answers.binary),)
         return gather(self.outputs, opened.document)
 
-    def _failure(self, opened: Opened, status: Status, answers: AnswerRules) -> Failure | None:
+    def _failure(self, opened: ParsedAnswer, status: Status, answers: AnswerRules) -> Failure | None:
         if status not in (Status.FAILED, Status.CANCELLED):
             return None
         said = opened.complaint or NOTHING

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import orjson
 
 from bridge.core.task import Observation, Status
-from bridge.dialects.answers import NOTHING, AnswerRules, Complaint, Opened
+from bridge.dialects.answers import NOTHING, AnswerRules, ParsedAnswer, ProviderError
 from bridge.dialects.state import StateRules
 from bridge.dialects.values import MAX_UNFOLDED, clean, sentence, unfold, word
 from bridge.dialects.words import fold
@@ -81,7 +81,7 @@ class StreamRules:
             status = meaning if isinstance(meaning, Status) else None
             named = state.fields.task_id.read(candidate) is not None
             if (status and (named or not troubled)) or (said and named and meaning is None):
-                opened = Opened(candidate, orjson.dumps(candidate), None)
+                opened = ParsedAnswer(candidate, orjson.dumps(candidate), None)
                 return state.observe(opened, status or Status.UNKNOWN, said, answers=answers)
         return None
 
@@ -95,7 +95,9 @@ class StreamRules:
         best = next(
             (node for node in candidates if state.fields.task_id.read(node) is not None), candidates[0]
         )
-        observation = state.observe(Opened(best, orjson.dumps(best), None), status, None, answers=answers)
+        observation = state.observe(
+            ParsedAnswer(best, orjson.dumps(best), None), status, None, answers=answers
+        )
         # "Done" without a result is a hint to look: believed, it would end the task empty-handed.
         return None if observation.status is Status.COMPLETED and not observation.outputs else observation
 
@@ -105,7 +107,9 @@ class StreamRules:
             if complaint != NOTHING:
                 raise _reported(complaint)
         if troubled or document.get("error"):
-            raise _reported(Complaint(None, sentence(document.get("message")) or word(document.get("error"))))
+            raise _reported(
+                ProviderError(None, sentence(document.get("message")) or word(document.get("error")))
+            )
 
     def _candidates(self, document: dict[str, object]) -> Iterator[dict[str, object]]:
         level = [document]
@@ -134,6 +138,6 @@ def _unread(text: str) -> UpstreamUnavailable | UnreadablePayload:
     return UpstreamUnavailable(clean(text) or "the stream reports an error")
 
 
-def _reported(complaint: Complaint) -> UpstreamUnavailable:
+def _reported(complaint: ProviderError) -> UpstreamUnavailable:
     message = complaint.message or complaint.code or "the stream reports an error"
     return UpstreamUnavailable(message, provider_code=complaint.code)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from bridge.core.task import Status
 
 
-class Trouble(StrEnum):
+class FailureKind(StrEnum):
     """What may be wrong with a call, rather than with the task."""
 
     NOT_FOUND = "not_found"
@@ -18,13 +18,13 @@ class Trouble(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
-Verdict = Status | Trouble
+Outcome = Status | FailureKind
 
 # `unknown` and `lost` are conclusions of ours, no provider's word may claim them.
 STATUS_WORDS: Mapping[str, Status] = {
     status.value: status for status in Status if status not in (Status.UNKNOWN, Status.LOST)
 }
-VERDICTS: Mapping[str, Verdict] = {**STATUS_WORDS, **{trouble.value: trouble for trouble in Trouble}}
+OUTCOMES: Mapping[str, Outcome] = {**STATUS_WORDS, **{trouble.value: trouble for trouble in FailureKind}}
 
 _FOLDS = str.maketrans({"-": "_", " ": "_"})
 
@@ -48,15 +48,15 @@ class WordMap:
 
     __slots__ = ("_folded", "_seen")
 
-    def __init__(self, words: Mapping[str, Verdict]) -> None:
+    def __init__(self, words: Mapping[str, Outcome]) -> None:
         self._folded = {fold(word): verdict for word, verdict in words.items()}
         self._seen = {**self._folded, **words}
 
     @property
-    def words(self) -> Mapping[str, Verdict]:
+    def words(self) -> Mapping[str, Outcome]:
         """Every mapped word, folded."""
         return self._folded
 
-    def get(self, word: str) -> Verdict | None:
+    def get(self, word: str) -> Outcome | None:
         """What the word means to us, if anything."""
         return self._seen.get(word) or self._folded.get(fold(word))

@@ -8,19 +8,19 @@ from typing import Generic, Protocol, TypeVar
 
 from bridge.core.event import Event, Notice, NoticeCode
 from bridge.core.task import TaskKey
-from bridge.wire.frames import Form, Frames
+from bridge.wire.frames import Format, Frames
 
 
 class Member(Protocol):
     """All a channel needs to know of who asked: what its bytes look like, and how much it was sent."""
 
-    form: Form
+    fmt: Format
     events: int
     sent: int
 
 
 @dataclass(slots=True)
-class Tally:
+class FormatTotals:
     """What went to everybody whose bytes look alike: counted once a broadcast, not once a subscriber.
 
     Who joins takes off what went before, who leaves adds what there is, and who was left out is told so.
@@ -52,9 +52,9 @@ class Channel(Generic[Subscriber]):
     def __init__(self, key: TaskKey) -> None:
         self.key = key
         self.frames: Frames | None = None
-        self.groups: dict[Form, dict[Subscriber, int]] = {}  # with the offset each was last brought up to
+        self.groups: dict[Format, dict[Subscriber, int]] = {}  # with the offset each was last brought up to
         self.brought_up = 0  # the largest of those offsets
-        self.tallies: dict[Form, Tally] = {}
+        self.tallies: dict[Format, FormatTotals] = {}
         self.joining: dict[Subscriber, None] = {}
         self.waiters: set[asyncio.Future[Event]] = set()
         self.notices: dict[NoticeCode, Notice] = {}
@@ -88,32 +88,32 @@ class Channel(Generic[Subscriber]):
     def admit(self, subscription: Subscriber, offset: int) -> None:
         """From now on every event beyond `offset` goes to `subscription`."""
         self.joining.pop(subscription, None)
-        group = self.groups.setdefault(subscription.form, {})
+        group = self.groups.setdefault(subscription.fmt, {})
         if subscription not in group:
-            tally = self.tally(subscription.form)
+            tally = self.tally(subscription.fmt)
             subscription.events -= tally.events
             subscription.sent -= tally.sent
         group[subscription] = offset
         self.brought_up = max(self.brought_up, offset)
 
-    def tally(self, form: Form) -> Tally:
+    def tally(self, fmt: Format) -> FormatTotals:
         """What went to everybody of that form since the first of them asked."""
-        tally = self.tallies.get(form)
+        tally = self.tallies.get(fmt)
         if tally is None:
-            tally = self.tallies[form] = Tally()
+            tally = self.tallies[fmt] = FormatTotals()
         return tally
 
     def serves(self, subscription: Subscriber) -> bool:
         """Whether events go to `subscription`."""
-        return subscription in self.groups.get(subscription.form, ())
+        return subscription in self.groups.get(subscription.fmt, ())
 
     def leave(self, subscription: Subscriber) -> None:
         """No event goes to `subscription` any more."""
         self.joining.pop(subscription, None)
-        group = self.groups.get(subscription.form)
+        group = self.groups.get(subscription.fmt)
         if group is not None and group.pop(subscription, None) is not None:
-            tally = self.tally(subscription.form)
+            tally = self.tally(subscription.fmt)
             subscription.events += tally.events
             subscription.sent += tally.sent
             if not group:
-                del self.groups[subscription.form]
+                del self.groups[subscription.fmt]

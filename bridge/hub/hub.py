@@ -17,9 +17,9 @@ from bridge.clock import Clock
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.hub.channel import Channel
-from bridge.hub.subscription import Outlet, Subscription
+from bridge.hub.subscription import ConnectionWriter, Subscription
 from bridge.telemetry.metrics import Metrics
-from bridge.wire.frames import Form, Frames, Wire, end_frame, notice_frame, pack, state_frame
+from bridge.wire.frames import Format, Frames, Transport, end_frame, notice_frame, pack, state_frame
 
 SLICE = 500  # writes before the event loop gets a turn: about 5 ms
 
@@ -47,7 +47,7 @@ class Hub:
         self._dirty: dict[Channel[Subscription], None] = {}
         self._gathered: dict[Subscription, list[bytes]] = {}
         self._room = SLICE
-        self._broadcast: Generator[None, None, None] | None = None
+        self._broadcasting: Generator[None, None, None] | None = None
         self.subscriptions: dict[Subscription, None] = {}
 
     # What the journal says
@@ -61,8 +61,8 @@ class Hub:
             self._count_conflated(channel)
         channel.hear(event)
         self._dirty[channel] = None
-        if self._broadcast is None:
-            self._broadcast = self._carry()
+        if self._broadcasting is None:
+            self._broadcasting = self._broadcast()
             asyncio.get_running_loop().call_soon(self._step)
 
     def noticed(self, key: TaskKey, notice: Notice) -> None:
@@ -72,12 +72,12 @@ class Hub:
         if channel is None:
             return
         channel.note(notice)
-        for form, group in list(channel.groups.items()):
-            silent = _answers_subscribe(form, notice)
-            frame = b"" if silent else pack(form, notice_frame(form, key, notice))
+        for fmt, group in list(channel.groups.items()):
+            silent = _answers_subscribe(fmt, notice)
+            frame = b"" if silent else pack(fmt, notice_frame(fmt, key, notice))
             for subscription in list(group):
                 if not silent and (subscription.waiting or subscription.gate.write_paused):
-                    subscription.owe_notice(key, notice)
+                    subscription.add_pending_notice(key, notice)
                     self._wait(subscription)
                     continue
                 self.write(subscription, frame)
@@ -95,10 +95,10 @@ class Hub:
     # Joining and leaving
 
     def reserve(
-        self, outlet: Outlet, *, label: str, ends_at: float, stays_open: bool = False
+        self, outlet: ConnectionWriter, *, label: str, ends_at: float, stays_open: bool = False
     ) -> Subscription:
         """A place for a connection; nothing is sent on it before `begin`."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         subscription = Subscription(
             outlet=outlet,
             label=label,
@@ -108,7 +108,7 @@ class Hub:
             last_write=now,
             write=outlet.write,
             gate=outlet.gate,
-            form=outlet.form,
+            fmt=outlet.fmt,
         )
         self.subscriptions[subscription] = None
         self._metrics.connected(label)
@@ -175,13 +175,13 @@ class Hub:
             (channel.key, notice)
             for channel in begun
             for notice in channel.notices.values()
-            if not _answers_subscribe(subscription.form, notice)
+            if not _answers_subscribe(subscription.fmt, notice)
         ]
-        burst += [notice_frame(subscription.form, key, notice) for key, notice in (*standing, *remarks)]
+        burst += [notice_frame(subscription.fmt, key, notice) for key, notice in (*standing, *remarks)]
         for _, notice in remarks:
             self._metrics.notices.labels(notice.code.value).inc()
         gathered = b"".join(self._gathered.pop(subscription, ()))
-        self.write(subscription, gathered + pack(subscription.form, b"".join(burst)))
+        self.write(subscription, gathered + pack(subscription.fmt, b"".join(burst)))
         for channel in channels:
             ended = newest.get(channel.key)
             if (
@@ -195,9 +195,9 @@ class Hub:
         if channel is None or channel.latest is not None or subscription.closing is not None:
             return
         alone = subscription.tasks == 1  # beside other tasks its cursor would go back
-        frame = state_frame(subscription.form, event, with_cursor=alone, retry=subscription.retry)
+        frame = state_frame(subscription.fmt, event, with_cursor=alone, retry=subscription.retry)
         subscription.retry = None
-        self.write(subscription, pack(subscription.form, frame))
+        self.write(subscription, pack(subscription.fmt, frame))
         self._metrics.sent(subscription.label, 1)
         subscription.events += 1
 
@@ -206,7 +206,7 @@ class Hub:
         channel = subscription.channels.pop(key, None)
         if channel is None:
             return
-        subscription.owed.discard(channel)
+        subscription.pending.discard(channel)
         if subscription.owed_notices:
             subscription.forget_notices(key)
         channel.leave(subscription)
@@ -219,7 +219,7 @@ class Hub:
         subscription.write = _nowhere
         for key in list(subscription.channels):
             self.part(subscription, key)
-        subscription.owed.clear()
+        subscription.pending.clear()
         subscription.owed_notices.clear()
         if subscription.closing is None:
             subscription.closing = Closing.GONE
@@ -229,7 +229,7 @@ class Hub:
         """End a connection cleanly, with a last word."""
         if subscription.closing is not None:
             return
-        self.write(subscription, pack(subscription.form, farewell))
+        self.write(subscription, pack(subscription.fmt, farewell))
         if closing is not Closing.FINISHED:
             self._metrics.notices.labels(NoticeCode.CLOSING.value).inc()
         subscription.closing = closing
@@ -268,20 +268,20 @@ class Hub:
     # Carrying
 
     def _step(self) -> None:
-        if self._broadcast is None:
+        if self._broadcasting is None:
             return
         self._room = SLICE
         try:
-            next(self._broadcast)
+            next(self._broadcasting)
         except StopIteration:
-            self._broadcast = None
+            self._broadcasting = None
             return
         except Exception:
             logger.exception("a bug ended a broadcast")
-            self._broadcast = self._carry()
+            self._broadcasting = self._broadcast()
         asyncio.get_running_loop().call_soon(self._step)
 
-    def _carry(self) -> Generator[None, None, None]:
+    def _broadcast(self) -> Generator[None, None, None]:
         """Write what is news, a slice at a time; news that comes meanwhile waits for the next round.
 
         The round keeps to the events it began with: a newer one written early would overtake others.
@@ -292,7 +292,7 @@ class Hub:
             ended: list[tuple[Subscription, Channel[Subscription]]] = []
             for channel, frames in turn:
                 if frames is not None:
-                    yield from self._carry_channel(channel, frames, ended, alone=len(turn) == 1)
+                    yield from self._broadcast_channel(channel, frames, ended, alone=len(turn) == 1)
             for subscription, written in self._gathered.items():
                 self.write(subscription, b"".join(written))
             self._gathered = {}
@@ -302,7 +302,7 @@ class Hub:
                 if self._room <= 0:
                     yield
 
-    def _carry_channel(
+    def _broadcast_channel(
         self,
         channel: Channel[Subscription],
         frames: Frames,
@@ -316,10 +316,10 @@ class Hub:
             if not waiter.done():
                 waiter.set_result(frames.event)
         offset = frames.event.cursor.offset
-        for form, group in list(channel.groups.items()):
-            data = frames.bytes_for(form)
-            label = form.wire.value
-            tally = channel.tally(form)
+        for fmt, group in list(channel.groups.items()):
+            data = frames.bytes_for(fmt)
+            label = fmt.transport.value
+            tally = channel.tally(fmt)
             tally.events += 1
             tally.sent += len(data)
             members = list(group)
@@ -336,13 +336,13 @@ class Hub:
                     counted[label] = counted.get(label, 0) + written
                 conflated[label] = conflated.get(label, 0) + skipped
                 if frames.event.state.status.final:
-                    ended += [(one, channel) for one in part if channel not in one.owed]
+                    ended += [(one, channel) for one in part if channel not in one.pending]
                 if self._room <= 0:
                     yield
-        now = self._clock.now()
+        now = self._clock.monotonic()
         channel.last_write = now
         seconds = now - frames.event.seen if frames.event.seen else None
-        self._metrics.carried(counted, conflated, seconds, task=channel.key.ref)
+        self._metrics.record_broadcast(counted, conflated, seconds, task=channel.key.ref)
 
     def _give(
         self,
@@ -365,7 +365,7 @@ class Hub:
             if subscription.waiting or subscription.gate.write_paused:
                 waiting += 1
                 _take_off(subscription, data)
-                skipped += subscription.owe(channel)
+                skipped += subscription.mark_pending(channel)
                 self._wait(subscription)
                 continue
             subscription.seen = offset
@@ -382,21 +382,21 @@ class Hub:
     def _expire(self, channel: Channel[Subscription]) -> None:
         """The key that looks is the viewers' own, and is worth nothing any more: the sweep ends them."""
         for subscription in [*channel.joining, *chain.from_iterable(channel.groups.values())]:
-            subscription.ends_at, subscription.ends_by = self._clock.now(), Closing.EXPIRED
+            subscription.ends_at, subscription.ends_by = self._clock.monotonic(), Closing.EXPIRED
 
     def _close_task(self, subscription: Subscription, channel: Channel[Subscription]) -> None:
         self.part(subscription, channel.key)
         if not subscription.channels and not subscription.stays_open:
-            self.finish(subscription, Closing.FINISHED, end_frame(subscription.form, subscription.tasks))
+            self.finish(subscription, Closing.FINISHED, end_frame(subscription.fmt, subscription.tasks))
 
     # Those who take less than they are sent
 
     def _wait(self, subscription: Subscription) -> None:
         if not subscription.waiting:
             subscription.waiting = True
-            subscription.outlet.when_writable(lambda: self._repay(subscription))
+            subscription.outlet.when_writable(lambda: self._flush_pending(subscription))
 
-    def _repay(self, subscription: Subscription) -> None:
+    def _flush_pending(self, subscription: Subscription) -> None:
         """The client reads again: give it the newest of each task it is owed."""
         subscription.waiting = False
         if subscription.closing is not None:
@@ -407,10 +407,10 @@ class Hub:
         burst = self._gathered.pop(subscription, [])
         for channel in behind:
             if channel.frames is not None:
-                burst.append(channel.frames.bytes_for(subscription.form))
+                burst.append(channel.frames.bytes_for(subscription.fmt))
                 self._bring_up(subscription, channel, channel.latest)
         burst += [
-            pack(subscription.form, notice_frame(subscription.form, key, notice))
+            pack(subscription.fmt, notice_frame(subscription.fmt, key, notice))
             for (key, _), notice in notices.items()
         ]
         self.write(subscription, b"".join(burst))
@@ -428,7 +428,7 @@ class Hub:
             (
                 channel
                 for channel in subscription.channels.values()
-                if _channel_offset(channel) > subscription.seen or channel in subscription.owed
+                if _channel_offset(channel) > subscription.seen or channel in subscription.pending
                 if channel.serves(subscription)
             ),
             key=_channel_offset,
@@ -440,7 +440,7 @@ class Hub:
         """Everything of `channel` up to `newest` is, or is about to be, written to `subscription`."""
         offset = newest.cursor.offset if newest is not None else 0
         channel.admit(subscription, offset)
-        subscription.owed.discard(channel)
+        subscription.pending.discard(channel)
         subscription.seen = max(subscription.seen, offset)
 
     def _broken(self, subscription: Subscription, error: Exception) -> None:
@@ -476,7 +476,7 @@ class Hub:
     def write(self, subscription: Subscription, data: bytes) -> None:
         """Write to one connection now; nothing, when it is gone."""
         if data:
-            subscription.last_write = self._clock.now()
+            subscription.last_write = self._clock.monotonic()
             subscription.sent += len(data)
             try:
                 subscription.write(data)
@@ -486,16 +486,16 @@ class Hub:
     def _current(self, subscription: Subscription, event: Event) -> bytes:
         channel = subscription.channels.get(event.key)
         if channel is None:
-            return state_frame(subscription.form, event, retry=subscription.retry)
+            return state_frame(subscription.fmt, event, retry=subscription.retry)
         channel.hear(event)
         frames = channel.frames if channel.latest is event else None
         return (frames or Frames(event)).first_for(
-            subscription.form, confirmed_at=channel.confirmed_at, retry=subscription.retry
+            subscription.fmt, confirmed_at=channel.confirmed_at, retry=subscription.retry
         )
 
     def _count_conflated(self, channel: Channel[Subscription]) -> None:
-        for form, group in channel.groups.items():
-            self._metrics.conflated.labels(form.wire.value).inc(len(group))
+        for fmt, group in channel.groups.items():
+            self._metrics.conflated.labels(fmt.transport.value).inc(len(group))
 
 
 def _lacking(
@@ -521,9 +521,9 @@ def _nowhere(_data: bytes) -> None:
     """Where the writes of a connection go that has left."""
 
 
-def _answers_subscribe(form: Form, notice: Notice) -> bool:
+def _answers_subscribe(fmt: Format, notice: Notice) -> bool:
     """On a WebSocket a 404 is the answer to a subscribe, with its id: see delivery/websocket.py."""
-    return form.wire is Wire.WEBSOCKET and notice.code is NoticeCode.TASK_NOT_FOUND
+    return fmt.transport is Transport.WEBSOCKET and notice.code is NoticeCode.TASK_NOT_FOUND
 
 
 def _offset(event: Event) -> int:

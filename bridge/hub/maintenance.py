@@ -18,7 +18,7 @@ BUSY_RETRY_SECONDS = (5.0, 15.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SweepSettings:
+class MaintenanceSettings:
     """When a connection is spoken to, ended, or given up; all in seconds.
 
     Args:
@@ -30,10 +30,12 @@ class SweepSettings:
     period_seconds: float = 1.0
 
 
-class Sweep:
+class ConnectionMaintenance:
     """Looks after every connection, so that none needs a timer of its own."""
 
-    def __init__(self, hub: Hub, clock: Clock, random: Callable[[], float], settings: SweepSettings) -> None:
+    def __init__(
+        self, hub: Hub, clock: Clock, random: Callable[[], float], settings: MaintenanceSettings
+    ) -> None:
         self._hub = hub
         self._clock = clock
         self._random = random
@@ -49,7 +51,7 @@ class Sweep:
         """One round, a slice at a time."""
         for number, subscription in enumerate(list(self._hub.subscriptions), start=1):
             if subscription.closing is None:
-                self._look_after(subscription, self._clock.now())
+                self._check(subscription, self._clock.monotonic())
             if number % SLICE == 0:
                 await asyncio.sleep(0)
 
@@ -66,20 +68,20 @@ class Sweep:
     def close(self, subscription: Subscription, closing: Closing) -> None:
         """Tell a client why its connection ends and when to come back, then end it."""
         retry = retry_milliseconds(self._random(), busy=closing is Closing.OVER_CAPACITY)
-        farewell = closing_frame(subscription.form, closing, CLOSING_SENTENCES[closing], retry=retry)
+        farewell = closing_frame(subscription.fmt, closing, CLOSING_SENTENCES[closing], retry=retry)
         self._hub.finish(subscription, closing, farewell)
 
-    def _look_after(self, subscription: Subscription, now: float) -> None:
-        if self._gives_up(subscription, now):
+    def _check(self, subscription: Subscription, now: float) -> None:
+        if self._is_stalled(subscription, now):
             self._hub.drop(subscription, Closing.SLOW)
         elif now >= subscription.ends_at:
             self.close(subscription, subscription.ends_by)
         elif now - _last_write(subscription) >= self._settings.keepalive_seconds:
             if not subscription.gate.write_paused:
-                self._hub.write(subscription, keepalive(subscription.form))
+                self._hub.write(subscription, keepalive(subscription.fmt))
             subscription.last_write = now
 
-    def _gives_up(self, subscription: Subscription, now: float) -> bool:
+    def _is_stalled(self, subscription: Subscription, now: float) -> bool:
         unsent = subscription.outlet.unsent
         if unsent == 0 or subscription.stuck_since is None or unsent < subscription.stuck_bytes:
             subscription.stuck_since = now if unsent else None
@@ -100,10 +102,10 @@ CLOSING_SENTENCES = {
 }
 
 
-def retry_milliseconds(chance: float, *, busy: bool = False) -> int:
+def retry_milliseconds(rng: float, *, busy: bool = False) -> int:
     """How long a client should wait before it comes back, spread by chance."""
     least, most = BUSY_RETRY_SECONDS if busy else RETRY_SECONDS
-    return int(1000 * (least + (most - least) * chance))
+    return int(1000 * (least + (most - least) * rng))
 
 
 def _last_write(subscription: Subscription) -> float:

@@ -9,10 +9,10 @@ from typing import Protocol
 from bridge.core.event import Closing, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.hub.channel import Channel
-from bridge.wire.frames import Form
+from bridge.wire.frames import Format
 
 
-class Gate(Protocol):
+class FlowControl(Protocol):
     """Where it stands whether a client takes less than it is sent.
 
     The server's own object where that has it as an attribute: to ask is most of what a delivery costs
@@ -24,13 +24,13 @@ class Gate(Protocol):
         """Whether nothing more should be written now."""
 
 
-class Outlet(Protocol):
+class ConnectionWriter(Protocol):
     """How bytes leave for one client. Every method returns at once."""
 
-    form: Form
+    fmt: Format
 
     @property
-    def gate(self) -> Gate:
+    def gate(self) -> FlowControl:
         """Whether the client takes what it is sent."""
 
     @property
@@ -70,18 +70,18 @@ class Subscription:
         seen: Offset of the newest event written.
     """
 
-    outlet: Outlet
+    outlet: ConnectionWriter
     label: str
     stays_open: bool
     ends_at: float
     last_write: float
     write: Callable[[bytes], None]
-    gate: Gate
-    form: Form
+    gate: FlowControl
+    fmt: Format
     tasks: int = 0
     seen: int = 0
     channels: dict[TaskKey, Channel[Subscription]] = field(default_factory=dict)
-    owed: set[Channel[Subscription]] = field(default_factory=set)
+    pending: set[Channel[Subscription]] = field(default_factory=set)
     owed_notices: dict[tuple[TaskKey, NoticeCode], Notice] = field(default_factory=dict)
     waiting: bool = False
     closing: Closing | None = None
@@ -93,22 +93,22 @@ class Subscription:
     events: int = 0
     sent: int = 0
 
-    def use(self, outlet: Outlet) -> None:
+    def use(self, outlet: ConnectionWriter) -> None:
         """From now on bytes leave there."""
         self.outlet, self.write, self.gate = outlet, outlet.write, outlet.gate
 
-    def owe(self, channel: Channel[Subscription]) -> bool:
+    def mark_pending(self, channel: Channel[Subscription]) -> bool:
         """Remember that `channel` has news for a client that takes none now.
 
         Returns:
             Whether older news of the same task was still owed and is now skipped.
         """
-        if channel in self.owed:
+        if channel in self.pending:
             return True
-        self.owed.add(channel)
+        self.pending.add(channel)
         return False
 
-    def owe_notice(self, key: TaskKey, notice: Notice) -> None:
+    def add_pending_notice(self, key: TaskKey, notice: Notice) -> None:
         """Remember a notice; one of each kind a task, `fresh` takes back the others."""
         if notice.code is NoticeCode.FRESH:
             self.forget_notices(key)
@@ -116,4 +116,6 @@ class Subscription:
 
     def forget_notices(self, key: TaskKey) -> None:
         """Owe no notice of `key` any more."""
-        self.owed_notices = {place: owed for place, owed in self.owed_notices.items() if place[0] != key}
+        self.owed_notices = {
+            place: pending for place, pending in self.owed_notices.items() if place[0] != key
+        }

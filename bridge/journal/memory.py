@@ -13,7 +13,7 @@ from bridge.core.task import State, TaskKey
 from bridge.journal.base import Follower
 
 EVENTS_PER_TASK = 256
-FORGET_AT_ONCE = 64
+FORGET_BATCH = 64
 
 
 class MemoryJournal:
@@ -81,8 +81,8 @@ class MemoryJournal:
 
         The newest task stays, whatever its state says of its age.
         """
-        oldest = self._clock.wall() - self._retention
-        for _ in range(FORGET_AT_ONCE):
+        oldest = self._clock.time() - self._retention
+        for _ in range(FORGET_BATCH):
             if len(self._tasks) == 1:
                 return
             key = next(iter(self._tasks))

@@ -7,10 +7,10 @@ import gc
 import sys
 
 MANY = 5_000
-FULL_HOUSE_SECONDS = 30.0
+MIN_TRIM_INTERVAL_SECONDS = 30.0
 
 
-class Crowd:
+class MemoryTrimmer:
     """Tells when it is worth to free what ended connections left: asked at regular intervals.
 
     A full collection stops everybody, for some 30 µs a connection that is open: it comes when many have
@@ -24,7 +24,7 @@ class Crowd:
         self._before = 0  # ended connections when last asked
         self._leaving = False
 
-    def has_left(self, *, ended: int, still_open: int, now: float) -> bool:
+    def should_trim(self, *, ended: int, still_open: int, now: float) -> bool:
         """Whether to free now; whoever asks then does.
 
         Args:
@@ -32,7 +32,7 @@ class Crowd:
             now: Monotonic seconds.
         """
         gone = ended - self._freed
-        in_time = still_open < max(gone, MANY) or now - self._freed_at >= FULL_HOUSE_SECONDS
+        in_time = still_open < max(gone, MANY) or now - self._freed_at >= MIN_TRIM_INTERVAL_SECONDS
         many = gone >= MANY and in_time
         settled = self._leaving and ended == self._before and in_time
         self._before = ended

@@ -20,16 +20,16 @@ from websockets import http11
 from bridge.app import Bridge
 from bridge.config.settings import operations_address
 from bridge.errors import TooLarge
-from bridge.server.memory import Crowd, free
+from bridge.server.memory import MemoryTrimmer, free
 
 BACKLOG = 4096
 SEND_BUFFER = 64 * 1024
 GC_THRESHOLDS = (50_000, 50, 100)
 COLLECT_PERIOD_SECONDS = 5.0
-LAST_GRACE_SECONDS = 5
-AT_ONCE_SECONDS = 1
+SHUTDOWN_GRACE_SECONDS = 5
+IMMEDIATE_SECONDS = 1
 MAX_WS_MESSAGE = 64 * 1024
-LEAST_BODY_RATE = 1000.0
+MIN_BODY_RATE = 1000.0
 SLICE = 1000
 _TOO_SLOW_PROBLEM = (
     b'{"type":"about:blank","title":"invalid request","status":408,"code":"invalid_request",'
@@ -113,11 +113,11 @@ class DrainingServer(uvicorn.Server):
     async def _collect(self) -> None:
         """Free what a crowd has left. The WebSocket library makes a circle of each connection, for one."""
         assert self._loop is not None
-        crowd = Crowd()
+        crowd = MemoryTrimmer()
         while True:
             await asyncio.sleep(COLLECT_PERIOD_SECONDS)
             began, bridge = self._loop.time(), self._bridge
-            if crowd.has_left(ended=bridge.ended_streams, still_open=bridge.open_streams, now=began):
+            if crowd.should_trim(ended=bridge.ended_streams, still_open=bridge.open_streams, now=began):
                 found = free()
                 took = self._loop.time() - began
                 logger.debug("collected", extra={"objects": found, "seconds": round(took, 4)})
@@ -130,8 +130,10 @@ class DrainingServer(uvicorn.Server):
         while True:
             await asyncio.sleep(period)
             for number, connection in enumerate(list(self.server_state.connections), start=1):
-                if isinstance(connection, BoundedRequest):
-                    connection.hurry(self._loop.time(), settings.header_seconds, settings.body_seconds)
+                if isinstance(connection, TimeLimitedRequest):
+                    connection.check_timeout(
+                        self._loop.time(), settings.header_seconds, settings.body_seconds
+                    )
                 if number % SLICE == 0:
                     await asyncio.sleep(0)
 
@@ -154,7 +156,7 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets=sockets)
         if self.force_exit:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.lifespan.shutdown(), AT_ONCE_SECONDS)
+                await asyncio.wait_for(self.lifespan.shutdown(), IMMEDIATE_SECONDS)
 
     def _stop(self) -> None:
         self.should_exit = True
@@ -172,7 +174,7 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-class BoundedRequest(HttpToolsProtocol):
+class TimeLimitedRequest(HttpToolsProtocol):
     """Takes no request without end, in bytes or in time; the parser itself would keep and wait for all of it.
 
     Attributes:
@@ -228,7 +230,7 @@ class BoundedRequest(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Each byte buys time, but never more than a stall may last."""
         if self._waits_since is not None:
-            self._waits_since = min(self._waits_since + len(body) / LEAST_BODY_RATE, self.loop.time())
+            self._waits_since = min(self._waits_since + len(body) / MIN_BODY_RATE, self.loop.time())
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -237,7 +239,7 @@ class BoundedRequest(HttpToolsProtocol):
         self._waits_since = None
         super().on_message_complete()
 
-    def hurry(self, now: float, header_seconds: float, body_seconds: float) -> None:
+    def check_timeout(self, now: float, header_seconds: float, body_seconds: float) -> None:
         """Hang up on a client that keeps us waiting for its request.
 
         A response that has begun is never touched, whatever the client still owes.
@@ -280,7 +282,7 @@ class BoundedRequest(HttpToolsProtocol):
         self.transport.close()
 
 
-class SocketGate:
+class WebSocketFlowControl:
     """Whether a WebSocket's client takes what it is sent; see `bridge.hub.subscription.Gate`.
 
     An object of its own, because the protocol has more attributes than Python keeps at hand.
@@ -292,12 +294,12 @@ class SocketGate:
         self.write_paused = False
 
 
-class GatedSocket(WebSocketsSansIOProtocol):
+class FlowControlledWebSocket(WebSocketsSansIOProtocol):
     """Says with an attribute whether the client takes what it is sent."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A handshake begins."""
-        self.gate = SocketGate()
+        self.gate = WebSocketFlowControl()
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -323,8 +325,8 @@ def _config(app: ASGIApp, *, max_head_bytes: int) -> uvicorn.Config:
     http11.MAX_LINE_LENGTH = max_head_bytes
     return uvicorn.Config(
         app,
-        http=type("Bounded", (BoundedRequest,), {"__slots__": (), "max_head_bytes": max_head_bytes}),
-        ws=GatedSocket,
+        http=type("Bounded", (TimeLimitedRequest,), {"__slots__": (), "max_head_bytes": max_head_bytes}),
+        ws=FlowControlledWebSocket,
         ws_per_message_deflate=False,
         ws_max_size=MAX_WS_MESSAGE,
         access_log=False,
@@ -332,7 +334,7 @@ def _config(app: ASGIApp, *, max_head_bytes: int) -> uvicorn.Config:
         backlog=BACKLOG,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=LAST_GRACE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_SECONDS,
         lifespan="on",
     )
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from bridge.simulator.desk import Desk, Order, bearer_key, media_of, not_found, read_json
+from bridge.simulator.desk import Order, ProviderDesk, bearer_key, media_of, not_found, read_json
 from bridge.simulator.files import file_url
 from bridge.simulator.life import Media, Stage, dice
 from bridge.simulator.replies import Refusal, Reply, json_reply
-from bridge.simulator.streams import Streams
+from bridge.simulator.streams import StreamPlayer
 from bridge.simulator.tasks import Json, Task, View, ulid
 from bridge.simulator.world import World
 
@@ -93,8 +93,8 @@ class ByteSpike:
     def __init__(self, world: World) -> None:
         self.world = world
         self.voice = ByteSpikeVoice(world)
-        self.desk = Desk(world, self.voice, read_key=either_key)
-        self.streams = Streams(self.desk)
+        self.desk = ProviderDesk(world, self.voice, read_key=either_key)
+        self.streams = StreamPlayer(self.desk)
 
     def routes(self) -> list[web.RouteDef]:
         guarded, base = self.desk.guarded, "/bytespike/v1"

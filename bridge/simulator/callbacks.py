@@ -47,7 +47,7 @@ async def unfold(task: Task, waits: Waits) -> AsyncIterator[View]:
         yield view
 
 
-class Callbacks:
+class CallbackSender:
     """One coroutine per task with a `callback_url`; all of them end with `close`."""
 
     def __init__(self, waits: Waits, challenge_seconds: float) -> None:

@@ -15,7 +15,7 @@ class Alarm(Protocol):
     def cancel(self) -> None: ...
 
 
-class Clock(Protocol):
+class SimulatorClock(Protocol):
     def now(self) -> float:
         """Unix seconds."""
 
@@ -105,7 +105,7 @@ class ManualClock:
 class Waits:
     """Every place where the simulator waits by its clock, so that all of them can be ended at once."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: SimulatorClock) -> None:
         self.clock = clock
         self._open: set[asyncio.Future[None]] = set()
         self._closed = False

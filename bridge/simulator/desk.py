@@ -46,7 +46,7 @@ class Order:
     faults: tuple[Fault, ...] = ()
 
 
-class Desk:
+class ProviderDesk:
     """Where the calls of one provider arrive.
 
     Args:

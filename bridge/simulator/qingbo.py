@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from bridge.simulator.desk import Desk, Order, media_of
+from bridge.simulator.desk import Order, ProviderDesk, media_of
 from bridge.simulator.files import file_url
 from bridge.simulator.life import Media, Stage, dice
 from bridge.simulator.replies import Refusal, Reply, json_reply
@@ -97,7 +97,7 @@ class Qingbo:
     def __init__(self, world: World) -> None:
         self.world = world
         self.voice = QingboVoice(world.seed)
-        self.desk = Desk(world, self.voice)
+        self.desk = ProviderDesk(world, self.voice)
 
     def routes(self) -> list[web.RouteDef]:
         guarded = self.desk.guarded

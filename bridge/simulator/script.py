@@ -16,7 +16,7 @@ class BadScript(ValueError):
 
 
 @dataclass(slots=True, kw_only=True)
-class Answer:
+class ScriptedAnswer:
     """One answer of a status call, encoded once."""
 
     status: int
@@ -32,20 +32,20 @@ class Answer:
 class Script:
     """A scripted task: it belongs to every key, and its last answer repeats."""
 
-    answers: list[Answer]
+    answers: list[ScriptedAnswer]
     stream: list[bytes] | None = None
     hold: bool = False
     asked: int = 0
     wakeups: set[asyncio.Future[None]] = field(default_factory=set)
 
-    def next(self) -> Answer | None:
+    def next(self) -> ScriptedAnswer | None:
         if not self.answers:
             return None
         answer = self.answers[min(self.asked, len(self.answers) - 1)]
         self.asked += 1
         return answer
 
-    def add(self, answers: list[Answer], *, instead: bool) -> None:
+    def add(self, answers: list[ScriptedAnswer], *, instead: bool) -> None:
         """Appends answers; `instead` forgets the old ones and starts with the new."""
         if instead:
             self.answers = answers
@@ -82,13 +82,13 @@ def parse_script(raw: Mapping[str, object]) -> Script:
     )
 
 
-def parse_answers(raw: object) -> list[Answer]:
+def parse_answers(raw: object) -> list[ScriptedAnswer]:
     if not isinstance(raw, Sequence) or isinstance(raw, str):
         raise BadScript("answers are a list")
     return [_parse_answer(each) for each in raw]
 
 
-def _parse_answer(raw: object) -> Answer:
+def _parse_answer(raw: object) -> ScriptedAnswer:
     if not isinstance(raw, Mapping):
         raise BadScript("an answer is an object with status, headers, body and delay")
     body = raw.get("body", {})
@@ -101,4 +101,4 @@ def _parse_answer(raw: object) -> Answer:
     if not isinstance(status, int) or not isinstance(delay, int | float):
         raise BadScript("status and delay are numbers")
     encoded = body.encode() if isinstance(body, str) else orjson.dumps(body)
-    return Answer(status=status, body=encoded, headers=headers, delay=float(delay))
+    return ScriptedAnswer(status=status, body=encoded, headers=headers, delay=float(delay))

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from bridge.simulator import files
 from bridge.simulator.bytespike import ByteSpike
-from bridge.simulator.callbacks import Callbacks
-from bridge.simulator.clock import Clock, ManualClock, RealClock, Waits
+from bridge.simulator.callbacks import CallbackSender
+from bridge.simulator.clock import ManualClock, RealClock, SimulatorClock, Waits
 from bridge.simulator.control import Control
 from bridge.simulator.faults import FaultBook, parse_faults
 from bridge.simulator.framing import parse_framing
@@ -27,14 +27,18 @@ GRACE_SECONDS = 0.2
 WORLD = web.AppKey("world", World)
 
 
-class Place(Protocol):
+class ProviderMount(Protocol):
     """Somewhere calls arrive."""
 
     def routes(self) -> list[web.RouteDef]: ...
 
 
 # Written by hand, from the documents: what they do goes beyond their recordings.
-WRITTEN: Mapping[str, Callable[[World], Place]] = {"qingbo": Qingbo, "vapi": Vapi, "bytespike": ByteSpike}
+WRITTEN: Mapping[str, Callable[[World], ProviderMount]] = {
+    "qingbo": Qingbo,
+    "vapi": Vapi,
+    "bytespike": ByteSpike,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +88,7 @@ def make_app(options: SimulatorOptions) -> web.Application:
     if options.speed <= 0:
         raise ValueError("speed is a positive number")
     parse_framing(options.framing)
-    clock: Clock = ManualClock() if options.manual_clock else RealClock()
+    clock: SimulatorClock = ManualClock() if options.manual_clock else RealClock()
     waits = Waits(clock)
     presets = tuple(dict.fromkeys(options.presets))
     world = World(
@@ -97,7 +101,7 @@ def make_app(options: SimulatorOptions) -> web.Application:
         clock=clock,
         waits=waits,
         book=FaultBook(options.seed, parse_faults(options.faults), options.fault_rate),
-        callbacks=Callbacks(waits, options.challenge_seconds),
+        callbacks=CallbackSender(waits, options.challenge_seconds),
     )
     app = web.Application(client_max_size=BODY_LIMIT)
     app[WORLD] = world
@@ -123,7 +127,7 @@ def _reason(name: str) -> str:
     return ""
 
 
-def _place(name: str, world: World, load: Callable[[str], Preset]) -> Place:
+def _place(name: str, world: World, load: Callable[[str], Preset]) -> ProviderMount:
     make = WRITTEN.get(name)
     return make(world) if make else RecordedProvider(world, load(name))
 

@@ -5,7 +5,7 @@ import asyncio
 from aiohttp import web
 
 from bridge.simulator.callbacks import unfold
-from bridge.simulator.desk import Desk, not_found, seen
+from bridge.simulator.desk import ProviderDesk, not_found, seen
 from bridge.simulator.framing import BadFraming, Framer, parse_framing
 from bridge.simulator.replies import Refusal, hang_up, json_reply
 from bridge.simulator.script import Script
@@ -34,8 +34,8 @@ class Pen:
                 await self._response.write(piece)
 
 
-class Streams:
-    def __init__(self, desk: Desk) -> None:
+class StreamPlayer:
+    def __init__(self, desk: ProviderDesk) -> None:
         self._desk = desk
         self._world = desk.world
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from bridge.simulator.desk import Desk, Order, media_of, not_found
+from bridge.simulator.desk import Order, ProviderDesk, media_of, not_found
 from bridge.simulator.life import dice
 from bridge.simulator.replies import Refusal, Reply, json_reply
 from bridge.simulator.tasks import Json, Task, View, digits
@@ -41,7 +41,7 @@ class Vapi:
     def __init__(self, world: World) -> None:
         self.world = world
         self.voice = VapiVoice(world.seed)
-        self.desk = Desk(world, self.voice)
+        self.desk = ProviderDesk(world, self.voice)
 
     def routes(self) -> list[web.RouteDef]:
         guarded = self.desk.guarded

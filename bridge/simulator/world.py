@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from bridge.simulator.callbacks import Callbacks
+from bridge.simulator.callbacks import CallbackSender
 from bridge.simulator.calls import Calls
-from bridge.simulator.clock import Clock, Waits
+from bridge.simulator.clock import SimulatorClock, Waits
 from bridge.simulator.faults import FaultBook
 from bridge.simulator.script import Script
 from bridge.simulator.tasks import Store
@@ -26,10 +26,10 @@ class World:
     framing: str
     sync_seconds: float
     heartbeat_seconds: float
-    clock: Clock
+    clock: SimulatorClock
     waits: Waits
     book: FaultBook
-    callbacks: Callbacks
+    callbacks: CallbackSender
     store: Store = field(default_factory=Store)
     calls: Calls = field(default_factory=Calls)
     scripts: dict[tuple[str, str], Script] = field(default_factory=dict)

@@ -43,7 +43,7 @@ class _Account:
     upstreams: dict[str, Upstream] = field(default_factory=dict)
 
 
-class Accounts:
+class AccountRegistry:
     """Who brought a key, and each upstream as that key sees it.
 
     Args:
@@ -73,7 +73,7 @@ class Accounts:
         """
         return account in self._accounts and shown_at > self._refused_at.get((name, account), _NEVER)
 
-    def trusts(self, key: str) -> bool:
+    def is_verified(self, key: str) -> bool:
         """Whether an upstream has taken this key before."""
         here = self._accounts.get(self._name(key))
         return here is not None and here.proven
@@ -81,15 +81,15 @@ class Accounts:
     def enter(self, key: str) -> str:
         """Keep a key for as long as it is used; the account it stands for."""
         account = self._name(key)
-        here = self._accounts.setdefault(account, _Account(key, self._clock.now()))
-        here.used_at = self._clock.now()
+        here = self._accounts.setdefault(account, _Account(key, self._clock.monotonic()))
+        here.used_at = self._clock.monotonic()
         return account
 
     def hold(self, account: str, seconds: float) -> None:
         """Keep the key of an account for so long at least."""
         here = self._accounts.get(account)
         if here is not None:
-            here.held_until = max(here.held_until, self._clock.now() + seconds)
+            here.held_until = max(here.held_until, self._clock.monotonic() + seconds)
 
     def prove(self, account: str) -> None:
         """An upstream took the key."""
@@ -110,15 +110,15 @@ class Accounts:
         here = self._accounts.get(account)
         if here is None:
             raise Unauthenticated("send the key of the provider again")
-        if self._clock.now() - self._refused_at.get((name, account), _NEVER) < REFUSED_SECONDS:
+        if self._clock.monotonic() - self._refused_at.get((name, account), _NEVER) < REFUSED_SECONDS:
             raise Unauthenticated(REFUSED_SENTENCE)
-        here.used_at = self._clock.now()
+        here.used_at = self._clock.monotonic()
         view = here.upstreams.get(name)
         if view is None:
             view = here.upstreams[name] = self._view(own, account, here.key)
         return view
 
-    def expelled(self) -> list[tuple[str, str]]:
+    def revoked(self) -> list[tuple[str, str]]:
         """Upstream and account of the keys that were refused since the last call."""
         gone = list(self._expelled)
         self._expelled.clear()
@@ -133,7 +133,7 @@ class Accounts:
         Returns:
             The accounts whose keys are gone.
         """
-        now = self._clock.now()
+        now = self._clock.monotonic()
         for account in busy:
             if account in self._accounts:
                 self._accounts[account].used_at = now
@@ -158,11 +158,11 @@ class Accounts:
             credential = credential_of(own.dialect, key, self._clock)
         except InvalidRequest:
             raise Unauthenticated("this is no key of that provider") from None
-        return own.on_behalf(account, credential, refused=partial(self._refuse, own.name, account))
+        return own.for_account(account, credential, refused=partial(self._refuse, own.name, account))
 
     def _refuse(self, name: str, account: str) -> None:
         """The upstream takes this key no more: not asked with it for a while, and its viewers are to go."""
-        self._refused_at[name, account] = self._clock.now()
+        self._refused_at[name, account] = self._clock.monotonic()
         self._expelled[name, account] = None
 
 

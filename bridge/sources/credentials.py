@@ -11,7 +11,7 @@ from bridge.dialects.credentials import HOOKS, Mint, check_key
 
 RENEWED_BEFORE_SECONDS = 300.0
 MASK = b"***"
-SHORTEST_HIDDEN = 8  # what is shorter is a key of a test, and may be a word of any document
+MIN_HIDDEN = 8  # what is shorter is a key of a test, and may be a word of any document
 
 
 class Credential(Protocol):
@@ -54,7 +54,7 @@ class MintedCredential:
 
     def headers(self) -> Mapping[str, str]:
         """Headers that will be good for some minutes yet."""
-        now = self._clock.wall()
+        now = self._clock.time()
         # Not from before it was made either: a clock that was set back makes it a credential of the future.
         if not self._good_from <= now < self._good_until:
             minted = self._mint(self._api_key, now)
@@ -87,4 +87,4 @@ def credential_of(dialect: Dialect, api_key: str, clock: Clock) -> Credential:
 
 
 def _hidden(api_key: str) -> bytes:
-    return api_key.encode() if len(api_key) >= SHORTEST_HIDDEN else b""
+    return api_key.encode() if len(api_key) >= MIN_HIDDEN else b""

@@ -13,7 +13,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from bridge.dialects.base import Answer, Request
+from bridge.dialects.base import HttpResponse, Request
 from bridge.dialects.hosts import Hosts
 from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable, UpstreamUnreachable
 from bridge.sources.credentials import Credential
@@ -57,7 +57,7 @@ class Session:
             timeout=self._timeout,
         )
 
-    async def ask(self, request: Request, timeout_seconds: float | None = None) -> Answer:
+    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
         """Make one call, once: a POST is never sent again, whatever becomes of its connection.
 
         Args:
@@ -79,12 +79,12 @@ class Session:
                 timeout=self._timeout if timeout_seconds is None else _timeout(timeout_seconds),
             ) as response:
                 body = self._credential.hide(await _bounded(response))
-                return Answer(response.status, response.headers, body)  # they match in any case
+                return HttpResponse(response.status, response.headers, body)  # they match in any case
         except _THEIR_ERRORS as error:
             raise _our_error(error) from error
 
     @asynccontextmanager
-    async def listen(self, request: Request) -> AsyncIterator[tuple[Answer, AsyncIterator[bytes]]]:
+    async def listen(self, request: Request) -> AsyncIterator[tuple[HttpResponse, AsyncIterator[bytes]]]:
         """Open a stream; yields its head and its bytes as they come.
 
         Raises:
@@ -107,7 +107,7 @@ class Session:
             ) as response:
                 is_stream = response.status == 200 and response.content_type == "text/event-stream"
                 body = b"" if is_stream else self._credential.hide(await _bounded(response))
-                yield Answer(response.status, response.headers, body), response.content.iter_any()
+                yield HttpResponse(response.status, response.headers, body), response.content.iter_any()
         except _THEIR_ERRORS as error:
             raise _our_error(error) from error
 

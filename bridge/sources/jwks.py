@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 Key = TypeVar("Key")
 
 
-class Published(Generic[Key]):
+class JwksCache(Generic[Key]):
     """Keys somebody publishes, as they were when they could last be had.
 
     Args:
@@ -68,16 +68,16 @@ class Published(Generic[Key]):
         Or anybody who sends nonsense would make us ask and ask.
         """
         async with self._lock:  # who waited here finds that it was tried just now
-            if self._clock.now() - self._tried_at < REFETCH_SECONDS:
+            if self._clock.monotonic() - self._tried_at < REFETCH_SECONDS:
                 return
-            self._tried_at = self._clock.now()
+            self._tried_at = self._clock.monotonic()
             try:
                 keys = keys_in(await self._fetch(), self._read)
             except UpstreamError as error:
                 logger.warning("the keys for %s cannot be had", self._purpose, extra={"error": str(error)})
                 return
             if keys:
-                self.keys, self.fetched_at = keys, self._clock.now()
+                self.keys, self.fetched_at = keys, self._clock.monotonic()
             else:
                 logger.warning("there are no usable keys for %s where they should be", self._purpose)
 
@@ -90,7 +90,7 @@ class PublicKeys:
     """
 
     def __init__(self, fetch: Fetch, clock: Clock) -> None:
-        self._published = Published(fetch, read_ed25519, clock, purpose="callbacks")
+        self._published = JwksCache(fetch, read_ed25519, clock, purpose="callbacks")
         self._clock = clock
 
     async def signed(self, signature: bytes, message: bytes) -> bool | None:
@@ -98,7 +98,7 @@ class PublicKeys:
 
         An unknown key may be a new one: then they are fetched again, at most once a minute.
         """
-        if self._clock.now() - self._published.fetched_at > KEPT_SECONDS:
+        if self._clock.monotonic() - self._published.fetched_at > KEPT_SECONDS:
             await self._published.refresh()
         if not self._published.keys:
             return None

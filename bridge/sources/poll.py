@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bridge.core.task import Observation
-from bridge.dialects.base import Answer, Request
+from bridge.dialects.base import HttpResponse, Request
 from bridge.errors import InvalidRequest, TaskNotFound, UpstreamError
 from bridge.sources.upstream import Upstream
 
 JSON = "application/json"
 
-_REMEMBERED_BYTES = 256 * 1024
+_MAX_CACHED_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class CachedResponse:
     """The newest answer to a status call, as the provider gave it.
 
     Args:
@@ -30,7 +30,7 @@ class Shown:
 
 
 @dataclass(slots=True)
-class Memory:
+class PollCache:
     """The last answer about one task, to know an unchanged one by its bytes; and how to ask again.
 
     Args:
@@ -45,12 +45,12 @@ class Memory:
     at: float | None = None
 
     @property
-    def shown(self) -> Shown | None:
+    def shown(self) -> CachedResponse | None:
         """What is remembered; None before the first answer."""
-        return None if self.at is None else Shown(self.status, self.content_type, self.body, self.at)
+        return None if self.at is None else CachedResponse(self.status, self.content_type, self.body, self.at)
 
 
-async def look(upstream: Upstream, task_id: str, memory: Memory) -> Observation | None:
+async def poll(upstream: Upstream, task_id: str, memory: PollCache) -> Observation | None:
     """Look at a task once; None when the provider says exactly what it said before.
 
     Cancellation: `memory` is only changed after an answer was read whole.
@@ -66,17 +66,17 @@ async def look(upstream: Upstream, task_id: str, memory: Memory) -> Observation 
     try:
         answer = await upstream.ask("status", request, task_id=task_id)
         if _repeats(answer, memory):
-            upstream.went("status", outcome="not_modified" if answer.status == 304 else "ok")
-            memory.at = upstream.clock.now()
+            upstream.record_call("status", outcome="not_modified" if answer.status == 304 else "ok")
+            memory.at = upstream.clock.monotonic()
             return None
         seen = await _read(upstream, answer, task_id)
     except UpstreamError as error:
-        upstream.went("status", error)
+        upstream.record_call("status", error)
         raise
-    upstream.went("status")
-    memory.body = answer.body if len(answer.body) <= _REMEMBERED_BYTES else None
+    upstream.record_call("status")
+    memory.body = answer.body if len(answer.body) <= _MAX_CACHED_BYTES else None
     memory.etag = answer.headers.get("etag")
-    memory.status, memory.at = answer.status, upstream.clock.now()
+    memory.status, memory.at = answer.status, upstream.clock.monotonic()
     content_type = answer.headers.get("content-type", JSON)
     memory.content_type = JSON if content_type == JSON else content_type  # one text for all of them
     return seen
@@ -94,9 +94,9 @@ async def find(upstream: Upstream, request: Request) -> Observation:
         if seen.task_id is None:
             raise TaskNotFound("the upstream's answer names no task")
     except UpstreamError as error:
-        upstream.went("alias", error)
+        upstream.record_call("alias", error)
         raise
-    upstream.went("alias")
+    upstream.record_call("alias")
     return seen
 
 
@@ -107,7 +107,7 @@ def _question(upstream: Upstream, task_id: str) -> Request:
         raise TaskNotFound(str(error)) from error  # no id of this provider looks like that
 
 
-async def _read(upstream: Upstream, answer: Answer, task_id: str) -> Observation:
+async def _read(upstream: Upstream, answer: HttpResponse, task_id: str) -> Observation:
     found = upstream.dialect.read_status(answer, task_id)
     if found.follow is None:
         return found.observation
@@ -115,7 +115,7 @@ async def _read(upstream: Upstream, answer: Answer, task_id: str) -> Observation
     return upstream.dialect.read_follow_up(found.observation, followed)
 
 
-def _repeats(answer: Answer, memory: Memory) -> bool:
+def _repeats(answer: HttpResponse, memory: PollCache) -> bool:
     if answer.status == 304:
         return memory.etag is not None
     return answer.status == 200 and memory.body is not None and answer.body == memory.body

@@ -75,7 +75,7 @@ class Verifier:
             return await self._fal(self._signature, headers, body)
         if self._check is None:
             return Proof.NONE
-        return Proof.GOOD if self._check(headers, body, self._clock.wall()) else Proof.WRONG
+        return Proof.GOOD if self._check(headers, body, self._clock.time()) else Proof.WRONG
 
     async def _fal(self, signature: Signature, headers: Headers, body: bytes) -> Proof:
         if self._keys is None:
@@ -85,7 +85,7 @@ class Verifier:
         told = [part for part in parts if part is not None]
         if sealed is None or len(told) < len(parts):
             return Proof.WRONG
-        if not _timely(told[2], self._clock.wall(), signature.tolerance_seconds):
+        if not _timely(told[2], self._clock.time(), signature.tolerance_seconds):
             return Proof.WRONG
         message = "\n".join([*told, hashlib.sha256(body).hexdigest()])
         signed = await self._keys.signed(sealed, _octets(message))

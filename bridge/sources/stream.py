@@ -32,9 +32,9 @@ async def follow(
     try:
         await _follow(upstream, request, seen, alive)
     except UpstreamError as error:
-        upstream.streamed(error.outcome)
+        upstream.record_stream(error.outcome)
         raise
-    upstream.streamed("ok")
+    upstream.record_stream("ok")
 
 
 async def _follow(

@@ -10,11 +10,11 @@ from enum import StrEnum
 from typing import Self
 
 from bridge.clock import Clock
-from bridge.core.estimate import RunTimes
-from bridge.core.rate_limit import Budget
-from bridge.core.schedule import Callbacks, Pace
+from bridge.core.estimate import RuntimeHistory
+from bridge.core.rate_limit import CredentialLimiter
+from bridge.core.schedule import CallbackSupport, Pace
 from bridge.core.task import OWN_ACCOUNT
-from bridge.dialects.base import Answer, Dialect, Request
+from bridge.dialects.base import Dialect, HttpResponse, Request
 from bridge.errors import CredentialRefused, UpstreamError
 from bridge.sources.credentials import Credential
 from bridge.sources.http_client import Session
@@ -31,7 +31,7 @@ STILL_ACCEPTED = frozenset({402, 403})
 logger = logging.getLogger(__name__)
 
 
-class Standing(StrEnum):
+class UpstreamState(StrEnum):
     """How a provider does, for `/status`."""
 
     VALID = "VALID"
@@ -41,10 +41,10 @@ class Standing(StrEnum):
 
 
 @dataclass(slots=True)
-class Health:
+class UpstreamHealth:
     """What `/status` says of a provider."""
 
-    state: Standing
+    state: UpstreamState
     since: float
     last_error: str | None = None
     last_error_at: float | None = None
@@ -62,7 +62,7 @@ class Upstream:
     name: str
     dialect: Dialect
     session: Session
-    budget: Budget
+    limiter: CredentialLimiter
     pace: Pace
     clock: Clock
     metrics: Metrics
@@ -71,20 +71,20 @@ class Upstream:
     callback_secret: str | None = field(default=None, repr=False)
     verifier: Verifier | None = None
     max_streams: int = 100
-    run_times: RunTimes = field(default_factory=RunTimes)
-    callbacks: Callbacks = field(default_factory=Callbacks)
+    run_times: RuntimeHistory = field(default_factory=RuntimeHistory)
+    callbacks: CallbackSupport = field(default_factory=CallbackSupport)
     account: str = OWN_ACCOUNT
     refused: Callable[[], None] | None = None
     tracing: Tracing = NO_TRACING
-    health: Health = field(init=False)
+    health: UpstreamHealth = field(init=False)
     _series: UpstreamSeries = field(init=False)
     _open_circuits: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        self.health = Health(Standing.INITIALIZING, self.clock.wall())
+        self.health = UpstreamHealth(UpstreamState.INITIALIZING, self.clock.time())
         self._series = UpstreamSeries(self.metrics, self.name)
 
-    def on_behalf(self, account: str, credential: Credential, *, refused: Callable[[], None]) -> Self:
+    def for_account(self, account: str, credential: Credential, *, refused: Callable[[], None]) -> Self:
         """The same provider as another credential sees it.
 
         The way there, the advice and the counters are shared; budget and everything learned are its own.
@@ -92,8 +92,8 @@ class Upstream:
         view = copy(self)
         view.account = account
         view.session = self.session.acting_as(credential)
-        view.budget = self.budget.anew(max_in_flight=min(ACCOUNT_IN_FLIGHT, self.budget.max_in_flight))
-        view.run_times, view.callbacks = RunTimes(), Callbacks()
+        view.limiter = self.limiter.anew(max_in_flight=min(ACCOUNT_IN_FLIGHT, self.limiter.max_in_flight))
+        view.run_times, view.callbacks = RuntimeHistory(), CallbackSupport()
         view.refused = refused
         if self.verifier is not None and not self.verifier.published:
             view.verifier = None  # the signing key in the configuration is the operator's
@@ -110,7 +110,7 @@ class Upstream:
         timeout_seconds: float | None = None,
         *,
         task_id: str | None = None,
-    ) -> Answer:
+    ) -> HttpResponse:
         """Make one call and time it; its outcome is counted by whoever reads the answer.
 
         Args:
@@ -120,7 +120,7 @@ class Upstream:
         Raises:
             UpstreamError: There is no answer to read.
         """
-        began = self.clock.now()
+        began = self.clock.monotonic()
         try:
             with self.tracing.request(self.name, call, request, self.session.base_of(request)) as span:
                 answer = await self.session.ask(request, timeout_seconds)
@@ -128,17 +128,17 @@ class Upstream:
                 return answer
         finally:
             example = None if task_id is None else self.metrics.example(f"{self.name}/{task_id}")
-            self._series.seconds[call].observe(self.clock.now() - began, example)
+            self._series.seconds[call].observe(self.clock.monotonic() - began, example)
 
-    def went(self, call: str, error: UpstreamError | None = None, *, outcome: str = "ok") -> None:
+    def record_call(self, call: str, error: UpstreamError | None = None, *, outcome: str = "ok") -> None:
         """Count how a call ended and keep the standing of the provider."""
         self._series.requests[call, error.outcome if error else outcome].inc()
         works = error is None or error.outcome in {"not_found", "refused"}
         if error is not None:
             # what a provider says to one account is for that account alone
             self.health.last_error = str(error) if self.account == OWN_ACCOUNT else error.code
-            self.health.last_error_at = self.clock.wall()
-        self._stands(Standing.VALID if works else Standing.INTERRUPTED)
+            self.health.last_error_at = self.clock.time()
+        self._stands(UpstreamState.VALID if works else UpstreamState.INTERRUPTED)
         if error is None:
             return
         gone = isinstance(error, CredentialRefused) and error.provider_status not in STILL_ACCEPTED
@@ -149,7 +149,7 @@ class Upstream:
         """Count what a look brought."""
         self._series.polls[result].inc()
 
-    def streamed(self, outcome: str) -> None:
+    def record_stream(self, outcome: str) -> None:
         """Count how a stream ended; that says less of the provider's standing than a look does."""
         self._series.requests["stream", outcome].inc()
 
@@ -157,21 +157,21 @@ class Upstream:
         """Count how long a look that was due waited for the budget."""
         self._series.budget_wait.observe(seconds)
 
-    def _stands(self, state: Standing) -> None:
+    def _stands(self, state: UpstreamState) -> None:
         if self.health.state is not state:
             self._tell(state)
             self.health.state = state
-            self.health.since = self.clock.wall()
-        if self.budget.open_circuit is not (self.account in self._open_circuits):
-            self._show_circuit(is_open=self.budget.open_circuit)
+            self.health.since = self.clock.time()
+        if self.limiter.open_circuit is not (self.account in self._open_circuits):
+            self._show_circuit(is_open=self.limiter.open_circuit)
 
-    def _tell(self, state: Standing) -> None:
+    def _tell(self, state: UpstreamState) -> None:
         """A provider that does not work is news, and so is one that works again."""
         fields: dict[str, object] = {"upstream": self.name}
-        if state is Standing.INTERRUPTED:
+        if state is UpstreamState.INTERRUPTED:
             logger.warning("upstream does not work", extra=fields | {"error": self.health.last_error})
-        elif self.health.state is Standing.INTERRUPTED:
-            seconds = round(self.clock.wall() - self.health.since, 1)
+        elif self.health.state is UpstreamState.INTERRUPTED:
+            seconds = round(self.clock.time() - self.health.since, 1)
             # as grave as what it ends: whoever reads of the trouble must read that it is over
             logger.warning("upstream works again", extra=fields | {"after_seconds": seconds})
 

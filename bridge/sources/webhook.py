@@ -23,7 +23,7 @@ class CallbackResult(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class CallbackOutcome:
     """What came of a callback.
 
     Args:
@@ -40,9 +40,9 @@ async def take(
     headers: Mapping[str, str],
     body: bytes,
     *,
-    look_now: Callable[[TaskKey], bool],
+    poll_now: Callable[[TaskKey], bool],
     seen_by: Callable[[str], Upstream | None] | None = None,
-) -> Taken:
+) -> CallbackOutcome:
     """Take in a callback.
 
     Args:
@@ -54,17 +54,17 @@ async def take(
     """
     account = called_account(upstream.callback_secret, secret) if upstream.callback_secret else None
     if account is None or await _proven_wrong(upstream, account, headers, body):
-        return _counted(upstream, Taken(CallbackResult.FORGED))
+        return _counted(upstream, CallbackOutcome(CallbackResult.FORGED))
     callback = upstream.dialect.read_callback(body)
     if callback.challenge:
-        return _counted(upstream, Taken(CallbackResult.CHALLENGE, callback.reply))
+        return _counted(upstream, CallbackOutcome(CallbackResult.CHALLENGE, callback.reply))
     seen = upstream if account == OWN_ACCOUNT or seen_by is None else seen_by(account)
     known = False
     if callback.task_id is not None and seen is not None:
         seen.callbacks.come = True
-        known = _looks(seen, callback.task_id, look_now)
+        known = _looks(seen, callback.task_id, poll_now)
     result = CallbackResult.ACCEPTED if known else CallbackResult.UNKNOWN_TASK
-    return _counted(upstream, Taken(result, callback.reply))
+    return _counted(upstream, CallbackOutcome(result, callback.reply))
 
 
 async def _proven_wrong(upstream: Upstream, account: str, headers: Mapping[str, str], body: bytes) -> bool:
@@ -75,13 +75,13 @@ async def _proven_wrong(upstream: Upstream, account: str, headers: Mapping[str, 
     return await verifier.proof(headers, body) is Proof.WRONG
 
 
-def _looks(upstream: Upstream, task_id: str, look_now: Callable[[TaskKey], bool]) -> bool:
+def _looks(upstream: Upstream, task_id: str, poll_now: Callable[[TaskKey], bool]) -> bool:
     try:
-        return look_now(TaskKey(upstream.name, check_task_id(task_id), upstream.account))
+        return poll_now(TaskKey(upstream.name, check_task_id(task_id), upstream.account))
     except InvalidRequest:
         return False
 
 
-def _counted(upstream: Upstream, taken: Taken) -> Taken:
+def _counted(upstream: Upstream, taken: CallbackOutcome) -> CallbackOutcome:
     upstream.metrics.callbacks.labels(upstream.name, taken.result.value).inc()
     return taken

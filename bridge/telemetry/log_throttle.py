@@ -25,7 +25,7 @@ class _Window:
     seen: int = 0
 
 
-class Repeats(logging.Filter):
+class LogThrottle(logging.Filter):
     """Lets the first lines of a kind through each minute, from warnings on; says how many it held back.
 
     Lines are of one kind when logger, template and upstream are the same: not the task, which changes. What

@@ -15,18 +15,18 @@ import threading
 from collections.abc import Callable, Sequence
 
 from bridge.clock import Clock
-from bridge.telemetry.log_throttle import Repeats
+from bridge.telemetry.log_throttle import LogThrottle
 
-ROOM = 10_000
+QUEUE_LIMIT = 10_000
 TURN_SECONDS = 1.0
 GATHER_SECONDS = 0.05
-GOODBYE_SECONDS = 1.0
-AT_ONCE = 16  # lines rendered before the event loop may have its turn: less than a millisecond
+FLUSH_TIMEOUT_SECONDS = 1.0
+MAX_BATCH = 16  # lines rendered before the event loop may have its turn: less than a millisecond
 
 Write = Callable[[bytes], None]
 
 
-class Sink(logging.Handler):
+class LogWriter(logging.Handler):
     """Takes records from any thread and writes them from one of its own.
 
     Args:
@@ -34,7 +34,7 @@ class Sink(logging.Handler):
         repeats: Asked before a record is taken, and for what it held back.
     """
 
-    def __init__(self, write: Write, repeats: Repeats, clock: Clock, *, room: int = ROOM) -> None:
+    def __init__(self, write: Write, repeats: LogThrottle, clock: Clock, *, room: int = QUEUE_LIMIT) -> None:
         super().__init__()
         self._write = write
         self._repeats = repeats
@@ -66,13 +66,13 @@ class Sink(logging.Handler):
             written = threading.Event()
             self._queue.put(written)
             self._hurry.set()
-            written.wait(GOODBYE_SECONDS)
+            written.wait(FLUSH_TIMEOUT_SECONDS)
 
     def close(self) -> None:
         """Write what waits, then end; a stream that takes nothing is left behind."""
         self._queue.put(None)
         self._hurry.set()
-        self._thread.join(GOODBYE_SECONDS)
+        self._thread.join(FLUSH_TIMEOUT_SECONDS)
         super().close()
 
     def _run(self) -> None:
@@ -84,9 +84,9 @@ class Sink(logging.Handler):
         items = self._gather()
         ended = None in items
         lines = [item for item in items if isinstance(item, logging.LogRecord)]
-        lines += self._repeats.counts(self._clock.wall(), last=ended)
-        for place in range(0, len(lines), AT_ONCE):
-            self._out(lines[place : place + AT_ONCE])
+        lines += self._repeats.counts(self._clock.time(), last=ended)
+        for place in range(0, len(lines), MAX_BATCH):
+            self._out(lines[place : place + MAX_BATCH])
         if self._lost and (ended or self._queue.qsize() <= self._room // 2):
             self._tell_lost()
         for item in items:

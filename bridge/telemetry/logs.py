@@ -20,13 +20,13 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from bridge.clock import Clock, SystemClock
-from bridge.telemetry.log_throttle import Repeats
-from bridge.telemetry.log_writer import Sink, Write, to_descriptor
+from bridge.telemetry.log_throttle import LogThrottle
+from bridge.telemetry.log_writer import LogWriter, Write, to_descriptor
 from bridge.telemetry.redaction import Redaction
-from bridge.telemetry.request_context import visiting
+from bridge.telemetry.request_context import current_request
 
 OURS = "bridge"
-LONGEST_TEXT = 8192
+MAX_TEXT = 8192
 
 _PLAIN = (int, float, bool, type(None))
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -42,7 +42,7 @@ def configure(
     secrets: Iterable[str] = (),
     write: Write | None = None,
     clock: Clock | None = None,
-) -> Sink:
+) -> LogWriter:
     """Send everybody's lines through one formatter to standard error.
 
     Our own from `level` on; the libraries' from warnings on, whatever `level` is: at debug level they would
@@ -57,7 +57,7 @@ def configure(
     _occupy_standard_descriptors()
     terminal = _is_terminal(sys.stderr)
     human = style == "human" or (style == "auto" and terminal)
-    sink = Sink(write or to_descriptor(2), Repeats(), clock or SystemClock())
+    sink = LogWriter(write or to_descriptor(2), LogThrottle(), clock or SystemClock())
     sink.addFilter(Context())
     sink.setFormatter(make_formatter(Redaction(secrets), human=human, colors=human and terminal))
     wanted = logging.getLevelNamesMapping()[level.upper()]
@@ -79,7 +79,7 @@ class Context(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Always True: nothing is held back here."""
-        visit = visiting()
+        visit = current_request()
         if visit is not None:
             record.request_id = visit.request_id
             if visit.trace is not None and not hasattr(record, "trace_id"):
@@ -104,7 +104,7 @@ def make_formatter(redact: Redaction, *, human: bool, colors: bool = False) -> l
         last = [_printable, console]
     else:
         last = [structlog.processors.JSONRenderer(serializer=_json)]
-    return _Lines([structlog.processors.ExceptionRenderer(), _Clean(redact), *last])
+    return _Lines([structlog.processors.ExceptionRenderer(), _Redact(redact), *last])
 
 
 class _Lines(logging.Formatter):
@@ -137,7 +137,7 @@ class _Lines(logging.Formatter):
         return str(fields)
 
 
-class _Clean:
+class _Redact:
     """Every value a text without secrets, or a plain number."""
 
     def __init__(self, redact: Redaction) -> None:
@@ -154,9 +154,9 @@ class _Clean:
 
 def _bounded(text: str) -> str:
     """Beginning and end of a long text: of a traceback, where it began and what was raised."""
-    if len(text) <= LONGEST_TEXT:
+    if len(text) <= MAX_TEXT:
         return text
-    half = LONGEST_TEXT // 2
+    half = MAX_TEXT // 2
     return f"{text[:half]}[... {len(text) - 2 * half} characters ...]{text[-half:]}"
 
 

@@ -231,7 +231,7 @@ class Metrics:
         self._per_delivery[delivery].open -= 1
         self.disconnects.labels(delivery, reason).inc()
 
-    def turned_away(self, delivery: str) -> None:
+    def rejected(self, delivery: str) -> None:
         """A newcomer found no place: it was answered, and nothing was opened for it."""
         self._opened[delivery] += 1
         self.disconnects.labels(delivery, Closing.OVER_CAPACITY.value).inc()
@@ -240,7 +240,7 @@ class Metrics:
         """States went to one connection."""
         self._per_delivery[delivery].events.inc(events)
 
-    def carried(
+    def record_broadcast(
         self,
         counted: Mapping[str, int],
         conflated: Mapping[str, int],
@@ -378,7 +378,7 @@ def _touch(metric: Counter | Gauge | Histogram, rows: Iterable[tuple[str, ...]])
         metric.labels(*row)
 
 
-MOST_EXEMPLAR_CHARACTERS = (
+MAX_EXEMPLAR_CHARACTERS = (
     128  # OpenMetrics: names and values of its labels together; more, and a scrape fails
 )
 _GAP = "…"
@@ -497,7 +497,7 @@ def fitting(example: Mapping[str, str]) -> dict[str, str]:
     that is too long, or cannot be encoded, would cost the whole scrape.
     """
     labels = {name: value.encode(errors="replace").decode() for name, value in example.items()}
-    room = MOST_EXEMPLAR_CHARACTERS - sum(map(len, labels))
+    room = MAX_EXEMPLAR_CHARACTERS - sum(map(len, labels))
     while (over := sum(map(len, labels.values())) - room) > 0:
         longest = max(labels, key=lambda name: len(labels[name]))
         labels[longest] = _cut(labels[longest], max(len(labels[longest]) - over, room // len(labels)))

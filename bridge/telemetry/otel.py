@@ -26,10 +26,10 @@ from bridge import __version__
 from bridge.core.task import Source, State, TaskKey
 from bridge.dialects.base import Request
 from bridge.errors import BridgeError
-from bridge.telemetry.request_context import Trace, visiting
+from bridge.telemetry.request_context import Trace, current_request
 
-GOODBYE_SECONDS = 3.0
-REMEMBERED = 10_000
+FLUSH_TIMEOUT_SECONDS = 3.0
+CACHE_SIZE = 10_000
 NAME = "task-event-bridge"
 
 _NO_PARENT = Context()
@@ -101,7 +101,7 @@ class OtelTracing:
     @contextmanager
     def publish(self, key: TaskKey, state: State, source: Source, origin: Trace | None) -> Iterator[None]:
         """A change of state is recorded."""
-        looked = source in {Source.POLL, Source.SUBMIT}
+        polled_once = source in {Source.POLL, Source.SUBMIT}
         attributes = {
             "messaging.system": NAME,
             "messaging.operation.name": "publish",
@@ -112,7 +112,7 @@ class OtelTracing:
             "bridge.status": state.status.value,
             "bridge.source": source.value,
         }
-        links = _links(self._asked.get() if looked else None, _remote(origin))
+        links = _links(self._asked.get() if polled_once else None, _remote(origin))
         name = f"publish {key.upstream}"
         span = self._tracer.start_span(name, _parent(), SpanKind.PRODUCER, attributes, links=links)
         self._remember(key, span.get_span_context())
@@ -137,7 +137,7 @@ class OtelTracing:
 
         threading.Thread(target=shut_down, name="traces-farewell", daemon=True).start()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(closed.wait(), GOODBYE_SECONDS)
+            await asyncio.wait_for(closed.wait(), FLUSH_TIMEOUT_SECONDS)
 
     def trace_of(self, ref: str) -> str | None:
         """The trace in which something was last seen of a task, for exemplars; None when it is long ago."""
@@ -147,7 +147,7 @@ class OtelTracing:
         if context.trace_flags.sampled:
             self._newest[key.ref] = f"{context.trace_id:032x}"
             self._newest.move_to_end(key.ref)
-            if len(self._newest) > REMEMBERED:
+            if len(self._newest) > CACHE_SIZE:
                 self._newest.popitem(last=False)
 
 
@@ -176,7 +176,7 @@ def _resource(environment: Mapping[str, str]) -> Resource:
 
 def _parent() -> Context:
     """The trace of the client we do this for, while it waits; else a trace of its own."""
-    visit = visiting()
+    visit = current_request()
     remote = _remote(visit.trace) if visit is not None else None
     return trace.set_span_in_context(trace.NonRecordingSpan(remote), _NO_PARENT) if remote else _NO_PARENT
 

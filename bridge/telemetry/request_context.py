@@ -17,7 +17,7 @@ _TRACEPARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
     rb"(?P<more>-.*)?"
 )
-_LONGEST_TRACEPARENT = 512
+_MAX_TRACEPARENT = 512
 _SAMPLED = 1
 
 
@@ -36,7 +36,7 @@ class Trace(NamedTuple):
 
 
 @dataclass(slots=True)
-class Visit:
+class RequestContext:
     """One request, or the connection that came of it.
 
     Args:
@@ -49,10 +49,10 @@ class Visit:
     caller: str | None = None
 
 
-_current: ContextVar[Visit | None] = ContextVar("bridge_visit", default=None)
+_current: ContextVar[RequestContext | None] = ContextVar("bridge_visit", default=None)
 
 
-def arrive(headers: Iterable[tuple[bytes, bytes]]) -> Visit:
+def bind(headers: Iterable[tuple[bytes, bytes]]) -> RequestContext:
     """From here on, everything this asyncio task does is done for this request.
 
     Args:
@@ -65,17 +65,17 @@ def arrive(headers: Iterable[tuple[bytes, bytes]]) -> Visit:
             given = value if given is None else b""
         elif name == TRACEPARENT:
             trace = value if trace is None else b""
-    visit = Visit(_request_id(given), None if trace is None else parse_traceparent(trace))
+    visit = RequestContext(_request_id(given), None if trace is None else parse_traceparent(trace))
     _current.set(visit)
     return visit
 
 
-def visiting() -> Visit | None:
+def current_request() -> RequestContext | None:
     """The request that is being served here; None where nobody asked."""
     return _current.get()
 
 
-def depart() -> None:
+def detach_from_request() -> None:
     """From here on, what this asyncio task does is done for nobody in particular.
 
     For what outlives the request that began it: a task inherits whose request it was begun in.
@@ -95,7 +95,7 @@ def parse_traceparent(value: bytes) -> Trace | None:
 
     Of a version we do not know we read what version 00 has, as the standard asks.
     """
-    found = _TRACEPARENT.fullmatch(value) if len(value) <= _LONGEST_TRACEPARENT else None
+    found = _TRACEPARENT.fullmatch(value) if len(value) <= _MAX_TRACEPARENT else None
     if found is None or (value.startswith(b"00") and found["more"] is not None):
         return None
     sampled = bool(int(found["flags"], 16) & _SAMPLED)

@@ -13,11 +13,11 @@ from bridge.core.event import Event, Notice, NoticeCode
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, TaskKey
 from bridge.errors import BridgeError, InvalidRequest, TaskNotFound, Unauthenticated, UnknownUpstream
 from bridge.journal.base import Journal
-from bridge.sources.accounts import REFUSED_SENTENCE, Accounts
-from bridge.sources.poll import Shown
+from bridge.sources.accounts import REFUSED_SENTENCE, AccountRegistry
+from bridge.sources.poll import CachedResponse
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.metrics import Metrics
-from bridge.watchers.scheduler import Lookouts
+from bridge.watchers.scheduler import PollSchedulers
 from bridge.watchers.stream import StreamFollower
 from bridge.watchers.watcher import Watcher
 
@@ -53,7 +53,7 @@ class Pool:
         *,
         random: Callable[[], float],
         linger_seconds: float,
-        accounts: Accounts | None = None,
+        accounts: AccountRegistry | None = None,
     ) -> None:
         self.upstreams = upstreams
         self._accounts = accounts
@@ -63,8 +63,8 @@ class Pool:
         self._random = random
         self._linger = linger_seconds
         self._watchers: dict[TaskKey, Watcher] = {}
-        self._lookouts = Lookouts(upstreams.values())
-        self._audiences = {name: _Audience(since=clock.now()) for name in upstreams}
+        self._schedulers = PollSchedulers(upstreams.values())
+        self._audiences = {name: _Audience(since=clock.monotonic()) for name in upstreams}
         self._followers: dict[TaskKey, StreamFollower] = {}
         self._following = dict.fromkeys(upstreams, 0)
         self._without_stream: dict[str, dict[TaskKey, None]] = {name: {} for name in upstreams}
@@ -81,7 +81,7 @@ class Pool:
             self._group = group
             for watcher in self._watchers.values():
                 self._follow(watcher)
-            self._lookouts.run(group)
+            self._schedulers.run(group)
             try:
                 while True:
                     await self._clock.sleep(TICK_SECONDS)
@@ -101,20 +101,20 @@ class Pool:
         Raises:
             JournalError: The journal cannot be read.
         """
-        now = self._clock.now()
+        now = self._clock.monotonic()
         queues: dict[str, int] = {}
         for event in await self._journal.unfinished():
             upstream = self.upstreams.get(event.key.upstream)
             if upstream is None or event.key in self._watchers or event.key.account != OWN_ACCOUNT:
                 continue
             place = queues[upstream.name] = queues.get(upstream.name, 0) + 1
-            lookout = self._lookouts.of(upstream)
-            watcher = Watcher(event.key, upstream, self._journal, self._random, lookout.plan)
+            scheduler = self._schedulers.of(upstream)
+            watcher = Watcher(event.key, upstream, self._journal, self._random, scheduler.plan)
             watcher.remember(event)
             watcher.kept = True
-            watcher.watch.due = now + place / (upstream.budget.requests_per_second or RESTORED_PER_SECOND)
+            watcher.watch.due = now + place / (upstream.limiter.requests_per_second or RESTORED_PER_SECOND)
             self._watchers[event.key] = watcher
-            lookout.plan(watcher)
+            scheduler.plan(watcher)
         return sum(queues.values())
 
     def upstream(self, name: str, account: str = OWN_ACCOUNT) -> Upstream:
@@ -148,7 +148,7 @@ class Pool:
                 self._journal.announce(key, notice)
         watcher.viewers += 1
         if watcher.viewers == 1:
-            self._lookouts.of(watcher.upstream).plan(watcher)  # watched again, it is wanted sooner
+            self._schedulers.of(watcher.upstream).plan(watcher)  # watched again, it is wanted sooner
         self._audience_changes(key.upstream, 1)
 
     def unwant(self, key: TaskKey) -> None:
@@ -156,7 +156,7 @@ class Pool:
         watcher = self._watchers.get(key)
         if watcher is not None and watcher.viewers > 0:
             watcher.viewers -= 1
-            watcher.left_at = self._clock.now()
+            watcher.left_at = self._clock.monotonic()
         self._audience_changes(key.upstream, -1)
 
     def keep(self, key: TaskKey, *, called_back: bool = False) -> None:
@@ -178,15 +178,15 @@ class Pool:
         """Every watch, the one begun last first; to be read without awaiting between."""
         return reversed(self._watchers.values())
 
-    async def wait_looked(self, key: TaskKey) -> BridgeError | None:
+    async def wait_polled(self, key: TaskKey) -> BridgeError | None:
         """Wait until a watched task was looked at once; what went wrong, if something did."""
         watcher = self._watchers.get(key)
         if watcher is None:
             return None
-        await watcher.looked.wait()
+        await watcher.polled_once.wait()
         return watcher.error
 
-    async def shown(self, key: TaskKey, *, seconds: float) -> Shown | BridgeError | None:
+    async def shown(self, key: TaskKey, *, seconds: float) -> CachedResponse | BridgeError | None:
         """What the provider says of a task: the newest look, if it is younger than the poll interval,
         else the next one, which is one for everybody who asks meanwhile.
 
@@ -203,14 +203,14 @@ class Pool:
         try:
             watcher = self._watchers[key]
             self._metrics.saved.viewed(key.upstream, seconds=1.0, interval=1.0)  # one poll that is spared
-            until = self._clock.now() + seconds
+            until = self._clock.monotonic() + seconds
             await watcher.hydrate()
             while (answer := self._fresh(watcher)) is None and not watcher.ended:
-                left = until - self._clock.now()
+                left = until - self._clock.monotonic()
                 if left <= 0:
                     return None
-                if not watcher.looking and (watcher.watch.due or 0.0) > self._clock.now():
-                    watcher.look_now(self._may_look_at(watcher))
+                if not watcher.looking and (watcher.watch.due or 0.0) > self._clock.monotonic():
+                    watcher.poll_now(self._may_look_at(watcher))
                 await watcher.wait_news(left)
             return answer
         finally:
@@ -218,13 +218,13 @@ class Pool:
 
     def _may_look_at(self, watcher: Watcher) -> float:
         """Not at once after a look, whose answer another source may have made old already."""
-        return max(self._clock.now(), watcher.looked_at + watcher.upstream.pace.min_seconds)
+        return max(self._clock.monotonic(), watcher.looked_at + watcher.upstream.pace.min_seconds)
 
-    def _fresh(self, watcher: Watcher) -> Shown | BridgeError | None:
+    def _fresh(self, watcher: Watcher) -> CachedResponse | BridgeError | None:
         """What a look has brought that still counts: an error does until the next look is due."""
         if watcher.ended:
             return None
-        now, due, shown = self._clock.now(), watcher.watch.due, watcher.shown
+        now, due, shown = self._clock.monotonic(), watcher.watch.due, watcher.shown
         if watcher.error is not None and not watcher.looking and (due is None or due > now):
             return watcher.error
         return shown if shown is not None and now - shown.at < watcher.watch.interval else None
@@ -242,15 +242,15 @@ class Pool:
             self._put_off(watcher)
         try:
             await watcher.hydrate()
-            await watcher.take(seen, source, asked=self._clock.now())
-            watcher.shown_at = self._clock.now()
-            watcher.looked.set()
+            await watcher.take(seen, source, asked=self._clock.monotonic())
+            watcher.shown_at = self._clock.monotonic()
+            watcher.polled_once.set()
         finally:
             self.unwant(key)
         (event,) = await self._journal.latest([key])
         return event
 
-    def look_now(self, key: TaskKey) -> bool:
+    def poll_now(self, key: TaskKey) -> bool:
         """Look at a watched task at once, at most once a second; False when nobody watches it.
 
         What is said within that second is not lost: the next look begins after it.
@@ -258,16 +258,16 @@ class Pool:
         watcher = self._watchers.get(key) or self._ending_in(key)
         if watcher is None or watcher.watch.unseen:
             return False
-        key, now = watcher.key, self._clock.now()
+        key, now = watcher.key, self._clock.monotonic()
         called = self._called.get(key, now - CALLBACK_PERIOD_SECONDS)
         if called <= now:  # else a look that begins later is planned already
             self._called[key] = at = max(now, called + CALLBACK_PERIOD_SECONDS)
-            watcher.look_now(at)
+            watcher.poll_now(at)
         return True
 
     async def tick(self) -> None:
         """Let time pass for every watch: notices, lingering, the sums of who viewed how long."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         self._keep_accounts()
         for name in self._audiences:
             self._audience_changes(name, 0)
@@ -295,10 +295,10 @@ class Pool:
         if self._accounts is not None and key.account == OWN_ACCOUNT:
             raise Unauthenticated("callers look with keys of their own here")
         upstream = self.upstream(key.upstream, key.account)
-        lookout = self._lookouts.of(upstream)
-        watcher = Watcher(key, upstream, self._journal, self._random, lookout.plan)
+        scheduler = self._schedulers.of(upstream)
+        watcher = Watcher(key, upstream, self._journal, self._random, scheduler.plan)
         self._watchers[key] = watcher
-        lookout.plan(watcher)
+        scheduler.plan(watcher)
         self._follow(watcher)
         return watcher
 
@@ -306,14 +306,14 @@ class Pool:
         """End what was watched with a key the provider refuses; forget the keys nobody uses."""
         if self._accounts is None:
             return
-        for place in self._accounts.expelled():
+        for place in self._accounts.revoked():
             for key, watcher in list(self._watchers.items()):
                 if (key.upstream, key.account) == place:
                     notice = Notice(NoticeCode.CREDENTIAL_REFUSED, REFUSED_SENTENCE, retriable=False)
                     self._journal.announce(key, notice)
                     self._end(watcher)
         for account in self._accounts.sweep({key.account for key in self._watchers}):
-            self._lookouts.close(account)
+            self._schedulers.close(account)
 
     def _follow(self, watcher: Watcher) -> None:
         try:
@@ -346,7 +346,7 @@ class Pool:
                 self._follow(watcher)
 
     def _end(self, watcher: Watcher) -> None:
-        self._lookouts.of(watcher.upstream).forget(watcher)
+        self._schedulers.of(watcher.upstream).forget(watcher)
         watcher.tell_end()
         if self._watchers.get(watcher.key) is watcher:
             del self._watchers[watcher.key]
@@ -365,26 +365,26 @@ class Pool:
 
     def _put_off(self, watcher: Watcher) -> None:
         """What is about to be taken in needs no look beside it."""
-        watcher.watch.due = self._clock.now() + watcher.upstream.pace.min_seconds
-        self._lookouts.of(watcher.upstream).plan(watcher)
+        watcher.watch.due = self._clock.monotonic() + watcher.upstream.pace.min_seconds
+        self._schedulers.of(watcher.upstream).plan(watcher)
 
     def _just_refused(self, watcher: Watcher) -> bool:
         """A task not found a moment ago is not asked for again, however many want it."""
-        age = self._clock.now() - watcher.watch.last_look
+        age = self._clock.monotonic() - watcher.watch.last_look
         return isinstance(watcher.error, TaskNotFound) and age < watcher.upstream.pace.min_seconds
 
     def _audience_changes(self, name: str, change: int) -> None:
         audience = self._audiences.get(name)
         if audience is None:
             return
-        now = self._clock.now()
+        now = self._clock.monotonic()
         interval = self.upstreams[name].pace.recommended_seconds
         self._metrics.saved.viewed(name, seconds=audience.viewers * (now - audience.since), interval=interval)
         audience.since = now
         audience.viewers += change
 
     def _paused(self, upstream: Upstream) -> Callable[[], float]:
-        return lambda: upstream.budget.paused(self._clock.now())
+        return lambda: upstream.limiter.paused(self._clock.monotonic())
 
     def _viewers(self, upstream: str) -> Callable[[], float]:
         return lambda: self._audiences[upstream].viewers

@@ -11,18 +11,18 @@ from itertools import count
 from bridge.core.task import OWN_ACCOUNT
 from bridge.errors import BridgeError
 from bridge.sources.upstream import Upstream
-from bridge.telemetry.request_context import depart
+from bridge.telemetry.request_context import detach_from_request
 from bridge.watchers.watcher import Watcher
 
-UNWATCHED_PATIENCE = 10.0
-WATCHED_PATIENCE = 1.0
-AFTER_A_BUG_SECONDS = 5.0
-FORGOTTEN = -1
+UNWATCHED_GRACE = 10.0
+WATCHED_GRACE = 1.0
+RETRY_AFTER_ERROR_SECONDS = 5.0
+CANCELLED = -1
 
 logger = logging.getLogger(__name__)
 
 
-class Lookout:
+class PollScheduler:
     """Starts the looks of one upstream.
 
     Two heaps: `_waiting` by the time a look is due, `_ready` by the time it is wanted by.
@@ -39,7 +39,7 @@ class Lookout:
 
     def plan(self, watcher: Watcher) -> None:
         """Look when `watcher` is due; forgets what was planned for it before."""
-        if watcher.generation == FORGOTTEN:
+        if watcher.generation == CANCELLED:
             return  # its last look came back after the watch had ended
         watcher.generation = next(self._turns)
         due = watcher.watch.due
@@ -51,16 +51,16 @@ class Lookout:
 
     def forget(self, watcher: Watcher) -> None:
         """Look at `watcher` no more, whatever is planned for it."""
-        watcher.generation = FORGOTTEN
+        watcher.generation = CANCELLED
 
     async def run(self) -> None:
         """Start looks until cancelled."""
-        depart()
+        detach_from_request()
         clock = self._upstream.clock
         async with asyncio.TaskGroup() as group:
             while True:
                 self._woken.clear()
-                now = clock.now()
+                now = clock.monotonic()
                 watcher = self._take(now)
                 if watcher is None:
                     await clock.wait(self._woken, self._wait(now))
@@ -71,21 +71,21 @@ class Lookout:
         """One look, and then the next one that waits: a task for each would cost a fifth of it."""
         while watcher is not None:
             await self._look(watcher)
-            now = self._upstream.clock.now()
+            now = self._upstream.clock.monotonic()
             watcher = self._take(now)
             if watcher is None or (self._ready and self._wait(now) == 0.0):  # else `run` has nothing to start
                 self._woken.set()
 
     def _take(self, now: float) -> Watcher | None:
         """The watch to look at now, and its share of the budget; None when none is due or may be asked."""
-        self._ripen(now)
+        self._promote_due(now)
         if not self._ready:
             return None
-        free_at = self._upstream.budget.free_at(now)
+        free_at = self._upstream.limiter.free_at(now)
         if free_at is None or free_at > now:
             return None
         _, _, watcher, due = heapq.heappop(self._ready)
-        self._upstream.budget.started(now)
+        self._upstream.limiter.started(now)
         self._looking.add(watcher)
         self._upstream.waited(now - due)
         return watcher
@@ -93,11 +93,11 @@ class Lookout:
     def _wait(self, now: float) -> float | None:
         """Seconds until a look may start; None until something else happens."""
         if self._ready:
-            free_at = self._upstream.budget.free_at(now)
+            free_at = self._upstream.limiter.free_at(now)
             return free_at - now if free_at is not None else None
         return max(self._waiting[0][0] - now, 0.0) if self._waiting else None
 
-    def _ripen(self, now: float) -> None:
+    def _promote_due(self, now: float) -> None:
         """Move what is due to `_ready`; drop what was planned anew since."""
         waiting, ready = self._waiting, self._ready
         while waiting:
@@ -107,15 +107,15 @@ class Lookout:
                 break
             heapq.heappop(waiting)
             if planned:
-                heapq.heappush(ready, (due + self._patience(watcher), generation, watcher, due))
+                heapq.heappush(ready, (due + self._grace(watcher), generation, watcher, due))
         while ready and ready[0][2].generation != ready[0][1]:
             heapq.heappop(ready)
 
     @staticmethod
-    def _patience(watcher: Watcher) -> float:
+    def _grace(watcher: Watcher) -> float:
         if not watcher.viewers:
-            return UNWATCHED_PATIENCE
-        return 0.0 if watcher.watch.near_end or watcher.watch.known is None else WATCHED_PATIENCE
+            return UNWATCHED_GRACE
+        return 0.0 if watcher.watch.near_end or watcher.watch.known is None else WATCHED_GRACE
 
     async def _look(self, watcher: Watcher) -> None:
         budgeted = True
@@ -125,7 +125,7 @@ class Lookout:
                 return
             budgeted = False
             self._upstream.metrics.saved.polled(self._upstream.name)
-            await watcher.look()
+            await watcher.poll()
         except BridgeError as error:
             logger.warning("look failed", extra={"task": watcher.key.ref, "error": str(error)})
             self._again(watcher)
@@ -134,18 +134,18 @@ class Lookout:
             self._again(watcher)
         finally:
             if budgeted:
-                self._upstream.budget.abandoned()
+                self._upstream.limiter.abandoned()
             self._looking.discard(watcher)
             self.plan(watcher)
 
     def _again(self, watcher: Watcher) -> None:
         """Whatever went wrong here, the task is looked at again, but not in a tight circle."""
         if watcher.watch.due is not None:
-            soonest = self._upstream.clock.now() + AFTER_A_BUG_SECONDS
+            soonest = self._upstream.clock.monotonic() + RETRY_AFTER_ERROR_SECONDS
             watcher.watch.due = max(watcher.watch.due, soonest)
 
 
-class Lookouts:
+class PollSchedulers:
     """Starts and ends them.
 
     Args:
@@ -153,25 +153,25 @@ class Lookouts:
     """
 
     def __init__(self, upstreams: Iterable[Upstream]) -> None:
-        self._all = {(one.name, one.account): Lookout(one) for one in upstreams}
+        self._all = {(one.name, one.account): PollScheduler(one) for one in upstreams}
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
 
     def run(self, group: asyncio.TaskGroup) -> None:
         """Run all of them within `group`, those that come later too."""
         self._group = group
-        for place, lookout in self._all.items():
-            self._running[place] = group.create_task(lookout.run())
+        for place, scheduler in self._all.items():
+            self._running[place] = group.create_task(scheduler.run())
 
-    def of(self, upstream: Upstream) -> Lookout:
+    def of(self, upstream: Upstream) -> PollScheduler:
         """The lookout over what this credential watches at this upstream."""
         place = upstream.name, upstream.account
-        lookout = self._all.get(place)
-        if lookout is None:
-            lookout = self._all[place] = Lookout(upstream)
+        scheduler = self._all.get(place)
+        if scheduler is None:
+            scheduler = self._all[place] = PollScheduler(upstream)
             if self._group is not None:
-                self._running[place] = self._group.create_task(lookout.run())
-        return lookout
+                self._running[place] = self._group.create_task(scheduler.run())
+        return scheduler
 
     def close(self, account: str) -> None:
         """Nobody of this account watches any more."""

@@ -10,11 +10,11 @@ from bridge.core.task import Observation, Source, Status
 from bridge.dialects.base import Request
 from bridge.errors import JournalError, TaskNotFound, UpstreamError, UpstreamRefused
 from bridge.sources.stream import follow
-from bridge.telemetry.request_context import depart
+from bridge.telemetry.request_context import detach_from_request
 from bridge.watchers.watcher import Watcher
 
 FIRST_BACKOFF_SECONDS = 1.0
-LONGEST_BACKOFF_SECONDS = 30.0
+MAX_BACKOFF_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class StreamFollower:
             self._task.cancel()
 
     async def _run(self) -> None:
-        depart()
+        detach_from_request()
         failures = 0
         try:
             await self.watcher.hydrate()
@@ -82,7 +82,7 @@ class StreamFollower:
             if trusted:
                 # together, so that what came together is recorded together and conflates
                 await asyncio.gather(*(self.watcher.take(one, Source.STREAM) for one in trusted))
-                self.watcher.looked.set()
+                self.watcher.polled_once.set()
             return any(one.status.final for one in trusted)
 
         try:
@@ -103,9 +103,9 @@ class StreamFollower:
             return False
         if observation.status is not Status.COMPLETED or observation.outputs:
             return True
-        self.watcher.look_now()
+        self.watcher.poll_now()
         return False
 
     def _backoff(self, failures: int) -> float:
         wish = FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 5)
-        return min(wish, LONGEST_BACKOFF_SECONDS) * (0.75 + self._random() / 2)
+        return min(wish, MAX_BACKOFF_SECONDS) * (0.75 + self._random() / 2)

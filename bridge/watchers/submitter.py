@@ -19,7 +19,7 @@ from bridge.core.cursor import Cursor
 from bridge.core.event import Event
 from bridge.core.merge import unknown
 from bridge.core.task import Observation, Source, Status, TaskKey, check_task_id
-from bridge.dialects.base import Answer, Request, Submission
+from bridge.dialects.base import HttpResponse, Request, Submission
 from bridge.errors import (
     Conflict,
     CredentialRefused,
@@ -35,7 +35,7 @@ from bridge.errors import (
 )
 from bridge.journal.base import Journal
 from bridge.sources.accounts import callback_secret
-from bridge.sources.poll import Memory, find, look
+from bridge.sources.poll import PollCache, find, poll
 from bridge.sources.upstream import Upstream
 from bridge.watchers.pool import Pool
 
@@ -73,7 +73,7 @@ class Submitter:
         """
         return await self.through(self._submit(upstream, submission))
 
-    async def ask(self, upstream: Upstream, submission: Submission) -> Answer:
+    async def ask(self, upstream: Upstream, submission: Submission) -> HttpResponse:
         """Make the submit call, once; what was answered is for `take`.
 
         Raises:
@@ -88,7 +88,9 @@ class Submitter:
             raise Conflict(f"the upstream {upstream.name!r} has no submit call the bridge knows")
         return await _asked(upstream, "submit", request, upstream.submit_timeout_seconds)
 
-    async def take(self, upstream: Upstream, submission: Submission, answer: Answer) -> tuple[TaskKey, Event]:
+    async def take(
+        self, upstream: Upstream, submission: Submission, answer: HttpResponse
+    ) -> tuple[TaskKey, Event]:
         """Take in what was answered to `ask`: record the task and watch it until its end.
 
         Raises:
@@ -98,9 +100,9 @@ class Submitter:
             seen = upstream.dialect.read_submitted(answer, submission)
             key = _key(upstream, seen)
         except UpstreamError as error:
-            upstream.went("submit", error)
+            upstream.record_call("submit", error)
             raise
-        upstream.went("submit")
+        upstream.record_call("submit")
         return key, await self._adopt(upstream, key, seen, submission)
 
     async def cancel(self, key: TaskKey) -> Event:
@@ -119,7 +121,7 @@ class Submitter:
             return known
         return await self.through(self._cancel(key))
 
-    async def ask_cancel(self, key: TaskKey) -> Answer:
+    async def ask_cancel(self, key: TaskKey) -> HttpResponse:
         """Make the cancel call, once; what was answered is for `take_cancel`.
 
         Raises:
@@ -137,10 +139,10 @@ class Submitter:
         try:
             return await _asked(upstream, "cancel", request)
         except UpstreamError:
-            self._pool.look_now(key)  # it may have been cancelled all the same
+            self._pool.poll_now(key)  # it may have been cancelled all the same
             raise
 
-    async def take_cancel(self, key: TaskKey, answer: Answer) -> Event:
+    async def take_cancel(self, key: TaskKey, answer: HttpResponse) -> Event:
         """Take in what was answered to `ask_cancel`: the newest state of the task, looked at if need be.
 
         Raises:
@@ -152,9 +154,9 @@ class Submitter:
         try:
             seen = _read_cancel(upstream, key, answer)
         except UpstreamError as error:
-            upstream.went("cancel", error)
+            upstream.record_call("cancel", error)
             raise await self._refusal(upstream, key, error) from error
-        upstream.went("cancel")
+        upstream.record_call("cancel")
         if seen is not None:
             event = await self._pool.show(key, seen, Source.POLL)
         else:
@@ -236,7 +238,7 @@ class Submitter:
         if not too_late and isinstance(error, CredentialRefused):
             return error
         if not too_late and not isinstance(error, UpstreamRefused):
-            self._pool.look_now(key)
+            self._pool.poll_now(key)
             return error
         event = await self._look(upstream, key)
         if not too_late and (event is None or event.state.status in {Status.QUEUED, Status.UNKNOWN}):
@@ -246,9 +248,9 @@ class Submitter:
     async def _look(self, upstream: Upstream, key: TaskKey) -> Event | None:
         """One look out of turn: the watch's next one may be far away, or nobody watches."""
         try:
-            seen = await look(upstream, key.task_id, Memory())
+            seen = await poll(upstream, key.task_id, PollCache())
         except UpstreamError:
-            self._pool.look_now(key)
+            self._pool.poll_now(key)
             (known,) = await self._journal.latest([key])
             return known
         if seen is None:
@@ -256,19 +258,21 @@ class Submitter:
         event = await self._pool.show(key, seen, Source.POLL)
         watcher = self._pool.watcher(key)
         if watcher is not None and not watcher.over:  # providers take a moment to cancel
-            watcher.look_now(upstream.clock.now() + upstream.pace.min_seconds)
+            watcher.poll_now(upstream.clock.monotonic() + upstream.pace.min_seconds)
         return event
 
     def _placeholder(self, key: TaskKey) -> Event:
         clock = self._pool.upstream(key.upstream).clock
-        return Event(key, Cursor(self._journal.epoch, 0), unknown(wall=clock.wall()))
+        return Event(key, Cursor(self._journal.epoch, 0), unknown(wall=clock.time()))
 
 
-async def _asked(upstream: Upstream, call: str, request: Request, within: float | None = None) -> Answer:
+async def _asked(
+    upstream: Upstream, call: str, request: Request, within: float | None = None
+) -> HttpResponse:
     try:
         return await upstream.ask(call, request, within)
     except UpstreamError as error:
-        upstream.went(call, error)
+        upstream.record_call(call, error)
         raise
 
 
@@ -279,7 +283,7 @@ def _key(upstream: Upstream, seen: Observation) -> TaskKey:
         raise UnreadablePayload("the upstream's answer names no task") from error
 
 
-def _read_cancel(upstream: Upstream, key: TaskKey, answer: Answer) -> Observation | None:
+def _read_cancel(upstream: Upstream, key: TaskKey, answer: HttpResponse) -> Observation | None:
     """The end the answer shows; None when it was only accepted, and a look must tell."""
     try:
         seen = upstream.dialect.read_status(answer, key.task_id).observation

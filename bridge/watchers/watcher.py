@@ -6,16 +6,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from bridge.core.estimate import PLAUSIBLE_SECONDS, Kind
+from bridge.core.estimate import PLAUSIBLE_SECONDS, TaskKind
 from bridge.core.event import Event
-from bridge.core.schedule import Callbacks
+from bridge.core.schedule import CallbackSupport
 from bridge.core.task import Observation, Source, State, Status, TaskKey
-from bridge.core.watch import Verdict, Watch
+from bridge.core.watch import Update, Watch
 from bridge.errors import BridgeError, JournalError, UpstreamError
 from bridge.journal.base import Journal
-from bridge.sources.poll import Memory, Shown, look
+from bridge.sources.poll import CachedResponse, PollCache, poll
 from bridge.sources.upstream import Upstream
-from bridge.telemetry.request_context import Trace, visiting
+from bridge.telemetry.request_context import Trace, current_request
 
 RETRY_JOURNAL_SECONDS = 1.0
 
@@ -51,11 +51,11 @@ class Watcher:
         "kept",
         "key",
         "left_at",
-        "looked",
         "looked_at",
         "looking",
         "looks",
         "origin",
+        "polled_once",
         "shown_at",
         "source",
         "upstream",
@@ -75,10 +75,10 @@ class Watcher:
         self.upstream = upstream
         self.viewers = 0
         self.kept = False
-        self.left_at = upstream.clock.now()
+        self.left_at = upstream.clock.monotonic()
         self.generation = 0
         self.source = Source.POLL
-        self.looked = asyncio.Event()
+        self.polled_once = asyncio.Event()
         self.looking = False
         self.looks = 0
         self.origin: Trace | None = None
@@ -86,11 +86,11 @@ class Watcher:
         self.looked_at = self.shown_at = float("-inf")
         self.error: BridgeError | None = None
         self._journal = journal
-        self._memory = Memory()
+        self._memory = PollCache()
         self._status_since: float | None = None
         self._hydrated = False
         self._changed = changed
-        self._callbacks: Callbacks | None = None
+        self._callbacks: CallbackSupport | None = None
         self._askers: asyncio.Event | None = None
         self.watch = self._begin(random, None)
 
@@ -99,7 +99,7 @@ class Watcher:
             pace=self.upstream.pace,
             run_times=self.upstream.run_times,
             random=random,
-            started=self.upstream.clock.now(),
+            started=self.upstream.clock.monotonic(),
             known=known,
             deadline_seconds=self.upstream.deadline_seconds,
             callbacks=self._callbacks,
@@ -110,7 +110,7 @@ class Watcher:
         self._callbacks = self.watch.callbacks = self.upstream.callbacks
 
     @property
-    def shown(self) -> Shown | None:
+    def shown(self) -> CachedResponse | None:
         """The newest answer to a status call; None when none came, or another source knows better."""
         return self._memory.shown
 
@@ -140,13 +140,13 @@ class Watcher:
         if latest is not None:
             self.watch = self._begin(self.watch.random, latest.state)
         if self.over:
-            self.looked.set()
+            self.polled_once.set()
 
     def remember(self, event: Event) -> None:
         """Begin from a recorded state, without asking the journal again."""
         self._hydrated = True
         self.watch = self._begin(self.watch.random, event.state)
-        self.looked.set()
+        self.polled_once.set()
 
     async def wait_news(self, seconds: float) -> None:
         """Wait until the next look is over, whatever it brings, or the task; at most `seconds`."""
@@ -154,7 +154,7 @@ class Watcher:
             self._askers = asyncio.Event()
         await self.upstream.clock.wait(self._askers, seconds)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Ask the provider once and take in what it says.
 
         Raises:
@@ -167,35 +167,35 @@ class Watcher:
             await self._look()
         finally:
             self.looking = False
-            self.looked_at = self.upstream.clock.now()
+            self.looked_at = self.upstream.clock.monotonic()
             self._tell_askers()
 
     async def _look(self) -> None:
         clock = self.upstream.clock
-        asked = clock.now()
+        asked = clock.monotonic()
         try:
             with self.upstream.tracing.about(self.key, self.origin):
-                seen = await look(self.upstream, self.key.task_id, self._memory)
+                seen = await poll(self.upstream, self.key.task_id, self._memory)
         except UpstreamError as error:
             self.upstream.polled("failed")
             self.error = error
-            self.upstream.budget.failed(error, clock.now())
-            await self._act(self.watch.failed(error, now=clock.now(), wall=clock.wall()))
-            self.looked.set()
+            self.upstream.limiter.failed(error, clock.monotonic())
+            await self._act(self.watch.failed(error, now=clock.monotonic(), wall=clock.time()))
+            self.polled_once.set()
             return
         except BaseException:
-            self.upstream.budget.abandoned()
+            self.upstream.limiter.abandoned()
             raise
-        self.upstream.budget.succeeded()
-        self.shown_at = clock.now()
+        self.upstream.limiter.succeeded()
+        self.shown_at = clock.monotonic()
         if seen is None:
             self.upstream.polled("unchanged")
-            self._journal.confirm(self.key, clock.wall())
-            await self._act(self.watch.unchanged(now=clock.now(), asked=asked))
+            self._journal.confirm(self.key, clock.time())
+            await self._act(self.watch.unchanged(now=clock.monotonic(), asked=asked))
         else:
             await self.take(seen, Source.POLL, asked=asked)
         self.error = None
-        self.looked.set()
+        self.polled_once.set()
 
     async def take(self, seen: Observation, source: Source, *, asked: float | None = None) -> None:
         """Weigh what a source saw and record it when it is news.
@@ -205,20 +205,22 @@ class Watcher:
         """
         clock = self.upstream.clock
         if source is Source.SUBMIT:
-            visit = visiting()
+            visit = current_request()
             self.origin = visit.trace if visit is not None else None
         self._tell_begin()
         before = self.watch.known
-        verdict = self.watch.observed(seen, source=source, now=clock.now(), wall=clock.wall(), asked=asked)
+        verdict = self.watch.observed(
+            seen, source=source, now=clock.monotonic(), wall=clock.time(), asked=asked
+        )
         if source is Source.POLL:
             result = "unchanged" if verdict.news is None else "changed"
             self.upstream.polled(result)
         if verdict.news is not None:
             if source is not Source.POLL or not self.looking:
-                self._memory = Memory()  # a look that says what the last look said is news again
+                self._memory = PollCache()  # a look that says what the last look said is news again
             self._measure(before, verdict.news, seen)
         elif not self.over:
-            self._journal.confirm(self.key, clock.wall())
+            self._journal.confirm(self.key, clock.time())
         await self._act(verdict)
 
     async def tick(self) -> None:
@@ -228,23 +230,23 @@ class Watcher:
             JournalError: What follows from it could not be recorded.
         """
         clock = self.upstream.clock
-        verdict = self.watch.ticked(now=clock.now(), wall=clock.wall())
+        verdict = self.watch.ticked(now=clock.monotonic(), wall=clock.time())
         if verdict.news is not None or verdict.notices:
             await self._act(verdict)
 
     def streaming(self) -> None:
         """The stream showed a sign of life."""
-        self.watch.streaming(now=self.upstream.clock.now())
+        self.watch.streaming(now=self.upstream.clock.monotonic())
         self._changed(self)
 
     def stream_ended(self) -> None:
         """The stream is gone; look."""
-        self.watch.stream_ended(now=self.upstream.clock.now())
+        self.watch.stream_ended(now=self.upstream.clock.monotonic())
         self._changed(self)
 
-    def look_now(self, at: float | None = None) -> None:
+    def poll_now(self, at: float | None = None) -> None:
         """Somebody says there is news; look `at` then (monotonic seconds), or at once."""
-        self.watch.look_now(now=self.upstream.clock.now() if at is None else at)
+        self.watch.poll_now(now=self.upstream.clock.monotonic() if at is None else at)
         self._changed(self)
 
     def tell_end(self) -> None:
@@ -254,7 +256,7 @@ class Watcher:
         known = self.watch.known
         fields = {
             "status": (known.status if known is not None else Status.UNKNOWN).value,
-            "seconds": round(self.upstream.clock.now() - self._began, 3),
+            "seconds": round(self.upstream.clock.monotonic() - self._began, 3),
             "looks": self.looks,
         }
         self._began = None
@@ -263,14 +265,14 @@ class Watcher:
 
     def _tell_begin(self) -> None:
         if self._began is None and not self.over:
-            self._began = self.upstream.clock.now()
+            self._began = self.upstream.clock.monotonic()
             logger.info("task watched", extra=self._names())
 
     def _names(self) -> dict[str, object]:
         names: dict[str, object] = {"task": self.key.ref, "upstream": self.key.upstream}
         return names if self.origin is None else names | {"trace_id": self.origin.trace_id}
 
-    async def _act(self, verdict: Verdict) -> None:
+    async def _act(self, verdict: Update) -> None:
         if verdict.news is not None:
             try:
                 await self._record(verdict.news)
@@ -291,21 +293,21 @@ class Watcher:
 
     async def _record(self, state: State) -> None:
         clock = self.upstream.clock
-        began = clock.now()
+        began = clock.monotonic()
         try:
             with self.upstream.tracing.publish(self.key, state, state.source, self.origin):
                 await self._journal.append(self.key, state, seen=began)
         except JournalError:
             self.upstream.metrics.journal_failures.inc()
             raise
-        self.upstream.metrics.journal_append_seconds.observe(clock.now() - began)
+        self.upstream.metrics.journal_append_seconds.observe(clock.monotonic() - began)
 
     async def _forget(self) -> None:
         """What was not recorded was not seen: begin again from the journal, soon."""
-        self._memory = Memory()
+        self._memory = PollCache()
         self._hydrated = False
         self.watch = self._begin(self.watch.random, None)
-        self.watch.due = self.upstream.clock.now() + RETRY_JOURNAL_SECONDS
+        self.watch.due = self.upstream.clock.monotonic() + RETRY_JOURNAL_SECONDS
         self._changed(self)
 
     def _measure(self, before: State | None, state: State, seen: Observation) -> None:
@@ -333,4 +335,4 @@ class Watcher:
         if state.status is Status.COMPLETED and state.created_at is not None:
             took = (state.completed_at or state.changed_at) - state.created_at
             if 0 <= took <= PLAUSIBLE_SECONDS:
-                self.upstream.run_times.learn(Kind(state.model, state.action), took)
+                self.upstream.run_times.learn(TaskKind(state.model, state.action), took)

@@ -7,31 +7,31 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bridge.delivery.subscriptions import Desk
+from bridge.delivery.subscriptions import Subscriptions
 from bridge.errors import Forbidden, Unauthenticated
 from bridge.sources.upstream import Upstream
 from bridge.sources.webhook import CallbackResult, take
 from bridge.web import params
 
 
-class Callbacks:
+class CallbackRoutes:
     """`POST /v1/callbacks/{upstream}/{secret}`: never believed, at most a reason to look."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, subscriptions: Subscriptions) -> None:
+        self._subscriptions = subscriptions
 
     async def receive(self, request: Request) -> Response:
         """Look at the task it names, if the secret is right and the task is watched."""
-        pool = self._desk.pool
+        pool = self._subscriptions.pool
         upstream = pool.upstream(request.path_params["upstream"])
-        body = await params.body(request, self._desk.settings.max_body_bytes)
+        body = await params.body(request, self._subscriptions.settings.max_body_bytes)
         secret = request.path_params["secret"]
         taken = await take(
             upstream,
             secret,
             request.headers,
             body,
-            look_now=pool.look_now,
+            poll_now=pool.poll_now,
             seen_by=partial(self._seen_by, upstream.name),
         )
         if taken.result is CallbackResult.FORGED:
@@ -40,6 +40,6 @@ class Callbacks:
 
     def _seen_by(self, name: str, account: str) -> Upstream | None:
         try:
-            return self._desk.pool.upstream(name, account)
+            return self._subscriptions.pool.upstream(name, account)
         except Unauthenticated:
             return None

@@ -11,26 +11,26 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from bridge import __version__
-from bridge.auth.authenticator import Caller, Callers, TokenScope
+from bridge.auth.authenticator import Authenticator, Caller, TokenScope
 from bridge.auth.origins import Origins
 from bridge.core.task import Status, TaskKey
-from bridge.delivery.handoff import at_end
+from bridge.delivery.handoff import on_close
 from bridge.delivery.sse import head
-from bridge.delivery.subscriptions import Desk
+from bridge.delivery.subscriptions import Subscriptions
 from bridge.errors import Forbidden, LimitExceeded
 from bridge.watchers.watcher import Watcher
 from bridge.web.limits.limits import Limits
 from bridge.web.static_files import StaticFile, StaticFolder
 from bridge.wire import sse
 from bridge.wire.document import timestamp
-from bridge.wire.frames import Wire
+from bridge.wire.frames import Transport
 
-MOST_LISTED = 200
-MOST_LOOKED_THROUGH = 5_000  # about 5 ms
-MOST_PULSES = 8
+MAX_LISTED = 200
+MAX_SCANNED = 5_000  # about 5 ms
+MAX_PULSES = 8
 BEATS = 10
 BEAT_SECONDS = 0.5
-LONGEST_SILENCE_SECONDS = 60.0
+MAX_SILENCE_SECONDS = 60.0
 
 # Results live at whatever host the provider names, and are pictures and sounds here, never code: img-src and
 # media-src are wide, the page decides what it loads. All else comes from the bridge, or not at all.
@@ -55,7 +55,7 @@ PAGE_HEADERS = {
 }
 
 
-class Inspector:
+class InspectorRoutes:
     """`/` and what is below `/inspector/`.
 
     The page itself is for everybody: it holds nothing. What it shows comes from the bridge's routes, with the
@@ -66,13 +66,19 @@ class Inspector:
     """
 
     def __init__(
-        self, desk: Desk, origins: Origins, limits: Limits, callers: Callers, *, keepalive_seconds: float
+        self,
+        subscriptions: Subscriptions,
+        origins: Origins,
+        limits: Limits,
+        authenticator: Authenticator,
+        *,
+        keepalive_seconds: float,
     ) -> None:
-        self._desk = desk
+        self._subscriptions = subscriptions
         self._origins = origins
         self._limits = limits
-        self._callers = callers
-        self._silence = min(keepalive_seconds, LONGEST_SILENCE_SECONDS)
+        self._authenticator = authenticator
+        self._silence = min(keepalive_seconds, MAX_SILENCE_SECONDS)
         self._pulses = 0
         self.page = StaticFile("inspector.html", PAGE_HEADERS)
         self.files = StaticFolder("inspector", PAGE_HEADERS)
@@ -80,11 +86,11 @@ class Inspector:
     async def tasks(self, request: Request) -> Response:
         """`GET /inspector/tasks`: the newest watched tasks that the caller may read, and what they may do."""
         caller = await self._admit(request)
-        found = list(islice(self._watched(caller), MOST_LISTED + 1))
+        found = list(islice(self._watched(caller), MAX_LISTED + 1))
         return _json(
             {
-                "tasks": [_summary(watcher) for watcher in found[:MOST_LISTED]],
-                "more": len(found) > MOST_LISTED,
+                "tasks": [_summary(watcher) for watcher in found[:MAX_LISTED]],
+                "more": len(found) > MAX_LISTED,
                 "caller": {
                     "scopes": sorted(caller.scopes),
                     "submits": self._submits(caller),
@@ -93,7 +99,7 @@ class Inspector:
                 "bridge": {
                     "version": __version__,
                     "keepalive_seconds": self._silence,
-                    "max_tasks_per_connection": self._desk.settings.max_tasks_per_connection,
+                    "max_tasks_per_connection": self._subscriptions.settings.max_tasks_per_connection,
                 },
             }
         )
@@ -106,50 +112,52 @@ class Inspector:
         """
         await self._admit(request)
         self._limits.stream(request)
-        if self._pulses >= MOST_PULSES:
+        if self._pulses >= MAX_PULSES:
             raise LimitExceeded("enough self-tests are running", retry_after=self._silence)
         self._pulses += 1
-        at_end(request.scope, self._pulse_ended)
-        headers = dict(head(Wire.SSE).headers)
+        on_close(request.scope, self._pulse_ended)
+        headers = dict(head(Transport.SSE).headers)
         headers.pop("content-length", None)
         return StreamingResponse(self._beats(), headers=headers)
 
     async def _admit(self, request: Request) -> Caller:
         _check_own(self._origins, request.headers)
-        caller = await self._callers.who(request)
-        caller.permit(TokenScope.READ)
+        caller = await self._authenticator.authenticate(request)
+        caller.authorize(TokenScope.READ)
         return caller
 
     def _watched(self, caller: Caller) -> Iterable[Watcher]:
         """The newest first, and no more looked through than a moment allows."""
-        pool, grant = self._desk.pool, caller.tasks
+        pool, grant = self._subscriptions.pool, caller.tasks
         if grant is None or grant.upstreams:
-            return (one for one in islice(pool.newest(), MOST_LOOKED_THROUGH) if caller.covers(one.key))
+            return (one for one in islice(pool.newest(), MAX_SCANNED) if caller.covers(one.key))
         named = (pool.watcher(TaskKey.parse(ref)) for ref in sorted(grant.refs))
         return (one for one in named if one is not None and caller.covers(one.key))
 
     def _submits(self, caller: Caller) -> list[str]:
         if TokenScope.SUBMIT not in caller.scopes:
             return []
-        return [name for name in self._desk.pool.upstreams if caller.covers_all_of(name)]
+        return [name for name in self._subscriptions.pool.upstreams if caller.covers_all_of(name)]
 
     async def _beats(self) -> AsyncIterator[bytes]:
-        began = self._desk.clock.now()
+        began = self._subscriptions.clock.monotonic()
         yield b": ok\n"
         for number in range(BEATS):
             await self._until(began + number * BEAT_SECONDS)
             yield sse.encode(self._beat(number, began))
-        await self._until(self._desk.clock.now() + self._silence)
+        await self._until(self._subscriptions.clock.monotonic() + self._silence)
         yield sse.encode(self._beat(BEATS, began), event="end")
 
     def _beat(self, number: int, began: float) -> bytes:
-        elapsed = round((self._desk.clock.now() - began) * 1000)
+        elapsed = round((self._subscriptions.clock.monotonic() - began) * 1000)
         return orjson.dumps({"beat": number, "of": BEATS, "elapsed_ms": elapsed})
 
     async def _until(self, moment: float) -> None:
         """Wait, but never keep a bridge that wants to end."""
-        while (left := moment - self._desk.clock.now()) > 0 and self._desk.closed is None:
-            await self._desk.clock.sleep(min(left, BEAT_SECONDS))
+        while (
+            left := moment - self._subscriptions.clock.monotonic()
+        ) > 0 and self._subscriptions.closed is None:
+            await self._subscriptions.clock.sleep(min(left, BEAT_SECONDS))
 
     def _pulse_ended(self) -> None:
         self._pulses -= 1

@@ -15,7 +15,7 @@ from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import InvalidRequest, TooLarge
 from bridge.watchers.pool import Pool
 from bridge.wire.document import PLAIN, Include
-from bridge.wire.frames import Dress, Wire
+from bridge.wire.frames import Transport, Variant
 
 _NOTHING = QueryParams()
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?=$|[,;\s])")
@@ -123,21 +123,21 @@ def flag(query: QueryParams, name: str) -> bool:
     return value in {"1", "true"}
 
 
-def wire(headers: Headers) -> Wire:
+def transport(headers: Headers) -> Transport:
     """The stream format a client accepts; SSE unless it asks for NDJSON."""
-    return Wire.NDJSON if "application/x-ndjson" in headers.get("accept", "") else Wire.SSE
+    return Transport.NDJSON if "application/x-ndjson" in headers.get("accept", "") else Transport.SSE
 
 
-def dress(query: QueryParams) -> Dress:
+def variant(query: QueryParams) -> Variant:
     """What the events of a stream shall look like: `format=openai`, else our own.
 
     Raises:
         InvalidRequest: A format we do not have.
     """
     wished = query.get("format") if query else None
-    if wished not in (None, Dress.OPENAI.value):
+    if wished not in (None, Variant.OPENAI.value):
         raise InvalidRequest("`format` takes openai")
-    return Dress.BRIDGE if wished is None else Dress.OPENAI
+    return Variant.BRIDGE if wished is None else Variant.OPENAI
 
 
 def preferred_wait(headers: Headers) -> float | None:

@@ -21,7 +21,7 @@ from bridge.errors import (
     UnknownRoute,
     UpstreamError,
 )
-from bridge.telemetry.request_context import visiting
+from bridge.telemetry.request_context import current_request
 from bridge.web.middleware.request_id import route_of
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def problem(error: BridgeError) -> Response:
     }
     if isinstance(error, UpstreamError | Conflict) and (error.provider_status or error.provider_code):
         fields["provider"] = {"status": error.provider_status, "code": error.provider_code}
-    visit = visiting()
+    visit = current_request()
     if visit is not None:
         fields["request_id"] = visit.request_id
     headers = {"Cache-Control": "no-store"}
@@ -74,7 +74,7 @@ async def on_http_exception(_request: Request, error: Exception) -> Response:
     return answer
 
 
-async def on_bug(request: Request, error: Exception) -> Response:
+async def on_unhandled_exception(request: Request, error: Exception) -> Response:
     """Answer that it was us; the log has the rest."""
     logger.error("a bug answered a request", exc_info=error, extra={"route": route_of(request.scope)})
     return problem(BridgeError("the bridge made a mistake; its log says which"))
@@ -83,5 +83,5 @@ async def on_bug(request: Request, error: Exception) -> Response:
 HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
     BridgeError: on_bridge_error,
     HTTPException: on_http_exception,
-    Exception: on_bug,
+    Exception: on_unhandled_exception,
 }

@@ -9,31 +9,31 @@ from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
-from bridge.auth.authenticator import Callers
+from bridge.auth.authenticator import Authenticator
 from bridge.auth.origins import Origins
 from bridge.auth.tickets import Tickets
-from bridge.delivery.handoff import Outermost
-from bridge.delivery.subscriptions import Desk
+from bridge.delivery.handoff import ConnectionHandoff
+from bridge.delivery.subscriptions import Subscriptions
 from bridge.telemetry.metrics import Metrics
 from bridge.watchers.submitter import Submitter
-from bridge.web.callbacks import Callbacks
-from bridge.web.health import Health
-from bridge.web.inspector import Inspector
+from bridge.web.callbacks import CallbackRoutes
+from bridge.web.health import HealthRoutes
+from bridge.web.inspector import InspectorRoutes
 from bridge.web.limits.limits import Limits
-from bridge.web.middleware.raw_path import RawPaths
-from bridge.web.middleware.request_id import Visits
+from bridge.web.middleware.raw_path import RawPathMiddleware
+from bridge.web.middleware.request_id import RequestIdMiddleware
 from bridge.web.problems import HANDLERS
-from bridge.web.proxy.routes import Proxy
-from bridge.web.static_files import BrowserHelper, Documents
-from bridge.web.streams import Streams
-from bridge.web.submit import Submit
-from bridge.web.tasks import Issue, Tasks
+from bridge.web.proxy.routes import ProxyRoutes
+from bridge.web.static_files import ApiDocuments, BrowserHelper
+from bridge.web.streams import StreamRoutes
+from bridge.web.submit import SubmitRoutes
+from bridge.web.tasks import TaskRoutes, TicketRoutes
 
 PROXIED = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rooms:
+class Services:
     """What stands behind the routes.
 
     Args:
@@ -42,29 +42,40 @@ class Rooms:
         inspector: None where the operator wants no page.
     """
 
-    desk: Desk
+    subscriptions: Subscriptions
     submitter: Submitter
     metrics: Metrics
     origins: Origins
     limits: Limits
-    callers: Callers
-    operators: Callers
+    authenticator: Authenticator
+    operators: Authenticator
     tickets: Tickets | None
-    inspector: Inspector | None
+    inspector: InspectorRoutes | None
 
 
-def routes(rooms: Rooms, *, operations_apart: bool = False) -> list[Route | WebSocketRoute]:
+def routes(rooms: Services, *, operations_apart: bool = False) -> list[Route | WebSocketRoute]:
     """Every path the bridge answers.
 
     Args:
         operations_apart: Leave out what `make_operations_app` serves at an address of its own.
     """
-    desk, origins, limits, callers = rooms.desk, rooms.origins, rooms.limits, rooms.callers
-    tasks, streams = Tasks(desk, limits, callers), Streams(desk, origins, limits, callers)
-    submit = Submit(desk, rooms.submitter, origins, limits, callers)
-    proxy = Proxy(desk, rooms.submitter, origins, limits, callers)
-    issue = Issue(desk, callers, rooms.tickets)
-    callbacks, health = Callbacks(desk), Health(desk, rooms.metrics, rooms.operators)
+    subscriptions, origins, limits, authenticator = (
+        rooms.subscriptions,
+        rooms.origins,
+        rooms.limits,
+        rooms.authenticator,
+    )
+    tasks, streams = (
+        TaskRoutes(subscriptions, limits, authenticator),
+        StreamRoutes(subscriptions, origins, limits, authenticator),
+    )
+    submit = SubmitRoutes(subscriptions, rooms.submitter, origins, limits, authenticator)
+    proxy = ProxyRoutes(subscriptions, rooms.submitter, origins, limits, authenticator)
+    issue = TicketRoutes(subscriptions, authenticator, rooms.tickets)
+    callbacks, health = (
+        CallbackRoutes(subscriptions),
+        HealthRoutes(subscriptions, rooms.metrics, rooms.operators),
+    )
     return [
         Route("/v1/tasks/{upstream}/{task_id:encoded}/events", streams.of_task),
         Route("/v1/tasks/{upstream}/{task_id:encoded}/cancel", submit.cancel, methods=["POST"]),
@@ -83,24 +94,26 @@ def routes(rooms: Rooms, *, operations_apart: bool = False) -> list[Route | WebS
     ]
 
 
-def make_app(rooms: Rooms, *, operations_apart: bool = False) -> ASGIApp:
+def make_app(rooms: Services, *, operations_apart: bool = False) -> ASGIApp:
     """The routes, behind the layers every request passes."""
     served = routes(rooms, operations_apart=operations_apart)
-    return Outermost(Visits(RawPaths(rooms.origins.guard(_app(served))), rooms.desk.clock))
+    return ConnectionHandoff(
+        RequestIdMiddleware(RawPathMiddleware(rooms.origins.guard(_app(served))), rooms.subscriptions.clock)
+    )
 
 
-def make_operations_app(rooms: Rooms) -> ASGIApp:
+def make_operations_app(rooms: Services) -> ASGIApp:
     """What operators and their machines ask, and nothing else: no page of anybody's has business there."""
-    health = Health(rooms.desk, rooms.metrics, rooms.operators)
-    return Visits(_app([*_probes(health), *_operations(health)]), rooms.desk.clock)
+    health = HealthRoutes(rooms.subscriptions, rooms.metrics, rooms.operators)
+    return RequestIdMiddleware(_app([*_probes(health), *_operations(health)]), rooms.subscriptions.clock)
 
 
-def _probes(health: Health) -> list[Route]:
+def _probes(health: HealthRoutes) -> list[Route]:
     return [Route("/livez", health.live), Route("/readyz", health.ready)]
 
 
-def _operations(health: Health) -> list[Route]:
-    documents = Documents()
+def _operations(health: HealthRoutes) -> list[Route]:
+    documents = ApiDocuments()
     return [
         Route("/status", health.status),
         Route("/metrics", health.metrics),
@@ -115,7 +128,7 @@ def _browser_helper() -> list[Route]:
     return [Route("/bridge.js", helper.module.serve), Route("/bridge.d.ts", helper.types.serve)]
 
 
-def _inspector(inspector: Inspector | None) -> list[Route]:
+def _inspector(inspector: InspectorRoutes | None) -> list[Route]:
     if inspector is None:
         return []
     return [

@@ -100,7 +100,7 @@ class BrowserHelper:
         self.types = StaticFile("bridge.d.ts")
 
 
-class Documents:
+class ApiDocuments:
     """One file each, as it stands in the package; the first two refer to the third by its name."""
 
     def __init__(self) -> None:

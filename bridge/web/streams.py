@@ -11,32 +11,34 @@ from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.websockets import WebSocket
 
-from bridge.auth.authenticator import Caller, Callers, TokenScope
+from bridge.auth.authenticator import Authenticator, Caller, TokenScope
 from bridge.auth.origins import Origins
 from bridge.core.event import Closing
 from bridge.core.task import TaskKey
-from bridge.delivery.sse import EventStream, TurnedAway, head
-from bridge.delivery.subscriptions import Arrival, Desk, withheld
-from bridge.delivery.websocket import REFUSED, Socket, turn_away
+from bridge.delivery.sse import EventStream, OverloadedResponse, head
+from bridge.delivery.subscriptions import SubscribeRequest, Subscriptions, withheld
+from bridge.delivery.websocket import REFUSED, WebSocketSession, reject
 from bridge.errors import BridgeError, LimitExceeded, Unauthenticated, UpstreamError
 from bridge.web import params
-from bridge.web.limits.limits import Limits, Place, tell_turned_away
+from bridge.web.limits.limits import ConnectionSlot, Limits, log_rejected
 from bridge.web.problems import problem
-from bridge.wire.frames import Dress, Wire
+from bridge.wire.frames import Transport, Variant
 
 _DENIAL = "websocket.http.response"
 
 Named = Callable[[Request, Caller], Awaitable[list[TaskKey]]]
 
 
-class Streams:
+class StreamRoutes:
     """Streams of events, in every delivery that stays open."""
 
-    def __init__(self, desk: Desk, origins: Origins, limits: Limits, callers: Callers) -> None:
-        self._desk = desk
+    def __init__(
+        self, subscriptions: Subscriptions, origins: Origins, limits: Limits, authenticator: Authenticator
+    ) -> None:
+        self._subscriptions = subscriptions
         self._origins = origins
         self._limits = limits
-        self._callers = callers
+        self._authenticator = authenticator
 
     async def of_task(self, request: Request) -> Response:
         """`GET /v1/tasks/{upstream}/{task_id}/events`."""
@@ -49,54 +51,57 @@ class Streams:
     async def _answer(self, request: Request, named: Named) -> Response:
         """A stream, or a word that there is no room for one, before anything else is looked at."""
         query = params.query(request)
-        dress = params.dress(query)
-        wire = params.wire(request.headers) if dress is Dress.BRIDGE else Wire.SSE
+        variant = params.variant(query)
+        transport = params.transport(request.headers) if variant is Variant.BRIDGE else Transport.SSE
         if request.method == "HEAD":
-            caller = await self._callers.who(request, ticket=True)
-            await self._callers.permit(caller, TokenScope.READ, await named(request, caller))
-            return head(wire)
+            caller = await self._authenticator.authenticate(request, ticket=True)
+            await self._authenticator.authorize(caller, TokenScope.READ, await named(request, caller))
+            return head(transport)
         try:
             place = self._limits.stream(request)
-            caller = await self._callers.who(request, ticket=True)
-            place.belong(caller.name)
+            caller = await self._authenticator.authenticate(request, ticket=True)
+            place.assign_to_caller(caller.name)
             keys = await named(request, caller)
             place.follow(len(keys))
-            doubts = await self._callers.permit(caller, TokenScope.READ, keys)
+            unverified = await self._authenticator.authorize(caller, TokenScope.READ, keys)
         except LimitExceeded as error:
-            tell_turned_away(wire.value, error)
-            return TurnedAway(self._desk, wire, dress)
+            log_rejected(transport.value, error)
+            return OverloadedResponse(self._subscriptions, transport, variant)
         except UpstreamError as error:
             if not error.retryable:
                 raise
-            return TurnedAway(self._desk, wire, dress, why=withheld(error))
+            return OverloadedResponse(self._subscriptions, transport, variant, why=withheld(error))
         include = params.include(query)
-        arrival, expires_at = self._arrival(request, query, keys, doubts), self._callers.ends_at(caller)
-        return EventStream(self._desk, arrival, wire, include, dress, expires_at=expires_at)
+        arrival, expires_at = (
+            self._arrival(request, query, keys, unverified),
+            self._authenticator.ends_at(caller),
+        )
+        return EventStream(self._subscriptions, arrival, transport, include, variant, expires_at=expires_at)
 
     async def _named_by_path(self, request: Request, caller: Caller) -> list[TaskKey]:
-        return [params.path_key(self._desk.pool, request, caller.account)]
+        return [params.path_key(self._subscriptions.pool, request, caller.account)]
 
     async def _named_by_request(self, request: Request, caller: Caller) -> list[TaskKey]:
         refs = params.query(request).getlist("task")
         if request.method == "POST":
-            body = await params.json_object(request, self._desk.settings.max_body_bytes)
+            body = await params.json_object(request, self._subscriptions.settings.max_body_bytes)
             refs = refs + params.only_texts(body.get("tasks"), "tasks")
         return self._keys(caller, refs)
 
     def _keys(self, caller: Caller, refs: Sequence[str]) -> list[TaskKey]:
-        most = self._desk.settings.max_tasks_per_connection
-        return params.task_keys(self._desk.pool, refs, most, caller.account)
+        most = self._subscriptions.settings.max_tasks_per_connection
+        return params.task_keys(self._subscriptions.pool, refs, most, caller.account)
 
     @staticmethod
     def _arrival(
         request: HTTPConnection,
         query: QueryParams,
         keys: Sequence[TaskKey],
-        doubts: Mapping[TaskKey, BridgeError],
-    ) -> Arrival:
+        unverified: Mapping[TaskKey, BridgeError],
+    ) -> SubscribeRequest:
         history = params.flag(query, "history")
-        shown = [key for key in keys if key not in doubts]
-        return Arrival(shown, params.resume_token(request, query), history, doubts)
+        shown = [key for key in keys if key not in unverified]
+        return SubscribeRequest(shown, params.resume_token(request, query), history, unverified)
 
     async def websocket(self, websocket: WebSocket) -> None:
         """`GET /v1/ws`."""
@@ -106,13 +111,13 @@ class Streams:
             return
         try:
             place = self._limits.stream(websocket)
-            caller = await self._callers.who(websocket, ticket=True)
-            place.belong(caller.name)
+            caller = await self._authenticator.authenticate(websocket, ticket=True)
+            place.assign_to_caller(caller.name)
             socket = await self._socket(websocket, place, caller)
         except LimitExceeded as error:
-            tell_turned_away(Wire.WEBSOCKET.value, error)
-            self._desk.metrics.turned_away(Wire.WEBSOCKET.value)
-            await turn_away(Closing.OVER_CAPACITY, scope, receive, send)
+            log_rejected(Transport.WEBSOCKET.value, error)
+            self._subscriptions.metrics.rejected(Transport.WEBSOCKET.value)
+            await reject(Closing.OVER_CAPACITY, scope, receive, send)
             return
         except Unauthenticated as error:
             await _deny(websocket, error)
@@ -122,20 +127,20 @@ class Streams:
             return
         await socket(scope, receive, send)
 
-    async def _socket(self, websocket: WebSocket, place: Place, caller: Caller) -> Socket:
+    async def _socket(self, websocket: WebSocket, place: ConnectionSlot, caller: Caller) -> WebSocketSession:
         query = params.query(websocket)
         refs = query.getlist("task")
         keys = self._keys(caller, refs) if refs else []
-        doubts = await self._callers.doubts(caller, TokenScope.READ, keys)
-        return Socket(
-            self._desk,
+        unverified = await self._authenticator.unverified(caller, TokenScope.READ, keys)
+        return WebSocketSession(
+            self._subscriptions,
             resolve=partial(self._keys, caller),
-            first=self._arrival(websocket, query, keys, doubts) if refs else None,
+            first=self._arrival(websocket, query, keys, unverified) if refs else None,
             include=params.include(query),
-            max_tasks=self._desk.settings.max_tasks_per_connection,
+            max_tasks=self._subscriptions.settings.max_tasks_per_connection,
             follow=place.follow,
-            refusals=partial(self._callers.refusals, caller, TokenScope.READ),
-            expires_at=self._callers.ends_at(caller),
+            denied=partial(self._authenticator.denied, caller, TokenScope.READ),
+            expires_at=self._authenticator.ends_at(caller),
         )
 
 

@@ -7,10 +7,10 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bridge.auth.authenticator import Callers, TokenScope, answering
+from bridge.auth.authenticator import Authenticator, TokenScope, map_credential_errors
 from bridge.auth.origins import Origins
 from bridge.delivery.longpoll import etag
-from bridge.delivery.subscriptions import Desk
+from bridge.delivery.subscriptions import Subscriptions
 from bridge.dialects.base import Submission
 from bridge.errors import Forbidden, InvalidRequest, Overloaded
 from bridge.watchers.submitter import Submitter
@@ -22,7 +22,7 @@ from bridge.wire.document import document
 _INCLUDE = "include"
 
 
-class Submit:
+class SubmitRoutes:
     """Creating and cancelling tasks.
 
     A page of a stranger must not spend the operator's money: browsers send simple POSTs without asking, so
@@ -30,30 +30,35 @@ class Submit:
     """
 
     def __init__(
-        self, desk: Desk, submitter: Submitter, origins: Origins, limits: Limits, callers: Callers
+        self,
+        subscriptions: Subscriptions,
+        submitter: Submitter,
+        origins: Origins,
+        limits: Limits,
+        authenticator: Authenticator,
     ) -> None:
-        self._desk = desk
+        self._subscriptions = subscriptions
         self._submitter = submitter
         self._origins = origins
         self._limits = limits
-        self._callers = callers
+        self._authenticator = authenticator
 
     async def submit(self, request: Request) -> Response:
         """`POST /v1/tasks/{upstream}`: the body goes to the provider as it is."""
         admit(self._origins, request.headers)
-        caller = await self._callers.who(request)
-        caller.permit_upstream(TokenScope.SUBMIT, request.path_params["upstream"])
-        upstream = self._desk.pool.upstream(request.path_params["upstream"], caller.account)
+        caller = await self._authenticator.authenticate(request)
+        caller.authorize_upstream(TokenScope.SUBMIT, request.path_params["upstream"])
+        upstream = self._subscriptions.pool.upstream(request.path_params["upstream"], caller.account)
         include = params.include(params.query(request))
-        if self._desk.closed is not None:
+        if self._subscriptions.closed is not None:
             raise Overloaded("this bridge is being restarted; nothing was submitted")
         self._limits.submit(caller.name)
         submission = Submission(
-            body=await params.body(request, self._desk.settings.max_submission_bytes),
+            body=await params.body(request, self._subscriptions.settings.max_submission_bytes),
             content_type=request.headers.get("content-type"),
             options=params.options(params.query(request), without=_INCLUDE),
         )
-        with answering(caller):
+        with map_credential_errors(caller):
             key, event = await self._submitter.submit(upstream, submission)
         where = links(key, params.mounted_at(request))
         body = orjson.dumps({"state": orjson.Fragment(document(event, include=include)), "links": where})
@@ -63,12 +68,12 @@ class Submit:
     async def cancel(self, request: Request) -> Response:
         """`POST /v1/tasks/{upstream}/{task_id}/cancel`: the state that results."""
         admit(self._origins, request.headers)
-        caller = await self._callers.who(request)
-        key = params.path_key(self._desk.pool, request, caller.account)
-        await self._callers.permit(caller, TokenScope.CANCEL, [key])
+        caller = await self._authenticator.authenticate(request)
+        key = params.path_key(self._subscriptions.pool, request, caller.account)
+        await self._authenticator.authorize(caller, TokenScope.CANCEL, [key])
         include = params.include(params.query(request))
-        await params.body(request, self._desk.settings.max_body_bytes)
-        with answering(caller):
+        await params.body(request, self._subscriptions.settings.max_body_bytes)
+        with map_credential_errors(caller):
             event = await self._submitter.cancel(key)
         return state_response(event, include, HEADERS | {"ETag": etag(event)}, None)
 

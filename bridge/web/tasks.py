@@ -9,12 +9,12 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bridge.auth.authenticator import TICKET, Callers, TokenScope, answering
-from bridge.auth.tickets import LONGEST_SECONDS, Ticket, Tickets
+from bridge.auth.authenticator import TICKET, Authenticator, TokenScope, map_credential_errors
+from bridge.auth.tickets import MAX_TICKET_SECONDS, Ticket, Tickets
 from bridge.core.event import Event
 from bridge.core.task import TaskKey
-from bridge.delivery.longpoll import LONGEST_WAIT_SECONDS, etag, read
-from bridge.delivery.subscriptions import Desk
+from bridge.delivery.longpoll import MAX_WAIT_SECONDS, etag, read
+from bridge.delivery.subscriptions import Subscriptions
 from bridge.errors import Conflict, InvalidRequest, TaskNotFound
 from bridge.web import params
 from bridge.web.limits.limits import Limits
@@ -24,45 +24,45 @@ from bridge.wire.document import Include, document, timestamp
 HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Vary": "Prefer, Accept"}
 
 
-class Tasks:
+class TaskRoutes:
     """The routes that answer with one state document."""
 
-    def __init__(self, desk: Desk, limits: Limits, callers: Callers) -> None:
-        self._desk = desk
+    def __init__(self, subscriptions: Subscriptions, limits: Limits, authenticator: Authenticator) -> None:
+        self._subscriptions = subscriptions
         self._limits = limits
-        self._callers = callers
+        self._authenticator = authenticator
 
     async def state(self, request: Request) -> Response:
         """`GET /v1/tasks/{upstream}/{task_id}`: the state, now or once it differs."""
-        caller = await self._callers.who(request)
-        key = params.path_key(self._desk.pool, request, caller.account)
-        await self._callers.permit(caller, TokenScope.READ, [key])
+        caller = await self._authenticator.authenticate(request)
+        key = params.path_key(self._subscriptions.pool, request, caller.account)
+        await self._authenticator.authorize(caller, TokenScope.READ, [key])
         include = params.include(params.query(request))
         wait, have = params.preferred_wait(request.headers), request.headers.get("if-none-match")
         if wait and have is not None:
             self._limits.longpoll(request, caller.name)
-        lasting = None if wait is None else self._callers.lasts(caller, wait)
-        found = await read(self._desk, key, have=have, wait=lasting)
+        lasting = None if wait is None else self._authenticator.lasts(caller, wait)
+        found = await read(self._subscriptions, key, have=have, wait=lasting)
         headers = HEADERS | {"ETag": etag(found.event)}
         if wait is not None:
-            headers["Preference-Applied"] = f"wait={min(int(wait), LONGEST_WAIT_SECONDS)}"
+            headers["Preference-Applied"] = f"wait={min(int(wait), MAX_WAIT_SECONDS)}"
         if not found.modified:
             return Response(status_code=304, headers=headers)
         return state_response(found.event, include, headers, found.observed_at)
 
     async def by_alias(self, request: Request) -> Response:
         """`GET /v1/aliases/{upstream}/{alias}`: the state of the task the client named itself."""
-        caller = await self._callers.who(request)
-        caller.permit_search(request.path_params["upstream"])
-        upstream = self._desk.pool.upstream(request.path_params["upstream"], caller.account)
+        caller = await self._authenticator.authenticate(request)
+        caller.authorize_search(request.path_params["upstream"])
+        upstream = self._subscriptions.pool.upstream(request.path_params["upstream"], caller.account)
         include = params.include(params.query(request))
         try:
-            with answering(caller):
-                key, event = await find_by_alias(self._desk, upstream, request.path_params["alias"])
+            with map_credential_errors(caller):
+                key, event = await find_by_alias(self._subscriptions, upstream, request.path_params["alias"])
         except TaskNotFound:
-            caller.permit_upstream(TokenScope.READ, upstream.name)  # others' ids are theirs to know of
+            caller.authorize_upstream(TokenScope.READ, upstream.name)  # others' ids are theirs to know of
             raise
-        caller.permit(TokenScope.READ, [key])
+        caller.authorize(TokenScope.READ, [key])
         where = links(key, params.mounted_at(request))["self"]
         headers = HEADERS | {"ETag": etag(event), "Content-Location": where}
         return state_response(event, include, headers, None)
@@ -92,40 +92,42 @@ def state_response(
     return Response(body, headers=headers, media_type="application/json")
 
 
-USUAL_SECONDS = 300
+DEFAULT_TICKET_SECONDS = 300
 
 
-class Issue:
+class TicketRoutes:
     """`POST /v1/tickets`.
 
     Args:
         tickets: None where the bridge gives out none.
     """
 
-    def __init__(self, desk: Desk, callers: Callers, tickets: Tickets | None) -> None:
-        self._desk = desk
-        self._callers = callers
+    def __init__(
+        self, subscriptions: Subscriptions, authenticator: Authenticator, tickets: Tickets | None
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._authenticator = authenticator
         self._tickets = tickets
 
     async def issue(self, request: Request) -> Response:
         """A ticket for tasks the caller may read; never with a ticket in place of a credential."""
-        caller = await self._callers.who(request)
+        caller = await self._authenticator.authenticate(request)
         if self._tickets is None:
             raise Conflict("this bridge has no secret to sign tickets with")
-        body = await params.json_object(request, self._desk.settings.max_body_bytes)
+        body = await params.json_object(request, self._subscriptions.settings.max_body_bytes)
         unknown = body.keys() - {"tasks", "seconds"}
         if unknown:
             raise InvalidRequest("a ticket is asked for with `tasks` and `seconds`")
         refs = params.only_texts(body.get("tasks"), "tasks")
         most, seconds = (
-            self._desk.settings.max_tasks_per_connection,
-            _seconds(body.get("seconds", USUAL_SECONDS)),
+            self._subscriptions.settings.max_tasks_per_connection,
+            _seconds(body.get("seconds", DEFAULT_TICKET_SECONDS)),
         )
-        keys = params.task_keys(self._desk.pool, refs, most, caller.account)
-        for error in (await self._callers.permit(caller, TokenScope.READ, keys)).values():
+        keys = params.task_keys(self._subscriptions.pool, refs, most, caller.account)
+        for error in (await self._authenticator.authorize(caller, TokenScope.READ, keys)).values():
             raise error
         ticket = self._tickets.mint(caller, keys, seconds)
-        self._callers.hold(caller, seconds)
+        self._authenticator.hold(caller, seconds)
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         document = _document(ticket, keys, params.mounted_at(request))
         return Response(document, 201, headers, media_type="application/json")
@@ -134,8 +136,8 @@ class Issue:
 def _seconds(value: object) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON has one kind of number
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LONGEST_SECONDS:
-        raise InvalidRequest(f"`seconds` is a whole number from 1 to {LONGEST_SECONDS}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_TICKET_SECONDS:
+        raise InvalidRequest(f"`seconds` is a whole number from 1 to {MAX_TICKET_SECONDS}")
     return value
 
 

@@ -14,7 +14,7 @@ from bridge.wire import sse
 from bridge.wire.document import PLAIN, Include, document
 
 
-class Wire(StrEnum):
+class Transport(StrEnum):
     """The formats a subscription can leave in."""
 
     SSE = "sse"
@@ -22,7 +22,7 @@ class Wire(StrEnum):
     WEBSOCKET = "websocket"
 
 
-class Dress(StrEnum):
+class Variant(StrEnum):
     """What the events on an SSE stream look like."""
 
     BRIDGE = "bridge"
@@ -31,7 +31,7 @@ class Dress(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class Format:
     """Everything that makes two subscribers' bytes differ.
 
     Args:
@@ -41,11 +41,11 @@ class Form:
         framed: Whether the WebSocket frame header is ours, for the same reason.
     """
 
-    wire: Wire
+    transport: Transport
     include: Include = PLAIN
     chunked: bool = False
     framed: bool = False
-    dress: Dress = Dress.BRIDGE
+    variant: Variant = Variant.BRIDGE
 
 
 class Frames:
@@ -55,39 +55,39 @@ class Frames:
 
     def __init__(self, event: Event) -> None:
         self.event = event
-        self._made: list[tuple[Form, bytes]] = []  # rarely more than two: to look is cheaper than to hash
+        self._made: list[tuple[Format, bytes]] = []  # rarely more than two: to look is cheaper than to hash
         self._confirmed: tuple[Include, float | None, bytes] | None = None
 
-    def bytes_for(self, form: Form) -> bytes:
+    def bytes_for(self, fmt: Format) -> bytes:
         """The state, and `done` after it when it is final, ready for the socket."""
         for known, made in self._made:
-            if known is form or known == form:
+            if known is fmt or known == fmt:
                 return made
-        made = pack(form, state_frame(form, self.event))
-        self._made.append((form, made))
+        made = pack(fmt, state_frame(fmt, self.event))
+        self._made.append((fmt, made))
         return made
 
-    def first_for(self, form: Form, *, confirmed_at: float | None, retry: int | None) -> bytes:
+    def first_for(self, fmt: Format, *, confirmed_at: float | None, retry: int | None) -> bytes:
         """The same for a newcomer: with the newest confirmation, and its own wait before it comes back.
 
         Many come between two looks; they share the document.
         """
         kept = self._confirmed
-        if kept is None or kept[0] != form.include or kept[1] != confirmed_at:
-            text = document(self.event, include=form.include, observed_at=confirmed_at)
-            kept = self._confirmed = (form.include, confirmed_at, text)
-        return state_frame(form, self.event, text=kept[2], retry=retry)
+        if kept is None or kept[0] != fmt.include or kept[1] != confirmed_at:
+            text = document(self.event, include=fmt.include, observed_at=confirmed_at)
+            kept = self._confirmed = (fmt.include, confirmed_at, text)
+        return state_frame(fmt, self.event, text=kept[2], retry=retry)
 
 
-def pack(form: Form, payload: bytes) -> bytes:
+def pack(fmt: Format, payload: bytes) -> bytes:
     """Put the framing of HTTP around a payload where that is ours to do."""
-    if form.chunked and payload:
+    if fmt.chunked and payload:
         return b"%x\r\n%b\r\n" % (len(payload), payload)
     return payload
 
 
 def state_frame(
-    form: Form,
+    fmt: Format,
     event: Event,
     *,
     text: bytes | None = None,
@@ -101,62 +101,62 @@ def state_frame(
         with_cursor: False for a state that is no place in the journal on this connection.
         retry: Milliseconds a browser should wait before it comes back (SSE only).
     """
-    if form.dress is Dress.PROVIDER:
+    if fmt.variant is Variant.PROVIDER:
         return _own_frame(event, retry)
-    text = text or document(event, include=form.include)
+    text = text or document(event, include=fmt.include)
     cursor = str(event.cursor)
-    if form.dress is Dress.OPENAI:
+    if fmt.variant is Variant.OPENAI:
         dressed = b'{"type":"state","cursor":"%b","task":%b}' % (cursor.encode(), text)
         return sse.encode(dressed, id=cursor if with_cursor else None, retry=retry)
-    if form.wire is Wire.SSE:
+    if fmt.transport is Transport.SSE:
         frame = sse.encode(text, id=cursor if with_cursor else None, retry=retry)
-    elif form.wire is Wire.NDJSON:
+    elif fmt.transport is Transport.NDJSON:
         frame = text + b"\n"
     else:
-        frame = text_frame(form, b'{"type":"state","cursor":"%b","state":%b}' % (cursor.encode(), text))
-    return frame + _done_frame(form, event) if event.state.status.final else frame
+        frame = text_frame(fmt, b'{"type":"state","cursor":"%b","state":%b}' % (cursor.encode(), text))
+    return frame + _done_frame(fmt, event) if event.state.status.final else frame
 
 
-def end_frame(form: Form, tasks: int) -> bytes:
+def end_frame(fmt: Format, tasks: int) -> bytes:
     """Nothing more will come. A WebSocket has none: it stays open for the next subscribe."""
-    if form.wire is Wire.WEBSOCKET:
+    if fmt.transport is Transport.WEBSOCKET:
         return b""
-    if form.dress is Dress.OPENAI:
+    if fmt.variant is Variant.OPENAI:
         return sse.encode(b"[DONE]")
-    return _control(form, "end", {"tasks": tasks})
+    return _control(fmt, "end", {"tasks": tasks})
 
 
-def reset_frame(form: Form, reason: str, *, retry: int | None = None) -> bytes:
+def reset_frame(fmt: Format, reason: str, *, retry: int | None = None) -> bytes:
     """The cursor a client came with cannot be honoured; current states follow."""
-    return _control(form, "reset", {"reason": reason}, retry=retry)
+    return _control(fmt, "reset", {"reason": reason}, retry=retry)
 
 
-def notice_frame(form: Form, key: TaskKey | None, notice: Notice) -> bytes:
+def notice_frame(fmt: Format, key: TaskKey | None, notice: Notice) -> bytes:
     """Something a viewer should know; `task` is null when it is about the connection."""
-    return _control(form, "notice", _notice(key, notice))
+    return _control(fmt, "notice", _notice(key, notice))
 
 
-def closing_frame(form: Form, closing: Closing, message: str, *, retry: int | None) -> bytes:
+def closing_frame(fmt: Format, closing: Closing, message: str, *, retry: int | None) -> bytes:
     """Why the connection ends now, with the wait before coming back (milliseconds)."""
     fields = _notice(None, Notice(NoticeCode.CLOSING, message)) | {"reason": closing.value}
-    return _control(form, "notice", fields, retry=retry)
+    return _control(fmt, "notice", fields, retry=retry)
 
 
-def keepalive(form: Form) -> bytes:
+def keepalive(fmt: Format) -> bytes:
     """The shortest thing that keeps middleboxes and watchdogs content."""
-    if form.wire is Wire.SSE:
-        return pack(form, sse.KEEPALIVE)
-    if form.wire is Wire.NDJSON:
-        return pack(form, b"\n")
+    if fmt.transport is Transport.SSE:
+        return pack(fmt, sse.KEEPALIVE)
+    if fmt.transport is Transport.NDJSON:
+        return pack(fmt, b"\n")
     return b""  # the WebSocket library pings
 
 
-def text_frame(form: Form, payload: bytes) -> bytes:
+def text_frame(fmt: Format, payload: bytes) -> bytes:
     """A WebSocket text message: unmasked, uncompressed, final (RFC 6455 section 5.2).
 
     Where the server frames, messages joined into one write are told apart by a line break.
     """
-    if not form.framed:
+    if not fmt.framed:
         return payload + b"\n"
     size = len(payload)
     if size < 126:
@@ -166,17 +166,17 @@ def text_frame(form: Form, payload: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
 
 
-def message(form: Form, fields: dict[str, Any]) -> bytes:
+def message(fmt: Format, fields: dict[str, Any]) -> bytes:
     """A control message of the WebSocket protocol."""
-    return text_frame(form, orjson.dumps(fields))
+    return text_frame(fmt, orjson.dumps(fields))
 
 
-def _done_frame(form: Form, event: Event) -> bytes:
+def _done_frame(fmt: Format, event: Event) -> bytes:
     fields = {"task": event.key.ref, "status": event.state.status.value}
     cursor = str(event.cursor)
-    if form.wire is Wire.SSE:
+    if fmt.transport is Transport.SSE:
         return sse.encode(orjson.dumps(fields), id=cursor, event="done")
-    return _control(form, "done", fields | {"cursor": cursor})
+    return _control(fmt, "done", fields | {"cursor": cursor})
 
 
 def _own_frame(event: Event, retry: int | None) -> bytes:
@@ -185,16 +185,16 @@ def _own_frame(event: Event, retry: int | None) -> bytes:
     return b"" if raw is None else sse.encode(orjson.dumps(orjson.loads(raw)), retry=retry)
 
 
-def _control(form: Form, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:
-    if form.dress is Dress.PROVIDER:
+def _control(fmt: Format, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:
+    if fmt.variant is Variant.PROVIDER:
         return b""  # no provider says such things
-    if form.dress is Dress.OPENAI:
+    if fmt.variant is Variant.OPENAI:
         return sse.encode(orjson.dumps({"type": name} | fields), retry=retry)
-    if form.wire is Wire.SSE:
+    if fmt.transport is Transport.SSE:
         return sse.encode(orjson.dumps(fields), event=name, retry=retry)
-    if form.wire is Wire.NDJSON:
+    if fmt.transport is Transport.NDJSON:
         return orjson.dumps({"event": name} | fields) + b"\n"
-    return message(form, {"type": name} | fields)
+    return message(fmt, {"type": name} | fields)
 
 
 def _notice(key: TaskKey | None, notice: Notice) -> dict[str, Any]:

@@ -44,7 +44,7 @@ async def take(
 ) -> None:
     """One picture of four tasks on their way, one of them done."""
     done, half, begun = IDS
-    now = int(SystemClock().wall())
+    now = int(SystemClock().time())
     refs = [
         await scene.script("qingbo", done, qingbo(done, "queued", 0, created_at=now - 38)),
         await scene.script("qingbo", half, qingbo(half, "processing", 61, created_at=now - 21)),

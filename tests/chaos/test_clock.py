@@ -35,8 +35,8 @@ class SteppingClock(SystemClock):
         """Somebody sets the clock."""
         self._ahead += seconds
 
-    def wall(self) -> float:
-        return super().wall() + self._ahead
+    def time(self) -> float:
+        return super().time() + self._ahead
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ import orjson
 import websockets
 from websockets.asyncio.client import connect
 
-from bridge.client.backoff import Patience
+from bridge.client.backoff import Timeouts
 from bridge.client.bridge import Bridge
 from tests.chaos.judge import Account, Judge
 from tests.chaos.proxy import abort
@@ -248,7 +248,7 @@ class _Sse:
 
 async def _client(viewers: Viewers, account: Account) -> None:
     """Our own client does its reconnecting itself."""
-    patience = Patience(silence=SILENCE_SECONDS, first_delay=0.05, shortest_delay=0.02, longest_delay=0.5)
+    patience = Timeouts(silence=SILENCE_SECONDS, first_delay=0.05, shortest_delay=0.02, longest_delay=0.5)
 
     async def sleep(seconds: float) -> None:
         await asyncio.sleep(min(seconds, COMES_BACK_AFTER[1]))

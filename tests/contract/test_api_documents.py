@@ -29,25 +29,25 @@ from starlette.routing import Route
 
 from bridge import errors
 from bridge.auth.authenticator import COOKIE, TICKET, TokenScope
-from bridge.auth.tickets import LONGEST_SECONDS
+from bridge.auth.tickets import MAX_TICKET_SECONDS
 from bridge.config.settings import Settings
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.merge import lost, merge, unknown
 from bridge.core.resume import locate
 from bridge.core.task import MAX_TASK_ID, Failure, Output, Source, State, Status, TaskKey
-from bridge.delivery.longpoll import LONGEST_WAIT_SECONDS
+from bridge.delivery.longpoll import MAX_WAIT_SECONDS
 from bridge.delivery.websocket import MAX_MESSAGE, REFUSED, SUBPROTOCOL, TOO_BIG
 from bridge.dialects.media import type_of_name
 from bridge.dialects.registry import load_preset, preset_names
-from bridge.sources.upstream import Standing
-from bridge.web.routes import Rooms, routes
+from bridge.sources.upstream import UpstreamState
+from bridge.web.routes import Services, routes
 from bridge.web.static_files import StaticFile, StaticFolder
-from bridge.web.tasks import USUAL_SECONDS
+from bridge.web.tasks import DEFAULT_TICKET_SECONDS
 from bridge.wire.document import Include, document, unseen_cursor
 from bridge.wire.frames import (
-    Dress,
-    Form,
-    Wire,
+    Format,
+    Transport,
+    Variant,
     closing_frame,
     end_frame,
     notice_frame,
@@ -322,9 +322,9 @@ def test_every_example_of_a_message_is_one():
 
 def served():
     """Every route with its methods, as the application has them."""
-    desk = SimpleNamespace(pool=None, clock=SimpleNamespace(wall=lambda: 0.0))
-    rest = dict.fromkeys(field for field in Rooms.__dataclass_fields__ if field != "desk")
-    for route in routes(Rooms(desk=desk, **rest)):
+    desk = SimpleNamespace(pool=None, clock=SimpleNamespace(time=lambda: 0.0))
+    rest = dict.fromkeys(field for field in Services.__dataclass_fields__ if field != "subscriptions")
+    for route in routes(Services(subscriptions=desk, **rest)):
         path = re.sub(r":\w+}", "}", route.path)
         methods = route.methods - {"HEAD"} if isinstance(route, Route) else ["GET"]
         keeper = getattr(route.endpoint, "__self__", None)
@@ -421,16 +421,16 @@ def test_numbers_are_those_of_the_code():
     assert kinds["TaskList"]["properties"]["tasks"]["maxItems"] == most
     assert ASYNCAPI["components"]["schemas"]["Tasks"]["maxItems"] == most
     seconds = kinds["TicketOrder"]["properties"]["seconds"]
-    assert (seconds["maximum"], seconds["default"]) == (LONGEST_SECONDS, USUAL_SECONDS)
+    assert (seconds["maximum"], seconds["default"]) == (MAX_TICKET_SECONDS, DEFAULT_TICKET_SECONDS)
     assert OPENAPI["components"]["parameters"]["task_id"]["schema"]["maxLength"] == MAX_TASK_ID
     (prefer,) = (
         one
         for one in OPENAPI["paths"]["/v1/tasks/{upstream}/{task_id}"]["get"]["parameters"]
         if one.get("name") == "Prefer"
     )
-    assert f"({LONGEST_WAIT_SECONDS} at the most)" in prefer["description"]
+    assert f"({MAX_WAIT_SECONDS} at the most)" in prefer["description"]
     assert f"{MAX_MESSAGE // 1024} KiB" in ASYNCAPI["channels"]["socket"]["description"]
-    assert kinds["UpstreamCondition"]["properties"]["state"]["enum"] == [one.value for one in Standing]
+    assert kinds["UpstreamCondition"]["properties"]["state"]["enum"] == [one.value for one in UpstreamState]
 
 
 def test_every_path_of_a_provider_that_is_shown_is_one_of_its_calls():
@@ -509,7 +509,7 @@ def blocks(stream):
 
 def test_every_event_is_a_message():
     said = set()
-    for name, data in blocks(b"".join(frames(Form(Wire.SSE)))):
+    for name, data in blocks(b"".join(frames(Format(Transport.SSE)))):
         (state_payload("state") if name is None else payload(name)).validate(data)
         said.add(name or "state")
     assert said == ASYNCAPI["channels"]["events"]["messages"].keys()
@@ -518,7 +518,7 @@ def test_every_event_is_a_message():
 
 def test_every_line_is_a_message():
     said = set()
-    for line in b"".join(frames(Form(Wire.NDJSON))).splitlines():
+    for line in b"".join(frames(Format(Transport.NDJSON))).splitlines():
         data = json.loads(line)
         name = data.pop("event", None)
         (state_payload("state") if name is None else payload(name)).validate(data)
@@ -536,7 +536,7 @@ def message_of(data):
 
 def test_every_message_of_a_socket_is_one():
     said = set()
-    for line in b"".join(frames(Form(Wire.WEBSOCKET))).splitlines():
+    for line in b"".join(frames(Format(Transport.WEBSOCKET))).splitlines():
         data = json.loads(line)
         message_of(data).validate(data)
         said.add(data["type"])
@@ -552,6 +552,6 @@ def test_a_message_that_is_none_is_found():
 
 
 def test_in_the_openai_format_a_state_is_the_same_document():
-    frame = state_frame(Form(Wire.SSE, dress=Dress.OPENAI), event(3, state("processing", 50.0)))
+    frame = state_frame(Format(Transport.SSE, variant=Variant.OPENAI), event(3, state("processing", 50.0)))
     ((_, data),) = blocks(frame)
     STRICT.validate(data["task"])

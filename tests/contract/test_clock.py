@@ -39,10 +39,10 @@ def wheel(request: pytest.FixtureRequest) -> Wheel:
 
 
 async def test_a_sleep_ends_when_its_time_has_passed(wheel: Wheel) -> None:
-    before, wall = wheel.clock.now(), wheel.clock.wall()
+    before, wall = wheel.clock.monotonic(), wheel.clock.time()
     assert await wheel.let(wheel.clock.sleep(A_MOMENT), A_MOMENT)
-    assert wheel.clock.now() >= before + A_MOMENT * 0.9
-    assert wheel.clock.wall() >= wall
+    assert wheel.clock.monotonic() >= before + A_MOMENT * 0.9
+    assert wheel.clock.time() >= wall
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
@@ -91,11 +91,11 @@ async def test_the_fake_wakes_everybody_at_the_moment_they_wait_for() -> None:
     async def sleeper(name: str, *naps: float) -> None:
         for nap in naps:
             await clock.sleep(nap)
-            woke.append((name, clock.now()))
+            woke.append((name, clock.monotonic()))
 
     tasks = [asyncio.ensure_future(sleeper("a", 1, 1)), asyncio.ensure_future(sleeper("b", 1.5, 9))]
     await clock.advance(3)
     assert woke == [("a", 1.0), ("b", 1.5), ("a", 2.0)]
-    assert clock.now() == 3.0
+    assert clock.monotonic() == 3.0
     for task in tasks:
         task.cancel()

@@ -17,7 +17,7 @@ import pytest
 
 from bridge import errors
 from bridge.core.task import Status
-from bridge.dialects.base import Answer, Submission
+from bridge.dialects.base import HttpResponse, Submission
 from bridge.dialects.registry import load_preset, preset_names
 from bridge.dialects.words import STATUS_WORDS, fold
 
@@ -51,7 +51,7 @@ def bytes_of(body):
 def recorded(file):
     case = read(file)
     answer = case["answer"]
-    return case, Answer(answer["status"], answer["headers"], bytes_of(answer["body"]))
+    return case, HttpResponse(answer["status"], answer["headers"], bytes_of(answer["body"]))
 
 
 def document(name):

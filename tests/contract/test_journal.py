@@ -104,7 +104,7 @@ def following(journal: Journal) -> Listener:
 
 def now(made: Made, status: str = "processing", progress: float | None = None, **more: Any) -> State:
     """A state seen just now."""
-    return state(status, progress, changed_at=made.clock.wall(), observed_at=made.clock.wall(), **more)
+    return state(status, progress, changed_at=made.clock.time(), observed_at=made.clock.time(), **more)
 
 
 async def test_a_new_journal_knows_nothing(journal: Journal) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from bridge.client.backoff import Patience
+from bridge.client.backoff import Timeouts
 from bridge.client.bridge import Bridge
 from tests.chaos.judge import Account, Judge
 from tests.chaos.site import Site, metric, site, studio
@@ -22,7 +22,7 @@ from tests.harness import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
-QUICK = Patience(silence=10.0, first_delay=0.05, shortest_delay=0.02, longest_delay=0.3)
+QUICK = Timeouts(silence=10.0, first_delay=0.05, shortest_delay=0.02, longest_delay=0.3)
 AT_ONCE = {
     "caddy": {"lb_try_duration 5s": "lb_try_duration 200ms"}
 }  # what a client waits for while nobody answers

@@ -19,10 +19,10 @@ from bridge.core.event import Closing, Event, NoticeCode
 from bridge.core.merge import unknown
 from bridge.core.resume import locate
 from bridge.core.task import Source, Status, TaskKey
-from bridge.sources.upstream import Standing
+from bridge.sources.upstream import UpstreamState
 from bridge.telemetry.metrics import DELIVERIES, Metrics
-from bridge.web.inspector import Inspector
-from bridge.web.routes import Rooms, routes
+from bridge.web.inspector import InspectorRoutes
+from bridge.web.routes import Services, routes
 from bridge.wire.document import document
 from tests.docs.pages import PAGES, ROOT, coded, prose, snippets
 
@@ -95,10 +95,10 @@ def test_the_metrics_page_names_no_metric_that_is_not_there():
 
 
 def served():
-    desk = SimpleNamespace(pool=None, clock=SimpleNamespace(wall=lambda: 0.0))
-    rest = dict.fromkeys(one.name for one in fields(Rooms))
-    rest["inspector"] = Inspector(desk, None, None, None, keepalive_seconds=15.0)
-    for route in routes(Rooms(**rest | {"desk": desk})):
+    desk = SimpleNamespace(pool=None, clock=SimpleNamespace(time=lambda: 0.0))
+    rest = dict.fromkeys(one.name for one in fields(Services))
+    rest["inspector"] = InspectorRoutes(desk, None, None, None, keepalive_seconds=15.0)
+    for route in routes(Services(**rest | {"desk": desk})):
         path = re.sub(r":\w+}", "}", route.path)
         methods = sorted(route.methods - {"HEAD"}) if isinstance(route, Route) else ["GET"]
         yield from ((method, path) for method in methods)
@@ -156,7 +156,7 @@ def test_every_status_is_explained(status):
 def test_every_source_delivery_and_standing_is_named():
     assert coded(CONCEPTS) >= {source.value for source in Source}
     assert coded(CONCEPTS) >= set(DELIVERIES)
-    assert coded(ENDPOINTS) >= {standing.value for standing in Standing}
+    assert coded(ENDPOINTS) >= {standing.value for standing in UpstreamState}
 
 
 def test_the_state_document_is_shown_and_explained_with_every_key():

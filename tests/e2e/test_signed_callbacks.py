@@ -55,7 +55,7 @@ def prediction(status: str) -> dict[str, object]:
 
 
 def signed(body: bytes, *, key: bytes = RAW, late: int = 0) -> dict[str, str]:
-    stamp = str(int(SystemClock().wall()) - late)
+    stamp = str(int(SystemClock().time()) - late)
     digest = hmac.digest(key, b"msg_1.%b.%b" % (stamp.encode(), body), "sha256")
     signature = f"v1,bm9uZQ== v1,{b64encode(digest).decode()}"
     return {"webhook-id": "msg_1", "webhook-timestamp": stamp, "webhook-signature": signature}

@@ -18,7 +18,7 @@ import orjson
 import pytest
 from yarl import URL
 
-from bridge.dialects.base import Answer, Request, Submission
+from bridge.dialects.base import HttpResponse, Request, Submission
 from bridge.dialects.credentials import HOOKS
 from bridge.dialects.registry import load_preset, preset_names
 from bridge.simulator.life import Stage as Stages
@@ -71,7 +71,7 @@ class Stage:
         answer = await self.call(name, request)
         return f"{name}/{dialect.read_submitted(answer, submission).task_id}"
 
-    async def call(self, name: str, request: Request) -> Answer:
+    async def call(self, name: str, request: Request) -> HttpResponse:
         """One call to the simulated provider, with its own credential."""
         dialect = load_preset(name)
         hook = dialect.auth_hook
@@ -80,7 +80,7 @@ class Stage:
         url = URL(f"{self.simulator}/{name}{request.path}", encoded=True)
         async with self.http.request(request.method, url, headers=headers, data=request.body) as response:
             told = {header.lower(): value for header, value in response.headers.items()}
-            return Answer(response.status, told, await response.read())
+            return HttpResponse(response.status, told, await response.read())
 
     async def advance(self, seconds: float) -> None:
         url = f"{self.simulator}/_sim/clock"

@@ -13,7 +13,7 @@ import aiohttp
 import orjson
 import pytest
 
-from bridge.server.server import LAST_GRACE_SECONDS
+from bridge.server.server import SHUTDOWN_GRACE_SECONDS
 from tests.e2e.bare import Bare, bare_provider
 from tests.e2e.scene import Scene, path_of, stage, until
 from tests.harness import qingbo, running_bridge, running_simulator, upstreams_of
@@ -231,7 +231,7 @@ async def test_a_bridge_that_is_told_to_stop_takes_the_answer_first(tmp_path: Pa
         task = await _left_in_the_middle(scene)
         ending = asyncio.ensure_future(scene.bridge.stop())
         await until(lambda: _drains(scene), value=True)
-        ended, _ = await asyncio.wait({ending}, timeout=LAST_GRACE_SECONDS + 1)
+        ended, _ = await asyncio.wait({ending}, timeout=SHUTDOWN_GRACE_SECONDS + 1)
         assert not ended
         scene.advance(6)
         assert await ending == 0

@@ -16,11 +16,11 @@ class FakeClock:
         self._alarms: list[tuple[float, int, asyncio.Future[None]]] = []
         self._numbers = count()
 
-    def now(self) -> float:
+    def monotonic(self) -> float:
         """Monotonic seconds."""
         return self._now
 
-    def wall(self) -> float:
+    def time(self) -> float:
         """Unix seconds."""
         return self._wall
 

@@ -21,7 +21,7 @@ def claims(
     *tasks: str, scope: Any = "read", seconds: float = 600, now: float | None = None, **more: Any
 ) -> dict:
     """What a good token says; a claim given as None is left out."""
-    expires = (SystemClock().wall() if now is None else now) + seconds
+    expires = (SystemClock().time() if now is None else now) + seconds
     said = {
         "iss": ISSUER,
         "aud": AUDIENCE,

@@ -63,8 +63,10 @@ class Scene:
 
     def place(self, outlet: RecordingOutlet, *, stays_open: bool = False) -> Subscription:
         """A connection that asks for nothing yet."""
-        label = outlet.form.wire.value
-        return self.hub.reserve(outlet, label=label, ends_at=self.clock.now() + 600, stays_open=stays_open)
+        label = outlet.fmt.transport.value
+        return self.hub.reserve(
+            outlet, label=label, ends_at=self.clock.monotonic() + 600, stays_open=stays_open
+        )
 
     async def join(
         self, keys: Sequence[TaskKey], outlet: RecordingOutlet | None = None, **more: Any

@@ -7,19 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge.core.event import Closing
-from bridge.wire.frames import Form, Wire
+from bridge.wire.frames import Format, Transport
 from bridge.wire.sse import Decoder, ServerSentEvent
 
-SSE = Form(Wire.SSE)
-NDJSON = Form(Wire.NDJSON)
-SOCKET = Form(Wire.WEBSOCKET)
+SSE = Format(Transport.SSE)
+NDJSON = Format(Transport.NDJSON)
+SOCKET = Format(Transport.WEBSOCKET)
 
 
 class RecordingOutlet:
     """Keeps every write; takes no more while a test says so."""
 
-    def __init__(self, form: Form = SSE) -> None:
-        self.form = form
+    def __init__(self, form: Format = SSE) -> None:
+        self.fmt = form
         self.writes: list[bytes] = []
         self.write_paused = False
         self.unsent = 0

@@ -12,10 +12,10 @@ from typing import Any
 import orjson
 from prometheus_client import CollectorRegistry
 
-from bridge.core.rate_limit import Budget
+from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
 from bridge.core.task import Observation, Status
-from bridge.dialects.base import Answer, Look, Request
+from bridge.dialects.base import HttpResponse, Request, StatusReading
 from bridge.errors import CredentialRefused, TaskNotFound, UpstreamBusy, UpstreamUnavailable
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.metrics import Metrics
@@ -59,10 +59,10 @@ class FakeProvider:
     def base_of(self, request: Request) -> str:
         return request.base_url or "https://provider.example"
 
-    async def ask(self, request: Request, timeout_seconds: float | None = None) -> Answer:
+    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
         """Answer a status call."""
         task_id = request.path.rpartition("/")[2]
-        self.asked.append((task_id, self.clock.now()))
+        self.asked.append((task_id, self.clock.monotonic()))
         self.asked_with.append(self.key)
         self.headers.append(dict(request.headers))
         with self._counting(task_id):
@@ -72,15 +72,15 @@ class FakeProvider:
         shown = self.tasks.get(task_id, {"http": 404})
         headers = {"etag": shown["etag"]} if "etag" in shown else {}
         if "etag" in shown and request.headers.get("If-None-Match") == shown["etag"]:
-            return Answer(304, headers, b"")
-        return Answer(shown.get("http", 200), headers, orjson.dumps(shown))
+            return HttpResponse(304, headers, b"")
+        return HttpResponse(shown.get("http", 200), headers, orjson.dumps(shown))
 
     @asynccontextmanager
-    async def listen(self, request: Request) -> AsyncIterator[tuple[Answer, AsyncIterator[bytes]]]:
+    async def listen(self, request: Request) -> AsyncIterator[tuple[HttpResponse, AsyncIterator[bytes]]]:
         """Open the stream of a task."""
         task_id = request.path.rpartition("/")[2]
-        self.opened.append((task_id, self.clock.now()))
-        yield Answer(200, EVENT_STREAM, b""), self.streams[task_id]()
+        self.opened.append((task_id, self.clock.monotonic()))
+        yield HttpResponse(200, EVENT_STREAM, b""), self.streams[task_id]()
 
     def acting_as(self, credential: Any) -> FakeProvider:
         """The same provider, asked with a key: `shows` of the copy is what that key is shown."""
@@ -123,7 +123,7 @@ class FakeProvider:
         """The call that streams a task, where it has a stream."""
         return Request(method="GET", path=f"/streams/{task_id}") if task_id in self.streams else None
 
-    def read_status(self, answer: Answer, task_id: str | None = None) -> Look:
+    def read_status(self, answer: HttpResponse, task_id: str | None = None) -> StatusReading:
         """Read an answer of `ask`."""
         shown = orjson.loads(answer.body)
         if answer.status == 404:
@@ -134,7 +134,7 @@ class FakeProvider:
             raise UpstreamBusy("slow down", retry_after=shown.get("retry_after"))
         if answer.status >= 500:
             raise UpstreamUnavailable("broken")
-        return Look(_observation(shown), None)
+        return StatusReading(_observation(shown), None)
 
     def hide(self, frame: str) -> str:
         """This provider quotes nobody."""
@@ -186,7 +186,7 @@ def make_upstream(
     clock: FakeClock,
     *,
     name: str = "qingbo",
-    budget: Budget | None = None,
+    budget: CredentialLimiter | None = None,
     metrics: Metrics | None = None,
     **more: Any,
 ) -> Upstream:
@@ -195,7 +195,7 @@ def make_upstream(
         name=name,
         dialect=provider,  # type: ignore[arg-type] # only what a watch needs of it
         session=provider,  # type: ignore[arg-type]
-        budget=budget or Budget(max_in_flight=32, random=lambda: 0.5),
+        limiter=budget or CredentialLimiter(max_in_flight=32, random=lambda: 0.5),
         pace=more.pop("pace", PACE),
         clock=clock,
         metrics=metrics or Metrics(CollectorRegistry(), [name]),

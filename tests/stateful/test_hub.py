@@ -13,14 +13,14 @@ from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.hub import hub as hub_module
 from bridge.hub.subscription import Subscription
-from bridge.wire.frames import Form, Wire
+from bridge.wire.frames import Format, Transport
 from tests.fakes.hub import Scene
 from tests.fakes.loop import ManualLoop
 from tests.fakes.outlets import RecordingOutlet
 from tests.fakes.tasks import state
 
 KEYS = [TaskKey("qingbo", f"task-{number}") for number in range(4)]
-FORMS = [Form(Wire.SSE), Form(Wire.NDJSON)]
+FORMS = [Format(Transport.SSE), Format(Transport.NDJSON)]
 asked_for = st.lists(st.sampled_from(KEYS), min_size=1, max_size=4, unique=True)
 some = st.integers(0, 1_000_000)
 
@@ -38,7 +38,7 @@ class Client:
 
     def states(self) -> list[tuple[TaskKey, int]]:
         """The task and the offset of every state written."""
-        if self.outlet.form.wire is Wire.SSE:
+        if self.outlet.fmt.transport is Transport.SSE:
             documents = [orjson.loads(one.data) for one in self.outlet.events if one.name is None]
         else:
             lines = [orjson.loads(line) for line in self.outlet.sent.splitlines()]
@@ -50,7 +50,7 @@ class Client:
 
     def controls(self) -> list[str]:
         """The names of the control events written."""
-        if self.outlet.form.wire is Wire.SSE:
+        if self.outlet.fmt.transport is Transport.SSE:
             return [one.name for one in self.outlet.events if one.name is not None]
         lines = [orjson.loads(line) for line in self.outlet.sent.splitlines()]
         return [line["event"] for line in lines if "event" in line]
@@ -100,7 +100,7 @@ class AnyCrowd(RuleBasedStateMachine):
             self.begin(number)
 
     @rule(keys=asked_for, form=st.sampled_from(FORMS))
-    def arrive(self, keys: list[TaskKey], form: Form) -> None:
+    def arrive(self, keys: list[TaskKey], form: Format) -> None:
         outlet = RecordingOutlet(form)
         client = Client(self.scene.place(outlet), outlet, keys)
         self.scene.hub.join(client.subscription, keys)

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bridge.core.estimate import RunTimes
+from bridge.core.estimate import RuntimeHistory
 from bridge.core.event import NoticeCode
-from bridge.core.schedule import LONGEST_WAIT, Pace
+from bridge.core.schedule import MAX_WAIT, Pace
 from bridge.core.task import Observation, Source, State, Status
-from bridge.core.watch import Verdict, Watch
+from bridge.core.watch import Update, Watch
 from bridge.errors import (
     CredentialRefused,
     TaskNotFound,
@@ -51,7 +51,7 @@ class AnyProvider(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = START
-        self.watch = Watch(PACE, RunTimes(), lambda: 0.5, START, deadline_seconds=5000)
+        self.watch = Watch(PACE, RuntimeHistory(), lambda: 0.5, START, deadline_seconds=5000)
         self.recorded: list[State] = []
         self.standing: set[NoticeCode] = set()
         self.asked: float | None = None
@@ -64,7 +64,7 @@ class AnyProvider(RuleBasedStateMachine):
     def wall(self) -> float:
         return WALL + self.now - START
 
-    def take(self, verdict: Verdict) -> None:
+    def take(self, verdict: Update) -> None:
         if verdict.news is not None:
             self.recorded.append(verdict.news)
             if verdict.news.status is Status.LOST:
@@ -130,7 +130,7 @@ class AnyProvider(RuleBasedStateMachine):
         self.take(self.watch.failed(error, now=self.now, wall=self.wall))
         self.last_look = self.now
         if not over:
-            self.not_before = self.now + min(error.retry_after or 0.0, LONGEST_WAIT)
+            self.not_before = self.now + min(error.retry_after or 0.0, MAX_WAIT)
 
     @rule(shows=observations)
     def push(self, shows: Observation) -> None:
@@ -153,7 +153,7 @@ class AnyProvider(RuleBasedStateMachine):
 
     @rule()
     def callback(self) -> None:
-        self.watch.look_now(now=self.now)
+        self.watch.poll_now(now=self.now)
 
     @invariant()
     def never_records_the_same_twice_in_a_row(self) -> None:
@@ -196,7 +196,7 @@ class AnyProvider(RuleBasedStateMachine):
     @invariant()
     def it_waits_no_longer_than_anybody_asked(self) -> None:
         if self.watch.due is not None:
-            assert self.watch.due - self.now <= LONGEST_WAIT + 1e-6
+            assert self.watch.due - self.now <= MAX_WAIT + 1e-6
 
 
 TestAnyProvider = AnyProvider.TestCase
@@ -209,7 +209,7 @@ class GoodProvider(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = START
-        self.watch = Watch(PACE, RunTimes(), lambda: 0.5, START)
+        self.watch = Watch(PACE, RuntimeHistory(), lambda: 0.5, START)
         self.last_look: float | None = None
         self.last_beat = 0.0
 
@@ -261,7 +261,7 @@ LIFE = [("queued", 0.0), ("queued", 5.0), ("processing", 5.0), ("processing", 40
 def test_racing_sources_never_announce_out_of_order(ending: str, steps: list[tuple[str, int]]) -> None:
     """Frames may be lost, doubled and reordered; a poll shows what was so at some moment of its look."""
     life = [*LIFE, (ending, 100.0)]
-    watch = Watch(PACE, RunTimes(), lambda: 0.5, START)
+    watch = Watch(PACE, RuntimeHistory(), lambda: 0.5, START)
     now, truth, told = START, 0, []
     looking: tuple[float, int] | None = None
     for step, pick in steps:

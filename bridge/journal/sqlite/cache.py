@@ -11,7 +11,7 @@ OVERHEAD_BYTES = 1500  # what a small event costs beside its encoded state
 FINISHED_SHARE = 32  # the end of a task is asked for soon, or seldom: some 4,000 of the usual 256 MiB
 
 
-class Newest:
+class LatestCache:
     """A bounded memory of the newest event of each task. What is not here may still be on disk.
 
     Attributes:

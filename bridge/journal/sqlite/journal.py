@@ -15,11 +15,11 @@ from bridge.core.event import Event, Notice
 from bridge.core.task import State, TaskKey
 from bridge.errors import JournalError
 from bridge.journal.base import Follower
-from bridge.journal.sqlite.cache import Newest
+from bridge.journal.sqlite.cache import LatestCache
 from bridge.journal.sqlite.database import Connect, connect, explain
 from bridge.journal.sqlite.retention import Retention
 from bridge.journal.sqlite.storage import Reader, make_entry
-from bridge.journal.sqlite.writer import Job, Opening, Writer
+from bridge.journal.sqlite.writer import Append, OpenResult, Writer
 
 NEWEST_BYTES = 256 * 1024 * 1024
 MAX_WAITING = 50_000
@@ -46,11 +46,11 @@ class SqliteJournal:
         self.head = 0
         self._path = path
         self._clock = clock
-        self._newest = Newest(newest_bytes)
+        self._newest = LatestCache(newest_bytes)
         self._followers: list[Follower] = []
         self._trouble: str | None = None
         self._waiting = 0
-        self._progress = clock.now()
+        self._progress = clock.monotonic()
         self._writer: Writer
         self._reader: Reader
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
@@ -93,7 +93,7 @@ class SqliteJournal:
     @property
     def usable(self) -> bool:
         """Whether appends succeed: nothing failed, and none waits for long."""
-        stuck = self._waiting > 0 and self._clock.now() - self._progress > STUCK_SECONDS
+        stuck = self._waiting > 0 and self._clock.monotonic() - self._progress > STUCK_SECONDS
         return not self._closed and self._trouble is None and not stuck
 
     async def append(self, key: TaskKey, state: State, *, seen: float = 0.0) -> Event:
@@ -109,9 +109,9 @@ class SqliteJournal:
             raise JournalError(
                 f"the journal {self._path} is too slow: {self._waiting} states wait for its disk"
             )
-        job = Job(make_entry(key, state, seen), asyncio.get_running_loop().create_future())
+        job = Append(make_entry(key, state, seen), asyncio.get_running_loop().create_future())
         if not self._waiting:
-            self._progress = self._clock.now()
+            self._progress = self._clock.monotonic()
         self._waiting += 1
         self._writer.put(job)
         return await job.done
@@ -176,7 +176,7 @@ class SqliteJournal:
 
     # What the writer says, on the event loop
 
-    def recorded(self, events: Sequence[tuple[Job, Event]]) -> None:
+    def recorded(self, events: Sequence[tuple[Append, Event]]) -> None:
         """Tell the followers in journal order, then each caller."""
         self._answered(len(events))
         for job, event in events:
@@ -190,7 +190,7 @@ class SqliteJournal:
             if not job.done.done():
                 job.done.set_result(event)
 
-    def refused(self, jobs: Sequence[Job], error: JournalError) -> None:
+    def refused(self, jobs: Sequence[Append], error: JournalError) -> None:
         """Fail each caller, and those to come until the writer says otherwise."""
         self._answered(len(jobs))
         self._trouble = str(error)
@@ -209,9 +209,9 @@ class SqliteJournal:
 
     def _answered(self, jobs: int) -> None:
         self._waiting -= jobs
-        self._progress = self._clock.now()
+        self._progress = self._clock.monotonic()
 
-    def _stand(self, opening: Opening) -> None:
+    def _stand(self, opening: OpenResult) -> None:
         """Begin where the file stands."""
         self.epoch, self.head, self._reader = opening.history.epoch, opening.history.head, opening.reader
         for entry in opening.unfinished:

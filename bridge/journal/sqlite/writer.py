@@ -38,7 +38,7 @@ Told = TypeVarTuple("Told")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Job:
+class Append:
     """An append that waits for its answer."""
 
     entry: Entry
@@ -46,7 +46,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class OpenResult:
     """What the database held when it was opened.
 
     Args:
@@ -62,10 +62,10 @@ class Opening:
 class Listener(Protocol):
     """Whoever is told what became of jobs; called on the event loop."""
 
-    def recorded(self, events: Sequence[tuple[Job, Event]]) -> None:
+    def recorded(self, events: Sequence[tuple[Append, Event]]) -> None:
         """These are on disk."""
 
-    def refused(self, jobs: Sequence[Job], error: JournalError) -> None:
+    def refused(self, jobs: Sequence[Append], error: JournalError) -> None:
         """These are not, and the next ones would not be either."""
 
     def recovered(self) -> None:
@@ -86,7 +86,7 @@ class Writer:
     def __init__(
         self, path: Path, clock: Clock, retention: Retention, connect: Connect, listener: Listener
     ) -> None:
-        self.opened: Future[Opening] = Future()
+        self.opened: Future[OpenResult] = Future()
         self.ended: Future[None] = Future()
         self._path = path
         self._clock = clock
@@ -94,7 +94,7 @@ class Writer:
         self._connect = connect
         self._listener = listener
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[Job | Future[None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Append | Future[None] | None] = queue.SimpleQueue()
         self._tidied: list[Future[None]] = []
         self._head = self._events = 0
         self._epoch = ""
@@ -102,13 +102,13 @@ class Writer:
         self._refused_since = 0.0
         self._probe_bytes = PROBE_BYTES
         self._more = False
-        self._due = clock.now()
+        self._due = clock.monotonic()
         for future in (self.opened, self.ended):
             future.set_running_or_notify_cancel()  # whoever stops waiting for it does not cancel it
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
         self._thread.start()
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Append) -> None:
         """Take in an append; the answer comes through the listener."""
         self._queue.put(job)
 
@@ -143,12 +143,12 @@ class Writer:
             self._close(database)
             self.ended.set_result(None)
 
-    def _open(self) -> tuple[Database, Opening]:
+    def _open(self) -> tuple[Database, OpenResult]:
         database = open_database(self._path, self._connect)
         try:
             history = read_history(database.connection)
             reader = Reader(database.second_connection(), history.epoch, history.head)
-            opening = Opening(history, reader, reader.unfinished(history.head))
+            opening = OpenResult(history, reader, reader.unfinished(history.head))
         except BaseException as error:
             database.close()
             if isinstance(error, sqlite3.Error | OSError):
@@ -164,22 +164,22 @@ class Writer:
             self._refuse(jobs, self._trouble)
         elif jobs:
             self._guarded(lambda: self._record(database, jobs), jobs)
-        if self._tidied or self._more or not jobs or self._clock.now() >= self._due:
-            self._due = self._clock.now() + HOUSEKEEPING_SECONDS
+        if self._tidied or self._more or not jobs or self._clock.monotonic() >= self._due:
+            self._due = self._clock.monotonic() + HOUSEKEEPING_SECONDS
             self._more = False
             self._guarded(lambda: self._keep_house(database), ())
             if stop or not self._more:
                 self._answer_tidied()
         return not stop
 
-    def _gather(self) -> tuple[list[Job], bool]:
+    def _gather(self) -> tuple[list[Append], bool]:
         """What waits in the queue, at most a group of it; waits for the first."""
-        jobs: list[Job] = []
+        jobs: list[Append] = []
         size = 0
         with contextlib.suppress(queue.Empty):
             item = self._queue.get(timeout=0 if self._more else HOUSEKEEPING_SECONDS)
             while item is not None:
-                if isinstance(item, Job):
+                if isinstance(item, Append):
                     jobs.append(item)
                     size += item.entry.size
                 else:
@@ -190,7 +190,7 @@ class Writer:
             return jobs, True
         return jobs, False
 
-    def _guarded(self, act: Callable[[], None], jobs: Sequence[Job]) -> None:
+    def _guarded(self, act: Callable[[], None], jobs: Sequence[Append]) -> None:
         """Do something; foreign errors become ours here, and the jobs are answered."""
         try:
             act()
@@ -202,7 +202,7 @@ class Writer:
             logger.exception("a bug in the journal")
             self._refuse(jobs, JournalError(f"the journal {self._path} failed by a bug: {error!r}"))
 
-    def _record(self, database: Database, jobs: Sequence[Job]) -> None:
+    def _record(self, database: Database, jobs: Sequence[Append]) -> None:
         write(database.connection, [job.entry for job in jobs], self._head)
         recorded = []
         for offset, job in enumerate(jobs, start=self._head + 1):
@@ -217,21 +217,21 @@ class Writer:
         if self._trouble is not None:
             probe(database.connection, self._probe_bytes)
             self._trouble, self._probe_bytes = None, PROBE_BYTES
-            seconds = round(self._clock.now() - self._refused_since, 1)
+            seconds = round(self._clock.monotonic() - self._refused_since, 1)
             # as grave as what it ends: whoever reads of the trouble must read that it is over
             logger.warning("the journal can be written again", extra={"after_seconds": seconds})
             self._tell(self._listener.recovered)
         done = self._retention.forget(
-            database.connection, events=self._events, head=self._head, wall=self._clock.wall()
+            database.connection, events=self._events, head=self._head, wall=self._clock.time()
         )
         self._events -= done.events
         self._more = done.more
         if done.forgotten:
             self._tell(self._listener.forgotten, done.forgotten)
 
-    def _refuse(self, jobs: Sequence[Job], error: JournalError) -> None:
+    def _refuse(self, jobs: Sequence[Append], error: JournalError) -> None:
         if self._trouble is None:
-            self._refused_since = self._clock.now()
+            self._refused_since = self._clock.monotonic()
             logger.error("the journal cannot be written", extra={"error": str(error)})
         self._trouble = error
         refused = sum(job.entry.size for job in jobs)  # less room than that is not enough room

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 import orjson
 from aiohttp import web
 
-from bridge.simulator.desk import Desk, not_found
+from bridge.simulator.desk import ProviderDesk, not_found
 from bridge.simulator.life import Media, Stage
 from bridge.simulator.recorded import places
 from bridge.simulator.recorded.calls import Incoming, Match
@@ -21,7 +21,7 @@ from bridge.simulator.world import World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class IncomingCall:
     """A call that was recognised; `task_id` is empty for a submit."""
 
     request: web.Request
@@ -30,7 +30,7 @@ class Arrival:
     task_id: str
 
 
-Serve = Callable[[Arrival], Awaitable[web.StreamResponse]]
+Serve = Callable[[IncomingCall], Awaitable[web.StreamResponse]]
 
 
 class RecordedProvider:
@@ -41,7 +41,7 @@ class RecordedProvider:
         self.preset = preset
         self.voice = RecordedVoice(preset, world.seed)
         read_key = key_reader(preset.auth_headers, one_account=preset.one_account)
-        self.desk = Desk(world, self.voice, read_key)
+        self.desk = ProviderDesk(world, self.voice, read_key)
         self.streams = RecordedStreams(self.desk, self.voice)
         self._serve: dict[str, Serve] = {
             "submit": self._submit,
@@ -64,7 +64,7 @@ class RecordedProvider:
         key = self.desk.key(request)
         known = [(match, named) for match in matches if (named := self._named(match, key)) is not None]
         match, task_id = known[0] if known else (matches[0], self.preset.own_part(matches[0].values))
-        arrival = Arrival(request=request, incoming=incoming, match=match, task_id=task_id)
+        arrival = IncomingCall(request=request, incoming=incoming, match=match, task_id=task_id)
         return await self._serve[match.call](arrival)
 
     async def _incoming(self, request: web.Request) -> Incoming:
@@ -72,7 +72,7 @@ class RecordedProvider:
         query = dict(parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True))
         return Incoming(method=request.method, path=path, query=query, body=await _body(request))
 
-    async def _submit(self, call: Arrival) -> web.StreamResponse:
+    async def _submit(self, call: IncomingCall) -> web.StreamResponse:
         order = await self.desk.order(call.request, call.incoming.body)
         self._check_shape(order.shape)
         struck = self.desk.strikes("submit", "")
@@ -87,11 +87,11 @@ class RecordedProvider:
         view = task.view(self.world.clock.now())
         return await self.desk.send(call.request, self.voice.submitted(task, view), struck, task)
 
-    async def _status(self, call: Arrival) -> web.StreamResponse:
+    async def _status(self, call: IncomingCall) -> web.StreamResponse:
         self.world.calls.count(self.preset.name, "status", call.task_id)
         return await self.desk.status(call.request, call.task_id, self.voice.answer)
 
-    async def _follow_up(self, call: Arrival) -> web.StreamResponse:
+    async def _follow_up(self, call: IncomingCall) -> web.StreamResponse:
         self.world.calls.count(self.preset.name, "file", call.task_id)
         task = self.desk.find(call.task_id, self.desk.key(call.request))
         view = task.view(self.world.clock.now())
@@ -100,7 +100,7 @@ class RecordedProvider:
         struck = self.desk.strikes("file", task.id, task)
         return await self.desk.send(call.request, self.voice.follow_up(task, view), struck, task)
 
-    async def _cancel(self, call: Arrival) -> web.StreamResponse:
+    async def _cancel(self, call: IncomingCall) -> web.StreamResponse:
         """A task that has ended stays as it is; but `DELETE` then takes its record away (Ark, Runway).
 
         Where a refusal is recorded, only a task in the queue can be cancelled: all of them say so.
@@ -122,7 +122,7 @@ class RecordedProvider:
             reply = Reply(body=b"", status=204)
         return await self.desk.send(call.request, reply, struck, task)
 
-    async def _stream(self, call: Arrival) -> web.StreamResponse:
+    async def _stream(self, call: IncomingCall) -> web.StreamResponse:
         self.world.calls.count(self.preset.name, "stream", call.task_id)
         if not self.preset.frames and (self.preset.name, call.task_id) not in self.world.scripts:
             raise not_found()

@@ -3,16 +3,16 @@
 from aiohttp import web
 
 from bridge.simulator.callbacks import unfold
-from bridge.simulator.desk import Desk, seen
+from bridge.simulator.desk import ProviderDesk, seen
 from bridge.simulator.recorded.voice import RecordedVoice
-from bridge.simulator.streams import HEADERS, Streams
+from bridge.simulator.streams import HEADERS, StreamPlayer
 from bridge.simulator.tasks import Task
 
 
-class RecordedStreams(Streams):
+class RecordedStreams(StreamPlayer):
     """Has the faults and the scripts of every stream; the framing is the recorded one."""
 
-    def __init__(self, desk: Desk, voice: RecordedVoice) -> None:
+    def __init__(self, desk: ProviderDesk, voice: RecordedVoice) -> None:
         super().__init__(desk)
         self._desk = desk
         self._voice = voice

@@ -9,15 +9,15 @@ from typing import Any
 
 from bridge.net import network
 
-MOST_HOPS = 16
-LONGEST_HOP = 80
-NOBODY = "-"
+MAX_HOPS = 16
+MAX_HOP_CHARACTERS = 80
+UNKNOWN_ADDRESS = "-"
 
-_IPV6_HOUSEHOLD = 64  # one customer has at least so large a network, and all of its addresses
+_IPV6_PREFIX_BITS = 64  # one customer has at least so large a network, and all of its addresses
 _X_FORWARDED_FOR, _FORWARDED = b"x-forwarded-for", b"forwarded"
 
 
-class Addresses:
+class ClientAddresses:
     """Reads the client's address of a request.
 
     Proxy headers are written by whoever sends the request; they are believed from trusted proxies only,
@@ -38,11 +38,11 @@ class Addresses:
         """The key of the address: an IPv4 address, the /64 of an IPv6 address, or `-` for none."""
         peer = scope.get("client")
         if not peer:
-            return NOBODY
-        address = _plain(peer[0]) or NOBODY
+            return UNKNOWN_ADDRESS
+        address = _plain(peer[0]) or UNKNOWN_ADDRESS
         if self._trusted and self._is_trusted(address):
             address = self._named(scope["headers"]) or address
-        return _household(address) if ":" in address else address
+        return _ipv6_prefix(address) if ":" in address else address
 
     def _named(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """The client the headers name; None where they name none, or two of them do not agree.
@@ -78,9 +78,9 @@ class Addresses:
 
 def _hops(name: bytes, text: str) -> Iterator[str | None]:
     """The hops of a header, nearest first; None for one that names no address."""
-    for part in reversed(text.rsplit(",", MOST_HOPS)[-MOST_HOPS:]):
+    for part in reversed(text.rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
         hop = part if name == _X_FORWARDED_FOR else _for(part)
-        yield _plain(hop) if len(hop) <= LONGEST_HOP else None
+        yield _plain(hop) if len(hop) <= MAX_HOP_CHARACTERS else None
 
 
 def _for(element: str) -> str:
@@ -110,5 +110,5 @@ def _plain(text: str) -> str | None:
 
 
 @lru_cache(4096)
-def _household(address: str) -> str:
-    return str(ip_network(f"{address}/{_IPV6_HOUSEHOLD}", strict=False))
+def _ipv6_prefix(address: str) -> str:
+    return str(ip_network(f"{address}/{_IPV6_PREFIX_BITS}", strict=False))

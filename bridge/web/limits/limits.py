@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from starlette.requests import HTTPConnection
 
 from bridge.clock import Clock
-from bridge.delivery.handoff import at_end
+from bridge.delivery.handoff import on_close
 from bridge.delivery.longpoll import LABEL
 from bridge.errors import LimitExceeded
 from bridge.telemetry.metrics import Metrics
-from bridge.web.limits.client_address import Addresses
-from bridge.web.limits.rate_limiter import Buckets
+from bridge.web.limits.client_address import ClientAddresses
+from bridge.web.limits.rate_limiter import RateLimiter
 
 logger = logging.getLogger(__name__)
 
 ANONYMOUS = "anonymous"
 BURST_SECONDS = 10.0
-COME_BACK_SECONDS = 5.0
+RETRY_AFTER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,9 @@ class LimitSettings:
 class Limits:
     """Lets connections and submits in, as long as there is room for them."""
 
-    def __init__(self, settings: LimitSettings, addresses: Addresses, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: LimitSettings, addresses: ClientAddresses, clock: Clock, metrics: Metrics
+    ) -> None:
         self._settings = settings
         self._addresses = addresses
         self._metrics = metrics
@@ -56,18 +58,18 @@ class Limits:
             settings.streams_per_second_per_address,
             settings.streams_per_second_per_caller,
         )
-        self._address_rate = Buckets(by_address, by_address * BURST_SECONDS, clock)
-        self._caller_rate = Buckets(by_caller, by_caller * BURST_SECONDS, clock)
+        self._address_rate = RateLimiter(by_address, by_address * BURST_SECONDS, clock)
+        self._caller_rate = RateLimiter(by_caller, by_caller * BURST_SECONDS, clock)
         a_minute = settings.submits_per_minute_per_caller
-        self._submit_rate = Buckets(a_minute / 60, a_minute, clock)
+        self._submit_rate = RateLimiter(a_minute / 60, a_minute, clock)
         keys = settings.new_keys_per_minute_per_address
-        self._key_rate = Buckets(keys / 60, keys, clock)
+        self._key_rate = RateLimiter(keys / 60, keys, clock)
         self._open = 0
         self._addresses_open: dict[str, int] = {}
         self._callers_open: dict[str, int] = {}
         self._watches: dict[str, int] = {}
 
-    def stream(self, connection: HTTPConnection) -> Place:
+    def stream(self, connection: HTTPConnection) -> ConnectionSlot:
         """A place for a stream or a WebSocket, until the connection ends; then say whose it is.
 
         Raises:
@@ -84,10 +86,10 @@ class Limits:
             LimitExceeded: There is none.
         """
         try:
-            self.belong(self._enter(connection), caller)
+            self.assign_to_caller(self._enter(connection), caller)
         except LimitExceeded as error:
-            self._metrics.turned_away(LABEL)
-            tell_turned_away(LABEL, error)
+            self._metrics.rejected(LABEL)
+            log_rejected(LABEL, error)
             raise
 
     def submit(self, caller: str) -> None:
@@ -98,7 +100,7 @@ class Limits:
         """
         wait = self._submit_rate.take(caller)
         if wait > 0:
-            self._metrics.turned_away(LABEL)  # of the contract's metrics the nearest to a request refused
+            self._metrics.rejected(LABEL)  # of the contract's metrics the nearest to a request refused
             raise LimitExceeded("this caller submits more a minute than this bridge allows", retry_after=wait)
 
     def try_key(self, connection: HTTPConnection) -> None:
@@ -109,10 +111,10 @@ class Limits:
         """
         wait = self._key_rate.take(self._addresses.of(connection.scope))
         if wait > 0:
-            self._metrics.turned_away(LABEL)
+            self._metrics.rejected(LABEL)
             raise LimitExceeded("this address sends too many keys no provider took", retry_after=wait)
 
-    def belong(self, place: Place, caller: str, *, rated: bool = False) -> None:
+    def assign_to_caller(self, place: ConnectionSlot, caller: str, *, rated: bool = False) -> None:
         """Count a connection as one of `caller`.
 
         Raises:
@@ -136,29 +138,29 @@ class Limits:
             return
         wished = self._watches.get(caller, 0) + after - before
         if after > before and wished > most:
-            raise LimitExceeded(f"one caller follows at most {most} tasks", retry_after=COME_BACK_SECONDS)
+            raise LimitExceeded(f"one caller follows at most {most} tasks", retry_after=RETRY_AFTER_SECONDS)
         _keep(self._watches, caller, wished)
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: ConnectionSlot) -> None:
         """Give a place back."""
         self._open -= 1
         _keep(self._addresses_open, place.address, self._addresses_open[place.address] - 1)
         if place.caller is not None:
             _keep(self._callers_open, place.caller, self._callers_open[place.caller] - 1)
 
-    def _enter(self, connection: HTTPConnection) -> Place:
+    def _enter(self, connection: HTTPConnection) -> ConnectionSlot:
         settings, address = self._settings, self._addresses.of(connection.scope)
         of_address = self._addresses_open.get(address, 0)
         _check(self._open, settings.connections, "this bridge holds")
         _check(of_address, settings.connections_per_address, "one address holds")
         self._open += 1
         self._addresses_open[address] = of_address + 1
-        place = Place(self, address)
-        at_end(connection.scope, place.leave)
+        place = ConnectionSlot(self, address)
+        on_close(connection.scope, place.leave)
         return place
 
 
-class Place:
+class ConnectionSlot:
     """One connection that was let in.
 
     Attributes:
@@ -173,13 +175,13 @@ class Place:
         self.caller: str | None = None
         self._following = 0
 
-    def belong(self, caller: str) -> None:
+    def assign_to_caller(self, caller: str) -> None:
         """Say whose stream it is.
 
         Raises:
             LimitExceeded: The caller has too many, or opens them too quickly.
         """
-        self._limits.belong(self, caller, rated=True)
+        self._limits.assign_to_caller(self, caller, rated=True)
 
     def follow(self, tasks: int) -> None:
         """Say how many tasks the connection follows from now on.
@@ -197,20 +199,20 @@ class Place:
         self._limits.leave(self)
 
 
-def tell_turned_away(delivery: str, error: LimitExceeded) -> None:
+def log_rejected(delivery: str, error: LimitExceeded) -> None:
     """Say in the log that somebody found no place, and which limit that is."""
     logger.warning("turned away", extra={"delivery": delivery, "why": str(error)})
 
 
-def _check(number: int, most: int, who: str) -> None:
+def _check(number: int, most: int, authenticate: str) -> None:
     if most and number >= most:
-        raise LimitExceeded(f"{who} at most {most} connections", retry_after=COME_BACK_SECONDS)
+        raise LimitExceeded(f"{authenticate} at most {most} connections", retry_after=RETRY_AFTER_SECONDS)
 
 
-def _check_rate(rate: Buckets, key: str, who: str) -> None:
+def _check_rate(rate: RateLimiter, key: str, authenticate: str) -> None:
     wait = rate.take(key)
     if wait > 0:
-        raise LimitExceeded(f"{who} streams more often than this bridge allows", retry_after=wait)
+        raise LimitExceeded(f"{authenticate} streams more often than this bridge allows", retry_after=wait)
 
 
 def _keep(counts: MutableMapping[str, int], key: str, number: int) -> None:

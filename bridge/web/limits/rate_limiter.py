@@ -6,10 +6,10 @@ from collections import OrderedDict
 
 from bridge.clock import Clock
 
-MOST_KEYS = 65_536
+MAX_KEYS = 65_536
 
 
-class Buckets:
+class RateLimiter:
     """One bucket a key, all of the same size; every method takes the same time however many there are.
 
     A bucket is remembered as the moment when it will be full again: one that is full needs no memory.
@@ -37,7 +37,7 @@ class Buckets:
         """
         if not self._seconds_each:
             return 0.0
-        now = self._clock.now()
+        now = self._clock.monotonic()
         full_at = max(self._full_at.get(key, now), now)
         wait = full_at - now - self._slack
         if wait > 0:
@@ -51,6 +51,6 @@ class Buckets:
         """Two at the most for the one that came, so that what is kept shrinks at no one's expense."""
         for _ in range(2):
             oldest = next(iter(self._full_at))
-            if self._full_at[oldest] > now and len(self._full_at) <= MOST_KEYS:
+            if self._full_at[oldest] > now and len(self._full_at) <= MAX_KEYS:
                 return
             del self._full_at[oldest]

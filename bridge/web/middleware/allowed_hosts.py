@@ -20,7 +20,7 @@ _LOCAL = ".localhost"
 _SENTENCE = "this bridge is not reached under that name; if it should be, name it in allowed_hosts"
 
 
-class HostNames:
+class AllowedHostsMiddleware:
     """Lets requests in that name this machine, or a name the operator allows.
 
     Addresses and names without a dot cannot be a stranger's, whose name a browser finds in the public DNS.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-class RawPaths:
+class RawPathMiddleware:
     """ASGI layer in front of the routes; `parse.EncodedConvertor` decodes behind them."""
 
     def __init__(self, app: ASGIApp) -> None:

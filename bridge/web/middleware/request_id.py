@@ -7,14 +7,14 @@ import logging
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.clock import Clock
-from bridge.telemetry.request_context import REQUEST_ID, arrive
+from bridge.telemetry.request_context import REQUEST_ID, bind
 
 _HEADS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 logger = logging.getLogger(__name__)
 
 
-class Visits:
+class RequestIdMiddleware:
     """ASGI layer: says whose request this is, for as long as the request's asyncio task lasts.
 
     It stands inside `Outermost`, whose `send` streams write past; the id is in the head, which comes first.
@@ -29,13 +29,13 @@ class Visits:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        answer = _Answer(send, arrive(scope["headers"]).request_id)
-        began = self._clock.now()
+        answer = _Answer(send, bind(scope["headers"]).request_id)
+        began = self._clock.monotonic()
         try:
             await self._app(scope, receive, answer)
         finally:
             if logger.isEnabledFor(logging.DEBUG):
-                _tell(scope, answer.status, self._clock.now() - began)
+                _tell(scope, answer.status, self._clock.monotonic() - began)
 
 
 class _Answer:

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 
 from bridge.core.event import Event
 from bridge.core.task import Source, TaskKey, check_task_id
-from bridge.delivery.subscriptions import Desk
+from bridge.delivery.subscriptions import Subscriptions
 from bridge.errors import TaskNotFound, UpstreamBusy, UpstreamError
 from bridge.sources.poll import find
 from bridge.sources.upstream import Upstream
 
-REMEMBERED = 4096
+CACHE_SIZE = 4096
 
 
-async def find_by_alias(desk: Desk, upstream: Upstream, alias: str) -> tuple[TaskKey, Event]:
+async def find_by_alias(
+    subscriptions: Subscriptions, upstream: Upstream, alias: str
+) -> tuple[TaskKey, Event]:
     """Ask the provider for the task of that alias, within its budget.
 
     Raises:
@@ -27,19 +29,19 @@ async def find_by_alias(desk: Desk, upstream: Upstream, alias: str) -> tuple[Tas
     asked = upstream.dialect.alias_request(check_task_id(alias))
     if asked is None:
         raise TaskNotFound("this upstream finds no task by the client's own id")
-    now = desk.clock.now()
-    free_at = upstream.budget.free_at(now)
-    if free_at is None or free_at > now + desk.settings.cold_wait_seconds:
+    now = subscriptions.clock.monotonic()
+    free_at = upstream.limiter.free_at(now)
+    if free_at is None or free_at > now + subscriptions.settings.cold_wait_seconds:
         raise UpstreamBusy("the budget of this upstream is used up", retry_after=(free_at or now + 1) - now)
-    await desk.clock.sleep(free_at - now)
+    await subscriptions.clock.sleep(free_at - now)
     seen = await find(upstream, asked)
     assert seen.task_id is not None
     key = TaskKey(upstream.name, check_task_id(seen.task_id), upstream.account)
-    return key, await desk.pool.show(key, seen, Source.POLL) or desk.placeholder(key)
+    return key, await subscriptions.pool.show(key, seen, Source.POLL) or subscriptions.placeholder(key)
 
 
 @dataclass(slots=True)
-class _Place:
+class _AliasEntry:
     """What is known of one alias.
 
     Args:
@@ -55,9 +57,9 @@ class _Place:
 class Aliases:
     """Remembers which task an alias means: that never changes."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._places: OrderedDict[tuple[str, str, str], _Place] = OrderedDict()
+    def __init__(self, subscriptions: Subscriptions) -> None:
+        self._subscriptions = subscriptions
+        self._places: OrderedDict[tuple[str, str, str], _AliasEntry] = OrderedDict()
 
     async def key(self, upstream: Upstream, alias: str) -> TaskKey:
         """The task of that alias; the provider is asked by one for all who wait.
@@ -69,13 +71,13 @@ class Aliases:
         async with place.lock:
             if place.key is not None:
                 return place.key
-            if place.error is not None and self._desk.clock.now() < place.again_at:
+            if place.error is not None and self._subscriptions.clock.monotonic() < place.again_at:
                 raise place.error.with_traceback(None)  # else it would grow with everybody who asks
             try:
-                place.key, _ = await find_by_alias(self._desk, upstream, alias)
+                place.key, _ = await find_by_alias(self._subscriptions, upstream, alias)
             except UpstreamError as error:
                 wait = max(error.retry_after or 0.0, upstream.pace.min_seconds)
-                place.error, place.again_at = error, self._desk.clock.now() + wait
+                place.error, place.again_at = error, self._subscriptions.clock.monotonic() + wait
                 raise
             return place.key
 
@@ -83,10 +85,10 @@ class Aliases:
         """Take in what a submit has shown."""
         self._place(key.upstream, key.account, alias).key = key
 
-    def _place(self, *name: str) -> _Place:
+    def _place(self, *name: str) -> _AliasEntry:
         upstream, account, alias = name
-        place = self._places.setdefault((upstream, account, alias), _Place())
+        place = self._places.setdefault((upstream, account, alias), _AliasEntry())
         self._places.move_to_end((upstream, account, alias))
-        if len(self._places) > REMEMBERED:
+        if len(self._places) > CACHE_SIZE:
             self._places.popitem(last=False)
         return place

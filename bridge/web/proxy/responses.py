@@ -9,7 +9,7 @@ from math import ceil
 import orjson
 from starlette.responses import Response
 
-from bridge.dialects.base import Answer
+from bridge.dialects.base import HttpResponse
 from bridge.errors import BridgeError, Conflict, Unauthenticated, UpstreamError
 
 # A provider's page must not act as one of ours, whatever type it claims to be.
@@ -26,7 +26,9 @@ _JSON = "application/json"
 _BODILESS = 204
 
 
-def own(status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None) -> Response:
+def state_response(
+    status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None
+) -> Response:
     """The provider's own bytes."""
     if not 200 <= status <= 599 or status == 304:
         status = 502  # no answer to what was asked, and none that every server can send
@@ -35,7 +37,7 @@ def own(status: int, content_type: str, body: bytes, headers: Mapping[str, str] 
     return Response(b"" if status == _BODILESS else body, status_code=status, headers=fields)
 
 
-def relayed(answer: Answer, error: BridgeError | None = None) -> Response:
+def passthrough(answer: HttpResponse, error: BridgeError | None = None) -> Response:
     """An answer as it came.
 
     Args:
@@ -49,10 +51,10 @@ def relayed(answer: Answer, error: BridgeError | None = None) -> Response:
     headers = {name: value for name, value in told.items() if value.isascii()}
     if error is not None and not error.retryable:
         headers["x-should-retry"] = "false"
-    return own(answer.status, answer.headers.get("content-type", _JSON), answer.body, headers)
+    return state_response(answer.status, answer.headers.get("content-type", _JSON), answer.body, headers)
 
 
-def refused(error: BridgeError, *, repeatable: bool = True, wait: float | None = None) -> Response:
+def error_response(error: BridgeError, *, repeatable: bool = True, wait: float | None = None) -> Response:
     """An error of the provider, or on the way to it, under the provider's own status.
 
     Args:
@@ -70,4 +72,6 @@ def refused(error: BridgeError, *, repeatable: bool = True, wait: float | None =
         seconds = error.retry_after if wait is None else wait
         headers = {"Retry-After": str(max(1, ceil(seconds if seconds is not None else 1.0)))}
     body = orjson.dumps({"error": {"message": str(error), "code": code}})
-    return own(status if status is not None and status >= 400 else error.status, _JSON, body, headers)
+    return state_response(
+        status if status is not None and status >= 400 else error.status, _JSON, body, headers
+    )

@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from bridge.auth.authenticator import Caller, Callers, TokenScope
+from bridge.auth.authenticator import Authenticator, Caller, TokenScope
 from bridge.auth.origins import Origins
 from bridge.core.task import TaskKey, check_task_id
-from bridge.delivery.sse import EventStream, TurnedAway, head
-from bridge.delivery.subscriptions import Arrival, Desk
-from bridge.dialects.base import Asked
+from bridge.delivery.sse import EventStream, OverloadedResponse, head
+from bridge.delivery.subscriptions import SubscribeRequest, Subscriptions
+from bridge.dialects.base import ProxyMatch
 from bridge.errors import (
     BridgeError,
     InvalidRequest,
@@ -32,11 +32,11 @@ from bridge.watchers.submitter import Submitter
 from bridge.web import params
 from bridge.web.limits.limits import Limits
 from bridge.web.proxy.aliases import Aliases
-from bridge.web.proxy.reads import Looks
-from bridge.web.proxy.responses import refused
-from bridge.web.proxy.writes import Creates
+from bridge.web.proxy.reads import ProxyReads
+from bridge.web.proxy.responses import error_response
+from bridge.web.proxy.writes import ProxyWrites
 from bridge.wire.document import PLAIN
-from bridge.wire.frames import Dress, Wire
+from bridge.wire.frames import Transport, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class ProxyCall:
     request: Request
     caller: Caller
     upstream: Upstream
-    asked: Asked
+    asked: ProxyMatch
     body: bytes
 
     @property
@@ -59,18 +59,23 @@ class ProxyCall:
         return TaskKey(self.upstream.name, check_task_id(self.asked.task_id or ""), self.upstream.account)
 
 
-class Proxy:
+class ProxyRoutes:
     """Serves every upstream's own calls; a client changes only its base URL."""
 
     def __init__(
-        self, desk: Desk, submitter: Submitter, origins: Origins, limits: Limits, callers: Callers
+        self,
+        subscriptions: Subscriptions,
+        submitter: Submitter,
+        origins: Origins,
+        limits: Limits,
+        authenticator: Authenticator,
     ) -> None:
-        self._desk = desk
+        self._subscriptions = subscriptions
         self._limits = limits
-        self._callers = callers
-        self._aliases = Aliases(desk)
-        self._looks = Looks(desk)
-        self._creates = Creates(desk, submitter, origins, limits, self._aliases)
+        self._authenticator = authenticator
+        self._aliases = Aliases(subscriptions)
+        self._looks = ProxyReads(subscriptions)
+        self._creates = ProxyWrites(subscriptions, submitter, origins, limits, self._aliases)
         self._calls: Mapping[str, Callable[[ProxyCall], Awaitable[Response]]] = {
             "status": self._status,
             "alias": self._alias,
@@ -88,74 +93,76 @@ class Proxy:
             UnknownRoute: This is no call of that provider.
         """
         try:
-            caller = await self._callers.who(request)
-            self._desk.pool.upstream(request.path_params["upstream"])
-            upstream = self._desk.pool.upstream(request.path_params["upstream"], caller.account)
+            caller = await self._authenticator.authenticate(request)
+            self._subscriptions.pool.upstream(request.path_params["upstream"])
+            upstream = self._subscriptions.pool.upstream(request.path_params["upstream"], caller.account)
         except UnknownUpstream:
             raise
         except BridgeError as error:
-            return refused(error)
+            return error_response(error)
         method = "GET" if request.method == "HEAD" else request.method
         path, query = f"/{request.path_params['path']}", request.scope["query_string"].decode("latin-1")
-        most = self._desk.settings.max_submission_bytes
+        most = self._subscriptions.settings.max_submission_bytes
         body = b"" if method == "GET" else await params.body(request, most)
         try:
             asked = upstream.dialect.match(method, path, query, body)
         except InvalidRequest as error:
-            return refused(error)
+            return error_response(error)
         if asked is None:
             raise UnknownRoute("this is no call of that provider which the bridge knows")
         try:
             return await self._calls[asked.call](ProxyCall(request, caller, upstream, asked, body))
         except BridgeError as error:
-            return refused(error)
+            return error_response(error)
 
     async def _status(self, call: ProxyCall) -> Response:
-        await self._callers.permit(call.caller, TokenScope.READ, [call.key])
+        await self._authenticator.authorize(call.caller, TokenScope.READ, [call.key])
         return await self._looks.status(call.key)
 
     async def _alias(self, call: ProxyCall) -> Response:
-        call.caller.permit_search(call.upstream.name)
+        call.caller.authorize_search(call.upstream.name)
         try:
             key = await self._aliases.key(call.upstream, call.asked.alias or "")
         except TaskNotFound:
-            call.caller.permit_upstream(TokenScope.READ, call.upstream.name)
+            call.caller.authorize_upstream(TokenScope.READ, call.upstream.name)
             raise
-        await self._callers.permit(call.caller, TokenScope.READ, [key])
+        await self._authenticator.authorize(call.caller, TokenScope.READ, [key])
         return await self._looks.status(key)
 
     async def _stream(self, call: ProxyCall) -> Response:
-        await self._callers.permit(call.caller, TokenScope.READ, [call.key])
+        await self._authenticator.authorize(call.caller, TokenScope.READ, [call.key])
         if call.request.method == "HEAD":
-            return head(Wire.SSE)
+            return head(Transport.SSE)
         try:
             place = self._limits.stream(call.request)
-            place.belong(call.caller.name)
+            place.assign_to_caller(call.caller.name)
             place.follow(1)
         except LimitExceeded:
-            return TurnedAway(self._desk, Wire.SSE, Dress.PROVIDER)
-        expires_at = self._callers.ends_at(call.caller)
-        arrival = Arrival([call.key])
-        return _OwnStream(self._desk, arrival, Wire.SSE, PLAIN, Dress.PROVIDER, expires_at=expires_at)
+            return OverloadedResponse(self._subscriptions, Transport.SSE, Variant.PROVIDER)
+        expires_at = self._authenticator.ends_at(call.caller)
+        arrival = SubscribeRequest([call.key])
+        return _ProviderStream(
+            self._subscriptions, arrival, Transport.SSE, PLAIN, Variant.PROVIDER, expires_at=expires_at
+        )
 
     async def _submit(self, call: ProxyCall) -> Response:
-        call.caller.permit_upstream(TokenScope.SUBMIT, call.upstream.name)
+        call.caller.authorize_upstream(TokenScope.SUBMIT, call.upstream.name)
         return await self._creates.submit(call.request, call.caller, call.upstream, call.asked, call.body)
 
     async def _sync(self, call: ProxyCall) -> Response:
-        call.caller.permit_upstream(TokenScope.SUBMIT, call.upstream.name)
-        call.caller.permit(TokenScope.READ)
-        seconds = self._callers.lasts(call.caller, self._desk.settings.sync_seconds)
+        call.caller.authorize_upstream(TokenScope.SUBMIT, call.upstream.name)
+        call.caller.authorize(TokenScope.READ)
+        seconds = self._authenticator.lasts(call.caller, self._subscriptions.settings.sync_seconds)
         return await self._creates.sync(
             call.request, call.caller, call.upstream, call.asked, call.body, seconds=seconds
         )
 
     async def _cancel(self, call: ProxyCall) -> Response:
-        await self._callers.permit(call.caller, TokenScope.CANCEL, [call.key])
+        await self._authenticator.authorize(call.caller, TokenScope.CANCEL, [call.key])
         return await self._creates.cancel(call.request, call.key)
 
 
-class _OwnStream(EventStream):
+class _ProviderStream(EventStream):
     """The provider's own stream: its documents, and its errors before the first."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,4 +170,4 @@ class _OwnStream(EventStream):
         try:
             await super().__call__(scope, receive, send)
         except BridgeError as error:
-            await refused(error)(scope, receive, send)
+            await error_response(error)(scope, receive, send)

@@ -12,8 +12,8 @@ from bridge.auth.authenticator import Caller
 from bridge.auth.origins import Origins
 from bridge.core.event import Event
 from bridge.core.task import TaskKey
-from bridge.delivery.subscriptions import Desk
-from bridge.dialects.base import Answer, Asked, Submission
+from bridge.delivery.subscriptions import Subscriptions
+from bridge.dialects.base import HttpResponse, ProxyMatch, Submission
 from bridge.errors import (
     BridgeError,
     Overloaded,
@@ -30,7 +30,7 @@ from bridge.web import params
 from bridge.web.limits.limits import Limits
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.proxy.reads import document
-from bridge.web.proxy.responses import own, refused, relayed
+from bridge.web.proxy.responses import error_response, passthrough, state_response
 from bridge.web.submit import admit
 from bridge.web.tasks import links
 
@@ -43,26 +43,31 @@ _UNCERTAIN = (UpstreamUnavailable, UpstreamTimeout, UnreadablePayload)
 class _Created:
     """What became of a submit: the provider's answer, and the task or what the answer amounts to."""
 
-    answer: Answer
+    answer: HttpResponse
     key: TaskKey | None = None
     event: Event | None = None
     error: UpstreamError | None = None
 
 
-class Creates:
+class ProxyWrites:
     """Creates and cancels tasks for clients that speak the provider's language."""
 
     def __init__(
-        self, desk: Desk, submitter: Submitter, origins: Origins, limits: Limits, aliases: Aliases
+        self,
+        subscriptions: Subscriptions,
+        submitter: Submitter,
+        origins: Origins,
+        limits: Limits,
+        aliases: Aliases,
     ) -> None:
-        self._desk = desk
+        self._subscriptions = subscriptions
         self._submitter = submitter
         self._origins = origins
         self._limits = limits
         self._aliases = aliases
 
     async def submit(
-        self, request: Request, caller: Caller, upstream: Upstream, asked: Asked, body: bytes
+        self, request: Request, caller: Caller, upstream: Upstream, asked: ProxyMatch, body: bytes
     ) -> Response:
         """The provider's own answer; the task is watched to its end.
 
@@ -70,14 +75,14 @@ class Creates:
             BridgeError: The request may not be made.
         """
         created = await self._create(request, caller, upstream, asked, body)
-        return created if isinstance(created, Response) else relayed(created.answer, created.error)
+        return created if isinstance(created, Response) else passthrough(created.answer, created.error)
 
     async def sync(
         self,
         request: Request,
         caller: Caller,
         upstream: Upstream,
-        asked: Asked,
+        asked: ProxyMatch,
         body: bytes,
         *,
         seconds: float,
@@ -91,7 +96,7 @@ class Creates:
         if isinstance(created, Response):
             return created
         if created.key is None or created.event is None:
-            return relayed(created.answer, created.error)
+            return passthrough(created.answer, created.error)
         event = await self._end_of(created.key, created.event, seconds)
         if event.state.status.final:
             return document(event)
@@ -102,7 +107,7 @@ class Creates:
             "progress": int(progress) if progress is not None and progress == int(progress) else progress,
             "poll_url": _poll_path(upstream, created.key, params.mounted_at(request)),
         }
-        return own(200, JSON, orjson.dumps(fields))
+        return state_response(200, JSON, orjson.dumps(fields))
 
     async def cancel(self, request: Request, key: TaskKey) -> Response:
         """The provider's own answer, and a look at what came of it.
@@ -118,14 +123,14 @@ class Creates:
         try:
             await self._submitter.take_cancel(key, answer)
         except BridgeError as error:
-            return relayed(answer, error)
-        return relayed(answer)
+            return passthrough(answer, error)
+        return passthrough(answer)
 
     async def _create(
-        self, request: Request, caller: Caller, upstream: Upstream, asked: Asked, body: bytes
+        self, request: Request, caller: Caller, upstream: Upstream, asked: ProxyMatch, body: bytes
     ) -> _Created | Response:
         admit(self._origins, request.headers)
-        if self._desk.closed is not None:
+        if self._subscriptions.closed is not None:
             raise Overloaded("this bridge is being restarted; nothing was submitted")
         self._limits.submit(caller.name)
         content_type = request.headers.get("content-type")
@@ -133,7 +138,7 @@ class Creates:
         try:
             created = await self._submitter.through(self._asked(upstream, submission))
         except _UNCERTAIN as error:  # a client's own retry would be a second task
-            return refused(error, repeatable=isinstance(error, UpstreamUnreachable))
+            return error_response(error, repeatable=isinstance(error, UpstreamUnreachable))
         alias = upstream.dialect.client_id(submission)
         if alias is not None and created.key is not None:
             self._aliases.remember(alias, created.key)
@@ -149,14 +154,16 @@ class Creates:
 
     async def _end_of(self, key: TaskKey, event: Event, seconds: float) -> Event:
         """The newest event of the task, once it has ended or the time is over."""
-        clock = self._desk.clock
-        until = clock.now() + seconds
-        while not event.state.status.final and self._desk.closed is None:
-            left = until - clock.now()
+        clock = self._subscriptions.clock
+        until = clock.monotonic() + seconds
+        while not event.state.status.final and self._subscriptions.closed is None:
+            left = until - clock.monotonic()
             if left <= 0:
                 break
-            await self._desk.hub.changed(key, event.cursor.offset, seconds=min(left, DRAIN_PERIOD_SECONDS))
-            (latest,) = await self._desk.journal.latest([key])
+            await self._subscriptions.hub.changed(
+                key, event.cursor.offset, seconds=min(left, DRAIN_PERIOD_SECONDS)
+            )
+            (latest,) = await self._subscriptions.journal.latest([key])
             event = latest or event
         return event
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from jwt.algorithms import get_default_algorithms
 from starlette.requests import HTTPConnection
 
-from bridge.auth.authenticator import ANYBODY, Caller, Callers, TokenScope
+from bridge.auth.authenticator import ANONYMOUS, Authenticator, Caller, TokenScope
 from bridge.auth.origins import Origins
-from bridge.auth.signing_keys import RENEW_SECONDS, TokenKeys, read_token_key
+from bridge.auth.signing_keys import RENEW_SECONDS, SigningKeySet, read_token_key
 from bridge.auth.tickets import Tickets
 from bridge.auth.tokens import MAX_CREDENTIAL, Secrets, Tokens
 from bridge.core.task import TaskKey
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 A, B = TaskKey("qingbo", "a"), TaskKey("qingbo", "b")
 ELSEWHERE = TaskKey("vapi", "a")
 CLOCK = FakeClock()
-NOW = CLOCK.wall()
+NOW = CLOCK.time()
 
 
 def tokens(*secrets: str, clock: FakeClock = CLOCK) -> Tokens:
@@ -235,7 +235,7 @@ class KeyServer:
 
 
 def served(server: KeyServer, clock: FakeClock) -> Tokens:
-    return Tokens(TokenKeys(server.fetch, clock), clock, issuer=ISSUER, audience=AUDIENCE)
+    return Tokens(SigningKeySet(server.fetch, clock), clock, issuer=ISSUER, audience=AUDIENCE)
 
 
 @pytest.mark.parametrize("algorithm", list(SIGNERS))
@@ -314,7 +314,7 @@ async def test_the_key_servers_outage_is_survived_and_keys_are_renewed_in_the_ba
 
     clock = FakeClock()
     server = KeyServer(published("RS256", RSA, "one"))
-    keys = TokenKeys(server.fetch, clock)
+    keys = SigningKeySet(server.fetch, clock)
     reader = Tokens(keys, clock, issuer=ISSUER, audience=AUDIENCE)
     running = asyncio.ensure_future(keys.run())
     await clock.advance(0)
@@ -322,7 +322,7 @@ async def test_the_key_servers_outage_is_survived_and_keys_are_renewed_in_the_ba
     server.down = True
     await clock.advance(RENEW_SECONDS * 10)
     assert server.asked == 11
-    text = good("*", secret=RSA, algorithm="RS256", kid="one", now=clock.wall())
+    text = good("*", secret=RSA, algorithm="RS256", kid="one", now=clock.time())
     assert (await reader.caller(text)).name == "ann"
     server.down, server.keys = False, []  # a document without keys is a mistake, not a revocation
     await clock.advance(RENEW_SECONDS)
@@ -338,7 +338,7 @@ async def test_with_the_key_server_down_from_the_start_nobody_gets_in_and_the_fi
     clock = FakeClock()
     server = KeyServer(published("RS256", RSA, "one"))
     server.down = True
-    keys = TokenKeys(server.fetch, clock)
+    keys = SigningKeySet(server.fetch, clock)
     running = asyncio.ensure_future(keys.run())
     await clock.advance(0)
     reader = Tokens(keys, clock, issuer=ISSUER, audience=AUDIENCE)
@@ -488,21 +488,21 @@ def connection(method: str = "GET", query: str = "", *, kind: str = "http", **he
     return HTTPConnection(scope if kind == "websocket" else scope | {"method": method})
 
 
-CALLERS = Callers(Origins(["https://app.example", "*"]), CLOCK, tokens(), tickets())
+CALLERS = Authenticator(Origins(["https://app.example", "*"]), CLOCK, tokens(), tickets())
 TOKEN = good("*")
 
 
 async def test_without_auth_nobody_is_asked() -> None:
-    open_to_all = Callers(Origins([]), CLOCK)
-    assert await open_to_all.who(connection(authorization="Bearer nonsense")) is ANYBODY
-    ANYBODY.permit(TokenScope.ADMIN, [A])
-    ANYBODY.permit_upstream(TokenScope.SUBMIT, "qingbo")
-    assert open_to_all.ends_at(ANYBODY) is None
+    open_to_all = Authenticator(Origins([]), CLOCK)
+    assert await open_to_all.authenticate(connection(authorization="Bearer nonsense")) is ANONYMOUS
+    ANONYMOUS.authorize(TokenScope.ADMIN, [A])
+    ANONYMOUS.authorize_upstream(TokenScope.SUBMIT, "qingbo")
+    assert open_to_all.ends_at(ANONYMOUS) is None
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 async def test_the_authorization_header(scheme: str) -> None:
-    assert (await CALLERS.who(connection(authorization=f"{scheme} {TOKEN}"))).name == "ann"
+    assert (await CALLERS.authenticate(connection(authorization=f"{scheme} {TOKEN}"))).name == "ann"
 
 
 @pytest.mark.parametrize(
@@ -523,32 +523,38 @@ async def test_the_authorization_header(scheme: str) -> None:
 )
 async def test_nothing_else_is_a_credential(odd: HTTPConnection) -> None:
     with pytest.raises(Unauthenticated):
-        await CALLERS.who(odd, ticket=True)
+        await CALLERS.authenticate(odd, ticket=True)
 
 
 async def test_two_bearer_tokens_are_none() -> None:
     twice = connection(authorization=f"Bearer {TOKEN}")
     twice.scope["headers"].append((b"authorization", f"Bearer {TOKEN}".encode()))
     with pytest.raises(Unauthenticated):
-        await CALLERS.who(twice)
+        await CALLERS.authenticate(twice)
 
 
 async def test_a_ticket_counts_where_the_route_says_so_only() -> None:
-    assert (await CALLERS.who(connection(query=f"ticket={GENUINE}"), ticket=True)).scopes == {TokenScope.READ}
+    assert (await CALLERS.authenticate(connection(query=f"ticket={GENUINE}"), ticket=True)).scopes == {
+        TokenScope.READ
+    }
     for odd in (connection(query=f"ticket={GENUINE}"), connection(authorization=f"Bearer {GENUINE}")):
         with pytest.raises(Unauthenticated):
-            await CALLERS.who(odd)
+            await CALLERS.authenticate(odd)
     with pytest.raises(Unauthenticated):
-        await CALLERS.who(connection(query=f"ticket={TOKEN}"), ticket=True)
+        await CALLERS.authenticate(connection(query=f"ticket={TOKEN}"), ticket=True)
     with pytest.raises(Unauthenticated):
-        await Callers(Origins([]), CLOCK, tokens()).who(connection(query=f"ticket={GENUINE}"), ticket=True)
+        await Authenticator(Origins([]), CLOCK, tokens()).authenticate(
+            connection(query=f"ticket={GENUINE}"), ticket=True
+        )
 
 
 COOKIE = f"a=b; bridge_token={TOKEN}"
 
 
 async def test_a_cookie_reads_from_everywhere_and_changes_nothing_for_a_strangers_page() -> None:
-    assert (await CALLERS.who(connection(cookie=COOKIE, origin="https://evil.example"))).name == "ann"
+    assert (
+        await CALLERS.authenticate(connection(cookie=COOKIE, origin="https://evil.example"))
+    ).name == "ann"
     ours = (
         {"origin": "https://me.example"},
         {"origin": "https://app.example"},
@@ -567,15 +573,15 @@ async def test_a_cookie_reads_from_everywhere_and_changes_nothing_for_a_stranger
     )
     for kind, method in (("http", "POST"), ("http", "DELETE"), ("websocket", "")):
         for headers in ours:
-            assert await CALLERS.who(connection(method, kind=kind, cookie=COOKIE, **headers))
+            assert await CALLERS.authenticate(connection(method, kind=kind, cookie=COOKIE, **headers))
         for headers in strange:
             with pytest.raises(Forbidden):
-                await CALLERS.who(connection(method, kind=kind, cookie=COOKIE, **headers))
+                await CALLERS.authenticate(connection(method, kind=kind, cookie=COOKIE, **headers))
             named = connection(method, kind=kind, authorization=f"Bearer {TOKEN}", cookie=COOKIE, **headers)
-            assert await CALLERS.who(named), "a header is no cookie: no browser adds it by itself"
+            assert await CALLERS.authenticate(named), "a header is no cookie: no browser adds it by itself"
 
 
 def test_the_end_of_a_credential_is_told_by_the_clock_that_only_goes_on() -> None:
     clock = FakeClock(now=5000.0)
-    callers = Callers(Origins([]), clock, tokens(clock=clock))
-    assert callers.ends_at(somebody("*", expires_at=clock.wall() + 30)) == 5030.0
+    callers = Authenticator(Origins([]), clock, tokens(clock=clock))
+    assert callers.ends_at(somebody("*", expires_at=clock.time() + 30)) == 5030.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bridge.auth.ownership import Proofs
+from bridge.auth.ownership import OwnershipVerifier
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import (
     BridgeError,
@@ -19,7 +19,13 @@ from bridge.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from bridge.sources.accounts import IDLE_SECONDS, REFUSED_SECONDS, Accounts, callback_secret, called_account
+from bridge.sources.accounts import (
+    IDLE_SECONDS,
+    REFUSED_SECONDS,
+    AccountRegistry,
+    callback_secret,
+    called_account,
+)
 from tests.fakes.clock import settle
 from tests.unit.watchers.conftest import LINGER
 
@@ -34,10 +40,12 @@ class Place:
     """A house whose callers bring keys."""
 
     def __init__(self, build: Callable[..., Any]) -> None:
-        self.house = build(accounts=partial(Accounts, secret=b"secret", proof_seconds=PROOF))
+        self.house = build(accounts=partial(AccountRegistry, secret=b"secret", proof_seconds=PROOF))
         self.provider, self.clock = self.house.provider, self.house.clock
-        self.accounts: Accounts = self.house.accounts
-        self.proofs = Proofs(self.house.pool, self.accounts, self.clock, seconds=PROOF, wait_seconds=WAIT)
+        self.accounts: AccountRegistry = self.house.accounts
+        self.ownership = OwnershipVerifier(
+            self.house.pool, self.accounts, self.clock, seconds=PROOF, wait_seconds=WAIT
+        )
 
     def shows(self, key: str, task_id: str, status: str, **more: Any) -> TaskKey:
         """What the provider shows to a key; the task as its holder names it."""
@@ -48,15 +56,15 @@ class Place:
     def calls(self, key: str) -> int:
         return self.provider.asked_with.count(key)
 
-    async def doubts(self, *keys: TaskKey, seconds: float = 0.0) -> dict[TaskKey, BridgeError]:
+    async def unverified(self, *keys: TaskKey, seconds: float = 0.0) -> dict[TaskKey, BridgeError]:
         """What cannot be proven, after so much time."""
-        asked = asyncio.ensure_future(self.proofs.doubts(keys))
+        asked = asyncio.ensure_future(self.ownership.unverified(keys))
         await settle()
         await self.clock.advance(seconds)
         return await asked
 
     async def proven(self, *keys: TaskKey) -> None:
-        assert await self.doubts(*keys) == {}
+        assert await self.unverified(*keys) == {}
 
 
 @pytest.fixture
@@ -64,13 +72,13 @@ async def place(build: Callable[..., Any]) -> AsyncIterator[Place]:
     made = Place(build)
     async with made.house.running():
         yield made
-        await made.proofs.close()
+        await made.ownership.close()
 
 
 async def test_one_look_proves_a_task_to_everybody_who_waits(place: Place) -> None:
     task = place.shows(ANN, "a", "processing")
     place.provider.takes = 0.5
-    asked = [asyncio.ensure_future(place.proofs.doubts([task])) for _ in range(20)]
+    asked = [asyncio.ensure_future(place.ownership.unverified([task])) for _ in range(20)]
     await place.clock.advance(1.0)
     assert await asyncio.gather(*asked) == [{}] * 20
     assert place.calls(ANN) == 1
@@ -105,7 +113,7 @@ async def test_a_finished_task_the_provider_has_forgotten_is_not_shown(place: Pl
     await place.proven(task)
     await place.clock.advance(PROOF + 1)
     task = place.shows(ANN, "a", "completed", http=404)
-    assert isinstance((await place.doubts(task))[task], TaskNotFound)
+    assert isinstance((await place.unverified(task))[task], TaskNotFound)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +123,7 @@ async def test_what_is_not_shown_is_doubted_and_only_that(
     place: Place, status: int, error: type[BridgeError]
 ) -> None:
     mine, other = place.shows(ANN, "a", "processing"), place.shows(ANN, "b", "processing", http=status)
-    doubts = await place.doubts(mine, other)
+    doubts = await place.unverified(mine, other)
     assert list(doubts) == [other]
     assert type(doubts[other]) is error
 
@@ -123,7 +131,7 @@ async def test_what_is_not_shown_is_doubted_and_only_that(
 async def test_who_waits_too_long_is_told_so_and_the_look_goes_on(place: Place) -> None:
     task = place.shows(ANN, "a", "completed")
     place.provider.takes = 5.0
-    doubts = await place.doubts(task, seconds=WAIT)
+    doubts = await place.unverified(task, seconds=WAIT)
     assert isinstance(doubts[task], UpstreamTimeout)
     await place.clock.advance(5.0)
     await place.proven(task)
@@ -145,9 +153,9 @@ async def test_a_refused_key_is_out_at_once_and_for_a_while(place: Place) -> Non
     assert place.house.notices.count(("b", "credential_refused")) == 1
     calls = place.calls(ANN)
     with pytest.raises(Unauthenticated):
-        await place.doubts(task)
+        await place.unverified(task)
     with pytest.raises(Unauthenticated):
-        await place.doubts(other)
+        await place.unverified(other)
     await place.clock.advance(REFUSED_SECONDS / 2)
     assert place.calls(ANN) == calls
     await place.clock.advance(REFUSED_SECONDS)
@@ -163,7 +171,7 @@ async def test_what_speaks_of_one_task_leaves_the_key_alone(place: Place, status
     place.house.pool.want(task)
     place.shows(ANN, "a", "processing", http=403)
     await place.clock.advance(15.0)
-    assert isinstance((await place.doubts(task))[task], TaskNotFound)
+    assert isinstance((await place.unverified(task))[task], TaskNotFound)
     await place.proven(other)
 
 
@@ -176,7 +184,7 @@ async def test_a_key_nobody_uses_is_forgotten_and_one_that_is_needed_is_not(plac
     await place.clock.advance(LINGER + IDLE_SECONDS + 5)
     assert len(place.accounts) == 2
     with pytest.raises(Unauthenticated):
-        await place.doubts(idle)
+        await place.unverified(idle)
     await place.proven(used)
     await place.proven(held)
     await place.clock.advance(900.0)
@@ -192,7 +200,7 @@ async def test_accounts_share_no_budget_and_nothing_learned(place: Place) -> Non
         place.shows(ANN, "a", "processing", http=429, retry_after=60),
         place.shows(BOB, "a", "processing"),
     )
-    assert isinstance((await place.doubts(mine))[mine], UpstreamBusy)
+    assert isinstance((await place.unverified(mine))[mine], UpstreamBusy)
     await place.proven(theirs)
     views = [place.accounts.upstream("qingbo", one.account) for one in (mine, theirs)]
     own = place.house.upstream
@@ -208,8 +216,8 @@ async def test_no_task_is_watched_with_the_operators_own_key(place: Place) -> No
 
 
 async def test_a_name_tells_nothing_of_its_key_and_is_the_same_with_the_same_secret(place: Place) -> None:
-    again = Accounts({}, place.clock, secret=b"secret", proof_seconds=PROOF)
-    other = Accounts({}, place.clock, secret=b"another", proof_seconds=PROOF)
+    again = AccountRegistry({}, place.clock, secret=b"secret", proof_seconds=PROOF)
+    other = AccountRegistry({}, place.clock, secret=b"another", proof_seconds=PROOF)
     names = [one.enter(ANN) for one in (place.accounts, again, other)]
     assert names[0] == names[1] != names[2]
     assert "ann" not in "".join(names)

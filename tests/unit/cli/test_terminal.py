@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import terminal, watch
-from bridge.cli.progress import Bars, cells, clip, duration, safe
-from bridge.client.state import Notice, TaskState
+from bridge.cli.progress import ProgressBars, cells, clip, duration, safe
+from bridge.client.state import TaskNotice, TaskState
 
 pytestmark = pytest.mark.anyio
 
@@ -62,8 +62,10 @@ def state(fake, status: str = "processing", task: str = "q/1", **more: object) -
 
 def bars(
     out: io.StringIO, *refs: str, clock: Clock | None = None, columns: int = 100, lines: int = 24, **more
-) -> Bars:
-    return Bars(out, refs, now=clock or Clock(), size=lambda: os.terminal_size((columns, lines)), **more)
+) -> ProgressBars:
+    return ProgressBars(
+        out, refs, now=clock or Clock(), size=lambda: os.terminal_size((columns, lines)), **more
+    )
 
 
 async def run(fake, *refs: str, out: io.StringIO | None = None, **kwargs) -> tuple[int, str, str]:
@@ -175,9 +177,9 @@ async def test_clocks_go_on_between_states(fake):
     clock.now += 31
     view.draw()
     assert screen.rows()[0].endswith("  50%  processing  1m31s  about 59s left")
-    view.say(Notice(code="upstream_unavailable"))
+    view.say(TaskNotice(code="upstream_unavailable"))
     assert "upstream unavailable" in screen.rows()[0]
-    view.say(Notice(code="fresh", task="q/1"))
+    view.say(TaskNotice(code="fresh", task="q/1"))
     assert "upstream" not in screen.rows()[0]
 
 

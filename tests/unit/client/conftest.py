@@ -11,7 +11,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from bridge.client.backoff import Patience
+from bridge.client.backoff import Timeouts
 from bridge.client.bridge import Bridge
 
 Step = bytes | str | Callable[[], object]
@@ -19,7 +19,7 @@ Part = list[Step] | web.Response | Callable[[], web.Response]
 
 CUT = "cut"  # the connection is reset
 HANG = "hang"  # nothing more comes, and nothing closes
-QUICK = Patience(silence=5.0, first_delay=0.001, shortest_delay=0.001, longest_delay=0.01, farewell=0.05)
+QUICK = Timeouts(silence=5.0, first_delay=0.001, shortest_delay=0.001, longest_delay=0.01, farewell=0.05)
 
 
 @dataclass

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from bridge.client.backoff import Backoff, Patience
+from bridge.client.backoff import Backoff, Timeouts
 from bridge.client.errors import refusal, retry_after
 
-PATIENCE = Patience(first_delay=1, longest_delay=30)
+PATIENCE = Timeouts(first_delay=1, longest_delay=30)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -11,10 +11,10 @@ import aiohttp
 import orjson
 import pytest
 
-from bridge.client.backoff import Patience
+from bridge.client.backoff import Timeouts
 from bridge.client.bridge import Bridge
 from bridge.client.errors import BridgeUnreachable
-from bridge.client.state import Notice
+from bridge.client.state import TaskNotice
 from bridge.core.task import Status
 from bridge.errors import (
     Forbidden,
@@ -88,7 +88,7 @@ async def test_a_final_state_needs_no_goodbye(fake):
 
 
 async def test_after_a_reset_the_new_epoch_is_accepted(fake):
-    notices: list[Notice] = []
+    notices: list[TaskNotice] = []
     fake.plays(
         [fake.state("a-5"), fake.state("a-6"), fake.CUT],
         [fake.reset("epoch"), fake.state("b-1"), fake.CUT],
@@ -96,7 +96,7 @@ async def test_after_a_reset_the_new_epoch_is_accepted(fake):
     )
     assert await cursors(fake(), on_notice=notices.append) == ["a-5", "a-6", "b-1", "b-2"]
     assert [seen.headers.get("Last-Event-ID") for seen in fake.seen] == [None, "a-6", "b-1"]
-    assert Notice(code="reset", reason="epoch") in notices
+    assert TaskNotice(code="reset", reason="epoch") in notices
 
 
 async def test_a_final_state_is_a_latch_even_over_a_reset(fake):
@@ -126,7 +126,7 @@ async def test_a_drain_is_survived_and_its_retry_honoured(fake):
         [fake.state("e-2"), closing, fake.end()],
         [fake.finish("e-3")],
     )
-    notices: list[Notice] = []
+    notices: list[TaskNotice] = []
     assert await cursors(fake(sleep=sleep), on_notice=notices.append) == ["e-1", "e-2", "e-3"]
     assert [7 <= wait <= 10.5 for wait in waits] == [True, True]
     assert [(n.code, n.reason) for n in notices if n.code == "closing"] == [("closing", "drain")] * 2
@@ -219,7 +219,7 @@ async def test_ids_are_percent_encoded_and_a_path_prefix_is_kept(fake):
 
 
 async def test_a_task_that_does_not_exist_is_over_for_the_others(fake):
-    notices: list[Notice] = []
+    notices: list[TaskNotice] = []
     gone = fake.notice("task_not_found", task="q/b", retriable=False)
     fake.plays([gone, fake.state("e-1", "completed", task="q/a"), fake.CUT])
     assert await cursors(fake(), "q/a", "q/b", on_notice=notices.append) == ["e-1"]
@@ -227,8 +227,8 @@ async def test_a_task_that_does_not_exist_is_over_for_the_others(fake):
 
 
 async def test_silence_is_noticed_and_comments_break_it(fake):
-    notices: list[Notice] = []
-    patience = Patience(silence=1.0, first_delay=0.001, shortest_delay=0.001, farewell=0.05)
+    notices: list[TaskNotice] = []
+    patience = Timeouts(silence=1.0, first_delay=0.001, shortest_delay=0.001, farewell=0.05)
 
     async def keepalives() -> None:
         await asyncio.sleep(0.6)  # far enough from a silence for a machine that is held up

@@ -5,26 +5,26 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.estimate import PLAUSIBLE_SECONDS, Kind, RunTimes, Slope, age, eta_seconds
+from bridge.core.estimate import PLAUSIBLE_SECONDS, ProgressRate, RuntimeHistory, TaskKind, age, eta_seconds
 from bridge.core.task import Observation, Status
 from tests.fakes.tasks import WALL, observations, seen
 
-KIND = Kind("wan2.7", "generate")
+KIND = TaskKind("wan2.7", "generate")
 
 
 def test_nothing_is_usual_below_three_samples_and_then_the_median_is() -> None:
-    times = RunTimes()
+    times = RuntimeHistory()
     for seconds in (10.0, 1000.0):
         times.learn(KIND, seconds)
         assert times.usual(KIND) is None
     times.learn(KIND, 20.0)
     assert times.usual(KIND) == 20.0
-    assert times.usual(Kind("wan2.7", None)) is None
+    assert times.usual(TaskKind("wan2.7", None)) is None
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=3, max_size=300))
 def test_only_the_newest_64_samples_count(samples: list[float]) -> None:
-    times = RunTimes()
+    times = RuntimeHistory()
     for sample in samples:
         times.learn(KIND, sample)
     usual = times.usual(KIND)
@@ -34,11 +34,11 @@ def test_only_the_newest_64_samples_count(samples: list[float]) -> None:
 
 
 def test_the_kind_seen_longest_ago_is_forgotten_first() -> None:
-    times = RunTimes()
+    times = RuntimeHistory()
     for number in range(256):
-        times.learn(Kind(str(number), None), 1.0)
-    times.learn(Kind("0", None), 1.0)
-    times.learn(Kind("new", None), 1.0)
+        times.learn(TaskKind(str(number), None), 1.0)
+    times.learn(TaskKind("0", None), 1.0)
+    times.learn(TaskKind("new", None), 1.0)
     models = [row["model"] for row in times.statistics()]
     assert len(models) == 256
     assert "0" in models
@@ -70,7 +70,7 @@ def test_the_best_ground_is_taken() -> None:
 
 
 def test_a_slope_tells_only_after_enough_was_seen_of_it() -> None:
-    slope = Slope(since=100.0, progress=40.0)
+    slope = ProgressRate(since=100.0, progress=40.0)
     assert slope.seconds_left(44.0, 200.0) is None
     assert slope.seconds_left(60.0, 100.0) is None
     assert slope.seconds_left(60.0, 110.0) == 20.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.core.rate_limit import CIRCUIT_AFTER_FAILURES, Budget
-from bridge.core.schedule import LONGEST_WAIT
+from bridge.core.rate_limit import CIRCUIT_AFTER_FAILURES, CredentialLimiter
+from bridge.core.schedule import MAX_WAIT
 from bridge.errors import (
     CredentialRefused,
     TaskNotFound,
@@ -20,11 +20,13 @@ from bridge.errors import (
 NOW = 1000.0
 
 
-def budget(max_in_flight: int = 8, requests_per_second: float | None = None) -> Budget:
-    return Budget(max_in_flight=max_in_flight, random=lambda: 0.5, requests_per_second=requests_per_second)
+def budget(max_in_flight: int = 8, requests_per_second: float | None = None) -> CredentialLimiter:
+    return CredentialLimiter(
+        max_in_flight=max_in_flight, random=lambda: 0.5, requests_per_second=requests_per_second
+    )
 
 
-def fail(one: Budget, error: UpstreamError, now: float = NOW) -> None:
+def fail(one: CredentialLimiter, error: UpstreamError, now: float = NOW) -> None:
     one.started(now)
     one.failed(error, now)
 
@@ -64,7 +66,7 @@ def test_one_429_pauses_the_whole_budget_for_as_long_as_asked() -> None:
 def test_a_pause_has_an_end_whatever_was_asked() -> None:
     one = budget()
     fail(one, UpstreamBusy(retry_after=1e9))
-    assert one.free_at(NOW) == NOW + LONGEST_WAIT
+    assert one.free_at(NOW) == NOW + MAX_WAIT
 
 
 def test_429s_without_a_wish_pause_longer_each_time_and_success_forgives() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bridge.core.cursor import Cursor
 from bridge.core.event import Event
-from bridge.core.resume import Position, Resume, locate, owed, resume
+from bridge.core.resume import Position, Resume, locate, resume
 from tests.fakes.tasks import EPOCH, event, state
 
 cursors = st.builds(
@@ -82,11 +82,3 @@ def test_a_resume_ends_only_when_every_end_was_seen(history: list[tuple[int, boo
 def test_a_task_nobody_has_seen_keeps_a_resume_open() -> None:
     assert resume(Position(after=5), [event(3, state("completed")), None]) is Resume.CURRENT
     assert resume(Position(reset_reason="new_epoch"), [event(3)]) is Resume.RESET
-
-
-@given(histories, st.none() | st.integers(0, 60))
-def test_what_is_owed_is_everything_beyond_the_cursor_once_and_in_order(
-    history: list[tuple[int, bool]], after: int | None
-) -> None:
-    due = [one.cursor.offset for one in owed(Position(after=after), events(history))]
-    assert due == sorted(offset for offset, _ in history if after is None or offset > after)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from bridge.core.estimate import Kind, RunTimes
+from bridge.core.estimate import RuntimeHistory, TaskKind
 from bridge.core.event import NoticeCode
-from bridge.core.schedule import LONGEST_WAIT, Pace
+from bridge.core.schedule import MAX_WAIT, Pace
 from bridge.core.task import Observation, Source, State, Status
-from bridge.core.watch import LOST_AFTER_SECONDS, Verdict, Watch
+from bridge.core.watch import LOST_AFTER_SECONDS, Update, Watch
 from bridge.errors import (
     CredentialRefused,
     TaskNotFound,
@@ -32,7 +32,7 @@ class Story:
 
     known: State | None = None
     deadline: float | None = None
-    times: RunTimes = field(default_factory=RunTimes)
+    times: RuntimeHistory = field(default_factory=RuntimeHistory)
     pace: Pace = PACE
     now: float = START
 
@@ -48,7 +48,7 @@ class Story:
         assert self.watch.due is not None
         return self.watch.due - self.now
 
-    def look(self, shows: Observation | UpstreamError | None, *, takes: float = 0.0) -> Verdict:
+    def look(self, shows: Observation | UpstreamError | None, *, takes: float = 0.0) -> Update:
         """Look when it is due."""
         assert self.watch.due is not None
         self.now = asked = max(self.now, self.watch.due)
@@ -59,7 +59,7 @@ class Story:
             return self.watch.failed(shows, now=self.now, wall=self.wall)
         return self.watch.observed(shows, source=Source.POLL, now=self.now, wall=self.wall, asked=asked)
 
-    def push(self, shows: Observation) -> Verdict:
+    def push(self, shows: Observation) -> Update:
         """A frame comes on the stream."""
         self.watch.streaming(now=self.now)
         return self.watch.observed(shows, source=Source.STREAM, now=self.now, wall=self.wall)
@@ -68,12 +68,12 @@ class Story:
         """The stream shows a sign of life."""
         self.watch.streaming(now=self.now)
 
-    def tick(self, after: float = 0.0) -> Verdict:
+    def tick(self, after: float = 0.0) -> Update:
         self.now += after
         return self.watch.ticked(now=self.now, wall=self.wall)
 
 
-def codes(verdict: Verdict) -> list[NoticeCode]:
+def codes(verdict: Update) -> list[NoticeCode]:
     return [notice.code for notice in verdict.notices]
 
 
@@ -89,13 +89,13 @@ def test_after_an_ending_nothing_is_due_and_nothing_is_news(ending: str) -> None
     story = Story()
     assert story.look(seen(ending)).news is not None
     assert story.watch.over
-    assert story.push(seen("processing", 10)) == Verdict()
-    assert story.push(seen("failed")) == Verdict()
-    story.watch.look_now(now=story.now)
+    assert story.push(seen("processing", 10)) == Update()
+    assert story.push(seen("failed")) == Update()
+    story.watch.poll_now(now=story.now)
     story.watch.stream_ended(now=story.now)
-    assert story.watch.failed(UpstreamUnavailable(), now=story.now, wall=WALL) == Verdict()
-    assert story.watch.unchanged(now=story.now, asked=story.now) == Verdict()
-    assert story.tick(1e6) == Verdict()
+    assert story.watch.failed(UpstreamUnavailable(), now=story.now, wall=WALL) == Update()
+    assert story.watch.unchanged(now=story.now, asked=story.now) == Update()
+    assert story.tick(1e6) == Update()
     assert story.watch.over
 
 
@@ -153,7 +153,7 @@ def test_a_task_that_turns_up_again_replaces_lost_only_with_its_real_end() -> No
     story = Story(state("lost", 40))
     assert story.look(seen("processing", 50)).news is None
     assert not story.watch.over
-    assert story.tick(1e6) == Verdict()
+    assert story.tick(1e6) == Update()
     news = story.look(seen("completed")).news
     assert news is not None
     assert news.status is Status.COMPLETED
@@ -162,9 +162,9 @@ def test_a_task_that_turns_up_again_replaces_lost_only_with_its_real_end() -> No
 
 def test_a_lost_task_that_stays_away_is_not_looked_for_again() -> None:
     story = Story(state("lost"))
-    assert story.look(TaskNotFound()) == Verdict()
+    assert story.look(TaskNotFound()) == Update()
     assert story.watch.over
-    story.watch.look_now(now=story.now)  # but who says there is news is heard
+    story.watch.poll_now(now=story.now)  # but who says there is news is heard
     assert story.wait == 0
 
 
@@ -176,20 +176,20 @@ def test_a_failed_look_waits_as_long_as_the_provider_asks() -> None:
     story.look(UpstreamBusy(retry_after=45))
     assert story.wait == 45
     story.look(UpstreamBusy(retry_after=1e9))
-    assert story.wait == LONGEST_WAIT
+    assert story.wait == MAX_WAIT
 
 
 def test_nothing_shortens_the_wait_a_provider_asked_for() -> None:
     story = Story(state("processing"))
     story.look(UpstreamBusy(retry_after=45))
-    story.watch.look_now(now=story.now)
+    story.watch.poll_now(now=story.now)
     assert story.wait == 45
     story.push(seen("processing", 50))
     assert story.wait == 45
     story.watch.stream_ended(now=story.now)
     assert story.wait == 45
     story.look(seen("processing", 60))
-    story.watch.look_now(now=story.now)
+    story.watch.poll_now(now=story.now)
     assert story.wait == 0
 
 
@@ -286,7 +286,7 @@ def test_who_says_there_is_news_brings_a_look_forward() -> None:
     story = Story()
     story.look(seen("processing", poll_after=200.0))
     story.now += 5
-    story.watch.look_now(now=story.now)
+    story.watch.poll_now(now=story.now)
     assert story.wait == 0
     story.beat()  # and a heartbeat does not put it off again
     assert story.wait == 0
@@ -300,7 +300,7 @@ def test_a_look_that_began_before_somebody_said_there_is_news_is_followed_by_ano
     story = Story()
     asked = story.now
     story.now += 1
-    story.watch.look_now(now=story.now)
+    story.watch.poll_now(now=story.now)
     story.now += 1
     story.watch.observed(seen("queued"), source=Source.POLL, now=story.now, wall=story.wall, asked=asked)
     assert story.wait == 0
@@ -315,11 +315,11 @@ def test_a_state_not_confirmed_for_three_intervals_is_stale_once_and_then_fresh(
     story = Story()
     story.look(seen("processing", 1))
     limit = 3 * story.watch.interval
-    assert story.tick(limit) == Verdict()
+    assert story.tick(limit) == Update()
     assert codes(story.tick(0.1)) == [NoticeCode.STALE]
-    assert story.tick(5) == Verdict()
+    assert story.tick(5) == Update()
     assert codes(story.look(None)) == [NoticeCode.FRESH]
-    assert story.look(None) == Verdict()
+    assert story.look(None) == Update()
     assert codes(story.tick(3 * PACE.max_seconds + 1)) == [NoticeCode.STALE]
 
 
@@ -328,14 +328,14 @@ def test_a_live_stream_that_has_nothing_to_say_is_not_stale() -> None:
     story.look(seen("processing", 1))
     for _ in range(50):
         story.beat()
-        assert story.tick(1.0) == Verdict()
+        assert story.tick(1.0) == Update()
     assert codes(story.tick(3 * PACE.max_seconds)) == [NoticeCode.STALE]
 
 
 def test_a_task_without_change_for_far_too_long_is_stalled_until_it_changes() -> None:
-    times = RunTimes()
+    times = RuntimeHistory()
     for _ in range(3):
-        times.learn(Kind("wan", None), 100.0)
+        times.learn(TaskKind("wan", None), 100.0)
     story = Story(times=times)
     story.look(seen("processing", 1, model="wan"))
     told: list[NoticeCode] = []
@@ -345,9 +345,9 @@ def test_a_task_without_change_for_far_too_long_is_stalled_until_it_changes() ->
     story.now = START + 401
     story.watch.unchanged(now=story.now, asked=story.now)
     assert codes(story.tick()) == [NoticeCode.STALLED]
-    assert story.tick(1) == Verdict()
+    assert story.tick(1) == Update()
     story.look(seen("processing", 2, model="wan"))
-    assert story.tick(1) == Verdict()
+    assert story.tick(1) == Update()
     story.look(None)
     story.now += 401
     assert NoticeCode.STALLED in codes(story.tick())
@@ -359,16 +359,16 @@ def test_what_fresh_takes_back_is_told_again_while_it_is_so() -> None:
     assert codes(story.tick(1801)) == [NoticeCode.STALE, NoticeCode.STALLED]
     assert codes(story.look(None)) == [NoticeCode.FRESH]
     assert codes(story.tick()) == [NoticeCode.STALLED]
-    assert story.look(None) == Verdict()  # nothing to take back but that
+    assert story.look(None) == Update()  # nothing to take back but that
 
 
 def test_one_failed_look_is_weather_and_two_are_an_outage() -> None:
     story = Story(state("processing"))
-    assert story.look(UpstreamUnavailable()) == Verdict()
+    assert story.look(UpstreamUnavailable()) == Update()
     verdict = story.look(UpstreamUnavailable("down"))
     assert codes(verdict) == [NoticeCode.UPSTREAM_UNAVAILABLE]
     assert verdict.notices[0].retriable
-    assert story.look(UpstreamUnavailable()) == Verdict()
+    assert story.look(UpstreamUnavailable()) == Update()
     assert codes(story.look(seen("processing", 5))) == [NoticeCode.FRESH]
 
 
@@ -381,7 +381,7 @@ def test_a_viewer_who_sees_nothing_at_all_is_told_at_the_first_failure() -> None
 def test_a_refused_credential_is_told_once() -> None:
     story = Story(state("processing"))
     assert codes(story.look(CredentialRefused())) == [NoticeCode.CREDENTIAL_REFUSED]
-    assert story.look(CredentialRefused()) == Verdict()
+    assert story.look(CredentialRefused()) == Update()
 
 
 # The rest
@@ -427,9 +427,9 @@ def test_near_its_end_means_within_one_longest_interval() -> None:
 
 @pytest.mark.parametrize(("names", "eta"), [({"model": "wan"}, 95.0), ({}, 95.0), ({"model": "other"}, None)])
 def test_a_frame_that_names_no_model_is_of_the_model_known(names: dict[str, Any], eta: float | None) -> None:
-    times = RunTimes()
+    times = RuntimeHistory()
     for _ in range(3):
-        times.learn(Kind("wan", None), 100.0)
+        times.learn(TaskKind("wan", None), 100.0)
     story = Story(state("processing", model="wan"), times=times)
     story.now += 5
     news = story.push(seen("processing", 1, **names)).news
@@ -445,4 +445,4 @@ def test_looks_spaced_by_a_tight_budget_are_not_stale() -> None:
     story.look(None)
     for _ in range(5):
         assert codes(story.tick(apart)) == []
-        assert story.look(None) == Verdict()
+        assert story.look(None) == Update()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.delivery.handoff import Outermost, hand_over, server_of
+from bridge.delivery.handoff import ConnectionHandoff, detach, server_of
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +44,7 @@ async def test_a_request_that_is_over_leaves_no_circle(*, fails: bool) -> None:
     gc.disable()  # what only the collector frees stays for minutes under our thresholds
     try:
         try:
-            await Outermost(app)(cycle.scope, receive, cycle.send)
+            await ConnectionHandoff(app)(cycle.scope, receive, cycle.send)
         except ValueError:
             assert fails
         del cycle
@@ -60,10 +60,10 @@ async def test_what_was_handed_over_runs_once_the_framework_has_returned() -> No
         story.append("stayed")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        hand_over(scope, stay)
+        detach(scope, stay)
         story.append("returned")
 
     cycle = Cycle({"type": "http", "headers": [(b"a", b"b")]})
-    await Outermost(app)(cycle.scope, receive, cycle.send)
+    await ConnectionHandoff(app)(cycle.scope, receive, cycle.send)
     assert story == ["returned", "stayed"]
     assert cycle.scope["headers"] == []

@@ -11,25 +11,25 @@ import pytest
 from bridge.core.event import Closing
 from bridge.delivery import writers as outlet_module
 from bridge.delivery.writers import (
-    AsgiOutlet,
-    SocketOutlet,
-    TransportOutlet,
-    Unopened,
+    AsgiWriter,
+    TransportWriter,
+    UnopenedWriter,
+    WebSocketWriter,
     drive,
-    http_form,
-    http_outlet,
-    socket_outlet,
+    http_format,
+    http_writer,
+    websocket_writer,
 )
-from bridge.server.server import SocketGate
+from bridge.server.server import WebSocketFlowControl
 from bridge.wire.document import PLAIN
-from bridge.wire.frames import Form, Wire
+from bridge.wire.frames import Format, Transport
 from tests.fakes.clock import settle
 from tests.fakes.outlets import SOCKET, SSE, FakeServer, FakeTransport
 
 pytestmark = pytest.mark.anyio
 
-CHUNKED = Form(Wire.SSE, chunked=True)
-FRAMED = Form(Wire.WEBSOCKET, framed=True)
+CHUNKED = Format(Transport.SSE, chunked=True)
+FRAMED = Format(Transport.WEBSOCKET, framed=True)
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def bodies(server: FakeServer) -> list[bytes]:
 
 
 async def test_under_any_server_a_body_ends_with_its_last_message(server: FakeServer) -> None:
-    outlet = AsgiOutlet(SSE, server.send)
+    outlet = AsgiWriter(SSE, server.send)
     outlet.write(b"one")
     outlet.finish(Closing.AGE)
     assert server.messages == [
@@ -161,7 +161,7 @@ async def test_under_any_server_a_body_ends_with_its_last_message(server: FakeSe
 
 
 async def test_under_any_server_each_line_is_a_message_and_the_close_says_why(server: FakeServer) -> None:
-    outlet = AsgiOutlet(SOCKET, server.send)
+    outlet = AsgiWriter(SOCKET, server.send)
     outlet.write(b'{"a":"\xe2\x80\xa8"}\n{"b":2}\n')
     outlet.write(b"")
     outlet.finish(Closing.DRAIN)
@@ -173,7 +173,7 @@ async def test_under_any_server_each_line_is_a_message_and_the_close_says_why(se
 
 
 async def test_the_end_waits_for_what_is_being_sent(server: FakeServer) -> None:
-    outlet = AsgiOutlet(SSE, server.send)
+    outlet = AsgiWriter(SSE, server.send)
     server.transport.fill()
     outlet.write(b"one")
     outlet.write(b"two")
@@ -187,7 +187,7 @@ async def test_the_end_waits_for_what_is_being_sent(server: FakeServer) -> None:
 
 
 async def test_the_connection_ends_only_once_its_last_message_was_taken(server: FakeServer) -> None:
-    outlet = AsgiOutlet(SSE, server.send)
+    outlet = AsgiWriter(SSE, server.send)
     outlet.write(b"one")
     server.transport.fill()
     outlet.finish(Closing.AGE)
@@ -199,7 +199,7 @@ async def test_the_connection_ends_only_once_its_last_message_was_taken(server: 
 
 
 async def test_messages_of_one_write_stay_together_when_each_has_to_wait(server: FakeServer) -> None:
-    outlet = AsgiOutlet(SOCKET, server.send)
+    outlet = AsgiWriter(SOCKET, server.send)
 
     async def slow(message: Any) -> None:
         await asyncio.sleep(0)
@@ -221,7 +221,7 @@ async def test_messages_of_one_write_stay_together_when_each_has_to_wait(server:
 
 
 async def test_after_a_send_that_failed_nothing_more_is_sent(server: FakeServer) -> None:
-    outlet = AsgiOutlet(SSE, server.send)
+    outlet = AsgiWriter(SSE, server.send)
     server.transport.fill()
     outlet.write(b"one")
     outlet.write(b"two")
@@ -233,7 +233,7 @@ async def test_after_a_send_that_failed_nothing_more_is_sent(server: FakeServer)
 
 
 async def test_dropping_a_connection_stops_its_send_and_ends_it(server: FakeServer) -> None:
-    outlet = AsgiOutlet(SSE, server.send)
+    outlet = AsgiWriter(SSE, server.send)
     server.transport.fill()
     outlet.write(b"one")
     outlet.abort()
@@ -247,7 +247,7 @@ async def test_dropping_a_connection_stops_its_send_and_ends_it(server: FakeServ
 
 
 async def test_under_our_own_server_a_body_ends_through_the_server(server: FakeServer) -> None:
-    outlet = TransportOutlet(server, CHUNKED)  # type: ignore[arg-type]
+    outlet = TransportWriter(server, CHUNKED)  # type: ignore[arg-type]
     outlet.attach(server.send)
     outlet.write(b"3\r\none\r\n")
     outlet.finish(Closing.FINISHED)
@@ -256,7 +256,7 @@ async def test_under_our_own_server_a_body_ends_through_the_server(server: FakeS
 
 
 async def test_who_does_not_read_gets_the_last_chunk_after_the_rest_and_is_closed(server: FakeServer) -> None:
-    outlet = TransportOutlet(server, CHUNKED)  # type: ignore[arg-type]
+    outlet = TransportWriter(server, CHUNKED)  # type: ignore[arg-type]
     outlet.attach(server.send)
     server.transport.fill()
     outlet.write(b"3\r\none\r\n")
@@ -268,7 +268,7 @@ async def test_who_does_not_read_gets_the_last_chunk_after_the_rest_and_is_close
 
 
 async def test_a_socket_is_closed_with_its_code(server: FakeServer) -> None:
-    outlet = SocketOutlet(server, server.send, FRAMED)
+    outlet = WebSocketWriter(server, server.send, FRAMED)
     outlet.finish(Closing.SLOW)
     assert server.messages == [{"type": "websocket.close", "code": 4001, "reason": "slow"}]
     outlet.abort()
@@ -278,7 +278,7 @@ async def test_a_socket_is_closed_with_its_code(server: FakeServer) -> None:
 async def test_who_has_left_is_told_no_end() -> None:
     server = FakeServer()
     server.transport = server.flow = FakeTransport(closed_raises=True)
-    outlet = TransportOutlet(server, CHUNKED)  # type: ignore[arg-type]
+    outlet = TransportWriter(server, CHUNKED)  # type: ignore[arg-type]
     assert not outlet.gone
     outlet.abort()
     assert outlet.gone
@@ -288,9 +288,9 @@ async def test_who_has_left_is_told_no_end() -> None:
 
 
 async def test_a_server_that_says_so_itself_is_asked_itself(server: FakeServer) -> None:
-    outlet = SocketOutlet(server, server.send, FRAMED)
+    outlet = WebSocketWriter(server, server.send, FRAMED)
     assert outlet.gate is outlet
-    gate = SocketGate()
+    gate = WebSocketFlowControl()
     server.gate = gate  # type: ignore[attr-defined]
     assert outlet.gate is gate
 
@@ -304,18 +304,18 @@ def scope(server: object) -> Any:
 
 async def test_the_cheapest_way_out_is_taken_where_the_server_shows_it(server: FakeServer) -> None:
     own, foreign = scope(server), scope(None)
-    assert http_form(own, Wire.SSE, PLAIN) == CHUNKED
-    assert http_form(foreign, Wire.SSE, PLAIN) == SSE
-    assert isinstance(http_outlet(own, CHUNKED), TransportOutlet)
-    assert isinstance(http_outlet(foreign, SSE), AsgiOutlet)
-    assert isinstance(socket_outlet(server, server.send, PLAIN), SocketOutlet)
-    assert isinstance(socket_outlet(None, server.send, PLAIN), AsgiOutlet)
+    assert http_format(own, Transport.SSE, PLAIN) == CHUNKED
+    assert http_format(foreign, Transport.SSE, PLAIN) == SSE
+    assert isinstance(http_writer(own, CHUNKED), TransportWriter)
+    assert isinstance(http_writer(foreign, SSE), AsgiWriter)
+    assert isinstance(websocket_writer(server, server.send, PLAIN), WebSocketWriter)
+    assert isinstance(websocket_writer(None, server.send, PLAIN), AsgiWriter)
     del server.chunked_encoding  # a server we do not know frames for itself
-    assert http_form(own, Wire.SSE, PLAIN) == SSE
+    assert http_format(own, Transport.SSE, PLAIN) == SSE
 
 
 async def test_before_the_head_nothing_leaves_and_nothing_is_counted_as_stuck() -> None:
-    outlet = Unopened(SSE)
+    outlet = UnopenedWriter(SSE)
     outlet.write(b"too soon")
     outlet.when_writable(pytest.fail)
     outlet.finish(Closing.DRAIN)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bridge import errors
 from bridge.core.task import Observation, Output, Status
-from bridge.dialects.base import Answer, Callback, Look, Submission
+from bridge.dialects.base import Callback, HttpResponse, StatusReading, Submission
 from bridge.dialects.registry import load_preset, preset_names
 
 NAMED = (
@@ -111,7 +111,7 @@ HUGE = {
 @FEW
 @given(st.data(), STATUSES, HEADERS)
 def test_any_answer_gives_a_look_or_a_named_error(name, data, status, headers):
-    check_status(DIALECTS[name], Answer(status, headers, data.draw(BODIES[name])))
+    check_status(DIALECTS[name], HttpResponse(status, headers, data.draw(BODIES[name])))
 
 
 @EVERY
@@ -119,7 +119,7 @@ def test_any_answer_gives_a_look_or_a_named_error(name, data, status, headers):
     "body", [b'{"status":"queued","created_at":1e400}', b'{"status":"Success","file_id":"..","task_id":".."}']
 )
 def test_an_answer_that_once_tripped_a_dialect_does_not(name, body):
-    check_status(DIALECTS[name], Answer(200, {}, body))
+    check_status(DIALECTS[name], HttpResponse(200, {}, body))
 
 
 def check_status(dialect, answer):
@@ -128,7 +128,7 @@ def check_status(dialect, answer):
     except NAMED as error:
         check_error(error, answer.status)
         return
-    assert isinstance(look, Look)
+    assert isinstance(look, StatusReading)
     assert dialect.read_status(answer) == look
     check_observation(look.observation)
 
@@ -155,7 +155,7 @@ OPTIONS = st.dictionaries(
 @FEW
 @given(st.data(), STATUSES, HEADERS, OPTIONS)
 def test_any_answer_to_a_submit_gives_a_task_or_a_named_error(name, data, status, headers, options):
-    answer = Answer(status, headers, data.draw(BODIES[name]))
+    answer = HttpResponse(status, headers, data.draw(BODIES[name]))
     check_submitted(DIALECTS[name], answer, Submission(body=b"{}", options=options))
 
 
@@ -174,7 +174,7 @@ def check_submitted(dialect, answer, submission):
 @FEW
 @given(st.data(), STATUSES)
 def test_any_follow_up_gives_an_observation_or_a_named_error(name, data, status):
-    check_follow_up(DIALECTS[name], Answer(status, {}, data.draw(BODIES[name])))
+    check_follow_up(DIALECTS[name], HttpResponse(status, {}, data.draw(BODIES[name])))
 
 
 def check_follow_up(dialect, answer):
@@ -212,9 +212,9 @@ def check_frame(dialect, event, text):
 def test_size_and_depth_are_no_weapons(name, body):
     dialect = DIALECTS[name]
     for status in (200, 500):
-        check_status(dialect, Answer(status, {}, body))
-        check_submitted(dialect, Answer(status, {}, body), Submission(body=body))
-        check_follow_up(dialect, Answer(status, {}, body))
+        check_status(dialect, HttpResponse(status, {}, body))
+        check_submitted(dialect, HttpResponse(status, {}, body), Submission(body=body))
+        check_follow_up(dialect, HttpResponse(status, {}, body))
     for event in (None, "error"):
         check_frame(dialect, event, body.decode("utf-8", "replace"))
     assert isinstance(dialect.read_callback(body), Callback)

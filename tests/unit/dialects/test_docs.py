@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.core.task import Output, Status
-from bridge.dialects.base import Answer, Submission
+from bridge.dialects.base import HttpResponse, Submission
 from bridge.dialects.credentials import HOOKS
 from bridge.dialects.registry import load_document, load_text
 from bridge.dialects.state import FieldRules
@@ -31,14 +31,14 @@ def test_the_example_reads_its_payload():
     acme = load_text(example("toml"), "acme")
     assert acme.status_request("88").body == b'{"job":"88"}'
     assert acme.auth_headers("k") == {"Authorization": "Token k"}
-    seen = acme.read_status(Answer(200, {}, example("json").encode())).observation
+    seen = acme.read_status(HttpResponse(200, {}, example("json").encode())).observation
     assert (seen.status, seen.upstream_status, seen.task_id) == (Status.PROCESSING, "In Progress", "88")
     assert (seen.progress, seen.created_at) == (45, 1720000000.123)
     assert seen.outputs == (
         Output(type="video", url="https://cdn.acme.example/a.mp4", media_type="video/mp4"),
     )
     with pytest.raises(TaskNotFound, match="gone"):
-        acme.read_status(Answer(200, {}, b'{"code":4004,"msg":"gone"}'))
+        acme.read_status(HttpResponse(200, {}, b'{"code":4004,"msg":"gone"}'))
 
 
 def test_the_example_submits():
@@ -49,7 +49,7 @@ def test_the_example_submits():
     request = acme.submit_request(asked)
     assert (request.method, request.path) == ("POST", "/api/fast/jobs")
     assert json.loads(request.body) == {"reference": "mine", "notify": {"url": "https://bridge.example/cb"}}
-    seen = acme.read_submitted(Answer(200, {}, examples("json")[1].encode()), asked)
+    seen = acme.read_submitted(HttpResponse(200, {}, examples("json")[1].encode()), asked)
     assert (seen.task_id, seen.status, seen.alias) == ("88", Status.QUEUED, "mine")
     assert acme.callback_signature.timestamp_header == "x-acme-timestamp"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.dialects.base import Answer, Submission
+from bridge.dialects.base import HttpResponse, Submission
 from bridge.dialects.explain import explain
 from bridge.dialects.registry import load_document, load_preset, preset_names
 from bridge.errors import UpstreamError
@@ -24,7 +24,7 @@ def recorded():
         yield (
             file.relative_to(RECORDINGS).parts,
             case,
-            Answer(case["answer"]["status"], case["answer"]["headers"], raw),
+            HttpResponse(case["answer"]["status"], case["answer"]["headers"], raw),
         )
 
 
@@ -77,7 +77,7 @@ GUARDED = load_document(
 
 def told(document, status=200, headers=None):
     body = document if isinstance(document, bytes) else orjson.dumps(document)
-    return explain(GUARDED, Answer(status, headers or {}, body)).lines
+    return explain(GUARDED, HttpResponse(status, headers or {}, body)).lines
 
 
 def row(label, text):
@@ -123,6 +123,6 @@ def test_codes_classes_and_phrases_are_told():
 @settings(max_examples=10)
 @given(st.binary() | st.just(b"[" * 100_000) | st.just(b'{"status":' + b"[" * 1000 + b"]" * 1000 + b"}"))
 def test_any_bytes_are_explained(name, body):
-    lines = explain(load_preset(name), Answer(200, {}, body), submission=Submission(body=b"")).lines
+    lines = explain(load_preset(name), HttpResponse(200, {}, body), submission=Submission(body=b"")).lines
     assert all(line.isprintable() for line in lines)
     assert all(len(line) < 700 for line in lines)

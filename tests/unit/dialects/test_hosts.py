@@ -2,7 +2,7 @@
 
 import pytest
 
-from bridge.dialects.base import Answer, Submission
+from bridge.dialects.base import HttpResponse, Submission
 from bridge.dialects.hosts import Hosts, host_of
 from bridge.dialects.registry import load_document, load_preset, preset_names
 from bridge.errors import ConfigError, InvalidRequest, UpstreamError
@@ -120,7 +120,7 @@ def test_a_returned_address_is_never_where_the_next_call_goes():
     body = b'{"task_id":"t","status":"completed","polling_url":"%b","urls":{"get":"%b"},"file_id":"%b"}'
     for name in preset_names():
         dialect = load_preset(name)
-        answer = Answer(200, {"location": evil}, body.replace(b"%b", evil.encode()))
+        answer = HttpResponse(200, {"location": evil}, body.replace(b"%b", evil.encode()))
         for task_id in ("t", evil, "fal-ai/flux/1"):
             try:
                 follow = dialect.read_status(answer, task_id).follow
@@ -133,7 +133,7 @@ def test_a_returned_address_is_never_where_the_next_call_goes():
 def test_a_submitted_task_is_asked_for_at_the_providers_own_host():
     submission = Submission(body=b"{}")
     seen = load_preset("qingbo").read_submitted(
-        Answer(200, {}, b'{"task_id":"https://evil.example/x","status":"queued"}'), submission
+        HttpResponse(200, {}, b'{"task_id":"https://evil.example/x","status":"queued"}'), submission
     )
     request = load_preset("qingbo").status_request(seen.task_id)
     assert (request.base_url, request.path) == (None, "/v1/tasks/https%3A%2F%2Fevil.example%2Fx")

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from bridge.core.task import Failure, Observation, Output, Status
-from bridge.dialects.base import Answer, Submission
+from bridge.dialects.base import HttpResponse, Submission
 from bridge.dialects.registry import load_preset
 from bridge.errors import InvalidRequest, TaskNotFound, UnreadablePayload, UpstreamBusy, UpstreamUnavailable
 
@@ -17,7 +17,7 @@ DONE = Observation(
 
 
 def ok(document, status=200):
-    return Answer(status, {}, orjson.dumps(document))
+    return HttpResponse(status, {}, orjson.dumps(document))
 
 
 def test_status_calls():
@@ -83,7 +83,7 @@ def test_the_follow_up_brings_the_link():
         (ok({"base_resp": {"status_code": 5, "status_msg": "?"}}), UpstreamUnavailable),
         (ok({"base_resp": {"status_code": 0}, "file": {}}), UnreadablePayload),
         (ok({}, 404), TaskNotFound),
-        (Answer(200, {}, b"<html>"), UnreadablePayload),
+        (HttpResponse(200, {}, b"<html>"), UnreadablePayload),
     ],
 )
 def test_the_follow_up_fails_as_a_status_call_does(answer, error):
@@ -155,7 +155,7 @@ def test_a_hostile_callback_asks_for_nothing(body):
 
 def test_a_broken_byte_order_does_not_hide_a_document():
     body = b"\xef\xbb\xbf" + orjson.dumps({"task_id": "1", "status": "queued"})
-    assert QINGBO.read_status(Answer(200, {}, body)).observation.raw == body[3:]
+    assert QINGBO.read_status(HttpResponse(200, {}, body)).observation.raw == body[3:]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_broken_byte_order_does_not_hide_a_document():
 @pytest.mark.parametrize("dialect", [QINGBO, VAPI, BYTESPIKE], ids=lambda dialect: dialect.name)
 def test_depth_is_no_weapon(dialect, body):
     try:
-        look = dialect.read_status(Answer(200, {}, body))
+        look = dialect.read_status(HttpResponse(200, {}, body))
     except UnreadablePayload:
         return
     assert look.observation.upstream_status == "queued"
@@ -191,6 +191,6 @@ def test_provider_text_is_bounded_and_without_controls():
 )
 def test_numbers_out_of_reach_are_ignored(number):
     body = b'{"task_id":"1","status":"running","estimated_seconds":%b,"credits_used":%b,"progress":%b}'
-    seen = BYTESPIKE.read_status(Answer(200, {}, body % (number, number, number))).observation
+    seen = BYTESPIKE.read_status(HttpResponse(200, {}, body % (number, number, number))).observation
     assert seen.estimated_seconds in (None, 1e15)
     assert seen.progress is None or 0 <= seen.progress <= 100

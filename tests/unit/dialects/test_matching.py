@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bridge.dialects.base import Asked, Submission
+from bridge.dialects.base import ProxyMatch, Submission
 from bridge.dialects.registry import load_preset, load_text, preset_names
 from bridge.errors import InvalidRequest
 
@@ -55,14 +55,14 @@ def test_a_call_about_a_task_matches_back_to_its_id(name, call, data):
     if asked is None:
         assert {".", ".."} & set(task_id.split("/")), "only what would climb is nowhere"
         return
-    assert asked == Asked(call=call, task_id=task_id)
+    assert asked == ProxyMatch(call=call, task_id=task_id)
 
 
 @given(alias=wild_ids)
 def test_an_alias_call_matches_back_to_the_alias(alias):
     dialect = PRESETS["bytespike"]
     request = dialect.alias_request(alias)
-    assert dialect.match(*own(dialect, request)) == Asked(call="alias", alias=alias)
+    assert dialect.match(*own(dialect, request)) == ProxyMatch(call="alias", alias=alias)
 
 
 OPTIONS = {
@@ -88,7 +88,7 @@ def test_a_submit_matches_back_to_its_options(name):
     dialect, options = PRESETS[name], OPTIONS.get(name, {})
     request = dialect.submit_request(Submission(body=b"{}", options=options))
     if request is not None:
-        assert dialect.match(*own(dialect, request)) == Asked(call="submit", options=options)
+        assert dialect.match(*own(dialect, request)) == ProxyMatch(call="submit", options=options)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))
@@ -103,14 +103,14 @@ def test_a_place_takes_only_what_a_submit_would(name, value):
 
 def test_sync_is_no_task_and_no_submit():
     qingbo = PRESETS["qingbo"]
-    assert qingbo.match("POST", "/v1/tasks/sync", "", b"{}") == Asked(call="sync")
-    assert qingbo.match("POST", "/v1/tasks", "", b"{}") == Asked(call="submit")
-    assert qingbo.match("GET", "/v1/tasks/sync", "", b"") == Asked(call="status", task_id="sync")
+    assert qingbo.match("POST", "/v1/tasks/sync", "", b"{}") == ProxyMatch(call="sync")
+    assert qingbo.match("POST", "/v1/tasks", "", b"{}") == ProxyMatch(call="submit")
+    assert qingbo.match("GET", "/v1/tasks/sync", "", b"") == ProxyMatch(call="status", task_id="sync")
 
 
 def test_what_the_provider_has_before_its_paths_is_part_of_them():
     responses = PRESETS["openai"]
-    assert responses.match("GET", "/v1/responses/r1", "", b"") == Asked(call="status", task_id="r1")
+    assert responses.match("GET", "/v1/responses/r1", "", b"") == ProxyMatch(call="status", task_id="r1")
     assert responses.match("GET", "/responses/r1", "", b"") is None
     assert responses.documented("/responses/r1") == "/v1/responses/r1"
 
@@ -121,7 +121,7 @@ def test_a_stream_nobody_can_imitate_is_nowhere_and_no_status():
 
 def test_a_further_parameter_changes_no_status():
     asked = PRESETS["minimax"].match("GET", "/v1/query/video_generation", "task_id=7&_=1", b"")
-    assert asked == Asked(call="status", task_id="7")
+    assert asked == ProxyMatch(call="status", task_id="7")
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b"{}", b'{"task_id":null}', b'{"task_id":{}}'])
@@ -137,12 +137,12 @@ def test_both_ids_at_once_are_the_callers_mistake_and_an_empty_one_is_none(other
         bytespike.match("POST", "/v1/tasks/query", "", b'{"task_id":"t","out_task_id":%b}' % other.encode())
     for nothing in (b"null", b'""'):
         body = b'{"task_id":"t","out_task_id":%b}' % nothing
-        assert bytespike.match("POST", "/v1/tasks/query", "", body) == Asked(call="status", task_id="t")
+        assert bytespike.match("POST", "/v1/tasks/query", "", body) == ProxyMatch(call="status", task_id="t")
 
 
 def test_a_body_beside_a_path_must_name_the_same_task():
     vidu, path = PRESETS["vidu"], "/ent/v2/tasks/1/cancel"
-    asked = Asked(call="cancel", task_id="1")
+    asked = ProxyMatch(call="cancel", task_id="1")
     assert vidu.match("POST", path, "", b"") == vidu.match("POST", path, "", b'{"id":"1"}') == asked
     with pytest.raises(InvalidRequest):
         vidu.match("POST", path, "", b'{"id":"2"}')

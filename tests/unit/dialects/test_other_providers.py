@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from bridge.core.task import Failure, Output, Status
-from bridge.dialects.base import Answer
+from bridge.dialects.base import HttpResponse
 from bridge.dialects.registry import load_document
 from bridge.errors import InvalidRequest, TaskNotFound, UpstreamUnavailable
 
@@ -16,7 +16,7 @@ def dialect(**document):
 
 def look(made, document, status=200, headers=None, task_id=None):
     body = document if isinstance(document, bytes) else orjson.dumps(document)
-    return made.read_status(Answer(status, headers or {}, body), task_id)
+    return made.read_status(HttpResponse(status, headers or {}, body), task_id)
 
 
 FAL = dialect(
@@ -67,11 +67,11 @@ def test_fal_has_its_result_behind_a_second_call_whose_422_is_the_failure():
     )
     done = look(FAL, {"request_id": "764c", "status": "COMPLETED"}, task_id="fal-ai/flux/764c")
     assert done.follow.path == "/fal-ai/flux/requests/764c"
-    answer = Answer(200, {}, b'{"images":[{"url":"https://a.example/1"}]}')
+    answer = HttpResponse(200, {}, b'{"images":[{"url":"https://a.example/1"}]}')
     assert FAL.read_follow_up(done.observation, answer).outputs == (
         Output(type="image", url="https://a.example/1"),
     )
-    failed = FAL.read_follow_up(done.observation, Answer(422, {}, b'{"detail":"nsfw"}'))
+    failed = FAL.read_follow_up(done.observation, HttpResponse(422, {}, b'{"detail":"nsfw"}'))
     assert (failed.status, failed.error) == (Status.FAILED, Failure(None, "nsfw"))
 
 

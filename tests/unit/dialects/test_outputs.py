@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from bridge.core.task import Output
-from bridge.dialects.base import Answer
+from bridge.dialects.base import HttpResponse
 from bridge.dialects.media import sniff, split_data, type_of_name, type_of_url
 from bridge.dialects.outputs import MAX_OUTPUTS, complete
 from bridge.dialects.registry import load_document
@@ -19,7 +19,7 @@ def read(body, *rules):
         "status": {"at": "s"},
     }
     dialect = load_document({**document, "outputs": list(rules)}, "made-up")
-    return dialect.read_status(Answer(200, {}, body)).observation.outputs
+    return dialect.read_status(HttpResponse(200, {}, body)).observation.outputs
 
 
 def outputs(document, *rules):

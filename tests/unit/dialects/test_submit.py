@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.task import Status
-from bridge.dialects.base import Answer, Submission
+from bridge.dialects.base import HttpResponse, Submission
 from bridge.dialects.registry import load_document, load_preset
 from bridge.errors import (
     ConfigError,
@@ -56,7 +56,7 @@ def submission(body=b"{}", **options):
 
 
 def ok(document, status=200):
-    return Answer(status, {}, orjson.dumps(document))
+    return HttpResponse(status, {}, orjson.dumps(document))
 
 
 def test_the_body_goes_unchanged_with_its_own_content_type():
@@ -193,8 +193,13 @@ def test_a_body_without_an_own_id_has_none(body):
         (BYTESPIKE, ok({"error": {"code": "duplicate_out_task_id"}}, 409), UpstreamRefused, "duplicate"),
         (QINGBO, ok({"status": "queued"}), UnreadablePayload, "names no task"),
         (QINGBO, ok({"task_id": "..\n"}), UnreadablePayload, "names no task"),
-        (QINGBO, Answer(201, {}, b"<html>"), UnreadablePayload, "not a JSON"),
-        (QINGBO, Answer(302, {"location": "https://evil.example"}, b""), UpstreamUnavailable, "not followed"),
+        (QINGBO, HttpResponse(201, {}, b"<html>"), UnreadablePayload, "not a JSON"),
+        (
+            QINGBO,
+            HttpResponse(302, {"location": "https://evil.example"}, b""),
+            UpstreamUnavailable,
+            "not followed",
+        ),
     ],
 )
 def test_a_refused_create_says_whose_fault_it_is(dialect, answer, error, sentence):

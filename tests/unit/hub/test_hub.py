@@ -9,7 +9,7 @@ from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import Status, TaskKey
 from bridge.errors import UnknownUpstream
 from bridge.hub import hub as hub_module
-from bridge.wire.frames import Form, Wire
+from bridge.wire.frames import Format, Transport
 from tests.fakes.clock import settle
 from tests.fakes.hub import Scene
 from tests.fakes.outlets import NDJSON, SOCKET, SSE, RecordingOutlet
@@ -112,7 +112,7 @@ async def test_everybody_gets_the_same_bytes_object(scene: Scene) -> None:
 
 
 async def test_each_form_gets_its_own_bytes(scene: Scene) -> None:
-    forms = [SSE, NDJSON, SOCKET, Form(Wire.SSE, chunked=True)]
+    forms = [SSE, NDJSON, SOCKET, Format(Transport.SSE, chunked=True)]
     outlets = [(await scene.join([TASK], RecordingOutlet(form)))[1] for form in forms]
     await scene.tell(TASK, state(progress=7))
     event_stream, lines, messages, chunked = (outlet.sent for outlet in outlets)
@@ -218,7 +218,7 @@ async def test_a_newcomer_hears_when_the_state_was_last_confirmed(scene: Scene) 
     await scene.join([TASK])
     await scene.tell(TASK, state())
     scene.clock.skip(60)
-    scene.journal.confirm(TASK, scene.clock.wall())
+    scene.journal.confirm(TASK, scene.clock.time())
     _, outlet = await scene.join([TASK])
     document = orjson.loads(outlet.events[0].data)
     assert document["observed_at"] > document["changed_at"]
@@ -411,11 +411,11 @@ async def test_who_stalls_and_wakes_within_a_round_keeps_the_order(scene: Scene)
         await scene.record(key, state(progress=number))
     scene.hub._step()
     outlet.pause()
-    while not first.owed:
+    while not first.pending:
         scene.hub._step()
     assert first in scene.hub._gathered, "one task's news is kept for the write of this round"
     outlet.write_paused = False
-    scene.hub._repay(first)
+    scene.hub._flush_pending(first)
     await settle()
     assert progress(outlet) == [0, 1, 2]
     assert cursors(outlet) == sorted(cursors(outlet))
@@ -571,7 +571,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing(scene: Scene) -> None:
 
 async def test_delivery_is_timed_from_the_moment_a_state_was_seen(scene: Scene) -> None:
     await scene.join([TASK])
-    await scene.tell(TASK, state(), seen=scene.clock.now() - 0.2)
+    await scene.tell(TASK, state(), seen=scene.clock.monotonic() - 0.2)
     assert scene.count("bridge_delivery_seconds_sum", delivery="sse") == pytest.approx(0.2)
     await scene.tell(TASK, state(Status.QUEUED))  # seen before a restart: nobody knows
     assert scene.count("bridge_delivery_seconds_count", delivery="sse") == 1

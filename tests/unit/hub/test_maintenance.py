@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from bridge.core.event import Closing
-from bridge.hub.maintenance import Sweep, SweepSettings, retry_milliseconds
+from bridge.hub.maintenance import ConnectionMaintenance, MaintenanceSettings, retry_milliseconds
 from bridge.hub.subscription import Subscription
 from tests.fakes.clock import settle
 from tests.fakes.hub import Scene
@@ -24,7 +24,7 @@ class Swept(Scene):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sweep = Sweep(self.hub, self.clock, lambda: 0.5, SweepSettings())
+        self.sweep = ConnectionMaintenance(self.hub, self.clock, lambda: 0.5, MaintenanceSettings())
 
     async def seconds(self, number: int) -> None:
         """Sweep once a second."""
@@ -78,7 +78,7 @@ async def test_a_socket_is_pinged_by_its_library_and_a_stalled_stream_not_at_all
 
 async def test_a_connection_that_lived_long_enough_is_told_and_ended(scene: Swept) -> None:
     subscription, outlet = await scene.join([TASK])
-    subscription.ends_at = scene.clock.now() + 5
+    subscription.ends_at = scene.clock.monotonic() + 5
     await scene.seconds(4)
     assert outlet.finished is None
     await scene.seconds(3)
@@ -93,7 +93,7 @@ async def test_a_connection_that_lived_long_enough_is_told_and_ended(scene: Swep
 
 async def test_a_connection_whose_credential_ends_is_told_that(scene: Swept) -> None:
     subscription, outlet = await scene.join([TASK])
-    subscription.ends_at, subscription.ends_by = scene.clock.now() + 5, Closing.EXPIRED
+    subscription.ends_at, subscription.ends_by = scene.clock.monotonic() + 5, Closing.EXPIRED
     await scene.seconds(7)
     assert outlet.finished is Closing.EXPIRED
     [notice] = outlet.events

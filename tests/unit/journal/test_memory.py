@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.core.task import State, TaskKey
-from bridge.journal.memory import EVENTS_PER_TASK, FORGET_AT_ONCE, MemoryJournal
+from bridge.journal.memory import EVENTS_PER_TASK, FORGET_BATCH, MemoryJournal
 from tests.fakes.clock import FakeClock
 from tests.fakes.tasks import OTHER, TASK, state
 
@@ -17,7 +17,7 @@ def key(number: int) -> TaskKey:
 
 
 def now(clock: FakeClock) -> State:
-    return state(changed_at=clock.wall())
+    return state(changed_at=clock.time())
 
 
 async def kept(journal: MemoryJournal, count: int) -> list[int]:
@@ -43,7 +43,7 @@ async def test_above_the_most_tasks_the_one_quiet_for_longest_goes() -> None:
 async def test_an_append_after_a_long_pause_forgets_a_bounded_number() -> None:
     clock = FakeClock()
     journal = MemoryJournal(clock, retention_seconds=60)
-    many = 2 * FORGET_AT_ONCE + 5
+    many = 2 * FORGET_BATCH + 5
     for number in range(many):
         await journal.append(key(number), now(clock))
     clock.skip(1000)
@@ -51,7 +51,7 @@ async def test_an_append_after_a_long_pause_forgets_a_bounded_number() -> None:
     for _ in range(3):
         await journal.append(OTHER, now(clock))
         left.append(len(await kept(journal, many)))
-    assert left == [many, many - FORGET_AT_ONCE, many - 2 * FORGET_AT_ONCE, 0]
+    assert left == [many, many - FORGET_BATCH, many - 2 * FORGET_BATCH, 0]
 
 
 async def test_a_task_keeps_a_bounded_number_of_events() -> None:

@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from bridge.server.server import GatedSocket
+from bridge.server.server import FlowControlledWebSocket
 
 pytestmark = pytest.mark.anyio
 
@@ -32,8 +32,8 @@ async def nothing(_scope: Any, _receive: Any, _send: Any) -> None:
 
 
 async def test_the_gate_follows_the_buffer_of_the_transport() -> None:
-    config = uvicorn.Config(nothing, ws=GatedSocket)
-    protocol = GatedSocket(config=config, server_state=ServerState(), app_state={})
+    config = uvicorn.Config(nothing, ws=FlowControlledWebSocket)
+    protocol = FlowControlledWebSocket(config=config, server_state=ServerState(), app_state={})
     protocol.connection_made(Silent())
     gate = protocol.gate
     assert not gate.write_paused

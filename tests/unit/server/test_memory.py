@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from bridge.server.memory import FULL_HOUSE_SECONDS, MANY, Crowd, free
+from bridge.server.memory import MANY, MIN_TRIM_INTERVAL_SECONDS, MemoryTrimmer, free
 
 
 class Knot:
@@ -21,12 +21,12 @@ class Asked:
     """A crowd asked every five seconds."""
 
     def __init__(self) -> None:
-        self.crowd = Crowd()
+        self.crowd = MemoryTrimmer()
         self.now = 1000.0
 
     def __call__(self, ended: int, still_open: int = 0) -> bool:
         self.now += 5
-        return self.crowd.has_left(ended=ended, still_open=still_open, now=self.now)
+        return self.crowd.should_trim(ended=ended, still_open=still_open, now=self.now)
 
 
 def test_a_few_that_leave_are_not_worth_it() -> None:
@@ -54,15 +54,15 @@ def test_a_full_house_is_stopped_seldom() -> None:
     asked = Asked()
     assert asked(MANY, still_open=20_000)
     times = [asked.now for turn in range(1, 40) if asked(MANY + 1000 * turn, still_open=20_000)]
-    assert [later - one for one, later in pairwise(times)] == [FULL_HOUSE_SECONDS] * (len(times) - 1)
-    assert len(times) == 39 * 5 // FULL_HOUSE_SECONDS
+    assert [later - one for one, later in pairwise(times)] == [MIN_TRIM_INTERVAL_SECONDS] * (len(times) - 1)
+    assert len(times) == 39 * 5 // MIN_TRIM_INTERVAL_SECONDS
 
 
 def test_nor_because_it_is_quiet() -> None:
     asked = Asked()
     assert asked(MANY, still_open=20_000)
     times = [asked.now - 1005 for _ in range(20) if asked(MANY, still_open=20_000)]
-    assert times == [FULL_HOUSE_SECONDS]
+    assert times == [MIN_TRIM_INTERVAL_SECONDS]
 
 
 def test_circles_are_freed() -> None:

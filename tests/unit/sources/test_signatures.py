@@ -51,7 +51,7 @@ class Caller:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.now = int(self.clock.wall())
+        self.now = int(self.clock.time())
 
     async def proof(self, signature: Signature | None, key: str | None, headers: dict[str, str]) -> Proof:
         async def nobody() -> bytes:
@@ -199,7 +199,7 @@ class Fal:
         return orjson.dumps({"keys": [{"kty": "RSA", "n": "x"}, *keys]})
 
     def headers(self, *, at: int | None = None, body: bytes = BODY, key: Any = None) -> dict[str, str]:
-        stamp = str(int(self.clock.wall()) if at is None else at)
+        stamp = str(int(self.clock.time()) if at is None else at)
         message = f"req-1\nuser-1\n{stamp}\n{hashlib.sha256(body).hexdigest()}".encode()
         return {
             "x-fal-webhook-request-id": "req-1",
@@ -223,7 +223,7 @@ def fal() -> Fal:
 
 async def test_fal_signs_with_a_published_key(fal: Fal) -> None:
     assert await fal.proof(fal.headers()) is Proof.GOOD
-    now = int(fal.clock.wall())
+    now = int(fal.clock.time())
     wrong = [fal.headers(body=b"{}"), fal.headers(at=now - 301), fal.headers(key=fal.new_key()), {}]
     good = fal.headers()
     wrong += [good | {name: "x"} for name in good]
@@ -306,7 +306,7 @@ async def test_a_wrong_signature_is_counted_as_forged_and_makes_no_look(
         looks.append(named)
         return True
 
-    taken = await take(upstream, "s", headers, b'{"id":"t-1"}', look_now=look_now)
+    taken = await take(upstream, "s", headers, b'{"id":"t-1"}', poll_now=look_now)
     assert taken.result is result
     accepted = result is CallbackResult.ACCEPTED
     assert looks == [TaskKey("qingbo", "t-1")] * accepted

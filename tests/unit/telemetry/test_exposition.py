@@ -23,7 +23,7 @@ PROMETHEUS = (
 @pytest.fixture
 def metrics() -> Metrics:
     made = Metrics(CollectorRegistry(), [f"upstream-{number}" for number in range(20)])
-    made.carried({"sse": 3}, {}, 0.01, task='q/"1\\')
+    made.record_broadcast({"sse": 3}, {}, 0.01, task='q/"1\\')
     return made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from bridge.telemetry.log_throttle import KEPT, WINDOW_SECONDS, WRITTEN, Repeats
+from bridge.telemetry.log_throttle import KEPT, WINDOW_SECONDS, WRITTEN, LogThrottle
 
 
 def record(text: str = "look failed", at: float = 1000.0, level: int = logging.WARNING, **extra: Any) -> Any:
@@ -15,12 +15,12 @@ def record(text: str = "look failed", at: float = 1000.0, level: int = logging.W
     return made
 
 
-def passed(repeats: Repeats, number: int, *arguments: Any, **extra: Any) -> int:
+def passed(repeats: LogThrottle, number: int, *arguments: Any, **extra: Any) -> int:
     return sum(repeats.filter(record(*arguments, **extra)) for _ in range(number))
 
 
 def test_the_first_of_a_kind_pass_and_the_others_are_counted_once_a_minute() -> None:
-    repeats = Repeats()
+    repeats = LogThrottle()
     assert passed(repeats, 317) == WRITTEN
     assert repeats.counts(1000 + WINDOW_SECONDS - 1) == []
     (told,) = repeats.counts(1000 + WINDOW_SECONDS)
@@ -31,7 +31,7 @@ def test_the_first_of_a_kind_pass_and_the_others_are_counted_once_a_minute() -> 
 
 
 def test_after_its_minute_a_line_is_news_again_and_the_count_is_not_lost() -> None:
-    repeats = Repeats()
+    repeats = LogThrottle()
     passed(repeats, WRITTEN + 2)
     assert passed(repeats, 1, at=1000 + WINDOW_SECONDS) == 1
     (told,) = repeats.counts(1000 + WINDOW_SECONDS)
@@ -39,20 +39,20 @@ def test_after_its_minute_a_line_is_news_again_and_the_count_is_not_lost() -> No
 
 
 def test_few_lines_leave_no_count() -> None:
-    repeats = Repeats()
+    repeats = LogThrottle()
     assert passed(repeats, WRITTEN) == WRITTEN
     assert repeats.counts(9999, last=True) == []
 
 
 def test_the_last_count_comes_before_its_minute_is_over() -> None:
-    repeats = Repeats()
+    repeats = LogThrottle()
     passed(repeats, WRITTEN + 1)
     (told,) = repeats.counts(1010, last=True)
     assert told.getMessage() == "... 1 more like this in 10 s"
 
 
 def test_kinds_are_told_apart_by_template_logger_and_upstream_and_not_by_task() -> None:
-    repeats = Repeats()
+    repeats = LogThrottle()
     assert passed(repeats, 9, task="a/1") == WRITTEN
     assert passed(repeats, 9, task="a/2") == 0
     assert passed(repeats, 9, upstream="vapi") == WRITTEN
@@ -65,19 +65,19 @@ def test_kinds_are_told_apart_by_template_logger_and_upstream_and_not_by_task() 
 
 
 def test_the_template_counts_and_not_what_is_put_into_it() -> None:
-    repeats = Repeats()
+    repeats = LogThrottle()
     filled = [logging.LogRecord("x", logging.ERROR, "", 0, "no %s", (number,), None) for number in range(50)]
     assert sum(map(repeats.filter, filled)) == WRITTEN
 
 
 def test_what_is_told_once_a_connection_and_what_somebody_debugs_is_never_held_back() -> None:
-    repeats = Repeats()
+    repeats = LogThrottle()
     assert passed(repeats, 100, level=logging.INFO) == 100
     assert passed(repeats, 100, level=logging.DEBUG) == 100
 
 
 def test_what_is_kept_is_bounded_and_the_oldest_count_is_told_when_it_has_to_go() -> None:
-    repeats = Repeats()
+    repeats = LogThrottle()
     passed(repeats, WRITTEN + 3, "the first")
     for number in range(KEPT * 3):
         passed(repeats, 1, f"line {number}")
@@ -87,6 +87,6 @@ def test_what_is_kept_is_bounded_and_the_oldest_count_is_told_when_it_has_to_go(
 
 
 def test_a_clock_that_goes_back_opens_the_way_instead_of_closing_it_for_long() -> None:
-    repeats = Repeats()
+    repeats = LogThrottle()
     passed(repeats, 50, at=5000.0)
     assert passed(repeats, 1, at=1000.0) == 1

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from bridge.telemetry.log_throttle import WRITTEN, Repeats
-from bridge.telemetry.log_writer import Sink, to_descriptor
+from bridge.telemetry.log_throttle import WRITTEN, LogThrottle
+from bridge.telemetry.log_writer import LogWriter, to_descriptor
 from tests.fakes.clock import FakeClock
 
 PATIENCE = 10.0
@@ -42,14 +42,14 @@ def place() -> Place:
 
 
 @pytest.fixture
-def sink(place: Place) -> Iterator[Sink]:
+def sink(place: Place) -> Iterator[LogWriter]:
     with made(place, room=10) as one:
         yield one
 
 
 @contextlib.contextmanager
-def made(write: Callable[[bytes], None], *, room: int = 10_000) -> Iterator[Sink]:
-    sink = Sink(write, Repeats(), FakeClock(), room=room)
+def made(write: Callable[[bytes], None], *, room: int = 10_000) -> Iterator[LogWriter]:
+    sink = LogWriter(write, LogThrottle(), FakeClock(), room=room)
     try:
         yield sink
     finally:
@@ -60,19 +60,19 @@ def made(write: Callable[[bytes], None], *, room: int = 10_000) -> Iterator[Sink
 
 def record(text: str, *arguments: Any, level: int = logging.INFO, **extra: Any) -> logging.LogRecord:
     made = logging.LogRecord("bridge.x", level, "f", 1, text, arguments, None)
-    made.created = FakeClock().wall()
+    made.created = FakeClock().time()
     made.__dict__ |= extra
     return made
 
 
-def test_lines_come_in_order_and_whole(place: Place, sink: Sink) -> None:
+def test_lines_come_in_order_and_whole(place: Place, sink: LogWriter) -> None:
     for number in range(5):
         sink.handle(record("line %d", number))
     sink.flush()
     assert place.lines == [f"line {number}\n" for number in range(5)]
 
 
-def test_what_is_logged_is_what_it_was_then(place: Place, sink: Sink) -> None:
+def test_what_is_logged_is_what_it_was_then(place: Place, sink: LogWriter) -> None:
     changing = ["first"]
     sink.handle(record("%s", changing))
     changing[0] = "later"
@@ -80,7 +80,7 @@ def test_what_is_logged_is_what_it_was_then(place: Place, sink: Sink) -> None:
     assert place.lines == ["['first']\n"]
 
 
-def test_a_stuck_stream_costs_lines_and_no_time_and_says_so_afterwards(place: Place, sink: Sink) -> None:
+def test_a_stuck_stream_costs_lines_and_no_time_and_says_so_afterwards(place: Place, sink: LogWriter) -> None:
     place.open.clear()
     sink.handle(record("stuck"))
     assert place.reached.wait(PATIENCE)
@@ -97,7 +97,7 @@ def test_a_stuck_stream_costs_lines_and_no_time_and_says_so_afterwards(place: Pl
     assert place.lines.count(told) == 1
 
 
-def test_how_many_were_lost_is_counted(place: Place, sink: Sink) -> None:
+def test_how_many_were_lost_is_counted(place: Place, sink: LogWriter) -> None:
     sink.setFormatter(logging.Formatter("%(message)s %(lost)s", defaults={"lost": ""}))
     place.open.clear()
     sink.handle(record("stuck"))
@@ -109,7 +109,7 @@ def test_how_many_were_lost_is_counted(place: Place, sink: Sink) -> None:
     assert "log lines were lost 15\n" in place.lines
 
 
-def test_a_closed_stream_costs_lines_only_and_may_come_back(place: Place, sink: Sink) -> None:
+def test_a_closed_stream_costs_lines_only_and_may_come_back(place: Place, sink: LogWriter) -> None:
     place.error = BrokenPipeError()
     for _ in range(3):
         sink.handle(record("into the void"))
@@ -123,7 +123,7 @@ def test_a_closed_stream_costs_lines_only_and_may_come_back(place: Place, sink: 
 def test_a_stream_that_stays_stuck_does_not_hold_up_the_end(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.telemetry.log_writer.GOODBYE_SECONDS", 0.05)
+    monkeypatch.setattr("bridge.telemetry.log_writer.FLUSH_TIMEOUT_SECONDS", 0.05)
     with made(place) as sink:
         place.open.clear()
         sink.handle(record("stuck"))
@@ -134,7 +134,7 @@ def test_a_stream_that_stays_stuck_does_not_hold_up_the_end(
         assert sink._thread.daemon
 
 
-def test_one_line_that_cannot_be_rendered_does_not_end_the_others(place: Place, sink: Sink) -> None:
+def test_one_line_that_cannot_be_rendered_does_not_end_the_others(place: Place, sink: LogWriter) -> None:
     class Broken:
         def __str__(self) -> str:
             raise RuntimeError
@@ -151,7 +151,7 @@ def test_one_line_that_cannot_be_rendered_does_not_end_the_others(place: Place, 
     assert all("could not be rendered" in line for line in place.lines[:2])
 
 
-def test_repeats_are_counted_when_the_sink_closes(place: Place, sink: Sink) -> None:
+def test_repeats_are_counted_when_the_sink_closes(place: Place, sink: LogWriter) -> None:
     for _ in range(WRITTEN + 4):
         sink.handle(record("trouble", level=logging.ERROR))
     sink.close()
@@ -160,7 +160,7 @@ def test_repeats_are_counted_when_the_sink_closes(place: Place, sink: Sink) -> N
     assert count.startswith("... 4 more like this")
 
 
-def test_a_lone_surrogate_is_written_out(place: Place, sink: Sink) -> None:
+def test_a_lone_surrogate_is_written_out(place: Place, sink: LogWriter) -> None:
     sink.handle(record("a\ud800b"))
     sink.flush()
     assert place.lines == ["a\\ud800b\n"]

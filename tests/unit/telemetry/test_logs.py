@@ -15,7 +15,7 @@ import pytest
 from bridge.telemetry import logs
 from bridge.telemetry.logs import Context, configure, make_formatter, visible
 from bridge.telemetry.redaction import MASK, Redaction
-from bridge.telemetry.request_context import arrive, name_caller
+from bridge.telemetry.request_context import bind, name_caller
 
 HOSTILE = [
     "a\nfake line",
@@ -131,7 +131,7 @@ def test_every_value_can_be_rendered() -> None:
 @pytest.mark.parametrize("human", [True, False])
 def test_a_long_text_is_cut_in_its_middle(human: bool) -> None:
     line = rendered(human=human, error="begin" + "x" * 1_000_000 + "end")
-    assert len(line) < 2 * logs.LONGEST_TEXT
+    assert len(line) < 2 * logs.MAX_TEXT
     assert "begin" in line
     assert "xend" in line
     assert "characters" in line
@@ -144,9 +144,7 @@ def test_visible_leaves_ordinary_text_alone() -> None:
 
 def test_a_request_is_named_on_its_lines() -> None:
     def inside() -> logging.LogRecord:
-        arrive(
-            [(b"x-request-id", b"req-7"), (b"traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01")]
-        )
+        bind([(b"x-request-id", b"req-7"), (b"traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01")])
         name_caller("somebody")
         record = logging.makeLogRecord({"msg": "x"})
         assert Context().filter(record)

@@ -95,7 +95,7 @@ def use(metrics: Metrics) -> None:
             metrics.detection_seconds.labels(upstream, source.value).observe(1.0, {"task": "qingbo/1"})
     for delivery in DELIVERIES:
         metrics.connected(delivery)
-        metrics.carried({delivery: 3}, {delivery: 1}, 0.01, task="qingbo/task-1")
+        metrics.record_broadcast({delivery: 3}, {delivery: 1}, 0.01, task="qingbo/task-1")
         metrics.sent(delivery, 2)
         for reason in (LEFT, *Closing):
             metrics.disconnected(delivery, str(reason))
@@ -137,7 +137,7 @@ def test_a_label_has_only_the_values_it_was_made_for(metrics: Metrics) -> None:
 
 def test_what_left_a_connection_is_counted_for_its_delivery(metrics: Metrics) -> None:
     metrics.connected("sse")
-    metrics.carried({"sse": 5}, {"sse": 2}, None)
+    metrics.record_broadcast({"sse": 5}, {"sse": 2}, None)
     metrics.sent("sse", 1)
     metrics.disconnected("sse", "age")
     read = metrics.registry.get_sample_value
@@ -185,7 +185,7 @@ def test_whatever_a_task_is_called_its_exemplar_is_one_that_openmetrics_allows(
     metrics: Metrics, task: str, trace: str | None
 ) -> None:
     metrics.trace_of = lambda _: trace
-    metrics.carried({"sse": 1}, {}, 0.3, task=task)
+    metrics.record_broadcast({"sse": 1}, {}, 0.3, task=task)
     text = openmetrics.generate_latest(metrics.exposition(openmetrics=True)).decode()  # type: ignore[arg-type]
     (exemplar,) = (
         sample.exemplar
@@ -203,7 +203,7 @@ def test_whatever_a_task_is_called_its_exemplar_is_one_that_openmetrics_allows(
 
 
 def test_an_exemplar_cannot_end_its_line_or_its_labels(metrics: Metrics) -> None:
-    metrics.carried({"sse": 1}, {}, 0.3, task='q/"} 1\nevil 1 # {a="b"}')
+    metrics.record_broadcast({"sse": 1}, {}, 0.3, task='q/"} 1\nevil 1 # {a="b"}')
     text = openmetrics.generate_latest(metrics.exposition(openmetrics=True)).decode()  # type: ignore[arg-type]
     assert text.count(r'# {task="q/\"} 1\nevil 1 # {a=\"b\"}"} 0.3') == 1
     assert "\nevil" not in text
@@ -236,8 +236,8 @@ def test_an_observation_that_is_nobodys_keeps_the_example_before_it() -> None:
 def test_one_example_serves_a_whole_broadcast() -> None:
     metrics, asked = Metrics(CollectorRegistry(), []), []
     metrics.trace_of = asked.append
-    metrics.carried({"sse": 5000, "websocket": 200}, {}, 0.1, task="q/1")
-    metrics.carried({}, {"sse": 3}, None, task="q/2")
+    metrics.record_broadcast({"sse": 5000, "websocket": 200}, {}, 0.1, task="q/1")
+    metrics.record_broadcast({}, {"sse": 3}, None, task="q/2")
     assert asked == ["q/1"]
 
 

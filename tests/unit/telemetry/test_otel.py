@@ -17,7 +17,7 @@ from bridge.dialects.base import Request
 from bridge.errors import UpstreamTimeout
 from bridge.telemetry import otel
 from bridge.telemetry.otel import OtelTracing
-from bridge.telemetry.request_context import Trace, arrive
+from bridge.telemetry.request_context import Trace, bind
 from bridge.telemetry.tracing import NO_TRACING, make_tracing
 from tests.fakes.tasks import state
 
@@ -106,7 +106,7 @@ def test_a_change_a_stream_brought_is_linked_to_no_look(recorder: Recorder) -> N
 
 def test_what_is_asked_for_a_client_belongs_to_the_clients_trace(recorder: Recorder) -> None:
     def visit() -> None:
-        arrive([(b"traceparent", f"00-{TRACE}-{SPAN}-01".encode())])
+        bind([(b"traceparent", f"00-{TRACE}-{SPAN}-01".encode())])
         with recorder.tracing.request("qingbo", "submit", LOOK, BASE) as span:
             span.answered(201)
 
@@ -119,7 +119,7 @@ def test_what_is_asked_for_a_client_belongs_to_the_clients_trace(recorder: Recor
 
 def test_what_a_client_does_not_record_is_not_recorded(recorder: Recorder) -> None:
     def visit() -> None:
-        arrive([(b"traceparent", f"00-{TRACE}-{SPAN}-00".encode())])
+        bind([(b"traceparent", f"00-{TRACE}-{SPAN}-00".encode())])
         with recorder.tracing.request("qingbo", "submit", LOOK, BASE):
             pass
 
@@ -192,7 +192,7 @@ def test_the_newest_trace_of_a_task_is_known_for_exemplars(
     assert recorder.tracing.trace_of("qingbo/task-1") == place(recorder.spans[-1])[0]
     publish(recorder.tracing)
     assert recorder.tracing.trace_of("qingbo/task-1") == place(recorder.spans[-1])[0]
-    monkeypatch.setattr(otel, "REMEMBERED", 3)
+    monkeypatch.setattr(otel, "CACHE_SIZE", 3)
     for number in range(10):
         with recorder.tracing.publish(TaskKey("a", str(number)), state(Status.QUEUED), Source.POLL, None):
             pass
@@ -253,7 +253,7 @@ async def test_a_collector_that_hangs_does_not_hang_the_end(
     import threading
 
     stuck = threading.Event()
-    monkeypatch.setattr(otel, "GOODBYE_SECONDS", 0.05)
+    monkeypatch.setattr(otel, "FLUSH_TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr(recorder.tracing._provider, "shutdown", stuck.wait)
     async with asyncio.timeout(5):
         await recorder.tracing.close()

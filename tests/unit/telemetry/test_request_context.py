@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.telemetry.request_context import Trace, arrive, depart, name_caller, parse_traceparent, visiting
+from bridge.telemetry.request_context import (
+    Trace,
+    bind,
+    current_request,
+    detach_from_request,
+    name_caller,
+    parse_traceparent,
+)
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 GOOD = f"00-{TRACE}-{SPAN}-01"
@@ -61,7 +68,7 @@ def test_no_bytes_are_trouble(value: bytes) -> None:
 
 
 def id_of(*headers: tuple[bytes, bytes]) -> str:
-    return copy_context().run(arrive, headers).request_id
+    return copy_context().run(bind, headers).request_id
 
 
 @pytest.mark.parametrize(
@@ -98,18 +105,18 @@ def test_another_one_is_replaced(hostile: bytes) -> None:
 def test_of_two_none_counts() -> None:
     assert id_of((b"x-request-id", b"one"), (b"x-request-id", b"two")) not in {"one", "two"}
     headers = [(b"traceparent", GOOD.encode())] * 2
-    assert copy_context().run(arrive, headers).trace is None
+    assert copy_context().run(bind, headers).trace is None
 
 
 def test_a_visit_is_known_until_somebody_departs() -> None:
     def inside() -> None:
-        visit = arrive([(b"host", b"x"), (b"traceparent", GOOD.encode())])
+        visit = bind([(b"host", b"x"), (b"traceparent", GOOD.encode())])
         name_caller("me")
-        assert visiting() is visit
+        assert current_request() is visit
         assert (visit.caller, visit.trace) == ("me", Trace(TRACE, SPAN, sampled=True))
-        depart()
-        assert visiting() is None
+        detach_from_request()
+        assert current_request() is None
         name_caller("nobody")
 
     copy_context().run(inside)
-    assert visiting() is None
+    assert current_request() is None

@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from bridge.core.event import Event, Notice
-from bridge.core.rate_limit import Budget
+from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.task import TaskKey
 from bridge.journal.memory import MemoryJournal
-from bridge.sources.accounts import Accounts
+from bridge.sources.accounts import AccountRegistry
 from bridge.telemetry.metrics import Metrics
 from bridge.watchers.pool import Pool
 from tests.fakes.clock import FakeClock, settle
@@ -29,8 +29,8 @@ class House:
     def __init__(
         self,
         *,
-        budget: Budget | None = None,
-        accounts: Callable[..., Accounts] | None = None,
+        budget: CredentialLimiter | None = None,
+        accounts: Callable[..., AccountRegistry] | None = None,
         **more: Any,
     ) -> None:
         self.clock = FakeClock()
@@ -82,7 +82,7 @@ class House:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            self.in_flight_afterwards = self.upstream.budget.in_flight
+            self.in_flight_afterwards = self.upstream.limiter.in_flight
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from bridge.core.task import Observation, Source, Status
 from bridge.errors import BridgeError, TaskNotFound, UpstreamBusy
-from bridge.sources.poll import Shown
+from bridge.sources.poll import CachedResponse
 from tests.fakes.clock import settle
 from tests.fakes.tasks import TASK
 
@@ -21,7 +21,7 @@ ID = TASK.task_id
 PATIENCE = 2.0
 
 
-async def ask(house: Any, clients: int = 1) -> list[Shown | BridgeError | None]:
+async def ask(house: Any, clients: int = 1) -> list[CachedResponse | BridgeError | None]:
     """What so many clients are shown who ask at the same moment."""
     asking = asyncio.gather(*(house.pool.shown(TASK, seconds=PATIENCE) for _ in range(clients)))
     await settle()
@@ -31,7 +31,7 @@ async def ask(house: Any, clients: int = 1) -> list[Shown | BridgeError | None]:
 
 
 def progress(shown: Any) -> Any:
-    assert isinstance(shown, Shown), shown
+    assert isinstance(shown, CachedResponse), shown
     return orjson.loads(shown.body or b"")["progress"]
 
 
@@ -54,8 +54,8 @@ async def test_what_is_shown_is_never_older_than_the_interval(open_house: Any) -
     for number in range(40):
         house.provider.shows(ID, "processing", number)
         (shown,) = await ask(house)
-        assert isinstance(shown, Shown)
-        assert house.clock.now() - shown.at < house.upstream.pace.max_seconds + 1
+        assert isinstance(shown, CachedResponse)
+        assert house.clock.monotonic() - shown.at < house.upstream.pace.max_seconds + 1
         await house.clock.advance(1.3)
 
 
@@ -76,8 +76,8 @@ async def test_an_unchanged_answer_is_confirmed_by_the_next_look(open_house: Any
     (first,) = await ask(house)
     await house.clock.advance(9)
     (second,) = await ask(house)
-    assert isinstance(first, Shown)
-    assert isinstance(second, Shown)
+    assert isinstance(first, CachedResponse)
+    assert isinstance(second, CachedResponse)
     assert (second.body, second.status) == (first.body, 200)
     assert second.at > first.at
 
@@ -99,9 +99,9 @@ async def test_a_look_that_takes_too_long_is_not_waited_for(open_house: Any) -> 
     house = open_house
     house.provider.shows(ID, "processing", 10)
     house.provider.takes = 60.0
-    began = house.clock.now()
+    began = house.clock.monotonic()
     assert await ask(house, 3) == [None] * 3
-    assert house.clock.now() - began == PATIENCE
+    assert house.clock.monotonic() - began == PATIENCE
     assert house.pool.statistics("qingbo")["viewers"] == 0
 
 
@@ -153,7 +153,7 @@ async def test_what_another_source_showed_makes_the_last_answer_old(open_house: 
     await house.clock.advance(0.5)
     await house.pool.show(TASK, Observation(status=Status.PROCESSING, progress=40), Source.POLL)
     (shown,) = await ask(house)
-    assert house.provider.looks(ID) == [house.clock.now() - 2.5, house.clock.now() - 0.5]
+    assert house.provider.looks(ID) == [house.clock.monotonic() - 2.5, house.clock.monotonic() - 0.5]
     assert progress(shown) == 50
 
 
@@ -187,9 +187,9 @@ async def test_an_answer_too_large_to_keep_is_told_without_its_body(open_house: 
     house = open_house
     house.provider.shows(ID, "processing", 10, much="x" * 300_000)
     (shown,) = await ask(house)
-    assert isinstance(shown, Shown)
+    assert isinstance(shown, CachedResponse)
     assert shown.body is None
-    assert shown.at == house.clock.now()
+    assert shown.at == house.clock.monotonic()
 
 
 async def test_whoever_gives_up_asking_leaves_no_viewer_behind(open_house: Any) -> None:

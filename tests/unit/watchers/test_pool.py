@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bridge.core.rate_limit import Budget
+from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.task import Observation, Source, Status, TaskKey
 from bridge.errors import JournalError, TaskNotFound, UnknownUpstream, UpstreamUnavailable
 from tests.fakes.clock import settle
@@ -44,9 +44,9 @@ async def test_many_viewers_cost_one_look_in_flight(open_house: Any) -> None:
 
 async def test_a_task_nobody_watched_yet_is_looked_at_at_once(open_house: Any) -> None:
     open_house.provider.shows(ID, "processing", 10)
-    started = open_house.clock.now()
+    started = open_house.clock.monotonic()
     open_house.pool.want(TASK)
-    assert await open_house.pool.wait_looked(TASK) is None
+    assert await open_house.pool.wait_polled(TASK) is None
     assert open_house.provider.looks(ID) == [started]
 
 
@@ -105,7 +105,7 @@ async def test_a_watch_that_ended_begins_again_from_the_journal(open_house: Any)
     ended = key(9)
     await house.journal.append(ended, state("completed"))
     house.pool.want(ended)
-    assert await house.pool.wait_looked(ended) is None
+    assert await house.pool.wait_polled(ended) is None
     assert house.provider.looks(ended.task_id) == []
 
 
@@ -142,7 +142,7 @@ async def test_a_task_that_is_not_there_is_told_and_not_asked_for_again_at_once(
     house.provider.takes = 5.0  # longer than the shortest pace
     house.pool.want(TASK)
     await house.clock.advance(5)
-    assert isinstance(await house.pool.wait_looked(TASK), TaskNotFound)
+    assert isinstance(await house.pool.wait_polled(TASK), TaskNotFound)
     assert house.notices == [(ID, "task_not_found")]
     for _ in range(20):
         house.pool.want(TASK)
@@ -157,7 +157,7 @@ async def test_a_task_that_was_not_there_is_asked_for_again_later(open_house: An
     house.provider.shows(ID, "queued")
     await house.clock.advance(5)
     house.pool.want(TASK)
-    assert await house.pool.wait_looked(TASK) is None
+    assert await house.pool.wait_polled(TASK) is None
     assert house.told(TASK) == [("queued", None)]
     assert house.pool.statistics("qingbo") == {"watches": 1, "viewers": 2}
     house.pool.unwant(TASK)
@@ -173,7 +173,7 @@ async def test_a_task_another_call_shows_is_there_after_all(open_house: Any) -> 
     assert event is not None
     assert event.state.source is Source.SUBMIT
     house.provider.shows(ID, "processing", 10)
-    assert house.pool.look_now(TASK)
+    assert house.pool.poll_now(TASK)
     await house.clock.advance(1)
     assert house.told(TASK) == [("queued", None), ("processing", 10)]
 
@@ -188,7 +188,7 @@ async def test_look_now_looks_at_once_and_at_most_once_a_second(open_house: Any)
     await house.clock.advance(10)
     looks = len(house.provider.asked)
     for _ in range(30):  # three seconds of a provider that calls back like mad
-        assert house.pool.look_now(TASK)
+        assert house.pool.poll_now(TASK)
         await house.clock.advance(0.1)
     await house.clock.advance(5)
     times = house.provider.looks(ID)[looks:]
@@ -201,10 +201,10 @@ async def test_what_a_second_callback_says_is_not_lost(open_house: Any) -> None:
     house.provider.shows(ID, "processing", 10, poll_after=200)
     house.pool.want(TASK)
     await house.clock.advance(10)
-    house.pool.look_now(TASK)
+    house.pool.poll_now(TASK)
     await house.clock.advance(0.2)
     house.provider.shows(ID, "completed", 100)
-    house.pool.look_now(TASK)
+    house.pool.poll_now(TASK)
     await house.clock.advance(1)
     assert house.told(TASK)[-1] == ("completed", 100)
 
@@ -215,17 +215,17 @@ async def test_a_callback_during_a_look_brings_another(open_house: Any) -> None:
     house.provider.takes = 3.0
     house.pool.want(TASK)
     await house.clock.advance(1)
-    house.pool.look_now(TASK)
+    house.pool.poll_now(TASK)
     await house.clock.advance(10)
     started = house.provider.looks(ID)
     assert [at - started[0] for at in started] == [0.0, 3.0]
 
 
 async def test_nobody_looks_at_a_task_nobody_watches(open_house: Any) -> None:
-    assert not open_house.pool.look_now(TASK)
+    assert not open_house.pool.poll_now(TASK)
     open_house.pool.want(TASK)
     await open_house.clock.advance(1)
-    assert not open_house.pool.look_now(TASK)  # it is not there
+    assert not open_house.pool.poll_now(TASK)  # it is not there
 
 
 # What is seen
@@ -315,13 +315,13 @@ async def test_time_in_a_status_is_counted_from_where_it_began(open_house: Any) 
 
 async def test_run_times_and_detection_are_learned_from_the_providers_own_times(open_house: Any) -> None:
     house = open_house
-    wall = house.clock.wall()
+    wall = house.clock.time()
     for number in range(3):
         house.provider.shows(key(number).task_id, "processing", 10, created_at=wall - 100)
         house.pool.want(key(number))
     await house.clock.advance(5)
     for number in range(3):
-        done = house.clock.wall()
+        done = house.clock.time()
         house.provider.shows(key(number).task_id, "completed", 100, created_at=wall - 100, completed_at=done)
     await house.clock.advance(20)
     [learned] = house.upstream.run_times.statistics()
@@ -370,7 +370,7 @@ async def test_a_bug_in_one_look_ends_neither_the_pool_nor_the_watch(
     house.provider.bug = lambda _task_id: None
     await house.clock.advance(6)
     assert house.told(key(1)) == [("processing", 10)]
-    assert house.upstream.budget.in_flight == 0
+    assert house.upstream.limiter.in_flight == 0
     assert "a bug ended a look" in caplog.text
 
 
@@ -394,7 +394,7 @@ async def test_what_was_seen_but_not_recorded_is_seen_again(
         assert house.metrics.journal_failures.value == refused
     await house.clock.advance(6)
     assert house.told(TASK) == [("completed", 100)]
-    assert house.upstream.budget.in_flight == 0
+    assert house.upstream.limiter.in_flight == 0
     looks = len(house.provider.asked)
     await house.clock.advance(60)
     assert len(house.provider.asked) == looks
@@ -414,7 +414,7 @@ async def test_a_journal_that_cannot_be_read_is_asked_again(
         house.pool.want(TASK)
         await house.clock.advance(20)
         assert house.provider.asked == []
-        assert house.upstream.budget.in_flight == 0
+        assert house.upstream.limiter.in_flight == 0
     await house.clock.advance(6)
     assert house.told(TASK) == [("processing", 10)]
 
@@ -425,7 +425,7 @@ async def test_ending_in_the_middle_of_a_look_gives_its_place_back(house: Any) -
     async with house.running():
         house.pool.want(TASK)
         await settle()
-        assert house.upstream.budget.in_flight == 1
+        assert house.upstream.limiter.in_flight == 1
     assert house.in_flight_afterwards == 0
 
 
@@ -435,7 +435,7 @@ async def test_ending_in_the_middle_of_a_look_gives_its_place_back(house: Any) -
 async def test_those_who_are_watched_and_near_their_end_look_first_and_nobody_starves(
     build: Callable[..., Any],
 ) -> None:
-    house = build(budget=Budget(max_in_flight=1, random=lambda: 0.5, requests_per_second=1.0))
+    house = build(budget=CredentialLimiter(max_in_flight=1, random=lambda: 0.5, requests_per_second=1.0))
     unwatched, watched, ending = range(10), range(10, 14), range(14, 16)
     for number in (*unwatched, *watched, *ending):
         eta = 5.0 if number in ending else 900.0
@@ -455,7 +455,7 @@ async def test_those_who_are_watched_and_near_their_end_look_first_and_nobody_st
 
 
 async def test_never_more_requests_at_once_than_the_budget_allows(build: Callable[..., Any]) -> None:
-    house = build(budget=Budget(max_in_flight=4, random=lambda: 0.5))
+    house = build(budget=CredentialLimiter(max_in_flight=4, random=lambda: 0.5))
     house.provider.takes = 0.5
     async with house.running():
         for number in range(40):
@@ -474,7 +474,7 @@ async def test_one_429_pauses_every_task_of_the_credential(open_house: Any) -> N
         house.pool.want(key(number))
     await house.clock.advance(1)
     house.provider.shows(key(0).task_id, "queued", http=429, retry_after=50)
-    house.pool.look_now(key(0))
+    house.pool.poll_now(key(0))
     await house.clock.advance(1)
     looks = len(house.provider.asked)
     assert house.count("bridge_budget_paused_seconds") == pytest.approx(49, abs=1)
@@ -486,8 +486,8 @@ async def test_one_429_pauses_every_task_of_the_credential(open_house: Any) -> N
 
 
 async def test_waiting_for_a_look_of_what_nobody_watches_is_over_at_once(open_house: Any) -> None:
-    assert await open_house.pool.wait_looked(TASK) is None
+    assert await open_house.pool.wait_polled(TASK) is None
     open_house.pool.want(TASK)
-    waiting = asyncio.ensure_future(open_house.pool.wait_looked(TASK))
+    waiting = asyncio.ensure_future(open_house.pool.wait_polled(TASK))
     await settle()
     assert isinstance(await waiting, TaskNotFound)

@@ -84,7 +84,7 @@ async def test_a_stream_that_breaks_again_and_again_is_tried_less_and_less(
     script.say(*[UpstreamUnavailable("reset")] * 50)
     await house.clock.advance(300)
     assert 8 <= len(house.provider.opened) <= 20
-    assert house.upstream.budget.in_flight == 0
+    assert house.upstream.limiter.in_flight == 0
 
 
 async def test_a_stream_that_says_a_word_and_ends_does_not_hurry_the_poll(

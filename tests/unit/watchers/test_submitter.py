@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from bridge.core.task import Source, Status, TaskKey
-from bridge.dialects.base import Answer, Request, Submission
+from bridge.dialects.base import HttpResponse, Request, Submission
 from bridge.errors import (
     Conflict,
     InvalidRequest,
@@ -53,7 +53,7 @@ class Shop(FakeProvider):
         self.gate: asyncio.Event | None = None
         self.can_cancel = self.can_create = True
 
-    async def ask(self, request: Request, timeout_seconds: float | None = None) -> Answer:
+    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
         call = request.path.split("/")[1]
         if call == "tasks":
             return await super().ask(request, timeout_seconds)
@@ -72,7 +72,7 @@ class Shop(FakeProvider):
             status, shown = (200, {"id": self.known_as_mine}) if self.known_as_mine else (404, {})
         else:
             status, shown = self.answers.get(call, (200, {"id": ID}))
-        return Answer(status, {}, orjson.dumps(shown))
+        return HttpResponse(status, {}, orjson.dumps(shown))
 
     def submit_request(self, submission: Submission) -> Request | None:
         if "wrong" in submission.options:
@@ -84,7 +84,7 @@ class Shop(FakeProvider):
             else None
         )
 
-    def read_submitted(self, answer: Answer, submission: Submission) -> Any:
+    def read_submitted(self, answer: HttpResponse, submission: Submission) -> Any:
         return self._task(answer)
 
     def client_id(self, submission: Submission) -> str | None:
@@ -101,16 +101,16 @@ class Shop(FakeProvider):
     def cancel_request(self, task_id: str) -> Request | None:
         return Request(method="POST", path=f"/cancel/{task_id}") if self.can_cancel else None
 
-    def read_status(self, answer: Answer, task_id: str | None = None) -> Any:
-        from bridge.dialects.base import Look
+    def read_status(self, answer: HttpResponse, task_id: str | None = None) -> Any:
+        from bridge.dialects.base import StatusReading
 
         shown = orjson.loads(answer.body)
         if "id" in shown or answer.status >= 400 or "status" not in shown:
-            return Look(self._task(answer), None)
+            return StatusReading(self._task(answer), None)
         return super().read_status(answer, task_id)
 
     @staticmethod
-    def _task(answer: Answer) -> Any:
+    def _task(answer: HttpResponse) -> Any:
         shown = orjson.loads(answer.body)
         said: dict[str, Any] = {"provider_status": answer.status, "provider_code": shown.get("code")}
         if answer.status == 404:
@@ -385,10 +385,10 @@ async def test_a_callback_that_names_the_last_part_of_an_id_finds_its_task(place
         for key in (whole, other):
             place.shop.shows(key.task_id.rpartition("/")[2], "processing", 10)
             place.house.pool.want(key)
-            await place.house.pool.wait_looked(key)
-        assert place.house.pool.look_now(TaskKey("qingbo", "r-1"))
-        assert not place.house.pool.look_now(TaskKey("qingbo", "1"))
-        assert not place.house.pool.look_now(TaskKey("qingbo", "r-1", "somebody"))
+            await place.house.pool.wait_polled(key)
+        assert place.house.pool.poll_now(TaskKey("qingbo", "r-1"))
+        assert not place.house.pool.poll_now(TaskKey("qingbo", "1"))
+        assert not place.house.pool.poll_now(TaskKey("qingbo", "r-1", "somebody"))
         await settle()
         assert (len(place.shop.looks("r-1")), len(place.shop.looks("xr-1"))) == (2, 1)
 
@@ -399,7 +399,7 @@ async def test_a_callback_that_names_the_last_part_of_an_id_finds_its_task(place
 async def _watched(place: Place, status: str = "processing") -> None:
     place.shop.shows(ID, status, 10)
     place.house.pool.want(TASK)
-    await place.house.pool.wait_looked(TASK)
+    await place.house.pool.wait_polled(TASK)
 
 
 async def test_what_the_cancel_answers_is_recorded_and_ends_the_watch(place: Place) -> None:

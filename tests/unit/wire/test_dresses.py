@@ -11,10 +11,10 @@ from bridge.core.event import Closing, Notice, NoticeCode
 from bridge.core.task import Failure
 from bridge.wire.document import document
 from bridge.wire.frames import (
-    Dress,
-    Form,
+    Format,
     Frames,
-    Wire,
+    Transport,
+    Variant,
     closing_frame,
     end_frame,
     keepalive,
@@ -26,8 +26,8 @@ from bridge.wire.frames import (
 from bridge.wire.sse import Decoder
 from tests.fakes.tasks import TASK, event, state
 
-OPENAI = Form(Wire.SSE, dress=Dress.OPENAI)
-PROVIDER = Form(Wire.SSE, dress=Dress.PROVIDER)
+OPENAI = Format(Transport.SSE, variant=Variant.OPENAI)
+PROVIDER = Format(Transport.SSE, variant=Variant.PROVIDER)
 NOTICE = Notice(NoticeCode.STALE, "not\nconfirmed")
 
 
@@ -82,14 +82,16 @@ def test_what_no_provider_says_is_not_said_in_its_name():
     assert closing_frame(PROVIDER, Closing.AGE, "old", retry=1) == b""
     assert reset_frame(PROVIDER, "new_epoch") == b""
     assert end_frame(PROVIDER, 1) == b""
-    assert pack(Form(Wire.SSE, chunked=True, dress=Dress.PROVIDER), b"") == b""  # no chunk that ends a body
+    assert (
+        pack(Format(Transport.SSE, chunked=True, variant=Variant.PROVIDER), b"") == b""
+    )  # no chunk that ends a body
 
 
 def test_each_dress_is_made_once_and_is_none_of_the_others():
     frames = Frames(event(5, state(progress=1, raw=b"{}")))
-    made = [frames.bytes_for(form) for form in (Form(Wire.SSE), OPENAI, PROVIDER)]
+    made = [frames.bytes_for(form) for form in (Format(Transport.SSE), OPENAI, PROVIDER)]
     assert len(set(made)) == 3
-    again = Form(Wire.SSE, dress=Dress.OPENAI)
+    again = Format(Transport.SSE, variant=Variant.OPENAI)
     assert frames.bytes_for(again) is made[1]
 
 

@@ -13,9 +13,9 @@ from bridge.core.event import Closing, Notice, NoticeCode
 from bridge.core.task import State, TaskKey
 from bridge.wire.document import Include
 from bridge.wire.frames import (
-    Form,
+    Format,
     Frames,
-    Wire,
+    Transport,
     closing_frame,
     end_frame,
     keepalive,
@@ -45,7 +45,7 @@ states = st.builds(
 )
 keys = st.builds(TaskKey, st.just("qingbo"), texts.filter(bool))
 NOTICE = Notice(NoticeCode.STALE, "not\nconfirmed")
-FRAMED = Form(Wire.WEBSOCKET, framed=True)
+FRAMED = Format(Transport.WEBSOCKET, framed=True)
 RAW = Include(raw=True)
 
 
@@ -77,8 +77,8 @@ def test_control_events_have_names_and_no_place_in_the_journal() -> None:
     )
 
 
-@given(keys, states, st.sampled_from([SSE, Form(Wire.SSE, RAW)]))
-def test_nothing_a_provider_says_breaks_an_event(key: TaskKey, known: State, form: Form) -> None:
+@given(keys, states, st.sampled_from([SSE, Format(Transport.SSE, RAW)]))
+def test_nothing_a_provider_says_breaks_an_event(key: TaskKey, known: State, form: Format) -> None:
     frame = state_frame(form, event(7, known, key))
     names = [one.name for one in Decoder().feed(frame)]
     assert names == ([None, "done"] if known.status.final else [None])
@@ -86,13 +86,17 @@ def test_nothing_a_provider_says_breaks_an_event(key: TaskKey, known: State, for
     assert b"\r" not in frame
 
 
-@given(keys, states, st.sampled_from([NDJSON, Form(Wire.NDJSON, RAW), SOCKET, Form(Wire.WEBSOCKET, RAW)]))
-def test_nothing_a_provider_says_breaks_a_line(key: TaskKey, known: State, form: Form) -> None:
+@given(
+    keys,
+    states,
+    st.sampled_from([NDJSON, Format(Transport.NDJSON, RAW), SOCKET, Format(Transport.WEBSOCKET, RAW)]),
+)
+def test_nothing_a_provider_says_breaks_a_line(key: TaskKey, known: State, form: Format) -> None:
     lines = state_frame(form, event(7, known, key)).split(b"\n")
     assert lines.pop() == b""
     assert len(lines) == (2 if known.status.final else 1)
     documents = [orjson.loads(line) for line in lines]
-    if form.wire is Wire.NDJSON:
+    if form.transport is Transport.NDJSON:
         assert documents[0]["task"] == key.ref
         assert documents[1:] == [
             {"event": "done", "task": key.ref, "status": known.status.value, "cursor": "k3f9-7"}
@@ -119,14 +123,14 @@ def test_a_state_that_is_no_place_in_the_journal_moves_no_cursor() -> None:
 
 def test_keepalives_are_as_short_as_can_be() -> None:
     assert keepalive(SSE) == b":\n"
-    assert keepalive(Form(Wire.SSE, chunked=True)) == b"2\r\n:\n\r\n"
+    assert keepalive(Format(Transport.SSE, chunked=True)) == b"2\r\n:\n\r\n"
     assert keepalive(NDJSON) == b"\n"
     assert keepalive(SOCKET) == keepalive(FRAMED) == b""
 
 
 @given(st.binary(max_size=5000))
 def test_chunks_are_framed_as_http_has_it_and_an_empty_one_ends_nothing(payload: bytes) -> None:
-    packed = pack(Form(Wire.SSE, chunked=True), payload)
+    packed = pack(Format(Transport.SSE, chunked=True), payload)
     if not payload:
         assert packed == b""
         return
@@ -160,9 +164,9 @@ def test_a_socket_has_no_end_and_control_messages_have_types() -> None:
 
 def test_the_bytes_of_an_event_are_made_once_a_form() -> None:
     frames = Frames(event(17, state(progress=42)))
-    assert frames.bytes_for(SSE) is frames.bytes_for(Form(Wire.SSE))
-    chunked = frames.bytes_for(Form(Wire.SSE, chunked=True))
-    assert chunked == pack(Form(Wire.SSE, chunked=True), frames.bytes_for(SSE))
+    assert frames.bytes_for(SSE) is frames.bytes_for(Format(Transport.SSE))
+    chunked = frames.bytes_for(Format(Transport.SSE, chunked=True))
+    assert chunked == pack(Format(Transport.SSE, chunked=True), frames.bytes_for(SSE))
 
 
 def test_newcomers_share_a_document_and_each_has_its_own_wait() -> None:
@@ -170,7 +174,7 @@ def test_newcomers_share_a_document_and_each_has_its_own_wait() -> None:
     at = 1_800_000_100.0
     for include in (Include(), RAW, Include()):
         for retry in (None, 1500):
-            form = Form(Wire.SSE, include)
+            form = Format(Transport.SSE, include)
             [one] = Decoder().feed(frames.first_for(form, confirmed_at=at, retry=retry))
             told = orjson.loads(one.data)
             assert one.retry == retry

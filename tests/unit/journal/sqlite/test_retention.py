@@ -90,7 +90,7 @@ async def test_a_task_that_comes_again_is_not_forgotten(path: Path, clock: FakeC
     async with opened(path, clock, retention_seconds=RETENTION) as journal:
         await journal.append(TASK, state("lost"))
         clock.skip(RETENTION + 1)
-        event = await journal.append(TASK, state("completed", changed_at=clock.wall()))
+        event = await journal.append(TASK, state("completed", changed_at=clock.time()))
         await journal.tidy()
         assert await journal.latest([TASK]) == [event]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bridge.web.limits.client_address import NOBODY, Addresses
+from bridge.web.limits.client_address import UNKNOWN_ADDRESS, ClientAddresses
 
 TRUSTED = ["10.0.0.0/8", "192.0.2.7", "fd00::/8"]
 
@@ -20,7 +20,7 @@ def scope(peer: str | None, *headers: tuple[str, str]) -> dict[str, Any]:
 
 
 def of(peer: str | None, *headers: tuple[str, str], trusted: list[str] = TRUSTED) -> str:
-    return Addresses(trusted).of(scope(peer, *headers))
+    return ClientAddresses(trusted).of(scope(peer, *headers))
 
 
 XFF, FWD = "X-Forwarded-For", "Forwarded"
@@ -68,12 +68,12 @@ def test_the_addresses_of_one_ipv6_network_count_as_one() -> None:
 
 @pytest.mark.parametrize("peer", [None, "", "/run/bridge.sock"])
 def test_whoever_has_no_address_is_nobody(peer: str | None) -> None:
-    assert of(peer, (XFF, "198.51.100.9")) == NOBODY
+    assert of(peer, (XFF, "198.51.100.9")) == UNKNOWN_ADDRESS
 
 
 def test_what_is_no_network_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="does not appear"):
-        Addresses(["proxy.example.com"])
+        ClientAddresses(["proxy.example.com"])
 
 
 addresses = st.ip_addresses().map(str)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from starlette.requests import HTTPConnection
 
-from bridge.delivery.handoff import AT_END
+from bridge.delivery.handoff import ON_CLOSE
 from bridge.errors import LimitExceeded
 from bridge.telemetry.metrics import Metrics
-from bridge.web.limits.client_address import Addresses
+from bridge.web.limits.client_address import ClientAddresses
 from bridge.web.limits.limits import Limits, LimitSettings
 from tests.fakes.clock import FakeClock
 
@@ -25,7 +25,7 @@ class Door:
     def __init__(self, **wishes: Any) -> None:
         self.clock = FakeClock()
         self.metrics = Metrics(CollectorRegistry(), [])
-        self.limits = Limits(LimitSettings(**wishes), Addresses([]), self.clock, self.metrics)
+        self.limits = Limits(LimitSettings(**wishes), ClientAddresses([]), self.clock, self.metrics)
 
     def connection(self, address: str = "192.0.2.1") -> HTTPConnection:
         return HTTPConnection({"type": "http", "client": (address, 1), "headers": [], "extensions": {}})
@@ -34,7 +34,7 @@ class Door:
         connection = self.connection(address)
         try:
             place = self.limits.stream(connection)
-            place.belong(caller)
+            place.assign_to_caller(caller)
             place.follow(tasks)
         except LimitExceeded:
             end(connection)
@@ -51,7 +51,7 @@ class Door:
 
 def end(connection: HTTPConnection) -> None:
     """As the outermost layer does."""
-    for call in connection.scope["extensions"].pop(AT_END, ()):
+    for call in connection.scope["extensions"].pop(ON_CLOSE, ()):
         call()
 
 
@@ -133,7 +133,7 @@ def test_watches_are_counted_over_all_connections_of_a_caller() -> None:
 def test_a_connection_that_may_not_follow_more_keeps_what_it_had() -> None:
     door = Door(watches_per_caller=3)
     place = door.limits.stream(door.connection())
-    place.belong("c")
+    place.assign_to_caller("c")
     place.follow(2)
     with pytest.raises(LimitExceeded):
         place.follow(4)

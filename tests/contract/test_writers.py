@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bridge.core.event import Closing
-from bridge.delivery.writers import AsgiOutlet, SocketOutlet, TransportOutlet
-from bridge.hub.subscription import Outlet
-from bridge.wire.frames import Form, Wire
+from bridge.delivery.writers import AsgiWriter, TransportWriter, WebSocketWriter
+from bridge.hub.subscription import ConnectionWriter
+from bridge.wire.frames import Format, Transport
 from tests.fakes.clock import settle
 from tests.fakes.outlets import SSE, FakeServer, RecordingOutlet
 
@@ -34,10 +34,10 @@ class Recording:
         return bytes(self.outlet.sent)
 
 
-class Transport:
+class FakeTransport:
     def __init__(self) -> None:
         self.server = FakeServer()
-        self.outlet: Any = TransportOutlet(self.server, Form(Wire.SSE, chunked=True))
+        self.outlet: Any = TransportWriter(self.server, Format(Transport.SSE, chunked=True))
         self.outlet.attach(self.server.send)
 
     def stop_reading(self) -> None:
@@ -51,30 +51,30 @@ class Transport:
         return self.server.transport.taken
 
 
-class Socket(Transport):
+class Socket(FakeTransport):
     def __init__(self) -> None:
         super().__init__()
-        self.outlet = SocketOutlet(self.server, self.server.send, Form(Wire.WEBSOCKET, framed=True))
+        self.outlet = WebSocketWriter(self.server, self.server.send, Format(Transport.WEBSOCKET, framed=True))
 
 
-class Asgi(Transport):
+class Asgi(FakeTransport):
     def __init__(self) -> None:
         super().__init__()
-        self.outlet = AsgiOutlet(SSE, self.server.send)
+        self.outlet = AsgiWriter(SSE, self.server.send)
 
     @property
     def received(self) -> bytes:
         return b"".join(one["body"] for one in self.server.messages if one["more_body"])
 
 
-@pytest.fixture(params=[Recording, Transport, Socket, Asgi], ids=lambda make: make.__name__.lower())
+@pytest.fixture(params=[Recording, FakeTransport, Socket, Asgi], ids=lambda make: make.__name__.lower())
 async def end(request: pytest.FixtureRequest) -> Any:
     make: Callable[[], Any] = request.param
     return make()
 
 
 async def test_what_is_written_arrives_in_order(end: Any) -> None:
-    outlet: Outlet = end.outlet
+    outlet: ConnectionWriter = end.outlet
     assert not outlet.gate.write_paused
     for part in (b"one", b"two", b"three"):
         outlet.write(part)

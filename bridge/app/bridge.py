@@ -22,11 +22,11 @@ from bridge.config.settings import SQLITE, Settings, UpstreamSettings, dialect_o
 from bridge.core.event import Closing
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
-from bridge.delivery.subscriptions import DeliverySettings, Subscriptions
+from bridge.delivery.subscriptions import Subscriptions
 from bridge.dialects.base import Dialect
 from bridge.errors import JournalError
 from bridge.hub.hub import Hub
-from bridge.hub.maintenance import ConnectionMaintenance, MaintenanceSettings
+from bridge.hub.maintenance import ConnectionMaintenance
 from bridge.journal.base import Journal
 from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite.journal import SqliteJournal
@@ -42,7 +42,7 @@ from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
 from bridge.web.inspector import InspectorRoutes
 from bridge.web.limits.client_address import ClientAddresses
-from bridge.web.limits.limits import Limits, LimitSettings
+from bridge.web.limits.limits import Limits
 from bridge.web.middleware.allowed_hosts import AllowedHostsMiddleware
 from bridge.web.routes import Services, make_app, make_operations_app
 
@@ -165,13 +165,11 @@ class Bridge:
         )
         hub = Hub(pool, metrics, clock)
         journal.follow(hub)
-        subscriptions = Subscriptions(
-            hub, pool, journal, clock, metrics, random=rng, settings=_desk_settings(settings)
-        )
-        sweep = ConnectionMaintenance(hub, clock, rng, _sweep_settings(settings))
+        subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
+        sweep = ConnectionMaintenance(hub, clock, rng, settings)
         submitter = Submitter(pool, journal, public_url=settings.public_url or None)
         stack.push_async_callback(submitter.close)
-        limits = Limits(_limit_settings(settings), ClientAddresses(settings.trusted_proxies), clock, metrics)
+        limits = Limits(settings, ClientAddresses(settings.trusted_proxies), clock, metrics)
         origins = Origins(settings.allowed_origins, cookies=settings.auth != "none")
         access = build_auth(settings, origins, limits, clock, pool, accounts)
         if access.ownership is not None:
@@ -304,38 +302,6 @@ def make_pace(config: UpstreamSettings, dialect: Dialect) -> Pace:
         max_seconds=most,
         recommended_seconds=min(max(dialect.poll.recommended_seconds, least), most),
         safety_net_seconds=most * SAFETY_NET_INTERVALS,
-    )
-
-
-def _desk_settings(settings: Settings) -> DeliverySettings:
-    return DeliverySettings(
-        first_state_timeout_seconds=settings.first_state_timeout_seconds,
-        max_connection_age_seconds=settings.max_connection_age_seconds,
-        sync_wait_seconds=settings.sync_wait_seconds,
-        max_tasks_per_connection=settings.max_tasks_per_connection,
-        max_body_bytes=settings.max_body_bytes,
-        max_submission_bytes=settings.max_submission_bytes,
-    )
-
-
-def _limit_settings(settings: Settings) -> LimitSettings:
-    return LimitSettings(
-        connections=settings.max_connections,
-        connections_per_address=settings.max_connections_per_address,
-        connections_per_caller=settings.max_connections_per_caller,
-        streams_per_second_per_address=settings.max_streams_per_second_per_address,
-        streams_per_second_per_caller=settings.max_streams_per_second_per_caller,
-        watches_per_caller=settings.max_watches_per_caller,
-        submits_per_minute_per_caller=settings.max_submits_per_minute_per_caller,
-        new_keys_per_minute_per_address=settings.max_new_keys_per_minute_per_address,
-    )
-
-
-def _sweep_settings(settings: Settings) -> MaintenanceSettings:
-    return MaintenanceSettings(
-        keepalive_seconds=settings.keepalive_seconds,
-        write_timeout_seconds=settings.write_timeout_seconds,
-        period_seconds=min(1.0, settings.keepalive_seconds / 2, settings.max_connection_age_seconds / 10),
     )
 
 

@@ -44,7 +44,7 @@ class RenamedSettings:
         return config
 
     def _table(self, table: Mapping[str, Any], names: Mapping[str, str], prefix: str) -> dict[str, Any]:
-        translated = {}
+        translated: dict[str, Any] = {}
         for name, value in table.items():
             new = names.get(name)
             if new is not None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bridge.clock import Clock
+from bridge.config.settings import Settings
 from bridge.core.cursor import Cursor
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.merge import unknown
@@ -28,27 +29,6 @@ REFUSED = "refused"  # in the log: it was answered with a problem document, or t
 
 logger = logging.getLogger(__name__)
 RECHECK_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliverySettings:
-    """How arrivals are treated.
-
-    Args:
-        first_state_timeout_seconds: How long a first answer may wait for a task nobody has looked at.
-        max_connection_age_seconds: Each connection lives 0.8 to 1.0 of this.
-        sync_wait_seconds: How long a provider's own waiting call is held before it is told to poll.
-        max_tasks_per_connection: Tasks one connection may follow; 0 for as many as it likes.
-        max_body_bytes: The largest body read of any request but a submit.
-        max_submission_bytes: The largest body of a submit.
-    """
-
-    first_state_timeout_seconds: float = 2.0
-    max_connection_age_seconds: float = 600.0
-    sync_wait_seconds: float = 60.0
-    max_tasks_per_connection: int = 200
-    max_body_bytes: int = 1024 * 1024
-    max_submission_bytes: int = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +77,7 @@ class Subscriptions:
         metrics: Metrics,
         *,
         random: Callable[[], float],
-        settings: DeliverySettings,
+        settings: Settings,
     ) -> None:
         self.hub = hub
         self.pool = pool

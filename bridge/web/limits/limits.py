@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import MutableMapping
-from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
 from bridge.clock import Clock
+from bridge.config.settings import Settings
 from bridge.delivery.handoff import on_close
 from bridge.delivery.longpoll import LABEL
 from bridge.errors import LimitExceeded
@@ -23,46 +23,24 @@ BURST_SECONDS = 10.0
 RETRY_AFTER_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitSettings:
-    """What one may take; 0 is as much as they like.
-
-    Args:
-        connections: Streams, WebSockets and long-polls open at once, of everybody.
-        streams_per_second_per_address: New streams and WebSockets, in bursts of ten seconds' worth.
-        watches_per_caller: Tasks followed at once, counted on every connection that follows them.
-        submits_per_minute_per_caller: Tasks created, in bursts of a minute's worth.
-        new_keys_per_minute_per_address: Requests with keys no provider took yet, in such bursts too.
-    """
-
-    connections: int = 0
-    connections_per_address: int = 0
-    connections_per_caller: int = 0
-    streams_per_second_per_address: float = 0
-    streams_per_second_per_caller: float = 0
-    watches_per_caller: int = 0
-    submits_per_minute_per_caller: float = 0
-    new_keys_per_minute_per_address: float = 0
-
-
 class Limits:
     """Lets connections and submits in, as long as there is room for them."""
 
     def __init__(
-        self, settings: LimitSettings, addresses: ClientAddresses, clock: Clock, metrics: Metrics
+        self, settings: Settings, addresses: ClientAddresses, clock: Clock, metrics: Metrics
     ) -> None:
         self._settings = settings
         self._addresses = addresses
         self._metrics = metrics
         by_address, by_caller = (
-            settings.streams_per_second_per_address,
-            settings.streams_per_second_per_caller,
+            settings.max_streams_per_second_per_address,
+            settings.max_streams_per_second_per_caller,
         )
         self._address_rate = RateLimiter(by_address, by_address * BURST_SECONDS, clock)
         self._caller_rate = RateLimiter(by_caller, by_caller * BURST_SECONDS, clock)
-        a_minute = settings.submits_per_minute_per_caller
+        a_minute = settings.max_submits_per_minute_per_caller
         self._submit_rate = RateLimiter(a_minute / 60, a_minute, clock)
-        keys = settings.new_keys_per_minute_per_address
+        keys = settings.max_new_keys_per_minute_per_address
         self._key_rate = RateLimiter(keys / 60, keys, clock)
         self._open = 0
         self._addresses_open: dict[str, int] = {}
@@ -121,7 +99,7 @@ class Limits:
             LimitExceeded: The caller has too many, or, where they are rated, opens them too quickly.
         """
         of_caller = self._callers_open.get(caller, 0)
-        _check(of_caller, self._settings.connections_per_caller, "one caller holds")
+        _check(of_caller, self._settings.max_connections_per_caller, "one caller holds")
         if rated:
             _check_rate(self._caller_rate, caller, "this caller opens")
         self._callers_open[caller] = of_caller + 1
@@ -133,7 +111,7 @@ class Limits:
         Raises:
             LimitExceeded: That is more than the caller may follow in all; nothing was counted.
         """
-        most = self._settings.watches_per_caller
+        most = self._settings.max_watches_per_caller
         if not most:
             return
         wished = self._watches.get(caller, 0) + after - before
@@ -151,8 +129,8 @@ class Limits:
     def _enter(self, connection: HTTPConnection) -> ConnectionSlot:
         settings, address = self._settings, self._addresses.of(connection.scope)
         of_address = self._addresses_open.get(address, 0)
-        _check(self._open, settings.connections, "this bridge holds")
-        _check(of_address, settings.connections_per_address, "one address holds")
+        _check(self._open, settings.max_connections, "this bridge holds")
+        _check(of_address, settings.max_connections_per_address, "one address holds")
         self._open += 1
         self._addresses_open[address] = of_address + 1
         place = ConnectionSlot(self, address)

@@ -1,4 +1,4 @@
-"""How callers are known: put together from the settings."""
+"""Builds authentication from the settings."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from bridge.web.limits.limits import Limits
 
 @dataclass(frozen=True, slots=True)
 class AuthComponents:
-    """How callers are known.
+    """What authenticates and authorizes callers.
 
     Args:
-        operators: How those are known who ask for metrics; None for who reaches an address of their own.
-        tickets: None where the bridge gives out none.
-        keys: What a key server publishes; None where the operator's own secrets count.
-        proofs: None where the bridge holds the keys of the providers.
+        operators: Authenticates requests for metrics and status; None where only the address protects them.
+        tickets: None where the bridge issues none.
+        keys: The keys of `token_jwks_url`; None where tokens are signed with the operator's own secrets.
+        ownership: With `upstream-key`: verifies which key may read which task.
     """
 
     authenticator: Authenticator
@@ -47,10 +47,10 @@ class AuthComponents:
 def make_accounts(
     settings: Settings, upstreams: Mapping[str, Upstream], clock: Clock
 ) -> AccountRegistry | None:
-    """Where callers' keys are kept; None where the bridge holds the keys of the providers."""
+    """The registry of callers' API keys; None unless `auth` is `upstream-key`."""
     if settings.auth != "upstream-key":
         return None
-    secret = _octets(settings.account_secret) or secrets.token_bytes(32)
+    secret = _bytes(settings.account_secret) or secrets.token_bytes(32)
     return AccountRegistry(
         upstreams, clock, secret=secret, ownership_cache_seconds=settings.ownership_cache_seconds
     )
@@ -64,12 +64,13 @@ def build_auth(
     pool: Pool,
     accounts: AccountRegistry | None,
 ) -> AuthComponents:
-    """How the operator wants callers to be known."""
-    known = _by_token(settings, origins, clock)
+    """The components that `auth` asks for."""
+    by_token = _token_auth(settings, origins, clock)
     if accounts is None:
-        return known
-    signing = _octets(settings.ticket_secret)
-    tickets = Tickets([signing], clock) if signing else None
+        return by_token
+    # Callers show API keys of providers; tokens, where configured, only identify operators.
+    secret = _bytes(settings.ticket_secret)
+    tickets = Tickets([secret], clock) if secret else None
     ownership = OwnershipVerifier(
         pool,
         accounts,
@@ -77,31 +78,38 @@ def build_auth(
         seconds=settings.ownership_cache_seconds,
         wait_seconds=settings.first_state_timeout_seconds,
     )
-    names = key_headers(dialect_of(name, config) for name, config in settings.upstreams.items())
+    names = key_headers(dialect_of(name, upstream) for name, upstream in settings.upstreams.items())
     keys = ProviderKeys(accounts, names, limits.try_key)
-    authenticator = Authenticator(origins, clock, tickets=tickets, keys=keys, ownership=ownership)
-    operators = known.authenticator if settings.token_issuer else None
     return replace(
-        known, authenticator=authenticator, operators=operators, tickets=tickets, ownership=ownership
+        by_token,
+        authenticator=Authenticator(origins, clock, tickets=tickets, keys=keys, ownership=ownership),
+        operators=by_token.authenticator if settings.token_issuer else None,
+        tickets=tickets,
+        ownership=ownership,
     )
 
 
-def _by_token(settings: Settings, origins: Origins, clock: Clock) -> AuthComponents:
+def _token_auth(settings: Settings, origins: Origins, clock: Clock) -> AuthComponents:
+    """Tokens, from shared secrets or a key server; without `token_issuer` everyone is let in."""
     if not settings.token_issuer:
-        anybody = Authenticator(origins, clock)
-        return AuthComponents(anybody, anybody)
-    shared = [secret.get_secret_value().encode() for secret in settings.token_secrets]
-    own = _octets(settings.ticket_secret)
-    signing = [own] if own else shared
+        anonymous = Authenticator(origins, clock)
+        return AuthComponents(anonymous, anonymous)
+    token_secrets = [secret.get_secret_value().encode() for secret in settings.token_secrets]
+    # Without a secret of their own, tickets are signed like tokens; a key server's private keys are not ours.
+    ticket_secret = _bytes(settings.ticket_secret)
+    signing = [ticket_secret] if ticket_secret else token_secrets
     tickets = Tickets(signing, clock) if signing else None
-    url, private = settings.token_jwks_url, Hosts(settings.private_hosts)
-    keys = SigningKeySet(partial(fetch_keys, url, private), clock) if url else None
+    url, private_hosts = settings.token_jwks_url, Hosts(settings.private_hosts)
+    keys = SigningKeySet(partial(fetch_keys, url, private_hosts), clock) if url else None
     tokens = Tokens(
-        keys or Secrets(shared), clock, issuer=settings.token_issuer, audience=settings.token_audience
+        keys or Secrets(token_secrets),
+        clock,
+        issuer=settings.token_issuer,
+        audience=settings.token_audience,
     )
     authenticator = Authenticator(origins, clock, tokens, tickets)
     return AuthComponents(authenticator, authenticator, tickets, keys)
 
 
-def _octets(secret: SecretStr | None) -> bytes | None:
+def _bytes(secret: SecretStr | None) -> bytes | None:
     return secret.get_secret_value().encode() if secret is not None else None

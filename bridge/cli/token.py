@@ -38,7 +38,7 @@ def token() -> None:
 def mint(path: Path | None, tasks: tuple[str, ...], scope: str, seconds: int, name: str) -> None:
     """Print a token. Whoever has it may do what it says until it expires: it cannot be called back."""
     from bridge.auth import tokens  # noqa: PLC0415 - for this command alone
-    from bridge.auth.authenticator import TokenScope  # noqa: PLC0415 - for this command alone
+    from bridge.auth.caller import TokenScope  # noqa: PLC0415 - for this command alone
     from bridge.auth.grants import read_grant  # noqa: PLC0415 - for this command alone
     from bridge.clock import SystemClock  # noqa: PLC0415 - commands import late so that --help is quick
     from bridge.config.settings import load  # noqa: PLC0415 - for this command alone

@@ -78,20 +78,20 @@ class AccountRegistry:
         here = self._accounts.get(self._name(key))
         return here is not None and here.proven
 
-    def enter(self, key: str) -> str:
+    def register(self, key: str) -> str:
         """Keep a key for as long as it is used; the account it stands for."""
         account = self._name(key)
         here = self._accounts.setdefault(account, _Account(key, self._clock.monotonic()))
         here.used_at = self._clock.monotonic()
         return account
 
-    def hold(self, account: str, seconds: float) -> None:
+    def retain(self, account: str, seconds: float) -> None:
         """Keep the key of an account for so long at least."""
         here = self._accounts.get(account)
         if here is not None:
             here.held_until = max(here.held_until, self._clock.monotonic() + seconds)
 
-    def prove(self, account: str) -> None:
+    def mark_verified(self, account: str) -> None:
         """An upstream took the key."""
         if account in self._accounts:
             self._accounts[account].proven = True
@@ -124,7 +124,7 @@ class AccountRegistry:
         self._expelled.clear()
         return gone
 
-    def sweep(self, busy: Iterable[str]) -> list[str]:
+    def evict(self, busy: Iterable[str]) -> list[str]:
         """Let go of the keys nobody uses.
 
         Args:

@@ -312,7 +312,7 @@ class Pool:
                     notice = Notice(NoticeCode.CREDENTIAL_REFUSED, REFUSED_SENTENCE, retriable=False)
                     self._journal.announce(key, notice)
                     self._end(watcher)
-        for account in self._accounts.sweep({key.account for key in self._watchers}):
+        for account in self._accounts.evict({key.account for key in self._watchers}):
             self._schedulers.close(account)
 
     def _follow(self, watcher: Watcher) -> None:

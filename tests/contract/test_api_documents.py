@@ -28,7 +28,8 @@ from referencing.jsonschema import DRAFT202012
 from starlette.routing import Route
 
 from bridge import errors
-from bridge.auth.authenticator import COOKIE, TICKET, TokenScope
+from bridge.auth.authenticator import COOKIE, TICKET
+from bridge.auth.caller import TokenScope
 from bridge.auth.tickets import MAX_TICKET_SECONDS
 from bridge.config.settings import Settings
 from bridge.core.event import Closing, Event, Notice, NoticeCode
@@ -40,7 +41,8 @@ from bridge.delivery.websocket import MAX_MESSAGE, REFUSED, SUBPROTOCOL, TOO_BIG
 from bridge.dialects.media import type_of_name
 from bridge.dialects.registry import load_preset, preset_names
 from bridge.sources.upstream import UpstreamState
-from bridge.web.routes import Services, routes
+from bridge.web.routes import routes
+from bridge.web.services import Services
 from bridge.web.static_files import StaticFile, StaticFolder
 from bridge.web.tasks import DEFAULT_TICKET_SECONDS
 from bridge.wire.document import Include, document, unseen_cursor
@@ -322,9 +324,10 @@ def test_every_example_of_a_message_is_one():
 
 def served():
     """Every route with its methods, as the application has them."""
-    desk = SimpleNamespace(pool=None, clock=SimpleNamespace(time=lambda: 0.0))
-    rest = dict.fromkeys(field for field in Services.__dataclass_fields__ if field != "subscriptions")
-    for route in routes(Services(subscriptions=desk, **rest)):
+    services = dict.fromkeys(Services.__dataclass_fields__)
+    services["settings"] = SimpleNamespace(inspector=False)
+    services["clock"] = SimpleNamespace(time=lambda: 0.0)
+    for route in routes(Services(**services)):
         path = re.sub(r":\w+}", "}", route.path)
         methods = route.methods - {"HEAD"} if isinstance(route, Route) else ["GET"]
         keeper = getattr(route.endpoint, "__self__", None)

@@ -204,9 +204,9 @@ async def test_who_hammers_is_told_of_a_few_times_and_who_is_drained_once() -> N
     ends = [one for one in lines_of(scene.bridge.log) if one["event"] == "connection ended"]
     assert [one["reason"] for one in ends] == ["drain"]
     lines = [one for one in lines_of(scene.bridge.log) if one["logger"] == "bridge.web.limits.limits"]
-    assert [one["event"] for one in lines[:5]] == ["turned away"] * 5
+    assert [one["event"] for one in lines[:5]] == ["connection rejected"] * 5
     (count,) = lines[5:]
-    assert (count["like"], count["suppressed"]) == ("turned away", 25)
+    assert (count["like"], count["suppressed"]) == ("connection rejected", 25)
     assert re.fullmatch(r"\.\.\. 25 more like this in \d+ s", count["event"])
 
 

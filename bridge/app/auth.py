@@ -52,7 +52,9 @@ def make_accounts(
     if settings.auth != "upstream-key":
         return None
     secret = _bytes(settings.account_secret) or secrets.token_bytes(32)
-    return AccountRegistry(upstreams, clock, secret=secret, proof_seconds=settings.proof_seconds)
+    return AccountRegistry(
+        upstreams, clock, secret=secret, ownership_cache_seconds=settings.ownership_cache_seconds
+    )
 
 
 def build_auth(
@@ -90,7 +92,11 @@ def build_auth(
     # beside provider keys, tokens are for operators alone: tickets are signed with their own secret only
     tickets = Tickets([own_secret], clock) if own_secret else None
     ownership = OwnershipVerifier(
-        pool, accounts, clock, seconds=settings.proof_seconds, wait_seconds=settings.cold_wait_seconds
+        pool,
+        accounts,
+        clock,
+        seconds=settings.ownership_cache_seconds,
+        wait_seconds=settings.first_state_timeout_seconds,
     )
     by_key = ProviderKeyAuth(
         origins,

@@ -22,11 +22,11 @@ from bridge.config.settings import SQLITE, Settings, UpstreamSettings, dialect_o
 from bridge.core.event import Closing
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
-from bridge.delivery.subscriptions import DeliverySettings, Subscriptions
+from bridge.delivery.subscriptions import Subscriptions
 from bridge.dialects.base import Dialect
 from bridge.errors import JournalError
 from bridge.hub.hub import Hub
-from bridge.hub.maintenance import ConnectionMaintenance, MaintenanceSettings
+from bridge.hub.maintenance import ConnectionMaintenance
 from bridge.journal.base import Journal
 from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite.journal import SqliteJournal
@@ -41,7 +41,7 @@ from bridge.telemetry.tracing import NO_TRACING, Tracing, make_tracing
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
 from bridge.web.limits.client_address import ClientAddresses
-from bridge.web.limits.limits import Limits, LimitSettings
+from bridge.web.limits.limits import Limits
 from bridge.web.middleware.allowed_hosts import AllowedHostsMiddleware
 from bridge.web.routes import make_app, make_operations_app
 from bridge.web.services import Services
@@ -71,7 +71,7 @@ class Bridge:
 
     Attributes:
         served_by_us: Whether our own server listens, at the address the settings name.
-        operations_port: Where it listens for operators alone; None where it does not.
+        admin_port: Where it listens for operators alone; None where it does not.
         dead: Whether a bug ended what runs in the background.
         died: Called when that happens.
     """
@@ -83,7 +83,7 @@ class Bridge:
         self._operations: ASGIApp | None = None
         self._parts: _Parts | None = None
         self.served_by_us = False
-        self.operations_port: int | None = None
+        self.admin_port: int | None = None
         self.dead = False
         self.died: Callable[[], None] = _nothing
 
@@ -100,6 +100,8 @@ class Bridge:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Build everything, run it, take it down."""
+        for warning in self.settings.warnings:
+            logger.warning("configuration warning", extra={"warning": warning})
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
             restored = await parts.pool.restore()
@@ -163,13 +165,11 @@ class Bridge:
         )
         hub = Hub(pool, metrics, clock)
         journal.follow(hub)
-        subscriptions = Subscriptions(
-            hub, pool, journal, clock, metrics, random=rng, settings=_desk_settings(settings)
-        )
-        sweep = ConnectionMaintenance(hub, clock, rng, _sweep_settings(settings))
+        subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
+        sweep = ConnectionMaintenance(hub, clock, rng, settings)
         submitter = Submitter(pool, journal, public_url=settings.public_url or None)
         stack.push_async_callback(submitter.close)
-        limits = Limits(_limit_settings(settings), ClientAddresses(settings.trusted_proxies), clock, metrics)
+        limits = Limits(settings, ClientAddresses(settings.trusted_proxies), clock, metrics)
         origins = Origins(settings.allowed_origins)
         access = build_auth(settings, origins, limits, clock, pool, accounts)
         if access.ownership is not None:
@@ -189,7 +189,7 @@ class Bridge:
             operators=access.operators or NoAuth(clock),
             tickets=access.tickets,
         )
-        apart = self.operations_port is not None or access.operators is None
+        apart = self.admin_port is not None or access.operators is None
         self._app = self._named(make_app(services, operations_apart=apart))
         self._operations = self._named(make_operations_app(services))
         self._parts = _Parts(subscriptions, sweep, pool, metrics, journal, access)
@@ -207,9 +207,9 @@ class Bridge:
 
     def _is_for_operators(self, scope: Scope) -> bool:
         """By the socket the request came in at, which no client can choose."""
-        if self.operations_port is None:
+        if self.admin_port is None:
             return False
-        return (scope.get("server") or ("", None))[1] == self.operations_port
+        return (scope.get("server") or ("", None))[1] == self.admin_port
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -271,7 +271,7 @@ def make_upstream(
         pace=make_pace(config, dialect),
         clock=clock,
         metrics=metrics,
-        deadline_seconds=config.deadline_seconds,
+        deadline_seconds=config.task_deadline_seconds,
         submit_timeout_seconds=config.submit_timeout_seconds,
         callback_secret=_revealed(config.callback_secret),
         verifier=make_verifier(
@@ -295,38 +295,6 @@ def make_pace(config: UpstreamSettings, dialect: Dialect) -> Pace:
         max_seconds=most,
         recommended_seconds=min(max(dialect.poll.recommended_seconds, least), most),
         safety_net_seconds=most * SAFETY_NET_INTERVALS,
-    )
-
-
-def _desk_settings(settings: Settings) -> DeliverySettings:
-    return DeliverySettings(
-        cold_wait_seconds=settings.cold_wait_seconds,
-        max_connection_age_seconds=settings.max_connection_age_seconds,
-        sync_seconds=settings.sync_seconds,
-        max_tasks_per_connection=settings.max_tasks_per_connection,
-        max_body_bytes=settings.max_body_bytes,
-        max_submission_bytes=settings.max_submission_bytes,
-    )
-
-
-def _limit_settings(settings: Settings) -> LimitSettings:
-    return LimitSettings(
-        connections=settings.max_connections,
-        connections_per_address=settings.max_connections_per_address,
-        connections_per_caller=settings.max_connections_per_caller,
-        streams_per_second_per_address=settings.max_streams_per_second_per_address,
-        streams_per_second_per_caller=settings.max_streams_per_second_per_caller,
-        watches_per_caller=settings.max_watches_per_caller,
-        submits_per_minute_per_caller=settings.max_submits_per_minute_per_caller,
-        new_keys_per_minute_per_address=settings.max_new_keys_per_minute_per_address,
-    )
-
-
-def _sweep_settings(settings: Settings) -> MaintenanceSettings:
-    return MaintenanceSettings(
-        keepalive_seconds=settings.keepalive_seconds,
-        slow_seconds=settings.slow_seconds,
-        period_seconds=min(1.0, settings.keepalive_seconds / 2, settings.max_connection_age_seconds / 10),
     )
 
 

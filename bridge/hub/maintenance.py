@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from bridge.clock import Clock
+from bridge.config.settings import Settings
 from bridge.core.event import Closing
 from bridge.hub.hub import Hub
 from bridge.hub.subscription import Subscription
@@ -17,34 +17,23 @@ RETRY_SECONDS = (1.0, 3.0)
 BUSY_RETRY_SECONDS = (5.0, 15.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaintenanceSettings:
-    """When a connection is spoken to, ended, or given up; all in seconds.
-
-    Args:
-        slow_seconds: How long a connection may take no byte that waits for it.
-    """
-
-    keepalive_seconds: float = 15.0
-    slow_seconds: float = 30.0
-    period_seconds: float = 1.0
-
-
 class ConnectionMaintenance:
     """Looks after every connection, so that none needs a timer of its own."""
 
-    def __init__(
-        self, hub: Hub, clock: Clock, random: Callable[[], float], settings: MaintenanceSettings
-    ) -> None:
+    def __init__(self, hub: Hub, clock: Clock, random: Callable[[], float], settings: Settings) -> None:
         self._hub = hub
         self._clock = clock
         self._random = random
         self._settings = settings
+        # One round per second, unless the settings ask for intervals that need finer rounds.
+        self._period_seconds = min(
+            1.0, settings.keepalive_seconds / 2, settings.max_connection_age_seconds / 10
+        )
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         while True:
-            await self._clock.sleep(self._settings.period_seconds)
+            await self._clock.sleep(self._period_seconds)
             await self.once()
 
     async def once(self) -> None:
@@ -88,7 +77,7 @@ class ConnectionMaintenance:
             subscription.stuck_bytes = unsent
             return False
         subscription.stuck_bytes = unsent
-        return now - subscription.stuck_since >= self._settings.slow_seconds
+        return now - subscription.stuck_since >= self._settings.write_timeout_seconds
 
 
 CLOSING_SENTENCES = {

@@ -23,7 +23,7 @@ class MemoryJournal:
         max_tasks: Above this the task quiet for longest is forgotten.
     """
 
-    def __init__(self, clock: Clock, *, retention_seconds: float = 86_400, max_tasks: int = 200_000) -> None:
+    def __init__(self, clock: Clock, *, retention_seconds: float, max_tasks: int = 200_000) -> None:
         self.epoch = secrets.token_hex(4)
         self.head = 0
         self.usable = True

@@ -66,11 +66,11 @@ class Upstream:
     pace: Pace
     clock: Clock
     metrics: Metrics
-    deadline_seconds: float | None = None
-    submit_timeout_seconds: float = 60.0
+    deadline_seconds: float | None
+    submit_timeout_seconds: float
+    max_streams: int
     callback_secret: str | None = field(default=None, repr=False)
     verifier: Verifier | None = None
-    max_streams: int = 100
     run_times: RuntimeHistory = field(default_factory=RuntimeHistory)
     callbacks: CallbackSupport = field(default_factory=CallbackSupport)
     account: str = OWN_ACCOUNT

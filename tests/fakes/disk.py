@@ -93,7 +93,7 @@ class Witness:
 @contextlib.asynccontextmanager
 async def opened(path: Path, clock: FakeClock | None = None, **options: Any) -> AsyncIterator[SqliteJournal]:
     """A journal that is closed in the end."""
-    journal = await SqliteJournal.open(path, clock or FakeClock(), **options)
+    journal = await SqliteJournal.open(path, clock or FakeClock(), **{"retention_seconds": 86_400, **options})
     try:
         yield journal
     finally:

@@ -48,7 +48,7 @@ class Scene:
         self.metrics = Metrics(self.registry, ["qingbo", "vapi"])
         self.interests = Interests()
         self.hub = Hub(self.interests, self.metrics, self.clock)
-        self.journal = MemoryJournal(self.clock)
+        self.journal = MemoryJournal(self.clock, retention_seconds=86_400)
         self.journal.follow(self.hub)
 
     async def record(self, key: TaskKey, known: State, **more: Any) -> Event:

@@ -199,5 +199,5 @@ def make_upstream(
         pace=more.pop("pace", PACE),
         clock=clock,
         metrics=metrics or Metrics(CollectorRegistry(), [name]),
-        **more,
+        **{"deadline_seconds": None, "submit_timeout_seconds": 60.0, "max_streams": 100, **more},
     )

@@ -62,7 +62,7 @@ class SqliteJournal:
         path: str | Path,
         clock: Clock,
         *,
-        retention_seconds: float = 86_400,
+        retention_seconds: float,
         max_events: int = 1_000_000,
         newest_bytes: int = NEWEST_BYTES,
         connect: Connect = connect,

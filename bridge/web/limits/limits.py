@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import MutableMapping
-from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
 from bridge.clock import Clock
+from bridge.config.settings import Settings
 from bridge.delivery.handoff import on_close
 from bridge.delivery.longpoll import LABEL
 from bridge.errors import LimitExceeded
@@ -22,28 +22,6 @@ BURST_SECONDS = 10.0
 RETRY_AFTER_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitSettings:
-    """What one may take; 0 is as much as they like.
-
-    Args:
-        connections: Streams, WebSockets and long-polls open at once, of everybody.
-        streams_per_second_per_address: New streams and WebSockets, in bursts of ten seconds' worth.
-        watches_per_caller: Tasks followed at once, counted on every connection that follows them.
-        submits_per_minute_per_caller: Tasks created, in bursts of a minute's worth.
-        new_keys_per_minute_per_address: Requests with keys no provider took yet, in such bursts too.
-    """
-
-    connections: int = 0
-    connections_per_address: int = 0
-    connections_per_caller: int = 0
-    streams_per_second_per_address: float = 0
-    streams_per_second_per_caller: float = 0
-    watches_per_caller: int = 0
-    submits_per_minute_per_caller: float = 0
-    new_keys_per_minute_per_address: float = 0
-
-
 class Limits:
     """Connection limits, watch limits and rate limits; 0 is no limit.
 
@@ -51,18 +29,18 @@ class Limits:
     """
 
     def __init__(
-        self, settings: LimitSettings, addresses: ClientAddresses, clock: Clock, metrics: Metrics
+        self, settings: Settings, addresses: ClientAddresses, clock: Clock, metrics: Metrics
     ) -> None:
         self._settings = settings
         self._addresses = addresses
         self._metrics = metrics
-        per_address = settings.streams_per_second_per_address
+        per_address = settings.max_streams_per_second_per_address
         self._address_rate = RateLimiter(per_address, per_address * BURST_SECONDS, clock)
-        per_caller = settings.streams_per_second_per_caller
+        per_caller = settings.max_streams_per_second_per_caller
         self._caller_rate = RateLimiter(per_caller, per_caller * BURST_SECONDS, clock)
-        submits = settings.submits_per_minute_per_caller
+        submits = settings.max_submits_per_minute_per_caller
         self._submit_rate = RateLimiter(submits / 60, submits, clock)
-        keys = settings.new_keys_per_minute_per_address
+        keys = settings.max_new_keys_per_minute_per_address
         self._key_rate = RateLimiter(keys / 60, keys, clock)
         self._open = 0
         self._open_by_address: dict[str, int] = {}
@@ -125,7 +103,7 @@ class Limits:
             LimitExceeded: The caller has too many connections, or opens too many.
         """
         of_caller = self._open_by_caller.get(caller, 0)
-        _check_connections(of_caller, self._settings.connections_per_caller, "per caller")
+        _check_connections(of_caller, self._settings.max_connections_per_caller, "per caller")
         if rated:
             _check_rate(self._caller_rate, caller, "this caller")
         self._open_by_caller[caller] = of_caller + 1
@@ -137,7 +115,7 @@ class Limits:
         Raises:
             LimitExceeded: The caller watches too many tasks on all its connections; nothing was counted.
         """
-        limit = self._settings.watches_per_caller
+        limit = self._settings.max_watches_per_caller
         if not limit:
             return
         total = self._watches_by_caller.get(caller, 0) + after - before
@@ -157,8 +135,8 @@ class Limits:
     def _open_slot(self, connection: HTTPConnection) -> ConnectionSlot:
         settings, address = self._settings, self._addresses.of(connection.scope)
         of_address = self._open_by_address.get(address, 0)
-        _check_connections(self._open, settings.connections, "on this bridge")
-        _check_connections(of_address, settings.connections_per_address, "per address")
+        _check_connections(self._open, settings.max_connections, "on this bridge")
+        _check_connections(of_address, settings.max_connections_per_address, "per address")
         self._open += 1
         self._open_by_address[address] = of_address + 1
         slot = ConnectionSlot(self, address)
@@ -208,7 +186,7 @@ class ConnectionSlot:
 
 def log_rejected(delivery: str, error: LimitExceeded) -> None:
     """Log a rejected connection with the limit it exceeded; repeats are throttled."""
-    logger.warning("connection rejected", extra={"delivery": delivery, "error": str(error)})
+    logger.warning("connection rejected", extra={"delivery": delivery, "why": str(error)})
 
 
 def _check_connections(count: int, limit: int, scope: str) -> None:

@@ -53,7 +53,7 @@ class Aliases:
             raise TaskNotFound("this upstream has no lookup by the client's own id")
         now = upstream.clock.monotonic()
         free_at = upstream.limiter.free_at(now)
-        if free_at is None or free_at > now + self._settings.cold_wait_seconds:
+        if free_at is None or free_at > now + self._settings.first_state_timeout_seconds:
             wait = (free_at or now + 1) - now
             raise UpstreamBusy("the rate limit of this upstream is exhausted", retry_after=wait)
         await upstream.clock.sleep(free_at - now)

@@ -31,7 +31,7 @@ class ProxyReads:
         (latest,) = await self._journal.latest([key])
         if latest is not None and _ended(latest):
             return recorded_response(latest)
-        polled = await self._pool.shown(key, seconds=self._settings.cold_wait_seconds)
+        polled = await self._pool.shown(key, seconds=self._settings.first_state_timeout_seconds)
         watcher = self._pool.watcher(key)
         if isinstance(polled, BridgeError):
             due = watcher.watch.due if watcher is not None else None

@@ -115,7 +115,7 @@ class ProxyRoutes:
     async def _sync(self, call: ProxyCall) -> Response:
         call.caller.authorize_upstream(TokenScope.SUBMIT, call.upstream.name)
         call.caller.authorize(TokenScope.READ)
-        seconds = self._authenticator.cap_wait(call.caller, self._settings.sync_seconds)
+        seconds = self._authenticator.cap_wait(call.caller, self._settings.sync_wait_seconds)
         return await self._writes.sync(call, seconds=seconds)
 
     async def _cancel(self, call: ProxyCall) -> Response:

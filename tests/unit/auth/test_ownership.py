@@ -40,7 +40,7 @@ class Place:
     """A house whose callers bring keys."""
 
     def __init__(self, build: Callable[..., Any]) -> None:
-        self.house = build(accounts=partial(AccountRegistry, secret=b"secret", proof_seconds=PROOF))
+        self.house = build(accounts=partial(AccountRegistry, secret=b"secret", ownership_cache_seconds=PROOF))
         self.provider, self.clock = self.house.provider, self.house.clock
         self.accounts: AccountRegistry = self.house.accounts
         self.ownership = OwnershipVerifier(

@@ -8,8 +8,9 @@ from itertools import pairwise
 import orjson
 import pytest
 
+from bridge.config.settings import Settings
 from bridge.core.event import Closing
-from bridge.hub.maintenance import ConnectionMaintenance, MaintenanceSettings, retry_milliseconds
+from bridge.hub.maintenance import ConnectionMaintenance, retry_milliseconds
 from bridge.hub.subscription import Subscription
 from tests.fakes.clock import settle
 from tests.fakes.hub import Scene
@@ -24,7 +25,7 @@ class Swept(Scene):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sweep = ConnectionMaintenance(self.hub, self.clock, lambda: 0.5, MaintenanceSettings())
+        self.sweep = ConnectionMaintenance(self.hub, self.clock, lambda: 0.5, Settings.model_construct())
 
     async def seconds(self, number: int) -> None:
         """Sweep once a second."""

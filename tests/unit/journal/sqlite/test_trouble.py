@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 async def refusal(path: Path) -> str:
     """The sentence with which a path is refused."""
     with pytest.raises(JournalError) as refused:
-        await SqliteJournal.open(path, FakeClock())
+        await SqliteJournal.open(path, FakeClock(), retention_seconds=86_400)
     sentence = str(refused.value)
     assert sentence.startswith("the journal ")
     assert "\n" not in sentence
@@ -177,7 +177,7 @@ async def test_a_full_disk_is_told_at_start(path: Path) -> None:
     disk = Disk()
     disk.fill()
     with pytest.raises(JournalError, match="finds no room on its disk; make room"):
-        await SqliteJournal.open(path, FakeClock(), connect=disk.connect)
+        await SqliteJournal.open(path, FakeClock(), retention_seconds=86_400, connect=disk.connect)
 
 
 async def test_a_full_disk_refuses_appends_until_it_has_room(path: Path) -> None:
@@ -295,7 +295,7 @@ async def test_trouble_while_closing_keeps_what_was_recorded(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = Disk()
-    journal = await SqliteJournal.open(path, FakeClock(), connect=disk.connect)
+    journal = await SqliteJournal.open(path, FakeClock(), retention_seconds=86_400, connect=disk.connect)
     event = await journal.append(TASK, state())
     disk.fail("PRAGMA wal_checkpoint")
     await journal.close()

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from starlette.requests import HTTPConnection
 
+from bridge.config.settings import Settings
 from bridge.delivery.handoff import ON_CLOSE
 from bridge.errors import LimitExceeded
 from bridge.telemetry.metrics import Metrics
 from bridge.web.limits.client_address import ClientAddresses
-from bridge.web.limits.limits import Limits, LimitSettings
+from bridge.web.limits.limits import Limits
 from tests.fakes.clock import FakeClock
 
 
@@ -25,7 +26,8 @@ class Door:
     def __init__(self, **wishes: Any) -> None:
         self.clock = FakeClock()
         self.metrics = Metrics(CollectorRegistry(), [])
-        self.limits = Limits(LimitSettings(**wishes), ClientAddresses([]), self.clock, self.metrics)
+        settings = Settings.model_construct(**wishes)
+        self.limits = Limits(settings, ClientAddresses([]), self.clock, self.metrics)
 
     def connection(self, address: str = "192.0.2.1") -> HTTPConnection:
         return HTTPConnection({"type": "http", "client": (address, 1), "headers": [], "extensions": {}})
@@ -58,9 +60,9 @@ def end(connection: HTTPConnection) -> None:
 @pytest.mark.parametrize(
     ("wishes", "same", "other"),
     [
-        ({"connections": 2}, {}, None),
-        ({"connections_per_address": 2}, {"caller": "d"}, {"address": "192.0.2.2"}),
-        ({"connections_per_caller": 2}, {"address": "192.0.2.2"}, {"caller": "d"}),
+        ({"max_connections": 2}, {}, None),
+        ({"max_connections_per_address": 2}, {"caller": "d"}, {"address": "192.0.2.2"}),
+        ({"max_connections_per_caller": 2}, {"address": "192.0.2.2"}, {"caller": "d"}),
     ],
 )
 def test_connections_are_limited_in_all_by_address_and_by_caller(
@@ -83,8 +85,8 @@ def test_without_limits_everybody_comes_in() -> None:
 @pytest.mark.parametrize(
     ("wish", "other"),
     [
-        ("streams_per_second_per_address", {"address": "192.0.2.2"}),
-        ("streams_per_second_per_caller", {"caller": "d"}),
+        ("max_streams_per_second_per_address", {"address": "192.0.2.2"}),
+        ("max_streams_per_second_per_caller", {"caller": "d"}),
     ],
 )
 def test_new_streams_are_limited_by_the_second_in_bursts(wish: str, other: dict[str, str]) -> None:
@@ -109,7 +111,7 @@ def test_longpolls_take_a_slot_and_no_rate_and_are_counted_when_refused() -> Non
 
 
 def test_submits_are_limited_by_the_minute_for_each_caller() -> None:
-    door = Door(submits_per_minute_per_caller=3)
+    door = Door(max_submits_per_minute_per_caller=3)
     for _ in range(3):
         door.limits.check_submit("c")
     with pytest.raises(LimitExceeded) as refused:
@@ -121,7 +123,7 @@ def test_submits_are_limited_by_the_minute_for_each_caller() -> None:
 
 
 def test_watches_are_counted_over_all_connections_of_a_caller() -> None:
-    door = Door(watches_per_caller=10)
+    door = Door(max_watches_per_caller=10)
     first = door.enter(tasks=6)
     assert door.refuses(tasks=5)
     assert not door.refuses(tasks=4)
@@ -148,7 +150,12 @@ def test_a_connection_that_may_not_follow_more_keeps_what_it_had() -> None:
     )
 )
 def test_whatever_comes_and_goes_at_the_end_nothing_is_held(steps: list[tuple[int, str, int, bool]]) -> None:
-    door = Door(connections=6, connections_per_address=4, connections_per_caller=5, watches_per_caller=9)
+    door = Door(
+        max_connections=6,
+        max_connections_per_address=4,
+        max_connections_per_caller=5,
+        max_watches_per_caller=9,
+    )
     held: list[HTTPConnection] = []
     for number, caller, tasks, comes in steps:
         if not comes and held:

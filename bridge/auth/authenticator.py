@@ -16,7 +16,7 @@ from bridge.clock import Clock
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import BridgeError, CredentialRefused, Forbidden, Unauthenticated
 from bridge.sources.accounts import REFUSED_SENTENCE
-from bridge.sources.upstream import STILL_ACCEPTED
+from bridge.sources.upstream import VALID_KEY_STATUSES
 from bridge.telemetry.request_context import name_caller
 
 COOKIE = "bridge_token"
@@ -274,7 +274,7 @@ def map_credential_errors(caller: Caller) -> Iterator[None]:
     try:
         yield
     except CredentialRefused as error:
-        if caller.account == OWN_ACCOUNT or error.provider_status in STILL_ACCEPTED:
+        if caller.account == OWN_ACCOUNT or error.provider_status in VALID_KEY_STATUSES:
             raise
         raise Unauthenticated(REFUSED_SENTENCE) from None
 

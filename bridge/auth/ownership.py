@@ -111,7 +111,7 @@ class OwnershipVerifier:
             if error.provider_status == _NOT_YOURS:
                 raise TaskNotFound("the upstream does not show this task") from None
             raise Unauthenticated(REFUSED_SENTENCE) from None
-        self._accounts.prove(key.account)
+        self._accounts.mark_verified(key.account)
         self._keep(key)
 
     def _keep(self, key: TaskKey) -> None:
@@ -144,12 +144,12 @@ class OwnershipVerifier:
         while watcher.shown_at < began and not watcher.ended:
             self._pool.upstream(key.upstream, key.account)  # raises, once the key is refused or gone
             now, due = self._clock.monotonic(), watcher.watch.due
-            if watcher.error is not None and not watcher.looking and (due is None or due > now):
+            if watcher.error is not None and not watcher.polling and (due is None or due > now):
                 raise watcher.error.with_traceback(None)  # else it would grow with everybody who asks
             if now - began >= WAIT_SECONDS:
                 raise UpstreamTimeout("the upstream did not show the task in time")
-            if not watcher.looking and due is not None and due > now:
-                watcher.poll_now(max(now, watcher.looked_at + watcher.upstream.pace.min_seconds))
+            if not watcher.polling and due is not None and due > now:
+                watcher.poll_now(max(now, watcher.polled_at + watcher.upstream.pace.min_seconds))
             await watcher.wait_news(CHECKED_SECONDS)
 
     async def _confirm(self, upstream: Upstream, key: TaskKey) -> None:

@@ -63,12 +63,12 @@ class ProviderKeys:
         """
         if len(key) > MAX_KEY or not key.isascii() or not key.isprintable():
             raise Unauthenticated("this is no key of a provider")
-        account = self._accounts.enter(key)
+        account = self._accounts.register(key)
         return Caller(name=f"key-{account[:16]}", scopes=_MAY, tasks=None, expires_at=None, account=account)
 
     def hold(self, account: str, seconds: float) -> None:
         """Keep the key of an account for so long, used or not."""
-        self._accounts.hold(account, seconds)
+        self._accounts.retain(account, seconds)
 
 
 def key_headers(dialects: Iterable[Dialect]) -> frozenset[str]:

@@ -54,15 +54,17 @@ class Story:
         self.now = asked = max(self.now, self.watch.due)
         self.now += takes
         if shows is None:
-            return self.watch.unchanged(now=self.now, asked=asked)
+            return self.watch.unchanged(now=self.now, started_at=asked)
         if isinstance(shows, UpstreamError):
-            return self.watch.failed(shows, now=self.now, wall=self.wall)
-        return self.watch.observed(shows, source=Source.POLL, now=self.now, wall=self.wall, asked=asked)
+            return self.watch.failed(shows, now=self.now, unix_time=self.wall)
+        return self.watch.observed(
+            shows, source=Source.POLL, now=self.now, unix_time=self.wall, started_at=asked
+        )
 
     def push(self, shows: Observation) -> Update:
         """A frame comes on the stream."""
         self.watch.streaming(now=self.now)
-        return self.watch.observed(shows, source=Source.STREAM, now=self.now, wall=self.wall)
+        return self.watch.observed(shows, source=Source.STREAM, now=self.now, unix_time=self.wall)
 
     def beat(self) -> None:
         """The stream shows a sign of life."""
@@ -70,7 +72,7 @@ class Story:
 
     def tick(self, after: float = 0.0) -> Update:
         self.now += after
-        return self.watch.ticked(now=self.now, wall=self.wall)
+        return self.watch.ticked(now=self.now, unix_time=self.wall)
 
 
 def codes(verdict: Update) -> list[NoticeCode]:
@@ -93,8 +95,8 @@ def test_after_an_ending_nothing_is_due_and_nothing_is_news(ending: str) -> None
     assert story.push(seen("failed")) == Update()
     story.watch.poll_now(now=story.now)
     story.watch.stream_ended(now=story.now)
-    assert story.watch.failed(UpstreamUnavailable(), now=story.now, wall=WALL) == Update()
-    assert story.watch.unchanged(now=story.now, asked=story.now) == Update()
+    assert story.watch.failed(UpstreamUnavailable(), now=story.now, unix_time=WALL) == Update()
+    assert story.watch.unchanged(now=story.now, started_at=story.now) == Update()
     assert story.tick(1e6) == Update()
     assert story.watch.over
 
@@ -107,14 +109,14 @@ def test_a_task_never_seen_that_is_not_there_ends_the_watch() -> None:
     verdict = story.look(TaskNotFound("no such task"))
     assert codes(verdict) == [NoticeCode.TASK_NOT_FOUND]
     assert not verdict.notices[0].retriable
-    assert (verdict.news, story.watch.over, story.watch.unseen) == (None, True, True)
+    assert (verdict.news, story.watch.over, story.watch.not_found) == (None, True, True)
 
 
 def test_a_task_shown_after_all_is_watched_again() -> None:
     story = Story()
     story.look(TaskNotFound())
     assert story.push(seen("queued")).news is not None
-    assert not story.watch.unseen
+    assert not story.watch.not_found
     assert not story.watch.over
 
 
@@ -135,9 +137,9 @@ def test_three_404s_over_ten_seconds_lose_a_task_and_no_fewer_and_no_sooner() ->
 def test_404s_that_come_quicker_than_due_lose_nothing_before_ten_seconds() -> None:
     story = Story(state("processing"))
     for _ in range(20):
-        assert story.watch.failed(TaskNotFound(), now=story.now, wall=story.wall).news is None
+        assert story.watch.failed(TaskNotFound(), now=story.now, unix_time=story.wall).news is None
         story.now += 0.49
-    assert story.watch.failed(TaskNotFound(), now=START + 10, wall=WALL).news is not None
+    assert story.watch.failed(TaskNotFound(), now=START + 10, unix_time=WALL).news is not None
 
 
 @pytest.mark.parametrize("between", [seen("processing"), None, UpstreamUnavailable()])
@@ -302,7 +304,9 @@ def test_a_look_that_began_before_somebody_said_there_is_news_is_followed_by_ano
     story.now += 1
     story.watch.poll_now(now=story.now)
     story.now += 1
-    story.watch.observed(seen("queued"), source=Source.POLL, now=story.now, wall=story.wall, asked=asked)
+    story.watch.observed(
+        seen("queued"), source=Source.POLL, now=story.now, unix_time=story.wall, started_at=asked
+    )
     assert story.wait == 0
     story.look(seen("queued"))
     assert story.wait > 0
@@ -343,7 +347,7 @@ def test_a_task_without_change_for_far_too_long_is_stalled_until_it_changes() ->
         told += codes(story.look(None)) + codes(story.tick())
     assert told == []
     story.now = START + 401
-    story.watch.unchanged(now=story.now, asked=story.now)
+    story.watch.unchanged(now=story.now, started_at=story.now)
     assert codes(story.tick()) == [NoticeCode.STALLED]
     assert story.tick(1) == Update()
     story.look(seen("processing", 2, model="wan"))
@@ -413,7 +417,7 @@ def test_a_look_that_began_before_the_newest_change_moves_nothing_back() -> None
     story.push(seen("processing", 50))
     story.now += 1
     late = story.watch.observed(
-        seen("queued", 10), source=Source.POLL, now=story.now, wall=story.wall, asked=asked
+        seen("queued", 10), source=Source.POLL, now=story.now, unix_time=story.wall, started_at=asked
     )
     assert late.news is None
 

@@ -46,12 +46,12 @@ class Merge(Enum):
     SOURCE = auto()  # the source of the observation
 
 
-class News(Enum):
-    """Whether a changed value is an event that subscribers receive."""
+class Emit(Enum):
+    """Whether a new value makes an event that subscribers receive."""
 
-    NO = auto()
-    YES = auto()
-    UNSIGNED = auto()  # outputs, compared without link signatures and expiry times
+    NEVER = auto()
+    ON_CHANGE = auto()
+    ON_UNSIGNED_CHANGE = auto()  # outputs, compared without link signatures and expiry times
 
 
 class Write(Enum):
@@ -83,7 +83,7 @@ class Column:
     name: str
     read: Read
     merge: Merge
-    news: News
+    emit: Emit
     write: Write
     rules: tuple[str, ...] = ()
 
@@ -92,7 +92,7 @@ def column(
     *,
     read: Read,
     merge: Merge = Merge.FIXED,
-    news: News = News.NO,
+    emit: Emit = Emit.NEVER,
     write: Write = Write.OMIT,
     rules: tuple[str, ...] | None = None,
     default: Any = MISSING,
@@ -103,17 +103,18 @@ def column(
     Args:
         rules: None when the dialect key is the name of the field.
     """
-    row = Column("", read, merge, news, write, rules if rules is not None else ("",))
+    row = Column("", read, merge, emit, write, rules if rules is not None else ("",))
     return field(default=default, repr=repr, metadata={_ROW: row})
 
 
 def rows(cls: type) -> tuple[Column, ...]:
     """The rows of a dataclass, in the order of its fields."""
-    found = []
-    for one in fields(cls):
-        row: Column = one.metadata[_ROW]
-        found.append(replace(row, name=one.name, rules=tuple(rule or one.name for rule in row.rules)))
-    return tuple(found)
+    named = []
+    for attribute in fields(cls):
+        row: Column = attribute.metadata[_ROW]
+        rules = tuple(rule or attribute.name for rule in row.rules)
+        named.append(replace(row, name=attribute.name, rules=rules))
+    return tuple(named)
 
 
 def generate(head: str, lines: Iterable[str], names: dict[str, Any]) -> Any:
@@ -125,6 +126,6 @@ def generate(head: str, lines: Iterable[str], names: dict[str, Any]) -> Any:
         names: What the body may refer to.
     """
     source = "\n    ".join([f"def {head}:", *lines])
-    made: dict[str, Any] = {}
-    exec(compile(source, f"<{head}>", "exec"), names, made)  # noqa: S102 - see above
-    return made[head.partition("(")[0]]
+    functions: dict[str, Any] = {}
+    exec(compile(source, f"<{head}>", "exec"), names, functions)  # noqa: S102 - see above
+    return functions[head.partition("(")[0]]

@@ -74,7 +74,7 @@ class ProgressRate:
     def seconds_left(self, progress: float, now: float) -> float | None:
         """Seconds to 100 % at the average rate so far; None below five points of growth."""
         grown = progress - self.progress
-        # Many providers jump from 0 to 1 or 3 at once and then pause: no rate follows from that.
+        # Many providers jump by a few points at the start: that says nothing about the rate.
         if grown < _MIN_PROGRESS_GROWTH or now <= self.since:
             return None
         return (now - self.since) * (100 - progress) / grown

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from bridge.core.columns import Merge, News, generate, rows
+from bridge.core.columns import Emit, Merge, generate, rows
 from bridge.core.task import Observation, Output, Source, State, Status
 
 # An open status may only move up in this order when the observation may be late.
@@ -68,7 +68,7 @@ def unknown(*, unix_time: float) -> State:
 
 def _progress(before: float | None, seen: Observation) -> float | None:
     if seen.status is Status.COMPLETED:
-        return 100  # providers stop updating it at 95 or 99
+        return 100  # the last value reported is often lower
     if seen.status.final:
         # Some report 0 with a failure, which would throw the progress bar back.
         return before if before is not None else seen.progress
@@ -100,7 +100,7 @@ _MERGED = {
     Merge.NOW: "unix_time",
     Merge.SOURCE: "source",
 }
-_COMPARED = {News.YES: "state.{0}", News.UNSIGNED: "tuple(map(_unsigned, state.{0}))"}
+_COMPARED = {Emit.ON_CHANGE: "state.{0}", Emit.ON_UNSIGNED_CHANGE: "tuple(map(_unsigned, state.{0}))"}
 
 _merged: Callable[[State, Observation, Source, float, float | None], State] = generate(
     "_merged(before, seen, source, unix_time, eta_seconds)",
@@ -113,11 +113,11 @@ _merged: Callable[[State, Observation, Source, float, float | None], State] = ge
 )
 """The observation copied over the known state, each field by the rule of its row."""
 
-_news: Callable[[State], tuple[object, ...]] = generate(
-    "_news(state)",
+_event_values: Callable[[State], tuple[object, ...]] = generate(
+    "_event_values(state)",
     [
         "return (",
-        *(f"    {_COMPARED[row.news].format(row.name)}," for row in rows(State) if row.news in _COMPARED),
+        *(f"    {_COMPARED[row.emit].format(row.name)}," for row in rows(State) if row.emit in _COMPARED),
         ")",
     ],
     {"_unsigned": _unsigned},
@@ -126,4 +126,4 @@ _news: Callable[[State], tuple[object, ...]] = generate(
 
 
 def _differs(known: State, state: State) -> bool:
-    return _news(known) != _news(state)
+    return _event_values(known) != _event_values(state)

@@ -82,7 +82,7 @@ class CredentialLimiter:
             self._slow_down(error.retry_after, now)
             return
         if self.open_circuit and now < self._paused_until:
-            # It was in flight when the circuit opened. Counting it would double the wait up to 32 times.
+            # It was in flight when the circuit opened. Counted, each such request would double the wait.
             return
         self.failures += 1
         if self.open_circuit:

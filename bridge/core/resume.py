@@ -47,7 +47,7 @@ def locate(token: str | None, *, epoch: str, head: int) -> Position:
     if cursor.epoch != epoch:
         return Position(reset_reason="new_epoch")
     if cursor.offset > head:
-        # The same epoch, yet we never issued it: the journal was restored from a backup.
+        # The same epoch, yet not issued by this journal: it was restored from a backup.
         return Position(reset_reason="future_cursor")
     return Position(after=cursor.offset)
 

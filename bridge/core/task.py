@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Self, TypeVar, dataclass_transform
 
-from bridge.core.columns import Column, Merge, News, Read, Write, column, rows
+from bridge.core.columns import Column, Emit, Merge, Read, Write, column, rows
 from bridge.errors import InvalidRequest
 
 UPSTREAM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -165,38 +165,40 @@ class TaskFields:
     """
 
     alias: str | None = column(
-        default=None, read=Read.IDENTIFIER, merge=Merge.KEEP_FILLED, news=News.YES, write=Write.PLAIN
+        default=None, read=Read.IDENTIFIER, merge=Merge.KEEP_FILLED, emit=Emit.ON_CHANGE, write=Write.PLAIN
     )
-    status: Status = column(read=Read.STATUS, merge=Merge.REPLACE, news=News.YES, write=Write.PLAIN, rules=())
+    status: Status = column(
+        read=Read.STATUS, merge=Merge.REPLACE, emit=Emit.ON_CHANGE, write=Write.PLAIN, rules=()
+    )
     upstream_status: str | None = column(
-        default=None, read=Read.STATUS, merge=Merge.REPLACE, news=News.YES, write=Write.PLAIN, rules=()
+        default=None, read=Read.STATUS, merge=Merge.REPLACE, emit=Emit.ON_CHANGE, write=Write.PLAIN, rules=()
     )
     progress: float | None = column(
-        default=None, read=Read.PERCENTAGE, merge=Merge.PROGRESS, news=News.YES, write=Write.NUMBER
+        default=None, read=Read.PERCENTAGE, merge=Merge.PROGRESS, emit=Emit.ON_CHANGE, write=Write.NUMBER
     )
     eta_seconds: float | None = column(
-        default=None, read=Read.NUMBER, merge=Merge.ESTIMATE, news=News.NO, write=Write.PLAIN
+        default=None, read=Read.NUMBER, merge=Merge.ESTIMATE, emit=Emit.NEVER, write=Write.PLAIN
     )
     queue_position: int | None = column(
-        default=None, read=Read.COUNT, merge=Merge.REPLACE, news=News.YES, write=Write.PLAIN
+        default=None, read=Read.COUNT, merge=Merge.REPLACE, emit=Emit.ON_CHANGE, write=Write.PLAIN
     )
     model: str | None = column(
-        default=None, read=Read.WORD, merge=Merge.KEEP_FILLED, news=News.YES, write=Write.PLAIN
+        default=None, read=Read.WORD, merge=Merge.KEEP_FILLED, emit=Emit.ON_CHANGE, write=Write.PLAIN
     )
     action: str | None = column(
-        default=None, read=Read.WORD, merge=Merge.KEEP_FILLED, news=News.YES, write=Write.PLAIN
+        default=None, read=Read.WORD, merge=Merge.KEEP_FILLED, emit=Emit.ON_CHANGE, write=Write.PLAIN
     )
     created_at: float | None = column(
-        default=None, read=Read.TIME, merge=Merge.KEEP, news=News.YES, write=Write.TIME
+        default=None, read=Read.TIME, merge=Merge.KEEP, emit=Emit.ON_CHANGE, write=Write.TIME
     )
     completed_at: float | None = column(
-        default=None, read=Read.TIME, merge=Merge.KEEP, news=News.YES, write=Write.TIME
+        default=None, read=Read.TIME, merge=Merge.KEEP, emit=Emit.ON_CHANGE, write=Write.TIME
     )
     outputs: tuple[Output, ...] = column(
         default=(),
         read=Read.OUTPUTS,
         merge=Merge.KEEP_FILLED,
-        news=News.UNSIGNED,
+        emit=Emit.ON_UNSIGNED_CHANGE,
         write=Write.OUTPUTS,
         rules=(),
     )
@@ -204,22 +206,22 @@ class TaskFields:
         default=None,
         read=Read.FAILURE,
         merge=Merge.REPLACE,
-        news=News.YES,
+        emit=Emit.ON_CHANGE,
         write=Write.FAILURE,
         rules=("error_code", "error_message"),
     )
     credits_used: float | None = column(
-        default=None, read=Read.NUMBER, merge=Merge.KEEP, news=News.YES, write=Write.COST
+        default=None, read=Read.NUMBER, merge=Merge.KEEP, emit=Emit.ON_CHANGE, write=Write.COST
     )
     credits_estimated: float | None = column(
-        default=None, read=Read.NUMBER, merge=Merge.KEEP, news=News.NO, write=Write.COST
+        default=None, read=Read.NUMBER, merge=Merge.KEEP, emit=Emit.NEVER, write=Write.COST
     )
     raw: bytes | None = column(
         default=None,
-        repr=False,  # megabytes in a traceback help no one
+        repr=False,  # may be megabytes, which would drown a traceback
         read=Read.RAW,
         merge=Merge.REPLACE,
-        news=News.NO,
+        emit=Emit.NEVER,
         write=Write.RAW,
         rules=(),
     )
@@ -261,9 +263,9 @@ def _document_order() -> tuple[Column, ...]:
     """The rows of `State` between those of its key and its cursor; `raw`, the largest, comes last."""
     state = rows(State)
     key = [
-        Column(name, Read.KEY, Merge.FIXED, News.NO, Write.KEY) for name in ("task", "upstream", "task_id")
+        Column(name, Read.KEY, Merge.FIXED, Emit.NEVER, Write.KEY) for name in ("task", "upstream", "task_id")
     ]
-    cursor = Column("cursor", Read.KEY, Merge.FIXED, News.NO, Write.CURSOR)
+    cursor = Column("cursor", Read.KEY, Merge.FIXED, Emit.NEVER, Write.CURSOR)
     raw = [row for row in state if row.write is Write.RAW]
     return (*key, *(row for row in state if row not in raw), cursor, *raw)
 

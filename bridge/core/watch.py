@@ -32,9 +32,9 @@ _ANNOUNCED_BY_CALLBACK = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """The result of one observation: a state to record, notices to send."""
+    """The result of one observation: a state to record as an event, notices to send."""
 
-    news: State | None = None
+    state: State | None = None
     notices: tuple[Notice, ...] = ()
 
 
@@ -136,31 +136,30 @@ class Watch:
         Args:
             started_at: Monotonic seconds when the poll started; None for what was pushed to us.
         """
-        # A poll shows the task as it was at some moment after it started: only what changed since may be
-        # newer.
+        # Only a poll that started after the newest change cannot show an older state.
         late = started_at is None or started_at < self._changed_at
         estimate = self._estimate(seen, now=now, unix_time=unix_time)
-        news = merge(self.known, seen, source=source, unix_time=unix_time, eta_seconds=estimate, late=late)
-        if news is None and self.known is not None and self.known.status.final and not self._lost:
+        state = merge(self.known, seen, source=source, unix_time=unix_time, eta_seconds=estimate, late=late)
+        if state is None and self.known is not None and self.known.status.final and not self._lost:
             self.due = None
             return NO_UPDATE
         notices = self._confirm(now)
         self.not_found = False
         if started_at is not None:
             if (
-                news is not None
+                state is not None
                 and source is Source.POLL
                 and not self._poll_requested
                 and self.callbacks is not None
-                and news.status in _ANNOUNCED_BY_CALLBACK
+                and state.status in _ANNOUNCED_BY_CALLBACK
             ):
                 # The callback should have come first. Until one comes, no task of this upstream may count on
                 # them, or every end would be found only by the slow safety-net poll.
                 self.callbacks.come = False
             self._polled(started_at)
             self._poll_after = seen.poll_after
-        if news is not None:
-            self.known = news
+        if state is not None:
+            self.known = state
             self._changed_at = now
             self.unchanged_polls = 0
             self.active_notices.pop(NoticeCode.STALLED, None)
@@ -170,7 +169,7 @@ class Watch:
         if started_at is None and self.due is not None:
             # A chatty stream must not postpone the poll again and again: a stream can be alive and wrong.
             self.due = max(min(self.due, self._safety_net(now)), self._not_before)
-        return Update(news, notices)
+        return Update(state, notices)
 
     def unchanged(self, *, now: float, started_at: float) -> Update:
         """Process a poll that returned the same bytes as the one before."""
@@ -261,7 +260,7 @@ class Watch:
         if self._lost:
             self.due = None
             return NO_UPDATE
-        # Providers answer 404 for a moment while they fail over, so several are needed, over some time.
+        # One 404 may come from a replica that lags behind, so several are needed, over some time.
         if self._missing.polls == 0:
             self._missing.since = now
         self._missing.polls += 1
@@ -316,7 +315,7 @@ class Watch:
             self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
 
     def _polled(self, started_at: float) -> None:
-        # Bounded, or the first poll after a suspended laptop would silence `stale` for as long as it slept.
+        # Bounded: after one very long gap, `stale` would otherwise be late by three such gaps.
         self._poll_gap = min(started_at - self.last_poll, MAX_WAIT)
         self.last_poll = started_at
         self._not_before = _NEVER

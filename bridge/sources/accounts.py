@@ -116,8 +116,8 @@ class AccountRegistry:
         entry = self._accounts.get(account)
         if entry is None:
             raise Unauthenticated("the provider key of this account is no longer in memory; send it again")
-        # Not asked again for a minute, or a page that retries would send the provider a bad key in a loop,
-        # and some providers block the bridge's address for that.
+        # Not sent again for a minute, or a client that retries would make the bridge send a rejected key in a
+        # loop.
         if self._clock.monotonic() - self._refused_at.get((name, account), _NEVER) < REFUSED_SECONDS:
             raise Unauthenticated(REFUSED_SENTENCE)
         entry.used_at = self._clock.monotonic()

@@ -62,7 +62,7 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(parsed, IPv6Address):
-        # Translated on the way, these reach the IPv4 address inside: 64:ff9b::127.0.0.1 is this machine.
+        # Translated on the way (IPv4-mapped, 6to4, NAT64), these reach the IPv4 address inside.
         inner = parsed.ipv4_mapped or parsed.sixtofour
         if parsed in _NAT64:
             inner = IPv4Address(int(parsed) & _32_BITS)

@@ -237,7 +237,7 @@ class Pool:
         if watcher.ended:
             return None
         now, due, shown = self._clock.monotonic(), watcher.watch.due, watcher.shown
-        # An error is as fresh as a response: until the next poll is due, nobody can know better.
+        # An error counts as an answer until the next poll is due.
         if watcher.error is not None and not watcher.polling and (due is None or due > now):
             return watcher.error
         return shown if shown is not None and now - shown.at < watcher.watch.interval else None

@@ -86,7 +86,7 @@ class PollScheduler:
     def _take(self, now: float) -> Watcher | None:
         """The watch to poll now, with capacity taken for it; None when none is due or the limiter says no.
 
-        Ordering: whoever gets a watcher runs `_poll`, which gives the capacity back.
+        Ordering: the caller must run `_poll` next, which gives the capacity back.
         """
         self._promote_due(now)
         if not self._ready:

@@ -60,7 +60,7 @@ class StreamFollower:
                 delivered = await self._follow_once()
                 if delivered is None or self.watcher.over:
                     return
-                # Any frame resets the back-off: streams that providers cut after a minute are healthy.
+                # Any frame resets the back-off: a stream that the provider cuts every minute is healthy.
                 failures = 0 if delivered else failures + 1
                 delay = backoff(
                     failures, first=FIRST_BACKOFF_SECONDS, limit=MAX_BACKOFF_SECONDS, jitter=self._random()

@@ -226,13 +226,13 @@ class Watcher:
             seen, source=source, now=clock.monotonic(), unix_time=clock.time(), started_at=started_at
         )
         if source is Source.POLL:
-            self.upstream.record_poll("unchanged" if update.news is None else "changed")
-        if update.news is not None:
+            self.upstream.record_poll("unchanged" if update.state is None else "changed")
+        if update.state is not None:
             if source is not Source.POLL or not self.polling:
                 # Another source is ahead of the cached response. If a poll now returns those bytes again, the
                 # task has moved back, and that must be read, not skipped as unchanged.
                 self._cache = PollCache()
-            self._measure(before, update.news, seen)
+            self._measure(before, update.state, seen)
         elif not self.over:
             self._journal.confirm(self.key, clock.time())
         await self._act(update)
@@ -246,7 +246,7 @@ class Watcher:
         clock = self.upstream.clock
         update = self.watch.ticked(now=clock.monotonic(), unix_time=clock.time())
         # Nearly always nothing: no await, and no rescheduling, for each of many thousand watches per second.
-        if update.news is not None or update.notices:
+        if update.state is not None or update.notices:
             await self._act(update)
 
     def streaming(self) -> None:
@@ -293,9 +293,9 @@ class Watcher:
 
     async def _act(self, update: Update) -> None:
         """Record the state, then announce the notices: a subscriber never hears of what is not recorded."""
-        if update.news is not None:
+        if update.state is not None:
             try:
-                await self._record(update.news)
+                await self._record(update.state)
             except Exception:
                 # What is not recorded counts as not observed: start again from the journal, soon. Without
                 # this the watch would call the state known, and no subscriber would ever receive it.

@@ -64,14 +64,14 @@ class AnyProvider(RuleBasedStateMachine):
     def wall(self) -> float:
         return WALL + self.now - START
 
-    def take(self, verdict: Update) -> None:
-        if verdict.news is not None:
-            self.recorded.append(verdict.news)
-            if verdict.news.status is Status.LOST:
+    def take(self, update: Update) -> None:
+        if update.state is not None:
+            self.recorded.append(update.state)
+            if update.state.status is Status.LOST:
                 too_old = self.now - START > 5000
                 assert too_old or (len(self.missing) >= 3 and self.missing[-1] - self.missing[0] >= 10)
             self.standing.discard(NoticeCode.STALLED)
-        for notice in verdict.notices:
+        for notice in update.notices:
             if notice.code is NoticeCode.FRESH:
                 assert self.standing - {NoticeCode.STALLED}, "fresh takes back what was never said"
                 self.standing.clear()
@@ -139,11 +139,11 @@ class AnyProvider(RuleBasedStateMachine):
         before = self.watch.known
         self.missing = []
         self.watch.streaming(now=self.now)
-        verdict = self.watch.observed(shows, source=Source.STREAM, now=self.now, unix_time=self.wall)
+        update = self.watch.observed(shows, source=Source.STREAM, now=self.now, unix_time=self.wall)
         rank = {Status.UNKNOWN: 0, Status.QUEUED: 1, Status.PROCESSING: 2, Status.INPUT_REQUIRED: 2}
-        if verdict.news is not None and before is not None and not verdict.news.status.final:
-            assert rank[verdict.news.status] >= rank[before.status], "a pushed frame moved a status back"
-        self.take(verdict)
+        if update.state is not None and before is not None and not update.state.status.final:
+            assert rank[update.state.status] >= rank[before.status], "a pushed frame moved a status back"
+        self.take(update)
 
     @rule()
     def beat(self) -> None:
@@ -272,17 +272,17 @@ def test_racing_sources_never_announce_out_of_order(ending: str, steps: list[tup
             truth = min(truth + 1, len(life) - 1)
         elif step == "push":
             status, progress = life[min(pick, truth)]
-            news = watch.observed(seen(status, progress), source=Source.STREAM, now=now, unix_time=WALL).news
+            news = watch.observed(seen(status, progress), source=Source.STREAM, now=now, unix_time=WALL).state
             told += [news] if news is not None else []
         elif step == "ask" and looking is None:
             looking = (now, truth)
         elif looking is not None:
             asked, at_least = looking
             status, progress = life[min(max(pick, at_least), truth)]
-            verdict = watch.observed(
+            update = watch.observed(
                 seen(status, progress), source=Source.POLL, now=now, unix_time=WALL, started_at=asked
             )
-            told += [verdict.news] if verdict.news is not None else []
+            told += [update.state] if update.state is not None else []
             looking = None
     order = [status for status, _ in life]
     places = [order.index(one.status.value) for one in told]

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from bridge.core.columns import Merge, News, Read, Write, rows
+from bridge.core.columns import Emit, Merge, Read, Write, rows
 from bridge.core.merge import merge
 from bridge.core.task import FIELDS, Failure, Observation, Output, Source, State, Status
 from bridge.dialects.base import HttpResponse
@@ -168,7 +168,7 @@ def test_a_change_is_an_event_exactly_where_the_row_says_so(row: Any) -> None:
     known, seen = known_and_seen()
     changed = replace(seen, **{row.name: SAMPLES[row.name][1]})
     news = merge(known, changed, source=Source.POLL, unix_time=WALL + 1, eta_seconds=changed.eta_seconds)
-    assert (news is not None) == (row.news is not News.NO)
+    assert (news is not None) == (row.emit is not Emit.NEVER)
 
 
 @pytest.mark.parametrize("row", MERGED, ids=lambda row: row.name)

@@ -11,7 +11,7 @@ from bridge.auth.grants import Grant
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import CredentialRefused, Forbidden, Unauthenticated
 from bridge.sources.accounts import REFUSED_SENTENCE
-from bridge.sources.upstream import STILL_ACCEPTED
+from bridge.sources.upstream import VALID_KEY_STATUSES
 
 
 class TokenScope(StrEnum):
@@ -97,6 +97,6 @@ def map_credential_errors(caller: Caller) -> Iterator[None]:
         yield
     except CredentialRefused as error:
         # 402 and 403 are about one task or the balance: the key itself is still valid
-        if caller.account == OWN_ACCOUNT or error.provider_status in STILL_ACCEPTED:
+        if caller.account == OWN_ACCOUNT or error.provider_status in VALID_KEY_STATUSES:
             raise
         raise Unauthenticated(REFUSED_SENTENCE) from None

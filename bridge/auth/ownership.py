@@ -150,14 +150,14 @@ class OwnershipVerifier:
         while watcher.shown_at < started_at and not watcher.ended:
             self._pool.upstream(key.upstream, key.account)  # raises once the key is rejected or evicted
             now, due = self._clock.monotonic(), watcher.watch.due
-            if watcher.error is not None and not watcher.looking and (due is None or due > now):
+            if watcher.error is not None and not watcher.polling and (due is None or due > now):
                 # without its traceback, which would grow with every caller that gets this exception
                 raise watcher.error.with_traceback(None)
             if now - started_at >= POLL_TIMEOUT_SECONDS:
                 raise UpstreamTimeout("the upstream did not confirm the task in time")
             # a poll that is due later is moved forward, but never below the provider's minimum interval
-            if not watcher.looking and due is not None and due > now:
-                watcher.poll_now(max(now, watcher.looked_at + watcher.upstream.pace.min_seconds))
+            if not watcher.polling and due is not None and due > now:
+                watcher.poll_now(max(now, watcher.polled_at + watcher.upstream.pace.min_seconds))
             await watcher.wait_news(RECHECK_SECONDS)
 
     async def _poll_finished(self, upstream: Upstream, key: TaskKey) -> None:

@@ -321,7 +321,7 @@ class Submitter:
 
     def _placeholder(self, key: TaskKey) -> Event:
         clock = self._pool.upstream(key.upstream).clock
-        return Event(key, Cursor(self._journal.epoch, 0), unknown(wall=clock.time()))
+        return Event(key, Cursor(self._journal.epoch, 0), unknown(unix_time=clock.time()))
 
 
 async def _send_submit(call: _SubmitCall) -> HttpResponse:

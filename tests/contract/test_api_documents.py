@@ -133,7 +133,7 @@ def test_every_key_and_every_kind_of_value_is_described():
 
 
 def test_every_key_is_always_there_and_its_order_is_that_of_the_document():
-    keys = list(checked(Event(TASK, unseen_cursor(EPOCH), unknown(wall=0.0))))
+    keys = list(checked(Event(TASK, unseen_cursor(EPOCH), unknown(unix_time=0.0))))
     assert keys == list(SCHEMA["properties"]) == SCHEMA["required"]
 
 
@@ -210,11 +210,11 @@ def test_every_recorded_answer_becomes_a_state_by_the_schema(dialect, task_id, a
         seen = dialect.read_status(answer, task_id).observation
     except errors.BridgeError:
         return  # the answer to a submit, which need not look like a status
-    known = merge(None, seen, source=Source.POLL, wall=1_800_000_000.0)
+    known = merge(None, seen, source=Source.POLL, unix_time=1_800_000_000.0)
     told = checked(event(1, known))
     assert told["status"] == seen.status
     assert len(told["outputs"]) == len(seen.outputs)
-    checked(event(2, lost(known, wall=1_800_000_001.0)))
+    checked(event(2, lost(known, unix_time=1_800_000_001.0)))
 
 
 def test_recordings_of_every_preset_were_looked_at():

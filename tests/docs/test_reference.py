@@ -160,7 +160,7 @@ def test_every_source_delivery_and_standing_is_named():
 
 
 def test_the_state_document_is_shown_and_explained_with_every_key():
-    event = Event(TaskKey("qingbo", "1"), Cursor("e", 1), unknown(wall=0.0))
+    event = Event(TaskKey("qingbo", "1"), Cursor("e", 1), unknown(unix_time=0.0))
     keys = re.findall(r'"(\w+)":', document(event).decode())
     (shown,) = snippets("json", page="docs/concepts.md")
     assert re.findall(r'^  "(\w+)":', shown.text, re.MULTILINE) == keys

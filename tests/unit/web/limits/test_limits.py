@@ -98,7 +98,7 @@ def test_new_streams_are_limited_by_the_second_in_bursts(wish: str, other: dict[
 
 
 def test_longpolls_take_a_slot_and_no_rate_and_are_counted_when_refused() -> None:
-    door = Door(connections=1, streams_per_second_per_address=0.01)
+    door = Door(max_connections=1, max_streams_per_second_per_address=0.01)
     connection = door.connection()
     for _ in range(20):
         door.limits.open_longpoll(connection, "c")

@@ -133,7 +133,7 @@ def test_watches_are_counted_over_all_connections_of_a_caller() -> None:
 
 
 def test_a_connection_that_may_not_follow_more_keeps_what_it_had() -> None:
-    door = Door(watches_per_caller=3)
+    door = Door(max_watches_per_caller=3)
     slot = door.limits.open_stream(door.connection())
     slot.assign_to_caller("c")
     slot.set_watch_count(2)

@@ -171,7 +171,7 @@ class CredentialAuthenticator(Authenticator):
         if credential is None:
             credential = connection.cookies.get(COOKIE)
             if not credential:
-                raise Unauthenticated(f"send a {self.credential_name} as `Authorization: Bearer`")
+                raise Unauthenticated(f"send {self.credential_name} as `Authorization: Bearer`")
             # CSRF: a browser adds the cookie to requests of any page. A WebSocket counts as unsafe, as
             # neither CORS nor the same-origin policy stops another page from reading it.
             unsafe = (
@@ -197,7 +197,7 @@ class CredentialAuthenticator(Authenticator):
 class TokenAuth(CredentialAuthenticator):
     """`auth = "token"`: callers send a signed token (JWT)."""
 
-    credential_name = "token"
+    credential_name = "a token"
 
     def __init__(
         self, origins: Origins, clock: Clock, tokens: Tokens, tickets: Tickets | None = None

@@ -36,7 +36,7 @@ class ProviderKeyAuth(CredentialAuthenticator):
         limit_unverified: Called for a request whose key no provider has accepted yet; raises `LimitExceeded`.
     """
 
-    credential_name = "key of the provider"
+    credential_name = "an API key of the provider"
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ _UNUSABLE = (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyErr
 class SigningKey:
     """A key with the one algorithm it may be used with.
 
-    A public key that were accepted as a shared secret would let anyone sign tokens (algorithm confusion).
+    Otherwise anyone could sign tokens with the published key as a shared secret (algorithm confusion).
 
     Args:
         key: As PyJWT takes it; left out of `repr`.
@@ -44,7 +44,7 @@ class KeySource(Protocol):
 
 
 class SharedSecrets:
-    """Secrets shared with whoever signs tokens: one, or two during a rotation."""
+    """Secrets shared with the issuer of tokens: one, or two during a rotation."""
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         self._keys = [SigningKey(SHARED_KEY_ALGORITHM, secret) for secret in secrets]

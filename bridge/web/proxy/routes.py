@@ -127,7 +127,7 @@ class _ProviderStream(EventStream):
     """A stream of the provider's documents; errors before the first are in the provider's format."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
+        """As `EventStream`, with errors in the format of the provider."""
         try:
             await super().__call__(scope, receive, send)
         except BridgeError as error:

@@ -17,7 +17,8 @@ from contextlib import asynccontextmanager
 from bench.tokens import Lines, pick, token
 from bridge.app import Bridge
 from bridge.clock import SystemClock
-from bridge.config.settings import Settings, load
+from bridge.config.load import load
+from bridge.config.settings import Settings
 from bridge.core.task import Output, Source, State, Status, TaskKey
 from bridge.server.server import serve
 from bridge.telemetry.logs import configure

@@ -81,6 +81,7 @@ def build_auth(
             issuer=settings.token_issuer,
             audience=settings.token_audience,
         )
+        # without a secret of their own tickets are signed like tokens; we do not have a JWKS endpoint's keys
         signing = [own_secret] if own_secret else shared
         tickets = Tickets(signing, clock) if signing else None
         by_token = TokenAuth(origins, clock, tokens, tickets)

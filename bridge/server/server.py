@@ -18,7 +18,6 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets import http11
 
 from bridge.app import Bridge
-from bridge.config.settings import admin_address
 from bridge.errors import TooLarge
 from bridge.server.memory import MemoryTrimmer, free
 
@@ -52,7 +51,7 @@ def serve(bridge: Bridge) -> int:
     _raise_descriptor_limit()
     bridge.served_by_us = True
     listeners = [listen(bridge.settings.host, bridge.settings.port)]
-    apart = admin_address(bridge.settings)
+    apart = bridge.settings.admin_address
     if apart is not None:
         listeners.append(listen(*apart))
         bridge.admin_port = listeners[-1].getsockname()[1]

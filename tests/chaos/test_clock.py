@@ -12,7 +12,7 @@ import uvicorn
 
 from bridge.app import Bridge
 from bridge.clock import SystemClock
-from bridge.config.settings import load
+from bridge.config.load import load
 from bridge.server.server import _config, listen
 from tests.chaos.judge import Judge
 from tests.chaos.site import KEY, QUICK, studio

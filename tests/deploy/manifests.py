@@ -30,13 +30,13 @@ def effective(variables: Mapping[str, str]) -> dict[str, Any]:
     """The bridge's settings with these variables; it must find no mistake."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
     done = subprocess.run(
-        [sys.executable, "-m", "bridge", "check-config"],
+        [sys.executable, "-m", "bridge", "check-config", "--json"],
         env=inherited | dict(variables),
         capture_output=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
-    return orjson.loads(done.stdout)
+    return {name: setting["value"] for name, setting in orjson.loads(done.stdout).items()}
 
 
 def seconds(text: str) -> float:

@@ -92,7 +92,7 @@ def test_the_bridge_finds_its_settings_right() -> None:
     assert [f"{settings['port']}:{settings['port']}"] == [
         port.removeprefix("127.0.0.1:") for port in SERVICES["bridge"]["ports"]
     ]
-    host, _, port = settings["upstreams"]["qingbo"]["base_url"].removeprefix("http://").partition(":")
+    host, _, port = settings["upstreams.qingbo.base_url"].removeprefix("http://").partition(":")
     assert port.partition("/")[0] == SERVICES[host]["command"][-1]
 
 

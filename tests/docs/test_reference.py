@@ -13,7 +13,8 @@ from bridge import errors
 from bridge.auth.authenticator import COOKIE
 from bridge.cli import main
 from bridge.cli.watch import submit, watch
-from bridge.config.settings import CLIENT_VARIABLES, Settings, UpstreamSettings
+from bridge.config.load import CLIENT_VARIABLES
+from bridge.config.settings import Settings, UpstreamSettings
 from bridge.core.cursor import Cursor
 from bridge.core.event import Closing, Event, NoticeCode
 from bridge.core.merge import unknown

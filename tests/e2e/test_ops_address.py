@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bridge.config.settings import admin_address, load
+from bridge.config.load import load
 from bridge.errors import ConfigError
 from tests.e2e.scene import Scene, stage, until
 from tests.harness import PATIENCE, qingbo
@@ -104,13 +104,13 @@ async def test_an_address_that_is_taken_is_named() -> None:
     ],
 )
 async def test_where_it_is(wishes: dict[str, Any], address: tuple[str, int] | None) -> None:
-    assert admin_address(load(None, environment={}, upstreams=UPSTREAMS, **wishes)) == address
+    assert load(None, environment={}, upstreams=UPSTREAMS, **wishes).admin_address == address
 
 
 async def test_with_callers_who_must_say_who_they_are_it_is_there_by_default() -> None:
     settings = load(None, environment={}, upstreams=UPSTREAMS, port=9000)
     asked = settings.model_copy(update={"auth": "token"})
-    assert admin_address(asked) == ("127.0.0.1", 9001)
+    assert asked.admin_address == ("127.0.0.1", 9001)
 
 
 @pytest.mark.parametrize(

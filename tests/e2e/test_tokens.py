@@ -348,7 +348,7 @@ async def test_a_minted_token_lets_bridge_watch_in(scene: Scene) -> None:
             "ticket_secret",
         ),
         ({"TOKEN_ISSUER": "x"}, 'token_issuer: needs auth = "token"'),
-        ({"AUTH": "basic"}, "none, token"),
+        ({"AUTH": "basic"}, "'none', 'token'"),
     ],
 )
 async def test_mistakes_about_tokens_are_told_before_the_start(wishes: dict[str, str], sentence: str) -> None:

@@ -506,7 +506,7 @@ async def test_the_clients_own_id_is_looked_for_among_the_callers_own_tasks() ->
 MISTAKES = [
     ({"account_secret": ACCOUNTS}, 'account_secret: needs auth = "upstream-key"'),
     ({"auth": "upstream-key", "account_secret": "short"}, "32 bytes"),
-    ({"auth": "upstream-key", "admin_host": "0.0.0.0"}, "no key of a provider makes an operator"),
+    ({"auth": "upstream-key", "admin_host": "0.0.0.0"}, "API keys do not identify operators"),
     ({"auth": "upstream-key", "token_secrets": f'["{SECRET}"]'}, "token_issuer"),
 ]
 

@@ -30,7 +30,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.app import Bridge
-from bridge.config.settings import load
+from bridge.settings import load
 
 ISSUER = "this app"
 AUDIENCE = "task-event-bridge"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bridge.config import renamed
-from bridge.config.settings import Settings, UpstreamSettings, load
+from bridge.config.load import load
+from bridge.config.settings import Settings, UpstreamSettings
 from bridge.errors import ConfigError
 
 VALUES: dict[str, Any] = {"admin_host": "::1", "admin_port": 9100, "max_request_head_bytes": 4096}
@@ -66,7 +67,7 @@ def test_both_names_together_are_an_error_in_one_place_or_in_two(
         written.setdefault(second, {})[new] = value
         with pytest.raises(ConfigError) as caught:
             read(tmp_path, written, prefix)
-        assert caught.value.mistakes == [
+        assert caught.value.errors == [
             f"{prefix}{old}: is the old name of {prefix}{new}, which is set too; remove {prefix}{old}"
         ]
 

@@ -109,7 +109,7 @@ class Bridge:
     async def running(self) -> AsyncIterator[None]:
         """Build everything, run the background tasks, and close everything at exit.
 
-        An unhandled exception of a background task ends the context with that exception.
+        An unhandled exception of a background task ends the context with an `ExceptionGroup`.
         """
         for warning in self.settings.warnings:
             logger.warning("deprecated configuration", extra={"warning": warning})

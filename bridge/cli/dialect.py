@@ -1,10 +1,10 @@
-"""The commands `taskbridge dialect test` and `taskbridge dialect list`."""
+"""The commands `bridge dialect test` and `bridge dialect list`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import click
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from bridge.dialects.base import HttpResponse
     from bridge.dialects.mapping import MappedDialect
 
-# Commands import late: the imports of a dialect take longer than `taskbridge --help` should.
+# Commands import late: what a dialect needs takes longer than `bridge --help` should.
 
-_FAILURE = 1
-_INVALID_MAPPING = 2
+_TROUBLE = 1
+_MISTAKES = 2
 
 
 @click.group()
 def dialect() -> None:
-    """Test how a provider's responses are mapped."""
+    """Try out how a provider's answers are read."""
 
 
 @dialect.command("list")
 def list_() -> None:
-    """Print the presets: name, base URL, provider."""
+    """Print the presets: name, provider, address."""
     from bridge.dialects.registry import load_preset, preset_names  # noqa: PLC0415 - see above
 
     presets = [load_preset(name) for name in preset_names()]
@@ -40,27 +40,13 @@ def list_() -> None:
     "--payload",
     type=click.File("rb"),
     required=True,
-    help="The provider's response: its body, or a recording with the key `answer`; - for standard input.",
+    help="The provider's answer: its body, or a recording with `answer` in it. - for standard input.",
 )
-@click.option(
-    "--status", type=click.IntRange(100, 599), help="HTTP status; defaults to the recording's, else 200."
-)
-@click.option(
-    "--header",
-    "headers",
-    multiple=True,
-    metavar="NAME:VALUE",
-    help="A header of the response; may be repeated.",
-)
-@click.option("--submit", is_flag=True, help="Treat it as the response to a submit.")
-@click.option(
-    "--option",
-    "options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="An option of the submit; may be repeated.",
-)
-@click.option("--task-id", help="Task id that the request was about.")
+@click.option("--status", type=click.IntRange(100, 599), help="HTTP status; 200 unless the recording says.")
+@click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header of the answer.")
+@click.option("--submit", is_flag=True, help="Read it as the answer to a submit.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of that submit.")
+@click.option("--task-id", help="The id that was asked for.")
 def test(
     file: str,
     *,
@@ -71,44 +57,49 @@ def test(
     options: tuple[str, ...],
     task_id: str | None,
 ) -> None:
-    """Map a response and explain the result field by field.
+    """Read an answer with a mapping and tell, field by field, why it reads so.
 
-    FILE is a TOML file or the name of a preset. Exit code: 0 for a task, 1 for an error response or an
-    unreadable one, 2 for bad usage or an invalid mapping.
+    FILE is a TOML file or the name of a preset. Exit code: 0 it shows a task, 1 it is a trouble or cannot be
+    read, 2 bad usage or mistakes in the mapping.
     """
     from bridge.dialects.base import Submission  # noqa: PLC0415 - see above
     from bridge.dialects.explain import explain  # noqa: PLC0415 - see above
 
-    mapping = _load(file)
+    made = _load(file)
     recording = _recording(payload.read())
-    submit_options = _texts(recording.get("options")) | _pairs(options, "=", "--option")
-    submission = Submission(body=b"{}", options=submit_options) if submit else None
+    given = _texts(recording.get("options")) | _pairs(options, "=", "--option")
+    submission = Submission(body=b"{}", options=given) if submit else None
     answer = _answer(recording["answer"], status, _pairs(headers, ":", "--header"))
-    requested = task_id or _texts(recording).get("task_id")
-    explanation = explain(mapping, answer, submission=submission, task_id=requested)
+    asked = task_id or _texts(recording).get("task_id")
+    explanation = explain(made, answer, submission=submission, task_id=asked)
     click.echo("\n".join(explanation.lines))
-    sys.exit(0 if explanation.trouble is None else _FAILURE)
+    sys.exit(0 if explanation.trouble is None else _TROUBLE)
 
 
 def _load(file: str) -> MappedDialect:
     from bridge.core.task import UPSTREAM_NAME  # noqa: PLC0415 - see above
     from bridge.dialects.custom import read_file  # noqa: PLC0415 - see above
     from bridge.dialects.registry import load_document, load_preset, preset_names  # noqa: PLC0415 - see above
-    from bridge.errors import ConfigError  # noqa: PLC0415 - see above
 
     path = Path(file)
     if file in preset_names() and not path.exists():
         return load_preset(file)
-    errors: list[str] = []
-    document = read_file(path, errors)
-    if errors or document is None:
-        click.echo(str(ConfigError(errors)), err=True)
-        sys.exit(_INVALID_MAPPING)
+    mistakes: list[str] = []
+    document = read_file(path, mistakes)
+    if mistakes or document is None:
+        _refuse(mistakes)
     return load_document(document, path.stem if UPSTREAM_NAME.fullmatch(path.stem) else "custom")
 
 
+def _refuse(mistakes: list[str]) -> NoReturn:
+    from bridge.errors import ConfigError  # noqa: PLC0415 - see above
+
+    click.echo(str(ConfigError(mistakes)), err=True)
+    sys.exit(_MISTAKES)
+
+
 def _recording(text: bytes) -> dict[str, Any]:
-    """The recording in `text`; a bare body becomes the answer of one."""
+    """A recording: what was recorded, or the bare body made one."""
     from bridge.dialects.values import object_from  # noqa: PLC0415 - see above
 
     recording = object_from(text) or {}
@@ -124,23 +115,23 @@ def _answer(recorded: dict[str, Any], status: int | None, headers: dict[str, str
     body = recorded["body"]
     if isinstance(body, str):
         body = body.encode("utf-8", "surrogatepass")
-    all_headers = _texts(recorded.get("headers")) | headers
-    lower_case = {name.lower(): value for name, value in all_headers.items()}
-    code = recorded.get("status")
-    code = code if isinstance(code, int) and 100 <= code < 600 else 200
-    return HttpResponse(status or code, lower_case, body if isinstance(body, bytes) else orjson.dumps(body))
+    given = _texts(recorded.get("headers")) | headers
+    lower = {name.lower(): value for name, value in given.items()}
+    told = recorded.get("status")
+    told = told if isinstance(told, int) and 100 <= told < 600 else 200
+    return HttpResponse(status or told, lower, body if isinstance(body, bytes) else orjson.dumps(body))
 
 
 def _texts(value: object) -> dict[str, str]:
     items = value.items() if isinstance(value, dict) else ()
-    return {str(key): text for key, text in items if isinstance(text, str)}
+    return {str(key): one for key, one in items if isinstance(one, str)}
 
 
 def _pairs(texts: tuple[str, ...], sign: str, option: str) -> dict[str, str]:
     pairs = {}
     for text in texts:
-        name, separator, value = text.partition(sign)
-        if not separator or not name.strip():
-            raise click.BadParameter(f"{text!r} must be NAME{sign}VALUE", param_hint=option)
+        name, found, value = text.partition(sign)
+        if not found or not name.strip():
+            raise click.BadParameter(f"{text!r} has no {sign!r}", param_hint=option)
         pairs[name.strip()] = value.strip()
     return pairs

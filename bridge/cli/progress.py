@@ -1,4 +1,4 @@
-"""Progress bars for tasks: redrawn in place on a terminal, one line per update elsewhere."""
+"""Progress bars for tasks: drawn over themselves on a terminal, told line by line anywhere else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _BAR_CELLS = 20
 _MIN_NAME = 12
-_TAIL_CELLS = 44  # percentage, status, elapsed and remaining time
+_TAIL_CELLS = 44  # percent, status, time taken and left
 _ERASE_DOWN = "\x1b[J"
 _RESET = "\x1b[0m"
 _COLOURS = {
@@ -30,32 +30,31 @@ _COLOURS = {
     Status.CANCELLED: "\x1b[33m",
     Status.PROCESSING: "\x1b[36m",
 }
-# Text from providers is printed to a terminal: control characters could move its cursor, and bidirectional
-# marks could reorder what is shown.
+# A provider's words go to a terminal here: what would move its cursor or turn the text around must not.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(slots=True)
 class _Row:
-    """One task: its newest state and when it arrived, in monotonic seconds."""
+    """One task: its newest state, and when that came."""
 
     ref: str
     state: TaskState | None
-    received_at: float
-    started_at: float
+    came: float
+    since: float
     note: str = ""
 
 
 class ProgressBars:
-    """One bar per task.
+    """One bar a task.
 
     Args:
-        out: Where to draw; ANSI escape sequences are used only on a terminal.
-        refs: The tasks, in the order of their bars; others are added when their first state arrives.
-        now: Returns monotonic seconds.
+        out: Where to draw; ANSI movements only when it is a terminal.
+        refs: The tasks, in the order of their bars; others join at the end when their state comes.
+        now: Monotonic seconds.
         lines_above: Header lines; change the list and draw again to change them.
-        size: Returns the size of the terminal; called for each drawing.
-        ansi: Whether to use escape sequences; by default if `out` is a terminal.
+        size: The size of the terminal, asked at each drawing.
+        ansi: Says it instead of asking `out`.
     """
 
     def __init__(
@@ -74,23 +73,23 @@ class ProgressBars:
         self._size = size
         self._ansi = out.isatty() if ansi is None else ansi
         self._colour = self._ansi and not os.environ.get("NO_COLOR")
-        self._full, self._empty = ("█", "░") if _can_encode(out, "█░") else ("#", "-")
+        self._full, self._empty = ("█", "░") if _can_say(out, "█░") else ("#", "-")
         self._rows = {ref: _Row(ref, None, now(), now()) for ref in refs}
         self._drawn = 0
-        self._printed_above = 0
+        self._told_above = 0
 
     def show(self, state: TaskState) -> None:
-        """Show a new state of a task."""
+        """A task has a new state."""
         row = self._row(state.task)
-        row.state, row.received_at, row.note = state, self._now(), ""
+        row.state, row.came, row.note = state, self._now(), ""
         if self._ansi:
             self.draw()
         else:
-            self._print_above()
-            self._print(self._sentence(row))
+            self._tell_above()
+            self._tell(self._sentence(row))
 
     def say(self, notice: TaskNotice) -> None:
-        """Show a notice beside its task; a notice about the connection beside every open task."""
+        """Show a notice beside its task, or beside every open one when it is about the connection."""
         text = "" if notice.code == "fresh" else safe(notice.code.replace("_", " "))
         rows = [self._row(notice.task)] if notice.task is not None else list(self._rows.values())
         for row in rows:
@@ -100,26 +99,26 @@ class ProgressBars:
             self.draw()
         elif text:
             detail = safe(": ".join(part for part in (notice.reason, notice.message) if part))
-            self._print_above()
-            self._print(" ".join(part for part in (safe(notice.task or "--"), text, detail) if part))
+            self._tell_above()
+            self._tell(" ".join(part for part in (safe(notice.task or "--"), text, detail) if part))
 
     def draw(self) -> None:
-        """Redraw everything; without a terminal, print only new header lines."""
+        """Draw everything again; without a terminal, only header lines not yet told."""
         if not self._ansi:
-            self._print_above()
+            self._tell_above()
             return
         size = self._size()
         width, height = max(size.columns - 1, 20), max(size.lines - 1, 3)
         lines = [clip(safe(line), width) for line in self.lines_above]
         room = max(height - len(lines), 2)
         rows = list(self._rows.values())
-        if len(rows) > room:  # lines that scrolled off the screen cannot be redrawn
+        if len(rows) > room:  # a line that left the screen cannot be drawn over
             rows.sort(key=lambda row: row.state is not None and row.state.final)
             rows, hidden = rows[: room - 1], len(rows) - room + 1
         else:
             hidden = 0
-        name_cells = max((cells(safe(row.ref)) for row in rows), default=0)
-        column = min(name_cells, max(_MIN_NAME, width - _BAR_CELLS - _TAIL_CELLS))
+        longest = max((cells(safe(row.ref)) for row in rows), default=0)
+        column = min(longest, max(_MIN_NAME, width - _BAR_CELLS - _TAIL_CELLS))
         lines += [self._bar(row, column, width) for row in rows]
         if hidden:
             lines.append(clip(f"... and {hidden} more", width))
@@ -130,12 +129,12 @@ class ProgressBars:
         self._drawn = len(lines)
 
     def close(self) -> None:
-        """Keep the last drawing and print the results below it, not clipped: a clipped URL is useless."""
+        """Leave the last drawing, and name the results under it, whole: a link cut off is of no use."""
         self.draw()
         for row in self._rows.values():
             if self._ansi and row.state is not None and row.state.final:
                 for line in self._results(row.state):
-                    self._print(f"{safe(row.ref)}  {line}")
+                    self._tell(f"{safe(row.ref)}  {line}")
         self._drawn = 0
 
     def _row(self, ref: str) -> _Row:
@@ -165,23 +164,21 @@ class ProgressBars:
         return " ".join(words + (self._results(state) if state.final else []))
 
     def _timing(self, row: _Row) -> list[str]:
-        """Remaining and elapsed time; from the bridge's timestamps, since the local clock may be wrong."""
+        """Time left and time taken. Past times are the bridge's own: this machine's clock may be wrong."""
         state, now = row.state, self._now()
         if state is None:
-            return [duration(now - row.started_at)]
+            return [duration(now - row.since)]
         created = _moment(state.document.get("created_at"))
         if state.final:
             ended = _moment(state.document.get("completed_at"))
             if created is not None and ended is not None and ended >= created:
                 return [f"in {duration(ended - created)}"]
-            return [f"in {duration(row.received_at - row.started_at)}"]
+            return [f"in {duration(row.came - row.since)}"]
         seen = _moment(state.document.get("observed_at"))
-        before = (
-            seen - created if created is not None and seen is not None else row.received_at - row.started_at
-        )
-        words = [duration(max(before, 0) + now - row.received_at)]
+        before = seen - created if created is not None and seen is not None else row.came - row.since
+        words = [duration(max(before, 0) + now - row.came)]
         if state.eta_seconds is not None:
-            words.append(f"about {duration(max(state.eta_seconds - (now - row.received_at), 0))} left")
+            words.append(f"about {duration(max(state.eta_seconds - (now - row.came), 0))} left")
         return words
 
     def _results(self, state: TaskState) -> list[str]:
@@ -191,29 +188,29 @@ class ProgressBars:
         urls = [output.get("url") for output in state.outputs]
         return [safe(url) for url in urls if isinstance(url, str) and not url.startswith("data:")]
 
-    def _print_above(self) -> None:
-        for line in self.lines_above[self._printed_above :]:
-            self._print(safe(line))
-        self._printed_above = len(self.lines_above)
+    def _tell_above(self) -> None:
+        for line in self.lines_above[self._told_above :]:
+            self._tell(safe(line))
+        self._told_above = len(self.lines_above)
 
-    def _print(self, line: str) -> None:
+    def _tell(self, line: str) -> None:
         encoding = getattr(self._out, "encoding", None) or "utf-8"
         self._out.write(line.encode(encoding, "replace").decode(encoding) + "\n")
         self._out.flush()
 
 
 def safe(text: str) -> str:
-    """The text with control characters and bidirectional marks replaced by `?`."""
+    """The text without what a terminal would obey."""
     return _UNSAFE.sub("?", text)
 
 
 def cells(text: str) -> int:
-    """Width of a text on a terminal, in columns."""
+    """How many columns a text takes on a terminal."""
     return sum(_cells(character) for character in text)
 
 
 def clip(text: str, width: int) -> str:
-    """The text cut to at most `width` columns, with `~` at the end if it was cut."""
+    """The text in at most `width` columns."""
     if cells(text) <= width:
         return text
     kept, used = [], 1
@@ -226,7 +223,7 @@ def clip(text: str, width: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration for display: `7s`, `2m05s`, `1h03m`."""
+    """A duration as people say it: `7s`, `2m05s`, `1h03m`."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole}s"
@@ -254,7 +251,7 @@ def _moment(text: object) -> float | None:
         return None
 
 
-def _can_encode(out: TextIO, text: str) -> bool:
+def _can_say(out: TextIO, text: str) -> bool:
     try:
         text.encode(getattr(out, "encoding", None) or "utf-8")
     except (UnicodeEncodeError, LookupError):

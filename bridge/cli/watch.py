@@ -68,7 +68,7 @@ def watch(refs: tuple[str, ...], url: str, *, as_json: bool, token: str | None, 
 @click.option("--watch", "follow", is_flag=True, help="Watch the new task until it is finished.")
 @click.option(
     "--option",
-    "given",
+    "option_texts",
     multiple=True,
     metavar="NAME=VALUE",
     help="What the provider's call needs besides the body, such as endpoint=fal-ai/flux; may be repeated.",
@@ -82,7 +82,7 @@ def submit(
     body: str,
     url: str,
     *,
-    given: tuple[str, ...],
+    option_texts: tuple[str, ...],
     follow: bool,
     as_json: bool,
     token: str | None,
@@ -93,7 +93,7 @@ def submit(
     BODY is the provider's own JSON: as text, @FILE, or - for standard input. Submits are never retried
     automatically.
     """
-    document, provider_options = _read_body(body), _read_options(given)
+    document, provider_options = _read_body(body), _read_options(option_texts)
 
     async def run() -> int:
         from bridge.cli import terminal  # noqa: PLC0415 - see above
@@ -127,8 +127,8 @@ def _read_body(body: str) -> dict[str, Any]:
     return document
 
 
-def _read_options(given: tuple[str, ...]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given]
+def _read_options(option_texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in option_texts]
     if any(not name or not equals for name, equals, _ in pairs):
         raise click.BadParameter("must be NAME=VALUE", param_hint="--option")
     return {name: value for name, _, value in pairs}

@@ -101,7 +101,7 @@ def _token_settings(settings: Settings) -> Errors:
     if not settings.token_issuer:
         yield "token_issuer", "required: the `iss` of every token, for example the name of your backend"
     if bool(settings.token_secrets) == bool(settings.token_jwks_url):
-        yield "auth", "tokens need exactly one of token_secrets and token_jwks_url"
+        yield "auth", "tokens need either token_secrets or token_jwks_url"
     if settings.auth == "token" and settings.token_secrets and settings.ticket_secret:
         yield "ticket_secret", "only for use with token_jwks_url; token_secrets sign tickets too"
 

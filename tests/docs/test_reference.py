@@ -67,7 +67,7 @@ def test_every_variable_of_the_commands_is_in_the_configuration_page():
 
 
 def test_every_command_is_in_the_configuration_page():
-    named = {words.split()[1] for words in coded(CONFIGURATION) if words.startswith("bridge ")}
+    named = {words.split()[1] for words in coded(CONFIGURATION) if words.startswith("taskbridge ")}
     assert named == set(main.list_commands(None))
 
 

@@ -25,7 +25,7 @@ COMMANDS = [
     (one.page, line.removeprefix("$ "))
     for one in snippets("sh", "console")
     for line in one.text.splitlines()
-    if re.match(r"(\$ )?(\.venv/bin/)?bridge ", line)
+    if re.match(r"(\$ )?(\.venv/bin/)?(task)?bridge ", line)
 ]
 
 BROWSER = """

@@ -205,7 +205,7 @@ async def test_a_preset_is_named_and_listed(files):
     [
         (["nobody.toml"], "No such file"),
         (["broken.toml"], "broken.toml:1: base_url"),
-        (["acme.toml", "--header", "oops"], "must be NAME:VALUE"),
+        (["acme.toml", "--header", "oops"], "has no ':'"),
         (["acme.toml", "--status", "42"], "Invalid value"),
     ],
 )

@@ -1,21 +1,21 @@
-"""Builds authentication from the settings."""
+"""Builds the authenticators the settings ask for."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from pydantic import SecretStr
 
-from bridge.auth.authenticator import Authenticator
+from bridge.auth.authenticator import Authenticator, NoAuth, TokenAuth
 from bridge.auth.origins import Origins
 from bridge.auth.ownership import OwnershipVerifier
-from bridge.auth.provider_keys import ProviderKeys, key_headers
-from bridge.auth.signing_keys import SigningKeySet
+from bridge.auth.provider_keys import ProviderKeyAuth, key_headers
+from bridge.auth.signing_keys import SharedSecrets, SigningKeySet
 from bridge.auth.tickets import Tickets
-from bridge.auth.tokens import Secrets, Tokens
+from bridge.auth.tokens import Tokens
 from bridge.clock import Clock
 from bridge.config.settings import Settings, dialect_of
 from bridge.dialects.hosts import Hosts
@@ -26,15 +26,16 @@ from bridge.watchers.pool import Pool
 from bridge.web.limits.limits import Limits
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthComponents:
-    """What authenticates and authorizes callers.
+    """What authentication consists of.
 
     Args:
-        operators: Authenticates requests for metrics and status; None where only the address protects them.
-        tickets: None where the bridge issues none.
-        keys: The keys of `token_jwks_url`; None where tokens are signed with the operator's own secrets.
-        ownership: With `upstream-key`: verifies which key may read which task.
+        operators: Authenticates operators, for metrics and status; None where callers bring provider keys and
+            no tokens are configured: then operators are served on an address of their own only.
+        tickets: None where the bridge issues no tickets.
+        keys: The keys of a JWKS endpoint, to be refreshed; None where shared secrets are configured.
+        ownership: None unless callers bring provider keys.
     """
 
     authenticator: Authenticator
@@ -47,7 +48,7 @@ class AuthComponents:
 def make_accounts(
     settings: Settings, upstreams: Mapping[str, Upstream], clock: Clock
 ) -> AccountRegistry | None:
-    """The registry of callers' API keys; None unless `auth` is `upstream-key`."""
+    """The registry of callers' provider keys; None unless `auth = "upstream-key"`."""
     if settings.auth != "upstream-key":
         return None
     secret = _bytes(settings.account_secret) or secrets.token_bytes(32)
@@ -64,13 +65,33 @@ def build_auth(
     pool: Pool,
     accounts: AccountRegistry | None,
 ) -> AuthComponents:
-    """The components that `auth` asks for."""
-    by_token = _token_auth(settings, origins, clock)
+    """The authenticators of `settings.auth`; tokens are accepted wherever `token_issuer` is set."""
+    own_secret = _bytes(settings.ticket_secret)
+    keys: SigningKeySet | None = None
+    tickets: Tickets | None = None
+    by_token: TokenAuth | None = None
+    if settings.token_issuer:
+        shared = [secret.get_secret_value().encode() for secret in settings.token_secrets]
+        if settings.token_jwks_url:
+            fetch = partial(fetch_keys, settings.token_jwks_url, Hosts(settings.private_hosts))
+            keys = SigningKeySet(fetch, clock)
+        tokens = Tokens(
+            keys or SharedSecrets(shared),
+            clock,
+            issuer=settings.token_issuer,
+            audience=settings.token_audience,
+        )
+        # without a secret of their own tickets are signed like tokens; we do not have a JWKS endpoint's keys
+        signing = [own_secret] if own_secret else shared
+        tickets = Tickets(signing, clock) if signing else None
+        by_token = TokenAuth(origins, clock, tokens, tickets)
     if accounts is None:
-        return by_token
-    # Callers show API keys of providers; tokens, where configured, only identify operators.
-    secret = _bytes(settings.ticket_secret)
-    tickets = Tickets([secret], clock) if secret else None
+        authenticator = by_token or NoAuth(clock)
+        return AuthComponents(
+            authenticator=authenticator, operators=authenticator, tickets=tickets, keys=keys
+        )
+    # beside provider keys, tokens are for operators alone: tickets are signed with their own secret only
+    tickets = Tickets([own_secret], clock) if own_secret else None
     ownership = OwnershipVerifier(
         pool,
         accounts,
@@ -78,37 +99,18 @@ def build_auth(
         seconds=settings.ownership_cache_seconds,
         wait_seconds=settings.first_state_timeout_seconds,
     )
-    names = key_headers(dialect_of(name, upstream) for name, upstream in settings.upstreams.items())
-    keys = ProviderKeys(accounts, names, limits.try_key)
-    return replace(
-        by_token,
-        authenticator=Authenticator(origins, clock, tickets=tickets, keys=keys, ownership=ownership),
-        operators=by_token.authenticator if settings.token_issuer else None,
-        tickets=tickets,
-        ownership=ownership,
-    )
-
-
-def _token_auth(settings: Settings, origins: Origins, clock: Clock) -> AuthComponents:
-    """Tokens, from shared secrets or a key server; without `token_issuer` everyone is let in."""
-    if not settings.token_issuer:
-        anonymous = Authenticator(origins, clock)
-        return AuthComponents(anonymous, anonymous)
-    token_secrets = [secret.get_secret_value().encode() for secret in settings.token_secrets]
-    # Without a secret of their own, tickets are signed like tokens; a key server's private keys are not ours.
-    ticket_secret = _bytes(settings.ticket_secret)
-    signing = [ticket_secret] if ticket_secret else token_secrets
-    tickets = Tickets(signing, clock) if signing else None
-    url, private_hosts = settings.token_jwks_url, Hosts(settings.private_hosts)
-    keys = SigningKeySet(partial(fetch_keys, url, private_hosts), clock) if url else None
-    tokens = Tokens(
-        keys or Secrets(token_secrets),
+    by_key = ProviderKeyAuth(
+        origins,
         clock,
-        issuer=settings.token_issuer,
-        audience=settings.token_audience,
+        accounts,
+        ownership,
+        header_names=key_headers(dialect_of(name, config) for name, config in settings.upstreams.items()),
+        limit_unverified=limits.check_unverified_key,
+        tickets=tickets,
     )
-    authenticator = Authenticator(origins, clock, tokens, tickets)
-    return AuthComponents(authenticator, authenticator, tickets, keys)
+    return AuthComponents(
+        authenticator=by_key, operators=by_token, tickets=tickets, keys=keys, ownership=ownership
+    )
 
 
 def _bytes(secret: SecretStr | None) -> bytes | None:

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.app.auth import AuthComponents, build_auth, make_accounts
-from bridge.auth.authenticator import Authenticator
+from bridge.auth.authenticator import NoAuth
 from bridge.auth.origins import Origins
 from bridge.clock import Clock, SystemClock
 from bridge.config.effective import poll_interval, task_deadline
@@ -40,11 +40,11 @@ from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.tracing import NO_TRACING, Tracing, make_tracing
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
-from bridge.web.inspector import InspectorRoutes
 from bridge.web.limits.client_address import ClientAddresses
 from bridge.web.limits.limits import Limits
 from bridge.web.middleware.allowed_hosts import AllowedHostsMiddleware
-from bridge.web.routes import Services, make_app, make_operations_app
+from bridge.web.routes import make_app, make_operations_app
+from bridge.web.services import Services
 
 LAG_PERIOD_SECONDS = 0.25
 SAFETY_NET_INTERVALS = 6  # polls at this multiple of the longest interval while a stream or callbacks report
@@ -181,31 +181,24 @@ class Bridge:
         submitter = Submitter(pool, journal, public_url=settings.public_url or None)
         stack.push_async_callback(submitter.close)
         limits = Limits(settings, ClientAddresses(settings.trusted_proxies), clock, metrics)
-        origins = Origins(settings.allowed_origins, cookies=settings.auth != "none")
+        origins = Origins(settings.allowed_origins)
         auth = build_auth(settings, origins, limits, clock, pool, accounts)
         if auth.ownership is not None:
             stack.push_async_callback(auth.ownership.close)
-        inspector = (
-            InspectorRoutes(
-                subscriptions,
-                origins,
-                limits,
-                auth.authenticator,
-                keepalive_seconds=settings.keepalive_seconds,
-            )
-            if settings.inspector
-            else None
-        )
         services = Services(
+            settings=settings,
+            clock=clock,
+            metrics=metrics,
+            journal=journal,
+            pool=pool,
+            hub=hub,
             subscriptions=subscriptions,
             submitter=submitter,
-            metrics=metrics,
             origins=origins,
             limits=limits,
             authenticator=auth.authenticator,
-            operators=auth.operators or Authenticator(origins, clock),
+            operators=auth.operators or NoAuth(clock),
             tickets=auth.tickets,
-            inspector=inspector,
         )
         separate = self.admin_port is not None or auth.operators is None
         self._app = self._with_host_check(make_app(services, operations_apart=separate))

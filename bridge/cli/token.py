@@ -47,7 +47,7 @@ def token() -> None:
 def mint(path: Path | None, tasks: tuple[str, ...], scope: str, seconds: int, name: str) -> None:
     """Print a token. It is valid until it expires and cannot be revoked."""
     from bridge.auth import tokens  # noqa: PLC0415 - see above
-    from bridge.auth.authenticator import TokenScope  # noqa: PLC0415 - see above
+    from bridge.auth.caller import TokenScope  # noqa: PLC0415 - see above
     from bridge.auth.grants import read_grant  # noqa: PLC0415 - see above
     from bridge.clock import SystemClock  # noqa: PLC0415 - see above
     from bridge.config.load import load  # noqa: PLC0415 - see above

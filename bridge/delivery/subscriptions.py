@@ -194,7 +194,7 @@ class Subscriptions:
 
     def placeholder(self, key: TaskKey) -> Event:
         """What is said of a task nobody has seen; never recorded."""
-        return Event(key, Cursor(self.journal.epoch, 0), unknown(wall=self.clock.time()))
+        return Event(key, Cursor(self.journal.epoch, 0), unknown(unix_time=self.clock.time()))
 
     def leave(self, subscription: Subscription) -> None:
         """The connection is over, by us or by the client."""

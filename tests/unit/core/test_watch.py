@@ -54,15 +54,17 @@ class Story:
         self.now = asked = max(self.now, self.watch.due)
         self.now += takes
         if shows is None:
-            return self.watch.unchanged(now=self.now, asked=asked)
+            return self.watch.unchanged(now=self.now, started_at=asked)
         if isinstance(shows, UpstreamError):
-            return self.watch.failed(shows, now=self.now, wall=self.wall)
-        return self.watch.observed(shows, source=Source.POLL, now=self.now, wall=self.wall, asked=asked)
+            return self.watch.failed(shows, now=self.now, unix_time=self.wall)
+        return self.watch.observed(
+            shows, source=Source.POLL, now=self.now, unix_time=self.wall, started_at=asked
+        )
 
     def push(self, shows: Observation) -> Update:
         """A frame comes on the stream."""
         self.watch.streaming(now=self.now)
-        return self.watch.observed(shows, source=Source.STREAM, now=self.now, wall=self.wall)
+        return self.watch.observed(shows, source=Source.STREAM, now=self.now, unix_time=self.wall)
 
     def beat(self) -> None:
         """The stream shows a sign of life."""
@@ -70,11 +72,11 @@ class Story:
 
     def tick(self, after: float = 0.0) -> Update:
         self.now += after
-        return self.watch.ticked(now=self.now, wall=self.wall)
+        return self.watch.ticked(now=self.now, unix_time=self.wall)
 
 
-def codes(verdict: Update) -> list[NoticeCode]:
-    return [notice.code for notice in verdict.notices]
+def codes(update: Update) -> list[NoticeCode]:
+    return [notice.code for notice in update.notices]
 
 
 def test_a_new_watch_looks_at_once_and_one_that_saw_the_end_never() -> None:
@@ -87,14 +89,14 @@ def test_a_new_watch_looks_at_once_and_one_that_saw_the_end_never() -> None:
 @pytest.mark.parametrize("ending", ["completed", "failed", "cancelled"])
 def test_after_an_ending_nothing_is_due_and_nothing_is_news(ending: str) -> None:
     story = Story()
-    assert story.look(seen(ending)).news is not None
+    assert story.look(seen(ending)).state is not None
     assert story.watch.over
     assert story.push(seen("processing", 10)) == Update()
     assert story.push(seen("failed")) == Update()
     story.watch.poll_now(now=story.now)
     story.watch.stream_ended(now=story.now)
-    assert story.watch.failed(UpstreamUnavailable(), now=story.now, wall=WALL) == Update()
-    assert story.watch.unchanged(now=story.now, asked=story.now) == Update()
+    assert story.watch.failed(UpstreamUnavailable(), now=story.now, unix_time=WALL) == Update()
+    assert story.watch.unchanged(now=story.now, started_at=story.now) == Update()
     assert story.tick(1e6) == Update()
     assert story.watch.over
 
@@ -104,17 +106,17 @@ def test_after_an_ending_nothing_is_due_and_nothing_is_news(ending: str) -> None
 
 def test_a_task_never_seen_that_is_not_there_ends_the_watch() -> None:
     story = Story()
-    verdict = story.look(TaskNotFound("no such task"))
-    assert codes(verdict) == [NoticeCode.TASK_NOT_FOUND]
-    assert not verdict.notices[0].retriable
-    assert (verdict.news, story.watch.over, story.watch.unseen) == (None, True, True)
+    update = story.look(TaskNotFound("no such task"))
+    assert codes(update) == [NoticeCode.TASK_NOT_FOUND]
+    assert not update.notices[0].retriable
+    assert (update.state, story.watch.over, story.watch.not_found) == (None, True, True)
 
 
 def test_a_task_shown_after_all_is_watched_again() -> None:
     story = Story()
     story.look(TaskNotFound())
-    assert story.push(seen("queued")).news is not None
-    assert not story.watch.unseen
+    assert story.push(seen("queued")).state is not None
+    assert not story.watch.not_found
     assert not story.watch.over
 
 
@@ -123,11 +125,11 @@ def test_three_404s_over_ten_seconds_lose_a_task_and_no_fewer_and_no_sooner() ->
     story.look(seen("processing"))
     since = None
     for number in (1, 2, 3):
-        verdict = story.look(TaskNotFound())
+        update = story.look(TaskNotFound())
         since = since or story.now
-        assert (verdict.news is None) == (number < 3)
-    assert verdict.news is not None
-    assert verdict.news.status is Status.LOST
+        assert (update.state is None) == (number < 3)
+    assert update.state is not None
+    assert update.state.status is Status.LOST
     assert LOST_AFTER_SECONDS <= story.now - since < LOST_AFTER_SECONDS + 1
     assert story.watch.over
 
@@ -135,26 +137,26 @@ def test_three_404s_over_ten_seconds_lose_a_task_and_no_fewer_and_no_sooner() ->
 def test_404s_that_come_quicker_than_due_lose_nothing_before_ten_seconds() -> None:
     story = Story(state("processing"))
     for _ in range(20):
-        assert story.watch.failed(TaskNotFound(), now=story.now, wall=story.wall).news is None
+        assert story.watch.failed(TaskNotFound(), now=story.now, unix_time=story.wall).state is None
         story.now += 0.49
-    assert story.watch.failed(TaskNotFound(), now=START + 10, wall=WALL).news is not None
+    assert story.watch.failed(TaskNotFound(), now=START + 10, unix_time=WALL).state is not None
 
 
 @pytest.mark.parametrize("between", [seen("processing"), None, UpstreamUnavailable()])
 def test_404s_count_only_in_a_row(between: Observation | UpstreamError | None) -> None:
     story = Story(state("processing"))
     for shows in (TaskNotFound(), TaskNotFound(), between, TaskNotFound(), TaskNotFound()):
-        assert story.look(shows).news is None
+        assert story.look(shows).state is None
         story.now += 20
-    assert story.look(TaskNotFound()).news is not None
+    assert story.look(TaskNotFound()).state is not None
 
 
 def test_a_task_that_turns_up_again_replaces_lost_only_with_its_real_end() -> None:
     story = Story(state("lost", 40))
-    assert story.look(seen("processing", 50)).news is None
+    assert story.look(seen("processing", 50)).state is None
     assert not story.watch.over
     assert story.tick(1e6) == Update()
-    news = story.look(seen("completed")).news
+    news = story.look(seen("completed")).state
     assert news is not None
     assert news.status is Status.COMPLETED
     assert story.watch.over
@@ -302,7 +304,9 @@ def test_a_look_that_began_before_somebody_said_there_is_news_is_followed_by_ano
     story.now += 1
     story.watch.poll_now(now=story.now)
     story.now += 1
-    story.watch.observed(seen("queued"), source=Source.POLL, now=story.now, wall=story.wall, asked=asked)
+    story.watch.observed(
+        seen("queued"), source=Source.POLL, now=story.now, unix_time=story.wall, started_at=asked
+    )
     assert story.wait == 0
     story.look(seen("queued"))
     assert story.wait > 0
@@ -343,7 +347,7 @@ def test_a_task_without_change_for_far_too_long_is_stalled_until_it_changes() ->
         told += codes(story.look(None)) + codes(story.tick())
     assert told == []
     story.now = START + 401
-    story.watch.unchanged(now=story.now, asked=story.now)
+    story.watch.unchanged(now=story.now, started_at=story.now)
     assert codes(story.tick()) == [NoticeCode.STALLED]
     assert story.tick(1) == Update()
     story.look(seen("processing", 2, model="wan"))
@@ -365,9 +369,9 @@ def test_what_fresh_takes_back_is_told_again_while_it_is_so() -> None:
 def test_one_failed_look_is_weather_and_two_are_an_outage() -> None:
     story = Story(state("processing"))
     assert story.look(UpstreamUnavailable()) == Update()
-    verdict = story.look(UpstreamUnavailable("down"))
-    assert codes(verdict) == [NoticeCode.UPSTREAM_UNAVAILABLE]
-    assert verdict.notices[0].retriable
+    update = story.look(UpstreamUnavailable("down"))
+    assert codes(update) == [NoticeCode.UPSTREAM_UNAVAILABLE]
+    assert update.notices[0].retriable
     assert story.look(UpstreamUnavailable()) == Update()
     assert codes(story.look(seen("processing", 5))) == [NoticeCode.FRESH]
 
@@ -390,8 +394,8 @@ def test_a_refused_credential_is_told_once() -> None:
 def test_a_task_watched_beyond_its_deadline_is_lost() -> None:
     story = Story(deadline=100)
     story.look(seen("processing", 40))
-    assert story.tick(99).news is None
-    news = story.tick(2).news
+    assert story.tick(99).state is None
+    news = story.tick(2).state
     assert news is not None
     assert (news.status, news.progress) == (Status.LOST, 40)
     assert story.watch.over
@@ -400,8 +404,8 @@ def test_a_task_watched_beyond_its_deadline_is_lost() -> None:
 def test_a_late_frame_moves_nothing_back_and_the_next_look_may() -> None:
     story = Story()
     story.look(seen("processing", 50))
-    assert story.push(seen("queued", 10)).news is None
-    news = story.look(seen("queued", 10)).news
+    assert story.push(seen("queued", 10)).state is None
+    news = story.look(seen("queued", 10)).state
     assert news is not None
     assert (news.status, news.progress) == (Status.QUEUED, 50)
 
@@ -413,9 +417,9 @@ def test_a_look_that_began_before_the_newest_change_moves_nothing_back() -> None
     story.push(seen("processing", 50))
     story.now += 1
     late = story.watch.observed(
-        seen("queued", 10), source=Source.POLL, now=story.now, wall=story.wall, asked=asked
+        seen("queued", 10), source=Source.POLL, now=story.now, unix_time=story.wall, started_at=asked
     )
-    assert late.news is None
+    assert late.state is None
 
 
 def test_near_its_end_means_within_one_longest_interval() -> None:
@@ -432,7 +436,7 @@ def test_a_frame_that_names_no_model_is_of_the_model_known(names: dict[str, Any]
         times.learn(TaskKind("wan", None), 100.0)
     story = Story(state("processing", model="wan"), times=times)
     story.now += 5
-    news = story.push(seen("processing", 1, **names)).news
+    news = story.push(seen("processing", 1, **names)).state
     assert news is not None
     assert news.eta_seconds == eta
 

@@ -310,7 +310,7 @@ async def test_a_caller_who_leaves_loses_nothing(place: Place) -> None:
         assert place.house.told(TASK) == [("queued", None)]
         watcher = place.house.pool.watcher(TASK)
         assert watcher is not None
-        assert watcher.kept
+        assert watcher.persistent
 
 
 async def test_a_task_the_journal_cannot_take_in_exists_all_the_same(

@@ -1,4 +1,4 @@
-"""Limits by themselves: who finds a place, who finds none, and that every place is given back."""
+"""Limits by themselves: who finds a slot, who finds none, and that every slot is given back."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Door:
     def enter(self, address: str = "192.0.2.1", caller: str = "c", tasks: int = 1) -> HTTPConnection:
         connection = self.connection(address)
         try:
-            place = self.limits.stream(connection)
-            place.assign_to_caller(caller)
-            place.follow(tasks)
+            slot = self.limits.open_stream(connection)
+            slot.assign_to_caller(caller)
+            slot.set_watch_count(tasks)
         except LimitExceeded:
             end(connection)
             raise
@@ -97,15 +97,15 @@ def test_new_streams_are_limited_by_the_second_in_bursts(wish: str, other: dict[
     assert sum(not door.refuses() for _ in range(40)) == 2
 
 
-def test_longpolls_take_a_place_and_no_rate_and_are_counted_when_refused() -> None:
+def test_longpolls_take_a_slot_and_no_rate_and_are_counted_when_refused() -> None:
     door = Door(max_connections=1, max_streams_per_second_per_address=0.01)
     connection = door.connection()
     for _ in range(20):
-        door.limits.longpoll(connection, "c")
+        door.limits.open_longpoll(connection, "c")
         end(connection)
-    door.limits.longpoll(connection, "c")
+    door.limits.open_longpoll(connection, "c")
     with pytest.raises(LimitExceeded):
-        door.limits.longpoll(door.connection(), "c")
+        door.limits.open_longpoll(door.connection(), "c")
     labels = {"delivery": "longpoll", "reason": "over_capacity"}
     assert door.metrics.registry.get_sample_value("bridge_disconnects_total", labels) == 1
 
@@ -113,13 +113,13 @@ def test_longpolls_take_a_place_and_no_rate_and_are_counted_when_refused() -> No
 def test_submits_are_limited_by_the_minute_for_each_caller() -> None:
     door = Door(max_submits_per_minute_per_caller=3)
     for _ in range(3):
-        door.limits.submit("c")
+        door.limits.check_submit("c")
     with pytest.raises(LimitExceeded) as refused:
-        door.limits.submit("c")
+        door.limits.check_submit("c")
     assert refused.value.retry_after == pytest.approx(20)
-    door.limits.submit("d")
+    door.limits.check_submit("d")
     door.clock.skip(20.001)
-    door.limits.submit("c")
+    door.limits.check_submit("c")
 
 
 def test_watches_are_counted_over_all_connections_of_a_caller() -> None:
@@ -134,13 +134,13 @@ def test_watches_are_counted_over_all_connections_of_a_caller() -> None:
 
 def test_a_connection_that_may_not_follow_more_keeps_what_it_had() -> None:
     door = Door(max_watches_per_caller=3)
-    place = door.limits.stream(door.connection())
-    place.assign_to_caller("c")
-    place.follow(2)
+    slot = door.limits.open_stream(door.connection())
+    slot.assign_to_caller("c")
+    slot.set_watch_count(2)
     with pytest.raises(LimitExceeded):
-        place.follow(4)
-    place.follow(3)
-    place.follow(0)
+        slot.set_watch_count(4)
+    slot.set_watch_count(3)
+    slot.set_watch_count(0)
     assert not door.refuses(tasks=3)
 
 
@@ -166,5 +166,5 @@ def test_whatever_comes_and_goes_at_the_end_nothing_is_held(steps: list[tuple[in
         assert door.limits._open == len(held) <= 6
     for one in held:
         end(one)
-    kept = (door.limits._addresses_open, door.limits._callers_open, door.limits._watches)
+    kept = (door.limits._open_by_address, door.limits._open_by_caller, door.limits._watches_by_caller)
     assert (door.limits._open, kept) == (0, ({}, {}, {}))

@@ -100,7 +100,7 @@ _MERGED = {
     Merge.NOW: "unix_time",
     Merge.SOURCE: "source",
 }
-_COMPARED = {Emit.ON_CHANGE: "state.{0}", Emit.ON_UNSIGNED_CHANGE: "tuple(map(_unsigned, state.{0}))"}
+_COMPARED = {Emit.ALWAYS: "state.{0}", Emit.UNSIGNED: "tuple(map(_unsigned, state.{0}))"}
 
 _merged: Callable[[State, Observation, Source, float, float | None], State] = generate(
     "_merged(before, seen, source, unix_time, eta_seconds)",

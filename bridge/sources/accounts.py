@@ -50,19 +50,23 @@ class AccountRegistry:
     Args:
         upstreams: As the operator configured them, by name; their own keys are never used here.
         secret: Key of the hash that names accounts; the same one gives a key the same name after a restart.
-        proof_seconds: How long an accepted key counts as proof of ownership; a rejection is remembered as
-            long.
+        ownership_cache_seconds: How long an upstream's answer about a key is cached, accepted or rejected.
     """
 
     def __init__(
-        self, upstreams: Mapping[str, Upstream], clock: Clock, *, secret: bytes, proof_seconds: float
+        self,
+        upstreams: Mapping[str, Upstream],
+        clock: Clock,
+        *,
+        secret: bytes,
+        ownership_cache_seconds: float,
     ) -> None:
         self._upstreams = upstreams
         self._clock = clock
         self._secret = blake2b(secret, digest_size=blake2b.MAX_KEY_SIZE).digest()
         self._accounts: dict[str, _Account] = {}
         # As long as an earlier proof may count: a rejection has to outlive what it revokes.
-        self._refusals_seconds = max(proof_seconds, REFUSED_SECONDS)
+        self._refusals_seconds = max(ownership_cache_seconds, REFUSED_SECONDS)
         self._refused_at: dict[tuple[str, str], float] = {}
         self._revoked: dict[tuple[str, str], None] = {}
 

@@ -305,7 +305,7 @@ class Pool:
             except BridgeError as error:
                 logger.warning("watch tick failed", extra={"task": watcher.key.ref, "error": str(error)})
             except Exception:
-                logger.exception("unhandled exception in a watch", extra={"task": watcher.key.ref})
+                logger.exception("unhandled exception in watch", extra={"task": watcher.key.ref})
             if number % 250 == 0:
                 # About 2 ms: other coroutines run in between, however many watches there are.
                 await asyncio.sleep(0)

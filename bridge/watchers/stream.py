@@ -72,9 +72,7 @@ class StreamFollower:
                 "upstream stream stopped", extra={"task": self.watcher.key.ref, "error": str(error)}
             )
         except Exception:
-            logger.exception(
-                "unhandled exception in an upstream stream", extra={"task": self.watcher.key.ref}
-            )
+            logger.exception("unhandled exception in upstream stream", extra={"task": self.watcher.key.ref})
         finally:
             self.watcher.source = Source.POLL
 

@@ -371,7 +371,7 @@ async def test_a_bug_in_one_look_ends_neither_the_pool_nor_the_watch(
     await house.clock.advance(6)
     assert house.told(key(1)) == [("processing", 10)]
     assert house.upstream.limiter.in_flight == 0
-    assert "unhandled exception in a poll" in caplog.text
+    assert "unhandled exception in poll" in caplog.text
 
 
 @pytest.mark.parametrize("make", [JournalError, TypeError])

@@ -115,8 +115,9 @@ def generate(head: str, lines: Iterable[str], names: dict[str, Any]) -> Any:
     """Compile a function from source text, as `dataclasses` does.
 
     Args:
-        head: Name and parameters, `weighed(known, seen)`.
-        lines: The body, indentation excluded. Built from the table alone: nothing from outside is executed.
+        head: Name and parameters, such as `merged(before, observation)`.
+        lines: The body, without its indentation. Built from the table alone: nothing from outside is
+            executed.
         names: What the body may refer to.
     """
     source = "\n    ".join([f"def {head}:", *lines])

@@ -50,8 +50,8 @@ class Emit(Enum):
     """Whether a new value makes an event that subscribers receive."""
 
     NEVER = auto()
-    ON_CHANGE = auto()
-    ON_UNSIGNED_CHANGE = auto()  # outputs, compared without link signatures and expiry times
+    ALWAYS = auto()
+    UNSIGNED = auto()  # except for changes of link signatures and expiry times only
 
 
 class Write(Enum):
@@ -71,58 +71,53 @@ class Write(Enum):
     RAW = auto()  # embedded JSON, on request
 
 
+_NO_RULES = frozenset({Read.KEY, Read.STATUS, Read.OUTPUTS, Read.RAW, Read.OURS})
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One row of the field table.
-
-    Args:
-        rules: Keys of a dialect's `[fields]` table that the field is read by; empty where it has rules of
-            its own.
-    """
+    """One row of the field table."""
 
     name: str
     read: Read
     merge: Merge
     emit: Emit
     write: Write
-    rules: tuple[str, ...] = ()
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Keys of a dialect's `[fields]` table; none where the field has rules of its own."""
+        if self.read is Read.FAILURE:
+            return f"{self.name}_code", f"{self.name}_message"
+        return () if self.read in _NO_RULES else (self.name,)
 
 
 def column(
-    *,
     read: Read,
     merge: Merge = Merge.FIXED,
     emit: Emit = Emit.NEVER,
     write: Write = Write.OMIT,
-    rules: tuple[str, ...] | None = None,
+    *,
     default: Any = MISSING,
-    repr: bool = True,  # noqa: A002 - as in `dataclasses.field`
 ) -> Any:
-    """Declare a dataclass field together with its row.
-
-    Args:
-        rules: None when the dialect key is the name of the field.
-    """
-    row = Column("", read, merge, emit, write, rules if rules is not None else ("",))
-    return field(default=default, repr=repr, metadata={_ROW: row})
+    """Declare a dataclass field together with its row."""
+    row = Column("", read, merge, emit, write)
+    # The raw document may be megabytes, which would drown a traceback.
+    return field(default=default, repr=read is not Read.RAW, metadata={_ROW: row})
 
 
 def rows(cls: type) -> tuple[Column, ...]:
     """The rows of a dataclass, in the order of its fields."""
-    named = []
-    for attribute in fields(cls):
-        row: Column = attribute.metadata[_ROW]
-        rules = tuple(rule or attribute.name for rule in row.rules)
-        named.append(replace(row, name=attribute.name, rules=rules))
-    return tuple(named)
+    return tuple(replace(attribute.metadata[_ROW], name=attribute.name) for attribute in fields(cls))
 
 
 def generate(head: str, lines: Iterable[str], names: dict[str, Any]) -> Any:
     """Compile a function from source text, as `dataclasses` does.
 
     Args:
-        head: Name and parameters, `weighed(known, seen)`.
-        lines: The body, indentation excluded. Built from the table alone: nothing from outside is executed.
+        head: Name and parameters, such as `merged(before, observation)`.
+        lines: The body, without its indentation. Built from the table alone: nothing from outside is
+            executed.
         names: What the body may refer to.
     """
     source = "\n    ".join([f"def {head}:", *lines])

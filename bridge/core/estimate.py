@@ -88,7 +88,7 @@ def age(created_at: float | None, *, unix_time: float, watched_seconds: float) -
 
 
 def eta_seconds(
-    seen: Observation, *, elapsed: float, median: float | None, by_rate: float | None = None
+    observation: Observation, *, elapsed: float, median: float | None, by_rate: float | None = None
 ) -> float | None:
     """Estimated time left; None when there is nothing to estimate it from.
 
@@ -97,13 +97,13 @@ def eta_seconds(
         median: Median run time of tasks of this kind.
         by_rate: Time left at the rate its progress has grown so far.
     """
-    if seen.status.final or seen.status is Status.UNKNOWN:
+    if observation.status.final or observation.status is Status.UNKNOWN:
         return None
     # Most specific first: what the provider says of this task, its own progress, then tasks like it.
-    if seen.eta_seconds is not None:
-        return max(round(seen.eta_seconds, 1), 0.0)
-    if seen.estimated_seconds is not None:
-        return max(round(seen.estimated_seconds - elapsed, 1), 0.0)
+    if observation.eta_seconds is not None:
+        return max(round(observation.eta_seconds, 1), 0.0)
+    if observation.estimated_seconds is not None:
+        return max(round(observation.estimated_seconds - elapsed, 1), 0.0)
     if by_rate is not None:
         return round(by_rate, 1)
     if median is not None:

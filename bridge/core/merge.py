@@ -23,7 +23,7 @@ _RANK = {Status.UNKNOWN: 0, Status.QUEUED: 1, Status.PROCESSING: 2, Status.INPUT
 
 def merge(
     known: State | None,
-    seen: Observation,
+    observation: Observation,
     *,
     source: Source,
     unix_time: float,
@@ -34,18 +34,19 @@ def merge(
 
     Args:
         unix_time: When it was observed, Unix seconds.
-        late: Whether `seen` may be older than `known`: a pushed frame, or a poll that started before it.
+        late: Whether `observation` may be older than `known`: a pushed frame, or a poll that started before
+            it.
     """
     if known is not None:
         if known.status.final and not (
             # The provider forgot the task and remembers it after all: that is the better answer.
-            known.status is Status.LOST and seen.status.final and seen.status is not Status.LOST
+            known.status is Status.LOST and observation.status.final and observation.status is not Status.LOST
         ):
             return None
         # An end is believed even when it comes late: nothing can follow it.
-        if late and not seen.status.final and _RANK[seen.status] < _RANK.get(known.status, 0):
+        if late and not observation.status.final and _RANK[observation.status] < _RANK.get(known.status, 0):
             return None
-    state = _merged(known or unknown(unix_time=unix_time), seen, source, unix_time, eta_seconds)
+    state = _merged(known or unknown(unix_time=unix_time), observation, source, unix_time, eta_seconds)
     return state if known is None or _differs(known, state) else None
 
 
@@ -66,15 +67,15 @@ def unknown(*, unix_time: float) -> State:
     return State(status=Status.UNKNOWN, changed_at=unix_time, observed_at=unix_time, source=Source.POLL)
 
 
-def _progress(before: float | None, seen: Observation) -> float | None:
-    if seen.status is Status.COMPLETED:
+def _progress(before: float | None, observation: Observation) -> float | None:
+    if observation.status is Status.COMPLETED:
         return 100  # the last value reported is often lower
-    if seen.status.final:
+    if observation.status.final:
         # Some report 0 with a failure, which would throw the progress bar back.
-        return before if before is not None else seen.progress
-    if seen.progress is None or (before is not None and before > seen.progress):
+        return before if before is not None else observation.progress
+    if observation.progress is None or (before is not None and before > observation.progress):
         return before
-    return seen.progress
+    return observation.progress
 
 
 def _unsigned(output: Output) -> tuple[object, ...]:
@@ -92,18 +93,18 @@ def _unsigned(output: Output) -> tuple[object, ...]:
 
 
 _MERGED = {
-    Merge.REPLACE: "seen.{0}",
-    Merge.KEEP: "seen.{0} if seen.{0} is not None else before.{0}",
-    Merge.KEEP_FILLED: "seen.{0} or before.{0}",
-    Merge.PROGRESS: "_progress(before.{0}, seen)",
-    Merge.ESTIMATE: "None if seen.status.final else eta_seconds",
+    Merge.REPLACE: "observation.{0}",
+    Merge.KEEP: "observation.{0} if observation.{0} is not None else before.{0}",
+    Merge.KEEP_FILLED: "observation.{0} or before.{0}",
+    Merge.PROGRESS: "_progress(before.{0}, observation)",
+    Merge.ESTIMATE: "None if observation.status.final else eta_seconds",
     Merge.NOW: "unix_time",
     Merge.SOURCE: "source",
 }
-_COMPARED = {Emit.ON_CHANGE: "state.{0}", Emit.ON_UNSIGNED_CHANGE: "tuple(map(_unsigned, state.{0}))"}
+_COMPARED = {Emit.ALWAYS: "state.{0}", Emit.UNSIGNED: "tuple(map(_unsigned, state.{0}))"}
 
 _merged: Callable[[State, Observation, Source, float, float | None], State] = generate(
-    "_merged(before, seen, source, unix_time, eta_seconds)",
+    "_merged(before, observation, source, unix_time, eta_seconds)",
     [
         "return State(",
         *(f"    {row.name}={_MERGED[row.merge].format(row.name)}," for row in rows(State)),

@@ -164,67 +164,23 @@ class TaskFields:
         raw: The provider's document, verbatim JSON bytes.
     """
 
-    alias: str | None = column(
-        default=None, read=Read.IDENTIFIER, merge=Merge.KEEP_FILLED, emit=Emit.ON_CHANGE, write=Write.PLAIN
-    )
-    status: Status = column(
-        read=Read.STATUS, merge=Merge.REPLACE, emit=Emit.ON_CHANGE, write=Write.PLAIN, rules=()
-    )
-    upstream_status: str | None = column(
-        default=None, read=Read.STATUS, merge=Merge.REPLACE, emit=Emit.ON_CHANGE, write=Write.PLAIN, rules=()
-    )
-    progress: float | None = column(
-        default=None, read=Read.PERCENTAGE, merge=Merge.PROGRESS, emit=Emit.ON_CHANGE, write=Write.NUMBER
-    )
-    eta_seconds: float | None = column(
-        default=None, read=Read.NUMBER, merge=Merge.ESTIMATE, emit=Emit.NEVER, write=Write.PLAIN
-    )
-    queue_position: int | None = column(
-        default=None, read=Read.COUNT, merge=Merge.REPLACE, emit=Emit.ON_CHANGE, write=Write.PLAIN
-    )
-    model: str | None = column(
-        default=None, read=Read.WORD, merge=Merge.KEEP_FILLED, emit=Emit.ON_CHANGE, write=Write.PLAIN
-    )
-    action: str | None = column(
-        default=None, read=Read.WORD, merge=Merge.KEEP_FILLED, emit=Emit.ON_CHANGE, write=Write.PLAIN
-    )
-    created_at: float | None = column(
-        default=None, read=Read.TIME, merge=Merge.KEEP, emit=Emit.ON_CHANGE, write=Write.TIME
-    )
-    completed_at: float | None = column(
-        default=None, read=Read.TIME, merge=Merge.KEEP, emit=Emit.ON_CHANGE, write=Write.TIME
-    )
+    alias: str | None = column(Read.IDENTIFIER, Merge.KEEP_FILLED, Emit.ALWAYS, Write.PLAIN, default=None)
+    status: Status = column(Read.STATUS, Merge.REPLACE, Emit.ALWAYS, Write.PLAIN)
+    upstream_status: str | None = column(Read.STATUS, Merge.REPLACE, Emit.ALWAYS, Write.PLAIN, default=None)
+    progress: float | None = column(Read.PERCENTAGE, Merge.PROGRESS, Emit.ALWAYS, Write.NUMBER, default=None)
+    eta_seconds: float | None = column(Read.NUMBER, Merge.ESTIMATE, Emit.NEVER, Write.PLAIN, default=None)
+    queue_position: int | None = column(Read.COUNT, Merge.REPLACE, Emit.ALWAYS, Write.PLAIN, default=None)
+    model: str | None = column(Read.WORD, Merge.KEEP_FILLED, Emit.ALWAYS, Write.PLAIN, default=None)
+    action: str | None = column(Read.WORD, Merge.KEEP_FILLED, Emit.ALWAYS, Write.PLAIN, default=None)
+    created_at: float | None = column(Read.TIME, Merge.KEEP, Emit.ALWAYS, Write.TIME, default=None)
+    completed_at: float | None = column(Read.TIME, Merge.KEEP, Emit.ALWAYS, Write.TIME, default=None)
     outputs: tuple[Output, ...] = column(
-        default=(),
-        read=Read.OUTPUTS,
-        merge=Merge.KEEP_FILLED,
-        emit=Emit.ON_UNSIGNED_CHANGE,
-        write=Write.OUTPUTS,
-        rules=(),
+        Read.OUTPUTS, Merge.KEEP_FILLED, Emit.UNSIGNED, Write.OUTPUTS, default=()
     )
-    error: Failure | None = column(
-        default=None,
-        read=Read.FAILURE,
-        merge=Merge.REPLACE,
-        emit=Emit.ON_CHANGE,
-        write=Write.FAILURE,
-        rules=("error_code", "error_message"),
-    )
-    credits_used: float | None = column(
-        default=None, read=Read.NUMBER, merge=Merge.KEEP, emit=Emit.ON_CHANGE, write=Write.COST
-    )
-    credits_estimated: float | None = column(
-        default=None, read=Read.NUMBER, merge=Merge.KEEP, emit=Emit.NEVER, write=Write.COST
-    )
-    raw: bytes | None = column(
-        default=None,
-        repr=False,  # may be megabytes, which would drown a traceback
-        read=Read.RAW,
-        merge=Merge.REPLACE,
-        emit=Emit.NEVER,
-        write=Write.RAW,
-        rules=(),
-    )
+    error: Failure | None = column(Read.FAILURE, Merge.REPLACE, Emit.ALWAYS, Write.FAILURE, default=None)
+    credits_used: float | None = column(Read.NUMBER, Merge.KEEP, Emit.ALWAYS, Write.COST, default=None)
+    credits_estimated: float | None = column(Read.NUMBER, Merge.KEEP, Emit.NEVER, Write.COST, default=None)
+    raw: bytes | None = column(Read.RAW, Merge.REPLACE, Emit.NEVER, Write.RAW, default=None)
 
 
 @frozen_for_types
@@ -238,10 +194,10 @@ class Observation(TaskFields):
         poll_after: Seconds the provider asks to wait before the next poll.
     """
 
-    task_id: str | None = column(default=None, read=Read.IDENTIFIER)
-    estimated_seconds: float | None = column(default=None, read=Read.NUMBER)
-    changed_at: float | None = column(default=None, read=Read.TIME)
-    poll_after: float | None = column(default=None, read=Read.NUMBER)
+    task_id: str | None = column(Read.IDENTIFIER, default=None)
+    estimated_seconds: float | None = column(Read.NUMBER, default=None)
+    changed_at: float | None = column(Read.TIME, default=None)
+    poll_after: float | None = column(Read.NUMBER, default=None)
 
 
 @frozen_for_types
@@ -254,9 +210,9 @@ class State(TaskFields):
         source: Which source delivered it first.
     """
 
-    changed_at: float = column(read=Read.OURS, merge=Merge.NOW, write=Write.CHANGED, rules=())
-    observed_at: float = column(read=Read.OURS, merge=Merge.NOW, write=Write.OBSERVED, rules=())
-    source: Source = column(read=Read.OURS, merge=Merge.SOURCE, write=Write.PLAIN, rules=())
+    changed_at: float = column(Read.OURS, Merge.NOW, Emit.NEVER, Write.CHANGED)
+    observed_at: float = column(Read.OURS, Merge.NOW, Emit.NEVER, Write.OBSERVED)
+    source: Source = column(Read.OURS, Merge.SOURCE, Emit.NEVER, Write.PLAIN)
 
 
 def _document_order() -> tuple[Column, ...]:

@@ -71,7 +71,7 @@ class Watch:
         due: When to poll next, monotonic seconds.
         confirmed: When the upstream last confirmed the known state.
         interval: Seconds between polls as currently planned, before any limit delays them.
-        last_poll: When the newest poll with a result started, or the newest failure was seen.
+        last_poll: When the newest poll with a result started, or the newest failed one ended.
         active_notices: Notices that still apply; new subscribers receive them too.
         not_found: Whether the watch is over because the upstream never showed the task.
     """
@@ -124,7 +124,7 @@ class Watch:
 
     def observed(
         self,
-        seen: Observation,
+        observation: Observation,
         *,
         source: Source,
         now: float,
@@ -138,8 +138,10 @@ class Watch:
         """
         # Only a poll that started after the newest change cannot show an older state.
         late = started_at is None or started_at < self._changed_at
-        estimate = self._estimate(seen, now=now, unix_time=unix_time)
-        state = merge(self.known, seen, source=source, unix_time=unix_time, eta_seconds=estimate, late=late)
+        estimate = self._estimate(observation, now=now, unix_time=unix_time)
+        state = merge(
+            self.known, observation, source=source, unix_time=unix_time, eta_seconds=estimate, late=late
+        )
         if state is None and self.known is not None and self.known.status.final and not self._lost:
             self.due = None
             return NO_UPDATE
@@ -157,7 +159,7 @@ class Watch:
                 # them, or every end would be found only by the slow safety-net poll.
                 self.callbacks.come = False
             self._polled(started_at)
-            self._poll_after = seen.poll_after
+            self._poll_after = observation.poll_after
         if state is not None:
             self.known = state
             self._changed_at = now
@@ -165,7 +167,9 @@ class Watch:
             self.active_notices.pop(NoticeCode.STALLED, None)
         else:
             self.unchanged_polls += 1
-        self._schedule(now, ended=seen.status.final, estimate=estimate, poll_after=seen.poll_after)
+        self._schedule(
+            now, ended=observation.status.final, estimate=estimate, poll_after=observation.poll_after
+        )
         if started_at is None and self.due is not None:
             # A chatty stream must not postpone the poll again and again: a stream can be alive and wrong.
             self.due = max(min(self.due, self._safety_net(now)), self._not_before)
@@ -329,16 +333,16 @@ class Watch:
         """The latest time for the next poll, however much is pushed."""
         return max(now, self.last_poll + max(self.pace.safety_net_seconds, self.interval))
 
-    def _estimate(self, seen: Observation, *, now: float, unix_time: float) -> float | None:
-        created_at = seen.created_at or (self.known.created_at if self.known is not None else None)
+    def _estimate(self, observation: Observation, *, now: float, unix_time: float) -> float | None:
+        created_at = observation.created_at or (self.known.created_at if self.known is not None else None)
         by_rate = None
-        if seen.progress is not None:
-            self._progress_rate = self._progress_rate or ProgressRate(now, seen.progress)
-            by_rate = self._progress_rate.seconds_left(seen.progress, now)
+        if observation.progress is not None:
+            self._progress_rate = self._progress_rate or ProgressRate(now, observation.progress)
+            by_rate = self._progress_rate.seconds_left(observation.progress, now)
         return eta_seconds(
-            seen,
+            observation,
             elapsed=age(created_at, unix_time=unix_time, watched_seconds=now - self.started),
-            median=self.run_times.median(self._kind(seen.model, seen.action)),
+            median=self.run_times.median(self._kind(observation.model, observation.action)),
             by_rate=by_rate,
         )
 

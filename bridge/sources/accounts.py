@@ -50,8 +50,7 @@ class AccountRegistry:
     Args:
         upstreams: As the operator configured them, by name; their own keys are never used here.
         secret: Key of the hash that names accounts; the same one gives a key the same name after a restart.
-        ownership_cache_seconds: How long an accepted key counts as proof of ownership; a rejection is
-            remembered as long.
+        ownership_cache_seconds: How long an upstream's answer about a key is cached, accepted or rejected.
     """
 
     def __init__(

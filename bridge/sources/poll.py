@@ -74,11 +74,11 @@ async def poll(upstream: Upstream, task_id: str, cache: PollCache) -> Observatio
             cache.at = upstream.clock.monotonic()
             return None
         reading = upstream.dialect.read_status(answer, task_id)
-        seen = reading.observation
+        observation = reading.observation
         if reading.follow is not None:
             # Some providers return a completed task without its outputs, which need a second call.
             followed = await upstream.ask("status", reading.follow, task_id=task_id)
-            seen = upstream.dialect.read_follow_up(seen, followed)
+            observation = upstream.dialect.read_follow_up(observation, followed)
     except UpstreamError as error:
         upstream.record_call("status", error)
         raise
@@ -90,7 +90,7 @@ async def poll(upstream: Upstream, task_id: str, cache: PollCache) -> Observatio
     content_type = answer.headers.get("content-type", JSON)
     # The constant instead of an equal string per watch.
     cache.content_type = JSON if content_type == JSON else content_type
-    return seen
+    return observation
 
 
 async def find(upstream: Upstream, request: Request) -> Observation:
@@ -101,14 +101,14 @@ async def find(upstream: Upstream, request: Request) -> Observation:
     """
     try:
         answer = await upstream.ask("alias", request)
-        seen = upstream.dialect.read_status(answer).observation
-        if seen.task_id is None:
+        observation = upstream.dialect.read_status(answer).observation
+        if observation.task_id is None:
             raise TaskNotFound("the upstream's response names no task")
     except UpstreamError as error:
         upstream.record_call("alias", error)
         raise
     upstream.record_call("alias")
-    return seen
+    return observation
 
 
 def _is_unchanged(answer: HttpResponse, cache: PollCache) -> bool:

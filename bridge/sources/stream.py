@@ -10,21 +10,22 @@ from bridge.errors import UnreadablePayload, UpstreamError, UpstreamRefused
 from bridge.sources.upstream import Upstream
 from bridge.wire.sse import Decoder
 
-Seen = Callable[[Sequence[Observation]], Awaitable[bool]]
+OnObservations = Callable[[Sequence[Observation]], Awaitable[bool]]
 
 
 async def follow(
     upstream: Upstream,
     request: Request,
     *,
-    seen: Seen,
-    alive: Callable[[], None],
+    on_observations: OnObservations,
+    on_alive: Callable[[], None],
 ) -> None:
     """Pass on what the stream shows until it ends or shows the end of the task.
 
     Args:
-        seen: Called with the observations of one chunk, in order; returns whether the task has ended.
-        alive: Called for every chunk, heartbeats included.
+        on_observations: Called with the observations of one chunk, in order; returns whether the task has
+            ended.
+        on_alive: Called for every chunk, heartbeats included.
 
     Raises:
         UpstreamError: The connection was lost, or there is no stream; a poll must find what is missing.
@@ -37,10 +38,10 @@ async def follow(
                 raise UpstreamRefused("the upstream has no stream for this task", provider_status=head.status)
             decoder = Decoder()
             async for chunk in chunks:
-                alive()
+                on_alive()
                 read = [_read(upstream, frame.name, frame.data) for frame in decoder.feed(chunk)]
                 observations = [observation for observation in read if observation is not None]
-                if observations and await seen(observations):
+                if observations and await on_observations(observations):
                     break
     except UpstreamError as error:
         upstream.record_stream(error.outcome)

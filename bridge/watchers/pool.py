@@ -242,7 +242,7 @@ class Pool:
             return watcher.error
         return shown if shown is not None and now - shown.at < watcher.watch.interval else None
 
-    async def show(self, key: TaskKey, seen: Observation, source: Source) -> Event | None:
+    async def show(self, key: TaskKey, observation: Observation, source: Source) -> Event | None:
         """Record what another call (submit, cancel, alias) showed of a task, as if its watch had observed it.
 
         Returns:
@@ -260,7 +260,7 @@ class Pool:
             self._schedulers.of(watcher.upstream).schedule(watcher)
         try:
             await watcher.hydrate()
-            await watcher.take(seen, source, started_at=self._clock.monotonic())
+            await watcher.take(observation, source, started_at=self._clock.monotonic())
             watcher.shown_at = self._clock.monotonic()
             watcher.polled_once.set()
         finally:
@@ -305,7 +305,7 @@ class Pool:
             except BridgeError as error:
                 logger.warning("watch tick failed", extra={"task": watcher.key.ref, "error": str(error)})
             except Exception:
-                logger.exception("unhandled exception in a watch", extra={"task": watcher.key.ref})
+                logger.exception("unhandled exception in watch", extra={"task": watcher.key.ref})
             if number % 250 == 0:
                 # About 2 ms: other coroutines run in between, however many watches there are.
                 await asyncio.sleep(0)

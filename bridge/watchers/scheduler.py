@@ -144,7 +144,7 @@ class PollScheduler:
             self._retry_later(watcher)
         except Exception:
             # One task's document must not stop the polls of all the others.
-            logger.exception("unhandled exception in a poll", extra={"task": watcher.key.ref})
+            logger.exception("unhandled exception in poll", extra={"task": watcher.key.ref})
             self._retry_later(watcher)
         finally:
             if not settled:

@@ -72,9 +72,7 @@ class StreamFollower:
                 "upstream stream stopped", extra={"task": self.watcher.key.ref, "error": str(error)}
             )
         except Exception:
-            logger.exception(
-                "unhandled exception in an upstream stream", extra={"task": self.watcher.key.ref}
-            )
+            logger.exception("unhandled exception in upstream stream", extra={"task": self.watcher.key.ref})
         finally:
             self.watcher.source = Source.POLL
 
@@ -88,7 +86,7 @@ class StreamFollower:
             self.watcher.source = Source.STREAM
             self.watcher.streaming()
 
-        async def seen(observations: Sequence[Observation]) -> bool:
+        async def observed(observations: Sequence[Observation]) -> bool:
             trusted = [observation for observation in observations if self._is_trusted(observation)]
             if trusted:
                 # Together, so that frames of one chunk are recorded in one transaction, and conflate.
@@ -97,7 +95,7 @@ class StreamFollower:
             return any(observation.status.final for observation in trusted)
 
         try:
-            await follow(self.watcher.upstream, self._request, seen=seen, alive=alive)
+            await follow(self.watcher.upstream, self._request, on_observations=observed, on_alive=alive)
         except (UpstreamRefused, TaskNotFound):
             return None
         except UpstreamError as error:

@@ -179,7 +179,7 @@ class Watcher:
             started_at = clock.monotonic()
             try:
                 with self.upstream.tracing.about(self.key, self.origin):
-                    seen = await poll(self.upstream, self.key.task_id, self._cache)
+                    observation = await poll(self.upstream, self.key.task_id, self._cache)
             except UpstreamError as error:
                 self.upstream.record_poll("failed")
                 self.error = error
@@ -194,12 +194,12 @@ class Watcher:
             # Settled before the journal is written: its trouble is not the provider's.
             self.upstream.limiter.succeeded()
             self.shown_at = clock.monotonic()
-            if seen is None:
+            if observation is None:
                 self.upstream.record_poll("unchanged")
                 self._journal.confirm(self.key, clock.time())
                 await self._act(self.watch.unchanged(now=clock.monotonic(), started_at=started_at))
             else:
-                await self.take(seen, Source.POLL, started_at=started_at)
+                await self.take(observation, Source.POLL, started_at=started_at)
             self.error = None
             self.polled_once.set()
         finally:
@@ -207,7 +207,9 @@ class Watcher:
             self.polled_at = clock.monotonic()
             self._wake_waiters()
 
-    async def take(self, seen: Observation, source: Source, *, started_at: float | None = None) -> None:
+    async def take(
+        self, observation: Observation, source: Source, *, started_at: float | None = None
+    ) -> None:
         """Merge an observation into the known state and record the result if it is an event.
 
         Args:
@@ -223,7 +225,7 @@ class Watcher:
         self._log_start()
         before = self.watch.known
         update = self.watch.observed(
-            seen, source=source, now=clock.monotonic(), unix_time=clock.time(), started_at=started_at
+            observation, source=source, now=clock.monotonic(), unix_time=clock.time(), started_at=started_at
         )
         if source is Source.POLL:
             self.upstream.record_poll("unchanged" if update.state is None else "changed")
@@ -232,7 +234,7 @@ class Watcher:
                 # Another source is ahead of the cached response. If a poll now returns those bytes again, the
                 # task has moved back, and that must be read, not skipped as unchanged.
                 self._cache = PollCache()
-            self._measure(before, update.state, seen)
+            self._measure(before, update.state, observation)
         elif not self.over:
             self._journal.confirm(self.key, clock.time())
         await self._act(update)
@@ -329,7 +331,7 @@ class Watcher:
             raise
         self.upstream.metrics.journal_append_seconds.observe(clock.monotonic() - started_at)
 
-    def _measure(self, before: State | None, state: State, seen: Observation) -> None:
+    def _measure(self, before: State | None, state: State, observation: Observation) -> None:
         metrics = self.upstream.metrics
         name = self.key.upstream
         example = metrics.example(self.key.ref)
@@ -345,9 +347,9 @@ class Watcher:
             self._status_since = state.changed_at
         # Detection latency, where the provider dates its change. Not for the first observation: the task may
         # have changed long before the watch started.
-        changed_at = seen.changed_at
+        changed_at = observation.changed_at
         if changed_at is None and state.status.final:
-            changed_at = seen.completed_at
+            changed_at = observation.completed_at
         if changed_at is not None and before is not None:
             latency = state.changed_at - changed_at
             if 0 <= latency <= PLAUSIBLE_SECONDS:

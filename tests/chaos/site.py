@@ -192,7 +192,7 @@ class Site:
     def complaints(self) -> list[str]:
         """What the log says of bugs."""
         lines = [line for log in self.logs for line in log]
-        return [line for line in lines if "Traceback" in line or "a bug " in line]
+        return [line for line in lines if "Traceback" in line or "unhandled exception" in line]
 
     def rss(self) -> int:
         """Resident memory in bytes."""

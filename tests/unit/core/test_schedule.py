@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.schedule import MAX_WAIT, Pace
+from bridge.core.schedule import MAX_WAIT, Pace, backoff
 
 chances = st.floats(0, 1)
 seconds = st.floats(0, 10_000)
@@ -55,3 +55,10 @@ def test_failures_back_off_up_to_a_minute() -> None:
     pace = Pace(min_seconds=2, max_seconds=10)
     waits = [pace.retry_delay(jitter=0.5, failures=n, retry_after=None) for n in range(1, 9)]
     assert waits == [2, 4, 8, 16, 32, 60, 60, 60]
+
+
+@given(st.integers(0, 10_000), chances)
+def test_back_off_doubles_up_to_its_limit_and_is_spread_by_a_quarter(doublings: int, chance: float) -> None:
+    middle = min(1.5 * 2.0 ** min(doublings, 10), 60)
+    assert backoff(doublings, first=1.5, limit=60, jitter=0.5) == middle
+    assert 0.75 * middle <= backoff(doublings, first=1.5, limit=60, jitter=chance) <= 1.25 * middle

@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def clock() -> FakeClock:
-    return FakeClock(wall=WALL)
+    return FakeClock(unix_time=WALL)
 
 
 def key(number: int) -> TaskKey:

@@ -16,7 +16,7 @@ from bridge.auth.origins import Origins
 from bridge.core.event import Closing
 from bridge.core.task import TaskKey
 from bridge.delivery.sse import EventStream, OverloadedResponse, head
-from bridge.delivery.subscriptions import SubscribeRequest, Subscriptions, withheld
+from bridge.delivery.subscriptions import SubscribeRequest, Subscriptions, denied_notice
 from bridge.delivery.websocket import REFUSED, WebSocketSession, reject
 from bridge.errors import BridgeError, LimitExceeded, Unauthenticated, UpstreamError
 from bridge.web import params
@@ -70,7 +70,7 @@ class StreamRoutes:
         except UpstreamError as error:
             if not error.retryable:
                 raise
-            return OverloadedResponse(self._subscriptions, transport, variant, why=withheld(error))
+            return OverloadedResponse(self._subscriptions, transport, variant, why=denied_notice(error))
         include = params.include(query)
         arrival, expires_at = (
             self._arrival(request, query, keys, unverified),

@@ -27,7 +27,7 @@ from bridge.wire.frames import (
     text_frame,
 )
 from bridge.wire.sse import Decoder
-from tests.fakes.outlets import NDJSON, SOCKET, SSE
+from tests.fakes.writers import NDJSON, SOCKET, SSE
 from tests.fakes.tasks import TASK, event, state, video
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(

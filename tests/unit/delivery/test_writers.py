@@ -20,7 +20,7 @@ from bridge.delivery.writers import (
     http_writer,
     websocket_writer,
 )
-from bridge.server.server import WebSocketFlowControl
+from bridge.server.flow_control import WebSocketFlowControl
 from bridge.wire.document import PLAIN
 from bridge.wire.frames import Format, Transport
 from tests.fakes.clock import settle

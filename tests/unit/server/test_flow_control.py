@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from bridge.server.server import FlowControlledWebSocket
+from bridge.server.flow_control import FlowControlledWebSocket
 
 pytestmark = pytest.mark.anyio
 

@@ -18,17 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from bridge.core.event import Closing, NoticeCode
 from bridge.core.resume import Resume
 from bridge.core.task import Source, Status
-from bridge.telemetry.metrics import (
-    CALLS,
-    DELIVERIES,
-    LEFT,
-    OUTCOMES,
-    Counter,
-    Histogram,
-    Metrics,
-    SavedPolls,
-    fitting,
-)
+from bridge.telemetry.instruments import Counter, Histogram, fitting
+from bridge.telemetry.metrics import CALLS, DELIVERIES, LEFT, OUTCOMES, Metrics, SavedPolls
 
 PROMISED = {
     "bridge_upstream_requests_total": {"upstream", "call", "outcome"},
@@ -267,5 +258,5 @@ def said(registry: CollectorRegistry) -> set[tuple[str, frozenset[tuple[str, str
 
 def test_a_series_needs_a_value_for_each_label() -> None:
     counter = Counter("c_total", "help", ["a", "b"], registry=CollectorRegistry())
-    with pytest.raises(ValueError, match="2 labels"):
+    with pytest.raises(ValueError, match="2 label values"):
         counter.labels("x")

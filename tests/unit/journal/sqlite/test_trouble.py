@@ -166,11 +166,11 @@ async def test_a_directory_or_file_that_cannot_be_written_is_refused(path: Path)
     path.with_name("bridge.db-lock").unlink()
     allow(path.parent, 0o500)
     with without_privileges():
-        assert "let the user the bridge runs as write" in await refusal(path)
+        assert "give the user the bridge runs as write access" in await refusal(path)
     allow(path.parent, 0o700)
     allow(path, 0o400)
     with without_privileges():
-        assert "let the user the bridge runs as write" in await refusal(path)
+        assert "give the user the bridge runs as write access" in await refusal(path)
 
 
 async def test_a_full_disk_is_told_at_start(path: Path) -> None:
@@ -186,12 +186,12 @@ async def test_a_full_disk_refuses_appends_until_it_has_room(path: Path) -> None
         journal.follow(witness)
         first = await journal.append(TASK, state(progress=1))
         disk.fill()
-        with pytest.raises(JournalError, match="no room on its disk"):
+        with pytest.raises(JournalError, match="no space left on its disk"):
             await journal.append(TASK, state(progress=2, raw=LARGE))
         assert not journal.usable
         await journal.tidy()
         assert not journal.usable, "the probe needs room as well"
-        with pytest.raises(JournalError, match="no room on its disk"):
+        with pytest.raises(JournalError, match="no space left on its disk"):
             await journal.append(TASK, state(progress=3))
         assert await journal.since(TASK, 0) == witness.heard == [first]
         disk.mend()

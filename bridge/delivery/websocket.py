@@ -134,6 +134,7 @@ class _Conversation:
         ended = self._writer.ended
         while self._subscription.closing is None:
             event = await (receive() if ended is None else _first_of(receive(), ended))
+            # None: the bridge closed the connection.
             if event is None or event["type"] == "websocket.disconnect":
                 return
             text = event.get("text")
@@ -219,6 +220,7 @@ class _Conversation:
                     await self.subscribe(number, SubscribeRequest(allowed, token))
             case "unsubscribe":
                 keys = self._resolve(_tasks(fields))
+                # Tasks the client never subscribed to are confirmed too: the result is the same.
                 for key in keys:
                     self._subscriptions.hub.unsubscribe(self._subscription, key)
                 self._follow(len(self._subscription.channels))

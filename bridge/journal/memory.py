@@ -77,6 +77,7 @@ class MemoryJournal(Feed):
             key = next(iter(self._tasks))
             newest = self._tasks[key][-1].state
             expired = newest.changed_at < oldest
+            # The order is by last append: if this task stays, so do all after it.
             if not expired and len(self._tasks) <= self._max_tasks:
                 return
             del self._tasks[key]

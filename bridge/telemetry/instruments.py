@@ -80,6 +80,7 @@ class HistogramSeries:
         self.counts[bucket] += 1
         self.total += value
         if example is not None:
+            # Replaced without a copy: one dictionary serves the observations of a whole broadcast.
             self._newest[bucket] = (example, value)
 
     @property

@@ -64,6 +64,7 @@ def configure(
     for handler in list(root.handlers):
         root.removeHandler(handler)
     root.addHandler(writer)
+    # Root covers the libraries; at debug level aiohttp and websockets would log payloads.
     root.setLevel(max(own_level, logging.WARNING))
     logging.getLogger(ROOT_LOGGER).setLevel(own_level)
     logging.getLogger("uvicorn.error").addFilter(_is_not_invalid_utf8)

@@ -147,7 +147,7 @@ class OtelTracing:
     def _store(self, key: TaskKey, context: SpanContext) -> None:
         if context.trace_flags.sampled:
             self._newest[key.ref] = f"{context.trace_id:032x}"
-            self._newest.move_to_end(key.ref)
+            self._newest.move_to_end(key.ref)  # an update keeps its old position in the order of eviction
             if len(self._newest) > CACHE_SIZE:
                 self._newest.popitem(last=False)
 

@@ -1,4 +1,4 @@
-"""The state document: what clients read about a task, as contract section 2 has it."""
+"""The state document: what clients read about a task (docs/endpoints.md)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 
 import orjson
 
-from bridge.core.cursor import Cursor
 from bridge.core.event import Event
 from bridge.core.task import Output, State
 
 
 @dataclass(frozen=True, slots=True)
 class Include:
-    """What a caller asked to have beside the plain document.
+    """What the client requested besides the plain document.
 
     Args:
-        raw: The provider's own document.
+        raw: The provider's own document, as `raw`.
         data: Base64 results as `data:` URLs.
     """
 
@@ -31,16 +30,16 @@ PLAIN = Include()
 
 
 def document(event: Event, *, include: Include = PLAIN, observed_at: float | None = None) -> bytes:
-    """The state of a task as JSON; every key present, null when unknown.
+    """The state of a task as JSON; every key is present, and null if unknown.
 
     Args:
-        observed_at: Unix seconds of a later confirmation than the recorded one.
+        observed_at: Unix seconds of a confirmation later than the recorded one.
     """
     return orjson.dumps(_fields(event, include, observed_at))
 
 
 def timestamp(seconds: float | None) -> str | None:
-    """RFC 3339 in UTC with milliseconds; None for what no calendar holds."""
+    """RFC 3339 in UTC with milliseconds; None for a time outside of the calendar."""
     if seconds is None:
         return None
     try:
@@ -52,7 +51,7 @@ def timestamp(seconds: float | None) -> str | None:
 
 @lru_cache(1024)
 def _second(whole: int) -> str:
-    """Most of the times in a document are those of the one before, or of this second."""
+    """Cached: most times in a document are those of the previous one, or of the current second."""
     return datetime.fromtimestamp(whole, UTC).isoformat()[:19]
 
 
@@ -82,7 +81,7 @@ def _fields(event: Event, include: Include, observed_at: float | None) -> dict[s
         "observed_at": changed_at if observed == state.changed_at else timestamp(observed),
         "source": state.source,
         "cursor": str(event.cursor),
-        # read and written again: the provider's own line breaks would end an SSE field
+        # parsed and encoded again: the provider's line breaks would end an SSE field
         "raw": orjson.loads(state.raw) if include.raw and state.raw is not None else None,
     }
 
@@ -104,6 +103,7 @@ def _output(output: Output, include: Include) -> dict[str, Any]:
         "file_id": output.file_id,
     }
     if output.data is not None:
+        # Three bytes per four characters of base64, without decoding megabytes to count them.
         fields["bytes"] = len(output.data.rstrip("=")) * 3 // 4
         if include.data:
             fields["url"] = f"data:{output.media_type or 'application/octet-stream'};base64,{output.data}"
@@ -111,10 +111,5 @@ def _output(output: Output, include: Include) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> float | int | None:
-    """Whole numbers without a trailing .0, as people and the provider write them."""
+    """Whole numbers without a trailing .0, as the provider writes them."""
     return int(value) if value is not None and value == int(value) else value
-
-
-def unseen_cursor(epoch: str) -> Cursor:
-    """The cursor of a task nobody has seen yet: before everything."""
-    return Cursor(epoch, 0)

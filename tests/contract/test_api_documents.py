@@ -31,6 +31,7 @@ from bridge import errors
 from bridge.auth.authenticator import COOKIE, TICKET, TokenScope
 from bridge.auth.tickets import MAX_TICKET_SECONDS
 from bridge.config.settings import Settings
+from bridge.core.cursor import Cursor
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.merge import lost, merge, unknown
 from bridge.core.resume import locate
@@ -43,7 +44,7 @@ from bridge.sources.upstream import UpstreamState
 from bridge.web.routes import Services, routes
 from bridge.web.static_files import StaticFile, StaticFolder
 from bridge.web.tasks import DEFAULT_TICKET_SECONDS
-from bridge.wire.document import Include, document, unseen_cursor
+from bridge.wire.document import Include, document
 from bridge.wire.frames import (
     Format,
     Transport,
@@ -131,7 +132,7 @@ def test_every_key_and_every_kind_of_value_is_described():
 
 
 def test_every_key_is_always_there_and_its_order_is_that_of_the_document():
-    keys = list(checked(Event(TASK, unseen_cursor(EPOCH), unknown(wall=0.0))))
+    keys = list(checked(Event(TASK, Cursor(EPOCH, 0), unknown(wall=0.0))))
     assert keys == list(SCHEMA["properties"]) == SCHEMA["required"]
 
 

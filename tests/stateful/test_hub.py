@@ -16,8 +16,8 @@ from bridge.hub.subscription import Subscription
 from bridge.wire.frames import Format, Transport
 from tests.fakes.hub import Scene
 from tests.fakes.loop import ManualLoop
-from tests.fakes.writers import RecordingWriter
 from tests.fakes.tasks import state
+from tests.fakes.writers import RecordingWriter
 
 KEYS = [TaskKey("qingbo", f"task-{number}") for number in range(4)]
 FORMS = [Format(Transport.SSE), Format(Transport.NDJSON)]

@@ -45,6 +45,7 @@ class LatestCache:
         Args:
             size: Bytes of the encoded state.
         """
+        # The task may move from the open to the finished ones.
         self._remove(event.key)
         final = event.state.status.final
         size += OVERHEAD_BYTES
@@ -60,6 +61,7 @@ class LatestCache:
 
     def forget(self, key: TaskKey, offset: int) -> None:
         """Remove a deleted task, unless it has an event newer than `offset`."""
+        # Counted even if nothing is cached: a read from disk may be on its way with the deleted event.
         self.evictions += 1
         for events in (self._open, self._final):
             if key in events and events[key][0].cursor.offset <= offset:

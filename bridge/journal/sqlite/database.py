@@ -85,6 +85,7 @@ class Database:
 
     def second_connection(self) -> sqlite3.Connection:
         """Open a read-only connection for one other thread."""
+        # Used by the reader's thread alone, but closed by the writer's.
         self._second = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -97,6 +98,7 @@ class Database:
         Raises:
             JournalError: It was moved or deleted: everything written from now on would end with the process.
         """
+        # SQLite keeps writing to a deleted or renamed file without any error.
         try:
             here = self.path.stat().st_ino == self._inode
         except OSError:
@@ -110,6 +112,7 @@ class Database:
         try:
             if self._second is not None:
                 self._second.close()
+            # Empties the -wal file, so that a copy of the main file alone is complete.
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             self.connection.close()
@@ -122,6 +125,7 @@ def explain(error: sqlite3.Error | OSError, path: Path) -> JournalError:
         sentence = _SYSTEM_SENTENCES.get(error.errno or 0, f"cannot be used: {error.strerror or error}")
     else:
         code = getattr(error, "sqlite_errorcode", None) or 0
+        # Extended codes such as SQLITE_IOERR_FSYNC have the primary code in their low byte.
         sentence = _SENTENCES.get(code & 0xFF, f"cannot be used: {error}")
     return JournalError(f"the journal {path} {sentence}")
 
@@ -142,6 +146,7 @@ def open_database(path: Path, connect: Connect = connect) -> Database:
     """
     try:
         _check_place(path)
+        # Before the file is created or read: two bridges that start together must not both prepare it.
         lock = _lock(path)
         try:
             _make(path)
@@ -237,6 +242,7 @@ def check_ours(connection: sqlite3.Connection, path: Path) -> bool:
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     fresh = check_ours(connection, path)
     if fresh:
+        # Has an effect only before the first table exists.
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     else:
         _check_health(connection, path)
@@ -271,6 +277,7 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 def _check_health(connection: sqlite3.Connection, path: Path) -> None:
+    # A damaged table of tasks fails every append; damage elsewhere shows when that event is read.
     size = _number(connection, "page_count") * _number(connection, "page_size")
     whole = size <= CHECKED_WHOLE_BYTES
     (result,) = connection.execute(f"PRAGMA quick_check({'1' if whole else 'tasks'})").fetchone()

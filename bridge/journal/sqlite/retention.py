@@ -82,6 +82,7 @@ class Retention:
             self._by_age(connection, step, wall)
             self._by_count(connection, step, events)
             if step.events:
+                # Without it, a restart after the newest event was deleted would assign its offset again.
                 connection.execute("UPDATE meta SET value = ? WHERE name = 'head'", (head,))
         step.more = step.events > 0 or _vacuum(connection)
         connection.execute("PRAGMA synchronous = FULL")
@@ -97,6 +98,7 @@ class Retention:
         limit = min(STEP_EVENTS, events - self.max_events)
         if step.events >= limit:
             return
+        # History goes before open tasks: clients need the newest state, and old ones only to replay.
         finished = connection.execute(_OLDEST_TASKS, (0, limit)).fetchall()
         shortened = not finished and _keep_newest(connection, step, limit)
         if not shortened:
@@ -156,5 +158,6 @@ def _vacuum(connection: sqlite3.Connection) -> bool:
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     if free <= SPARE_PAGES:
         return False
+    # `fetchall`, because SQLite frees one page per step of this statement.
     connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
     return bool(connection.execute("PRAGMA freelist_count").fetchone()[0] < free)

@@ -12,8 +12,8 @@ from bridge.hub import hub as hub_module
 from bridge.wire.frames import Format, Transport
 from tests.fakes.clock import settle
 from tests.fakes.hub import Scene
-from tests.fakes.writers import NDJSON, SOCKET, SSE, RecordingWriter
 from tests.fakes.tasks import OTHER, TASK, state
+from tests.fakes.writers import NDJSON, SOCKET, SSE, RecordingWriter
 
 pytestmark = pytest.mark.anyio
 

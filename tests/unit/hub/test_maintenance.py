@@ -13,8 +13,8 @@ from bridge.hub.maintenance import ConnectionMaintenance, MaintenanceSettings, r
 from bridge.hub.subscription import Subscription
 from tests.fakes.clock import settle
 from tests.fakes.hub import Scene
-from tests.fakes.writers import NDJSON, SOCKET, RecordingWriter
 from tests.fakes.tasks import OTHER, TASK, state
+from tests.fakes.writers import NDJSON, SOCKET, RecordingWriter
 
 pytestmark = pytest.mark.anyio
 

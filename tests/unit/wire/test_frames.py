@@ -27,8 +27,8 @@ from bridge.wire.frames import (
     text_frame,
 )
 from bridge.wire.sse import Decoder
-from tests.fakes.writers import NDJSON, SOCKET, SSE
 from tests.fakes.tasks import TASK, event, state, video
+from tests.fakes.writers import NDJSON, SOCKET, SSE
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
     ["\n", "\r\ndata: x", "\u2028", "\x85", '"', "\x00"]

@@ -139,7 +139,9 @@ async def test_a_damaged_journal_is_refused(
     damage(path)
     if not whole:
         monkeypatch.setattr(database, "CHECKED_WHOLE_BYTES", 0)
-    assert re.search(r"is damaged; restore a copy, or move it and its -wal and -shm files away", await refusal(path))
+    assert re.search(
+        r"is damaged; restore a copy, or move it and its -wal and -shm files away", await refusal(path)
+    )
 
 
 async def test_a_second_bridge_is_refused_and_the_first_goes_on(path: Path) -> None:

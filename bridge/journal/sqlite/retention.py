@@ -13,9 +13,7 @@ from bridge.journal.sqlite.codec import decode_key
 from bridge.journal.sqlite.database import MAX_HISTORY
 from bridge.journal.sqlite.storage import EVENTS_PER_TASK, Transaction
 
-OPEN_SECONDS = (
-    7 * 86_400.0
-)  # an open task may have been paid for: kept a week, or for the retention if that is longer
+OPEN_SECONDS = 7 * 86_400.0  # an open task may have been paid for: kept a week, or longer by the retention
 STEP_EVENTS = 64  # the events of a task are spread over the file: each may rewrite a page of its own
 SPARE_PAGES = 1024  # 4 MiB of free pages are kept for the next appends
 VACUUM_PAGES = 64

@@ -43,19 +43,15 @@ class ConnectionHandoff:
             session: StreamSession | None = extensions.pop(SESSION, None)
             if session is not None:
                 if server is not None:
-                    _drop_request(scope, server)
+                    # Our own server does not read the request again: 3 KB less per open stream.
+                    scope["headers"].clear()
+                    if scope["type"] == "websocket":
+                        server.request = server.response = None
+                        scope.clear()
                 await session(receive, send)
         finally:
             for callback in extensions.pop(ON_CLOSE, ()):
                 callback()
-
-
-def _drop_request(scope: Scope, server: Any) -> None:
-    """Free the request, which our own server does not read again: 3 KB less per open stream."""
-    scope["headers"].clear()
-    if scope["type"] == "websocket":
-        server.request = server.response = None
-        scope.clear()
 
 
 def server_of(scope: Scope) -> Any | None:

@@ -273,7 +273,8 @@ class Subscriptions:
                     await completed
                     errors = {key: poll.result() for poll, key in polls.items() if poll.done()}
                     # One state decides the status: 200. The other tasks follow on the stream.
-                    if any(self._has_state(key) for key in errors):
+                    watchers = [self.pool.watcher(key) for key in errors]
+                    if any(watcher is not None and watcher.watch.known is not None for watcher in watchers):
                         break
         except TimeoutError:
             pass
@@ -281,16 +282,15 @@ class Subscriptions:
             for poll in polls:
                 poll.cancel()
         pending.latest = await self.journal.latest(keys)
-        if not any(pending.latest) and len(errors) == len(keys):
-            _raise_if_permanent(list(errors.values()))
-
-    def _was_polled(self, key: TaskKey) -> bool:
-        watcher = self.pool.watcher(key)
-        return watcher is not None and watcher.polled_once.is_set()
-
-    def _has_state(self, key: TaskKey) -> bool:
-        watcher = self.pool.watcher(key)
-        return watcher is not None and watcher.watch.known is not None
+        if any(pending.latest) or len(errors) < len(keys):
+            return
+        # Only an error that no reconnect can resolve decides the status (rule 2). A rejected credential can
+        # be replaced by the operator while the stream is open.
+        first = errors[keys[0]]
+        missing = all(isinstance(error, TaskNotFound) for error in errors.values())
+        refused = len(keys) == 1 and isinstance(first, UpstreamRefused)
+        if first is not None and (missing or (refused and not isinstance(first, CredentialRefused))):
+            raise first
 
     async def _history(self, pending: PendingSubscription) -> list[Event]:
         after = pending.position.after or 0
@@ -298,7 +298,7 @@ class Subscriptions:
         newest = [event for event in pending.latest if event is not None]
         # Keyed by cursor: the newest event of a task is usually in its history as well.
         by_cursor = {event.cursor: event for events in [*recorded, newest] for event in events}
-        return sorted(by_cursor.values(), key=_offset)
+        return sorted(by_cursor.values(), key=lambda event: event.cursor.offset)
 
     def _send_placeholders(self, pending: PendingSubscription, new: list[TaskKey]) -> None:
         """Send `unknown` for tasks without a state, once the time for their first poll is up."""
@@ -308,7 +308,9 @@ class Subscriptions:
                 self.hub.send_placeholder(pending.subscription, self.placeholder(key))
 
         remaining = pending.first_poll_until - self.clock.monotonic()
-        if remaining <= 0 or (pending.waited and all(self._was_polled(key) for key in new)):
+        watchers = [self.pool.watcher(key) for key in new]
+        polled = all(watcher is not None and watcher.polled_once.is_set() for watcher in watchers)
+        if remaining <= 0 or (pending.waited and polled):
             send()
         else:
             # The first state ended the wait for the response, but the other tasks still have their time.
@@ -319,20 +321,3 @@ def denied_notice(error: BridgeError) -> Notice:
     """The notice for a task that may not be shown to the client."""
     code = NoticeCode.TASK_NOT_FOUND if isinstance(error, TaskNotFound) else NoticeCode.UPSTREAM_UNAVAILABLE
     return Notice(code, str(error), retriable=error.retryable)
-
-
-def _raise_if_permanent(errors: list[BridgeError | None]) -> None:
-    """Raise an error that no reconnect can resolve; see rule 2.
-
-    A rejected credential is not one of them: the operator may replace it while the stream is open.
-    """
-    first = errors[0]
-    if isinstance(first, TaskNotFound) and all(isinstance(error, TaskNotFound) for error in errors):
-        raise first
-    permanent = isinstance(first, UpstreamRefused) and not isinstance(first, CredentialRefused)
-    if len(errors) == 1 and first is not None and permanent:
-        raise first
-
-
-def _offset(event: Event) -> int:
-    return event.cursor.offset

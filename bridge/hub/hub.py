@@ -176,7 +176,7 @@ class Hub:
         burst = [preface]
         subscription.retry = retry
         behind_keys = {channel.key for channel in behind}
-        for event in sorted(known, key=_offset):
+        for event in sorted(known, key=lambda event: event.cursor.offset):
             # `after` says nothing about a task that this connection is behind on.
             if event.cursor.offset > floor or event.key in behind_keys:
                 burst.append(self._initial_frame(subscription, event))
@@ -564,10 +564,6 @@ def _discard(_data: bytes) -> None:
 def _answers_subscribe(fmt: Format, notice: Notice) -> bool:
     """On a WebSocket the 404 is sent as the reply to its subscribe message: see delivery/websocket.py."""
     return fmt.transport is Transport.WEBSOCKET and notice.code is NoticeCode.TASK_NOT_FOUND
-
-
-def _offset(event: Event) -> int:
-    return event.cursor.offset
 
 
 def _channel_offset(channel: Channel[Subscription]) -> int:

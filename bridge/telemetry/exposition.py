@@ -39,8 +39,11 @@ async def scraped(metrics: Metrics, *, accept: str) -> tuple[bytes, str]:
     )
     texts = []
     for family in metrics.exposition(openmetrics=as_openmetrics).collect():
-        for part in _parts(family):
-            texts.append(part.encode(encode))
+        samples = family.samples
+        for start in range(0, max(len(samples), 1), SAMPLES_PER_SLICE):
+            part = Metric(family.name, family.documentation, family.type)
+            part.samples = samples[start : start + SAMPLES_PER_SLICE]
+            texts.append(_Slice(part, first=start == 0).encode(encode))
             await asyncio.sleep(0)
     return b"".join(texts) + (_END if as_openmetrics else b""), OPENMETRICS if as_openmetrics else TEXT
 
@@ -68,11 +71,3 @@ class _Slice:
         """Its lines: HELP and TYPE only in the first slice of a family, and never the end marker."""
         text = encode(self).removesuffix(_END)
         return text if self.first else text.split(b"\n", 2)[2]
-
-
-def _parts(family: Metric) -> Iterator[_Slice]:
-    samples = family.samples
-    for start in range(0, max(len(samples), 1), SAMPLES_PER_SLICE):
-        part = Metric(family.name, family.documentation, family.type)
-        part.samples = samples[start : start + SAMPLES_PER_SLICE]
-        yield _Slice(part, first=start == 0)

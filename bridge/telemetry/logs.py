@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -54,7 +54,8 @@ def configure(
         write: Replaces standard error.
     """
     _occupy_standard_descriptors()
-    terminal = _is_terminal(sys.stderr)
+    stream = sys.stderr  # None without a console, and closed if standard error was closed before the start
+    terminal = stream is not None and not stream.closed and stream.isatty()
     human = style == "human" or (style == "auto" and terminal)
     writer = LogWriter(write or to_descriptor(2), LogThrottle(), clock or SystemClock())
     writer.addFilter(Context())
@@ -187,10 +188,6 @@ def _indented(traceback: str) -> str:
 def _is_not_invalid_utf8(record: logging.LogRecord) -> bool:
     """Drop uvicorn's traceback for each WebSocket client that sends invalid UTF-8; it is closed with 1007."""
     return not record.getMessage().startswith("Invalid UTF-8 sequence")
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and not stream.closed and stream.isatty()
 
 
 def _occupy_standard_descriptors() -> None:

@@ -32,6 +32,9 @@ class Process(Collector):
             return
         fields = (self._own / "stat").read_bytes().rpartition(b")")[2].split()
         ticks = os.sysconf("SC_CLK_TCK")
+        folder = self._own / "fd"
+        # Before Linux 6.2 the size is 0.
+        descriptors = folder.stat().st_size or len(os.listdir(folder))  # noqa: PTH208 - no `Path` for each
         cpu = sum(map(int, fields[_CPU])) / ticks
         yield CounterMetricFamily("process_cpu_seconds", "User and system CPU time in seconds.", value=cpu)
         for name, documentation, value in (
@@ -42,7 +45,7 @@ class Process(Collector):
                 "Start time of the process in Unix seconds.",
                 self._booted + int(fields[_STARTED]) / ticks,
             ),
-            ("open_fds", "Open file descriptors.", self._descriptors()),
+            ("open_fds", "Open file descriptors.", descriptors),
             (
                 "max_fds",
                 "Maximum number of open file descriptors.",
@@ -50,11 +53,6 @@ class Process(Collector):
             ),
         ):
             yield GaugeMetricFamily(f"process_{name}", documentation, value=value)
-
-    def _descriptors(self) -> int:
-        folder = self._own / "fd"
-        # Before Linux 6.2 the size is 0.
-        return folder.stat().st_size or len(os.listdir(folder))  # noqa: PTH208 - no `Path` per descriptor
 
 
 _PAGE = resource.getpagesize()

@@ -66,7 +66,13 @@ def bind(headers: Iterable[tuple[bytes, bytes]]) -> RequestContext:
             request_id = value if request_id is None else b""
         elif name == TRACEPARENT:
             trace = value if trace is None else b""
-    request = RequestContext(_request_id(request_id), None if trace is None else parse_traceparent(trace))
+    # The client's own id is used only if it is safe in a log line and in a response header.
+    if request_id is None or not _SANE_ID.fullmatch(request_id):
+        request_id = os.urandom(8).hex().encode()
+    request = RequestContext(
+        request_id.decode(),
+        None if trace is None else parse_traceparent(trace),
+    )
     _current.set(request)
     return request
 
@@ -101,10 +107,3 @@ def parse_traceparent(value: bytes) -> Trace | None:
         return None
     sampled = bool(int(match["flags"], 16) & _SAMPLED)
     return Trace(match["trace"].decode(), match["span"].decode(), sampled)
-
-
-def _request_id(sent: bytes | None) -> str:
-    """The client's own id if it is safe in a log and a header; otherwise a new one."""
-    if sent is not None and _SANE_ID.fullmatch(sent):
-        return sent.decode()
-    return os.urandom(8).hex()

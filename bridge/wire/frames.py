@@ -122,7 +122,13 @@ def state_frame(
         frame = text + b"\n"
     else:
         frame = text_frame(fmt, b'{"type":"state","cursor":"%b","state":%b}' % (cursor.encode(), text))
-    return frame + _done_frame(fmt, event) if event.state.status.final else frame
+    if not event.state.status.final:
+        return frame
+    fields = {"task": event.key.ref, "status": event.state.status.value}
+    if fmt.transport is Transport.SSE:
+        # With the same id as the state: a client cut off between the two has already seen the end.
+        return frame + sse.encode(orjson.dumps(fields), id=cursor, event="done")
+    return frame + _control(fmt, "done", fields | {"cursor": cursor})
 
 
 def end_frame(fmt: Format, tasks: int) -> bytes:
@@ -177,14 +183,6 @@ def text_frame(fmt: Format, payload: bytes) -> bytes:
 def message(fmt: Format, fields: dict[str, Any]) -> bytes:
     """A control message on a WebSocket."""
     return text_frame(fmt, orjson.dumps(fields))
-
-
-def _done_frame(fmt: Format, event: Event) -> bytes:
-    fields = {"task": event.key.ref, "status": event.state.status.value}
-    cursor = str(event.cursor)
-    if fmt.transport is Transport.SSE:
-        return sse.encode(orjson.dumps(fields), id=cursor, event="done")
-    return _control(fmt, "done", fields | {"cursor": cursor})
 
 
 def _control(fmt: Format, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:

@@ -240,40 +240,30 @@ def check_ours(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Create the tables of a new file or check those of an old one, then make every commit durable."""
     fresh = check_ours(connection, path)
     if fresh:
         # Has an effect only before the first table exists.
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     else:
         _check_health(connection, path)
-    _tune(connection, path)
-    if fresh:
-        _create(connection)
-    # A restored copy has no epoch; see `bridge.journal.sqlite.backup`.
-    connection.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (secrets.token_hex(4),))
-    probe(connection)
-
-
-def _tune(connection: sqlite3.Connection, path: Path) -> None:
-    """Use a write-ahead log. `probe`, which runs last, turns on syncing each commit (FULL).
-
-    Synced, so that not even a power failure takes back an event that clients have received. Its offset
-    would be assigned a second time in the same epoch, and the cursor of such a client would skip the new
-    event. Group commits make this cheap: one sync per group.
-    """
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise JournalError(f"the journal {path} is on a file system without shared memory; use a local disk")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    for statement in _SCHEMA:
-        connection.execute(statement)
-    connection.execute("INSERT INTO meta VALUES ('head', 0)")
-    connection.execute("COMMIT")
+    if fresh:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        connection.execute("INSERT INTO meta VALUES ('head', 0)")
+        connection.execute("COMMIT")
+    # A restored copy has no epoch; see `bridge.journal.sqlite.backup`.
+    connection.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (secrets.token_hex(4),))
+    # Turns on syncing each commit, so that not even a power failure takes back an event that clients have
+    # received. Its offset would be assigned a second time in the same epoch, and the cursor of such a client
+    # would skip the new event. Group commits make this cheap: one sync per group.
+    probe(connection)
 
 
 def _check_health(connection: sqlite3.Connection, path: Path) -> None:

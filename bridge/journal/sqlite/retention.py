@@ -76,8 +76,12 @@ class Retention:
         # syncs them anyway.
         connection.execute("PRAGMA synchronous = NORMAL")
         with Transaction(connection):
-            _by_length(connection, step)
-            self._by_age(connection, step, wall)
+            for task, kept in connection.execute(_TOO_LONG).fetchall():
+                _drop_oldest(connection, task, step, min(STEP_EVENTS, kept - EVENTS_PER_TASK))
+            for is_open, seconds in ((0, self.seconds), (1, max(self.seconds, OPEN_SECONDS))):
+                if step.events < STEP_EVENTS:
+                    rows = connection.execute(_EXPIRED, (is_open, STEP_EVENTS, wall - seconds)).fetchall()
+                    _forget(connection, rows, step, STEP_EVENTS)
             self._by_count(connection, step, events)
             if step.events:
                 # Without it, a restart after the newest event was deleted would assign its offset again.
@@ -85,12 +89,6 @@ class Retention:
         step.more = step.events > 0 or _vacuum(connection)
         connection.execute("PRAGMA synchronous = FULL")
         return step
-
-    def _by_age(self, connection: sqlite3.Connection, step: Step, wall: float) -> None:
-        for is_open, seconds in ((0, self.seconds), (1, max(self.seconds, OPEN_SECONDS))):
-            if step.events < STEP_EVENTS:
-                rows = connection.execute(_EXPIRED, (is_open, STEP_EVENTS, wall - seconds)).fetchall()
-                _forget(connection, rows, step, STEP_EVENTS)
 
     def _by_count(self, connection: sqlite3.Connection, step: Step, events: int) -> None:
         limit = min(STEP_EVENTS, events - self.max_events)
@@ -102,12 +100,6 @@ class Retention:
         if not shortened:
             rows = finished or connection.execute(_OLDEST_TASKS, (1, limit)).fetchall()
             _forget(connection, rows, step, limit)
-
-
-def _by_length(connection: sqlite3.Connection, step: Step) -> None:
-    """Delete the oldest events of a task that has too many."""
-    for task, kept in connection.execute(_TOO_LONG).fetchall():
-        _drop_oldest(connection, task, step, min(STEP_EVENTS, kept - EVENTS_PER_TASK))
 
 
 def _forget(connection: sqlite3.Connection, rows: list[Any], step: Step, limit: int) -> None:

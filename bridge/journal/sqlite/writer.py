@@ -140,7 +140,11 @@ class Writer:
             while self._turn(database):
                 pass
         finally:
-            self._close(database)
+            try:
+                database.close()
+            except (sqlite3.Error, OSError) as error:
+                # Nothing is lost: what is committed is in the -wal file, and the next start reads it.
+                logger.warning("journal not shut down cleanly", extra={"error": str(error)})
             self.ended.set_result(None)
 
     def _open(self) -> tuple[Database, OpenResult]:
@@ -254,13 +258,6 @@ class Writer:
         refused = sum(append.entry.size for append in appends)
         self._probe_bytes = max(self._probe_bytes, min(refused, GROUP_BYTES))
         self._post(self._listener.refused, appends, error)
-
-    def _close(self, database: Database) -> None:
-        try:
-            database.close()
-        except (sqlite3.Error, OSError) as error:
-            # Nothing is lost: what is committed is in the -wal file, and the next start reads it.
-            logger.warning("journal not shut down cleanly", extra={"error": str(error)})
 
     def _post(self, listen: Callable[[*Args], None], *args: *Args) -> None:
         """Call `listen` on the event loop."""

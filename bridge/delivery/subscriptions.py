@@ -41,17 +41,17 @@ class DeliverySettings:
     """How arrivals are treated.
 
     Args:
-        cold_wait_seconds: How long a first answer may wait for a task nobody has looked at.
+        first_state_timeout_seconds: How long a first answer may wait for a task nobody has looked at.
         max_connection_age_seconds: Each connection lives 0.8 to 1.0 of this.
-        sync_seconds: How long a provider's own waiting call is held before it is told to poll.
+        sync_wait_seconds: How long a provider's own waiting call is held before it is told to poll.
         max_tasks_per_connection: Tasks one connection may follow; 0 for as many as it likes.
         max_body_bytes: The largest body read of any request but a submit.
         max_submission_bytes: The largest body of a submit.
     """
 
-    cold_wait_seconds: float = 2.0
+    first_state_timeout_seconds: float = 2.0
     max_connection_age_seconds: float = 600.0
-    sync_seconds: float = 60.0
+    sync_wait_seconds: float = 60.0
     max_tasks_per_connection: int = 200
     max_body_bytes: int = 1024 * 1024
     max_submission_bytes: int = 16 * 1024 * 1024
@@ -159,7 +159,7 @@ class Subscriptions:
             UpstreamRefused: The provider refuses to show the only task.
             JournalError: The journal cannot be read.
         """
-        first_poll_until = self.clock.monotonic() + self.settings.cold_wait_seconds
+        first_poll_until = self.clock.monotonic() + self.settings.first_state_timeout_seconds
         self.hub.join(subscription, request.keys)
         latest = await self.journal.latest(request.keys)
         position = locate(request.token, epoch=self.journal.epoch, head=self.journal.head)
@@ -223,7 +223,7 @@ class Subscriptions:
         self.pool.want(key)
         error: BridgeError | None = None
         try:
-            async with asyncio.timeout(self.settings.cold_wait_seconds):
+            async with asyncio.timeout(self.settings.first_state_timeout_seconds):
                 error = await self.pool.wait_polled(key)
         except TimeoutError:
             pass
@@ -268,7 +268,7 @@ class Subscriptions:
         errors: dict[TaskKey, BridgeError | None] = {}
         polls = {asyncio.ensure_future(self.pool.wait_polled(key)): key for key in keys}
         try:
-            async with asyncio.timeout(self.settings.cold_wait_seconds):
+            async with asyncio.timeout(self.settings.first_state_timeout_seconds):
                 for completed in asyncio.as_completed(polls):
                     await completed
                     errors = {key: poll.result() for poll, key in polls.items() if poll.done()}

@@ -90,22 +90,22 @@ class TimeLimitedRequest(HttpToolsProtocol):
         self._waiting_since = None
         super().on_message_complete()
 
-    def check_timeout(self, now: float, header_seconds: float, body_seconds: float) -> None:
+    def check_timeout(self, now: float, header_timeout: float, body_timeout: float) -> None:
         """Close the connection if its request arrives too slowly.
 
         A response that has begun is never interrupted, even if the request body is incomplete.
 
         Args:
             now: The event loop's time.
-            header_seconds: Timeout of the head, from the connection or the first byte of a request.
-            body_seconds: Timeout of the body while less than `MIN_BODY_RATE` arrives.
+            header_timeout: Seconds for the head, from the connection or the first byte of a request.
+            body_timeout: Seconds for the body while less than `MIN_BODY_RATE` arrives.
         """
         if self._waiting_since is None or self.transport.is_closing():
             return
         if self._in_body and self.flow.read_paused:
             self._waiting_since = now  # the application does not read; the client is not to blame
             return
-        timeout = body_seconds if self._in_body else header_seconds
+        timeout = body_timeout if self._in_body else header_timeout
         if now - self._waiting_since < timeout:
             return
         response_begun = self.cycle is not None and self.cycle.response_started

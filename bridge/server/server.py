@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from websockets import http11
 
 from bridge.app import Bridge
-from bridge.config.settings import operations_address
+from bridge.config.settings import admin_address
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.memory import MemoryTrimmer, trim_memory
 from bridge.server.request_limits import TimeLimitedRequest
@@ -45,11 +45,11 @@ def serve(bridge: Bridge) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     bridge.served_by_us = True
     listeners = [listen(bridge.settings.host, bridge.settings.port)]
-    apart = operations_address(bridge.settings)
+    apart = admin_address(bridge.settings)
     if apart is not None:
         listeners.append(listen(*apart))
-        bridge.operations_port = listeners[-1].getsockname()[1]
-    server = DrainingServer(bridge, _config(bridge, max_head_bytes=bridge.settings.max_head_bytes))
+        bridge.admin_port = listeners[-1].getsockname()[1]
+    server = DrainingServer(bridge, _config(bridge, max_head_bytes=bridge.settings.max_request_head_bytes))
     server.run(sockets=listeners)
     return 0 if server.started and not bridge.dead else 1
 
@@ -125,7 +125,9 @@ class DrainingServer(uvicorn.Server):
     async def _check_timeouts(self) -> None:
         """Close connections whose request arrives too slowly. One periodic scan instead of one timer each."""
         settings = self._bridge.settings
-        period = min(1.0, settings.header_seconds / 4, settings.body_seconds / 4)
+        period = min(
+            1.0, settings.request_header_timeout_seconds / 4, settings.request_body_timeout_seconds / 4
+        )
         assert self._loop is not None
         while True:
             await asyncio.sleep(period)
@@ -133,7 +135,9 @@ class DrainingServer(uvicorn.Server):
             for number, connection in enumerate(list(self.server_state.connections), start=1):
                 if isinstance(connection, TimeLimitedRequest):
                     connection.check_timeout(
-                        self._loop.time(), settings.header_seconds, settings.body_seconds
+                        self._loop.time(),
+                        settings.request_header_timeout_seconds,
+                        settings.request_body_timeout_seconds,
                     )
                 if number % SLICE == 0:
                     await asyncio.sleep(0)

@@ -19,7 +19,7 @@ from bridge.core.event import Closing, Notice
 from bridge.delivery.handoff import detach
 from bridge.delivery.subscriptions import PendingSubscription, SubscribeRequest, Subscriptions
 from bridge.delivery.writers import AsgiWriter, TransportWriter, UnopenedWriter, http_format, http_writer
-from bridge.hub.maintenance import CLOSING_SENTENCES, retry_milliseconds
+from bridge.hub.maintenance import retry_milliseconds
 from bridge.hub.subscription import Subscription
 from bridge.wire import sse
 from bridge.wire.document import PLAIN, Include
@@ -118,7 +118,7 @@ class EventStream(Response):
         """
         await self._start(send)
         subscription.closing = closing
-        body = self._subscriptions.final_frame(subscription, closing, CLOSING_SENTENCES[closing])
+        body = self._subscriptions.final_frame(subscription, closing)
         if self._transport is Transport.SSE:
             body = sse.OK_COMMENT + body
         await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -146,8 +146,8 @@ class OverloadedResponse(Response):
         why: Notice | None = None,
     ) -> None:
         retry = retry_milliseconds(subscriptions.random(), busy=why is None)
-        sentence, fmt = CLOSING_SENTENCES[Closing.OVER_CAPACITY], Format(transport, PLAIN, variant=variant)
-        body = closing_frame(fmt, Closing.OVER_CAPACITY, sentence, retry=retry)
+        fmt = Format(transport, PLAIN, variant=variant)
+        body = closing_frame(fmt, Closing.OVER_CAPACITY, retry=retry)
         if why is not None:
             body = notice_frame(fmt, None, why) + body
         subscriptions.metrics.rejected(transport.value)
@@ -177,9 +177,7 @@ class _SseSession:
             self._writer.attach(send)
             if subscription.closing is not None:
                 # A drain closed it between the response head and here, when it had no writer yet.
-                final_frame = self._subscriptions.final_frame(
-                    subscription, subscription.closing, CLOSING_SENTENCES[subscription.closing]
-                )
+                final_frame = self._subscriptions.final_frame(subscription, subscription.closing)
                 if not self._writer.gone:
                     self._writer.write(pack(subscription.fmt, final_frame))
                 self._writer.finish(subscription.closing)

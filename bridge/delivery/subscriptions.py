@@ -257,10 +257,10 @@ class Subscriptions:
             },
         )
 
-    def final_frame(self, subscription: Subscription, closing: Closing, message: str) -> bytes:
+    def final_frame(self, subscription: Subscription, closing: Closing) -> bytes:
         """The closing notice for a client that should reconnect later."""
         retry = retry_milliseconds(self.random(), busy=True)
-        return closing_frame(subscription.fmt, closing, message, retry=retry)
+        return closing_frame(subscription.fmt, closing, retry=retry)
 
     async def _wait_first_poll(self, pending: PendingSubscription) -> None:
         """Wait until one task has a state, every task was polled, or the time is up."""

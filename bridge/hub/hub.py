@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Interest(Protocol):
-    """Counts the subscribers of each task, so that only tasks with subscribers are polled."""
+    """Counts the subscribers of each task, so that a watch ends when the last one leaves."""
 
     def want(self, key: TaskKey) -> None:
         """Add one subscriber; starts the watch if it is the first."""

@@ -74,7 +74,7 @@ class ConnectionMaintenance:
     def close(self, subscription: Subscription, closing: Closing) -> None:
         """Send the reason and the reconnect delay, then close."""
         retry = retry_milliseconds(self._random(), busy=closing is Closing.OVER_CAPACITY)
-        final_frame = closing_frame(subscription.fmt, closing, CLOSING_SENTENCES[closing], retry=retry)
+        final_frame = closing_frame(subscription.fmt, closing, retry=retry)
         self._hub.finish(subscription, closing, final_frame)
 
     def _check(self, subscription: Subscription, now: float) -> None:
@@ -104,17 +104,6 @@ class ConnectionMaintenance:
             return False
         subscription.stalled_bytes = unsent
         return now - subscription.stalled_since >= self._settings.write_timeout_seconds
-
-
-CLOSING_SENTENCES = {
-    Closing.FINISHED: "all tasks have finished",
-    Closing.GONE: "the client disconnected",
-    Closing.DRAIN: "the bridge is restarting; please reconnect",
-    Closing.AGE: "the connection reached its maximum age; please reconnect",
-    Closing.SLOW: "the client did not read for too long",
-    Closing.EXPIRED: "the credential of this connection expired",
-    Closing.OVER_CAPACITY: "the bridge is at capacity; please reconnect later",
-}
 
 
 def retry_milliseconds(jitter: float, *, busy: bool = False) -> int:

@@ -45,9 +45,9 @@ def serve(bridge: Bridge) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     bridge.served_by_us = True
     listeners = [listen(bridge.settings.host, bridge.settings.port)]
-    apart = admin_address(bridge.settings)
-    if apart is not None:
-        listeners.append(listen(*apart))
+    admin = admin_address(bridge.settings)
+    if admin is not None:
+        listeners.append(listen(*admin))
         bridge.admin_port = listeners[-1].getsockname()[1]
     server = DrainingServer(bridge, _config(bridge, max_head_bytes=bridge.settings.max_request_head_bytes))
     server.run(sockets=listeners)

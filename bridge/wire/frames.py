@@ -13,6 +13,16 @@ from bridge.core.task import TaskKey
 from bridge.wire import sse
 from bridge.wire.document import PLAIN, Include, document
 
+CLOSING_SENTENCES = {
+    Closing.FINISHED: "all tasks have finished",
+    Closing.GONE: "the client disconnected",
+    Closing.DRAIN: "the bridge is restarting; please reconnect",
+    Closing.AGE: "the connection reached its maximum age; please reconnect",
+    Closing.SLOW: "the client did not read for too long",
+    Closing.EXPIRED: "the credential of this connection expired",
+    Closing.OVER_CAPACITY: "the bridge is at capacity; please reconnect later",
+}
+
 
 class Transport(StrEnum):
     """How events are sent; also the `delivery` label of metrics."""
@@ -150,9 +160,9 @@ def notice_frame(fmt: Format, key: TaskKey | None, notice: Notice) -> bytes:
     return _control(fmt, "notice", _notice(key, notice))
 
 
-def closing_frame(fmt: Format, closing: Closing, message: str, *, retry: int | None) -> bytes:
+def closing_frame(fmt: Format, closing: Closing, *, retry: int | None) -> bytes:
     """Why the connection is closed, with the reconnect delay in milliseconds."""
-    fields = _notice(None, Notice(NoticeCode.CLOSING, message)) | {"reason": closing.value}
+    fields = _notice(None, Notice(NoticeCode.CLOSING, CLOSING_SENTENCES[closing])) | {"reason": closing.value}
     return _control(fmt, "notice", fields, retry=retry)
 
 

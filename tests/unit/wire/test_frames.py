@@ -71,9 +71,9 @@ def test_control_events_have_names_and_no_place_in_the_journal() -> None:
         b'event: notice\ndata: {"code":"stale","task":"qingbo/task-1","retriable":true,'
         b'"message":"not\\nconfirmed"}\n\n'
     )
-    assert closing_frame(SSE, Closing.DRAIN, "restarting", retry=1500) == (
+    assert closing_frame(SSE, Closing.DRAIN, retry=1500) == (
         b'event: notice\nretry: 1500\ndata: {"code":"closing","task":null,"retriable":true,'
-        b'"message":"restarting","reason":"drain"}\n\n'
+        b'"message":"the bridge is restarting; please reconnect","reason":"drain"}\n\n'
     )
 
 

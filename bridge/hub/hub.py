@@ -92,11 +92,11 @@ class Hub:
             for subscription in [*channel.joining, *chain.from_iterable(channel.groups.values())]:
                 subscription.ends_at, subscription.ends_by = self._clock.monotonic(), Closing.EXPIRED
 
-    def confirmed(self, key: TaskKey, wall: float) -> None:
+    def confirmed(self, key: TaskKey, observed_at: float) -> None:
         """Store when the newest state was last seen (Unix seconds), for subscribers that join later."""
         channel = self._channels.get(key)
         if channel is not None:
-            channel.confirmed_at = wall
+            channel.confirmed_at = observed_at
 
     # Joining and leaving
 

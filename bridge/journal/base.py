@@ -18,7 +18,7 @@ class Follower(Protocol):
     def noticed(self, key: TaskKey, notice: Notice) -> None:
         """A notice was announced; it is not recorded."""
 
-    def confirmed(self, key: TaskKey, wall: float) -> None:
+    def confirmed(self, key: TaskKey, observed_at: float) -> None:
         """The newest state was seen again, unchanged (Unix seconds)."""
 
 
@@ -66,7 +66,7 @@ class Journal(Protocol):
     def announce(self, key: TaskKey, notice: Notice) -> None:
         """Pass a notice to the followers; it is not recorded."""
 
-    def confirm(self, key: TaskKey, wall: float) -> None:
+    def confirm(self, key: TaskKey, observed_at: float) -> None:
         """Report to the followers that the newest state was seen again (Unix seconds)."""
 
     async def close(self) -> None:

@@ -27,7 +27,7 @@ class Feed:
         for follower in self._followers:
             follower.noticed(key, notice)
 
-    def confirm(self, key: TaskKey, wall: float) -> None:
+    def confirm(self, key: TaskKey, observed_at: float) -> None:
         """Report to the followers that the newest state was seen again (Unix seconds)."""
         for follower in self._followers:
-            follower.confirmed(key, wall)
+            follower.confirmed(key, observed_at)

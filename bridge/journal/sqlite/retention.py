@@ -60,13 +60,13 @@ class Retention:
     seconds: float
     max_events: int
 
-    def forget(self, connection: sqlite3.Connection, *, events: int, head: int, wall: float) -> Step:
+    def forget(self, connection: sqlite3.Connection, *, events: int, head: int, now: float) -> Step:
         """Take one step, short enough for an append to wait for it.
 
         Args:
             events: How many the journal holds.
             head: The newest offset assigned. It is stored, because its event may be deleted here.
-            wall: Unix seconds.
+            now: Unix seconds.
 
         Raises:
             sqlite3.Error: The step failed; nothing may be written before `probe` succeeds.
@@ -80,7 +80,7 @@ class Retention:
                 _drop_oldest(connection, task, step, min(STEP_EVENTS, kept - EVENTS_PER_TASK))
             for is_open, seconds in ((0, self.seconds), (1, max(self.seconds, OPEN_SECONDS))):
                 if step.events < STEP_EVENTS:
-                    rows = connection.execute(_EXPIRED, (is_open, STEP_EVENTS, wall - seconds)).fetchall()
+                    rows = connection.execute(_EXPIRED, (is_open, STEP_EVENTS, now - seconds)).fetchall()
                     _forget(connection, rows, step, STEP_EVENTS)
             self._by_count(connection, step, events)
             if step.events:

@@ -240,7 +240,7 @@ class Writer:
             logger.warning("journal recovered", extra={"after_seconds": seconds})
             self._post(self._listener.recovered)
         step = self._retention.forget(
-            database.connection, events=self._events, head=self._head, wall=self._clock.time()
+            database.connection, events=self._events, head=self._head, now=self._clock.time()
         )
         self._events -= step.events
         self._more = step.more

@@ -1,7 +1,7 @@
 """The outermost ASGI layer: keeps the server's own `send` and runs long-lived connections.
 
-A suspended coroutine per framework layer costs each open connection about twice the memory of everything
-else together. So the layers only check a stream and start its response; then its session is detached and
+A dozen suspended coroutines, one per framework layer, would cost each open connection twice the memory of
+everything else. So the layers only check a stream and start its response; then its session is detached and
 runs here, and the layers are freed.
 """
 

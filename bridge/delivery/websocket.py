@@ -147,13 +147,7 @@ class _Conversation:
                 writable = asyncio.Event()
                 self._writer.when_writable(writable.set)
                 await writable.wait()
-            number: Any = None
-            try:
-                fields = _parsed(raw)
-                number = fields.get("id")
-                await self._handle(fields, number)
-            except BridgeError as error:
-                self._send_error(number, error)
+            await self._reply(raw)
 
     async def begin(self, first: SubscribeRequest) -> None:
         """Subscribe to the tasks named in the URL; an error is sent and the connection stays open."""
@@ -204,6 +198,16 @@ class _Conversation:
         """Stop waiting for first polls; the connection has ended."""
         for poll in self._first_polls.copy():
             poll.cancel()
+
+    async def _reply(self, raw: bytes) -> None:
+        # Not part of `run`: its variables would keep the parsed message while the connection waits.
+        number: Any = None
+        try:
+            fields = _parsed(raw)
+            number = fields.get("id")
+            await self._handle(fields, number)
+        except BridgeError as error:
+            self._send_error(number, error)
 
     async def _handle(self, fields: dict[str, Any], number: Any) -> None:
         match fields.get("type"):

@@ -40,7 +40,7 @@ class _Cycle(Protocol):
 class TransportWriter:
     """Bypasses the server and writes to the transport. The response must have begun.
 
-    A write through ASGI `send` costs several times as much: a coroutine, a message and its checks.
+    ASGI `send` would cost each write a coroutine, a message and the checks of both.
     """
 
     __slots__ = ("_send", "_transport", "fmt", "gate", "write")

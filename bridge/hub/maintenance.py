@@ -63,7 +63,7 @@ class ConnectionMaintenance:
         subscriptions = [
             subscription for subscription in self._hub.subscriptions if subscription.closing is None
         ]
-        # With few clients the drain ends early; with more than 100 per second of drain time, they share it.
+        # A few clients are closed within a moment, at 100 per second; many share the whole drain time.
         window = min(seconds, len(subscriptions) / DRAIN_RATE)
         for number, subscription in enumerate(subscriptions, start=1):
             if subscription.closing is None:

@@ -48,7 +48,7 @@ class LogThrottle(logging.Filter):
         kind = (record.name, str(record.msg), getattr(record, "upstream", None))
         with self._lock:
             window = self._windows.get(kind)
-            # A negative age means that the clock was set back; such a window would never end.
+            # A negative age means that the clock was set back; the window might then last for hours.
             if window is None or not 0 <= record.created - window.since < WINDOW_SECONDS:
                 self._close(kind, record.created)
                 window = self._windows[kind] = _Window(record.created, record.levelno)

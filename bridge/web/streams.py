@@ -15,7 +15,7 @@ from bridge.auth.caller import Caller, TokenScope
 from bridge.core.event import Closing
 from bridge.core.task import TaskKey
 from bridge.delivery.sse import EventStream, OverloadedResponse, head
-from bridge.delivery.subscriptions import SubscribeRequest, withheld
+from bridge.delivery.subscriptions import SubscribeRequest, denied_notice
 from bridge.delivery.websocket import REFUSED, WebSocketSession, reject
 from bridge.errors import BridgeError, LimitExceeded, Unauthenticated, UpstreamError
 from bridge.web import params
@@ -74,7 +74,7 @@ class StreamRoutes:
         except UpstreamError as error:
             if not error.retryable:
                 raise
-            return OverloadedResponse(self._subscriptions, transport, variant, why=withheld(error))
+            return OverloadedResponse(self._subscriptions, transport, variant, why=denied_notice(error))
         include = params.include(query)
         subscribe = _subscribe_request(request, query, keys, unverified)
         expires_at = self._authenticator.ends_at(caller)

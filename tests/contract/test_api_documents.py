@@ -494,7 +494,7 @@ def frames(form):
         if code is not NoticeCode.CLOSING:
             yield notice_frame(form, TASK, Notice(code, "a sentence", retriable=False))
     for closing in Closing:
-        yield closing_frame(form, closing, "a sentence", retry=2000)
+        yield closing_frame(form, closing, retry=2000)
 
 
 def payload(name):

@@ -182,9 +182,9 @@ async def test_callers_are_named_and_a_journal_that_fails_and_recovers_is_two_li
         async with scene.events(ref, headers=headers) as stream:
             await stream.state()
             path.rename(tmp_path / "away.db")
-            assert (await told(scene, "the journal cannot be written"))["level"] == "error"
+            assert (await told(scene, "journal write failed"))["level"] == "error"
             (tmp_path / "away.db").rename(path)
-            back = await told(scene, "the journal can be written again")
+            back = await told(scene, "journal recovered")
         assert back["level"] == "warning"
         assert back["after_seconds"] > 0
         assert (await told(scene, "connection ended", request_id="hers"))["caller"] == "ann\n\u202e"

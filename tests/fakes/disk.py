@@ -85,9 +85,9 @@ class Witness:
         """Hear."""
         self.heard.append(notice)
 
-    def confirmed(self, key: TaskKey, wall: float) -> None:
+    def confirmed(self, key: TaskKey, observed_at: float) -> None:
         """Hear."""
-        self.heard.append(wall)
+        self.heard.append(observed_at)
 
 
 @contextlib.asynccontextmanager

@@ -23,7 +23,7 @@ from bridge.core.event import Closing
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
 from bridge.delivery.subscriptions import DeliverySettings, Subscriptions
-from bridge.dialects.base import Dialect
+from bridge.dialects.dialect import Dialect
 from bridge.errors import JournalError
 from bridge.hub.hub import Hub
 from bridge.hub.maintenance import ConnectionMaintenance, MaintenanceSettings
@@ -278,7 +278,9 @@ def make_upstream(
         pace=make_pace(config, dialect),
         clock=clock,
         metrics=metrics,
-        deadline_seconds=config.deadline_seconds,
+        deadline_seconds=config.deadline_seconds
+        if "deadline_seconds" in config.model_fields_set
+        else dialect.poll.deadline_seconds or config.deadline_seconds,
         submit_timeout_seconds=config.submit_timeout_seconds,
         callback_secret=_revealed(config.callback_secret),
         verifier=make_verifier(

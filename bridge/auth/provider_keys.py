@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from starlette.requests import HTTPConnection
 
 from bridge.auth.authenticator import Caller, TokenScope
-from bridge.dialects.base import Dialect
+from bridge.dialects.dialect import Dialect
 from bridge.errors import Unauthenticated
 from bridge.sources.accounts import AccountRegistry
 

@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from bridge.dialects.base import HttpResponse
-    from bridge.dialects.mapping import MappedDialect
+    from bridge.dialects.dialect import Dialect
 
 # Commands import late: what a dialect needs takes longer than `bridge --help` should.
 
@@ -76,7 +76,7 @@ def test(
     sys.exit(0 if explanation.trouble is None else _TROUBLE)
 
 
-def _load(file: str) -> MappedDialect:
+def _load(file: str) -> Dialect:
     from bridge.core.task import UPSTREAM_NAME  # noqa: PLC0415 - see above
     from bridge.dialects.custom import read_file  # noqa: PLC0415 - see above
     from bridge.dialects.registry import load_document, load_preset, preset_names  # noqa: PLC0415 - see above

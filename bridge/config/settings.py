@@ -28,7 +28,7 @@ from pydantic_settings import (
 )
 
 from bridge.config.checks import cross_field_errors, dialect_errors
-from bridge.dialects.base import Dialect
+from bridge.dialects.dialect import Dialect
 from bridge.dialects.hosts import is_host_name
 from bridge.dialects.registry import CUSTOM, load_dialect, preset_names
 from bridge.errors import ConfigError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from bridge.dialects.base import Dialect
+from bridge.dialects.dialect import Dialect
 from bridge.errors import InvalidRequest
 
 _LIFE_SECONDS = 1800

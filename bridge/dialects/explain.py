@@ -14,7 +14,7 @@ import orjson
 from bridge.core.task import Observation, Status
 from bridge.dialects.answers import AnswerRules, body_of, usual
 from bridge.dialects.base import HttpResponse, Submission
-from bridge.dialects.mapping import MappedDialect
+from bridge.dialects.dialect import Dialect
 from bridge.dialects.outputs import OutputRule, gather
 from bridge.dialects.paths import Field, holds
 from bridge.dialects.state import StateRules
@@ -43,7 +43,7 @@ class Explanation:
 
 
 def explain(
-    dialect: MappedDialect,
+    dialect: Dialect,
     answer: HttpResponse,
     *,
     submission: Submission | None = None,
@@ -76,7 +76,7 @@ def explain(
 
 
 def _reading(
-    dialect: MappedDialect, answer: HttpResponse, submission: Submission | None, task_id: str | None
+    dialect: Dialect, answer: HttpResponse, submission: Submission | None, task_id: str | None
 ) -> list[str]:
     if submission is not None:
         return _section("reads as", _observation(dialect.read_submitted(answer, submission)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 
-from bridge.dialects.document import Keys
+Keys = tuple[str | int, ...]
 
 
 class Lines:

@@ -18,7 +18,7 @@ Encode = Callable[[str], str]
 class Template:
     """A text with `{name}` places; `{name:path}` keeps slashes, `{{` and `}}` are braces."""
 
-    __slots__ = ("_parts", "names")
+    __slots__ = ("_parts", "names", "text")
 
     def __init__(self, text: str) -> None:
         """Split the text once.
@@ -26,6 +26,7 @@ class Template:
         Raises:
             ValueError: A brace stands alone.
         """
+        self.text = text
         self._parts: list[tuple[str, str | None]] = []
         for piece in _PART.split(text):
             if piece in ("{", "}"):

@@ -17,7 +17,7 @@ from bridge.dialects.base import (
     Submission,
 )
 from bridge.dialects.calls import Call
-from bridge.dialects.compile import Rules
+from bridge.dialects.rules import Rules
 from bridge.dialects.hosts import Hosts
 from bridge.dialects.matching import Matcher
 from bridge.dialects.outputs import complete, gather, is_fetchable
@@ -34,7 +34,7 @@ from bridge.errors import (
 )
 
 
-class MappedDialect:
+class Dialect:
     """A dialect stated in a TOML document. It holds no state: one serves every task of its upstreams."""
 
     def __init__(self, name: str, rules: Rules) -> None:

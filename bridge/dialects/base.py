@@ -1,4 +1,4 @@
-"""What every dialect is to the rest of the program: requests to make, answers to read, in our words."""
+"""What a dialect takes and returns: requests to make, responses to read, in our own terms."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Request:
     """A call to the provider, without its credential.
 
     Args:
-        path: Relative to the base URL, begins with `/`, percent-encoded, may hold a query. Send it as it is:
-            decoding `%2F` on the way would turn one task id into another path.
+        path: Relative to the base URL, begins with `/`, percent-encoded, may contain a query. Send it
+            unchanged: decoding `%2F` on the way would turn one task id into another path.
         base_url: Where the call goes when that is not the dialect's own base URL.
     """
 
@@ -27,13 +27,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What a caller wants submitted.
+    """What a client wants to submit.
 
     Args:
-        body: Goes to the provider unchanged.
+        body: Sent to the provider unchanged.
         content_type: Of the body; None for JSON.
         options: Values for the templates of the submit call, such as an endpoint: the query parameters of the
-            caller's request.
+            client's request.
     """
 
     body: bytes
@@ -43,13 +43,13 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyMatch:
-    """What a request to one of the provider's own paths asks for.
+    """The call that a request to one of the provider's own paths makes.
 
     Args:
         call: `status`, `alias`, `stream`, `submit`, `sync` or `cancel`.
-        task_id: The task it is about, but for `alias`, `submit` and `sync`.
+        task_id: The task; None for `alias`, `submit` and `sync`.
         alias: The client's own id, for `alias`.
-        options: The values for a submit's templates, for `submit` and `sync`.
+        options: The values for the templates of a submit, for `submit` and `sync`.
     """
 
     call: str
@@ -60,24 +60,24 @@ class ProxyMatch:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What the provider answered; header names are lower-case, the body is bounded and decompressed."""
+    """A response of the provider; header names are lower-case, the body is bounded and decompressed."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-# Code outside this project imports it by its old name.
-Answer = HttpResponse
+Answer = HttpResponse  # the name by which code outside this project imports it
 
 
 @dataclass(frozen=True, slots=True)
 class PollAdvice:
-    """How often the provider wants to be asked.
+    """How often the provider wants to be polled, in seconds.
 
     Args:
-        follows_estimate: The provider's `estimated_seconds` should pace the polling.
-        deadline_seconds: After this long without an end the task is given up, where the provider says so.
+        follows_estimate: The provider's `estimated_seconds` should pace the polling. Not used yet.
+        deadline_seconds: After this long the provider itself gives a task up: the default deadline of its
+            tasks. None where the provider has none.
     """
 
     min_seconds: float
@@ -89,10 +89,10 @@ class PollAdvice:
 
 @dataclass(frozen=True, slots=True)
 class StatusReading:
-    """What one status call showed.
+    """What one status call returned.
 
     Args:
-        follow: A further call is needed for the result; feed its answer to `read_follow_up`.
+        follow: A further call that is needed for the result; give its response to `read_follow_up`.
     """
 
     observation: Observation
@@ -101,12 +101,12 @@ class StatusReading:
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """What a provider's callback asks of us; never what it claims.
+    """What to do about a provider's callback. Its claims about the task are not read.
 
     Args:
-        task_id: The task to look at now, None when the body names none.
-        reply: JSON body to answer with.
-        challenge: The provider only checks that somebody is here.
+        task_id: The task to poll now, None when the body names none.
+        reply: JSON body of the response.
+        challenge: The provider only verifies that the address is ours.
     """
 
     task_id: str | None

@@ -1,4 +1,4 @@
-"""Checks a dialect that the operator wrote, in the configuration or in a file of its own, with line numbers."""
+"""Checks a dialect that the operator wrote, in the configuration or in its own file, with line numbers."""
 
 from __future__ import annotations
 

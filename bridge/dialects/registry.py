@@ -24,7 +24,7 @@ def preset_names() -> list[str]:
 
 
 def load_dialect(name: str, preset: object, document: object) -> Dialect:
-    """The dialect of an upstream: its preset, the preset of the upstream's own name, or the operator's document.
+    """The dialect of an upstream: its preset, the preset of its own name, or the operator's document.
 
     Raises:
         ConfigError: No such preset, or errors in the document.

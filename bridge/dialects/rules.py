@@ -16,7 +16,6 @@ from bridge.dialects.base import PollAdvice
 from bridge.dialects.callbacks import CallbackRules, challenge_value
 from bridge.dialects.calls import Call, IdShape
 from bridge.dialects.hosts import Hosts, host_of, is_host_name
-from bridge.dialects.lines import Keys
 from bridge.dialects.outputs import Content, OutputRule
 from bridge.dialects.paths import Field
 from bridge.dialects.retry import RetryRules
@@ -32,7 +31,6 @@ from bridge.dialects.schema import (
     PublishedSignatureTable,
     SubmitCallTable,
     SubmittedIdTable,
-    SubmitTable,
     parse,
 )
 from bridge.dialects.signature import Scheme, Signature
@@ -87,7 +85,7 @@ class Rules:
 
 
 def compile_document(data: Mapping[str, object]) -> tuple[Rules | None, list[DocumentError]]:
-    """The rules of a document, and everything that is wrong with it; with errors the rules are not for use."""
+    """The rules of a document and all its errors; the rules of a document with errors must not be used."""
     parsed = parse(data)
     if parsed.document is None:
         return None, parsed.errors
@@ -127,7 +125,7 @@ class _Compiler:
             poll=self._poll(),
             ids=self._ids(),
             calls=calls,
-            submit=self._submit(document.submit, calls.get("submit"), state.fields.task_id),
+            submit=self._submit(calls.get("submit"), state.fields.task_id),
             answers=answers,
             state=state,
             follow_up=self._follow_up(document.follow_up, answers),
@@ -152,9 +150,7 @@ class _Compiler:
         stated = self._document.hosts
         for name in stated:
             if not is_host_name(name):
-                self._error(
-                    "hosts", message=f"{name!r} is not a host name (api.example.com, *.example.com)"
-                )
+                self._error("hosts", message=f"{name!r} is not a host name (api.example.com, *.example.com)")
         names, own = list(stated), host_of(self._document.base_url)
         for name, call in self._document.calls:
             if call is None or call.base_url is None:
@@ -222,8 +218,8 @@ class _Compiler:
             self._error(*at, "path", message="must begin with /")
         self._check_names(table.path.names, names, *at, "path")
         if table.base_url is not None:
-            # Only what the task id's pattern has matched may choose a host; values from a provider or a caller
-            # may not: they could send the credential anywhere.
+            # Only what the task id's pattern has matched may choose a host. Values from a provider or client
+            # must not: they could send the credential anywhere.
             groups = self._groups if name not in ("alias", "submit", "sync") else set()
             self._check_names(table.base_url.names, groups, *at, "base_url")
             filled = table.base_url.fill(dict.fromkeys(table.base_url.names, "x"))
@@ -259,10 +255,10 @@ class _Compiler:
                 message = f"{name!r} cannot name a part (lower-case letters, digits and _)"
                 self._error(*keys, message=message)
 
-    def _submit(self, table: SubmitTable | None, call: Call | None, usual: Field[str]) -> SubmitRules:
-        if call is None and table is not None:
+    def _submit(self, call: Call | None, usual: Field[str]) -> SubmitRules:
+        table = self._document.submit
+        if call is None and "submit" in self._document.model_fields_set:
             self._error("submit", message="needs [calls.submit]")
-        table = table or SubmitTable()
         for name, pattern in table.options.items():
             self._check_groups(pattern, "submit", "options", name)
         if table.callback_url and table.callback_query:
@@ -317,8 +313,8 @@ class _Compiler:
             http_status=Field(table.http_status, lambda value: value if type(value) is int else None),
             error_code=Field(table.error_code, word),
             error_message=Field(table.error_message, sentence),
-            classes=self._meanings(table.classes, *keys, "classes"),
-            phrases=tuple(self._meanings(table.phrases, *keys, "phrases").items()),
+            classes=self._meanings(table.classes.items(), *keys, "classes"),
+            phrases=tuple(self._meanings(table.phrases.items(), *keys, "phrases").items()),
             http={status: OUTCOMES[outcome] for status, outcome in table.http.items()},
             otherwise=OUTCOMES[table.otherwise],
             binary=table.binary,
@@ -329,10 +325,10 @@ class _Compiler:
             ),
         )
 
-    def _meanings(self, table: Mapping[str, Iterable[str]], *keys: str) -> dict[str, Outcome]:
+    def _meanings(self, table: Iterable[tuple[str, Iterable[str]]], *keys: str) -> dict[str, Outcome]:
         """What each word means, folded, from a table of words by meaning."""
         meanings: dict[str, Outcome] = {}
-        for name, words in table.items():
+        for name, words in table:
             for spelled in words:
                 if meanings.setdefault(fold(spelled), OUTCOMES[name]) != OUTCOMES[name]:
                     self._error(*keys, name, message=f"{spelled!r} already means something else")
@@ -345,7 +341,7 @@ class _Compiler:
             status=StatusRule(
                 at=status.at,
                 types=status.types,
-                words=WordMap(self._meanings(status.words, "status", "words")),
+                words=WordMap(self._meanings(status.words.items(), "status", "words")),
                 absent=STATUS_WORDS[status.absent] if status.absent else None,
                 guards=tuple(
                     Guard(guard.when, guard.condition, STATUS_WORDS[guard.then]) for guard in status.guards
@@ -404,7 +400,7 @@ class _Compiler:
 
     def _stream(self, state: StateRules) -> StreamRules:
         table = self._document.stream
-        events = {**state.status.words.words, **self._meanings(table.events, "stream", "events")}
+        events = {**state.status.words.words, **self._meanings(table.events.items(), "stream", "events")}
         return StreamRules(
             wrappers=table.wrappers,
             quiet=frozenset(fold(name) for name in table.quiet),

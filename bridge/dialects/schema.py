@@ -210,12 +210,13 @@ class SubmitCallTable(Table):
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = Field("GET", description="HTTP method.")
     path: TemplateText = Field(
-        description="Begins with /, may contain a query. {name} is encoded as one segment, {name:path} keeps /."
+        description="Begins with /. {name} is encoded as one segment, {name:path} keeps its slashes."
     )
     query: dict[str, TemplateText] = Field({}, description="Templates of further query parameters.")
     headers: dict[str, TemplateText] = Field({}, description="Templates of headers.")
     base_url: TemplateText | None = Field(
-        None, description="Where this call goes, if elsewhere; only groups of the task id's pattern may be in it."
+        None,
+        description="Where this call goes, if elsewhere; only groups of the task id's pattern may be in it.",
     )
 
 
@@ -257,7 +258,9 @@ class SubmitTable(Table):
 
     client_id: PlainPath = Field((), description="Path of the caller's own id in the JSON body.")
     callback_url: PlainPath = Field((), description="Path of the callback address in the JSON body.")
-    callback_query: Text = Field("", description="The query parameter that holds the callback address instead.")
+    callback_query: Text = Field(
+        "", description="The query parameter that holds the callback address instead."
+    )
     options: dict[str, Pattern] = Field(
         {}, description="Regular expressions that the caller's options must match whole, by name."
     )
@@ -300,7 +303,9 @@ class GuardTable(Table):
     """A correction of the status by a second condition."""
 
     when: Statuses = _with_default("completed", "Statuses that are corrected.")
-    condition: OnePath = Field(alias="if", description="One path; the guard applies where it finds something.")
+    condition: OnePath = Field(
+        alias="if", description="One path; the guard applies where it finds something."
+    )
     then: StatusName = Field("failed", description="The status it becomes.")
 
 
@@ -451,15 +456,13 @@ class Document(Table):
     hosts: Texts = Field(
         (), description="Further hosts of the provider: api.eu.acme.example, *.acme.example."
     )
-    time_zone: Zone = _with_default(
-        "UTC", "Zone of times written without one: UTC or an offset like +08:00."
-    )
+    time_zone: Zone = _with_default("UTC", "Zone of times written without one: UTC or an offset like +08:00.")
     unfold: PlainPaths = Field((), description="Paths of strings that contain JSON, parsed before reading.")
     auth: AuthTable = _with_default({}, "The credential.")
     poll: PollTable = _with_default({}, "How often to poll.")
     task_id: TaskIdTable = _with_default({}, "What a task id consists of.")
     calls: CallsTable = _with_default({}, "The calls.")
-    submit: SubmitTable | None = Field(None, description="What a submit takes and returns.")
+    submit: SubmitTable = _with_default({}, "What a submit takes and returns.")
     answer: AnswerTable = _with_default({}, "A task, or an error?")
     status: StatusTable = _with_default({}, "The status word.")
     fields: FieldsTable = _with_default({}, "The other values.")
@@ -505,28 +508,28 @@ class Parsed:
 def parse(data: Mapping[str, object]) -> Parsed:
     """Validate a document.
 
-    With errors, each wrong value is removed and each missing one invented, and the rest is validated again:
-    whoever compiles the document can then report the errors between values too, and the author of a provider
-    file sees all errors at once.
+    With errors, each wrong value is removed and each missing one invented, and the rest is validated again.
+    The compiler can then check what values must agree on, and an author sees all errors at once.
     """
-    errors: list[DocumentError] | None = None
+    found: list[DocumentError] = []
     repaired: set[Keys] = set()
+    document = dict(data)
     for _ in range(_MAX_REPAIRS):
         try:
-            return Parsed(Document.model_validate(data), errors or [], frozenset(repaired))
+            return Parsed(Document.model_validate(document), found, frozenset(repaired))
         except ValidationError as failed:
-            details = [(_keys(error), error) for error in failed.errors(include_url=False)]
-        data = deepcopy(dict(data))
-        # A repair may uncover another error (a table with nothing in it lacks its keys); only the errors
-        # of the first round are the author's.
-        errors = errors or [DocumentError(keys, _message(error)) for keys, error in details]
-        for keys, error in details:
+            errors = [(_keys(error), error) for error in failed.errors(include_url=False)]
+        # A repair may uncover a further error (an empty table lacks its required keys); only those of the
+        # first round are the author's.
+        found = found or [DocumentError(keys, _message(error)) for keys, error in errors]
+        document = deepcopy(document)
+        for keys, error in errors:
             repaired.add(keys)
-            _repair(data, keys, str(error["type"]))
-    return Parsed(None, errors or [], frozenset(repaired))
+            _repair(document, keys, error["type"])
+    return Parsed(None, found, frozenset(repaired))
 
 
-_MAX_REPAIRS = 8  # a document is at most five tables deep; each round repairs one level
+_MAX_REPAIRS = 8  # each round repairs one level of tables, of which the deepest key is under five
 
 _MESSAGES = {
     "missing": "missing",
@@ -556,7 +559,7 @@ def _message(error: ErrorDetails) -> str:
 
 
 def _keys(error: ErrorDetails) -> Keys:
-    """Where an error is: pydantic's location without its marks for a table's key and for the signature's kind."""
+    """Where an error is: pydantic's location without its marks for free keys and for kinds of signature."""
     keys = error["loc"][:-1] if error["loc"][-1] == "[key]" else error["loc"]
     if error["type"].startswith("union_tag"):
         return (*keys, "scheme")
@@ -609,7 +612,11 @@ class _WithoutNull(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> dict[str, Any]:
-        return self.generate_inner(schema["schema"]) if schema.get("default") is None else super().default_schema(schema)
+        return (
+            self.generate_inner(schema["schema"])
+            if schema.get("default") is None
+            else super().default_schema(schema)
+        )
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a provider signs its callbacks, as data; whoever takes the callback does the checking."""
+"""How a provider signs its callbacks, as data; `sources` verifies them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ TOLERANCE_SECONDS = 300.0
 
 
 class Scheme(StrEnum):
-    """The ways of signing that are known.
+    """The signature schemes we know.
 
-    `header`: the secret itself stands in a header. `hmac`: a keyed hash over `content`. `standard-webhooks`
-    and `fal`: as those two publish it, headers and all.
+    `header`: the secret itself is in a header. `hmac`: a keyed hash over `content`. `standard-webhooks` and
+    `fal`: as those two publish it, including the headers.
     """
 
     HEADER = "header"
@@ -26,13 +26,13 @@ class Signature:
     """How one provider signs.
 
     Args:
-        header: Where the secret or the hash stands, lower-case; empty where the scheme itself says so.
+        header: Holds the secret or the hash, lower-case; empty where the scheme defines it.
         algorithm: `sha1`, `sha256` or `sha512`.
         encoding: `hex` or `base64`.
-        prefix: What stands before the hash in the header.
+        prefix: What precedes the hash in the header.
         content: What is hashed: text with `{body}`, `{timestamp}` and `{header:NAME}` in it.
-        timestamp_header: Where the unix second stands that `{timestamp}` means, lower-case; None for none.
-        tolerance_seconds: How far that second may be from ours.
+        timestamp_header: Holds the unix second of `{timestamp}`, lower-case; None for none.
+        tolerance_seconds: How far that second may be from our clock.
     """
 
     scheme: Scheme

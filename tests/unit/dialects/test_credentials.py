@@ -48,7 +48,7 @@ def test_a_hook_nobody_knows_is_a_mistake():
     with pytest.raises(ConfigError) as caught:
         load_document({**SMALLEST, "auth": {"hook": "kling-jwtt"}}, "made-up")
     assert caught.value.mistakes == [
-        f"dialect made-up: auth.hook: 'kling-jwtt' is none of {', '.join(HOOKS)}"
+        f"dialect made-up: auth.hook: 'kling-jwtt' is not one of {', '.join(HOOKS)}"
     ]
 
 

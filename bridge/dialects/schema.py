@@ -61,6 +61,12 @@ def _paths(value: object) -> tuple[Finder, ...]:
     return tuple(finders)
 
 
+def _some_paths(value: object) -> tuple[Finder, ...]:
+    if not (paths := _paths(value)):
+        raise ValueError("missing")
+    return paths
+
+
 def _path(value: object) -> Finder:
     paths = _paths(value)
     if len(paths) != 1:
@@ -148,6 +154,7 @@ OutputType = Literal["image", "video", "audio", "file"]
 
 Texts = Annotated[tuple[str, ...], _ReadBy(_texts, _one_or_more(_STRING))]
 Paths = Annotated[tuple[Finder, ...], _ReadBy(_paths, _one_or_more(_STRING))]
+SomePaths = Annotated[tuple[Finder, ...], _ReadBy(_some_paths, _one_or_more(_STRING))]
 OnePath = Annotated[Finder, _ReadBy(_path, _STRING)]
 PlainPath = Annotated[tuple[str, ...], _ReadBy(lambda value: _plain_paths(_text(value))[0], _STRING)]
 PlainPaths = Annotated[tuple[tuple[str, ...], ...], _ReadBy(_plain_paths, _one_or_more(_STRING))]
@@ -354,7 +361,9 @@ class UnitsTable(Table):
 class OutputTable(Table):
     """Where results of one kind are; the other paths start at each item found at `at`."""
 
-    at: Paths = Field(description="Path of a string, an object or a list of them; @ is the whole document.")
+    at: SomePaths = Field(
+        description="Path of a string, an object or a list of them; @ is the whole document."
+    )
     type: OutputType | None = Field(None, description="Type of the results where the item does not say it.")
     content: Literal["link", "base64", "search"] = Field(
         "link", description="What strings are; `search` takes every link anywhere below."
@@ -524,13 +533,14 @@ def parse(data: Mapping[str, object]) -> Parsed:
         found = found or [DocumentError(keys, _message(error)) for keys, error in errors]
         document = deepcopy(document)
         for keys, error in errors:
+            _repair(document, keys, error["type"], again=keys in repaired)
             repaired.add(keys)
-            _repair(document, keys, error["type"])
     return Parsed(None, found, frozenset(repaired))
 
 
 _MAX_REPAIRS = 8  # each round repairs one level of tables, of which the deepest key is under five
 
+_TABLE_TYPES = ("model_type", "model_attributes_type", "dict_type")
 _MESSAGES = {
     "missing": "missing",
     "union_tag_not_found": "missing",
@@ -541,8 +551,7 @@ _MESSAGES = {
     "finite_number": "must be a number, not negative",
     "greater_than_equal": "must be a number, not negative",
     "greater_than": "must be a number above 0",
-    "model_type": "must be a table",
-    "dict_type": "must be a table",
+    **dict.fromkeys(_TABLE_TYPES, "must be a table"),
     "list_type": "must be a list of tables",
 }
 
@@ -584,7 +593,7 @@ def _tables_in(annotation: object) -> Iterator[type[Table]]:
         yield from _tables_in(argument)
 
 
-def _repair(data: dict[str, Any], keys: Keys, kind: str) -> None:
+def _repair(data: dict[str, Any], keys: Keys, kind: str, *, again: bool) -> None:
     """Put in the place of a wrong value what lets the rest of the document be validated."""
     parent: Any = data
     for key in keys[:-1]:
@@ -593,10 +602,12 @@ def _repair(data: dict[str, Any], keys: Keys, kind: str) -> None:
         elif isinstance(parent, list) and isinstance(key, int):
             parent = parent[key]
     last: Any = keys[-1]
-    if kind in ("model_type", "dict_type"):
+    if kind in _TABLE_TYPES:
         parent[last] = {}
-    elif kind == "missing":
-        parent[last] = "x"  # a text will do, or shows in the next round that a table is wanted
+    elif kind == "missing" or (kind in ("value_error", "string_type", "string_too_short") and not again):
+        # A valid path, template, pattern or word. Where it is wrong too, the next round removes it or makes
+        # it a table; removed at once, it would be missed elsewhere (a value in `needs`, by a template).
+        parent[last] = "x"
     elif kind == "list_type":
         parent[last] = []
     elif kind.startswith("union_tag"):

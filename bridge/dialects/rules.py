@@ -222,7 +222,7 @@ class _Compiler:
             # must not: they could send the credential anywhere.
             groups = self._groups if name not in ("alias", "submit", "sync") else set()
             self._check_names(table.base_url.names, groups, *at, "base_url")
-            filled = table.base_url.fill(dict.fromkeys(table.base_url.names, "x"))
+            filled = table.base_url.fill(dict.fromkeys(table.base_url.names, "1"))  # a host or a port
             if host_of(filled) is None or set("@?#") & set(filled):
                 self._error(*at, "base_url", message="must be an http(s) URL without a query")
         body = table.body if isinstance(table, CallTable) else None

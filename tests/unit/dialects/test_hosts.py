@@ -78,6 +78,12 @@ def test_an_address_without_places_is_the_authors_own_word():
     assert made().hosts.own("https://cancel.acme.test")
 
 
+def test_a_part_of_the_task_id_may_choose_a_port():
+    calls = {"status": {"base_url": "http://127.0.0.1:{host}", "path": "/{id}"}}
+    hosts = ["127.0.0.1"]
+    assert made(calls=calls, hosts=hosts).status_request("8080/1").base_url == "http://127.0.0.1:8080"
+
+
 def test_a_host_with_places_needs_a_list():
     assert told(hosts=[]) == [
         "calls.status.base_url: its host has places: list in `hosts` which hosts may result"

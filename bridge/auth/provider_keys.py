@@ -13,7 +13,7 @@ from bridge.auth.ownership import OwnershipVerifier
 from bridge.auth.tickets import Tickets
 from bridge.clock import Clock
 from bridge.core.task import TaskKey
-from bridge.dialects.base import Dialect
+from bridge.dialects.dialect import Dialect
 from bridge.errors import BridgeError, Unauthenticated
 from bridge.sources.accounts import AccountRegistry
 

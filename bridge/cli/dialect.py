@@ -1,31 +1,31 @@
-"""The commands `bridge dialect test` and `bridge dialect list`."""
+"""The commands `taskbridge dialect test`, `list` and `schema`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 if TYPE_CHECKING:
     from bridge.dialects.base import HttpResponse
-    from bridge.dialects.mapping import MappedDialect
+    from bridge.dialects.dialect import Dialect
 
-# Commands import late: what a dialect needs takes longer than `bridge --help` should.
+# Commands import late: loading what a dialect needs takes longer than `--help` should.
 
-_TROUBLE = 1
-_MISTAKES = 2
+_ERROR = 1
+_BAD_USAGE = 2
 
 
 @click.group()
 def dialect() -> None:
-    """Try out how a provider's answers are read."""
+    """Test how a provider's responses are read."""
 
 
 @dialect.command("list")
 def list_() -> None:
-    """Print the presets: name, provider, address."""
+    """List the presets: name, address, provider."""
     from bridge.dialects.registry import load_preset, preset_names  # noqa: PLC0415 - see above
 
     presets = [load_preset(name) for name in preset_names()]
@@ -35,18 +35,32 @@ def list_() -> None:
 
 
 @dialect.command()
+def schema() -> None:
+    """Print the JSON schema of a dialect file, for completion in editors."""
+    import orjson  # noqa: PLC0415 - see above
+
+    from bridge.dialects.schema import json_schema  # noqa: PLC0415 - see above
+
+    click.echo(orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode())
+
+
+@dialect.command()
 @click.argument("file")
 @click.option(
     "--payload",
     type=click.File("rb"),
     required=True,
-    help="The provider's answer: its body, or a recording with `answer` in it. - for standard input.",
+    help="The provider's response: its body, or a recording with `answer` in it. - for standard input.",
 )
-@click.option("--status", type=click.IntRange(100, 599), help="HTTP status; 200 unless the recording says.")
-@click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header of the answer.")
-@click.option("--submit", is_flag=True, help="Read it as the answer to a submit.")
+@click.option(
+    "--status",
+    type=click.IntRange(100, 599),
+    help="HTTP status of the response; default: the recording's, else 200.",
+)
+@click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header of the response.")
+@click.option("--submit", is_flag=True, help="Read it as the response to a submit.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of that submit.")
-@click.option("--task-id", help="The id that was asked for.")
+@click.option("--task-id", help="The task id that was asked for.")
 def test(
     file: str,
     *,
@@ -57,49 +71,44 @@ def test(
     options: tuple[str, ...],
     task_id: str | None,
 ) -> None:
-    """Read an answer with a mapping and tell, field by field, why it reads so.
+    """Read a response with a dialect and explain the result, field by field.
 
-    FILE is a TOML file or the name of a preset. Exit code: 0 it shows a task, 1 it is a trouble or cannot be
-    read, 2 bad usage or mistakes in the mapping.
+    FILE is a TOML file or the name of a preset. Exit code: 0 the response shows a task, 1 it is an error or
+    cannot be read, 2 bad usage or errors in the dialect.
     """
     from bridge.dialects.base import Submission  # noqa: PLC0415 - see above
     from bridge.dialects.explain import explain  # noqa: PLC0415 - see above
 
-    made = _load(file)
+    loaded = _load(file)
     recording = _recording(payload.read())
-    given = _texts(recording.get("options")) | _pairs(options, "=", "--option")
-    submission = Submission(body=b"{}", options=given) if submit else None
+    values = _strings(recording.get("options")) | _pairs(options, "=", "--option")
+    submission = Submission(body=b"{}", options=values) if submit else None
     answer = _answer(recording["answer"], status, _pairs(headers, ":", "--header"))
-    asked = task_id or _texts(recording).get("task_id")
-    explanation = explain(made, answer, submission=submission, task_id=asked)
+    task_id = task_id or _strings(recording).get("task_id")
+    explanation = explain(loaded, answer, submission=submission, task_id=task_id)
     click.echo("\n".join(explanation.lines))
-    sys.exit(0 if explanation.trouble is None else _TROUBLE)
+    sys.exit(0 if explanation.error is None else _ERROR)
 
 
-def _load(file: str) -> MappedDialect:
+def _load(file: str) -> Dialect:
     from bridge.core.task import UPSTREAM_NAME  # noqa: PLC0415 - see above
     from bridge.dialects.custom import read_file  # noqa: PLC0415 - see above
     from bridge.dialects.registry import load_document, load_preset, preset_names  # noqa: PLC0415 - see above
+    from bridge.errors import ConfigError  # noqa: PLC0415 - see above
 
     path = Path(file)
     if file in preset_names() and not path.exists():
         return load_preset(file)
-    mistakes: list[str] = []
-    document = read_file(path, mistakes)
-    if mistakes or document is None:
-        _refuse(mistakes)
+    errors: list[str] = []
+    document = read_file(path, errors)
+    if errors or document is None:
+        click.echo(str(ConfigError(errors)), err=True)
+        sys.exit(_BAD_USAGE)
     return load_document(document, path.stem if UPSTREAM_NAME.fullmatch(path.stem) else "custom")
 
 
-def _refuse(mistakes: list[str]) -> NoReturn:
-    from bridge.errors import ConfigError  # noqa: PLC0415 - see above
-
-    click.echo(str(ConfigError(mistakes)), err=True)
-    sys.exit(_MISTAKES)
-
-
 def _recording(text: bytes) -> dict[str, Any]:
-    """A recording: what was recorded, or the bare body made one."""
+    """A recording as it is; a bare body as a recording of it."""
     from bridge.dialects.values import object_from  # noqa: PLC0415 - see above
 
     recording = object_from(text) or {}
@@ -115,23 +124,25 @@ def _answer(recorded: dict[str, Any], status: int | None, headers: dict[str, str
     body = recorded["body"]
     if isinstance(body, str):
         body = body.encode("utf-8", "surrogatepass")
-    given = _texts(recorded.get("headers")) | headers
-    lower = {name.lower(): value for name, value in given.items()}
-    told = recorded.get("status")
-    told = told if isinstance(told, int) and 100 <= told < 600 else 200
-    return HttpResponse(status or told, lower, body if isinstance(body, bytes) else orjson.dumps(body))
+    elif not isinstance(body, bytes):
+        body = orjson.dumps(body)
+    all_headers = _strings(recorded.get("headers")) | headers
+    if status is None:
+        status = recorded.get("status")
+        status = status if isinstance(status, int) and 100 <= status < 600 else 200
+    return HttpResponse(status, {name.lower(): value for name, value in all_headers.items()}, body)
 
 
-def _texts(value: object) -> dict[str, str]:
+def _strings(value: object) -> dict[str, str]:
     items = value.items() if isinstance(value, dict) else ()
-    return {str(key): one for key, one in items if isinstance(one, str)}
+    return {str(key): item for key, item in items if isinstance(item, str)}
 
 
-def _pairs(texts: tuple[str, ...], sign: str, option: str) -> dict[str, str]:
+def _pairs(texts: tuple[str, ...], separator: str, option: str) -> dict[str, str]:
     pairs = {}
     for text in texts:
-        name, found, value = text.partition(sign)
+        name, found, value = text.partition(separator)
         if not found or not name.strip():
-            raise click.BadParameter(f"{text!r} has no {sign!r}", param_hint=option)
+            raise click.BadParameter(f"{text!r} has no {separator!r}", param_hint=option)
         pairs[name.strip()] = value.strip()
     return pairs

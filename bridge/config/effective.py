@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import SecretStr
 
 from bridge.config.settings import Settings, UpstreamSettings, dialect_of
-from bridge.dialects.base import Dialect
+from bridge.dialects.dialect import Dialect
 
 PRESET = "preset"
 DEFAULT = "default"

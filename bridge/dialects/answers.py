@@ -1,15 +1,15 @@
-"""Whether a provider's answer shows a task or a trouble, and whose trouble it is.
+"""Classifies a provider's response: it shows a task, or it is one of five kinds of error.
 
-The order: the preset's own word on the HTTP status; any other non-2xx is a trouble; then the codes and words
-in the body. A code the preset names beats everything, a condition of the task that we understand beats a code
-nobody named, and without either an error in the body is a trouble. A phrase the preset names is more telling
-than the code beside it (MiniMax: 2013 "invalid params, invalid task_id" is a missing task).
+Precedence: what the preset says about the HTTP status; any other non-2xx status is an error; then the codes
+and words in the body. A code that the preset lists beats everything, a status word we know beats an unlisted
+code, and without either an error in the body is an error of the call. A phrase that the preset lists says
+more than the code beside it (MiniMax: 2013 "invalid params, invalid task_id" is a missing task).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bridge.core.task import Status
 from bridge.dialects.base import HttpResponse
@@ -34,7 +34,7 @@ _ERRORS: Mapping[FailureKind, type[UpstreamError]] = {
     FailureKind.REFUSED: UpstreamRefused,
     FailureKind.UNAVAILABLE: UpstreamUnavailable,
 }
-# 409 on a call that only looks is a race on their side; 408 and 425 say "again" themselves.
+# 409 to a call that only reads is a race on the provider's side; 408 and 425 ask for another try themselves.
 _BY_HTTP: Mapping[int, FailureKind] = {
     401: FailureKind.CREDENTIAL,
     402: FailureKind.CREDENTIAL,
@@ -46,52 +46,54 @@ _BY_HTTP: Mapping[int, FailureKind] = {
     425: FailureKind.UNAVAILABLE,
     429: FailureKind.BUSY,
 }
-_MEDIA = ("image/", "video/", "audio/", "application/octet-stream")  # an empty page with 200 is no result
+_WITH_RETRY_AFTER = (UpstreamBusy, UpstreamUnavailable)
+_MEDIA = ("image/", "video/", "audio/", "application/octet-stream")  # an empty page with 200 is not a result
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderError:
-    """What a provider says is wrong."""
+    """An error as the provider words it."""
 
     code: str | None
     message: str | None
 
 
-NOTHING = ProviderError(None, None)
+NO_ERROR = ProviderError(None, None)
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedAnswer:
-    """An answer that holds a document, and what was said around it.
+    """A response that contains a document.
 
     Args:
-        verdict: The status the HTTP status or a code stands for, where the preset says so.
-        complaint: The failing code and its sentence, kept for a task that failed.
+        status: The task's status, where the HTTP status or a code says it.
+        error: The failing code and its message, kept for a task that failed.
         binary: The body is the result itself, not a document.
     """
 
     document: dict[str, object]
     raw: bytes | None
-    verdict: Status | None
-    complaint: ProviderError | None = None
+    status: Status | None
+    error: ProviderError | None = None
     binary: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRules:
-    """How one provider tells success from trouble.
+    """How to tell a task from an error of the call.
 
     Args:
-        code: Where codes stand that also say success; every place counts.
-        success: The codes that do, spelled out.
+        code: Where codes are that also report success; each place counts.
+        success: The codes that mean success, spelled out.
+        silent: Messages that say nothing, folded.
         http_status: Where the body repeats an HTTP status.
-        error_code: Where an error names itself; alone it means trouble when the body shows no task.
+        error_code: Where an error's code is; alone it means an error when the body shows no task.
         classes: What a code means, folded.
-        phrases: What a message means that contains these words, folded.
+        phrases: What a message means that contains these words, folded; the first match wins.
         http: What an HTTP status means here, before the usual reading.
-        otherwise: What an error nobody named means.
-        binary: Type of the result when the body is not JSON and its HTTP status is a task status.
+        otherwise: What an unlisted error means.
+        binary: Type of the result when the body is not JSON and `http` has a task status for it.
     """
 
     code: tuple[Finder, ...]
@@ -108,134 +110,127 @@ class AnswerRules:
     binary: str | None
     retry: RetryRules
 
-    def open(self, answer: HttpResponse) -> ParsedAnswer:
-        """The document an answer holds.
+    def parse(self, answer: HttpResponse) -> ParsedAnswer:
+        """The document in a response, judged by its HTTP status alone where that is 2xx.
 
         Raises:
-            UpstreamError: The answer is a trouble, or holds no document.
+            UpstreamError: The response is an error, or contains no document.
         """
-        told = self.http.get(answer.status)
-        if 200 <= answer.status < 300 and not isinstance(told, FailureKind):
-            return self._document(answer, told)
+        stated = self.http.get(answer.status)
+        if 200 <= answer.status < 300 and not isinstance(stated, FailureKind):
+            return self._document(answer, stated)
         document = object_from(body_of(answer)) or {}
-        complaint = self.complaint(document)
-        verdict = self._named(complaint) or told or usual(answer.status, answer.headers)
-        if isinstance(verdict, Status):
-            return ParsedAnswer(document, body_of(answer) if document else None, verdict, complaint)
-        raise self._error(verdict, complaint, answer, document)
+        error = self.provider_error(document)
+        outcome = self._phrase_means(error.message) or self._code_means(error.code)
+        outcome = outcome or stated or usual_meaning(answer.status, answer.headers)
+        if isinstance(outcome, Status):
+            return ParsedAnswer(document, body_of(answer) if document else None, outcome, error)
+        raise self.error(outcome, error, answer, document)
 
-    def judge(
-        self, opened: ParsedAnswer, answer: HttpResponse, *, understood: bool, shown: bool = False
+    def classify(
+        self, parsed: ParsedAnswer, answer: HttpResponse, *, understood: bool, shown: bool = False
     ) -> ParsedAnswer:
-        """The same, after a look into the body.
+        """The same, with what its body says about errors.
 
         Args:
-            understood: The body shows a status we have a word for.
-            shown: It shows a task, if with a word nobody mapped.
+            understood: The body has a status word that we know.
+            shown: The body shows a task, if with an unmapped word.
 
         Raises:
-            UpstreamError: The body is a trouble.
+            UpstreamError: The body reports an error of the call.
         """
-        failing, inner = self._failing(opened.document), self._inner(opened.document)
-        understood = understood or opened.verdict is not None
+        failing, inner = self._failing_code(parsed.document), self._inner_status(parsed.document)
+        understood = understood or parsed.status is not None
         if failing is None and inner is None and (understood or shown):
-            return opened
-        complaint = self.complaint(opened.document)
-        if complaint == NOTHING and inner is None:
-            return opened
-        verdict = self._class_of(complaint.code)
-        if verdict is None and understood:
-            return ParsedAnswer(opened.document, opened.raw, opened.verdict, complaint)
-        verdict = self._phrase_of(complaint.message) or verdict
-        verdict = verdict or (usual(inner, answer.headers) if inner else self.otherwise)
-        if isinstance(verdict, Status):
-            return ParsedAnswer(opened.document, opened.raw, verdict, complaint)
-        raise self._error(verdict, complaint, answer, opened.document)
+            return parsed
+        error = self.provider_error(parsed.document)
+        if error == NO_ERROR and inner is None:
+            return parsed
+        outcome = self._code_means(error.code)
+        if outcome is None and understood:
+            return replace(parsed, error=error)
+        outcome = self._phrase_means(error.message) or outcome
+        outcome = outcome or (usual_meaning(inner, answer.headers) if inner else self.otherwise)
+        if isinstance(outcome, Status):
+            return replace(parsed, status=outcome, error=error)
+        raise self.error(outcome, error, answer, parsed.document)
 
-    def complaint(self, document: object) -> ProviderError:
-        """What the body says is wrong, both parts None if it says nothing."""
-        failing = self._failing(document)
+    def provider_error(self, document: object) -> ProviderError:
+        """The error that the body reports, `NO_ERROR` if none."""
+        failing = self._failing_code(document)
         code = failing or self.error_code.read(document)
         message = self.error_message.read(document)
-        if message is None and (failing or code or self._inner(document)):
-            message = self.spoken(document)
+        if message is None and (failing or code or self._inner_status(document)):
+            message = self.message_beside_code(document)
         return ProviderError(code, message)
 
-    def spoken(self, document: object) -> str | None:
-        """The sentence beside the code, unless it only says `success`."""
+    def message_beside_code(self, document: object) -> str | None:
+        """The message beside the code, unless it only says `success`."""
         message = self.message.read(document)
         return None if message is None or fold(message) in self.silent else message
 
-    def report(self, trouble: FailureKind, answer: HttpResponse, complaint: ProviderError) -> UpstreamError:
-        """The error for a task whose own status word is a trouble: `not found`."""
-        return self._error(trouble, complaint, answer, {})
-
-    def _document(self, answer: HttpResponse, verdict: Status | None) -> ParsedAnswer:
-        body = body_of(answer)
-        document = object_from(body)
-        if document is not None:
-            return ParsedAnswer(document, body, verdict)
-        media_type = answer.headers.get("content-type", "").strip().lower()
-        if self.binary and verdict and body and media_type.startswith(_MEDIA):
-            return ParsedAnswer({}, None, verdict, binary=True)
-        kind = clean(answer.headers.get("content-type", "no content type"), 80)
-        raise UnreadablePayload(
-            f"not a JSON object: {len(body)} bytes, {kind}", provider_status=answer.status
-        )
-
-    def _failing(self, document: object) -> str | None:
-        for find in self.code:
-            code = spell(find(document))
-            if code is not None and code not in self.success and fold(code) not in self.success:
-                return word(code)
-        return None
-
-    def _inner(self, document: object) -> int | None:
-        status = self.http_status.read(document)
-        return status if status is not None and 400 <= status < 600 else None
-
-    def _named(self, complaint: ProviderError) -> Outcome | None:
-        return self._phrase_of(complaint.message) or self._class_of(complaint.code)
-
-    def _class_of(self, code: str | None) -> Outcome | None:
-        return self.classes.get(fold(code)) if code else None
-
-    def _phrase_of(self, message: str | None) -> Outcome | None:
-        if not message or not self.phrases:
-            return None
-        folded = fold(message)
-        return next((verdict for phrase, verdict in self.phrases if phrase in folded), None)
-
-    def _error(
-        self, verdict: FailureKind, complaint: ProviderError, answer: HttpResponse, document: object
+    def error(
+        self, kind: FailureKind, error: ProviderError, answer: HttpResponse, document: object
     ) -> UpstreamError:
-        kind = _ERRORS[verdict]
+        """The exception for an error of this kind."""
+        error_class = _ERRORS[kind]
         if 300 <= answer.status < 400:
             message = f"HTTP {answer.status}: redirects are not followed"
         else:
-            message = complaint.message or complaint.code or f"the provider answered HTTP {answer.status}"
-        code = fold(complaint.code) if complaint.code else None
-        return kind(
-            message,
-            retry_after=self.retry.wait(answer.headers, document, code) if kind in _PATIENT else None,
-            provider_status=answer.status,
-            provider_code=complaint.code,
+            message = error.message or error.code or f"the provider answered HTTP {answer.status}"
+        retry_after = None
+        if error_class in _WITH_RETRY_AFTER:
+            code = fold(error.code) if error.code else None
+            retry_after = self.retry.wait(answer.headers, document, code)
+        return error_class(
+            message, retry_after=retry_after, provider_status=answer.status, provider_code=error.code
         )
 
+    def is_success(self, code: str) -> bool:
+        """Whether a spelled code reports success."""
+        return code in self.success or fold(code) in self.success
 
-_PATIENT = (UpstreamBusy, UpstreamUnavailable)
+    def _document(self, answer: HttpResponse, status: Status | None) -> ParsedAnswer:
+        body = body_of(answer)
+        document = object_from(body)
+        if document is not None:
+            return ParsedAnswer(document, body, status)
+        content_type = answer.headers.get("content-type", "no content type")
+        if self.binary and status and body and content_type.strip().lower().startswith(_MEDIA):
+            return ParsedAnswer({}, None, status, binary=True)
+        raise UnreadablePayload(
+            f"not a JSON object: {len(body)} bytes, {clean(content_type, 80)}", provider_status=answer.status
+        )
+
+    def _failing_code(self, document: object) -> str | None:
+        for find in self.code:
+            code = spell(find(document))
+            if code is not None and not self.is_success(code):
+                return word(code)
+        return None
+
+    def _inner_status(self, document: object) -> int | None:
+        status = self.http_status.read(document)
+        return status if status is not None and 400 <= status < 600 else None
+
+    def _code_means(self, code: str | None) -> Outcome | None:
+        return self.classes.get(fold(code)) if code else None
+
+    def _phrase_means(self, message: str | None) -> Outcome | None:
+        if not message or not self.phrases:
+            return None
+        folded = fold(message)
+        return next((outcome for phrase, outcome in self.phrases if phrase in folded), None)
 
 
-def usual(status: int, headers: Mapping[str, str]) -> FailureKind:
-    """What a non-2xx HTTP status means with every provider that does not say otherwise."""
+def usual_meaning(status: int, headers: Mapping[str, str]) -> FailureKind:
+    """What a non-2xx HTTP status means with every provider whose preset does not say otherwise."""
     if status == 503 and ("retry-after" in headers or "retry-after-ms" in headers):
         return FailureKind.BUSY
-    trouble = _BY_HTTP.get(status)
-    if trouble is None:
-        trouble = FailureKind.REFUSED if 400 <= status < 500 else FailureKind.UNAVAILABLE
-    return trouble
+    unlisted = FailureKind.REFUSED if 400 <= status < 500 else FailureKind.UNAVAILABLE
+    return _BY_HTTP.get(status, unlisted)
 
 
 def body_of(answer: HttpResponse) -> bytes:
-    """The body without the byte-order mark some providers send."""
+    """The body without the byte-order mark that some providers send."""
     return answer.body[3:] if answer.body.startswith(_BOM) else answer.body

@@ -1,4 +1,4 @@
-"""What a provider's callback asks of us; its claims are never read."""
+"""Reads a provider's callback: which task to poll and what to respond. Its claims are never read."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class CallbackRules:
     """Shape of a callback.
 
     Args:
-        challenge: Where a verification call keeps the value it wants back.
-        echo: Under which key it wants it.
-        reply: What every other callback is answered with.
+        challenge: Where a verification call has the value that it wants back.
+        echo: The key under which that value is returned.
+        reply: Body of the response to every other callback.
     """
 
     task_id: Field[str]
@@ -29,7 +29,7 @@ class CallbackRules:
     reply: bytes | None
 
     def read(self, body: bytes) -> Callback:
-        """What to look at and what to answer; hostile bodies give an empty callback."""
+        """The task to poll and the response; a hostile body gives an empty callback."""
         document = object_from(body)
         if document is None:
             return Callback(None, self.reply, challenge=False)
@@ -40,7 +40,7 @@ class CallbackRules:
 
 
 def challenge_value(value: object) -> str | int | None:
-    """A value fit to be sent back: short text or a whole number, exactly as it came."""
+    """A value that may be sent back exactly as it came: a short string or a whole number."""
     if isinstance(value, str):
         return value if 0 < len(value) <= _MAX_CHALLENGE else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""Calls a provider takes, as templates."""
+"""The provider's calls as templates, and the shape of its task ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HOST_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call: everything but the values."""
+    """One call, without its values."""
 
     method: str
     path: Template
@@ -29,16 +29,16 @@ class Call:
 
     @property
     def names(self) -> frozenset[str]:
-        """The values the call cannot be made without."""
+        """The values that the call needs."""
         templates = [self.path, *(template for _, template in (*self.query, *self.headers))]
         templates += [self.base_url] if self.base_url else []
         return frozenset().union(*(template.names for template in templates))
 
     def request(self, values: Mapping[str, str], body: bytes | None = None) -> Request:
-        """The call with its values; `body` goes as it is where the caller brings one.
+        """The call with its values; `body` is the caller's, sent unchanged.
 
         Raises:
-            InvalidRequest: A value cannot stand where the call needs it.
+            InvalidRequest: A value is not allowed where the call needs it.
         """
         path = path_of(self.path, values)
         for name, template in self.query:
@@ -53,14 +53,20 @@ class Call:
 
 
 def _host_part(value: str) -> str:
+    # Anything more (`@`, `:`, `/`) would move the host, and with it the credential.
     if not _HOST_PART.fullmatch(value):
-        raise InvalidRequest(f"{value[:80]!r} cannot stand in a host name")
+        raise InvalidRequest(f"{value[:80]!r} cannot be part of a host name")
     return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdShape:
-    """What a task id is made of, where a call needs more than the id: an action, an endpoint, a host."""
+    """What a task id consists of, where a call needs more than the id: an action, an endpoint, a host.
+
+    Args:
+        pattern: Must match the whole id; its named groups are the parts.
+        defaults: Values of groups that take no part in a match.
+    """
 
     pattern: re.Pattern[str] | None
     defaults: Mapping[str, str]
@@ -69,7 +75,7 @@ class IdShape:
         """The id and its named parts.
 
         Raises:
-            InvalidRequest: The id is not of this shape.
+            InvalidRequest: The id does not match the pattern.
         """
         check_task_id(task_id)
         values = {**self.defaults, "task_id": task_id}

@@ -1,4 +1,4 @@
-"""Credentials no template can say: minted from the operator's key and the time, by name."""
+"""Credentials that no template can express: named code makes them from the operator's key and the time."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from bridge.dialects.base import Dialect
+from bridge.dialects.dialect import Dialect
 from bridge.errors import InvalidRequest
 
-_LIFE_SECONDS = 1800
-_CLOCKS_APART_SECONDS = 5
+_LIFETIME_SECONDS = 1800
+_CLOCK_SKEW_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Minted:
-    """A credential and its end.
+    """A credential that expires.
 
     Args:
-        value: Takes the place of `{api_key}` in the headers.
+        value: Used for `{api_key}` in the headers.
         expires_at: Unix seconds.
     """
 
@@ -40,16 +40,16 @@ def kling_jwt(api_key: str, now: float) -> Minted:
         now: Unix seconds.
 
     Raises:
-        InvalidRequest: The key has not two halves.
+        InvalidRequest: The key does not have two halves.
     """
     access_key, _, secret_key = api_key.partition(":")
     if not access_key or not secret_key:
         raise InvalidRequest("the key must be access_key:secret_key")
-    expires_at = int(now) + _LIFE_SECONDS
-    claims = {"iss": access_key, "exp": expires_at, "nbf": int(now) - _CLOCKS_APART_SECONDS}
+    expires_at = int(now) + _LIFETIME_SECONDS
+    claims = {"iss": access_key, "exp": expires_at, "nbf": int(now) - _CLOCK_SKEW_SECONDS}
     signed = b".".join((_part({"alg": "HS256", "typ": "JWT"}), _part(claims)))
-    seal = urlsafe_b64encode(hmac.digest(secret_key.encode(), signed, "sha256")).rstrip(b"=")
-    return Minted(b".".join((signed, seal)).decode(), expires_at)
+    signature = urlsafe_b64encode(hmac.digest(secret_key.encode(), signed, "sha256")).rstrip(b"=")
+    return Minted(b".".join((signed, signature)).decode(), expires_at)
 
 
 def _part(content: Mapping[str, object]) -> bytes:
@@ -57,10 +57,10 @@ def _part(content: Mapping[str, object]) -> bytes:
 
 
 def check_key(dialect: Dialect, api_key: str) -> None:
-    """Let a key pass that this provider's credential can be made of.
+    """Check a key before it is used.
 
     Raises:
-        InvalidRequest: It is not of the form this provider's keys have, or no header can carry it.
+        InvalidRequest: The key is not of this provider's form, or a header must not contain it.
     """
     hook = dialect.auth_hook
     dialect.auth_headers(api_key if hook is None else HOOKS[hook](api_key, 0.0).value)

@@ -1,4 +1,4 @@
-"""A dialect the operator wrote: in the configuration itself, or in a file beside it."""
+"""Checks a dialect that the operator wrote, in the configuration or in its own file, with line numbers."""
 
 from __future__ import annotations
 
@@ -6,52 +6,53 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from bridge.dialects.document import Keys, Mistake
-from bridge.dialects.lines import Lines
-from bridge.dialects.registry import mistakes_in
+from bridge.dialects.lines import Keys, Lines
+from bridge.dialects.rules import compile_document
+from bridge.dialects.schema import DocumentError
 
 
-def read_file(path: Path, mistakes: list[str]) -> dict[str, object] | None:
-    """The document in a file; what is wrong with it is added to `mistakes`, each with its line."""
+def read_file(path: Path, errors: list[str]) -> dict[str, object] | None:
+    """The document in a file; its errors are appended to `errors`, each with its line."""
     try:
         text = path.read_text("utf-8")
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        mistakes.append(f"{path}: not TOML: {error}")
+        errors.append(f"{path}: not TOML: {error}")
         return None
     except OSError as error:
-        mistakes.append(f"{path}: {error.strerror}")
+        errors.append(f"{path}: {error.strerror}")
         return None
     except UnicodeDecodeError:
-        mistakes.append(f"{path}: not UTF-8 text")
+        errors.append(f"{path}: not UTF-8 text")
         return None
     except ValueError:
-        mistakes.append(f"{str(path)!r} is no path")
+        errors.append(f"{str(path)!r} is not a path")
         return None
     except RecursionError:
-        mistakes.append(f"{path}: nested too deep")
+        errors.append(f"{path}: nested too deep")
         return None
-    mistakes += located(mistakes_in(document), str(path), text)
+    _, found = compile_document(document)
+    errors += _with_lines(found, str(path), text)
     return document
 
 
 def check_table(document: Mapping[str, object], at: Keys, file: str, text: str) -> list[str]:
-    """What is wrong with a document that stands inside a larger one.
+    """The errors of a document inside a larger one.
 
     Args:
         at: The keys down to it.
         file: Name of the file the larger one came from; empty for none.
-        text: Of that file.
+        text: The content of that file.
     """
-    found = [Mistake((*at, *mistake.keys), mistake.what) for mistake in mistakes_in(document)]
-    return located(found, file, text) if file else [str(mistake) for mistake in found]
+    _, found = compile_document(document)
+    errors = [DocumentError((*at, *error.keys), error.message) for error in found]
+    return _with_lines(errors, file, text) if file else [str(error) for error in errors]
 
 
-def located(mistakes: list[Mistake], file: str, text: str) -> list[str]:
-    """The mistakes as `file:line: place: what`, in the order of the lines."""
-    if not mistakes:
-        return []
+def _with_lines(errors: list[DocumentError], file: str, text: str) -> list[str]:
+    """The errors as `file:line: place: message`, in the order of the lines."""
+    if not errors:
+        return []  # finding the lines parses the text once more, line by line
     lines = Lines(text)
-    told = [(lines.of(mistake.keys) or 1, mistake) for mistake in mistakes]
-    told.sort(key=lambda one: one[0])
-    return [f"{file}:{line}: {mistake}" for line, mistake in told]
+    located = sorted(((lines.of(error.keys) or 1, error) for error in errors), key=lambda pair: pair[0])
+    return [f"{file}:{line}: {error}" for line, error in located]

@@ -1,4 +1,4 @@
-"""Which hosts are a provider's own. No other is called, and no other sees the credential."""
+"""Allow-list of a provider's hosts: no other host is called, and no other receives the credential."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9])?|[0-9a-f:.]+")
 
 
 class Hosts:
-    """A list of host names; `*.example.com` means everything below example.com, but not itself."""
+    """A list of host names; `*.example.com` means every host below it, but not example.com itself."""
 
     __slots__ = ("_below", "_names")
 
@@ -23,7 +23,7 @@ class Hosts:
         return f"<hosts {', '.join(sorted(self._names) + [f'*{name}' for name in self._below])}>"
 
     def own(self, url: str) -> bool:
-        """Whether the address is at one of these hosts."""
+        """Whether the URL is at one of these hosts."""
         host = host_of(url)
         return host is not None and self.has(host)
 
@@ -33,10 +33,10 @@ class Hosts:
 
 
 def host_of(url: str) -> str | None:
-    """The host of an http(s) address, lower-case; None for anything else, or with a password in it."""
+    """The host of an http(s) URL, lower-case; None for anything else, and for a URL with a password."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises where it is none
+        _ = parts.port  # raises ValueError where it is not a number
     except ValueError:
         return None
     host = parts.hostname or ""
@@ -46,5 +46,5 @@ def host_of(url: str) -> str | None:
 
 
 def is_host_name(text: str) -> bool:
-    """Whether the text may stand in a list of hosts."""
+    """Whether the text can be an item of a list of hosts."""
     return _NAME.fullmatch(text.lower().removeprefix("*.")) is not None

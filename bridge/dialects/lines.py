@@ -1,32 +1,32 @@
-"""Where things stand in a TOML text: its own reader tells values, but not the lines they came from."""
+"""Line numbers of the tables and keys of a TOML text, which `tomllib` does not return."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
 
-from bridge.dialects.document import Keys
+Keys = tuple[str | int, ...]
 
 
 class Lines:
-    """The lines of every table and key of a text that is known to be TOML."""
+    """The lines of all tables and keys of a text that is known to be TOML."""
 
     def __init__(self, text: str) -> None:
         self._lines: dict[Keys, int] = {}
         self._listed: dict[Keys, int] = {}
-        at: Keys = ()
+        table: Keys = ()
         for line, statement, content in _statements(text):
             if statement.startswith("["):
-                at = self._entered(line, content, listed=statement.startswith("[["))
+                table = self._enter(line, content, listed=statement.startswith("[["))
             else:
-                self._note(at, content, line)
+                self._note(table, content, line)
 
     def of(self, keys: Keys) -> int | None:
-        """The line of the table or key, else of the nearest thing around it; from 1."""
-        around = (keys[:length] for length in range(len(keys), 0, -1))
-        return next((self._lines[place] for place in around if place in self._lines), None)
+        """The line of the table or key, else of the nearest table around it; from 1."""
+        parents = (keys[:length] for length in range(len(keys), 0, -1))
+        return next((self._lines[parent] for parent in parents if parent in self._lines), None)
 
-    def _entered(self, line: int, header: object, *, listed: bool) -> Keys:
+    def _enter(self, line: int, header: object, *, listed: bool) -> Keys:
         names = list(_chain(header))
         at: Keys = ()
         for name in names[:-1]:
@@ -41,31 +41,31 @@ class Lines:
         return at
 
     def _newest(self, keys: Keys) -> Keys:
-        """The table that a header means: of a list of tables, its last one."""
+        """The table that a header refers to: of a list of tables, the last one."""
         return (*keys, self._listed[keys] - 1) if keys in self._listed else keys
 
     def _note(self, keys: Keys, value: object, line: int) -> None:
         if keys:
             self._lines.setdefault(keys, line)
-        inner = (
+        items = (
             value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
         )
-        for key, one in inner:
-            self._note((*keys, key), one, line)
+        for key, item in items:
+            self._note((*keys, key), item, line)
 
 
 def _statements(text: str) -> Iterator[tuple[int, str, dict[str, object]]]:
-    """Each header or key with its line: the shortest run of lines that is TOML by itself."""
-    pending, began = "", 1
+    """Each header or key with its line: the fewest lines that are TOML by themselves."""
+    pending, start = "", 1
     for line, piece in enumerate(text.splitlines(keepends=True), 1):
-        began = began if pending else line
+        start = start if pending else line
         pending += piece
         try:
             content = tomllib.loads(pending)
         except tomllib.TOMLDecodeError:
             continue
         if content:
-            yield began, pending.lstrip(), content
+            yield start, pending.lstrip(), content
         pending = ""
 
 

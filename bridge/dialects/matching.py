@@ -1,4 +1,4 @@
-"""Which call a request to one of the provider's own paths is: the inverse of the templates."""
+"""Finds the call that a request to one of the provider's own paths makes: the inverse of the templates."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from bridge.dialects.templates import Template, climbs
 from bridge.dialects.values import identifier, object_from
 from bridge.errors import InvalidRequest
 
-MAX_PATH = 2048  # beyond this no call of anybody's goes, and patterns are not let loose on it
+MAX_PATH = 2048  # no provider's calls are longer, and regular expressions are not run on more
 
-# From the narrowest to the widest: a submit's path may be little more than a place.
+# From the narrowest to the widest: the path of a submit may be little more than one place.
 _ORDER = ("sync", "cancel", "stream", "alias", "status", "submit")
 _CREATES = frozenset({"submit", "sync"})
 
@@ -27,26 +27,26 @@ Decode = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class _TemplateMatcher:
-    """A template read backwards: the values that stand in its places."""
+    """Reads the values of a template's places back from a text that was made of it."""
 
     pattern: re.Pattern[str]
     names: tuple[str, ...]
 
     def read(self, text: str, decode: Decode) -> Values | None:
-        """The values, None when the text is none of this template's."""
-        found = self.pattern.fullmatch(text)
-        if found is None:
+        """The values, None when the text does not match the template."""
+        match = self.pattern.fullmatch(text)
+        if match is None:
             return None
         try:
-            pairs = [(name, decode(part)) for name, part in zip(self.names, found.groups(), strict=True)]
+            pairs = [(name, decode(part)) for name, part in zip(self.names, match.groups(), strict=True)]
         except UnicodeDecodeError:
             return None
-        return _agreed(pairs)
+        return _without_conflict(pairs)
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
-    """One call read backwards."""
+class _CallMatcher:
+    """Matches requests against one call."""
 
     name: str
     call: Call
@@ -58,27 +58,27 @@ class _Shape:
         return None if values is None or any(climbs(value) for value in values.values()) else values
 
     def values_in_rest(self, query: Mapping[str, str], body: bytes | None, known: Values) -> Values | None:
-        """What query and body add to the values of the path, None when they are not this call's."""
+        """The values of path, query and body, None when query or body are not this call's."""
         pairs = list(known.items())
-        for name, places in self.query.items():
-            found = places.read(query.get(name, ""), str)
-            if found is None:
+        for name, matcher in self.query.items():
+            in_query = matcher.read(query.get(name, ""), str)
+            if in_query is None:
                 return None
-            pairs += found.items()
+            pairs += in_query.items()
         if self.call.body is not None and (body or not self.call.body.names <= known.keys()):
-            told = _in_body(self.call.body.tree, object_from(body or b""))
-            if told is None:
+            in_body = _values_in_body(self.call.body.tree, object_from(body or b""))
+            if in_body is None:
                 return None
-            pairs += told
-        return _agreed(pairs)
+            pairs += in_body
+        return _without_conflict(pairs)
 
 
 class Matcher:
-    """Reads requests as the calls of one dialect.
+    """Matches requests against the calls of one dialect.
 
     Args:
         base_url: The dialect's own: what follows its host is part of the documented paths.
-        frames_are_documents: Whether the provider's stream is served; else nobody could imitate it.
+        frames_are_documents: Whether the bridge can serve the provider's stream itself.
     """
 
     def __init__(
@@ -94,14 +94,14 @@ class Matcher:
         self._submit = submit
         self._frames_are_documents = frames_are_documents
         self._base = base_url
-        self._shapes = [_shape(name, calls[name], base_url) for name in _ORDER if name in calls]
+        self._matchers = [_call_matcher(name, calls[name], base_url) for name in _ORDER if name in calls]
 
     def documented(self, path: str) -> str:
-        """The path of a call with what the provider's own address has before it."""
+        """The path of a call with the path of the provider's base URL before it."""
         return urlsplit(self._base).path.rstrip("/") + path
 
     def match(self, method: str, path: str, query: str, body: bytes | None) -> ProxyMatch | None:
-        """The call this is, None when it is none of the provider's.
+        """The call that a request makes, None when it is not one of the provider's.
 
         Args:
             path: What follows the host, still encoded.
@@ -110,47 +110,50 @@ class Matcher:
         Raises:
             InvalidRequest: The path is a call's, but the query or the body is not.
         """
-        if len(path) > MAX_PATH:
-            return None
-        given = dict(parse_qsl(query, keep_blank_values=True))
-        near = False
-        for shape in self._shapes:
-            found = shape.values_in_path(path) if shape.call.method == method else None
-            if found is None:
+        if len(path) > MAX_PATH or climbs(path):
+            return None  # exactly the paths that `Call.request` refuses to make
+        parameters = dict(parse_qsl(query, keep_blank_values=True))
+        path_matched = False
+        for matcher in self._matchers:
+            in_path = matcher.values_in_path(path) if matcher.call.method == method else None
+            if in_path is None:
                 continue
-            values = shape.values_in_rest(given, body, found)
+            values = matcher.values_in_rest(parameters, body, in_path)
             if values is None:
-                near = near or shape.name != "stream"
+                # A stream's path is often the status call's, told apart by its query alone.
+                path_matched = path_matched or matcher.name != "stream"
                 continue
-            asked = self._asked(shape, values, given)
-            if asked is not None:
-                return asked if asked.call != "stream" or self._frames_are_documents else None
-        if near:
+            match = self._match(matcher, values, parameters)
+            if match is not None:
+                return match if match.call != "stream" or self._frames_are_documents else None
+        if path_matched:
             raise InvalidRequest("the query or the body is not what this call takes")
         return None
 
-    def _asked(self, shape: _Shape, values: Values, query: Mapping[str, str]) -> ProxyMatch | None:
+    def _match(self, matcher: _CallMatcher, values: Values, query: Mapping[str, str]) -> ProxyMatch | None:
         try:
-            if shape.name in _CREATES:
-                return self._creating(shape, values, query)
-            if shape.name == "alias":
-                return ProxyMatch(call=shape.name, alias=check_task_id(values["alias"]))
-            task_id = self._task_id(shape.call, values)
+            if matcher.name in _CREATES:
+                return self._match_create(matcher, values, query)
+            if matcher.name == "alias":
+                return ProxyMatch(call=matcher.name, alias=check_task_id(values["alias"]))
+            task_id = self._task_id(matcher.call, values)
         except InvalidRequest:
             return None
-        return ProxyMatch(call=shape.name, task_id=task_id) if task_id is not None else None
+        return ProxyMatch(call=matcher.name, task_id=task_id) if task_id is not None else None
 
-    def _creating(self, shape: _Shape, values: Values, query: Mapping[str, str]) -> ProxyMatch | None:
+    def _match_create(
+        self, matcher: _CallMatcher, values: Values, query: Mapping[str, str]
+    ) -> ProxyMatch | None:
         for name, value in values.items():
             pattern = self._submit.options.get(name)
             if pattern is not None and not pattern.fullmatch(value[:MAX_ADDRESS]):
                 return None
-        shape.call.request(values)
-        further = {name: value for name, value in query.items() if name not in shape.query}
-        return ProxyMatch(call=shape.name, options={**further, **values})
+        matcher.call.request(values)  # raises where a value is not allowed
+        others = {name: value for name, value in query.items() if name not in matcher.query}
+        return ProxyMatch(call=matcher.name, options={**others, **values})
 
     def _task_id(self, call: Call, values: Values) -> str | None:
-        """The id these values are the parts of: the first that comes apart into them again."""
+        """The id whose parts these values are: the first candidate that has them as its parts."""
         for task_id in self._candidates(values):
             try:
                 parts = self._ids.values(task_id)
@@ -167,25 +170,25 @@ class Matcher:
             return
         all_values, template = {**self._ids.defaults, **values}, self._submit.task_id.template
         if template is not None and template.names <= all_values.keys():
-            yield template.fill(all_values)  # as a submit names it: one task has one id
+            yield template.fill(all_values)  # as a submit would name it, so that one task has one id
         order = self._ids.pattern.groupindex if self._ids.pattern is not None else values
         parts = [(name, values[name]) for name in order if name in values]
         yield "/".join(value for name, value in parts if self._ids.defaults.get(name) != value)
         yield "/".join(value for _, value in parts)
 
 
-def _shape(name: str, call: Call, base_url: str) -> _Shape:
+def _call_matcher(name: str, call: Call, base_url: str) -> _CallMatcher:
     if call.base_url is not None:
         base_url = call.base_url.fill(dict.fromkeys(call.base_url.names, "x"))
     path, query = _split(call.path.parts)
     prefix = urlsplit(base_url).path.rstrip("/")
-    return _Shape(
+    return _CallMatcher(
         name,
         call,
-        _places([(prefix, None), *path], "[^/]+"),
+        _template_matcher([(prefix, None), *path], "[^/]+"),
         {
-            **{key: _places(value, ".+") for key, value in query.items()},
-            **{key: _places(template.parts, ".+") for key, template in call.query},
+            **{key: _template_matcher(value, ".+") for key, value in query.items()},
+            **{key: _template_matcher(template.parts, ".+") for key, template in call.query},
         },
     )
 
@@ -194,7 +197,7 @@ Parts = Sequence[tuple[str, str | None]]
 
 
 def _split(parts: Parts) -> tuple[Parts, Mapping[str, Parts]]:
-    """The parts of a path, and those of each parameter where a query is written behind it."""
+    """The parts of a path, and those of each parameter of a query that is written after it."""
     path: list[tuple[str, str | None]] = []
     query: list[tuple[str, str | None]] = []
     current = path
@@ -218,7 +221,7 @@ def _split(parts: Parts) -> tuple[Parts, Mapping[str, Parts]]:
     return path, parameters
 
 
-def _places(parts: Parts, segment: str) -> _TemplateMatcher:
+def _template_matcher(parts: Parts, segment: str) -> _TemplateMatcher:
     pattern, names = "", []
     for literal, place in parts:
         if place is None:
@@ -234,8 +237,8 @@ def _decoded(text: str) -> str:
     return unquote(text, errors="strict")
 
 
-def _agreed(pairs: Iterable[tuple[str, str]]) -> Values | None:
-    """The values, None when one name has two."""
+def _without_conflict(pairs: Iterable[tuple[str, str]]) -> Values | None:
+    """The values by name, None when one name has two different ones."""
     values: Values = {}
     for name, value in pairs:
         if values.setdefault(name, value) != value:
@@ -243,21 +246,21 @@ def _agreed(pairs: Iterable[tuple[str, str]]) -> Values | None:
     return values
 
 
-def _in_body(tree: object, document: object) -> list[tuple[str, str]] | None:
-    """The values that stand where the tree has places, None when the document is not of its form."""
+def _values_in_body(tree: object, document: object) -> list[tuple[str, str]] | None:
+    """The values where the tree has places, None when the document does not have the tree's form."""
     if isinstance(tree, Template):
         text = identifier(document)
-        found = _places(tree.parts, ".+").read(text, str) if text is not None else None
-        return list(found.items()) if found is not None else None
+        values = _template_matcher(tree.parts, ".+").read(text, str) if text is not None else None
+        return list(values.items()) if values is not None else None
     if not isinstance(tree, dict):
         return [] if tree == document else None
-    given = document if isinstance(document, dict) else {}
-    if {name for name, value in given.items() if value not in (None, "")} != tree.keys():
-        return None  # a key beside them may ask for something else, such as another task
+    table = document if isinstance(document, dict) else {}
+    if {name for name, value in table.items() if value not in (None, "")} != tree.keys():
+        return None  # a further key may ask for something else, such as another task
     pairs: list[tuple[str, str]] = []
     for name, below in tree.items():
-        told = _in_body(below, given[name])
-        if told is None:
+        values_below = _values_in_body(below, table[name])
+        if values_below is None:
             return None
-        pairs += told
+        pairs += values_below
     return pairs

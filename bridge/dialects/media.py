@@ -1,4 +1,4 @@
-"""What kind of thing a result is, by its key, its name or its first bytes."""
+"""The type of a result (image, video, audio), from its key, its name or its first bytes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def type_of_media(media_type: str | None) -> str | None:
 
 
 def type_of_name(name: str | None) -> str | None:
-    """The type a key or a type field suggests: `video`, `image_urls`, `cover_url`, `video/mp4`."""
+    """The type that a key or a type field suggests: `video`, `image_urls`, `cover_url`, `video/mp4`."""
     folded = fold(name or "")
     for kind, hints in _HINTS:
         if any(hint in folded for hint in hints):
@@ -55,7 +55,7 @@ def type_of_name(name: str | None) -> str | None:
 
 
 def type_of_url(url: str | None) -> str | None:
-    """The type a link's suffix suggests, its query left aside."""
+    """The type that the suffix of a link's path suggests."""
     try:
         path = urlsplit(url or "").path
     except ValueError:
@@ -74,7 +74,7 @@ def split_data(text: str) -> tuple[str, str | None] | None:
 
 
 def sniff(base64_head: str) -> str | None:
-    """The media type the first bytes betray."""
+    """The media type by the first bytes, None if unknown."""
     head = base64_head.translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")[:_SNIFFED]
     try:
         start = binascii.a2b_base64(head[: len(head) // 4 * 4])

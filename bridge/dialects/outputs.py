@@ -1,4 +1,4 @@
-"""Results of a task, gathered from wherever a provider puts them."""
+"""Collects the results of a task from the places where a provider puts them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bridge.dialects.paths import Field, Finder, holds
 
 MAX_OUTPUTS = 256
 _MAX_URL = 8192
-_MAX_ITEMS = 4 * MAX_OUTPUTS  # a list of a million empty objects must not hold up everybody's loop
+_MAX_ITEMS = 4 * MAX_OUTPUTS  # a list of a million empty objects must not block the event loop
 _MAX_NODES = 10_000
 _LINK = re.compile(r"(?:https?|gs|s3|oss|tos)://[^\s\x00-\x20\x7f<>\"]+", re.IGNORECASE)
 
 
 class Content(StrEnum):
-    """What the strings at a rule's place are."""
+    """What the strings at an output rule's place are."""
 
     LINK = "link"
     BASE64 = "base64"
@@ -28,14 +28,14 @@ class Content(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputRule:
-    """Where results of one kind stand; the fields are looked up in each item found `at`.
+    """Where results of one kind are; the other paths start at each item found at `at`.
 
     Args:
-        at: The first place that holds something; a list there is taken item by item.
-        type: The type when the item itself tells none.
+        at: The first path that finds something counts; a list there is read item by item.
+        type: The type where the item itself does not say it.
         content: `search` takes every link anywhere below, for results without a documented shape.
         url: A link or a list of links.
-        data: Base64 text, or a list of such.
+        data: Base64 text, or a list of it.
     """
 
     at: Sequence[Finder]
@@ -53,31 +53,31 @@ class OutputRule:
 
 
 def gather(rules: Sequence[OutputRule], document: object) -> tuple[Output, ...]:
-    """Every result once, in the order of the rules."""
-    found: dict[str, Output] = {}
+    """Every result once, in the order of the rules, at most `MAX_OUTPUTS`."""
+    outputs: dict[str, Output] = {}
     for rule in rules:
-        place = next((value for find in rule.at if holds(value := find(document))), None)
-        if place is None:
+        value = next((value for find in rule.at if holds(value := find(document))), None)
+        if value is None:
             continue
-        for output in _outputs(rule, place):
+        for output in _outputs(rule, value):
             key = output.url or output.data or f"file {output.file_id}"
-            found.setdefault(key, output)
-            if len(found) >= MAX_OUTPUTS:
-                return tuple(found.values())
-    return tuple(found.values())
+            outputs.setdefault(key, output)
+            if len(outputs) >= MAX_OUTPUTS:
+                return tuple(outputs.values())
+    return tuple(outputs.values())
 
 
 def complete(known: tuple[Output, ...], added: tuple[Output, ...]) -> tuple[Output, ...]:
-    """Known results with what a follow-up call added; what had only a file id gives way to its link."""
+    """The known results and those that a follow-up call added, which replace the ones with only a file id."""
     if not added:
         return known
-    first = next((output for output in known if not is_fetchable(output)), None)
-    kept = tuple(output for output in known if is_fetchable(output))
-    return kept + tuple(_inheriting(output, first) for output in added)
+    without_link = next((output for output in known if not is_fetchable(output)), None)
+    with_link = tuple(output for output in known if is_fetchable(output))
+    return with_link + tuple(_inheriting(output, without_link) for output in added)
 
 
 def is_fetchable(output: Output) -> bool:
-    """Whether the result is at hand: a link or the content itself."""
+    """Whether the result has a link or its content."""
     return output.url is not None or output.data is not None
 
 
@@ -97,11 +97,11 @@ def _inheriting(output: Output, known: Output | None) -> Output:
     )
 
 
-def _outputs(rule: OutputRule, place: object) -> Iterator[Output]:
+def _outputs(rule: OutputRule, value: object) -> Iterator[Output]:
     if rule.content is Content.SEARCH:
-        yield from _searched(rule, place)
+        yield from _searched(rule, value)
         return
-    for item in place[:_MAX_ITEMS] if isinstance(place, list) else (place,):
+    for item in value[:_MAX_ITEMS] if isinstance(value, list) else (value,):
         if isinstance(item, dict):
             yield from _from_object(rule, item)
         elif isinstance(item, str):
@@ -111,21 +111,21 @@ def _outputs(rule: OutputRule, place: object) -> Iterator[Output]:
 
 
 def _from_object(rule: OutputRule, item: dict[str, object]) -> Iterator[Output]:
-    made = [_described(rule, item, url) for url in _links(rule.url, item)]
-    if not made:
-        made = [_described(rule, item, None, data) for data in _contents(rule.data, item)]
-    if not made and rule.file_id.read(item) is not None:
-        made = [_described(rule, item, None)]
-    yield from made
+    outputs = [_described(rule, item, url) for url in _links(rule.url, item)]
+    if not outputs:
+        outputs = [_described(rule, item, None, data) for data in _contents(rule.data, item)]
+    if not outputs and rule.file_id.read(item) is not None:
+        outputs = [_described(rule, item, None)]
+    yield from outputs
 
 
 def _described(
     rule: OutputRule, item: object, url: str | None, data: tuple[str, str | None] | None = None
 ) -> Output:
     media_type = rule.media_type.read(item) or (data[1] if data else None)
-    told = rule.type_at.read(item)
+    type_word = rule.type_at.read(item)
     return Output(
-        type=type_of_name(told) or type_of_media(media_type) or rule.type or type_of_url(url) or "file",
+        type=type_of_name(type_word) or type_of_media(media_type) or rule.type or type_of_url(url) or "file",
         url=url,
         expires_at=rule.expires_at.read(item),
         width=rule.width.read(item),
@@ -174,14 +174,14 @@ def _texts(value: object) -> list[str]:
 
 
 def link(text: str) -> str | None:
-    """The text itself, if it is an absolute link of sane length."""
+    """The text itself, if it is an absolute link of at most `_MAX_URL` characters."""
     text = text.strip()
     return text if len(text) <= _MAX_URL and _LINK.fullmatch(text) else None
 
 
-def _searched(rule: OutputRule, place: object) -> Iterator[Output]:
-    """Links anywhere below, by a walk with its own stack: how deep the provider nests is not ours to bear."""
-    waiting: list[tuple[str | None, object]] = [(None, place)]
+def _searched(rule: OutputRule, value: object) -> Iterator[Output]:
+    """Links anywhere below, with a stack of its own: deep nesting must not become a RecursionError."""
+    waiting: list[tuple[str | None, object]] = [(None, value)]
     for _ in range(_MAX_NODES):
         if not waiting:
             return

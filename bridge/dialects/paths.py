@@ -1,4 +1,4 @@
-"""Where things stand in a provider's document: JMESPath, with a quick way for plain dotted paths."""
+"""Finds values in a provider's document: JMESPath, with a fast path for plain dotted paths."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Accept = Callable[[object], T | None]
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 
-# What an expression may trip over in a document nobody foresaw: wrong argument types, absurd nesting.
-_TRIPS = (JMESPathError, RecursionError, TypeError, ValueError, ArithmeticError, AttributeError)
+# What evaluating an expression may raise on unforeseen documents: wrong argument types, absurd nesting.
+_EVALUATION_ERRORS = (JMESPathError, RecursionError, TypeError, ValueError, ArithmeticError, AttributeError)
 
 
 def compile_path(expression: str) -> Finder:
-    """A function that finds the expression's value in a document, None when there is none.
+    """A function that finds the expression's value in a document, None when it has none.
 
-    It is named after the expression, so that what was tried can be told.
+    Its `__name__` is the expression, for `dialect test`.
 
     Raises:
-        ValueError: It is not JMESPath.
+        ValueError: The expression is not JMESPath.
     """
     find = _finder(expression)
     find.__name__ = expression
@@ -42,7 +42,7 @@ def _finder(expression: str) -> Finder:
 
 
 def is_plain(expression: str) -> bool:
-    """Whether the expression is a dotted path and nothing more."""
+    """Whether the expression is only a dotted path."""
     return _PLAIN.fullmatch(expression) is not None
 
 
@@ -72,21 +72,21 @@ def _searched(expression: str) -> Finder:
 
     def find(document: object) -> object:
         try:
-            found: object = search(document)
-        except _TRIPS:
+            value: object = search(document)
+        except _EVALUATION_ERRORS:
             return None
-        return found
+        return value
 
     return find
 
 
 def holds(value: object) -> bool:
-    """Whether a found value counts as true, by JMESPath's rule: 0 does, emptiness does not."""
+    """Whether a value counts as true, by JMESPath's rule: 0 does, an empty value does not."""
     return value is not None and value is not False and value not in ("", [], {})
 
 
 class Field(Generic[T]):
-    """One thing we look for: the first path whose value is of the right type wins."""
+    """One value of a document: the first path that finds a value of the right type wins."""
 
     __slots__ = ("_accept", "_finders")
 
@@ -95,17 +95,17 @@ class Field(Generic[T]):
         self._accept = accept
 
     def tries(self, document: object) -> list[tuple[str, object, T | None]]:
-        """Every place up to the first hit: its expression, what stands there, and what is made of that."""
-        tried: list[tuple[str, object, T | None]] = []
+        """Every path up to the first match: its expression, the value found and how it is read."""
+        tries: list[tuple[str, object, T | None]] = []
         for find in self._finders:
             value = find(document)
-            tried.append((find.__name__, value, None if value is None else self._accept(value)))
-            if tried[-1][2] is not None:
+            tries.append((find.__name__, value, None if value is None else self._accept(value)))
+            if tries[-1][2] is not None:
                 break
-        return tried
+        return tries
 
     def read(self, document: object) -> T | None:
-        """The value, or None when no path has one of the right type."""
+        """The value, None when no path finds one of the right type."""
         for find in self._finders:
             value = find(document)
             if value is not None:

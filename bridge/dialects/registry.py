@@ -1,4 +1,4 @@
-"""The providers this program knows: one TOML file each, and whatever document an operator brings."""
+"""Loads dialects: the presets that ship, one TOML file each, and the documents that operators write."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from importlib.resources import files
 
 from bridge.core.task import UPSTREAM_NAME
-from bridge.dialects.compile import compile_document
-from bridge.dialects.document import Mistake
-from bridge.dialects.mapping import MappedDialect
+from bridge.dialects.dialect import Dialect
+from bridge.dialects.rules import compile_document
 from bridge.errors import ConfigError
 
 CUSTOM = "custom"
@@ -18,39 +17,39 @@ _PRESETS = files("bridge.dialects").joinpath("presets")
 
 
 def preset_names() -> list[str]:
-    """The names of the presets that ship with the program."""
+    """The names of the presets that ship, sorted."""
     return sorted(
         file.name.removesuffix(".toml") for file in _PRESETS.iterdir() if file.name.endswith(".toml")
     )
 
 
-def load_dialect(name: str, preset: object, document: object) -> MappedDialect:
-    """The dialect of an upstream: its preset, the one of its own name, or the operator's own document.
+def load_dialect(name: str, preset: object, document: object) -> Dialect:
+    """The dialect of an upstream: its preset, the preset of its own name, or the operator's document.
 
     Raises:
-        ConfigError: There is no such preset, or the document has mistakes.
+        ConfigError: No such preset, or errors in the document.
     """
     if preset == CUSTOM:
         return load_document(document if isinstance(document, dict) else {}, name)
     return load_preset(str(preset or name))
 
 
-def load_preset(name: str) -> MappedDialect:
+def load_preset(name: str) -> Dialect:
     """A dialect that ships with the program.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: No preset has this name.
     """
     if name not in preset_names():
-        raise ConfigError([f"no dialect {name[:80]!r}; there are {', '.join(preset_names())}"])
+        raise ConfigError([f"no dialect {name[:80]!r}; choose one of: {', '.join(preset_names())}"])
     return load_text(_PRESETS.joinpath(f"{name}.toml").read_text("utf-8"), name)
 
 
-def load_text(text: str, name: str) -> MappedDialect:
+def load_text(text: str, name: str) -> Dialect:
     """A dialect from TOML text.
 
     Raises:
-        ConfigError: It is no TOML, or the document has mistakes.
+        ConfigError: The text is not TOML, or the document has errors.
     """
     try:
         document = tomllib.loads(text)
@@ -59,23 +58,15 @@ def load_text(text: str, name: str) -> MappedDialect:
     return load_document(document, name)
 
 
-def mistakes_in(document: Mapping[str, object]) -> list[Mistake]:
-    """Everything that is wrong with a document, each mistake once, in the order it was met."""
-    found: list[Mistake] = []
-    compile_document(document, found)
-    return list(dict.fromkeys(found))
-
-
-def load_document(document: Mapping[str, object], name: str) -> MappedDialect:
-    """A dialect from a document.
+def load_document(document: Mapping[str, object], name: str) -> Dialect:
+    """A dialect from a parsed document.
 
     Raises:
-        ConfigError: The document has mistakes; all of them are told.
+        ConfigError: All errors in the document.
     """
-    mistakes = [] if UPSTREAM_NAME.fullmatch(name) else [f"{name[:80]!r} cannot name a dialect"]
-    found: list[Mistake] = []
-    rules = compile_document(document, found)
-    mistakes += [str(mistake) for mistake in dict.fromkeys(found)]
-    if mistakes:
-        raise ConfigError([f"dialect {name}: {mistake}" for mistake in mistakes])
-    return MappedDialect(name, rules)
+    rules, found = compile_document(document)
+    errors = [] if UPSTREAM_NAME.fullmatch(name) else [f"{name[:80]!r} cannot name a dialect"]
+    errors += [str(error) for error in found]
+    if errors or rules is None:
+        raise ConfigError([f"dialect {name}: {error}" for error in errors])
+    return Dialect(name, rules)

@@ -10,18 +10,18 @@ from email.utils import parsedate_to_datetime
 from bridge.dialects.paths import Field
 from bridge.dialects.values import number, positive
 
-_LONGEST = 86_400.0
+_MAX_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryRules:
-    """Where a provider's wish to wait stands besides `Retry-After`.
+    """Where a provider says how long to wait, besides `Retry-After`.
 
     Args:
         at: Seconds in the body.
         by_code: Seconds to wait on certain error codes, folded.
-        reset_headers: Headers that hold the unix second at which the limit is lifted. Only what is named here
-            is believed: the numbers beside it may be dollars (ByteSpike), not requests.
+        reset_headers: Headers with the unix second at which the limit is lifted. Only those listed here are
+            read: the numbers beside them may be dollars (ByteSpike), not requests.
     """
 
     at: Field[float] = field(default_factory=lambda: Field((), positive))
@@ -29,30 +29,29 @@ class RetryRules:
     reset_headers: tuple[str, ...] = ()
 
     def wait(self, headers: Mapping[str, str], document: object, code: str | None) -> float | None:
-        """Seconds to wait; what the answer says beats what the preset says about its code."""
-        told = retry_after(headers)
-        if told is None:
-            told = self.at.read(document)
-        if told is None and code is not None:
-            told = self.by_code.get(code)
-        if told is None:
-            told = next(
-                (wait for name in self.reset_headers if (wait := _until(headers, name)) is not None), None
-            )
-        return None if told is None else min(told, _LONGEST)
+        """Seconds to wait; what the response says beats what the preset says about its code."""
+        seconds = retry_after(headers)
+        if seconds is None:
+            seconds = self.at.read(document)
+        if seconds is None and code is not None:
+            seconds = self.by_code.get(code)
+        if seconds is None:
+            waits = (_until(headers, name) for name in self.reset_headers)
+            seconds = next((wait for wait in waits if wait is not None), None)
+        return None if seconds is None else min(seconds, _MAX_SECONDS)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from `retry-after-ms` or `Retry-After`; a date counts from the answer's own `date`."""
+    """Seconds from `retry-after-ms` or `Retry-After`; a date counts from the response's own `date`."""
     milliseconds = positive(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return min(milliseconds / 1000, _LONGEST)
+        return min(milliseconds / 1000, _MAX_SECONDS)
     value = headers.get("retry-after")
     seconds = positive(value)
     if seconds is None and value:
         lifted, sent = _http_date(value), _http_date(headers.get("date", ""))
         seconds = None if lifted is None or sent is None else max(0.0, lifted - sent)
-    return None if seconds is None else min(seconds, _LONGEST)
+    return None if seconds is None else min(seconds, _MAX_SECONDS)
 
 
 def _until(headers: Mapping[str, str], name: str) -> float | None:

@@ -1,4 +1,4 @@
-"""A task's condition as one document tells it."""
+"""Reads the state of a task from a provider's document."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bridge.core.task import Failure, Observation, Output, Status
-from bridge.dialects.answers import NOTHING, AnswerRules, ParsedAnswer
+from bridge.dialects.answers import NO_ERROR, AnswerRules, ParsedAnswer
 from bridge.dialects.outputs import OutputRule, gather
 from bridge.dialects.paths import Field, Finder, holds
 from bridge.dialects.values import MAX_WORD, clean, positive, unfold_at
@@ -15,7 +15,7 @@ from bridge.dialects.words import Outcome, WordMap, spell
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A second thought: where the map says one of `when` but `condition` holds, it is `then`."""
+    """A correction: where the status is one of `when` and `condition` holds, it becomes `then`."""
 
     when: frozenset[Status]
     condition: Finder
@@ -24,11 +24,11 @@ class Guard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusRule:
-    """Where the status word stands and what it means.
+    """Where the status word is and what it means.
 
     Args:
-        types: Which JSON types are a status at all; V-API keeps an HTTP code at the same place.
-        absent: The status of a document that shows none.
+        types: JSON types that count as a status word; V-API keeps an HTTP code at the same place.
+        absent: The status of a document without a status word.
     """
 
     at: tuple[Finder, ...]
@@ -38,7 +38,7 @@ class StatusRule:
     guards: tuple[Guard, ...]
 
     def read(self, document: object) -> tuple[str | None, Outcome | None]:
-        """The provider's word, verbatim, and what it means, None if nobody mapped it."""
+        """The provider's word, verbatim, and what it means, None for an unmapped word."""
         for find in self.at:
             value = find(document)
             if type(value) in self.types and (text := spell(value)) is not None:
@@ -46,7 +46,7 @@ class StatusRule:
         return None, None
 
     def guarded(self, status: Status, document: object) -> Status:
-        """The status after the guards had their say, in their order."""
+        """The status after the guards, applied in their order."""
         for guard in self.guards:
             if status in guard.when and holds(guard.condition(document)):
                 status = guard.then
@@ -55,7 +55,7 @@ class StatusRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldRules:
-    """Where the rest of a state stands."""
+    """Where the other values of a state are."""
 
     task_id: Field[str]
     alias: Field[str]
@@ -77,11 +77,11 @@ class FieldRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateRules:
-    """Everything there is to read from a document that shows a task.
+    """How to read a document that shows a task.
 
     Args:
-        unfold: Plain paths of strings that hold JSON.
-        hint_headers: Headers that say how long to wait before the next look, with their unit in seconds.
+        unfold: Plain paths of strings that contain JSON.
+        hint_headers: Headers that say how long to wait before the next poll, with their unit in seconds.
     """
 
     status: StatusRule
@@ -90,26 +90,34 @@ class StateRules:
     unfold: tuple[tuple[str, ...], ...]
     hint_headers: Mapping[str, float]
 
-    def prepare(self, document: dict[str, object]) -> None:
-        """Unfold the strings that hold JSON, before anything is looked up."""
+    def unfold_strings(self, document: dict[str, object]) -> None:
+        """Parse the strings that contain JSON, in place, before anything is read."""
         for keys in self.unfold:
             unfold_at(document, keys)
 
     def observe(
         self,
-        opened: ParsedAnswer,
+        parsed: ParsedAnswer,
         status: Status,
-        word: str | None,
+        status_word: str | None,
         *,
         answers: AnswerRules,
         hint: float | None = None,
     ) -> Observation:
-        """The document in our words."""
-        document, fields = opened.document, self.fields
+        """The document as an observation.
+
+        Args:
+            hint: Seconds the response's headers ask to wait; beats what the body says.
+        """
+        document, fields = parsed.document, self.fields
         status = self.status.guarded(status, document)
+        if parsed.binary and answers.binary:
+            outputs: tuple[Output, ...] = (Output(type=answers.binary),)
+        else:
+            outputs = gather(self.outputs, document)
         return Observation(
             status=status,
-            upstream_status=word,
+            upstream_status=status_word,
             task_id=fields.task_id.read(document),
             alias=fields.alias.read(document),
             progress=fields.progress.read(document),
@@ -121,33 +129,29 @@ class StateRules:
             created_at=fields.created_at.read(document),
             completed_at=fields.completed_at.read(document),
             changed_at=fields.changed_at.read(document),
-            outputs=self._outputs(opened, answers),
-            error=self._failure(opened, status, answers),
+            outputs=outputs,
+            error=self._failure(parsed, status, answers),
             credits_used=fields.credits_used.read(document),
             credits_estimated=fields.credits_estimated.read(document),
             poll_after=hint if hint is not None else fields.poll_after.read(document),
-            raw=opened.raw,
+            raw=parsed.raw,
         )
 
     def hint(self, headers: Mapping[str, str]) -> float | None:
-        """Seconds the answer's headers ask to wait before the next look."""
+        """Seconds that the response's headers ask to wait before the next poll."""
         for name, unit in self.hint_headers.items():
             wait = positive(headers.get(name))
             if wait is not None:
                 return wait * unit
         return None
 
-    def _outputs(self, opened: ParsedAnswer, answers: AnswerRules) -> tuple[Output, ...]:
-        if opened.binary and answers.binary:
-            return (Output(type=answers.binary),)
-        return gather(self.outputs, opened.document)
-
-    def _failure(self, opened: ParsedAnswer, status: Status, answers: AnswerRules) -> Failure | None:
+    def _failure(self, parsed: ParsedAnswer, status: Status, answers: AnswerRules) -> Failure | None:
+        # Some providers send an empty error object, or "success", with every state: only these two have one.
         if status not in (Status.FAILED, Status.CANCELLED):
             return None
-        said = opened.complaint or NOTHING
-        code = self.fields.error_code.read(opened.document) or said.code
-        message = self.fields.error_message.read(opened.document) or said.message
+        reported = parsed.error or NO_ERROR
+        code = self.fields.error_code.read(parsed.document) or reported.code
+        message = self.fields.error_message.read(parsed.document) or reported.message
         if message is None and status is Status.FAILED:
-            message = answers.spoken(opened.document)
+            message = answers.message_beside_code(parsed.document)
         return None if code is None and message is None else Failure(code, message)

@@ -1,4 +1,4 @@
-"""Submitting: the caller's body goes as it is, and the answer says under which id the task is known."""
+"""Submitting: the client's body is sent unchanged, and the response says which id the task has."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from bridge.errors import InvalidRequest
 
 MAX_ADDRESS = 2048
 
-Keys = tuple[str, ...]
+_Path = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmittedId:
-    """How the answer to a submit names the task.
+    """How the response to a submit names the task.
 
     Args:
-        at: Where the id stands; with a pattern, the text the pattern takes apart.
-        pattern: Takes a returned address apart; it is never followed, so the pattern is the list of hosts.
-        needs: Further values from the answer, all of which must be there.
-        template: How the parts and the caller's options become the id the bridge uses.
+        at: Where the id is; with a pattern, the text that the pattern takes apart.
+        pattern: Takes a returned address apart. The address is never followed: the pattern is the list of
+            hosts.
+        needs: Further values from the response, all of them required.
+        template: How the parts and the client's options make up the id that the bridge uses.
     """
 
     at: Field[str]
@@ -38,28 +39,24 @@ class SubmittedId:
     template: Template | None = None
 
     def read(self, document: object, options: Mapping[str, str]) -> str | None:
-        """The id of the new task, None when the answer names none."""
+        """The id of the new task, None when the response has none."""
         if self.template is None:
             return self.at.read(document)
-        parts = self._parts(document)
-        if parts is None:
-            return None
-        values = {**options, **parts}
-        return identifier(self.template.fill(values)) if self.template.names <= values.keys() else None
-
-    def _parts(self, document: object) -> dict[str, str] | None:
-        found = {name: field.read(document) for name, field in self.needs.items()}
+        parts = {name: field.read(document) for name, field in self.needs.items()}
         if self.pattern is not None:
             match = self.pattern.fullmatch(self.at.read(document) or "")
             if match is None:
                 return None
-            found |= {name: part for name, part in match.groupdict().items() if part is not None}
-        parts = {name: part for name, part in found.items() if part is not None}
-        return parts if len(parts) == len(found) else None
+            # A group that took no part in the match is not required; a value of `needs` is.
+            parts |= {name: part for name, part in match.groupdict().items() if part is not None}
+        values = {**options, **{name: part for name, part in parts.items() if part is not None}}
+        if None in parts.values() or not self.template.names <= values.keys():
+            return None
+        return identifier(self.template.fill(values))
 
 
 def address(value: object) -> str | None:
-    """A text that may be an address, of a length a pattern can be let loose on."""
+    """A string that may be an address, short enough to be matched against a pattern."""
     return value if isinstance(value, str) and 0 < len(value) <= MAX_ADDRESS else None
 
 
@@ -68,18 +65,18 @@ class SubmitRules:
     """What is known of a provider's submit call beyond the call itself.
 
     Args:
-        options: What the caller's options may look like, None for anything; no other option is taken.
+        options: What the client's options may look like, None for anything; other options are refused.
         needed: The options without which the call cannot be made.
-        client_id: Keys down to the caller's own id in a JSON body; empty where the provider knows none.
-        callback_url: Keys down to the callback address in a JSON body; empty where it does not stand there.
+        client_id: Keys down to the client's own id in a JSON body; empty where the provider takes none.
+        callback_url: Keys down to the callback address in a JSON body; empty where it is not in the body.
         callback_query: The query parameter that holds it instead.
     """
 
     call: Call | None
     options: Mapping[str, re.Pattern[str] | None]
     needed: frozenset[str]
-    client_id: Keys
-    callback_url: Keys
+    client_id: _Path
+    callback_url: _Path
     callback_query: str | None
     task_id: SubmittedId
 
@@ -91,20 +88,20 @@ class SubmitRules:
         """
         if self.call is None:
             return None
-        values = self._checked(submission.options)
-        request = self.call.request(values, submission.body)
+        self._check(submission.options)
+        request = self.call.request(submission.options, submission.body)
         if submission.content_type is not None:
             content_type = header_text(submission.content_type)
-            kept = {key: value for key, value in request.headers.items() if key.lower() != "content-type"}
-            request = replace(request, headers={**kept, "content-type": content_type})
+            others = {key: value for key, value in request.headers.items() if key.lower() != "content-type"}
+            request = replace(request, headers={**others, "content-type": content_type})
         if self.callback_query in submission.options:
             path, name = request.path, percent(self.callback_query or "")
             url = percent(submission.options[self.callback_query or ""])
             request = replace(request, path=f"{path}{'&' if '?' in path else '?'}{name}={url}")
         return request
 
-    def own_id(self, submission: Submission) -> str | None:
-        """The caller's own id in the body, None where there is none."""
+    def client_id_in(self, submission: Submission) -> str | None:
+        """The client's own id in the body, None where there is none."""
         if not self.client_id:
             return None
         value: object = object_from(submission.body)
@@ -121,48 +118,50 @@ class SubmitRules:
         body = _with_text(submission.body, self.callback_url, url)
         return submission if body is None else replace(submission, body=body)
 
-    def _checked(self, options: Mapping[str, str]) -> Mapping[str, str]:
+    def _check(self, options: Mapping[str, str]) -> None:
         for name in sorted(self.needed - options.keys()):
             raise InvalidRequest(f"the option {name!r} is missing: ?{name}=...")
         for name, value in options.items():
             if name == self.callback_query:
                 continue
             if name not in self.options:
-                known = ", ".join(sorted(self.options)) or "there is none"
+                known = (
+                    f"known: {', '.join(sorted(self.options))}" if self.options else "this call takes none"
+                )
                 raise InvalidRequest(f"no such option: {name[:80]!r} ({known})")
             pattern = self.options[name]
             if not value or (pattern is not None and not pattern.fullmatch(value[:MAX_ADDRESS])):
                 raise InvalidRequest(f"the option {name!r} cannot be {value[:80]!r}")
-        return options
 
 
-def _with_text(body: bytes, keys: Keys, text: str) -> bytes | None:
-    """The body with a text set at a place that is free; None where it is not, or the body is no JSON object.
+def _with_text(body: bytes, path: _Path, text: str) -> bytes | None:
+    """The body with a text at a path, None where the path is taken or the body is not a JSON object.
 
-    Everything else stays byte for byte where that can be: a provider may dedupe or sign by the bytes.
+    Everything else stays byte for byte where that is possible: a provider may deduplicate or sign by the
+    bytes.
     """
     document = object_from(body)
     if document is None:
         return None
-    if keys[0] in document:
-        return _rewritten(body, keys, text)
+    if path[0] in document:
+        return _rewritten(body, path, text)
     below: object = text
-    for key in reversed(keys[1:]):
+    for key in reversed(path[1:]):
         below = {key: below}
     start = body.index(b"{") + 1
     comma = b"," if document else b""
-    return body[:start] + orjson.dumps({keys[0]: below})[1:-1] + comma + body[start:]
+    return body[:start] + orjson.dumps({path[0]: below})[1:-1] + comma + body[start:]
 
 
-def _rewritten(body: bytes, keys: Keys, text: str) -> bytes | None:
+def _rewritten(body: bytes, path: _Path, text: str) -> bytes | None:
     try:
         document = json.loads(body)  # not orjson: it would round whole numbers beyond 64 bits
         parent = document
-        for key in keys[:-1]:
+        for key in path[:-1]:
             parent = parent.setdefault(key, {})
-        if parent.get(keys[-1]) is not None:
+        if parent.get(path[-1]) is not None:
             return None
-        parent[keys[-1]] = text
+        parent[path[-1]] = text
         return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     except (ValueError, RecursionError, AttributeError, TypeError):
         return None

@@ -1,35 +1,44 @@
-"""Texts with `{names}` in them, filled so that a value can never become syntax."""
+"""Templates: text with `{name}` places, filled so that a value can never become syntax."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import quote
+from itertools import takewhile
+from urllib.parse import quote, unquote
 
 from bridge.errors import InvalidRequest
 
 _PART = re.compile(r"(\{\{|\}\}|\{[a-z_][a-z0-9_]*(?::path)?\}|[{}])")
-_DOTS = re.compile(r"(?:^|/)\.{1,2}(?:$|[/?#])")
+_DOTS = frozenset({".", ".."})
+_DECODINGS = 4  # the path as it is sent, and decoded up to three times
 _UNSAFE_IN_HEADER = re.compile(r"[^\x20-\x7e\x80-\xff]")
 
 Encode = Callable[[str], str]
 
 
 class Template:
-    """A text with `{name}` places; `{name:path}` keeps slashes, `{{` and `}}` are braces."""
+    """Text with `{name}` places; `{name:path}` keeps slashes, `{{` and `}}` are braces.
 
-    __slots__ = ("_parts", "names")
+    Attributes:
+        text: As it was written.
+        names: The values it needs.
+        names_in_path: Those of them that come before the first `?`.
+    """
+
+    __slots__ = ("_parts", "names", "names_in_path", "text")
 
     def __init__(self, text: str) -> None:
-        """Split the text once.
+        """Compile the text.
 
         Raises:
-            ValueError: A brace stands alone.
+            ValueError: A brace has no partner.
         """
+        self.text = text
         self._parts: list[tuple[str, str | None]] = []
         for piece in _PART.split(text):
             if piece in ("{", "}"):
-                raise ValueError(f"a lone {piece} in {text!r} (write it twice if you mean it)")
+                raise ValueError(f"a lone {piece} in {text!r} (for a literal brace, write it twice)")
             if piece in ("{{", "}}"):
                 self._parts.append((piece[0], None))
             elif piece.startswith("{"):
@@ -37,10 +46,12 @@ class Template:
             elif piece:
                 self._parts.append((piece, None))
         self.names = frozenset(place.partition(":")[0] for _, place in self._parts if place)
+        before_query = takewhile(lambda part: "?" not in part[0], self._parts)
+        self.names_in_path = frozenset(place.partition(":")[0] for _, place in before_query if place)
 
     @property
     def parts(self) -> Sequence[tuple[str, str | None]]:
-        """Its pieces in order: a literal, or nothing and what stands between the braces."""
+        """Its parts in order: a literal and None, or an empty literal and what is between the braces."""
         return self._parts
 
     def fill(self, values: Mapping[str, str], encode: Encode = str) -> str:
@@ -65,36 +76,45 @@ def path_of(template: Template, values: Mapping[str, str]) -> str:
     """The path, percent-encoded.
 
     Raises:
-        InvalidRequest: A value would make the path climb (`..`), and so name another resource.
+        InvalidRequest: With these values the path would name another resource.
     """
     path = template.fill(values, percent)
-    if climbs(path.partition("?")[0]):
-        raise InvalidRequest("this id cannot stand in a path")
+    # Each value and the path as a whole: `{a}{b}` could be put together from two dots.
+    if climbs(path.partition("?")[0]) or any(climbs(values[name]) for name in template.names_in_path):
+        raise InvalidRequest("this id cannot be part of a path")
     return path
 
 
 def climbs(path: str) -> bool:
-    """Whether a segment of the path is one or two dots, which would name another resource."""
-    return _DOTS.search(path) is not None
+    """Whether a segment of an encoded path is `.` or `..` or has a backslash: it would name another resource.
+
+    A value in the path is encoded once, and servers and the proxies before them decode once or more: the
+    value itself counts, and the value decoded once and twice. Some servers read a backslash as a slash.
+    """
+    for _ in range(_DECODINGS):
+        if "\\" in path or not _DOTS.isdisjoint(path.split("/")):
+            return True
+        path = unquote(path)
+    return False
 
 
 def header_of(template: Template, values: Mapping[str, str]) -> str:
-    """The header value.
+    """The header's value.
 
     Raises:
-        InvalidRequest: A value has characters no header may carry.
+        InvalidRequest: A value has characters that a header must not contain.
     """
     return header_text(template.fill(values))
 
 
 def header_text(value: str) -> str:
-    """The value itself, if a header may carry it.
+    """The value itself, if a header may contain it.
 
     Raises:
-        InvalidRequest: It has characters no header may carry.
+        InvalidRequest: It has characters that a header must not contain.
     """
     if _UNSAFE_IN_HEADER.search(value):
-        raise InvalidRequest("this value cannot stand in a header")
+        raise InvalidRequest("this value cannot be sent in a header")
     return value
 
 
@@ -107,14 +127,14 @@ class Body:
         """Compile every string in the tree.
 
         Raises:
-            ValueError: A brace stands alone, or a value has no JSON form.
+            ValueError: A brace has no partner, or a value cannot be written as JSON.
         """
         self._tree = _compiled(tree)
         self.names = frozenset(_names(self._tree))
 
     @property
     def tree(self) -> object:
-        """The body with a `Template` in the place of every string."""
+        """The body with a `Template` for every string."""
         return self._tree
 
     def fill(self, values: Mapping[str, str]) -> object:
@@ -131,7 +151,7 @@ def _compiled(tree: object) -> object:
         return [_compiled(value) for value in tree]
     if isinstance(tree, bool | int | float):
         return tree
-    raise ValueError(f"{tree!r} has no place in a JSON body")
+    raise ValueError(f"{tree!r} cannot be written as JSON")
 
 
 def _names(tree: object) -> list[str]:

@@ -1,4 +1,4 @@
-"""Providers' ways to write a moment, as unix seconds."""
+"""Reads the ways in which providers write a time, as unix seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def zone_named(name: str) -> timezone:
     """`UTC` or a fixed offset such as `+08:00`.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The name is neither.
     """
     if name.upper() == "UTC":
         return UTC
@@ -31,7 +31,8 @@ def zone_named(name: str) -> timezone:
 def moment(value: object, zone: timezone = UTC) -> float | None:
     """Unix seconds of a number (seconds or milliseconds, by size) or an ISO 8601 text.
 
-    None for what is no time, and for zero times (`0`, `0001-01-01T00:00:00Z`), by which some mean "not yet".
+    None for what is not a time, and for zero times (`0`, `0001-01-01T00:00:00Z`), which some send for "not
+    yet".
     """
     seconds = number(value)
     if seconds is None:
@@ -52,5 +53,5 @@ def _written(text: str, zone: timezone) -> float | None:
 
 
 def moments_in(zone: timezone) -> Callable[[object], float | None]:
-    """`moment`, with zone-less texts read in this zone."""
+    """`moment`, with times written without a zone read in this one."""
     return lambda value: moment(value, zone)

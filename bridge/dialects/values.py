@@ -1,4 +1,4 @@
-"""Which values of a provider's document are taken, and how far they are trusted."""
+"""Which values of a provider's document are accepted, and within which bounds."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from bridge.errors import InvalidRequest
 
 MAX_SENTENCE = 500
 MAX_WORD = 200
-_MAX_NUMBER = 1e15  # beyond this nothing a task tells makes sense, and milliseconds lose their last digit
+_MAX_NUMBER = 1e15  # no value of a task is larger, and beyond it milliseconds lose their last digit
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _NUMBER = re.compile(r"[+-]?\d{1,20}(?:\.\d{1,20})?")
 
 
 def clean(text: str, limit: int = MAX_SENTENCE) -> str:
-    """Provider text fit for logs and problem documents: bounded, no control characters."""
+    """Provider text that is safe in logs and problem documents: bounded, no control characters."""
     if len(text) > limit:
         text = text[:limit]
     return (text if text.isprintable() else _CONTROL.sub(" ", text)).strip()
 
 
 def word(value: object) -> str | None:
-    """A short text, numbers spelled out."""
+    """A short string; a whole number is spelled out."""
     if isinstance(value, str):
         return clean(value, MAX_WORD) or None
     if isinstance(value, int) and not isinstance(value, bool):
@@ -34,12 +34,12 @@ def word(value: object) -> str | None:
 
 
 def sentence(value: object) -> str | None:
-    """A message for people."""
+    """A message for display."""
     return clean(value) or None if isinstance(value, str) else None
 
 
 def identifier(value: object) -> str | None:
-    """An id, always as text: a 64-bit number breaks in JavaScript."""
+    """An id, always as a string: a 64-bit number breaks in JavaScript."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     try:
@@ -49,7 +49,7 @@ def identifier(value: object) -> str | None:
 
 
 def number(value: object) -> float | None:
-    """A finite number of sensible size; digits in a string count."""
+    """A finite number of at most `_MAX_NUMBER`; digits in a string count."""
     if isinstance(value, str):
         value = value.strip()
         if not _NUMBER.fullmatch(value):
@@ -62,23 +62,23 @@ def number(value: object) -> float | None:
 
 def positive(value: object) -> float | None:
     """A number that is not negative: a duration, a size, a price."""
-    found = number(value)
-    return found if found is not None and found >= 0 else None
+    amount = number(value)
+    return amount if amount is not None and amount >= 0 else None
 
 
 def whole(value: object) -> int | None:
     """A count, from 0."""
-    found = positive(value)
-    return int(found) if found is not None and found == int(found) else None
+    amount = positive(value)
+    return int(amount) if amount is not None and amount == int(amount) else None
 
 
 def pixels(value: object) -> int | None:
-    """A side of a picture; 0 means the provider does not know."""
+    """A side of an image; 0 means that the provider does not know."""
     return whole(value) or None
 
 
 def object_from(data: bytes | str) -> dict[str, object] | None:
-    """The JSON object the text holds, None for anything else, however deep or broken."""
+    """The JSON object in a text, None for anything else, however deep or broken."""
     try:
         document = orjson.loads(data)
     except (ValueError, RecursionError):
@@ -90,7 +90,7 @@ MAX_UNFOLDED = 3
 
 
 def unfold(text: str) -> object:
-    """The JSON object or array a string holds, else the string itself."""
+    """The JSON object or array in a string, else the string itself."""
     start = text.lstrip()[:1]
     if start not in ("{", "["):
         return text
@@ -101,7 +101,7 @@ def unfold(text: str) -> object:
 
 
 def unfold_at(document: dict[str, object], keys: tuple[str, ...]) -> None:
-    """Put what the string at the path holds in its place; do nothing when there is no such string."""
+    """Replace the string at a path by the JSON in it; do nothing when the path has no string."""
     parent: object = document
     for key in keys[:-1]:
         parent = parent.get(key) if isinstance(parent, dict) else None

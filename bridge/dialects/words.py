@@ -1,4 +1,4 @@
-"""Providers' words for a task's condition, folded and mapped to ours."""
+"""Maps the status words of providers to ours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bridge.core.task import Status
 
 
 class FailureKind(StrEnum):
-    """What may be wrong with a call, rather than with the task."""
+    """Kinds of errors of a call, as opposed to a failed task."""
 
     NOT_FOUND = "not_found"
     CREDENTIAL = "credential"
@@ -20,22 +20,22 @@ class FailureKind(StrEnum):
 
 Outcome = Status | FailureKind
 
-# `unknown` and `lost` are conclusions of ours, no provider's word may claim them.
+# `unknown` and `lost` are our own conclusions; no provider's word can mean them.
 STATUS_WORDS: Mapping[str, Status] = {
     status.value: status for status in Status if status not in (Status.UNKNOWN, Status.LOST)
 }
-OUTCOMES: Mapping[str, Outcome] = {**STATUS_WORDS, **{trouble.value: trouble for trouble in FailureKind}}
+OUTCOMES: Mapping[str, Outcome] = {**STATUS_WORDS, **{kind.value: kind for kind in FailureKind}}
 
 _FOLDS = str.maketrans({"-": "_", " ": "_"})
 
 
 def fold(word: str) -> str:
-    """The word as it is compared: case, hyphens, spaces and the blanks around it do not count."""
+    """The word as it is compared: case, hyphens, spaces and surrounding blanks do not count."""
     return word.strip().casefold().translate(_FOLDS)
 
 
 def spell(value: object) -> str | None:
-    """A word or a code as text: `1` for 1, `true` for True; None for what is neither."""
+    """A word or a code as a string: `1` for 1, `true` for True; None for what is neither."""
     if isinstance(value, str):
         return value.strip() or None
     if isinstance(value, bool):
@@ -44,19 +44,14 @@ def spell(value: object) -> str | None:
 
 
 class WordMap:
-    """Looks provider words up; a word nobody mapped stays unknown, it is never guessed."""
+    """Looks up a provider's words; an unmapped word is never guessed."""
 
-    __slots__ = ("_folded", "_seen")
+    __slots__ = ("words",)
 
     def __init__(self, words: Mapping[str, Outcome]) -> None:
-        self._folded = {fold(word): verdict for word, verdict in words.items()}
-        self._seen = {**self._folded, **words}
-
-    @property
-    def words(self) -> Mapping[str, Outcome]:
-        """Every mapped word, folded."""
-        return self._folded
+        self.words: Mapping[str, Outcome] = {fold(word): outcome for word, outcome in words.items()}
 
     def get(self, word: str) -> Outcome | None:
-        """What the word means to us, if anything."""
-        return self._seen.get(word) or self._folded.get(fold(word))
+        """What the word means, None for an unmapped one."""
+        # Most providers send their words folded already; then the first lookup saves the folding.
+        return self.words.get(word) or self.words.get(fold(word))

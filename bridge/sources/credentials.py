@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from bridge.clock import Clock
-from bridge.dialects.base import Dialect
 from bridge.dialects.credentials import HOOKS, Mint, check_key
+from bridge.dialects.dialect import Dialect
 
 RENEWED_BEFORE_SECONDS = 300.0
 MASK = b"***"

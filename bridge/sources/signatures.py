@@ -16,7 +16,7 @@ from enum import Enum, auto
 from functools import partial
 
 from bridge.clock import Clock
-from bridge.dialects.base import Dialect
+from bridge.dialects.dialect import Dialect
 from bridge.dialects.signature import Scheme, Signature
 from bridge.errors import InvalidRequest
 from bridge.sources.jwks import Fetch, PublicKeys

@@ -14,7 +14,8 @@ from bridge.core.estimate import RuntimeHistory
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import CallbackSupport, Pace
 from bridge.core.task import OWN_ACCOUNT
-from bridge.dialects.base import Dialect, HttpResponse, Request
+from bridge.dialects.base import HttpResponse, Request
+from bridge.dialects.dialect import Dialect
 from bridge.errors import CredentialRefused, UpstreamError
 from bridge.sources.credentials import Credential
 from bridge.sources.http_client import Session

@@ -1,4 +1,4 @@
-"""A provider the program never heard of: its mapping in the configuration, and tried on the command line."""
+"""A provider without a preset: its dialect in the configuration, and tested on the command line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import jsonschema
 import orjson
 import pytest
 from aiohttp import web
@@ -60,7 +61,7 @@ at = "s"
 
 
 @pytest.mark.parametrize("command", ["check-config", "serve"])
-async def test_every_mistake_in_a_mapping_is_told_at_the_start_with_file_and_line(command, tmp_path):
+async def test_all_errors_in_a_dialect_are_reported_at_the_start_with_file_and_line(command, tmp_path):
     config = tmp_path / "bridge.toml"
     config.write_text(BROKEN)
     (tmp_path / "beta.toml").write_text("# nothing\n" + KLING.replace("kling-jwt", "nobody"))
@@ -73,8 +74,8 @@ async def test_every_mistake_in_a_mapping_is_told_at_the_start_with_file_and_lin
         "Configuration error: 7 problems",
         "bridge.toml:11: upstreams.acme.dialect.calls.status.path: must begin with /",
         "bridge.toml:11: upstreams.acme.dialect.calls.status.path: {task} is not known here (task_id)",
-        f"bridge.toml:15: upstreams.acme.dialect.status.words.finished: is none of {meanings}",
-        "beta.toml:4: auth.hook: 'nobody' is none of kling-jwt",
+        f"bridge.toml:15: upstreams.acme.dialect.status.words.finished: 'finished' is not one of {meanings}",
+        "beta.toml:4: auth.hook: 'nobody' is not one of kling-jwt",
         "upstreams.gamma.preset: custom needs a mapping: either [upstreams.gamma.dialect] or dialect_file",
         "upstreams.delta.api_key: the key must be access_key:secret_key",
         'upstreams.qingbo.dialect: needs preset = "custom"',
@@ -154,11 +155,11 @@ async def test_a_payload_is_explained_field_by_field(files):
     ended = await explained(files, PAYLOAD.encode())
     assert ended.code == 0
     for told in (
-        'job.phase = "In Progress": hit',
+        'job.phase = "In Progress": match',
         '"In Progress" means processing',
-        "code = 0: says success",
-        "job.done = 0.45: hit, taken as 45.0",
-        "job.reason: nothing there",
+        "code = 0: means success",
+        "job.done = 0.45: match, read as 45.0",
+        "job.reason: nothing found",
         "gives video https://cdn.acme.example/a.mp4",
     ):
         assert told in ended.out
@@ -174,7 +175,7 @@ async def test_a_payload_is_explained_field_by_field(files):
         ({"answer": {"status": 401, "headers": {}, "body": {}}}, [], ["CredentialRefused", "HTTP 401"]),
     ],
 )
-async def test_a_trouble_is_named_and_exits_1(files, payload, arguments, told):
+async def test_an_error_is_named_and_exits_1(files, payload, arguments, told):
     ended = await explained(files, payload, *arguments)
     assert ended.code == 1
     assert [one for one in told if one not in ended.out] == []
@@ -198,6 +199,16 @@ async def test_a_preset_is_named_and_listed(files):
     listed = await run("dialect", "list")
     assert listed.code == 0
     assert re.search(r"^qingbo +https://www\.qingbo\.dev +qingbo\.dev", listed.out, re.MULTILINE)
+
+
+async def test_the_schema_of_a_dialect_file_is_printed(files):
+    printed = await run("dialect", "schema")
+    assert printed.code == 0, printed.err
+    schema = orjson.loads(printed.out)
+    assert schema["required"] == ["base_url", "calls"]
+    assert schema["properties"]["base_url"]["description"]
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(tables(ACME))
 
 
 @pytest.mark.parametrize(

@@ -78,15 +78,21 @@ def test_an_address_without_places_is_the_authors_own_word():
     assert made().hosts.own("https://cancel.acme.test")
 
 
+def test_a_part_of_the_task_id_may_choose_a_port():
+    calls = {"status": {"base_url": "http://127.0.0.1:{host}", "path": "/{id}"}}
+    hosts = ["127.0.0.1"]
+    assert made(calls=calls, hosts=hosts).status_request("8080/1").base_url == "http://127.0.0.1:8080"
+
+
 def test_a_host_with_places_needs_a_list():
     assert told(hosts=[]) == [
-        "calls.status.base_url: its host has places: say in `hosts` which ones may result"
+        "calls.status.base_url: its host has places: list in `hosts` which hosts may result"
     ]
 
 
 @pytest.mark.parametrize("name", ["https://x.example", "x.example/v1", "*", "*.*", "x example", "-x.example"])
 def test_what_is_no_host_name_is_a_mistake(name):
-    assert told(hosts=[name, "*.acme.example"])[0].startswith(f"hosts: {name!r} is no host name")
+    assert told(hosts=[name, "*.acme.example"])[0].startswith(f"hosts: {name!r} is not a host name")
 
 
 @pytest.mark.parametrize(

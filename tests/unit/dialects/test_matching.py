@@ -1,7 +1,7 @@
 """A request to a provider's own path is the call whose template made it, with the same values."""
 
 import string
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from hypothesis import assume, given
@@ -52,10 +52,27 @@ def test_a_call_about_a_task_matches_back_to_its_id(name, call, data):
     if request is None or (call == "stream" and name not in SERVED):
         return
     asked = dialect.match(*own(dialect, request))
-    if asked is None:
-        assert {".", ".."} & set(task_id.split("/")), "only what would climb is nowhere"
-        return
     assert asked == ProxyMatch(call=call, task_id=task_id)
+
+
+@pytest.mark.parametrize("task_id", [".?", "..#", ".;a", "...", "a.", ".%3F", "%252E!", "a?/.b"])
+def test_dots_beside_another_character_are_an_id(task_id):
+    for name in ("dashscope", "qingbo", "replicate", "runway"):
+        request = PRESETS[name].status_request(task_id)
+        assert PRESETS[name].match(*own(PRESETS[name], request)) == ProxyMatch(call="status", task_id=task_id)
+
+
+@pytest.mark.parametrize(
+    "task_id",
+    [".", "..", "a/../b", "%2e", "%2E%2e", ".%2e", "%252e%252E", "a%2f..%2fb", "a%252f%2e", "a\\b", "%5c"],
+)
+def test_an_id_that_names_another_resource_for_some_server_is_not_asked_for(task_id):
+    for name in ("dashscope", "qingbo", "replicate", "runway"):
+        with pytest.raises(InvalidRequest):
+            PRESETS[name].status_request(task_id)
+        path = urlsplit(PRESETS[name].status_request("ID").path).path.replace("ID", quote(task_id, safe=""))
+        base = urlsplit(PRESETS[name].base_url).path.rstrip("/")
+        assert PRESETS[name].match("GET", base + path, "", b"") is None
 
 
 @given(alias=wild_ids)

@@ -68,7 +68,7 @@ def test_a_published_scheme_brings_its_own_headers(scheme):
         ({}, ["scheme: missing"]),
         (
             {"scheme": "rot13", "header": "x"},
-            ["scheme: 'rot13' is none of header, hmac, standard-webhooks, fal"],
+            ["scheme: 'rot13' is not one of header, hmac, standard-webhooks, fal"],
         ),
         ({"scheme": "hmac"}, ["header: missing"]),
         (
@@ -81,7 +81,7 @@ def test_a_published_scheme_brings_its_own_headers(scheme):
         ),
         (
             {"scheme": "hmac", "header": "x", "algorithm": "md5"},
-            ["algorithm: 'md5' is none of sha1, sha256, sha512"],
+            ["algorithm: 'md5' is not one of sha1, sha256, sha512"],
         ),
         ({"scheme": "fal", "prefix": "v1"}, ["prefix: unknown key (known here: scheme, tolerance_seconds)"]),
     ],

@@ -101,7 +101,7 @@ def test_an_option_without_a_pattern_still_cannot_climb():
 
 
 def test_an_option_nobody_needs_is_refused():
-    with pytest.raises(InvalidRequest, match="there is none"):
+    with pytest.raises(InvalidRequest, match="this call takes none"):
         QINGBO.submit_request(submission(api_key="x"))
 
 
@@ -146,9 +146,9 @@ def test_an_id_composed_of_an_option_and_the_answer():
         }
     )
     assert runpod.read_submitted(ok({"id": 7}), submission(endpoint="a/b")).task_id == "a/b/7"
-    with pytest.raises(UnreadablePayload, match="names no task"):
+    with pytest.raises(UnreadablePayload, match="has no task id"):
         runpod.read_submitted(ok({"status": "IN_QUEUE"}), submission(endpoint="a/b"))
-    with pytest.raises(UnreadablePayload, match="asked for"):
+    with pytest.raises(UnreadablePayload, match="not one of this upstream's"):
         runpod.read_submitted(ok({"id": 7}), submission(endpoint="alone"))
 
 
@@ -191,8 +191,8 @@ def test_a_body_without_an_own_id_has_none(body):
         (QINGBO, ok({"error": {"code": "x"}}, 409), UpstreamRefused, "x"),
         (QINGBO, ok({"error": {"code": "x"}}, 500), UpstreamUnavailable, "x"),
         (BYTESPIKE, ok({"error": {"code": "duplicate_out_task_id"}}, 409), UpstreamRefused, "duplicate"),
-        (QINGBO, ok({"status": "queued"}), UnreadablePayload, "names no task"),
-        (QINGBO, ok({"task_id": "..\n"}), UnreadablePayload, "names no task"),
+        (QINGBO, ok({"status": "queued"}), UnreadablePayload, "has no task id"),
+        (QINGBO, ok({"task_id": "..\n"}), UnreadablePayload, "has no task id"),
         (QINGBO, HttpResponse(201, {}, b"<html>"), UnreadablePayload, "not a JSON"),
         (
             QINGBO,
@@ -291,12 +291,12 @@ def test_mistakes_are_told_with_their_place():
             "colour": "red",
         }
     ) == [
-        "submit.options.endpoint: is not a regular expression: unterminated character set at position 0",
-        "submit.callback_query: the address stands in the body or in the query, not in both",
         "submit.client_id: 'a[0]' must be a plain dotted path",
+        "submit.options.endpoint: is not a regular expression: unterminated character set at position 0",
+        "submit.colour: unknown key (known here: client_id, callback_url, callback_query, options, task_id)",
+        "submit.callback_query: the address is in the body or in the query, not in both",
         "submit.task_id.pattern: 'Id' cannot name a part (lower-case letters, digits and _)",
         "submit.task_id.id: {nobody} is not known here (Id, endpoint)",
-        "submit.colour: unknown key (known here: callback_query, callback_url, client_id, options, task_id)",
     ]
 
 
@@ -324,4 +324,6 @@ def test_half_an_id_is_a_mistake(task_id, mistake):
 
 def test_the_body_of_a_submit_call_is_the_callers():
     calls = {"status": {"path": "/x"}, "submit": {"path": "/y", "body": {"a": "{b}"}}}
-    assert told(calls=calls, submit={}) == ["calls.submit.body: the caller's body goes as it is"]
+    assert told(calls=calls, submit={}) == [
+        "calls.submit.body: unknown key (known here: method, path, query, headers, base_url)"
+    ]

@@ -13,9 +13,10 @@ from bridge.errors import InvalidRequest
         ("a/b", "/v1/tasks/a%2Fb"),
         ("a?b=1&c#d", "/v1/tasks/a%3Fb%3D1%26c%23d"),
         ("50%", "/v1/tasks/50%25"),
-        ("%2e%2e", "/v1/tasks/%252e%252e"),
+        ("%2e%2e!", "/v1/tasks/%252e%252e%21"),
+        (".?", "/v1/tasks/.%3F"),
         ("任务 1", "/v1/tasks/%E4%BB%BB%E5%8A%A1%201"),
-        ("../../admin", "/v1/tasks/..%2F..%2Fadmin"),
+        (".../admin..", "/v1/tasks/...%2Fadmin.."),
     ],
 )
 def test_an_id_stays_one_segment(task_id, path):
@@ -35,7 +36,7 @@ def test_a_path_never_climbs(value):
         path_of(Template("/v1/{name:path}"), {"name": value})
 
 
-@pytest.mark.parametrize("value", ["..", "."])
+@pytest.mark.parametrize("value", ["..", ".", "../../admin", "%2e%2e", "%252E.", "a%2F..", "a\\..", "%5c"])
 def test_a_whole_segment_of_dots_is_refused(value):
     with pytest.raises(InvalidRequest):
         path_of(Template("/v1/{name}/cancel"), {"name": value})

@@ -1,0 +1,332 @@
+"""A dialect: makes the provider's requests and reads its responses, as its document says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from bridge.core.task import Failure, Observation, Status, check_task_id
+from bridge.dialects.answers import NO_ERROR, ParsedAnswer, ProviderError
+from bridge.dialects.base import (
+    Callback,
+    HttpResponse,
+    PollAdvice,
+    ProxyMatch,
+    Request,
+    StatusReading,
+    Submission,
+)
+from bridge.dialects.calls import Call
+from bridge.dialects.hosts import Hosts
+from bridge.dialects.matching import Matcher
+from bridge.dialects.outputs import complete, gather, is_fetchable
+from bridge.dialects.rules import Rules
+from bridge.dialects.signature import Signature
+from bridge.dialects.templates import header_of
+from bridge.dialects.words import FailureKind, Outcome
+from bridge.errors import (
+    InvalidRequest,
+    TaskNotFound,
+    UnreadablePayload,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+
+
+class Dialect:
+    """How one kind of provider speaks. It has no state: one instance serves all tasks of its upstreams."""
+
+    def __init__(self, name: str, rules: Rules) -> None:
+        self.name = name
+        self._rules = rules
+        self._matcher = Matcher(
+            rules.base_url,
+            rules.calls,
+            rules.ids,
+            rules.submit,
+            frames_are_documents=rules.stream.documents,
+        )
+
+    def __repr__(self) -> str:
+        return f"<dialect {self.name}: {self.base_url}>"
+
+    @property
+    def base_url(self) -> str:
+        """The provider's address, without a slash at the end."""
+        return self._rules.base_url
+
+    @property
+    def title(self) -> str:
+        """The provider's name, for display."""
+        return self._rules.title or self.name
+
+    @property
+    def rules(self) -> Rules:
+        """The compiled document."""
+        return self._rules
+
+    @property
+    def hosts(self) -> Hosts:
+        """The hosts that may be called, and that may receive the credential."""
+        return self._rules.hosts
+
+    @property
+    def poll(self) -> PollAdvice:
+        """How often to poll."""
+        return self._rules.poll
+
+    @property
+    def docs(self) -> tuple[str, ...]:
+        """The pages of the provider's documentation."""
+        return self._rules.docs
+
+    @property
+    def auth_hook(self) -> str | None:
+        """Name of the code that makes the credential where no template can, such as a JWT."""
+        return self._rules.auth_hook
+
+    @property
+    def callback_signature(self) -> Signature | None:
+        """How callbacks are signed; None where they are not."""
+        return self._rules.signature
+
+    @property
+    def words(self) -> Mapping[str, Outcome]:
+        """Every status word the document maps, folded."""
+        return self._rules.state.status.words.words
+
+    def auth_headers(self, api_key: str) -> dict[str, str]:
+        """Headers that carry the credential.
+
+        Raises:
+            InvalidRequest: The key has characters that a header must not contain.
+        """
+        values = {"api_key": api_key}
+        return {name: header_of(template, values) for name, template in self._rules.auth_headers}
+
+    def status_request(self, task_id: str) -> Request:
+        """The call that shows a task.
+
+        Raises:
+            InvalidRequest: The id cannot be one of this provider's.
+        """
+        return self._request(self._rules.calls["status"], self._rules.ids.values(task_id))
+
+    def alias_request(self, alias: str) -> Request | None:
+        """The call that finds a task by the client's own id; None where the provider has none."""
+        call = self._rules.calls.get("alias")
+        return self._request(call, {"alias": check_task_id(alias)}) if call else None
+
+    def stream_request(self, task_id: str) -> Request | None:
+        """The call that opens the provider's event stream; None where it has none."""
+        return self._task_request("stream", task_id)
+
+    def cancel_request(self, task_id: str) -> Request | None:
+        """The call that cancels a task; None where the provider has none."""
+        return self._task_request("cancel", task_id)
+
+    def submit_request(self, submission: Submission) -> Request | None:
+        """The call that creates a task, with the client's body unchanged; None where the provider has none.
+
+        Raises:
+            InvalidRequest: An option is missing, malformed or unknown.
+        """
+        return self._rules.submit.request(submission)
+
+    def client_id(self, submission: Submission) -> str | None:
+        """The client's own id in the body, by which `alias_request` finds the task."""
+        return self._rules.submit.client_id_in(submission)
+
+    def with_callback(self, submission: Submission, url: str) -> Submission:
+        """The submission with a callback address, unless it has one or the provider takes none."""
+        return self._rules.submit.with_callback(submission, url)
+
+    def read_submitted(self, answer: HttpResponse, submission: Submission) -> Observation:
+        """What the response to a submit shows; `task_id` is always set and is the id the bridge uses.
+
+        Raises:
+            UpstreamError: What `read_status` raises, but never TaskNotFound: a 404 or 409 to a create is
+                UpstreamRefused.
+        """
+        rules = self._rules
+        try:
+            parsed = rules.answers.parse(answer)
+            rules.state.unfold_strings(parsed.document)
+            task_id = rules.submit.task_id.read(parsed.document, submission.options)
+            has_id = task_id is not None
+            parsed, status, status_word = self._status(parsed, answer, has_id=has_id, id_suffices=True)
+        except (TaskNotFound, UpstreamUnavailable) as error:
+            # Repeating a poll is harmless, repeating a create is not: its 404 is a wrong call, and its 409 a
+            # contradiction that another try does not resolve.
+            if not isinstance(error, TaskNotFound) and error.provider_status != 409:
+                raise
+            raise UpstreamRefused(
+                str(error), provider_status=error.provider_status, provider_code=error.provider_code
+            ) from error
+        if task_id is None:
+            raise _no_task_id(parsed, answer)
+        try:
+            rules.ids.values(task_id)
+        except InvalidRequest as error:
+            raise UnreadablePayload(
+                "the task id in the response is not one of this upstream's", provider_status=answer.status
+            ) from error
+        status = status or (Status.QUEUED if status_word is None else Status.UNKNOWN)
+        hint = rules.state.hint(answer.headers)
+        observation = rules.state.observe(parsed, status, status_word, answers=rules.answers, hint=hint)
+        if status_word is None and observation.status is Status.COMPLETED and not observation.outputs:
+            # Where a bare 200 to a status call means the end (Stability), to a create it does not.
+            observation = replace(observation, status=Status.QUEUED)
+        alias = observation.alias or self.client_id(submission)
+        return replace(observation, task_id=task_id, alias=alias)
+
+    def read_status(self, answer: HttpResponse, task_id: str | None = None) -> StatusReading:
+        """What the response to a status call shows; responses to cancel and alias calls have the same shape.
+
+        Args:
+            task_id: The id that was asked for; a follow-up call may need parts that the response does not
+                repeat.
+
+        Raises:
+            UpstreamError: TaskNotFound, CredentialRefused, UpstreamRefused, UpstreamBusy,
+                UpstreamUnavailable or UnreadablePayload.
+        """
+        state, answers = self._rules.state, self._rules.answers
+        parsed = answers.parse(answer)
+        state.unfold_strings(parsed.document)
+        has_id = state.fields.task_id.read(parsed.document) is not None
+        parsed, known, status_word = self._status(parsed, answer, has_id=has_id)
+        status = known or Status.UNKNOWN
+        hint = state.hint(answer.headers)
+        observation = state.observe(parsed, status, status_word, answers=answers, hint=hint)
+        if (
+            status is Status.UNKNOWN
+            and status_word is None
+            and observation.task_id is None
+            and not observation.outputs
+        ):
+            raise UnreadablePayload("the response shows no task", provider_status=answer.status)
+        return StatusReading(observation, self._follow_up_request(parsed.document, observation, task_id))
+
+    def read_follow_up(self, observation: Observation, answer: HttpResponse) -> Observation:
+        """The observation with what the follow-up call added.
+
+        Raises:
+            UpstreamError: TaskNotFound, CredentialRefused, UpstreamRefused, UpstreamBusy,
+                UpstreamUnavailable or UnreadablePayload.
+        """
+        follow = self._rules.follow_up
+        if follow is None:
+            return observation
+        parsed = follow.answers.parse(answer)
+        self._rules.state.unfold_strings(parsed.document)
+        outputs = gather(follow.outputs, parsed.document)
+        parsed = follow.answers.classify(parsed, answer, understood=bool(outputs))
+        if parsed.status in (Status.FAILED, Status.CANCELLED):
+            reported = parsed.error or NO_ERROR
+            failure = None if reported == NO_ERROR else Failure(reported.code, reported.message)
+            return replace(observation, status=parsed.status, error=failure)
+        if follow.optional and not outputs:
+            return replace(observation, raw=parsed.raw)
+        if not any(is_fetchable(output) for output in outputs):
+            raise UnreadablePayload(
+                "no link in the response to the follow-up call", provider_status=answer.status
+            )
+        return replace(observation, outputs=complete(observation.outputs, outputs))
+
+    def match(self, method: str, path: str, query: str, body: bytes | None) -> ProxyMatch | None:
+        """Which call a request under the provider's own path makes; None when it is not one of its calls.
+
+        Args:
+            path: What follows the provider's host, still encoded.
+            query: What follows the question mark, still encoded.
+
+        Raises:
+            InvalidRequest: The path is a call's, but the query or the body is not.
+        """
+        return self._matcher.match(method, path, query, body)
+
+    def documented(self, path: str) -> str:
+        """The path of a request with the path of the provider's base URL before it."""
+        return self._matcher.documented(path)
+
+    def read_stream_event(self, name: str | None, data: str) -> Observation | None:
+        """What one server-sent event shows; None for heartbeats and for what is not about the task.
+
+        Raises:
+            UpstreamUnavailable: The stream itself reports an error.
+            UnreadablePayload: It reports one that cannot be read.
+        """
+        return self._rules.stream.read(name, data, self._rules.state, self._rules.answers)
+
+    def read_callback(self, body: bytes) -> Callback:
+        """What to do about a callback. Never raises: anyone can post anything."""
+        return self._rules.callback.read(body)
+
+    def _task_request(self, name: str, task_id: str) -> Request | None:
+        call = self._rules.calls.get(name)
+        return self._request(call, self._rules.ids.values(task_id)) if call else None
+
+    def _request(self, call: Call, values: Mapping[str, str]) -> Request:
+        request = call.request(values)
+        # A part of the id may choose the host; only the provider's own may be called and get the credential.
+        if request.base_url is not None and not self._rules.hosts.own(request.base_url):
+            raise InvalidRequest("this id leads to a host that is not the provider's")
+        return request
+
+    def _status(
+        self, parsed: ParsedAnswer, answer: HttpResponse, *, has_id: bool, id_suffices: bool = False
+    ) -> tuple[ParsedAnswer, Status | None, str | None]:
+        """The document once its body is classified, the status it shows, None for none, and the provider's
+        word.
+
+        Args:
+            has_id: It contains a task id.
+            id_suffices: An id alone shows a task, without a status word.
+
+        Raises:
+            UpstreamError: The body reports an error of the call.
+        """
+        state, answers = self._rules.state, self._rules.answers
+        status_word, outcome = state.status.read(parsed.document)
+        shown = has_id and (id_suffices or status_word is not None)
+        parsed = answers.classify(parsed, answer, understood=outcome is not None, shown=shown)
+        if isinstance(outcome, FailureKind) and parsed.status is None:
+            # The task's own status word is an error of the call: `not found`.
+            reported = ProviderError(status_word, answers.message_beside_code(parsed.document))
+            raise answers.error(outcome, reported, answer, {})
+        own = outcome if isinstance(outcome, Status) else None
+        if own is None and status_word is None:
+            own = state.status.absent
+        return parsed, parsed.status or own, status_word
+
+    def _follow_up_request(
+        self, document: object, observation: Observation, task_id: str | None
+    ) -> Request | None:
+        follow = self._rules.follow_up
+        if follow is None or observation.status not in follow.on:
+            return None
+        if any(is_fetchable(output) for output in observation.outputs):
+            return None
+        needed: dict[str, str] = {}
+        for name, field in follow.needs.items():
+            value = field.read(document)
+            if value is None:
+                return None
+            needed[name] = value
+        whole_id = task_id or observation.task_id
+        try:
+            parts = self._rules.ids.values(whole_id) if whole_id else {}
+            return self._request(self._rules.calls["follow_up"], {**parts, **needed})
+        except (InvalidRequest, KeyError):
+            return None  # the provider named a file or a task that no call can ask for
+
+
+def _no_task_id(parsed: ParsedAnswer, answer: HttpResponse) -> UpstreamError:
+    reported = parsed.error or NO_ERROR
+    if reported == NO_ERROR:
+        return UnreadablePayload("the response has no task id", provider_status=answer.status)
+    return UpstreamRefused(
+        reported.message or reported.code or "", provider_status=answer.status, provider_code=reported.code
+    )

@@ -19,7 +19,7 @@ Part = list[Step] | web.Response | Callable[[], web.Response]
 
 CUT = "cut"  # the connection is reset
 HANG = "hang"  # nothing more comes, and nothing closes
-QUICK = Timeouts(silence=5.0, first_delay=0.001, shortest_delay=0.001, longest_delay=0.01, farewell=0.05)
+QUICK = Timeouts(silence=5.0, first_delay=0.001, min_delay=0.001, max_delay=0.01, end_timeout=0.05)
 
 
 @dataclass
@@ -77,7 +77,7 @@ class FakeBridge:
         return response
 
     def __call__(self, token: Any = None, **kwargs: Any) -> Bridge:
-        kwargs.setdefault("patience", QUICK)
+        kwargs.setdefault("timeouts", QUICK)
         return Bridge(self.url, token, **kwargs)
 
     @staticmethod

@@ -428,7 +428,7 @@ def test_numbers_are_those_of_the_code():
         for one in OPENAPI["paths"]["/v1/tasks/{upstream}/{task_id}"]["get"]["parameters"]
         if one.get("name") == "Prefer"
     )
-    assert f"({MAX_WAIT_SECONDS} at the most)" in prefer["description"]
+    assert f"(at most {MAX_WAIT_SECONDS})" in prefer["description"]
     assert f"{MAX_MESSAGE // 1024} KiB" in ASYNCAPI["channels"]["socket"]["description"]
     assert kinds["UpstreamCondition"]["properties"]["state"]["enum"] == [one.value for one in UpstreamState]
 

@@ -90,40 +90,40 @@ export function watch(url: Given<string | URL>, options?: WatchOptions): Watchin
  */
 export function states(url: Given<string | URL>, options?: Options): AsyncGenerator<TaskState, void, undefined>;
 
-/** The whole of what is known about a task at one moment. Every key is always there, null when unknown. A later version of the bridge may add keys: ignore those you do not know. What the bridge of this version sends has no others. */
+/** Everything known about a task at one moment. Every key is always present, null when unknown. Later versions of the bridge may add keys: ignore those you do not know. This version sends no others. */
 export interface TaskState {
-  /** The task ref: the name of the upstream, a slash, the provider's id of the task. Percent-encode the id in a path. */
+  /** The task ref: the name of the upstream, a slash, and the provider's id of the task. Percent-encode the id in a path. */
   task: string;
-  /** The provider's endpoint, as the operator named it. */
+  /** The name of the upstream in the configuration. */
   upstream: string;
-  /** The provider's id of the task. No control characters; may hold slashes. */
+  /** The provider's id of the task. No control characters; may contain slashes. */
   task_id: string;
-  /** The client's own id of the task, where it gave the provider one. */
+  /** The client's own id of the task, if it gave the provider one. */
   alias: string | null;
   status: Status;
-  /** The provider's own word, verbatim. */
+  /** The provider's own status, verbatim. */
   upstream_status: string | null;
-  /** Percent done. Never goes down while the task is open, stays where it was on failure. */
+  /** Percent completed. Never decreases while the task is open; unchanged on failure. */
   progress: number | null;
-  /** Seconds left, estimated. Null when there is no ground for an estimate, and once the task is final. */
+  /** Estimated seconds left. Null if it cannot be estimated, and once the task is final. */
   eta_seconds: number | null;
-  /** How many are before it, where the provider tells. */
+  /** Number of tasks ahead in the queue, if the provider reports it. */
   queue_position: number | null;
   /** The provider's name of the model. */
   model: string | null;
-  /** The provider's name of what the model does. */
+  /** The provider's name of the operation. */
   action: string | null;
-  /** When the provider took the task. */
+  /** When the provider accepted the task. */
   created_at: Time | null;
   /** When the task ended, by the provider's clock. */
   completed_at: Time | null;
-  /** The results, one entry each. Empty until there are some. */
+  /** The results, one entry each. Empty until there are any. */
   outputs: Output[];
   /** Why the task failed. */
   error: TaskError | null;
-  /** What the task costs, where the provider tells. */
+  /** The cost of the task, if the provider reports it. */
   cost: Cost | null;
-  /** When the bridge first saw this state. */
+  /** When the bridge first observed this state. */
   changed_at: Time;
   /** When the bridge last confirmed this state with the provider. */
   observed_at: Time;
@@ -133,13 +133,13 @@ export interface TaskState {
   raw: Record<string, unknown> | null;
 }
 
-/** `queued`, `processing`, `input_required` and `unknown` are open. `completed`, `failed`, `cancelled` and `lost` are final: nothing changes them any more, only `lost` may still give way to one of the other three. `lost`: the provider no longer shows the task, or its deadline passed. `unknown`: nothing seen yet, or a word of the provider that nobody mapped. */
+/** `queued`, `processing`, `input_required` and `unknown` are open. `completed`, `failed`, `cancelled` and `lost` are final and never change, except that `lost` may be replaced by one of the other three. `lost`: the provider no longer returns the task, or its deadline passed. `unknown`: not polled yet, or a provider status without a mapping. */
 export type Status = "queued" | "processing" | "input_required" | "unknown" | "completed" | "failed" | "cancelled" | "lost";
 
-/** The way this state was first seen. */
+/** The source of this state. */
 export type Source = "poll" | "stream" | "callback" | "submit";
 
-/** A place in the history of the bridge, to resume from. Opaque: keep it, compare it with nothing. */
+/** A position in the journal of the bridge, to resume from. Opaque: store it, do not interpret or compare it. */
 export type Cursor = string;
 
 /** RFC 3339, in UTC, with milliseconds. */
@@ -147,36 +147,36 @@ export type Time = string;
 
 /** One result of a task. */
 export interface Output {
-  /** What kind of thing it is. */
+  /** Type of the result. */
   type: "image" | "video" | "audio" | "file";
-  /** Where it is. A `data:` URL for content the provider sent in its answer, but only with `include=data`. */
+  /** URL of the result. A `data:` URL for content in the provider's response, only with `include=data`. */
   url: string | null;
-  /** When the link dies, where the provider tells. */
+  /** When the link expires, if the provider reports it. */
   expires_at: Time | null;
-  /** Pixels. */
+  /** In pixels. */
   width: number | null;
-  /** Pixels. */
+  /** In pixels. */
   height: number | null;
-  /** Length of the recording. */
+  /** Duration of the recording. */
   duration_seconds: number | null;
   /** The provider's id of the file. */
   file_id: string | null;
-  /** Size of content that the provider sent in its answer. Only there for such content. */
+  /** Size of content in the provider's response. Only present for such content. */
   bytes?: number;
 }
 
-/** Why a task failed, in the provider's words. */
+/** The provider's error. */
 export interface TaskError {
   /** The provider's code. */
   code: string | null;
-  /** A sentence for people. */
+  /** The provider's message. */
   message: string | null;
 }
 
 /** In the provider's own credits. */
 export interface Cost {
-  /** What was charged. */
+  /** Credits charged. */
   credits_used: number | null;
-  /** What was announced before. */
+  /** Credits estimated in advance. */
   credits_estimated: number | null;
 }

@@ -61,7 +61,7 @@ class Sizes:
     changes: int = 300
     watched: int = 20_000
     seconds: float = 10.0
-    slow_seconds: float = 12.0
+    slow_run_seconds: float = 12.0
     slow_rate: float = 60.0
     connects: int = 5_000
     scrapes: int = 60
@@ -84,7 +84,7 @@ TINY = Sizes(
     changes=10,
     watched=60,
     seconds=1.0,
-    slow_seconds=2.0,
+    slow_run_seconds=2.0,
     slow_rate=400.0,
     connects=80,
     scrapes=4,
@@ -213,7 +213,7 @@ def slow(sizes: Sizes) -> Iterator[Row]:
     """One reader in a hundred stops reading, half as many wake up in time; what do the others notice?"""
     for sleepers in (0, max(sizes.few // 100, 2)):
         wakers = sleepers // 2
-        config = {"slow_seconds": sizes.slow_seconds}
+        config = {"write_timeout_seconds": sizes.slow_run_seconds}
         with ours(config=config) as server, loading(server) as load:
             _open(load, sizes.few, sizes.at_once, small=sleepers + wakers)
             streaming(server, 1)
@@ -221,9 +221,9 @@ def slow(sizes: Sizes) -> Iterator[Row]:
             load("sleep", sleepers + wakers)
             memory = MemoryPeaks(server.pids)
             # the first part fills every buffer on the way, the second one meets them full
-            load("pace", sizes.slow_rate, int(sizes.slow_rate * sizes.slow_seconds * 0.8), 1)
+            load("pace", sizes.slow_rate, int(sizes.slow_rate * sizes.slow_run_seconds * 0.8), 1)
             woken = load("wake", wakers)
-            numbers = load("pace", sizes.slow_rate, int(sizes.slow_rate * sizes.slow_seconds * 0.8), 1)
+            numbers = load("pace", sizes.slow_rate, int(sizes.slow_rate * sizes.slow_run_seconds * 0.8), 1)
             peaks = memory.stop()
             load("hold", 3)
             aborted = metric(server.port, 'bridge_disconnects_total{delivery="sse",reason="slow"}')

@@ -88,7 +88,7 @@ class ProgressBars:
             self._print_above()
             self._print(self._sentence(row))
 
-    def say(self, notice: TaskNotice) -> None:
+    def show_notice(self, notice: TaskNotice) -> None:
         """Show a notice beside its task, or beside every unfinished task when it concerns the connection."""
         text = "" if notice.code == "fresh" else safe(notice.code.replace("_", " "))
         rows = [self._row(notice.task)] if notice.task is not None else list(self._rows.values())
@@ -217,13 +217,13 @@ def clip(text: str, width: int) -> str:
     """Truncate a text to `width` columns."""
     if cells(text) <= width:
         return text
-    kept, used = [], 1
+    shown, used = [], 1
     for character in text:
         used += _cells(character)
         if used > width:
             break
-        kept.append(character)
-    return "".join(kept) + "~"
+        shown.append(character)
+    return "".join(shown) + "~"
 
 
 def duration(seconds: float) -> str:

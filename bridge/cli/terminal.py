@@ -132,7 +132,7 @@ class _Outcome:
     def notice(self, notice: TaskNotice) -> None:
         if notice.code == "task_not_found" and notice.task is not None and not notice.retriable:
             self._missing.add(notice.task)
-        self.view.say(notice)
+        self.view.show_notice(notice)
 
     @property
     def code(self) -> int:
@@ -152,7 +152,7 @@ class _Json:
         self._out.write(_line(state))
         self._out.flush()
 
-    def say(self, notice: TaskNotice) -> None:
+    def show_notice(self, notice: TaskNotice) -> None:
         """Notices are not printed: each line is a state."""
 
     def draw(self) -> None:

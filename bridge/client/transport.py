@@ -36,7 +36,7 @@ class HttpTransport:
     Args:
         url: Address of the bridge; a path prefix is kept.
         token: The bearer token, or a callable that returns it, called before every request.
-        session: A session of the caller, who closes it; by default an own one is opened.
+        session: A session that the caller closes; by default one is opened here.
     """
 
     def __init__(self, url: str, token: Token | None, session: aiohttp.ClientSession | None) -> None:

@@ -78,7 +78,7 @@ class ByteSpikeStyle:
         return json_reply({"error": error}, headers=self.headers())
 
     def headers(self) -> Mapping[str, str]:
-        """Limits in US dollars, not in requests (rate-limits page): a small remainder is no rate limit."""
+        """Limits in US dollars, not in requests (rate-limits page): a small remainder is not a rate limit."""
         spent = SPENT_PER_TASK * self._state.store.last_number(self.name)
         reset = (int(self._state.clock.now()) // WINDOW_SECONDS + 1) * WINDOW_SECONDS
         return {

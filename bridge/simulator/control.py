@@ -50,7 +50,7 @@ class Control:
             {
                 "tasks": [self._description(task) for task in self.state.store.everything()],
                 "scripted": [
-                    {"provider": provider, "task_id": task_id, "asked": script.asked}
+                    {"provider": provider, "task_id": task_id, "asked": script.served}
                     for (provider, task_id), script in self.state.scripts.items()
                 ],
             }

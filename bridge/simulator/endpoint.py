@@ -92,7 +92,7 @@ class ProviderEndpoint:
         """Return the API key of a request. Any key is valid unless it starts with `bad`.
 
         Raises:
-            Refusal: 401, as seeds 000 and 004 say.
+            Refusal: 401, as in seeds 000 and 004.
         """
         key = self._read_key(request.headers)
         if not key.strip() or key.startswith("bad"):

@@ -35,24 +35,24 @@ class Script:
     answers: list[ScriptedAnswer]
     stream: list[bytes] | None = None
     hold: bool = False
-    asked: int = 0
+    served: int = 0
     wakeups: set[asyncio.Future[None]] = field(default_factory=set)
 
     def next(self) -> ScriptedAnswer | None:
         if not self.answers:
             return None
-        answer = self.answers[min(self.asked, len(self.answers) - 1)]
-        self.asked += 1
+        answer = self.answers[min(self.served, len(self.answers) - 1)]
+        self.served += 1
         return answer
 
     def add(self, answers: list[ScriptedAnswer], *, replace: bool) -> None:
         """Append answers; `replace` drops the old ones and starts with the new."""
         if replace:
             self.answers = answers
-            self.asked = 0
+            self.served = 0
             return
         # Every answer was used, the last one perhaps repeatedly: continue with the first new one.
-        self.asked = min(self.asked, len(self.answers))
+        self.served = min(self.served, len(self.answers))
         self.answers.extend(answers)
 
     def push(self, chunk: str | None, *, close: bool) -> None:

@@ -123,9 +123,7 @@ def load_preset(name: str) -> Preset:
         NotSimulatable: states the reason.
     """
     if name not in recorded_names():
-        raise NotSimulatable(
-            f"unknown preset {name[:80]!r}; available: {', '.join(recorded_names())}"
-        )
+        raise NotSimulatable(f"unknown preset {name[:80]!r}; available: {', '.join(recorded_names())}")
     document = tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text("utf-8"))
     return read_preset(name, document, RECORDINGS.joinpath(name))
 

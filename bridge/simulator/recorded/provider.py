@@ -103,7 +103,7 @@ class RecordedProvider:
     async def _cancel(self, call: MatchedCall) -> web.StreamResponse:
         """A finished task stays unchanged, but `DELETE` then removes its record (Ark, Runway).
 
-        Where a refusal is recorded, only a queued task can be cancelled: all those providers say so.
+        Where a refusal is recorded, only a queued task can be cancelled: all those providers document it.
         """
         self.state.calls.count(self.preset.name, "cancel", call.task_id)
         task = self.endpoint.find(call.task_id, self.endpoint.key(call.request))

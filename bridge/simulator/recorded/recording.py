@@ -15,7 +15,7 @@ class Recording:
 
     Args:
         body: a JSON value, or the text of a body that is not JSON.
-        trouble: the name of the error that the bridge makes of it; None for a task.
+        error_name: class of the error the bridge derives from it; None for a task.
         task_id: the bridge's id of the task, where the recording names it.
         options: for a submit answer: the values in the call's path.
     """

@@ -38,7 +38,7 @@ export function watch(url, options = {}) {
   let firstByteTimeout = firstByteSeconds;
   let refused = false; // whether the newest response refused the credential
   let connected = false; // ever
-  let ended, polling, suspect, sent, heard, wall, steady, resume, channel;
+  let ended, polling, suspect, sent, received, wall, steady, resume, channel;
 
   // ---- callbacks
 
@@ -96,7 +96,7 @@ export function watch(url, options = {}) {
   const checkSilence = () => {
     const awake = performance.now() - steady;
     if (Date.now() - wall - awake > ASLEEP) wake({ type: "online" });
-    else if (awake > 1e3 * (heard ? silenceSeconds : firstByteTimeout)) attempt.abort(SILENT);
+    else if (awake > 1e3 * (received ? silenceSeconds : firstByteTimeout)) attempt.abort(SILENT);
   };
 
   const wake = ({ type }) => {
@@ -119,8 +119,8 @@ export function watch(url, options = {}) {
 
   const opened = () => {
     resetClocks();
-    if (!heard) notice("connected");
-    heard = connected = true;
+    if (!received) notice("connected");
+    received = connected = true;
   };
 
   /** With the browser's EventSource, which reconnects by itself and obeys `retry:`, which scripts cannot read. */
@@ -150,13 +150,13 @@ export function watch(url, options = {}) {
   /** With fetch, which exposes status codes and keepalives, and allows headers. */
   const read = async (address, signal, headers) => {
     const resuming = cursor && { "Last-Event-ID": cursor };
-    const answer = await ask(address, signal, { Accept: "text/event-stream", ...resuming, ...headers });
-    if (answer.status == 204) return (ended = true);
-    if (!/event-stream/.test(answer.headers.get("Content-Type"))) {
+    const response = await request(address, signal, { Accept: "text/event-stream", ...resuming, ...headers });
+    if (response.status == 204) return (ended = true);
+    if (!/event-stream/.test(response.headers.get("Content-Type"))) {
       throw new BridgeError("not an event stream", { retriable: connected });
     }
     const parse = makeParser(receive, setRetry);
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let piece; !(piece = await reader.read()).done; ) {
       opened();
       parse(piece.value);
@@ -166,9 +166,9 @@ export function watch(url, options = {}) {
   /** With long polls, where a proxy buffers streams. Four at once: a browser allows six connections per host. */
   const poll = async (address, signal, headers) => {
     while (!settled()) {
-      if (heard) await pause(1e3); // a proxy may drop `Prefer`, and then every response is immediate
+      if (received) await pause(1e3); // a proxy may drop `Prefer`, and then every response is immediate
       const open = tasks.filter((task) => !finals.has(task));
-      const wait = !heard ? 0 : open[1] ? 2 : 25;
+      const wait = !received ? 0 : open[1] ? 2 : 25;
       while (open[0]) {
         resetClocks();
         const some = open.splice(0, 4);
@@ -181,9 +181,9 @@ export function watch(url, options = {}) {
     const known = newest.get(task);
     if (known) headers["If-None-Match"] = `"${known.cursor}"`;
     try {
-      const answer = await ask(stateOf(address, task), signal, headers);
+      const response = await request(stateOf(address, task), signal, headers);
       opened();
-      if (answer.status != 304) receive("message", await answer.text());
+      if (response.status != 304) receive("message", await response.text());
     } catch (error) {
       if (error.retriable !== false || error.status == 401 || !tasks[1]) throw error;
       finals.add(task); // as on a stream: a refused task does not end the others
@@ -191,19 +191,19 @@ export function watch(url, options = {}) {
     }
   };
 
-  const ask = async (address, signal, headers) => {
-    const answer = await fetch(address, { headers, credentials, signal, cache: "no-store" });
-    const { status } = answer;
-    if (answer.ok || status == 304) {
+  const request = async (address, signal, headers) => {
+    const response = await fetch(address, { headers, credentials, signal, cache: "no-store" });
+    const { status } = response;
+    if (response.ok || status == 304) {
       refused = false;
-      return answer;
+      return response;
     }
-    const problem = await answer.json().catch(() => {}); // an HTML page of a load balancer is not JSON
+    const problem = await response.json().catch(() => {}); // an HTML page of a load balancer is not JSON
     throw new BridgeError(problem?.detail ?? `HTTP ${status}`, {
       code: problem?.code,
       status,
       retriable: problem?.retriable ?? (/4(08|29)|5../.test(status) || (status == 404 && connected)),
-      wait: answer.headers.get("Retry-After") * 1e3 || 0,
+      wait: response.headers.get("Retry-After") * 1e3 || 0,
     });
   };
 
@@ -235,13 +235,13 @@ export function watch(url, options = {}) {
       while (!settled()) {
         life.signal.throwIfAborted();
         attempt = new AbortController();
-        sent = heard = null;
+        sent = received = null;
         resetClocks();
-        const { signal: gone } = attempt;
+        const { signal: current } = attempt;
         const failure = await new Promise((resolve) => {
           // A token callback may never settle, nor may reading a body that was cut off: the abort must win.
-          gone.addEventListener("abort", () => resolve(gone.reason));
-          connect(gone).then(() => resolve(CLOSED), resolve);
+          current.addEventListener("abort", () => resolve(current.reason));
+          connect(current).then(() => resolve(CLOSED), resolve);
         });
         attempt.abort();
         if (life.signal.aborted || settled() || failure == WOKEN) continue;
@@ -253,7 +253,7 @@ export function watch(url, options = {}) {
         const silent = sent && failure == SILENT;
         const unexplained = native && !connected; // EventSource hides the status: retry with fetch at once
         if (polling) polling = failure.status;
-        else if (silent && (!heard || suspect)) {
+        else if (silent && (!received || suspect)) {
           polling = tasks[0] && !/[?&]ticket=/.test(sent); // a ticket opens only streams
           if (polling) notice("buffered");
           else firstByteTimeout *= 2; // a buffering proxy may release the stream at its end

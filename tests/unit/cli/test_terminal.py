@@ -177,9 +177,9 @@ async def test_clocks_go_on_between_states(fake):
     clock.now += 31
     view.draw()
     assert screen.rows()[0].endswith("  50%  processing  1m31s  about 59s left")
-    view.say(TaskNotice(code="upstream_unavailable"))
+    view.show_notice(TaskNotice(code="upstream_unavailable"))
     assert "upstream unavailable" in screen.rows()[0]
-    view.say(TaskNotice(code="fresh", task="q/1"))
+    view.show_notice(TaskNotice(code="fresh", task="q/1"))
     assert "upstream" not in screen.rows()[0]
 
 

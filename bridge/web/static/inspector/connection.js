@@ -40,7 +40,7 @@ export class Connection {
           if (!stopped.signal.aborted) listener.phase("ended");
           return;
         }
-        if (!this.heard) this.failures += 1; // accepted, then closed without an event: back off too
+        if (!this.received) this.failures += 1; // accepted, then closed without an event: back off too
       } catch (error) {
         if (stopped.signal.aborted) return;
         if (error instanceof Problem && error.permanent) {
@@ -59,7 +59,7 @@ export class Connection {
   /** @returns Whether all tasks are final. */
   async once() {
     const attempt = new AbortController();
-    this.heard = false;
+    this.received = false;
     const abort = () => attempt.abort();
     this.stopped.signal.addEventListener("abort", abort);
     let watchdog;
@@ -92,7 +92,7 @@ export class Connection {
     if (event.kind === "retry") this.retry = Math.min(event.milliseconds, MAX_RETRY_MS);
     if (event.kind === "reset") this.cursor = null;
     if (event.kind === "state") {
-      this.heard = true;
+      this.received = true;
       this.failures = 0;
       this.cursor = event.cursor ?? this.cursor;
     }

@@ -150,7 +150,7 @@ async function* longpoll(tasks, { signal, frame }) {
   while (turns.length || held.size) {
     while (turns.length && held.size < MAX_HELD) {
       const turn = turns.shift();
-      held.set(turn.ref, ask(turn, wait, signal, frame));
+      held.set(turn.ref, poll(turn, wait, signal, frame));
     }
     const { turn, response, problem } = await Promise.race(held.values());
     held.delete(turn.ref);
@@ -176,7 +176,7 @@ async function* longpoll(tasks, { signal, frame }) {
   yield { kind: "end" };
 }
 
-async function ask(turn, wait, signal, frame) {
+async function poll(turn, wait, signal, frame) {
   const headers = turn.etag ? { "If-None-Match": turn.etag, Prefer: `wait=${wait}` } : {};
   const path = taskPath(turn.ref);
   frame(`GET /${path}${turn.etag ? `\nIf-None-Match: ${turn.etag}\nPrefer: wait=${wait}` : ""}`, true);

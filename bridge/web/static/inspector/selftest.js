@@ -19,11 +19,11 @@ export function makeSelfTest(know) {
     if (button.dataset.running) return;
     button.dataset.running = "yes";
     list.replaceChildren();
-    const say = (verdict, text) => list.append(make("li", { data: { verdict } }, text));
+    const report = (verdict, text) => list.append(make("li", { data: { verdict } }, text));
     try {
-      await run(know(), say, (text) => setText(byId("selftest-progress"), text));
+      await run(know(), report, (text) => setText(byId("selftest-progress"), text));
     } catch (error) {
-      say("bad", `The test was aborted: ${error.message}`);
+      report("bad", `The test was aborted: ${error.message}`);
     }
     setText(byId("selftest-progress"), "Finished.");
     delete button.dataset.running;
@@ -31,14 +31,14 @@ export function makeSelfTest(know) {
   });
 }
 
-async function run({ keepalive, task }, say, progress) {
+async function run({ keepalive, task }, report, progress) {
   progress("Measuring the round-trip time…");
   const roundTrip = await measureRoundTrip();
-  say("good", `Round-trip time of a request: ${Math.round(roundTrip)} ms.`);
-  await testStream(keepalive, roundTrip, say, progress);
+  report("good", `Round-trip time of a request: ${Math.round(roundTrip)} ms.`);
+  await testStream(keepalive, roundTrip, report, progress);
   progress("Opening a WebSocket…");
-  await testSocket(task, say);
-  say("info", protocolText(protocol()));
+  await testSocket(task, report);
+  report("info", protocolText(protocol()));
 }
 
 async function measureRoundTrip() {
@@ -52,7 +52,7 @@ async function measureRoundTrip() {
 }
 
 /** Each event carries its send time relative to the request; it should arrive within one round trip of that. */
-async function testStream(keepalive, roundTrip, say, progress) {
+async function testStream(keepalive, roundTrip, report, progress) {
   progress("Receiving ten events, half a second apart…");
   const startedAt = performance.now();
   const response = await request("inspector/pulse", { headers: { Accept: "text/event-stream" } });
@@ -73,29 +73,29 @@ async function testStream(keepalive, roundTrip, say, progress) {
         beats += 1;
       }
       if (beats === of && !ended) {
-        reportDelay(delay, say);
+        reportDelay(delay, report);
         progress(`Waiting ${duration(keepalive)} on an idle stream, the longest time without a byte…`);
       } else if (!ended) progress(`Event ${beats} of ${of}…`);
     }
   } catch {
     // The stream was cut: reported below.
   }
-  if (ended) say("good", `Idle connection stayed open for ${duration(keepalive)}, the interval of keepalives.`);
-  else say("bad", `The stream was cut after ${duration((performance.now() - last) / 1000)} without data. Lower keepalive_seconds, or raise the idle timeout of your proxy.`);
-  if (encoding) say("bad", `Your proxy compresses the stream (${encoding}), which can delay events. Exclude text/event-stream from compression.`);
-  else say("good", "The stream is not compressed.");
+  if (ended) report("good", `Idle connection stayed open for ${duration(keepalive)}, the interval of keepalives.`);
+  else report("bad", `The stream was cut after ${duration((performance.now() - last) / 1000)} without data. Lower keepalive_seconds, or raise the idle timeout of your proxy.`);
+  if (encoding) report("bad", `Your proxy compresses the stream (${encoding}), which can delay events. Exclude text/event-stream from compression.`);
+  else report("good", "The stream is not compressed.");
 }
 
-function reportDelay(late, say) {
-  if (late < MAX_DELAY_MS) say("good", `Events arrive without delay: at most ${Math.max(0, Math.round(late))} ms late.`);
-  else say("bad", `Your proxy delays events by ${(late / 1000).toFixed(1)} s. Disable response buffering for this bridge, or use WebSocket or long-poll.`);
+function reportDelay(late, report) {
+  if (late < MAX_DELAY_MS) report("good", `Events arrive without delay: at most ${Math.max(0, Math.round(late))} ms late.`);
+  else report("bad", `Your proxy delays events by ${(late / 1000).toFixed(1)} s. Disable response buffering for this bridge, or use WebSocket or long-poll.`);
 }
 
-async function testSocket(task, say) {
+async function testSocket(task, report) {
   const address = new URL("v1/ws", BASE);
   address.protocol = address.protocol.replace("http", "ws");
   if (token.value && !task) {
-    say("info", "WebSocket not tested: with a token it needs a ticket for a task. Watch a task first.");
+    report("info", "WebSocket not tested: with a token it needs a ticket for a task. Watch a task first.");
     return;
   }
   if (token.value) {
@@ -104,13 +104,13 @@ async function testSocket(task, say) {
       const { ticket } = await json("v1/tickets", { method: "POST", body, headers: { "Content-Type": "application/json" } });
       address.searchParams.set("ticket", ticket);
     } catch (problem) {
-      say("info", `WebSocket not tested: ${problem.message}.`);
+      report("info", `WebSocket not tested: ${problem.message}.`);
       return;
     }
   }
   const took = await pingTime(address);
-  if (took === null) say("bad", "WebSocket connections fail. Use SSE, or forward the Upgrade header in your proxy.");
-  else say("good", `WebSocket works: ping time ${Math.round(took)} ms.`);
+  if (took === null) report("bad", "WebSocket connections fail. Use SSE, or forward the Upgrade header in your proxy.");
+  else report("good", `WebSocket works: ping time ${Math.round(took)} ms.`);
 }
 
 /** @returns Milliseconds from ping to pong; null if there was no pong. */

@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/inspector.md, at which whoever changes the page looks.
+"""Takes the screenshots of docs/inspector.md; check them after changing the page.
 
 `python -m tests.browser.pictures`
 """

@@ -1,4 +1,4 @@
-"""The inspector page does what it says, for somebody who looks at it in a browser."""
+"""The inspector page works in a browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inspector where callers must say who they are: it asks, shows what is theirs, and keeps the secret."""
+"""The inspector with authentication: it requests a token, shows the user's tasks, leaks nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The self-test of the inspector tells what stands between: nothing, or a proxy that does harm."""
+"""The self-test of the inspector detects harmful proxies, and reports nothing without one."""
 
 from __future__ import annotations
 

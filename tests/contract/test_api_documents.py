@@ -1,4 +1,4 @@
-"""The API documents are well-formed, and say what the code does: routes, codes, messages, what a state is.
+"""The API documents are well-formed and match the code: routes, codes, messages, the state document.
 
 `bridge/web/static/api/state.schema.json` is the one description of a state. It is held against states of
 every shape here, and against what the running bridge answers in `test_schemathesis.py`.

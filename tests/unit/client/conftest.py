@@ -24,7 +24,7 @@ QUICK = Timeouts(silence=5.0, first_delay=0.001, min_delay=0.001, max_delay=0.01
 
 @dataclass
 class Seen:
-    """A request as the bridge got it."""
+    """A request as received by the bridge."""
 
     method: str
     path: str
@@ -34,7 +34,7 @@ class Seen:
 
 @dataclass
 class FakeBridge:
-    """Plays one part of its script a request; the last part again when the script is over."""
+    """Plays one part of its script per request; the last part repeats."""
 
     script: list[Part] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""How long a client waits before it comes back."""
+"""Reconnect back-off of the client."""
 
 from __future__ import annotations
 

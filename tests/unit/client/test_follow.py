@@ -1,4 +1,4 @@
-"""A watch keeps its promises over a network and a bridge that do not."""
+"""A watch over an unreliable network and bridge."""
 
 from __future__ import annotations
 

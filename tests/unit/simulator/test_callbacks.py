@@ -10,7 +10,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def receiver(answer):
-    """A server that queues each body posted to it, and answers with what `answer` makes of it."""
+    """A server that queues each body it receives and responds with the result of `answer`."""
     bodies = asyncio.Queue()
 
     async def receive(request):

@@ -1,4 +1,4 @@
-"""A provider that nobody wrote, from a file, a few recordings and nothing else."""
+"""A provider simulated from a preset file and recordings only."""
 
 import asyncio
 import tomllib

@@ -1,4 +1,4 @@
-"""The inspector page in the distribution's Chromium, as a person sees and works it."""
+"""Drives the inspector page in the distribution's Chromium, as a user would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A page in the distribution's Chromium, and what its EventSources told it."""
+"""A page in the distribution's Chromium, and the events its EventSources received."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/inspector.md, at which whoever changes the page looks.
+"""Takes the screenshots of docs/inspector.md; check them after changing the page.
 
 `python -m tests.browser.pictures`
 """
@@ -69,8 +69,8 @@ async def take(
         if tab == "Bridge":
             await moving(seen)
         if tab == "Self-test":
-            await seen.page.get_by_role("button", name="Run the self-test").click()
-            await expect(seen.page.locator("#selftest-progress")).to_have_text("The test is over.")
+            await seen.page.get_by_role("button", name="Run self-test").click()
+            await expect(seen.page.locator("#selftest-progress")).to_have_text("Finished.")
         await seen.page.mouse.move(0, 0)
         await seen.page.evaluate("() => document.activeElement.blur()")
         await seen.page.screenshot(path=PICTURES / name, full_page=True)

@@ -15,7 +15,7 @@ import aiohttp
 import orjson
 
 from bridge.simulator.files import file_url
-from bridge.simulator.life import Stage
+from bridge.simulator.lifecycle import Stage
 from bridge.simulator.tasks import Task
 from tests.chaos.judge import Ending
 from tests.chaos.proxy import HOST, free_port

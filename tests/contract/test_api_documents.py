@@ -1,4 +1,4 @@
-"""The API documents are well-formed, and say what the code does: routes, codes, messages, what a state is.
+"""The API documents are well-formed and match the code: routes, codes, messages, the state document.
 
 `bridge/web/static/api/state.schema.json` is the one description of a state. It is held against states of
 every shape here, and against what the running bridge answers in `test_schemathesis.py`.
@@ -432,7 +432,7 @@ def test_numbers_are_those_of_the_code():
         for one in OPENAPI["paths"]["/v1/tasks/{upstream}/{task_id}"]["get"]["parameters"]
         if one.get("name") == "Prefer"
     )
-    assert f"({MAX_WAIT_SECONDS} at the most)" in prefer["description"]
+    assert f"(at most {MAX_WAIT_SECONDS})" in prefer["description"]
     assert f"{MAX_MESSAGE // 1024} KiB" in ASYNCAPI["channels"]["socket"]["description"]
     assert kinds["UpstreamCondition"]["properties"]["state"]["enum"] == [one.value for one in UpstreamState]
 

@@ -22,7 +22,7 @@ from tests.harness import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
-QUICK = Timeouts(silence=10.0, first_delay=0.05, shortest_delay=0.02, longest_delay=0.3)
+QUICK = Timeouts(silence=10.0, first_delay=0.05, min_delay=0.02, max_delay=0.3)
 AT_ONCE = {
     "caddy": {"lb_try_duration 5s": "lb_try_duration 200ms"}
 }  # what a client waits for while nobody answers
@@ -152,7 +152,7 @@ async def _watch(front: Edge, session: aiohttp.ClientSession, account: Account) 
         await asyncio.sleep(min(seconds, 0.2))
 
     rng = random.Random(account.name)
-    async with Bridge(front.url, session=session, patience=QUICK, rng=rng, sleep=sleep) as bridge:
+    async with Bridge(front.url, session=session, timeouts=QUICK, rng=rng, sleep=sleep) as bridge:
         async for state in bridge.watch(*account.refs):
             account.connected(cursor=None)  # which connection brought it is not told
             account.state(state.document)

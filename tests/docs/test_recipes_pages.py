@@ -289,7 +289,7 @@ async def test_a_bridge_that_refuses_the_backend_is_no_fault_of_the_user(guarded
     ):
         assert (said.status, (await said.json())["detail"]) == (
             502,
-            "the bridge refuses this backend: unauthenticated",
+            "the bridge refused this backend: unauthenticated",
         )
 
 

@@ -1,4 +1,4 @@
-"""Clients of other authors, each a program of its own that tells on stdout what its library handed over."""
+"""Third-party clients, each a process that prints the events of its library on standard output."""
 
 from __future__ import annotations
 

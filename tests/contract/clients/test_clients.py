@@ -1,4 +1,4 @@
-"""Clients of other authors against the running bridge: every state once, in order, and nothing else.
+"""Third-party clients against the running bridge: every state once, in order, and nothing else.
 
 How each of them stops, which is what their users are to be told:
 

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def receiver(answer):
-    """A server that queues each body posted to it, and answers with what `answer` makes of it."""
+    """A server that queues each body it receives and responds with the result of `answer`."""
     bodies = asyncio.Queue()
 
     async def receive(request):
@@ -93,7 +93,7 @@ async def test_vapi_callbacks_of_vendors_with_an_envelope(sim):
         assert (posted["status"], posted["data"]["status"]) == (200, "success")
 
 
-async def wrong(body):
+async def broken_receiver(body):
     return web.json_response({"challenge": "something else"})
 
 
@@ -105,7 +105,7 @@ async def late(body):
     await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("answer", [wrong, refused, late])
+@pytest.mark.parametrize("answer", [broken_receiver, refused, late])
 async def test_vapi_posts_nothing_to_whoever_fails_the_challenge(simulate, answer):
     sim = await simulate(challenge_seconds=0.05)
     async with receiver(answer) as (url, bodies):

@@ -1,7 +1,7 @@
 """Writes the tables of the documentation that the code already knows.
 
-Run `python docs/generate.py` after a change of settings, metrics, errors or closing reasons. A page has
-each table between two markers, `<!-- generated: NAME -->` and `<!-- end -->`; the rest is written by hand.
+Run `python docs/generate.py` after a change of settings, metrics, errors or closing reasons. A page holds
+each table between two markers, `<!-- generated: NAME -->` and `<!-- end -->`; the rest is for people.
 """  # noqa: INP001 - a script, not a package
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from bridge.core.event import Closing
 from bridge.telemetry.metrics import Metrics
 
 DOCS = Path(__file__).parent
-# used instead of the docstring of the first class with that code, where a client needs to know more
+# where the class that comes first under a code says less than a caller wants to know
 _SENTENCES = {
-    "internal_error": "Unhandled exception in the bridge; see its log.",
-    "invalid_request": "The request is malformed.",
-    "upstream_unavailable": "The provider is unreachable, failing, or rate limiting the bridge.",
+    "internal_error": "A bug of the bridge; its log says which.",
+    "invalid_request": "The request cannot be understood.",
+    "upstream_unavailable": "The provider cannot be reached, does not work, or asks for patience.",
 }
 _PLACE = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -50,11 +50,11 @@ def metrics_table() -> str:
                 if label != "le" and value not in labels.setdefault(label, []):
                     labels[label].append(value)
         rows.append((f"`{name}`", family.type, _labels(labels), family.documentation))
-    return _table(("metric", "type", "labels and their values", "meaning"), sorted(rows))
+    return _table(("metric", "type", "labels and their values", "counts"), sorted(rows))
 
 
 def errors_table() -> str:
-    """Every error code, with its HTTP status."""
+    """Every code a caller can meet, with what it is answered with."""
     rows: dict[str, tuple[str, ...]] = {}
     for error in _errors():
         if error.code in rows or error is errors.ConfigError:
@@ -62,11 +62,11 @@ def errors_table() -> str:
         again = "yes" if error.retryable else "no"
         sentence = _SENTENCES.get(error.code) or _first_line(error.__doc__)
         rows[error.code] = (f"`{error.code}`", str(error.status), again, sentence)
-    return _table(("code", "status", "retryable", "meaning"), sorted(rows.values()))
+    return _table(("code", "status", "worth another try", "means"), sorted(rows.values()))
 
 
 def closings_table() -> str:
-    """Every closing reason."""
+    """Every way a connection ends."""
     rows = [(f"`{closing.value}`", str(closing.websocket_code)) for closing in Closing]
     return _table(("reason", "WebSocket close code"), rows)
 
@@ -81,7 +81,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def filled(page: str) -> str:
-    """The text of a page with its generated tables up to date."""
+    """The text of a page with its tables as the code has them now."""
     return _PLACE.sub(lambda place: place[1] + TABLES[place[2]]() + place[3], page)
 
 
@@ -103,7 +103,7 @@ def _settings(model: type[BaseModel], prefix: str) -> str:
                 field.description or "",
             )
         )
-    return _table(("setting", "default", "unit", "environment", "meaning"), rows)
+    return _table(("setting", "default", "unit", "environment", "means"), rows)
 
 
 def _default(value: object) -> str:
@@ -122,7 +122,7 @@ def _unit(name: str) -> str:
     if name.endswith("_bytes"):
         return "bytes"
     return {
-        "requests_per_second": "requests per second",
+        "requests_per_second": "requests a second",
         "max_in_flight": "requests",
         "max_streams": "streams",
     }.get(name, "")
@@ -138,7 +138,7 @@ def _labels(labels: dict[str, list[str]]) -> str:
 
 
 def _errors() -> Iterator[type[errors.BridgeError]]:
-    """In source order."""
+    """In the order they are written."""
     for value in vars(errors).values():
         if isinstance(value, type) and issubclass(value, errors.BridgeError):
             yield value
@@ -154,7 +154,7 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def main() -> None:
-    """Rewrite every page with a generated table."""
+    """Write every page anew."""
     for path in pages():
         path.write_text(filled(path.read_text("utf-8")), "utf-8")
 

@@ -213,7 +213,7 @@ def slow(sizes: Sizes) -> Iterator[Row]:
     """One reader in a hundred stops reading, half as many wake up in time; what do the others notice?"""
     for sleepers in (0, max(sizes.few // 100, 2)):
         wakers = sleepers // 2
-        config = {"slow_seconds": sizes.slow_seconds}
+        config = {"write_timeout_seconds": sizes.slow_seconds}
         with ours(config=config) as server, loading(server) as load:
             _open(load, sizes.few, sizes.at_once, small=sleepers + wakers)
             streaming(server, 1)

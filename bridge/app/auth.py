@@ -51,7 +51,9 @@ def make_accounts(
     if settings.auth != "upstream-key":
         return None
     secret = _octets(settings.account_secret) or secrets.token_bytes(32)
-    return AccountRegistry(upstreams, clock, secret=secret, proof_seconds=settings.proof_seconds)
+    return AccountRegistry(
+        upstreams, clock, secret=secret, ownership_cache_seconds=settings.ownership_cache_seconds
+    )
 
 
 def build_auth(
@@ -69,7 +71,11 @@ def build_auth(
     signing = _octets(settings.ticket_secret)
     tickets = Tickets([signing], clock) if signing else None
     ownership = OwnershipVerifier(
-        pool, accounts, clock, seconds=settings.proof_seconds, wait_seconds=settings.cold_wait_seconds
+        pool,
+        accounts,
+        clock,
+        seconds=settings.ownership_cache_seconds,
+        wait_seconds=settings.first_state_timeout_seconds,
     )
     names = key_headers(dialect_of(name, config) for name, config in settings.upstreams.items())
     keys = ProviderKeys(accounts, names, limits.try_key)

@@ -71,7 +71,7 @@ class Bridge:
 
     Attributes:
         served_by_us: Whether our own server listens, at the address the settings name.
-        operations_port: Where it listens for operators alone; None where it does not.
+        admin_port: Where it listens for operators alone; None where it does not.
         dead: Whether a bug ended what runs in the background.
         died: Called when that happens.
     """
@@ -83,7 +83,7 @@ class Bridge:
         self._operations: ASGIApp | None = None
         self._parts: _Parts | None = None
         self.served_by_us = False
-        self.operations_port: int | None = None
+        self.admin_port: int | None = None
         self.dead = False
         self.died: Callable[[], None] = _nothing
 
@@ -100,6 +100,8 @@ class Bridge:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Build everything, run it, take it down."""
+        for warning in self.settings.warnings:
+            logger.warning("configuration warning", extra={"warning": warning})
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
             restored = await parts.pool.restore()
@@ -196,7 +198,7 @@ class Bridge:
             tickets=access.tickets,
             inspector=inspector,
         )
-        apart = self.operations_port is not None or access.operators is None
+        apart = self.admin_port is not None or access.operators is None
         self._app = self._named(make_app(rooms, operations_apart=apart))
         self._operations = self._named(make_operations_app(rooms))
         self._parts = _Parts(subscriptions, sweep, pool, metrics, journal, access)
@@ -214,9 +216,9 @@ class Bridge:
 
     def _is_for_operators(self, scope: Scope) -> bool:
         """By the socket the request came in at, which no client can choose."""
-        if self.operations_port is None:
+        if self.admin_port is None:
             return False
-        return (scope.get("server") or ("", None))[1] == self.operations_port
+        return (scope.get("server") or ("", None))[1] == self.admin_port
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -278,7 +280,7 @@ def make_upstream(
         pace=make_pace(config, dialect),
         clock=clock,
         metrics=metrics,
-        deadline_seconds=config.deadline_seconds,
+        deadline_seconds=config.task_deadline_seconds,
         submit_timeout_seconds=config.submit_timeout_seconds,
         callback_secret=_revealed(config.callback_secret),
         verifier=make_verifier(
@@ -307,9 +309,9 @@ def make_pace(config: UpstreamSettings, dialect: Dialect) -> Pace:
 
 def _desk_settings(settings: Settings) -> DeliverySettings:
     return DeliverySettings(
-        cold_wait_seconds=settings.cold_wait_seconds,
+        first_state_timeout_seconds=settings.first_state_timeout_seconds,
         max_connection_age_seconds=settings.max_connection_age_seconds,
-        sync_seconds=settings.sync_seconds,
+        sync_wait_seconds=settings.sync_wait_seconds,
         max_tasks_per_connection=settings.max_tasks_per_connection,
         max_body_bytes=settings.max_body_bytes,
         max_submission_bytes=settings.max_submission_bytes,
@@ -332,7 +334,7 @@ def _limit_settings(settings: Settings) -> LimitSettings:
 def _sweep_settings(settings: Settings) -> MaintenanceSettings:
     return MaintenanceSettings(
         keepalive_seconds=settings.keepalive_seconds,
-        slow_seconds=settings.slow_seconds,
+        write_timeout_seconds=settings.write_timeout_seconds,
         period_seconds=min(1.0, settings.keepalive_seconds / 2, settings.max_connection_age_seconds / 10),
     )
 

@@ -92,7 +92,10 @@ def check_config(path: Path | None) -> None:
 
     from bridge.config.settings import effective
 
-    text = orjson.dumps(effective(_settings(path)), option=orjson.OPT_INDENT_2)
+    settings = _settings(path)
+    for warning in settings.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    text = orjson.dumps(effective(settings), option=orjson.OPT_INDENT_2)
     click.echo(text.decode())
 
 

@@ -89,24 +89,24 @@ def _operator_mistakes(config: dict[str, Any]) -> list[str]:
     """Where callers bring keys of providers, no key makes an operator: a token does, or being on the host."""
     if any(config.get(name) for name in ("token_secrets", "token_jwks_url", "token_issuer")):
         return _source_mistakes(config)
-    host = str(config.get("ops_host") or "127.0.0.1")
+    host = str(config.get("admin_host") or "127.0.0.1")
     if is_loopback(host):
         return []
     advice = "listen on 127.0.0.1, or name token_secrets and token_issuer for the operators' tokens"
     return [
-        f"ops_host: {host} is reachable from outside, and no key of a provider makes an operator; {advice}"
+        f"admin_host: {host} is reachable from outside, and no key of a provider makes an operator; {advice}"
     ]
 
 
 def _operations_mistakes(config: dict[str, Any]) -> list[str]:
-    port, ops_port = str(config.get("port", 8080)), config.get("ops_port")
-    apart = config.get("ops_host") is not None or config.get("auth", "none") != "none"
-    if ops_port is not None and str(ops_port) == port != "0":
+    port, admin_port = str(config.get("port", 8080)), config.get("admin_port")
+    apart = config.get("admin_host") is not None or config.get("auth", "none") != "none"
+    if admin_port is not None and str(admin_port) == port != "0":
         return [
-            f"ops_port: {port} is the port of the bridge itself; /metrics and /status need one of their own"
+            f"admin_port: {port} is the port of the bridge itself; /metrics and /status need one of their own"
         ]
-    if ops_port is None and apart and port == "65535":
-        return ["ops_port: say which one; there is none after 65535"]
+    if admin_port is None and apart and port == "65535":
+        return ["admin_port: say which one; there is none after 65535"]
     return []
 
 

@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     field_serializer,
@@ -27,7 +28,9 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from bridge.config import renamed
 from bridge.config.checks import cross_field_errors, dialect_errors
+from bridge.config.renamed import RenamedSettings
 from bridge.dialects.base import Dialect
 from bridge.dialects.hosts import is_host_name
 from bridge.dialects.registry import CUSTOM, load_dialect, preset_names
@@ -88,7 +91,7 @@ class UpstreamSettings(BaseModel):
     max_streams: Annotated[int, Field(ge=0)] = Field(
         100, description="How many of the provider's own streams are followed at once; 0 follows none."
     )
-    deadline_seconds: Seconds | None = Field(
+    task_deadline_seconds: Seconds | None = Field(
         86_400.0, description="An open task watched for longer counts as lost."
     )
     callback_secret: SecretStr | None = Field(
@@ -128,15 +131,15 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(8080, description="Port to listen on; 0 takes a free one.")
-    ops_host: str | None = Field(
+    admin_host: str | None = Field(
         None,
         description="Address for `/metrics`, `/status` and the API documents alone; `127.0.0.1` if only"
-        " `ops_port` is set.",
+        " `admin_port` is set.",
     )
-    ops_port: Port | None = Field(
+    admin_port: Port | None = Field(
         None,
         description="Port for `/metrics`, `/status` and the API documents alone; the one after `port` if left"
-        " out, where `ops_host` is set or `auth` is not `none`.",
+        " out, where `admin_host` is set or `auth` is not `none`.",
     )
     insecure: bool = Field(
         False, description="Serve an address that is not loopback although nobody is asked who they are."
@@ -152,7 +155,7 @@ class Settings(BaseSettings):
         description="With `upstream-key`: what keys are hashed with to name their accounts, 32 bytes at"
         " least. Without one it is made at each start, and tasks are seen anew after a restart.",
     )
-    proof_seconds: Seconds = Field(
+    ownership_cache_seconds: Seconds = Field(
         300.0,
         description="With `upstream-key`: how long it counts that the provider showed a task to a key.",
     )
@@ -192,14 +195,14 @@ class Settings(BaseSettings):
     linger_seconds: Annotated[float, Field(ge=0)] = Field(
         30.0, description="How long a watch outlives its last viewer."
     )
-    cold_wait_seconds: Annotated[float, Field(ge=0)] = Field(
+    first_state_timeout_seconds: Annotated[float, Field(ge=0)] = Field(
         2.0, description="How long a first answer waits for a task nobody has looked at."
     )
-    sync_seconds: Annotated[float, Field(ge=0)] = Field(
+    sync_wait_seconds: Annotated[float, Field(ge=0)] = Field(
         60.0, description="How long a provider's own waiting call (`/v1/tasks/sync`) waits for the end."
     )
     keepalive_seconds: Seconds = Field(15.0, description="Silence after which a stream says that it lives.")
-    slow_seconds: Seconds = Field(
+    write_timeout_seconds: Seconds = Field(
         30.0, description="How long a connection may take no byte that waits for it."
     )
     max_connection_age_seconds: Seconds = Field(
@@ -233,11 +236,15 @@ class Settings(BaseSettings):
     max_submits_per_minute_per_caller: Rate = Field(
         0.0, description="Tasks that one caller may submit, a minute's worth at once; 0 for no limit."
     )
-    max_head_bytes: Bytes = Field(256 * 1024, description="The longest head of a request, its URL included.")
+    max_request_head_bytes: Bytes = Field(
+        256 * 1024, description="The longest head of a request, its URL included."
+    )
     max_body_bytes: Bytes = Field(1024 * 1024, description="The largest body of any request but a submit.")
     max_submission_bytes: Bytes = Field(16 * 1024 * 1024, description="The largest body of a submit.")
-    header_seconds: Seconds = Field(10.0, description="How long the head of a request may take to come.")
-    body_seconds: Seconds = Field(
+    request_header_timeout_seconds: Seconds = Field(
+        10.0, description="How long the head of a request may take to come."
+    )
+    request_body_timeout_seconds: Seconds = Field(
         30.0, description="How long a body may stall, or fall behind a kilobyte a second."
     )
     trusted_proxies: list[str] = Field(
@@ -270,6 +277,12 @@ class Settings(BaseSettings):
         " `OTEL_` variables say. Needs `pip install 'task-event-bridge[otel]'`.",
     )
     upstreams: dict[str, UpstreamSettings] = Field(default_factory=dict, description="The providers.")
+    _warnings: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What works today and will not in the next release, for example a renamed setting."""
+        return self._warnings
 
     @field_validator("auth")
     @classmethod
@@ -374,8 +387,15 @@ def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **o
     variables = dict(os.environ if environment is None else environment)
     mistakes = _unknown_variables(variables)
     text = _text(path, mistakes)
-    config = _merge(_document(path, text, mistakes), _from_environment(variables, mistakes))
-    config = _merge(config, {name: value for name, value in overrides.items() if value is not None})
+    names = RenamedSettings()
+    config: dict[str, Any] = {}
+    for layer in (
+        _document(path, text, mistakes),
+        _from_environment(variables, mistakes),
+        {name: value for name, value in overrides.items() if value is not None},
+    ):
+        config = _merge(config, names.translate(layer))
+    mistakes += names.errors()
     mistakes += cross_field_errors(config)
     for name, upstream in _tables(config.get("upstreams")):
         mistakes += dialect_errors(name, upstream, path, text)
@@ -385,6 +405,7 @@ def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **o
         raise ConfigError(mistakes + [_sentence(one) for one in error.errors()]) from None
     if mistakes:
         raise ConfigError(mistakes)
+    settings._warnings = tuple(names.warnings())  # noqa: SLF001 - our own, set once
     return settings
 
 
@@ -397,16 +418,16 @@ def dialect_of(name: str, upstream: UpstreamSettings) -> Dialect:
     return load_dialect(name, upstream.preset, upstream.dialect)
 
 
-def operations_address(settings: Settings) -> tuple[str, int] | None:
+def admin_address(settings: Settings) -> tuple[str, int] | None:
     """Where `/metrics` and `/status` are served alone; None when they are among the other routes.
 
     With callers who must say who they are, it is never left open to everybody what the bridge is doing.
     """
-    if settings.ops_host is None and settings.ops_port is None and settings.auth == "none":
+    if settings.admin_host is None and settings.admin_port is None and settings.auth == "none":
         return None
     beside = settings.port + 1 if settings.port else 0
-    port = settings.ops_port if settings.ops_port is not None else beside
-    return settings.ops_host or "127.0.0.1", port
+    port = settings.admin_port if settings.admin_port is not None else beside
+    return settings.admin_host or "127.0.0.1", port
 
 
 def effective(settings: Settings) -> dict[str, Any]:
@@ -427,6 +448,11 @@ def secrets_of(config: object) -> list[str]:
 def _from_environment(variables: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
     source = EnvSettingsSource(Settings)
     source.env_vars = given = {name.lower(): value for name, value in variables.items()}
+    old = {}
+    for name in renamed.SETTINGS:  # the source knows only the fields of today
+        value = given.pop(f"{PREFIX}{name}".lower(), None)
+        if value is not None:
+            old[name] = value
     while True:
         try:
             found = source()
@@ -440,7 +466,7 @@ def _from_environment(variables: Mapping[str, str], mistakes: list[str]) -> dict
             }
     if isinstance(found.get("upstreams"), dict):  # a shell takes no dash in a variable's name
         found["upstreams"] = {name.replace("_", "-"): one for name, one in found["upstreams"].items()}
-    return found
+    return found | old
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -479,7 +505,7 @@ def _tables(value: object) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _unknown_variables(variables: Mapping[str, str]) -> list[str]:
-    known = {name.upper() for name in Settings.model_fields}
+    known = {name.upper() for name in (*Settings.model_fields, *renamed.SETTINGS)}
     unknown = []
     for name in sorted(variables):
         if not name.upper().startswith(PREFIX) or name.upper() in CLIENT_VARIABLES:

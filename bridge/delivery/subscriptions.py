@@ -35,17 +35,17 @@ class DeliverySettings:
     """How arrivals are treated.
 
     Args:
-        cold_wait_seconds: How long a first answer may wait for a task nobody has looked at.
+        first_state_timeout_seconds: How long a first answer may wait for a task nobody has looked at.
         max_connection_age_seconds: Each connection lives 0.8 to 1.0 of this.
-        sync_seconds: How long a provider's own waiting call is held before it is told to poll.
+        sync_wait_seconds: How long a provider's own waiting call is held before it is told to poll.
         max_tasks_per_connection: Tasks one connection may follow; 0 for as many as it likes.
         max_body_bytes: The largest body read of any request but a submit.
         max_submission_bytes: The largest body of a submit.
     """
 
-    cold_wait_seconds: float = 2.0
+    first_state_timeout_seconds: float = 2.0
     max_connection_age_seconds: float = 600.0
-    sync_seconds: float = 60.0
+    sync_wait_seconds: float = 60.0
     max_tasks_per_connection: int = 200
     max_body_bytes: int = 1024 * 1024
     max_submission_bytes: int = 16 * 1024 * 1024
@@ -148,7 +148,7 @@ class Subscriptions:
             UpstreamRefused: The provider refuses to show the only task.
             JournalError: The journal cannot be read.
         """
-        cold_until = self.clock.monotonic() + self.settings.cold_wait_seconds
+        cold_until = self.clock.monotonic() + self.settings.first_state_timeout_seconds
         self.hub.join(subscription, arrival.keys)
         latest = await self.journal.latest(arrival.keys)
         position = locate(arrival.token, epoch=self.journal.epoch, head=self.journal.head)
@@ -245,7 +245,7 @@ class Subscriptions:
         errors: dict[TaskKey, BridgeError | None] = {}
         looks = {asyncio.ensure_future(self.pool.wait_polled(key)): key for key in keys}
         try:
-            async with asyncio.timeout(self.settings.cold_wait_seconds):
+            async with asyncio.timeout(self.settings.first_state_timeout_seconds):
                 for look in asyncio.as_completed(looks):
                     await look
                     errors = {key: look.result() for look, key in looks.items() if look.done()}
@@ -262,7 +262,7 @@ class Subscriptions:
 
     async def _looked(self, key: TaskKey) -> BridgeError | None:
         try:
-            async with asyncio.timeout(self.settings.cold_wait_seconds):
+            async with asyncio.timeout(self.settings.first_state_timeout_seconds):
                 return await self.pool.wait_polled(key)
         except TimeoutError:
             return None

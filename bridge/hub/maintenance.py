@@ -22,11 +22,11 @@ class MaintenanceSettings:
     """When a connection is spoken to, ended, or given up; all in seconds.
 
     Args:
-        slow_seconds: How long a connection may take no byte that waits for it.
+        write_timeout_seconds: How long a connection may take no byte that waits for it.
     """
 
     keepalive_seconds: float = 15.0
-    slow_seconds: float = 30.0
+    write_timeout_seconds: float = 30.0
     period_seconds: float = 1.0
 
 
@@ -88,7 +88,7 @@ class ConnectionMaintenance:
             subscription.stuck_bytes = unsent
             return False
         subscription.stuck_bytes = unsent
-        return now - subscription.stuck_since >= self._settings.slow_seconds
+        return now - subscription.stuck_since >= self._settings.write_timeout_seconds
 
 
 CLOSING_SENTENCES = {

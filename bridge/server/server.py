@@ -18,7 +18,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets import http11
 
 from bridge.app import Bridge
-from bridge.config.settings import operations_address
+from bridge.config.settings import admin_address
 from bridge.errors import TooLarge
 from bridge.server.memory import MemoryTrimmer, free
 
@@ -52,11 +52,11 @@ def serve(bridge: Bridge) -> int:
     _raise_descriptor_limit()
     bridge.served_by_us = True
     listeners = [listen(bridge.settings.host, bridge.settings.port)]
-    apart = operations_address(bridge.settings)
+    apart = admin_address(bridge.settings)
     if apart is not None:
         listeners.append(listen(*apart))
-        bridge.operations_port = listeners[-1].getsockname()[1]
-    server = DrainingServer(bridge, _config(bridge, max_head_bytes=bridge.settings.max_head_bytes))
+        bridge.admin_port = listeners[-1].getsockname()[1]
+    server = DrainingServer(bridge, _config(bridge, max_head_bytes=bridge.settings.max_request_head_bytes))
     server.run(sockets=listeners)
     return 0 if server.started and not bridge.dead else 1
 
@@ -125,14 +125,18 @@ class DrainingServer(uvicorn.Server):
     async def _hurry(self) -> None:
         """Give up requests that do not come: one round over all connections, so that none needs a timer."""
         settings = self._bridge.settings
-        period = min(1.0, settings.header_seconds / 4, settings.body_seconds / 4)
+        period = min(
+            1.0, settings.request_header_timeout_seconds / 4, settings.request_body_timeout_seconds / 4
+        )
         assert self._loop is not None
         while True:
             await asyncio.sleep(period)
             for number, connection in enumerate(list(self.server_state.connections), start=1):
                 if isinstance(connection, TimeLimitedRequest):
                     connection.check_timeout(
-                        self._loop.time(), settings.header_seconds, settings.body_seconds
+                        self._loop.time(),
+                        settings.request_header_timeout_seconds,
+                        settings.request_body_timeout_seconds,
                     )
                 if number % SLICE == 0:
                     await asyncio.sleep(0)

@@ -49,17 +49,22 @@ class AccountRegistry:
     Args:
         upstreams: As the operator configured them, by name; their own keys are never used here.
         secret: Accounts are named with it; the same one gives a key the same name after a restart.
-        proof_seconds: How long it counts that an upstream took a key; a refusal is remembered as long.
+        ownership_cache_seconds: How long an upstream's answer about a key is cached, accepted or refused.
     """
 
     def __init__(
-        self, upstreams: Mapping[str, Upstream], clock: Clock, *, secret: bytes, proof_seconds: float
+        self,
+        upstreams: Mapping[str, Upstream],
+        clock: Clock,
+        *,
+        secret: bytes,
+        ownership_cache_seconds: float,
     ) -> None:
         self._own = upstreams
         self._clock = clock
         self._secret = blake2b(secret, digest_size=blake2b.MAX_KEY_SIZE).digest()
         self._accounts: dict[str, _Account] = {}
-        self._kept_seconds = max(proof_seconds, REFUSED_SECONDS)
+        self._kept_seconds = max(ownership_cache_seconds, REFUSED_SECONDS)
         self._refused_at: dict[tuple[str, str], float] = {}
         self._expelled: dict[tuple[str, str], None] = {}
 

@@ -77,7 +77,7 @@ async def run(*arguments: str, **variables: str) -> Ended:
 
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
-    async with stage(cold_wait_seconds=0.4) as made:
+    async with stage(first_state_timeout_seconds=0.4) as made:
         yield made
 
 

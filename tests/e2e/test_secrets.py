@@ -405,7 +405,12 @@ async def house(
 ) -> AsyncIterator[House]:
     """A bridge at debug level, its event loop too."""
     environment = settings.pop("environment", {}) | {"PYTHONASYNCIODEBUG": "1"}
-    wishes = {"log_level": "debug", "cold_wait_seconds": 0.3, "linger_seconds": 0.2, "drain_seconds": 0.2}
+    wishes = {
+        "log_level": "debug",
+        "first_state_timeout_seconds": 0.3,
+        "linger_seconds": 0.2,
+        "drain_seconds": 0.2,
+    }
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
     jar = aiohttp.DummyCookieJar()
     async with (

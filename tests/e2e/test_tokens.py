@@ -30,7 +30,9 @@ SUBMIT = {"model": "wan2.7", "prompt": "x"}
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
     wishes = TOKEN_SETTINGS | {"token_secrets": [SECRET, OTHER_SECRET]}
-    async with stage(allowed_origins=[PAGE], log_level="debug", cold_wait_seconds=0.4, **wishes) as made:
+    async with stage(
+        allowed_origins=[PAGE], log_level="debug", first_state_timeout_seconds=0.4, **wishes
+    ) as made:
         yield made
 
 

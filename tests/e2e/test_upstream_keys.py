@@ -93,7 +93,7 @@ async def provider(anyio_backend: str) -> AsyncIterator[TenantProvider]:
 
 @pytest.fixture(scope="module")
 async def place(provider: TenantProvider) -> AsyncIterator[House]:
-    async with house(provider, cold_wait_seconds=2.0) as made:
+    async with house(provider, first_state_timeout_seconds=2.0) as made:
         yield made
 
 
@@ -388,14 +388,14 @@ async def test_while_the_provider_is_down_nothing_unproven_is_shown(
     ann = provider.tenant("ann-waits")
     ref = ann.put("ended", "completed")
     journal = f"sqlite:{tmp_path / 'bridge.db'}"
-    async with house(provider, journal=journal, cold_wait_seconds=1.0) as first:
+    async with house(provider, journal=journal, first_state_timeout_seconds=1.0) as first:
         reply = await first.call(ann, path_of(ref))
         assert reply.json["status"] == "completed"
         cursor = reply.json["cursor"]
         assert await first.bridge.stop() == 0
     try:
         provider.down = True
-        async with house(provider, journal=journal, cold_wait_seconds=1.0) as second:
+        async with house(provider, journal=journal, first_state_timeout_seconds=1.0) as second:
             reply = await second.call(ann, path_of(ref))
             assert (reply.status, reply.json["code"]) == (503, "upstream_unavailable")
             async with second.stream(ann, f"{path_of(ref)}/events") as stream:
@@ -428,7 +428,7 @@ async def _history(house: House, tenant: Tenant, ref: str) -> list[str]:
 async def test_what_was_proven_is_asked_again_after_a_while(provider: TenantProvider) -> None:
     ann = provider.tenant("ann-again")
     ref = ann.put("ended", "completed")
-    async with house(provider, proof_seconds=0.05, linger_seconds=0) as place:
+    async with house(provider, ownership_cache_seconds=0.05, linger_seconds=0) as place:
         assert (await place.call(ann, path_of(ref))).status == 200
         await until(lambda: _status(place, ann, ref), 200)
         del ann.tasks["ended"]
@@ -512,7 +512,7 @@ async def test_the_clients_own_id_is_looked_for_among_the_callers_own_tasks() ->
 MISTAKES = [
     ({"account_secret": ACCOUNTS}, 'account_secret: needs auth = "upstream-key"'),
     ({"auth": "upstream-key", "account_secret": "short"}, "32 bytes"),
-    ({"auth": "upstream-key", "ops_host": "0.0.0.0"}, "no key of a provider makes an operator"),
+    ({"auth": "upstream-key", "admin_host": "0.0.0.0"}, "no key of a provider makes an operator"),
     ({"auth": "upstream-key", "token_secrets": f'["{SECRET}"]'}, "token_issuer"),
 ]
 

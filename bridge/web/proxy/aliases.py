@@ -31,7 +31,7 @@ async def find_by_alias(
         raise TaskNotFound("this upstream finds no task by the client's own id")
     now = subscriptions.clock.monotonic()
     free_at = upstream.limiter.free_at(now)
-    if free_at is None or free_at > now + subscriptions.settings.cold_wait_seconds:
+    if free_at is None or free_at > now + subscriptions.settings.first_state_timeout_seconds:
         raise UpstreamBusy("the budget of this upstream is used up", retry_after=(free_at or now + 1) - now)
     await subscriptions.clock.sleep(free_at - now)
     seen = await find(upstream, asked)

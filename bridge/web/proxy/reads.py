@@ -28,7 +28,7 @@ class ProxyReads:
         if ended is not None:
             return document(ended)
         shown = await self._subscriptions.pool.shown(
-            key, seconds=self._subscriptions.settings.cold_wait_seconds
+            key, seconds=self._subscriptions.settings.first_state_timeout_seconds
         )
         if isinstance(shown, BridgeError):
             return error_response(shown, wait=self._next_look_in(key))

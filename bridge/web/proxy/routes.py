@@ -152,7 +152,7 @@ class ProxyRoutes:
     async def _sync(self, call: ProxyCall) -> Response:
         call.caller.authorize_upstream(TokenScope.SUBMIT, call.upstream.name)
         call.caller.authorize(TokenScope.READ)
-        seconds = self._authenticator.lasts(call.caller, self._subscriptions.settings.sync_seconds)
+        seconds = self._authenticator.lasts(call.caller, self._subscriptions.settings.sync_wait_seconds)
         return await self._creates.sync(
             call.request, call.caller, call.upstream, call.asked, call.body, seconds=seconds
         )

@@ -40,7 +40,7 @@ class Place:
     """A house whose callers bring keys."""
 
     def __init__(self, build: Callable[..., Any]) -> None:
-        self.house = build(accounts=partial(AccountRegistry, secret=b"secret", proof_seconds=PROOF))
+        self.house = build(accounts=partial(AccountRegistry, secret=b"secret", ownership_cache_seconds=PROOF))
         self.provider, self.clock = self.house.provider, self.house.clock
         self.accounts: AccountRegistry = self.house.accounts
         self.ownership = OwnershipVerifier(
@@ -216,8 +216,8 @@ async def test_no_task_is_watched_with_the_operators_own_key(place: Place) -> No
 
 
 async def test_a_name_tells_nothing_of_its_key_and_is_the_same_with_the_same_secret(place: Place) -> None:
-    again = AccountRegistry({}, place.clock, secret=b"secret", proof_seconds=PROOF)
-    other = AccountRegistry({}, place.clock, secret=b"another", proof_seconds=PROOF)
+    again = AccountRegistry({}, place.clock, secret=b"secret", ownership_cache_seconds=PROOF)
+    other = AccountRegistry({}, place.clock, secret=b"another", ownership_cache_seconds=PROOF)
     names = [one.enter(ANN) for one in (place.accounts, again, other)]
     assert names[0] == names[1] != names[2]
     assert "ann" not in "".join(names)

@@ -84,7 +84,7 @@ export class Plots {
     setText(
       byId("plots-problem"),
       moved
-        ? "This bridge serves its metrics at an address of their own (ops_host, ops_port), which this page cannot read."
+        ? "This bridge serves its metrics at an address of their own (admin_host, admin_port), which this page cannot read."
         : refused
           ? "To see the metrics you need a token with the scope admin."
           : "The metrics cannot be read at the moment.",

@@ -24,7 +24,7 @@ COMMANDS = [
     (one.page, line.removeprefix("$ "))
     for one in snippets("sh", "console")
     for line in one.text.splitlines()
-    if re.match(r"(\$ )?(\.venv/bin/)?bridge ", line)
+    if re.match(r"(\$ )?(\.venv/bin/)?(task)?bridge ", line)
 ]
 
 BROWSER = """
@@ -138,7 +138,7 @@ def test_a_command_line_uses_options_that_exist(page, line):
 
 def test_the_readme_names_the_commands_a_person_needs():
     wanted = ("serve", "check-config", "watch", "simulate", "submit")
-    assert [name for name in wanted if not re.search(rf"`[^`\n]*\b{name}\b|bridge {name}", README)] == []
+    assert [name for name in wanted if not re.search(rf"`[^`\n]*\b{name}\b|taskbridge {name}", README)] == []
 
 
 def test_the_example_configuration_passes_its_check(monkeypatch):

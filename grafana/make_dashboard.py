@@ -74,7 +74,7 @@ class Panel:
     width: int = 8
     height: int = 8
     steps: tuple[tuple[str, float | None], ...] = ()
-    runbook: str = "operations.md#what-to-look-at-when-"
+    runbook: str = "operations.md#what-to-check-when-"
     options: dict[str, Any] = field(default_factory=dict)
     custom: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -346,7 +346,7 @@ def fanout() -> Iterator[Panel]:
         "the clients disconnects them.",
         Target(rate("bridge_connections_total", OF), "opened"),
         Target(f"-{rate('bridge_disconnects_total', OF, 'reason')}", "{{reason}}"),
-        runbook="operations.md#what-to-look-at-when-",
+        runbook="operations.md#what-to-check-when-",
     )
     yield lines(
         "States delivered per second",

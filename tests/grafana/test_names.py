@@ -183,7 +183,7 @@ def test_every_alert_says_how_urgent_it_is_and_what_to_do(rule: dict) -> None:
     assert anchor in anchors(PAGES[page])
     paragraph = re.split(r"\n#+ ", OPERATIONS.split(f"\n### {heading(anchor)}\n")[1])[0]
     assert f"`{rule['alert']}`" in paragraph
-    for word in ("Means", "Look at", "Do"):
+    for word in ("Means", "Check", "Do"):
         assert f"**{word}**" in paragraph
     assert f"a {rule['labels']['severity']}" in paragraph
 

@@ -49,18 +49,18 @@ def planned(row):
         (
             "polls of providers",
             [
-                ("upstream", "ours, as fast as it can", "a second"),
-                ("upstream", "ours, many tasks", "a second"),
+                ("upstream", "ours, maximum rate", "per second"),
+                ("upstream", "ours, many tasks", "per second"),
                 20_000,
             ],
         ),
-        ("new streams", [("connect", "ours SSE", "a second"), ("connect", "ours WebSocket", "a second")]),
+        ("new streams", [("connect", "ours SSE", "per second"), ("connect", "ours WebSocket", "per second")]),
         (
             "all clients reconnected after a kill and a start",
             [("restart", "ours", "connections"), ("restart", "ours", "seconds")],
         ),
-        ("memory of an idle SSE stream", [("idle", "ours SSE", "KB a connection")]),
-        ("memory of an idle WebSocket", [("idle", "ours WebSocket", "KB a connection")]),
+        ("memory of an idle SSE stream", [("idle", "ours SSE", "KB per connection")]),
+        ("memory of an idle WebSocket", [("idle", "ours WebSocket", "KB per connection")]),
     ],
 )
 def test_the_sizing_says_what_was_measured(row, numbers):

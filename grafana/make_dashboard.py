@@ -564,7 +564,7 @@ def _placed() -> Iterator[dict[str, Any]]:
         top += height
 
 
-def _written(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
+def _written(panel: Panel, number: int, grid: dict[str, int]) -> dict[str, Any]:
     steps = panel.steps or ((GREEN if panel.kind == "stat" else "transparent", None),)
     defaults = {
         "unit": panel.unit,
@@ -584,7 +584,7 @@ def _written(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]
         "title": panel.title,
         "description": panel.description,
         "datasource": DATASOURCE,
-        "gridPos": place,
+        "gridPos": grid,
         "targets": [
             _target_json(target, letter) for target, letter in zip(panel.targets, "ABCDEF", strict=False)
         ],

@@ -33,7 +33,7 @@ BOARD = HERE / "dashboards" / "bridge.json"
 WIDE, ROW = 1360, 27  # pixels: the picture, and one row of Grafana's grid
 DOTS = 100
 GAP = 6
-MOST_NAMES = 5
+MAX_NAMES = 5
 PAGE, CARD, LINE, TEXT, FAINT = "#111217", "#181b1f", "#2c3235", "#d8d9da", "#8e9297"
 PALETTE = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#b877d9", "#5794f2", "#ff7383", "#c0d8ff", "#fade2a")
 NAMED = {
@@ -101,7 +101,7 @@ class Prometheus:
             return json.load(answer)["data"]
 
 
-def draw(board: dict[str, Any], prometheus: Prometheus, place: Path) -> None:
+def draw(board: dict[str, Any], prometheus: Prometheus, output: Path) -> None:
     """The whole dashboard as one PNG."""
     mpl.rcParams.update({"font.size": 6.5, "font.family": "DejaVu Sans", "text.parse_math": False})
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
@@ -118,8 +118,8 @@ def draw(board: dict[str, Any], prometheus: Prometheus, place: Path) -> None:
             )
         else:
             _panel(figure, panel, prometheus, box, (wide, high))
-    figure.savefig(place)
-    Image.open(place).convert("RGB").quantize(224, dither=Image.Dither.NONE).save(place, optimize=True)
+    figure.savefig(output)
+    Image.open(output).convert("RGB").quantize(224, dither=Image.Dither.NONE).save(output, optimize=True)
 
 
 def _panel(
@@ -170,7 +170,7 @@ def _timeseries(figure: Figure, panel: dict[str, Any], prometheus: Prometheus, b
     defaults = panel["fieldConfig"]["defaults"]
     stacked = "stacking" in defaults["custom"]
     found.sort(key=lambda line: line.name)
-    if len(found) > MOST_NAMES:  # the picture is narrower than a screen
+    if len(found) > MAX_NAMES:  # the picture is narrower than a screen
         found = [line for line in found if any(line.values)]
     if stacked:
         times = sorted({at for line in found for at in line.times})
@@ -331,7 +331,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("prometheus", help="URL of the Prometheus")
-    parser.add_argument("place", type=Path, help="the PNG to write")
+    parser.add_argument("output", type=Path, help="the PNG to write")
     parser.add_argument("--minutes", type=float, default=60.0, help="length of the time range")
     parser.add_argument(
         "--window", default="1m", help="rate window, four times the scrape interval in Grafana"
@@ -342,7 +342,7 @@ def main() -> None:
     end = time.time()  # noqa: TID251 - no bridge here
     seconds = asked.minutes * 60
     prometheus = Prometheus(asked.prometheus, end - seconds, end, max(seconds / 240, 1.0), asked.window)
-    draw(json.loads(BOARD.read_text("utf-8")), prometheus, asked.place)
+    draw(json.loads(BOARD.read_text("utf-8")), prometheus, asked.output)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def tool(name: str) -> Path | None:
 
 
 def effective(variables: Mapping[str, str]) -> dict[str, Any]:
-    """The bridge's settings with these variables; it must find no mistake."""
+    """The bridge's settings with these variables; it must find no error."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
     done = subprocess.run(
         [sys.executable, "-m", "bridge", "check-config"],

@@ -1,4 +1,4 @@
-"""The image: what the Dockerfile says, and what comes out of it when it is done without an engine."""
+"""The image: the Dockerfile, and the result of its steps without an engine."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_it_runs_as_a_number_in_exec_form_and_is_stopped_by_what_drains() -> Non
 
 def test_no_secret_and_no_way_in_without_one_is_baked_in() -> None:
     set_here = {name for name in FINAL.environment if name.startswith("BRIDGE_")}
-    assert set_here == {"BRIDGE_HOST"}  # whatever stands here beats the operator's file
+    assert set_here == {"BRIDGE_HOST"}  # a variable here would override the operator's file
 
 
 def test_the_labels_are_those_of_the_open_container_initiative() -> None:
@@ -107,7 +107,7 @@ def _pins(lock: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 async def running() -> AsyncIterator[tuple[Container, Provider]]:
-    """The container, with a simulated provider that it looks at; built once."""
+    """The container, with a simulated provider; built once."""
     if (reason := why_not()) is not None:
         missing(reason)
     import aiohttp

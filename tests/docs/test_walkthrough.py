@@ -35,7 +35,7 @@ def anyio_backend() -> str:
 
 
 def commands(page: str) -> list[str]:
-    """What a page tells the reader to type, one command after the other."""
+    """The commands that a page asks the reader to type, in order."""
     return [
         re.sub(r"\s+#.*$", "", line)
         for one in snippets("sh", page=page)

@@ -1,4 +1,4 @@
-"""The manifests: rendered, checked against the schemas, and against what the bridge itself says."""
+"""The manifests: rendered, checked against the schemas and against the bridge itself."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_a_command_line_uses_options_that_exist(page, line):
 
 def test_the_readme_names_the_commands_a_person_needs():
     wanted = ("serve", "check-config", "watch", "simulate", "submit")
-    assert [name for name in wanted if not re.search(rf"`[^`\n]*\b{name}\b|bridge {name}", README)] == []
+    assert [name for name in wanted if not re.search(rf"`[^`\n]*\b{name}\b|taskbridge {name}", README)] == []
 
 
 def test_the_example_configuration_passes_its_check(monkeypatch):

@@ -208,36 +208,37 @@ def check_frame(dialect, event, text):
 
 
 @EVERY
-@pytest.mark.parametrize("body", HUGE.values(), ids=HUGE)
-def test_size_and_depth_are_no_weapons(name, body):
+def test_size_and_depth_are_no_weapons(name):
     dialect = DIALECTS[name]
-    for status in (200, 500):
-        check_status(dialect, HttpResponse(status, {}, body))
-        check_submitted(dialect, HttpResponse(status, {}, body), Submission(body=body))
-        check_follow_up(dialect, HttpResponse(status, {}, body))
-    for event in (None, "error"):
-        check_frame(dialect, event, body.decode("utf-8", "replace"))
-    assert isinstance(dialect.read_callback(body), Callback)
-    submission = Submission(body=body)
-    assert dialect.client_id(submission) is None
-    assert isinstance(dialect.with_callback(submission, "https://bridge.example/cb"), Submission)
+    for body in HUGE.values():
+        for status in (200, 500):
+            check_status(dialect, HttpResponse(status, {}, body))
+            check_submitted(dialect, HttpResponse(status, {}, body), Submission(body=body))
+            check_follow_up(dialect, HttpResponse(status, {}, body))
+        for event in (None, "error"):
+            check_frame(dialect, event, body.decode("utf-8", "replace"))
+        assert isinstance(dialect.read_callback(body), Callback)
+        submission = Submission(body=body)
+        assert dialect.client_id(submission) is None
+        assert isinstance(dialect.with_callback(submission, "https://bridge.example/cb"), Submission)
 
 
 HOSTILE_IDS = [
     part * (256 // len(part)) for part in ("a", "-", "a/", "a-", "a.", "/", "videos/", "a_b/", "0", ":")
 ]
+HOSTILE_IDS += [task_id[:-1] + "!" for task_id in HOSTILE_IDS]
 
 
 @EVERY
-@pytest.mark.parametrize("task_id", [*HOSTILE_IDS, *(task_id[:-1] + "!" for task_id in HOSTILE_IDS)])
-def test_no_id_keeps_a_pattern_busy(name, task_id):
+def test_no_id_keeps_a_pattern_busy(name):
     dialect = DIALECTS[name]
-    for call in (dialect.status_request, dialect.cancel_request, dialect.stream_request):
-        try:
-            request = call(task_id)
-        except errors.InvalidRequest:
-            continue
-        assert request is None or request.base_url is None or dialect.hosts.own(request.base_url)
+    for task_id in HOSTILE_IDS:
+        for call in (dialect.status_request, dialect.cancel_request, dialect.stream_request):
+            try:
+                request = call(task_id)
+            except errors.InvalidRequest:
+                continue
+            assert request is None or request.base_url is None or dialect.hosts.own(request.base_url)
 
 
 @EVERY

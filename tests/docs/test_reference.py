@@ -98,7 +98,7 @@ def served():
     desk = SimpleNamespace(pool=None, clock=SimpleNamespace(time=lambda: 0.0))
     rest = dict.fromkeys(one.name for one in fields(Services))
     rest["inspector"] = InspectorRoutes(desk, None, None, None, keepalive_seconds=15.0)
-    for route in routes(Services(**rest | {"desk": desk})):
+    for route in routes(Services(**rest | {"subscriptions": desk})):
         path = re.sub(r":\w+}", "}", route.path)
         methods = sorted(route.methods - {"HEAD"}) if isinstance(route, Route) else ["GET"]
         yield from ((method, path) for method in methods)

@@ -6,7 +6,7 @@ PYTHON ?= python3
 # as root on Debian or Ubuntu what is missing is installed; anybody else is told what it is
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
-.PHONY: help demo test check fix serve simulate clean tools bench chaos soak dist release releasable
+.PHONY: help demo test test-all coverage check fix serve simulate clean tools bench chaos soak dist release releasable
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,8 +31,17 @@ tools: $(VENV)/.develop ## what tests need beside Python packages
 demo: $(VENV)/.run ## simulated providers, the bridge, and tasks going through
 	$(BIN)/bridge demo
 
-test: tools ## all tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: tools ## unit, contract, stateful, end to end, chaos and client tests: some three minutes
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not extended" $(PYTEST)
+
+test-all: tools ## what `make test` leaves out: browser, Node, deploy, recipes, release
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m extended $(PYTEST)
+
+coverage: tools ## lines and branches of bridge/ over commands and child processes
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	COVERAGE_PROCESS_START= $(BIN)/python -m coverage run -m pytest -n 3 --dist loadfile $(PYTEST); \
+	  status=$$?; $(BIN)/python -m coverage combine --quiet; $(BIN)/python -m coverage report; exit $$status
 
 check: $(VENV)/.develop ## what CI checks without running the product
 	$(BIN)/ruff format --check .
@@ -65,7 +74,7 @@ dist: $(VENV)/.develop ## wheel and source distribution into dist/, looked throu
 	$(BIN)/check-wheel-contents dist/*.whl
 	$(BIN)/twine check --strict dist/*
 
-release: releasable check test dist ## all that comes before a release; ends with the commands that publish it
+release: releasable check test test-all dist ## all that comes before a release; ends with the commands that publish it
 	@version=$$($(BIN)/python -c 'import bridge; print(bridge.__version__)'); \
 	  printf 'What is left:\n  %s\n  %s\n  %s\n' "git tag --annotate v$$version --message v$$version" \
 	    "git push --follow-tags" "$(BIN)/twine upload dist/*"

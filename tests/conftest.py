@@ -45,8 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def forget_surroundings() -> None:
     """Undo what a shell, `nohup` or a supervisor hands down, here and so for every child.
 
-    An ignored signal stays ignored over exec: under `trap '' INT`, or in a background job of `sh`, a child that
-    is sent SIGINT would never end. Python's own handler is reset by exec, so children start as usual.
+    An ignored signal stays ignored over exec: under `trap '' INT`, or in a background job of `sh`, a child
+    that is sent SIGINT would never end. Python's own handler is reset by exec, so children start as usual.
     """
     for number in SIGNALS:
         if signal.getsignal(number) is signal.SIG_IGN:

@@ -256,9 +256,6 @@ def _kinds(tree: ast.AST) -> dict[ast.AST, str]:
             is_command = re.search(r"\b(?:command|group)\b", decorators)
             kind = "command help" if is_command else "docstring"
             mark(node.body[0] if ast.get_docstring(node) else None, kind)
-                node.body[0] if ast.get_docstring(node) else None,
-                "command help" if is_command else "docstring",
-            )
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             kind = next((kind for pattern, kind in CALLS.items() if re.search(pattern, called)), None)

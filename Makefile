@@ -2,6 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+PARALLEL := -n 3 --dist loadfile
 PYTHON ?= python3
 # as root on Debian or Ubuntu what is missing is installed; anybody else is told what it is
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
@@ -32,16 +33,15 @@ demo: $(VENV)/.run ## simulated providers, the bridge, and tasks going through
 	$(BIN)/bridge demo
 
 test: tools ## unit, contract, stateful, end to end, chaos and client tests: some three minutes
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not extended" $(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not extended"
 
 test-all: tools ## what `make test` leaves out: browser, Node, deploy, recipes, release
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m extended $(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL) -m extended
 
-coverage: tools ## lines and branches of bridge/ over commands and child processes
-	rm -rf build/coverage
-	mkdir -p build/coverage
-	COVERAGE_PROCESS_START= $(BIN)/python -m coverage run -m pytest -n 3 --dist loadfile $(PYTEST); \
-	  status=$$?; $(BIN)/python -m coverage combine --quiet; $(BIN)/python -m coverage report; exit $$status
+coverage: tools ## lines and branches of bridge/ that all tests run, in every process; COVERED="tests/unit" for some
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL) $(COVERED); status=$$?; \
+	  $(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report; exit $$status
 
 check: $(VENV)/.develop ## what CI checks without running the product
 	$(BIN)/ruff format --check .

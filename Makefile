@@ -2,6 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+PARALLEL := -n 3 --dist loadfile
 PYTHON ?= python3
 # as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
@@ -32,7 +33,15 @@ demo: $(VENV)/.run ## simulated providers, the bridge and sample tasks
 	$(BIN)/taskbridge demo
 
 test: tools ## unit, contract, stateful, end to end, chaos and client tests: some three minutes
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not extended" $(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not extended"
+
+test-all: tools ## what `make test` leaves out: browser, Node, deploy, recipes, release
+	$(BIN)/python -m pytest $(PARALLEL) -m extended
+
+coverage: tools ## lines and branches of bridge/ that all tests run, in every process; COVERED="tests/unit" for some
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL) $(COVERED); status=$$?; \
+	  $(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report; exit $$status
 
 test-all: tools ## what `make test` leaves out: browser, Node, deploy, recipes, release
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m extended $(PYTEST)

@@ -19,6 +19,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.extended
 @pytest.mark.timeout(240)
 def test_scenarios_run_tiny_and_every_client_ends_right(tmp_path: Path) -> None:
     results = tmp_path / "tiny.json"

@@ -11,7 +11,8 @@ from pathlib import Path
 from playwright.async_api import Browser, expect
 
 from bridge.clock import SystemClock
-from tests.browser.inspecting import NARROW, Inspector, chromium, inspecting
+from tests.browser.chromium import launch_chromium
+from tests.browser.inspecting import NARROW, Inspector, inspecting
 from tests.e2e.scene import Scene, stage
 from tests.harness import qingbo
 
@@ -30,7 +31,7 @@ SVG = (
 async def main() -> None:
     """Take them all."""
     PICTURES.mkdir(exist_ok=True)
-    async with chromium("--disable-lcd-text") as browser:
+    async with launch_chromium("--disable-lcd-text") as browser:
         async with stage(keepalive_seconds=2) as scene:
             await take(browser, scene, "inspector-light.png", scheme="light", tab="Self-test")
         async with stage() as scene:

@@ -97,7 +97,7 @@ class Studio:
         """Let the provider's time pass."""
         self.running.world.clock.advance(seconds)
 
-    def looked(self, since: float) -> list[tuple[float, str]]:
+    def polled_since(self, since: float) -> list[tuple[float, str]]:
         """The status calls since a moment."""
         return [(at, f"{self.name}/{task_id}") for at, task_id in self.looks if at >= since]
 

@@ -15,8 +15,9 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser
 
+from tests.browser.chromium import launch_chromium
 from tests.chaos.proxy import free_port
-from tests.docs.browsing import chromium, visited
+from tests.docs.browsing import visited
 from tests.docs.pages import ROOT, Snippet, snippets
 from tests.docs.programs import ran, started
 from tests.docs.recipes import needed
@@ -87,7 +88,7 @@ class Desk:
 
 @pytest.fixture(scope="module")
 async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
-    async with chromium() as made:
+    async with launch_chromium() as made:
         yield made
 
 

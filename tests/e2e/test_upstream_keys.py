@@ -467,13 +467,6 @@ async def test_operators_may_be_asked_for_tokens(provider: TenantProvider) -> No
         assert (await place.call(None, path_of(ref), headers=bearer("*"))).status == 401
 
 
-async def test_no_key_is_written_anywhere(place: House) -> None:
-    for path in ("/status", "/metrics"):
-        async with place.http.get(place.operations + path) as answer:
-            assert "key-of-" not in await answer.text()
-    assert not [line for line in place.bridge.log if "key-of-" in line]
-
-
 async def test_the_clients_own_id_is_looked_for_among_the_callers_own_tasks() -> None:
     async with (
         running_simulator() as simulator,

@@ -47,6 +47,11 @@ class Client:
     end: tuple[str, ...] = ("done", "end")
 
     @property
+    def runs_on_node(self) -> bool:
+        """Whether its driver is JavaScript."""
+        return self.driver.endswith(".mjs")
+
+    @property
     def missing(self) -> str | None:
         """What must be installed first, if anything."""
         if self.needs == "python":
@@ -139,7 +144,7 @@ class Driven:
 @asynccontextmanager
 async def driven(client: Client, url: str, until: str) -> AsyncIterator[Driven]:
     """A client following the stream at `url` until `end`, or until a `204`."""
-    runner = "node" if client.driver.endswith(".mjs") else sys.executable
+    runner = "node" if client.runs_on_node else sys.executable
     variables = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     process = await asyncio.create_subprocess_exec(
         runner, str(HERE / client.driver), url, until, stdout=PIPE, stderr=PIPE, env=variables

@@ -43,15 +43,6 @@ coverage: tools ## lines and branches of bridge/ that all tests run, in every pr
 	$(BIN)/python -m coverage run -m pytest $(PARALLEL) $(COVERED); status=$$?; \
 	  $(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report; exit $$status
 
-test-all: tools ## what `make test` leaves out: browser, Node, deploy, recipes, release
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m extended $(PYTEST)
-
-coverage: tools ## lines and branches of bridge/ over commands and child processes
-	rm -rf build/coverage
-	mkdir -p build/coverage
-	COVERAGE_PROCESS_START= $(BIN)/python -m coverage run -m pytest -n 3 --dist loadfile $(PYTEST); \
-	  status=$$?; $(BIN)/python -m coverage combine --quiet; $(BIN)/python -m coverage report; exit $$status
-
 check: $(VENV)/.develop ## format, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ ARG PYTHON=python:3.13.15-slim-bookworm@sha256:ed86c82274b3c69b52fb5820f358f0bd7
 
 FROM ${PYTHON} AS build
 WORKDIR /build
-# Dependencies change seldom: they are a layer of their own, before the source.
+# Dependencies change rarely: they are a separate layer, before the source.
 COPY deploy/image/uv.txt deploy/image/requirements.txt ./
 RUN python -m pip install --no-cache-dir --no-deps --only-binary=:all: --require-hashes --requirement uv.txt \
     && uv venv --no-cache --python /usr/local/bin/python /app \
@@ -21,25 +21,25 @@ FROM ${PYTHON}
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="task-event-bridge" \
-      org.opencontainers.image.description="Looks once per asynchronous task and tells everybody who waits." \
+      org.opencontainers.image.description="Polls each asynchronous task once and fans its state out to every subscriber." \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# Outside of the container nobody reaches its loopback, so it listens on all addresses; without `auth` it then refuses
-# to start. Byte code was written by the installation, and later there is nowhere to write it.
+# The loopback of the container cannot be reached from outside, so it listens on all addresses; without `auth` it then
+# refuses to start. Bytecode was compiled by the installation, and the file system is read-only later.
 ENV PATH=/app/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     BRIDGE_HOST=0.0.0.0
 COPY --from=build /app /app
 COPY --from=build --chown=10001:10001 /data /data
-# The journal's default, ./bridge.db, is under here: the one place that is written to.
+# The journal's default, ./bridge.db, is here: the only folder that is written to.
 WORKDIR /data
 VOLUME ["/data"]
-# A number, so that an orchestrator can see that it is not root.
+# Numeric, so that an orchestrator can verify that it is not root.
 USER 10001:10001
 EXPOSE 8080 8081
-# The bridge drains on it, for drain_seconds (20) at the most: give `docker stop` more than its 10 seconds.
+# The bridge drains on it, for at most drain_seconds (20): give `docker stop` more than its default 10 seconds.
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["bridge", "health"]
-ENTRYPOINT ["bridge"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["taskbridge", "health"]
+ENTRYPOINT ["taskbridge"]
 CMD ["serve"]

@@ -2,13 +2,14 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+PARALLEL := -n 3 --dist loadfile
 PYTHON ?= python3
-# as root on Debian or Ubuntu what is missing is installed; anybody else is told what it is
+# as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
-.PHONY: help demo test check fix serve simulate clean tools bench chaos soak dist release releasable
+.PHONY: help demo test test-all coverage check fix serve simulate clean tools bench chaos soak dist release releasable
 
-help: ## what there is to make
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 $(VENV)/.run: pyproject.toml
@@ -25,49 +26,57 @@ $(VENV)/.develop: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --group check --group test
 	touch $@
 
-tools: $(VENV)/.develop ## what tests need beside Python packages
+tools: $(VENV)/.develop ## install what tests need besides Python packages
 	$(BIN)/python tests/tools/install.py
 
-demo: $(VENV)/.run ## simulated providers, the bridge, and tasks going through
-	$(BIN)/bridge demo
+demo: $(VENV)/.run ## simulated providers, the bridge and sample tasks
+	$(BIN)/taskbridge demo
 
-test: tools ## all tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: tools ## unit, contract, stateful, end to end, chaos and client tests: some three minutes
+	$(BIN)/python -m pytest $(PARALLEL) -m "not extended"
 
-check: $(VENV)/.develop ## what CI checks without running the product
+test-all: tools ## what `make test` leaves out: browser, Node, deploy, recipes, release
+	$(BIN)/python -m pytest $(PARALLEL) -m extended
+
+coverage: tools ## lines and branches of bridge/ that all tests run, in every process; COVERED="tests/unit" for some
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL) $(COVERED); status=$$?; \
+	  $(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report; exit $$status
+
+check: $(VENV)/.develop ## format, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fix: $(VENV)/.develop ## format, and mend what can be mended by machine
+fix: $(VENV)/.develop ## auto-format and auto-fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-serve: $(VENV)/.run ## the bridge with ./bridge.toml
-	$(BIN)/bridge serve --config bridge.toml
+serve: $(VENV)/.run ## run the bridge with ./bridge.toml
+	$(BIN)/taskbridge serve --config bridge.toml
 
-simulate: $(VENV)/.run ## the three providers on port 9090
-	$(BIN)/bridge simulate
+simulate: $(VENV)/.run ## run three simulated providers on port 9090
+	$(BIN)/taskbridge simulate
 
-bench: $(VENV)/.run ## the measurements of docs/performance.md; BENCH="fanout idle" for some
+bench: $(VENV)/.run ## run the benchmarks of docs/performance.md; BENCH="fanout idle" for some
 	$(BIN)/python -m bench.run $(BENCH)
 
-chaos: $(VENV)/.develop ## everything dies, at full size and by chance; CHAOS_SECONDS=600 CHAOS_SEED=...
+chaos: $(VENV)/.develop ## kill and break everything at random, at full size; CHAOS_SECONDS=600 CHAOS_SEED=...
 	$(BIN)/python -m tests.chaos.long
 
-soak: $(VENV)/.develop ## half an hour of coming and going, memory as a table; SOAK_SECONDS=1800
+soak: $(VENV)/.develop ## connection churn for half an hour, memory as a table; SOAK_SECONDS=1800
 	$(BIN)/python -m tests.chaos.soak
 
-dist: $(VENV)/.develop ## wheel and source distribution into dist/, looked through
+dist: $(VENV)/.develop ## build wheel and source distribution into dist/, checked
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/check-wheel-contents dist/*.whl
 	$(BIN)/twine check --strict dist/*
 
-release: releasable check test dist ## all that comes before a release; ends with the commands that publish it
+release: releasable check test test-all dist ## all that comes before a release; ends with the commands that publish it
 	@version=$$($(BIN)/python -c 'import bridge; print(bridge.__version__)'); \
-	  printf 'What is left:\n  %s\n  %s\n  %s\n' "git tag --annotate v$$version --message v$$version" \
+	  printf 'Remaining steps:\n  %s\n  %s\n  %s\n' "git tag --annotate v$$version --message v$$version" \
 	    "git push --follow-tags" "$(BIN)/twine upload dist/*"
 
 releasable: $(VENV)/.develop
@@ -76,5 +85,5 @@ releasable: $(VENV)/.develop
 	  grep -qE "^## \[$$version\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$$" CHANGELOG.md || \
 	  { echo "CHANGELOG.md has no heading '## [$$version] - DATE'."; exit 1; }
 
-clean: ## everything that can be made again
+clean: ## remove everything that can be built again
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,1 +1,1 @@
-"""Measures the bridge against its peers and the kernel: docs/performance.md. Not part of the wheel."""
+"""Benchmarks of the bridge, other servers and the kernel: docs/performance.md. Not part of the wheel."""

@@ -1,4 +1,4 @@
-"""Starts and ends servers, provider and load: servers on one core, the rest on another."""
+"""Starts and stops servers, provider and load generator: servers on one core, the rest on another."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "bench"
 SERVER_CORE, LOAD_CORE = 0, 1
 START_SECONDS = 30.0
-MOST_SECONDS = 900
+MAX_SECONDS = 900
 
-# Only what would disturb a measurement is set; everything else is the bridge as it is shipped.
+# Only settings that would disturb a measurement are changed; everything else is the default.
 SETTINGS = {"max_connection_age_seconds": 86_400, "log_level": "warning", "log_format": "json"}
 QUIET = {"poll_min_seconds": 600, "poll_max_seconds": 600}
 
 
 class Failed(Exception):
-    """A run that brought no number."""
+    """A run without a result."""
 
 
 class NotInstalled(Failed):
-    """A contender that this machine does not have."""
+    """A contender that is not installed on this machine."""
 
 
 @dataclass
 class Server:
-    """One contender, listening.
+    """One running contender.
 
     Args:
-        trigger: What the load needs to publish.
-        provider: Its control port, where there is a provider.
+        trigger: Options of the load generator for publishing.
+        provider: Control port of the provider, if there is one.
     """
 
     name: str
@@ -63,39 +63,41 @@ class Server:
 
     @property
     def pids(self) -> list[int]:
-        """All its processes."""
+        """All processes of the server."""
         return machine.family(self.process.pid)
 
 
 class Load:
-    """The load generator: commands in, numbers out."""
+    """The load generator: takes commands, returns measurements."""
 
-    def __init__(self, server: Server, *, tasks: int, per_conn: int = 1, patience: float = 30.0) -> None:
-        words = [str(BUILD / "load"), "--port", str(server.port), "--path", server.path]
-        words += ["--tasks", str(tasks), "--per-conn", str(per_conn), "--patience", str(patience)]
-        words += ["--max-seconds", str(MOST_SECONDS), "--pids", ",".join(map(str, server.pids))]
-        words += ["--item", server.item] if server.item else []
-        words += ["--websocket", "1"] if server.websocket else []
-        words += ["--protocol", server.protocol] if server.protocol else []
-        self.process = start([*words, *server.trigger], core=LOAD_CORE, stdin=subprocess.PIPE)
+    def __init__(self, server: Server, *, tasks: int, per_conn: int = 1, timeout: float = 30.0) -> None:
+        command = [str(BUILD / "load"), "--port", str(server.port), "--path", server.path]
+        command += ["--tasks", str(tasks), "--per-conn", str(per_conn), "--timeout", str(timeout)]
+        command += ["--max-seconds", str(MAX_SECONDS), "--pids", ",".join(map(str, server.pids))]
+        command += ["--item", server.item] if server.item else []
+        command += ["--websocket", "1"] if server.websocket else []
+        command += ["--protocol", server.protocol] if server.protocol else []
+        self.process = start([*command, *server.trigger], core=LOAD_CORE, stdin=subprocess.PIPE)
         self._rest = b""
 
     def __call__(self, command: str, *numbers: float, seconds: float = 300.0) -> dict[str, Any]:
-        """Give a command and wait for its answer."""
-        self.tell(command, *numbers)
+        """Send a command and wait for its reply."""
+        self.send(command, *numbers)
         return self.answer(seconds=seconds)
 
-    def tell(self, command: str, *numbers: float) -> None:
-        """Give a command; the answer must be fetched with `answer`."""
+    def send(self, command: str, *numbers: float) -> None:
+        """Send a command; fetch its reply with `answer`."""
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(f"{command} {' '.join(f'{one:.10g}' for one in numbers)}\n".encode())
+            self.process.stdin.write(
+                f"{command} {' '.join(f'{number:.10g}' for number in numbers)}\n".encode()
+            )
             self.process.stdin.flush()
         except BrokenPipeError:
             raise Failed("the load generator ended") from None
 
     def answer(self, *, seconds: float = 300.0) -> dict[str, Any]:
-        """The answer to the oldest command."""
+        """Return the reply to the oldest command."""
         line = read_line(self.process, seconds)
         if not line:
             raise Failed("the load generator ended or hangs")
@@ -103,9 +105,9 @@ class Load:
 
 
 @contextmanager
-def loading(server: Server, *, tasks: int = 1, per_conn: int = 1, patience: float = 30.0) -> Iterator[Load]:
-    """A load generator for one server."""
-    load = Load(server, tasks=tasks, per_conn=per_conn, patience=patience)
+def loading(server: Server, *, tasks: int = 1, per_conn: int = 1, timeout: float = 30.0) -> Iterator[Load]:
+    """Run a load generator for one server."""
+    load = Load(server, tasks=tasks, per_conn=per_conn, timeout=timeout)
     try:
         yield load
     finally:
@@ -132,14 +134,14 @@ def ours(
     pace: dict[str, Any] | None = None,
     more: tuple[str, ...] = (),
 ) -> Iterator[Server]:
-    """The bridge, with the whole product in the path; `inproc` leaves out the upstream side.
+    """Run the bridge, end to end; `inproc` leaves out the upstream side.
 
     Args:
-        memory: The journal that forgets, instead of the SQLite file that is the default.
-        malloc: Leave memory to the C library, which can give more of it back.
-        folder: Where that file stands, when it must outlive the process.
-        provider: Port and control port of one that runs already.
-        more: Further upstreams, which nobody asks for anything.
+        memory: Use the memory journal instead of SQLite, the default.
+        malloc: Set PYTHONMALLOC=malloc: the C library can return more memory to the system.
+        folder: Folder of the journal file, if it must outlive the process.
+        provider: Port and control port of a provider that is already running.
+        more: Names of further upstreams without requests.
     """
     with ExitStack() as stack:
         source, control = provider or stack.enter_context(providing(tasks))
@@ -165,11 +167,11 @@ def ours(
             words = [sys.executable, "-m", "bridge", "serve"]
         process = start(words, core=SERVER_CORE, env=variables)
         stack.callback(end, process)
-        said = read_line(process, START_SECONDS).decode()
-        if "listening on" not in said:
-            raise Failed(f"the bridge did not start: {said}")
-        at = int(said.rsplit(":", 1)[1])
-        alive(at)
+        line = read_line(process, START_SECONDS).decode()
+        if "listening on" not in line:
+            raise Failed(f"the bridge did not start: {line}")
+        at = int(line.rsplit(":", 1)[1])
+        wait_ready(at)
         yield Server(
             name="ours, in-process publisher" if inproc else "ours",
             port=at,
@@ -184,10 +186,10 @@ def ours(
 
 @contextmanager
 def providing(tasks: int) -> Iterator[tuple[int, int]]:
-    """The cheap provider; its port and its control port."""
+    """Run the benchmark provider; yield its port and control port."""
     port, control = machine.free_port(), machine.free_port()
     words = [sys.executable, "-m", "bench.provider", str(port), str(control), "--tasks", str(tasks)]
-    process = start([*words, "--seconds", str(MOST_SECONDS)], core=LOAD_CORE)
+    process = start([*words, "--seconds", str(MAX_SECONDS)], core=LOAD_CORE)
     try:
         _expect(process, "provider listening")
         yield port, control
@@ -197,7 +199,7 @@ def providing(tasks: int) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def limit(*, tasks: int = 1, websocket: bool = False) -> Iterator[Server]:
-    """`send()` in a loop."""
+    """Run the C program that calls `send()` in a loop."""
     port, control = machine.free_port(), machine.free_port()
     body = document("t0", token(0))
     with tempfile.NamedTemporaryFile() as frame:
@@ -214,7 +216,7 @@ def limit(*, tasks: int = 1, websocket: bool = False) -> Iterator[Server]:
 
 @contextmanager
 def naive(*, tasks: int = 1) -> Iterator[Server]:
-    """sse-starlette's response and a queue per client."""
+    """Run sse-starlette with a queue per client."""
     port, control = machine.free_port(), machine.free_port()
     words = [sys.executable, "-m", "bench.peers.naive", str(port), str(control), str(tasks)]
     process = start(words, core=SERVER_CORE)
@@ -228,10 +230,10 @@ def naive(*, tasks: int = 1) -> Iterator[Server]:
 
 @contextmanager
 def nchan(*, websocket: bool = False, publishers: int = 1) -> Iterator[Server]:
-    """nginx with nchan; the load publishes by HTTP, as a bridge behind it would have to.
+    """Run nginx with nchan; the load generator publishes over HTTP, as a bridge behind it would.
 
     Raises:
-        NotInstalled: It is not there.
+        NotInstalled: nchan is not installed.
     """
     modules = machine.nchan_modules()
     if modules is None:
@@ -278,7 +280,7 @@ def nchan(*, websocket: bool = False, publishers: int = 1) -> Iterator[Server]:
 
 
 def ask_provider(control: int, word: str) -> dict[str, Any]:
-    """What the provider was asked (`s`), or let it forget that (`z`)."""
+    """Return the provider's request counts (`s`), or reset them (`z`)."""
     with socket.create_connection(("127.0.0.1", control), timeout=10) as line:
         line.sendall(f"{word}\n".encode())
         if word == "z":
@@ -287,7 +289,7 @@ def ask_provider(control: int, word: str) -> dict[str, Any]:
 
 
 def streaming(server: Server, streams: int) -> None:
-    """Wait until the bridge follows this many streams of the provider."""
+    """Wait until the bridge follows this many provider streams."""
     assert server.provider is not None
     until = time.monotonic_ns() + int(START_SECONDS * 1e9)
     while ask_provider(server.provider, "s")["streams"] < streams:
@@ -297,14 +299,14 @@ def streaming(server: Server, streams: int) -> None:
 
 
 def get(port: int, path: str, *, accept: str = "*/*") -> str:
-    """A page of the bridge."""
+    """GET a page of the bridge."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return str(answer.read().decode())
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return str(response.read().decode())
 
 
-def alive(port: int) -> None:
-    """Wait until the bridge has started; it listens a moment before."""
+def wait_ready(port: int) -> None:
+    """Wait until the bridge is ready; it listens slightly earlier."""
     until = time.monotonic_ns() + int(START_SECONDS * 1e9)
     while time.monotonic_ns() < until:
         try:
@@ -317,13 +319,13 @@ def alive(port: int) -> None:
 
 
 def build() -> None:
-    """Compile what is in C, where it is older than its source."""
+    """Compile the C programs that are older than their source."""
     BUILD.mkdir(parents=True, exist_ok=True)
     for name in ("load", "limit"):
-        source, made = ROOT / "bench" / name / f"{name}.c", BUILD / name
-        if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
+        source, binary = ROOT / "bench" / name / f"{name}.c", BUILD / name
+        if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
             compiler = os.environ.get("CC", "cc")
-            subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", made, source], check=True)
+            subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", binary, source], check=True)
 
 
 def start(
@@ -338,7 +340,7 @@ def start(
 
 
 def end(process: subprocess.Popen[bytes], *, seconds: float = 0.5) -> None:
-    """End a process and its children, by force after a moment: what it serves is of no interest any more."""
+    """Terminate a process and its children; kill them after `seconds`."""
     pids = machine.family(process.pid)
     if seconds < 1:
         process.terminate()
@@ -356,7 +358,7 @@ def end(process: subprocess.Popen[bytes], *, seconds: float = 0.5) -> None:
 
 
 def kill(server: Server) -> None:
-    """As a crash does it."""
+    """Kill the server, as in a crash."""
     server.process.kill()
     server.process.wait()
 
@@ -381,4 +383,4 @@ def _reachable(port: int) -> None:
             time.sleep(0.05)
         else:
             return
-    raise Failed("nobody listens")
+    raise Failed("the server is not listening")

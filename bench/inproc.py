@@ -1,8 +1,8 @@
-"""The whole bridge, with a hook that appends to its journal: for runs that the upstream side must not limit.
+"""The whole bridge with a hook that appends to its journal: for runs not limited by the upstream side.
 
-The app is composed from settings as `bridge serve` composes it, on our own server. A control connection then
-records states on the event loop, where a watch would: journal, hub, delivery and metrics are in the path; the
-request to the provider, its dialect and the watch's decisions are not.
+The app is built from settings as by `taskbridge serve`, on its own server. A control connection then records
+states on the event loop, where a watch would: journal, hub, delivery and metrics are in the path; the request
+to the provider, its dialect and the watch's decisions are not.
 
     python -m bench.inproc CONTROL_PORT TASKS       settings from BRIDGE_ variables
 """
@@ -17,17 +17,18 @@ from contextlib import asynccontextmanager
 from bench.tokens import Lines, pick, token
 from bridge.app import Bridge
 from bridge.clock import SystemClock
-from bridge.config.settings import Settings, load
+from bridge.config.load import load
+from bridge.config.settings import Settings
 from bridge.core.task import Output, Source, State, Status, TaskKey
 from bridge.server.server import serve
 from bridge.telemetry.logs import configure
 
 UPSTREAM = "bytespike"
-MOST_WAITING = 1000
+MAX_PENDING = 1000
 
 
 class Driven(Bridge):
-    """A bridge whose journal obeys a control connection, too."""
+    """A bridge whose journal also takes states from a control connection."""
 
     def __init__(self, settings: Settings, control: int, tasks: int) -> None:
         super().__init__(settings)
@@ -37,16 +38,16 @@ class Driven(Bridge):
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """The same, while the control connection is served."""
+        """Run the bridge and serve the control connection."""
         async with super().running():
-            server = await asyncio.start_server(self._obey, "127.0.0.1", self._control)
+            server = await asyncio.start_server(self._serve_control, "127.0.0.1", self._control)
             try:
                 yield
             finally:
                 server.close()
 
-    async def _obey(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        waiting: set[asyncio.Task[None]] = set()
+    async def _serve_control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pending: set[asyncio.Task[None]] = set()
 
         async def publish(word: str, numbers: list[int]) -> None:
             first, count, batch = numbers
@@ -54,14 +55,14 @@ class Driven(Bridge):
                 for seq in range(begin, min(begin + batch, first + count)):
                     append = self._append(seq, final=word == "f")
                     if self.settings.journal == "memory":
-                        await append  # never waits
-                    else:  # one waits for the disk while others come, as watches do
+                        await append  # never blocks
+                    else:  # appends overlap while one waits for the disk, as with real watches
                         task = asyncio.create_task(append)
-                        waiting.add(task)
-                        task.add_done_callback(waiting.discard)
+                        pending.add(task)
+                        task.add_done_callback(pending.discard)
                 await asyncio.sleep(0)
-                if len(waiting) > MOST_WAITING:
-                    await asyncio.wait(waiting)
+                if len(pending) > MAX_PENDING:
+                    await asyncio.wait(pending)
 
         lines = Lines(publish)
         while data := await reader.read(65_536):
@@ -69,15 +70,15 @@ class Driven(Bridge):
         writer.close()
 
     async def _append(self, seq: int, *, final: bool) -> None:
-        wall = self._time.time()
+        now = self._time.time()
         state = State(
             status=Status.COMPLETED if final else Status.PROCESSING,
             upstream_status="completed" if final else "running",
             progress=100 if final else 42,
             model=token(seq),
             outputs=(Output(type="video", url="https://cdn.example/v.mp4"),) if final else (),
-            changed_at=wall,
-            observed_at=wall,
+            changed_at=now,
+            observed_at=now,
             source=Source.STREAM,
         )
         assert self._parts is not None

@@ -1,4 +1,4 @@
-"""What the kernel says: time and memory of processes, the machine, free ports."""
+"""CPU time and memory of processes, a description of the machine, free ports."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
 def free_port() -> int:
-    """A port nobody listens on just now."""
+    """Return a port that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def family(pid: int) -> list[int]:
-    """A process and all its children."""
-    found, todo = [], [pid]
+    """Return the ids of a process and all its children."""
+    pids, todo = [], [pid]
     while todo:
-        one = todo.pop()
-        found.append(one)
+        current = todo.pop()
+        pids.append(current)
         with contextlib.suppress(OSError):
-            for thread in Path(f"/proc/{one}/task").iterdir():
+            for thread in Path(f"/proc/{current}/task").iterdir():
                 todo += [int(word) for word in (thread / "children").read_text().split()]
-    return found
+    return pids
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """Time all threads of the processes were on a core."""
+    """Return the CPU time of all threads of the processes."""
     nanoseconds = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -48,7 +48,7 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 def memory_kb(pids: list[int]) -> float:
-    """Resident memory, shared pages counted by share."""
+    """Return the proportional set size (PSS)."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -58,42 +58,42 @@ def memory_kb(pids: list[int]) -> float:
 
 
 def tcp_memory_kb() -> float:
-    """What the kernel holds for TCP on the whole machine, sent and not read, both ends."""
+    """Return the kernel's TCP buffer memory of the whole machine."""
     found = re.search(r"^TCP:.* mem (\d+)", Path("/proc/net/sockstat").read_text(), re.MULTILINE)
     return float(int(found[1]) * PAGE_KB) if found else 0.0
 
 
 def descriptor_limit() -> int:
-    """The most descriptors one process here may have."""
+    """Return the maximum number of descriptors of a process."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 def disk_sync_ms(folder: Path, *, times: int = 100, pause: float = 0.02) -> tuple[float, float]:
-    """How long this disk takes to make a small write last, median and p99: a journal's commit waits for it.
+    """Return median and p99 of a small synced write on this disk, which a journal's commit waits for.
 
     Args:
-        pause: Seconds before each, as there are between the changes of a few tasks.
+        pause: Seconds before each write, as between the changes of a few tasks.
     """
     took = []
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         for _ in range(times):
             time.sleep(pause)
             file.write(bytes(8192))
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             os.fdatasync(file.fileno())
-            took.append((time.perf_counter() - began) * 1000)
+            took.append((time.perf_counter() - started_at) * 1000)
     took.sort()
     return took[len(took) // 2], took[-1 - len(took) // 100]
 
 
 def stolen() -> tuple[int, int]:
-    """What a virtual machine's host kept for others since the start, and all there was, in ticks."""
+    """Return stolen and total CPU time of a virtual machine since boot, in ticks."""
     ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return ticks[7], sum(ticks)
 
 
 def description() -> dict[str, str]:
-    """The machine and the versions, for the head of the table."""
+    """Return the machine and the versions, for the head of the report."""
     model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
     packages = (
@@ -112,28 +112,28 @@ def description() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in packages),
-        "nginx": _said(["nginx", "-v"]).removeprefix("nginx version: nginx/"),
-        "descriptors": f"at most {descriptor_limit()} a process",
+        "nginx": _output(["nginx", "-v"]).removeprefix("nginx version: nginx/"),
+        "descriptors": f"at most {descriptor_limit()} per process",
     }
 
 
 def commit() -> str:
-    """What was measured; with a plus when files had changed."""
-    name = _said(["git", "rev-parse", "--short=10", "HEAD"])
-    changed = _said(["git", "status", "--porcelain", "--", "bridge"])
+    """Return the commit measured; with a plus if files have changed."""
+    name = _output(["git", "rev-parse", "--short=10", "HEAD"])
+    changed = _output(["git", "status", "--porcelain", "--", "bridge"])
     return name + ("+" if changed else "")
 
 
 def nchan_modules() -> str | None:
-    """Where nginx has its modules, when nchan is among them."""
+    """Return the module folder of nginx if nchan is installed."""
     if shutil.which("nginx") is None:
         return None
-    found = re.search(r"--modules-path=(\S+)", _said(["nginx", "-V"]))
+    found = re.search(r"--modules-path=(\S+)", _output(["nginx", "-V"]))
     folder = found[1] if found else ""
     return folder if folder and Path(folder, "ngx_nchan_module.so").exists() else None
 
 
-def _said(command: list[str]) -> str:
+def _output(command: list[str]) -> str:
     if shutil.which(command[0]) is None:
         return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What is looked at beside a scenario: answers to somebody else, memory, and the server's own metrics."""
+"""Observed beside a scenario: latency of other requests, memory, and the server's own metrics."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from bench import machine
 from bench.contenders import get
 
 
-class Asker:
-    """Asks `/livez` on one connection, again and again; how long each answer took."""
+class LatencyProbe:
+    """Requests `/livez` repeatedly on one connection and records the latency."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._over = threading.Event()
         self._took: list[float] = []
-        self._thread = threading.Thread(target=self._ask)
+        self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
-    def _ask(self) -> None:
+    def _run(self) -> None:
         line = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
         while not self._over.wait(0.001):
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             line.request("GET", "/livez")
             line.getresponse().read()
-            self._took.append(time.perf_counter() - began)
+            self._took.append(time.perf_counter() - started_at)
         line.close()
 
     def stop(self) -> list[float]:
-        """Seconds for each answer."""
+        """Stop; return the latencies in seconds."""
         self._over.set()
         self._thread.join()
         return self._took
 
 
-class Peaks:
-    """The most memory seen while it ran, above what there was before."""
+class MemoryPeaks:
+    """Records the peak memory while it runs, relative to its start."""
 
     def __init__(self, pids: list[int]) -> None:
         self._pids = pids
         self._base = (machine.memory_kb(pids), machine.tcp_memory_kb())
-        self._most = [0.0, 0.0]
+        self._max = [0.0, 0.0]
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample)
         self._thread.start()
@@ -51,15 +51,15 @@ class Peaks:
     def _sample(self) -> None:
         while not self._over.wait(0.5):
             now = (machine.memory_kb(self._pids), machine.tcp_memory_kb())
-            self._most = [
-                max(old, new - base) for old, new, base in zip(self._most, now, self._base, strict=True)
+            self._max = [
+                max(old, new - base) for old, new, base in zip(self._max, now, self._base, strict=True)
             ]
 
     def stop(self) -> dict[str, float]:
-        """The peaks."""
+        """Stop; return the peaks."""
         self._over.set()
         self._thread.join()
-        return {"grown_kb": self._most[0], "kernel_grown_kb": self._most[1]}
+        return {"grown_kb": self._max[0], "kernel_grown_kb": self._max[1]}
 
 
 class Histograms:
@@ -69,7 +69,7 @@ class Histograms:
         self._page = get(port, "/metrics")
 
     def buckets(self, name: str) -> list[tuple[float, float]]:
-        """Upper bounds and counts, over all labels."""
+        """Return upper bounds and counts, summed over all labels."""
         found: dict[float, float] = {}
         pattern = rf'^{name}_bucket{{[^}}]*le="([^"]+)"[^}}]*}} (\S+)$'
         for bound, count in re.findall(pattern, self._page, re.MULTILINE):
@@ -77,7 +77,7 @@ class Histograms:
         return sorted(found.items())
 
     def quantile(self, before: Histograms, name: str, share: float) -> float:
-        """As Prometheus computes it: along a line within the bucket."""
+        """Return a quantile as Prometheus does: with linear interpolation within the bucket."""
         old = dict(before.buckets(name))
         rows = [(bound, count - old.get(bound, 0)) for bound, count in self.buckets(name)]
         if not rows or rows[-1][1] <= 0:
@@ -92,11 +92,11 @@ class Histograms:
 
 
 def metric(port: int, series: str) -> float:
-    """One series of `/metrics`, now."""
+    """Return the current value of one series of `/metrics`."""
     found = re.search(rf"^{re.escape(series)} (\S+)$", get(port, "/metrics"), re.MULTILINE)
     return float(found[1]) if found else float("nan")
 
 
 def quantile(values: list[float], share: float) -> float:
-    """The value below which that share of them lies."""
+    """Return the value at a quantile."""
     return sorted(values)[int(share * (len(values) - 1))]

@@ -1,12 +1,12 @@
-"""A provider that costs next to nothing: status calls and ByteSpike's stream, moved by a control connection.
+"""A minimal provider: status calls and ByteSpike's stream, driven by a control connection.
 
-It shares nothing with the bridge. No HTTP library: a core answers tens of thousands of calls a second.
+Shares no code with the bridge. Without an HTTP library a core serves tens of thousands of calls per second.
 
-Control, one command a line:
-    p FROM COUNT BATCH   states FROM .. FROM+COUNT-1, BATCH in one turn of the loop
-    f FROM COUNT BATCH   the same, final
-    s                    answers what was asked of us, as JSON
-    z                    forgets what was asked of us
+Control, one command per line:
+    p FROM COUNT BATCH   publish states FROM .. FROM+COUNT-1, BATCH per turn of the event loop
+    f FROM COUNT BATCH   the same, with final states
+    s                    return the request counts as JSON
+    z                    reset the request counts
 """
 
 from __future__ import annotations
@@ -29,30 +29,29 @@ _STREAM_HEAD = (
 _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
 
-class World:
-    """Every task of the provider and who listens to it."""
+class ProviderState:
+    """Every task of the provider and its open streams."""
 
     def __init__(self, tasks: int, size: int) -> None:
         self.tasks = tasks
         self.size = size
         self.marks = [token(0)] * tasks
-        self.fresh: dict[
-            int, int
-        ] = {}  # changed, and not yet asked for: the stamp is the moment of answering
+        # Changed but not polled yet: the time stamp of the token is set when the poll is answered.
+        self.fresh: dict[int, int] = {}
         self.final: set[int] = set()
         self.ready: dict[tuple[str, int], bytes] = {}
         self.streams: defaultdict[int, set[asyncio.Transport]] = defaultdict(set)
         self.calls: Counter[str] = Counter()
         self.tenths: Counter[int] = Counter()
 
-    def counted(self, call: str) -> None:
-        """One call more."""
+    def count(self, call: str) -> None:
+        """Count one call."""
         self.calls[call] += 1
         if call == "status":
             self.tenths[time.monotonic_ns() // 100_000_000] += 1
 
     def status(self, provider: str, task: int) -> bytes:
-        """The answer of a status call, the same bytes until the task changes."""
+        """Return the response of a status call; the same bytes until the task changes."""
         if (seq := self.fresh.pop(task, None)) is not None:
             self._change(task, seq)
         answer = self.ready.get((provider, task))
@@ -63,12 +62,12 @@ class World:
         return answer
 
     def frame(self, task: int) -> bytes:
-        """One event of the stream, as a chunk."""
+        """Return one event of the stream as an HTTP chunk."""
         event = b"data: %b\n\n" % self._body("bytespike", task)
         return b"%x\r\n%b\r\n" % (len(event), event)
 
     def publish(self, first: int, count: int, *, final: bool) -> None:
-        """Change tasks and tell the streams, one write each."""
+        """Change tasks and write to their streams, one write each."""
         written: defaultdict[int, list[bytes]] = defaultdict(list)
         for seq in range(first, first + count):
             task = pick(seq, self.tasks)
@@ -84,20 +83,20 @@ class World:
             for transport in self.streams[task]:
                 transport.write(data)
 
-    def forget(self) -> None:
-        """Count anew."""
+    def reset(self) -> None:
+        """Reset the counts."""
         self.calls.clear()
         self.tenths.clear()
 
     def statistics(self) -> dict[str, object]:
-        """What was asked of us."""
+        """Return the request counts."""
         seconds: Counter[int] = Counter()
         for tenth, number in self.tenths.items():
             seconds[tenth // 10] += number
         return {
             "status": self.calls["status"],
             "streams_opened": self.calls["stream"],
-            "streams": sum(len(one) for one in self.streams.values()),
+            "streams": sum(len(streams) for streams in self.streams.values()),
             "peak_tenth": max(self.tenths.values(), default=0),
             "peak_second": max(seconds.values(), default=0),
         }
@@ -122,21 +121,22 @@ class World:
         return (body[:-2] + "x" * (self.size - len(body)) + body[-2:]).encode()
 
 
-class Answering(asyncio.Protocol):
+class ProviderConnection(asyncio.Protocol):
     """One connection of the bridge."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, state: ProviderState) -> None:
+        self._state = state
         self._rest = b""
         self._transport: asyncio.Transport
         self._task: int | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ready."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's
+        self._transport = cast(
+            "asyncio.Transport", transport
+        )  # uvloop's class does not derive from asyncio's
 
     def data_received(self, data: bytes) -> None:
-        """Answer every whole request."""
+        """Answer every complete request."""
         self._rest += data
         while (end := self._rest.find(b"\r\n\r\n")) >= 0:
             head = self._rest[:end]
@@ -151,10 +151,9 @@ class Answering(asyncio.Protocol):
             self._answer(head.split(b" ", 2)[1].decode(), body)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Gone."""
         del error
         if self._task is not None:
-            self._world.streams[self._task].discard(self._transport)
+            self._state.streams[self._task].discard(self._transport)
 
     def _answer(self, path: str, body: bytes) -> None:
         _, provider, *rest = path.split("/")
@@ -162,50 +161,52 @@ class Answering(asyncio.Protocol):
         if provider == "bytespike" and rest[:3] == ["v1", "tasks", "stream"]:
             self._stream(self._number(name))
             return
-        self._world.counted("status")
+        self._state.count("status")
         task = self._number(json.loads(body).get("task_id", "") if provider == "bytespike" else name)
-        self._transport.write(_NOT_FOUND if task is None else self._world.status(provider, task))
+        self._transport.write(_NOT_FOUND if task is None else self._state.status(provider, task))
 
     def _stream(self, task: int | None) -> None:
         if task is None:
             self._transport.write(_NOT_FOUND)
             return
-        self._world.counted("stream")
+        self._state.count("stream")
         self._task = task
-        self._transport.write(_STREAM_HEAD + self._world.frame(task))
-        self._world.streams[task].add(self._transport)
+        self._transport.write(_STREAM_HEAD + self._state.frame(task))
+        self._state.streams[task].add(self._transport)
 
     def _number(self, name: str) -> int | None:
-        number = int(name[1:]) if name[1:].isdecimal() else self._world.tasks
-        return number if number < self._world.tasks else None
+        number = int(name[1:]) if name[1:].isdecimal() else self._state.tasks
+        return number if number < self._state.tasks else None
 
 
-async def controlled(world: World, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Obey one control connection until it ends."""
+async def controlled(
+    state: ProviderState, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Serve one control connection until it ends."""
 
-    async def obey(word: str, numbers: list[int]) -> None:
+    async def handle(word: str, numbers: list[int]) -> None:
         if word == "s":
-            writer.write(json.dumps(world.statistics()).encode() + b"\n")
+            writer.write(json.dumps(state.statistics()).encode() + b"\n")
         elif word == "z":
-            world.forget()
+            state.reset()
         else:
             first, count, batch = numbers
             for begin in range(first, first + count, batch):
-                world.publish(begin, min(batch, first + count - begin), final=word == "f")
+                state.publish(begin, min(batch, first + count - begin), final=word == "f")
                 await asyncio.sleep(0)
 
-    lines = Lines(obey)
+    lines = Lines(handle)
     while data := await reader.read(65_536):
         await lines.feed(data)
     writer.close()
 
 
-async def serve(port: int, control: int, world: World, seconds: float) -> None:
-    """Serve, and end by itself after `seconds` at the latest."""
+async def serve(port: int, control: int, state: ProviderState, seconds: float) -> None:
+    """Serve for at most `seconds`."""
     loop = asyncio.get_running_loop()
-    await loop.create_server(lambda: Answering(world), "127.0.0.1", port, backlog=4096)
+    await loop.create_server(lambda: ProviderConnection(state), "127.0.0.1", port, backlog=4096)
     await asyncio.start_server(
-        lambda reader, writer: controlled(world, reader, writer), "127.0.0.1", control, limit=1 << 20
+        lambda reader, writer: controlled(state, reader, writer), "127.0.0.1", control, limit=1 << 20
     )
     print("provider listening", flush=True)
     await asyncio.sleep(seconds)
@@ -220,7 +221,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=300, help="bytes of one state")
     parser.add_argument("--seconds", type=float, default=900)
     config = parser.parse_args()
-    uvloop.run(serve(config.port, config.control, World(config.tasks, config.size), config.seconds))
+    uvloop.run(serve(config.port, config.control, ProviderState(config.tasks, config.size), config.seconds))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Runs the scenarios, contenders taking turns, and reports.
+"""Runs the scenarios with alternating contenders and reports the results.
 
 python -m bench.run                         everything, three cycles; writes docs/performance.md
-python -m bench.run fanout idle             some
-python -m bench.run --tiny                  seconds, keeps the code alive, measures nothing, writes nothing
+python -m bench.run fanout idle             selected scenarios
+python -m bench.run --tiny                  takes seconds: checks that the code runs, writes nothing
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from bench import machine, report
 from bench.contenders import BUILD, LOAD_CORE, ROOT, Failed, build
 from bench.scenarios import FULL, SCENARIOS, TINY, Sizes
 
-HOW_TO_NCHAN = "nchan is not installed and is left out: apt-get install nginx-light libnginx-mod-nchan"
-CYCLES = {"idle": 1, "slow": 3}  # idle memory hardly moves; three rounds of churn are in it
+HOW_TO_NCHAN = "nchan is not installed and is skipped: apt-get install nginx-light libnginx-mod-nchan"
+CYCLES = {"idle": 1, "slow": 3}  # idle memory varies little, and the scenario includes three rounds of churn
 
 
 def main(words: list[str] | None = None) -> int:
-    """Measure what the command line names."""
+    """Run the scenarios given on the command line."""
     config = _parsed(words)
     build()
     if (os.cpu_count() or 1) > LOAD_CORE:
@@ -33,37 +33,37 @@ def main(words: list[str] | None = None) -> int:
     if machine.nchan_modules() is None:
         print(HOW_TO_NCHAN, flush=True)
     sizes = TINY if config.tiny else FULL
-    kept = config.results or BUILD / ("tiny.json" if config.tiny else "results.json")
+    path = config.results or BUILD / ("tiny.json" if config.tiny else "results.json")
     results: dict[str, Any] = {}
-    if kept.exists() and not config.tiny:
-        results = json.loads(kept.read_text())
+    if path.exists() and not config.tiny:
+        results = json.loads(path.read_text())
     failed = False
     for name in config.scenarios or list(SCENARIOS):
         failed |= not _measured(name, sizes, config, results)
-        kept.write_text(json.dumps(results, indent=1))
+        path.write_text(json.dumps(results, indent=1))
     results = {name: results[name] for name in SCENARIOS if name in results}
     print(report.text(results) if not config.tiny else _tiny(results), flush=True)
     if not config.tiny and not config.no_write:
         report.write(results, ROOT / "docs" / "performance.md")
-    return 1 if failed or report.wrongs(results) else 0
+    return 1 if failed or report.client_errors(results) else 0
 
 
 def _measured(name: str, sizes: Sizes, config: argparse.Namespace, results: dict[str, Any]) -> bool:
     cycles: list[dict[str, Any]] = []
     number = 1 if config.tiny else config.cycles or CYCLES.get(name, 3)
-    well = True
+    succeeded = True
     disk, before = machine.disk_sync_ms(BUILD, times=2 if config.tiny else 100), machine.stolen()
     for turn in range(number):
         cycle: dict[str, Any] = {}
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         try:
             for contender, numbers in SCENARIOS[name](sizes):
                 cycle[contender] = numbers
                 _say(f"{name} {turn + 1}/{number} {contender}: {_brief(numbers)}")
         except Failed as error:
             _say(f"{name} {turn + 1}/{number} FAILED: {error}")
-            well = False
-        _say(f"{name} {turn + 1}/{number} took {time.perf_counter() - began:.0f} s")
+            succeeded = False
+        _say(f"{name} {turn + 1}/{number} took {time.perf_counter() - started_at:.0f} s")
         if cycle:
             cycles.append(cycle)
     if cycles:
@@ -75,7 +75,7 @@ def _measured(name: str, sizes: Sizes, config: argparse.Namespace, results: dict
             "stolen": _share(before, machine.stolen()),
             "cycles": cycles,
         }
-    return well
+    return succeeded
 
 
 def _share(before: tuple[int, int], after: tuple[int, int]) -> float:
@@ -109,11 +109,11 @@ def _brief(numbers: dict[str, Any]) -> str:
 
 def _tiny(results: dict[str, Any]) -> str:
     rows = sum(len(cycle) for result in results.values() for cycle in result["cycles"])
-    judged = sum(1 for _ in report.promises(results, TINY))
+    judged = sum(1 for _ in report.targets(results, TINY))
     report.markdown(results)
-    wrong = "\n".join(f"WRONG: {one}" for one in report.wrongs(results))
-    said = f"tiny: {len(results)} scenarios, {rows} runs, {judged} promises computed, none judged"
-    return f"{said}\n{wrong}".strip()
+    errors = "\n".join(f"WRONG: {one}" for one in report.client_errors(results))
+    summary = f"tiny: {len(results)} scenarios, {rows} runs, {judged} targets computed, none judged"
+    return f"{summary}\n{errors}".strip()
 
 
 def _say(line: str) -> None:
@@ -126,14 +126,14 @@ def _parsed(words: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument(
-        "--tiny", action="store_true", help="seconds instead of minutes; the numbers mean nothing"
+        "--tiny", action="store_true", help="seconds instead of minutes; the numbers are meaningless"
     )
-    parser.add_argument("--cycles", type=int, help="how often all contenders run (3)")
-    parser.add_argument("--results", type=Path, help="where numbers are kept between runs")
-    parser.add_argument("--no-write", action="store_true", help="leave docs/performance.md as it is")
+    parser.add_argument("--cycles", type=int, help="number of cycles (3)")
+    parser.add_argument("--results", type=Path, help="file of the results between runs")
+    parser.add_argument("--no-write", action="store_true", help="do not change docs/performance.md")
     config = parser.parse_args(words)
     if unknown := set(config.scenarios) - set(SCENARIOS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+        parser.error(f"unknown scenario: {', '.join(sorted(unknown))}; available: {', '.join(SCENARIOS)}")
     return config
 
 

@@ -1,7 +1,7 @@
-"""What is measured: one function a scenario, one dictionary a contender and cycle.
+"""The scenarios: one function per scenario, one dictionary per contender and cycle.
 
-A function yields (contender, numbers). The runner calls it once a cycle, so that contenders take
-turns and every ratio is between neighbours in time.
+A function yields (contender, numbers). The runner calls it once per cycle, so that contenders alternate
+and every ratio compares runs close in time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from bench.contenders import (
     start,
     streaming,
 )
-from bench.observers import Asker, Histograms, Peaks, metric, quantile
+from bench.observers import Histograms, LatencyProbe, MemoryPeaks, metric, quantile
 
 Row = tuple[str, dict[str, Any]]
 Make = Callable[[], AbstractContextManager[Server]]
@@ -47,10 +47,10 @@ Make = Callable[[], AbstractContextManager[Server]]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything; `TINY` keeps the code alive and measures nothing."""
+    """Sizes of the scenarios; `TINY` only checks that the code runs."""
 
     few: int = 1_000
-    many: int = 10_000  # 0: only the few
+    many: int = 10_000  # 0 skips this size
     few_rounds: int = 300
     many_rounds: int = 40
     tasks: int = 5_000
@@ -61,13 +61,13 @@ class Sizes:
     changes: int = 300
     watched: int = 20_000
     seconds: float = 10.0
-    slow_seconds: float = 12.0
+    slow_run_seconds: float = 12.0
     slow_rate: float = 60.0
     connects: int = 5_000
     scrapes: int = 60
     at_once: int = 256
     pause: float = 2.0
-    release: float = 12.0  # the bridge gives memory back some seconds after many have left
+    release: float = 12.0  # the bridge trims memory some seconds after many connections have closed
 
 
 FULL = Sizes()
@@ -84,7 +84,7 @@ TINY = Sizes(
     changes=10,
     watched=60,
     seconds=1.0,
-    slow_seconds=2.0,
+    slow_run_seconds=2.0,
     slow_rate=400.0,
     connects=80,
     scrapes=4,
@@ -95,7 +95,7 @@ TINY = Sizes(
 
 
 def fanout(sizes: Sizes) -> Iterator[Row]:
-    """One task, everybody: the next state is published when all have the last one."""
+    """One task, all viewers: the next state is published when all have received the last one."""
     for viewers, rounds in ((sizes.few, sizes.few_rounds), (sizes.many, sizes.many_rounds)):
         if not viewers:
             continue
@@ -114,7 +114,7 @@ def fanout(sizes: Sizes) -> Iterator[Row]:
 
 
 def many(sizes: Sizes) -> Iterator[Row]:
-    """Many tasks with one or two viewers each, changing at random, and one task with as many."""
+    """Many tasks with one or two viewers each, changing at random, and one task with as many viewers."""
     tasks, viewers = sizes.tasks, sizes.viewers
     rounds = max(sizes.publishes // viewers, 2)
     small = (tasks // 5, viewers // 5)
@@ -123,18 +123,18 @@ def many(sizes: Sizes) -> Iterator[Row]:
     def durable(n: int) -> Make:
         return lambda: ours(inproc=True, tasks=n)
 
-    def forgetful(n: int) -> Make:
+    def in_memory(n: int) -> Make:
         return lambda: ours(inproc=True, memory=True, tasks=n)
 
     yield from _locked("ours, one task", durable(1), viewers, rounds)
-    yield from _locked(f"ours, one task{memory}", forgetful(1), viewers, rounds)
+    yield from _locked(f"ours, one task{memory}", in_memory(1), viewers, rounds)
     yield from _locked("C limit, one task", limit, viewers, rounds)
     cases: list[tuple[str, Callable[[int], Make], int, int, int]] = [
         ("ours, many tasks", durable, tasks, viewers, 100),
-        (f"ours, many tasks{memory}", forgetful, tasks, viewers, 100),
-        (f"ours, many tasks, one change a turn{memory}", forgetful, tasks, viewers, 1),
-        (f"ours, one task of two viewers, one change a turn{memory}", forgetful, 1, 2, 1),
-        (f"ours, a fifth of the tasks{memory}", forgetful, *small, 100),
+        (f"ours, many tasks{memory}", in_memory, tasks, viewers, 100),
+        (f"ours, many tasks, one change per turn{memory}", in_memory, tasks, viewers, 1),
+        (f"ours, one task of two viewers, one change per turn{memory}", in_memory, 1, 2, 1),
+        (f"ours, a fifth of the tasks{memory}", in_memory, *small, 100),
         ("C limit, many tasks", lambda n: lambda: limit(tasks=n), tasks, viewers, 100),
         ("nchan, many tasks", lambda _: lambda: nchan(publishers=32), tasks, viewers, 100),
     ]
@@ -146,7 +146,7 @@ def many(sizes: Sizes) -> Iterator[Row]:
 
 
 def burst(sizes: Sizes) -> Iterator[Row]:
-    """Ten changes of one task at once; an event counts as delivered when its reader has it or a newer one."""
+    """Ten changes of one task at once; an event is delivered when its reader has it or a newer one."""
     makes: list[tuple[str, Make]] = [
         ("ours", ours),
         ("ours, memory journal", lambda: ours(memory=True)),
@@ -155,12 +155,12 @@ def burst(sizes: Sizes) -> Iterator[Row]:
         ("C limit", limit),
     ]
     for name, make in makes:
-        yield from _locked(f"{name}, 10 a turn", make, sizes.few, max(sizes.few_rounds // 3, 2), changes=10)
-        yield from _locked(f"{name}, 1 a turn", make, sizes.few, max(sizes.few_rounds // 3, 2))
+        yield from _locked(f"{name}, 10 per turn", make, sizes.few, max(sizes.few_rounds // 3, 2), changes=10)
+        yield from _locked(f"{name}, 1 per turn", make, sizes.few, max(sizes.few_rounds // 3, 2))
 
 
 def idle(sizes: Sizes) -> Iterator[Row]:
-    """Memory of connections on which nothing happens, and what stays when they have left."""
+    """Memory of idle connections, and memory left after they have closed."""
     cases: list[tuple[str, Make, int]] = [
         ("ours SSE", ours, sizes.idle),
         ("ours SSE, PYTHONMALLOC=malloc", lambda: ours(malloc=True), sizes.idle),
@@ -171,10 +171,10 @@ def idle(sizes: Sizes) -> Iterator[Row]:
         ("C limit SSE", limit, sizes.idle),
     ]
     if sizes is not TINY:
-        most = machine.descriptor_limit() - 150
+        maximum = machine.descriptor_limit() - 150
         cases += [
-            ("ours SSE, most", ours, most),
-            ("ours WebSocket, most", lambda: ours(websocket=True), most),
+            ("ours SSE, maximum", ours, maximum),
+            ("ours WebSocket, maximum", lambda: ours(websocket=True), maximum),
         ]
     for name, make, number in cases:
         with _run(make) as server:
@@ -213,23 +213,23 @@ def slow(sizes: Sizes) -> Iterator[Row]:
     """One reader in a hundred stops reading, half as many wake up in time; what do the others notice?"""
     for sleepers in (0, max(sizes.few // 100, 2)):
         wakers = sleepers // 2
-        config = {"slow_seconds": sizes.slow_seconds}
+        config = {"write_timeout_seconds": sizes.slow_run_seconds}
         with ours(config=config) as server, loading(server) as load:
             _open(load, sizes.few, sizes.at_once, small=sleepers + wakers)
             streaming(server, 1)
             load("pace", 20, 20, 1)
             load("sleep", sleepers + wakers)
-            memory = Peaks(server.pids)
+            memory = MemoryPeaks(server.pids)
             # the first part fills every buffer on the way, the second one meets them full
-            load("pace", sizes.slow_rate, int(sizes.slow_rate * sizes.slow_seconds * 0.8), 1)
+            load("pace", sizes.slow_rate, int(sizes.slow_rate * sizes.slow_run_seconds * 0.8), 1)
             woken = load("wake", wakers)
-            numbers = load("pace", sizes.slow_rate, int(sizes.slow_rate * sizes.slow_seconds * 0.8), 1)
+            numbers = load("pace", sizes.slow_rate, int(sizes.slow_rate * sizes.slow_run_seconds * 0.8), 1)
             peaks = memory.stop()
             load("hold", 3)
             aborted = metric(server.port, 'bridge_disconnects_total{delivery="sse",reason="slow"}')
             conflated = metric(server.port, 'bridge_conflated_total{delivery="sse"}')
             ended = load("final")
-            name = f"{sleepers} readers stopped" if sleepers else "nobody stopped"
+            name = f"{sleepers} readers stopped" if sleepers else "no reader stopped"
             yield (
                 name,
                 numbers
@@ -240,7 +240,7 @@ def slow(sizes: Sizes) -> Iterator[Row]:
 
 
 def connect(sizes: Sizes) -> Iterator[Row]:
-    """New streams a second, each counted when it has the current state."""
+    """New streams per second, each counted when it has received the current state."""
     makes: list[tuple[str, Make]] = [
         ("ours SSE", ours),
         ("C limit SSE", limit),
@@ -258,7 +258,7 @@ def connect(sizes: Sizes) -> Iterator[Row]:
 
 
 def restart(sizes: Sizes) -> Iterator[Row]:
-    """The bridge is killed with everybody connected and started again: when are all back?"""
+    """The bridge is killed and restarted with all clients connected: time until all have reconnected."""
     tasks = max(sizes.connects // 10, 1)
     port = machine.free_port()
     with ExitStack() as stack:
@@ -273,7 +273,7 @@ def restart(sizes: Sizes) -> Iterator[Row]:
         got = _open(load, sizes.connects, sizes.at_once)
         load("return", 0)
         ask_provider(provider[1], "z")
-        load.tell("return", 40)
+        load.send("return", 40)
         kill(server)
         stack.enter_context(bridge())
         back = load.answer(seconds=60)
@@ -282,7 +282,7 @@ def restart(sizes: Sizes) -> Iterator[Row]:
 
 
 def answer(sizes: Sizes) -> Iterator[Row]:
-    """From the provider's answer to the last of the sockets, ten changes a second."""
+    """Latency from the provider's response to the last socket, at ten changes per second."""
     polled = {"poll_min_seconds": 0.05, "poll_max_seconds": 0.05}
     makes: list[tuple[str, Make, int]] = [
         ("ours, provider streams", ours, 1),
@@ -300,54 +300,54 @@ def answer(sizes: Sizes) -> Iterator[Row]:
 
 
 def upstream(sizes: Sizes) -> Iterator[Row]:
-    """Status calls, beside a loop of aiohttp requests to the same provider; and many watched tasks."""
+    """Status calls compared with a loop of aiohttp requests to the same provider; and many watched tasks."""
     few = min(sizes.watched, 4_000)
     with providing(few) as provider:
         base = f"http://127.0.0.1:{provider[0]}/qingbo/v1/tasks"
         words = [sys.executable, "-m", "bench.peers.bare_aiohttp", base, str(few), "32", str(sizes.seconds)]
         process = start(words, core=SERVER_CORE)
         try:
-            said = read_line(process, sizes.seconds + 30)
-            if not said:
-                raise Failed("the bare client said nothing")
-            yield "bare aiohttp", dict(json.loads(said))
+            line = read_line(process, sizes.seconds + 30)
+            if not line:
+                raise Failed("the bare client printed nothing")
+            yield "bare aiohttp", dict(json.loads(line))
         finally:
             end(process)
-    # more than a core can ask, yet no task goes unconfirmed for three intervals, or notices would be measured
+    # More than one core can poll, yet no task misses three intervals, since that would send notices.
     busy = {"poll_min_seconds": 0.4, "poll_max_seconds": 0.4}
-    yield "ours, as fast as it can", _watched(sizes, few, busy)
+    yield "ours, maximum rate", _watched(sizes, few, busy)
     yield "ours, many tasks", _watched(sizes, sizes.watched, {})
 
 
 def scrape(sizes: Sizes) -> Iterator[Row]:
-    """Reading `/metrics` of three upstreams, with one task watched and with many; and who waits for it."""
+    """Scrapes of `/metrics` with three upstreams, one or many watched tasks, and the delay they cause."""
     for tasks in (1, sizes.watched):
         per_conn = min(200, tasks)
         with ours(tasks=tasks, upstream="qingbo", streams=False, more=("vapi", "bytespike")) as server:
             server.path, server.item = "/v1/events?x=", "&task=qingbo/t%d"
-            with loading(server, tasks=tasks, per_conn=per_conn, patience=60) as load:
+            with loading(server, tasks=tasks, per_conn=per_conn, timeout=60) as load:
                 _open(load, max(tasks // per_conn, 1), 20)
                 time.sleep(min(3.0, sizes.seconds))
                 yield "one watched task" if tasks == 1 else "many watched tasks", _scraped(server, sizes)
 
 
 def _scraped(server: Server, sizes: Sizes) -> dict[str, Any]:
-    """Scrapes one after the other, as Prometheus asks, while somebody else asks `/livez` all the time."""
+    """Scrape repeatedly, as Prometheus does, while a probe requests `/livez` continuously."""
     took: list[float] = []
     text = ""
-    anyway = machine.cpu_seconds(server.pids)  # watching costs something, too
+    baseline = machine.cpu_seconds(server.pids)  # CPU of watching without scrapes
     time.sleep(sizes.scrapes / 20)
-    anyway = (machine.cpu_seconds(server.pids) - anyway) / (sizes.scrapes / 20)
+    baseline = (machine.cpu_seconds(server.pids) - baseline) / (sizes.scrapes / 20)
     cpu = machine.cpu_seconds(server.pids)
     for _ in range(sizes.scrapes):
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         text = get(server.port, "/metrics", accept="application/openmetrics-text")
-        took.append(time.perf_counter() - began)
-    cpu = machine.cpu_seconds(server.pids) - cpu - anyway * sum(took)
-    quiet = Asker(server.port)
+        took.append(time.perf_counter() - started_at)
+    cpu = machine.cpu_seconds(server.pids) - cpu - baseline * sum(took)
+    quiet = LatencyProbe(server.port)
     time.sleep(sizes.scrapes / 20)
     alone = quiet.stop()
-    beside = Asker(server.port)
+    beside = LatencyProbe(server.port)
     for _ in range(sizes.scrapes):
         get(server.port, "/metrics", accept="application/openmetrics-text")
         time.sleep(0.02)
@@ -368,17 +368,17 @@ def _watched(sizes: Sizes, tasks: int, pace: dict[str, Any]) -> dict[str, Any]:
         assert server.provider is not None
         server.path = "/v1/events?x="
         server.item = "&task=qingbo/t%d"
-        with loading(server, tasks=tasks, per_conn=per_conn, patience=60) as load:
+        with loading(server, tasks=tasks, per_conn=per_conn, timeout=60) as load:
             _open(load, tasks // per_conn, 20)
-            time.sleep(min(6.0, sizes.seconds))  # until intervals have grown to what unchanged tasks get
+            time.sleep(min(6.0, sizes.seconds))  # until the poll intervals of unchanged tasks have grown
             ask_provider(server.provider, "z")
-            before, cpu, began = (
+            before, cpu, started_at = (
                 Histograms(server.port),
                 machine.cpu_seconds(server.pids),
                 time.perf_counter(),
             )
             load("hold", sizes.seconds)
-            took = time.perf_counter() - began
+            took = time.perf_counter() - started_at
             cpu = machine.cpu_seconds(server.pids) - cpu
             calls = ask_provider(server.provider, "s")["status"]
             after = Histograms(server.port)
@@ -423,7 +423,7 @@ def _settle(server: Server) -> None:
 
 @contextmanager
 def _run(make: Make) -> Iterator[Server | None]:
-    """A contender, or None where it is not installed."""
+    """Run a contender; yield None if it is not installed."""
     with ExitStack() as stack:
         try:
             server = stack.enter_context(make())
@@ -435,10 +435,11 @@ def _run(make: Make) -> Iterator[Server | None]:
 def _open(load: Load, number: int, at_once: int, *, small: int = 0) -> dict[str, Any]:
     got = load("open", number, 0, at_once, small)
     if got["opened"] != number:
-        raise Failed(f"only {got['opened']} of {number} connections came up: {got}")
+        raise Failed(f"only {got['opened']} of {number} connections opened: {got}")
     return got
 
 
 SCENARIOS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
-    one.__name__: one for one in (fanout, many, burst, idle, slow, connect, restart, answer, upstream, scrape)
+    scenario.__name__: scenario
+    for scenario in (fanout, many, burst, idle, slow, connect, restart, answer, upstream, scrape)
 }

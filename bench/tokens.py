@@ -1,6 +1,7 @@
-"""What publishers, servers and load agree on: the token inside a state, and whose turn it is.
+"""Shared by publishers, servers and load generator: the token in a state, the task of a sequence number.
 
-Load reads it back from the bytes of any server, so it sits in a field that every server carries unchanged.
+The load generator reads the token from the bytes of any server, so it is in a field that every server
+forwards unchanged.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ import time
 from collections.abc import Awaitable, Callable
 
 MARK = "@~"
-LONGEST_TOKEN = 26
+TOKEN_LENGTH = 26
 
 
 def token(seq: int, *, now_ns: int | None = None) -> str:
-    """Monotonic nanoseconds of the publisher, then the sequence number; nothing is 0 before the first."""
+    """Return monotonic nanoseconds of the publisher and the sequence number; both 0 before the first."""
     at = 0 if seq == 0 else (time.monotonic_ns() if now_ns is None else now_ns)
     return f"{MARK}{at:016x}{seq:08x}"
 
 
 def pick(seq: int, tasks: int) -> int:
-    """The task of a sequence number; the same in load.c and limit.c."""
+    """Return the task of a sequence number; the same function as in load.c and limit.c."""
     h = (seq * 0x9E3779B1) & 0xFFFFFFFF
     h ^= h >> 16
     h = (h * 0x85EBCA6B) & 0xFFFFFFFF
@@ -28,7 +29,7 @@ def pick(seq: int, tasks: int) -> int:
 
 
 def document(task: str, mark: str) -> bytes:
-    """A state as our wire has it, for those who carry what they are given."""
+    """Return a state document in our format, for servers that forward any body."""
     return (
         b'{"task":"bytespike/%b","upstream":"bytespike","task_id":"%b","alias":null,"status":"processing",'
         b'"upstream_status":"running","progress":42,"eta_seconds":null,"queue_position":null,"model":"%b",'
@@ -39,13 +40,13 @@ def document(task: str, mark: str) -> bytes:
 
 
 def sse_frame(body: bytes) -> bytes:
-    """One event as our server sends it, the HTTP chunk included."""
+    """Return one event as our server sends it, including the HTTP chunk."""
     event = b"id: abcd1234-123456\ndata: %b\n\n" % body
     return b"%x\r\n%b\r\n" % (len(event), event)
 
 
 def websocket_frame(body: bytes) -> bytes:
-    """One event as our server sends it on a WebSocket."""
+    """Return one event as our server sends it on a WebSocket."""
     message = b'{"type":"state","cursor":"abcd1234-123456","state":%b}' % body
     return b"\x81\x7e" + len(message).to_bytes(2, "big") + message
 
@@ -53,13 +54,13 @@ def websocket_frame(body: bytes) -> bytes:
 class Lines:
     """Splits a control connection into commands."""
 
-    def __init__(self, obey: Callable[[str, list[int]], Awaitable[None]]) -> None:
-        self._obey = obey
+    def __init__(self, handle: Callable[[str, list[int]], Awaitable[None]]) -> None:
+        self._handle = handle
         self._rest = b""
 
     async def feed(self, data: bytes) -> None:
-        """Obey every whole line."""
+        """Handle every complete line."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             word, *numbers = line.decode().split()
-            await self._obey(word, [int(number) for number in numbers])
+            await self._handle(word, [int(number) for number in numbers])

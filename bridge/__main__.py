@@ -1,4 +1,4 @@
-"""`python -m bridge`."""
+"""Runs `taskbridge` as `python -m bridge`."""
 
 from bridge.cli import main
 

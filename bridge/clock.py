@@ -1,4 +1,4 @@
-"""The only module that reads the time."""
+"""The only module that reads the system clocks; tests replace `SystemClock` by a fake one."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time, for those who must wait or stamp."""
+    """Reads clocks and waits."""
 
     def monotonic(self) -> float:
-        """Monotonic seconds, for intervals: it never steps back."""
+        """Monotonic seconds, for intervals and timeouts."""
 
     def time(self) -> float:
-        """Unix seconds, for what people and documents read."""
+        """Unix seconds (wall clock), for timestamps only: it may step when the clock is set."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for `seconds`; for at least one round of the event loop if negative or 0."""
 
     async def wait(self, event: asyncio.Event, seconds: float | None) -> None:
-        """Wait for `event`, at most `seconds`; None waits for as long as it takes."""
+        """Wait for `event`, at most `seconds`; None waits without a timeout."""
 
 
 class SystemClock:
-    """The machine's own clocks."""
+    """The clocks of the operating system and the running event loop."""
 
     def monotonic(self) -> float:
-        """Monotonic seconds."""
-        return time.monotonic()  # noqa: TID251 - this is where the time comes from
+        """See `Clock`."""
+        return time.monotonic()  # noqa: TID251 - the one place that reads it
 
     def time(self) -> float:
-        """Unix seconds."""
-        return time.time()  # noqa: TID251 - this is where the time comes from
+        """See `Clock`."""
+        return time.time()  # noqa: TID251 - the one place that reads it
 
     async def sleep(self, seconds: float) -> None:
-        """Wait on the running event loop."""
+        """See `Clock`."""
         await asyncio.sleep(max(seconds, 0.0))
 
     async def wait(self, event: asyncio.Event, seconds: float | None) -> None:
-        """Wait for `event` on the running event loop, at most `seconds`."""
+        """See `Clock`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()

@@ -1,35 +1,37 @@
-"""Every error the bridge speaks of, whose fault it is, and what the outside is told.
+"""Every error of the bridge, and how it is answered over HTTP.
 
 BridgeError
-├── ConfigError              start-up only; carries every mistake found
-├── RequestError             the caller's mistake
+├── ConfigError              at start only; holds every error found
+├── RequestError             the caller's fault
 │   ├── InvalidRequest 400 · Unauthenticated 401 · Forbidden 403
 │   ├── UnknownTask 404 · UnknownUpstream 404 · UnknownRoute 404 · MethodNotAllowed 405
 │   ├── Conflict 409 · TooLarge 413 · LimitExceeded 429
-├── UpstreamError            the provider, or the way to it
-│   ├── UpstreamUnavailable 503   refused, reset, 5xx: worth another look
-│   │   └── UpstreamUnreachable   no connection came about: nothing was asked
+├── UpstreamError            the provider, or the network on the way to it
+│   ├── UpstreamUnavailable 503   connection refused or reset, 5xx: retried
+│   │   └── UpstreamUnreachable   no connection was made, so the provider has seen nothing of the request
 │   ├── UpstreamTimeout 504
-│   ├── UpstreamBusy 503          the provider asks for patience (429, 503 with Retry-After)
-│   ├── UpstreamRefused 502       our request is wrong and will stay wrong
-│   ├── CredentialRefused 502     our credential is refused (401, 402, 403)
-│   ├── TaskNotFound 404          the provider does not show this task
-│   └── UnreadablePayload 503     the dialect did not understand the answer
+│   ├── UpstreamBusy 503          the provider is rate limiting us (429, or 503 with Retry-After)
+│   ├── UpstreamRefused 502       our request is wrong; a retry would fail again
+│   ├── CredentialRefused 502     our credential is rejected (401, 402, 403)
+│   ├── TaskNotFound 404          the provider does not know this task, or hides it from our credential
+│   └── UnreadablePayload 503     the dialect does not understand the response
 ├── JournalError 503
 └── Overloaded 503           this bridge is draining or full
+
+The docstring of a class is the message of an error raised without one, and the text in the API documents.
 """
 
 from __future__ import annotations
 
 
 class BridgeError(Exception):
-    """Something the bridge can name.
+    """An error with a stable code.
 
     Attributes:
         code: Stable slug, part of the contract (`application/problem+json`).
-        status: The HTTP status it is answered with.
-        retryable: Whether the same attempt may succeed later.
-        retry_after: Seconds the other side asked us to wait, where it said so.
+        status: HTTP status of the response.
+        retryable: Whether the same request may succeed later.
+        retry_after: Seconds to wait before a retry, where they are known.
     """
 
     code = "internal_error"
@@ -42,36 +44,40 @@ class BridgeError(Exception):
 
 
 class ConfigError(BridgeError):
-    """The configuration has mistakes."""
+    """The configuration is invalid.
+
+    Attributes:
+        errors: One sentence per error.
+    """
 
     code = "invalid_config"
 
-    def __init__(self, mistakes: list[str]) -> None:
-        self.mistakes = mistakes
-        lines = "\n".join(f"  - {mistake}" for mistake in mistakes)
-        super().__init__(f"{len(mistakes)} mistake(s) in the configuration:\n{lines}")
+    def __init__(self, errors: list[str]) -> None:
+        self.errors = errors
+        count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
+        super().__init__(f"Configuration error: {count}\n" + "\n".join(f"  - {error}" for error in errors))
 
 
 class RequestError(BridgeError):
-    """The caller's mistake."""
+    """The request is at fault, not the bridge or the provider."""
 
     code = "invalid_request"
     status = 400
 
 
 class InvalidRequest(RequestError):
-    """The request cannot be understood."""
+    """The request is malformed."""
 
 
 class Unauthenticated(RequestError):
-    """No valid credential came with the request."""
+    """The request has no valid credential."""
 
     code = "unauthenticated"
     status = 401
 
 
 class Forbidden(RequestError):
-    """The credential does not allow this."""
+    """The credential does not authorize this request."""
 
     code = "forbidden"
     status = 403
@@ -92,24 +98,24 @@ class UnknownUpstream(RequestError):
 
 
 class UnknownRoute(RequestError):
-    """Nothing lives at this path."""
+    """No such route."""
 
     code = "route_not_found"
     status = 404
 
 
 class MethodNotAllowed(RequestError):
-    """This path does not take that method."""
+    """Method not allowed."""
 
     code = "method_not_allowed"
     status = 405
 
 
 class Conflict(RequestError):
-    """The request contradicts what is already there.
+    """The request conflicts with the current state.
 
     Attributes:
-        provider_status: HTTP status of the provider's answer, if it was the provider that said so.
+        provider_status: HTTP status of the provider's response, if the conflict was reported by the provider.
         provider_code: The provider's own error code, verbatim.
     """
 
@@ -130,7 +136,7 @@ class Conflict(RequestError):
 
 
 class TooLarge(RequestError):
-    """The request is larger than the bridge reads."""
+    """The request is too large."""
 
     code = "too_large"
     status = 413
@@ -145,10 +151,10 @@ class LimitExceeded(RequestError):
 
 
 class UpstreamError(BridgeError):
-    """The provider, or the way to it, failed.
+    """The provider, or the connection to it, failed.
 
     Attributes:
-        provider_status: HTTP status of the provider's answer, if there was one.
+        provider_status: HTTP status of the provider's response, if there was one.
         provider_code: The provider's own error code, verbatim.
     """
 
@@ -171,15 +177,15 @@ class UpstreamError(BridgeError):
 
 
 class UpstreamUnavailable(UpstreamError):
-    """The provider cannot be reached or does not work."""
+    """The provider cannot be reached or is failing."""
 
 
 class UpstreamUnreachable(UpstreamUnavailable):
-    """The provider cannot be reached: nothing was asked."""
+    """The provider cannot be reached; no request was sent."""
 
 
 class UpstreamTimeout(UpstreamError):
-    """The provider did not answer in time."""
+    """The provider did not respond in time."""
 
     code = "upstream_timeout"
     status = 504
@@ -187,13 +193,13 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamBusy(UpstreamError):
-    """The provider asks for patience."""
+    """The provider is rate limiting the bridge (429, or 503 with Retry-After)."""
 
     outcome = "busy"
 
 
 class UpstreamRefused(UpstreamError):
-    """The provider refuses this request and will go on refusing it."""
+    """The provider rejected the request; a retry would be rejected too."""
 
     code = "upstream_refused"
     status = 502
@@ -202,11 +208,11 @@ class UpstreamRefused(UpstreamError):
 
 
 class CredentialRefused(UpstreamRefused):
-    """The provider refuses our credential."""
+    """The provider rejected the API key."""
 
 
 class TaskNotFound(UpstreamError):
-    """The provider does not show this task."""
+    """The provider does not know this task."""
 
     code = "task_not_found"
     status = 404
@@ -215,7 +221,7 @@ class TaskNotFound(UpstreamError):
 
 
 class UnreadablePayload(UpstreamError):
-    """The provider's answer cannot be understood."""
+    """The provider's response cannot be read."""
 
     outcome = "unreadable"
 
@@ -229,7 +235,7 @@ class JournalError(BridgeError):
 
 
 class Overloaded(BridgeError):
-    """This bridge takes no new work just now."""
+    """The bridge is draining or full and accepts no new work."""
 
     code = "over_capacity"
     status = 503

@@ -1,4 +1,4 @@
-"""IP addresses and networks as operators write them."""
+"""Parses IP addresses and networks from the configuration."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ Network = IPv4Network | IPv6Network
 
 
 def network(text: str) -> Network:
-    """An address or a network as the operator writes it.
+    """Parse an address or a network; host bits may be set.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: `text` is neither.
     """
     return ip_network(text.strip(), strict=False)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
+    """Whether only this machine can connect to `host`; False for names other than `localhost`."""
     if host == "localhost":
         return True
     try:

@@ -1,5 +1,6 @@
-"""Public import path of the settings: `load` and `Settings`. They live in `bridge.config.settings`."""
+"""Public import path of the settings: `load` and `Settings`. The code is in `bridge.config`."""
 
-from bridge.config.settings import Settings, load
+from bridge.config.load import load
+from bridge.config.settings import Settings
 
 __all__ = ["Settings", "load"]

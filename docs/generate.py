@@ -1,7 +1,7 @@
-"""Writes the tables of the documentation that the code already knows.
+"""Generates the tables in the documentation from the code.
 
-Run `python docs/generate.py` after a change of settings, metrics, errors or closing reasons. A page holds
-each table between two markers, `<!-- generated: NAME -->` and `<!-- end -->`; the rest is for people.
+Run `python docs/generate.py` after a change of settings, metrics, errors or closing reasons. A page has each
+table between two markers, `<!-- generated: NAME -->` and `<!-- end -->`; the rest is written by hand.
 """  # noqa: INP001 - a script, not a package
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from bridge import errors
-from bridge.config.settings import NESTED, PREFIX, Settings, UpstreamSettings
+from bridge.config.load import NESTED, PREFIX
+from bridge.config.settings import Settings, UpstreamSettings
 from bridge.core.event import Closing
 from bridge.telemetry.metrics import Metrics
 
 DOCS = Path(__file__).parent
-# where the class that comes first under a code says less than a caller wants to know
+# For codes that several classes share: what the first of them says would be too narrow.
 _SENTENCES = {
-    "internal_error": "A bug of the bridge; its log says which.",
-    "invalid_request": "The request cannot be understood.",
-    "upstream_unavailable": "The provider cannot be reached, does not work, or asks for patience.",
+    "internal_error": "Unhandled exception in the bridge; see its log.",
+    "invalid_request": "The request is malformed.",
+    "upstream_unavailable": "The provider cannot be reached, is failing, or is rate limiting the bridge.",
 }
 _PLACE = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def settings_table() -> str:
-    """The settings at the top of the file."""
+    """The top-level settings."""
     return _settings(Settings, PREFIX)
 
 
@@ -39,7 +40,7 @@ def upstream_table() -> str:
 
 
 def metrics_table() -> str:
-    """Every metric, with the values its labels can have."""
+    """Every metric, with the possible values of its labels."""
     metrics = Metrics(CollectorRegistry(), ["qingbo"])
     rows = []
     for family in metrics.exposition(openmetrics=False).collect():
@@ -54,7 +55,7 @@ def metrics_table() -> str:
 
 
 def errors_table() -> str:
-    """Every code a caller can meet, with what it is answered with."""
+    """Every error code, with its HTTP status."""
     rows: dict[str, tuple[str, ...]] = {}
     for error in _errors():
         if error.code in rows or error is errors.ConfigError:
@@ -62,11 +63,11 @@ def errors_table() -> str:
         again = "yes" if error.retryable else "no"
         sentence = _SENTENCES.get(error.code) or _first_line(error.__doc__)
         rows[error.code] = (f"`{error.code}`", str(error.status), again, sentence)
-    return _table(("code", "status", "worth another try", "means"), sorted(rows.values()))
+    return _table(("code", "status", "retryable", "means"), sorted(rows.values()))
 
 
 def closings_table() -> str:
-    """Every way a connection ends."""
+    """Every reason for which the bridge closes a connection."""
     rows = [(f"`{closing.value}`", str(closing.websocket_code)) for closing in Closing]
     return _table(("reason", "WebSocket close code"), rows)
 
@@ -81,12 +82,12 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def filled(page: str) -> str:
-    """The text of a page with its tables as the code has them now."""
+    """The text of a page with its tables regenerated."""
     return _PLACE.sub(lambda place: place[1] + TABLES[place[2]]() + place[3], page)
 
 
 def pages() -> Iterator[Path]:
-    """The pages that hold generated tables."""
+    """The pages with generated tables."""
     return (path for path in sorted(DOCS.glob("*.md")) if _PLACE.search(path.read_text("utf-8")))
 
 
@@ -122,7 +123,7 @@ def _unit(name: str) -> str:
     if name.endswith("_bytes"):
         return "bytes"
     return {
-        "requests_per_second": "requests a second",
+        "requests_per_second": "requests per second",
         "max_in_flight": "requests",
         "max_streams": "streams",
     }.get(name, "")
@@ -132,13 +133,13 @@ def _labels(labels: dict[str, list[str]]) -> str:
     return "; ".join(
         f"`{name}`"
         if name in {"upstream", "version"}
-        else f"`{name}`: " + " ".join(f"`{one}`" for one in values)
+        else f"`{name}`: " + " ".join(f"`{value}`" for value in values)
         for name, values in labels.items()
     )
 
 
 def _errors() -> Iterator[type[errors.BridgeError]]:
-    """In the order they are written."""
+    """In the order of the source."""
     for value in vars(errors).values():
         if isinstance(value, type) and issubclass(value, errors.BridgeError):
             yield value
@@ -154,7 +155,7 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def main() -> None:
-    """Write every page anew."""
+    """Regenerate every page."""
     for path in pages():
         path.write_text(filled(path.read_text("utf-8")), "utf-8")
 

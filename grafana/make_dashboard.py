@@ -1,7 +1,7 @@
 """Writes grafana/dashboards/bridge.json.
 
-Run `python grafana/make_dashboard.py` after a change; a test fails when the file is not what this makes.
-First come the questions of an operator, one number each; below them, room by room, why it is so.
+Run `python grafana/make_dashboard.py` after a change; a test fails if the file differs from its output.
+The first row has one number per question of an operator; the rows below show the causes.
 """  # noqa: INP001 - a script, not a package
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PLACE = HERE / "dashboards" / "bridge.json"
+OUTPUT = HERE / "dashboards" / "bridge.json"
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS = 24
 
-# what every expression is narrowed to
+# label matchers that every expression has
 OF = 'instance=~"$instance"'
 UP = f'{OF}, upstream=~"$upstream"'
-OURS = "bridge_build_info"  # processes that are bridges, among those that tell of their memory
+OURS = "bridge_build_info"  # selects bridges among all processes with memory metrics
 SLOW = f'{OF}, reason="slow"'
 ENDS = 'status=~"completed|failed|cancelled|lost"'
 RATE = "$__rate_interval"
@@ -49,7 +49,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Target:
-    """One expression, and what its lines are called."""
+    """One expression and the legend of its series."""
 
     expr: str
     legend: str = ""
@@ -59,10 +59,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel; where it stands is found by `rows`.
+    """One panel; `_placed` computes its position.
 
     Args:
-        steps: Colours by value, the first without one.
+        steps: Threshold colours by value; the first has no value.
         runbook: An anchor of docs/operations.md, or another page with one.
     """
 
@@ -74,7 +74,7 @@ class Panel:
     width: int = 8
     height: int = 8
     steps: tuple[tuple[str, float | None], ...] = ()
-    runbook: str = "operations.md#what-to-look-at-when-"
+    runbook: str = "operations.md#what-to-check-when-"
     options: dict[str, Any] = field(default_factory=dict)
     custom: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -87,7 +87,7 @@ def quantile(share: float, metric: str, labels: str, *by: str) -> str:
 
 
 def quantiles(metric: str, labels: str, *, examples: bool = False) -> tuple[Target, ...]:
-    """The usual one, the slow one, the slowest that still counts; with points that name their task."""
+    """p50, p90 and p99; p99 with exemplars that name their task."""
     return tuple(
         Target(quantile(share, metric, labels), name, exemplar=examples and share == 0.99)
         for share, name in ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
@@ -95,13 +95,13 @@ def quantiles(metric: str, labels: str, *, examples: bool = False) -> tuple[Targ
 
 
 def rate(metric: str, labels: str, *by: str) -> str:
-    """A counter's increase a second, summed."""
+    """A counter's increase per second, summed."""
     inner = f"sum by ({', '.join(by)}) " if by else "sum"
     return f"{inner}(rate({metric}{{{labels}}}[{RATE}]))"
 
 
 def stat(title: str, description: str, *targets: Target, **more: Any) -> Panel:
-    """One number, coloured, over its own recent past."""
+    """One coloured number with a sparkline."""
     options = {
         "graphMode": "area",
         "colorMode": "value",
@@ -113,7 +113,7 @@ def stat(title: str, description: str, *targets: Target, **more: Any) -> Panel:
 
 
 def lines(title: str, description: str, *targets: Target, stacked: bool = False, **more: Any) -> Panel:
-    """Something over time; stacked where the parts make a whole."""
+    """A time series; stacked if the series add up to a whole."""
     custom: dict[str, Any] = {"lineWidth": 1, "fillOpacity": 8, "showPoints": "never", "spanNulls": False}
     if stacked:
         custom |= {"fillOpacity": 40, "stacking": {"mode": "normal", "group": "A"}}
@@ -127,7 +127,7 @@ def lines(title: str, description: str, *targets: Target, stacked: bool = False,
 
 
 def heatmap(title: str, description: str, metric: str, labels: str, **more: Any) -> Panel:
-    """How a histogram is spread over time."""
+    """A histogram over time."""
     target = Target(rate(f"{metric}_bucket", labels, "le"), "{{le}}", exemplar=True, heatmap=True)
     options = {
         "calculate": False,
@@ -166,32 +166,32 @@ def states(title: str, description: str, *targets: Target, **more: Any) -> Panel
 
 
 def questions() -> Iterator[Panel]:
-    """What an operator wants to know at one glance."""
+    """The overview: one number per question of an operator."""
     ended = rate("bridge_task_transitions_total", f"{UP}, {ENDS}")
-    well = rate("bridge_task_transitions_total", f'{UP}, status="completed"')
+    completed = rate("bridge_task_transitions_total", f'{UP}, status="completed"')
     yield stat(
-        "Are tasks finishing?",
-        "Tasks that ended, a minute, and the share of them that completed. Zero with tasks watched means "
-        "that nothing finishes: see *Open tasks* below.",
-        Target(f"60 * {ended}", "a minute"),
-        Target(f"100 * {well} / {ended}", "% completed"),
+        "Tasks finished",
+        "Tasks that ended per minute, and the share of them that completed. Zero while tasks are watched "
+        "means that none finishes: see *Open tasks and subscribers* below.",
+        Target(f"60 * {ended}", "per minute"),
+        Target(f"100 * {completed} / {ended}", "% completed"),
         unit="none",
         defaults={"decimals": 1},
         runbook="operations.md#tasks-stalled",
     )
     yield stat(
-        "How late do we notice?",
-        "95 of 100 changes are seen within this time of the provider's own timestamp, where it gives one. "
-        "The interval of polls is most of it.",
+        "Detection latency p95",
+        "95 of 100 changes are seen within this time of the provider's own timestamp, if it sends one. "
+        "Most of it is the poll interval.",
         Target(quantile(0.95, "bridge_detection_seconds", UP), "p95"),
         unit="s",
         steps=((GREEN, None), (YELLOW, 15), (RED, 30)),
         runbook="operations.md#detection-late",
     )
     yield stat(
-        "How late do viewers hear?",
-        "99 of 100 changes reach the socket of their last viewer within this time of being seen, the journal "
-        "included. The objective is half a second.",
+        "Delivery latency p99",
+        "99 of 100 changes reach the socket of their last subscriber within this time of being seen, the "
+        "journal included. The objective is half a second.",
         Target(quantile(0.99, "bridge_delivery_seconds", OF), "p99"),
         unit="s",
         steps=((GREEN, None), (YELLOW, 0.25), (RED, 0.5)),
@@ -200,25 +200,25 @@ def questions() -> Iterator[Panel]:
     saved = rate("bridge_polls_saved_total", UP)
     made = rate("bridge_polls_total", UP)
     yield stat(
-        "What do we save?",
-        "The share of polls that viewers would have made at the provider's recommended interval and that "
-        "nobody had to make.",
-        Target(f"{saved} / ({saved} + {made})", "of the polls"),
+        "Polls avoided",
+        "The share of polls that subscribers would have made at the provider's recommended interval and that "
+        "were not needed.",
+        Target(f"{saved} / ({saved} + {made})", "of all polls"),
         unit="percentunit",
         defaults={"min": 0, "max": 1, "decimals": 1},
         runbook="metrics.md#how-to-read-each",
     )
-    asked = rate("bridge_upstream_requests_total", f'{UP}, call="status"', "upstream")
-    wrong = rate(
+    calls = rate("bridge_upstream_requests_total", f'{UP}, call="status"', "upstream")
+    failed = rate(
         "bridge_upstream_requests_total",
         f'{UP}, call="status", outcome=~"error|timeout|unreadable"',
         "upstream",
     )
     yield stat(
-        "Is a provider ill?",
-        "The share of status calls that failed, one number a provider: no answer, an answer too late, or one "
-        "that could not be read. Above half of them for five minutes is an outage.",
-        Target(f"{wrong} / {asked}", "{{upstream}}"),
+        "Provider error rate",
+        "The share of status calls that failed, one number per provider: no response, a late one, or one "
+        "that could not be parsed. Above half of them for five minutes is an outage.",
+        Target(f"{failed} / {calls}", "{{upstream}}"),
         unit="percentunit",
         width=4,
         defaults={"decimals": 0},
@@ -228,31 +228,31 @@ def questions() -> Iterator[Panel]:
 
 
 def tasks() -> Iterator[Panel]:
-    """What becomes of tasks."""
+    """Life cycle of tasks."""
     yield lines(
-        "Tasks ended, a minute",
-        "By how they ended. `lost` are tasks the provider no longer shows, or whose deadline passed.",
+        "Tasks ended per minute",
+        "By final status. `lost` are tasks that the provider no longer returns, or whose deadline passed.",
         Target(f"60 * {rate('bridge_task_transitions_total', f'{UP}, {ENDS}', 'status')}", "{{status}}"),
         stacked=True,
         runbook="operations.md#tasks-stalled",
     )
     yield lines(
-        "Open tasks and their viewers",
-        "Tasks being watched, lingering ones included, and viewers of tasks. Viewers over tasks is how many "
-        "share a look.",
+        "Open tasks and subscribers",
+        "Tasks being watched, lingering ones included, and their subscribers. Subscribers divided by tasks "
+        "is how many share one poll.",
         Target(f"sum(bridge_watches{{{UP}}})", "tasks"),
-        Target(f"sum(bridge_interests{{{UP}}})", "viewers"),
+        Target(f"sum(bridge_interests{{{UP}}})", "subscribers"),
         runbook="metrics.md#how-to-read-each",
     )
     yield lines(
-        "Notices, a minute",
-        "What viewers were told besides states. `stalled` and `upstream_unavailable` are trouble, "
-        "`credential_refused` wants you, `fresh` takes the others back.",
+        "Notices per minute",
+        "Notices sent to subscribers. `stalled` and `upstream_unavailable` are provider problems, "
+        "`credential_refused` needs an operator, `fresh` clears the others.",
         Target(f"60 * {rate('bridge_notices_total', OF, 'code')}", "{{code}}"),
         runbook="operations.md#tasks-stalled",
     )
     yield lines(
-        "Change noticed after",
+        "Detection latency",
         "From the provider's own timestamp of a change until the bridge saw it. A provider that stamps whole "
         "seconds adds up to one.",
         *quantiles("bridge_detection_seconds", UP, examples=True),
@@ -261,47 +261,45 @@ def tasks() -> Iterator[Panel]:
         runbook="operations.md#detection-late",
     )
     yield lines(
-        "Time in the queue, time in work",
-        "Half of the tasks, and nine of ten, spent no longer in that status. A growing queue is a provider "
-        "that is full.",
+        "Time queued and processing",
+        "p50 and p90 of the time that tasks spent in that status. A growing queue is a provider at capacity.",
         Target(quantile(0.5, "bridge_task_seconds", UP, "status"), "{{status}} p50"),
         Target(quantile(0.9, "bridge_task_seconds", UP, "status"), "{{status}} p90", exemplar=True),
         unit="s",
         runbook="metrics.md#how-to-read-each",
     )
     yield lines(
-        "Looks, by what they brought",
-        "`unchanged` is what waiting costs; more than nine in ten of it says that `poll_max_seconds` could "
+        "Polls by result",
+        "`unchanged` is the cost of waiting; a share above nine in ten means that `poll_max_seconds` could "
         "be larger.",
         Target(rate("bridge_polls_total", UP, "result"), "{{result}}"),
         unit="reqps",
         stacked=True,
-        runbook="operations.md#budgets",
+        runbook="operations.md#provider-rate-limits",
     )
 
 
 def upstreams() -> Iterator[Panel]:
-    """The way to the providers."""
+    """Calls to the providers."""
     yield lines(
-        "Requests, by outcome",
-        "Calls of all kinds. `busy` are limits of the provider, `unreadable` says that the dialect no longer "
-        "fits what it answers.",
+        "Requests by outcome",
+        "Calls of all kinds. `busy` are rate limits of the provider, `unreadable` means that the dialect no "
+        "longer matches its responses.",
         Target(rate("bridge_upstream_requests_total", UP, "outcome"), "{{outcome}}"),
         unit="reqps",
         stacked=True,
         runbook="operations.md#provider-down",
     )
     yield heatmap(
-        "How long providers take to answer",
-        "Every call by the time to its answer; the darker, the more. The points are single calls, with the "
-        "task they were about.",
+        "Provider response time",
+        "All calls by response time; the darker, the more. The points are single calls, with their task.",
         "bridge_upstream_request_seconds",
         UP,
         runbook="operations.md#provider-down",
     )
     yield lines(
-        "Answer time, by provider",
-        "99 of 100 status calls are answered within this time. Near `timeout_seconds` looks begin to fail.",
+        "Response time p99 by provider",
+        "99 of 100 status calls get a response within this time. Near `timeout_seconds` polls begin to fail.",
         Target(
             quantile(0.99, "bridge_upstream_request_seconds", f'{UP}, call="status"', "upstream"),
             "{{upstream}}",
@@ -310,24 +308,23 @@ def upstreams() -> Iterator[Panel]:
         runbook="operations.md#provider-down",
     )
     yield lines(
-        "Wait for the budget",
-        "How long a look that was due waited until its provider might be asked. Above a second, states come "
-        "late.",
+        "Wait for the rate limit",
+        "How long a due poll waited for the rate limit of its provider. Above a second, states are late.",
         *quantiles("bridge_budget_wait_seconds", UP),
         unit="s",
         steps=(("transparent", None), (RED, 1)),
         runbook="operations.md#budget-exhausted",
     )
     yield states(
-        "Circuit",
-        "Open while looks failed eight times in a row and only one probe at a time goes out.",
+        "Circuit breaker",
+        "Open after eight failed polls in a row, while only one probe at a time is sent.",
         Target(f"max by (upstream) (bridge_circuit_open{{{UP}}})", "{{upstream}}"),
         runbook="operations.md#provider-down",
     )
     yield lines(
-        "Left alone",
-        "For how long nothing may be asked: what the provider wished with `Retry-After`, or the time between "
-        "probes after failures.",
+        "Provider back-off",
+        "For how long no call may be sent: the provider's `Retry-After`, or the time between probes after "
+        "failures.",
         Target(f"max by (upstream) (bridge_budget_paused_seconds{{{UP}}})", "{{upstream}}"),
         unit="s",
         runbook="operations.md#budget-exhausted",
@@ -335,7 +332,7 @@ def upstreams() -> Iterator[Panel]:
 
 
 def fanout() -> Iterator[Panel]:
-    """The way to the viewers."""
+    """Delivery to subscribers."""
     yield lines(
         "Open connections",
         "Streams, WebSockets and long-polls that are open now, by delivery.",
@@ -344,42 +341,42 @@ def fanout() -> Iterator[Panel]:
         runbook="operations.md#no-traffic",
     )
     yield lines(
-        "Connections opened and ended, a second",
-        "Ended ones below the line, by reason. `left` far above the others is something between you and the "
-        "clients.",
+        "Connections opened and closed per second",
+        "Closed ones below the line, by reason. If `left` is far above the others, something between you and "
+        "the clients disconnects them.",
         Target(rate("bridge_connections_total", OF), "opened"),
         Target(f"-{rate('bridge_disconnects_total', OF, 'reason')}", "{{reason}}"),
-        runbook="operations.md#what-to-look-at-when-",
+        runbook="operations.md#what-to-check-when-",
     )
     yield lines(
-        "States delivered, a second",
-        "To all viewers together.",
+        "States delivered per second",
+        "To all subscribers together.",
         Target(rate("bridge_events_total", OF, "delivery"), "{{delivery}}"),
         unit="cps",
         stacked=True,
         runbook="metrics.md#how-to-read-each",
     )
     yield lines(
-        "Viewers hear after",
-        "From a state being seen to the socket of its last viewer. The points are single changes, with their "
-        "task.",
+        "Delivery latency",
+        "From a state being seen to the socket of its last subscriber. The points are single changes, with "
+        "their task.",
         *quantiles("bridge_delivery_seconds", OF, examples=True),
         unit="s",
         steps=(("transparent", None), (RED, 0.5)),
         runbook="operations.md#deliveries-late",
     )
     yield lines(
-        "Slow readers, a minute",
-        "States that were skipped for a newer one of the same task, and connections aborted because they "
-        "took nothing.",
+        "Slow clients per minute",
+        "States that were skipped for a newer one of the same task, and connections aborted at the write "
+        "timeout.",
         Target(f"60 * {rate('bridge_conflated_total', OF)}", "states skipped"),
         Target(f"60 * {rate('bridge_disconnects_total', SLOW)}", "connections aborted"),
-        runbook="operations.md#what-happens-when-things-die",
+        runbook="operations.md#failure-modes",
     )
     yield lines(
-        "Clients that came back, a minute",
-        "By what they got. `reset` jumps after a restart without its journal; `ended` are browsers "
-        "told to stop.",
+        "Resumes per minute",
+        "By result. `reset` jumps after a restart without its journal; `ended` are browsers that got 204 and "
+        "stop.",
         Target(f"60 * {rate('bridge_resumes_total', OF, 'result')}", "{{result}}"),
         runbook="metrics.md#how-to-read-each",
     )
@@ -388,37 +385,38 @@ def fanout() -> Iterator[Panel]:
 def process() -> Iterator[Panel]:
     """The process itself."""
     yield lines(
-        "Event loop late by",
-        "Above 50 ms at p99 it has more to do than one core can.",
+        "Event loop lag",
+        "Above 50 ms at p99 it has more work than one core can do.",
         *quantiles("bridge_loop_lag_seconds", OF),
         unit="s",
         steps=(("transparent", None), (RED, 0.25)),
         runbook="operations.md#loop-lag",
     )
     yield lines(
-        "Recording a state takes",
-        "The disk, with a commit shared by what came together; above 20 ms it is too slow or too busy.",
+        "Journal append time",
+        "The disk, with one commit for all states that arrived together; above 20 ms it is too slow or too "
+        "busy.",
         *quantiles("bridge_journal_append_seconds", OF),
         unit="s",
         runbook="operations.md#journal-failing",
     )
     yield lines(
-        "States not recorded, a minute",
-        "Nobody hears of a state that could not be recorded: anything above zero needs you.",
+        "Failed journal appends per minute",
+        "A state that could not be recorded is not announced: anything above zero needs an operator.",
         Target(f"60 * {rate('bridge_journal_failures_total', OF, 'instance')}", "{{instance}}"),
         steps=(("transparent", None), (RED, 0.001)),
         runbook="operations.md#journal-failing",
     )
     yield lines(
         "Memory",
-        "Resident, by instance. After a crowd has left, Python keeps a part of what it held.",
+        "Resident, by instance. After many connections have closed, Python keeps a part of their memory.",
         Target(f"process_resident_memory_bytes{{{OF}}} and on (job, instance) {OURS}", "{{instance}}"),
         unit="bytes",
         runbook="operations.md#memory-growing",
     )
     yield lines(
-        "Descriptors in use",
-        "Each connection takes one, of as many as the system allows.",
+        "File descriptors in use",
+        "The share of the system's limit. Each connection needs one.",
         Target(
             f"process_open_fds{{{OF}}} / process_max_fds{{{OF}}} and on (job, instance) {OURS}",
             "{{instance}}",
@@ -426,11 +424,11 @@ def process() -> Iterator[Panel]:
         unit="percentunit",
         defaults={"min": 0, "max": 1},
         steps=(("transparent", None), (RED, 0.9)),
-        runbook="operations.md#what-happens-when-things-die",
+        runbook="operations.md#failure-modes",
     )
     yield lines(
         "CPU",
-        "Of one core: the bridge uses no second one, the journal's threads aside.",
+        "Of one core: apart from the journal's threads the bridge uses only one.",
         Target(
             f"rate(process_cpu_seconds_total{{{OF}}}[{RATE}]) and on (job, instance) {OURS}",
             "{{instance}}",
@@ -443,7 +441,7 @@ def process() -> Iterator[Panel]:
 
 
 ROWS = (
-    ("Is it well?", questions),
+    ("Overview", questions),
     ("Tasks", tasks),
     ("Upstream", upstreams),
     ("Fan-out", fanout),
@@ -452,12 +450,12 @@ ROWS = (
 
 
 def dashboard() -> dict[str, Any]:
-    """The whole of it."""
+    """The dashboard as Grafana imports it."""
     return {
         "uid": "task-event-bridge",
         "title": "Task event bridge",
-        "description": "Are tasks finishing, how late do we notice, how late do viewers hear, what do we "
-        "save, is a provider ill; and below, why.",
+        "description": "Finished tasks, detection and delivery latency, polls avoided and provider error "
+        "rate; below, the causes.",
         "tags": ["task-event-bridge"],
         "schemaVersion": 39,
         "version": 1,
@@ -470,7 +468,7 @@ def dashboard() -> dict[str, Any]:
         "annotations": {"list": list(_annotations())},
         "links": [
             _link("How to read each metric", "metrics.md#how-to-read-each"),
-            _link("What to do", "operations.md#alerts"),
+            _link("Runbook", "operations.md#alerts"),
         ],
         "panels": list(_placed()),
     }
@@ -507,7 +505,7 @@ def _variables() -> Iterator[dict[str, Any]]:
     yield {
         "name": "docs",
         "label": "Docs at",
-        "description": "Where you keep the pages of docs/; the links of panels lead there.",
+        "description": "URL of the pages of docs/; the links of panels lead there.",
         "type": "textbox",
         "query": "https://example.com/task-event-bridge/docs",
         "current": {
@@ -546,7 +544,7 @@ def _link(title: str, target: str) -> dict[str, Any]:
 
 
 def _placed() -> Iterator[dict[str, Any]]:
-    """Row after row, from left to right."""
+    """All rows and panels with their grid positions, from left to right."""
     number, top = 1, 0
     for title, make in ROWS:
         yield {
@@ -566,7 +564,7 @@ def _placed() -> Iterator[dict[str, Any]]:
         top += height
 
 
-def _written(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
+def _written(panel: Panel, number: int, grid: dict[str, int]) -> dict[str, Any]:
     steps = panel.steps or ((GREEN if panel.kind == "stat" else "transparent", None),)
     defaults = {
         "unit": panel.unit,
@@ -586,17 +584,19 @@ def _written(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]
         "title": panel.title,
         "description": panel.description,
         "datasource": DATASOURCE,
-        "gridPos": place,
-        "targets": [_asked(target, letter) for target, letter in zip(panel.targets, "ABCDEF", strict=False)],
+        "gridPos": grid,
+        "targets": [
+            _target_json(target, letter) for target, letter in zip(panel.targets, "ABCDEF", strict=False)
+        ],
         "fieldConfig": {"defaults": defaults, "overrides": list(_colours(panel.targets))},
         "options": panel.options,
         "links": [
-            {"title": "What to do", "url": f"${{docs}}/{panel.runbook}", "targetBlank": True},
+            {"title": "Runbook", "url": f"${{docs}}/{panel.runbook}", "targetBlank": True},
         ],
     }
 
 
-def _asked(target: Target, letter: str) -> dict[str, Any]:
+def _target_json(target: Target, letter: str) -> dict[str, Any]:
     return {
         "refId": letter,
         "datasource": DATASOURCE,
@@ -610,7 +610,7 @@ def _asked(target: Target, letter: str) -> dict[str, Any]:
 
 
 def _colours(targets: Iterable[Target]) -> Iterator[dict[str, Any]]:
-    """What has the same name has the same colour everywhere; only names that can occur."""
+    """One colour per name everywhere; only for names that can occur."""
     legends = {target.legend for target in targets}
     by_label = legends & {"{{status}}", "{{outcome}}", "{{result}}"}
     for name, colour in COLOURS.items():
@@ -622,13 +622,13 @@ def _colours(targets: Iterable[Target]) -> Iterator[dict[str, Any]]:
 
 
 def text() -> str:
-    """The file's content."""
+    """The content of the file."""
     return json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
 
 
 def main() -> None:
-    """Write the file anew."""
-    PLACE.write_text(text(), "utf-8")
+    """Write the file."""
+    OUTPUT.write_text(text(), "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Draws the dashboard from a Prometheus, for people who want to see what they will get.
+"""Draws the dashboard with the data of a Prometheus, as a preview.
 
     python grafana/picture.py http://127.0.0.1:9090 --minutes 10 dashboard.png
 
-It reads the same file as Grafana and asks the same questions, and is no Grafana: good enough for a page. It
-needs matplotlib (`pip install --group pictures`).
+It reads the same file and sends the same queries as Grafana, but is not Grafana: good enough for a docs page.
+It needs matplotlib (`pip install --group pictures`).
 """  # noqa: INP001 - a script, not a package
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BOARD = HERE / "dashboards" / "bridge.json"
 WIDE, ROW = 1360, 27  # pixels: the picture, and one row of Grafana's grid
 DOTS = 100
 GAP = 6
-MOST_NAMES = 5
+MAX_NAMES = 5
 PAGE, CARD, LINE, TEXT, FAINT = "#111217", "#181b1f", "#2c3235", "#d8d9da", "#8e9297"
 PALETTE = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#b877d9", "#5794f2", "#ff7383", "#c0d8ff", "#fade2a")
 NAMED = {
@@ -64,7 +64,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """Where the numbers are.
+    """The Prometheus to query.
 
     Args:
         window: What `$__rate_interval` becomes.
@@ -77,7 +77,7 @@ class Prometheus:
     window: str
 
     def lines(self, target: dict[str, Any]) -> list[Line]:
-        """What an expression of the dashboard brings."""
+        """The result of an expression of the dashboard."""
         expr = target["expr"].replace("$__rate_interval", self.window)
         expr = re.sub(r"\$(instance|upstream)\b", ".+", expr)
         data = self._ask("query_range", query=expr, start=self.start, end=self.end, step=self.step)
@@ -89,7 +89,7 @@ class Prometheus:
         return found
 
     def examples(self, target: dict[str, Any]) -> list[tuple[float, float]]:
-        """When, and how much, where the expression has exemplars."""
+        """Time and value of the exemplars of an expression."""
         (name,) = set(re.findall(r"\b(bridge_\w+_bucket)", target["expr"]))
         data = self._ask("query_exemplars", query=name, start=self.start, end=self.end)
         return [
@@ -101,8 +101,8 @@ class Prometheus:
             return json.load(answer)["data"]
 
 
-def draw(board: dict[str, Any], prometheus: Prometheus, place: Path) -> None:
-    """The whole board as one PNG."""
+def draw(board: dict[str, Any], prometheus: Prometheus, output: Path) -> None:
+    """The whole dashboard as one PNG."""
     mpl.rcParams.update({"font.size": 6.5, "font.family": "DejaVu Sans", "text.parse_math": False})
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
     tall = rows * ROW + 2 * GAP
@@ -118,8 +118,8 @@ def draw(board: dict[str, Any], prometheus: Prometheus, place: Path) -> None:
             )
         else:
             _panel(figure, panel, prometheus, box, (wide, high))
-    figure.savefig(place)
-    Image.open(place).convert("RGB").quantize(224, dither=Image.Dither.NONE).save(place, optimize=True)
+    figure.savefig(output)
+    Image.open(output).convert("RGB").quantize(224, dither=Image.Dither.NONE).save(output, optimize=True)
 
 
 def _panel(
@@ -142,7 +142,7 @@ def _panel(
 def _inside(
     figure: Figure, box: tuple[float, float, float, float], size: tuple[float, float], *, below: float = 34
 ) -> Axes:
-    """The part of a panel where things are drawn."""
+    """The plot area of a panel."""
     x, y, wide, high = box
     left, right, above = 52 / size[0], 10 / size[0], 28 / size[1]
     low = below / size[1]
@@ -170,7 +170,7 @@ def _timeseries(figure: Figure, panel: dict[str, Any], prometheus: Prometheus, b
     defaults = panel["fieldConfig"]["defaults"]
     stacked = "stacking" in defaults["custom"]
     found.sort(key=lambda line: line.name)
-    if len(found) > MOST_NAMES:  # the picture is narrower than a screen
+    if len(found) > MAX_NAMES:  # the picture is narrower than a screen
         found = [line for line in found if any(line.values)]
     if stacked:
         times = sorted({at for line in found for at in line.times})
@@ -265,15 +265,15 @@ def _states(figure: Figure, panel: dict[str, Any], prometheus: Prometheus, box: 
     )
     shown = panel["fieldConfig"]["defaults"]["mappings"][0]["options"]
     for number, line in enumerate(found):
-        for value, look in shown.items():
+        for value, style in shown.items():
             spans = [
                 (at, prometheus.step)
                 for at, is_ in zip(line.times, line.values, strict=True)
                 if is_ == float(value)
             ]
-            colour = NAMED[look["color"]]
+            colour = NAMED[style["color"]]
             axes.broken_barh(
-                spans, (number - 0.36, 0.72), facecolor=colour, alpha=0.75, label=look["text"] * (not number)
+                spans, (number - 0.36, 0.72), facecolor=colour, alpha=0.75, label=style["text"] * (not number)
             )
     axes.set_yticks(range(len(found)), [line.name for line in found])
     axes.grid(visible=False)
@@ -290,7 +290,7 @@ _KINDS: dict[str, Callable[..., None]] = {
 
 
 def said(value: float, unit: str, decimals: int | None = None) -> str:
-    """A number as Grafana would say it."""
+    """A number formatted as in Grafana."""
     if unit == "percentunit":
         return f"{100 * value:.{decimals or 0}f} %"
     if unit == "s":
@@ -311,7 +311,7 @@ def _filled(legend: str, labels: dict[str, str]) -> str:
 
 
 def _on(line: Line, times: Sequence[float]) -> list[float]:
-    """The values at these times; nothing where there is none."""
+    """The values at these times; 0.0 where there is none."""
     known = dict(zip(line.times, line.values, strict=True))
     return [value if math.isfinite(value := known.get(at, 0.0)) else 0.0 for at in times]
 
@@ -328,19 +328,21 @@ def _step(steps: list[dict[str, Any]], value: float) -> str:
 
 
 def main() -> None:
-    """Draw what the command line asks for."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("prometheus", help="its address")
-    parser.add_argument("place", type=Path, help="the PNG to write")
-    parser.add_argument("--minutes", type=float, default=60.0, help="how far to look back")
-    parser.add_argument("--window", default="1m", help="four times the scrape interval, as Grafana takes it")
+    parser.add_argument("prometheus", help="URL of the Prometheus")
+    parser.add_argument("output", type=Path, help="the PNG to write")
+    parser.add_argument("--minutes", type=float, default=60.0, help="length of the time range")
+    parser.add_argument(
+        "--window", default="1m", help="rate window, four times the scrape interval in Grafana"
+    )
     asked = parser.parse_args()
     if urlsplit(asked.prometheus).scheme not in {"http", "https"}:
         parser.error("the address begins with http:// or https://")
     end = time.time()  # noqa: TID251 - no bridge here
     seconds = asked.minutes * 60
     prometheus = Prometheus(asked.prometheus, end - seconds, end, max(seconds / 240, 1.0), asked.window)
-    draw(json.loads(BOARD.read_text("utf-8")), prometheus, asked.place)
+    draw(json.loads(BOARD.read_text("utf-8")), prometheus, asked.output)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,83 @@
-"""Fixtures every room of the tests may use: factories, and the rule that nothing is left behind."""
+"""What all tests share: two speeds, surroundings that are always the same, and a few fixtures.
+
+`make test` runs everything but what is marked `extended`; `make test-all` runs the rest. A path or a test
+named on the command line runs whatever its mark is.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
 
 from tests.harness import PATIENCE
+
+TESTS = Path(__file__).parent
+# What starts a browser, Node, a compiler or a foreign server, or builds packages. A single test that is slow
+# bears the mark itself.
+EXTENDED = (
+    "browser",
+    "contract/clients/test_bridge_js.py",
+    "contract/clients/test_bridge_js_bytes.py",
+    "contract/clients/test_bridge_js_package.py",
+    "deploy",
+    "docs/test_recipes.py",
+    "docs/test_recipes_pages.py",
+    "docs/test_walkthrough.py",
+    "grafana/test_live.py",
+    "release",
+)
+NOT_EXTENDED = "not extended"  # the -m of `make test`
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+FOREIGN_SETTINGS = ("BRIDGE_", "OTEL_", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the surroundings the same everywhere; in each worker, before anything is imported."""
+    forget_surroundings()
+
+
+def forget_surroundings() -> None:
+    """Undo what a shell, `nohup` or a supervisor hands down, here and so for every child.
+
+    An ignored signal stays ignored over exec: under `trap '' INT`, or in a background job of `sh`, a child
+    that is sent SIGINT would never end. Python's own handler is reset by exec, so children start as usual.
+    """
+    for number in SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            usual = signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o022)
+    for name in [name for name in os.environ if name.startswith(FOREIGN_SETTINGS)]:
+        del os.environ[name]
+    local = "127.0.0.1,localhost,::1"  # a proxy in the environment is for the world, not for our own ports
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), local)))
+
+
+def is_extended(path: Path) -> bool:
+    """Whether a file or folder is left to `make test-all`."""
+    place = path.relative_to(TESTS) if path.is_relative_to(TESTS) else None
+    return place is not None and any(place.is_relative_to(one) for one in EXTENDED)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what would be left out."""
+    return True if config.option.markexpr == NOT_EXTENDED and is_extended(collection_path) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by path, before `-m` is applied."""
+    for item in items:
+        if is_extended(item.path):
+            item.add_marker(pytest.mark.extended)
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 /*
- * limit: what the kernel alone can do. Accepts the same connections as the others, then only calls send() with a
- * ready-made frame for each socket. No server can be faster that sends one event to one socket in one call.
+ * limit: the limit set by the kernel. Accepts the same connections as the other servers, then only calls send() with a
+ * prepared frame for each socket. A server that sends one event to one socket per call cannot be faster.
  *
  *   limit PORT CONTROL_PORT TASKS FRAME_FILE [websocket]
  *
- * The frame file holds the bytes of one event with a token (see bench/load/load.c), which is stamped once a publish.
- * Control: `p FROM COUNT BATCH` publishes sequences FROM .. FROM+COUNT-1; BATCH is for those who can batch.
+ * The frame file holds the bytes of one event with a token (see bench/load/load.c), which is stamped once per publish.
+ * Control: `p FROM COUNT BATCH` publishes sequences FROM .. FROM+COUNT-1; BATCH is ignored here.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -174,7 +174,7 @@ static int hear(int port) {
 }
 
 int main(int argc, char **argv) {
-    alarm(900); /* it ends by itself, whatever happens */
+    alarm(900); /* ends unconditionally */
     if (argc < 5) {
         fprintf(stderr, "usage: limit PORT CONTROL_PORT TASKS FRAME_FILE [websocket]\n");
         return 2;

@@ -1,22 +1,22 @@
 /*
- * load: opens many streams to a server and checks what comes out of them. One thread, epoll, loopback only.
+ * load: opens many streams to a server and checks the received events. One thread, epoll, loopback only.
  *
- * Every state that is published carries a token in its payload: "@~", 16 hex digits of the publisher's
- * monotonic nanoseconds, 8 hex digits of a sequence number. From it come latency, gaps, repetitions and order.
- * Sequence number s belongs to task pick(s); publisher and load agree on that without talking about it.
+ * Every published state carries a token in its payload: "@~", 16 hex digits of the publisher's
+ * monotonic nanoseconds, 8 hex digits of a sequence number. It yields latency, gaps, duplicates and order.
+ * Sequence number s belongs to task pick(s); publisher and load compute it independently.
  *
- * Commands are lines on standard input; each is answered by one line of JSON:
- *   open N RATE INFLIGHT SMALL   open N streams (RATE a second, 0 = as fast as INFLIGHT at once allows) and wait
+ * Commands are lines on standard input; each gets one line of JSON as reply:
+ *   open N RATE INFLIGHT SMALL   open N streams (RATE per second, 0 = as fast as INFLIGHT at once allows) and wait
  *                                for the first state of each; the last SMALL get a small receive buffer
- *   lock WARM ROUNDS BURST       publish BURST states; go on when everybody has the last one; ROUNDS are measured
- *   pace RATE COUNT BURST        publish BURST states RATE times a second, COUNT times, whatever happens
- *   flood COUNT BATCH            publish COUNT states without waiting, BATCH in one turn of the publisher
+ *   lock WARM ROUNDS BURST       publish BURST states; continue when all have received the last one; ROUNDS are measured
+ *   pace RATE COUNT BURST        publish BURST states RATE times per second, COUNT times, unconditionally
+ *   flood COUNT BATCH            publish COUNT states without waiting, BATCH per turn of the publisher
  *   final                        publish a final state of task 0; wait for it and for the end of each stream
- *   hold SECONDS                 read what comes
- *   sleep K / wake K             the newest K stop reading / K of the sleepers read again
+ *   hold SECONDS                 read for SECONDS
+ *   sleep K / wake K             the newest K stop reading / K of them resume
  *   drop K                       close the newest K (0 = all)
- *   return SECONDS               whoever was closed comes back after the `retry:` it was told; 0 = only arm this
- *   stat                         what there is
+ *   return SECONDS               closed connections reconnect after their `retry:`; 0 = only enable this
+ *   stat                         print the current counts
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -67,7 +67,7 @@ struct pub {
 
 static struct conn *conns;
 static uint32_t *lasts;                /* per connection and task: the newest sequence seen */
-static int opened;                     /* connections ever given a place: 0 .. opened-1 */
+static int opened;                     /* connections allocated so far: 0 .. opened-1 */
 static int live, inflight, reading;
 static int epfd;
 
@@ -76,7 +76,7 @@ static const char *path = "/t%d", *item, *protocol, *accept_type = "text/event-s
 static int trigger_port;
 static const char *trigger_path, *template_file;
 static int pub_conns = 1;
-static double patience = 30;
+static double stall_timeout = 30;
 static int pids[64], npids;
 
 static uint32_t next_seq = 1, first_open_seq;
@@ -124,7 +124,7 @@ static uint32_t pick(uint32_t seq) {
     return h % (uint32_t)tasks;
 }
 
-/* Buckets a thirty-second of a power of two wide: 3 % off at worst. */
+/* Each bucket is 1/32 of a power of two wide: at most 3 % error. */
 static int bucket_of(uint64_t us) {
     if (us < 64) return (int)us;
     int top = 63 - __builtin_clzll(us);
@@ -271,7 +271,7 @@ static void on_token(int index, uint64_t stamp, uint32_t seq, uint64_t now) {
     if (measuring) {
         uint64_t us = now > stamp ? (now - stamp) / 1000 : 0;
         events++;
-        if (c->small) return; /* a slow reader's own lateness is no measure of the others' */
+        if (c->small) return; /* the latency of a slow reader does not count for the others */
         histogram[bucket_of(us)]++;
         if ((double)us > max_us) max_us = (double)us;
         if (us > worst_us[seq]) worst_us[seq] = us > UINT32_MAX ? UINT32_MAX : (uint32_t)us;
@@ -290,7 +290,7 @@ static int hex(const char *text, int digits, uint64_t *value) {
     return 1;
 }
 
-/* Finds tokens in what was received, also one that two reads share. */
+/* Finds tokens in the received bytes, including tokens split over two reads. */
 static void scan(int index, char *data, size_t n, uint64_t now) {
     struct conn *c = &conns[index];
     char *at = data - c->carried;
@@ -486,7 +486,7 @@ static void readable(int index) {
     }
 }
 
-/* The publisher's side */
+/* Publisher */
 
 static void stamp_template(uint32_t seq) {
     char token[TOKEN + 1];
@@ -574,7 +574,7 @@ static void control_says(void) {
     char text[4096];
     ssize_t n = recv(control, text, sizeof text, MSG_DONTWAIT);
     if (n == 0) {
-        epoll_ctl(epfd, EPOLL_CTL_DEL, control, NULL); /* a restarted server has another */
+        epoll_ctl(epfd, EPOLL_CTL_DEL, control, NULL); /* a restarted server has a new one */
     }
 }
 
@@ -612,9 +612,9 @@ static void turn(int timeout_ms) {
     }
 }
 
-static int stuck(void) { return (double)(now_ns() - progress_at) / 1e9 > patience; }
+static int stuck(void) { return (double)(now_ns() - progress_at) / 1e9 > stall_timeout; }
 
-/* Answers */
+/* Replies */
 
 static void say(const char *format, ...) {
     va_list list;
@@ -698,8 +698,8 @@ static void cmd_open(int count, double rate, int at_once, int small) {
 }
 
 /*
- * How long to sleep for the next event. Not at all while some have a state and others not: a server would pay for
- * waking this core at every send, the more the slower it is itself, and readers far away cost no server that.
+ * Timeout of epoll_wait. Zero while only some readers have a state: otherwise the server would pay for waking this
+ * core at every send, which remote readers would not cost it.
  */
 static int nap(uint64_t before, int ms) { return pending > 0 && events != before ? 0 : ms; }
 
@@ -749,7 +749,7 @@ static void cmd_final(void) {
     for (int i = 0; i < opened; i++) small += conns[i].state == LIVE && conns[i].small;
     struct window w = begin_window();
     publish(1, 1, 'f');
-    uint64_t until = now_ns() + (uint64_t)(patience * 1e9);
+    uint64_t until = now_ns() + (uint64_t)(stall_timeout * 1e9);
     while ((int)ended_count < there && now_ns() < until) turn(100);
     int with = 0;
     for (int i = 0; i < opened; i++) with += lasts[(size_t)i * (size_t)per_conn] == next_seq - 1;
@@ -826,7 +826,7 @@ static void cmd_return(double seconds) {
     }
     uint64_t began = now_ns(), until = began + (uint64_t)(seconds * 1e9), back_at = 0, attempts = 0;
     uint64_t lost_at = closed ? began : 0;
-    int everybody = opened, fewest = live;
+    int expected = opened, fewest = live;
     memset(first_hist, 0, sizeof first_hist);
     first_open_seq = next_seq - 1;
     while (now_ns() < until) {
@@ -837,15 +837,15 @@ static void cmd_return(double seconds) {
                 launch(i);
             }
         turn(10);
-        if (live < everybody && !lost_at) lost_at = now;
+        if (live < expected && !lost_at) lost_at = now;
         if (live < fewest) fewest = live;
-        if (lost_at && live == everybody && fewest < everybody) {
+        if (lost_at && live == expected && fewest < expected) {
             back_at = now_ns();
             break;
         }
     }
-    say("{\"command\":\"return\",\"everybody\":%d,\"fewest\":%d,\"back\":%d,\"attempts\":%llu,\"seconds\":%.3f,\"first_p99_us\":%.0f}\n",
-        everybody, fewest, live, (unsigned long long)attempts,
+    say("{\"command\":\"return\",\"expected\":%d,\"fewest\":%d,\"back\":%d,\"attempts\":%llu,\"seconds\":%.3f,\"first_p99_us\":%.0f}\n",
+        expected, fewest, live, (unsigned long long)attempts,
         (double)((back_at ? back_at : now_ns()) - (lost_at ? lost_at : began)) / 1e9, quantile(first_hist, 0.99));
     returning = 0;
 }
@@ -907,7 +907,7 @@ static void set_up_publishing(void) {
     }
 }
 
-/* nchan has no state before somebody published one */
+/* nchan has no state before the first publish */
 static void first_states(void) {
     for (int task = 0; task < tasks; task++) {
         char request[4096], answer[4096];
@@ -939,7 +939,7 @@ static void options(int argc, char **argv) {
         else if (!strcmp(name, "--trigger-path")) trigger_path = value;
         else if (!strcmp(name, "--trigger-conns")) pub_conns = atoi(value);
         else if (!strcmp(name, "--template")) template_file = value;
-        else if (!strcmp(name, "--patience")) patience = atof(value);
+        else if (!strcmp(name, "--timeout")) stall_timeout = atof(value);
         else if (!strcmp(name, "--max-seconds")) alarm((unsigned)atoi(value));
         else if (!strcmp(name, "--pids")) {
             for (char *one = strtok(value, ","); one && npids < 64; one = strtok(NULL, ",")) pids[npids++] = atoi(one);
@@ -955,7 +955,7 @@ static void options(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
-    alarm(900); /* it ends by itself, whatever happens */
+    alarm(900); /* ends unconditionally */
     options(argc, argv);
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);

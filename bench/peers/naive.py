@@ -1,4 +1,4 @@
-"""What one writes first: sse-starlette's response and a queue per client; its GC tuned like ours.
+"""The obvious implementation: sse-starlette with a queue per client; garbage collector tuned like ours.
 
 python -m bench.peers.naive PORT CONTROL_PORT TASKS
 """
@@ -22,14 +22,14 @@ from starlette.routing import Route
 from bench.tokens import Lines, document, pick, token
 
 PORT, CONTROL, TASKS = (int(word) for word in sys.argv[1:4])
-MOST_SECONDS = 900
+MAX_SECONDS = 900
 
 queues: defaultdict[int, set[asyncio.Queue[tuple[int, str]]]] = defaultdict(set)
 current: dict[int, tuple[int, str]] = {}
 
 
 def state(task: int) -> tuple[int, str]:
-    """The newest state of a task."""
+    """Return the newest state of a task."""
     if task not in current:
         current[task] = (0, document(f"t{task}", token(0)).decode())
     return current[task]
@@ -54,7 +54,7 @@ async def events(request: Request) -> EventSourceResponse:
     return EventSourceResponse(body(), sep="\n")
 
 
-async def obey(word: str, numbers: list[int]) -> None:
+async def publish(word: str, numbers: list[int]) -> None:
     """`p FROM COUNT BATCH`."""
     del word
     first, count, batch = numbers
@@ -68,8 +68,8 @@ async def obey(word: str, numbers: list[int]) -> None:
 
 
 async def controlled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One control connection."""
-    lines = Lines(obey)
+    """Serve one control connection."""
+    lines = Lines(publish)
     while data := await reader.read(65_536):
         await lines.feed(data)
     writer.close()
@@ -77,12 +77,12 @@ async def controlled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 @asynccontextmanager
 async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-    """Listen for commands; keep the collector away, as our server does."""
+    """Listen for commands; tune the garbage collector as our server does."""
     server = await asyncio.start_server(controlled, "127.0.0.1", CONTROL)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
-    asyncio.get_running_loop().call_later(MOST_SECONDS, sys.exit)
+    asyncio.get_running_loop().call_later(MAX_SECONDS, sys.exit)
     yield
     server.close()
 

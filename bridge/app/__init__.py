@@ -1,4 +1,4 @@
-"""The ASGI app and what it is built from; `bridge.app.Bridge` is public."""
+"""The ASGI app and its composition; `bridge.app.Bridge` is public."""
 
 from bridge.app.bridge import Bridge
 

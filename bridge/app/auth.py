@@ -1,21 +1,21 @@
-"""How callers are known: put together from the settings."""
+"""Builds the authenticators the settings ask for."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from pydantic import SecretStr
 
-from bridge.auth.authenticator import Authenticator
+from bridge.auth.authenticator import Authenticator, NoAuth, TokenAuth
 from bridge.auth.origins import Origins
 from bridge.auth.ownership import OwnershipVerifier
-from bridge.auth.provider_keys import ProviderKeys, key_headers
-from bridge.auth.signing_keys import SigningKeySet
+from bridge.auth.provider_keys import ProviderKeyAuth, key_headers
+from bridge.auth.signing_keys import SharedSecrets, SigningKeySet
 from bridge.auth.tickets import Tickets
-from bridge.auth.tokens import Secrets, Tokens
+from bridge.auth.tokens import Tokens
 from bridge.clock import Clock
 from bridge.config.settings import Settings, dialect_of
 from bridge.dialects.hosts import Hosts
@@ -26,15 +26,16 @@ from bridge.watchers.pool import Pool
 from bridge.web.limits.limits import Limits
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthComponents:
-    """How callers are known.
+    """What authentication consists of.
 
     Args:
-        operators: How those are known who ask for metrics; None for who reaches an address of their own.
-        tickets: None where the bridge gives out none.
-        keys: What a key server publishes; None where the operator's own secrets count.
-        proofs: None where the bridge holds the keys of the providers.
+        operators: Authenticates operators, for metrics and status; None where callers bring provider keys and
+            no tokens are configured: then operators are served on an address of their own only.
+        tickets: None where the bridge issues no tickets.
+        keys: The keys of a JWKS endpoint, to be refreshed; None where shared secrets are configured.
+        ownership: None unless callers bring provider keys.
     """
 
     authenticator: Authenticator
@@ -47,11 +48,13 @@ class AuthComponents:
 def make_accounts(
     settings: Settings, upstreams: Mapping[str, Upstream], clock: Clock
 ) -> AccountRegistry | None:
-    """Where callers' keys are kept; None where the bridge holds the keys of the providers."""
+    """The registry of callers' provider keys; None unless `auth = "upstream-key"`."""
     if settings.auth != "upstream-key":
         return None
-    secret = _octets(settings.account_secret) or secrets.token_bytes(32)
-    return AccountRegistry(upstreams, clock, secret=secret, proof_seconds=settings.proof_seconds)
+    secret = _bytes(settings.account_secret) or secrets.token_bytes(32)
+    return AccountRegistry(
+        upstreams, clock, secret=secret, ownership_cache_seconds=settings.ownership_cache_seconds
+    )
 
 
 def build_auth(
@@ -62,40 +65,53 @@ def build_auth(
     pool: Pool,
     accounts: AccountRegistry | None,
 ) -> AuthComponents:
-    """How the operator wants callers to be known."""
-    known = _by_token(settings, origins, clock)
+    """The authenticators of `settings.auth`; tokens are accepted wherever `token_issuer` is set."""
+    own_secret = _bytes(settings.ticket_secret)
+    keys: SigningKeySet | None = None
+    tickets: Tickets | None = None
+    by_token: TokenAuth | None = None
+    if settings.token_issuer:
+        shared = [secret.get_secret_value().encode() for secret in settings.token_secrets]
+        if settings.token_jwks_url:
+            fetch = partial(fetch_keys, settings.token_jwks_url, Hosts(settings.private_hosts))
+            keys = SigningKeySet(fetch, clock)
+        tokens = Tokens(
+            keys or SharedSecrets(shared),
+            clock,
+            issuer=settings.token_issuer,
+            audience=settings.token_audience,
+        )
+        # without a secret of their own tickets are signed like tokens; we do not have a JWKS endpoint's keys
+        signing = [own_secret] if own_secret else shared
+        tickets = Tickets(signing, clock) if signing else None
+        by_token = TokenAuth(origins, clock, tokens, tickets)
     if accounts is None:
-        return known
-    signing = _octets(settings.ticket_secret)
-    tickets = Tickets([signing], clock) if signing else None
+        authenticator = by_token or NoAuth(clock)
+        return AuthComponents(
+            authenticator=authenticator, operators=authenticator, tickets=tickets, keys=keys
+        )
+    # beside provider keys, tokens are for operators alone: tickets are signed with their own secret only
+    tickets = Tickets([own_secret], clock) if own_secret else None
     ownership = OwnershipVerifier(
-        pool, accounts, clock, seconds=settings.proof_seconds, wait_seconds=settings.cold_wait_seconds
+        pool,
+        accounts,
+        clock,
+        seconds=settings.ownership_cache_seconds,
+        wait_seconds=settings.first_state_timeout_seconds,
     )
-    names = key_headers(dialect_of(name, config) for name, config in settings.upstreams.items())
-    keys = ProviderKeys(accounts, names, limits.try_key)
-    authenticator = Authenticator(origins, clock, tickets=tickets, keys=keys, ownership=ownership)
-    operators = known.authenticator if settings.token_issuer else None
-    return replace(
-        known, authenticator=authenticator, operators=operators, tickets=tickets, ownership=ownership
+    by_key = ProviderKeyAuth(
+        origins,
+        clock,
+        accounts,
+        ownership,
+        header_names=key_headers(dialect_of(name, config) for name, config in settings.upstreams.items()),
+        limit_unverified=limits.check_unverified_key,
+        tickets=tickets,
+    )
+    return AuthComponents(
+        authenticator=by_key, operators=by_token, tickets=tickets, keys=keys, ownership=ownership
     )
 
 
-def _by_token(settings: Settings, origins: Origins, clock: Clock) -> AuthComponents:
-    if not settings.token_issuer:
-        anybody = Authenticator(origins, clock)
-        return AuthComponents(anybody, anybody)
-    shared = [secret.get_secret_value().encode() for secret in settings.token_secrets]
-    own = _octets(settings.ticket_secret)
-    signing = [own] if own else shared
-    tickets = Tickets(signing, clock) if signing else None
-    url, private = settings.token_jwks_url, Hosts(settings.private_hosts)
-    keys = SigningKeySet(partial(fetch_keys, url, private), clock) if url else None
-    tokens = Tokens(
-        keys or Secrets(shared), clock, issuer=settings.token_issuer, audience=settings.token_audience
-    )
-    authenticator = Authenticator(origins, clock, tokens, tickets)
-    return AuthComponents(authenticator, authenticator, tickets, keys)
-
-
-def _octets(secret: SecretStr | None) -> bytes | None:
+def _bytes(secret: SecretStr | None) -> bytes | None:
     return secret.get_secret_value().encode() if secret is not None else None

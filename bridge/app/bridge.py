@@ -1,4 +1,4 @@
-"""The composition root: settings in, an ASGI app out. The one place where concrete classes meet."""
+"""The composition root: builds the ASGI app from the settings; only here concrete classes meet."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.app.auth import AuthComponents, build_auth, make_accounts
-from bridge.auth.authenticator import Authenticator
+from bridge.auth.authenticator import NoAuth
 from bridge.auth.origins import Origins
 from bridge.clock import Clock, SystemClock
+from bridge.config.effective import poll_interval, task_deadline
 from bridge.config.settings import SQLITE, Settings, UpstreamSettings, dialect_of
 from bridge.core.event import Closing
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
-from bridge.delivery.subscriptions import DeliverySettings, Subscriptions
-from bridge.dialects.dialect import Dialect
+from bridge.delivery.subscriptions import Subscriptions
 from bridge.errors import JournalError
 from bridge.hub.hub import Hub
-from bridge.hub.maintenance import ConnectionMaintenance, MaintenanceSettings
+from bridge.hub.maintenance import ConnectionMaintenance
 from bridge.journal.base import Journal
 from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite.journal import SqliteJournal
@@ -40,39 +40,40 @@ from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.tracing import NO_TRACING, Tracing, make_tracing
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
-from bridge.web.inspector import InspectorRoutes
 from bridge.web.limits.client_address import ClientAddresses
-from bridge.web.limits.limits import Limits, LimitSettings
+from bridge.web.limits.limits import Limits
 from bridge.web.middleware.allowed_hosts import AllowedHostsMiddleware
-from bridge.web.routes import Services, make_app, make_operations_app
+from bridge.web.routes import make_app, make_operations_app
+from bridge.web.services import Services
 
 LAG_PERIOD_SECONDS = 0.25
-SAFETY_NET_INTERVALS = 6
+SAFETY_NET_INTERVALS = 6  # polls at this multiple of the longest interval while a stream or callbacks report
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Parts:
-    """What lives while the app runs."""
+    """What exists while the app runs."""
 
     subscriptions: Subscriptions
-    sweep: ConnectionMaintenance
+    maintenance: ConnectionMaintenance
     pool: Pool
     metrics: Metrics
     journal: Journal
-    access: AuthComponents
+    auth: AuthComponents
 
 
 class Bridge:
-    """The bridge as an ASGI app, with what its own server needs besides.
+    """The bridge as an ASGI app.
 
-    Everything is built in the lifespan, on the loop that serves, and taken down in reverse.
+    Everything is built in the lifespan, on the event loop that serves requests, and closed in reverse order.
+    To mount it in another app, enter `running()` in that app's lifespan.
 
     Attributes:
-        served_by_us: Whether our own server listens, at the address the settings name.
-        operations_port: Where it listens for operators alone; None where it does not.
-        dead: Whether a bug ended what runs in the background.
+        served_by_us: Whether `bridge.server` serves it, at the address in the settings.
+        admin_port: Port of the separate admin listener; None without one.
+        dead: Whether a background task ended with an unhandled exception.
         died: Called when that happens.
     """
 
@@ -83,36 +84,48 @@ class Bridge:
         self._operations: ASGIApp | None = None
         self._parts: _Parts | None = None
         self.served_by_us = False
-        self.operations_port: int | None = None
+        self.admin_port: int | None = None
         self.dead = False
         self.died: Callable[[], None] = _nothing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve. A lifespan must have begun, or `running` be entered by whoever mounts the app."""
+        """Handle one ASGI connection.
+
+        Raises:
+            RuntimeError: Neither the lifespan has started nor has `running()` been entered.
+        """
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
         if self._app is None or self._operations is None:
             raise RuntimeError("enter Bridge.running() in the lifespan of the app that mounts it")
-        app = self._operations if self._is_for_operators(scope) else self._app
+        # The listener decides, by its port: a client can forge every header, but not the port it reached.
+        server_port = (scope.get("server") or ("", None))[1]
+        is_admin = self.admin_port is not None and server_port == self.admin_port
+        app = self._operations if is_admin else self._app
         await app(scope, receive, send)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Build everything, run it, take it down."""
+        """Build everything, run the background tasks, and close everything at exit.
+
+        An unhandled exception of a background task ends the context with an `ExceptionGroup`.
+        """
+        for warning in self.settings.warnings:
+            logger.warning("deprecated configuration", extra={"warning": warning})
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
             restored = await parts.pool.restore()
             if restored:
-                logger.info("watching again what was open", extra={"tasks": restored})
+                logger.info("resumed open tasks", extra={"tasks": restored})
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(parts.pool.run()),
-                    group.create_task(parts.sweep.run()),
+                    group.create_task(parts.maintenance.run()),
                     group.create_task(_measure_lag(self._clock, parts.metrics)),
                 ]
-                if parts.access.keys is not None:
-                    tasks.append(group.create_task(parts.access.keys.run()))
+                if parts.auth.keys is not None:
+                    tasks.append(group.create_task(parts.auth.keys.run()))
                 try:
                     yield
                 finally:
@@ -121,25 +134,25 @@ class Bridge:
             self._parts = self._app = self._operations = None
 
     async def drain(self) -> None:
-        """Take nothing new and end every stream, over `drain_seconds` at the most."""
+        """Reject new connections and close the open ones, spread over `drain_seconds`."""
         if self._parts is None or self._parts.subscriptions.closed is not None:
             return
         self._parts.subscriptions.closed = Closing.DRAIN
-        await self._parts.sweep.drain(self.settings.drain_seconds)
+        await self._parts.maintenance.drain(self.settings.drain_seconds)
 
     @property
     def open_streams(self) -> int:
-        """Connections that have not ended."""
+        """Number of open streams, WebSockets and long-polls."""
         return len(self._parts.subscriptions.hub.subscriptions) if self._parts is not None else 0
 
     @property
     def ended_streams(self) -> int:
-        """Connections that have ended since the start."""
+        """Number of connections closed since the start."""
         return sum(self._parts.metrics.ended.values()) if self._parts is not None else 0
 
     async def _build(self, stack: AsyncExitStack) -> _Parts:
         settings, clock = self.settings, self._clock
-        rng = random.Random().random  # noqa: S311 - for jitter; nothing is hidden by it
+        rng = random.Random().random  # noqa: S311 - for jitter only
         metrics = Metrics(CollectorRegistry(), settings.upstreams)
         tracing = make_tracing(settings.otlp_endpoint, os.environ)
         stack.push_async_callback(tracing.close)
@@ -163,60 +176,44 @@ class Bridge:
         )
         hub = Hub(pool, metrics, clock)
         journal.follow(hub)
-        subscriptions = Subscriptions(
-            hub, pool, journal, clock, metrics, random=rng, settings=_desk_settings(settings)
-        )
-        sweep = ConnectionMaintenance(hub, clock, rng, _sweep_settings(settings))
+        subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
+        maintenance = ConnectionMaintenance(hub, clock, rng, settings)
         submitter = Submitter(pool, journal, public_url=settings.public_url or None)
         stack.push_async_callback(submitter.close)
-        limits = Limits(_limit_settings(settings), ClientAddresses(settings.trusted_proxies), clock, metrics)
-        origins = Origins(settings.allowed_origins, cookies=settings.auth != "none")
-        access = build_auth(settings, origins, limits, clock, pool, accounts)
-        if access.ownership is not None:
-            stack.push_async_callback(access.ownership.close)
-        inspector = (
-            InspectorRoutes(
-                subscriptions,
-                origins,
-                limits,
-                access.authenticator,
-                keepalive_seconds=settings.keepalive_seconds,
-            )
-            if settings.inspector
-            else None
-        )
-        rooms = Services(
+        limits = Limits(settings, ClientAddresses(settings.trusted_proxies), clock, metrics)
+        origins = Origins(settings.allowed_origins)
+        auth = build_auth(settings, origins, limits, clock, pool, accounts)
+        if auth.ownership is not None:
+            stack.push_async_callback(auth.ownership.close)
+        services = Services(
+            settings=settings,
+            clock=clock,
+            metrics=metrics,
+            journal=journal,
+            pool=pool,
+            hub=hub,
             subscriptions=subscriptions,
             submitter=submitter,
-            metrics=metrics,
             origins=origins,
             limits=limits,
-            authenticator=access.authenticator,
-            operators=access.operators or Authenticator(origins, clock),
-            tickets=access.tickets,
-            inspector=inspector,
+            authenticator=auth.authenticator,
+            operators=auth.operators or NoAuth(clock),
+            tickets=auth.tickets,
         )
-        apart = self.operations_port is not None or access.operators is None
-        self._app = self._named(make_app(rooms, operations_apart=apart))
-        self._operations = self._named(make_operations_app(rooms))
-        self._parts = _Parts(subscriptions, sweep, pool, metrics, journal, access)
+        separate = self.admin_port is not None or auth.operators is None
+        self._app = self._with_host_check(make_app(services, operations_apart=separate))
+        self._operations = self._with_host_check(make_operations_app(services))
+        self._parts = _Parts(subscriptions, maintenance, pool, metrics, journal, auth)
         return self._parts
 
-    def _named(self, app: ASGIApp) -> ASGIApp:
-        """Where nobody is asked who they are, loopback keeps out strangers, but not their pages."""
+    def _with_host_check(self, app: ASGIApp) -> ASGIApp:
+        # Without authentication, a loopback address keeps other machines out, but not web pages in a browser
+        # on this one: DNS rebinding makes them same-origin. Checking `Host` stops that.
         settings = self.settings
         open_to_pages = self.served_by_us and settings.auth == "none" and is_loopback(settings.host)
-        return (
-            AllowedHostsMiddleware(app, settings.allowed_hosts)
-            if open_to_pages or settings.allowed_hosts
-            else app
-        )
-
-    def _is_for_operators(self, scope: Scope) -> bool:
-        """By the socket the request came in at, which no client can choose."""
-        if self.operations_port is None:
-            return False
-        return (scope.get("server") or ("", None))[1] == self.operations_port
+        if not open_to_pages and not settings.allowed_hosts:
+            return app
+        return AllowedHostsMiddleware(app, settings.allowed_hosts)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -227,14 +224,16 @@ class Bridge:
                 started = True
                 await receive()
         except JournalError as error:
-            logger.error("the journal cannot be used: %s", error)  # noqa: TRY400 - the sentence says it all
+            # An operational error with a clear cause: a traceback would only bury the message.
+            logger.error("journal cannot be used", extra={"error": str(error)})  # noqa: TRY400
             await send({"type": "lifespan.startup.failed", "message": ""})
         except asyncio.CancelledError:
-            raise  # told to stop at once; a bug comes as what it is
+            raise  # a forced stop, not a failure
         except BaseException as error:
-            logger.exception("the bridge ended by a bug")
+            logger.exception("bridge failed")
             self.dead = True
-            self.died()  # a server that went on would be deaf, and nobody would notice
+            # Without its background tasks the server would still accept connections and never send a state.
+            self.died()
             if not started:
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
@@ -243,7 +242,7 @@ class Bridge:
 
 
 async def open_journal(settings: Settings, clock: Clock) -> Journal:
-    """The journal the operator wants.
+    """Open the configured journal.
 
     Raises:
         JournalError: It cannot be used, and why.
@@ -257,15 +256,17 @@ async def open_journal(settings: Settings, clock: Clock) -> Journal:
 def make_upstream(
     name: str, config: UpstreamSettings, clock: Clock, metrics: Metrics, tracing: Tracing
 ) -> Upstream:
-    """One provider as the operator wants it; what they leave open the preset says."""
+    """One provider, from its settings and its dialect."""
     dialect = dialect_of(name, config)
     key = _revealed(config.api_key) or ""
+    shortest, longest = poll_interval(config, dialect)
     return Upstream(
         name=name,
         dialect=dialect,
         session=Session(
             config.base_url or dialect.base_url,
             credential=credential_of(dialect, key, clock),
+            # With a base URL of the operator every call goes there, whatever hosts the dialect names.
             hosts=None if config.base_url else dialect.hosts,
             timeout_seconds=config.timeout_seconds,
             connections=config.max_in_flight + config.max_streams,
@@ -275,12 +276,15 @@ def make_upstream(
             random=random.random,
             requests_per_second=config.requests_per_second,
         ),
-        pace=make_pace(config, dialect),
+        pace=Pace(
+            min_seconds=shortest,
+            max_seconds=longest,
+            recommended_seconds=min(max(dialect.poll.recommended_seconds, shortest), longest),
+            safety_net_seconds=longest * SAFETY_NET_INTERVALS,
+        ),
         clock=clock,
         metrics=metrics,
-        deadline_seconds=config.deadline_seconds
-        if "deadline_seconds" in config.model_fields_set
-        else dialect.poll.deadline_seconds or config.deadline_seconds,
+        deadline_seconds=task_deadline(config, dialect),
         submit_timeout_seconds=config.submit_timeout_seconds,
         callback_secret=_revealed(config.callback_secret),
         verifier=make_verifier(
@@ -295,55 +299,12 @@ def _revealed(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret is not None else None
 
 
-def make_pace(config: UpstreamSettings, dialect: Dialect) -> Pace:
-    """The operator's bounds around the provider's advice."""
-    least = config.poll_min_seconds or min(dialect.poll.min_seconds, config.poll_max_seconds or float("inf"))
-    most = max(config.poll_max_seconds or dialect.poll.max_seconds, least)
-    return Pace(
-        min_seconds=least,
-        max_seconds=most,
-        recommended_seconds=min(max(dialect.poll.recommended_seconds, least), most),
-        safety_net_seconds=most * SAFETY_NET_INTERVALS,
-    )
-
-
-def _desk_settings(settings: Settings) -> DeliverySettings:
-    return DeliverySettings(
-        cold_wait_seconds=settings.cold_wait_seconds,
-        max_connection_age_seconds=settings.max_connection_age_seconds,
-        sync_seconds=settings.sync_seconds,
-        max_tasks_per_connection=settings.max_tasks_per_connection,
-        max_body_bytes=settings.max_body_bytes,
-        max_submission_bytes=settings.max_submission_bytes,
-    )
-
-
-def _limit_settings(settings: Settings) -> LimitSettings:
-    return LimitSettings(
-        connections=settings.max_connections,
-        connections_per_address=settings.max_connections_per_address,
-        connections_per_caller=settings.max_connections_per_caller,
-        streams_per_second_per_address=settings.max_streams_per_second_per_address,
-        streams_per_second_per_caller=settings.max_streams_per_second_per_caller,
-        watches_per_caller=settings.max_watches_per_caller,
-        submits_per_minute_per_caller=settings.max_submits_per_minute_per_caller,
-        new_keys_per_minute_per_address=settings.max_new_keys_per_minute_per_address,
-    )
-
-
-def _sweep_settings(settings: Settings) -> MaintenanceSettings:
-    return MaintenanceSettings(
-        keepalive_seconds=settings.keepalive_seconds,
-        slow_seconds=settings.slow_seconds,
-        period_seconds=min(1.0, settings.keepalive_seconds / 2, settings.max_connection_age_seconds / 10),
-    )
-
-
 def _nothing() -> None:
-    """Nobody asked to be told."""
+    """Default of `Bridge.died`."""
 
 
 async def _measure_lag(clock: Clock, metrics: Metrics) -> None:
+    # A sleep that takes longer than asked shows how long the event loop was busy with something else.
     while True:
         before = clock.monotonic()
         await clock.sleep(LAG_PERIOD_SECONDS)

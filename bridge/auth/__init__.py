@@ -1,1 +1,1 @@
-"""Who is calling, and what they may read, submit and cancel."""
+"""Authentication and authorization: who is calling, and which tasks they may read, submit and cancel."""

@@ -1,4 +1,4 @@
-"""Which tasks a credential covers."""
+"""The `tasks` claim: which tasks a credential covers."""
 
 from __future__ import annotations
 
@@ -12,43 +12,44 @@ EVERYTHING = "*"
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Some tasks.
+    """A set of tasks.
 
     Args:
-        refs: Tasks that are named one by one, `upstream/task_id`.
-        upstreams: Upstreams whose tasks are all covered, those to come too.
+        refs: Individual tasks, `upstream/task_id`.
+        upstreams: Upstreams whose tasks are all covered, including future ones.
     """
 
     refs: frozenset[str] = frozenset()
     upstreams: frozenset[str] = frozenset()
 
     def covers(self, key: TaskKey) -> bool:
-        """Whether the task is one of them."""
+        """Whether the grant includes the task."""
         return key.upstream in self.upstreams or key.ref in self.refs
 
     def touches(self, upstream: str) -> bool:
-        """Whether any task of the upstream may be one of them."""
+        """Whether the grant can include a task of the upstream."""
         return upstream in self.upstreams or any(ref.startswith(f"{upstream}/") for ref in self.refs)
 
 
 def read_grant(claim: object) -> Grant | None:
-    """The `tasks` claim of a token: refs, `upstream/*`, `*`. Without one it covers nothing.
+    """Read a `tasks` claim: a list of refs, `upstream/*` and `*`. A missing claim covers nothing.
 
     Returns:
         None for all tasks.
 
     Raises:
-        Unauthenticated: The claim is something else.
+        Unauthenticated: The claim is malformed.
     """
-    listed = [] if claim is None else claim
-    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
-        raise Unauthenticated("the `tasks` claim of the token is a list of task refs")
-    if EVERYTHING in listed:
+    entries = [] if claim is None else claim
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise Unauthenticated("the `tasks` claim of the token must be a list of task refs")
+    if EVERYTHING in entries:
         return None
-    whole = [name for name, _, rest in (one.partition("/") for one in listed) if rest == EVERYTHING]
-    named = [one for one in listed if one.partition("/")[2] != EVERYTHING]
+    # only `upstream/*` is a pattern: `upstream/a/*` is a task whose id ends in `/*`
+    patterns = [entry for entry in entries if entry.partition("/")[2] == EVERYTHING]
+    refs = [entry for entry in entries if entry.partition("/")[2] != EVERYTHING]
     try:
-        upstreams = frozenset(check_upstream_name(name) for name in whole)
-        return Grant(frozenset(TaskKey.parse(one).ref for one in named), upstreams)
+        upstreams = frozenset(check_upstream_name(entry.partition("/")[0]) for entry in patterns)
+        return Grant(frozenset(TaskKey.parse(ref).ref for ref in refs), upstreams)
     except InvalidRequest:
-        raise Unauthenticated("the `tasks` claim of the token holds something that is no task ref") from None
+        raise Unauthenticated("the `tasks` claim of the token contains an invalid task ref") from None

@@ -1,4 +1,4 @@
-"""Which web pages may talk to the bridge: its own, and those the operator names."""
+"""Which web pages may use the bridge: those of its own host, and those of the configured origins."""
 
 from __future__ import annotations
 
@@ -6,73 +6,42 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
-
-ALLOWED_HEADERS = (
-    "Authorization",
-    "Last-Event-ID",
-    "Cache-Control",
-    "Content-Type",
-    "Prefer",
-    "If-None-Match",
-)
-EXPOSED_HEADERS = (
-    "ETag",
-    "Preference-Applied",
-    "Retry-After",
-    "Content-Location",
-    "Location",
-    "X-Request-Id",
-)
 
 
 class Origins:
-    """An explicit list; `*` lets every page in, without credentials.
+    """Checks the `Origin` header of requests that CORS does not protect.
 
     Args:
-        cookies: Whether pages of the origins that are named may send the cookie of this bridge.
+        allowed: Origins as browsers send them; `*` allows every page, but never with a cookie.
     """
 
-    def __init__(self, allowed: Sequence[str], *, cookies: bool = False) -> None:
+    def __init__(self, allowed: Sequence[str]) -> None:
         self._allowed = tuple(allowed)
-        self._cookies = cookies
 
-    def allow(self, headers: Headers) -> bool:
-        """Whether a WebSocket from this page may open. Browsers always say their origin."""
+    def is_allowed(self, headers: Headers) -> bool:
+        """Whether a page of this origin may open a WebSocket or submit; requests without `Origin` may.
+
+        Browsers always send `Origin` with both, so a request without one is not made by a web page.
+        """
         origin = headers.get("origin")
         if origin is None or "*" in self._allowed or origin in self._allowed:
             return True
-        return _is_host(origin, headers)
+        return _is_own_host(origin, headers)
 
-    def own(self, headers: Headers) -> bool:
-        """Whether a browser says that a page of ours asks: of this host, or listed by name.
+    def passes_csrf_check(self, headers: Headers) -> bool:
+        """Whether a request with a cookie comes from a page of the bridge's host or a listed origin.
 
-        For requests that carry a cookie, which a browser sends for whatever page asks. `*` is no name.
+        Stricter than `is_allowed`: browsers attach the cookie to requests of any page, so `*` does not count,
+        and a request without `Origin` must say in `Sec-Fetch-Site` that no other site made it.
         """
         origin = headers.get("origin")
         if origin is None:
             return headers.get("sec-fetch-site") in {"same-origin", "none"}
-        return (origin in self._allowed and origin != "*") or _is_host(origin, headers)
-
-    def guard(self, app: ASGIApp) -> ASGIApp:
-        """The same list for everything else, by CORS; nothing at all when it is empty."""
-        if not self._allowed:
-            return app
-        return CORSMiddleware(
-            app,
-            allow_origins=self._allowed,
-            allow_methods=("GET", "POST", "HEAD"),
-            allow_headers=ALLOWED_HEADERS,
-            expose_headers=EXPOSED_HEADERS,
-            allow_credentials=self._cookies and "*" not in self._allowed,
-            max_age=600,
-        )
+        return (origin in self._allowed and origin != "*") or _is_own_host(origin, headers)
 
 
-def _is_host(origin: str, headers: Headers) -> bool:
-    """Whether the page comes from where the request went to."""
+def _is_own_host(origin: str, headers: Headers) -> bool:
     try:
         return urlsplit(origin).netloc == headers.get("host")
-    except ValueError:  # no address at all
+    except ValueError:  # for example `https://[`
         return False

@@ -1,7 +1,8 @@
-"""Whether the provider shows a task to whoever asks for it: the provider is asked, with the asker's key.
+"""Ownership: whether the provider shows a task to an account; it is polled with the account's own key.
 
-Rule 1: nothing recorded is shown on the word of a key alone. A look with it, not long ago, is the proof.
-Rule 2: one look proves it to all of the account who wait; what the watch sees anyway is not asked again.
+Rule 1: a task is shown only if the provider recently returned it for the caller's own key. A recorded state
+        is never evidence: it may have been polled with another key.
+Rule 2: one poll answers all concurrent callers of an account; what its watch polls is not polled twice.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ from bridge.sources.upstream import Upstream
 from bridge.watchers.pool import Pool
 from bridge.watchers.watcher import Watcher
 
-WAIT_SECONDS = 60.0
-CHECKED_SECONDS = 1.0
+POLL_TIMEOUT_SECONDS = 60.0
+RECHECK_SECONDS = 1.0
 MAX_CACHED = 100_000
 
 _NOT_YOURS = 403
 _NEVER = float("-inf")
-_TAKEN_BACK = (CredentialRefused, TaskNotFound)
+_REVOKING = (CredentialRefused, TaskNotFound)
 
 
 class OwnershipVerifier:
-    """Proves tasks to accounts.
+    """Verifies that accounts may see tasks, and caches the positive results.
 
     Args:
-        seconds: How long what was proven counts.
-        wait_seconds: How long a caller waits for a proof; it is gone on with for the next one.
+        seconds: How long a positive result is valid.
+        wait_seconds: How long a caller waits for a result; the poll continues for the next caller.
     """
 
     def __init__(
@@ -52,112 +53,121 @@ class OwnershipVerifier:
         self._clock = clock
         self._seconds = seconds
         self._wait = wait_seconds
-        self._shown_at: dict[TaskKey, float] = {}
-        self._running: dict[TaskKey, asyncio.Task[None]] = {}
+        self._verified_at: dict[TaskKey, float] = {}
+        self._checks: dict[TaskKey, asyncio.Task[None]] = {}
 
-    async def unverified(self, keys: Sequence[TaskKey]) -> dict[TaskKey, BridgeError]:
-        """Those of the tasks that may not be shown, and why.
+    async def verify(self, keys: Sequence[TaskKey]) -> dict[TaskKey, BridgeError]:
+        """The tasks that are not shown to their account, each with the reason.
+
+        Cancellation: a check that has begun continues and fills the cache.
 
         Raises:
-            Unauthenticated: The provider does not take the key.
+            Unauthenticated: The provider rejects the key.
         """
-        unproven = [key for key in keys if not self._fresh(key)]
-        if not unproven:
+        unverified = [key for key in keys if not self._is_cached(key)]
+        if not unverified:
             return {}
-        proving = [self._proving(key) for key in unproven]
-        await self._clock.wait(_all_done(proving), self._wait)
-        unverified = {}
-        for key, proof in zip(unproven, proving, strict=True):
-            error = _outcome(proof)
-            if isinstance(error, Unauthenticated):
+        checks = [self._check(key) for key in unverified]
+        await self._clock.wait(_all_done(checks), self._wait)
+        denied: dict[TaskKey, BridgeError] = {}
+        for key, check in zip(unverified, checks, strict=True):
+            if not check.done():
+                denied[key] = UpstreamTimeout("the upstream has not confirmed the task yet", retry_after=1.0)
+                continue
+            error = None if check.cancelled() else check.exception()
+            if isinstance(error, BridgeError) and not isinstance(error, Unauthenticated):
+                denied[key] = error
+            elif error is not None:
                 raise error
-            if error is not None:
-                unverified[key] = error
-        return unverified
+        return denied
 
     async def close(self) -> None:
-        """Stop asking."""
-        for proof in list(self._running.values()):
-            proof.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        """Cancel all checks and wait for them."""
+        for check in list(self._checks.values()):
+            check.cancel()
+        await asyncio.gather(*self._checks.values(), return_exceptions=True)
 
-    def _fresh(self, key: TaskKey) -> bool:
-        watcher, shown_at = self._pool.watcher(key), self._shown_at.get(key, _NEVER)
+    def _is_cached(self, key: TaskKey) -> bool:
+        watcher, verified_at = self._pool.watcher(key), self._verified_at.get(key, _NEVER)
         if watcher is not None:
-            if isinstance(watcher.error, _TAKEN_BACK):
-                self._shown_at.pop(key, None)
+            # the watch polls with the same key: what it learned last counts, in either direction
+            if isinstance(watcher.error, _REVOKING):
+                self._verified_at.pop(key, None)
                 return False
-            shown_at = max(shown_at, watcher.shown_at)
-        if not self._accounts.accepts(key.upstream, key.account, shown_at):
+            verified_at = max(verified_at, watcher.shown_at)
+        # a result from before the key was rejected does not count after the key is accepted again
+        if not self._accounts.accepts(key.upstream, key.account, verified_at):
             return False
-        return self._clock.monotonic() - shown_at < self._seconds
+        return self._clock.monotonic() - verified_at < self._seconds
 
-    def _proving(self, key: TaskKey) -> asyncio.Task[None]:
-        proof = self._running.get(key)
-        if proof is None:
-            proof = self._running[key] = asyncio.ensure_future(self._prove(key))
-            proof.add_done_callback(partial(self._proved, key))
-        return proof
+    def _check(self, key: TaskKey) -> asyncio.Task[None]:
+        """The running check of a task, started if there is none."""
+        check = self._checks.get(key)
+        if check is None:
+            check = self._checks[key] = asyncio.ensure_future(self._run_check(key))
+            check.add_done_callback(partial(self._check_done, key))
+        return check
 
-    def _proved(self, key: TaskKey, proof: asyncio.Task[None]) -> None:
-        self._running.pop(key, None)
-        if not proof.cancelled():
-            proof.exception()  # who asked may have gone: nobody misses it
+    def _check_done(self, key: TaskKey, check: asyncio.Task[None]) -> None:
+        self._checks.pop(key, None)
+        if not check.cancelled():
+            check.exception()  # all callers may have disconnected: asyncio must not log it as never retrieved
 
-    async def _prove(self, key: TaskKey) -> None:
-        try:
-            await self._look(key)
-        except CredentialRefused as error:
-            if error.provider_status == _NOT_YOURS:
-                raise TaskNotFound("the upstream does not show this task") from None
-            raise Unauthenticated(REFUSED_SENTENCE) from None
-        self._accounts.prove(key.account)
-        self._keep(key)
-
-    def _keep(self, key: TaskKey) -> None:
-        now = self._clock.monotonic()
-        if len(self._shown_at) >= MAX_CACHED:
-            self._shown_at = {one: at for one, at in self._shown_at.items() if now - at < self._seconds}
-        self._shown_at.pop(key, None)
-        self._shown_at[key] = now
-        if len(self._shown_at) > MAX_CACHED:
-            del self._shown_at[next(iter(self._shown_at))]
-
-    async def _look(self, key: TaskKey) -> None:
-        """Be shown the task; the watch does it where one goes on."""
+    async def _run_check(self, key: TaskKey) -> None:
         self._pool.want(key)
         try:
             watcher = self._pool.watcher(key)
             assert watcher is not None
-            began = self._clock.monotonic()
+            started_at = self._clock.monotonic()
             await watcher.hydrate()
             if not watcher.ended:
-                await self._next_look(watcher, began)
-            if watcher.shown_at < began and watcher.ended:
-                await self._confirm(watcher.upstream, key)
+                await self._wait_for_poll(watcher, started_at)
+            # the recorded end of a finished task is no evidence (rule 1), and its watch polls no more
+            if watcher.shown_at < started_at and watcher.ended:
+                await self._poll_finished(watcher.upstream, key)
+        except CredentialRefused as error:
+            if error.provider_status == _NOT_YOURS:
+                # 403 is about this task: answered as 404, so that ids of other accounts cannot be probed
+                raise TaskNotFound("the upstream does not show this task") from None
+            raise Unauthenticated(REFUSED_SENTENCE) from None
         finally:
             self._pool.unwant(key)
+        self._accounts.mark_verified(key.account)
+        now = self._clock.monotonic()
+        if len(self._verified_at) >= MAX_CACHED:
+            self._verified_at = {
+                cached: at for cached, at in self._verified_at.items() if now - at < self._seconds
+            }
+        # removed first, so that the dict stays in the order of the checks and its first entry is the oldest
+        self._verified_at.pop(key, None)
+        self._verified_at[key] = now
+        if len(self._verified_at) > MAX_CACHED:
+            del self._verified_at[next(iter(self._verified_at))]
 
-    async def _next_look(self, watcher: Watcher, began: float) -> None:
-        """Wait for a look of the watch; what it met lately counts, until it is due to look again."""
+    async def _wait_for_poll(self, watcher: Watcher, started_at: float) -> None:
+        """Wait until the watch has polled the task; its last error counts until the next poll is due."""
         key = watcher.key
-        while watcher.shown_at < began and not watcher.ended:
-            self._pool.upstream(key.upstream, key.account)  # raises, once the key is refused or gone
+        while watcher.shown_at < started_at and not watcher.ended:
+            self._pool.upstream(key.upstream, key.account)  # raises once the key is rejected or evicted
             now, due = self._clock.monotonic(), watcher.watch.due
-            if watcher.error is not None and not watcher.looking and (due is None or due > now):
-                raise watcher.error.with_traceback(None)  # else it would grow with everybody who asks
-            if now - began >= WAIT_SECONDS:
-                raise UpstreamTimeout("the upstream did not show the task in time")
-            if not watcher.looking and due is not None and due > now:
-                watcher.poll_now(max(now, watcher.looked_at + watcher.upstream.pace.min_seconds))
-            await watcher.wait_news(CHECKED_SECONDS)
+            if watcher.error is not None and not watcher.polling and (due is None or due > now):
+                # without its traceback, which would grow with every caller that gets this exception
+                raise watcher.error.with_traceback(None)
+            if now - started_at >= POLL_TIMEOUT_SECONDS:
+                raise UpstreamTimeout("the upstream did not confirm the task in time")
+            # a poll that is due later is moved forward, but never below the provider's minimum interval
+            if not watcher.polling and due is not None and due > now:
+                watcher.poll_now(max(now, watcher.polled_at + watcher.upstream.pace.min_seconds))
+            await watcher.wait_news(RECHECK_SECONDS)
 
-    async def _confirm(self, upstream: Upstream, key: TaskKey) -> None:
-        """One look at a task whose watch is over, within the budget."""
+    async def _poll_finished(self, upstream: Upstream, key: TaskKey) -> None:
+        """Poll a task whose watch has ended, once, within the rate limit of the key."""
         now, limiter = self._clock.monotonic(), upstream.limiter
         free_at = limiter.free_at(now)
         if free_at is None or free_at > now + self._wait:
-            raise UpstreamBusy("the budget of this key is used up", retry_after=(free_at or now + 1) - now)
+            raise UpstreamBusy(
+                "the rate limit of this key is exhausted", retry_after=(free_at or now + 1) - now
+            )
         await self._clock.sleep(free_at - now)
         limiter.started(self._clock.monotonic())
         try:
@@ -171,25 +181,16 @@ class OwnershipVerifier:
         limiter.succeeded()
 
 
-def _all_done(proving: Sequence[asyncio.Task[None]]) -> asyncio.Event:
-    """Set once the last of them is done."""
-    done, left = asyncio.Event(), len(proving)
+def _all_done(checks: Sequence[asyncio.Task[None]]) -> asyncio.Event:
+    """An event that is set once all of them are done: what `Clock.wait` waits for in simulated time too."""
+    done, pending = asyncio.Event(), len(checks)
 
-    def one_less(_: asyncio.Task[None]) -> None:
-        nonlocal left
-        left -= 1
-        if not left:
+    def count(_: asyncio.Task[None]) -> None:
+        nonlocal pending
+        pending -= 1
+        if not pending:
             done.set()
 
-    for proof in proving:
-        proof.add_done_callback(one_less)
+    for check in checks:
+        check.add_done_callback(count)
     return done
-
-
-def _outcome(proof: asyncio.Task[None]) -> BridgeError | None:
-    if not proof.done():
-        return UpstreamTimeout("the upstream has not shown the task yet", retry_after=1.0)
-    error = None if proof.cancelled() else proof.exception()
-    if error is None or isinstance(error, BridgeError):
-        return error
-    raise error

@@ -1,9 +1,10 @@
-"""The keys a key server publishes (JWKS) to prove tokens with: kept, renewed in the background."""
+"""The keys tokens are verified with: shared secrets, or the public keys of a JWKS endpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -11,18 +12,21 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from bridge.clock import Clock
 from bridge.sources.jwks import REFETCH_SECONDS, Fetch, JwksCache
 
-RENEW_SECONDS = 600.0
-ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
+REFRESH_SECONDS = 600.0
+SHARED_KEY_ALGORITHM = "HS256"
+PUBLIC_KEY_ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 
 _UNUSABLE = (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A key with the one algorithm it is used for.
+    """A key with the one algorithm it may be used with.
+
+    Otherwise anyone could sign tokens with the published key as a shared secret (algorithm confusion).
 
     Args:
-        key: As the JWT library takes it; left out of what is printed.
+        key: As PyJWT takes it; left out of `repr`.
     """
 
     algorithm: str
@@ -32,51 +36,69 @@ class SigningKey:
         return f"SigningKey({self.algorithm})"
 
 
+class KeySource(Protocol):
+    """Where the keys come from that tokens are verified with."""
+
+    async def candidates(self, kid: str | None) -> Sequence[SigningKey]:
+        """The keys that may have signed a token whose header names the key id `kid`."""
+
+
+class SharedSecrets:
+    """Secrets shared with the issuer of tokens: one, or two during a rotation."""
+
+    def __init__(self, secrets: Sequence[bytes]) -> None:
+        self._keys = [SigningKey(SHARED_KEY_ALGORITHM, secret) for secret in secrets]
+
+    async def candidates(self, kid: str | None) -> Sequence[SigningKey]:
+        """All secrets: they have no key ids."""
+        del kid
+        return self._keys
+
+
 @dataclass(frozen=True, slots=True)
-class _NamedKey:
+class _PublishedKey:
     kid: str | None
     key: SigningKey
 
 
 class SigningKeySet:
-    """What the key server published last, also while it cannot be reached."""
+    """The keys a JWKS endpoint publishes; the last ones stay valid while it cannot be reached."""
 
     def __init__(self, fetch: Fetch, clock: Clock) -> None:
         self._clock = clock
-        self._published = JwksCache(fetch, read_token_key, clock, purpose="tokens")
+        self._cache = JwksCache(fetch, read_token_key, clock, purpose="tokens")
 
     async def run(self) -> None:
-        """Renew the keys until cancelled: requests need not wait for the key server."""
+        """Refresh the keys until cancelled, so that requests do not wait for the endpoint."""
         while True:
-            await self._published.refresh()
-            have = bool(self._published.keys)
-            await self._clock.sleep(RENEW_SECONDS if have else REFETCH_SECONDS)
+            await self._cache.refresh()
+            await self._clock.sleep(REFRESH_SECONDS if self._cache.keys else REFETCH_SECONDS)
 
-    async def named(self, kid: str | None) -> list[SigningKey]:
-        """The keys of that name; of any name where a token names none.
+    async def candidates(self, kid: str | None) -> list[SigningKey]:
+        """The keys with that id; all of them where the token names none.
 
-        An unknown name may be a new key: then they are fetched again, at most once a minute.
+        An unknown id may be that of a new key: the keys are fetched again, at most once per minute.
         """
-        found = self._known(kid)
-        if not found:
-            await self._published.refresh()
-            found = self._known(kid)
-        return found
+        if not (keys := self._cached(kid)):
+            await self._cache.refresh()
+            keys = self._cached(kid)
+        return keys
 
-    def _known(self, kid: str | None) -> list[SigningKey]:
-        return [one.key for one in self._published.keys if kid is None or one.kid == kid]
+    def _cached(self, kid: str | None) -> list[SigningKey]:
+        return [published.key for published in self._cache.keys if kid is None or published.kid == kid]
 
 
-def read_token_key(one: dict[str, Any]) -> _NamedKey | None:
-    """A published key that tokens may be signed with."""
-    if one.get("use", "sig") != "sig" or one.get("kty") == "oct":
+def read_token_key(entry: dict[str, Any]) -> _PublishedKey | None:
+    """One key of a JWKS document; None unless tokens may be signed with it."""
+    # a published symmetric key is no secret: it would verify anyone's tokens
+    if entry.get("use", "sig") != "sig" or entry.get("kty") == "oct":
         return None
-    public = {name: value for name, value in one.items() if name != "d"}  # a private key is not for us
+    public = {name: value for name, value in entry.items() if name != "d"}  # never hold a private key
     try:
         key = jwt.PyJWK(public)
     except _UNUSABLE:
         return None
-    if key.algorithm_name not in ALGORITHMS:
+    if key.algorithm_name not in PUBLIC_KEY_ALGORITHMS:
         return None
-    kid = one.get("kid")
-    return _NamedKey(kid if isinstance(kid, str) else None, SigningKey(key.algorithm_name, key.key))
+    kid = entry.get("kid")
+    return _PublishedKey(kid if isinstance(kid, str) else None, SigningKey(key.algorithm_name, key.key))

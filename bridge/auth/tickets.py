@@ -1,4 +1,4 @@
-"""Tickets: short, read-only credentials that may stand in a URL, because they are worth little."""
+"""Tickets: short-lived, read-only credentials for a few tasks, for clients that cannot set headers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bridge.auth.authenticator import Caller, TokenScope
+from bridge.auth.caller import Caller, TokenScope
 from bridge.auth.grants import EVERYTHING, read_grant
-from bridge.auth.signing_keys import SigningKey
-from bridge.auth.tokens import ALGORITHM, MAX_CREDENTIAL, check_shape, claims_of, mint, valid_until
+from bridge.auth.signing_keys import SHARED_KEY_ALGORITHM, SigningKey
+from bridge.auth.tokens import MAX_CREDENTIAL, check_shape, mint, valid_until, verified_claims
 from bridge.clock import Clock
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import InvalidRequest, Unauthenticated
@@ -23,10 +23,10 @@ _PURPOSE = b"task-event-bridge ticket 1"
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A ticket, signed.
+    """A signed ticket.
 
     Args:
-        text: What is sent as `?ticket=`.
+        text: The value of `?ticket=`.
         expires_at: Unix seconds.
     """
 
@@ -35,59 +35,59 @@ class Ticket:
 
 
 class Tickets:
-    """Signs tickets and reads them.
+    """Issues and verifies tickets.
 
-    The keys are made from the operator's secrets, so that no ticket passes for a token and no token for a
-    ticket. One is signed with the first, and good as long as its secret is configured.
+    The signing keys are derived from the operator's secrets, so that a ticket is never valid as a token, nor
+    a token as a ticket. New tickets are signed with the first; each is valid while its secret is configured.
     """
 
     def __init__(self, secrets: Sequence[bytes], clock: Clock) -> None:
-        self._keys = [SigningKey(ALGORITHM, hmac.digest(secret, _PURPOSE, "sha256")) for secret in secrets]
+        self._keys = [
+            SigningKey(SHARED_KEY_ALGORITHM, hmac.digest(secret, _PURPOSE, "sha256")) for secret in secrets
+        ]
         self._clock = clock
 
     def mint(self, caller: Caller, keys: Sequence[TaskKey], seconds: int) -> Ticket:
-        """A ticket of this caller for some tasks; it ends with the caller's own credential at the latest.
+        """Issue a ticket for some of the caller's tasks; it expires no later than the caller's credential.
 
         Raises:
             Forbidden: The caller may not read all of them.
-            InvalidRequest: There are too many for a URL, or one cannot be told from a pattern.
+            InvalidRequest: They do not fit into a URL, or an id would read as a pattern.
         """
         caller.authorize(TokenScope.READ, keys)
         if any(key.task_id == EVERYTHING for key in keys):
-            raise InvalidRequest("a ticket names its tasks one by one")
-        now = self._clock.time()
-        ends = round(min(now + seconds, caller.expires_at or float("inf")), 3)
-        refs = [key.ref for key in keys]
+            raise InvalidRequest("a ticket cannot cover a task whose id is `*`")
+        expires_at = round(min(self._clock.time() + seconds, caller.expires_at or float("inf")), 3)
         claims: dict[str, object] = {
             "iss": _ISSUER,
             "aud": _AUDIENCE,
             "sub": caller.name,
-            "exp": ends,
-            "tasks": refs,
+            "exp": expires_at,
+            "tasks": [key.ref for key in keys],
         }
         if caller.account != OWN_ACCOUNT:
             claims["account"] = caller.account
         text = mint(self._keys[0].key, claims)
         if len(text) > MAX_CREDENTIAL:
-            raise InvalidRequest("so many tasks make a ticket no URL can carry; ask for several")
-        return Ticket(text, ends)
+            raise InvalidRequest("too many tasks for one ticket; request several")
+        return Ticket(text, expires_at)
 
     def caller(self, ticket: str) -> Caller:
-        """Who the ticket speaks for.
+        """The caller a ticket was issued to, restricted to reading its tasks.
 
         Raises:
-            Unauthenticated: It is worth nothing; one sentence says why.
+            Unauthenticated: The ticket is not valid.
         """
         check_shape(ticket)
-        claims = claims_of(ticket, self._keys, issuer=_ISSUER, audience=_AUDIENCE)
-        ends = valid_until(claims, self._clock.time(), skew=0.0)  # by the same clock that dated it
+        claims = verified_claims(ticket, self._keys, issuer=_ISSUER, audience=_AUDIENCE)
+        expires_at = valid_until(claims, self._clock.time(), skew=0.0)  # dated by this clock: no skew
         grant = read_grant(claims.get("tasks"))
         if grant is None or grant.upstreams:
-            raise Unauthenticated("a ticket names its tasks one by one")
+            raise Unauthenticated("a ticket must name its tasks individually")
         return Caller(
             name=str(claims.get("sub")),
             scopes=frozenset({TokenScope.READ}),
             tasks=grant,
-            expires_at=ends,
+            expires_at=expires_at,
             account=str(claims.get("account", OWN_ACCOUNT)),
         )

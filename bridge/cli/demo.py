@@ -1,4 +1,4 @@
-"""The demo: simulated providers, the bridge, and a few tasks on their way, in one terminal."""
+"""The demo: simulated providers, the bridge and four sample tasks in one terminal."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def run(*, port: int, speed: float) -> int:
     """Run the demo.
 
     Returns:
-        0 when the tasks are done, or when it was interrupted after that.
+        0 when all tasks completed; 130 when it was interrupted.
     """
+
+    async def until_signal() -> int:
+        # SIGTERM and SIGHUP cancel the demo, so that it stops its child processes, as Ctrl-C does.
+        task = asyncio.ensure_future(_run(port, speed))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await task
+
     try:
-        return asyncio.run(_until_told(port, speed))
+        return asyncio.run(until_signal())
     except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
-
-
-async def _until_told(port: int, speed: float) -> int:
-    """Whatever ends the demo ends what it started."""
-    task = asyncio.ensure_future(_run(port, speed))
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await task
 
 
 async def _run(port: int, speed: float) -> int:
@@ -65,11 +65,11 @@ async def _run(port: int, speed: float) -> int:
         if sys.stdout.isatty():
             _say(
                 "",
-                "The bridge goes on, and tells the end to whoever asks now:",
+                "The bridge is still running; get the final state with:",
                 "",
                 f"  curl -N {bridge}/v1/tasks/{refs[0]}/events",
                 "",
-                "Ctrl-C ends it.",
+                "Press Ctrl-C to stop.",
             )
             await asyncio.Event().wait()
         return code
@@ -77,11 +77,11 @@ async def _run(port: int, speed: float) -> int:
 
 async def _show(bridge: str, refs: list[str]) -> int:
     _say(
-        "The bridge looks once per task and tells everybody who waits. See it move in a browser:",
+        "The bridge polls each task once and streams updates to every client. Watch in a browser:",
         "",
         f"  {bridge}/#{'&'.join(f'watch={ref}' for ref in refs)}",
         "",
-        "Or listen in from another terminal:",
+        "Or from another terminal:",
         "",
         f"  curl -N {bridge}/v1/tasks/{refs[0]}/events",
         f"  curl -N '{bridge}/v1/events?{'&'.join(f'task={ref}' for ref in refs)}'",
@@ -93,9 +93,9 @@ async def _show(bridge: str, refs: list[str]) -> int:
 
 
 def _say(*lines: str) -> None:
-    """Whole lines, to be copied; the bars below are cut to the terminal's width."""
+    # Commands to be copied are not cut to the width of the terminal, as the bars below are.
     for line in lines:
-        print(line, flush=True)  # noqa: T201 - this is what the demo is for
+        print(line, flush=True)  # noqa: T201 - output of the demo
 
 
 async def _submit_all(simulator: str) -> list[str]:
@@ -118,7 +118,7 @@ def _environment(simulator: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def _command(arguments: tuple[str, ...], variables: dict[str, str]) -> AsyncIterator[str]:
-    """One of our own commands as a process; yields the address it says it listens on."""
+    """Run one of our own commands as a child process; yields the address it listens on."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -145,10 +145,10 @@ async def _command(arguments: tuple[str, ...], variables: dict[str, str]) -> Asy
 async def _address(process: Process) -> str:
     assert process.stdout is not None
     while line := await process.stdout.readline():
-        found = _LISTENING.search(line.decode())
-        if found:
-            return found[1]
-    raise RuntimeError(f"it ended with exit code {await process.wait()} before it listened")
+        match = _LISTENING.search(line.decode())
+        if match:
+            return match[1]
+    raise RuntimeError(f"the child process exited with code {await process.wait()} before it listened")
 
 
 def _free(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""The commands: arguments in, exit codes out, and how logs look."""
+"""The command `taskbridge` and its subcommands: options in, exit codes out."""
 
 from __future__ import annotations
 
@@ -14,21 +14,15 @@ from bridge import __version__
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bridge.config.settings import Settings
 
 BAD_CONFIGURATION = 2
 
-_config = click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    envvar="BRIDGE_CONFIG",
-    help="The TOML file. Without one, BRIDGE_ variables say everything.",
-)
-
 
 class Commands(click.Group):
-    """Imports a command of another room when it is asked for: `bridge health` runs every few seconds."""
+    """Imports a command's module when the command is used: `taskbridge health` runs every few seconds."""
 
     elsewhere: ClassVar = {
         "dialect": "bridge.cli.dialect",
@@ -39,11 +33,11 @@ class Commands(click.Group):
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All of them."""
+        """Include the commands of other modules."""
         return sorted([*super().list_commands(ctx), *self.elsewhere])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """One of them; None where there is none of that name."""
+        """Import the command's module; None for an unknown name."""
         module = self.elsewhere.get(cmd_name)
         if module is None:
             return super().get_command(ctx, cmd_name)
@@ -52,22 +46,41 @@ class Commands(click.Group):
         return command
 
 
+def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that override settings, with `--config`."""
+    for option in (
+        click.option(
+            "--insecure",
+            is_flag=True,
+            default=None,
+            help="Allow a non-loopback address without authentication.",
+        ),
+        click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on; 0 picks a free one."),
+        click.option("--host", help="Address to listen on."),
+        click.option(
+            "--config",
+            "path",
+            type=click.Path(path_type=Path, dir_okay=False),
+            envvar="BRIDGE_CONFIG",
+            show_envvar=True,
+            help="TOML file; if omitted, settings come from BRIDGE_* variables.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="bridge")
+@click.version_option(__version__, prog_name="taskbridge")
 def main() -> None:
-    """Look once per task on behalf of everybody who waits."""
+    """Poll provider tasks once, stream updates to many clients."""
 
 
 @main.command()
-@_config
-@click.option("--host", help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on; 0 takes a free one.")
-@click.option(
-    "--insecure", is_flag=True, default=None, help="Serve a public address without asking who calls."
-)
-def serve(path: Path | None, host: str | None, port: int | None, *, insecure: bool | None) -> None:
-    """Serve until SIGTERM; then drain and exit 0."""
-    settings = _settings(path, host=host, port=port, insecure=insecure)
+@_settings_options
+def serve(path: Path | None, **overrides: Any) -> None:
+    """Run the bridge until SIGTERM; then drain connections and exit 0."""
+    settings = _settings(path, **overrides)
     from bridge.app import Bridge
     from bridge.config.settings import secrets_of
     from bridge.net import is_loopback
@@ -76,7 +89,8 @@ def serve(path: Path | None, host: str | None, port: int | None, *, insecure: bo
 
     configure(settings.log_level, settings.log_format, secrets=secrets_of(settings))
     if not is_loopback(settings.host) and settings.auth == "none":
-        logging.getLogger("bridge").warning("serving %s without asking who calls", settings.host)
+        logger = logging.getLogger("bridge")
+        logger.warning("serving without authentication", extra={"host": settings.host})
     try:
         code = run(Bridge(settings))
     except OSError as error:
@@ -85,37 +99,57 @@ def serve(path: Path | None, host: str | None, port: int | None, *, insecure: bo
 
 
 @main.command("check-config")
-@_config
-def check_config(path: Path | None) -> None:
-    """Print the effective settings without secrets; exit 2 when something is wrong."""
+@_settings_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: {name: {value, source}}.")
+def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
+    """Print the effective configuration and where each value comes from, without secrets.
+
+    Exit code: 0 if the configuration is valid, 2 if not; then all errors are printed. Warnings, such as the
+    old name of a setting, go to standard error.
+    """
     import orjson
 
-    from bridge.config.settings import effective
+    from bridge.config.effective import effective, table
 
-    text = orjson.dumps(effective(_settings(path)), option=orjson.OPT_INDENT_2)
-    click.echo(text.decode())
+    settings = _settings(path, **overrides)
+    for warning in settings.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    shown = effective(settings)
+    if as_json:
+        document = {name: setting._asdict() for name, setting in shown.items()}
+        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+    else:
+        click.echo(table(shown))
 
 
 @main.command()
-@click.option("--url", envvar="BRIDGE_URL", default="http://127.0.0.1:8080", show_default=True)
-@click.option("--timeout", default=3.0, show_default=True, help="Seconds.")
+@click.option(
+    "--url",
+    envvar="BRIDGE_URL",
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    show_envvar=True,
+    help="Base URL of the bridge.",
+)
+@click.option("--timeout", default=3.0, show_default=True, metavar="SECONDS", help="Timeout of the request.")
 def health(url: str, timeout: float) -> None:
-    """Exit 0 when the bridge takes traffic, 1 when it does not. For container health checks."""
+    """Exit 0 if the bridge is ready, 1 if not. For container health checks."""
     import urllib.error
     import urllib.request
     from urllib.parse import urlsplit
 
     if not url.startswith(("http://", "https://")):
-        raise click.UsageError("--url begins with http:// or https://")
+        raise click.UsageError("--url must begin with http:// or https://")
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/readyz", timeout=timeout) as answer:  # noqa: S310 - checked above
-            click.echo(answer.read().decode())
+        with urllib.request.urlopen(f"{url.rstrip('/')}/readyz", timeout=timeout) as response:  # noqa: S310 - checked above
+            click.echo(response.read().decode())
     except urllib.error.HTTPError as error:
         click.echo(error.read().decode(), err=True)
         sys.exit(1)
     except OSError as error:
-        where = urlsplit(url).netloc.rpartition("@")[2]  # what checks our health may keep what we say
-        click.echo(f"no answer from {where}: {getattr(error, 'reason', error)}", err=True)
+        # Container runtimes store this output: it must not contain the user info of the URL.
+        netloc = urlsplit(url).netloc.rpartition("@")[2]
+        click.echo(f"no response from {netloc}: {getattr(error, 'reason', error)}", err=True)
         sys.exit(1)
 
 
@@ -123,7 +157,7 @@ def health(url: str, timeout: float) -> None:
 @click.argument("journal", type=click.Path(path_type=Path))
 @click.argument("copy", type=click.Path(path_type=Path))
 def backup(journal: Path, copy: Path) -> None:
-    """Copy the file JOURNAL to a new file COPY, also while a bridge writes it."""
+    """Copy the journal file JOURNAL to the new file COPY; safe while the bridge is running."""
     from bridge.errors import JournalError
     from bridge.journal.sqlite.backup import back_up
 
@@ -135,19 +169,17 @@ def backup(journal: Path, copy: Path) -> None:
 
 
 @main.command()
-@click.option(
-    "--port", default=8080, show_default=True, help="Of the bridge; another is taken when it is in use."
-)
-@click.option("--speed", default=1.0, show_default=True, help="How much faster than real renders.")
+@click.option("--port", default=8080, show_default=True, help="Port; falls back to a free one if taken.")
+@click.option("--speed", default=1.0, show_default=True, help="Speed factor of the simulated tasks.")
 def demo(port: int, speed: float) -> None:
-    """Run simulated providers and the bridge, and show tasks going through."""
+    """Run simulated providers and the bridge, and show the progress of four sample tasks."""
     from bridge.cli.demo import run
 
     sys.exit(run(port=port, speed=speed))
 
 
 def _settings(path: Path | None, **overrides: Any) -> Settings:
-    from bridge.config.settings import load
+    from bridge.config.load import load
 
     try:
         return load(path, **overrides)

@@ -1,4 +1,4 @@
-"""Progress bars for tasks: drawn over themselves on a terminal, told line by line anywhere else."""
+"""Progress bars for tasks: redrawn in place on a terminal, one line per state elsewhere."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ _COLOURS = {
     Status.CANCELLED: "\x1b[33m",
     Status.PROCESSING: "\x1b[36m",
 }
-# A provider's words go to a terminal here: what would move its cursor or turn the text around must not.
+# Text of a provider is written to a terminal: control sequences and bidirectional overrides are an attack.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(slots=True)
 class _Row:
-    """One task: its newest state, and when that came."""
+    """One task: its newest state, and when it arrived."""
 
     ref: str
     state: TaskState | None
-    came: float
-    since: float
+    updated_at: float
+    started_at: float
     note: str = ""
 
 
 class ProgressBars:
-    """One bar a task.
+    """One progress bar per task.
 
     Args:
-        out: Where to draw; ANSI movements only when it is a terminal.
-        refs: The tasks, in the order of their bars; others join at the end when their state comes.
-        now: Monotonic seconds.
-        lines_above: Header lines; change the list and draw again to change them.
-        size: The size of the terminal, asked at each drawing.
-        ansi: Says it instead of asking `out`.
+        out: Output; ANSI escape sequences are used only for a terminal.
+        refs: The tasks, in the order of their bars; other tasks are appended with their first state.
+        now: Returns monotonic seconds.
+        lines_above: Header lines; change the list and call `draw` to update them.
+        size: Returns the size of the terminal, called at each drawing.
+        ansi: Overrides the detection of a terminal.
     """
 
     def __init__(
@@ -73,23 +73,23 @@ class ProgressBars:
         self._size = size
         self._ansi = out.isatty() if ansi is None else ansi
         self._colour = self._ansi and not os.environ.get("NO_COLOR")
-        self._full, self._empty = ("█", "░") if _can_say(out, "█░") else ("#", "-")
+        self._full, self._empty = ("█", "░") if _can_encode(out, "█░") else ("#", "-")
         self._rows = {ref: _Row(ref, None, now(), now()) for ref in refs}
         self._drawn = 0
-        self._told_above = 0
+        self._printed_above = 0
 
     def show(self, state: TaskState) -> None:
-        """A task has a new state."""
+        """Show the new state of a task."""
         row = self._row(state.task)
-        row.state, row.came, row.note = state, self._now(), ""
+        row.state, row.updated_at, row.note = state, self._now(), ""
         if self._ansi:
             self.draw()
         else:
-            self._tell_above()
-            self._tell(self._sentence(row))
+            self._print_above()
+            self._print(self._sentence(row))
 
-    def say(self, notice: TaskNotice) -> None:
-        """Show a notice beside its task, or beside every open one when it is about the connection."""
+    def show_notice(self, notice: TaskNotice) -> None:
+        """Show a notice beside its task, or beside every unfinished task when it concerns the connection."""
         text = "" if notice.code == "fresh" else safe(notice.code.replace("_", " "))
         rows = [self._row(notice.task)] if notice.task is not None else list(self._rows.values())
         for row in rows:
@@ -99,20 +99,20 @@ class ProgressBars:
             self.draw()
         elif text:
             detail = safe(": ".join(part for part in (notice.reason, notice.message) if part))
-            self._tell_above()
-            self._tell(" ".join(part for part in (safe(notice.task or "--"), text, detail) if part))
+            self._print_above()
+            self._print(" ".join(part for part in (safe(notice.task or "--"), text, detail) if part))
 
     def draw(self) -> None:
-        """Draw everything again; without a terminal, only header lines not yet told."""
+        """Redraw everything; without a terminal, print header lines not printed yet."""
         if not self._ansi:
-            self._tell_above()
+            self._print_above()
             return
         size = self._size()
         width, height = max(size.columns - 1, 20), max(size.lines - 1, 3)
         lines = [clip(safe(line), width) for line in self.lines_above]
         room = max(height - len(lines), 2)
         rows = list(self._rows.values())
-        if len(rows) > room:  # a line that left the screen cannot be drawn over
+        if len(rows) > room:  # a line that scrolled off the screen cannot be redrawn
             rows.sort(key=lambda row: row.state is not None and row.state.final)
             rows, hidden = rows[: room - 1], len(rows) - room + 1
         else:
@@ -129,12 +129,12 @@ class ProgressBars:
         self._drawn = len(lines)
 
     def close(self) -> None:
-        """Leave the last drawing, and name the results under it, whole: a link cut off is of no use."""
+        """Keep the last drawing, and print the results below it uncut: a truncated link is useless."""
         self.draw()
         for row in self._rows.values():
             if self._ansi and row.state is not None and row.state.final:
                 for line in self._results(row.state):
-                    self._tell(f"{safe(row.ref)}  {line}")
+                    self._print(f"{safe(row.ref)}  {line}")
         self._drawn = 0
 
     def _row(self, ref: str) -> _Row:
@@ -148,8 +148,8 @@ class ProgressBars:
         progress = state.progress if state is not None else None
         filled = 0 if progress is None else int(_BAR_CELLS * min(max(progress, 0), 100) / 100)
         bar = self._full * filled + self._empty * (_BAR_CELLS - filled)
-        words = [row.note, *self._timing(row), *(self._results(state)[:1] if state and state.error else [])]
-        tail = f"  {_percent(progress)}  {status.value:<10}  " + "  ".join(word for word in words if word)
+        parts = [row.note, *self._timing(row), *(self._results(state)[:1] if state and state.error else [])]
+        tail = f"  {_percent(progress)}  {status.value:<10}  " + "  ".join(part for part in parts if part)
         name = clip(safe(row.ref), column)
         head = name + " " * (column - cells(name)) + "  "
         line = clip(head + bar + tail, width)
@@ -164,21 +164,25 @@ class ProgressBars:
         return " ".join(words + (self._results(state) if state.final else []))
 
     def _timing(self, row: _Row) -> list[str]:
-        """Time left and time taken. Past times are the bridge's own: this machine's clock may be wrong."""
+        """Elapsed and remaining time. Past times are the bridge's own: the local clock may be wrong."""
         state, now = row.state, self._now()
         if state is None:
-            return [duration(now - row.since)]
-        created = _moment(state.document.get("created_at"))
+            return [duration(now - row.started_at)]
+        created = _timestamp(state.document.get("created_at"))
         if state.final:
-            ended = _moment(state.document.get("completed_at"))
+            ended = _timestamp(state.document.get("completed_at"))
             if created is not None and ended is not None and ended >= created:
                 return [f"in {duration(ended - created)}"]
-            return [f"in {duration(row.came - row.since)}"]
-        seen = _moment(state.document.get("observed_at"))
-        before = seen - created if created is not None and seen is not None else row.came - row.since
-        words = [duration(max(before, 0) + now - row.came)]
+            return [f"in {duration(row.updated_at - row.started_at)}"]
+        observed = _timestamp(state.document.get("observed_at"))
+        elapsed = (
+            observed - created
+            if created is not None and observed is not None
+            else row.updated_at - row.started_at
+        )
+        words = [duration(max(elapsed, 0) + now - row.updated_at)]
         if state.eta_seconds is not None:
-            words.append(f"about {duration(max(state.eta_seconds - (now - row.came), 0))} left")
+            words.append(f"about {duration(max(state.eta_seconds - (now - row.updated_at), 0))} left")
         return words
 
     def _results(self, state: TaskState) -> list[str]:
@@ -188,42 +192,42 @@ class ProgressBars:
         urls = [output.get("url") for output in state.outputs]
         return [safe(url) for url in urls if isinstance(url, str) and not url.startswith("data:")]
 
-    def _tell_above(self) -> None:
-        for line in self.lines_above[self._told_above :]:
-            self._tell(safe(line))
-        self._told_above = len(self.lines_above)
+    def _print_above(self) -> None:
+        for line in self.lines_above[self._printed_above :]:
+            self._print(safe(line))
+        self._printed_above = len(self.lines_above)
 
-    def _tell(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         encoding = getattr(self._out, "encoding", None) or "utf-8"
         self._out.write(line.encode(encoding, "replace").decode(encoding) + "\n")
         self._out.flush()
 
 
 def safe(text: str) -> str:
-    """The text without what a terminal would obey."""
+    """Replace control characters, which a terminal would execute."""
     return _UNSAFE.sub("?", text)
 
 
 def cells(text: str) -> int:
-    """How many columns a text takes on a terminal."""
+    """Return the width of a text on a terminal, in columns."""
     return sum(_cells(character) for character in text)
 
 
 def clip(text: str, width: int) -> str:
-    """The text in at most `width` columns."""
+    """Truncate a text to `width` columns."""
     if cells(text) <= width:
         return text
-    kept, used = [], 1
+    shown, used = [], 1
     for character in text:
         used += _cells(character)
         if used > width:
             break
-        kept.append(character)
-    return "".join(kept) + "~"
+        shown.append(character)
+    return "".join(shown) + "~"
 
 
 def duration(seconds: float) -> str:
-    """A duration as people say it: `7s`, `2m05s`, `1h03m`."""
+    """Format a duration: `7s`, `2m05s`, `1h03m`."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole}s"
@@ -242,7 +246,7 @@ def _percent(progress: float | None) -> str:
     return "  --%" if progress is None else f"{int(progress):4}%"
 
 
-def _moment(text: object) -> float | None:
+def _timestamp(text: object) -> float | None:
     if not isinstance(text, str):
         return None
     try:
@@ -251,7 +255,7 @@ def _moment(text: object) -> float | None:
         return None
 
 
-def _can_say(out: TextIO, text: str) -> bool:
+def _can_encode(out: TextIO, text: str) -> bool:
     try:
         text.encode(getattr(out, "encoding", None) or "utf-8")
     except (UnicodeEncodeError, LookupError):

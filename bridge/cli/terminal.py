@@ -1,4 +1,4 @@
-"""What `bridge watch` and `bridge submit` do: show tasks, and say by an exit code how they ended."""
+"""The `watch` and `submit` commands: show tasks, and report by an exit code how they ended."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ async def watch(
     bars: ProgressBars | None = None,
     err: TextIO | None = None,
 ) -> int:
-    """Follow tasks on a terminal until each is over.
+    """Follow tasks on a terminal until each is final.
 
     Args:
-        json: Print each state document as a line of JSON and nothing else.
-        give_up: Seconds without a sign of the bridge to give up after.
-        bars: The view to use, when it is shared with something that draws above it.
-        err: Where a failure is told; standard error by default.
+        json: Print each state document as one line of JSON and nothing else.
+        give_up: Seconds without a response from the bridge after which to stop.
+        bars: The view to use, if something else prints header lines above it.
+        err: Output for errors; standard error by default.
 
     Returns:
-        0 when every task completed, 1 when one did not, 2 for bad usage or a task that does not exist,
+        0 when every task completed, 1 when one did not, 2 for invalid usage or a task that does not exist,
         3 when the bridge could not be reached.
     """
     view = _Json(out) if json else bars or ProgressBars(out, refs, now=asyncio.get_running_loop().time)
-    tally = _Tally(refs, view)
+    outcome = _Outcome(refs, view)
     async with asyncio.TaskGroup() as group:
         ticker = group.create_task(_redraw(view))
         try:
-            code = await _follow(url, refs, tally, token=token, give_up=give_up)
+            code = await _follow(url, refs, outcome, token=token, give_up=give_up)
             view.close()
-        except BrokenPipeError:  # the reader has seen enough, as in `bridge watch ... | head`
+        except BrokenPipeError:  # the reader closed the pipe, as in `taskbridge watch ... | head`
             code = NOT_COMPLETED
         except BridgeError as error:
-            code = _told("watch", error, err)
+            code = _report("watch", error, err)
         finally:
             ticker.cancel()
     return code
@@ -77,48 +77,48 @@ async def submit(
     err: TextIO | None = None,
     options: Mapping[str, str] | None = None,
 ) -> tuple[int, str | None]:
-    """Create a task; the exit code, and the ref to go on watching."""
+    """Create a task; return the exit code and the ref of the task."""
     try:
         async with Bridge(url, token) as bridge:
             state = await bridge.submit(upstream, body, options=options)
     except BridgeError as error:
-        code = _told("submit", error, err)
+        code = _report("submit", error, err)
         return (BAD_USAGE if isinstance(error, UpstreamRefused) else code), None
     out.write(_line(state) if json else safe(state.task) + "\n")
     out.flush()
     return COMPLETED, state.task
 
 
-def _told(command: str, error: BridgeError, err: TextIO | None) -> int:
-    print(f"bridge {command}: {safe(str(error))}", file=err or sys.stderr)
+def _report(command: str, error: BridgeError, err: TextIO | None) -> int:
+    print(f"taskbridge {command}: {safe(str(error))}", file=err or sys.stderr)
     return BAD_USAGE if isinstance(error, RequestError) else UNREACHABLE
 
 
 def _line(state: TaskState) -> str:
-    """The document as one line; ASCII, so that nothing a provider wrote can act on a terminal."""
+    """Format the document as one line; ASCII, so that text of a provider cannot control the terminal."""
     return dumps(state.document, separators=(",", ":")) + "\n"
 
 
-async def _follow(url: str, refs: list[str], tally: _Tally, *, token: str | None, give_up: float) -> int:
+async def _follow(url: str, refs: list[str], outcome: _Outcome, *, token: str | None, give_up: float) -> int:
     async with Bridge(url, token) as bridge:
-        tally.view.draw()
-        async for state in bridge.watch(*refs, on_notice=tally.notice, unreachable_after=give_up):
-            tally.state(state)
-    return tally.code
+        outcome.view.draw()
+        async for state in bridge.watch(*refs, on_notice=outcome.notice, unreachable_after=give_up):
+            outcome.state(state)
+    return outcome.code
 
 
 async def _redraw(view: ProgressBars | _Json) -> None:
-    """Clocks go on between states."""
+    """Redraw once a second: elapsed times change between states."""
     while True:
         await asyncio.sleep(_REDRAW_SECONDS)
         try:
             view.draw()
         except BrokenPipeError:
-            return  # the next state meets it too, and ends the watch
+            return  # the next state fails likewise, which ends the watch
 
 
-class _Tally:
-    """Shows what comes, and keeps how each task ended."""
+class _Outcome:
+    """Shows states and notices, and records how each task ended."""
 
     def __init__(self, refs: list[str], view: ProgressBars | _Json) -> None:
         self.view = view
@@ -132,7 +132,7 @@ class _Tally:
     def notice(self, notice: TaskNotice) -> None:
         if notice.code == "task_not_found" and notice.task is not None and not notice.retriable:
             self._missing.add(notice.task)
-        self.view.say(notice)
+        self.view.show_notice(notice)
 
     @property
     def code(self) -> int:
@@ -143,7 +143,7 @@ class _Tally:
 
 
 class _Json:
-    """A state document a line, for programs."""
+    """One state document per line, for programs."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -152,11 +152,11 @@ class _Json:
         self._out.write(_line(state))
         self._out.flush()
 
-    def say(self, notice: TaskNotice) -> None:
-        """Notices are no states."""
+    def show_notice(self, notice: TaskNotice) -> None:
+        """Notices are not printed: each line is a state."""
 
     def draw(self) -> None:
-        """Nothing is ever drawn again."""
+        """Nothing is redrawn."""
 
     def close(self) -> None:
-        """Everything is out already."""
+        """Every line has been written already."""

@@ -1,4 +1,4 @@
-"""The commands `bridge watch` and `bridge submit`."""
+"""The commands `taskbridge watch` and `taskbridge submit`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-# Commands import late: aiohttp alone takes longer than `bridge --help` should.
+# Commands import late: the import of aiohttp alone takes longer than `taskbridge --help` should.
 
 _INTERRUPTED = 130
 
@@ -22,10 +22,13 @@ _url = click.option(
     default="http://127.0.0.1:8080",
     show_default=True,
     show_envvar=True,
-    help="Where the bridge is.",
+    help="Base URL of the bridge.",
 )
 _token = click.option(
-    "--token", envvar="BRIDGE_TOKEN", show_envvar=True, help="Bearer token; better in the environment."
+    "--token",
+    envvar="BRIDGE_TOKEN",
+    show_envvar=True,
+    help="Bearer token; prefer the variable, which other users of the machine cannot see.",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print each state document as one line of JSON.")
 _give_up = click.option(
@@ -34,7 +37,7 @@ _give_up = click.option(
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="Stop when there was no sign of the bridge for so long.",
+    help="Exit after this time without a response from the bridge.",
 )
 
 
@@ -45,10 +48,10 @@ _give_up = click.option(
 @_token
 @_give_up
 def watch(refs: tuple[str, ...], url: str, *, as_json: bool, token: str | None, give_up: float) -> None:
-    """Watch tasks until each is over. A REF is upstream/task_id.
+    """Show the progress of tasks until all are finished. A REF is upstream/task_id.
 
-    Exit code: 0 all completed, 1 one failed, was cancelled or lost, 2 bad usage or no such task, 3 the bridge
-    cannot be reached.
+    Exit code: 0 if all completed, 1 if one failed, was cancelled or lost, 2 for bad usage or an unknown task,
+    3 if the bridge cannot be reached.
     """
     from bridge.cli import terminal  # noqa: PLC0415 - see above
 
@@ -62,13 +65,13 @@ def watch(refs: tuple[str, ...], url: str, *, as_json: bool, token: str | None, 
 @click.command()
 @click.argument("upstream")
 @click.argument("body", default="-")
-@click.option("--watch", "follow", is_flag=True, help="Watch the new task until it is over.")
+@click.option("--watch", "follow", is_flag=True, help="Watch the new task until it is finished.")
 @click.option(
     "--option",
-    "given",
+    "option_texts",
     multiple=True,
     metavar="NAME=VALUE",
-    help="What the provider's call needs beside the body, such as endpoint=fal-ai/flux; may be repeated.",
+    help="What the provider's call needs besides the body, such as endpoint=fal-ai/flux; may be repeated.",
 )
 @_url
 @_json
@@ -79,7 +82,7 @@ def submit(
     body: str,
     url: str,
     *,
-    given: tuple[str, ...],
+    option_texts: tuple[str, ...],
     follow: bool,
     as_json: bool,
     token: str | None,
@@ -87,10 +90,10 @@ def submit(
 ) -> None:
     """Create a task at UPSTREAM and print its ref.
 
-    BODY is the provider's own JSON: as text, @FILE, or - for standard input. A create is never repeated by
-    itself.
+    BODY is the provider's own JSON: as text, @FILE, or - for standard input. Submits are never retried
+    automatically.
     """
-    document, provider_options = _read_body(body), _read_options(given)
+    document, provider_options = _read_body(body), _read_options(option_texts)
 
     async def run() -> int:
         from bridge.cli import terminal  # noqa: PLC0415 - see above
@@ -120,14 +123,14 @@ def _read_body(body: str) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise click.BadParameter(f"not JSON: {error}", param_hint="BODY") from None
     if not isinstance(document, dict):
-        raise click.BadParameter("a JSON object is needed", param_hint="BODY")
+        raise click.BadParameter("must be a JSON object", param_hint="BODY")
     return document
 
 
-def _read_options(given: tuple[str, ...]) -> dict[str, str]:
-    pairs = [one.partition("=") for one in given]
+def _read_options(option_texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in option_texts]
     if any(not name or not equals for name, equals, _ in pairs):
-        raise click.BadParameter("NAME=VALUE is needed", param_hint="--option")
+        raise click.BadParameter("must be NAME=VALUE", param_hint="--option")
     return {name: value for name, _, value in pairs}
 
 
@@ -136,10 +139,10 @@ def _exit_with(main: Callable[[], Coroutine[Any, Any, int]]) -> None:
 
     try:
         code = asyncio.run(main())
-    except KeyboardInterrupt:  # click would say "Aborted!" and exit 1
+    except KeyboardInterrupt:  # click would print "Aborted!" and exit with 1
         code = _INTERRUPTED
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # or the interpreter complains about it on its way out
+    except BrokenPipeError:  # else the interpreter reports the error once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

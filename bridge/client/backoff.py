@@ -1,4 +1,4 @@
-"""How long to wait before connecting again: what the stream asked for, then decorrelated jitter."""
+"""Reconnect back-off: the stream's `retry:` first, then decorrelated jitter."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ MAX_RETRY = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How a watch waits, in seconds.
+    """Timeouts and reconnect delays of a watch, in seconds.
 
     Args:
-        silence: Without a single byte for so long the connection is taken for dead; the bridge says
-            something every 15 s.
-        first_delay: Wait before the first reconnect, unless the stream named one with `retry:`.
-        shortest_delay: No wait is shorter, whatever the stream asks for.
-        longest_delay: Waits grow up to this.
-        farewell: How long to stay for the bridge's `end` once every task is over.
+        silence: A connection without a byte for this long is considered dead; the bridge sends a keepalive
+            every 15 s.
+        first_delay: Delay before the first reconnect, unless the stream set one with `retry:`.
+        min_delay: Lower bound of a delay, also for what the stream asks for.
+        max_delay: Upper bound of the growing delays.
+        end_timeout: How long to wait for the bridge's `end` event once every task is final.
     """
 
     silence: float = 45.0
     first_delay: float = 1.0
-    shortest_delay: float = 0.1
-    longest_delay: float = 30.0
-    farewell: float = 2.0
+    min_delay: float = 0.1
+    max_delay: float = 30.0
+    end_timeout: float = 2.0
 
 
 class Backoff:
-    """The waits of one watch (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/)."""
+    """Reconnect delays of one watch (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/)."""
 
-    def __init__(self, patience: Timeouts, rng: random.Random) -> None:
-        self.patience = patience
-        self._base = patience.first_delay
-        self._longest = patience.longest_delay
+    def __init__(self, timeouts: Timeouts, rng: random.Random) -> None:
+        self.timeouts = timeouts
+        self._base = timeouts.first_delay
+        self._max = timeouts.max_delay
         self._rng = rng
         self._last: float | None = None
 
-    def asked(self, milliseconds: int) -> None:
-        """The stream said `retry:`."""
-        self._base = max(self.patience.shortest_delay, min(milliseconds / 1000, MAX_RETRY))
+    def set_retry(self, milliseconds: int) -> None:
+        """Use the `retry:` value of the stream, bounded, as the base delay."""
+        self._base = max(self.timeouts.min_delay, min(milliseconds / 1000, MAX_RETRY))
 
-    def worked(self) -> None:
-        """A connection brought an event: the next trouble starts small again."""
+    def reset(self) -> None:
+        """Start from the base delay again, after a connection that delivered an event."""
         self._last = None
 
     def next(self, at_least: float | None = None) -> float:
-        """The wait before the next attempt.
+        """Return the delay before the next attempt, in seconds.
 
         Args:
-            at_least: What a refusal asked for (`Retry-After`); spread a little, as others heard it too.
+            at_least: `Retry-After` of a refusal. Jitter is added: other clients received the same value.
         """
-        # the bridge's own `retry:` is jittered already, so the first wait stays near it
+        # The bridge's own `retry:` is jittered already, so the first delay stays near it.
         top = 1.5 * self._base if self._last is None else 3 * self._last
-        self._last = min(max(self._longest, self._base), self._rng.uniform(self._base, max(self._base, top)))
+        self._last = min(max(self._max, self._base), self._rng.uniform(self._base, max(self._base, top)))
         if at_least is None:
             return self._last
         return max(self._last, at_least + self._rng.uniform(0, self._base))

@@ -1,4 +1,4 @@
-"""The client of a bridge: watch tasks, read one, find one, submit one, cancel one."""
+"""Client of a bridge: watch tasks; read, find, submit and cancel a task."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-_DEFAULT_PATIENCE = Timeouts()
+_DEFAULT_TIMEOUTS = Timeouts()
 _JSON = {"Accept": "application/json"}
-_ANSWER_SECONDS = 60.0
-_SUBMIT_SECONDS = 150.0  # the bridge itself waits for a minute, and may have to look for the task
+_TIMEOUT = 60.0
+_SUBMIT_TIMEOUT = 150.0  # the bridge waits up to 60 s for the provider, then may search for the task
 
 
 class Bridge:
-    """A bridge, by its address.
+    """Client of the bridge at `url`.
 
         async with Bridge("http://127.0.0.1:8080") as bridge:
             async for state in bridge.watch("qingbo/task-1"):
                 print(state.status, state.progress)
 
     Args:
-        url: Where the bridge is, such as `https://bridge.example.com`; a path prefix is kept.
-        token: The bearer token, or a plain or async callable that gives it; called before every request and
-            every reconnect, so a token that expires can be renewed.
-        session: Your own aiohttp session (proxies, certificates); it stays yours to close.
-        patience: How watches wait; the defaults suit the bridge's own.
-        rng: Where the jitter of reconnects comes from.
-        sleep: How to wait between reconnects.
+        url: Address of the bridge, such as `https://bridge.example.com`; a path prefix is kept.
+        token: The bearer token, or a plain or async callable that returns it; called before every request and
+            every reconnect, so that an expiring token can be renewed.
+        session: Your own aiohttp session (proxies, certificates); the caller closes it.
+        timeouts: Timeouts of watches; the defaults match the bridge's own.
+        rng: Source of the jitter of reconnects.
+        sleep: Sleeps between reconnects.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Bridge:
         token: Token | None = None,
         session: aiohttp.ClientSession | None = None,
         *,
-        patience: Timeouts = _DEFAULT_PATIENCE,
+        timeouts: Timeouts = _DEFAULT_TIMEOUTS,
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._transport = HttpTransport(url, token, session)
-        self._grace = patience
-        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        self._timeouts = timeouts
+        self._rng = rng or random.Random()  # noqa: S311 - jitter is not a secret
         self._sleep = sleep
 
     async def __aenter__(self) -> Self:
@@ -76,27 +76,28 @@ class Bridge:
         on_notice: Callable[[TaskNotice], object] | None = None,
         unreachable_after: float | None = None,
     ) -> AsyncGenerator[TaskState, None]:
-        """The states of one or many tasks, the current one first, until every task is final.
+        """Yield the states of one or many tasks, the current state first, until every task is final.
 
-        Survives lost connections, restarts and drains of the bridge; each state comes once. To leave early
-        and close the connection at once, wrap it in `contextlib.aclosing`.
+        Survives lost connections, restarts and drains of the bridge; each state is yielded once. To stop
+        early and close the connection at once, wrap it in `contextlib.aclosing`.
 
-        Ordering: states of one task come oldest first; between two looks only the newest may be sent.
+        Ordering: states of one task are yielded oldest first; a slow reader may skip intermediate states.
 
         Args:
-            last_event_id: A `cursor` kept from earlier: only what is newer comes.
-            history: Whether the recorded states come first.
-            on_notice: Called with each notice of the bridge, and with our own `reset` and `reconnecting`.
-            unreachable_after: Seconds from losing the bridge to giving up; None for never.
+            last_event_id: A `cursor` saved earlier: only newer states are yielded.
+            history: Whether to yield the recorded states first.
+            on_notice: Called with each notice of the bridge, and with the client's own `reset` and
+                `reconnecting`.
+            unreachable_after: Seconds without the bridge after which to give up; None for never.
 
         Raises:
-            InvalidRequest: A ref or the cursor is not well-formed.
-            Unauthenticated: The token is missing or wrong.
+            InvalidRequest: A ref or the cursor is malformed.
+            Unauthenticated: The token is missing or invalid.
             Forbidden: The token does not allow these tasks.
             UnknownTask: None of these tasks exists.
-            UnknownUpstream: The bridge knows no such upstream.
+            UnknownUpstream: The bridge has no such upstream.
             BridgeUnreachable: Only with `unreachable_after`.
-            UnreadablePayload: What answers is not a bridge.
+            UnreadablePayload: The server is not a bridge.
         """
         return Follow(
             self._transport,
@@ -105,23 +106,23 @@ class Bridge:
             history=history,
             on_notice=on_notice,
             unreachable_after=unreachable_after,
-            backoff=Backoff(self._grace, self._rng),
+            backoff=Backoff(self._timeouts, self._rng),
             sleep=self._sleep,
         ).states()
 
     async def state(
         self, ref: str, *, wait: float | None = None, etag: str | None = None, include: Iterable[str] = ()
     ) -> TaskState | None:
-        """The state of a task; None when it is still the one `etag` names.
+        """Return the state of a task; None when it is still the one named by `etag`.
 
         Args:
-            wait: Seconds to let the bridge wait for a change, at most 60.
+            wait: Seconds the bridge may wait for a change, at most 60.
             etag: The cursor of the state already known.
             include: `raw` for the provider's own document, `data` for base64 results.
 
         Raises:
             UnknownTask: There is no such task.
-            BridgeUnreachable: There was no answer; not retried.
+            BridgeUnreachable: No response; not retried.
         """
         headers = dict(_JSON)
         if wait is not None:
@@ -131,46 +132,48 @@ class Bridge:
         query = urlencode([("include", part) for part in include])
         path = task_path(ref) + ("?" + query if query else "")
         status, text = await self._transport.call(
-            "GET", path, headers=headers, within=_ANSWER_SECONDS + (wait or 0)
+            "GET", path, headers=headers, timeout_seconds=_TIMEOUT + (wait or 0)
         )
         return None if status == 304 else _state(text)
 
     async def find(self, upstream: str, alias: str) -> TaskState:
-        """The task the provider knows under the client's own id.
+        """Find a task by the client's own id.
 
         Raises:
-            UnknownTask: There is none.
+            UnknownTask: There is no such task.
         """
         path = f"/v1/aliases/{check_upstream_name(upstream)}/{quote(check_task_id(alias), safe='')}"
-        _, text = await self._transport.call("GET", path, headers=_JSON, within=_ANSWER_SECONDS)
+        _, text = await self._transport.call("GET", path, headers=_JSON, timeout_seconds=_TIMEOUT)
         return _state(text)
 
     async def submit(
         self, upstream: str, body: dict[str, Any], *, options: Mapping[str, str] | None = None
     ) -> TaskState:
-        """Create a task at the provider, `body` unchanged, and have the bridge watch it.
+        """Create a task at the provider with `body` unchanged; the bridge watches it.
 
         Never retried: after a `BridgeUnreachable` the task may or may not exist.
 
         Args:
-            options: What the provider's call needs beside the body, such as `{"endpoint": "fal-ai/flux"}`.
+            options: Parameters of the provider's call beside the body, such as `{"endpoint": "fal-ai/flux"}`.
         """
         query = urlencode(options or {})
         path = f"/v1/tasks/{check_upstream_name(upstream)}" + ("?" + query if query else "")
         _, text = await self._transport.call(
-            "POST", path, headers=_JSON, body=orjson.dumps(body), within=_SUBMIT_SECONDS
+            "POST", path, headers=_JSON, body=orjson.dumps(body), timeout_seconds=_SUBMIT_TIMEOUT
         )
         return _state(text)
 
     async def cancel(self, ref: str) -> TaskState:
-        """Ask the provider to cancel; the state that results, which need not be `cancelled` yet."""
+        """Ask the provider to cancel. Returns the resulting state, which need not be `cancelled` yet."""
         path = task_path(ref, "/cancel")
-        _, text = await self._transport.call("POST", path, headers=_JSON, body=b"{}", within=_ANSWER_SECONDS)
+        _, text = await self._transport.call(
+            "POST", path, headers=_JSON, body=b"{}", timeout_seconds=_TIMEOUT
+        )
         return _state(text)
 
 
 def _state(text: bytes) -> TaskState:
-    """The state in an answer, alone or beside links."""
+    """Parse the state in a response, with or without links."""
     document = read_json(text)
     if isinstance(document, dict):
         document = document.get("state", document)

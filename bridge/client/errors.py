@@ -1,4 +1,4 @@
-"""What can go wrong between the client and a bridge, and the bridge's own refusals made ours again."""
+"""Errors of the client: an unreachable bridge, and problem documents mapped back to `bridge.errors`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bridge.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_SENTENCE = 500
+MAX_MESSAGE = 500
 MAX_RETRY_AFTER = 300.0
 
 _CLASSES: tuple[type[BridgeError], ...] = (
@@ -51,7 +51,7 @@ _CLASSES: tuple[type[BridgeError], ...] = (
     Overloaded,
 )
 _BY_CODE = {cls.code: cls for cls in _CLASSES}
-# A bare status comes from something that is no bridge, such as a proxy: a bare 404 says nothing of a task.
+# A status without a problem document comes from something else, such as a proxy: its 404 is not about a task.
 _BY_STATUS: dict[int, type[BridgeError]] = {
     401: Unauthenticated,
     403: Forbidden,
@@ -77,37 +77,37 @@ class BridgeUnreachable(BridgeError):
 def refusal(
     status: int, headers: Mapping[str, str], body: bytes, *, secret: str | None = None
 ) -> BridgeError:
-    """The error an answer stands for, with the bridge's own code and sentence.
+    """Map an error response to an exception with the bridge's own code and message.
 
     Args:
-        secret: Text that must not come back in the sentence, should something echo our headers.
+        secret: Text to remove from the message, in case a proxy echoes our headers.
     """
     problem = _problem(body)
     code = problem.get("code")
-    found = _BY_CODE.get(code) if isinstance(code, str) else None
-    cls = found or _BY_STATUS.get(status) or (UpstreamUnavailable if status >= 500 else InvalidRequest)
-    sentence = problem.get("detail") or problem.get("title")
-    if not isinstance(sentence, str):
-        sentence = f"the bridge, or something in front of it, answered {status}"
+    known = _BY_CODE.get(code) if isinstance(code, str) else None
+    cls = known or _BY_STATUS.get(status) or (UpstreamUnavailable if status >= 500 else InvalidRequest)
+    message = problem.get("detail") or problem.get("title")
+    if not isinstance(message, str):
+        message = f"the bridge, or a proxy in front of it, returned HTTP {status}"
     if secret:
-        sentence = sentence.replace(secret, "***")
-    error = cls(sentence[:MAX_SENTENCE], retry_after=retry_after(headers))
+        message = message.replace(secret, "***")
+    error = cls(message[:MAX_MESSAGE], retry_after=retry_after(headers))
     error.status = status
     if isinstance(code, str) and _CODE.fullmatch(code):
         error.code = code
-    error.retryable = _worth_retrying(status, headers, error, known=found is not None)
+    error.retryable = _is_retryable(status, headers, error, known=known is not None)
     return error
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The wait an answer asks for in seconds, bounded; dates are not understood."""
+    """Return `Retry-After` in seconds, bounded; None for dates, which are not supported."""
     text = headers.get("Retry-After", "").strip()
     if not (text.isascii() and text.isdigit()) or len(text) > 9:
         return None
     return min(float(text), MAX_RETRY_AFTER)
 
 
-def _worth_retrying(status: int, headers: Mapping[str, str], error: BridgeError, *, known: bool) -> bool:
+def _is_retryable(status: int, headers: Mapping[str, str], error: BridgeError, *, known: bool) -> bool:
     if headers.get("x-should-retry", "").strip().lower() == "false":
         return False
     if known and not isinstance(error, RequestError):

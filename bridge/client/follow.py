@@ -1,4 +1,4 @@
-"""One watch over a network that fails: connects, listens, notices silence, waits, resumes where it was."""
+"""Follows tasks over an unreliable network: connects, reads events, detects silence, reconnects, resumes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import aiohttp
 import orjson
 
 from bridge.client.errors import BridgeUnreachable
-from bridge.client.ledger import WatchState
 from bridge.client.state import TaskNotice, TaskState
 from bridge.client.transport import HttpTransport, task_path, unreachable
+from bridge.client.watch_state import WatchState
 from bridge.core.task import TaskKey
 from bridge.errors import BridgeError, InvalidRequest, UnreadablePayload
 from bridge.wire.sse import EVENT_ID, Decoder, ServerSentEvent
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
     from bridge.client.backoff import Backoff
 
-# Beyond either, the tasks go into a body: proxies and servers cut URLs off at 8 KiB, some at 2.
+# Above either limit the tasks go into a POST body: proxies and servers limit URLs to 8 KiB, some to 2 KiB.
 _MAX_IN_URL = 20
 _MAX_URL = 1800
 
 
 class Follow:
-    """Follows tasks until each is over.
+    """Follows tasks until each is final.
 
-    Ordering: states of one task come oldest first, each once.
+    Ordering: states of one task are yielded oldest first, each once.
     Cancellation: safe at any await; the connection is closed.
 
     Args:
         cursor: Where to resume; None for the current state first.
-        history: Whether to ask for the recorded states too.
-        on_notice: Told about notices, resets and reconnects.
-        unreachable_after: Seconds from losing the bridge to giving up; None for never.
-        sleep: Waits between attempts.
+        history: Whether to request the recorded states too.
+        on_notice: Called with notices, resets and reconnects.
+        unreachable_after: Seconds without the bridge after which to give up; None for never.
+        sleep: Sleeps between attempts.
     """
 
     def __init__(
@@ -54,51 +54,51 @@ class Follow:
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
         if not refs:
-            raise InvalidRequest("there is no task to watch")
+            raise InvalidRequest("no task to watch")
         for ref in refs:
             TaskKey.parse(ref)
         if cursor is not None and not EVENT_ID.fullmatch(cursor):
-            raise InvalidRequest("the cursor is not one of a bridge")
+            raise InvalidRequest("invalid cursor")
         self._transport = transport
-        self._ledger = WatchState(refs)
+        self._tasks = WatchState(refs)
         self._cursor = cursor
         self._history = history
         self._on_notice = on_notice
         self._unreachable_after = unreachable_after
-        self._grace = backoff.patience
+        self._timeouts = backoff.timeouts
         self._backoff = backoff
         self._sleep = sleep
         self._lost_at: float | None = None
 
     async def states(self) -> AsyncGenerator[TaskState, None]:
-        """Each state, until every task is over.
+        """Yield each state, until every task is final.
 
         Raises:
-            BridgeUnreachable: There was no way back to the bridge for `unreachable_after` seconds.
-            BridgeError: The bridge refuses the watch for good.
+            BridgeUnreachable: The bridge was unreachable for `unreachable_after` seconds.
+            BridgeError: The bridge refused the watch, and a retry cannot succeed.
         """
         self._lost_at = _now()
-        while not self._over:
-            line = await self._connect()
-            if line is None:
+        while not self._finished:
+            connection = await self._connect()
+            if connection is None:
                 return
             try:
-                while not self._ledger.ended and (events := await self._listen(line)) is not None:
+                while not self._tasks.ended and (events := await self._read(connection)) is not None:
                     for event in events:
-                        news = self._take(event)
-                        if news is not None:
-                            yield news
+                        state = self._accept(event)
+                        if state is not None:
+                            yield state
             finally:
-                line.close()
-            if not self._over:
-                await self._pause(BridgeUnreachable(line.reason))
+                connection.close()
+            if not self._finished:
+                await self._pause(BridgeUnreachable(connection.reason))
 
     @property
-    def _over(self) -> bool:
-        return self._ledger.ended or self._ledger.settled
+    def _finished(self) -> bool:
+        return self._tasks.ended or self._tasks.settled
 
-    async def _connect(self) -> _Line | None:
-        """A stream, however many attempts that takes; None when the bridge has nothing more to say (204)."""
+    async def _connect(self) -> _Connection | None:
+        """Open a stream, retrying as needed; None when the bridge has nothing more to send (204)."""
         while True:
             method, path, body = self._request()
             headers = {
@@ -110,7 +110,7 @@ class Follow:
                 headers["Last-Event-ID"] = self._cursor
             try:
                 response = await self._transport.open(
-                    method, path, headers=headers, body=body, within=self._opening_seconds()
+                    method, path, headers=headers, body=body, timeout_seconds=self._open_timeout()
                 )
             except BridgeError as failure:
                 if not failure.retryable:
@@ -122,13 +122,13 @@ class Follow:
                 return None
             if response.status != 200 or response.content_type != "text/event-stream":
                 response.close()
-                raise UnreadablePayload("the answer is not an event stream: is this the address of a bridge?")
-            self._ledger.connected()
-            return _Line(response, self._cursor)
+                raise UnreadablePayload("not an event stream; is this the address of a bridge?")
+            self._tasks.connected()
+            return _Connection(response, self._cursor)
 
     def _request(self) -> tuple[str, str, bytes | None]:
-        """Asks only for what is still open: a bridge may have forgotten the rest by now."""
-        refs = self._ledger.open_refs
+        """Request only the open tasks: the bridge may have deleted the final ones by now."""
+        refs = self._tasks.open_refs
         history = "history=1" if self._history else ""
         if len(refs) == 1:
             return "GET", task_path(refs[0], "/events") + ("?" + history if history else ""), None
@@ -138,54 +138,59 @@ class Follow:
             return "POST", path, orjson.dumps({"tasks": refs})
         return "GET", f"/v1/events?{query}", None
 
-    async def _listen(self, line: _Line) -> list[ServerSentEvent] | None:
-        patience = self._grace
-        settled = self._ledger.settled
-        events = await line.read(min(patience.silence, patience.farewell) if settled else patience.silence)
-        if line.retry is not None:
-            self._backoff.asked(line.retry)
+    async def _read(self, connection: _Connection) -> list[ServerSentEvent] | None:
+        timeout = self._timeouts.silence
+        if self._tasks.settled:  # every result is known, so a missing `end` must not hold the caller up
+            timeout = min(timeout, self._timeouts.end_timeout)
+        events = await connection.read(timeout)
+        if connection.retry is not None:
+            self._backoff.set_retry(connection.retry)
         if events is not None:
             self._lost_at = None
+        # Only an event resets the back-off: a proxy that accepts and closes would otherwise be hammered.
         if events:
-            self._backoff.worked()
+            self._backoff.reset()
         return events
 
-    def _take(self, event: ServerSentEvent) -> TaskState | None:
-        news = self._ledger.take(event)
-        # An id that no header could carry, or that is none of ours, would break every reconnect.
+    def _accept(self, event: ServerSentEvent) -> TaskState | None:
+        news = self._tasks.accept(event)
+        # An id that is not a cursor, or that a header cannot carry, would make every reconnect fail.
         self._cursor = event.id if event.id and EVENT_ID.fullmatch(event.id) else None
         if isinstance(news, TaskNotice):
-            self._tell(news)
+            self._notify(news)
             return None
         return news
 
-    def _tell(self, notice: TaskNotice) -> None:
+    def _notify(self, notice: TaskNotice) -> None:
         if self._on_notice is not None:
             self._on_notice(notice)
 
-    def _opening_seconds(self) -> float:
+    def _open_timeout(self) -> float:
         left = self._left()
-        return self._grace.silence if left is None else min(self._grace.silence, max(left, 1.0))
+        return self._timeouts.silence if left is None else min(self._timeouts.silence, max(left, 1.0))
 
     def _left(self) -> float | None:
-        """Seconds until we give up; None for never."""
+        """Return the seconds until the watch gives up; None for never."""
         if self._unreachable_after is None or self._lost_at is None:
             return self._unreachable_after
         return self._unreachable_after - (_now() - self._lost_at)
 
     async def _pause(self, failure: BridgeError) -> None:
-        """Wait before the next attempt, or give up."""
-        if self._lost_at is None:  # counted from here: neither silence nor a slow reader of ours is absence
+        """Sleep before the next attempt, or give up."""
+        # The time without the bridge starts here: the silence before, or a slow caller, does not count.
+        if self._lost_at is None:
             self._lost_at = _now()
         delay = self._backoff.next(failure.retry_after)
         left = self._left()
         if left is not None and left <= 0:
-            raise BridgeUnreachable(f"no sign of the bridge for {self._unreachable_after:g} s: {failure}")
-        self._tell(TaskNotice(code="reconnecting", message=str(failure)))
+            raise BridgeUnreachable(
+                f"no response from the bridge for {self._unreachable_after:g} s: {failure}"
+            )
+        self._notify(TaskNotice(code="reconnecting", message=str(failure)))
         await self._sleep(delay if left is None else min(delay, left))
 
 
-class _Line:
+class _Connection:
     """One open connection."""
 
     def __init__(self, response: aiohttp.ClientResponse, cursor: str | None) -> None:
@@ -197,17 +202,17 @@ class _Line:
     def retry(self) -> int | None:
         return self._decoder.retry
 
-    async def read(self, within: float) -> list[ServerSentEvent] | None:
-        """The events of the next bytes, often none; None when the line is dead, and `reason` says why.
+    async def read(self, timeout_seconds: float) -> list[ServerSentEvent] | None:
+        """Return the events in the next bytes, often none; None when the connection is dead (see `reason`).
 
         Raises:
-            UnreadablePayload: An event is larger than we read.
+            UnreadablePayload: An event exceeds the size limit.
         """
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(timeout_seconds):
                 chunk = await self._response.content.readany()
         except TimeoutError:
-            self.reason = f"the bridge was silent for {within:g} s"
+            self.reason = f"the bridge was silent for {timeout_seconds:g} s"
             return None
         except (aiohttp.ClientError, OSError) as error:
             self.reason = str(unreachable(error))

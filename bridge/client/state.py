@@ -1,4 +1,4 @@
-"""What a bridge says, as values: the state of a task, and the notices beside it."""
+"""The messages of a bridge as values: the state of a task, and notices."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _STATUSES = {status.value: status for status in Status}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskState:
-    """The whole of what is known about a task at one moment.
+    """Everything known about a task at one moment.
 
     Args:
         task: The task ref, `upstream/task_id`.
-        status: `unknown` also for a word this client is too old to know; the word itself is in `document`.
-        progress: 0-100, as far as the provider tells.
-        eta_seconds: Estimated time left; None when there is no ground for an estimate.
-        outputs: One entry a result: `type`, `url`, `expires_at` and more.
+        status: Also `unknown` for a status newer than this client; the original is in `document`.
+        progress: 0-100; None when the provider does not report it.
+        eta_seconds: Estimated time left; None if it cannot be estimated.
+        outputs: One entry per result: `type`, `url`, `expires_at` and more.
         error: `code` and `message`, when the task failed.
-        cursor: The place of this state in the journal; opaque.
-        document: The state document as it came, every key of it.
+        cursor: Position of this state in the journal; opaque.
+        document: The complete state document as received.
     """
 
     task: str
@@ -42,21 +42,21 @@ class TaskState:
 
     @property
     def final(self) -> bool:
-        """Whether nothing more is expected of the task."""
+        """Whether the task is finished."""
         return self.status.final
 
     @classmethod
     def of(cls, document: object) -> Self:
-        """Read a state document.
+        """Parse a state document.
 
         Raises:
-            UnreadablePayload: It is none.
+            UnreadablePayload: `document` is not a state document.
         """
         if not isinstance(document, dict):
-            raise UnreadablePayload("a state document is a JSON object")
+            raise UnreadablePayload("a state document must be a JSON object")
         task, status = document.get("task"), document.get("status")
         if not isinstance(task, str) or not isinstance(status, str):
-            raise UnreadablePayload("a state document says which task it is about and its status")
+            raise UnreadablePayload("a state document must have `task` and `status`")
         outputs, error, cursor = document.get("outputs"), document.get("error"), document.get("cursor")
         return cls(
             task=task,
@@ -72,13 +72,13 @@ class TaskState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskNotice:
-    """Something a viewer should know beside the states.
+    """An out-of-band message beside the states.
 
     Args:
         code: `stale`, `fresh`, `stalled`, `upstream_unavailable`, `credential_refused`, `links_expiring`,
             `task_not_found`, `closing`; and this client's own `reset` and `reconnecting`.
-        task: Which task it is about; None when about the connection.
-        reason: Why, for `closing` and `reset`.
+        task: The task concerned; None for the connection.
+        reason: The reason of `closing` and `reset`.
     """
 
     code: str
@@ -89,7 +89,7 @@ class TaskNotice:
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Self:
-        """Read a notice; what is missing or odd is left out, for a notice is never worth failing over."""
+        """Parse a notice. Missing or malformed fields get defaults: a notice must never end a watch."""
         code, task, reason = document.get("code"), document.get("task"), document.get("reason")
         return cls(
             code=code if isinstance(code, str) else "unknown",
@@ -100,16 +100,16 @@ class TaskNotice:
         )
 
 
-def read_json(text: bytes | str) -> Any:  # JSON from outside
+def read_json(text: bytes | str) -> Any:  # any JSON value
     """Parse JSON.
 
     Raises:
-        UnreadablePayload: It is not JSON.
+        UnreadablePayload: `text` is not JSON.
     """
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise UnreadablePayload(f"what the bridge sent is not JSON: {error}") from None
+        raise UnreadablePayload(f"the response is not JSON: {error}") from None
 
 
 def _number(value: object) -> float | None:

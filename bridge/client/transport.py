@@ -1,4 +1,4 @@
-"""The way to a bridge: addresses, the credential, and foreign errors made ours."""
+"""HTTP to a bridge: addresses, the credential, and mapping of aiohttp's errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_BODY = 8 * 1024 * 1024
 _MAX_PROBLEM = 64 * 1024
 _CONNECT_SECONDS = 10.0
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-# No total: a stream is long. Reading has its own watchdog, which comments feed too.
+# No total timeout: a stream is long-lived. Reads have their own timeout, which keepalives reset too.
 _NO_TOTAL = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=None)
 
 
@@ -34,9 +34,9 @@ class HttpTransport:
     """Sends requests to one bridge.
 
     Args:
-        url: Where the bridge is; a path prefix is kept.
-        token: The bearer token, or what gives it; asked anew for every request.
-        session: Somebody else's session, which stays theirs to close.
+        url: Address of the bridge; a path prefix is kept.
+        token: The bearer token, or a callable that returns it, called before every request.
+        session: A session that the caller closes; by default one is opened here.
     """
 
     def __init__(self, url: str, token: Token | None, session: aiohttp.ClientSession | None) -> None:
@@ -46,13 +46,13 @@ class HttpTransport:
         self._own_session = session is None
 
     async def start(self) -> None:
-        """Open a session where none was given."""
+        """Open a session unless the caller gave one."""
         if self._session is None:
-            # aiohttp allows 100 connections, and every watch holds one for long
+            # aiohttp's default limit is 100 connections, and every watch holds one.
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
     async def close(self) -> None:
-        """Close the session if it is ours."""
+        """Close the session unless it belongs to the caller."""
         if self._own_session and self._session is not None:
             session, self._session = self._session, None
             await session.close()
@@ -63,17 +63,20 @@ class HttpTransport:
         path: str,
         *,
         headers: Mapping[str, str],
-        within: float,
+        timeout_seconds: float,
         body: bytes | None = None,
     ) -> aiohttp.ClientResponse:
-        """A 2xx or 304 answer, its body unread; the caller closes it.
+        """Return a 2xx or 304 response with its body unread; the caller closes it.
+
+        Args:
+            timeout_seconds: Seconds until the head of the response must have arrived.
 
         Raises:
-            BridgeUnreachable: There was no answer within `within` seconds.
-            BridgeError: The bridge refused; its `retryable` says whether to come back.
+            BridgeUnreachable: No response within `timeout_seconds`.
+            BridgeError: The bridge refused; `retryable` says whether a retry can succeed.
         """
         if self._session is None:
-            raise RuntimeError("a Bridge is used within `async with`")
+            raise RuntimeError("use a Bridge within `async with`")
         token = await self._credential()
         headers = dict(headers)
         if token is not None:
@@ -82,7 +85,7 @@ class HttpTransport:
             headers["Content-Type"] = "application/json"
         url = URL(self._base + path, encoded=True)
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(timeout_seconds):
                 response = await self._session.request(
                     method, url, headers=headers, data=body, timeout=_NO_TOTAL
                 )
@@ -90,7 +93,7 @@ class HttpTransport:
                     return response
                 text = await _read(response, _MAX_PROBLEM)
         except (aiohttp.ClientError, OSError) as error:
-            raise unreachable(error) from None  # some of aiohttp's carry our headers
+            raise unreachable(error) from None  # `from None`: some of aiohttp's errors contain our headers
         raise refusal(response.status, response.headers, text, secret=token)
 
     async def call(
@@ -99,23 +102,26 @@ class HttpTransport:
         path: str,
         *,
         headers: Mapping[str, str],
-        within: float,
+        timeout_seconds: float,
         body: bytes | None = None,
     ) -> tuple[int, bytes]:
-        """Status and body of a short exchange.
+        """Send a request and return status and body.
+
+        Args:
+            timeout_seconds: Seconds for the head, and again for the body of the response.
 
         Raises:
-            BridgeUnreachable: There was no whole answer within `within` seconds.
+            BridgeUnreachable: No complete response within `timeout_seconds`.
             BridgeError: The bridge refused.
         """
-        response = await self.open(method, path, headers=headers, within=within, body=body)
+        response = await self.open(method, path, headers=headers, timeout_seconds=timeout_seconds, body=body)
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(timeout_seconds):
                 text = await _read(response, MAX_BODY + 1)
         except (aiohttp.ClientError, OSError) as error:
             raise unreachable(error) from None
         if len(text) > MAX_BODY:
-            raise UnreadablePayload(f"the answer is larger than {MAX_BODY} bytes")
+            raise UnreadablePayload(f"the response is larger than {MAX_BODY} bytes")
         return response.status, text
 
     async def _credential(self) -> str | None:
@@ -123,37 +129,37 @@ class HttpTransport:
         if inspect.isawaitable(token):
             token = await token
         if token is not None and not _TOKEN.fullmatch(token):
-            raise InvalidRequest("the token holds characters no header may carry")
+            raise InvalidRequest("the token contains characters not allowed in a header")
         return token
 
 
 def unreachable(error: Exception) -> BridgeUnreachable:
-    """A foreign error of the connection as ours."""
+    """Map an error of the connection to `BridgeUnreachable`."""
     if isinstance(error, TimeoutError):
-        return BridgeUnreachable("the bridge did not answer in time")
-    # only these say where and why, and nothing of what was sent
-    told = isinstance(error, aiohttp.ClientConnectionError | OSError) and str(error)
-    return BridgeUnreachable(f"the bridge cannot be reached: {told or type(error).__name__}")
+        return BridgeUnreachable("no response from the bridge in time")
+    # Only these name the address and the reason, and never contain headers.
+    detail = isinstance(error, aiohttp.ClientConnectionError | OSError) and str(error)
+    return BridgeUnreachable(f"the bridge cannot be reached: {detail or type(error).__name__}")
 
 
 def task_path(ref: str, rest: str = "") -> str:
-    """The path of a task.
+    """Return the URL path of a task.
 
     Raises:
-        InvalidRequest: The ref is not well-formed.
+        InvalidRequest: The ref is malformed.
     """
     key = TaskKey.parse(ref)
     return f"/v1/tasks/{key.upstream}/{quote(key.task_id, safe='')}{rest}"
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, at most `limit` bytes of it; the answer is closed in any case."""
+    """Read at most `limit` bytes of the body; always closes the response."""
     text = bytearray()
     try:
         while len(text) < limit and (piece := await response.content.read(limit - len(text))):
             text += piece
     finally:
-        response.close()  # at the end of a body the connection has been given back already
+        response.close()  # after a complete body the connection is back in the pool already
     return bytes(text)
 
 
@@ -164,5 +170,5 @@ def _base_address(url: str) -> str:
     except ValueError:
         sound = False
     if not sound:
-        raise InvalidRequest("the address of a bridge is like http://127.0.0.1:8080")
+        raise InvalidRequest("the address of a bridge must be like http://127.0.0.1:8080")
     return str(address.with_query(None).with_fragment(None)).rstrip("/")

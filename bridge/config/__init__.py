@@ -1,1 +1,1 @@
-"""Settings: read from TOML and the environment, validated together."""
+"""The configuration: its settings, where they are read from, and the checks they must pass."""

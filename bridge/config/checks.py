@@ -1,13 +1,14 @@
-"""What no setting can know alone: which of them do not go together, told with everything else that is wrong.
+"""Checks across settings, reported together with all other configuration errors.
 
-Everything here reads the operator's words as they were written, before any of them was checked.
+Each check lists the settings it reads and is skipped when one of them is invalid by itself, so that no error
+is reported that only follows from another one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.core.task import UPSTREAM_NAME
 from bridge.dialects.credentials import check_key
@@ -18,142 +19,163 @@ from bridge.net import is_loopback
 from bridge.sources.signatures import check_signing_key
 from bridge.telemetry.tracing import EXTRA, can_export
 
-_TOKEN_SETTINGS = ("token_secrets", "token_jwks_url", "token_issuer", "ticket_secret")
-_KEY_SETTINGS = ("account_secret",)
+if TYPE_CHECKING:
+    from bridge.config.settings import Settings, UpstreamSettings
+
+Errors = Iterator[tuple[str, str]]  # the name of a setting, and what is wrong with it
 
 
-def cross_field_errors(config: dict[str, Any]) -> list[str]:
-    """Settings of which each is well, and that do not go together."""
-    upstreams = config.get("upstreams")
-    mistakes = _access_mistakes(config)
-    if config.get("auth", "none") == "none":
-        mistakes += _exposed(str(config.get("host", "127.0.0.1")), config.get("insecure", False))
-    mistakes += _operations_mistakes(config)
-    if config.get("otlp_endpoint") and not can_export():
-        mistakes.append(f"otlp_endpoint: needs {EXTRA}")
-    if not upstreams:
-        return [*mistakes, "upstreams: name at least one provider, for example [upstreams.qingbo]"]
-    if isinstance(upstreams, dict):
-        for name, upstream in upstreams.items():
-            mistakes += _upstream_mistakes(name, upstream if isinstance(upstream, dict) else {})
-    return mistakes
+def cross_field_errors(settings: Settings, invalid: Collection[str]) -> Errors:
+    """What is wrong with combinations of settings.
+
+    Args:
+        invalid: Names of the settings that are invalid by themselves; `settings` has their defaults instead.
+    """
+
+    def usable(name: str) -> bool:
+        return not any(bad == name or bad.startswith(f"{name}.") for bad in invalid)
+
+    for names, check in _CHECKS:
+        if all(usable(name) for name in names):
+            yield from check(settings)
+    for upstream_name, upstream in settings.upstreams.items():
+        prefix = f"upstreams.{upstream_name}"
+        for names, upstream_check in _UPSTREAM_CHECKS:
+            if all(usable(f"{prefix}.{name}") for name in names):
+                yield from upstream_check(upstream_name, upstream)
 
 
-def _exposed(host: str, insecure: object) -> list[str]:
-    if is_loopback(host) or str(insecure).lower() in {"true", "1", "yes", "on"}:
-        return []
-    return [
-        (
-            f"host: {host} is reachable from outside and auth is none: everybody could read every task."
-            " Listen on 127.0.0.1, ask for tokens with auth, or pass --insecure if something in front decides"
-            " who may come in"
-        )
-    ]
+def mapping_errors(name: str, upstream: dict[str, Any], path: Path | None, text: str) -> list[str]:
+    """What is wrong with the mapping of a `custom` upstream, and with the keys it is to use.
 
+    Runs on the table as the operator wrote it: errors name the line in `path` or in the mapping's own file.
 
-def _access_mistakes(config: dict[str, Any]) -> list[str]:
-    """What does not go together of who may call."""
-    auth = config.get("auth", "none")
-    if auth == "token":
-        return [*_misplaced(config, _KEY_SETTINGS, "upstream-key"), *_token_mistakes(config)]
-    if auth == "upstream-key":
-        return _operator_mistakes(config)
-    return [
-        *_misplaced(config, _TOKEN_SETTINGS, "token"),
-        *_misplaced(config, _KEY_SETTINGS, "upstream-key"),
-    ]
-
-
-def _misplaced(config: dict[str, Any], names: Sequence[str], auth: str) -> list[str]:
-    return [f'{name}: needs auth = "{auth}"' for name in names if config.get(name)]
-
-
-def _token_mistakes(config: dict[str, Any]) -> list[str]:
-    mistakes = _source_mistakes(config)
-    if config.get("token_secrets") and config.get("ticket_secret"):
-        mistakes.append("ticket_secret: only with token_jwks_url; else token_secrets sign tickets too")
-    return mistakes
-
-
-def _source_mistakes(config: dict[str, Any]) -> list[str]:
-    """What is wrong with where tokens come from."""
-    mistakes = []
-    if not config.get("token_issuer"):
-        mistakes.append("token_issuer: say what `iss` of a token must be, for example your backend's name")
-    if bool(config.get("token_secrets")) == bool(config.get("token_jwks_url")):
-        mistakes.append("auth: token needs either token_secrets or token_jwks_url")
-    return mistakes
-
-
-def _operator_mistakes(config: dict[str, Any]) -> list[str]:
-    """Where callers bring keys of providers, no key makes an operator: a token does, or being on the host."""
-    if any(config.get(name) for name in ("token_secrets", "token_jwks_url", "token_issuer")):
-        return _source_mistakes(config)
-    host = str(config.get("ops_host") or "127.0.0.1")
-    if is_loopback(host):
-        return []
-    advice = "listen on 127.0.0.1, or name token_secrets and token_issuer for the operators' tokens"
-    return [
-        f"ops_host: {host} is reachable from outside, and no key of a provider makes an operator; {advice}"
-    ]
-
-
-def _operations_mistakes(config: dict[str, Any]) -> list[str]:
-    port, ops_port = str(config.get("port", 8080)), config.get("ops_port")
-    apart = config.get("ops_host") is not None or config.get("auth", "none") != "none"
-    if ops_port is not None and str(ops_port) == port != "0":
-        return [
-            f"ops_port: {port} is the port of the bridge itself; /metrics and /status need one of their own"
-        ]
-    if ops_port is None and apart and port == "65535":
-        return ["ops_port: say which one; there is none after 65535"]
-    return []
-
-
-def _upstream_mistakes(name: str, upstream: dict[str, Any]) -> list[str]:
-    where = f"upstreams.{name}"
-    mistakes = []
-    if not UPSTREAM_NAME.fullmatch(name):
-        mistakes.append(f"{where}: a name is a-z, then a-z, 0-9 or -, at most 32 characters")
-    elif upstream.get("preset") is None and name not in preset_names():
-        mistakes.append(f"{where}.preset: say which one; there are {', '.join(preset_names())}")
-    least, most = upstream.get("poll_min_seconds"), upstream.get("poll_max_seconds")
-    if isinstance(least, int | float) and isinstance(most, int | float) and least > most:
-        mistakes.append(f"{where}.poll_min_seconds: {least} is more than poll_max_seconds, {most}")
-    return mistakes
-
-
-def dialect_errors(name: str, upstream: dict[str, Any], path: Path | None, text: str) -> list[str]:
-    """What is wrong with a mapping, and with the key it is to use; a file's mapping is put in its place."""
-    where, inside, file = f"upstreams.{name}", upstream.get("dialect"), upstream.get("dialect_file")
-    mistakes: list[str] = []
+    Args:
+        upstream: Its table; the mapping of a `dialect_file` is put into `dialect`.
+        path: The configuration file; None for none.
+        text: Text of that file.
+    """
+    prefix, table, file = f"upstreams.{name}", upstream.get("dialect"), upstream.get("dialect_file")
+    errors: list[str] = []
     if upstream.get("preset") != CUSTOM:
-        given = [key for key in ("dialect", "dialect_file") if upstream.get(key) is not None]
-        mistakes += [f'{where}.{key}: needs preset = "{CUSTOM}"' for key in given]
-    elif (inside is None) == (file is None):
-        mistakes.append(
-            f"{where}.preset: {CUSTOM} needs the mapping: either [{where}.dialect] or dialect_file"
-        )
-    elif isinstance(inside, dict):
-        at = ("upstreams", name, "dialect")
-        mistakes += check_table(inside, at, "" if path is None else str(path), text)
+        unused = [key for key in ("dialect", "dialect_file") if upstream.get(key) is not None]
+        errors += [f'{prefix}.{key}: needs preset = "{CUSTOM}"' for key in unused]
+    elif (table is None) == (file is None):
+        errors.append(f"{prefix}.preset: {CUSTOM} needs a mapping: either [{prefix}.dialect] or dialect_file")
+    elif isinstance(table, dict):
+        errors += check_table(table, ("upstreams", name, "dialect"), "" if path is None else str(path), text)
     elif isinstance(file, str):
-        beside = path.parent if path is not None else Path()
-        upstream["dialect"] = read_file(beside / file, mistakes)
-    return mistakes or _key_mistakes(name, upstream)
-
-
-def _key_mistakes(name: str, upstream: dict[str, Any]) -> list[str]:
+        folder = path.parent if path is not None else Path()
+        upstream["dialect"] = read_file(folder / file, errors)
+    if errors:
+        return errors
     try:
         dialect = load_dialect(name, upstream.get("preset"), upstream.get("dialect"))
     except ConfigError:
-        return []  # which dialect it is, is a mistake told elsewhere
-    mistakes = []
+        return []  # an unknown preset is reported by the checks below
     for setting, check in (("api_key", check_key), ("callback_signing_key", check_signing_key)):
         key = upstream.get(setting)
         try:
             if isinstance(key, str) and key:
                 check(dialect, key)
         except InvalidRequest as error:
-            mistakes.append(f"upstreams.{name}.{setting}: {error}")
-    return mistakes
+            errors.append(f"{prefix}.{setting}: {error}")
+    return errors
+
+
+def _exposure(settings: Settings) -> Errors:
+    if settings.auth == "none" and not settings.insecure and not is_loopback(settings.host):
+        advice = "listen on a loopback address, set auth, or pass --insecure if a proxy authenticates callers"
+        yield "host", f"{settings.host} is open to other machines, and auth is none; {advice}"
+
+
+def _token_settings(settings: Settings) -> Errors:
+    names = ("token_secrets", "token_jwks_url", "token_issuer")
+    if settings.auth == "none":
+        for name in (*names, "ticket_secret"):
+            if getattr(settings, name):
+                yield name, 'needs auth = "token"'
+        return
+    if settings.auth == "upstream-key" and not any(getattr(settings, name) for name in names):
+        return  # operators may do without tokens; see _operator_access
+    if not settings.token_issuer:
+        yield "token_issuer", "required: the `iss` of every token, for example the name of your backend"
+    if bool(settings.token_secrets) == bool(settings.token_jwks_url):
+        yield "auth", "tokens need either token_secrets or token_jwks_url"
+    if settings.auth == "token" and settings.token_secrets and settings.ticket_secret:
+        yield "ticket_secret", "only for use with token_jwks_url; token_secrets sign tickets too"
+
+
+def _account_secret(settings: Settings) -> Errors:
+    if settings.account_secret is not None and settings.auth != "upstream-key":
+        yield "account_secret", 'needs auth = "upstream-key"'
+
+
+def _operator_access(settings: Settings) -> Errors:
+    # An API key of a provider proves nothing about an operator: without tokens, only the address of the admin
+    # listener keeps others from reading /metrics and /status.
+    tokens = settings.token_issuer or settings.token_secrets or settings.token_jwks_url
+    if settings.auth != "upstream-key" or tokens or settings.admin_address is None:
+        return
+    host, _ = settings.admin_address
+    if not is_loopback(host):
+        advice = "listen on a loopback address, or set token_secrets and token_issuer for operator tokens"
+        yield (
+            "admin_host",
+            f"{host} is open to other machines, and API keys do not identify operators; {advice}",
+        )
+
+
+def _admin_port(settings: Settings) -> Errors:
+    if settings.admin_address is None:
+        return
+    _, port = settings.admin_address
+    if port == settings.port != 0:
+        yield "admin_port", f"{port} is also the value of port; the admin listener needs a port of its own"
+    elif port > 65_535:
+        yield "admin_port", "required, because port is 65535 and there is no port after it"
+
+
+def _tracing(settings: Settings) -> Errors:
+    if settings.otlp_endpoint and not can_export():
+        yield "otlp_endpoint", f"needs {EXTRA}"
+
+
+def _upstreams(settings: Settings) -> Errors:
+    if not settings.upstreams:
+        yield "upstreams", "configure at least one provider, for example [upstreams.qingbo]"
+
+
+_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Settings], Errors]], ...] = (
+    (("host", "auth", "insecure"), _exposure),
+    (("auth", "token_secrets", "token_jwks_url", "token_issuer", "ticket_secret"), _token_settings),
+    (("auth", "account_secret"), _account_secret),
+    (("auth", "admin_host", "token_secrets", "token_jwks_url", "token_issuer"), _operator_access),
+    (("auth", "port", "admin_host", "admin_port"), _admin_port),
+    (("otlp_endpoint",), _tracing),
+    (("upstreams",), _upstreams),
+)
+
+
+def _name(name: str, upstream: UpstreamSettings) -> Errors:
+    prefix = f"upstreams.{name}"
+    if not UPSTREAM_NAME.fullmatch(name):
+        yield prefix, "an upstream name is a-z, then a-z, 0-9 or -, at most 32 characters"
+    elif upstream.preset is None and name not in preset_names():
+        choices = ", ".join((*preset_names(), CUSTOM))
+        yield f"{prefix}.preset", f"unknown preset {name!r}; choose one of: {choices}"
+
+
+def _poll_interval(name: str, upstream: UpstreamSettings) -> Errors:
+    shortest, longest = upstream.poll_min_seconds, upstream.poll_max_seconds
+    if shortest is not None and longest is not None and shortest > longest:
+        yield (
+            f"upstreams.{name}.poll_min_seconds",
+            f"{shortest:g} is more than poll_max_seconds, which is {longest:g}",
+        )
+
+
+_UPSTREAM_CHECKS: tuple[tuple[tuple[str, ...], Callable[[str, UpstreamSettings], Errors]], ...] = (
+    (("preset",), _name),
+    (("poll_min_seconds", "poll_max_seconds"), _poll_interval),
+)

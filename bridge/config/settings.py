@@ -1,43 +1,39 @@
-"""The operator's wishes: one TOML file, `BRIDGE_` environment over it, every mistake told at once."""
+"""Every setting an operator can choose, with its default, its limits and its description, declared once.
+
+`docs/configuration.md` is generated from the descriptions. `bridge.config.load` reads the values.
+"""
 
 from __future__ import annotations
 
-import os
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
+    model_validator,
 )
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from bridge.config.checks import cross_field_errors, dialect_errors
+from bridge.config.checks import cross_field_errors, mapping_errors
 from bridge.dialects.dialect import Dialect
 from bridge.dialects.hosts import is_host_name
 from bridge.dialects.registry import CUSTOM, load_dialect, preset_names
-from bridge.errors import ConfigError
 from bridge.net import is_loopback, network
 
-PREFIX = "BRIDGE_"
-NESTED = "__"
 SQLITE = "sqlite:"
-CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG"})
+LOOPBACK = "127.0.0.1"
 
 MAX_SECRETS = 2
 MIN_SECRET_BYTES = 32
@@ -49,474 +45,449 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024)]
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a configuration was read from.
+
+    Args:
+        path: The TOML file; None for none.
+        text: Its text, to find the lines of errors in a mapping.
+        sources: Which layer set each setting, by name: `file`, `environment` or `command line`.
+        warnings: What works today and stops working in the next release.
+    """
+
+    path: Path | None = None
+    text: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
 class UpstreamSettings(BaseModel):
-    """One provider, under the operator's name for it."""
+    """One provider, under the name the operator gave it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: str | None = Field(
         None,
-        description="Which preset file reads this provider; the upstream's own name if left out, `custom` for"
-        " a mapping of your own.",
+        description="Preset that describes this provider's API; defaults to the upstream's own name."
+        " `custom` takes a mapping of your own.",
     )
     dialect: dict[str, Any] | None = Field(
-        None, description="With `custom`: the mapping, as a table of this file."
+        None, description="With `custom`: the mapping, as a table in this file."
     )
     dialect_file: Path | None = Field(
-        None, description="With `custom`: a file that holds the mapping, relative to the configuration file."
+        None,
+        description="With `custom`: the file with the mapping; relative to the configuration file.",
     )
     base_url: str | None = Field(
-        None, description="Where the provider's paths begin; the preset's own if left out."
+        None, description="Base URL of the provider's API; defaults to the preset's."
     )
-    api_key: SecretStr | None = Field(None, description="The key the bridge looks with.")
+    api_key: SecretStr | None = Field(None, description="API key the bridge polls with.")
     poll_min_seconds: Seconds | None = Field(
-        None, description="Never look at a task more often; the provider's advice if left out."
+        None, description="Shortest interval between two polls of a task; defaults to the preset's."
     )
     poll_max_seconds: Seconds | None = Field(
-        None, description="Never look less often while all is well; the provider's advice if left out."
+        None,
+        description="Longest interval between two polls of a task while the provider is healthy; defaults"
+        " to the preset's.",
     )
-    timeout_seconds: Seconds = Field(10.0, description="For one whole request to the provider.")
+    timeout_seconds: Seconds = Field(10.0, description="Timeout of one request to the provider.")
     submit_timeout_seconds: Seconds = Field(
-        60.0, description="For one whole submit: giving up early leaves a task nobody knows of."
+        60.0,
+        description="Timeout of one submit. Keep it long: after a timeout the task may exist at the"
+        " provider without the bridge knowing its id.",
     )
     max_in_flight: Annotated[int, Field(ge=1, le=1024)] = Field(
-        32, description="Requests at once; more than 32 makes the client slower."
+        32, description="Maximum concurrent requests; more than 32 slow the HTTP client down."
     )
     requests_per_second: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Rate over all tasks of this upstream; unlimited if left out."
+        None, description="Rate limit over all tasks of this upstream; unlimited by default."
     )
     max_streams: Annotated[int, Field(ge=0)] = Field(
-        100, description="How many of the provider's own streams are followed at once; 0 follows none."
+        100,
+        description="Maximum number of the provider's own event streams to follow at once; 0 disables them.",
     )
-    deadline_seconds: Seconds | None = Field(
-        86_400.0, description="An open task watched for longer counts as lost."
+    task_deadline_seconds: Seconds | None = Field(
+        86_400.0,
+        description="An open task that was watched for longer is reported as lost; a preset or mapping"
+        " may have its own default.",
     )
     callback_secret: SecretStr | None = Field(
-        None, description="The last part of the callback address; callbacks are refused without one."
+        None, description="Last part of the callback URL; without it callbacks are rejected."
     )
     callback_signing_key: SecretStr | None = Field(
         None,
-        description="What the provider signs its callbacks with; once it is set, others are refused.",
+        description="Key the provider signs its callbacks with; when set, unsigned callbacks are rejected.",
     )
 
     @field_validator("preset")
     @classmethod
-    def _known(cls, value: str | None) -> str | None:
+    def _is_known(cls, value: str | None) -> str | None:
         if value is not None and value not in (CUSTOM, *preset_names()):
-            raise ValueError(
-                f"there is no preset {value!r}; there are {', '.join(preset_names())} and {CUSTOM}"
-            )
+            choices = ", ".join((*preset_names(), CUSTOM))
+            raise ValueError(f"unknown preset {value!r}; choose one of: {choices}")
         return value
 
     @field_serializer("dialect")
-    def _in_short(self, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Its name: somebody may have written a credential into the mapping itself."""
+    def _summary(self, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        # Only what names the mapping: an operator may have written a credential into one of its templates.
         return None if value is None else {key: value[key] for key in ("title", "base_url") if key in value}
 
     @field_validator("base_url")
     @classmethod
-    def _http(cls, value: str | None) -> str | None:
-        return None if value is None else _address(value, "; a credential goes into api_key")
+    def _is_url(cls, value: str | None) -> str | None:
+        return None if value is None else _url(value, "; put credentials into api_key")
 
 
-class Settings(BaseSettings):
-    """Everything an operator can set. Read once, at start."""
+class Settings(BaseModel):
+    """Everything an operator can set; read once, at start."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter=NESTED, extra="forbid", frozen=True, case_sensitive=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: Port = Field(8080, description="Port to listen on; 0 takes a free one.")
-    ops_host: str | None = Field(
+    host: str = Field(LOOPBACK, description="Address to listen on.")
+    port: Port = Field(8080, description="Port to listen on; 0 picks a free one.")
+    admin_host: str | None = Field(
         None,
-        description="Address for `/metrics`, `/status` and the API documents alone; `127.0.0.1` if only"
-        " `ops_port` is set.",
+        description="Separate address for `/metrics`, `/status` and the API documents; `127.0.0.1` if"
+        " only `admin_port` is set.",
     )
-    ops_port: Port | None = Field(
+    admin_port: Port | None = Field(
         None,
-        description="Port for `/metrics`, `/status` and the API documents alone; the one after `port` if left"
-        " out, where `ops_host` is set or `auth` is not `none`.",
+        description="Separate port for `/metrics`, `/status` and the API documents; defaults to `port` +"
+        " 1 if `admin_host` is set or `auth` is not `none`.",
     )
-    insecure: bool = Field(
-        False, description="Serve an address that is not loopback although nobody is asked who they are."
-    )
-    auth: str = Field(
+    insecure: bool = Field(False, description="Allow a non-loopback `host` without authentication.")
+    auth: Literal["none", "token", "upstream-key"] = Field(
         "none",
-        description="Who may call: with `none` everybody, on a loopback address; with `token` whoever has a"
-        " signed token (JWT); with `upstream-key` whoever has a key of the provider, for the tasks which the"
-        " provider shows to that key.",
+        description="How callers authenticate: `none`, for loopback addresses; `token`, with a signed"
+        " token (JWT); `upstream-key`, with their own API key of the provider, for the tasks"
+        " that the provider shows to that key.",
     )
     account_secret: SecretStr | None = Field(
         None,
-        description="With `upstream-key`: what keys are hashed with to name their accounts, 32 bytes at"
-        " least. Without one it is made at each start, and tasks are seen anew after a restart.",
+        description="With `upstream-key`: secret for hashing API keys into account names, at least 32 bytes."
+        " Without it a new one is generated at each start, so that history and cursors end with a restart.",
     )
-    proof_seconds: Seconds = Field(
+    ownership_cache_seconds: Seconds = Field(
         300.0,
-        description="With `upstream-key`: how long it counts that the provider showed a task to a key.",
+        description="With `upstream-key`: how long a successful ownership check (the provider returned"
+        " the task for the caller's key) is cached.",
     )
     max_new_keys_per_minute_per_address: Rate = Field(
         60.0,
-        description="With `upstream-key`: requests of one address with keys no provider took yet, a minute's"
-        " worth at once; 0 for no limit.",
+        description="With `upstream-key`: maximum requests per minute and client address with API keys"
+        " not yet verified; burst of one minute; 0 for no limit.",
     )
     token_secrets: list[SecretStr] = Field(
         default_factory=list,
-        description="What tokens are signed with (HS256), 32 bytes at least; two while one replaces another,"
-        " the newer first.",
+        description="Secrets that sign tokens (HS256), at least 32 bytes each; two during a rotation, the"
+        " newer first.",
     )
     token_jwks_url: str | None = Field(
         None,
-        description="Instead of a secret: where a key server publishes the keys it signs tokens with (RS256,"
+        description="Instead of `token_secrets`: URL of the JWKS with the keys that sign tokens (RS256,"
         " ES256, EdDSA).",
     )
-    token_issuer: str | None = Field(None, description="What `iss` of a token must be.")
+    token_issuer: str | None = Field(None, description="Required value of the claim `iss`.")
     token_audience: Annotated[str, Field(min_length=1)] = Field(
-        "task-event-bridge", description="What `aud` of a token must be or hold."
+        "task-event-bridge", description="Required value, or one of the values, of the claim `aud`."
     )
     ticket_secret: SecretStr | None = Field(
         None,
-        description="With `token_jwks_url` or `upstream-key`: what tickets are signed with, 32 bytes at"
-        " least; there are no tickets without one.",
+        description="With `token_jwks_url` or `upstream-key`: secret that signs tickets, at least 32"
+        " bytes; without it the bridge issues no tickets.",
     )
     public_url: str = Field(
         "",
-        description="Where providers reach this bridge; submits to an upstream with a `callback_secret` then"
-        " ask to be called back.",
+        description="Base URL under which providers reach this bridge; submits to an upstream with a"
+        " `callback_secret` then request callbacks.",
     )
     journal: str = Field(
         "sqlite:./bridge.db",
-        description="Where states are recorded: `sqlite:PATH`, or `memory`, which forgets with the process.",
+        description="Where states are recorded: `sqlite:PATH`, or `memory`, which is lost at exit.",
     )
     linger_seconds: Annotated[float, Field(ge=0)] = Field(
-        30.0, description="How long a watch outlives its last viewer."
+        30.0, description="How long a watch continues after its last subscriber has left."
     )
-    cold_wait_seconds: Annotated[float, Field(ge=0)] = Field(
-        2.0, description="How long a first answer waits for a task nobody has looked at."
+    first_state_timeout_seconds: Annotated[float, Field(ge=0)] = Field(
+        2.0,
+        description="How long the first response waits for a task that has not been polled yet; then its"
+        " status is `unknown`.",
     )
-    sync_seconds: Annotated[float, Field(ge=0)] = Field(
-        60.0, description="How long a provider's own waiting call (`/v1/tasks/sync`) waits for the end."
+    sync_wait_seconds: Annotated[float, Field(ge=0)] = Field(
+        60.0, description="How long a provider's blocking call (`/v1/tasks/sync`) waits for the final state."
     )
-    keepalive_seconds: Seconds = Field(15.0, description="Silence after which a stream says that it lives.")
-    slow_seconds: Seconds = Field(
-        30.0, description="How long a connection may take no byte that waits for it."
+    keepalive_seconds: Seconds = Field(15.0, description="Idle time before a keepalive is sent.")
+    write_timeout_seconds: Seconds = Field(
+        30.0, description="Write timeout: a slow client that accepts no data for this long is disconnected."
     )
     max_connection_age_seconds: Seconds = Field(
-        600.0, description="Connections end at 0.8 to 1.0 of this, to be spread anew."
+        600.0,
+        description="Connections close at a random age of 0.8 to 1.0 times this value, so that clients"
+        " rebalance over replicas.",
     )
-    retention_seconds: Seconds = Field(86_400.0, description="How long a finished task is remembered.")
+    retention_seconds: Seconds = Field(86_400.0, description="How long a finished task is kept.")
     drain_seconds: Annotated[float, Field(ge=0)] = Field(
-        20.0, description="Over how long open streams are ended on SIGTERM."
+        20.0, description="Period over which open streams are closed after SIGTERM."
     )
     max_connections: Limit = Field(
-        100_000, description="Streams, WebSockets and long-polls open at once; 0 for no limit."
+        100_000, description="Maximum open streams, WebSockets and long-polls; 0 for no limit."
     )
     max_connections_per_address: Limit = Field(
-        0, description="The same of one address, or of one IPv6 /64; 0 for no limit."
+        0,
+        description="Maximum open streams, WebSockets and long-polls per client address, or per IPv6 /64;"
+        " 0 for no limit.",
     )
-    max_connections_per_caller: Limit = Field(0, description="The same of one caller; 0 for no limit.")
+    max_connections_per_caller: Limit = Field(
+        0, description="Maximum open streams, WebSockets and long-polls per caller; 0 for no limit."
+    )
     max_streams_per_second_per_address: Rate = Field(
         0.0,
-        description="New streams and WebSockets of one address, ten seconds' worth at once; 0 for no limit.",
+        description="Maximum new streams and WebSockets per second and client address; burst of ten"
+        " seconds; 0 for no limit.",
     )
     max_streams_per_second_per_caller: Rate = Field(
         0.0,
-        description="New streams and WebSockets of one caller, ten seconds' worth at once; 0 for no limit.",
+        description="Maximum new streams and WebSockets per second and caller; burst of ten seconds; 0"
+        " for no limit.",
     )
-    max_tasks_per_connection: Limit = Field(
-        200, description="Tasks that one connection may follow; 0 for no limit."
-    )
+    max_tasks_per_connection: Limit = Field(200, description="Maximum tasks per connection; 0 for no limit.")
     max_watches_per_caller: Limit = Field(
-        0, description="Tasks that one caller may follow over all connections at once; 0 for no limit."
+        0, description="Maximum tasks per caller, over all its connections; 0 for no limit."
     )
     max_submits_per_minute_per_caller: Rate = Field(
-        0.0, description="Tasks that one caller may submit, a minute's worth at once; 0 for no limit."
+        0.0, description="Maximum submits per minute and caller; burst of one minute; 0 for no limit."
     )
-    max_head_bytes: Bytes = Field(256 * 1024, description="The longest head of a request, its URL included.")
-    max_body_bytes: Bytes = Field(1024 * 1024, description="The largest body of any request but a submit.")
-    max_submission_bytes: Bytes = Field(16 * 1024 * 1024, description="The largest body of a submit.")
-    header_seconds: Seconds = Field(10.0, description="How long the head of a request may take to come.")
-    body_seconds: Seconds = Field(
-        30.0, description="How long a body may stall, or fall behind a kilobyte a second."
+    max_request_head_bytes: Bytes = Field(
+        256 * 1024, description="Maximum size of a request head (request line with URL, and headers)."
+    )
+    max_body_bytes: Bytes = Field(
+        1024 * 1024, description="Maximum size of a request body, except for submits."
+    )
+    max_submission_bytes: Bytes = Field(16 * 1024 * 1024, description="Maximum size of the body of a submit.")
+    request_header_timeout_seconds: Seconds = Field(
+        10.0, description="Maximum time for a request head to arrive."
+    )
+    request_body_timeout_seconds: Seconds = Field(
+        30.0, description="How long a request body may stall, or fall behind one kilobyte per second."
     )
     trusted_proxies: list[str] = Field(
         default_factory=list,
-        description="Addresses and networks of proxies whose `X-Forwarded-For` and `Forwarded` are believed.",
+        description="Addresses and networks of the proxies whose `X-Forwarded-For` and `Forwarded` are"
+        " trusted.",
     )
     private_hosts: list[str] = Field(
         default_factory=list,
-        description="Names that the key server (`token_jwks_url`) may have a private address under;"
-        " `*.corp.example` for all below.",
+        description="Host names under which the key server (`token_jwks_url`) may resolve to a private"
+        " address; `*.corp.example` for all subdomains.",
     )
     allowed_hosts: list[str] = Field(
         default_factory=list,
-        description="Names the bridge may be reached under, beside addresses, `localhost` and names without a"
-        " dot; `*.example.com` for all below. Checked on loopback without `auth`, and wherever one is named.",
+        description="Host names the bridge accepts in `Host`, besides IP addresses, `localhost` and names"
+        " without a dot; `*.example.com` for all subdomains. Checked on loopback without"
+        " `auth`, and whenever the list is not empty.",
     )
     allowed_origins: list[str] = Field(
         default_factory=list,
-        description="Web pages that may read the bridge; `*` for all, without credentials.",
+        description="Origins of the web pages that may call the bridge (CORS and WebSockets); `*` for"
+        " all, without credentials.",
     )
     inspector: bool = Field(
         True,
-        description="Serve the page at `/` that shows what goes on; it shows nobody more than they may read.",
+        description="Serve the inspector page at `/`; it shows only tasks that the viewer is authorized"
+        " to read.",
     )
-    log_level: str = Field("info", description="debug, info, warning or error.")
-    log_format: str = Field("auto", description="`json`, `human`, or `auto` by terminal.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="`debug`, `info`, `warning` or `error`."
+    )
+    log_format: Literal["auto", "json", "human"] = Field(
+        "auto", description="`json`, `human`, or `auto`: `human` on a terminal, else `json`."
+    )
     otlp_endpoint: str | None = Field(
         None,
-        description="Where traces go, by OTLP over HTTP, for example `http://127.0.0.1:4318`; else what the"
-        " `OTEL_` variables say. Needs `pip install 'task-event-bridge[otel]'`.",
+        description="OTLP/HTTP endpoint for traces, for example `http://127.0.0.1:4318`; defaults to the"
+        " `OTEL_` variables. Needs `pip install 'task-event-bridge[otel]'`.",
     )
-    upstreams: dict[str, UpstreamSettings] = Field(default_factory=dict, description="The providers.")
+    upstreams: dict[str, UpstreamSettings] = Field(
+        default_factory=dict, description="The providers, by name; at least one."
+    )
+    _origin: Origin = PrivateAttr(default_factory=Origin)
 
-    @field_validator("auth")
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What works today and stops working in the next release, such as the old name of a setting."""
+        return self._origin.warnings
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Which layer set each setting: `file`, `environment` or `command line`; defaults are left out."""
+        return self._origin.sources
+
+    @property
+    def admin_address(self) -> tuple[str, int] | None:
+        """Host and port of the separate admin listener; None when the main one serves its routes too.
+
+        With authentication there always is one: `/metrics` and `/status` must not become public together with
+        the routes of callers.
+        """
+        if self.admin_host is None and self.admin_port is None and self.auth == "none":
+            return None
+        next_port = self.port + 1 if self.port else 0
+        port = self.admin_port if self.admin_port is not None else next_port
+        return self.admin_host or LOOPBACK, port
+
+    @model_validator(mode="wrap")
     @classmethod
-    def _auth(cls, value: str) -> str:
-        return _one_of(value, ("none", "token", "upstream-key"))
+    def _report_all_errors(
+        cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        """Check fields, mappings and combinations of settings; report the errors of all three at once."""
+        origin = info.context if isinstance(info.context, Origin) else Origin()
+        errors: list[InitErrorDetails] = []
+        mapping: list[str] = []
+        if isinstance(data, dict) and isinstance(data.get("upstreams"), dict):
+            tables = {
+                name: dict(table) if isinstance(table, dict) else table
+                for name, table in data["upstreams"].items()
+            }
+            data = {**data, "upstreams": tables}
+            for name, table in tables.items():
+                if isinstance(table, dict):
+                    mapping += mapping_errors(str(name), table, origin.path, origin.text)
+        invalid: set[str] = set()
+        try:
+            settings = handler(data)
+        except ValidationError as error:
+            places = [_place(detail["loc"]) for detail in error.errors()]
+            invalid = {".".join(place) for place in places}
+            for detail in error.errors():
+                # As a custom error, a message needs no context to be shown again.
+                kind = PydanticCustomError(detail["type"], "{message}", {"message": detail["msg"]})
+                errors.append(InitErrorDetails(type=kind, loc=detail["loc"], input=None))
+            # Combinations are checked on the settings that are valid by themselves.
+            settings = handler(_without(data, places))
+        sentences = [f"{name}: {text}" for name, text in cross_field_errors(settings, invalid)]
+        for sentence in (*sentences, *mapping):
+            sentence_error = PydanticCustomError("configuration", "{message}", {"message": sentence})
+            errors.append(InitErrorDetails(type=sentence_error, loc=(), input=None))
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors, hide_input=True)
+        settings._origin = origin  # noqa: SLF001 - its own, and set before it is returned
+        return settings
 
     @field_validator("token_secrets")
     @classmethod
-    def _secrets(cls, value: list[SecretStr]) -> list[SecretStr]:
+    def _are_secrets(cls, value: list[SecretStr]) -> list[SecretStr]:
         if len(value) > MAX_SECRETS:
-            raise ValueError(f"at most {MAX_SECRETS}: the one that signs and the one it replaces")
+            raise ValueError(f"at most {MAX_SECRETS}: the current secret and the one it replaces")
         for secret in value:
             _check_secret(secret)
         return value
 
     @field_validator("ticket_secret", "account_secret")
     @classmethod
-    def _one_secret(cls, value: SecretStr | None) -> SecretStr | None:
+    def _is_secret(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             _check_secret(value)
         return value
 
     @field_validator("token_jwks_url")
     @classmethod
-    def _keys(cls, value: str | None) -> str | None:
+    def _is_safe_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(_address(value))
+        parts = urlsplit(_url(value))
         if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
-            raise ValueError("must begin with https://: whoever answers it decides who comes in")
+            raise ValueError("must begin with https://: whoever can replace its response can forge tokens")
         return value
 
     @field_validator("public_url")
     @classmethod
-    def _public_url(cls, value: str) -> str:
-        return _address(value).rstrip("/") if value else ""
+    def _is_base_url(cls, value: str) -> str:
+        return _url(value).rstrip("/") if value else ""
 
     @field_validator("otlp_endpoint")
     @classmethod
-    def _otlp(cls, value: str | None) -> str | None:
-        return (
-            None if value is None else _address(value, "; a credential goes into OTEL_EXPORTER_OTLP_HEADERS")
-        )
+    def _is_endpoint(cls, value: str | None) -> str | None:
+        return None if value is None else _url(value, "; put credentials into OTEL_EXPORTER_OTLP_HEADERS")
 
     @field_validator("trusted_proxies")
     @classmethod
-    def _proxies(cls, value: list[str]) -> list[str]:
-        for one in value:
-            network(one)
+    def _are_networks(cls, value: list[str]) -> list[str]:
+        for text in value:
+            network(text)
         return value
 
     @field_validator("private_hosts", "allowed_hosts")
     @classmethod
-    def _private(cls, value: list[str]) -> list[str]:
-        for one in value:
-            if not is_host_name(one):
-                raise ValueError(f"{one!r} is no name of a host")
+    def _are_host_names(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if not is_host_name(name):
+                raise ValueError(f"{name!r} is not a valid host name")
         return value
 
     @field_validator("journal")
     @classmethod
-    def _journal(cls, value: str) -> str:
+    def _is_journal(cls, value: str) -> str:
         if value != "memory" and not (value.startswith(SQLITE) and value.removeprefix(SQLITE).strip()):
             raise ValueError(f"must be memory or {SQLITE}PATH")
         return value
 
-    @field_validator("log_level")
-    @classmethod
-    def _level(cls, value: str) -> str:
-        return _one_of(value, ("debug", "info", "warning", "error"))
-
-    @field_validator("log_format")
-    @classmethod
-    def _format(cls, value: str) -> str:
-        return _one_of(value, ("auto", "json", "human"))
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over file; nothing else."""
-        del settings_cls, dotenv_settings, file_secret_settings
-        return env_settings, init_settings
-
-
-def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-    """Read and check everything.
-
-    Args:
-        path: The TOML file; None for the environment alone.
-        environment: Instead of the process's own.
-        overrides: What the command line said, over everything else.
-
-    Raises:
-        ConfigError: With every mistake in it.
-    """
-    variables = dict(os.environ if environment is None else environment)
-    mistakes = _unknown_variables(variables)
-    text = _text(path, mistakes)
-    config = _merge(_document(path, text, mistakes), _from_environment(variables, mistakes))
-    config = _merge(config, {name: value for name, value in overrides.items() if value is not None})
-    mistakes += cross_field_errors(config)
-    for name, upstream in _tables(config.get("upstreams")):
-        mistakes += dialect_errors(name, upstream, path, text)
-    try:
-        settings = Settings.model_validate(InitSettingsSource(Settings, config)())
-    except ValidationError as error:
-        raise ConfigError(mistakes + [_sentence(one) for one in error.errors()]) from None
-    if mistakes:
-        raise ConfigError(mistakes)
-    return settings
-
 
 def dialect_of(name: str, upstream: UpstreamSettings) -> Dialect:
-    """How this upstream speaks.
+    """The dialect an upstream speaks: its preset, or the operator's own mapping.
 
     Raises:
-        ConfigError: There is no such preset, or the mapping has mistakes.
+        ConfigError: Unknown preset, or an invalid mapping.
     """
     return load_dialect(name, upstream.preset, upstream.dialect)
 
 
-def operations_address(settings: Settings) -> tuple[str, int] | None:
-    """Where `/metrics` and `/status` are served alone; None when they are among the other routes.
-
-    With callers who must say who they are, it is never left open to everybody what the bridge is doing.
-    """
-    if settings.ops_host is None and settings.ops_port is None and settings.auth == "none":
-        return None
-    beside = settings.port + 1 if settings.port else 0
-    port = settings.ops_port if settings.ops_port is not None else beside
-    return settings.ops_host or "127.0.0.1", port
-
-
-def effective(settings: Settings) -> dict[str, Any]:
-    """The settings as they work, without a secret in them."""
-    return settings.model_dump(mode="json")
-
-
 def secrets_of(config: object) -> list[str]:
-    """Everything in the settings that is secret, so that it can be kept out of what others read."""
+    """Every secret in the settings, to be redacted from logs."""
     if isinstance(config, SecretStr):
         return [config.get_secret_value()]
     if isinstance(config, BaseModel):
         config = dict(config)
     items = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
-    return [secret for one in items for secret in secrets_of(one)]
+    return [secret for item in items for secret in secrets_of(item)]
 
 
-def _from_environment(variables: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
-    source = EnvSettingsSource(Settings)
-    source.env_vars = given = {name.lower(): value for name, value in variables.items()}
-    while True:
-        try:
-            found = source()
-            break
-        except SettingsError as error:  # one variable a time; it is not shown, for it may be a secret
-            field = str(error).partition('"')[2].partition('"')[0]
-            name = f"{PREFIX}{field}"
-            mistakes.append(f'{name.upper()}: is a list or a table, and written as JSON: ["a", "b"]')
-            source.env_vars = given = {
-                key: one for key, one in given.items() if not key.startswith(name.lower())
-            }
-    if isinstance(found.get("upstreams"), dict):  # a shell takes no dash in a variable's name
-        found["upstreams"] = {name.replace("_", "-"): one for name, one in found["upstreams"].items()}
-    return found
+def _place(loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The setting an error is about: (`port`,) or (`upstreams`, NAME, SETTING)."""
+    return tuple(str(part) for part in loc[: 3 if loc[:1] == ("upstreams",) else 1])
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
+def _without(data: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str, Any]:
+    """`data` without the settings at `places`; tables are copied down to them."""
+    data = dict(data)
+    for place in places:
+        table = data
+        for key in place[:-1]:
+            if not isinstance(table.get(key), dict):
+                break
+            table[key] = table = dict(table[key])
+        else:
+            table.pop(place[-1], None)
+    return data
 
 
-def _text(path: Path | None, mistakes: list[str]) -> str:
-    if path is None:
-        return ""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        mistakes.append(f"{path}: {error.strerror}")
-    except UnicodeDecodeError:
-        mistakes.append(f"{path}: not UTF-8 text")
-    return ""
-
-
-def _document(path: Path | None, text: str, mistakes: list[str]) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        mistakes.append(f"{path}: {error}")
-    except RecursionError:
-        mistakes.append(f"{path}: nested too deep")
-    return {}
-
-
-def _tables(value: object) -> list[tuple[str, dict[str, Any]]]:
-    items = value.items() if isinstance(value, dict) else ()
-    return [(name, table) for name, table in items if isinstance(table, dict)]
-
-
-def _unknown_variables(variables: Mapping[str, str]) -> list[str]:
-    known = {name.upper() for name in Settings.model_fields}
-    unknown = []
-    for name in sorted(variables):
-        if not name.upper().startswith(PREFIX) or name.upper() in CLIENT_VARIABLES:
-            continue
-        if name.upper().removeprefix(PREFIX).split(NESTED)[0] not in known:
-            unknown.append(f"{name}: no such setting")
-    return unknown
-
-
-def _sentence(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{where}: no such setting"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}"
-
-
-def _address(value: str, advice: str = "") -> str:
+def _url(value: str, advice: str = "") -> str:
     if not value.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://")
+    # The value is not repeated in the error: user info and query may hold a credential.
     if any(mark in value for mark in "@?#") or not urlsplit(value).hostname:
-        raise ValueError(f"is an address and a path{advice}")
+        raise ValueError(f"must be a host with an optional port and path{advice}")
     return value
 
 
 def _check_secret(secret: SecretStr) -> None:
     text = secret.get_secret_value()
-    if any("\ud800" <= one <= "\udfff" for one in text):
-        raise ValueError("a secret is UTF-8 text")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("a secret must be UTF-8 text")
     if len(text.encode()) < MIN_SECRET_BYTES:
         raise ValueError(
-            f"a secret has {MIN_SECRET_BYTES} bytes at least; `openssl rand -base64 32` makes one"
+            f"a secret needs at least {MIN_SECRET_BYTES} bytes; `openssl rand -base64 32` generates one"
         )
     if text.startswith(("-----BEGIN", "ssh-")):
         raise ValueError("a secret is random text, not a key file")
-
-
-def _one_of(value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"must be one of {', '.join(choices)}")
-    return value

@@ -1,4 +1,4 @@
-"""A place in the journal, as one opaque token."""
+"""A position in the journal as one opaque token."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _TOKEN = re.compile(r"([A-Za-z0-9]{1,32})-(0|[1-9][0-9]{0,17})")
 
 
 class Cursor(NamedTuple):
-    """Epoch and offset together: after a journal is lost and born again, an offset alone would lie.
+    """Epoch and offset together: in a journal created again, an old offset would point at another event.
 
-    A tuple, like `Event`: one is made for each event, and a frozen dataclass takes thrice as long.
+    A tuple, like `Event`: one is created per event, and a frozen dataclass takes three times as long.
 
     Args:
-        epoch: The life of one history; letters and digits.
-        offset: Position in the journal; 0 stands before everything.
+        epoch: Identifies one life of the journal; letters and digits.
+        offset: Position in the journal; 0 is before the first event.
     """
 
     epoch: str
@@ -26,6 +26,6 @@ class Cursor(NamedTuple):
 
     @classmethod
     def parse(cls, token: str) -> Self | None:
-        """The cursor a client sent back; None for anything we never gave out."""
+        """The cursor in a token that a client sent; None for one the bridge cannot have issued."""
         match = _TOKEN.fullmatch(token)
         return cls(match[1], int(match[2])) if match else None

@@ -1,4 +1,4 @@
-"""How long tasks take: the provider's estimate, their progress, or what was learned."""
+"""Remaining time of a task: from the provider's estimate, its progress, or the run times of similar tasks."""
 
 from __future__ import annotations
 
@@ -7,45 +7,47 @@ from dataclasses import dataclass
 
 from bridge.core.task import Observation, Status
 
-_KINDS = 256
-_SAMPLES = 64
+_MAX_KINDS = 256
+_MAX_SAMPLES = 64
 _MIN_SAMPLES = 3
-_TELLING_PROGRESS = 5.0
+_MIN_PROGRESS_GROWTH = 5.0
 
-PLAUSIBLE_SECONDS = 86_400.0  # a time further away than a day is a unit or a clock gone wrong
+PLAUSIBLE_SECONDS = 86_400.0
+"""A provider's time further away than a day is in the wrong unit or of a wrong clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskKind:
-    """What run times are learned for."""
+    """Tasks whose run times are comparable."""
 
     model: str | None
     action: str | None
 
 
 class RuntimeHistory:
-    """Run times of one upstream, learned per kind of task; the oldest kind is forgotten first."""
+    """Run times of the tasks of one upstream, by kind. Bounded: the kind not seen for longest is dropped."""
 
     def __init__(self) -> None:
         self._seconds: OrderedDict[TaskKind, deque[float]] = OrderedDict()
 
     def learn(self, kind: TaskKind, seconds: float) -> None:
-        """Take in that one task of `kind` took `seconds` from first seen to completed."""
-        samples = self._seconds.setdefault(kind, deque(maxlen=_SAMPLES))
+        """Add the run time of a completed task."""
+        samples = self._seconds.setdefault(kind, deque(maxlen=_MAX_SAMPLES))
         self._seconds.move_to_end(kind)
         samples.append(seconds)
-        while len(self._seconds) > _KINDS:
+        # Model names come from clients: without a bound, made-up ones would fill the memory.
+        while len(self._seconds) > _MAX_KINDS:
             self._seconds.popitem(last=False)
 
-    def usual(self, kind: TaskKind) -> float | None:
-        """The median run time in seconds; None below three samples."""
+    def median(self, kind: TaskKind) -> float | None:
+        """The median run time in seconds of the last 64 tasks; None below three samples."""
         samples = self._seconds.get(kind)
         if samples is None or len(samples) < _MIN_SAMPLES:
             return None
         return sorted(samples)[len(samples) // 2]
 
     def statistics(self) -> list[dict[str, object]]:
-        """What was learned, for `/status`."""
+        """The run times as `/status` reports them."""
         return [
             {
                 "model": kind.model,
@@ -59,10 +61,10 @@ class RuntimeHistory:
 
 @dataclass(slots=True)
 class ProgressRate:
-    """How fast progress was seen to grow.
+    """How fast the progress of one task grows.
 
     Args:
-        since: Monotonic seconds of the first progress seen.
+        since: Monotonic seconds of the first progress observed.
         progress: That progress, 0-100.
     """
 
@@ -70,38 +72,40 @@ class ProgressRate:
     progress: float
 
     def seconds_left(self, progress: float, now: float) -> float | None:
-        """At this speed; None while too little was seen to tell."""
+        """Seconds to 100 % at the average rate so far; None below five points of growth."""
         grown = progress - self.progress
-        if grown < _TELLING_PROGRESS or now <= self.since:
+        # Many providers jump by a few points at the start: that says nothing about the rate.
+        if grown < _MIN_PROGRESS_GROWTH or now <= self.since:
             return None
         return (now - self.since) * (100 - progress) / grown
 
 
-def age(created_at: float | None, *, wall: float, watched_seconds: float) -> float:
-    """How long a task has been on its way: by the provider's time where that can be believed."""
-    if created_at is not None and 0 <= wall - created_at <= PLAUSIBLE_SECONDS:
-        return wall - created_at
+def age(created_at: float | None, *, unix_time: float, watched_seconds: float) -> float:
+    """Seconds since the task was created; since the watch started if the provider's time is implausible."""
+    if created_at is not None and 0 <= unix_time - created_at <= PLAUSIBLE_SECONDS:
+        return unix_time - created_at
     return watched_seconds
 
 
 def eta_seconds(
-    seen: Observation, *, elapsed: float, usual: float | None, by_slope: float | None = None
+    observation: Observation, *, elapsed: float, median: float | None, by_rate: float | None = None
 ) -> float | None:
-    """Estimated time left, from the best ground there is; None without any.
+    """Estimated time left; None when there is nothing to estimate it from.
 
     Args:
         elapsed: Seconds since the task was created, or first seen.
-        usual: What tasks of this kind usually take.
-        by_slope: What is left at the speed its progress was seen to grow.
+        median: Median run time of tasks of this kind.
+        by_rate: Time left at the rate its progress has grown so far.
     """
-    if seen.status.final or seen.status is Status.UNKNOWN:
+    if observation.status.final or observation.status is Status.UNKNOWN:
         return None
-    if seen.eta_seconds is not None:
-        return max(round(seen.eta_seconds, 1), 0.0)
-    if seen.estimated_seconds is not None:
-        return max(round(seen.estimated_seconds - elapsed, 1), 0.0)
-    if by_slope is not None:
-        return round(by_slope, 1)
-    if usual is not None:
-        return max(round(usual - elapsed, 1), 0.0)
+    # Most specific first: what the provider says of this task, its own progress, then tasks like it.
+    if observation.eta_seconds is not None:
+        return max(round(observation.eta_seconds, 1), 0.0)
+    if observation.estimated_seconds is not None:
+        return max(round(observation.estimated_seconds - elapsed, 1), 0.0)
+    if by_rate is not None:
+        return round(by_rate, 1)
+    if median is not None:
+        return max(round(median - elapsed, 1), 0.0)
     return None

@@ -1,4 +1,4 @@
-"""What the journal carries: a state that was news, and a notice about a task."""
+"""What the journal distributes: events, which are recorded, and notices, which are not."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bridge.core.task import State, TaskKey
 
 
 class Event(NamedTuple):
-    """A state that was news, recorded.
+    """A recorded state.
 
     Args:
-        seen: Monotonic seconds when a source saw it, in the process that saw it; 0 after a restart.
+        seen: Monotonic seconds when this process observed it; 0 when it was read from the journal.
     """
 
     key: TaskKey
@@ -24,7 +24,7 @@ class Event(NamedTuple):
 
 
 class NoticeCode(StrEnum):
-    """What a stream may say beside states."""
+    """The out-of-band messages of a stream; documented in docs/concepts.md."""
 
     STALE = "stale"
     FRESH = "fresh"
@@ -38,11 +38,11 @@ class NoticeCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a viewer should know about how a task is seen; it changes no state.
+    """An out-of-band message about a task; it changes no state.
 
     Args:
-        code: What happened; `fresh` takes back every other one of the task.
-        retriable: Whether the bridge goes on by itself.
+        code: What happened; `fresh` revokes every other notice of the task.
+        retriable: Whether the bridge keeps trying without the client's help.
     """
 
     code: NoticeCode
@@ -51,7 +51,7 @@ class Notice:
 
 
 class Closing(StrEnum):
-    """Why a connection ends. A value, not an exception: every ending is planned for."""
+    """Why the bridge closes a connection. A value, not an exception: each of them is expected."""
 
     FINISHED = "finished"
     GONE = "gone"
@@ -63,7 +63,7 @@ class Closing(StrEnum):
 
     @property
     def websocket_code(self) -> int:
-        """Close code; 4000-4499 and the 101x come back, 4500-4999 do not."""
+        """The WebSocket close code. Clients reconnect after 4000-4499 and 101x, not after 4500-4999."""
         return _WEBSOCKET_CODES[self]
 
 

@@ -1,122 +1,85 @@
-"""What is news: one observation weighed against what was known.
+"""Merges an observation into the known state, and decides whether the result is an event.
 
-Rule 1: a final state is a latch; only a real final state may replace `lost`.
-Rule 2: progress never goes down while a task is open, and stays where it was on failure.
-Rule 3: only a look that began after the newest change may move a status back; a pushed
-        frame may be late, a poll that began later cannot be.
-Rule 4: signed query strings, times of looking and estimates are no news.
+Rule 1: a final status never changes; only `lost` may be replaced, by one of the other final statuses.
+Rule 2: progress never decreases while a task is open, and keeps its value on failure.
+Rule 3: only a poll that started after the newest change may move a status back; a pushed frame may be late,
+        a poll that started later cannot be.
+Rule 4: signed query strings, observation times and estimates are not events.
+
+The rule of each field is in its row of `core.task.FIELDS`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from bridge.core.columns import Emit, Merge, generate, rows
 from bridge.core.task import Observation, Output, Source, State, Status
 
+# An open status may only move up in this order when the observation may be late.
 _RANK = {Status.UNKNOWN: 0, Status.QUEUED: 1, Status.PROCESSING: 2, Status.INPUT_REQUIRED: 2}
 
 
 def merge(
     known: State | None,
-    seen: Observation,
+    observation: Observation,
     *,
     source: Source,
-    wall: float,
+    unix_time: float,
     eta_seconds: float | None = None,
     late: bool = False,
 ) -> State | None:
-    """The state to record, or None when `seen` tells nothing new.
+    """The state to record; None when the observation is not an event.
 
     Args:
-        wall: Unix seconds of the observation.
-        late: Whether `seen` may be older than `known` (a pushed frame, a look that began before).
+        unix_time: When it was observed, Unix seconds.
+        late: Whether `observation` may be older than `known`: a pushed frame, or a poll that started before
+            it.
     """
     if known is not None:
-        if known.status.final and not (known.status is Status.LOST and _real_ending(seen.status)):
+        if known.status.final and not (
+            # The provider forgot the task and remembers it after all: that is the better answer.
+            known.status is Status.LOST and observation.status.final and observation.status is not Status.LOST
+        ):
             return None
-        if late and not seen.status.final and _RANK[seen.status] < _RANK.get(known.status, 0):
+        # An end is believed even when it comes late: nothing can follow it.
+        if late and not observation.status.final and _RANK[observation.status] < _RANK.get(known.status, 0):
             return None
-    state = _weighed(known, seen, source, wall, eta_seconds)
+    state = _merged(known or unknown(unix_time=unix_time), observation, source, unix_time, eta_seconds)
     return state if known is None or _differs(known, state) else None
 
 
-def lost(known: State | None, *, wall: float) -> State:
-    """The state of a task its upstream no longer shows."""
-    base = known or State(status=Status.LOST, changed_at=wall, observed_at=wall, source=Source.POLL)
+def lost(known: State | None, *, unix_time: float) -> State:
+    """The state of a task that its upstream no longer shows; everything known about it is kept."""
     return replace(
-        base, status=Status.LOST, eta_seconds=None, changed_at=wall, observed_at=wall, source=Source.POLL
+        known or unknown(unix_time=unix_time),
+        status=Status.LOST,
+        eta_seconds=None,
+        changed_at=unix_time,
+        observed_at=unix_time,
+        source=Source.POLL,
     )
 
 
-def unknown(*, wall: float) -> State:
-    """The state of a task nobody has seen yet. Given out, never recorded."""
-    return State(status=Status.UNKNOWN, changed_at=wall, observed_at=wall, source=Source.POLL)
+def unknown(*, unix_time: float) -> State:
+    """The state of a task that has not been observed yet. Sent to clients, never recorded."""
+    return State(status=Status.UNKNOWN, changed_at=unix_time, observed_at=unix_time, source=Source.POLL)
 
 
-def _real_ending(status: Status) -> bool:
-    return status.final and status is not Status.LOST
-
-
-def _weighed(
-    known: State | None, seen: Observation, source: Source, wall: float, eta_seconds: float | None
-) -> State:
-    before = known or State(status=Status.UNKNOWN, changed_at=wall, observed_at=wall, source=source)
-    return State(
-        status=seen.status,
-        upstream_status=seen.upstream_status,
-        alias=seen.alias or before.alias,
-        progress=_progress(before.progress, seen),
-        eta_seconds=None if seen.status.final else eta_seconds,
-        queue_position=seen.queue_position,
-        model=seen.model or before.model,
-        action=seen.action or before.action,
-        created_at=seen.created_at if seen.created_at is not None else before.created_at,
-        completed_at=seen.completed_at if seen.completed_at is not None else before.completed_at,
-        outputs=seen.outputs or before.outputs,
-        error=seen.error,
-        credits_used=seen.credits_used if seen.credits_used is not None else before.credits_used,
-        credits_estimated=(
-            seen.credits_estimated if seen.credits_estimated is not None else before.credits_estimated
-        ),
-        changed_at=wall,
-        observed_at=wall,
-        source=source,
-        raw=seen.raw,
-    )
-
-
-def _progress(before: float | None, seen: Observation) -> float | None:
-    if seen.status is Status.COMPLETED:
-        return 100
-    if seen.status.final:
-        return before if before is not None else seen.progress
-    if seen.progress is None or (before is not None and before > seen.progress):
+def _progress(before: float | None, observation: Observation) -> float | None:
+    if observation.status is Status.COMPLETED:
+        return 100  # the last value reported is often lower
+    if observation.status.final:
+        # Some report 0 with a failure, which would throw the progress bar back.
+        return before if before is not None else observation.progress
+    if observation.progress is None or (before is not None and before > observation.progress):
         return before
-    return seen.progress
+    return observation.progress
 
 
-def _differs(known: State, state: State) -> bool:
-    return _news_of(known) != _news_of(state)
-
-
-def _news_of(state: State) -> tuple[object, ...]:
-    return (
-        state.status,
-        state.upstream_status,
-        state.alias,
-        state.progress,
-        state.queue_position,
-        state.model,
-        state.action,
-        state.created_at,
-        state.completed_at,
-        tuple(_without_signature(output) for output in state.outputs),
-        state.error,
-        state.credits_used,
-    )
-
-
-def _without_signature(output: Output) -> tuple[object, ...]:
+def _unsigned(output: Output) -> tuple[object, ...]:
+    # Providers sign their links afresh for each poll: with the query, every poll would be an event.
     url = output.url.partition("?")[0] if output.url is not None else None
     return (
         output.type,
@@ -127,3 +90,41 @@ def _without_signature(output: Output) -> tuple[object, ...]:
         output.duration_seconds,
         output.data,
     )
+
+
+_MERGED = {
+    Merge.REPLACE: "observation.{0}",
+    Merge.KEEP: "observation.{0} if observation.{0} is not None else before.{0}",
+    Merge.KEEP_FILLED: "observation.{0} or before.{0}",
+    Merge.PROGRESS: "_progress(before.{0}, observation)",
+    Merge.ESTIMATE: "None if observation.status.final else eta_seconds",
+    Merge.NOW: "unix_time",
+    Merge.SOURCE: "source",
+}
+_COMPARED = {Emit.ALWAYS: "state.{0}", Emit.UNSIGNED: "tuple(map(_unsigned, state.{0}))"}
+
+_merged: Callable[[State, Observation, Source, float, float | None], State] = generate(
+    "_merged(before, observation, source, unix_time, eta_seconds)",
+    [
+        "return State(",
+        *(f"    {row.name}={_MERGED[row.merge].format(row.name)}," for row in rows(State)),
+        ")",
+    ],
+    {"State": State, "_progress": _progress},
+)
+"""The observation copied over the known state, each field by the rule of its row."""
+
+_event_values: Callable[[State], tuple[object, ...]] = generate(
+    "_event_values(state)",
+    [
+        "return (",
+        *(f"    {_COMPARED[row.emit].format(row.name)}," for row in rows(State) if row.emit in _COMPARED),
+        ")",
+    ],
+    {"_unsigned": _unsigned},
+)
+"""The values whose change is an event."""
+
+
+def _differs(known: State, state: State) -> bool:
+    return _event_values(known) != _event_values(state)

@@ -1,8 +1,9 @@
-"""How much one provider credential may be asked, decided in one place for all its tasks.
+"""Rate limit, concurrency limit and circuit breaker of one provider credential.
 
-Rule 1: one 429 slows the whole budget, not the task that met it.
-Rule 2: the circuit opens when looks fail in a row across tasks; then one probe at a time.
-Rule 3: `free_at` promises nothing; `started` takes.
+Rule 1: one 429 slows down every call with the credential, not only the task that met it.
+Rule 2: after eight failures in a row, over all tasks, the circuit opens: then one probe at a time.
+Rule 3: `free_at` is advisory; only `started` consumes capacity, and exactly one of `succeeded`, `failed` or
+        `abandoned` gives it back.
 """
 
 from __future__ import annotations
@@ -11,22 +12,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
-from bridge.core.schedule import MAX_WAIT
+from bridge.core.schedule import MAX_BACKOFF, MAX_WAIT, backoff
 from bridge.errors import CredentialRefused, UpstreamBusy, UpstreamError
 
 CIRCUIT_AFTER_FAILURES = 8
 _FIRST_PAUSE = 1.0
-_MAX_PAUSE = 60.0
 
 
 @dataclass(slots=True)
 class CredentialLimiter:
-    """May I look now, else when.
+    """Rate limit, concurrency limit and circuit breaker of one provider credential.
+
+    All times are monotonic seconds.
 
     Args:
-        max_in_flight: Requests at once; above 32 an aiohttp client gets slower, not faster.
-        requests_per_second: Rate over all tasks; None where the provider names no limit.
-        random: Chance between 0 and 1, so that replicas do not come back together.
+        max_in_flight: Concurrent requests; above 32 one aiohttp session becomes slower, not faster.
+        requests_per_second: Rate over all tasks; None where the provider documents no limit.
+        random: Returns 0-1, for jitter.
     """
 
     max_in_flight: int
@@ -40,69 +42,78 @@ class CredentialLimiter:
 
     @property
     def open_circuit(self) -> bool:
-        """Whether only a probe at a time goes out."""
+        """Whether the circuit is open: one probe at a time instead of normal traffic."""
         return self.failures >= CIRCUIT_AFTER_FAILURES
 
-    def anew(self, *, max_in_flight: int) -> Self:
-        """The budget of another credential: the same rates, nothing used up."""
+    def for_other_credential(self, *, max_in_flight: int) -> Self:
+        """A limiter with the same rates and nothing used up."""
         return type(self)(max_in_flight, self.random, self.requests_per_second)
 
     def free_at(self, now: float) -> float | None:
-        """When the next request may start (monotonic seconds); None until one in flight ends."""
+        """When the next request may start; None until one in flight has ended."""
         if self.in_flight >= self.max_in_flight or (self.open_circuit and self.in_flight > 0):
             return None
         return max(now, self._paused_until, self._next_slot)
 
     def started(self, now: float) -> None:
-        """Take one request out of the budget."""
+        """Take the capacity of one request."""
         self.in_flight += 1
         if self.requests_per_second is not None:
+            # From now, not from the last slot: idle time is not saved up for a burst.
             self._next_slot = max(self._next_slot, now) + 1 / self.requests_per_second
 
     def succeeded(self) -> None:
-        """The provider answered something sensible, a 404 or a refusal included."""
+        """The provider gave a valid answer: a 404 or a rejected request is one too."""
         self.in_flight -= 1
         self.failures = 0
+        # Half, so that one success does not undo the pauses that several 429s led to; and a little less
+        # than half, so that it reaches zero.
         self._pause = max(self._pause / 2 - 0.25, 0.0)
 
     def failed(self, error: UpstreamError, now: float) -> None:
-        """The provider did not, or asked for patience."""
+        """The provider did not answer, or it limits us."""
         if not error.retryable and not isinstance(error, CredentialRefused):
-            self.succeeded()  # a 404 or a refusal of one task says that the provider works
+            # A 404, or one task that is rejected: the provider works.
+            self.succeeded()
             return
         self.in_flight -= 1
         if isinstance(error, UpstreamBusy | CredentialRefused):
+            # A rejected key is a pause, not an open circuit: the provider answers, and the key may come back.
             self._slow_down(error.retry_after, now)
             return
         if self.open_circuit and now < self._paused_until:
-            return  # it was in flight when the circuit opened; only a probe says more
+            # It was in flight when the circuit opened. Counted, each such request would double the wait.
+            return
         self.failures += 1
         if self.open_circuit:
-            self._hold_off(now)
+            doublings = self.failures - CIRCUIT_AFTER_FAILURES
+            wait = backoff(doublings, first=_FIRST_PAUSE, limit=MAX_BACKOFF, jitter=self.random())
+            self._paused_until = max(self._paused_until, now + wait)
 
     def abandoned(self) -> None:
-        """A request was cancelled by us; it tells nothing."""
+        """We cancelled the request: its capacity is free again, and nothing was learned."""
         self.in_flight -= 1
 
     def _slow_down(self, retry_after: float | None, now: float) -> None:
-        if now >= self._paused_until:  # requests that were in flight together meet the same limit once
-            self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _MAX_PAUSE)
+        if now >= self._paused_until:
+            self._pause = min(max(self._pause * 2, _FIRST_PAUSE), MAX_BACKOFF)
         elif retry_after is None:
+            # Requests that were in flight together meet the same limit: it counts once.
             return
-        wait = retry_after if retry_after is not None else self._pause * (0.75 + self.random() / 2)
+        # `_pause` is doubled here instead of by a count of failures, because successes shrink it again.
+        wait = (
+            backoff(0, first=self._pause, limit=MAX_BACKOFF, jitter=self.random())
+            if retry_after is None
+            else retry_after
+        )
         self._paused_until = max(self._paused_until, now + min(wait, MAX_WAIT))
 
-    def _hold_off(self, now: float) -> None:
-        doublings = min(self.failures - CIRCUIT_AFTER_FAILURES, 6)
-        wait = min(_FIRST_PAUSE * 2**doublings, _MAX_PAUSE) * (0.75 + self.random() / 2)
-        self._paused_until = max(self._paused_until, now + wait)
-
     def paused(self, now: float) -> float:
-        """Seconds for which nothing may be asked: by the wish of the provider, or after failures."""
+        """Seconds until any request may start, by the provider's request or after failures."""
         return max(self._paused_until - now, 0.0)
 
     def statistics(self, now: float) -> dict[str, object]:
-        """For `/status`."""
+        """The limiter as `/status` reports it."""
         return {
             "in_flight": self.in_flight,
             "max_in_flight": self.max_in_flight,

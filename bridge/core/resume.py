@@ -1,4 +1,4 @@
-"""What a returning client gets: nothing, the newer state, or a reset."""
+"""Resuming a stream: what a reconnecting client has missed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridge.core.event import Event
 
 
 class Resume(StrEnum):
-    """How a resume went; also the label of `bridge_resumes_total`."""
+    """Result of a resume; also the label of `bridge_resumes_total`."""
 
     CURRENT = "current"
     NEWER = "newer"
@@ -21,11 +21,11 @@ class Resume(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a client says it stands.
+    """Where a client left off.
 
     Args:
-        after: Offset it has seen everything up to; None for a client that starts.
-        reset_reason: Why its cursor cannot be honoured, when it cannot.
+        after: Offset of the last event it received; None for a new client.
+        reset_reason: Why its cursor cannot be used; the code that `reset` carries.
     """
 
     after: int | None = None
@@ -33,7 +33,12 @@ class Position:
 
 
 def locate(token: str | None, *, epoch: str, head: int) -> Position:
-    """Read what a client sent as its last event id. Never fails: what we cannot honour is a reset."""
+    """Interpret a client's last event id. Never fails: an unusable token leads to a reset.
+
+    Args:
+        epoch: Of this journal.
+        head: The newest offset in it.
+    """
     if not token:
         return Position()
     cursor = Cursor.parse(token)
@@ -42,12 +47,13 @@ def locate(token: str | None, *, epoch: str, head: int) -> Position:
     if cursor.epoch != epoch:
         return Position(reset_reason="new_epoch")
     if cursor.offset > head:
+        # The same epoch, yet not issued by this journal: it was restored from a backup.
         return Position(reset_reason="future_cursor")
     return Position(after=cursor.offset)
 
 
 def resume(position: Position, latest: Sequence[Event | None]) -> Resume | None:
-    """What became of a resume on these tasks; None for a client that starts."""
+    """Result of resuming on tasks with these newest events; None for a new client."""
     if position.reset_reason is not None:
         return Resume.RESET
     if position.after is None:
@@ -55,10 +61,7 @@ def resume(position: Position, latest: Sequence[Event | None]) -> Resume | None:
     known = [event for event in latest if event is not None]
     if any(event.cursor.offset > position.after for event in known):
         return Resume.NEWER
+    # Only if every task is known: one without an event may still produce its first.
     if len(known) == len(latest) and all(event.state.status.final for event in known):
         return Resume.ENDED
     return Resume.CURRENT
-
-
-def _offset(event: Event) -> int:
-    return event.cursor.offset

@@ -1,25 +1,42 @@
-"""How soon to look again."""
+"""When to poll next: the intervals of a healthy task, and the back-off after failures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 MAX_WAIT = 300.0
+"""Seconds. Caps a provider's Retry-After or poll hint, so that a wrong one cannot stop a watch."""
+
+MAX_BACKOFF = 60.0
 
 _GROWTH = 1.25
-_MAX_STEPS = 40
-_MAX_BACKOFF = 60.0
+_MAX_STEPS = 40  # 1.25**40 is 7,500 times the start, beyond every `max_seconds`; it keeps the power finite
+_MAX_DOUBLINGS = 10
+
+
+def backoff(doublings: int, *, first: float, limit: float, jitter: float) -> float:
+    """Exponential back-off in seconds, spread by a quarter in both directions.
+
+    Everything in the server that retries waits by this function.
+
+    Args:
+        doublings: 0 for the first wait, then one more per failure.
+        first: Seconds of the first wait.
+        limit: Seconds that no wait exceeds before it is spread.
+        jitter: Random, 0-1. Replicas and tasks that failed together must not come back together.
+    """
+    return min(first * 2.0 ** min(doublings, _MAX_DOUBLINGS), limit) * (0.75 + jitter / 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """The bounds of one upstream, in seconds.
+    """Bounds of the poll interval of one upstream, in seconds.
 
     Args:
-        min_seconds: Never look more often than this.
-        max_seconds: Never look less often, unless the provider or an error asks for it.
-        recommended_seconds: What the provider's own documentation advises.
-        safety_net_seconds: How often to look while a healthy stream tells us everything.
+        min_seconds: The shortest interval.
+        max_seconds: The longest, unless the provider or an error asks for more.
+        recommended_seconds: The interval the provider's documentation recommends.
+        safety_net_seconds: The interval while a healthy stream pushes every change.
     """
 
     min_seconds: float = 2.0
@@ -28,37 +45,38 @@ class Pace:
     safety_net_seconds: float = 60.0
 
     def delay(
-        self, *, rng: float, unchanged: int, eta_seconds: float | None, poll_after: float | None
+        self, *, jitter: float, unchanged: int, eta_seconds: float | None, poll_after: float | None
     ) -> float:
-        """Seconds until the next look at an open task.
+        """Seconds until the next poll of an open task.
 
         Args:
-            chance: 0-1, for jitter; many tasks started together must not stay together.
-            unchanged: Looks in a row that brought no news.
-            eta_seconds: Estimated time left. Looking at half of what is left finds the end
-                soon without asking often in the middle.
-            poll_after: What the provider asked for with its last answer.
+            jitter: Random, 0-1; tasks started together must not stay together.
+            unchanged: Consecutive polls without a change.
+            eta_seconds: Estimated time left.
+            poll_after: Seconds the provider asked for in its last response.
         """
         if poll_after is not None:
             return min(max(poll_after, self.min_seconds), MAX_WAIT)
         if eta_seconds is not None and eta_seconds > 0:
-            wish = eta_seconds / 2
+            # Half of what is left: few polls in the middle of a run, many near its end.
+            delay = eta_seconds / 2
         else:
-            wish = self.recommended_seconds * _GROWTH ** min(unchanged, _MAX_STEPS)
-        return min(max(wish * (0.9 + 0.2 * rng), self.min_seconds), self.max_seconds)
+            delay = self.recommended_seconds * _GROWTH ** min(unchanged, _MAX_STEPS)
+        return min(max(delay * (0.9 + 0.2 * jitter), self.min_seconds), self.max_seconds)
 
-    def backoff(self, *, rng: float, failures: int, retry_after: float | None) -> float:
-        """Seconds until the next look after `failures` looks in a row saw nothing."""
-        wish = min(self.min_seconds * 2.0 ** min(failures - 1, 10), _MAX_BACKOFF) * (0.75 + rng / 2)
-        return min(max(wish, self.min_seconds, retry_after or 0.0), MAX_WAIT)
+    def retry_delay(self, *, jitter: float, failures: int, retry_after: float | None) -> float:
+        """Seconds until the next poll after `failures` failed ones in a row."""
+        delay = backoff(failures - 1, first=self.min_seconds, limit=MAX_BACKOFF, jitter=jitter)
+        return min(max(delay, self.min_seconds, retry_after or 0.0), MAX_WAIT)
 
 
 @dataclass(slots=True)
 class CallbackSupport:
-    """Whether the callbacks of one upstream come, as far as the ends of its tasks showed.
+    """Whether the provider's callbacks reach the bridge, shared by all tasks of one upstream.
 
     Attributes:
-        come: True until a look finds an end that nobody called about, and again once somebody calls.
+        come: True until a poll finds a final status that no callback announced; True again with the next
+            callback.
     """
 
     come: bool = True

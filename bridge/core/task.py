@@ -1,4 +1,8 @@
-"""What a task is to us: its key, its status, and what one look at it showed."""
+"""What a task is: its key, its status, and every field an observation or a state has.
+
+To add a field: one row here, its reader in the dialects (`FieldRules`), its key in `state.schema.json`.
+Merging, comparing and writing follow from the row; tests compare the dialects and the API documents with it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Self, TypeVar, dataclass_transform
 
+from bridge.core.columns import Column, Emit, Merge, Read, Write, column, rows
 from bridge.errors import InvalidRequest
 
 UPSTREAM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -15,22 +20,21 @@ OWN_ACCOUNT = "-"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
+Class = TypeVar("Class")
 
-Value = TypeVar("Value")
 
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field, column))
+def frozen_for_types(cls: type[Class]) -> type[Class]:
+    """A keyword-only dataclass with slots that the type checker, and only it, treats as frozen.
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
-def record(cls: type[Value]) -> type[Value]:
-    """A class whose objects never change: a frozen dataclass with slots and keywords, to the type checker.
-
-    Only there, since a dataclass frozen at run time sets each field by a call: to make a `State` takes 7 µs
-    that way, and 3 µs this way.
+    A dataclass frozen at run time assigns each field through `object.__setattr__`: a `State` takes 7 µs to
+    create that way, 3 µs this way.
     """
     return dataclass(slots=True, kw_only=True, unsafe_hash=True)(cls)
 
 
 class Status(StrEnum):
-    """The words clients see. `final` ones never change again, but for `lost`."""
+    """The status values of the API. A final one never changes again, except `lost`."""
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -43,16 +47,16 @@ class Status(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing more is expected of the task."""
+        """Whether the task has ended."""
         return self in _FINAL
 
 
-# a tuple: this is asked for every event, and to hash a member takes a call where to compare takes none
+# A tuple, not a set: checked for every event, and hashing an enum member is a Python call, comparing is not.
 _FINAL = (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.LOST)
 
 
 class Source(StrEnum):
-    """The way a state was seen."""
+    """Where an observation came from."""
 
     POLL = "poll"
     STREAM = "stream"
@@ -61,14 +65,14 @@ class Source(StrEnum):
 
 
 class TaskKey(NamedTuple):
-    """The unit of dedupe: an id alone would mix tenants.
+    """Identifies a watch. The account is part of it: two tenants may have the same task id.
 
-    A tuple, because every event is looked up by it several times, and tuples hash in C.
+    A tuple, because each event is looked up by it several times, and tuples hash in C.
 
     Args:
         upstream: Name of a configured upstream.
-        task_id: The provider's id, 1-256 characters without controls; may hold slashes.
-        account: Whose credential looks; `-` when the bridge holds the key.
+        task_id: The provider's id, 1-256 characters without control characters; may contain slashes.
+        account: The credential the task is polled with; `-` for the operator's own.
     """
 
     upstream: str
@@ -77,12 +81,12 @@ class TaskKey(NamedTuple):
 
     @property
     def ref(self) -> str:
-        """The name clients use, `upstream/task_id`."""
+        """The task ref clients use, `upstream/task_id`."""
         return f"{self.upstream}/{self.task_id}"
 
     @classmethod
     def parse(cls, ref: str, account: str = OWN_ACCOUNT) -> Self:
-        """Read a task ref.
+        """Parse a task ref.
 
         Raises:
             InvalidRequest: The upstream name or the task id is not well-formed.
@@ -94,7 +98,7 @@ class TaskKey(NamedTuple):
 
 
 def check_upstream_name(name: str) -> str:
-    """The name itself, if it is one.
+    """Return `name` unchanged.
 
     Raises:
         InvalidRequest: It does not match `[a-z][a-z0-9-]{0,31}`.
@@ -105,26 +109,26 @@ def check_upstream_name(name: str) -> str:
 
 
 def check_task_id(task_id: str) -> str:
-    """The id itself, if it is one.
+    """Return `task_id` unchanged.
 
     Raises:
-        InvalidRequest: It is empty, longer than 256 characters or has control characters.
+        InvalidRequest: It is empty, longer than 256 characters or contains control characters.
     """
     if not task_id or len(task_id) > MAX_TASK_ID or _CONTROL.search(task_id):
         raise InvalidRequest("a task id is 1 to 256 characters without controls")
     return task_id
 
 
-@record
+@frozen_for_types
 class Output:
     """One result of a task.
 
     Args:
         type: `image`, `video`, `audio` or `file`.
-        url: Where the provider serves it.
-        expires_at: Unix seconds after which the link is dead.
-        file_id: The provider's own id of the file, always text (64-bit ids break in JavaScript).
-        data: Base64 text when the provider sent the content itself.
+        url: The provider's link to it.
+        expires_at: Unix seconds when the link expires.
+        file_id: The provider's id of the file, always text: 64-bit numbers lose digits in JavaScript.
+        data: The content as base64, where the provider sent it inline.
     """
 
     type: str
@@ -140,75 +144,87 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a task failed, in the provider's words."""
+    """The provider's own error code and message."""
 
     code: str | None
     message: str | None
 
 
-@record
-class Observation:
-    """What one look at a task showed, in our words, before it is weighed against what we knew.
+@frozen_for_types
+class TaskFields:
+    """The fields that an observation and a state have in common, in the order of the state document.
 
     Args:
-        status: The mapped word; `unknown` for a word no mapping knows.
+        alias: The client's own id of the task (`out_task_id`).
+        status: `unknown` for a word no mapping knows.
         upstream_status: The provider's own word, verbatim.
-        progress: 0-100, or None where the provider tells none.
-        estimated_seconds: The provider's estimate of the whole run.
-        eta_seconds: The provider's estimate of what is left, where it gives that.
-        created_at: Unix seconds, likewise the other times.
-        changed_at: The provider's own time of its newest change, for detection latency.
-        poll_after: Seconds the provider asks to wait before the next look.
+        progress: 0-100; None where the provider reports none.
+        eta_seconds: Estimated time left. In an observation the provider's own figure, in a state ours.
+        created_at: Unix seconds, like all times.
         raw: The provider's document, verbatim JSON bytes.
-        alias: The client's own id (`out_task_id`).
     """
 
-    status: Status
-    upstream_status: str | None = None
-    task_id: str | None = None
-    alias: str | None = None
-    progress: float | None = None
-    estimated_seconds: float | None = None
-    eta_seconds: float | None = None
-    queue_position: int | None = None
-    model: str | None = None
-    action: str | None = None
-    created_at: float | None = None
-    completed_at: float | None = None
-    changed_at: float | None = None
-    outputs: tuple[Output, ...] = ()
-    error: Failure | None = None
-    credits_used: float | None = None
-    credits_estimated: float | None = None
-    poll_after: float | None = None
-    raw: bytes | None = field(default=None, repr=False)
+    alias: str | None = column(Read.IDENTIFIER, Merge.KEEP_FILLED, Emit.ALWAYS, Write.PLAIN, default=None)
+    status: Status = column(Read.STATUS, Merge.REPLACE, Emit.ALWAYS, Write.PLAIN)
+    upstream_status: str | None = column(Read.STATUS, Merge.REPLACE, Emit.ALWAYS, Write.PLAIN, default=None)
+    progress: float | None = column(Read.PERCENTAGE, Merge.PROGRESS, Emit.ALWAYS, Write.NUMBER, default=None)
+    eta_seconds: float | None = column(Read.NUMBER, Merge.ESTIMATE, Emit.NEVER, Write.PLAIN, default=None)
+    queue_position: int | None = column(Read.COUNT, Merge.REPLACE, Emit.ALWAYS, Write.PLAIN, default=None)
+    model: str | None = column(Read.WORD, Merge.KEEP_FILLED, Emit.ALWAYS, Write.PLAIN, default=None)
+    action: str | None = column(Read.WORD, Merge.KEEP_FILLED, Emit.ALWAYS, Write.PLAIN, default=None)
+    created_at: float | None = column(Read.TIME, Merge.KEEP, Emit.ALWAYS, Write.TIME, default=None)
+    completed_at: float | None = column(Read.TIME, Merge.KEEP, Emit.ALWAYS, Write.TIME, default=None)
+    outputs: tuple[Output, ...] = column(
+        Read.OUTPUTS, Merge.KEEP_FILLED, Emit.UNSIGNED, Write.OUTPUTS, default=()
+    )
+    error: Failure | None = column(Read.FAILURE, Merge.REPLACE, Emit.ALWAYS, Write.FAILURE, default=None)
+    credits_used: float | None = column(Read.NUMBER, Merge.KEEP, Emit.ALWAYS, Write.COST, default=None)
+    credits_estimated: float | None = column(Read.NUMBER, Merge.KEEP, Emit.NEVER, Write.COST, default=None)
+    raw: bytes | None = column(Read.RAW, Merge.REPLACE, Emit.NEVER, Write.RAW, default=None)
 
 
-@record
-class State:
-    """The whole of what is known about a task at one moment: an observation, weighed.
+@frozen_for_types
+class Observation(TaskFields):
+    """What one poll, frame or submit response says about a task, before it is merged with the known state.
 
     Args:
-        changed_at: Unix seconds when this state was first seen.
-        observed_at: Unix seconds when it was last confirmed with the upstream.
-        source: Which source brought it first.
+        task_id: The provider's id, where the document names one.
+        estimated_seconds: The provider's estimate of the whole run.
+        changed_at: The provider's own time of the newest change, for the detection latency.
+        poll_after: Seconds the provider asks to wait before the next poll.
     """
 
-    status: Status
-    upstream_status: str | None = None
-    alias: str | None = None
-    progress: float | None = None
-    eta_seconds: float | None = None
-    queue_position: int | None = None
-    model: str | None = None
-    action: str | None = None
-    created_at: float | None = None
-    completed_at: float | None = None
-    outputs: tuple[Output, ...] = ()
-    error: Failure | None = None
-    credits_used: float | None = None
-    credits_estimated: float | None = None
-    changed_at: float
-    observed_at: float
-    source: Source
-    raw: bytes | None = field(default=None, repr=False)
+    task_id: str | None = column(Read.IDENTIFIER, default=None)
+    estimated_seconds: float | None = column(Read.NUMBER, default=None)
+    changed_at: float | None = column(Read.TIME, default=None)
+    poll_after: float | None = column(Read.NUMBER, default=None)
+
+
+@frozen_for_types
+class State(TaskFields):
+    """Everything known about a task at one moment: all its observations, merged.
+
+    Args:
+        changed_at: Unix seconds when the bridge first saw this state.
+        observed_at: Unix seconds when the upstream last confirmed it.
+        source: Which source delivered it first.
+    """
+
+    changed_at: float = column(Read.OURS, Merge.NOW, Emit.NEVER, Write.CHANGED)
+    observed_at: float = column(Read.OURS, Merge.NOW, Emit.NEVER, Write.OBSERVED)
+    source: Source = column(Read.OURS, Merge.SOURCE, Emit.NEVER, Write.PLAIN)
+
+
+def _document_order() -> tuple[Column, ...]:
+    """The rows of `State` between those of its key and its cursor; `raw`, the largest, comes last."""
+    state = rows(State)
+    key = [
+        Column(name, Read.KEY, Merge.FIXED, Emit.NEVER, Write.KEY) for name in ("task", "upstream", "task_id")
+    ]
+    cursor = Column("cursor", Read.KEY, Merge.FIXED, Emit.NEVER, Write.CURSOR)
+    raw = [row for row in state if row.write is Write.RAW]
+    return (*key, *(row for row in state if row not in raw), cursor, *raw)
+
+
+FIELDS = _document_order()
+"""One row per field of the state document, in its order."""

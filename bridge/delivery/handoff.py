@@ -1,8 +1,8 @@
-"""The outermost ASGI layer: keeps the server's own `send`, and holds connections that stay open.
+"""The outermost ASGI layer: keeps the server's own `send` and runs long-lived connections.
 
-A framework's layers cost each open connection a dozen suspended coroutines, twice the memory of
-everything else. A stream passes through them once, to be checked and answered; then it is handed
-over to this layer, and they are gone.
+A dozen suspended coroutines, one per framework layer, would cost each open connection twice the memory of
+everything else. So the layers only check a stream and start its response; then its session is detached and
+runs here, and the layers are freed.
 """
 
 from __future__ import annotations
@@ -21,53 +21,49 @@ CloseCallback = Callable[[], None]
 
 
 class ConnectionHandoff:
-    """Passes on, and then runs what was handed over."""
+    """Passes each request on, then runs the session that was detached from it, if any."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or one connection for as long as it lasts."""
+        """Serve one request, or one connection for its whole life."""
         extensions = scope.setdefault("extensions", {})
         server = getattr(send, "__self__", None)
         transport = getattr(server, "transport", None)
-        if hasattr(transport, "get_write_buffer_size"):  # by what it can: uvloop's is no asyncio.Transport
+        # Tested by method, not by type: uvloop's transports are not `asyncio.Transport`s.
+        if hasattr(transport, "get_write_buffer_size"):
             extensions[SERVER] = server
         try:
             try:
                 await self._app(scope, receive, send)
             finally:
-                extensions.pop(
-                    SERVER, None
-                )  # it holds the scope: a circle that only a full collection would free
-            stay: StreamSession | None = extensions.pop(SESSION, None)
-            if stay is not None:
+                # The server object holds the scope: a reference cycle that only a full collection would free.
+                extensions.pop(SERVER, None)
+            session: StreamSession | None = extensions.pop(SESSION, None)
+            if session is not None:
                 if server is not None:
-                    _forget_request(scope, server)
-                await stay(receive, send)
+                    # Our own server does not read the request again: 3 KB less per open stream.
+                    scope["headers"].clear()
+                    if scope["type"] == "websocket":
+                        server.request = server.response = None
+                        scope.clear()
+                await session(receive, send)
         finally:
-            for end in extensions.pop(ON_CLOSE, ()):
-                end()
-
-
-def _forget_request(scope: Scope, server: Any) -> None:
-    """Under our own server nobody reads the request again: 3 KB less for as long as the stream lasts."""
-    scope["headers"].clear()
-    if scope["type"] == "websocket":
-        server.request = server.response = None
-        scope.clear()
+            for callback in extensions.pop(ON_CLOSE, ()):
+                callback()
 
 
 def server_of(scope: Scope) -> Any | None:
-    """The server's object for this request, where it shows its transport."""
+    """The server's protocol object for this request; None if it does not expose its transport."""
     return scope["extensions"].get(SERVER)
 
 
-def detach(scope: Scope, stay: StreamSession) -> None:
-    """Run `stay` once the framework has returned; the response has begun."""
-    scope["extensions"][SESSION] = stay
+def detach(scope: Scope, session: StreamSession) -> None:
+    """Run `session` once the framework has returned. The response must have begun."""
+    scope["extensions"][SESSION] = session
 
 
-def on_close(scope: Scope, end: CloseCallback) -> None:
-    """Call `end` once the request is over, or the connection that came of it, whatever ends them."""
-    scope["extensions"].setdefault(ON_CLOSE, []).append(end)
+def on_close(scope: Scope, callback: CloseCallback) -> None:
+    """Call `callback` when the request, or the connection it became, has ended for any reason."""
+    scope["extensions"].setdefault(ON_CLOSE, []).append(callback)

@@ -1,4 +1,4 @@
-"""Long-poll: the state as soon as it differs from what the caller has."""
+"""Long polling: answer as soon as the state differs from the one the client has."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LongPollResult:
-    """A state, or that it is still the one the caller has.
+    """The result of one request.
 
     Args:
+        modified: False if the client's state is still the newest (HTTP 304).
         observed_at: Unix seconds of the newest confirmation.
     """
 
@@ -36,49 +37,57 @@ async def read(
     """The state of a task; with `wait`, once it differs from `have`.
 
     Args:
-        have: The ETag the caller holds.
+        have: The ETag of the state the client holds.
         wait: Seconds; only together with `have`.
 
     Raises:
-        BridgeError: Nothing was ever seen of the task, and why.
+        BridgeError: The task has no recorded state, and this is why.
     """
-    event = await subscriptions.look_up(key)
-    if have is None or not _same(event, have):
-        return _answer(subscriptions, event, modified=True)
+    event = await subscriptions.read_or_poll(key)
+    if have is None or not _matches(event, have):
+        return _result(subscriptions, event, modified=True)
     if not wait or event.state.status.final:
-        return _answer(subscriptions, event, modified=False)
+        return _result(subscriptions, event, modified=False)
     subscriptions.metrics.connected(LABEL)
-    began, reason, later = subscriptions.clock.monotonic(), LEFT, None
+    started_at, reason, newer = subscriptions.clock.monotonic(), LEFT, None
     try:
-        later = await subscriptions.hub.changed(key, event.cursor.offset, seconds=min(wait, MAX_WAIT_SECONDS))
+        newer = await subscriptions.hub.changed(key, event.cursor.offset, seconds=min(wait, MAX_WAIT_SECONDS))
         reason = "finished"
     finally:
+        # Also when the client disconnects, which cancels the wait: `reason` is still `LEFT` then.
         subscriptions.metrics.disconnected(LABEL, reason)
-        _tell_end(key, reason=reason, seconds=subscriptions.clock.monotonic() - began, news=later is not None)
-    if later is None:
-        return _answer(subscriptions, event, modified=False)
-    seconds = subscriptions.clock.monotonic() - later.seen if later.seen else None
+        logger.info(
+            "connection ended",
+            extra={
+                "delivery": LABEL,
+                "reason": reason,
+                "seconds": round(subscriptions.clock.monotonic() - started_at, 3),
+                "task": key.ref,
+                "events": int(newer is not None),
+            },
+        )
+    if newer is None:
+        return _result(subscriptions, event, modified=False)
+    # The hub counts only events it writes itself; this one is written by the route.
+    seconds = subscriptions.clock.monotonic() - newer.seen if newer.seen else None
     subscriptions.metrics.record_broadcast({LABEL: 1}, {}, seconds, task=key.ref)
-    return _answer(subscriptions, later, modified=True)
-
-
-def _tell_end(key: TaskKey, *, reason: str, seconds: float, news: bool) -> None:
-    fields = {"delivery": LABEL, "reason": reason, "seconds": round(seconds, 3), "task": key.ref}
-    logger.info("connection ended", extra=fields | {"events": int(news)})
+    return _result(subscriptions, newer, modified=True)
 
 
 def etag(event: Event) -> str:
-    """The cursor, as HTTP wants it."""
+    """The cursor as an HTTP entity tag (RFC 9110 section 8.8.3)."""
     return f'"{event.cursor}"'
 
 
-def _same(event: Event, have: str) -> bool:
+def _matches(event: Event, have: str) -> bool:
+    """Whether an `If-None-Match` header names the state of `event`."""
     if have.strip() == "*":
         return True
-    offered = (one.strip().removeprefix("W/").strip('"') for one in have.split(","))
-    return any(Cursor.parse(one) == event.cursor for one in offered)
+    # Weak comparison, as RFC 9110 section 13.1.2 asks for If-None-Match.
+    tags = (tag.strip().removeprefix("W/").strip('"') for tag in have.split(","))
+    return any(Cursor.parse(tag) == event.cursor for tag in tags)
 
 
-def _answer(subscriptions: Subscriptions, event: Event, *, modified: bool) -> LongPollResult:
+def _result(subscriptions: Subscriptions, event: Event, *, modified: bool) -> LongPollResult:
     channel = subscriptions.hub.channel_of(event.key)
     return LongPollResult(event, modified, channel.confirmed_at if channel is not None else None)

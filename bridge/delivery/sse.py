@@ -1,9 +1,9 @@
-"""Server-sent events and NDJSON: one response, the same bytes for everybody.
+"""Server-sent events and NDJSON: one response per client, the same bytes for all.
 
-From sse-starlette come the response's shape: its headers, HEAD, the denial of a WebSocket.
-Intentional: how the body is produced is ours. The library starts four tasks a connection and
-encodes per client; here the hub writes, and the one coroutine of a connection only waits for
-its end (docs/decisions/2026-11-21-the-hub-writes.md).
+From sse-starlette comes the shape of the response: its headers, HEAD, the denial of a WebSocket.
+Intentional: the body is produced here. The library starts four tasks per connection and encodes per
+client; here the hub writes, and the one coroutine of a connection only waits for its end
+(docs/decisions/2026-11-21-the-hub-writes.md).
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from bridge.core.event import Closing, Notice
 from bridge.delivery.handoff import detach
 from bridge.delivery.subscriptions import PendingSubscription, SubscribeRequest, Subscriptions
 from bridge.delivery.writers import AsgiWriter, TransportWriter, UnopenedWriter, http_format, http_writer
-from bridge.hub.maintenance import CLOSING_SENTENCES, retry_milliseconds
+from bridge.hub.maintenance import retry_milliseconds
 from bridge.hub.subscription import Subscription
 from bridge.wire import sse
 from bridge.wire.document import PLAIN, Include
 from bridge.wire.frames import Format, Transport, Variant, closing_frame, notice_frame, pack
 
+# Otherwise the library patches `uvicorn.Server.handle_exit` and ends streams before the drain does.
 AppStatus.enable_automatic_graceful_drain = False
 
 STREAM_HEADERS = {
@@ -35,14 +36,14 @@ MEDIA_TYPES = {Transport.SSE: "text/event-stream", Transport.NDJSON: "applicatio
 
 
 async def _nothing() -> AsyncIterator[bytes]:
-    """The library wants content; ours comes from the hub."""
+    """Empty content for the library's response; the hub writes the body."""
     return
     yield b""
 
 
 def head(transport: Transport) -> EventSourceResponse:
-    """What `HEAD` on a stream answers, and the headers of every stream."""
-    # with the type among the headers, Starlette adds no charset to it
+    """The response to `HEAD` on a stream; its headers are those of every stream."""
+    # With the type among the headers, Starlette adds no charset to it.
     headers = STREAM_HEADERS | {"Content-Type": MEDIA_TYPES[transport]}
     return EventSourceResponse(_nothing(), headers=headers, ping=0, sep="\n")
 
@@ -51,18 +52,18 @@ _HEADERS = {transport: head(transport).raw_headers for transport in MEDIA_TYPES}
 
 
 class EventStream(Response):
-    """The events of some tasks, until they end or the client leaves.
+    """The events of some tasks, until all have finished or the client disconnects.
 
-    Backpressure: by the outlet; the connection's coroutine never sends.
+    Backpressure: in the connection's writer; its coroutine never sends.
 
     Args:
-        expires_at: Monotonic seconds when the caller's credential ends; None for never.
+        expires_at: Monotonic seconds at which the caller's credential expires; None for never.
     """
 
     def __init__(
         self,
         subscriptions: Subscriptions,
-        arrival: SubscribeRequest,
+        request: SubscribeRequest,
         transport: Transport,
         include: Include,
         variant: Variant = Variant.BRIDGE,
@@ -73,48 +74,52 @@ class EventStream(Response):
         self.background = None
         self.raw_headers = list(_HEADERS[transport])
         self._subscriptions = subscriptions
-        self._arrival = arrival
-        self._wire = transport
+        self._request = request
+        self._transport = transport
         self._include = include
-        self._dress = variant
+        self._variant = variant
         self._expires_at = expires_at
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer; what stays open is handed to the outermost layer.
+        """Start the response, then detach the session that keeps the connection open.
 
         Raises:
-            BridgeError: Nothing was sent yet; answer with a problem document.
+            BridgeError: Nothing was sent yet; respond with a problem document.
         """
-        fmt = http_format(scope, self._wire, self._include, self._dress)
+        fmt = http_format(scope, self._transport, self._include, self._variant)
         subscription = self._subscriptions.reserve(
-            UnopenedWriter(fmt), self._wire.value, expires_at=self._expires_at
+            UnopenedWriter(fmt), self._transport.value, expires_at=self._expires_at
         )
-        handed_over = False
+        detached = False
         try:
             if self._subscriptions.closed is not None:
                 await self._reject(subscription, self._subscriptions.closed, send)
                 return
-            opened = await self._subscriptions.open(subscription, self._arrival, patient=True)
-            if opened.ended:
+            pending = await self._subscriptions.open(subscription, self._request, patient=True)
+            if pending.ended:
+                # 204 tells an EventSource to stop reconnecting (WHATWG HTML, section 9.2.3).
                 subscription.closing = Closing.FINISHED
                 await Response(status_code=204, headers=STREAM_HEADERS)(scope, receive, send)
                 return
-            if subscription.closing is not None:  # while the first look was waited for
+            if subscription.closing is not None:  # closed while the first poll was awaited
                 await self._reject(subscription, subscription.closing, send)
                 return
             await self._start(send)
-            detach(scope, _SseSession(self._subscriptions, opened, http_writer(scope, fmt)))
-            handed_over = True
+            detach(scope, _SseSession(self._subscriptions, pending, http_writer(scope, fmt)))
+            detached = True
         finally:
-            if not handed_over:
+            if not detached:
                 self._subscriptions.leave(subscription)
 
     async def _reject(self, subscription: Subscription, closing: Closing, send: Send) -> None:
-        """Overload and drain are 200, a word, a longer `retry:` and a clean end."""
+        """Respond with 200, a closing notice, a longer `retry:` and a clean end.
+
+        An EventSource treats any error status as final and never reconnects.
+        """
         await self._start(send)
         subscription.closing = closing
-        body = self._subscriptions.farewell(subscription, closing, CLOSING_SENTENCES[closing])
-        if self._wire is Transport.SSE:
+        body = self._subscriptions.final_frame(subscription, closing)
+        if self._transport is Transport.SSE:
             body = sse.OK_COMMENT + body
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -123,12 +128,13 @@ class EventStream(Response):
 
 
 class OverloadedResponse(Response):
-    """What a newcomer gets who finds no place: 200, a word, a longer `retry:` and the end.
+    """The response to a client that exceeds a limit: 200, a closing notice, a longer `retry:`, then the end.
 
-    Libraries hammer: nothing is reserved, read or asked for it, and the connection may carry the next try.
+    Client libraries retry aggressively, so this costs no subscription, no journal read and no request to a
+    provider, and the connection stays usable for the next attempt.
 
     Args:
-        why: What is in the way, where that is not that the bridge is full.
+        why: The reason, if it is not that the bridge is at capacity.
     """
 
     def __init__(
@@ -140,8 +146,8 @@ class OverloadedResponse(Response):
         why: Notice | None = None,
     ) -> None:
         retry = retry_milliseconds(subscriptions.random(), busy=why is None)
-        sentence, fmt = CLOSING_SENTENCES[Closing.OVER_CAPACITY], Format(transport, PLAIN, variant=variant)
-        body = closing_frame(fmt, Closing.OVER_CAPACITY, sentence, retry=retry)
+        fmt = Format(transport, PLAIN, variant=variant)
+        body = closing_frame(fmt, Closing.OVER_CAPACITY, retry=retry)
         if why is not None:
             body = notice_frame(fmt, None, why) + body
         subscriptions.metrics.rejected(transport.value)
@@ -152,38 +158,39 @@ class OverloadedResponse(Response):
 
 
 class _SseSession:
-    """The rest of a stream, once its response has begun: all that one open connection holds."""
+    """A stream whose response has begun: everything that one open connection keeps in memory."""
 
-    __slots__ = ("_opened", "_outlet", "_subscriptions")
+    __slots__ = ("_pending", "_subscriptions", "_writer")
 
     def __init__(
-        self, subscriptions: Subscriptions, opened: PendingSubscription, outlet: TransportWriter | AsgiWriter
+        self, subscriptions: Subscriptions, pending: PendingSubscription, writer: TransportWriter | AsgiWriter
     ) -> None:
         self._subscriptions = subscriptions
-        self._opened: PendingSubscription | None = opened
-        self._outlet = outlet
+        self._pending: PendingSubscription | None = pending
+        self._writer = writer
 
     async def __call__(self, receive: Receive, send: Send) -> None:
-        """Let the hub write until the connection is over."""
-        assert self._opened is not None
-        subscription = self._opened.subscription
+        """Begin the subscription and wait until the connection ends; the hub does the writing."""
+        assert self._pending is not None
+        subscription = self._pending.subscription
         try:
-            self._outlet.attach(send)
-            if subscription.closing is not None:  # between the head and here
-                farewell = self._subscriptions.farewell(
-                    subscription, subscription.closing, CLOSING_SENTENCES[subscription.closing]
-                )
-                if not self._outlet.gone:
-                    self._outlet.write(pack(subscription.fmt, farewell))
-                self._outlet.finish(subscription.closing)
-            subscription.use(self._outlet)
-            await self._subscriptions.begin(self._opened)
-            self._opened = None  # what was read to begin is not kept for as long as the stream lasts
-            if self._outlet.ended is None:
+            self._writer.attach(send)
+            if subscription.closing is not None:
+                # A drain closed it between the response head and here, when it had no writer yet.
+                final_frame = self._subscriptions.final_frame(subscription, subscription.closing)
+                if not self._writer.gone:
+                    self._writer.write(pack(subscription.fmt, final_frame))
+                self._writer.finish(subscription.closing)
+            subscription.use(self._writer)
+            await self._subscriptions.begin(self._pending)
+            self._pending = None  # frees the events read from the journal while the stream is open
+            if self._writer.ended is None:
+                # Repeated here, because one more suspended coroutine costs each open stream 200 bytes.
                 while (await receive())["type"] != "http.disconnect":
                     pass
             else:
-                await _either(_disconnected(receive), self._outlet.ended.wait())
+                # Another server does not end `receive` when we end the response, so both are awaited.
+                await _first_of(_disconnected(receive), self._writer.ended.wait())
         finally:
             self._subscriptions.leave(subscription)
 
@@ -193,7 +200,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _either(*waits: Awaitable[object]) -> None:
+async def _first_of(*waits: Awaitable[object]) -> None:
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,8 @@
-"""Where every client arrives: what is known of its tasks, and what it is told first."""
+"""Opens subscriptions: registers with the hub, reads the journal and sends the initial states.
+
+Rule 1: register first, read second, send third. Any other order can miss an event between two steps.
+Rule 2: a retryable error never becomes an HTTP status of a stream: an EventSource would not reconnect.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bridge.clock import Clock
+from bridge.config.settings import Settings
 from bridge.core.cursor import Cursor
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.merge import unknown
@@ -24,41 +29,22 @@ from bridge.wire import sse
 from bridge.wire.frames import Transport, closing_frame, reset_frame
 
 LINKS_EXPIRE_SOON_SECONDS = 600.0
-REFUSED = "refused"  # in the log: it was answered with a problem document, or the client left before
+LINKS_EXPIRING_SENTENCE = "a result link of this task has expired or expires within 10 minutes"
+REFUSED = "refused"  # in the log: a problem document was the response, or the client left before it
+
+RECHECK_SECONDS = 30.0  # age of a connection with tasks that could not be verified yet
 
 logger = logging.getLogger(__name__)
-RECHECK_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliverySettings:
-    """How arrivals are treated.
-
-    Args:
-        cold_wait_seconds: How long a first answer may wait for a task nobody has looked at.
-        max_connection_age_seconds: Each connection lives 0.8 to 1.0 of this.
-        sync_seconds: How long a provider's own waiting call is held before it is told to poll.
-        max_tasks_per_connection: Tasks one connection may follow; 0 for as many as it likes.
-        max_body_bytes: The largest body read of any request but a submit.
-        max_submission_bytes: The largest body of a submit.
-    """
-
-    cold_wait_seconds: float = 2.0
-    max_connection_age_seconds: float = 600.0
-    sync_seconds: float = 60.0
-    max_tasks_per_connection: int = 200
-    max_body_bytes: int = 1024 * 1024
-    max_submission_bytes: int = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class SubscribeRequest:
-    """One request for the events of some tasks, understood.
+    """One parsed request for the events of some tasks.
 
     Args:
-        token: What the client sent as its last event id.
-        history: Whether the recorded states come first.
-        doubts: Tasks that were asked for and may not be shown, and why.
+        token: The last event id the client sent.
+        history: Whether to send all recorded states first instead of only the newest.
+        unverified: Requested tasks that may not be shown, with the reason.
     """
 
     keys: Sequence[TaskKey]
@@ -69,24 +55,30 @@ class SubscribeRequest:
 
 @dataclass(slots=True)
 class PendingSubscription:
-    """A subscription that has its place and has not begun."""
+    """A subscription registered with the hub whose initial states have not been sent yet.
+
+    Args:
+        latest: The newest event of each task, in the order of the request; None without a recorded state.
+        first_poll_until: Monotonic seconds until which the first poll of a new task is awaited.
+        waited: Whether `Subscriptions.open` has waited for it already.
+    """
 
     subscription: Subscription
-    arrival: SubscribeRequest
+    request: SubscribeRequest
     position: Position
     resume: Resume | None
     latest: list[Event | None]
-    cold_until: float
+    first_poll_until: float
     waited: bool = False
 
     @property
     def ended(self) -> bool:
-        """Whether the client has seen the end of everything it asks for."""
+        """Whether all tasks have finished and the client has seen their final states."""
         return self.resume is Resume.ENDED
 
 
 class Subscriptions:
-    """Brings clients to the hub, the pool and the journal in the one order that leaves no gap."""
+    """Connects clients to the hub, the pool and the journal."""
 
     def __init__(
         self,
@@ -97,7 +89,7 @@ class Subscriptions:
         metrics: Metrics,
         *,
         random: Callable[[], float],
-        settings: DeliverySettings,
+        settings: Settings,
     ) -> None:
         self.hub = hub
         self.pool = pool
@@ -109,102 +101,112 @@ class Subscriptions:
         self.closed: Closing | None = None
 
     def retry(self) -> int:
-        """Milliseconds a client should wait before it comes back."""
+        """The reconnect delay for one client, in milliseconds."""
         return retry_milliseconds(self.random())
-
-    def ends_at(self) -> float:
-        """When a connection that begins now has lived long enough."""
-        return self.clock.monotonic() + self.settings.max_connection_age_seconds * (0.8 + 0.2 * self.random())
 
     def reserve(
         self,
-        outlet: ConnectionWriter,
+        writer: ConnectionWriter,
         label: str,
         *,
         stays_open: bool = False,
         expires_at: float | None = None,
     ) -> Subscription:
-        """A place for a connection.
+        """Register a connection with the hub.
 
         Args:
-            expires_at: Monotonic seconds when its credential ends; None for never.
+            expires_at: Monotonic seconds at which its credential expires; None for never.
         """
-        subscription = self.hub.reserve(outlet, label=label, ends_at=self.ends_at(), stays_open=stays_open)
+        # Spread over 20 % of the maximum age: clients that connected together reconnect apart.
+        age = self.settings.max_connection_age_seconds * (0.8 + 0.2 * self.random())
+        ends_at = self.clock.monotonic() + age
+        subscription = self.hub.reserve(writer, label=label, ends_at=ends_at, stays_open=stays_open)
         if expires_at is not None and expires_at < subscription.ends_at:
             subscription.ends_at, subscription.ends_by = expires_at, Closing.EXPIRED
         return subscription
 
     async def open(
-        self, subscription: Subscription, arrival: SubscribeRequest, *, patient: bool
+        self, subscription: Subscription, request: SubscribeRequest, *, patient: bool
     ) -> PendingSubscription:
-        """Register the tasks and find out what is known of them.
+        """Register for the tasks and read their newest states.
 
         Args:
-            patient: Wait for the first look when nothing is known, because the answer's status
-                depends on it.
+            patient: Wait for the first poll if no task has a state, because the response status depends
+                on it.
 
         Raises:
-            TaskNotFound: The provider shows none of the tasks.
+            TaskNotFound: The provider has none of the tasks.
             UpstreamRefused: The provider refuses to show the only task.
             JournalError: The journal cannot be read.
         """
-        cold_until = self.clock.monotonic() + self.settings.cold_wait_seconds
-        self.hub.join(subscription, arrival.keys)
-        latest = await self.journal.latest(arrival.keys)
-        position = locate(arrival.token, epoch=self.journal.epoch, head=self.journal.head)
+        first_poll_until = self.clock.monotonic() + self.settings.first_state_timeout_seconds
+        self.hub.join(subscription, request.keys)
+        latest = await self.journal.latest(request.keys)
+        position = locate(request.token, epoch=self.journal.epoch, head=self.journal.head)
         outcome = resume(position, latest)
         if outcome is not None:
             self.metrics.resumes.labels(subscription.label, outcome.value).inc()
-        opened = PendingSubscription(subscription, arrival, position, outcome, latest, cold_until)
-        if patient and not opened.ended and not any(latest):
-            opened.waited = True
-            await self._wait_cold(opened)
-        return opened
+        pending = PendingSubscription(subscription, request, position, outcome, latest, first_poll_until)
+        if patient and not pending.ended and not any(latest):
+            pending.waited = True
+            await self._wait_first_poll(pending)
+        return pending
 
-    async def begin(self, opened: PendingSubscription) -> None:
-        """Send what is known, and let everything that comes follow."""
-        subscription, arrival = opened.subscription, opened.arrival
-        events = [event for event in opened.latest if event is not None]
-        if arrival.history:
-            events = await self._history(opened)
+    async def begin(self, pending: PendingSubscription) -> None:
+        """Send the initial states; from then on the hub sends every new event."""
+        subscription, request = pending.subscription, pending.request
+        events = [event for event in pending.latest if event is not None]
+        if request.history:
+            events = await self._history(pending)
         preface = sse.OK_COMMENT if subscription.fmt.transport is Transport.SSE else b""
         retry: int | None = self.retry()
-        if opened.position.reset_reason is not None:
-            preface += reset_frame(subscription.fmt, opened.position.reset_reason, retry=retry)
+        if pending.position.reset_reason is not None:
+            # The reset is the first block then, so it carries the reconnect delay.
+            preface += reset_frame(subscription.fmt, pending.position.reset_reason, retry=retry)
             retry = None
-        if any(
-            error.retryable for error in arrival.unverified.values()
-        ):  # whoever comes back may be shown more
-            again = self.clock.monotonic() + RECHECK_SECONDS
-            subscription.ends_at = min(subscription.ends_at, again)
-        cold = [key for key, event in zip(arrival.keys, opened.latest, strict=True) if event is None]
+        if any(error.retryable for error in request.unverified.values()):
+            # The check failed only for now. Closed early, the client reconnects and is checked again.
+            subscription.ends_at = min(subscription.ends_at, self.clock.monotonic() + RECHECK_SECONDS)
+        new = [key for key, event in zip(request.keys, pending.latest, strict=True) if event is None]
+        links_expire_before = self.clock.time() + LINKS_EXPIRE_SOON_SECONDS
+        remarks = [
+            (event.key, Notice(NoticeCode.LINKS_EXPIRING, LINKS_EXPIRING_SENTENCE))
+            for event in events
+            if any(
+                output.expires_at is not None and output.expires_at < links_expire_before
+                for output in event.state.outputs
+            )
+        ]
+        remarks += [(key, denied_notice(error)) for key, error in request.unverified.items()]
         self.hub.begin(
             subscription,
             events,
-            arrival.keys,
+            request.keys,
             preface=preface,
-            remarks=[
-                *self._warnings(events),
-                *((key, withheld(error)) for key, error in arrival.unverified.items()),
-            ],
-            after=opened.position.after,
+            remarks=remarks,
+            after=pending.position.after,
             retry=retry,
         )
-        if cold and opened.resume is not Resume.CURRENT:
-            self._place_later(opened, cold)
+        if new and pending.resume is not Resume.CURRENT:
+            self._send_placeholders(pending, new)
 
-    async def look_up(self, key: TaskKey) -> Event:
-        """The newest event of a task; a task nobody watches is looked at first.
+    async def read_or_poll(self, key: TaskKey) -> Event:
+        """The newest event of a task; a task without a running watch is polled first.
 
         Raises:
-            BridgeError: Nothing was ever seen of it, and this is why.
+            BridgeError: The task has no recorded state, and this is why.
         """
         (known,) = await self.journal.latest([key])
         if known is not None and known.state.status.final:
             return known
-        self.pool.want(key)  # whoever reads a state may come back for the next one: the watch lingers
+        # A client that reads a state may read the next one soon: the watch lingers after `unwant`.
+        self.pool.want(key)
+        error: BridgeError | None = None
         try:
-            error = await self._looked(key)
+            async with asyncio.timeout(self.settings.first_state_timeout_seconds):
+                error = await self.pool.wait_polled(key)
+        except TimeoutError:
+            pass
         finally:
             self.pool.unwant(key)
         (known,) = await self.journal.latest([key])
@@ -213,14 +215,15 @@ class Subscriptions:
         return known or self.placeholder(key)
 
     def placeholder(self, key: TaskKey) -> Event:
-        """What is said of a task nobody has seen; never recorded."""
-        return Event(key, Cursor(self.journal.epoch, 0), unknown(wall=self.clock.time()))
+        """The state `unknown` of a task without a recorded state; never recorded itself."""
+        return Event(key, Cursor(self.journal.epoch, 0), unknown(unix_time=self.clock.time()))
 
     def leave(self, subscription: Subscription) -> None:
-        """The connection is over, by us or by the client."""
+        """Deregister a connection that has ended, from either side, and log it."""
         closing = subscription.closing
         reason = closing.value if closing is not None else LEFT
         self.hub.leave(subscription, reason)
+        # `sent` is exact only now that the subscription has left every channel.
         began = closing is not None or subscription.sent or subscription.stays_open
         logger.info(
             "connection ended",
@@ -234,95 +237,67 @@ class Subscriptions:
             },
         )
 
-    def farewell(self, subscription: Subscription, closing: Closing, message: str) -> bytes:
-        """The last word to a client that must come back later."""
+    def final_frame(self, subscription: Subscription, closing: Closing) -> bytes:
+        """The closing notice for a client that should reconnect later."""
         retry = retry_milliseconds(self.random(), busy=True)
-        return closing_frame(subscription.fmt, closing, message, retry=retry)
+        return closing_frame(subscription.fmt, closing, retry=retry)
 
-    async def _wait_cold(self, opened: PendingSubscription) -> None:
-        """Wait until one task was seen, all were looked at, or the time is over."""
-        keys = opened.arrival.keys
+    async def _wait_first_poll(self, pending: PendingSubscription) -> None:
+        """Wait until one task has a state, every task was polled, or the time is up."""
+        keys = pending.request.keys
         errors: dict[TaskKey, BridgeError | None] = {}
-        looks = {asyncio.ensure_future(self.pool.wait_polled(key)): key for key in keys}
+        polls = {asyncio.ensure_future(self.pool.wait_polled(key)): key for key in keys}
         try:
-            async with asyncio.timeout(self.settings.cold_wait_seconds):
-                for look in asyncio.as_completed(looks):
-                    await look
-                    errors = {key: look.result() for look, key in looks.items() if look.done()}
-                    if any(self._seen(key) for key in errors):
+            async with asyncio.timeout(self.settings.first_state_timeout_seconds):
+                for completed in asyncio.as_completed(polls):
+                    await completed
+                    errors = {key: poll.result() for poll, key in polls.items() if poll.done()}
+                    # One state decides the status: 200. The other tasks follow on the stream.
+                    watchers = [self.pool.watcher(key) for key in errors]
+                    if any(watcher is not None and watcher.watch.known is not None for watcher in watchers):
                         break
         except TimeoutError:
             pass
         finally:
-            for look in looks:
-                look.cancel()
-        opened.latest = await self.journal.latest(keys)
-        if not any(opened.latest) and len(errors) == len(keys):
-            _raise_if_hopeless(list(errors.values()))
+            for poll in polls:
+                poll.cancel()
+        pending.latest = await self.journal.latest(keys)
+        if any(pending.latest) or len(errors) < len(keys):
+            return
+        # Only an error that no reconnect can resolve decides the status (rule 2). A rejected credential can
+        # be replaced by the operator while the stream is open.
+        first = errors[keys[0]]
+        missing = all(isinstance(error, TaskNotFound) for error in errors.values())
+        refused = len(keys) == 1 and isinstance(first, UpstreamRefused)
+        if first is not None and (missing or (refused and not isinstance(first, CredentialRefused))):
+            raise first
 
-    async def _looked(self, key: TaskKey) -> BridgeError | None:
-        try:
-            async with asyncio.timeout(self.settings.cold_wait_seconds):
-                return await self.pool.wait_polled(key)
-        except TimeoutError:
-            return None
+    async def _history(self, pending: PendingSubscription) -> list[Event]:
+        after = pending.position.after or 0
+        recorded = [await self.journal.since(key, after) for key in pending.request.keys]
+        newest = [event for event in pending.latest if event is not None]
+        # Keyed by cursor: the newest event of a task is usually in its history as well.
+        by_cursor = {event.cursor: event for events in [*recorded, newest] for event in events}
+        return sorted(by_cursor.values(), key=lambda event: event.cursor.offset)
 
-    def _looked_at(self, key: TaskKey) -> bool:
-        watcher = self.pool.watcher(key)
-        return watcher is not None and watcher.polled_once.is_set()
+    def _send_placeholders(self, pending: PendingSubscription, new: list[TaskKey]) -> None:
+        """Send `unknown` for tasks without a state, once the time for their first poll is up."""
 
-    def _seen(self, key: TaskKey) -> bool:
-        watcher = self.pool.watcher(key)
-        return watcher is not None and watcher.watch.known is not None
+        def send() -> None:
+            for key in new:
+                self.hub.send_placeholder(pending.subscription, self.placeholder(key))
 
-    async def _history(self, opened: PendingSubscription) -> list[Event]:
-        after = opened.position.after or 0
-        kept = [await self.journal.since(key, after) for key in opened.arrival.keys]
-        newest = [event for event in opened.latest if event is not None]
-        return sorted(
-            {event.cursor: event for events in [*kept, newest] for event in events}.values(), key=_offset
-        )
-
-    def _place_later(self, opened: PendingSubscription, cold: list[TaskKey]) -> None:
-        """Say `unknown` once the cold wait is over, unless something better came."""
-
-        def place() -> None:
-            for key in cold:
-                self.hub.place(opened.subscription, self.placeholder(key))
-
-        left = opened.cold_until - self.clock.monotonic()
-        if left <= 0 or (opened.waited and all(self._looked_at(key) for key in cold)):
-            place()
-        else:  # one task that was seen ends the wait for the answer, not the wait for the others
-            asyncio.get_running_loop().call_later(left, place)
-
-    def _warnings(self, events: Sequence[Event]) -> list[tuple[TaskKey, Notice]]:
-        soon = self.clock.time() + LINKS_EXPIRE_SOON_SECONDS
-        message = "a result link of this task expires within ten minutes, or has expired"
-        return [
-            (event.key, Notice(NoticeCode.LINKS_EXPIRING, message))
-            for event in events
-            if any(
-                output.expires_at is not None and output.expires_at < soon for output in event.state.outputs
-            )
-        ]
+        remaining = pending.first_poll_until - self.clock.monotonic()
+        watchers = [self.pool.watcher(key) for key in new]
+        polled = all(watcher is not None and watcher.polled_once.is_set() for watcher in watchers)
+        if remaining <= 0 or (pending.waited and polled):
+            send()
+        else:
+            # The first state ended the wait for the response, but the other tasks still have their time.
+            asyncio.get_running_loop().call_later(remaining, send)
 
 
-def withheld(error: BridgeError) -> Notice:
-    """What is told of a task that may not be shown."""
+def denied_notice(error: BridgeError) -> Notice:
+    """The notice for a task that may not be shown to the client."""
     code = NoticeCode.TASK_NOT_FOUND if isinstance(error, TaskNotFound) else NoticeCode.UPSTREAM_UNAVAILABLE
     return Notice(code, str(error), retriable=error.retryable)
-
-
-def _raise_if_hopeless(errors: list[BridgeError | None]) -> None:
-    """Nothing retriable is ever said by status to a stream; what cannot get better is."""
-    first = errors[0]
-    if isinstance(first, TaskNotFound) and all(isinstance(error, TaskNotFound) for error in errors):
-        raise first
-    hopeless = isinstance(first, UpstreamRefused) and not isinstance(first, CredentialRefused)
-    if len(errors) == 1 and first is not None and hopeless:
-        raise first
-
-
-def _offset(event: Event) -> int:
-    return event.cursor.offset

@@ -1,4 +1,4 @@
-"""WebSocket, subprotocol `bridge.v1.json`: subscribe and unsubscribe on one connection."""
+"""WebSocket, subprotocol `bridge.v1.json`: subscribe to and unsubscribe from tasks on one connection."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ REFUSED = 1008
 
 Resolve = Callable[[Sequence[str]], list[TaskKey]]
 Follow = Callable[[int], None]
-Refusals = Callable[[Sequence[TaskKey]], Awaitable[Mapping[TaskKey, BridgeError]]]
+Denied = Callable[[Sequence[TaskKey]], Awaitable[Mapping[TaskKey, BridgeError]]]
 
 
 class WebSocketSession:
-    """One WebSocket that asks to be accepted.
+    """One WebSocket, from its handshake on.
 
     Args:
-        resolve: Reads task refs; raises what is wrong with them.
-        first: Tasks named on the URL, subscribed at once.
-        max_tasks: How many tasks one connection may ask for; 0 for as many as it likes.
-        follow: Told how many tasks the connection is about to follow; raises `LimitExceeded`.
-        refusals: Which tasks the caller may not read, and why; raises `Unauthenticated`.
-        expires_at: Monotonic seconds when the caller's credential ends; None for never.
+        resolve: Parses task refs; raises `InvalidRequest` or `UnknownUpstream`.
+        first: Tasks named in the URL, subscribed to immediately.
+        max_tasks: Tasks one connection may subscribe to; 0 for no limit.
+        follow: Called with the number of tasks the connection is about to have; raises `LimitExceeded`.
+        denied: Returns the tasks the caller may not read, with the reason; raises `Unauthenticated`.
+        expires_at: Monotonic seconds at which the caller's credential expires; None for never.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class WebSocketSession:
         include: Include,
         max_tasks: int,
         follow: Follow,
-        denied: Refusals,
+        denied: Denied,
         expires_at: float | None = None,
     ) -> None:
         self._subscriptions = subscriptions
         self._resolve = resolve
-        self._refusals = denied
+        self._denied = denied
         self._expires_at = expires_at
         self._first = first
         self._include = include
@@ -64,7 +64,7 @@ class WebSocketSession:
         self._follow = follow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Accept; the conversation is handed to the outermost layer."""
+        """Accept the handshake, then detach the session that exchanges messages."""
         if self._subscriptions.closed is not None:
             await reject(self._subscriptions.closed, scope, receive, send)
             return
@@ -72,68 +72,69 @@ class WebSocketSession:
         detach(scope, partial(self._converse, server_of(scope)))
 
     async def _converse(self, server: Any | None, receive: Receive, send: Send) -> None:
-        outlet = websocket_writer(server, send, self._include)
+        writer = websocket_writer(server, send, self._include)
         subscription = self._subscriptions.reserve(
-            outlet, Transport.WEBSOCKET.value, stays_open=True, expires_at=self._expires_at
+            writer, Transport.WEBSOCKET.value, stays_open=True, expires_at=self._expires_at
         )
-        serving = _Conversation(
+        conversation = _Conversation(
             self._subscriptions,
             subscription,
-            outlet,
+            writer,
             self._resolve,
-            self._refusals,
+            self._denied,
             self._max_tasks,
             self._follow,
         )
         try:
-            first, self._first = self._first, None  # not kept for as long as the connection lasts
+            first, self._first = self._first, None  # frees the request while the connection is open
             if first is not None:
-                await serving.begin(first)
+                await conversation.begin(first)
                 first = None
-            await serving.run(receive, send)
+            await conversation.run(receive, send)
         finally:
-            serving.over()
+            conversation.cancel_polls()
             self._subscriptions.leave(subscription)
 
 
 class _Conversation:
-    """What a client says and what it is answered: all that one open connection holds."""
+    """Messages and replies: everything that one open connection keeps in memory."""
 
     __slots__ = (
-        "_first_looks",
+        "_denied",
+        "_first_polls",
         "_follow",
         "_max_tasks",
-        "_outlet",
-        "_refusals",
         "_resolve",
         "_subscription",
         "_subscriptions",
+        "_writer",
     )
 
     def __init__(
         self,
         subscriptions: Subscriptions,
         subscription: Subscription,
-        outlet: WebSocketWriter | AsgiWriter,
+        writer: WebSocketWriter | AsgiWriter,
         resolve: Resolve,
-        denied: Refusals,
+        denied: Denied,
         max_tasks: int,
         follow: Follow,
     ) -> None:
         self._subscriptions = subscriptions
         self._subscription = subscription
-        self._outlet = outlet
+        self._writer = writer
         self._resolve = resolve
-        self._refusals = denied
+        self._denied = denied
         self._max_tasks = max_tasks
         self._follow = follow
-        self._first_looks: list[asyncio.Future[None]] = []
+        self._first_polls: list[asyncio.Future[None]] = []
 
     async def run(self, receive: Receive, send: Send) -> None:
-        """Answer messages until the connection is over."""
-        ended = self._outlet.ended
+        """Reply to messages until the connection ends."""
+        ended = self._writer.ended
         while self._subscription.closing is None:
             event = await (receive() if ended is None else _first_of(receive(), ended))
+            # None: the bridge closed the connection.
             if event is None or event["type"] == "websocket.disconnect":
                 return
             text = event.get("text")
@@ -141,145 +142,145 @@ class _Conversation:
             if len(raw) > MAX_MESSAGE:
                 await send({"type": "websocket.close", "code": TOO_BIG, "reason": "message over 64 KiB"})
                 return
-            if self._outlet.gate.write_paused:
-                await self._writable()  # whoever does not read is not listened to either
-            await self._answer(raw)
-
-    async def _writable(self) -> None:
-        writable = asyncio.Event()
-        self._outlet.when_writable(writable.set)
-        await writable.wait()
+            if self._writer.gate.write_paused:
+                # Replies are not conflated: a client that sends without reading would fill our memory.
+                writable = asyncio.Event()
+                self._writer.when_writable(writable.set)
+                await writable.wait()
+            await self._reply(raw)
 
     async def begin(self, first: SubscribeRequest) -> None:
-        """Subscribe to what the URL names; what is wrong with that ends no connection."""
+        """Subscribe to the tasks named in the URL; an error is sent and the connection stays open."""
         for key, error in first.unverified.items():
-            self._complain(None, error, task=key.ref)
+            self._send_error(None, error, task=key.ref)
         try:
             if first.keys:
                 await self.subscribe(None, first)
         except BridgeError as error:
-            self._complain(None, error)
+            self._send_error(None, error)
 
-    async def subscribe(self, number: Any, arrival: SubscribeRequest) -> None:
-        """Send what is known of some tasks and everything that follows.
+    async def subscribe(self, number: Any, request: SubscribeRequest) -> None:
+        """Send the newest states of some tasks and, from now on, their events.
 
         Raises:
-            LimitExceeded: More tasks than one connection, or its caller, may follow.
-            JournalError: What is known cannot be read.
+            LimitExceeded: More tasks than one connection, or its caller, may subscribe to.
+            JournalError: The journal cannot be read.
         """
-        for key in arrival.keys:
-            self._subscriptions.hub.part(self._subscription, key)
-        wished = len(self._subscription.channels) + len(arrival.keys)
-        if self._max_tasks and wished > self._max_tasks:
-            raise LimitExceeded(f"one connection follows at most {self._max_tasks} tasks")
-        self._follow(wished)
-        opened = await self._subscriptions.open(self._subscription, arrival, patient=False)
-        self._say({"type": "subscribed", "id": number, "tasks": [key.ref for key in arrival.keys]})
-        await self._subscriptions.begin(opened)
-        for key, event in zip(arrival.keys, opened.latest, strict=True):
+        # A repeated subscribe starts over, so that the client receives the states once more.
+        for key in request.keys:
+            self._subscriptions.hub.unsubscribe(self._subscription, key)
+        total = len(self._subscription.channels) + len(request.keys)
+        if self._max_tasks and total > self._max_tasks:
+            raise LimitExceeded(f"one connection may subscribe to at most {self._max_tasks} tasks")
+        self._follow(total)
+        pending = await self._subscriptions.open(self._subscription, request, patient=False)
+        # The reply comes first: the client knows its subscribe succeeded before it gets a state.
+        self._send({"type": "subscribed", "id": number, "tasks": [key.ref for key in request.keys]})
+        await self._subscriptions.begin(pending)
+        for key, event in zip(request.keys, pending.latest, strict=True):
             if event is None:
-                look = asyncio.ensure_future(self._first_look(number, key))
-                self._first_looks.append(look)
-                look.add_done_callback(self._first_looks.remove)
+                poll = asyncio.ensure_future(self._wait_first_poll(number, key))
+                self._first_polls.append(poll)
+                poll.add_done_callback(self._first_polls.remove)
 
-    async def _first_look(self, number: Any, key: TaskKey) -> None:
-        """Only a task nobody has seen costs this: its 404 answers the subscribe."""
+    async def _wait_first_poll(self, number: Any, key: TaskKey) -> None:
+        """Reply to the subscribe with the provider's 404, if that is what the first poll brings.
+
+        Only a task without a recorded state costs this asyncio task.
+        """
         error = await self._subscriptions.pool.wait_polled(key)
         if isinstance(error, TaskNotFound):
-            self._subscriptions.hub.part(self._subscription, key)
+            self._subscriptions.hub.unsubscribe(self._subscription, key)
             self._follow(len(self._subscription.channels))
-            self._complain(number, error, task=key.ref)
+            self._send_error(number, error, task=key.ref)
 
-    def over(self) -> None:
-        """Forget what was still waited for."""
-        for look in self._first_looks.copy():
-            look.cancel()
+    def cancel_polls(self) -> None:
+        """Stop waiting for first polls; the connection has ended."""
+        for poll in self._first_polls.copy():
+            poll.cancel()
 
-    async def _answer(self, raw: bytes) -> None:
+    async def _reply(self, raw: bytes) -> None:
+        # Not part of `run`: its variables would keep the parsed message while the connection waits.
         number: Any = None
         try:
-            asked = _parsed(raw)
-            number = asked.get("id")
-            await self._act(asked, number)
+            fields = _parsed(raw)
+            number = fields.get("id")
+            await self._handle(fields, number)
         except BridgeError as error:
-            self._complain(number, error)
+            self._send_error(number, error)
 
-    async def _act(self, asked: dict[str, Any], number: Any) -> None:
-        match asked.get("type"):
+    async def _handle(self, fields: dict[str, Any], number: Any) -> None:
+        match fields.get("type"):
             case "subscribe":
-                after = asked.get("after")
+                after = fields.get("after")
                 token = after if isinstance(after, str) else None
-                keys = await self._allowed(number, self._resolve(_tasks(asked)))
-                if keys:
-                    await self.subscribe(number, SubscribeRequest(keys, token))
+                keys = self._resolve(_tasks(fields))
+                # Each denied task gets an error of its own; the others are subscribed to nevertheless.
+                denied = await self._denied(keys)
+                for key, error in denied.items():
+                    self._send_error(number, error, task=key.ref)
+                allowed = [key for key in keys if key not in denied]
+                if allowed:
+                    await self.subscribe(number, SubscribeRequest(allowed, token))
             case "unsubscribe":
-                keys = self._resolve(_tasks(asked))
+                keys = self._resolve(_tasks(fields))
+                # Tasks the client never subscribed to are confirmed too: the result is the same.
                 for key in keys:
-                    self._subscriptions.hub.part(self._subscription, key)
+                    self._subscriptions.hub.unsubscribe(self._subscription, key)
                 self._follow(len(self._subscription.channels))
-                self._say({"type": "unsubscribed", "id": number, "tasks": [key.ref for key in keys]})
+                self._send({"type": "unsubscribed", "id": number, "tasks": [key.ref for key in keys]})
             case "ping":
-                self._say({"type": "pong", "id": number})
+                self._send({"type": "pong", "id": number})
             case other:
                 raise InvalidRequest(f"unknown message type {str(other)[:40]!r}")
 
-    async def _allowed(self, number: Any, keys: Sequence[TaskKey]) -> list[TaskKey]:
-        """Those the caller may read; the others are complained about one by one.
-
-        Raises:
-            Unauthenticated: The provider does not take the caller's key.
-        """
-        denied = await self._refusals(keys)
-        for key, error in denied.items():
-            self._complain(number, error, task=key.ref)
-        return [key for key in keys if key not in denied]
-
-    def _complain(self, number: Any, error: BridgeError, *, task: str | None = None) -> None:
+    def _send_error(self, number: Any, error: BridgeError, *, task: str | None = None) -> None:
         fields = {"type": "error", "id": number, "code": error.code, "task": task, "message": str(error)}
-        self._say(fields)
+        self._send(fields)
 
-    def _say(self, fields: dict[str, Any]) -> None:
+    def _send(self, fields: dict[str, Any]) -> None:
         if self._subscription.closing is None:
             self._subscriptions.hub.write(self._subscription, message(self._subscription.fmt, fields))
 
 
 async def reject(closing: Closing, scope: Scope, receive: Receive, send: Send) -> None:
-    """Accept and close with the code that says when to come back: a refused handshake would say nothing."""
+    """Accept, then close with a code that says when to reconnect; browsers hide why a handshake failed."""
     await _accept(scope, receive, send)
     await send({"type": "websocket.close", "code": closing.websocket_code, "reason": closing.value})
 
 
 async def _accept(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()  # websocket.connect
-    await send({"type": "websocket.accept", "subprotocol": _offered(scope)})
-
-
-def _offered(scope: Scope) -> str | None:
-    return SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", []) else None
+    # A client that offers other subprotocols only gets none, and decides itself whether to go on.
+    subprotocol = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", []) else None
+    await send({"type": "websocket.accept", "subprotocol": subprotocol})
 
 
 def _parsed(raw: bytes) -> dict[str, Any]:
     try:
-        asked = orjson.loads(raw)
+        fields = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        raise InvalidRequest("a message is one JSON object") from None
-    if not isinstance(asked, dict):
-        raise InvalidRequest("a message is one JSON object")
-    number = asked.get("id")
+        raise InvalidRequest("a message must be one JSON object") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest("a message must be one JSON object")
+    number = fields.get("id")
     if isinstance(number, bool) or not isinstance(number, int | str | None):
-        raise InvalidRequest("`id` is a number or a string")
-    return asked
+        raise InvalidRequest("`id` must be a number or a string")
+    return fields
 
 
-def _tasks(asked: dict[str, Any]) -> list[str]:
-    tasks = asked.get("tasks")
-    if not isinstance(tasks, list) or not tasks or not all(isinstance(one, str) for one in tasks):
-        raise InvalidRequest("`tasks` is a list of task refs")
+def _tasks(fields: dict[str, Any]) -> list[str]:
+    tasks = fields.get("tasks")
+    if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) for task in tasks):
+        raise InvalidRequest("`tasks` must be a non-empty list of task refs")
     return tasks
 
 
 async def _first_of(receiving: Awaitable[Any], ended: asyncio.Event) -> Any:
-    """Under a foreign server our own ending must wake us; under ours, `receive` does."""
+    """The next message, or None once `ended` is set.
+
+    Under another server, `receive` does not return when the bridge closes the connection; under ours it does.
+    """
     tasks = [asyncio.ensure_future(receiving), asyncio.ensure_future(ended.wait())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

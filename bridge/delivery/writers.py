@@ -1,4 +1,4 @@
-"""How bytes leave: through the transport under our own server, through ASGI `send` under any other."""
+"""Connection writers: straight to the transport under our own server, through ASGI `send` under any other."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _LAST_CHUNK = b"0\r\n\r\n"
 
 
 class _Flow(Protocol):
-    """What uvicorn knows of a client's appetite."""
+    """uvicorn's flow control of one connection."""
 
     write_paused: bool
 
     async def drain(self) -> None:
-        """Wait until there is room."""
+        """Wait until writing is no longer paused."""
 
 
 class _Cycle(Protocol):
-    """What uvicorn's HTTP request cycle shows of itself; `send` is its method."""
+    """The attributes of uvicorn's HTTP request cycle used here; ASGI `send` is its method."""
 
     transport: asyncio.Transport
     flow: _Flow
@@ -38,11 +38,14 @@ class _Cycle(Protocol):
 
 
 class TransportWriter:
-    """Writes past the server, straight to the transport. The response must have begun."""
+    """Bypasses the server and writes to the transport. The response must have begun.
+
+    ASGI `send` would cost each write a coroutine, a message and the checks of both.
+    """
 
     __slots__ = ("_send", "_transport", "fmt", "gate", "write")
 
-    ended = None  # the server tells
+    ended = None  # `receive` returns when the response has ended
 
     def __init__(self, cycle: _Cycle, fmt: Format) -> None:
         self._send: Send | None = None
@@ -52,44 +55,46 @@ class TransportWriter:
         self.fmt = fmt
 
     def attach(self, send: Send) -> None:
-        """The server's `send`, which ends the body."""
+        """Set the server's `send`, used to end the body."""
         self._send = send
 
     @property
     def gone(self) -> bool:
-        """Whether the transport is closed, or about to be."""
+        """Whether the transport is closed or closing."""
         return self._transport.is_closing()
 
     @property
     def unsent(self) -> int:
-        """Bytes in the transport's buffer."""
+        """Bytes in the transport's write buffer."""
         return self._transport.get_write_buffer_size()
 
     def when_writable(self, resume: Callable[[], None]) -> None:
-        """Only a client that is behind costs a task."""
+        """Call `resume` once the buffer has drained; only a slow client costs an asyncio task."""
         _after(self.gate.drain(), resume)
 
-    def finish(self, closing: Closing) -> None:  # noqa: ARG002 - a body has one way to end
-        """End the body; the connection may carry the next request."""
+    def finish(self, closing: Closing) -> None:  # noqa: ARG002 - a response body ends the same way for every reason
+        """End the body; the connection stays usable for the next request."""
         if self.gone:
             return
         if self.gate.write_paused or self._send is None:
+            # The server's `send` would wait for the client. The last chunk goes behind the buffered bytes;
+            # the transport closes once all of it has left.
             self.write(_LAST_CHUNK)
             self._transport.close()
             return
         drive(self._send({"type": "http.response.body", "body": b"", "more_body": False}))
 
     def abort(self) -> None:
-        """Drop the connection and what it holds."""
+        """Close immediately and discard the write buffer."""
         self._transport.abort()
 
 
 class WebSocketWriter:
-    """The same for a WebSocket whose handshake the server has done."""
+    """Writes frames to the transport of a WebSocket whose handshake the server has completed."""
 
     __slots__ = ("_protocol", "_send", "_transport", "fmt", "write")
 
-    ended = None  # the server tells
+    ended = None  # `receive` returns when the response has ended
 
     def __init__(self, protocol: Any, send: Send, fmt: Format) -> None:
         self._protocol = protocol
@@ -100,43 +105,43 @@ class WebSocketWriter:
 
     @property
     def gate(self) -> FlowControl:
-        """That of the server where it has one, as ours does."""
+        """The server's own object if it has one, as ours does."""
         return cast(FlowControl, getattr(self._protocol, "gate", self))
 
     @property
     def write_paused(self) -> bool:
-        """Whether the transport's buffer is above its mark."""
+        """Whether the write buffer is above its high-water mark."""
         return not self._protocol.writable.is_set()
 
     @property
     def gone(self) -> bool:
-        """Whether the transport is closed, or about to be."""
+        """Whether the transport is closed or closing."""
         return self._transport.is_closing()
 
     @property
     def unsent(self) -> int:
-        """Bytes in the transport's buffer."""
+        """Bytes in the transport's write buffer."""
         return self._transport.get_write_buffer_size()
 
     def when_writable(self, resume: Callable[[], None]) -> None:
-        """Only a client that is behind costs a task."""
+        """Call `resume` once the buffer has drained; only a slow client costs an asyncio task."""
         _after(self._protocol.writable.wait(), resume)
 
     def finish(self, closing: Closing) -> None:
-        """Close with the code that tells whether to come back."""
+        """Close with a code that says whether to reconnect."""
         drive(
             self._send({"type": "websocket.close", "code": closing.websocket_code, "reason": closing.value})
         )
 
     def abort(self) -> None:
-        """Drop the connection and what it holds."""
+        """Close immediately and discard the write buffer."""
         self._transport.abort()
 
 
 class UnopenedWriter:
-    """Stands in while the status of the answer is not known: before the head nothing may be written.
+    """Placeholder until the response status is known: no byte may precede the response head.
 
-    Whoever ends the connection meanwhile leaves word in `Subscription.closing`.
+    If the connection is closed meanwhile, only `Subscription.closing` is set; the response reads it.
     """
 
     __slots__ = ("fmt",)
@@ -150,28 +155,30 @@ class UnopenedWriter:
 
     @property
     def gate(self) -> FlowControl:
-        """Itself."""
+        """Always paused, so that the hub keeps everything pending."""
         return self
 
     def write(self, data: bytes) -> None:
-        """Nothing may leave yet."""
+        """Do nothing."""
 
     def when_writable(self, resume: Callable[[], None]) -> None:
-        """Nothing is owed yet."""
+        """Do nothing: `Hub.begin` sends everything once there is a real writer."""
 
     def finish(self, closing: Closing) -> None:
-        """The response sees to it."""
+        """Do nothing."""
 
     def abort(self) -> None:
-        """There is nothing to drop."""
+        """Do nothing."""
 
 
 class AsgiWriter:
-    """Drives `send` by hand: it ends at once unless the server's buffer is full.
+    """Writes through ASGI `send`, without a task while the server's buffer has room.
+
+    Ordering: messages are sent in the order they were written.
 
     Attributes:
-        ended: Set when the last message has left; they leave in the order they were written. An event is as
-            large as a tenth of a connection, so there is one only here.
+        ended: Set when the last message has been sent. Only this writer has one: an `asyncio.Event` takes a
+            tenth of the memory of a connection.
     """
 
     __slots__ = ("_finishing", "_messages", "_resumes", "_send", "_sending", "ended", "fmt")
@@ -186,38 +193,39 @@ class AsgiWriter:
         self.fmt = fmt
 
     def attach(self, send: Send) -> None:
-        """The server's `send`; nothing is written before."""
+        """Set the server's `send`; nothing is written before."""
         self._send = send
 
     gone = False
 
     @property
     def gate(self) -> FlowControl:
-        """Itself."""
+        """This object: see `write_paused`."""
         return self
 
     @property
     def write_paused(self) -> bool:
-        """Whether a `send` has not come back."""
+        """Whether a `send` is still waiting."""
         return self._sending is not None
 
     @property
     def unsent(self) -> int:
-        """Messages that wait, and the one being sent: bytes are the server's secret."""
+        """Queued messages, including the one being sent; ASGI does not report bytes."""
         return len(self._messages) + (self._sending is not None)
 
     def write(self, data: bytes) -> None:
-        """Send now, or after what is being sent."""
+        """Send `data`, after everything written before."""
         if self.fmt.transport is Transport.WEBSOCKET:
+            # One write may join several messages; the encoder separates them by a line break.
             self._messages.extend(
-                {"type": "websocket.send", "text": one.decode()} for one in data.splitlines()
+                {"type": "websocket.send", "text": line.decode()} for line in data.splitlines()
             )
         else:
             self._messages.append({"type": "http.response.body", "body": data, "more_body": True})
         self._pump()
 
     def when_writable(self, resume: Callable[[], None]) -> None:
-        """Call `resume` when everything written has been taken."""
+        """Call `resume` when everything written has been sent."""
         if self._sending is None:
             asyncio.get_running_loop().call_soon(resume)
         else:
@@ -234,7 +242,7 @@ class AsgiWriter:
         self._pump()
 
     def abort(self) -> None:
-        """ASGI knows no abort: stop sending, and let the connection's coroutine end."""
+        """Stop sending and let the connection's coroutine end; ASGI has no abort."""
         self._messages.clear()
         if self._sending is not None:
             self._sending.cancel()
@@ -252,6 +260,7 @@ class AsgiWriter:
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending = None
         if task.cancelled() or task.exception() is not None:
+            # The client is gone. The server reports that by `receive`, so nothing is raised here.
             self._messages.clear()
         self._pump()
         if self._sending is None:
@@ -260,19 +269,19 @@ class AsgiWriter:
                 resume()
 
 
-_form = lru_cache(64)(Format)  # there are few, and to find one by itself is quicker than by what it says
+_format = lru_cache(64)(Format)  # few exist, and a lookup by identity is faster than by value
 
 
 def http_format(
     scope: Scope, transport: Transport, include: Include, variant: Variant = Variant.BRIDGE
 ) -> Format:
-    """How bytes for this HTTP request must look."""
-    # without this attribute we cannot know that the server chunks, and would frame twice or not at all
-    return _form(transport, include, hasattr(server_of(scope), "chunked_encoding"), False, variant)
+    """The format of the body of this HTTP response."""
+    # Without this attribute it is unknown whether the server chunks; the body would be framed twice or never.
+    return _format(transport, include, hasattr(server_of(scope), "chunked_encoding"), False, variant)
 
 
 def http_writer(scope: Scope, fmt: Format) -> TransportWriter | AsgiWriter:
-    """The cheapest way out for an HTTP response; `attach` it once the response has begun."""
+    """The fastest writer for an HTTP response; `attach` it once the response has begun."""
     server = server_of(scope)
     if server is not None and fmt.chunked:
         return TransportWriter(server, fmt)
@@ -280,25 +289,25 @@ def http_writer(scope: Scope, fmt: Format) -> TransportWriter | AsgiWriter:
 
 
 def websocket_writer(server: Any | None, send: Send, include: Include) -> WebSocketWriter | AsgiWriter:
-    """The cheapest way out for an accepted WebSocket."""
+    """The fastest writer for an accepted WebSocket."""
     if server is not None and isinstance(getattr(server, "writable", None), asyncio.Event):
-        return WebSocketWriter(server, send, _form(Transport.WEBSOCKET, include, False, True))
+        return WebSocketWriter(server, send, _format(Transport.WEBSOCKET, include, False, True))
     return AsgiWriter(Format(Transport.WEBSOCKET, include), send)
 
 
 def drive(coroutine: Awaitable[None]) -> asyncio.Task[None] | None:
-    """Run a coroutine as far as it goes without waiting; the rest, if any, becomes a task."""
+    """Run a coroutine until it first waits; the rest, if any, becomes a task.
+
+    Python 3.12 has `asyncio.Task(eager_start=True)` for this; the oldest supported version is 3.11.
+    """
     started = cast("Coroutine[Any, None, None]", coroutine)
     try:
         waited_for = started.send(None)
     except StopIteration:
         return None
     except OSError:
-        return None  # the peer is gone; the disconnect comes by its own way
-    task = asyncio.ensure_future(_continue(started, waited_for))
-    _running.add(task)
-    task.add_done_callback(_settle)
-    return task
+        return None  # the client is gone; `receive` reports the disconnect
+    return _keep(asyncio.ensure_future(_continue(started, waited_for)))
 
 
 async def _continue(started: Coroutine[Any, None, None], waited_for: Any) -> None:
@@ -306,7 +315,7 @@ async def _continue(started: Coroutine[Any, None, None], waited_for: Any) -> Non
 
 
 class _Rest:
-    """The rest of a coroutine that was started by hand and waits for `waited_for`."""
+    """Continues a coroutine that was started by hand and waits for the future `waited_for`."""
 
     def __init__(self, started: Coroutine[Any, None, None], waited_for: Any) -> None:
         self._started = started
@@ -318,19 +327,25 @@ class _Rest:
             while True:
                 try:
                     value = yield waited_for
-                except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the coroutine
+                except BaseException as error:  # noqa: BLE001 - cancellation included, the coroutine handles it
                     waited_for = self._started.throw(error)
                 else:
                     waited_for = self._started.send(value)
 
 
-_running: set[asyncio.Future[Any]] = set()
+_running: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
 
 
-def _settle(task: asyncio.Future[Any]) -> None:
+def _keep(task: asyncio.Task[None]) -> asyncio.Task[None]:
+    _running.add(task)
+    task.add_done_callback(_settle)
+    return task
+
+
+def _settle(task: asyncio.Task[None]) -> None:
     _running.discard(task)
     if not task.cancelled():
-        task.exception()  # a client that left in the middle is no error of ours
+        task.exception()  # read, or asyncio would log it: a client that disconnects in between is no error
 
 
 def _after(awaitable: Awaitable[Any], resume: Callable[[], None]) -> None:
@@ -338,6 +353,4 @@ def _after(awaitable: Awaitable[Any], resume: Callable[[], None]) -> None:
         await awaitable
         resume()
 
-    task = asyncio.ensure_future(wait())
-    _running.add(task)
-    task.add_done_callback(_settle)
+    _keep(asyncio.ensure_future(wait()))

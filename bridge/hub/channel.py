@@ -1,4 +1,4 @@
-"""Everybody who asked for one task, grouped by what their bytes look like."""
+"""The subscribers of one task, grouped by format so that each event is encoded once per format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bridge.wire.frames import Format, Frames
 
 
 class Member(Protocol):
-    """All a channel needs to know of who asked: what its bytes look like, and how much it was sent."""
+    """The part of a subscription that a channel reads and adjusts."""
 
     fmt: Format
     events: int
@@ -21,9 +21,10 @@ class Member(Protocol):
 
 @dataclass(slots=True)
 class FormatTotals:
-    """What went to everybody whose bytes look alike: counted once a broadcast, not once a subscriber.
+    """Events and bytes sent per format, counted once per broadcast.
 
-    Who joins takes off what went before, who leaves adds what there is, and who was left out is told so.
+    A subscription stores the difference at join and adds it back at leave. If a broadcast skips it, the
+    hub subtracts that event from the subscription.
     """
 
     events: int = 0
@@ -34,27 +35,27 @@ Subscriber = TypeVar("Subscriber", bound=Member)
 
 
 class Channel(Generic[Subscriber]):
-    """The subscribers of one task and the newest event they know."""
+    """The subscribers of one task and the newest event the hub has received for it."""
 
     __slots__ = (
-        "brought_up",
         "confirmed_at",
         "frames",
         "groups",
         "joining",
         "key",
         "last_write",
+        "max_join_offset",
         "notices",
-        "tallies",
+        "totals",
         "waiters",
     )
 
     def __init__(self, key: TaskKey) -> None:
         self.key = key
         self.frames: Frames | None = None
-        self.groups: dict[Format, dict[Subscriber, int]] = {}  # with the offset each was last brought up to
-        self.brought_up = 0  # the largest of those offsets
-        self.tallies: dict[Format, FormatTotals] = {}
+        self.groups: dict[Format, dict[Subscriber, int]] = {}  # value: offset the subscriber had at join
+        self.max_join_offset = 0  # the largest of those offsets
+        self.totals: dict[Format, FormatTotals] = {}
         self.joining: dict[Subscriber, None] = {}
         self.waiters: set[asyncio.Future[Event]] = set()
         self.notices: dict[NoticeCode, Notice] = {}
@@ -63,57 +64,61 @@ class Channel(Generic[Subscriber]):
 
     @property
     def latest(self) -> Event | None:
-        """The newest event heard since somebody asked; None before the first."""
+        """The newest event received since the channel was created; None before the first."""
         return self.frames.event if self.frames is not None else None
 
     @property
-    def deserted(self) -> bool:
-        """Whether nobody asks for this task any more."""
+    def unused(self) -> bool:
+        """Whether the channel has no subscriber and no waiter, so that it can be deleted."""
         return not (self.groups or self.joining or self.waiters)
 
-    def hear(self, event: Event) -> None:
-        """Take in an event, unless a newer one is known."""
+    def update(self, event: Event) -> None:
+        """Store `event` unless a newer one is stored already."""
         if self.frames is None or event.cursor.offset > self.frames.event.cursor.offset:
             self.frames = Frames(event)
+            # A state proves that the provider answers and that the task exists.
             self.notices.pop(NoticeCode.STALLED, None)
             self.notices.pop(NoticeCode.TASK_NOT_FOUND, None)
 
-    def note(self, notice: Notice) -> None:
-        """Keep what a newcomer must be told too; `fresh` takes everything else back."""
+    def add_notice(self, notice: Notice) -> None:
+        """Keep `notice` for subscribers that join later; `fresh` clears all others."""
         if notice.code is NoticeCode.FRESH:
             self.notices.clear()
         else:
             self.notices[notice.code] = notice
 
-    def admit(self, subscription: Subscriber, offset: int) -> None:
-        """From now on every event beyond `offset` goes to `subscription`."""
+    def add(self, subscription: Subscriber, offset: int) -> None:
+        """From now on, send `subscription` every event after `offset`."""
         self.joining.pop(subscription, None)
         group = self.groups.setdefault(subscription.fmt, {})
         if subscription not in group:
-            tally = self.tally(subscription.fmt)
-            subscription.events -= tally.events
-            subscription.sent -= tally.sent
+            # What the format received before this join was not sent to this subscription. The counters may
+            # be negative until `remove` adds the totals back.
+            totals = self.totals_of(subscription.fmt)
+            subscription.events -= totals.events
+            subscription.sent -= totals.sent
         group[subscription] = offset
-        self.brought_up = max(self.brought_up, offset)
+        self.max_join_offset = max(self.max_join_offset, offset)
 
-    def tally(self, fmt: Format) -> FormatTotals:
-        """What went to everybody of that form since the first of them asked."""
-        tally = self.tallies.get(fmt)
-        if tally is None:
-            tally = self.tallies[fmt] = FormatTotals()
-        return tally
+    def totals_of(self, fmt: Format) -> FormatTotals:
+        """Totals of `fmt` since its first subscriber joined this channel."""
+        totals = self.totals.get(fmt)
+        if totals is None:
+            totals = self.totals[fmt] = FormatTotals()
+        return totals
 
-    def serves(self, subscription: Subscriber) -> bool:
-        """Whether events go to `subscription`."""
+    def includes(self, subscription: Subscriber) -> bool:
+        """Whether broadcasts reach `subscription`; False while it is still joining."""
         return subscription in self.groups.get(subscription.fmt, ())
 
-    def leave(self, subscription: Subscriber) -> None:
-        """No event goes to `subscription` any more."""
+    def remove(self, subscription: Subscriber) -> None:
+        """Stop sending events to `subscription`. Idempotent."""
         self.joining.pop(subscription, None)
         group = self.groups.get(subscription.fmt)
         if group is not None and group.pop(subscription, None) is not None:
-            tally = self.tally(subscription.fmt)
-            subscription.events += tally.events
-            subscription.sent += tally.sent
+            totals = self.totals_of(subscription.fmt)
+            subscription.events += totals.events
+            subscription.sent += totals.sent
             if not group:
+                # Otherwise each event would be encoded for a format that has no subscriber left.
                 del self.groups[subscription.fmt]

@@ -1,8 +1,8 @@
-"""The hub: hears the journal and carries each event to whoever asked for its task.
+"""Fan-out: writes each journal event to the subscribers of its task.
 
-Rule 1: nothing here waits. What a slow client cannot take is owed, never queued.
-Rule 2: a connection hears events in journal order, or its cursor would skip one.
-Rule 3: the news of one turn of the event loop leaves in one write a connection.
+Rule 1: nothing here waits. For a slow client the newest state of a task is pending; events are not queued.
+Rule 2: each connection receives events in journal order; otherwise its cursor would skip one.
+Rule 3: all events of one turn of the event loop leave in one write per connection.
 """
 
 from __future__ import annotations
@@ -27,95 +27,101 @@ logger = logging.getLogger(__name__)
 
 
 class Interest(Protocol):
-    """Whoever must know that somebody wants a task watched."""
+    """Counts the subscribers of each task, so that a watch ends when the last one leaves."""
 
     def want(self, key: TaskKey) -> None:
-        """One more viewer."""
+        """Add one subscriber; starts the watch if it is the first."""
 
     def unwant(self, key: TaskKey) -> None:
-        """One viewer less."""
+        """Remove one subscriber."""
 
 
 class Hub:
-    """Fan-out. Follows the journal; see `bridge.journal.base.Follower`."""
+    """Subscriptions by task and connection. Follows the journal; see `bridge.journal.base.Follower`."""
 
     def __init__(self, interest: Interest, metrics: Metrics, clock: Clock) -> None:
         self._interest = interest
         self._metrics = metrics
         self._clock = clock
         self._channels: dict[TaskKey, Channel[Subscription]] = {}
-        self._dirty: dict[Channel[Subscription], None] = {}
-        self._gathered: dict[Subscription, list[bytes]] = {}
-        self._room = SLICE
+        self._dirty: dict[Channel[Subscription], None] = {}  # channels with an event not yet broadcast
+        self._batched: dict[Subscription, list[bytes]] = {}  # frames for the one write of this round
+        self._writes_left = SLICE
         self._broadcasting: Generator[None, None, None] | None = None
         self.subscriptions: dict[Subscription, None] = {}
 
-    # What the journal says
+    # Journal events
 
     def recorded(self, event: Event) -> None:
-        """Carry an event to its subscribers at the end of this turn."""
+        """Broadcast `event` at the end of this turn of the event loop."""
         channel = self._channels.get(event.key)
         if channel is None:
             return
         if channel in self._dirty:
-            self._count_conflated(channel)
-        channel.hear(event)
+            # Two events of one task in one turn: no subscriber receives the first.
+            for fmt, group in channel.groups.items():
+                self._metrics.conflated.labels(fmt.transport.value).inc(len(group))
+        channel.update(event)
         self._dirty[channel] = None
         if self._broadcasting is None:
+            # Not at once: a group commit records many events in one turn, and rule 3 joins them.
             self._broadcasting = self._broadcast()
             asyncio.get_running_loop().call_soon(self._step)
 
     def noticed(self, key: TaskKey, notice: Notice) -> None:
-        """Tell the subscribers of a task something that is no state."""
+        """Send a notice, which is not a state, to the subscribers of a task."""
         self._metrics.notices.labels(notice.code.value).inc()
         channel = self._channels.get(key)
         if channel is None:
             return
-        channel.note(notice)
+        channel.add_notice(notice)
         for fmt, group in list(channel.groups.items()):
             silent = _answers_subscribe(fmt, notice)
             frame = b"" if silent else pack(fmt, notice_frame(fmt, key, notice))
-            for subscription in list(group):
+            for subscription in list(group):  # a copy: closing a task below changes the group
                 if not silent and (subscription.waiting or subscription.gate.write_paused):
                     subscription.add_pending_notice(key, notice)
-                    self._wait(subscription)
+                    self._resume_when_writable(subscription)
                     continue
                 self.write(subscription, frame)
                 if notice.code is NoticeCode.TASK_NOT_FOUND:
                     self._close_task(subscription, channel)
         if notice.code is NoticeCode.CREDENTIAL_REFUSED and key.account != OWN_ACCOUNT:
-            self._expire(channel)
+            # The rejected key belongs to these subscribers, so they may no longer read the task. The next
+            # maintenance scan closes them.
+            for subscription in [*channel.joining, *chain.from_iterable(channel.groups.values())]:
+                subscription.ends_at, subscription.ends_by = self._clock.monotonic(), Closing.EXPIRED
 
-    def confirmed(self, key: TaskKey, wall: float) -> None:
-        """Remember when the newest state was last seen, for whoever joins next."""
+    def confirmed(self, key: TaskKey, observed_at: float) -> None:
+        """Store when the newest state was last seen (Unix seconds), for subscribers that join later."""
         channel = self._channels.get(key)
         if channel is not None:
-            channel.confirmed_at = wall
+            channel.confirmed_at = observed_at
 
     # Joining and leaving
 
     def reserve(
-        self, outlet: ConnectionWriter, *, label: str, ends_at: float, stays_open: bool = False
+        self, writer: ConnectionWriter, *, label: str, ends_at: float, stays_open: bool = False
     ) -> Subscription:
-        """A place for a connection; nothing is sent on it before `begin`."""
+        """Register a connection; nothing is sent on it before `begin`."""
         now = self._clock.monotonic()
         subscription = Subscription(
-            outlet=outlet,
+            writer=writer,
             label=label,
             stays_open=stays_open,
             ends_at=ends_at,
             since=now,
             last_write=now,
-            write=outlet.write,
-            gate=outlet.gate,
-            fmt=outlet.fmt,
+            write=writer.write,
+            gate=writer.gate,
+            fmt=writer.fmt,
         )
         self.subscriptions[subscription] = None
         self._metrics.connected(label)
         return subscription
 
     def join(self, subscription: Subscription, keys: Iterable[TaskKey]) -> None:
-        """Register before reading the journal, so that nothing falls between the two."""
+        """Register for tasks before the journal is read, so that no event between the two is missed."""
         for key in keys:
             if key in subscription.channels:
                 continue
@@ -136,114 +142,123 @@ class Hub:
         after: int | None = None,
         retry: int | None = None,
     ) -> None:
-        """Send what is known, in journal order, and everything that comes from now on.
+        """Send the known states in journal order, and from now on every new event.
 
         Args:
-            events: What the journal knew; what it took in since `join` is added here.
-            after: Offset the client has seen everything up to.
-            preface: Bytes that go first, in the same write.
-            remarks: Notices that only concern this connection.
-            retry: Milliseconds for the first block.
+            events: What the journal returned; events recorded since `join` are added here.
+            after: Offset up to which the client has seen everything.
+            preface: Bytes to send first, in the same write.
+            remarks: Notices for this connection only.
+            retry: Milliseconds for the `retry:` field of the first block.
         """
         if subscription.closing is not None:
             return
         begun = {subscription.channels[key]: None for key in keys if key in subscription.channels}
         behind: list[Channel[Subscription]] = []
         if len(begun) < len(subscription.channels):
+            # A WebSocket adds tasks to tasks it has. Sending the new states moves its cursor, so pending
+            # events of the old tasks go into the same burst; otherwise a resume would skip them.
             behind = [channel for channel in self._unsent(subscription) if channel not in begun]
-        channels = [*begun, *behind]  # its cursor moves on: what it lacked before must not fall behind it
+        channels = [*begun, *behind]
         known: list[Event] = [event for event in events if event.key in subscription.channels]
         newest = {event.key: event for event in known}
         for channel in channels:
+            # The journal was read a moment ago; the channel may have received a newer event meanwhile.
             latest = channel.latest
-            seen = newest.get(channel.key)
-            if latest is not None and (seen is None or latest.cursor.offset > seen.cursor.offset):
+            from_journal = newest.get(channel.key)
+            if latest is not None and (
+                from_journal is None or latest.cursor.offset > from_journal.cursor.offset
+            ):
                 known.append(latest)
                 newest[channel.key] = latest
-            self._bring_up(subscription, channel, newest.get(channel.key))
+            self._mark_up_to_date(subscription, channel, newest.get(channel.key))
         floor = -1 if after is None else after
         burst = [preface]
         subscription.retry = retry
-        lacking = {channel.key for channel in behind}
-        for event in sorted(known, key=_offset):
-            if event.cursor.offset > floor or event.key in lacking:
-                burst.append(self._current(subscription, event))
+        behind_keys = {channel.key for channel in behind}
+        for event in sorted(known, key=lambda event: event.cursor.offset):
+            # `after` says nothing about a task that this connection is behind on.
+            if event.cursor.offset > floor or event.key in behind_keys:
+                burst.append(self._initial_frame(subscription, event))
                 subscription.retry = None
         self._metrics.sent(subscription.label, len(burst) - 1)
         subscription.events += len(burst) - 1
-        standing = [
+        active_notices = [
             (channel.key, notice)
             for channel in begun
             for notice in channel.notices.values()
             if not _answers_subscribe(subscription.fmt, notice)
         ]
-        burst += [notice_frame(subscription.fmt, key, notice) for key, notice in (*standing, *remarks)]
+        burst += [notice_frame(subscription.fmt, key, notice) for key, notice in (*active_notices, *remarks)]
         for _, notice in remarks:
             self._metrics.notices.labels(notice.code.value).inc()
-        gathered = b"".join(self._gathered.pop(subscription, ()))
-        self.write(subscription, gathered + pack(subscription.fmt, b"".join(burst)))
+        # Frames batched in this round are older than the burst, so they go first (rule 2).
+        batched = b"".join(self._batched.pop(subscription, ()))
+        self.write(subscription, batched + pack(subscription.fmt, b"".join(burst)))
         for channel in channels:
-            ended = newest.get(channel.key)
-            if (
-                ended is not None and ended.state.status.final
-            ) or NoticeCode.TASK_NOT_FOUND in channel.notices:
+            last = newest.get(channel.key)
+            finished = last is not None and last.state.status.final
+            if finished or NoticeCode.TASK_NOT_FOUND in channel.notices:
                 self._close_task(subscription, channel)
 
-    def place(self, subscription: Subscription, event: Event) -> None:
-        """Send the placeholder of a task nobody has seen, unless it was seen meanwhile."""
+    def send_placeholder(self, subscription: Subscription, event: Event) -> None:
+        """Send the state `unknown` of a task without any recorded state, unless one arrived meanwhile."""
         channel = subscription.channels.get(event.key)
         if channel is None or channel.latest is not None or subscription.closing is not None:
             return
-        alone = subscription.tasks == 1  # beside other tasks its cursor would go back
+        # The placeholder's offset is 0. With other tasks on the connection, its cursor would move the
+        # client's position back and repeat their events after a reconnect.
+        alone = subscription.tasks == 1
         frame = state_frame(subscription.fmt, event, with_cursor=alone, retry=subscription.retry)
         subscription.retry = None
         self.write(subscription, pack(subscription.fmt, frame))
         self._metrics.sent(subscription.label, 1)
         subscription.events += 1
 
-    def part(self, subscription: Subscription, key: TaskKey) -> None:
-        """The client wants no more of one task."""
+    def unsubscribe(self, subscription: Subscription, key: TaskKey) -> None:
+        """Stop sending events of one task. Idempotent."""
         channel = subscription.channels.pop(key, None)
         if channel is None:
             return
         subscription.pending.discard(channel)
-        if subscription.owed_notices:
-            subscription.forget_notices(key)
-        channel.leave(subscription)
+        if subscription.pending_notices:
+            subscription.drop_pending_notices(key)
+        channel.remove(subscription)
         self._release(channel)
 
     def leave(self, subscription: Subscription, reason: str) -> None:
-        """The connection is gone. Idempotent."""
+        """Deregister a connection that is gone. Idempotent."""
         if self.subscriptions.pop(subscription, self) is self:
             return
-        subscription.write = _nowhere
+        # A broadcast that yielded may still hold this subscription in its slice.
+        subscription.write = _discard
         for key in list(subscription.channels):
-            self.part(subscription, key)
+            self.unsubscribe(subscription, key)
         subscription.pending.clear()
-        subscription.owed_notices.clear()
+        subscription.pending_notices.clear()
         if subscription.closing is None:
             subscription.closing = Closing.GONE
         self._metrics.disconnected(subscription.label, reason)
 
-    def finish(self, subscription: Subscription, closing: Closing, farewell: bytes = b"") -> None:
-        """End a connection cleanly, with a last word."""
+    def finish(self, subscription: Subscription, closing: Closing, final_frame: bytes = b"") -> None:
+        """Close a connection cleanly, after `final_frame`. Idempotent."""
         if subscription.closing is not None:
             return
-        self.write(subscription, pack(subscription.fmt, farewell))
+        self.write(subscription, pack(subscription.fmt, final_frame))
         if closing is not Closing.FINISHED:
             self._metrics.notices.labels(NoticeCode.CLOSING.value).inc()
         subscription.closing = closing
-        subscription.write = _nowhere
-        subscription.outlet.finish(closing)
+        subscription.write = _discard  # the body has ended; further bytes would corrupt the connection
+        subscription.writer.finish(closing)
 
     def drop(self, subscription: Subscription, closing: Closing) -> None:
-        """End a connection without a word."""
+        """Abort a connection without a final frame."""
         subscription.closing = closing
-        subscription.write = _nowhere
-        subscription.outlet.abort()
+        subscription.write = _discard
+        subscription.writer.abort()
 
     async def changed(self, key: TaskKey, after: int, *, seconds: float) -> Event | None:
-        """Wait for an event of `key` beyond `after`; None after `seconds`."""
+        """Wait for an event of `key` with an offset above `after`; None after `seconds`."""
         channel = self._channel(key)
         latest = channel.latest
         if latest is not None and latest.cursor.offset > after:
@@ -262,44 +277,46 @@ class Hub:
             self._release(channel)
 
     def channel_of(self, key: TaskKey) -> Channel[Subscription] | None:
-        """What the hub knows of a task somebody asks for just now."""
+        """The channel of a task; None if the task has no subscriber and no waiter."""
         return self._channels.get(key)
 
-    # Carrying
+    # Broadcasting
 
     def _step(self) -> None:
+        """Run the broadcast for one slice, then give the event loop a turn."""
         if self._broadcasting is None:
             return
-        self._room = SLICE
+        self._writes_left = SLICE
         try:
             next(self._broadcasting)
         except StopIteration:
             self._broadcasting = None
             return
         except Exception:
-            logger.exception("a bug ended a broadcast")
+            # One failed round must not end the fan-out: what is still dirty goes into a new one.
+            logger.exception("broadcast failed")
             self._broadcasting = self._broadcast()
         asyncio.get_running_loop().call_soon(self._step)
 
     def _broadcast(self) -> Generator[None, None, None]:
-        """Write what is news, a slice at a time; news that comes meanwhile waits for the next round.
-
-        The round keeps to the events it began with: a newer one written early would overtake others.
-        """
+        """Write all dirty channels, one slice at a time, until none is left."""
         while self._dirty:
-            turn = [(channel, channel.frames) for channel in sorted(self._dirty, key=_channel_offset)]
+            # The round keeps the events it began with. An event recorded during the round waits for the
+            # next one: written early, it would overtake older events of other tasks (rule 2).
+            batch = [(channel, channel.frames) for channel in sorted(self._dirty, key=_channel_offset)]
             self._dirty = {}
             ended: list[tuple[Subscription, Channel[Subscription]]] = []
-            for channel, frames in turn:
+            for channel, frames in batch:
                 if frames is not None:
-                    yield from self._broadcast_channel(channel, frames, ended, alone=len(turn) == 1)
-            for subscription, written in self._gathered.items():
+                    yield from self._broadcast_channel(channel, frames, ended, alone=len(batch) == 1)
+            for subscription, written in self._batched.items():
                 self.write(subscription, b"".join(written))
-            self._gathered = {}
+            self._batched = {}
+            # Finished tasks close only now: the end frame has to follow everything batched above.
             for subscription, channel in ended:
                 self._close_task(subscription, channel)
-                self._room -= 1
-                if self._room <= 0:
+                self._writes_left -= 1
+                if self._writes_left <= 0:
                     yield
 
     def _broadcast_channel(
@@ -310,41 +327,54 @@ class Hub:
         *,
         alone: bool,
     ) -> Generator[None, None, None]:
-        counted: dict[str, int] = {}
+        """Write one event to every subscriber of its task.
+
+        Args:
+            ended: Receives the subscribers that have now been sent the final state.
+            alone: Whether this is the only event of the round, so that nothing needs batching.
+        """
+        sent: dict[str, int] = {}
         conflated: dict[str, int] = {}
         for waiter in channel.waiters:
-            if not waiter.done():
+            if not waiter.done():  # a waiter that timed out removes itself a turn later
                 waiter.set_result(frames.event)
         offset = frames.event.cursor.offset
         for fmt, group in list(channel.groups.items()):
             data = frames.bytes_for(fmt)
             label = fmt.transport.value
-            tally = channel.tally(fmt)
-            tally.events += 1
-            tally.sent += len(data)
+            totals = channel.totals_of(fmt)
+            totals.events += 1
+            totals.sent += len(data)
             members = list(group)
-            done = 0
-            while done < len(members):
-                part = members[done : done + self._room]
-                done += len(part)
-                self._room -= len(part)
-                # some have this event already, or a newer one: they joined, or were repaid; or left since
-                if channel.brought_up >= offset or len(group) != len(members):
-                    part = _lacking(part, group, offset, data)
-                written, skipped = self._give(channel, part, data, offset, alone=alone)
+            position = 0
+            while position < len(members):
+                part = members[position : position + self._writes_left]
+                position += len(part)
+                self._writes_left -= len(part)
+                # Subscribers that joined or were flushed meanwhile have this event or a newer one, and others
+                # left during a yield. Two comparisons skip that check in the common case.
+                if channel.max_join_offset >= offset or len(group) != len(members):
+                    part = _without_event(part, group, offset, data)
+                written, skipped = self._write_part(channel, part, data, offset, alone=alone)
                 if written:
-                    counted[label] = counted.get(label, 0) + written
+                    sent[label] = sent.get(label, 0) + written
                 conflated[label] = conflated.get(label, 0) + skipped
                 if frames.event.state.status.final:
-                    ended += [(one, channel) for one in part if channel not in one.pending]
-                if self._room <= 0:
+                    # A slow client still has to be sent its final state; `_flush_pending` closes the task.
+                    ended += [
+                        (subscription, channel)
+                        for subscription in part
+                        if channel not in subscription.pending
+                    ]
+                if self._writes_left <= 0:
                     yield
         now = self._clock.monotonic()
         channel.last_write = now
         seconds = now - frames.event.seen if frames.event.seen else None
-        self._metrics.record_broadcast(counted, conflated, seconds, task=channel.key.ref)
+        # Counted once per broadcast: a metric call per subscriber would cost more than the write.
+        self._metrics.record_broadcast(sent, conflated, seconds, task=channel.key.ref)
 
-    def _give(
+    def _write_part(
         self,
         channel: Channel[Subscription],
         part: Sequence[Subscription],
@@ -353,62 +383,63 @@ class Hub:
         *,
         alone: bool,
     ) -> tuple[int, int]:
-        """Write, or keep for the one write of this round where there may be more.
+        """Write `data` now, or batch it if a subscriber has several tasks in this round.
 
-        This loop is what a delivery costs besides the socket.
+        Hot path: this loop is all that a delivery costs besides the socket.
 
         Returns:
-            How many were given the event, and of how many an older one is now skipped.
+            How many subscribers were sent the event, and for how many an older one was conflated.
         """
         waiting = skipped = 0
         for subscription in part:
+            # A subscriber that waits keeps waiting even if its buffer has drained since: its pending tasks
+            # are flushed together, in order.
             if subscription.waiting or subscription.gate.write_paused:
                 waiting += 1
-                _take_off(subscription, data)
+                _subtract(subscription, data)
                 skipped += subscription.mark_pending(channel)
-                self._wait(subscription)
+                self._resume_when_writable(subscription)
                 continue
             subscription.seen = offset
             if alone or len(subscription.channels) == 1:
+                # `write` is called directly, without the bookkeeping of `self.write`: `totals` has counted
+                # the bytes and `channel.last_write` holds the time.
                 try:
                     subscription.write(data)
-                except Exception as error:  # noqa: BLE001 - whatever it is, it is one connection's
-                    self._broken(subscription, error)
+                except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
+                    self._drop_broken(subscription, error)
             else:
-                subscription.sent -= len(data)  # counted with the one write it goes into
-                self._gathered.setdefault(subscription, []).append(data)
+                subscription.sent -= len(data)  # `self.write` counts it again with the batch
+                self._batched.setdefault(subscription, []).append(data)
         return len(part) - waiting, skipped
 
-    def _expire(self, channel: Channel[Subscription]) -> None:
-        """The key that looks is the viewers' own, and is worth nothing any more: the sweep ends them."""
-        for subscription in [*channel.joining, *chain.from_iterable(channel.groups.values())]:
-            subscription.ends_at, subscription.ends_by = self._clock.monotonic(), Closing.EXPIRED
-
     def _close_task(self, subscription: Subscription, channel: Channel[Subscription]) -> None:
-        self.part(subscription, channel.key)
+        """Unsubscribe from a finished or missing task; close the connection if it was the last one."""
+        self.unsubscribe(subscription, channel.key)
         if not subscription.channels and not subscription.stays_open:
             self.finish(subscription, Closing.FINISHED, end_frame(subscription.fmt, subscription.tasks))
 
-    # Those who take less than they are sent
+    # Slow clients
 
-    def _wait(self, subscription: Subscription) -> None:
+    def _resume_when_writable(self, subscription: Subscription) -> None:
         if not subscription.waiting:
             subscription.waiting = True
-            subscription.outlet.when_writable(lambda: self._flush_pending(subscription))
+            subscription.writer.when_writable(lambda: self._flush_pending(subscription))
 
     def _flush_pending(self, subscription: Subscription) -> None:
-        """The client reads again: give it the newest of each task it is owed."""
+        """The write buffer drained: send the newest state of every task skipped meanwhile."""
         subscription.waiting = False
         if subscription.closing is not None:
             return
         behind = self._unsent(subscription)
-        notices = subscription.owed_notices
-        subscription.owed_notices = {}
-        burst = self._gathered.pop(subscription, [])
+        notices = subscription.pending_notices
+        subscription.pending_notices = {}
+        # Frames batched in this round come first: they are older than anything pending (rule 2).
+        burst = self._batched.pop(subscription, [])
         for channel in behind:
             if channel.frames is not None:
                 burst.append(channel.frames.bytes_for(subscription.fmt))
-                self._bring_up(subscription, channel, channel.latest)
+                self._mark_up_to_date(subscription, channel, channel.latest)
         burst += [
             pack(subscription.fmt, notice_frame(subscription.fmt, key, notice))
             for (key, _), notice in notices.items()
@@ -416,41 +447,51 @@ class Hub:
         self.write(subscription, b"".join(burst))
         self._metrics.sent(subscription.label, len(behind))
         subscription.events += len(behind)
-        gone = [subscription.channels.get(key) for key, code in notices if code is NoticeCode.TASK_NOT_FOUND]
-        ended = [one for one in behind if one.latest is not None and one.latest.state.status.final]
-        for done in (*ended, *gone):
-            if done is not None:
-                self._close_task(subscription, done)
+        # Tasks close after the write, so that the end frame follows their final states.
+        missing = [
+            subscription.channels.get(key) for key, code in notices if code is NoticeCode.TASK_NOT_FOUND
+        ]
+        finished = [
+            channel for channel in behind if channel.latest is not None and channel.latest.state.status.final
+        ]
+        for ended in (*finished, *missing):
+            if ended is not None:
+                self._close_task(subscription, ended)
 
     def _unsent(self, subscription: Subscription) -> list[Channel[Subscription]]:
-        """The channels with news it was not sent, in the order of that news; those it has begun with."""
+        """Channels with an event that `subscription` has not been sent, in journal order.
+
+        Channels it is still joining are left out: `begin` sends their first state.
+        """
         return sorted(
             (
                 channel
                 for channel in subscription.channels.values()
                 if _channel_offset(channel) > subscription.seen or channel in subscription.pending
-                if channel.serves(subscription)
+                if channel.includes(subscription)
             ),
             key=_channel_offset,
         )
 
-    def _bring_up(
+    def _mark_up_to_date(
         self, subscription: Subscription, channel: Channel[Subscription], newest: Event | None
     ) -> None:
-        """Everything of `channel` up to `newest` is, or is about to be, written to `subscription`."""
+        """Record that every event of `channel` up to `newest` is sent, or about to be."""
+        # A broadcast under way skips the subscription for offsets up to this one; without that, it would
+        # send an older state after a newer one.
         offset = newest.cursor.offset if newest is not None else 0
-        channel.admit(subscription, offset)
+        channel.add(subscription, offset)
         subscription.pending.discard(channel)
         subscription.seen = max(subscription.seen, offset)
 
-    def _broken(self, subscription: Subscription, error: Exception) -> None:
-        """A connection that cannot be written to ends alone; nobody else notices it."""
-        if subscription.outlet.gone:
-            return  # clients leave at any moment: it will be told as that
-        logger.error("a bug ended a connection", exc_info=error)
+    def _drop_broken(self, subscription: Subscription, error: Exception) -> None:
+        """Drop a connection whose write failed; other connections are not affected."""
+        if subscription.writer.gone:
+            return  # clients disconnect at any moment; the server reports it as a disconnect
+        logger.error("connection failed", exc_info=error)
         self.drop(subscription, Closing.GONE)
 
-    # Small things
+    # Channels and writes
 
     def _channel(self, key: TaskKey) -> Channel[Subscription]:
         channel = self._channels.get(key)
@@ -459,7 +500,7 @@ class Hub:
         return channel
 
     def _want(self, channel: Channel[Subscription]) -> None:
-        """The channel is there first: what stands about the task is told while it is wanted."""
+        # The channel exists before the call: `want` may send the active notices of the task at once.
         try:
             self._interest.want(channel.key)
         except BaseException:
@@ -469,65 +510,60 @@ class Hub:
     def _release(self, channel: Channel[Subscription], *, wanted: bool = True) -> None:
         if wanted:
             self._interest.unwant(channel.key)
-        if channel.deserted and self._channels.get(channel.key) is channel:
+        # The channel may have been replaced by a new one of the same key, which has subscribers of its own.
+        if channel.unused and self._channels.get(channel.key) is channel:
             del self._channels[channel.key]
             self._dirty.pop(channel, None)
 
     def write(self, subscription: Subscription, data: bytes) -> None:
-        """Write to one connection now; nothing, when it is gone."""
+        """Write to one connection now; does nothing if it is closed."""
         if data:
             subscription.last_write = self._clock.monotonic()
             subscription.sent += len(data)
             try:
                 subscription.write(data)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is one connection's
-                self._broken(subscription, error)
+            except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
+                self._drop_broken(subscription, error)
 
-    def _current(self, subscription: Subscription, event: Event) -> bytes:
+    def _initial_frame(self, subscription: Subscription, event: Event) -> bytes:
+        """The first frame of a task on this connection: includes the newest confirmation and `retry`."""
         channel = subscription.channels.get(event.key)
         if channel is None:
             return state_frame(subscription.fmt, event, retry=subscription.retry)
-        channel.hear(event)
+        channel.update(event)
+        # With the channel's own frames, subscribers that join between two polls share one encoding.
         frames = channel.frames if channel.latest is event else None
         return (frames or Frames(event)).first_for(
             subscription.fmt, confirmed_at=channel.confirmed_at, retry=subscription.retry
         )
 
-    def _count_conflated(self, channel: Channel[Subscription]) -> None:
-        for fmt, group in channel.groups.items():
-            self._metrics.conflated.labels(fmt.transport.value).inc(len(group))
 
-
-def _lacking(
+def _without_event(
     part: Sequence[Subscription], group: Mapping[Subscription, int], offset: int, data: bytes
 ) -> list[Subscription]:
-    """Those who do not have the event yet; of the others the tally has counted too much."""
-    lacking = []
-    for one in part:
-        if group.get(one, offset) < offset:
-            lacking.append(one)
+    """The subscribers of `part` that do not have the event yet; corrects the totals of the others."""
+    without = []
+    for subscription in part:
+        if group.get(subscription, offset) < offset:  # not in the group: it has left
+            without.append(subscription)
         else:
-            _take_off(one, data)
-    return lacking
+            _subtract(subscription, data)
+    return without
 
 
-def _take_off(subscription: Subscription, data: bytes) -> None:
-    """The tally counts an event that this connection was not sent."""
+def _subtract(subscription: Subscription, data: bytes) -> None:
+    """`FormatTotals` counted an event that this subscriber was not sent."""
     subscription.events -= 1
     subscription.sent -= len(data)
 
 
-def _nowhere(_data: bytes) -> None:
-    """Where the writes of a connection go that has left."""
+def _discard(_data: bytes) -> None:
+    """Replaces the `write` of a closed connection."""
 
 
 def _answers_subscribe(fmt: Format, notice: Notice) -> bool:
-    """On a WebSocket a 404 is the answer to a subscribe, with its id: see delivery/websocket.py."""
+    """On a WebSocket the 404 is sent as the reply to its subscribe message: see delivery/websocket.py."""
     return fmt.transport is Transport.WEBSOCKET and notice.code is NoticeCode.TASK_NOT_FOUND
-
-
-def _offset(event: Event) -> int:
-    return event.cursor.offset
 
 
 def _channel_offset(channel: Channel[Subscription]) -> int:

@@ -1,54 +1,46 @@
-"""One round a second over all connections: keepalives, ages, and those who take nothing."""
+"""Once a second: send keepalives, close connections past their maximum age, abort stalled ones."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from bridge.clock import Clock
+from bridge.config.settings import Settings
 from bridge.core.event import Closing
 from bridge.hub.hub import Hub
 from bridge.hub.subscription import Subscription
 from bridge.wire.frames import closing_frame, keepalive
 
-SLICE = 1000
+SLICE = 1000  # connections checked before the event loop gets a turn
+DRAIN_BATCH = 20  # connections closed between two sleeps of a drain
+DRAIN_RATE = 100  # connections closed per second, where the drain time allows it
 RETRY_SECONDS = (1.0, 3.0)
 BUSY_RETRY_SECONDS = (5.0, 15.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaintenanceSettings:
-    """When a connection is spoken to, ended, or given up; all in seconds.
-
-    Args:
-        slow_seconds: How long a connection may take no byte that waits for it.
-    """
-
-    keepalive_seconds: float = 15.0
-    slow_seconds: float = 30.0
-    period_seconds: float = 1.0
-
-
 class ConnectionMaintenance:
-    """Looks after every connection, so that none needs a timer of its own."""
+    """Checks all connections in one periodic scan, so that none needs a timer of its own."""
 
-    def __init__(
-        self, hub: Hub, clock: Clock, random: Callable[[], float], settings: MaintenanceSettings
-    ) -> None:
+    def __init__(self, hub: Hub, clock: Clock, random: Callable[[], float], settings: Settings) -> None:
         self._hub = hub
         self._clock = clock
         self._random = random
         self._settings = settings
+        # One round per second, unless the settings ask for intervals that need finer rounds.
+        self._period_seconds = min(
+            1.0, settings.keepalive_seconds / 2, settings.max_connection_age_seconds / 10
+        )
 
     async def run(self) -> None:
-        """Sweep until cancelled."""
+        """Scan periodically until cancelled."""
         while True:
-            await self._clock.sleep(self._settings.period_seconds)
+            await self._clock.sleep(self._period_seconds)
             await self.once()
 
     async def once(self) -> None:
-        """One round, a slice at a time."""
+        """Scan all connections once, yielding to the event loop after each slice."""
+        # A copy, because connections come and go while the loop has its turn.
         for number, subscription in enumerate(list(self._hub.subscriptions), start=1):
             if subscription.closing is None:
                 self._check(subscription, self._clock.monotonic())
@@ -56,57 +48,59 @@ class ConnectionMaintenance:
                 await asyncio.sleep(0)
 
     async def drain(self, seconds: float) -> None:
-        """End every connection, spread over `seconds` at the most: those who come back come spread."""
-        subscriptions = [one for one in self._hub.subscriptions if one.closing is None]
-        window = min(seconds, len(subscriptions) / 100)
+        """Close every connection, spread over at most `seconds`, so that the reconnects are spread too."""
+        subscriptions = [
+            subscription for subscription in self._hub.subscriptions if subscription.closing is None
+        ]
+        # A few clients are closed within a moment, at 100 per second; many share the whole drain time.
+        window = min(seconds, len(subscriptions) / DRAIN_RATE)
         for number, subscription in enumerate(subscriptions, start=1):
             if subscription.closing is None:
                 self.close(subscription, Closing.DRAIN)
-            if number % 20 == 0:
-                await self._clock.sleep(window * 20 / len(subscriptions))
+            if number % DRAIN_BATCH == 0:
+                await self._clock.sleep(window * DRAIN_BATCH / len(subscriptions))
 
     def close(self, subscription: Subscription, closing: Closing) -> None:
-        """Tell a client why its connection ends and when to come back, then end it."""
+        """Send the reason and the reconnect delay, then close."""
         retry = retry_milliseconds(self._random(), busy=closing is Closing.OVER_CAPACITY)
-        farewell = closing_frame(subscription.fmt, closing, CLOSING_SENTENCES[closing], retry=retry)
-        self._hub.finish(subscription, closing, farewell)
+        final_frame = closing_frame(subscription.fmt, closing, retry=retry)
+        self._hub.finish(subscription, closing, final_frame)
 
     def _check(self, subscription: Subscription, now: float) -> None:
         if self._is_stalled(subscription, now):
+            # Aborted, not closed: a closing notice would only wait behind the bytes the client does not read.
             self._hub.drop(subscription, Closing.SLOW)
         elif now >= subscription.ends_at:
             self.close(subscription, subscription.ends_by)
-        elif now - _last_write(subscription) >= self._settings.keepalive_seconds:
-            if not subscription.gate.write_paused:
-                self._hub.write(subscription, keepalive(subscription.fmt))
-            subscription.last_write = now
+        else:
+            # A broadcast stamps its channel instead of each subscriber, so the newest stamp counts.
+            last_write = max(
+                [subscription.last_write, *(channel.last_write for channel in subscription.channels.values())]
+            )
+            if now - last_write >= self._settings.keepalive_seconds:
+                if not subscription.gate.write_paused:  # a full buffer already keeps the connection busy
+                    self._hub.write(subscription, keepalive(subscription.fmt))
+                subscription.last_write = now
 
     def _is_stalled(self, subscription: Subscription, now: float) -> bool:
-        unsent = subscription.outlet.unsent
-        if unsent == 0 or subscription.stuck_since is None or unsent < subscription.stuck_bytes:
-            subscription.stuck_since = now if unsent else None
-            subscription.stuck_bytes = unsent
+        """Whether the kernel has accepted no byte of a non-empty write buffer for the write timeout."""
+        unsent = subscription.writer.unsent
+        # A shrinking buffer is progress, however slow. It may grow while the client reads, but only up to the
+        # high-water mark, where the hub stops writing; from then on every byte read shows.
+        if unsent == 0 or subscription.stalled_since is None or unsent < subscription.stalled_bytes:
+            subscription.stalled_since = now if unsent else None
+            subscription.stalled_bytes = unsent
             return False
-        subscription.stuck_bytes = unsent
-        return now - subscription.stuck_since >= self._settings.slow_seconds
+        subscription.stalled_bytes = unsent
+        return now - subscription.stalled_since >= self._settings.write_timeout_seconds
 
 
-CLOSING_SENTENCES = {
-    Closing.FINISHED: "nothing more will come",
-    Closing.GONE: "the client left",
-    Closing.DRAIN: "this bridge is restarting; come back",
-    Closing.AGE: "this connection has lived long enough; come back",
-    Closing.SLOW: "this connection took no byte for too long",
-    Closing.EXPIRED: "the credential of this connection expired",
-    Closing.OVER_CAPACITY: "this bridge is full; come back later",
-}
+def retry_milliseconds(jitter: float, *, busy: bool = False) -> int:
+    """The reconnect delay for one client.
 
-
-def retry_milliseconds(rng: float, *, busy: bool = False) -> int:
-    """How long a client should wait before it comes back, spread by chance."""
-    least, most = BUSY_RETRY_SECONDS if busy else RETRY_SECONDS
-    return int(1000 * (least + (most - least) * rng))
-
-
-def _last_write(subscription: Subscription) -> float:
-    return max([subscription.last_write, *(channel.last_write for channel in subscription.channels.values())])
+    Args:
+        jitter: 0 to 1; spreads clients that reconnect at the same moment.
+        busy: Use the longer delay of a bridge at capacity.
+    """
+    shortest, longest = BUSY_RETRY_SECONDS if busy else RETRY_SECONDS
+    return int(1000 * (shortest + (longest - shortest) * jitter))

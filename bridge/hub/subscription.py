@@ -1,4 +1,4 @@
-"""One connection's place in the hub: which tasks it asked for, and what it is still owed."""
+"""One connection as the hub sees it: the tasks it subscribed to and what it has not been sent yet."""
 
 from __future__ import annotations
 
@@ -13,64 +13,65 @@ from bridge.wire.frames import Format
 
 
 class FlowControl(Protocol):
-    """Where it stands whether a client takes less than it is sent.
+    """Whether the write buffer of a connection is full.
 
-    The server's own object where that has it as an attribute: to ask is most of what a delivery costs
-    beside the write.
+    Where the server already has such an object, it is used directly: reading this attribute is most of
+    the cost of a delivery besides the write itself.
     """
 
     @property
     def write_paused(self) -> bool:
-        """Whether nothing more should be written now."""
+        """Whether the write buffer is above its high-water mark."""
 
 
 class ConnectionWriter(Protocol):
-    """How bytes leave for one client. Every method returns at once."""
+    """Writes bytes to one client. No method blocks."""
 
     fmt: Format
 
     @property
     def gate(self) -> FlowControl:
-        """Whether the client takes what it is sent."""
+        """The flow control of this connection."""
 
     @property
     def gone(self) -> bool:
-        """Whether the socket is closed; that the connection is over is told on its own way."""
+        """Whether the socket is closed. The server reports the disconnect separately."""
 
     @property
     def unsent(self) -> int:
-        """Bytes written that the kernel has not taken yet."""
+        """Bytes written that the kernel has not accepted yet."""
 
     def write(self, data: bytes) -> None:
-        """Hand `data` to the socket, or to its buffer; may raise when the client is `gone`."""
+        """Pass `data` to the socket or its buffer; may raise if the client is `gone`."""
 
     def when_writable(self, resume: Callable[[], None]) -> None:
-        """Call `resume` once, when the gate is open again."""
+        """Call `resume` once, when writing is no longer paused."""
 
     def finish(self, closing: Closing) -> None:
-        """End cleanly after what was written."""
+        """Close cleanly after everything written so far."""
 
     def abort(self) -> None:
-        """End now."""
+        """Close immediately and discard the write buffer."""
 
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """What the hub knows about one connection.
+    """The hub's state of one connection.
 
     Args:
-        label: The delivery, as metrics name it.
+        label: The `delivery` label of its metrics.
         stays_open: Whether the connection outlives its tasks (WebSocket).
-        retry: Milliseconds to name in the first block, until that has left.
-        ends_at: Monotonic seconds when it has lived long enough.
-        ends_by: Why it ends then.
-        since: Monotonic seconds when it came.
-        events: States written, once it has left every channel: those it is in keep a tally.
-        sent: Bytes written, framing included; the same way.
+        retry: Milliseconds for the `retry:` field of the first block; None once sent.
+        ends_at: Monotonic seconds at which it reaches its maximum age.
+        ends_by: The reason to report at that time.
+        since: Monotonic seconds at which it was opened.
+        events: States written; exact only after it has left every channel (see `FormatTotals`).
+        sent: Bytes written, framing included; exact under the same condition.
         seen: Offset of the newest event written.
+        pending: Channels with an event that was not written because the client is slow.
     """
 
-    outlet: ConnectionWriter
+    writer: ConnectionWriter
     label: str
     stays_open: bool
     ends_at: float
@@ -82,26 +83,27 @@ class Subscription:
     seen: int = 0
     channels: dict[TaskKey, Channel[Subscription]] = field(default_factory=dict)
     pending: set[Channel[Subscription]] = field(default_factory=set)
-    owed_notices: dict[tuple[TaskKey, NoticeCode], Notice] = field(default_factory=dict)
+    pending_notices: dict[tuple[TaskKey, NoticeCode], Notice] = field(default_factory=dict)
     waiting: bool = False
     closing: Closing | None = None
     ends_by: Closing = Closing.AGE
-    stuck_since: float | None = None
-    stuck_bytes: int = 0
+    stalled_since: float | None = None
+    stalled_bytes: int = 0
     retry: int | None = None
     since: float = 0.0
     events: int = 0
     sent: int = 0
 
-    def use(self, outlet: ConnectionWriter) -> None:
-        """From now on bytes leave there."""
-        self.outlet, self.write, self.gate = outlet, outlet.write, outlet.gate
+    def use(self, writer: ConnectionWriter) -> None:
+        """Replace the writer, once the response has begun."""
+        # `write` and `gate` are copied so that a delivery costs one attribute access instead of two.
+        self.writer, self.write, self.gate = writer, writer.write, writer.gate
 
     def mark_pending(self, channel: Channel[Subscription]) -> bool:
-        """Remember that `channel` has news for a client that takes none now.
+        """Remember that `channel` has an event this slow client has not been sent.
 
         Returns:
-            Whether older news of the same task was still owed and is now skipped.
+            Whether an older event of the same task was pending and is now conflated.
         """
         if channel in self.pending:
             return True
@@ -109,13 +111,13 @@ class Subscription:
         return False
 
     def add_pending_notice(self, key: TaskKey, notice: Notice) -> None:
-        """Remember a notice; one of each kind a task, `fresh` takes back the others."""
+        """Queue a notice: at most one of each code per task, and `fresh` replaces all others."""
         if notice.code is NoticeCode.FRESH:
-            self.forget_notices(key)
-        self.owed_notices[key, notice.code] = notice
+            self.drop_pending_notices(key)
+        self.pending_notices[key, notice.code] = notice
 
-    def forget_notices(self, key: TaskKey) -> None:
-        """Owe no notice of `key` any more."""
-        self.owed_notices = {
-            place: pending for place, pending in self.owed_notices.items() if place[0] != key
+    def drop_pending_notices(self, key: TaskKey) -> None:
+        """Discard the queued notices of `key`."""
+        self.pending_notices = {
+            (task, code): notice for (task, code), notice in self.pending_notices.items() if task != key
         }

@@ -1,4 +1,4 @@
-"""The promise every journal keeps: states in order, remembered, told to whoever follows."""
+"""The interface of every journal: records states in order and passes them to followers."""
 
 from __future__ import annotations
 
@@ -10,61 +10,64 @@ from bridge.core.task import State, TaskKey
 
 
 class Follower(Protocol):
-    """Whoever must hear what the journal takes in; called on the event loop, in journal order."""
+    """Receives what the journal records. Called on the event loop, in journal order."""
 
     def recorded(self, event: Event) -> None:
-        """A state was recorded, durably."""
+        """A state was recorded durably."""
 
     def noticed(self, key: TaskKey, notice: Notice) -> None:
-        """Something was said about a task; nobody remembers it."""
+        """A notice was announced; it is not recorded."""
 
-    def confirmed(self, key: TaskKey, wall: float) -> None:
+    def confirmed(self, key: TaskKey, observed_at: float) -> None:
         """The newest state was seen again, unchanged (Unix seconds)."""
 
 
 class Journal(Protocol):
-    """Remembers the states of every task, in order. The only road from watchers to the hub.
+    """Records the states of every task, in order. The only path from watchers to the hub.
 
-    Ordering: offsets grow over all tasks of an epoch; followers hear events in that order.
-    Cancellation: a cancelled `append` has either happened or not; never half.
+    Ordering: offsets grow across all tasks of an epoch; followers receive events in that order.
+    Cancellation: a cancelled `append` has either happened or not, never half.
     """
 
     @property
     def epoch(self) -> str:
-        """Name of this history, born with its storage."""
+        """The name of this history, created with its storage."""
 
     @property
     def head(self) -> int:
-        """The newest offset given out."""
+        """The newest offset assigned."""
 
     @property
     def usable(self) -> bool:
-        """Whether appends can be expected to succeed."""
+        """Whether an append can be expected to succeed."""
 
     async def append(self, key: TaskKey, state: State, *, seen: float = 0.0) -> Event:
-        """Record a state, then tell the followers.
+        """Record a state, then pass the event to the followers.
+
+        Args:
+            seen: Monotonic seconds at which the state was seen; 0.0 if unknown.
 
         Raises:
-            JournalError: It is not recorded, and nobody was told.
+            JournalError: The state was not recorded, and no follower was called.
         """
 
     async def latest(self, keys: Sequence[TaskKey]) -> list[Event | None]:
-        """The newest event of each task; None for a task never recorded."""
+        """The newest event of each task; None for a task without a recorded state."""
 
     async def since(self, key: TaskKey, offset: int) -> Sequence[Event]:
-        """What is kept of a task after `offset`, oldest first."""
+        """The retained events of a task after `offset`, oldest first."""
 
     async def unfinished(self) -> Sequence[Event]:
-        """The newest event of every task that is not final."""
+        """The newest event of every task whose state is not final."""
 
     def follow(self, follower: Follower) -> None:
-        """Tell `follower` everything from now on."""
+        """Pass everything from now on to `follower`."""
 
     def announce(self, key: TaskKey, notice: Notice) -> None:
-        """Tell the followers something that is not remembered."""
+        """Pass a notice to the followers; it is not recorded."""
 
-    def confirm(self, key: TaskKey, wall: float) -> None:
-        """Tell the followers that the newest state was seen again."""
+    def confirm(self, key: TaskKey, observed_at: float) -> None:
+        """Report to the followers that the newest state was seen again (Unix seconds)."""
 
     async def close(self) -> None:
-        """Flush and let go of the storage."""
+        """Write everything appended and release the storage."""

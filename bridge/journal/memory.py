@@ -1,4 +1,4 @@
-"""The journal that lives and dies with the process."""
+"""A journal in memory: its history ends with the process."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from collections.abc import Sequence
 
 from bridge.clock import Clock
 from bridge.core.cursor import Cursor
-from bridge.core.event import Event, Notice
+from bridge.core.event import Event
 from bridge.core.task import State, TaskKey
-from bridge.journal.base import Follower
+from bridge.journal.feed import Feed
 
 EVENTS_PER_TASK = 256
 FORGET_BATCH = 64
 
 
-class MemoryJournal:
-    """Keeps the newest events of each task, until it was quiet for `retention_seconds`.
+class MemoryJournal(Feed):
+    """Keeps the newest events of each task until the task has not changed for `retention_seconds`.
+
+    Satisfies `bridge.journal.base.Journal`.
 
     Args:
-        max_tasks: Above this the task quiet for longest is forgotten.
+        max_tasks: Above this, the task unchanged for longest is deleted.
     """
 
-    def __init__(self, clock: Clock, *, retention_seconds: float = 86_400, max_tasks: int = 200_000) -> None:
+    def __init__(self, clock: Clock, *, retention_seconds: float, max_tasks: int = 200_000) -> None:
+        super().__init__()
         self.epoch = secrets.token_hex(4)
         self.head = 0
         self.usable = True
@@ -31,19 +34,18 @@ class MemoryJournal:
         self._retention = retention_seconds
         self._max_tasks = max_tasks
         self._tasks: OrderedDict[TaskKey, deque[Event]] = OrderedDict()
-        self._followers: list[Follower] = []
 
     async def append(self, key: TaskKey, state: State, *, seen: float = 0.0) -> Event:
-        """Record a state and tell the followers; never waits."""
+        """Record a state and pass the event to the followers; never waits."""
         self.head += 1
         event = Event(key, Cursor(self.epoch, self.head), state, seen)
         events = self._tasks.get(key)
         if events is None:
             events = self._tasks[key] = deque(maxlen=EVENTS_PER_TASK)
         events.append(event)
-        self._tasks.move_to_end(key)
+        self._tasks.move_to_end(key)  # the first task is always the one unchanged for longest
         self._forget()
-        for follower in self._followers:
+        for follower in self:
             follower.recorded(event)
         return event
 
@@ -52,34 +54,21 @@ class MemoryJournal:
         return [events[-1] if (events := self._tasks.get(key)) else None for key in keys]
 
     async def since(self, key: TaskKey, offset: int) -> Sequence[Event]:
-        """What is kept of a task after `offset`."""
+        """The retained events of a task after `offset`."""
         return [event for event in self._tasks.get(key, ()) if event.cursor.offset > offset]
 
     async def unfinished(self) -> Sequence[Event]:
-        """The newest event of every open task."""
+        """The newest event of every task whose state is not final."""
         return [events[-1] for events in self._tasks.values() if not events[-1].state.status.final]
 
-    def follow(self, follower: Follower) -> None:
-        """Tell `follower` everything from now on."""
-        self._followers.append(follower)
-
-    def announce(self, key: TaskKey, notice: Notice) -> None:
-        """Tell the followers; nothing is remembered."""
-        for follower in self._followers:
-            follower.noticed(key, notice)
-
-    def confirm(self, key: TaskKey, wall: float) -> None:
-        """Tell the followers."""
-        for follower in self._followers:
-            follower.confirmed(key, wall)
-
     async def close(self) -> None:
-        """Nothing to flush."""
+        """Do nothing: there is no storage."""
 
     def _forget(self) -> None:
-        """Drop a bounded number of outlived tasks, so that no append pays for a long pause.
+        """Delete a bounded number of expired tasks.
 
-        The newest task stays, whatever its state says of its age.
+        Bounded, because after a quiet night the next append would otherwise delete thousands at once. The
+        newest task stays even if its state carries an old timestamp.
         """
         oldest = self._clock.time() - self._retention
         for _ in range(FORGET_BATCH):
@@ -87,7 +76,8 @@ class MemoryJournal:
                 return
             key = next(iter(self._tasks))
             newest = self._tasks[key][-1].state
-            outlived = newest.changed_at < oldest
-            if not outlived and len(self._tasks) <= self._max_tasks:
+            expired = newest.changed_at < oldest
+            # The order is by last append: if this task stays, so do all after it.
+            if not expired and len(self._tasks) <= self._max_tasks:
                 return
             del self._tasks[key]

@@ -1,4 +1,4 @@
-"""Memory that a crowd leaves behind when it goes and nobody gives back: when to free it, and how."""
+"""Returns memory to the operating system after many connections have closed."""
 
 from __future__ import annotations
 
@@ -6,56 +6,59 @@ import ctypes
 import gc
 import sys
 
-MANY = 5_000
+MANY = 5_000  # ended connections that are worth a full collection
 MIN_TRIM_INTERVAL_SECONDS = 30.0
 
 
 class MemoryTrimmer:
-    """Tells when it is worth to free what ended connections left: asked at regular intervals.
+    """Decides when to free the memory of ended connections; called at regular intervals.
 
-    A full collection stops everybody, for some 30 µs a connection that is open: it comes when many have
-    ended, and in a full house seldom. It may come amid their leaving: once nobody more leaves, the rest is
-    worth it too.
+    A full collection stops the event loop for about 30 µs per open connection. So it runs only after many
+    connections have ended, and at most every 30 s while most are still open. It may run while clients are
+    still leaving; a second run, once no more leave, frees the rest.
     """
 
     def __init__(self) -> None:
-        self._freed = 0  # ended connections the last time it was worth it
-        self._freed_at = 0.0
-        self._before = 0  # ended connections when last asked
-        self._leaving = False
+        self._trimmed = 0  # ended connections at the last trim
+        self._trimmed_at = 0.0
+        self._previous = 0  # ended connections at the last call
+        self._leaving = False  # whether the last trim may have run while clients were still leaving
 
     def should_trim(self, *, ended: int, still_open: int, now: float) -> bool:
-        """Whether to free now; whoever asks then does.
+        """Whether to trim now; the caller then does.
 
         Args:
-            ended: Connections that have ended since the start.
+            ended: Connections ended since the start.
             now: Monotonic seconds.
         """
-        gone = ended - self._freed
-        in_time = still_open < max(gone, MANY) or now - self._freed_at >= MIN_TRIM_INTERVAL_SECONDS
+        gone = ended - self._trimmed
+        # With few open connections the pause is short whatever the interval.
+        in_time = still_open < max(gone, MANY) or now - self._trimmed_at >= MIN_TRIM_INTERVAL_SECONDS
         many = gone >= MANY and in_time
-        settled = self._leaving and ended == self._before and in_time
-        self._before = ended
+        settled = self._leaving and ended == self._previous and in_time
+        self._previous = ended
         if many or settled:
-            self._freed, self._freed_at, self._leaving = ended, now, many
+            self._trimmed, self._trimmed_at, self._leaving = ended, now, many
         return many or settled
 
 
-def free() -> int:
-    """Give back what nobody uses; takes a while.
+def trim_memory() -> int:
+    """Collect garbage and return free memory to the operating system; blocks for a while.
 
-    Python keeps a megabyte as long as one small object in it is used, and its cache of attribute lookups has
-    many such: whenever a `date` is written, once a second, the library that does so leaves a new name there.
+    Python keeps a megabyte allocated while one small object in it is in use. Its cache of attribute lookups
+    has many such objects: whenever a `date` header is written, once per second, the library that writes it
+    leaves a new name there.
 
     Returns:
-        How many objects were found in circles.
+        How many objects were found in reference cycles.
     """
-    found = gc.collect()
-    # the second name is the older one; both are documented, whatever they look like
+    objects = gc.collect()
+    # The second name is the older one; both are documented, despite the underscore.
     clear = getattr(sys, "_clear_internal_caches", None) or getattr(sys, "_clear_type_cache", None)
     if clear is not None:
         clear()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps what is free amid its heap
+    # glibc does not return free memory in the middle of its heap by itself; other C libraries lack the call.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-    return found
+    return objects

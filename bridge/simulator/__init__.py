@@ -1,1 +1,1 @@
-"""The three providers themselves, with good and bad manners; it shares no code with the bridge."""
+"""Simulated providers, including their failures. Shares no code with the bridge."""

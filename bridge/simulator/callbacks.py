@@ -1,4 +1,4 @@
-"""Posts the callbacks that tasks were submitted with, and remembers what was posted and answered."""
+"""Posts callbacks for tasks that were submitted with a callback URL, and records the responses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -8,18 +8,18 @@ from http import HTTPStatus
 import aiohttp
 import orjson
 
-from bridge.simulator.clock import Waits
-from bridge.simulator.tasks import Json, Task, View
+from bridge.simulator.clock import WaitRegistry
+from bridge.simulator.tasks import Json, Task, TaskView
 
-Show = Callable[[Task, View], Json]
+Show = Callable[[Task, TaskView], Json]
 Work = Coroutine[None, None, None]
 
 ANSWER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Posted:
-    """One callback: what was sent where, and what came back (`status` 0 when nothing did)."""
+class CallbackRecord:
+    """One callback request and its response (`status` 0 when there was none)."""
 
     provider: str
     task_id: str
@@ -31,8 +31,8 @@ class Posted:
     answer: str
 
 
-async def unfold(task: Task, waits: Waits) -> AsyncIterator[View]:
-    """The task as it is now, then at each transition as the clock reaches it; ends after the final one."""
+async def task_views(task: Task, waits: WaitRegistry) -> AsyncIterator[TaskView]:
+    """Yield the task as it is now, then at each transition when the clock reaches it, up to the final one."""
     now = waits.clock.now()
     position = task.position(now)
     view = task.view(now)
@@ -48,22 +48,22 @@ async def unfold(task: Task, waits: Waits) -> AsyncIterator[View]:
 
 
 class CallbackSender:
-    """One coroutine per task with a `callback_url`; all of them end with `close`."""
+    """Runs one coroutine per task with a `callback_url`; `close` ends all of them."""
 
-    def __init__(self, waits: Waits, challenge_seconds: float) -> None:
+    def __init__(self, waits: WaitRegistry, challenge_seconds: float) -> None:
         self._waits = waits
         self._challenge_seconds = challenge_seconds
         self._session: aiohttp.ClientSession | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._news = asyncio.Condition()
-        self.posted: list[Posted] = []
+        self.posted: list[CallbackRecord] = []
 
     def at_end(self, task: Task, show: Show) -> None:
-        """One POST of the query payload at the end (qingbo, ByteSpike; the payload is a guess)."""
+        """Post the status payload once, at the end (qingbo, ByteSpike; the payload is a guess)."""
         self._start(self._post_end(task, show))
 
     def at_each_change(self, task: Task, show: Show, challenge: str) -> None:
-        """V-API: a challenge to be echoed within 3 s, then the query payload at each change (Hailuo page)."""
+        """Post a challenge (V-API: echo within 3 s), then the status payload at each change (Hailuo page)."""
         self._start(self._post_changes(task, show, challenge))
 
     async def close(self) -> None:
@@ -79,18 +79,18 @@ class CallbackSender:
         running.add_done_callback(self._running.discard)
 
     async def _post_end(self, task: Task, show: Show) -> None:
-        async for view in unfold(task, self._waits):
+        async for view in task_views(task, self._waits):
             if view.stage.final:
                 await self._post(task, "final", show(task, view), ANSWER_SECONDS)
 
     async def _post_changes(self, task: Task, show: Show, challenge: str) -> None:
-        asked = await self._post(task, "challenge", {"challenge": challenge}, self._challenge_seconds)
-        if not echoes(asked, challenge):
+        record = await self._post(task, "challenge", {"challenge": challenge}, self._challenge_seconds)
+        if not echoes(record, challenge):
             return
-        async for view in unfold(task, self._waits):
+        async for view in task_views(task, self._waits):
             await self._post(task, "change", show(task, view), ANSWER_SECONDS)
 
-    async def _post(self, task: Task, kind: str, body: Json, seconds: float) -> Posted:
+    async def _post(self, task: Task, kind: str, body: Json, seconds: float) -> CallbackRecord:
         assert task.callback_url is not None
         if self._session is None:
             self._session = aiohttp.ClientSession(headers={"Content-Type": "application/json"})
@@ -102,9 +102,9 @@ class CallbackSender:
                 timeout=aiohttp.ClientTimeout(total=seconds),
             ) as response:
                 status, answer = response.status, (await response.content.read(4096)).decode(errors="replace")
-        except (aiohttp.ClientError, TimeoutError, ValueError) as wrong:
-            status, answer = 0, f"{type(wrong).__name__}: {wrong}"
-        posted = Posted(
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            status, answer = 0, f"{type(error).__name__}: {error}"
+        posted = CallbackRecord(
             provider=task.provider,
             task_id=task.id,
             url=task.callback_url,
@@ -120,16 +120,16 @@ class CallbackSender:
         return posted
 
     async def wait_posted(self, count: int, task_id: str | None = None) -> None:
-        """Returns once that many callbacks were posted and answered, or given up."""
+        """Wait until `count` callbacks have been posted and answered, or have failed."""
         async with self._news:
             await self._news.wait_for(lambda: len(self.report(task_id)) >= count)
 
     def report(self, task_id: str | None = None) -> list[Json]:
-        return [asdict(each) for each in self.posted if task_id in (None, each.task_id)]
+        return [asdict(record) for record in self.posted if task_id in (None, record.task_id)]
 
 
-def echoes(posted: Posted, challenge: str) -> bool:
-    """Whether the answer holds the challenge: as `{"challenge": ...}`, or as the bare text."""
+def echoes(posted: CallbackRecord, challenge: str) -> bool:
+    """Whether the response echoes the challenge, as `{"challenge": ...}` or as plain text."""
     if posted.status != HTTPStatus.OK:
         return False
     if posted.answer.strip().strip('"') == challenge:

@@ -1,7 +1,7 @@
-"""Counts the calls that were made, by provider, kind of call and task."""
+"""Counts the calls received, by provider, call and task."""
 
 
-class Calls:
+class CallCounts:
     def __init__(self) -> None:
         self._counts: dict[str, dict[str, dict[str, int]]] = {}
 
@@ -11,7 +11,7 @@ class Calls:
         tasks[task_id] = tasks.get(task_id, 0) + 1
 
     def report(self, task_id: str | None = None) -> dict[str, dict[str, object]]:
-        """Counts by task, and under `total` the sum of each kind of call of each provider."""
+        """Return the counts per task, and under `total` the sum per provider and call."""
         report: dict[str, dict[str, object]] = {}
         total: dict[str, object] = {}
         for provider, kinds in self._counts.items():

@@ -1,4 +1,4 @@
-"""Owns the simulator's time: the machine's, or one that stands still until it is told to move."""
+"""The simulator's clock: real time, or a manual clock that moves only on `advance`."""
 
 import asyncio
 import heapq
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 START = 1_720_000_000.0
-"""Where a manual clock starts: the `created_at` of every example in seed 000."""
+"""Start of a manual clock: the `created_at` of every example in seed 000."""
 
 
-class Alarm(Protocol):
+class Timer(Protocol):
     def cancel(self) -> None: ...
 
 
@@ -19,30 +19,30 @@ class SimulatorClock(Protocol):
     def now(self) -> float:
         """Unix seconds."""
 
-    def call_at(self, when: float, ring: Callable[[], None]) -> Alarm:
-        """Calls `ring` once `now()` has reached `when`."""
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Call `callback` once `now()` has reached `when`."""
 
 
 class RealClock:
-    """The machine's time, which never jumps: the wall is looked at once, at the start."""
+    """Real time that never jumps: the system time is read once, at the start."""
 
     def __init__(self) -> None:
-        wall = time.time()  # noqa: TID251 - the simulator may not import the bridge's clock
-        self._offset = wall - time.monotonic()  # noqa: TID251 - as above
+        unix_time = time.time()  # noqa: TID251 - the simulator may not import the bridge's clock
+        self._offset = unix_time - time.monotonic()  # noqa: TID251 - as above
 
     def now(self) -> float:
         return time.monotonic() + self._offset  # noqa: TID251 - as above
 
-    def call_at(self, when: float, ring: Callable[[], None]) -> Alarm:
-        return asyncio.get_running_loop().call_later(max(0.0, when - self.now()), ring)
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        return asyncio.get_running_loop().call_later(max(0.0, when - self.now()), callback)
 
 
-class ManualAlarm:
-    __slots__ = ("live", "ring", "when")
+class ManualTimer:
+    __slots__ = ("callback", "live", "when")
 
-    def __init__(self, when: float, ring: Callable[[], None]) -> None:
+    def __init__(self, when: float, callback: Callable[[], None]) -> None:
         self.when = when
-        self.ring = ring
+        self.callback = callback
         self.live = True
 
     def cancel(self) -> None:
@@ -50,12 +50,12 @@ class ManualAlarm:
 
 
 class ManualClock:
-    """Stands still; `advance` moves it and rings what has become due, earliest first."""
+    """A clock that moves only on `advance`, which fires due timers, earliest first."""
 
     def __init__(self) -> None:
         self._now = START
         self._order = itertools.count()
-        self._alarms: list[tuple[float, int, ManualAlarm]] = []
+        self._timers: list[tuple[float, int, ManualTimer]] = []
         self._watchers: list[tuple[int, asyncio.Future[None]]] = []
 
     def now(self) -> float:
@@ -63,28 +63,28 @@ class ManualClock:
 
     @property
     def waiting(self) -> int:
-        """How many alarms are set, in the past (about to ring) or the future."""
-        return sum(alarm.live for _, _, alarm in self._alarms)
+        """Number of pending timers, those already due (about to fire) included."""
+        return sum(timer.live for _, _, timer in self._timers)
 
-    def call_at(self, when: float, ring: Callable[[], None]) -> Alarm:
-        alarm = ManualAlarm(when, ring)
-        heapq.heappush(self._alarms, (when, next(self._order), alarm))
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        timer = ManualTimer(when, callback)
+        heapq.heappush(self._timers, (when, next(self._order), timer))
         if when <= self._now:
-            asyncio.get_running_loop().call_soon(self._ring_due)
+            asyncio.get_running_loop().call_soon(self._fire_due)
         for count, future in self._watchers:
             if self.waiting >= count and not future.done():
                 future.set_result(None)
-        return alarm
+        return timer
 
     def advance(self, seconds: float) -> None:
         target = self._now + seconds
-        while self._alarms and self._alarms[0][0] <= target:
-            self._now = max(self._now, self._alarms[0][0])
-            self._ring_due()
+        while self._timers and self._timers[0][0] <= target:
+            self._now = max(self._now, self._timers[0][0])
+            self._fire_due()
         self._now = target
 
     async def wait_waiting(self, count: int) -> None:
-        """Returns once at least `count` alarms are set: somebody has gone to sleep by this clock."""
+        """Wait until at least `count` timers are pending: that many coroutines sleep on this clock."""
         if self.waiting >= count:
             return
         entry = (count, asyncio.get_running_loop().create_future())
@@ -94,16 +94,16 @@ class ManualClock:
         finally:
             self._watchers.remove(entry)
 
-    def _ring_due(self) -> None:
-        while self._alarms and self._alarms[0][0] <= self._now:
-            _, _, alarm = heapq.heappop(self._alarms)
-            if alarm.live:
-                alarm.live = False
-                alarm.ring()
+    def _fire_due(self) -> None:
+        while self._timers and self._timers[0][0] <= self._now:
+            _, _, timer = heapq.heappop(self._timers)
+            if timer.live:
+                timer.live = False
+                timer.callback()
 
 
-class Waits:
-    """Every place where the simulator waits by its clock, so that all of them can be ended at once."""
+class WaitRegistry:
+    """All coroutines that wait on the simulator's clock, so that `close` can end them together."""
 
     def __init__(self, clock: SimulatorClock) -> None:
         self.clock = clock
@@ -111,24 +111,24 @@ class Waits:
         self._closed = False
 
     async def until(self, when: float | None, wakeups: set[asyncio.Future[None]] | None = None) -> None:
-        """Waits for the clock, or for whoever resolves the future left in `wakeups`.
+        """Wait until `when`, or until the future added to `wakeups` is resolved.
 
-        Cancellation: `close` cancels everybody who waits here; aiohttp then closes the connection quietly.
+        Cancellation: `close` cancels every waiter; aiohttp then closes its connection without an error.
         """
         if self._closed:
             raise asyncio.CancelledError
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        alarm = None if when is None else self.clock.call_at(when, lambda: wake(future))
-        places = [self._open] if wakeups is None else [self._open, wakeups]
-        for place in places:
-            place.add(future)
+        timer = None if when is None else self.clock.call_at(when, lambda: wake(future))
+        sets = [self._open] if wakeups is None else [self._open, wakeups]
+        for futures in sets:
+            futures.add(future)
         try:
             await future
         finally:
-            for place in places:
-                place.discard(future)
-            if alarm is not None:
-                alarm.cancel()
+            for futures in sets:
+                futures.discard(future)
+            if timer is not None:
+                timer.cancel()
 
     async def sleep(self, seconds: float) -> None:
         if seconds > 0:

@@ -1,4 +1,4 @@
-"""Serves `/_sim`: what happened in the simulator, and what shall happen next."""
+"""The control routes under `/_sim`: inspect the simulator and control what it does next."""
 
 import re
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from bridge.simulator.clock import ManualClock
 from bridge.simulator.faults import BadFault, parse_faults
 from bridge.simulator.replies import json_reply
 from bridge.simulator.script import BadScript, Script, parse_answers, parse_script
+from bridge.simulator.state import SimulatorState
 from bridge.simulator.tasks import Json, Task
-from bridge.simulator.world import World
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    world: World
+    state: SimulatorState
 
     def routes(self) -> list[web.RouteDef]:
-        one = f"/_sim/{{provider:{'|'.join(map(re.escape, self.world.providers))}}}/tasks/{{task_id}}"
+        task_route = f"/_sim/{{provider:{'|'.join(map(re.escape, self.state.providers))}}}/tasks/{{task_id}}"
         return [
             web.get("/_sim/calls", self.calls, allow_head=False),
             web.delete("/_sim/calls", self.reset_calls),
@@ -29,58 +29,58 @@ class Control:
             web.put("/_sim/faults", self.set_faults),
             web.get("/_sim/clock", self.clock, allow_head=False),
             web.post("/_sim/clock", self.advance),
-            web.put(one, self.put_script),
-            web.delete(one, self.delete_task),
-            web.post(f"{one}/answers", self.add_answers),
-            web.post(f"{one}/stream", self.push_chunk),
+            web.put(task_route, self.put_script),
+            web.delete(task_route, self.delete_task),
+            web.post(f"{task_route}/answers", self.add_answers),
+            web.post(f"{task_route}/stream", self.push_chunk),
         ]
 
     async def calls(self, request: web.Request) -> web.Response:
-        return json_reply(self.world.calls.report(request.query.get("task"))).response()
+        return json_reply(self.state.calls.report(request.query.get("task"))).response()
 
     async def reset_calls(self, request: web.Request) -> web.Response:
         del request
-        self.world.calls.reset()
+        self.state.calls.reset()
         return web.Response(status=204)
 
     async def tasks(self, request: web.Request) -> web.Response:
-        """Every submitted task with its plan, and the names of the scripted ones."""
+        """List every submitted task with its planned lifecycle, and the ids of scripted tasks."""
         del request
         return json_reply(
             {
-                "tasks": [self._described(task) for task in self.world.store.everything()],
+                "tasks": [self._description(task) for task in self.state.store.everything()],
                 "scripted": [
-                    {"provider": provider, "task_id": task_id, "asked": script.asked}
-                    for (provider, task_id), script in self.world.scripts.items()
+                    {"provider": provider, "task_id": task_id, "asked": script.served}
+                    for (provider, task_id), script in self.state.scripts.items()
                 ],
             }
         ).response()
 
     async def callbacks(self, request: web.Request) -> web.Response:
-        """What was posted and answered. With `?count=n` it is told once there are n."""
-        callbacks, task_id = self.world.callbacks, request.query.get("task")
+        """List the callbacks posted and their responses. With `?count=n`, wait until there are n."""
+        callbacks, task_id = self.state.callbacks, request.query.get("task")
         if (count := request.query.get("count", "")).isdecimal():
             await callbacks.wait_posted(int(count), task_id)
         return json_reply({"callbacks": callbacks.report(task_id)}).response()
 
     async def faults(self, request: web.Request) -> web.Response:
         del request
-        return json_reply(self.world.book.listed()).response()
+        return json_reply(self.state.faults.listed()).response()
 
     async def set_faults(self, request: web.Request) -> web.Response:
-        """Replaces the faults of the providers named; those not named keep theirs."""
+        """Replace the faults of the providers in the body; the others keep theirs."""
         body = await _body(request)
-        if strange := sorted(set(body) - {"*", *self.world.providers}):
-            return _refused(f"no provider is called {', '.join(strange)}")
+        if unknown := sorted(set(body) - {"*", *self.state.providers}):
+            return _refused(f"unknown provider: {', '.join(unknown)}")
         try:
-            self.world.book.set({provider: parse_faults(raw) for provider, raw in body.items()})
-        except BadFault as wrong:
-            return _refused(str(wrong))
-        return json_reply(self.world.book.listed()).response()
+            self.state.faults.set({provider: parse_faults(raw) for provider, raw in body.items()})
+        except BadFault as error:
+            return _refused(str(error))
+        return json_reply(self.state.faults.listed()).response()
 
     async def clock(self, request: web.Request) -> web.Response:
-        """The time. With `?waiting=n` it is told once n things wait for a manual clock."""
-        clock = self.world.clock
+        """Return the time. With `?waiting=n`, wait until n coroutines sleep on a manual clock."""
+        clock = self.state.clock
         if not isinstance(clock, ManualClock):
             return json_reply({"now": clock.now(), "manual": False}).response()
         if (count := request.query.get("waiting", "")).isdecimal():
@@ -89,26 +89,26 @@ class Control:
 
     async def advance(self, request: web.Request) -> web.Response:
         seconds = (await _body(request)).get("advance")
-        if not isinstance(self.world.clock, ManualClock):
-            return _refused("the clock is the machine's; start the simulator with --manual-clock", 409)
+        if not isinstance(self.state.clock, ManualClock):
+            return _refused("the clock is real time; start the simulator with --manual-clock", 409)
         if not isinstance(seconds, int | float) or seconds < 0:
-            return _refused("advance is a number of seconds")
-        self.world.clock.advance(seconds)
-        return json_reply({"now": self.world.clock.now(), "manual": True}).response()
+            return _refused("advance must be a number of seconds, 0 or more")
+        self.state.clock.advance(seconds)
+        return json_reply({"now": self.state.clock.now(), "manual": True}).response()
 
     async def put_script(self, request: web.Request) -> web.Response:
         try:
             script = parse_script(await _body(request))
-        except BadScript as wrong:
-            return _refused(str(wrong))
-        earlier = self.world.scripts.pop(_named(request), None)
-        self.world.scripts[_named(request)] = script
+        except BadScript as error:
+            return _refused(str(error))
+        earlier = self.state.scripts.pop(_named(request), None)
+        self.state.scripts[_named(request)] = script
         if earlier is not None:
             earlier.push(None, close=True)
         return web.Response(status=204)
 
     async def delete_task(self, request: web.Request) -> web.Response:
-        script = self.world.scripts.pop(_named(request), None)
+        script = self.state.scripts.pop(_named(request), None)
         if script is None:
             return _refused("no such scripted task", 404)
         script.push(None, close=True)
@@ -118,26 +118,26 @@ class Control:
         body = await _body(request)
         try:
             answers = parse_answers(body.get("answers", []))
-        except BadScript as wrong:
-            return _refused(str(wrong))
-        self._script(request).add(answers, instead=bool(body.get("replace", False)))
+        except BadScript as error:
+            return _refused(str(error))
+        self._script(request).add(answers, replace=bool(body.get("replace", False)))
         return web.Response(status=204)
 
     async def push_chunk(self, request: web.Request) -> web.Response:
-        """One more chunk for the streams of a scripted task; `{"close": true}` ends those that are held."""
+        """Send a chunk to the streams of a scripted task; `{"close": true}` ends streams with `hold`."""
         body = await _body(request)
         chunk = body.get("chunk")
         if chunk is not None and not isinstance(chunk, str):
-            return _refused("chunk is a string")
+            return _refused("chunk must be a string")
         self._script(request).push(chunk, close=bool(body.get("close", False)))
         return web.Response(status=204)
 
     def _script(self, request: web.Request) -> Script:
-        """The script to be changed; one that was only ever added to begins empty."""
-        return self.world.scripts.setdefault(_named(request), Script(answers=[]))
+        """Return the script to change; a new one starts without answers."""
+        return self.state.scripts.setdefault(_named(request), Script(answers=[]))
 
-    def _described(self, task: Task) -> Json:
-        view = task.view(self.world.clock.now())
+    def _description(self, task: Task) -> Json:
+        view = task.view(self.state.clock.now())
         return {
             "provider": task.provider,
             "number": task.number,
@@ -148,9 +148,9 @@ class Control:
             "stage": view.stage,
             "progress": view.progress,
             "created_at": task.created_at,
-            "queue_seconds": task.life.queue_seconds,
-            "run_seconds": task.life.run_seconds,
-            "outcome": task.life.outcome,
+            "queue_seconds": task.lifecycle.queue_seconds,
+            "run_seconds": task.lifecycle.run_seconds,
+            "outcome": task.lifecycle.outcome,
             "ends_at": task.ends_at,
             "gone": task.gone,
         }
@@ -171,6 +171,6 @@ async def _body(request: web.Request) -> Json:
         body = None
     if not isinstance(body, dict):
         raise web.HTTPBadRequest(
-            text='{"error": "the body is a JSON object"}', content_type="application/json"
+            text='{"error": "the body must be a JSON object"}', content_type="application/json"
         )
     return body

@@ -1,4 +1,4 @@
-"""Names the bad manners a provider can show and decides which of them strike a call."""
+"""The faults a provider can have, and the choice of those that apply to a call."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 CALLS = frozenset({"submit", "status", "sync", "cancel", "stream", "file"})
 
-# Refusals: the provider's own error envelope with this HTTP status, code and sentence.
+# Refusals: HTTP status, code and message, sent in the provider's own error envelope.
 REFUSALS: dict[str, tuple[int, str, str]] = {
     "500": (500, "internal_error", "Internal server error"),
     "503": (503, "no_capacity", "No capacity available, try again later"),
@@ -35,19 +35,19 @@ SHORT_FIELD = {
 
 
 class BadFault(ValueError):
-    """The fault is not one we know, or has a parameter which makes no sense."""
+    """Unknown fault, or an invalid parameter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One fault with its parameters; those that a fault does not use are ignored.
+    """One fault with its parameters; a fault ignores the parameters it does not use.
 
     Args:
         seconds: for `slow` the delay, for `slow-body` the time between bytes.
-        times: how often it strikes a task; without it, always.
-        after: how many good calls of a task come first.
-        rate: the share of calls it strikes, instead of the simulator's own.
-        calls: which calls it strikes; `status` unless said otherwise.
+        times: how often it applies to a task; `None` is always.
+        after: number of calls per task that succeed first.
+        rate: share of calls it applies to (0-1); overrides the simulator's own rate.
+        calls: the calls it applies to; `status` by default.
     """
 
     name: str
@@ -64,34 +64,34 @@ class Fault:
 
     @property
     def ends(self) -> bool:
-        """Whether nothing else can happen to a call that it strikes."""
+        """Whether no further fault can apply to the same call."""
         return self.name != "slow" and self.name not in DISTORTIONS
 
 
 def parse_fault(raw: object) -> Fault:
-    """A fault from its short form (`"slow:3"`) or from an object (`{"name": "slow", "seconds": 3}`).
+    """Parse a fault from its short form (`"slow:3"`) or an object (`{"name": "slow", "seconds": 3}`).
 
     Raises:
-        BadFault: no such fault, or a parameter of the wrong kind.
+        BadFault: unknown fault, or a parameter of the wrong type.
     """
     if isinstance(raw, str):
         short, colon, value = raw.strip().partition(":")
         raw = {"name": short, SHORT_FIELD.get(short, "seconds"): value} if colon else {"name": short}
     if not isinstance(raw, Mapping):
-        raise BadFault(f"a fault is a name or an object, not {raw!r}")
+        raise BadFault(f"a fault must be a name or an object, not {raw!r}")
     name = raw.get("name")
     if name not in NAMES:
-        raise BadFault(f"no fault is called {name!r}; there are {', '.join(sorted(NAMES))}")
-    strange = sorted(str(key) for key in set(raw) - {each.name for each in fields(Fault)})
-    if strange:
-        raise BadFault(f"{name} has no parameter {', '.join(strange)}")
-    given: dict[str, Any] = {str(key): _converted(str(key), raw[key]) for key in raw}
-    return Fault(**{"calls": _default_calls(str(name)), **given})
+        raise BadFault(f"unknown fault {name!r}; available: {', '.join(sorted(NAMES))}")
+    unknown = sorted(str(key) for key in set(raw) - {parameter.name for parameter in fields(Fault)})
+    if unknown:
+        raise BadFault(f"{name} has no parameter {', '.join(unknown)}")
+    parameters: dict[str, Any] = {str(key): _converted(str(key), raw[key]) for key in raw}
+    return Fault(**{"calls": _default_calls(str(name)), **parameters})
 
 
 def parse_faults(raw: object) -> tuple[Fault, ...]:
     if not isinstance(raw, Iterable) or isinstance(raw, str | Mapping):
-        raise BadFault("faults are a list")
+        raise BadFault("faults must be a list")
     return tuple(parse_fault(each) for each in raw)
 
 
@@ -105,20 +105,20 @@ def _converted(key: str, value: object) -> object:
     if key == "calls":
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, list) or not CALLS.union({"*"}).issuperset(names):
-            raise BadFault(f"calls are among {', '.join(sorted(CALLS))}, or *; not {value!r}")
+            raise BadFault(f"calls must be among {', '.join(sorted(CALLS))}, or *; not {value!r}")
         return CALLS if "*" in names else frozenset(names)
     if key in ("name", "location", "retry_after", "word"):
         return str(value)
     try:
-        number = float(value)  # type: ignore[arg-type]  # a wrong kind is what the except is for
-    except (TypeError, ValueError) as wrong:
-        raise BadFault(f"{key} is a number, not {value!r}") from wrong
+        number = float(value)  # type: ignore[arg-type]  # the except handles other types
+    except (TypeError, ValueError) as error:
+        raise BadFault(f"{key} must be a number, not {value!r}") from error
     return number if key in ("seconds", "rate") else int(number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
-    """What a fault may know about the call that it could strike."""
+class CallContext:
+    """The properties of a call that decide which faults apply to it."""
 
     call: str
     task_id: str
@@ -129,85 +129,85 @@ class Sighting:
 
 
 @dataclass(slots=True)
-class Armed:
-    """A fault with its counts, which are kept for every task apart."""
+class ArmedFault:
+    """A fault with its counters, which are kept per task."""
 
     fault: Fault
-    _seen: dict[str, int] = field(default_factory=dict)
-    _struck: dict[str, int] = field(default_factory=dict)
+    _counted: dict[str, int] = field(default_factory=dict)
+    _applied: dict[str, int] = field(default_factory=dict)
 
-    def due(self, sighting: Sighting) -> bool:
-        """Whether it may strike now. Counts the call, so it is asked once per call."""
-        if sighting.call not in self.fault.calls:
+    def due(self, context: CallContext) -> bool:
+        """Whether the fault may apply now. Counts the call, so call this once per call."""
+        if context.call not in self.fault.calls:
             return False
-        seen = self._seen.get(sighting.task_id, 0)
-        self._seen[sighting.task_id] = seen + 1
+        seen = self._counted.get(context.task_id, 0)
+        self._counted[context.task_id] = seen + 1
         if seen < (self.fault.after or 0):
             return False
-        if self.fault.times is not None and self._struck.get(sighting.task_id, 0) >= self.fault.times:
+        if self.fault.times is not None and self._applied.get(context.task_id, 0) >= self.fault.times:
             return False
-        return self._fits(sighting)
+        return self._fits(context)
 
-    def strike(self, task_id: str) -> Fault:
-        self._struck[task_id] = self._struck.get(task_id, 0) + 1
+    def apply(self, task_id: str) -> Fault:
+        self._applied[task_id] = self._applied.get(task_id, 0) + 1
         return self.fault
 
-    def _fits(self, sighting: Sighting) -> bool:
+    def _fits(self, context: CallContext) -> bool:
         match self.fault.name:
             case "regress":
-                return sighting.final and sighting.final_shown
+                return context.final and context.final_shown
             case "flap":
-                return sighting.running
+                return context.running
             case "vanish":
-                return self.fault.after is not None or sighting.shown > 0
+                return self.fault.after is not None or context.shown > 0
             case _:
                 return True
 
 
-class FaultBook:
-    """The faults of all tasks, by provider (`*` for every one), changeable while the simulator runs."""
+class FaultSet:
+    """The faults set per provider (`*` for all), changeable while the simulator runs."""
 
     def __init__(self, seed: int, everywhere: Iterable[Fault], rate: float) -> None:
-        self._dice = random.Random(seed)
+        self._random = random.Random(seed)
         self._rate = rate
-        self._armed: dict[str, list[Armed]] = {}
+        self._armed: dict[str, list[ArmedFault]] = {}
         self.set({"*": tuple(everywhere)})
 
     def set(self, by_provider: Mapping[str, Iterable[Fault]]) -> None:
         for provider, faults in by_provider.items():
-            self._armed[provider] = [Armed(fault) for fault in faults]
+            self._armed[provider] = [ArmedFault(fault) for fault in faults]
 
     def listed(self) -> dict[str, list[str]]:
         return {name: [each.fault.name for each in armed] for name, armed in self._armed.items() if armed}
 
-    def quiet(self, provider: str) -> bool:
-        """Whether no fault is set for a whole provider; a benchmark asks this at every call."""
+    def is_empty(self, provider: str) -> bool:
+        """Whether no fault is set for a provider. Fast path: a benchmark calls this for every request."""
         return not (self._armed.get("*") or self._armed.get(provider))
 
-    def strikes(self, provider: str, own: Iterable[Armed], sighting: Sighting) -> tuple[Fault, ...]:
-        """The faults that strike this call.
+    def due_faults(self, provider: str, own: Iterable[ArmedFault], context: CallContext) -> tuple[Fault, ...]:
+        """Return the faults that apply to a call.
 
-        The task's own come first and in their order, up to one that ends the call; of those set for everybody
-        one is chosen, for the share of calls that was asked for.
+        The task's own faults come first, in order, up to one that ends the call. Of the faults set for the
+        provider, one is chosen at random, at the configured rate.
         """
-        struck: list[Fault] = []
+        faults: list[Fault] = []
         ended = False
         for armed in own:
-            if armed.due(sighting) and not ended:
-                struck.append(armed.strike(sighting.task_id))
+            if armed.due(context) and not ended:
+                faults.append(armed.apply(context.task_id))
                 ended = armed.fault.ends
-        general = self._general(provider, sighting)
+        general = self._general(provider, context)
         if general and not ended:
-            struck.append(self._dice.choice(general).strike(sighting.task_id))
-        return tuple(struck)
+            faults.append(self._random.choice(general).apply(context.task_id))
+        return tuple(faults)
 
-    def _general(self, provider: str, sighting: Sighting) -> list[Armed]:
-        if self.quiet(provider):
+    def _general(self, provider: str, context: CallContext) -> list[ArmedFault]:
+        if self.is_empty(provider):
             return []
-        common = self._dice.random() < self._rate
-        due = [each for name in ("*", provider) for each in self._armed.get(name, ()) if each.due(sighting)]
+        common = self._random.random() < self._rate
+        due = [each for name in ("*", provider) for each in self._armed.get(name, ()) if each.due(context)]
         return [
             each
             for each in due
-            if (common if each.fault.rate is None else self._dice.random() < each.fault.rate)
+            if (common if each.fault.rate is None else self._random.random() < each.fault.rate)
         ]

@@ -1,4 +1,4 @@
-"""Makes the tiny files that results link to."""
+"""Generates the small files that results link to."""
 
 import math
 import struct
@@ -8,14 +8,14 @@ from io import BytesIO
 
 from aiohttp import web
 
-from bridge.simulator.calls import Calls
-from bridge.simulator.life import Media
+from bridge.simulator.calls import CallCounts
+from bridge.simulator.lifecycle import Media
 from bridge.simulator.tasks import Task
 
-# A moving picture that any browser shows in an image; a real video would need an encoder.
+# An animated SVG, which any browser shows in an image element; a real video would need an encoder.
 ENDINGS = {Media.VIDEO: "svg", Media.IMAGE: "png", Media.AUDIO: "wav"}
-# The simulator's own bytes under the endings that recorded links have; the content type says what they are.
-MADE_AS = {
+# Which generated file is served under the extension of a recorded link; the content type is the real one.
+GENERATED_AS = {
     **dict.fromkeys(("svg", "mp4", "webm", "mov", "m4v"), "svg"),
     **dict.fromkeys(("png", "jpg", "jpeg", "webp", "gif"), "png"),
     **dict.fromkeys(("wav", "mp3", "m4a", "ogg", "flac"), "wav"),
@@ -31,14 +31,14 @@ def file_url(task: Task) -> str:
 
 
 def known_ending(path: str) -> str:
-    """The ending of a recorded link, if the simulator makes such files; else nothing."""
+    """Return the extension of a recorded link, or an empty string if the simulator has no such file."""
     ending = path.rpartition(".")[2].lower()
-    return ending if ending in MADE_AS else ""
+    return ending if ending in GENERATED_AS else ""
 
 
-def routes(calls: Calls) -> list[web.RouteDef]:
+def routes(calls: CallCounts) -> list[web.RouteDef]:
     async def elsewhere(request: web.Request) -> web.Response:
-        """Where the `redirect` fault leads; whoever arrives has followed it, and is counted."""
+        """Target of the `redirect` fault: counts clients that follow the redirect."""
         calls.count("elsewhere", request.method, "")
         return web.Response(
             text="<html><body>You followed a redirect.</body></html>", content_type="text/html"
@@ -48,7 +48,7 @@ def routes(calls: Calls) -> list[web.RouteDef]:
 
 
 async def serve(request: web.Request) -> web.Response:
-    """A file whose colour or tone follows from its name; anything may load it, as from a public CDN."""
+    """Serve a file whose colour or tone depends on its name; any origin may load it, as from a CDN."""
     name, _, ending = request.match_info["name"].rpartition(".")
     hue = zlib.crc32(name.encode()) % 360
     makers = {
@@ -57,15 +57,15 @@ async def serve(request: web.Request) -> web.Response:
         "wav": (wav, "audio/wav"),
         "bin": (noise, "application/octet-stream"),
     }
-    if ending not in MADE_AS:
+    if ending not in GENERATED_AS:
         raise web.HTTPNotFound
-    make, content_type = makers[MADE_AS[ending]]
+    make, content_type = makers[GENERATED_AS[ending]]
     headers = {"Content-Type": content_type, "Access-Control-Allow-Origin": "*"}
     return web.Response(body=make(hue), headers=headers)
 
 
 def noise(hue: int) -> bytes:
-    """Something that is no picture and no sound."""
+    """Return bytes that are neither an image nor audio."""
     return bytes((hue + index) % 256 for index in range(SIDE))
 
 
@@ -79,7 +79,7 @@ def svg(hue: int) -> bytes:
 
 
 def png(hue: int) -> bytes:
-    """A gradient of one byte per pixel and channel (PNG, third edition, sections 5 and 11)."""
+    """Return a gradient with 8 bits per channel (PNG, third edition, sections 5 and 11)."""
     red, green, blue = (int(127 + 127 * math.cos(math.radians(hue + turn))) for turn in (0, 120, 240))
     rows = b"".join(
         b"\0" + b"".join(bytes((red * x // SIDE, green * y // SIDE, blue)) for x in range(SIDE))
@@ -94,7 +94,7 @@ def png(hue: int) -> bytes:
 
 
 def wav(hue: int) -> bytes:
-    """Half a second of one tone."""
+    """Return half a second of a tone."""
     tone = 220 + hue
     samples = (
         int(127 + 60 * math.sin(2 * math.pi * tone * index / SAMPLES_PER_SECOND))

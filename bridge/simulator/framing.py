@@ -1,4 +1,4 @@
-"""Writes ByteSpike's event stream in each way it might be framed; the docs show none of them (seed 004)."""
+"""Frames ByteSpike's event stream in each way it might be framed; the docs show none of them (seed 004)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,31 +26,29 @@ FRAMINGS = frozenset(
         "reorder",
     }
 )
-# Two and three byte characters, which `split` cuts through.
+# Characters of two and three bytes in UTF-8, which `split` cuts in the middle.
 SPLIT_COMMENT = ": gr\u00fc\u00dfe \u2013 \u4f60\u597d\n\n"
 
 
 class BadFraming(ValueError):
-    """No framing has this name."""
+    """There is no framing of this name."""
 
 
 def parse_framing(text: str) -> frozenset[str]:
-    """The words of a framing; several can be joined: `named,with-ids,crlf`.
+    """Parse a framing; several can be combined: `named,with-ids,crlf`.
 
     Raises:
-        BadFraming: one of the words is not known.
+        BadFraming: one of the names is unknown.
     """
     words = frozenset(word.strip() for word in text.split(",") if word.strip())
-    if strange := sorted(words - FRAMINGS):
-        raise BadFraming(
-            f"no framing is called {', '.join(strange)}; there are {', '.join(sorted(FRAMINGS))}"
-        )
+    if unknown := sorted(words - FRAMINGS):
+        raise BadFraming(f"unknown framing: {', '.join(unknown)}; available: {', '.join(sorted(FRAMINGS))}")
     return words
 
 
 @dataclass(slots=True)
 class Framer:
-    """The writer of one stream. Its answers are what is to be sent; it sends nothing itself."""
+    """Encodes one stream. Returns bytes to send and does no I/O."""
 
     words: frozenset[str]
     _sent: int = 0
@@ -58,21 +56,21 @@ class Framer:
 
     def opening(self) -> bytes:
         if "split" in self.words:
-            return self._ended(SPLIT_COMMENT)
+            return self._encode(SPLIT_COMMENT)
         return self.beat()
 
     def beat(self) -> bytes:
-        """A sign of life, where the framing has one."""
+        """Return a heartbeat; empty where the framing has none."""
         if "heartbeat-comments" in self.words:
-            return self._ended(": heartbeat\n\n")
+            return self._encode(": heartbeat\n\n")
         if "heartbeat-events" in self.words:
-            return self._ended("event: ping\ndata: {}\n\n")
+            return self._encode("event: ping\ndata: {}\n\n")
         return b""
 
     def update(self, payload: Json, *, final: bool) -> bytes:
-        """The frame of one state; none, one or two frames where the framing holds back or repeats."""
+        """Return the frame of one state; none or two where the framing reorders or duplicates."""
         if final and "no-final" in self.words:
-            return self._taken()
+            return self._take_held()
         frame = self._frame(payload, final=final)
         if "duplicate" in self.words:
             return frame + frame
@@ -81,18 +79,18 @@ class Framer:
         if not final and not self._held:
             self._held = frame
             return b""
-        return frame + self._taken()
+        return frame + self._take_held()
 
     def closing(self) -> bytes:
-        marker = self._ended("data: [DONE]\n\n") if "done-marker" in self.words else b""
-        return self._taken() + marker
+        marker = self._encode("data: [DONE]\n\n") if "done-marker" in self.words else b""
+        return self._take_held() + marker
 
     def cuts(self, *, final: bool) -> bool:
-        """Whether the connection ends in the middle of the frame just made: the second, or the only one."""
+        """Whether to cut the connection in the middle of the last frame: the second, or the only one."""
         return "cut" in self.words and (self._sent > 1 or final)
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """What is given to the socket at once: everything, or one byte after the other."""
+        """Split `data` into the writes to make: a single one, or one per byte."""
         if "split" not in self.words:
             yield data
             return
@@ -108,7 +106,7 @@ class Framer:
         if "named" in self.words:
             lines.append(f"event: {name}")
         lines.append(f"data: {orjson.dumps(self._wrapped(name, payload)).decode()}")
-        return self._ended("\n".join([*lines, "", ""]))
+        return self._encode("\n".join([*lines, "", ""]))
 
     def _wrapped(self, name: str, payload: Json) -> Json:
         if "wrapped" in self.words:
@@ -117,9 +115,9 @@ class Framer:
             return {"type": name, "task": payload}
         return payload
 
-    def _taken(self) -> bytes:
+    def _take_held(self) -> bytes:
         held, self._held = self._held, b""
         return held
 
-    def _ended(self, text: str) -> bytes:
+    def _encode(self, text: str) -> bytes:
         return (text.replace("\n", "\r\n") if "crlf" in self.words else text).encode()

@@ -1,15 +1,15 @@
-"""Speaks like qingbo (WaveAPI, QWave API): seeds 000, 001 and 002, and the pages of docs.qingbo.dev."""
+"""Simulates qingbo (WaveAPI, QWave API): seeds 000, 001 and 002, and the pages of docs.qingbo.dev."""
 
 from collections.abc import Mapping
 
 from aiohttp import web
 
-from bridge.simulator.desk import Order, ProviderDesk, media_of
+from bridge.simulator.endpoint import ProviderEndpoint, SubmitRequest, media_of
 from bridge.simulator.files import file_url
-from bridge.simulator.life import Media, Stage, dice
+from bridge.simulator.lifecycle import Media, Stage, seeded_random
 from bridge.simulator.replies import Refusal, Reply, json_reply
-from bridge.simulator.tasks import Json, Task, View, digits, ulid
-from bridge.simulator.world import World
+from bridge.simulator.state import SimulatorState
+from bridge.simulator.tasks import Json, Task, TaskView, digits, ulid
 
 WORDS = {
     Stage.QUEUED: "queued",
@@ -23,16 +23,16 @@ EXPIRY_SECONDS = 3 * 24 * 3600
 REFUNDED_QUOTA = 50000
 
 
-class QingboVoice:
-    """The shapes. `sim.shape`: `url` (string, array), `timestamps` (seconds, milliseconds), `urls` (bool)."""
+class QingboStyle:
+    """Payloads. `sim.shape`: `url` (string, array), `timestamps` (seconds, milliseconds), `urls` (bool)."""
 
     name = "qingbo"
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def show(self, task: Task, view: View) -> Json:
-        """`progress` falls back to 0 on failure, `completed_at` only when final (seed 000)."""
+    def show(self, task: Task, view: TaskView) -> Json:
+        """`progress` drops to 0 on failure, `completed_at` only when final (seed 000)."""
         shown: Json = {
             "task_id": task.id,
             "status": view.word or WORDS[view.stage],
@@ -77,30 +77,30 @@ class QingboVoice:
         return {}
 
     def _stamp(self, task: Task, when: float) -> int:
-        """The text says milliseconds, every example has ten digits: seconds unless the shape asks."""
+        """The text says milliseconds, every example has ten digits: seconds by default."""
         return int(when * 1000) if task.shape.get("timestamps") == "milliseconds" else int(when)
 
     def _result(self, task: Task) -> Json:
-        """Older pages: `url` a string, and empty arrays present; newer: an array, only the kind there is."""
+        """Older pages: `url` is a string, with empty arrays. Newer: an array, only the type produced."""
         url = file_url(task)
-        older = task.shape.get("url", self._usual_url(task)) == "string"
+        older = task.shape.get("url", self._default_url(task)) == "string"
         expires = self._stamp(task, task.ends_at + EXPIRY_SECONDS)
         item: Json = {"url": url if older else [url], "expires_at": expires}
         others: Json = {plural: [] for plural in PLURALS.values()} if older else {}
         return {**others, PLURALS[task.media]: [item]}
 
-    def _usual_url(self, task: Task) -> str:
-        return dice(self._seed, self.name, task.number, "url").choice(["string", "array"])
+    def _default_url(self, task: Task) -> str:
+        return seeded_random(self._seed, self.name, task.number, "url").choice(["string", "array"])
 
 
 class Qingbo:
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.voice = QingboVoice(world.seed)
-        self.desk = ProviderDesk(world, self.voice)
+    def __init__(self, state: SimulatorState) -> None:
+        self.state = state
+        self.style = QingboStyle(state.seed)
+        self.endpoint = ProviderEndpoint(state, self.style)
 
     def routes(self) -> list[web.RouteDef]:
-        guarded = self.desk.guarded
+        guarded = self.endpoint.guarded
         return [
             web.post("/qingbo/v1/tasks", guarded(self.submit)),
             web.post("/qingbo/v1/tasks/sync", guarded(self.sync)),
@@ -109,44 +109,44 @@ class Qingbo:
         ]
 
     async def submit(self, request: web.Request) -> web.StreamResponse:
-        order = await self.desk.order(request)
-        struck = self.desk.strikes("submit", "")
-        task = self._create(order)
-        self.world.calls.count("qingbo", "submit", task.id)
-        return await self.desk.send(request, json_reply(self.voice.submitted(task)), struck, task)
+        submit = await self.endpoint.read_submit(request)
+        faults = self.endpoint.due_faults("submit", "")
+        task = self._create(submit)
+        self.state.calls.count("qingbo", "submit", task.id)
+        return await self.endpoint.send(request, json_reply(self.style.submitted(task)), faults, task)
 
     async def sync(self, request: web.Request) -> web.StreamResponse:
-        """The finished task, or after the timeout a relative `poll_url` (sync page)."""
-        order = await self.desk.order(request)
-        struck = self.desk.strikes("sync", "")
-        task = self._create(order)
-        self.world.calls.count("qingbo", "sync", task.id)
-        timeout = self.world.clock.now() + self.world.sync_seconds / self.world.speed
-        while (now := self.world.clock.now()) < min(timeout, task.ends_at):
-            await self.world.waits.until(min(timeout, task.ends_at), task.wakeups)
+        """Return the finished task, or after the timeout a relative `poll_url` (sync page)."""
+        submit = await self.endpoint.read_submit(request)
+        faults = self.endpoint.due_faults("sync", "")
+        task = self._create(submit)
+        self.state.calls.count("qingbo", "sync", task.id)
+        timeout = self.state.clock.now() + self.state.sync_seconds / self.state.speed
+        while (now := self.state.clock.now()) < min(timeout, task.ends_at):
+            await self.state.waits.until(min(timeout, task.ends_at), task.wakeups)
         view = task.view(now)
         if view.stage.final:
-            return await self.desk.send(request, json_reply(self.voice.show(task, view)), struck, task)
+            return await self.endpoint.send(request, json_reply(self.style.show(task, view)), faults, task)
         pending = {
             "task_id": task.id,
             "status": WORDS[view.stage],
             "progress": view.progress,
             "poll_url": f"/v1/tasks/{task.id}",
         }
-        return await self.desk.send(request, json_reply(pending), struck, task)
+        return await self.endpoint.send(request, json_reply(pending), faults, task)
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         task_id = request.match_info["task_id"]
-        self.world.calls.count("qingbo", "status", task_id)
-        return await self.desk.status(request, task_id)
+        self.state.calls.count("qingbo", "status", task_id)
+        return await self.endpoint.status(request, task_id)
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
-        """Only queued tasks can be cancelled (seed 001); the refusal's own body is not documented."""
+        """Only queued tasks can be cancelled (seed 001); the body of the refusal is not documented."""
         task_id = request.match_info["task_id"]
-        self.world.calls.count("qingbo", "cancel", task_id)
-        task = self.desk.find(task_id, self.desk.key(request))
-        struck = self.desk.strikes("cancel", task_id, task)
-        now = self.world.clock.now()
+        self.state.calls.count("qingbo", "cancel", task_id)
+        task = self.endpoint.find(task_id, self.endpoint.key(request))
+        faults = self.endpoint.due_faults("cancel", task_id, task)
+        now = self.state.clock.now()
         if task.view(now).stage is not Stage.QUEUED:
             raise Refusal(400, "task_not_cancellable", "Only queued tasks can be cancelled")
         task.cancel(now)
@@ -156,19 +156,19 @@ class Qingbo:
             "refunded": True,
             "refunded_quota": REFUNDED_QUOTA,
         }
-        return await self.desk.send(request, json_reply(answer), struck, task)
+        return await self.endpoint.send(request, json_reply(answer), faults, task)
 
-    def _create(self, order: Order) -> Task:
-        if not order.body.get("model"):
+    def _create(self, submit: SubmitRequest) -> Task:
+        if not submit.body.get("model"):
             raise Refusal(400, "invalid_request", "model is required")
-        action = str(order.body.get("action") or "generate")
-        task = self.desk.create(order, media_of(order, action, str(order.body["model"])), self._new_id)
+        action = str(submit.body.get("action") or "generate")
+        task = self.endpoint.create(submit, media_of(submit, action, str(submit.body["model"])), self._new_id)
         task.action = action
         if task.callback_url:
-            self.world.callbacks.at_end(task, self.voice.show)
+            self.state.callbacks.at_end(task, self.style.show)
         return task
 
     def _new_id(self, number: int) -> str:
-        """Both kinds of id that the pages show: `task_` with a ULID, and `task-wave` with digits."""
-        rolled = dice(self.world.seed, "qingbo", number, "id")
-        return rolled.choice([f"task_{ulid(rolled)}", f"task-wave{digits(rolled, 22)}"])
+        """Both forms of id that the pages show: `task_` with a ULID, and `task-wave` with digits."""
+        rng = seeded_random(self.state.seed, "qingbo", number, "id")
+        return rng.choice([f"task_{ulid(rng)}", f"task-wave{digits(rng, 22)}"])

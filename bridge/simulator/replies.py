@@ -1,4 +1,4 @@
-"""Sends one reply, well or with the bad manners that struck the call."""
+"""Sends one reply, modified by the faults that apply to the call."""
 
 import asyncio
 import socket
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import orjson
 from aiohttp import web
 
-from bridge.simulator.clock import Waits
+from bridge.simulator.clock import WaitRegistry
 from bridge.simulator.faults import REFUSALS, Fault
 
 MAINTENANCE = (
@@ -38,7 +38,7 @@ def json_reply(body: object, status: int = 200, headers: Mapping[str, str] | Non
 
 
 class Refusal(Exception):
-    """A call that the provider refuses; each puts it into its own envelope."""
+    """The provider refuses a call. Each provider has its own error envelope."""
 
     def __init__(
         self, status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None
@@ -51,7 +51,7 @@ class Refusal(Exception):
 
 
 def refusal_of(fault: Fault) -> Refusal | None:
-    """The refusal that a fault asks for; `None` for faults that do something else."""
+    """Return the refusal of a fault; `None` for faults of another kind."""
     if fault.name not in REFUSALS:
         return None
     headers = {"Retry-After": fault.retry_after} if fault.name == "429-retry-after" else {}
@@ -60,26 +60,26 @@ def refusal_of(fault: Fault) -> Refusal | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One reply on its way.
+    """One reply to send.
 
     Args:
-        error: the provider's own error, in HTTP 200, for `envelope-error`.
+        error: returns the provider's error with HTTP 200, for `envelope-error`.
     """
 
     request: web.Request
-    waits: Waits
+    waits: WaitRegistry
     reply: Reply
     error: Callable[[], Reply]
 
 
-async def deliver(delivery: Delivery, struck: Sequence[Fault]) -> web.StreamResponse:
-    """Sends the reply; a fault that struck changes when, how, or what else is sent."""
-    for fault in struck:
+async def deliver(delivery: Delivery, faults: Sequence[Fault]) -> web.StreamResponse:
+    """Send the reply; faults delay or replace it."""
+    for fault in faults:
         if fault.name == "slow":
             await delivery.waits.sleep(SLOW_SECONDS if fault.seconds is None else fault.seconds)
-    for fault in struck:
-        if (spoil := SPOILERS.get(fault.name)) is not None:
-            return await spoil(delivery, fault)
+    for fault in faults:
+        if (replace := REPLACERS.get(fault.name)) is not None:
+            return await replace(delivery, fault)
     return delivery.reply.response()
 
 
@@ -95,7 +95,7 @@ async def _html(delivery: Delivery, fault: Fault) -> web.StreamResponse:
 
 
 async def _truncated(delivery: Delivery, fault: Fault) -> web.StreamResponse:
-    """A whole HTTP message, correct length and all, whose JSON stops in the middle."""
+    """Send a complete HTTP message with a correct length whose JSON stops in the middle."""
     del fault
     reply = delivery.reply
     return Reply(
@@ -124,7 +124,7 @@ async def _redirect(delivery: Delivery, fault: Fault) -> web.StreamResponse:
 
 
 async def _huge(delivery: Delivery, fault: Fault) -> web.StreamResponse:
-    """Correct JSON around a very long string, so that only a limit on the size protects the reader."""
+    """Send valid JSON with a very long string, so that only a size limit protects the reader."""
     head, tail = b'{"status":"completed","padding":"', b'"}'
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     response.content_length = max(fault.size, len(head) + len(tail))
@@ -137,12 +137,12 @@ async def _huge(delivery: Delivery, fault: Fault) -> web.StreamResponse:
             left -= len(BLOCK)
         await response.write(tail)
     except ConnectionError:
-        return response  # the reader had enough, as it should
+        return response  # the client closed the connection, as it should
     return response
 
 
 async def _slow_body(delivery: Delivery, fault: Fault) -> web.StreamResponse:
-    """One byte at a time; the times are counted from the start, so a clock that jumps releases many."""
+    """Send one byte at a time. Times count from the start, so a clock that jumps releases many."""
     pause = SLOW_BODY_SECONDS if fault.seconds is None else fault.seconds
     response = web.StreamResponse(
         status=delivery.reply.status,
@@ -164,7 +164,7 @@ async def _slow_body(delivery: Delivery, fault: Fault) -> web.StreamResponse:
 
 
 async def _reset(delivery: Delivery, fault: Fault) -> web.StreamResponse:
-    """Promises the whole body, sends half, and resets the connection."""
+    """Announce the whole body, send half of it, and reset the connection."""
     del fault
     body = delivery.reply.body
     response = web.StreamResponse(headers={"Content-Type": delivery.reply.content_type})
@@ -174,12 +174,12 @@ async def _reset(delivery: Delivery, fault: Fault) -> web.StreamResponse:
         await response.write(body[: len(body) // 2])
     except ConnectionError:
         return response
-    hang_up(delivery.request, reset=True)
+    close_connection(delivery.request, reset=True)
     return response
 
 
-def hang_up(request: web.BaseRequest, *, reset: bool = False) -> None:
-    """Closes the connection under the response; `reset` sends RST instead of FIN (SO_LINGER of zero)."""
+def close_connection(request: web.BaseRequest, *, reset: bool = False) -> None:
+    """Close the connection under the response; `reset` sends RST instead of FIN (SO_LINGER of zero)."""
     transport = request.transport
     if transport is None:
         return
@@ -191,7 +191,7 @@ def hang_up(request: web.BaseRequest, *, reset: bool = False) -> None:
     transport.abort()
 
 
-SPOILERS: dict[str, Callable[[Delivery, Fault], Awaitable[web.StreamResponse]]] = {
+REPLACERS: dict[str, Callable[[Delivery, Fault], Awaitable[web.StreamResponse]]] = {
     "timeout": _timeout,
     "html": _html,
     "truncated": _truncated,

@@ -1,4 +1,4 @@
-"""Plays tasks whose every answer was written beforehand, byte for byte."""
+"""Scripted tasks: every status answer is given in advance, byte for byte."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from bridge.simulator.clock import wake
 
 
 class BadScript(ValueError):
-    """The script is not of the documented form."""
+    """The script does not have the documented form."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ScriptedAnswer:
-    """One answer of a status call, encoded once."""
+    """One answer to a status call, encoded once."""
 
     status: int
     body: bytes
@@ -30,29 +30,29 @@ class ScriptedAnswer:
 
 @dataclass(slots=True, kw_only=True)
 class Script:
-    """A scripted task: it belongs to every key, and its last answer repeats."""
+    """A scripted task: visible to every key; its last answer repeats."""
 
     answers: list[ScriptedAnswer]
     stream: list[bytes] | None = None
     hold: bool = False
-    asked: int = 0
+    served: int = 0
     wakeups: set[asyncio.Future[None]] = field(default_factory=set)
 
     def next(self) -> ScriptedAnswer | None:
         if not self.answers:
             return None
-        answer = self.answers[min(self.asked, len(self.answers) - 1)]
-        self.asked += 1
+        answer = self.answers[min(self.served, len(self.answers) - 1)]
+        self.served += 1
         return answer
 
-    def add(self, answers: list[ScriptedAnswer], *, instead: bool) -> None:
-        """Appends answers; `instead` forgets the old ones and starts with the new."""
-        if instead:
+    def add(self, answers: list[ScriptedAnswer], *, replace: bool) -> None:
+        """Append answers; `replace` drops the old ones and starts with the new."""
+        if replace:
             self.answers = answers
-            self.asked = 0
+            self.served = 0
             return
-        # All given: go on with the new ones, instead of skipping them for calls that saw a repetition.
-        self.asked = min(self.asked, len(self.answers))
+        # Every answer was used, the last one perhaps repeatedly: continue with the first new one.
+        self.served = min(self.served, len(self.answers))
         self.answers.extend(answers)
 
     def push(self, chunk: str | None, *, close: bool) -> None:
@@ -65,40 +65,40 @@ class Script:
 
 
 def parse_script(raw: Mapping[str, object]) -> Script:
-    """A script from the body of `PUT /_sim/{provider}/tasks/{task_id}`.
+    """Parse the body of `PUT /_sim/{provider}/tasks/{task_id}`.
 
     Raises:
-        BadScript: with the part that is wrong.
+        BadScript: names the invalid part.
     """
     stream = raw.get("stream")
     if stream is not None and not (
-        isinstance(stream, list) and all(isinstance(each, str) for each in stream)
+        isinstance(stream, list) and all(isinstance(chunk, str) for chunk in stream)
     ):
-        raise BadScript("stream is a list of strings")
+        raise BadScript("stream must be a list of strings")
     return Script(
         answers=parse_answers(raw.get("answers", [])),
-        stream=None if stream is None else [each.encode() for each in stream],
+        stream=None if stream is None else [chunk.encode() for chunk in stream],
         hold=bool(raw.get("hold", False)),
     )
 
 
 def parse_answers(raw: object) -> list[ScriptedAnswer]:
     if not isinstance(raw, Sequence) or isinstance(raw, str):
-        raise BadScript("answers are a list")
-    return [_parse_answer(each) for each in raw]
+        raise BadScript("answers must be a list")
+    return [_parse_answer(answer) for answer in raw]
 
 
 def _parse_answer(raw: object) -> ScriptedAnswer:
     if not isinstance(raw, Mapping):
-        raise BadScript("an answer is an object with status, headers, body and delay")
+        raise BadScript("an answer must be an object with status, headers, body and delay")
     body = raw.get("body", {})
     headers = CIMultiDict({"Content-Type": "application/json"})
-    given = raw.get("headers", {})
-    if not isinstance(given, Mapping):
-        raise BadScript("headers are an object")
-    headers.update({str(name): str(value) for name, value in given.items()})
+    extra = raw.get("headers", {})
+    if not isinstance(extra, Mapping):
+        raise BadScript("headers must be an object")
+    headers.update({str(name): str(value) for name, value in extra.items()})
     status, delay = raw.get("status", 200), raw.get("delay", 0)
     if not isinstance(status, int) or not isinstance(delay, int | float):
-        raise BadScript("status and delay are numbers")
+        raise BadScript("status and delay must be numbers")
     encoded = body.encode() if isinstance(body, str) else orjson.dumps(body)
     return ScriptedAnswer(status=status, body=encoded, headers=headers, delay=float(delay))

@@ -1,4 +1,4 @@
-"""Puts the providers, the files and the control routes behind one port."""
+"""Serves the providers, the result files and the control routes on one port."""
 
 import asyncio
 import socket
@@ -12,52 +12,54 @@ from aiohttp import web
 from bridge.simulator import files
 from bridge.simulator.bytespike import ByteSpike
 from bridge.simulator.callbacks import CallbackSender
-from bridge.simulator.clock import ManualClock, RealClock, SimulatorClock, Waits
+from bridge.simulator.clock import ManualClock, RealClock, SimulatorClock, WaitRegistry
 from bridge.simulator.control import Control
-from bridge.simulator.faults import FaultBook, parse_faults
+from bridge.simulator.faults import FaultSet, parse_faults
 from bridge.simulator.framing import parse_framing
 from bridge.simulator.qingbo import Qingbo
 from bridge.simulator.recorded.preset import NotSimulatable, Preset, load_preset, recorded_names
 from bridge.simulator.recorded.provider import RecordedProvider
+from bridge.simulator.state import SimulatorState
 from bridge.simulator.vapi import Vapi
-from bridge.simulator.world import World
 
 BODY_LIMIT = 64 * 1024 * 1024
 GRACE_SECONDS = 0.2
-WORLD = web.AppKey("world", World)
+STATE = web.AppKey("world", SimulatorState)
 
 
-class ProviderMount(Protocol):
-    """Somewhere calls arrive."""
+class RouteProvider(Protocol):
+    """Anything with routes."""
 
     def routes(self) -> list[web.RouteDef]: ...
 
 
-# Written by hand, from the documents: what they do goes beyond their recordings.
-WRITTEN: Mapping[str, Callable[[World], ProviderMount]] = {
+# Written by hand from the providers' documentation; they do more than their recordings show.
+HANDWRITTEN: Mapping[str, Callable[[SimulatorState], RouteProvider]] = {
     "qingbo": Qingbo,
     "vapi": Vapi,
     "bytespike": ByteSpike,
 }
+WRITTEN = HANDWRITTEN  # the earlier name, which tests outside this repository import
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatorOptions:
-    """How the simulator behaves; two with the same options behave the same.
+    """The options of a simulator; two with the same options behave the same.
 
     Args:
-        presets: the providers to run: the three that are written by hand, or any that is recorded.
-        speed: divides the time that tasks queue and run.
+        presets: names of the providers to run: the three hand-written ones, or any with recordings.
+        speed: divides the time that tasks are queued and running.
         faults: names or objects as in `docs/simulator.md`, for every provider.
-        fault_rate: the share of calls that `faults` strike.
-        framing: how ByteSpike's streams are framed; several words can be joined with commas.
-        manual_clock: the time stands still until `POST /_sim/clock`.
-        load: finds a preset that is not written by hand.
-        sync_seconds: how long qingbo's synchronous call waits; its docs do not say.
-        challenge_seconds: within which a V-API challenge must be echoed.
+        fault_rate: share of calls that `faults` apply to (0-1).
+        framing: framing of ByteSpike's streams; several names can be joined with commas.
+        manual_clock: time advances only with `POST /_sim/clock`.
+        load: loads a preset that is not hand-written.
+        sync_seconds: how long qingbo's synchronous call waits; not documented.
+        challenge_seconds: time limit for the echo of a V-API challenge.
+        heartbeat_seconds: seconds between heartbeats of a stream.
     """
 
-    presets: tuple[str, ...] = tuple(WRITTEN)
+    presets: tuple[str, ...] = tuple(HANDWRITTEN)
     load: Callable[[str], Preset] = load_preset
     seed: int = 0
     speed: float = 1.0
@@ -72,26 +74,31 @@ class SimulatorOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """A simulator that listens."""
+    """A simulator that is listening."""
 
     url: str
     port: int
-    world: World
+    state: SimulatorState
+
+    @property
+    def world(self) -> SimulatorState:
+        """The earlier name of `state`, which tests outside this repository use."""
+        return self.state
 
 
 def make_app(options: SimulatorOptions) -> web.Application:
-    """The whole simulator as one application.
+    """Build the simulator as one aiohttp application.
 
     Raises:
-        ValueError: a fault, a framing or a preset that does not exist, or a speed that is not positive.
+        ValueError: unknown fault, framing or preset, or a speed that is not positive.
     """
     if options.speed <= 0:
-        raise ValueError("speed is a positive number")
+        raise ValueError("speed must be a positive number")
     parse_framing(options.framing)
     clock: SimulatorClock = ManualClock() if options.manual_clock else RealClock()
-    waits = Waits(clock)
+    waits = WaitRegistry(clock)
     presets = tuple(dict.fromkeys(options.presets))
-    world = World(
+    state = SimulatorState(
         providers=presets,
         seed=options.seed,
         speed=options.speed,
@@ -100,25 +107,25 @@ def make_app(options: SimulatorOptions) -> web.Application:
         heartbeat_seconds=options.heartbeat_seconds,
         clock=clock,
         waits=waits,
-        book=FaultBook(options.seed, parse_faults(options.faults), options.fault_rate),
+        faults=FaultSet(options.seed, parse_faults(options.faults), options.fault_rate),
         callbacks=CallbackSender(waits, options.challenge_seconds),
     )
     app = web.Application(client_max_size=BODY_LIMIT)
-    app[WORLD] = world
-    for place in (Control(world), *(_place(name, world, options.load) for name in presets)):
-        app.add_routes(place.routes())
-    app.add_routes(files.routes(world.calls))
+    app[STATE] = state
+    for provider in (Control(state), *(_provider(name, state, options.load) for name in presets)):
+        app.add_routes(provider.routes())
+    app.add_routes(files.routes(state.calls))
     app.on_shutdown.append(_stop)
     return app
 
 
 def simulated() -> dict[str, str]:
-    """Every preset with recordings, and why it cannot be simulated; an empty text where it can."""
+    """Return every preset with recordings and why it cannot be simulated (an empty string where it can)."""
     return {name: _reason(name) for name in recorded_names()}
 
 
 def _reason(name: str) -> str:
-    if name in WRITTEN:
+    if name in HANDWRITTEN:
         return ""
     try:
         load_preset(name)
@@ -127,14 +134,14 @@ def _reason(name: str) -> str:
     return ""
 
 
-def _place(name: str, world: World, load: Callable[[str], Preset]) -> ProviderMount:
-    make = WRITTEN.get(name)
-    return make(world) if make else RecordedProvider(world, load(name))
+def _provider(name: str, state: SimulatorState, load: Callable[[str], Preset]) -> RouteProvider:
+    make = HANDWRITTEN.get(name)
+    return make(state) if make else RecordedProvider(state, load(name))
 
 
 @asynccontextmanager
 async def start(options: SimulatorOptions, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Running]:
-    """Listens while the context is open; streams that are still open when it closes are cut."""
+    """Listen while the context is open; streams still open when it closes are cut."""
     app = make_app(options)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=GRACE_SECONDS)
     await runner.setup()
@@ -143,15 +150,15 @@ async def start(options: SimulatorOptions, host: str = "127.0.0.1", port: int = 
         await web.SockSite(runner, listening, backlog=1024).start()
         real_port = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
-        yield Running(url=f"http://{shown}:{real_port}", port=real_port, world=app[WORLD])
+        yield Running(url=f"http://{shown}:{real_port}", port=real_port, state=app[STATE])
     finally:
         await runner.cleanup()
 
 
 async def _stop(app: web.Application) -> None:
-    await app[WORLD].callbacks.close()
-    app[WORLD].waits.close()
-    await asyncio.sleep(0)  # lets the handlers that were waiting see it
+    await app[STATE].callbacks.close()
+    app[STATE].waits.close()
+    await asyncio.sleep(0)  # lets the cancelled handlers run
 
 
 def _listen(host: str, port: int) -> socket.socket:

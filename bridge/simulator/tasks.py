@@ -1,4 +1,4 @@
-"""Keeps the tasks that were submitted, who owns them, and where each is at a moment."""
+"""The submitted tasks, their owners, and the stage of each at a given time."""
 
 import asyncio
 import random
@@ -6,29 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from bridge.simulator.clock import wake
-from bridge.simulator.faults import Armed
-from bridge.simulator.life import Life, Media, Stage
+from bridge.simulator.faults import ArmedFault
+from bridge.simulator.lifecycle import Lifecycle, Media, Stage
 
 Json = dict[str, object]
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """A task as it is at one moment; `word` replaces the provider's own status word."""
+class TaskView:
+    """A task at one moment; `word` replaces the provider's own status word."""
 
     stage: Stage
     progress: int
     at: float
     word: str | None = None
 
-    def saying(self, word: str) -> "View":
+    def with_word(self, word: str) -> "TaskView":
         return replace(self, word=word)
 
 
 @dataclass(slots=True, kw_only=True)
 class Task:
-    """One submitted task. Its transitions are known from the start; only a cancel changes them."""
+    """One submitted task. Its transitions are planned at the start; only a cancel changes them."""
 
     provider: str
     number: int
@@ -37,10 +37,10 @@ class Task:
     origin: str
     body: Json
     media: Media
-    life: Life
+    lifecycle: Lifecycle
     created_at: float
     shape: Json = field(default_factory=dict)
-    faults: tuple[Armed, ...] = ()
+    faults: tuple[ArmedFault, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     alias: str | None = None
     vendor: str = ""
@@ -58,11 +58,11 @@ class Task:
 
     @property
     def transitions(self) -> list[tuple[float, Stage]]:
-        running = self.created_at + self.life.queue_seconds
+        running = self.created_at + self.lifecycle.queue_seconds
         steps = [
             (self.created_at, Stage.QUEUED),
             (running, Stage.RUNNING),
-            (running + self.life.run_seconds, self.life.outcome),
+            (running + self.lifecycle.run_seconds, self.lifecycle.outcome),
         ]
         if self.cancelled_at is None:
             return steps
@@ -76,15 +76,15 @@ class Task:
         return self.transitions[-1][0]
 
     def position(self, now: float) -> int:
-        """Which of the transitions was the last to happen."""
+        """Return the index of the last transition that has happened."""
         return sum(when <= now for when, _ in self.transitions) - 1
 
-    def view(self, now: float) -> View:
+    def view(self, now: float) -> TaskView:
         when, stage = self.transitions[max(0, self.position(now))]
         if stage is Stage.RUNNING:
-            done = (now - when) / self.life.run_seconds if self.life.run_seconds else 1.0
-            return View(stage=stage, progress=max(1, min(99, int(done * 100))), at=now)
-        return View(stage=stage, progress=100 if stage is Stage.COMPLETED else 0, at=now)
+            done = (now - when) / self.lifecycle.run_seconds if self.lifecycle.run_seconds else 1.0
+            return TaskView(stage=stage, progress=max(1, min(99, int(done * 100))), at=now)
+        return TaskView(stage=stage, progress=100 if stage is Stage.COMPLETED else 0, at=now)
 
     def cancel(self, now: float) -> None:
         self.cancelled_at = now
@@ -92,8 +92,8 @@ class Task:
             wake(future)
 
 
-class Store:
-    """Tasks by provider and id, and the second names under which a provider finds them."""
+class TaskStore:
+    """Tasks by provider and id, and the aliases under which a provider finds them."""
 
     def __init__(self) -> None:
         self._tasks: dict[tuple[str, str], Task] = {}
@@ -112,11 +112,11 @@ class Store:
         self._tasks[task.provider, task.id] = task
 
     def name(self, task: Task, kind: str, alias: str) -> None:
-        """Gives a task a second name among the tasks of its own key (`out_task_id`, `file_id`)."""
+        """Add an alias for a task among the tasks of its own key (`out_task_id`, `file_id`)."""
         self._aliases[kind, task.key, alias] = task
 
     def find(self, provider: str, task_id: str, key: str) -> Task | None:
-        """`None` also when the task is another key's (seeds 000 and 004 say the same about it)."""
+        """Return the task; `None` also when it belongs to another key (seeds 000 and 004)."""
         task = self._tasks.get((provider, task_id))
         return task if task is not None and task.key == key else None
 
@@ -127,10 +127,10 @@ class Store:
         return list(self._tasks.values())
 
 
-def ulid(rolled: random.Random) -> str:
-    """26 characters shaped like a ULID; the first is 0 or 1, as it is until the year 4147."""
-    return "01" + "".join(rolled.choices(CROCKFORD, k=24))
+def ulid(rng: random.Random) -> str:
+    """Return 26 characters shaped like a ULID; it starts with `01`, as ULIDs of this century do."""
+    return "01" + "".join(rng.choices(CROCKFORD, k=24))
 
 
-def digits(rolled: random.Random, length: int = 15) -> str:
-    return str(rolled.randint(1, 9)) + "".join(rolled.choices("0123456789", k=length - 1))
+def digits(rng: random.Random, length: int = 15) -> str:
+    return str(rng.randint(1, 9)) + "".join(rng.choices("0123456789", k=length - 1))

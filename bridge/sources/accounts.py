@@ -1,7 +1,7 @@
-"""Callers' own provider keys: in memory only, each known by the keyed hash of it.
+"""Callers' own provider keys: kept in memory only, each identified by its keyed hash.
 
-Rule 1: a key goes to the upstream whose tasks its caller names, and nowhere else.
-Rule 2: two accounts share no watch, no state, no budget and no learned run time, even with the same task id.
+Rule 1: a key is sent to the upstream whose tasks its caller names, and to no other.
+Rule 2: two accounts share no watch, state, rate limit or learned run time, even for the same task id.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bridge.sources.upstream import Upstream
 
 IDLE_SECONDS = 60.0
 REFUSED_SECONDS = 60.0
-REFUSED_SENTENCE = "the upstream refuses this key"
+REFUSED_SENTENCE = "the provider rejected this API key"
 
 _NAME_BYTES = 16
 _NEVER = float("-inf")
@@ -31,163 +31,175 @@ class _Account:
     """One key.
 
     Args:
-        proven: Whether an upstream ever took it.
-        held_until: Monotonic seconds until when it is kept, used or not.
-        upstreams: As the key sees them, those it was brought for.
+        used_at: Monotonic seconds of its last use.
+        verified: Whether an upstream ever accepted it.
+        retained_until: Monotonic seconds until when it is kept even if unused.
+        upstreams: The upstreams it was sent for, each with this key as credential.
     """
 
     key: str = field(repr=False)
     used_at: float
-    proven: bool = False
-    held_until: float = 0.0
+    verified: bool = False
+    retained_until: float = 0.0
     upstreams: dict[str, Upstream] = field(default_factory=dict)
 
 
 class AccountRegistry:
-    """Who brought a key, and each upstream as that key sees it.
+    """The accounts of callers' own keys, and each upstream with the key of an account as credential.
 
     Args:
         upstreams: As the operator configured them, by name; their own keys are never used here.
-        secret: Accounts are named with it; the same one gives a key the same name after a restart.
-        proof_seconds: How long it counts that an upstream took a key; a refusal is remembered as long.
+        secret: Key of the hash that names accounts; the same one gives a key the same name after a restart.
+        ownership_cache_seconds: How long an upstream's answer about a key is cached, accepted or rejected.
     """
 
     def __init__(
-        self, upstreams: Mapping[str, Upstream], clock: Clock, *, secret: bytes, proof_seconds: float
+        self,
+        upstreams: Mapping[str, Upstream],
+        clock: Clock,
+        *,
+        secret: bytes,
+        ownership_cache_seconds: float,
     ) -> None:
-        self._own = upstreams
+        self._upstreams = upstreams
         self._clock = clock
         self._secret = blake2b(secret, digest_size=blake2b.MAX_KEY_SIZE).digest()
         self._accounts: dict[str, _Account] = {}
-        self._kept_seconds = max(proof_seconds, REFUSED_SECONDS)
+        # As long as an earlier proof may count: a rejection has to outlive what it revokes.
+        self._refusals_seconds = max(ownership_cache_seconds, REFUSED_SECONDS)
         self._refused_at: dict[tuple[str, str], float] = {}
-        self._expelled: dict[tuple[str, str], None] = {}
+        self._revoked: dict[tuple[str, str], None] = {}
 
     def __len__(self) -> int:
         return len(self._accounts)
 
     def accepts(self, name: str, account: str, shown_at: float) -> bool:
-        """Whether what an upstream showed an account at `shown_at` (monotonic seconds) still says something.
+        """Whether it still proves ownership that an upstream showed a task to the account at `shown_at`.
 
-        The key must be here, and not have been refused since.
+        The key must be registered, and not have been rejected since.
+
+        Args:
+            shown_at: Monotonic seconds.
         """
         return account in self._accounts and shown_at > self._refused_at.get((name, account), _NEVER)
 
     def is_verified(self, key: str) -> bool:
-        """Whether an upstream has taken this key before."""
-        here = self._accounts.get(self._name(key))
-        return here is not None and here.proven
+        """Whether an upstream has accepted this key before."""
+        entry = self._accounts.get(self._name(key))
+        return entry is not None and entry.verified
 
-    def enter(self, key: str) -> str:
-        """Keep a key for as long as it is used; the account it stands for."""
+    def register(self, key: str) -> str:
+        """Keep a key for as long as it is used; returns the name of its account."""
         account = self._name(key)
-        here = self._accounts.setdefault(account, _Account(key, self._clock.monotonic()))
-        here.used_at = self._clock.monotonic()
+        now = self._clock.monotonic()
+        self._accounts.setdefault(account, _Account(key, now)).used_at = now
         return account
 
-    def hold(self, account: str, seconds: float) -> None:
-        """Keep the key of an account for so long at least."""
-        here = self._accounts.get(account)
-        if here is not None:
-            here.held_until = max(here.held_until, self._clock.monotonic() + seconds)
+    def retain(self, account: str, seconds: float) -> None:
+        """Keep the key of an account for at least `seconds` from now, used or not."""
+        entry = self._accounts.get(account)
+        if entry is not None:
+            entry.retained_until = max(entry.retained_until, self._clock.monotonic() + seconds)
 
-    def prove(self, account: str) -> None:
-        """An upstream took the key."""
+    def mark_verified(self, account: str) -> None:
+        """An upstream accepted the key."""
         if account in self._accounts:
-            self._accounts[account].proven = True
+            self._accounts[account].verified = True
 
     def upstream(self, name: str, account: str) -> Upstream:
-        """An upstream as the account sees it.
+        """An upstream with the key of the account as credential.
 
         Raises:
             UnknownUpstream: None of that name is configured.
-            Unauthenticated: The key is not here any more, is no key of this provider, or was refused by it a
-                moment ago.
+            Unauthenticated: The key is no longer registered, is not a key of this provider, or the provider
+                rejected it within the last minute.
         """
-        own = self._own.get(name)
-        if own is None:
+        configured = self._upstreams.get(name)
+        if configured is None:
             raise UnknownUpstream(f"no upstream {name[:40]!r} is configured")
-        here = self._accounts.get(account)
-        if here is None:
-            raise Unauthenticated("send the key of the provider again")
+        entry = self._accounts.get(account)
+        if entry is None:
+            raise Unauthenticated("the provider key of this account is no longer in memory; send it again")
+        # Not sent again for a minute, or a client that retries would make the bridge send a rejected key in a
+        # loop.
         if self._clock.monotonic() - self._refused_at.get((name, account), _NEVER) < REFUSED_SECONDS:
             raise Unauthenticated(REFUSED_SENTENCE)
-        here.used_at = self._clock.monotonic()
-        view = here.upstreams.get(name)
+        entry.used_at = self._clock.monotonic()
+        view = entry.upstreams.get(name)
         if view is None:
-            view = here.upstreams[name] = self._view(own, account, here.key)
+            try:
+                credential = credential_of(configured.dialect, entry.key, self._clock)
+            except InvalidRequest:
+                raise Unauthenticated("the credential is not a key of this provider") from None
+            refused = partial(self._refuse, name, account)
+            view = entry.upstreams[name] = configured.for_account(account, credential, refused=refused)
         return view
 
     def revoked(self) -> list[tuple[str, str]]:
-        """Upstream and account of the keys that were refused since the last call."""
-        gone = list(self._expelled)
-        self._expelled.clear()
-        return gone
+        """Upstream and account of each key rejected since the last call."""
+        revoked = list(self._revoked)
+        self._revoked.clear()
+        return revoked
 
-    def sweep(self, busy: Iterable[str]) -> list[str]:
-        """Let go of the keys nobody uses.
+    def evict(self, busy: Iterable[str]) -> list[str]:
+        """Drop the keys that have not been used for a minute.
 
         Args:
-            busy: Accounts that are needed, whoever asks.
+            busy: Accounts with a watch; they count as used.
 
         Returns:
-            The accounts whose keys are gone.
+            The accounts whose keys were dropped.
         """
         now = self._clock.monotonic()
         for account in busy:
             if account in self._accounts:
                 self._accounts[account].used_at = now
         idle = [
-            name
-            for name, here in self._accounts.items()
-            if now - here.used_at >= IDLE_SECONDS and now >= here.held_until
+            account
+            for account, entry in self._accounts.items()
+            if now - entry.used_at >= IDLE_SECONDS and now >= entry.retained_until
         ]
         for account in idle:
             for view in self._accounts.pop(account).upstreams.values():
-                view.part()
-        kept = now - self._kept_seconds
-        self._refused_at = {place: at for place, at in self._refused_at.items() if at > kept}
+                # Its circuit may be open: the metric would show that for good.
+                view.close()
+        oldest = now - self._refusals_seconds
+        self._refused_at = {key: at for key, at in self._refused_at.items() if at > oldest}
         return idle
 
     def _name(self, key: str) -> str:
+        # A keyed hash: the name appears in callback addresses and in the journal, and must not be checkable
+        # against a list of leaked keys.
         octets = key.encode("utf-8", "surrogatepass")
         return blake2b(octets, key=self._secret, digest_size=_NAME_BYTES).hexdigest()
 
-    def _view(self, own: Upstream, account: str, key: str) -> Upstream:
-        try:
-            credential = credential_of(own.dialect, key, self._clock)
-        except InvalidRequest:
-            raise Unauthenticated("this is no key of that provider") from None
-        return own.for_account(account, credential, refused=partial(self._refuse, own.name, account))
-
     def _refuse(self, name: str, account: str) -> None:
-        """The upstream takes this key no more: not asked with it for a while, and its viewers are to go."""
         self._refused_at[name, account] = self._clock.monotonic()
-        self._expelled[name, account] = None
+        self._revoked[name, account] = None
 
 
 def callback_secret(secret: str, account: str) -> str:
-    """What stands in the callback address of an account: its name, and the proof that we gave it out.
+    """The last part of an account's callback address: its name, and a MAC that shows the bridge issued it.
 
     Args:
-        secret: The operator's own of this upstream.
+        secret: The operator's callback secret of this upstream.
     """
     if account == OWN_ACCOUNT:
         return secret
-    return f"{account}.{_seal(secret, account)}"
+    return f"{account}.{_mac(secret, account)}"
 
 
-def called_account(secret: str, given: str) -> str | None:
-    """Whose callback came; None where the secret is wrong. Compared in constant time."""
-    account, dot, seal = given.partition(".")
-    octets = given.encode(errors="surrogateescape")
-    if hmac.compare_digest(octets, secret.encode()):
+def called_account(secret: str, received: str) -> str | None:
+    """The account a callback address belongs to; None when its secret is wrong. Compared in constant time."""
+    account, dot, mac = received.partition(".")
+    # As bytes: `compare_digest` raises for text that is not ASCII, and this text comes from outside.
+    if hmac.compare_digest(received.encode(errors="surrogateescape"), secret.encode()):
         return OWN_ACCOUNT
-    if dot and hmac.compare_digest(seal.encode(errors="surrogateescape"), _seal(secret, account).encode()):
+    if dot and hmac.compare_digest(mac.encode(errors="surrogateescape"), _mac(secret, account).encode()):
         return account
     return None
 
 
-def _seal(secret: str, account: str) -> str:
-    about = f"callback of {account}".encode(errors="surrogatepass")
-    return hmac.digest(secret.encode(), about, "sha256").hex()
+def _mac(secret: str, account: str) -> str:
+    message = f"callback of {account}".encode(errors="surrogatepass")
+    return hmac.digest(secret.encode(), message, "sha256").hex()

@@ -1,4 +1,4 @@
-"""The credential of one provider, as headers, at the moment of a call."""
+"""The credential of a provider as request headers, minted and renewed where it expires."""
 
 from __future__ import annotations
 
@@ -11,37 +11,35 @@ from bridge.dialects.dialect import Dialect
 
 RENEWED_BEFORE_SECONDS = 300.0
 MASK = b"***"
-MIN_HIDDEN = 8  # what is shorter is a key of a test, and may be a word of any document
+MIN_MASKED = 8  # anything shorter is a test key, and may be a word of any document
 
 
 class Credential(Protocol):
-    """What makes a call ours."""
+    """The credential of one account."""
 
     def headers(self) -> Mapping[str, str]:
-        """The headers of a call that leaves now."""
+        """The headers of a request sent now."""
 
     def hide(self, body: bytes) -> bytes:
-        """An answer without it: some providers quote the key they refuse, and their words reach callers."""
+        """Mask the credential in a response: some providers quote a key they reject, and clients see that."""
 
 
 class FixedCredential:
-    """A credential that stays as it is."""
+    """An API key that does not change."""
 
     def __init__(self, headers: Mapping[str, str], secret: bytes = b"") -> None:
         self._headers = headers
         self._secret = secret
 
     def headers(self) -> Mapping[str, str]:
-        """The same every time."""
         return self._headers
 
     def hide(self, body: bytes) -> bytes:
-        """Without the key."""
         return body.replace(self._secret, MASK) if self._secret and self._secret in body else body
 
 
 class MintedCredential:
-    """A credential that ends, made anew before it does."""
+    """A short-lived token signed with the API key, minted again five minutes before it expires."""
 
     def __init__(self, dialect: Dialect, mint: Mint, api_key: str, clock: Clock) -> None:
         self._dialect = dialect
@@ -49,23 +47,23 @@ class MintedCredential:
         self._api_key = api_key
         self._clock = clock
         self._headers: Mapping[str, str] = {}
-        self._secrets = [_hidden(api_key)]
-        self._good_from = self._good_until = 0.0
+        self._secrets = [_maskable(api_key)]
+        self._valid_from = self._valid_until = 0.0
 
     def headers(self) -> Mapping[str, str]:
-        """Headers that will be good for some minutes yet."""
         now = self._clock.time()
-        # Not from before it was made either: a clock that was set back makes it a credential of the future.
-        if not self._good_from <= now < self._good_until:
+        # The lower bound: after the clock was set back, the token would be dated in the future and be
+        # rejected.
+        if not self._valid_from <= now < self._valid_until:
             minted = self._mint(self._api_key, now)
             self._headers = self._dialect.auth_headers(minted.value)
-            # of those made before, the last one may still be on its way back
+            # The previous token may be quoted in a response that is still on its way.
             self._secrets = [self._secrets[0], *self._secrets[1:][-1:], minted.value.encode()]
-            self._good_from, self._good_until = now, minted.expires_at - RENEWED_BEFORE_SECONDS
+            self._valid_from, self._valid_until = now, minted.expires_at - RENEWED_BEFORE_SECONDS
         return self._headers
 
     def hide(self, body: bytes) -> bytes:
-        """Without the key, and without what was made of it."""
+        # The key itself, and the tokens minted from it.
         for secret in self._secrets:
             if secret and secret in body:
                 body = body.replace(secret, MASK)
@@ -73,18 +71,18 @@ class MintedCredential:
 
 
 def credential_of(dialect: Dialect, api_key: str, clock: Clock) -> Credential:
-    """The credential as this provider wants it; without a key there is none.
+    """The credential in the form this provider expects; no headers without a key.
 
     Raises:
-        InvalidRequest: The key is not of the form this provider's keys have.
+        InvalidRequest: The key does not have the form of this provider's keys.
     """
     if not api_key:
         return FixedCredential({})
     if dialect.auth_hook is None:
-        return FixedCredential(dialect.auth_headers(api_key), _hidden(api_key))
+        return FixedCredential(dialect.auth_headers(api_key), _maskable(api_key))
     check_key(dialect, api_key)
     return MintedCredential(dialect, HOOKS[dialect.auth_hook], api_key, clock)
 
 
-def _hidden(api_key: str) -> bytes:
-    return api_key.encode() if len(api_key) >= MIN_HIDDEN else b""
+def _maskable(api_key: str) -> bytes:
+    return api_key.encode() if len(api_key) >= MIN_MASKED else b""

@@ -1,4 +1,4 @@
-"""Published keys (JWKS): fetched, kept, fetched again; a provider's Ed25519 keys to prove callbacks with."""
+"""JSON Web Key Sets (RFC 7517): fetch, cache, refresh; and verify Ed25519-signed callbacks with them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from bridge.sources.credentials import FixedCredential
 from bridge.sources.http_client import Session
 from bridge.sources.public_resolver import PublicResolver
 
-KEPT_SECONDS = 86_400.0
+REFRESH_SECONDS = 86_400.0
 REFETCH_SECONDS = 60.0
-FETCH_SECONDS = 5.0
+FETCH_TIMEOUT_SECONDS = 5.0
 
 _MAX_KEYS = 32
 _MAX_DOCUMENT = 256 * 1024
@@ -42,12 +42,16 @@ Key = TypeVar("Key")
 
 
 class JwksCache(Generic[Key]):
-    """Keys somebody publishes, as they were when they could last be had.
+    """The newest usable version of a key set.
 
     Args:
-        fetch: Brings the JWKS document; raises `UpstreamError` when it cannot.
-        read: One key of it; None for what is not one.
-        purpose: What they prove, for the log.
+        fetch: Fetches the JWKS document; raises `UpstreamError` when it cannot.
+        read: Parses one entry; None for a key that cannot be used.
+        purpose: What the keys verify, for the log.
+
+    Attributes:
+        keys: Empty until the first successful fetch; kept when a later one fails.
+        fetched_at: Monotonic seconds; minus infinity before.
     """
 
     def __init__(
@@ -63,30 +67,33 @@ class JwksCache(Generic[Key]):
         self._lock = asyncio.Lock()
 
     async def refresh(self) -> None:
-        """Fetch them, unless that was tried within the last minute; what cannot be had changes nothing.
+        """Fetch the keys, at most once per minute; a failed fetch keeps the ones cached.
 
-        Or anybody who sends nonsense would make us ask and ask.
+        Without that limit, anyone sending tokens or callbacks with made-up keys could make the bridge send a
+        request for each.
         """
-        async with self._lock:  # who waited here finds that it was tried just now
+        async with self._lock:
+            # Concurrent callers wait for the first one's fetch, then find that it was tried just now.
             if self._clock.monotonic() - self._tried_at < REFETCH_SECONDS:
                 return
             self._tried_at = self._clock.monotonic()
             try:
                 keys = keys_in(await self._fetch(), self._read)
             except UpstreamError as error:
-                logger.warning("the keys for %s cannot be had", self._purpose, extra={"error": str(error)})
+                logger.warning("failed to fetch JWKS", extra={"purpose": self._purpose, "error": str(error)})
                 return
             if keys:
                 self.keys, self.fetched_at = keys, self._clock.monotonic()
             else:
-                logger.warning("there are no usable keys for %s where they should be", self._purpose)
+                # Kept as they are: an empty document is more often an outage than a revocation of all keys.
+                logger.warning("JWKS has no usable keys", extra={"purpose": self._purpose})
 
 
 class PublicKeys:
-    """The keys a provider signs with.
+    """The Ed25519 keys a provider publishes and signs callbacks with.
 
     Args:
-        fetch: Brings the JWKS document; raises `UpstreamError` when it cannot.
+        fetch: Fetches the JWKS document; raises `UpstreamError` when it cannot.
     """
 
     def __init__(self, fetch: Fetch, clock: Clock) -> None:
@@ -94,37 +101,35 @@ class PublicKeys:
         self._clock = clock
 
     async def signed(self, signature: bytes, message: bytes) -> bool | None:
-        """Whether one of the keys signed `message`; None when that cannot be known.
-
-        An unknown key may be a new one: then they are fetched again, at most once a minute.
-        """
-        if self._clock.monotonic() - self._published.fetched_at > KEPT_SECONDS:
+        """Whether one of the keys signed `message`; None when no key could be fetched."""
+        if self._clock.monotonic() - self._published.fetched_at > REFRESH_SECONDS:
             await self._published.refresh()
         if not self._published.keys:
             return None
         if _any_signed(self._published.keys, signature, message):
             return True
+        # The provider may have rotated its keys since.
         await self._published.refresh()
         return _any_signed(self._published.keys, signature, message)
 
 
 async def fetch_fal() -> bytes:
-    """The keys of fal.
+    """The JWKS document of fal (docs.fal.ai, webhooks).
 
     Raises:
-        UpstreamError: They cannot be had.
+        UpstreamError: It cannot be fetched.
     """
     return await fetch_keys(FAL + _FAL_PATH)
 
 
 async def fetch_keys(url: str, private_hosts: Hosts = _NO_HOSTS) -> bytes:
-    """A JWKS document. Rarely asked, so the session lives for one call; and without our credential.
+    """Fetch a JWKS document. Rare, so the session lives for one request; it sends no credential.
 
     Args:
-        private_hosts: Names that may have a private address.
+        private_hosts: Names that may resolve to a private address.
 
     Raises:
-        UpstreamError: It cannot be had.
+        UpstreamError: It cannot be fetched.
     """
     parts = urlsplit(url)
     resolver = PublicResolver(private_hosts)
@@ -132,7 +137,7 @@ async def fetch_keys(url: str, private_hosts: Hosts = _NO_HOSTS) -> bytes:
         f"{parts.scheme}://{parts.netloc}",
         credential=FixedCredential({}),
         hosts=None,
-        timeout_seconds=FETCH_SECONDS,
+        timeout_seconds=FETCH_TIMEOUT_SECONDS,
         connections=1,
         resolver=resolver,
     )
@@ -142,12 +147,12 @@ async def fetch_keys(url: str, private_hosts: Hosts = _NO_HOSTS) -> bytes:
         await session.close()
         await resolver.close()
     if answer.status != 200:
-        raise UpstreamUnavailable("the keys are not where they should be", provider_status=answer.status)
+        raise UpstreamUnavailable("the server of the JWKS did not return it", provider_status=answer.status)
     return answer.body
 
 
 def keys_in(document: bytes, read: Callable[[dict[str, Any]], Key | None]) -> tuple[Key, ...]:
-    """The keys in a JWKS document, 32 at the most; what is not one is passed over."""
+    """The first 32 usable keys of a JWKS document; other entries are skipped."""
     if len(document) > _MAX_DOCUMENT:
         return ()
     try:
@@ -157,15 +162,15 @@ def keys_in(document: bytes, read: Callable[[dict[str, Any]], Key | None]) -> tu
     listed = published.get("keys") if isinstance(published, dict) else None
     if not isinstance(listed, list):
         return ()
-    found = [read(one) for one in listed[:_MAX_KEYS] if isinstance(one, dict)]
-    return tuple(key for key in found if key is not None)
+    keys = [read(entry) for entry in listed[:_MAX_KEYS] if isinstance(entry, dict)]
+    return tuple(key for key in keys if key is not None)
 
 
-def read_ed25519(one: dict[str, Any]) -> bytes | None:
-    """The octets of a published Ed25519 key."""
-    if one.get("kty") != "OKP" or one.get("crv", "Ed25519") != "Ed25519":
+def read_ed25519(entry: dict[str, Any]) -> bytes | None:
+    """The bytes of an Ed25519 key (RFC 8037); None for any other entry."""
+    if entry.get("kty") != "OKP" or entry.get("crv", "Ed25519") != "Ed25519":
         return None
-    text = one.get("x")
+    text = entry.get("x")
     try:
         octets = urlsafe_b64decode(text + "==") if isinstance(text, str) else b""
     except (binascii.Error, ValueError):
@@ -174,16 +179,14 @@ def read_ed25519(one: dict[str, Any]) -> bytes | None:
 
 
 def _any_signed(keys: tuple[bytes, ...], signature: bytes, message: bytes) -> bool:
-    return any(_signed(key, signature, message) for key in keys)
-
-
-def _signed(key: bytes, signature: bytes, message: bytes) -> bool:
-    # ten megabytes, for the few who need it
+    # Imported here: the library takes ten megabytes, and only deployments with signed callbacks need it.
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - see above
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415 - see above
 
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+    for key in keys:
+        try:
+            Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+        except (InvalidSignature, ValueError):
+            continue
+        return True
+    return False

@@ -1,4 +1,4 @@
-"""Looking: one status call, read by the dialect, unless it says what it said before."""
+"""One status call, read by the dialect unless the response is the same as the last one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _MAX_CACHED_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class CachedResponse:
-    """The newest answer to a status call, as the provider gave it.
+    """The newest response to a status call, verbatim.
 
     Args:
-        body: None when it is larger than is kept.
-        at: Monotonic seconds when the provider last gave it.
+        body: None when it is larger than 256 KiB.
+        at: Monotonic seconds when the provider last returned it.
     """
 
     status: int
@@ -31,10 +31,10 @@ class CachedResponse:
 
 @dataclass(slots=True)
 class PollCache:
-    """The last answer about one task, to know an unchanged one by its bytes; and how to ask again.
+    """The status request of one task and its last response, to recognise an unchanged one by its bytes.
 
     Args:
-        at: Monotonic seconds when it was last confirmed; None before the first.
+        at: Monotonic seconds when it was last confirmed; None before the first response.
     """
 
     request: Request | None = None
@@ -46,76 +46,72 @@ class PollCache:
 
     @property
     def shown(self) -> CachedResponse | None:
-        """What is remembered; None before the first answer."""
+        """The last response; None before the first."""
         return None if self.at is None else CachedResponse(self.status, self.content_type, self.body, self.at)
 
 
-async def poll(upstream: Upstream, task_id: str, memory: PollCache) -> Observation | None:
-    """Look at a task once; None when the provider says exactly what it said before.
+async def poll(upstream: Upstream, task_id: str, cache: PollCache) -> Observation | None:
+    """Poll a task once; None when the response is the same as the last one.
 
-    Cancellation: `memory` is only changed after an answer was read whole.
+    Cancellation: `cache` is only changed after a response was read completely.
 
     Raises:
-        UpstreamError: The provider could not be asked, or its answer not read.
+        UpstreamError: The provider could not be reached, or its response not read.
     """
-    request = memory.request
+    request = cache.request
     if request is None:
-        request = memory.request = _question(upstream, task_id)
-    if memory.etag is not None:
-        request = replace(request, headers=dict(request.headers) | {"If-None-Match": memory.etag})
+        try:
+            request = cache.request = upstream.dialect.status_request(task_id)
+        except InvalidRequest as error:
+            # No id of this provider looks like that: no request is needed to know that there is no such task.
+            raise TaskNotFound(str(error)) from error
+    if cache.etag is not None:
+        request = replace(request, headers=dict(request.headers) | {"If-None-Match": cache.etag})
     try:
         answer = await upstream.ask("status", request, task_id=task_id)
-        if _repeats(answer, memory):
+        if _is_unchanged(answer, cache):
             upstream.record_call("status", outcome="not_modified" if answer.status == 304 else "ok")
-            memory.at = upstream.clock.monotonic()
+            cache.at = upstream.clock.monotonic()
             return None
-        seen = await _read(upstream, answer, task_id)
+        reading = upstream.dialect.read_status(answer, task_id)
+        observation = reading.observation
+        if reading.follow is not None:
+            # Some providers return a completed task without its outputs, which need a second call.
+            followed = await upstream.ask("status", reading.follow, task_id=task_id)
+            observation = upstream.dialect.read_follow_up(observation, followed)
     except UpstreamError as error:
         upstream.record_call("status", error)
         raise
     upstream.record_call("status")
-    memory.body = answer.body if len(answer.body) <= _MAX_CACHED_BYTES else None
-    memory.etag = answer.headers.get("etag")
-    memory.status, memory.at = answer.status, upstream.clock.monotonic()
+    # Larger ones are not kept: thousands of watches with a few megabytes each would not fit in memory.
+    cache.body = answer.body if len(answer.body) <= _MAX_CACHED_BYTES else None
+    cache.etag = answer.headers.get("etag")
+    cache.status, cache.at = answer.status, upstream.clock.monotonic()
     content_type = answer.headers.get("content-type", JSON)
-    memory.content_type = JSON if content_type == JSON else content_type  # one text for all of them
-    return seen
+    # The constant instead of an equal string per watch.
+    cache.content_type = JSON if content_type == JSON else content_type
+    return observation
 
 
 async def find(upstream: Upstream, request: Request) -> Observation:
-    """Look a task up by the client's own id.
+    """Find a task by the client's own id.
 
     Raises:
-        UpstreamError: The provider could not be asked, or its answer not read.
+        UpstreamError: The provider could not be reached, or its response not read.
     """
     try:
         answer = await upstream.ask("alias", request)
-        seen = upstream.dialect.read_status(answer).observation
-        if seen.task_id is None:
-            raise TaskNotFound("the upstream's answer names no task")
+        observation = upstream.dialect.read_status(answer).observation
+        if observation.task_id is None:
+            raise TaskNotFound("the upstream's response names no task")
     except UpstreamError as error:
         upstream.record_call("alias", error)
         raise
     upstream.record_call("alias")
-    return seen
+    return observation
 
 
-def _question(upstream: Upstream, task_id: str) -> Request:
-    try:
-        return upstream.dialect.status_request(task_id)
-    except InvalidRequest as error:
-        raise TaskNotFound(str(error)) from error  # no id of this provider looks like that
-
-
-async def _read(upstream: Upstream, answer: HttpResponse, task_id: str) -> Observation:
-    found = upstream.dialect.read_status(answer, task_id)
-    if found.follow is None:
-        return found.observation
-    followed = await upstream.ask("status", found.follow, task_id=task_id)
-    return upstream.dialect.read_follow_up(found.observation, followed)
-
-
-def _repeats(answer: HttpResponse, memory: PollCache) -> bool:
+def _is_unchanged(answer: HttpResponse, cache: PollCache) -> bool:
     if answer.status == 304:
-        return memory.etag is not None
-    return answer.status == 200 and memory.body is not None and answer.body == memory.body
+        return cache.etag is not None
+    return answer.status == 200 and cache.body is not None and answer.body == cache.body

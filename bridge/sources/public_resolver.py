@@ -1,4 +1,4 @@
-"""Addresses inside: this machine's, and those of the networks it stands in."""
+"""A DNS resolver that refuses private addresses (SSRF protection)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiohttp.resolver import DefaultResolver
 
 from bridge.dialects.hosts import Hosts
 
-_THIS_MACHINE = "localhost"
+_LOCALHOST = "localhost"
 _NAT64 = ip_network("64:ff9b::/96")
 _32_BITS = 2**32 - 1
 
@@ -19,13 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 class PublicResolver(AbstractResolver):
-    """Finds no private address under a name, unless the operator says that the name may have one.
+    """Resolves names to public addresses only, unless the operator allows private ones for a name.
 
-    Whoever can change a name server's answer could otherwise make the bridge call what only it can reach.
-    An address the operator wrote as numbers is never looked up, and stands for itself.
+    Otherwise, anyone who controls the DNS of a provider's name could make the bridge call services that only
+    it can reach (DNS rebinding). Literal addresses are never resolved, so the check does not apply to them.
 
     Args:
-        private: The names that may.
+        private: Names that may resolve to private addresses.
+        resolver: Does the look-ups; aiohttp's default if omitted.
     """
 
     def __init__(self, private: Hosts, resolver: AbstractResolver | None = None) -> None:
@@ -35,34 +36,36 @@ class PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """The addresses of `host`.
+        """Look up `host`.
 
         Raises:
-            OSError: There are none, or one of them is private.
+            OSError: It has no address, or one of them is private.
         """
-        found = await self._resolver.resolve(host, port, family)
-        if host == _THIS_MACHINE or self._private.own(f"http://{host}"):
-            return found
-        if any(not is_public(one["host"]) for one in found):
-            logger.warning("not called: the name has a private address; private_hosts", extra={"host": host})
+        results = await self._resolver.resolve(host, port, family)
+        if host == _LOCALHOST or self._private.own(f"http://{host}"):
+            return results
+        # One private address is enough: aiohttp may connect to any of them.
+        if any(not is_public(result["host"]) for result in results):
+            logger.warning("request blocked: host has a private address", extra={"host": host})
             raise OSError(f"{host} has a private address")
-        return found
+        return results
 
     async def close(self) -> None:
-        """Let go of the resolver."""
+        """Close the underlying resolver."""
         await self._resolver.close()
 
 
 def is_public(address: str) -> bool:
-    """Whether anybody in the internet could reach it; an IPv4 address inside an IPv6 one counts."""
+    """Whether an address is globally reachable; an IPv4 address embedded in an IPv6 one is checked itself."""
     try:
-        read = ip_address(address.partition("%")[0])
+        parsed = ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if isinstance(read, IPv6Address):
-        inner = read.ipv4_mapped or read.sixtofour
-        if read in _NAT64:
-            inner = IPv4Address(int(read) & _32_BITS)
+    if isinstance(parsed, IPv6Address):
+        # Translated on the way (IPv4-mapped, 6to4, NAT64), these reach the IPv4 address inside.
+        inner = parsed.ipv4_mapped or parsed.sixtofour
+        if parsed in _NAT64:
+            inner = IPv4Address(int(parsed) & _32_BITS)
         if inner is not None:
             return is_public(str(inner))
-    return read.is_global and not read.is_multicast
+    return parsed.is_global and not parsed.is_multicast

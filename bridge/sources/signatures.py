@@ -1,6 +1,7 @@
-"""Whether a callback is signed as its provider signs; what `[callback.signature]` states, checked.
+"""Verifies the signatures of callbacks, by the scheme in a dialect's `[callback.signature]`.
 
-A callback that cannot be proven makes the bridge look, as any does; one that is proven wrong does not.
+A callback whose signature cannot be checked triggers a poll like any other; one with a wrong signature does
+not.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bridge.errors import InvalidRequest
 from bridge.sources.jwks import Fetch, PublicKeys
 
 _WHSEC = "whsec_"
-_PLACE = re.compile(r"\{(body|timestamp|header:([A-Za-z0-9-]+))\}")
+_PLACEHOLDER = re.compile(r"\{(body|timestamp|header:([A-Za-z0-9-]+))\}")
 _UNIX_TIME = re.compile(r"[0-9]{1,15}", re.ASCII)
 _MILLISECONDS_FROM = 10**11
 _FAL = "x-fal-webhook-"
@@ -30,22 +31,22 @@ Headers = Mapping[str, str]
 
 
 class Proof(Enum):
-    """What the signature of a callback says."""
+    """Result of verifying a callback."""
 
     GOOD = auto()
     WRONG = auto()
-    NONE = auto()
+    NONE = auto()  # no scheme, no key, or the provider's keys cannot be fetched
 
 
 class Verifier:
-    """Checks the callbacks of one upstream.
+    """Verifies the callbacks of one upstream.
 
     Args:
-        key: What the provider signs with; None where the operator told none.
-        keys: The provider's published keys, for schemes that use such.
+        key: The shared signing key; None where none is configured.
+        keys: The provider's published keys, for schemes that use them.
 
     Raises:
-        InvalidRequest: The key is not of the form the scheme needs.
+        InvalidRequest: The key does not have the form the scheme requires.
     """
 
     def __init__(
@@ -64,10 +65,10 @@ class Verifier:
         return self._keys is not None
 
     async def proof(self, headers: Headers, body: bytes) -> Proof:
-        """What the signature of one callback says.
+        """Verify one callback.
 
         Args:
-            headers: By lower-case names, or by names in any case.
+            headers: With lower-case names, or case-insensitive.
         """
         if self._signature is None:
             return Proof.NONE
@@ -81,27 +82,31 @@ class Verifier:
         if self._keys is None:
             return Proof.NONE
         parts = [headers.get(_FAL + name) for name in ("request-id", "user-id", "timestamp")]
-        sealed = _unhex(headers.get(f"{_FAL}signature", ""))
-        told = [part for part in parts if part is not None]
-        if sealed is None or len(told) < len(parts):
+        try:
+            digest = bytes.fromhex(headers.get(f"{_FAL}signature", ""))
+        except ValueError:
+            digest = b""
+        present = [part for part in parts if part is not None]
+        if not digest or len(present) < len(parts):
             return Proof.WRONG
-        if not _timely(told[2], self._clock.time(), signature.tolerance_seconds):
+        # Before the keys: a replayed callback must not make the bridge fetch them.
+        if not _is_recent(present[2], self._clock.time(), signature.tolerance_seconds):
             return Proof.WRONG
-        message = "\n".join([*told, hashlib.sha256(body).hexdigest()])
-        signed = await self._keys.signed(sealed, _octets(message))
+        message = "\n".join([*present, hashlib.sha256(body).hexdigest()])
+        signed = await self._keys.signed(digest, _octets(message))
         if signed is None:
             return Proof.NONE
         return Proof.GOOD if signed else Proof.WRONG
 
 
 def make_verifier(signature: Signature | None, key: str | None, clock: Clock, fetch: Fetch) -> Verifier:
-    """The verifier for one upstream.
+    """Create the verifier of one upstream.
 
     Args:
-        fetch: Brings the provider's published keys; only called for schemes that use such.
+        fetch: Fetches the provider's published keys; only called for schemes that use them.
 
     Raises:
-        InvalidRequest: The key is not of the form the scheme needs.
+        InvalidRequest: The key does not have the form the scheme requires.
     """
     published = signature is not None and signature.scheme is Scheme.FAL
     return Verifier(signature, key, clock, PublicKeys(fetch, clock) if published else None)
@@ -120,93 +125,91 @@ def _checks(signature: Signature, key: str) -> Callable[[Headers, bytes, float],
 
 
 def check_signing_key(dialect: Dialect, key: str) -> None:
-    """Whether this provider signs with such a key.
+    """Validate a configured signing key.
 
     Raises:
-        InvalidRequest: It does not, and why.
+        InvalidRequest: This provider does not sign with such a key; the message says why.
     """
     if dialect.callback_signature is None:
         raise InvalidRequest("this provider does not sign its callbacks")
     if dialect.callback_signature.scheme is Scheme.FAL:
-        raise InvalidRequest("this provider publishes its keys; leave it out")
+        raise InvalidRequest("this provider publishes its keys; remove the signing key")
     _checks(dialect.callback_signature, key)
 
 
 def webhook_key(key: str) -> bytes:
-    """The bytes of a Standard Webhooks key, `whsec_` and base64.
+    """Decode a Standard Webhooks key, `whsec_` followed by base64.
 
     Raises:
-        InvalidRequest: It is not of that form.
+        InvalidRequest: It does not have that form.
     """
     try:
         octets = b64decode(key.removeprefix(_WHSEC), validate=True)
     except (binascii.Error, ValueError):
         octets = b""
     if not octets:
-        raise InvalidRequest("the signing key must be whsec_ and base64")
+        raise InvalidRequest("the signing key must be whsec_ followed by base64")
     return octets
 
 
-def _header(signature: Signature, key: bytes, headers: Headers, body: bytes, wall: float) -> bool:
-    del body, wall
+def _header(signature: Signature, key: bytes, headers: Headers, body: bytes, unix_time: float) -> bool:
+    del body, unix_time
     return hmac.compare_digest(_octets(headers.get(signature.header, "")), key)
 
 
-def _hmac(signature: Signature, key: bytes, headers: Headers, body: bytes, wall: float) -> bool:
+def _hmac(signature: Signature, key: bytes, headers: Headers, body: bytes, unix_time: float) -> bool:
     timestamp = headers.get(signature.timestamp_header, "") if signature.timestamp_header else None
-    if timestamp is not None and not _timely(timestamp, wall, signature.tolerance_seconds):
+    if timestamp is not None and not _is_recent(timestamp, unix_time, signature.tolerance_seconds):
         return False
     content = _content(signature.content, headers, body, timestamp or "")
     digest = hmac.digest(key, content, signature.algorithm)
-    given = headers.get(signature.header, "").strip()
+    received = headers.get(signature.header, "").strip()
     if signature.encoding == "hex":
-        expected, given = signature.prefix.lower() + digest.hex(), given.lower()
+        expected, received = signature.prefix.lower() + digest.hex(), received.lower()
     else:
         expected = signature.prefix + b64encode(digest).decode()
-    return hmac.compare_digest(_octets(given), _octets(expected))
+    return hmac.compare_digest(_octets(received), _octets(expected))
 
 
-def _standard_webhooks(signature: Signature, key: bytes, headers: Headers, body: bytes, wall: float) -> bool:
+def _standard_webhooks(
+    signature: Signature, key: bytes, headers: Headers, body: bytes, unix_time: float
+) -> bool:
     identity, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
-    if not _timely(timestamp, wall, signature.tolerance_seconds):
+    if not _is_recent(timestamp, unix_time, signature.tolerance_seconds):
         return False
     content = b"%b.%b.%b" % (_octets(identity), _octets(timestamp), body)
     expected = b"v1," + b64encode(hmac.digest(key, content, "sha256"))
-    given = headers.get("webhook-signature", "").split()  # several while a key is being replaced
-    return any([hmac.compare_digest(_octets(one), expected) for one in given])  # noqa: C419 - all, or the time tells which
+    # Several while a key is rotated. All are compared: stopping at a match would leak by timing which one it
+    # is.
+    received = headers.get("webhook-signature", "").split()
+    matches = [hmac.compare_digest(_octets(signed), expected) for signed in received]
+    return any(matches)
 
 
 def _content(template: str, headers: Headers, body: bytes, timestamp: str) -> bytes:
-    """What is signed; the body as its bytes, whatever encoding they are in."""
+    """The signed message; the body as raw bytes, whatever their encoding."""
     parts: list[bytes] = []
     end = 0
-    for place in _PLACE.finditer(template):
-        parts.append(_octets(template[end : place.start()]))
-        end = place.end()
-        if place[1] == "body":
+    for match in _PLACEHOLDER.finditer(template):
+        parts.append(_octets(template[end : match.start()]))
+        end = match.end()
+        if match[1] == "body":
             parts.append(body)
         else:
-            parts.append(_octets(headers.get(place[2].lower(), "") if place[2] else timestamp))
+            parts.append(_octets(headers.get(match[2].lower(), "") if match[2] else timestamp))
     return b"".join([*parts, _octets(template[end:])])
 
 
-def _timely(timestamp: str, wall: float, tolerance_seconds: float) -> bool:
-    """Whether a callback was signed about now: one that was overheard cannot be sent again for ever."""
+def _is_recent(timestamp: str, unix_time: float, tolerance_seconds: float) -> bool:
+    """Whether a callback was signed just now: an intercepted one cannot be replayed later."""
     if not _UNIX_TIME.fullmatch(timestamp):
         return False
     seconds = float(timestamp)
     if seconds >= _MILLISECONDS_FROM:
         seconds /= 1000
-    return abs(wall - seconds) <= tolerance_seconds
-
-
-def _unhex(text: str) -> bytes | None:
-    try:
-        return bytes.fromhex(text) or None
-    except ValueError:
-        return None
+    return abs(unix_time - seconds) <= tolerance_seconds
 
 
 def _octets(text: str) -> bytes:
-    """For comparing: `compare_digest` takes text only when it is ASCII."""
+    # As bytes: `compare_digest` raises for text that is not ASCII, and headers come from outside.
     return text.encode(errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""Following: the provider's own SSE stream of one task, whatever its frames look like."""
+"""Follows a provider's own SSE stream of one task, whatever its frames look like."""
 
 from __future__ import annotations
 
@@ -10,56 +10,48 @@ from bridge.errors import UnreadablePayload, UpstreamError, UpstreamRefused
 from bridge.sources.upstream import Upstream
 from bridge.wire.sse import Decoder
 
-Seen = Callable[[Sequence[Observation]], Awaitable[bool]]
+OnObservations = Callable[[Sequence[Observation]], Awaitable[bool]]
 
 
 async def follow(
     upstream: Upstream,
     request: Request,
     *,
-    seen: Seen,
-    alive: Callable[[], None],
+    on_observations: OnObservations,
+    on_alive: Callable[[], None],
 ) -> None:
-    """Hand over what the stream shows until it ends or shows the end of the task.
+    """Pass on what the stream shows until it ends or shows the end of the task.
 
     Args:
-        seen: Called with the observations that came together, in order; says whether the task ended.
-        alive: Called for every sign of life, heartbeats included.
+        on_observations: Called with the observations of one chunk, in order; returns whether the task has
+            ended.
+        on_alive: Called for every chunk, heartbeats included.
 
     Raises:
-        UpstreamError: It broke, or there is none; what it did not say, a look must find.
+        UpstreamError: The connection was lost, or there is no stream; a poll must find what is missing.
     """
     try:
-        await _follow(upstream, request, seen, alive)
+        async with upstream.session.listen(request) as (head, chunks):
+            if head.status != 200:
+                upstream.dialect.read_status(head)  # raises the provider's own error
+            if head.status != 200 or not head.headers.get("content-type", "").startswith("text/event-stream"):
+                raise UpstreamRefused("the upstream has no stream for this task", provider_status=head.status)
+            decoder = Decoder()
+            async for chunk in chunks:
+                on_alive()
+                read = [_read(upstream, frame.name, frame.data) for frame in decoder.feed(chunk)]
+                observations = [observation for observation in read if observation is not None]
+                if observations and await on_observations(observations):
+                    break
     except UpstreamError as error:
         upstream.record_stream(error.outcome)
         raise
     upstream.record_stream("ok")
 
 
-async def _follow(
-    upstream: Upstream,
-    request: Request,
-    seen: Seen,
-    alive: Callable[[], None],
-) -> None:
-    async with upstream.session.listen(request) as (head, chunks):
-        if head.status != 200 or not head.headers.get("content-type", "").startswith("text/event-stream"):
-            if head.status != 200:
-                upstream.dialect.read_status(head)  # raises what the provider says
-            raise UpstreamRefused("the upstream has no stream for this task", provider_status=head.status)
-        decoder = Decoder()
-        async for chunk in chunks:
-            alive()
-            read = [_read(upstream, frame.name, frame.data) for frame in decoder.feed(chunk)]
-            observations = [observation for observation in read if observation is not None]
-            if observations and await seen(observations):
-                return
-
-
 def _read(upstream: Upstream, name: str | None, data: str) -> Observation | None:
-    """One bad frame among good ones is skipped: the next, or a look, says the same again."""
     try:
         return upstream.dialect.read_stream_event(name, upstream.session.hide(data))
     except UnreadablePayload:
+        # One malformed frame is skipped: the next one, or a poll, carries the same state.
         return None

@@ -1,4 +1,4 @@
-"""One configured provider: its dialect, the way to it, its budget, and what was learned of it."""
+"""One configured provider as one credential sees it: dialect, session, limiter, run times, health."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from bridge.telemetry.tracing import NO_TRACING, Tracing
 
 ACCOUNT_IN_FLIGHT = 8
 
-# Out of credit, or not your task: that says nothing against the key.
-STILL_ACCEPTED = frozenset({402, 403})
+# Out of credit, or another account's task: the key itself is valid.
+VALID_KEY_STATUSES = frozenset({402, 403})
 
 
 logger = logging.getLogger(__name__)
 
 
 class UpstreamState(StrEnum):
-    """How a provider does, for `/status`."""
+    """State of an upstream in `/status`."""
 
     VALID = "VALID"
     INITIALIZING = "INITIALIZING"
@@ -43,7 +43,11 @@ class UpstreamState(StrEnum):
 
 @dataclass(slots=True)
 class UpstreamHealth:
-    """What `/status` says of a provider."""
+    """Health of an upstream in `/status`.
+
+    Args:
+        since: Unix seconds of the last change of `state`.
+    """
 
     state: UpstreamState
     since: float
@@ -53,11 +57,12 @@ class UpstreamHealth:
 
 @dataclass(slots=True, eq=False)
 class Upstream:
-    """A provider the operator configured, under the operator's name; as one credential sees it.
+    """A configured provider as one credential sees it.
 
     Args:
-        account: Whose credential that is; `-` for the operator's own.
-        refused: Called when the provider says that it takes the credential no more.
+        name: As the operator configured it.
+        account: The account of the credential; `-` for the operator's own.
+        refused: Called when the provider rejects the credential.
     """
 
     name: str
@@ -67,11 +72,11 @@ class Upstream:
     pace: Pace
     clock: Clock
     metrics: Metrics
-    deadline_seconds: float | None = None
-    submit_timeout_seconds: float = 60.0
+    deadline_seconds: float | None
+    submit_timeout_seconds: float
+    max_streams: int
     callback_secret: str | None = field(default=None, repr=False)
     verifier: Verifier | None = None
-    max_streams: int = 100
     run_times: RuntimeHistory = field(default_factory=RuntimeHistory)
     callbacks: CallbackSupport = field(default_factory=CallbackSupport)
     account: str = OWN_ACCOUNT
@@ -86,22 +91,27 @@ class Upstream:
         self._series = UpstreamSeries(self.metrics, self.name)
 
     def for_account(self, account: str, credential: Credential, *, refused: Callable[[], None]) -> Self:
-        """The same provider as another credential sees it.
+        """The same provider with another credential.
 
-        The way there, the advice and the counters are shared; budget and everything learned are its own.
+        Connections, pace and metrics are shared; the limiter and everything learned are its own, or one
+        account could slow down another, or see how long the tasks of another take.
         """
         view = copy(self)
         view.account = account
         view.session = self.session.acting_as(credential)
-        view.limiter = self.limiter.anew(max_in_flight=min(ACCOUNT_IN_FLIGHT, self.limiter.max_in_flight))
+        view.limiter = self.limiter.for_other_credential(
+            max_in_flight=min(ACCOUNT_IN_FLIGHT, self.limiter.max_in_flight)
+        )
         view.run_times, view.callbacks = RuntimeHistory(), CallbackSupport()
         view.refused = refused
         if self.verifier is not None and not self.verifier.published:
-            view.verifier = None  # the signing key in the configuration is the operator's
+            # The configured signing key belongs to the operator's account: it verifies no other account's
+            # callbacks.
+            view.verifier = None
         return view
 
-    def part(self) -> None:
-        """Nothing more is asked with this credential."""
+    def close(self) -> None:
+        """No more calls are made with this credential: its open circuit must not show in the metric."""
         self._show_circuit(is_open=False)
 
     async def ask(
@@ -112,16 +122,16 @@ class Upstream:
         *,
         task_id: str | None = None,
     ) -> HttpResponse:
-        """Make one call and time it; its outcome is counted by whoever reads the answer.
+        """Send one request and time it; the caller then reports the outcome with `record_call`.
 
         Args:
-            timeout_seconds: Instead of the upstream's own.
-            task_id: Whom it is about, for the exemplar.
+            timeout_seconds: Replaces the upstream's own.
+            task_id: The task it is about, for the exemplar.
 
         Raises:
-            UpstreamError: There is no answer to read.
+            UpstreamError: There is no response to read.
         """
-        began = self.clock.monotonic()
+        started_at = self.clock.monotonic()
         try:
             with self.tracing.request(self.name, call, request, self.session.base_of(request)) as span:
                 answer = await self.session.ask(request, timeout_seconds)
@@ -129,54 +139,48 @@ class Upstream:
                 return answer
         finally:
             example = None if task_id is None else self.metrics.example(f"{self.name}/{task_id}")
-            self._series.seconds[call].observe(self.clock.monotonic() - began, example)
+            self._series.seconds[call].observe(self.clock.monotonic() - started_at, example)
 
     def record_call(self, call: str, error: UpstreamError | None = None, *, outcome: str = "ok") -> None:
-        """Count how a call ended and keep the standing of the provider."""
+        """Count the outcome of a call and update the health of the upstream."""
         self._series.requests[call, error.outcome if error else outcome].inc()
+        # A 404 or a rejected request is an answer: the provider works.
         works = error is None or error.outcome in {"not_found", "refused"}
         if error is not None:
-            # what a provider says to one account is for that account alone
+            # The provider's words to one account are for that account alone; `/status` is for everyone.
             self.health.last_error = str(error) if self.account == OWN_ACCOUNT else error.code
             self.health.last_error_at = self.clock.time()
-        self._stands(UpstreamState.VALID if works else UpstreamState.INTERRUPTED)
-        if error is None:
-            return
-        gone = isinstance(error, CredentialRefused) and error.provider_status not in STILL_ACCEPTED
-        if gone and self.refused is not None:
-            self.refused()
-
-    def polled(self, result: str) -> None:
-        """Count what a look brought."""
-        self._series.polls[result].inc()
-
-    def record_stream(self, outcome: str) -> None:
-        """Count how a stream ended; that says less of the provider's standing than a look does."""
-        self._series.requests["stream", outcome].inc()
-
-    def waited(self, seconds: float) -> None:
-        """Count how long a look that was due waited for the budget."""
-        self._series.budget_wait.observe(seconds)
-
-    def _stands(self, state: UpstreamState) -> None:
+        state = UpstreamState.VALID if works else UpstreamState.INTERRUPTED
         if self.health.state is not state:
-            self._tell(state)
+            fields: dict[str, object] = {"upstream": self.name}
+            if state is UpstreamState.INTERRUPTED:
+                logger.warning("upstream unhealthy", extra=fields | {"error": self.health.last_error})
+            elif self.health.state is UpstreamState.INTERRUPTED:
+                seconds = round(self.clock.time() - self.health.since, 1)
+                # The level of the failure, so that a reader of warnings sees that it is over.
+                logger.warning("upstream recovered", extra=fields | {"after_seconds": seconds})
             self.health.state = state
             self.health.since = self.clock.time()
         if self.limiter.open_circuit is not (self.account in self._open_circuits):
             self._show_circuit(is_open=self.limiter.open_circuit)
+        refused = isinstance(error, CredentialRefused) and error.provider_status not in VALID_KEY_STATUSES
+        if refused and self.refused is not None:
+            self.refused()
 
-    def _tell(self, state: UpstreamState) -> None:
-        """A provider that does not work is news, and so is one that works again."""
-        fields: dict[str, object] = {"upstream": self.name}
-        if state is UpstreamState.INTERRUPTED:
-            logger.warning("upstream does not work", extra=fields | {"error": self.health.last_error})
-        elif self.health.state is UpstreamState.INTERRUPTED:
-            seconds = round(self.clock.time() - self.health.since, 1)
-            # as grave as what it ends: whoever reads of the trouble must read that it is over
-            logger.warning("upstream works again", extra=fields | {"after_seconds": seconds})
+    def record_poll(self, result: str) -> None:
+        """Count a poll by its result: `changed`, `unchanged` or `failed`."""
+        self._series.polls[result].inc()
+
+    def record_stream(self, outcome: str) -> None:
+        """Count how a stream ended. Not a sign of health: many providers have no streams, or cut them."""
+        self._series.requests["stream", outcome].inc()
+
+    def record_wait(self, seconds: float) -> None:
+        """Record how long a due poll waited for the limiter."""
+        self._series.budget_wait.observe(seconds)
 
     def _show_circuit(self, *, is_open: bool) -> None:
+        # Shared by all accounts of this upstream: the metric has no account label, which would be unbounded.
         if is_open:
             self._open_circuits.add(self.account)
         else:

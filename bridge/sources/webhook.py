@@ -1,4 +1,4 @@
-"""Being called: a provider's callback means "look now", never more."""
+"""Callbacks of providers: a callback triggers a poll and is trusted no further."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bridge.sources.upstream import Upstream
 
 
 class CallbackResult(StrEnum):
-    """How a callback was taken; also the label of `bridge_callbacks_total`."""
+    """Result of a callback; also the label of `bridge_callbacks_total`."""
 
     ACCEPTED = "accepted"
     FORGED = "forged"
@@ -24,10 +24,10 @@ class CallbackResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CallbackOutcome:
-    """What came of a callback.
+    """The result, and the response to send.
 
     Args:
-        reply: JSON to answer with, where the provider wants an echo.
+        reply: JSON body, where the provider expects an echo.
     """
 
     result: CallbackResult
@@ -43,45 +43,44 @@ async def take(
     poll_now: Callable[[TaskKey], bool],
     seen_by: Callable[[str], Upstream | None] | None = None,
 ) -> CallbackOutcome:
-    """Take in a callback.
+    """Process a callback.
 
     Args:
-        upstream: As the operator's own credential sees it.
-        secret: What stood in the URL; compared in constant time.
-        headers: By names in any case.
-        look_now: Looks at a task that is watched; False when nobody watches it.
-        seen_by: The upstream as an account sees it; None when its key is not here.
+        upstream: With the operator's own credential.
+        secret: From the URL; compared in constant time.
+        headers: Case-insensitive.
+        poll_now: Polls a watched task; False when it is not watched.
+        seen_by: The upstream with the credential of an account; None when its key is no longer in memory.
     """
     account = called_account(upstream.callback_secret, secret) if upstream.callback_secret else None
-    if account is None or await _proven_wrong(upstream, account, headers, body):
+    if account is None or await _is_forged(upstream, account, headers, body):
         return _counted(upstream, CallbackOutcome(CallbackResult.FORGED))
     callback = upstream.dialect.read_callback(body)
     if callback.challenge:
         return _counted(upstream, CallbackOutcome(CallbackResult.CHALLENGE, callback.reply))
-    seen = upstream if account == OWN_ACCOUNT or seen_by is None else seen_by(account)
+    addressee = upstream if account == OWN_ACCOUNT or seen_by is None else seen_by(account)
     known = False
-    if callback.task_id is not None and seen is not None:
-        seen.callbacks.come = True
-        known = _looks(seen, callback.task_id, poll_now)
+    if callback.task_id is not None and addressee is not None:
+        # Even for a task that is not watched: it shows that callbacks reach the bridge.
+        addressee.callbacks.come = True
+        try:
+            task_id = check_task_id(callback.task_id)
+            known = poll_now(TaskKey(addressee.name, task_id, addressee.account))
+        except InvalidRequest:
+            known = False
     result = CallbackResult.ACCEPTED if known else CallbackResult.UNKNOWN_TASK
     return _counted(upstream, CallbackOutcome(result, callback.reply))
 
 
-async def _proven_wrong(upstream: Upstream, account: str, headers: Mapping[str, str], body: bytes) -> bool:
-    """The operator's signing key says nothing of what the provider signs for another account."""
+async def _is_forged(upstream: Upstream, account: str, headers: Mapping[str, str], body: bytes) -> bool:
     verifier = upstream.verifier
+    # A shared signing key is the operator's: what the provider sends to another account is signed with
+    # another.
     if verifier is None or not (account == OWN_ACCOUNT or verifier.published):
         return False
     return await verifier.proof(headers, body) is Proof.WRONG
 
 
-def _looks(upstream: Upstream, task_id: str, poll_now: Callable[[TaskKey], bool]) -> bool:
-    try:
-        return poll_now(TaskKey(upstream.name, check_task_id(task_id), upstream.account))
-    except InvalidRequest:
-        return False
-
-
-def _counted(upstream: Upstream, taken: CallbackOutcome) -> CallbackOutcome:
-    upstream.metrics.callbacks.labels(upstream.name, taken.result.value).inc()
-    return taken
+def _counted(upstream: Upstream, outcome: CallbackOutcome) -> CallbackOutcome:
+    upstream.metrics.callbacks.labels(upstream.name, outcome.result.value).inc()
+    return outcome

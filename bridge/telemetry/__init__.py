@@ -1,5 +1,5 @@
-"""What the bridge tells its operator about single things: lines of a log, spans of a trace.
+"""Log, metrics and traces.
 
-Library code logs with `logging.getLogger(__name__)` and `extra=`, and traces through a `Tracing`. How both
-look from outside is decided once, when the process starts (docs/logging.md).
+Library code logs with `logging.getLogger(__name__)` and `extra=`, counts through a `Metrics`, and traces
+through a `Tracing`. Output formats are chosen once, when the process starts (docs/logging.md).
 """

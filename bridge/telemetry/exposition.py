@@ -1,4 +1,4 @@
-"""One scrape of `/metrics`: in which format, and its text, made in slices so that the event loop turns."""
+"""One scrape of `/metrics`: its format and its text, encoded in slices so as not to block the event loop."""
 
 from __future__ import annotations
 
@@ -25,28 +25,33 @@ class _Encode(Protocol):
 
 
 async def scraped(metrics: Metrics, *, accept: str) -> tuple[bytes, str]:
-    """Everything, and its content type.
+    """The text of all metrics, and its content type.
 
-    A family is read at one moment, two families may be read at different turns of the loop.
+    Each family is read at one moment; two families may be read in different turns of the event loop.
 
     Args:
-        accept: The header of the request.
+        accept: The `Accept` header of the request.
     """
-    wanted = accepts_openmetrics(accept)
-    # the names are plain ones, so not escaping them changes nothing but the time
-    encode: _Encode = partial(openmetrics.generate_latest if wanted else plain, escaping="allow-utf-8")
-    written = []
-    for family in metrics.exposition(openmetrics=wanted).collect():
-        for part in _parts(family):
-            written.append(part.written(encode))
+    as_openmetrics = accepts_openmetrics(accept)
+    # Our names need no escaping; this option only skips the check.
+    encode: _Encode = partial(
+        openmetrics.generate_latest if as_openmetrics else plain, escaping="allow-utf-8"
+    )
+    texts = []
+    for family in metrics.exposition(openmetrics=as_openmetrics).collect():
+        samples = family.samples
+        for start in range(0, max(len(samples), 1), SAMPLES_PER_SLICE):
+            part = Metric(family.name, family.documentation, family.type)
+            part.samples = samples[start : start + SAMPLES_PER_SLICE]
+            texts.append(_Slice(part, first=start == 0).encode(encode))
             await asyncio.sleep(0)
-    return b"".join(written) + (_END if wanted else b""), OPENMETRICS if wanted else TEXT
+    return b"".join(texts) + (_END if as_openmetrics else b""), OPENMETRICS if as_openmetrics else TEXT
 
 
 def accepts_openmetrics(accept: str) -> bool:
-    """Whether the header names it, unless with a weight of nothing."""
-    for one in accept.lower().split(","):
-        name, *parameters = (word.strip() for word in one.split(";"))
+    """Whether an `Accept` header names OpenMetrics, and not with `q=0`."""
+    for item in accept.lower().split(","):
+        name, *parameters = (word.strip() for word in item.split(";"))
         if name == "application/openmetrics-text":
             return not any(word.startswith("q=") and not word[2:].strip("0.") for word in parameters)
     return False
@@ -54,7 +59,7 @@ def accepts_openmetrics(accept: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """A part of a family, as an encoder reads it."""
+    """A part of a family, as a registry for one encoder call."""
 
     part: Metric
     first: bool
@@ -62,15 +67,7 @@ class _Slice:
     def collect(self) -> Iterator[Metric]:
         yield self.part
 
-    def written(self, encode: _Encode) -> bytes:
-        """Its lines: with the head only where the family begins, and without the end of a whole scrape."""
+    def encode(self, encode: _Encode) -> bytes:
+        """Its lines: HELP and TYPE only in the first slice of a family, and never the end marker."""
         text = encode(self).removesuffix(_END)
         return text if self.first else text.split(b"\n", 2)[2]
-
-
-def _parts(family: Metric) -> Iterator[_Slice]:
-    samples = family.samples
-    for start in range(0, max(len(samples), 1), SAMPLES_PER_SLICE):
-        part = Metric(family.name, family.documentation, family.type)
-        part.samples = samples[start : start + SAMPLES_PER_SLICE]
-        yield _Slice(part, first=start == 0)

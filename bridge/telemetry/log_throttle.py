@@ -1,4 +1,4 @@
-"""A line that repeats itself is written a few times, then counted, so that trouble cannot bury its cause."""
+"""Throttles repeated log lines: a few per minute are written, the rest are counted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WINDOW_SECONDS = 60.0
-WRITTEN = 5
-KEPT = 256
+BURST = 5  # lines of one kind written per window
+CACHE_SIZE = 256  # kinds of lines remembered at the same time
 
 
 _Kind = tuple[str, str, str | None]
@@ -18,20 +18,21 @@ _Kind = tuple[str, str, str | None]
 
 @dataclass(slots=True)
 class _Window:
-    """One kind of line, for a minute."""
+    """The lines of one kind within one minute."""
 
     since: float
     level: int
-    seen: int = 0
+    count: int = 0
 
 
 class LogThrottle(logging.Filter):
-    """Lets the first lines of a kind through each minute, from warnings on; says how many it held back.
+    """Passes the first lines of each kind per minute, and reports how many it suppressed.
 
-    Lines are of one kind when logger, template and upstream are the same: not the task, which changes. What
-    is said once a connection or a task is no warning, and what somebody debugs is not held back either.
+    Applies to warnings and above: an outage must not bury its cause under repetitions. Lines below are
+    written once per connection or task, or are wanted by someone who debugs. Lines are of one kind if logger,
+    template and upstream are equal; the task is not part of it, because it differs in each line.
 
-    Ordering: each count is given once, after the lines it counts; `filter` and `counts` from any thread.
+    Ordering: each count is returned once, after the lines it counts. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -41,47 +42,46 @@ class LogThrottle(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to write it."""
+        """Whether to write `record`."""
         if record.levelno < logging.WARNING:
             return True
         kind = (record.name, str(record.msg), getattr(record, "upstream", None))
         with self._lock:
             window = self._windows.get(kind)
+            # A negative age means that the clock was set back; the window might then last for hours.
             if window is None or not 0 <= record.created - window.since < WINDOW_SECONDS:
                 self._close(kind, record.created)
                 window = self._windows[kind] = _Window(record.created, record.levelno)
-                if len(self._windows) > KEPT:
+                if len(self._windows) > CACHE_SIZE:
                     self._close(next(iter(self._windows)), record.created)
-            window.seen += 1
-            return window.seen <= WRITTEN
+            window.count += 1
+            return window.count <= BURST
 
-    def counts(self, now: float, *, last: bool = False) -> Sequence[logging.LogRecord]:
-        """What was held back, of each kind whose minute is over.
+    def take_counts(self, now: float, *, last: bool = False) -> Sequence[logging.LogRecord]:
+        """Records that report the suppressed lines of each kind whose minute is over.
 
         Args:
             now: Unix seconds.
-            last: Of every kind: nothing more will come.
+            last: Report every kind, because the log is being closed.
         """
         with self._lock:
             for kind, window in list(self._windows.items()):
                 if last or now - window.since >= WINDOW_SECONDS:
                     self._close(kind, min(now, window.since + WINDOW_SECONDS))
-            told, self._counts = self._counts, []
-        return told
+            counts, self._counts = self._counts, []
+        return counts
 
     def _close(self, kind: _Kind, now: float) -> None:
         window = self._windows.pop(kind, None)
-        if window is not None and window.seen > WRITTEN:
-            self._counts.append(_count(kind, window, now))
-
-
-def _count(kind: _Kind, window: _Window, now: float) -> logging.LogRecord:
-    name, template, upstream = kind
-    more, seconds = window.seen - WRITTEN, max(1, round(now - window.since))
-    text = f"... {more} more like this in {seconds} s"
-    record = logging.LogRecord(name, window.level, "", 0, text, None, None)
-    record.created = now
-    record.__dict__ |= {"like": template, "suppressed": more, "seconds": seconds}
-    if upstream is not None:
-        record.__dict__["upstream"] = upstream
-    return record
+        if window is None or window.count <= BURST:
+            return
+        name, template, upstream = kind
+        suppressed, seconds = window.count - BURST, max(1, round(now - window.since))
+        text = f"... {suppressed} more like this in {seconds} s"
+        # Of the same logger and level, so that a filter that shows the lines shows their count too.
+        record = logging.LogRecord(name, window.level, "", 0, text, None, None)
+        record.created = now
+        record.__dict__ |= {"like": template, "suppressed": suppressed, "seconds": seconds}
+        if upstream is not None:
+            record.__dict__["upstream"] = upstream
+        self._counts.append(record)

@@ -1,8 +1,8 @@
-"""The way of a line out of the process: a thread writes, so that the event loop waits for no terminal.
+"""Writes log lines from a thread, so that the event loop never waits for a terminal or a pipe.
 
-Rule 1: whoever logs pays for the record alone. Rendering and writing happen in the thread.
-Rule 2: what waits is bounded. Lines beyond that are lost, counted, and told of once there is room.
-Rule 3: a stream that is closed, full or stuck costs lines, never a request and never the end of the process.
+Rule 1: the logging call only creates the record. Rendering and writing happen in the thread.
+Rule 2: the queue is bounded. Lines over the limit are dropped, counted, and reported once there is room.
+Rule 3: a stream that is closed, full or blocked costs lines, never a request and never the exit.
 """
 
 from __future__ import annotations
@@ -18,60 +18,63 @@ from bridge.clock import Clock
 from bridge.telemetry.log_throttle import LogThrottle
 
 QUEUE_LIMIT = 10_000
-TURN_SECONDS = 1.0
-GATHER_SECONDS = 0.05
+IDLE_SECONDS = 1.0  # without lines, how often the counts of the throttle are written
+BATCH_SECONDS = 0.05
 FLUSH_TIMEOUT_SECONDS = 1.0
-MAX_BATCH = 16  # lines rendered before the event loop may have its turn: less than a millisecond
+MAX_BATCH = 16  # lines rendered before the thread releases the interpreter lock: less than a millisecond
 
 Write = Callable[[bytes], None]
 
 
 class LogWriter(logging.Handler):
-    """Takes records from any thread and writes them from one of its own.
+    """Accepts records from any thread and writes them from its own.
 
     Args:
-        write: Writes whole lines; may block; raises OSError when they are lost.
-        repeats: Asked before a record is taken, and for what it held back.
+        write: Writes whole lines; may block; raises OSError if they are lost.
+        throttle: Filters repeated records and reports how many it suppressed.
+        limit: Records that may wait in the queue.
     """
 
-    def __init__(self, write: Write, repeats: LogThrottle, clock: Clock, *, room: int = QUEUE_LIMIT) -> None:
+    def __init__(
+        self, write: Write, throttle: LogThrottle, clock: Clock, *, limit: int = QUEUE_LIMIT
+    ) -> None:
         super().__init__()
         self._write = write
-        self._repeats = repeats
+        self._throttle = throttle
         self._clock = clock
-        self._room = room
+        self._limit = limit
         self._queue: queue.SimpleQueue[logging.LogRecord | threading.Event | None] = queue.SimpleQueue()
-        self._lost = 0
-        self._hurry = threading.Event()
+        self._dropped = 0
+        self._flushing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take in a record, unless it repeats itself or too many wait."""
-        if not self._repeats.filter(record):
+        """Queue a record, unless it is throttled or the queue is full."""
+        if not self._throttle.filter(record):
             return
-        if self._queue.qsize() >= self._room:
-            self._lost += 1
+        if self._queue.qsize() >= self._limit:
+            self._dropped += 1
             return
         try:
-            # what it was given may change before the thread reads it
+            # Formatted here, because the arguments may change before the thread reads them.
             record.msg, record.args = record.getMessage(), None
-        except Exception as error:  # noqa: BLE001 - arguments that do not fit must not end who logs
+        except Exception as error:  # noqa: BLE001 - a wrong format string must not fail the caller
             record = _unrenderable(record, error)
         self._queue.put(record)
 
     def flush(self) -> None:
-        """Wait until what was taken in is written; not for long."""
+        """Wait until everything queued is written, up to a second."""
         if self._thread.is_alive():
             written = threading.Event()
             self._queue.put(written)
-            self._hurry.set()
+            self._flushing.set()
             written.wait(FLUSH_TIMEOUT_SECONDS)
 
     def close(self) -> None:
-        """Write what waits, then end; a stream that takes nothing is left behind."""
+        """Write what is queued, then end the thread; a blocked stream is abandoned after a second."""
         self._queue.put(None)
-        self._hurry.set()
+        self._flushing.set()
         self._thread.join(FLUSH_TIMEOUT_SECONDS)
         super().close()
 
@@ -80,77 +83,77 @@ class LogWriter(logging.Handler):
             pass
 
     def _turn(self) -> bool:
-        """Write what has come, or, when nothing comes, what there is to tell; False once closed."""
+        """Write one batch, or if nothing comes, the counts of the throttle; False once closed."""
         items = self._gather()
         ended = None in items
-        lines = [item for item in items if isinstance(item, logging.LogRecord)]
-        lines += self._repeats.counts(self._clock.time(), last=ended)
-        for place in range(0, len(lines), MAX_BATCH):
-            self._out(lines[place : place + MAX_BATCH])
-        if self._lost and (ended or self._queue.qsize() <= self._room // 2):
-            self._tell_lost()
+        records = [item for item in items if isinstance(item, logging.LogRecord)]
+        records += self._throttle.take_counts(self._clock.time(), last=ended)
+        for start in range(0, len(records), MAX_BATCH):
+            self._write_records(records[start : start + MAX_BATCH])
+        # Half empty, so that the report does not compete for room while lines are still being dropped.
+        if self._dropped and (ended or self._queue.qsize() <= self._limit // 2):
+            dropped = self._dropped
+            report = logging.LogRecord(__name__, logging.WARNING, "", 0, "log lines dropped", None, None)
+            report.__dict__["dropped"] = dropped
+            written = self._write_records([report])
+            # If the report itself is lost, its own line must not be counted as dropped.
+            self._count_dropped(-dropped if written else -1)
         for item in items:
             if isinstance(item, threading.Event):
-                self._hurry.clear()
+                self._flushing.clear()
                 item.set()
         return not ended
 
     def _gather(self) -> list[logging.LogRecord | threading.Event | None]:
-        """Wait for a record, and a moment for others: to wake for each would cost more than to write it."""
+        """Wait for a record, then a moment for others: waking up for each costs more than writing it."""
         items: list[logging.LogRecord | threading.Event | None] = []
         try:
-            items.append(self._queue.get(timeout=TURN_SECONDS))
-            self._hurry.wait(GATHER_SECONDS)
-            while len(items) < self._room:
+            items.append(self._queue.get(timeout=IDLE_SECONDS))
+            self._flushing.wait(BATCH_SECONDS)
+            while len(items) < self._limit:
                 items.append(self._queue.get_nowait())
         except queue.Empty:
             pass
         return items
 
-    def _out(self, records: Sequence[logging.LogRecord]) -> bool:
+    def _write_records(self, records: Sequence[logging.LogRecord]) -> bool:
         try:
             self._write(b"".join(map(self._rendered, records)))
         except OSError:
-            self._lose(len(records))
+            self._count_dropped(len(records))
             return False
         return True
 
     def _rendered(self, record: logging.LogRecord) -> bytes:
         try:
             text = self.format(record)
-        except Exception as error:  # noqa: BLE001 - one line that cannot be rendered must not end them all
+        except Exception as error:  # noqa: BLE001 - a line that cannot be rendered must not end the thread
             text = self.format(_unrenderable(record, error))
         return f"{text}\n".encode(errors="backslashreplace")
 
-    def _lose(self, lines: int) -> None:
-        self.acquire()  # whoever logs counts too
-        self._lost += lines
+    def _count_dropped(self, lines: int) -> None:
+        self.acquire()  # `emit` runs under the handler's lock and counts too
+        self._dropped += lines
         self.release()
-
-    def _tell_lost(self) -> None:
-        lost = self._lost
-        record = logging.LogRecord(__name__, logging.WARNING, "", 0, "log lines were lost", None, None)
-        record.__dict__["lost"] = lost
-        told = self._out([record])
-        self._lose(-lost if told else -1)  # the line that tells of them is none of them
 
 
 def _unrenderable(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
-    text = "a line of the log could not be rendered"
-    told = logging.LogRecord(record.name, logging.ERROR, "", 0, text, None, None)
-    told.__dict__ |= {"template": str(record.msg)[:200], "error": type(error).__name__}
-    return told
+    """A record that reports that `record` could not be rendered."""
+    text = "log record could not be rendered"
+    report = logging.LogRecord(record.name, logging.ERROR, "", 0, text, None, None)
+    report.__dict__ |= {"template": str(record.msg)[:200], "error": type(error).__name__}
+    return report
 
 
 def to_descriptor(descriptor: int) -> Write:
-    """Writes past Python's own buffers, whose locks a thread that is stuck would hold at the exit."""
+    """A `Write` that bypasses Python's file objects: a blocked thread would hold their locks at exit."""
 
     def write(data: bytes) -> None:
-        left = memoryview(data)
-        while left:
+        rest = memoryview(data)
+        while rest:
             try:
-                left = left[os.write(descriptor, left) :]
-            except BlockingIOError:  # somebody made it so; we may wait
+                rest = rest[os.write(descriptor, rest) :]
+            except BlockingIOError:  # another process made the stream non-blocking; this thread may wait
                 select.select([], [descriptor], [])
 
     return write

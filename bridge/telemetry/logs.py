@@ -1,7 +1,6 @@
-"""How the log looks from outside: JSON for machines, words for people, on standard error.
+"""Log output: JSON or readable text on standard error.
 
-Called once by a command that serves. Library code knows nothing of it, and a program that mounts the bridge
-keeps its own.
+Configured once by a command that serves. A program that mounts the bridge keeps its own logging.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -25,12 +24,12 @@ from bridge.telemetry.log_writer import LogWriter, Write, to_descriptor
 from bridge.telemetry.redaction import Redaction
 from bridge.telemetry.request_context import current_request
 
-OURS = "bridge"
+ROOT_LOGGER = "bridge"
 MAX_TEXT = 8192
 
 _PLAIN = (int, float, bool, type(None))
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-_OUR_WORDS = frozenset({"timestamp", "level", "logger"})
+_OWN_FIELDS = frozenset({"timestamp", "level", "logger"})
 
 logger = logging.getLogger(__name__)
 
@@ -43,61 +42,63 @@ def configure(
     write: Write | None = None,
     clock: Clock | None = None,
 ) -> LogWriter:
-    """Send everybody's lines through one formatter to standard error.
+    """Send all log records through one formatter to standard error.
 
-    Our own from `level` on; the libraries' from warnings on, whatever `level` is: at debug level they would
-    show whole frames, heads and addresses.
+    The bridge's own from `level` on; those of libraries from warnings on, whatever `level` is: at debug level
+    they would show whole frames, headers and addresses.
 
     Args:
         level: `debug`, `info`, `warning` or `error`.
         style: `json`, `human`, or `auto`: human where standard error is a terminal.
-        secrets: What must never leave in a line.
-        write: Instead of standard error.
+        secrets: Texts to redact.
+        write: Replaces standard error.
     """
     _occupy_standard_descriptors()
-    terminal = _is_terminal(sys.stderr)
+    stream = sys.stderr  # None without a console, and closed if standard error was closed before the start
+    terminal = stream is not None and not stream.closed and stream.isatty()
     human = style == "human" or (style == "auto" and terminal)
-    sink = LogWriter(write or to_descriptor(2), LogThrottle(), clock or SystemClock())
-    sink.addFilter(Context())
-    sink.setFormatter(make_formatter(Redaction(secrets), human=human, colors=human and terminal))
-    wanted = logging.getLevelNamesMapping()[level.upper()]
+    writer = LogWriter(write or to_descriptor(2), LogThrottle(), clock or SystemClock())
+    writer.addFilter(Context())
+    writer.setFormatter(make_formatter(Redaction(secrets), human=human, colors=human and terminal))
+    own_level = logging.getLevelNamesMapping()[level.upper()]
     root = logging.getLogger()
-    for old in list(root.handlers):
-        root.removeHandler(old)
-    root.addHandler(sink)
-    root.setLevel(max(wanted, logging.WARNING))
-    logging.getLogger(OURS).setLevel(wanted)
-    logging.getLogger("uvicorn.error").addFilter(_is_ours_to_know)
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    root.addHandler(writer)
+    # Root covers the libraries; at debug level aiohttp and websockets would log payloads.
+    root.setLevel(max(own_level, logging.WARNING))
+    logging.getLogger(ROOT_LOGGER).setLevel(own_level)
+    logging.getLogger("uvicorn.error").addFilter(_is_not_invalid_utf8)
     logging.captureWarnings(capture=True)
     sys.excepthook = _crashed
     threading.excepthook = _thread_crashed
-    return sink
+    return writer
 
 
 class Context(logging.Filter):
-    """Puts the request that is being served onto its lines; also for a handler of who mounts the bridge."""
+    """Adds the current request to a record. A program that mounts the bridge can use it as well."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Always True: nothing is held back here."""
-        visit = current_request()
-        if visit is not None:
-            record.request_id = visit.request_id
-            if visit.trace is not None and not hasattr(record, "trace_id"):
-                record.trace_id = visit.trace.trace_id
-            if visit.caller is not None:
-                record.caller = visit.caller
+        """Add the fields; always True."""
+        request = current_request()
+        if request is not None:
+            record.request_id = request.request_id
+            if request.trace is not None and not hasattr(record, "trace_id"):
+                record.trace_id = request.trace.trace_id
+            if request.caller is not None:
+                record.caller = request.caller
         return True
 
 
 def make_formatter(redact: Redaction, *, human: bool, colors: bool = False) -> logging.Formatter:
-    """Renders a record as one line; what a stranger chose can neither end it nor begin another.
+    """A formatter that renders a record as one line, which no text chosen by a client can end or forge.
 
     Args:
-        redact: Sees every text before it is rendered.
+        redact: Called with every text before it is rendered.
     """
     last: list[Processor]
     if human:
-        plain = structlog.dev.plain_traceback  # it is text by then
+        plain = structlog.dev.plain_traceback  # the traceback is text by then
         console = structlog.dev.ConsoleRenderer(
             colors=colors, pad_event_to=24, exception_formatter=plain, sort_keys=False
         )
@@ -110,8 +111,8 @@ def make_formatter(redact: Redaction, *, human: bool, colors: bool = False) -> l
 class _Lines(logging.Formatter):
     """Runs structlog's processors over a record.
 
-    Intentional: not structlog's own `ProcessorFormatter`, which copies the record and renders it by the
-    standard library first; that is half of what a line costs.
+    Intentional: not structlog's own `ProcessorFormatter`, which copies the record and renders it with the
+    standard library first. That is half of the cost of a line.
     """
 
     def __init__(self, processors: Sequence[Processor]) -> None:
@@ -119,7 +120,7 @@ class _Lines(logging.Formatter):
         self._processors = processors
 
     def format(self, record: logging.LogRecord) -> str:
-        """When, how grave, who, what; then what the line says besides, in its own order."""
+        """Time, level, logger and event, then the `extra` fields in their own order."""
         at = datetime.fromtimestamp(record.created, UTC)
         fields: Any = {
             "timestamp": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -138,13 +139,13 @@ class _Lines(logging.Formatter):
 
 
 class _Redact:
-    """Every value a text without secrets, or a plain number."""
+    """Makes every value a redacted text or a plain number."""
 
     def __init__(self, redact: Redaction) -> None:
         self._redact = redact
 
     def __call__(self, _logger: WrappedLogger, _name: str, fields: EventDict) -> EventDict:
-        return {key: value if key in _OUR_WORDS else self._value(value) for key, value in fields.items()}
+        return {key: value if key in _OWN_FIELDS else self._value(value) for key, value in fields.items()}
 
     def _value(self, value: object) -> Any:
         if isinstance(value, str):
@@ -153,7 +154,7 @@ class _Redact:
 
 
 def _bounded(text: str) -> str:
-    """Beginning and end of a long text: of a traceback, where it began and what was raised."""
+    """Start and end of a long text: of a traceback, where it began and what was raised."""
     if len(text) <= MAX_TEXT:
         return text
     half = MAX_TEXT // 2
@@ -161,7 +162,7 @@ def _bounded(text: str) -> str:
 
 
 def _json(fields: EventDict, **_options: object) -> str:
-    """ASCII: a terminal, a pager and a line-wise collector see no control character of any kind."""
+    """JSON in ASCII, so that a terminal, a pager or a log collector sees no control character."""
     return json.dumps(fields, ensure_ascii=True).replace("\x7f", "\\u007f")
 
 
@@ -173,44 +174,39 @@ def _printable(_logger: WrappedLogger, _name: str, fields: EventDict) -> EventDi
 
 
 def visible(text: str) -> str:
-    r"""The text with what cannot be seen written out, as `\n` or `\x1b`."""
+    r"""The text with unprintable characters escaped, as `\n` or `\x1b`."""
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _indented(traceback: str) -> str:
-    """Below its line; each line of it says that it is one, so that no message in it can pass for another."""
+    """A traceback below its log line. Each line is marked, so no message in it can pass for a log line."""
     return "\n".join(f"    | {visible(line)}" for line in traceback.split("\n"))
 
 
-def _is_ours_to_know(record: logging.LogRecord) -> bool:
-    """Not every stranger's bad UTF-8, with a traceback: the connection is closed with 1007; that is all."""
+def _is_not_invalid_utf8(record: logging.LogRecord) -> bool:
+    """Drop uvicorn's traceback for each WebSocket client that sends invalid UTF-8; it is closed with 1007."""
     return not record.getMessage().startswith("Invalid UTF-8 sequence")
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and not stream.closed and stream.isatty()
-
-
 def _occupy_standard_descriptors() -> None:
-    """Where standard error was closed before we began, the next socket would get its number, and our log."""
+    """If standard error is closed at start, the next socket would get descriptor 2, and receive the log."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
 
 
 def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
-    logger.critical("the process ended by a bug", exc_info=(kind, error, trace))
+    logger.critical("process failed", exc_info=(kind, error, trace))
 
 
-def _thread_crashed(told: threading.ExceptHookArgs) -> None:
-    if told.exc_value is None:
+def _thread_crashed(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is None:
         return
-    trouble = (told.exc_type, told.exc_value, told.exc_traceback)
-    logger.critical("a thread ended by a bug", exc_info=trouble)
+    logger.critical("thread failed", exc_info=(args.exc_type, args.exc_value, args.exc_traceback))

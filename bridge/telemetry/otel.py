@@ -1,7 +1,7 @@
 """Spans by OpenTelemetry, sent by OTLP over HTTP. An extra: `pip install 'task-event-bridge[otel]'`.
 
-Attributes follow the semantic conventions where there are some; ours begin with `bridge.`. No span holds a
-query, a header, a body or the text of an exception: those are where secrets are.
+Attributes follow the semantic conventions where there are any; ours begin with `bridge.`. No span holds a
+query, a header, a body or the text of an exception, because those can contain secrets.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _HTTPS_PORT, _HTTP_PORT = 443, 80
 
 
 class _RequestSpan:
-    """The span of a request that is under way."""
+    """The span of a request in progress."""
 
     def __init__(self, span: trace.Span) -> None:
         self._span = span
 
     def answered(self, status: int) -> None:
-        """The HTTP status; from 400 on it is an error, as the conventions say of clients."""
+        """Set the HTTP status; from 400 on the span is an error (semantic conventions for HTTP clients)."""
         self._span.set_attribute("http.response.status_code", status)
         if status >= 400:
             self._span.set_attribute("error.type", str(status))
@@ -53,8 +53,8 @@ class _RequestSpan:
 class OtelTracing:
     """See `bridge.telemetry.tracing.Tracing`.
 
-    What is under way is kept in context variables: a look, what it asks and what it records happen one after
-    the other in one asyncio task.
+    The current task and request are kept in context variables: a poll, its request and the recording of its
+    result follow each other in one asyncio task.
     """
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -64,11 +64,11 @@ class OtelTracing:
         self._about: ContextVar[tuple[TaskKey, Trace | None] | None] = ContextVar(
             "bridge_about", default=None
         )
-        self._asked: ContextVar[SpanContext | None] = ContextVar("bridge_asked", default=None)
+        self._last_request: ContextVar[SpanContext | None] = ContextVar("bridge_last_request", default=None)
 
     @contextmanager
     def about(self, key: TaskKey, origin: Trace | None) -> Iterator[None]:
-        """The requests made within are about this task."""
+        """The requests made in the body are about this task."""
         token = self._about.set((key, origin))
         try:
             yield
@@ -77,7 +77,7 @@ class OtelTracing:
 
     @contextmanager
     def request(self, upstream: str, call: str, request: Request, base_url: str) -> Iterator[_RequestSpan]:
-        """One request to a provider."""
+        """The span of one request to a provider."""
         key, origin = self._about.get() or (None, None)
         attributes = _address(request, base_url) | {"bridge.upstream": upstream, "bridge.call": call}
         if key is not None:
@@ -93,15 +93,16 @@ class OtelTracing:
             span.set_status(StatusCode.ERROR)
             raise
         finally:
-            self._asked.set(span.get_span_context())
+            self._last_request.set(span.get_span_context())
             if key is not None:
-                self._remember(key, span.get_span_context())
+                self._store(key, span.get_span_context())
             span.end()
 
     @contextmanager
     def publish(self, key: TaskKey, state: State, source: Source, origin: Trace | None) -> Iterator[None]:
-        """A change of state is recorded."""
-        polled_once = source in {Source.POLL, Source.SUBMIT}
+        """The span of recording a state; linked to the poll and to the submit that led to it."""
+        # States of a stream or callback were not requested, so the last request has nothing to do with them.
+        requested = source in {Source.POLL, Source.SUBMIT}
         attributes = {
             "messaging.system": NAME,
             "messaging.operation.name": "publish",
@@ -112,10 +113,10 @@ class OtelTracing:
             "bridge.status": state.status.value,
             "bridge.source": source.value,
         }
-        links = _links(self._asked.get() if polled_once else None, _remote(origin))
+        links = _links(self._last_request.get() if requested else None, _remote(origin))
         name = f"publish {key.upstream}"
         span = self._tracer.start_span(name, _parent(), SpanKind.PRODUCER, attributes, links=links)
-        self._remember(key, span.get_span_context())
+        self._store(key, span.get_span_context())
         try:
             yield
         except BaseException as error:
@@ -126,38 +127,38 @@ class OtelTracing:
             span.end()
 
     async def close(self) -> None:
-        """Send what waits, from a thread: a collector that hangs must not hang the end of the process."""
+        """Send queued spans, from a thread: a collector that hangs must not block the exit of the process."""
         loop = asyncio.get_running_loop()
         closed = asyncio.Event()
 
         def shut_down() -> None:
             self._provider.shutdown()
-            with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waited so long
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the timeout below was faster
                 loop.call_soon_threadsafe(closed.set)
 
-        threading.Thread(target=shut_down, name="traces-farewell", daemon=True).start()
+        threading.Thread(target=shut_down, name="traces-shutdown", daemon=True).start()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(closed.wait(), FLUSH_TIMEOUT_SECONDS)
 
     def trace_of(self, ref: str) -> str | None:
-        """The trace in which something was last seen of a task, for exemplars; None when it is long ago."""
+        """The newest trace of a task, for exemplars; None if it is no longer cached."""
         return self._newest.get(ref)
 
-    def _remember(self, key: TaskKey, context: SpanContext) -> None:
+    def _store(self, key: TaskKey, context: SpanContext) -> None:
         if context.trace_flags.sampled:
             self._newest[key.ref] = f"{context.trace_id:032x}"
-            self._newest.move_to_end(key.ref)
+            self._newest.move_to_end(key.ref)  # an update keeps its old position in the order of eviction
             if len(self._newest) > CACHE_SIZE:
                 self._newest.popitem(last=False)
 
 
 def export_to(endpoint: str | None, environment: Mapping[str, str]) -> OtelTracing:
-    """Traces that go to a collector; what is not said here, the SDK reads from its `OTEL_` variables.
+    """Traces sent to a collector; the SDK reads everything else from its `OTEL_` variables.
 
     Args:
-        endpoint: The collector's address, to which `/v1/traces` is added.
+        endpoint: The URL of the collector, to which `/v1/traces` is added.
     """
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - tests do without
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - not installed for tests
 
     address = f"{endpoint.rstrip('/')}/v1/traces" if endpoint else None
     provider = TracerProvider(resource=_resource(environment), shutdown_on_exit=False)
@@ -166,7 +167,7 @@ def export_to(endpoint: str | None, environment: Mapping[str, str]) -> OtelTraci
 
 
 def _resource(environment: Mapping[str, str]) -> Resource:
-    """Who we are, unless the operator says it in the usual way."""
+    """The service name and version, unless the operator set a name in the `OTEL_` variables."""
     named = "OTEL_SERVICE_NAME" in environment or f"{SERVICE_NAME}=" in environment.get(
         "OTEL_RESOURCE_ATTRIBUTES", ""
     )
@@ -175,21 +176,21 @@ def _resource(environment: Mapping[str, str]) -> Resource:
 
 
 def _parent() -> Context:
-    """The trace of the client we do this for, while it waits; else a trace of its own."""
-    visit = current_request()
-    remote = _remote(visit.trace) if visit is not None else None
+    """The trace of the client whose request is being served; otherwise a new trace."""
+    request = current_request()
+    remote = _remote(request.trace) if request is not None else None
     return trace.set_span_in_context(trace.NonRecordingSpan(remote), _NO_PARENT) if remote else _NO_PARENT
 
 
-def _remote(place: Trace | None) -> SpanContext | None:
-    if place is None:
+def _remote(remote: Trace | None) -> SpanContext | None:
+    if remote is None:
         return None
-    flags = TraceFlags(TraceFlags.SAMPLED if place.sampled else TraceFlags.DEFAULT)
-    return SpanContext(int(place.trace_id, 16), int(place.span_id, 16), is_remote=True, trace_flags=flags)
+    flags = TraceFlags(TraceFlags.SAMPLED if remote.sampled else TraceFlags.DEFAULT)
+    return SpanContext(int(remote.trace_id, 16), int(remote.span_id, 16), is_remote=True, trace_flags=flags)
 
 
-def _links(*places: SpanContext | None) -> list[Link]:
-    return [Link(place) for place in places if place is not None]
+def _links(*remotes: SpanContext | None) -> list[Link]:
+    return [Link(remote) for remote in remotes if remote is not None]
 
 
 def _address(request: Request, base_url: str) -> dict[str, str | int]:

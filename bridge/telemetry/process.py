@@ -1,7 +1,7 @@
-"""What the system says of this process, under the names that every Prometheus client gives them.
+"""Process metrics, under the names that every Prometheus client uses.
 
-The library's own collector lists the open descriptors one by one, which holds the event loop for 16 ms at
-20,000 connections; Linux has told their number since 6.2.
+The library's own collector lists the open descriptors one by one, which blocks the event loop for 16 ms at
+20,000 connections. Linux reports their number directly since version 6.2.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CPU, _STARTED, _VIRTUAL, _RESIDENT = slice(11, 13), 19, 20, 21  # fields of `st
 
 
 class Process(Collector):
-    """Memory, CPU and descriptors, read at each scrape; nothing where there is no `/proc`."""
+    """Memory, CPU and descriptors, read at each scrape; empty without `/proc`."""
 
     def __init__(self, registry: CollectorRegistry, proc: Path = Path("/proc")) -> None:
         self._own = proc / "self"
@@ -27,36 +27,39 @@ class Process(Collector):
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """For a scrape."""
+        """The families, for a scrape."""
         if self._booted is None:
             return
         fields = (self._own / "stat").read_bytes().rpartition(b")")[2].split()
         ticks = os.sysconf("SC_CLK_TCK")
+        folder = self._own / "fd"
+        # Before Linux 6.2 the size is 0.
+        descriptors = folder.stat().st_size or len(os.listdir(folder))  # noqa: PTH208 - no `Path` for each
         cpu = sum(map(int, fields[_CPU])) / ticks
-        yield CounterMetricFamily("process_cpu_seconds", "User and system CPU time.", value=cpu)
+        yield CounterMetricFamily("process_cpu_seconds", "User and system CPU time in seconds.", value=cpu)
         for name, documentation, value in (
-            ("resident_memory_bytes", "Memory that is resident.", int(fields[_RESIDENT]) * _PAGE),
-            ("virtual_memory_bytes", "Memory that is mapped.", int(fields[_VIRTUAL])),
+            ("resident_memory_bytes", "Resident memory in bytes.", int(fields[_RESIDENT]) * _PAGE),
+            ("virtual_memory_bytes", "Virtual memory in bytes.", int(fields[_VIRTUAL])),
             (
                 "start_time_seconds",
-                "Unix time when the process began.",
+                "Start time of the process in Unix seconds.",
                 self._booted + int(fields[_STARTED]) / ticks,
             ),
-            ("open_fds", "Open descriptors.", self._descriptors()),
-            ("max_fds", "Descriptors it may open.", resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+            ("open_fds", "Open file descriptors.", descriptors),
+            (
+                "max_fds",
+                "Maximum number of open file descriptors.",
+                resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            ),
         ):
             yield GaugeMetricFamily(f"process_{name}", documentation, value=value)
-
-    def _descriptors(self) -> int:
-        folder = self._own / "fd"
-        return folder.stat().st_size or len(os.listdir(folder))  # noqa: PTH208 - a path for each would be waste
 
 
 _PAGE = resource.getpagesize()
 
 
 def _booted(proc: Path) -> float | None:
-    """Unix time when the system began; None where it does not say."""
+    """Unix time at which the system booted; None if unknown."""
     try:
         lines = (proc / "stat").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""What never leaves in a line of the log, whoever wrote it.
+"""Removes secrets from log lines, whoever wrote them.
 
-Our own code logs no credential and no query. This is the net below it: for what a library says, for the
-sentence of a foreign exception, and for the mistake we make tomorrow.
+Our own code logs no credential and no query. This is the second line of defence: for lines of libraries, for
+messages of foreign exceptions, and for future mistakes.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 MASK = "[hidden]"
-SHORTEST_SECRET = 8  # a shorter one would be found in ordinary words
+MIN_SECRET = 8  # a shorter one would match ordinary words
 
-# none of these looks twice at the same text: what they read is chosen by strangers
+# Clients choose the text: every pattern runs in linear time, or a long line would block the log.
 _QUOTE = r"(?:\\*[\"'])?"
 _RULES = (
-    # a header as text, as JSON, or as a pair of Python texts or bytes
+    # a header as text, as JSON, or as a Python tuple of str or bytes
     (
         re.compile(
             rf"((?:proxy-)?authorization|(?:set-)?cookie|x-api-key|api[_-]?key|x-key)({_QUOTE}\s*[:=,]\s*b?)({_QUOTE})"
@@ -42,19 +42,19 @@ _SUSPICIOUS = re.compile(r"[?=@]|://|eyJ|/callbacks/|bearer|auth|cookie|key", re
 
 
 class Redaction:
-    """Takes out secrets: those that are known, and what looks like one.
+    """Masks known secrets, and texts that look like one.
 
     Args:
-        secrets: What the configuration calls secret.
+        secrets: The secrets of the configuration.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        known = {fmt for secret in secrets for fmt in _forms(secret)}
+        known = {variant for secret in secrets for variant in _variants(secret)}
         longest_first = sorted(known, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, longest_first))) if known else None
 
     def __call__(self, text: str) -> str:
-        """The text without them."""
+        """The text with its secrets masked."""
         if self._known is not None:
             text = self._known.sub(MASK, text)
         if _SUSPICIOUS.search(text):
@@ -63,8 +63,8 @@ class Redaction:
         return text
 
 
-def _forms(secret: str) -> set[str]:
-    """A secret, the parts of a pair, and what they look like in an address or a `repr`."""
+def _variants(secret: str) -> set[str]:
+    """A secret and the parts of a `user:password` pair, as they appear in text, in a URL and in a `repr`."""
     parts = {secret, *secret.split(":")}
-    shapes = {shape for part in parts for shape in (part, quote(part, safe=""), repr(part)[1:-1])}
-    return {shape for shape in shapes if len(shape) >= SHORTEST_SECRET}
+    variants = {variant for part in parts for variant in (part, quote(part, safe=""), repr(part)[1:-1])}
+    return {variant for variant in variants if len(variant) >= MIN_SECRET}

@@ -1,4 +1,4 @@
-"""The request being served: what every line of the log that comes of it says of it."""
+"""The request being served, as a context variable: adds request id, trace and caller to its log lines."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _SAMPLED = 1
 
 
 class Trace(NamedTuple):
-    """A place in somebody's trace (W3C Trace Context).
+    """The position of a caller in its own trace (W3C Trace Context).
 
     Args:
         trace_id: 32 hexadecimal digits.
-        span_id: 16 of them.
-        sampled: Whether they record it.
+        span_id: 16 hexadecimal digits.
+        sampled: Whether the caller records the trace.
     """
 
     trace_id: str
@@ -37,11 +37,11 @@ class Trace(NamedTuple):
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request, or the connection that came of it.
+    """One request, or the connection it became.
 
     Args:
-        trace: Where the client's own trace stands; None when it sent none.
-        caller: Who it is, once that is known; a name, never a credential.
+        trace: The client's own trace; None if it sent none.
+        caller: The authenticated caller; a name, never a credential.
     """
 
     request_id: str
@@ -49,61 +49,61 @@ class RequestContext:
     caller: str | None = None
 
 
-_current: ContextVar[RequestContext | None] = ContextVar("bridge_visit", default=None)
+_current: ContextVar[RequestContext | None] = ContextVar("bridge_request", default=None)
 
 
 def bind(headers: Iterable[tuple[bytes, bytes]]) -> RequestContext:
-    """From here on, everything this asyncio task does is done for this request.
+    """Attach this asyncio task, and the tasks it creates, to the request with these headers.
 
     Args:
-        headers: As ASGI has them, names in lower case.
+        headers: As in ASGI, with names in lower case.
     """
-    given: bytes | None = None
+    # A repeated header becomes empty, and so invalid: it is unclear which of the values counts.
+    request_id: bytes | None = None
     trace: bytes | None = None
     for name, value in headers:
         if name == REQUEST_ID:
-            given = value if given is None else b""
+            request_id = value if request_id is None else b""
         elif name == TRACEPARENT:
             trace = value if trace is None else b""
-    visit = RequestContext(_request_id(given), None if trace is None else parse_traceparent(trace))
-    _current.set(visit)
-    return visit
+    # The client's own id is used only if it is safe in a log line and in a response header.
+    if request_id is None or not _SANE_ID.fullmatch(request_id):
+        request_id = os.urandom(8).hex().encode()
+    request = RequestContext(
+        request_id.decode(),
+        None if trace is None else parse_traceparent(trace),
+    )
+    _current.set(request)
+    return request
 
 
 def current_request() -> RequestContext | None:
-    """The request that is being served here; None where nobody asked."""
+    """The request being served by this asyncio task; None outside of one."""
     return _current.get()
 
 
 def detach_from_request() -> None:
-    """From here on, what this asyncio task does is done for nobody in particular.
+    """Detach this asyncio task from the request that created it.
 
-    For what outlives the request that began it: a task inherits whose request it was begun in.
+    For tasks that outlive that request, because a task inherits its creator's context variables.
     """
     _current.set(None)
 
 
 def name_caller(name: str) -> None:
-    """Say whose request is being served."""
-    visit = _current.get()
-    if visit is not None:
-        visit.caller = name
+    """Set the caller of the current request."""
+    request = _current.get()
+    if request is not None:
+        request.caller = name
 
 
 def parse_traceparent(value: bytes) -> Trace | None:
-    """The place a `traceparent` header names; None for whatever the standard does not allow.
+    """The trace that a `traceparent` header names; None if the header is invalid.
 
-    Of a version we do not know we read what version 00 has, as the standard asks.
+    Of an unknown version, the fields of version 00 are read, as W3C Trace Context section 3.2 requires.
     """
-    found = _TRACEPARENT.fullmatch(value) if len(value) <= _MAX_TRACEPARENT else None
-    if found is None or (value.startswith(b"00") and found["more"] is not None):
+    match = _TRACEPARENT.fullmatch(value) if len(value) <= _MAX_TRACEPARENT else None
+    if match is None or (value.startswith(b"00") and match["more"] is not None):
         return None
-    sampled = bool(int(found["flags"], 16) & _SAMPLED)
-    return Trace(found["trace"].decode(), found["span"].decode(), sampled)
-
-
-def _request_id(given: bytes | None) -> str:
-    """The client's own where it can stand in a log and a header; else a new one."""
-    if given is not None and _SANE_ID.fullmatch(given):
-        return given.decode()
-    return os.urandom(8).hex()
+    sampled = bool(int(match["flags"], 16) & _SAMPLED)
+    return Trace(match["trace"].decode(), match["span"].decode(), sampled)

@@ -1,11 +1,11 @@
-"""Traces: a short span for each request to a provider, and for each change of state.
+"""Traces: one short span for each request to a provider, and one for each change of state.
 
-No span lives as long as a stream: it would be exported when the stream ends, which is when nobody asks any
-more. What belongs together is linked instead: a change to the look that brought it, both to the trace of
-whoever submitted the task.
+No span lives as long as a stream: it would be exported when the stream ends, after its data is of use.
+Related spans are linked instead: a change to the poll that detected it, both to the trace of the client that
+submitted the task.
 """
 
-# ruff: noqa: ARG002 - a null object looks at nothing
+# ruff: noqa: ARG002 - a null object ignores its arguments
 from __future__ import annotations
 
 import logging
@@ -25,91 +25,87 @@ logger = logging.getLogger(__name__)
 
 
 class Span(Protocol):
-    """One request under way."""
+    """The span of one request in progress."""
 
     def answered(self, status: int) -> None:
-        """The provider answered with this HTTP status."""
+        """Set the HTTP status of the provider's response."""
 
 
 class Tracing(Protocol):
-    """Makes spans. Nothing here waits, and nothing fails."""
+    """Creates spans. No method blocks or raises."""
 
     def about(self, key: TaskKey, origin: Trace | None) -> AbstractContextManager[object]:
-        """The requests made within are about this task.
+        """The requests made in the body are about this task.
 
         Args:
-            origin: Where in the trace of its submitter it was created; None when nobody said.
+            origin: The trace of the client that submitted it; None if unknown.
         """
 
     def request(
         self, upstream: str, call: str, request: Request, base_url: str
     ) -> AbstractContextManager[Span]:
-        """One request to a provider; an exception is how it failed."""
+        """The span of one request to a provider; an exception in the body marks it as failed."""
 
     def publish(
         self, key: TaskKey, state: State, source: Source, origin: Trace | None
     ) -> AbstractContextManager[object]:
-        """A change of state is recorded; linked to the request made last, where a look brought it."""
+        """The span of recording a state; linked to the last request if that request returned the state."""
 
     def trace_of(self, ref: str) -> str | None:
-        """The id of the trace in which something was last seen of a task."""
+        """The id of the newest trace of a task; None if there is none."""
 
     async def close(self) -> None:
-        """Send what waits; not for long."""
+        """Send queued spans, up to a few seconds."""
 
 
 class _NoSpan:
-    """What is told to it is forgotten."""
+    """A span that is not recorded."""
 
     def answered(self, status: int) -> None:
-        """Nobody asks."""
+        """Do nothing."""
 
 
 class NoTracing:
-    """Costs next to nothing: each method gives out one object that was made before."""
+    """Creates no spans. All methods share one object, so a call costs almost nothing."""
 
     _span: AbstractContextManager[Span] = nullcontext(_NoSpan())
 
     def about(self, key: TaskKey, origin: Trace | None) -> AbstractContextManager[object]:
-        """Nothing begins."""
+        """Do nothing."""
         return self._span
 
     def request(
         self, upstream: str, call: str, request: Request, base_url: str
     ) -> AbstractContextManager[Span]:
-        """Nothing begins."""
+        """Do nothing."""
         return self._span
 
     def publish(
-        self,
-        key: TaskKey,
-        state: State,
-        source: Source,
-        origin: Trace | None,
+        self, key: TaskKey, state: State, source: Source, origin: Trace | None
     ) -> AbstractContextManager[object]:
-        """Nothing begins."""
+        """Do nothing."""
         return self._span
 
     def trace_of(self, ref: str) -> None:
-        """There is none."""
+        """Always None."""
 
     async def close(self) -> None:
-        """Nothing waits."""
+        """Do nothing."""
 
 
 def can_export() -> bool:
-    """Whether what speaks to a collector is installed."""
+    """Whether the OTLP exporter is installed."""
     try:
         return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
-    except ModuleNotFoundError:  # not even its parents are there
+    except ModuleNotFoundError:  # raised if a parent package is missing
         return False
 
 
 def make_tracing(endpoint: str | None, environment: Mapping[str, str]) -> Tracing:
-    """Traces, where the operator wants them.
+    """The tracing that the settings and `OTEL_` variables ask for.
 
     Args:
-        endpoint: Of a collector; None to see what the `OTEL_` variables say.
+        endpoint: The URL of a collector; None to use the `OTEL_` variables.
     """
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return NO_TRACING
@@ -117,10 +113,11 @@ def make_tracing(endpoint: str | None, environment: Mapping[str, str]) -> Tracin
     named = any(environment.get(name) for name in _ENDPOINTS) or "OTEL_TRACES_EXPORTER" in environment
     if endpoint is None and (exporter != "otlp" or not named):
         return NO_TRACING
-    if not can_export():  # a cluster may set these variables for everybody
-        logger.warning("no traces, although OTEL_ variables ask for them: they need %s", EXTRA)
+    if not can_export():
+        # No error: a cluster may set these variables for every process.
+        logger.warning("tracing disabled: OTEL_ variables are set, the exporter is missing: %s", EXTRA)
         return NO_TRACING
-    from bridge.telemetry.otel import export_to  # noqa: PLC0415 - an extra, and 30 MB for those who want it
+    from bridge.telemetry.otel import export_to  # noqa: PLC0415 - an optional extra that takes 30 MB
 
     return export_to(endpoint, environment)
 

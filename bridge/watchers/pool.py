@@ -1,4 +1,4 @@
-"""Which watches run: one a task, from the first viewer until a while after the last."""
+"""The watches that run: one per task, from its first viewer until `linger_seconds` after its last."""
 
 from __future__ import annotations
 
@@ -30,18 +30,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Audience:
-    """Viewers of one upstream's tasks, and since when there are that many."""
+    """Number of viewers of one upstream's tasks.
+
+    Args:
+        since: Monotonic seconds when `viewers` last changed or was accounted for.
+    """
 
     viewers: int = 0
     since: float = 0.0
 
 
 class Pool:
-    """Starts, keeps and ends watches. Satisfies `bridge.hub.hub.Interest`.
+    """Starts and ends watches. Satisfies `bridge.hub.hub.Interest`.
 
     Args:
+        random: Returns 0-1, for jitter.
         linger_seconds: How long a watch outlives its last viewer.
-        accounts: The keys callers brought; None where the operator's own keys look.
+        accounts: Callers' own provider keys; None where the operator's keys poll.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class Pool:
         self._followers: dict[TaskKey, StreamFollower] = {}
         self._following = dict.fromkeys(upstreams, 0)
         self._without_stream: dict[str, dict[TaskKey, None]] = {name: {} for name in upstreams}
-        self._called: dict[TaskKey, float] = {}
+        self._callback_polls: dict[TaskKey, float] = {}
         self._group: asyncio.TaskGroup | None = None
         metrics.watches.census = self._census
         for name, upstream in upstreams.items():
@@ -76,7 +81,7 @@ class Pool:
             metrics.interests.labels(name).set_function(self._viewers(name))
 
     async def run(self) -> None:
-        """Run every watch until cancelled."""
+        """Run all watches until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
             for watcher in self._watchers.values():
@@ -87,46 +92,50 @@ class Pool:
                     await self._clock.sleep(TICK_SECONDS)
                     await self.tick()
             finally:
-                self._group = None  # a stream that ends now gives its place to nobody
+                # A stream that ends from now on must not hand its slot to another: the group takes no tasks.
+                self._group = None
 
     async def restore(self) -> int:
-        """Watch again what was open when the last process ended, with or without viewers, until its end.
+        """Resume the watches of all recorded tasks without a final status.
 
-        The first looks are spread, so that no provider meets them all at once. What was watched with a
-        caller's own key waits for the caller to bring it again.
+        Tasks watched with a caller's own key are resumed when the caller sends that key again: it is not
+        stored.
 
         Returns:
-            How many tasks that are.
+            The number of watches resumed.
 
         Raises:
             JournalError: The journal cannot be read.
         """
         now = self._clock.monotonic()
-        queues: dict[str, int] = {}
+        restored: Counter[str] = Counter()
         for event in await self._journal.unfinished():
             upstream = self.upstreams.get(event.key.upstream)
             if upstream is None or event.key in self._watchers or event.key.account != OWN_ACCOUNT:
                 continue
-            place = queues[upstream.name] = queues.get(upstream.name, 0) + 1
+            restored[upstream.name] += 1
             scheduler = self._schedulers.of(upstream)
-            watcher = Watcher(event.key, upstream, self._journal, self._random, scheduler.plan)
+            watcher = Watcher(event.key, upstream, self._journal, self._random, scheduler.schedule)
             watcher.remember(event)
-            watcher.kept = True
-            watcher.watch.due = now + place / (upstream.limiter.requests_per_second or RESTORED_PER_SECOND)
+            # Its viewers reconnect in the next seconds, or never: nothing may be missed in either case.
+            watcher.persistent = True
+            # The first polls are spread, or a restart would send thousands of requests at once.
+            rate = upstream.limiter.requests_per_second or RESTORED_PER_SECOND
+            watcher.watch.due = now + restored[upstream.name] / rate
             self._watchers[event.key] = watcher
-            scheduler.plan(watcher)
-        return sum(queues.values())
+            scheduler.schedule(watcher)
+        return restored.total()
 
     def upstream(self, name: str, account: str = OWN_ACCOUNT) -> Upstream:
-        """The configured upstream of that name, as the account sees it.
+        """The upstream of that name with the credential of `account`.
 
         Raises:
-            UnknownUpstream: There is none.
-            Unauthenticated: The key of the account is not here, or not accepted.
+            UnknownUpstream: None of that name is configured.
+            Unauthenticated: The key of the account is not registered, or the provider rejected it.
         """
         if account != OWN_ACCOUNT:
             if self._accounts is None:
-                raise Unauthenticated("this bridge looks with keys of its own")
+                raise Unauthenticated("this bridge does not poll with callers' keys")
             return self._accounts.upstream(name, account)
         upstream = self.upstreams.get(name)
         if upstream is None:
@@ -134,52 +143,55 @@ class Pool:
         return upstream
 
     def want(self, key: TaskKey) -> None:
-        """One more viewer; the first one starts the watch."""
+        """Add a viewer; the first one starts the watch."""
         watcher = self._watchers.get(key)
         if watcher is None:
             watcher = self._start(key)
-        elif watcher.watch.unseen and not self._just_refused(watcher):
+        elif watcher.watch.not_found and not self._just_not_found(watcher):
+            # The task may exist by now. A fresh watch asks again; its viewers stay with it.
             viewers = watcher.viewers
             self._end(watcher)
             watcher = self._start(key)
             watcher.viewers = viewers
-        if watcher.viewers == 0:  # nobody was there to hear what still stands
-            for notice in watcher.watch.told.values():
+        if watcher.viewers == 0:
+            # With viewers the hub remembers the active notices for newcomers; without, it has dropped them.
+            for notice in watcher.watch.active_notices.values():
                 self._journal.announce(key, notice)
         watcher.viewers += 1
         if watcher.viewers == 1:
-            self._schedulers.of(watcher.upstream).plan(watcher)  # watched again, it is wanted sooner
-        self._audience_changes(key.upstream, 1)
+            # Scheduled again with the shorter grace of a watched task.
+            self._schedulers.of(watcher.upstream).schedule(watcher)
+        self._count_viewers(key.upstream, 1)
 
     def unwant(self, key: TaskKey) -> None:
-        """One viewer less."""
+        """Remove a viewer; the watch lingers after the last one."""
         watcher = self._watchers.get(key)
         if watcher is not None and watcher.viewers > 0:
             watcher.viewers -= 1
             watcher.left_at = self._clock.monotonic()
-        self._audience_changes(key.upstream, -1)
+        self._count_viewers(key.upstream, -1)
 
     def keep(self, key: TaskKey, *, called_back: bool = False) -> None:
-        """Watch a task until its end, viewers or not; starts the watch where none runs.
+        """Watch a task until its end, with or without viewers; starts the watch if none runs.
 
         Args:
-            called_back: Whether the provider was asked to call back about it.
+            called_back: Whether the submit asked the provider to call back.
         """
         watcher = self._watchers.get(key) or self._start(key)
-        watcher.kept = True
+        watcher.persistent = True
         if called_back:
             watcher.expect_callbacks()
 
     def watcher(self, key: TaskKey) -> Watcher | None:
-        """The watch of a task, if one runs."""
+        """The watch of a task; None when none runs."""
         return self._watchers.get(key)
 
     def newest(self) -> Iterator[Watcher]:
-        """Every watch, the one begun last first; to be read without awaiting between."""
+        """All watches, newest first. Iterate without awaiting: the pool changes meanwhile."""
         return reversed(self._watchers.values())
 
     async def wait_polled(self, key: TaskKey) -> BridgeError | None:
-        """Wait until a watched task was looked at once; what went wrong, if something did."""
+        """Wait for the first poll of a watched task; returns the error of the last poll, if it failed."""
         watcher = self._watchers.get(key)
         if watcher is None:
             return None
@@ -187,50 +199,54 @@ class Pool:
         return watcher.error
 
     async def shown(self, key: TaskKey, *, seconds: float) -> CachedResponse | BridgeError | None:
-        """What the provider says of a task: the newest look, if it is younger than the poll interval,
-        else the next one, which is one for everybody who asks meanwhile.
+        """The provider's response to a status call.
 
-        The watch outlives the question by its linger, so it goes on from one question to the next.
+        The cached one while it is younger than the poll interval, else that of the next poll, which all
+        callers share.
+
+        The watch lingers after the call, so a client that polls the bridge keeps it alive.
 
         Args:
-            seconds: How long to wait for a look.
+            seconds: How long to wait for a poll.
 
         Returns:
-            The answer; what went wrong instead; None when neither came in time, or the task ended: its end
-            is in the journal.
+            The response, or the error of the poll; None when neither came in time, or when the task has
+            ended: its final state is in the journal.
         """
         self.want(key)
         try:
             watcher = self._watchers[key]
-            self._metrics.saved.viewed(key.upstream, seconds=1.0, interval=1.0)  # one poll that is spared
+            # The client's request would have been a poll of its own: it counts as one interval viewed.
+            self._metrics.saved.viewed(key.upstream, seconds=1.0, interval=1.0)
             until = self._clock.monotonic() + seconds
             await watcher.hydrate()
             while (answer := self._fresh(watcher)) is None and not watcher.ended:
-                left = until - self._clock.monotonic()
-                if left <= 0:
+                now = self._clock.monotonic()
+                if now >= until:
                     return None
-                if not watcher.looking and (watcher.watch.due or 0.0) > self._clock.monotonic():
-                    watcher.poll_now(self._may_look_at(watcher))
-                await watcher.wait_news(left)
+                if not watcher.polling and (watcher.watch.due or 0.0) > now:
+                    # Not right after a poll: another source may have outdated its response just now, and each
+                    # caller would trigger one more poll.
+                    watcher.poll_now(max(now, watcher.polled_at + watcher.upstream.pace.min_seconds))
+                await watcher.wait_news(until - now)
             return answer
         finally:
             self.unwant(key)
 
-    def _may_look_at(self, watcher: Watcher) -> float:
-        """Not at once after a look, whose answer another source may have made old already."""
-        return max(self._clock.monotonic(), watcher.looked_at + watcher.upstream.pace.min_seconds)
-
     def _fresh(self, watcher: Watcher) -> CachedResponse | BridgeError | None:
-        """What a look has brought that still counts: an error does until the next look is due."""
         if watcher.ended:
             return None
         now, due, shown = self._clock.monotonic(), watcher.watch.due, watcher.shown
-        if watcher.error is not None and not watcher.looking and (due is None or due > now):
+        # An error counts as an answer until the next poll is due.
+        if watcher.error is not None and not watcher.polling and (due is None or due > now):
             return watcher.error
         return shown if shown is not None and now - shown.at < watcher.watch.interval else None
 
-    async def show(self, key: TaskKey, seen: Observation, source: Source) -> Event | None:
-        """Take in what another call showed of a task, as if its watch had seen it.
+    async def show(self, key: TaskKey, observation: Observation, source: Source) -> Event | None:
+        """Record what another call (submit, cancel, alias) showed of a task, as if its watch had observed it.
+
+        Returns:
+            The newest event of the task.
 
         Raises:
             JournalError: It could not be recorded.
@@ -239,10 +255,12 @@ class Pool:
         self.want(key)
         watcher = self._watchers[key]
         if new:
-            self._put_off(watcher)
+            # What is about to be recorded makes the immediate first poll redundant.
+            watcher.watch.due = self._clock.monotonic() + watcher.upstream.pace.min_seconds
+            self._schedulers.of(watcher.upstream).schedule(watcher)
         try:
             await watcher.hydrate()
-            await watcher.take(seen, source, asked=self._clock.monotonic())
+            await watcher.take(observation, source, started_at=self._clock.monotonic())
             watcher.shown_at = self._clock.monotonic()
             watcher.polled_once.set()
         finally:
@@ -251,79 +269,84 @@ class Pool:
         return event
 
     def poll_now(self, key: TaskKey) -> bool:
-        """Look at a watched task at once, at most once a second; False when nobody watches it.
+        """Poll a watched task out of turn, at most once per second; False when it is not watched.
 
-        What is said within that second is not lost: the next look begins after it.
+        A call within that second is not lost: the poll planned for its end starts after the call.
         """
-        watcher = self._watchers.get(key) or self._ending_in(key)
-        if watcher is None or watcher.watch.unseen:
+        watcher = self._watchers.get(key) or self._with_id_ending_in(key)
+        if watcher is None or watcher.watch.not_found:
             return False
         key, now = watcher.key, self._clock.monotonic()
-        called = self._called.get(key, now - CALLBACK_PERIOD_SECONDS)
-        if called <= now:  # else a look that begins later is planned already
-            self._called[key] = at = max(now, called + CALLBACK_PERIOD_SECONDS)
+        planned = self._callback_polls.get(key, now - CALLBACK_PERIOD_SECONDS)
+        if planned <= now:
+            # Otherwise a poll in the future is planned already, and it sees whatever this call is about.
+            self._callback_polls[key] = at = max(now, planned + CALLBACK_PERIOD_SECONDS)
             watcher.poll_now(at)
         return True
 
     async def tick(self) -> None:
-        """Let time pass for every watch: notices, lingering, the sums of who viewed how long."""
+        """Once per second: notices of every watch, ends of linger, eviction of keys, viewer-time metrics."""
         now = self._clock.monotonic()
-        self._keep_accounts()
+        if self._accounts is not None:
+            self._evict_accounts(self._accounts)
         for name in self._audiences:
-            self._audience_changes(name, 0)
-        self._called = {key: at for key, at in self._called.items() if now - at < CALLBACK_PERIOD_SECONDS}
+            self._count_viewers(name, 0)
+        # Entries of the last second only, or every callback would leave one behind for good.
+        self._callback_polls = {
+            key: at for key, at in self._callback_polls.items() if now - at < CALLBACK_PERIOD_SECONDS
+        }
         for number, watcher in enumerate(list(self._watchers.values()), start=1):
-            kept = watcher.kept and not watcher.over
-            if not watcher.viewers and not kept and now - watcher.left_at >= self._linger:
+            needed = watcher.viewers or (watcher.persistent and not watcher.over)
+            if not needed and now - watcher.left_at >= self._linger:
                 self._end(watcher)
                 continue
             try:
                 await watcher.tick()
             except BridgeError as error:
-                logger.warning("tick failed", extra={"task": watcher.key.ref, "error": str(error)})
+                logger.warning("watch tick failed", extra={"task": watcher.key.ref, "error": str(error)})
             except Exception:
-                logger.exception("a bug in one watch", extra={"task": watcher.key.ref})
-            if number % 250 == 0:  # about 2 ms
+                logger.exception("unhandled exception in watch", extra={"task": watcher.key.ref})
+            if number % 250 == 0:
+                # About 2 ms: other coroutines run in between, however many watches there are.
                 await asyncio.sleep(0)
 
     def statistics(self, name: str) -> dict[str, int]:
-        """Watches and viewers of one upstream, for `/status`."""
-        watchers = [one for one in self._watchers.values() if one.key.upstream == name]
-        return {"watches": len(watchers), "viewers": self._audiences[name].viewers}
+        """Watches and viewers of one upstream, as `/status` reports them."""
+        watches = sum(watcher.key.upstream == name for watcher in self._watchers.values())
+        return {"watches": watches, "viewers": self._audiences[name].viewers}
 
     def _start(self, key: TaskKey) -> Watcher:
         if self._accounts is not None and key.account == OWN_ACCOUNT:
-            raise Unauthenticated("callers look with keys of their own here")
+            raise Unauthenticated("this bridge polls with callers' keys only")
         upstream = self.upstream(key.upstream, key.account)
         scheduler = self._schedulers.of(upstream)
-        watcher = Watcher(key, upstream, self._journal, self._random, scheduler.plan)
+        watcher = Watcher(key, upstream, self._journal, self._random, scheduler.schedule)
         self._watchers[key] = watcher
-        scheduler.plan(watcher)
+        scheduler.schedule(watcher)
         self._follow(watcher)
         return watcher
 
-    def _keep_accounts(self) -> None:
-        """End what was watched with a key the provider refuses; forget the keys nobody uses."""
-        if self._accounts is None:
-            return
-        for place in self._accounts.revoked():
+    def _evict_accounts(self, accounts: AccountRegistry) -> None:
+        """End the watches of rejected keys; stop the schedulers of evicted ones."""
+        for revoked in accounts.revoked():
             for key, watcher in list(self._watchers.items()):
-                if (key.upstream, key.account) == place:
+                if (key.upstream, key.account) == revoked:
                     notice = Notice(NoticeCode.CREDENTIAL_REFUSED, REFUSED_SENTENCE, retriable=False)
                     self._journal.announce(key, notice)
                     self._end(watcher)
-        for account in self._accounts.sweep({key.account for key in self._watchers}):
+        for account in accounts.evict({key.account for key in self._watchers}):
             self._schedulers.close(account)
 
     def _follow(self, watcher: Watcher) -> None:
         try:
             request = watcher.upstream.dialect.stream_request(watcher.key.task_id)
         except InvalidRequest:
-            return  # the first look says so to whoever waits
+            return  # the first poll fails with the same error, and reports it
         if self._group is None or request is None or watcher.key in self._followers:
             return
         name = watcher.key.upstream
         if self._following[name] >= watcher.upstream.max_streams:
+            # Polled as any other task until a slot is free. A dict keeps the order in which they came.
             self._without_stream[name][watcher.key] = None
             return
         follower = StreamFollower(watcher, request, self._random, self._unfollow)
@@ -332,7 +355,7 @@ class Pool:
         follower.start(self._group)
 
     def _unfollow(self, follower: StreamFollower) -> None:
-        """A stream is over: the task that waited longest for one gets its place."""
+        """A stream has ended: its slot goes to the task that has waited longest for one."""
         key = follower.watcher.key
         if self._followers.get(key) is follower:
             del self._followers[key]
@@ -346,8 +369,8 @@ class Pool:
                 self._follow(watcher)
 
     def _end(self, watcher: Watcher) -> None:
-        self._schedulers.of(watcher.upstream).forget(watcher)
-        watcher.tell_end()
+        self._schedulers.of(watcher.upstream).cancel(watcher)
+        watcher.log_end()
         if self._watchers.get(watcher.key) is watcher:
             del self._watchers[watcher.key]
         self._without_stream[watcher.key.upstream].pop(watcher.key, None)
@@ -355,25 +378,26 @@ class Pool:
         if follower is not None:
             follower.stop()
 
-    def _ending_in(self, key: TaskKey) -> Watcher | None:
-        """Where the bridge's id is made of parts, callbacks name the last one only."""
+    def _with_id_ending_in(self, key: TaskKey) -> Watcher | None:
+        # Where the bridge's id is made of several parts (`model/id`), callbacks name the last one only. A
+        # walk over all watches, but only for callbacks about a task that is not watched under its own id.
         ending = f"/{key.task_id}"
-        for one in self._watchers:
-            if one.task_id.endswith(ending) and one.upstream == key.upstream and one.account == key.account:
-                return self._watchers[one]
+        for other in self._watchers:
+            if (
+                other.task_id.endswith(ending)
+                and other.upstream == key.upstream
+                and other.account == key.account
+            ):
+                return self._watchers[other]
         return None
 
-    def _put_off(self, watcher: Watcher) -> None:
-        """What is about to be taken in needs no look beside it."""
-        watcher.watch.due = self._clock.monotonic() + watcher.upstream.pace.min_seconds
-        self._schedulers.of(watcher.upstream).plan(watcher)
-
-    def _just_refused(self, watcher: Watcher) -> bool:
-        """A task not found a moment ago is not asked for again, however many want it."""
-        age = self._clock.monotonic() - watcher.watch.last_look
+    def _just_not_found(self, watcher: Watcher) -> bool:
+        """Whether the provider answered 404 a moment ago: it is not asked again for each new subscriber."""
+        age = self._clock.monotonic() - watcher.watch.last_poll
         return isinstance(watcher.error, TaskNotFound) and age < watcher.upstream.pace.min_seconds
 
-    def _audience_changes(self, name: str, change: int) -> None:
+    def _count_viewers(self, name: str, change: int) -> None:
+        """Add the viewer seconds since the last change to the polls that clients were spared."""
         audience = self._audiences.get(name)
         if audience is None:
             return
@@ -390,5 +414,5 @@ class Pool:
         return lambda: self._audiences[upstream].viewers
 
     def _census(self) -> Mapping[tuple[str, str], int]:
-        """Watches by upstream and source, in one walk: a scrape of many thousands stays short."""
-        return Counter((one.key.upstream, one.source) for one in self._watchers.values())
+        """Number of watches by upstream and source, in one walk: a scrape of many thousands stays short."""
+        return Counter((watcher.key.upstream, watcher.source) for watcher in self._watchers.values())

@@ -1,4 +1,4 @@
-"""Keeps a provider's stream of one task open while the watch lasts."""
+"""Keeps a provider's own stream of one task open while its watch lasts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from bridge.core.schedule import backoff
 from bridge.core.task import Observation, Source, Status
 from bridge.dialects.base import Request
 from bridge.errors import JournalError, TaskNotFound, UpstreamError, UpstreamRefused
@@ -20,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class StreamFollower:
-    """Follows, and follows again with growing patience; gives up where there is no stream.
+    """Connects, and reconnects with back-off; stops for good when the provider has no stream of this task.
 
     Args:
-        done: Called once, when nothing more will come of this follower.
+        done: Called once, when the follower has stopped.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class StreamFollower:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        """Follow within `group`."""
+        """Follow the stream in a task of `group`."""
         self._task = group.create_task(self._run())
-        self._task.add_done_callback(lambda _: self._done(self))  # also when it was stopped before it began
+        # A callback of the task, not a `finally` in it: a task cancelled before its first step runs no code.
+        self._task.add_done_callback(lambda _: self._done(self))
 
     def stop(self) -> None:
-        """Follow no more."""
+        """Close the stream; `done` is still called."""
         if self._task is not None:
             self._task.cancel()
 
@@ -55,57 +57,64 @@ class StreamFollower:
         try:
             await self.watcher.hydrate()
             while not self.watcher.over:
-                heard = await self._follow_once()
-                if heard is None or self.watcher.over:
+                delivered = await self._follow_once()
+                if delivered is None or self.watcher.over:
                     return
-                failures = 0 if heard else failures + 1
-                await self.watcher.upstream.clock.sleep(self._backoff(failures))
+                # Any frame resets the back-off: a stream that the provider cuts every minute is healthy.
+                failures = 0 if delivered else failures + 1
+                delay = backoff(
+                    failures, first=FIRST_BACKOFF_SECONDS, limit=MAX_BACKOFF_SECONDS, jitter=self._random()
+                )
+                await self.watcher.upstream.clock.sleep(delay)
         except JournalError as error:
-            logger.warning("stream given up", extra={"task": self.watcher.key.ref, "error": str(error)})
+            # Polls go on and retry the journal; a stream that cannot record would only repeat the failure.
+            logger.warning(
+                "upstream stream stopped", extra={"task": self.watcher.key.ref, "error": str(error)}
+            )
         except Exception:
-            logger.exception("a bug ended a stream", extra={"task": self.watcher.key.ref})
+            logger.exception("unhandled exception in upstream stream", extra={"task": self.watcher.key.ref})
         finally:
             self.watcher.source = Source.POLL
 
     async def _follow_once(self) -> bool | None:
-        """Whether the stream said something; None when there is none to come back to."""
-        heard = False
+        """Whether the stream delivered anything; None when there is no stream to reconnect to."""
+        delivered = False
 
         def alive() -> None:
-            nonlocal heard
-            heard = True
+            nonlocal delivered
+            delivered = True
             self.watcher.source = Source.STREAM
             self.watcher.streaming()
 
-        async def seen(observations: Sequence[Observation]) -> bool:
-            trusted = [one for one in observations if self._trustworthy(one)]
+        async def observed(observations: Sequence[Observation]) -> bool:
+            trusted = [observation for observation in observations if self._is_trusted(observation)]
             if trusted:
-                # together, so that what came together is recorded together and conflates
+                # Together, so that frames of one chunk are recorded in one transaction, and conflate.
                 await asyncio.gather(*(self.watcher.take(one, Source.STREAM) for one in trusted))
                 self.watcher.polled_once.set()
-            return any(one.status.final for one in trusted)
+            return any(observation.status.final for observation in trusted)
 
         try:
-            await follow(self.watcher.upstream, self._request, seen=seen, alive=alive)
+            await follow(self.watcher.upstream, self._request, on_observations=observed, on_alive=alive)
         except (UpstreamRefused, TaskNotFound):
             return None
         except UpstreamError as error:
-            logger.debug("stream broke", extra={"task": self.watcher.key.ref, "error": str(error)})
+            logger.debug(
+                "upstream stream disconnected", extra={"task": self.watcher.key.ref, "error": str(error)}
+            )
         self.watcher.source = Source.POLL
         if not self.watcher.over:
             self.watcher.stream_ended()
-        return heard
+        return delivered
 
-    def _trustworthy(self, observation: Observation) -> bool:
-        """Not another task's frame, and no end without its result: that one a look must bring."""
+    def _is_trusted(self, observation: Observation) -> bool:
+        # Case 1: a frame of another task, on a stream that several share.
         named = observation.task_id
         if named is not None and named not in self.watcher.key.task_id:
             return False
+        # Case 2: a completed task without its outputs. A final state is never corrected, so the outputs would
+        # be missing for good: the poll that is requested here brings both.
         if observation.status is not Status.COMPLETED or observation.outputs:
             return True
         self.watcher.poll_now()
         return False
-
-    def _backoff(self, failures: int) -> float:
-        wish = FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 5)
-        return min(wish, MAX_BACKOFF_SECONDS) * (0.75 + self._random() / 2)

@@ -1,9 +1,11 @@
-"""Creating and cancelling tasks at a provider: each asked once, seen through, recorded, watched to its end.
+"""Submits and cancels tasks at a provider: each call is sent once, its result recorded, and the task watched.
 
-Rule 1: a create is never repeated by itself. Only where the provider dedupes by the caller's own id, and
-        no answer came, it is looked for by that id, and asked for once more when it is not there.
-Rule 2: what began is finished, whoever has gone meanwhile: a task nobody knows of would be paid for nothing.
-Rule 3: a cancel is an errand. Whether the task was cancelled, a look tells.
+Rule 1: a submit is never retried automatically: the provider would bill a second task. The exception is a
+        provider that finds tasks by the client's own id: if no response arrived, the task is looked up by
+        that id, and submitted once more if it does not exist.
+Rule 2: a submit runs to completion even if the client disconnects; otherwise the provider would bill a task
+        nobody has recorded.
+Rule 3: the response to a cancel is not trusted; the next poll decides whether the task was cancelled.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -21,6 +23,7 @@ from bridge.core.merge import unknown
 from bridge.core.task import Observation, Source, Status, TaskKey, check_task_id
 from bridge.dialects.base import HttpResponse, Request, Submission
 from bridge.errors import (
+    BridgeError,
     Conflict,
     CredentialRefused,
     InvalidRequest,
@@ -41,18 +44,50 @@ from bridge.watchers.pool import Pool
 
 MAY_EXIST = "the task may have been created; look for it at the provider before you submit it again"
 
-_UNCERTAIN = (UpstreamTimeout, UpstreamUnavailable, UnreadablePayload)
+# After these errors of a submit call the task may exist. `UpstreamUnreachable`, a subclass, is the exception.
+UNCERTAIN = (UpstreamTimeout, UpstreamUnavailable, UnreadablePayload)
 
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
 
-class Submitter:
-    """Asks providers to create and to cancel tasks.
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """A provider's response to a submit or cancel call, and its result.
 
     Args:
-        public_url: Where providers reach this bridge, without a slash at the end; None when they cannot.
+        key: The submitted task; None for a cancel, or if the response was an error.
+        event: Its newest state.
+        error: The error the response was classified as, if any.
+    """
+
+    response: HttpResponse
+    key: TaskKey | None = None
+    event: Event | None = None
+    error: BridgeError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _SubmitCall:
+    """One submit, as the client sent it and as the provider gets it.
+
+    Args:
+        called_back: Whether our callback address was added.
+    """
+
+    upstream: Upstream
+    submission: Submission
+    request: Request
+    called_back: bool
+
+
+class Submitter:
+    """Submits and cancels: for the bridge's own routes, or forwarding the provider's response.
+
+    Args:
+        public_url: The address at which providers reach this bridge, without a trailing slash; None if they
+            cannot.
     """
 
     def __init__(self, pool: Pool, journal: Journal, *, public_url: str | None = None) -> None:
@@ -62,191 +97,213 @@ class Submitter:
         self._running: set[asyncio.Task[Any]] = set()
 
     async def submit(self, upstream: Upstream, submission: Submission) -> tuple[TaskKey, Event]:
-        """Create a task and watch it until its end.
+        """Submit a task and watch it until its end.
 
-        Cancellation: once the provider was asked, the answer is taken, recorded and watched all the same.
+        Cancellation: once the call was sent, its response is still read and recorded, and the task watched.
 
         Raises:
-            Conflict: The provider takes no submissions.
+            Conflict: The provider has no submit call.
             InvalidRequest: An option is missing, malformed or unknown.
-            UpstreamError: No task, as the provider says; or nobody knows, and then the sentence says so.
+            UpstreamError: The provider created no task; or it may have, and then the message says so.
         """
-        return await self.through(self._submit(upstream, submission))
+        return await self._run_to_completion(self._submit(self._prepare(upstream, submission)))
 
-    async def ask(self, upstream: Upstream, submission: Submission) -> HttpResponse:
-        """Make the submit call, once; what was answered is for `take`.
+    async def forward_submit(self, upstream: Upstream, submission: Submission) -> Forwarded:
+        """Submit a task and watch it until its end, without rule 1's recovery: the client sees the response.
+
+        Cancellation: as `submit`.
 
         Raises:
-            Conflict: The provider takes no submissions.
+            Conflict: The provider has no submit call.
             InvalidRequest: An option is missing, malformed or unknown.
-            UpstreamUnavailable: The provider cannot be reached, or cut its answer short.
-            UpstreamTimeout: It did not answer in time.
-            UnreadablePayload: Its answer is too large.
+            UpstreamUnavailable: The provider cannot be reached, or its response is incomplete.
+            UpstreamTimeout: The provider did not respond in time.
+            UnreadablePayload: Its response is too large.
         """
-        request = upstream.dialect.submit_request(self._with_callback(upstream, submission))
-        if request is None:
-            raise Conflict(f"the upstream {upstream.name!r} has no submit call the bridge knows")
-        return await _asked(upstream, "submit", request, upstream.submit_timeout_seconds)
-
-    async def take(
-        self, upstream: Upstream, submission: Submission, answer: HttpResponse
-    ) -> tuple[TaskKey, Event]:
-        """Take in what was answered to `ask`: record the task and watch it until its end.
-
-        Raises:
-            UpstreamError: What the provider answered instead of a task.
-        """
-        try:
-            seen = upstream.dialect.read_submitted(answer, submission)
-            key = _key(upstream, seen)
-        except UpstreamError as error:
-            upstream.record_call("submit", error)
-            raise
-        upstream.record_call("submit")
-        return key, await self._adopt(upstream, key, seen, submission)
+        return await self._run_to_completion(self._forward_submit(self._prepare(upstream, submission)))
 
     async def cancel(self, key: TaskKey) -> Event:
-        """Ask the provider to cancel a task; its newest state, which need not be `cancelled` yet.
+        """Ask the provider to cancel a task; its newest state, which may not be `cancelled` yet.
 
-        A task that has ended is answered as it is, and nobody is asked.
+        Nothing is sent for a task that has ended.
+
+        Cancellation: as `submit`.
 
         Raises:
-            Conflict: The provider cannot cancel, or not any more; with its own words where it said some.
-            UpstreamError: The provider could not be asked, or refused for another reason.
+            Conflict: The provider cannot cancel tasks, or not this one any more; with its own message if any.
+            UpstreamError: The call failed, or was rejected for another reason.
             JournalError: The journal cannot be read or written.
         """
         self._pool.upstream(key.upstream, key.account)
         (known,) = await self._journal.latest([key])
         if known is not None and known.state.status.final:
             return known
-        return await self.through(self._cancel(key))
+        return await self._run_to_completion(self._cancel(key))
 
-    async def ask_cancel(self, key: TaskKey) -> HttpResponse:
-        """Make the cancel call, once; what was answered is for `take_cancel`.
+    async def forward_cancel(self, key: TaskKey) -> Forwarded:
+        """Ask the provider to cancel a task, and poll the task.
+
+        Cancellation: as `submit`.
 
         Raises:
-            Conflict: The provider has no such call.
-            TaskNotFound: No task of this provider has such an id.
-            UpstreamError: There is no answer.
+            Conflict: The provider cannot cancel tasks.
+            TaskNotFound: The id is not one of this provider.
+            UpstreamError: The call failed.
         """
+        return await self._run_to_completion(self._forward_cancel(key))
+
+    async def close(self) -> None:
+        """Wait for the running calls; each has its timeout."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _run_to_completion(self, call: Coroutine[Any, Any, Result]) -> Result:
+        """Run in a task of its own, which the client's disconnect does not cancel (rule 2)."""
+        task = asyncio.ensure_future(call)
+        # asyncio keeps weak references only: an unreferenced task could be collected while it runs
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    def _prepare(self, upstream: Upstream, submission: Submission) -> _SubmitCall:
+        sent = submission
+        if self._public_url is not None and upstream.callback_secret is not None:
+            secret = quote(callback_secret(upstream.callback_secret, upstream.account), safe="")
+            url = f"{self._public_url}/v1/callbacks/{upstream.name}/{secret}"
+            sent = upstream.dialect.with_callback(submission, url)
+        request = upstream.dialect.submit_request(sent)
+        if request is None:
+            raise Conflict(f"the upstream {upstream.name!r} has no submit call")
+        # the dialect keeps a callback address of the client's own: then ours is not called
+        return _SubmitCall(upstream, submission, request, called_back=sent != submission)
+
+    async def _submit(self, call: _SubmitCall) -> tuple[TaskKey, Event]:
+        try:
+            return await self._record_submitted(call, await _send_submit(call))
+        except UpstreamUnreachable:
+            raise
+        except UNCERTAIN as error:
+            return await self._recover(call, error)
+
+    async def _forward_submit(self, call: _SubmitCall) -> Forwarded:
+        response = await _send_submit(call)
+        try:
+            key, event = await self._record_submitted(call, response)
+        except UpstreamError as error:
+            return Forwarded(response, error=error)
+        return Forwarded(response, key, event)
+
+    async def _record_submitted(self, call: _SubmitCall, response: HttpResponse) -> tuple[TaskKey, Event]:
+        """Read the response to a submit, record the task and watch it.
+
+        Raises:
+            UpstreamError: The response is an error.
+        """
+        try:
+            seen = call.upstream.dialect.read_submitted(response, call.submission)
+            key = _submitted_key(call.upstream, seen)
+        except UpstreamError as error:
+            call.upstream.record_call("submit", error)
+            raise
+        call.upstream.record_call("submit")
+        return key, await self._watch_submitted(call, key, seen)
+
+    async def _recover(self, call: _SubmitCall, error: UpstreamError) -> tuple[TaskKey, Event]:
+        """Find the task by the client's own id (rule 1); without one it stays unknown whether it exists."""
+        dialect = call.upstream.dialect
+        alias = dialect.client_id(call.submission)
+        request = dialect.alias_request(alias) if alias is not None else None
+        responded = error.provider_status is not None
+        if request is None:
+            raise error if responded and not _accepted(error) else _uncertain(error) from error
+        try:
+            seen = await find(call.upstream, request)
+            key = _submitted_key(call.upstream, seen)
+        except TaskNotFound:
+            if responded:
+                raise error from None  # the provider reported a failure, and the task does not exist
+            return await self._record_submitted(call, await _send_submit(call))
+        except UpstreamError:
+            raise error from None
+        return key, await self._watch_submitted(call, key, seen)
+
+    async def _watch_submitted(self, call: _SubmitCall, key: TaskKey, seen: Observation) -> Event:
+        """Record the task and watch it. It exists, and is watched even if the journal fails."""
+        if seen.status is Status.COMPLETED and not seen.outputs:
+            # recorded as completed it would end without a result; unknown, the next poll brings the result
+            seen = replace(seen, status=Status.UNKNOWN)
+        try:
+            event = await self._pool.show(key, seen, Source.SUBMIT)
+        except JournalError as error:
+            logger.warning("submitted task not recorded yet", extra={"task": key.ref, "error": str(error)})
+            event = None
+        finally:
+            self._pool.keep(key, called_back=call.called_back)
+        return event or self._placeholder(key)
+
+    async def _cancel(self, key: TaskKey) -> Event:
+        return await self._record_cancelled(key, await self._send_cancel(key))
+
+    async def _forward_cancel(self, key: TaskKey) -> Forwarded:
+        response = await self._send_cancel(key)
+        try:
+            await self._record_cancelled(key, response)
+        except BridgeError as error:
+            return Forwarded(response, error=error)
+        return Forwarded(response)
+
+    async def _send_cancel(self, key: TaskKey) -> HttpResponse:
         upstream = self._pool.upstream(key.upstream, key.account)
         try:
             request = upstream.dialect.cancel_request(key.task_id)
         except InvalidRequest as error:
             raise TaskNotFound(str(error)) from error
         if request is None:
-            raise Conflict(f"the upstream {upstream.name!r} cannot cancel a task")
+            raise Conflict(f"the upstream {upstream.name!r} cannot cancel tasks")
         try:
-            return await _asked(upstream, "cancel", request)
+            return await _send(upstream, "cancel", request)
         except UpstreamError:
-            self._pool.poll_now(key)  # it may have been cancelled all the same
+            self._pool.poll_now(key)  # the call may have been carried out although no response arrived
             raise
 
-    async def take_cancel(self, key: TaskKey, answer: HttpResponse) -> Event:
-        """Take in what was answered to `ask_cancel`: the newest state of the task, looked at if need be.
+    async def _record_cancelled(self, key: TaskKey, response: HttpResponse) -> Event:
+        """Read the response to a cancel; the newest state of the task, polled if the response shows no end.
 
         Raises:
-            Conflict: The provider refused, because the task cannot be cancelled any more.
-            UpstreamError: It refused for another reason.
+            Conflict: The task cannot be cancelled any more.
+            UpstreamError: The provider rejected the call for another reason.
             JournalError: The journal cannot be read or written.
         """
         upstream = self._pool.upstream(key.upstream, key.account)
         try:
-            seen = _read_cancel(upstream, key, answer)
+            seen = _read_cancelled(upstream, key, response)
         except UpstreamError as error:
             upstream.record_call("cancel", error)
-            raise await self._refusal(upstream, key, error) from error
+            raise await self._cancel_error(upstream, key, error) from error
         upstream.record_call("cancel")
         if seen is not None:
             event = await self._pool.show(key, seen, Source.POLL)
         else:
-            event = await self._look(upstream, key)
+            event = await self._poll_once(upstream, key)
         return event or self._placeholder(key)
 
-    async def through(self, doing: Coroutine[Any, Any, Result]) -> Result:
-        """See something through, even if whoever waits for it is gone meanwhile."""
-        task = asyncio.ensure_future(doing)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
-
-    async def close(self) -> None:
-        """Wait for what is under way; every call to a provider has its timeout."""
-        await asyncio.gather(*self._running, return_exceptions=True)
-
-    async def _submit(self, upstream: Upstream, submission: Submission) -> tuple[TaskKey, Event]:
-        try:
-            return await self.take(upstream, submission, await self.ask(upstream, submission))
-        except UpstreamUnreachable:
-            raise
-        except _UNCERTAIN as error:
-            return await self._recover(upstream, submission, error)
-
-    async def _recover(
-        self, upstream: Upstream, submission: Submission, error: UpstreamError
-    ) -> tuple[TaskKey, Event]:
-        """Find the task by the caller's own id; where there is none, nobody knows whether it exists."""
-        alias = upstream.dialect.client_id(submission)
-        request = upstream.dialect.alias_request(alias) if alias is not None else None
-        answered = error.provider_status is not None
-        if request is None:
-            raise error if answered and not _accepted(error) else _uncertain(error) from error
-        try:
-            seen = await find(upstream, request)
-            key = _key(upstream, seen)
-        except TaskNotFound:
-            if answered:
-                raise error from None  # the provider said that it failed, and there is no task
-            return await self.take(upstream, submission, await self.ask(upstream, submission))
-        except UpstreamError:
-            raise error from None
-        return key, await self._adopt(upstream, key, seen, submission)
-
-    async def _adopt(
-        self, upstream: Upstream, key: TaskKey, seen: Observation, submission: Submission
-    ) -> Event:
-        """Record a task and keep its watch. It exists, whatever our journal does."""
-        if seen.status is Status.COMPLETED and not seen.outputs:
-            seen = replace(
-                seen, status=Status.UNKNOWN
-            )  # an end without its result: that one a look must bring
-        try:
-            event = await self._pool.show(key, seen, Source.SUBMIT)
-        except JournalError as error:
-            logger.warning("a new task is not recorded yet", extra={"task": key.ref, "error": str(error)})
-            event = None
-        finally:
-            called_back = self._with_callback(upstream, submission) != submission
-            self._pool.keep(key, called_back=called_back)
-        return event or self._placeholder(key)
-
-    def _with_callback(self, upstream: Upstream, submission: Submission) -> Submission:
-        if self._public_url is None or upstream.callback_secret is None:
-            return submission
-        secret = quote(callback_secret(upstream.callback_secret, upstream.account), safe="")
-        url = f"{self._public_url}/v1/callbacks/{upstream.name}/{secret}"
-        return upstream.dialect.with_callback(submission, url)
-
-    async def _cancel(self, key: TaskKey) -> Event:
-        return await self.take_cancel(key, await self.ask_cancel(key))
-
-    async def _refusal(
+    async def _cancel_error(
         self, upstream: Upstream, key: TaskKey, error: UpstreamError
     ) -> Conflict | UpstreamError:
-        """What a refused cancel is to the caller: a conflict, when the task is past being cancelled."""
+        """The client's error for a rejected cancel: a conflict if the task is past being cancelled."""
         too_late = error.provider_status == 409
         if not too_late and isinstance(error, CredentialRefused):
             return error
         if not too_late and not isinstance(error, UpstreamRefused):
             self._pool.poll_now(key)
             return error
-        event = await self._look(upstream, key)
+        # providers answer 400 for a task that runs as well as for a malformed call: the state decides which
+        event = await self._poll_once(upstream, key)
         if not too_late and (event is None or event.state.status in {Status.QUEUED, Status.UNKNOWN}):
             return error
         return Conflict(str(error), provider_status=error.provider_status, provider_code=error.provider_code)
 
-    async def _look(self, upstream: Upstream, key: TaskKey) -> Event | None:
-        """One look out of turn: the watch's next one may be far away, or nobody watches."""
+    async def _poll_once(self, upstream: Upstream, key: TaskKey) -> Event | None:
+        """Poll outside the schedule: the watch's next poll may be far away, or there is no watch."""
         try:
             seen = await poll(upstream, key.task_id, PollCache())
         except UpstreamError:
@@ -257,56 +314,61 @@ class Submitter:
             return None
         event = await self._pool.show(key, seen, Source.POLL)
         watcher = self._pool.watcher(key)
-        if watcher is not None and not watcher.over:  # providers take a moment to cancel
+        if watcher is not None and not watcher.over:
+            # providers take a moment to cancel: the poll above may have come too early
             watcher.poll_now(upstream.clock.monotonic() + upstream.pace.min_seconds)
         return event
 
     def _placeholder(self, key: TaskKey) -> Event:
         clock = self._pool.upstream(key.upstream).clock
-        return Event(key, Cursor(self._journal.epoch, 0), unknown(wall=clock.time()))
+        return Event(key, Cursor(self._journal.epoch, 0), unknown(unix_time=clock.time()))
 
 
-async def _asked(
-    upstream: Upstream, call: str, request: Request, within: float | None = None
+async def _send_submit(call: _SubmitCall) -> HttpResponse:
+    return await _send(call.upstream, "submit", call.request, call.upstream.submit_timeout_seconds)
+
+
+async def _send(
+    upstream: Upstream, call: str, request: Request, timeout_seconds: float | None = None
 ) -> HttpResponse:
     try:
-        return await upstream.ask(call, request, within)
+        return await upstream.ask(call, request, timeout_seconds)
     except UpstreamError as error:
         upstream.record_call(call, error)
         raise
 
 
-def _key(upstream: Upstream, seen: Observation) -> TaskKey:
+def _submitted_key(upstream: Upstream, seen: Observation) -> TaskKey:
     try:
         return TaskKey(upstream.name, check_task_id(seen.task_id or ""), upstream.account)
     except InvalidRequest as error:
-        raise UnreadablePayload("the upstream's answer names no task") from error
+        raise UnreadablePayload("the upstream's response contains no valid task id") from error
 
 
-def _read_cancel(upstream: Upstream, key: TaskKey, answer: HttpResponse) -> Observation | None:
-    """The end the answer shows; None when it was only accepted, and a look must tell."""
+def _read_cancelled(upstream: Upstream, key: TaskKey, response: HttpResponse) -> Observation | None:
+    """The end the response shows; None if the cancel was only accepted, and a poll decides (rule 3)."""
     try:
-        seen = upstream.dialect.read_status(answer, key.task_id).observation
+        seen = upstream.dialect.read_status(response, key.task_id).observation
     except UnreadablePayload:
-        if 200 <= answer.status < 300:
+        if 200 <= response.status < 300:
             return None
         raise
-    whole = seen.status is not Status.COMPLETED or bool(seen.outputs)
-    return seen if seen.status.final and whole else None
+    complete = seen.status is not Status.COMPLETED or bool(seen.outputs)
+    return seen if seen.status.final and complete else None
 
 
 def _accepted(error: UpstreamError) -> bool:
-    """Whether the provider took the call, though we could not read what it said."""
+    """Whether the provider accepted the call with a response the dialect cannot read."""
     return isinstance(error, UnreadablePayload) and (error.provider_status or 500) < 300
 
 
 def _uncertain(error: UpstreamError) -> UpstreamError:
-    """The same error, saying that the task may exist; a program must not repeat it by itself."""
-    told = type(error)(
+    """The same error with a message that the task may exist; not retryable, so that no client repeats it."""
+    uncertain = type(error)(
         f"{error}; {MAY_EXIST}",
         retry_after=error.retry_after,
         provider_status=error.provider_status,
         provider_code=error.provider_code,
     )
-    told.retryable = False
-    return told
+    uncertain.retryable = False
+    return uncertain

@@ -1,4 +1,4 @@
-"""One watch, run: what its sources see goes through the decisions of `core.watch` into the journal."""
+"""Runs one watch: passes what its sources observe through `core.watch` into the journal."""
 
 from __future__ import annotations
 
@@ -23,39 +23,43 @@ logger = logging.getLogger(__name__)
 
 
 class Watcher:
-    """Everything that happens to one watched task.
+    """One watched task: its sources, its state machine, its place in the journal.
 
     Args:
-        changed: Called whenever the time of the next look moved.
+        changed: Called whenever the time of the next poll moved.
 
     Attributes:
-        kept: Whether the watch goes on without viewers until the task ends.
-        looking: Whether a look is under way.
-        looked_at: Monotonic seconds when the last look was over; minus infinity before the first.
-        looks: How often the provider was asked.
-        origin: Where in the trace of its submitter the task was created; None when nobody said.
-        shown_at: When the provider last showed the task to this credential; the same way.
+        persistent: Whether the watch continues without viewers until the task ends.
+        polling: Whether a poll is in flight.
+        polled_at: Monotonic seconds when the last poll finished; minus infinity before the first.
+        polled_once: Set once something is known of the task: a state, or why there is none.
+        polls: Number of polls so far.
+        error: Why the last poll failed; None after a successful one.
+        origin: The trace of the request that submitted the task; None when it carried none.
+        shown_at: Monotonic seconds when the provider last showed the task to this credential; minus infinity
+            before.
+        generation: Number of the scheduler entry that counts; older entries are stale.
     """
 
     __slots__ = (
-        "_askers",
-        "_began",
+        "_cache",
         "_callbacks",
         "_changed",
         "_hydrated",
         "_journal",
-        "_memory",
+        "_poll_done",
+        "_started_at",
         "_status_since",
         "error",
         "generation",
-        "kept",
         "key",
         "left_at",
-        "looked_at",
-        "looking",
-        "looks",
         "origin",
+        "persistent",
+        "polled_at",
         "polled_once",
+        "polling",
+        "polls",
         "shown_at",
         "source",
         "upstream",
@@ -74,24 +78,24 @@ class Watcher:
         self.key = key
         self.upstream = upstream
         self.viewers = 0
-        self.kept = False
+        self.persistent = False
         self.left_at = upstream.clock.monotonic()
         self.generation = 0
         self.source = Source.POLL
         self.polled_once = asyncio.Event()
-        self.looking = False
-        self.looks = 0
+        self.polling = False
+        self.polls = 0
         self.origin: Trace | None = None
-        self._began: float | None = None
-        self.looked_at = self.shown_at = float("-inf")
+        self.polled_at = self.shown_at = float("-inf")
         self.error: BridgeError | None = None
         self._journal = journal
-        self._memory = PollCache()
+        self._cache = PollCache()
+        self._started_at: float | None = None
         self._status_since: float | None = None
         self._hydrated = False
         self._changed = changed
         self._callbacks: CallbackSupport | None = None
-        self._askers: asyncio.Event | None = None
+        self._poll_done: asyncio.Event | None = None
         self.watch = self._begin(random, None)
 
     def _begin(self, random: Callable[[], float], known: State | None) -> Watch:
@@ -106,27 +110,27 @@ class Watcher:
         )
 
     def expect_callbacks(self) -> None:
-        """The provider was asked to call back about this task: the poll is a safety net while it does."""
+        """The provider was asked to call back about this task: poll only as a safety net while it does."""
         self._callbacks = self.watch.callbacks = self.upstream.callbacks
 
     @property
     def shown(self) -> CachedResponse | None:
-        """The newest answer to a status call; None when none came, or another source knows better."""
-        return self._memory.shown
+        """The newest response to a status call; None before it, or if another source is ahead."""
+        return self._cache.shown
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing left to look at."""
+        """Whether no further poll is due."""
         return self.watch.over
 
     @property
     def ended(self) -> bool:
-        """Whether the task has come to an end that stays."""
+        """Whether the task has a final status that nothing can replace; `lost` can be replaced."""
         known = self.watch.known
         return self.over and known is not None and known.status is not Status.LOST
 
     async def hydrate(self) -> None:
-        """Learn what the journal knows, before the first look.
+        """Load the recorded state, once, before the first poll.
 
         Raises:
             JournalError: It cannot be read.
@@ -135,7 +139,8 @@ class Watcher:
             return
         (latest,) = await self._journal.latest([self.key])
         if self._hydrated:
-            return  # the stream and the first look both come here
+            # The stream and the first poll both come here: a second load would discard what the first led to.
+            return
         self._hydrated = True
         if latest is not None:
             self.watch = self._begin(self.watch.random, latest.state)
@@ -143,174 +148,190 @@ class Watcher:
             self.polled_once.set()
 
     def remember(self, event: Event) -> None:
-        """Begin from a recorded state, without asking the journal again."""
+        """Start from a recorded state instead of reading the journal."""
         self._hydrated = True
         self.watch = self._begin(self.watch.random, event.state)
         self.polled_once.set()
 
     async def wait_news(self, seconds: float) -> None:
-        """Wait until the next look is over, whatever it brings, or the task; at most `seconds`."""
-        if self._askers is None:
-            self._askers = asyncio.Event()
-        await self.upstream.clock.wait(self._askers, seconds)
+        """Wait for the next poll to finish, whatever its result, or for the watch to end.
+
+        Args:
+            seconds: Return after this long in any case.
+        """
+        if self._poll_done is None:
+            self._poll_done = asyncio.Event()
+        await self.upstream.clock.wait(self._poll_done, seconds)
 
     async def poll(self) -> None:
-        """Ask the provider once and take in what it says.
+        """Poll the provider once and process the result. A failed poll is a result, not an exception.
+
+        Cancellation: the limiter's capacity is given back, nothing is recorded.
 
         Raises:
-            JournalError: What was seen could not be recorded; it will be seen again.
+            JournalError: The result could not be recorded; the next poll observes it again.
         """
-        self._tell_begin()
-        self.looking = True
-        self.looks += 1
-        try:
-            await self._look()
-        finally:
-            self.looking = False
-            self.looked_at = self.upstream.clock.monotonic()
-            self._tell_askers()
-
-    async def _look(self) -> None:
         clock = self.upstream.clock
-        asked = clock.monotonic()
+        self._log_start()
+        self.polling = True
+        self.polls += 1
         try:
-            with self.upstream.tracing.about(self.key, self.origin):
-                seen = await poll(self.upstream, self.key.task_id, self._memory)
-        except UpstreamError as error:
-            self.upstream.polled("failed")
-            self.error = error
-            self.upstream.limiter.failed(error, clock.monotonic())
-            await self._act(self.watch.failed(error, now=clock.monotonic(), wall=clock.time()))
+            started_at = clock.monotonic()
+            try:
+                with self.upstream.tracing.about(self.key, self.origin):
+                    observation = await poll(self.upstream, self.key.task_id, self._cache)
+            except UpstreamError as error:
+                self.upstream.record_poll("failed")
+                self.error = error
+                self.upstream.limiter.failed(error, clock.monotonic())
+                await self._act(self.watch.failed(error, now=clock.monotonic(), unix_time=clock.time()))
+                self.polled_once.set()
+                return
+            except BaseException:
+                # Cancelled, or an exception of our own: the provider is not to blame, the capacity is free.
+                self.upstream.limiter.abandoned()
+                raise
+            # Settled before the journal is written: its trouble is not the provider's.
+            self.upstream.limiter.succeeded()
+            self.shown_at = clock.monotonic()
+            if observation is None:
+                self.upstream.record_poll("unchanged")
+                self._journal.confirm(self.key, clock.time())
+                await self._act(self.watch.unchanged(now=clock.monotonic(), started_at=started_at))
+            else:
+                await self.take(observation, Source.POLL, started_at=started_at)
+            self.error = None
             self.polled_once.set()
-            return
-        except BaseException:
-            self.upstream.limiter.abandoned()
-            raise
-        self.upstream.limiter.succeeded()
-        self.shown_at = clock.monotonic()
-        if seen is None:
-            self.upstream.polled("unchanged")
-            self._journal.confirm(self.key, clock.time())
-            await self._act(self.watch.unchanged(now=clock.monotonic(), asked=asked))
-        else:
-            await self.take(seen, Source.POLL, asked=asked)
-        self.error = None
-        self.polled_once.set()
+        finally:
+            self.polling = False
+            self.polled_at = clock.monotonic()
+            self._wake_waiters()
 
-    async def take(self, seen: Observation, source: Source, *, asked: float | None = None) -> None:
-        """Weigh what a source saw and record it when it is news.
+    async def take(
+        self, observation: Observation, source: Source, *, started_at: float | None = None
+    ) -> None:
+        """Merge an observation into the known state and record the result if it is an event.
+
+        Args:
+            started_at: Monotonic seconds when the poll started; None for what was pushed to us.
 
         Raises:
             JournalError: It could not be recorded.
         """
         clock = self.upstream.clock
         if source is Source.SUBMIT:
-            visit = current_request()
-            self.origin = visit.trace if visit is not None else None
-        self._tell_begin()
+            request = current_request()
+            self.origin = request.trace if request is not None else None
+        self._log_start()
         before = self.watch.known
-        verdict = self.watch.observed(
-            seen, source=source, now=clock.monotonic(), wall=clock.time(), asked=asked
+        update = self.watch.observed(
+            observation, source=source, now=clock.monotonic(), unix_time=clock.time(), started_at=started_at
         )
         if source is Source.POLL:
-            result = "unchanged" if verdict.news is None else "changed"
-            self.upstream.polled(result)
-        if verdict.news is not None:
-            if source is not Source.POLL or not self.looking:
-                self._memory = PollCache()  # a look that says what the last look said is news again
-            self._measure(before, verdict.news, seen)
+            self.upstream.record_poll("unchanged" if update.state is None else "changed")
+        if update.state is not None:
+            if source is not Source.POLL or not self.polling:
+                # Another source is ahead of the cached response. If a poll now returns those bytes again, the
+                # task has moved back, and that must be read, not skipped as unchanged.
+                self._cache = PollCache()
+            self._measure(before, update.state, observation)
         elif not self.over:
             self._journal.confirm(self.key, clock.time())
-        await self._act(verdict)
+        await self._act(update)
 
     async def tick(self) -> None:
-        """Let time pass.
+        """Process the passing of time.
 
         Raises:
-            JournalError: What follows from it could not be recorded.
+            JournalError: A resulting state could not be recorded.
         """
         clock = self.upstream.clock
-        verdict = self.watch.ticked(now=clock.monotonic(), wall=clock.time())
-        if verdict.news is not None or verdict.notices:
-            await self._act(verdict)
+        update = self.watch.ticked(now=clock.monotonic(), unix_time=clock.time())
+        # Nearly always nothing: no await, and no rescheduling, for each of many thousand watches per second.
+        if update.state is not None or update.notices:
+            await self._act(update)
 
     def streaming(self) -> None:
-        """The stream showed a sign of life."""
+        """The stream is alive."""
         self.watch.streaming(now=self.upstream.clock.monotonic())
         self._changed(self)
 
     def stream_ended(self) -> None:
-        """The stream is gone; look."""
+        """The stream is closed: poll soon."""
         self.watch.stream_ended(now=self.upstream.clock.monotonic())
         self._changed(self)
 
     def poll_now(self, at: float | None = None) -> None:
-        """Somebody says there is news; look `at` then (monotonic seconds), or at once."""
+        """Poll out of turn.
+
+        Args:
+            at: Monotonic seconds; None for now.
+        """
         self.watch.poll_now(now=self.upstream.clock.monotonic() if at is None else at)
         self._changed(self)
 
-    def tell_end(self) -> None:
-        """One line of the log for the end of the watch, once: the task ended, or nobody wants it any more."""
-        if self._began is None:
+    def log_end(self) -> None:
+        """Log the end of the watch, once, if its start was logged."""
+        if self._started_at is None:
             return
         known = self.watch.known
         fields = {
             "status": (known.status if known is not None else Status.UNKNOWN).value,
-            "seconds": round(self.upstream.clock.monotonic() - self._began, 3),
-            "looks": self.looks,
+            "seconds": round(self.upstream.clock.monotonic() - self._started_at, 3),
+            "polls": self.polls,
         }
-        self._began = None
-        how = "task not found" if self.watch.unseen else "task ended" if self.over else "task left"
-        logger.info(how, extra=self._names() | fields)
+        self._started_at = None
+        event = "task not found" if self.watch.not_found else "task ended" if self.over else "watch stopped"
+        logger.info(event, extra=self._log_fields() | fields)
 
-    def _tell_begin(self) -> None:
-        if self._began is None and not self.over:
-            self._began = self.upstream.clock.monotonic()
-            logger.info("task watched", extra=self._names())
+    def _log_start(self) -> None:
+        if self._started_at is None and not self.over:
+            self._started_at = self.upstream.clock.monotonic()
+            logger.info("watch started", extra=self._log_fields())
 
-    def _names(self) -> dict[str, object]:
-        names: dict[str, object] = {"task": self.key.ref, "upstream": self.key.upstream}
-        return names if self.origin is None else names | {"trace_id": self.origin.trace_id}
+    def _log_fields(self) -> dict[str, object]:
+        fields: dict[str, object] = {"task": self.key.ref, "upstream": self.key.upstream}
+        return fields if self.origin is None else fields | {"trace_id": self.origin.trace_id}
 
-    async def _act(self, verdict: Update) -> None:
-        if verdict.news is not None:
+    async def _act(self, update: Update) -> None:
+        """Record the state, then announce the notices: a subscriber never hears of what is not recorded."""
+        if update.state is not None:
             try:
-                await self._record(verdict.news)
+                await self._record(update.state)
             except Exception:
-                await self._forget()
+                # What is not recorded counts as not observed: start again from the journal, soon. Without
+                # this the watch would call the state known, and no subscriber would ever receive it.
+                self._cache = PollCache()
+                self._hydrated = False
+                self.watch = self._begin(self.watch.random, None)
+                self.watch.due = self.upstream.clock.monotonic() + RETRY_JOURNAL_SECONDS
+                self._changed(self)
                 raise
-        for notice in verdict.notices:
+        for notice in update.notices:
             self._journal.announce(self.key, notice)
         self._changed(self)
         if self.over:
-            self._tell_askers()
-            self.tell_end()
+            self._wake_waiters()
+            self.log_end()
 
-    def _tell_askers(self) -> None:
-        askers, self._askers = self._askers, None
-        if askers is not None:
-            askers.set()
+    def _wake_waiters(self) -> None:
+        # Replaced, not cleared: who waits from now on waits for the next poll.
+        poll_done, self._poll_done = self._poll_done, None
+        if poll_done is not None:
+            poll_done.set()
 
     async def _record(self, state: State) -> None:
         clock = self.upstream.clock
-        began = clock.monotonic()
+        started_at = clock.monotonic()
         try:
             with self.upstream.tracing.publish(self.key, state, state.source, self.origin):
-                await self._journal.append(self.key, state, seen=began)
+                await self._journal.append(self.key, state, seen=started_at)
         except JournalError:
             self.upstream.metrics.journal_failures.inc()
             raise
-        self.upstream.metrics.journal_append_seconds.observe(clock.monotonic() - began)
+        self.upstream.metrics.journal_append_seconds.observe(clock.monotonic() - started_at)
 
-    async def _forget(self) -> None:
-        """What was not recorded was not seen: begin again from the journal, soon."""
-        self._memory = PollCache()
-        self._hydrated = False
-        self.watch = self._begin(self.watch.random, None)
-        self.watch.due = self.upstream.clock.monotonic() + RETRY_JOURNAL_SECONDS
-        self._changed(self)
-
-    def _measure(self, before: State | None, state: State, seen: Observation) -> None:
+    def _measure(self, before: State | None, state: State, observation: Observation) -> None:
         metrics = self.upstream.metrics
         name = self.key.upstream
         example = metrics.example(self.key.ref)
@@ -324,15 +345,16 @@ class Watcher:
                 spent = max(state.changed_at - self._status_since, 0.0)
                 metrics.task_seconds.labels(name, before.status.value).observe(spent, example)
             self._status_since = state.changed_at
-        at = (
-            seen.changed_at
-            if seen.changed_at is not None
-            else (seen.completed_at if state.status.final else None)
-        )
-        if at is not None and before is not None and 0 <= state.changed_at - at <= PLAUSIBLE_SECONDS:
-            late = state.changed_at - at
-            metrics.detection_seconds.labels(name, state.source.value).observe(late, example)
+        # Detection latency, where the provider dates its change. Not for the first observation: the task may
+        # have changed long before the watch started.
+        changed_at = observation.changed_at
+        if changed_at is None and state.status.final:
+            changed_at = observation.completed_at
+        if changed_at is not None and before is not None:
+            latency = state.changed_at - changed_at
+            if 0 <= latency <= PLAUSIBLE_SECONDS:
+                metrics.detection_seconds.labels(name, state.source.value).observe(latency, example)
         if state.status is Status.COMPLETED and state.created_at is not None:
-            took = (state.completed_at or state.changed_at) - state.created_at
-            if 0 <= took <= PLAUSIBLE_SECONDS:
-                self.upstream.run_times.learn(TaskKind(state.model, state.action), took)
+            run_time = (state.completed_at or state.changed_at) - state.created_at
+            if 0 <= run_time <= PLAUSIBLE_SECONDS:
+                self.upstream.run_times.learn(TaskKind(state.model, state.action), run_time)

@@ -1,0 +1,1 @@
+"""The HTTP routes: parsing, limits, middleware and responses."""

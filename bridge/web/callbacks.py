@@ -1,4 +1,4 @@
-"""Where providers call in."""
+"""Callbacks (webhooks) of the providers."""
 
 from __future__ import annotations
 
@@ -7,39 +7,37 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bridge.delivery.subscriptions import Subscriptions
 from bridge.errors import Forbidden, Unauthenticated
 from bridge.sources.upstream import Upstream
 from bridge.sources.webhook import CallbackResult, take
 from bridge.web import params
+from bridge.web.services import Services
 
 
 class CallbackRoutes:
-    """`POST /v1/callbacks/{upstream}/{secret}`: never believed, at most a reason to look."""
+    """`POST /v1/callbacks/{upstream}/{secret}`: never trusted, at most a reason to poll now."""
 
-    def __init__(self, subscriptions: Subscriptions) -> None:
-        self._subscriptions = subscriptions
+    def __init__(self, services: Services) -> None:
+        self._pool = services.pool
+        self._settings = services.settings
 
     async def receive(self, request: Request) -> Response:
-        """Look at the task it names, if the secret is right and the task is watched."""
-        pool = self._subscriptions.pool
-        upstream = pool.upstream(request.path_params["upstream"])
-        body = await params.body(request, self._subscriptions.settings.max_body_bytes)
-        secret = request.path_params["secret"]
-        taken = await take(
+        """Poll the task the callback names, if the secret is right and the task is watched."""
+        upstream = self._pool.upstream(request.path_params["upstream"])
+        outcome = await take(
             upstream,
-            secret,
+            request.path_params["secret"],
             request.headers,
-            body,
-            poll_now=pool.poll_now,
-            seen_by=partial(self._seen_by, upstream.name),
+            await params.body(request, self._settings.max_body_bytes),
+            poll_now=self._pool.poll_now,
+            seen_by=partial(self._upstream_of, upstream.name),
         )
-        if taken.result is CallbackResult.FORGED:
-            raise Forbidden("this is no callback of that upstream: its address or its signature is wrong")
-        return Response(taken.reply or b"{}", media_type="application/json")
+        if outcome.result is CallbackResult.FORGED:
+            raise Forbidden("invalid callback: its address or its signature is wrong")
+        return Response(outcome.reply or b"{}", media_type="application/json")
 
-    def _seen_by(self, name: str, account: str) -> Upstream | None:
+    def _upstream_of(self, name: str, account: str) -> Upstream | None:
         try:
-            return self._subscriptions.pool.upstream(name, account)
-        except Unauthenticated:
+            return self._pool.upstream(name, account)
+        except Unauthenticated:  # the key was evicted: the account has no watch to poll
             return None

@@ -1,4 +1,4 @@
-"""What operators and their machines ask: alive, ready, how it goes."""
+"""Operations: liveness, readiness, status and metrics."""
 
 from __future__ import annotations
 
@@ -7,57 +7,57 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge import __version__
-from bridge.auth.authenticator import Authenticator, TokenScope
-from bridge.delivery.subscriptions import Subscriptions
+from bridge.auth.caller import TokenScope
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.exposition import scraped
-from bridge.telemetry.metrics import Metrics
+from bridge.web.services import Services
 from bridge.wire.document import timestamp
 
 
 class HealthRoutes:
     """The routes of contract section 7."""
 
-    def __init__(self, subscriptions: Subscriptions, metrics: Metrics, authenticator: Authenticator) -> None:
-        self._subscriptions = subscriptions
-        self._metrics = metrics
-        self._authenticator = authenticator
-        self._since = subscriptions.clock.time()
+    def __init__(self, services: Services) -> None:
+        self._subscriptions = services.subscriptions
+        self._journal = services.journal
+        self._hub = services.hub
+        self._pool = services.pool
+        self._clock = services.clock
+        self._metrics = services.metrics
+        self._authenticator = services.operators
+        self._started_at = services.clock.time()
 
     async def live(self, _request: Request) -> Response:
-        """`GET /livez`: the process turns."""
+        """`GET /livez`: 200 while the event loop runs."""
         return _json({"status": "ok"})
 
     async def ready(self, _request: Request) -> Response:
-        """`GET /readyz`: it takes traffic. No provider's trouble changes that."""
+        """`GET /readyz`: whether the bridge accepts traffic; failing providers do not change that."""
         reasons = []
         if self._subscriptions.closed is not None:
             reasons.append(self._subscriptions.closed.value)
-        if not self._subscriptions.journal.usable:
+        if not self._journal.usable:
             reasons.append("journal")
         return _json({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
     async def status(self, request: Request) -> Response:
-        """`GET /status`: per upstream, what an operator wants to know first."""
+        """`GET /status`: the state of the bridge and of each upstream."""
         (await self._authenticator.authenticate(request)).authorize(TokenScope.ADMIN)
         return _json(
             {
                 "version": __version__,
-                "since": timestamp(self._since),
-                "ready": self._subscriptions.closed is None and self._subscriptions.journal.usable,
-                "journal": {
-                    "epoch": self._subscriptions.journal.epoch,
-                    "head": self._subscriptions.journal.head,
-                },
-                "connections": len(self._subscriptions.hub.subscriptions),
+                "since": timestamp(self._started_at),
+                "ready": self._subscriptions.closed is None and self._journal.usable,
+                "journal": {"epoch": self._journal.epoch, "head": self._journal.head},
+                "connections": len(self._hub.subscriptions),
                 "upstreams": {
-                    name: self._upstream(one) for name, one in self._subscriptions.pool.upstreams.items()
+                    name: self._upstream(upstream) for name, upstream in self._pool.upstreams.items()
                 },
             }
         )
 
     async def metrics(self, request: Request) -> Response:
-        """`GET /metrics`: Prometheus text, or OpenMetrics for who accepts it."""
+        """`GET /metrics`: Prometheus text, or OpenMetrics where the client accepts it."""
         (await self._authenticator.authenticate(request)).authorize(TokenScope.ADMIN)
         text, content_type = await scraped(self._metrics, accept=request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": content_type})
@@ -70,8 +70,8 @@ class HealthRoutes:
             "last_error": None
             if health.last_error is None
             else {"message": health.last_error, "at": timestamp(health.last_error_at)},
-            **self._subscriptions.pool.statistics(upstream.name),
-            "budget": upstream.limiter.statistics(self._subscriptions.clock.monotonic()),
+            **self._pool.statistics(upstream.name),
+            "budget": upstream.limiter.statistics(self._clock.monotonic()),
             "run_times": upstream.run_times.statistics(),
         }
 

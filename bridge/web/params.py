@@ -1,4 +1,4 @@
-"""What requests say, read strictly: every input from outside is hostile until parsed here."""
+"""Request parameters, parsed strictly: all input is hostile until it has passed through here."""
 
 from __future__ import annotations
 
@@ -17,60 +17,60 @@ from bridge.watchers.pool import Pool
 from bridge.wire.document import PLAIN, Include
 from bridge.wire.frames import Transport, Variant
 
-_NOTHING = QueryParams()
+TOO_LARGE_SENTENCE = "the request body exceeds the limit of this route"
+
+_NO_PARAMS = QueryParams()
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?=$|[,;\s])")
 
 
 class EncodedConvertor(Convertor[str]):
-    """One path segment, decoded after routing: a task id may hold slashes as %2F."""
+    """One path segment, decoded after routing: a task id may contain slashes, sent as %2F."""
 
     regex = "[^/]+"
 
     def convert(self, value: str) -> str:
-        """Decode; bytes that are no UTF-8 become what no task id may hold."""
+        """Decode; bytes that are not UTF-8 become surrogates, which no task id may contain."""
         return unquote(value, errors="surrogateescape")
 
     def to_string(self, value: str) -> str:
-        """Unused: the bridge builds its links itself."""
+        """Required by Starlette for reversing URLs, which the bridge does not do."""
         return value
 
 
 register_url_convertor("encoded", EncodedConvertor())
 
 
-def task_keys(pool: Pool, refs: Sequence[str], most: int, account: str) -> list[TaskKey]:
-    """Task refs, each once, in the order they were named.
+def task_keys(pool: Pool, refs: Sequence[str], limit: int, account: str) -> list[TaskKey]:
+    """Task refs without duplicates, in the order of the request.
 
     Args:
-        most: How many there may be; 0 for as many as one likes.
-        account: Whose tasks they are.
+        limit: The most refs allowed; 0 for no limit.
+        account: The account of the caller.
 
     Raises:
-        InvalidRequest: One is not a task ref, or there are none, or too many; or they are of two providers
-            where the caller's key is of one.
-        UnknownUpstream: One names an upstream that is not configured.
+        InvalidRequest: A ref is malformed, there are none or too many, or a caller with a key of one provider
+            names tasks of two.
+        UnknownUpstream: A ref names an upstream that is not configured.
     """
     if not refs:
-        raise InvalidRequest("name at least one task")
-    if most and len(refs) > most:
-        raise InvalidRequest(f"at most {most} tasks on one connection")
+        raise InvalidRequest("at least one task is required")
+    if limit and len(refs) > limit:
+        raise InvalidRequest(f"at most {limit} tasks per connection are allowed")
     keys = dict.fromkeys(TaskKey.parse(ref, account) for ref in refs)
     for key in keys:
         pool.upstream(key.upstream)
+    # rule 1 of accounts: a key must never be sent to a provider it was not meant for
     if account != OWN_ACCOUNT and len({key.upstream for key in keys}) > 1:
-        raise InvalidRequest("a key is of one provider: name tasks of one upstream")
+        raise InvalidRequest("with a key of one provider, all tasks must be of the same upstream")
     return list(keys)
 
 
 def path_key(pool: Pool, request: HTTPConnection, account: str) -> TaskKey:
-    """The task a path names.
-
-    Args:
-        account: Whose it is.
+    """The task of the route's path.
 
     Raises:
         UnknownUpstream: Its upstream is not configured.
-        InvalidRequest: Its id is not well-formed.
+        InvalidRequest: Its id is malformed.
     """
     pool.upstream(request.path_params["upstream"])
     ref = f"{request.path_params['upstream']}/{request.path_params['task_id']}"
@@ -78,17 +78,17 @@ def path_key(pool: Pool, request: HTTPConnection, account: str) -> TaskKey:
 
 
 def query(connection: HTTPConnection) -> QueryParams:
-    """The parameters; most connections have none."""
-    return connection.query_params if connection.scope["query_string"] else _NOTHING
+    """The query parameters, parsed only if there are any: most connections have none."""
+    return connection.query_params if connection.scope["query_string"] else _NO_PARAMS
 
 
-def mounted_at(connection: HTTPConnection) -> str:
-    """The path under which another app, or a proxy the server knows of, serves the bridge; often nothing."""
+def root_path(connection: HTTPConnection) -> str:
+    """The path under which another app or a proxy mounts the bridge; often empty."""
     return str(connection.scope.get("root_path", "")).rstrip("/")
 
 
 def resume_token(request: HTTPConnection, query: QueryParams) -> str | None:
-    """What the client saw last: the header, else either spelling of the parameter."""
+    """The last event id: the header, else either spelling of the parameter."""
     token = request.headers.get("last-event-id")
     if not token and query:
         token = query.get("last_event_id") or query.get("lastEventId")
@@ -96,86 +96,87 @@ def resume_token(request: HTTPConnection, query: QueryParams) -> str | None:
 
 
 def include(query: QueryParams) -> Include:
-    """What the caller asked for beside the plain document.
+    """The optional parts of the document, `include=raw,data`.
 
     Raises:
-        InvalidRequest: Something we do not have.
+        InvalidRequest: An unknown part is named.
     """
     if not query:
         return PLAIN
-    wished = {word for value in query.getlist("include") for word in value.split(",") if word}
-    if not wished <= {"raw", "data"}:
-        raise InvalidRequest("`include` takes raw and data")
-    return Include(raw="raw" in wished, data="data" in wished)
+    parts = {word for value in query.getlist("include") for word in value.split(",") if word}
+    if not parts <= {"raw", "data"}:
+        raise InvalidRequest("`include` must be raw, data or both")
+    return Include(raw="raw" in parts, data="data" in parts)
 
 
 def flag(query: QueryParams, name: str) -> bool:
-    """A parameter that is on or off.
+    """A boolean parameter; false if missing.
 
     Raises:
-        InvalidRequest: It is neither.
+        InvalidRequest: It is not a boolean.
     """
     if not query:
         return False
     value = query.get(name, "0").lower()
     if value not in {"0", "1", "true", "false"}:
-        raise InvalidRequest(f"`{name}` is 0 or 1")
+        raise InvalidRequest(f"`{name}` must be 0 or 1")
     return value in {"1", "true"}
 
 
 def transport(headers: Headers) -> Transport:
-    """The stream format a client accepts; SSE unless it asks for NDJSON."""
+    """The stream format the client accepts; SSE unless it asks for NDJSON."""
     return Transport.NDJSON if "application/x-ndjson" in headers.get("accept", "") else Transport.SSE
 
 
 def variant(query: QueryParams) -> Variant:
-    """What the events of a stream shall look like: `format=openai`, else our own.
+    """The shape of a stream's events: `format=openai`, else our own.
 
     Raises:
-        InvalidRequest: A format we do not have.
+        InvalidRequest: The format is unknown.
     """
-    wished = query.get("format") if query else None
-    if wished not in (None, Variant.OPENAI.value):
-        raise InvalidRequest("`format` takes openai")
-    return Variant.BRIDGE if wished is None else Variant.OPENAI
+    value = query.get("format") if query else None
+    if value not in (None, Variant.OPENAI.value):
+        raise InvalidRequest("`format` must be openai")
+    return Variant.BRIDGE if value is None else Variant.OPENAI
 
 
 def preferred_wait(headers: Headers) -> float | None:
-    """`Prefer: wait=seconds` (RFC 7240); None when there is none that we can read."""
-    found = _WAIT.search(",".join(headers.getlist("prefer")).lower())
-    return float(found[1]) if found else None
+    """The seconds of `Prefer: wait` (RFC 7240); None if missing or malformed: it is only a preference."""
+    match = _WAIT.search(",".join(headers.getlist("prefer")).lower())
+    return float(match[1]) if match else None
 
 
 def options(query: QueryParams, *, without: str) -> dict[str, str]:
-    """The parameters that are meant for the provider, each given once.
+    """The parameters that are passed to the provider.
 
     Args:
-        without: The parameter that is meant for us.
+        without: The parameter that is the bridge's own.
 
     Raises:
-        InvalidRequest: One is given twice.
+        InvalidRequest: A parameter is repeated.
     """
-    given: dict[str, str] = {}
+    values: dict[str, str] = {}
     for name, value in query.multi_items():
-        if name in given:
-            raise InvalidRequest(f"`{name[:80]}` is given twice")
+        if name in values:
+            raise InvalidRequest(f"the parameter `{name[:80]}` is repeated")
         if name != without:
-            given[name] = value
-    return given
+            values[name] = value
+    return values
 
 
 async def body(request: Request, limit: int) -> bytes:
-    """The body, read no further than we would use it.
+    """The request body; no more than `limit` bytes are buffered.
 
-    Intentional: the framework's own limit answers in plain text.
+    Intentional: Starlette's own limit answers in plain text, not with a problem document.
 
     Raises:
-        InvalidRequest: It is not whole.
+        InvalidRequest: The client disconnected before the end.
         TooLarge: It is larger than `limit` bytes.
     """
-    announced = request.headers.get("content-length", "")
+    content_length = request.headers.get("content-length", "")
     parts: list[bytes] = []
-    size = int(announced) if announced.isdecimal() else 0
+    # a body that declares too large a size is rejected unread
+    size = int(content_length) if content_length.isdecimal() else 0
     if size <= limit:
         size = 0
         try:
@@ -185,9 +186,9 @@ async def body(request: Request, limit: int) -> bytes:
                     break
                 parts.append(part)
         except ClientDisconnect:
-            raise InvalidRequest("the body ended before its end") from None
+            raise InvalidRequest("the request body is incomplete") from None
     if size > limit:
-        raise TooLarge("the body is larger than this route reads")
+        raise TooLarge(TOO_LARGE_SENTENCE)
     return b"".join(parts)
 
 
@@ -195,24 +196,24 @@ async def json_object(request: Request, limit: int) -> dict[str, object]:
     """A body that is one JSON object.
 
     Raises:
-        InvalidRequest: It is not.
+        InvalidRequest: It is anything else.
         TooLarge: It is larger than `limit` bytes.
     """
     try:
-        read = orjson.loads(await body(request, limit))
+        document = orjson.loads(await body(request, limit))
     except orjson.JSONDecodeError:
-        raise InvalidRequest("the body is one JSON object") from None
-    if not isinstance(read, dict):
-        raise InvalidRequest("the body is one JSON object")
-    return read
+        document = None
+    if not isinstance(document, dict):
+        raise InvalidRequest("the request body must be a JSON object")
+    return document
 
 
 def only_texts(values: object, name: str) -> list[str]:
     """A JSON list of strings.
 
     Raises:
-        InvalidRequest: It is something else.
+        InvalidRequest: It is anything else.
     """
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise InvalidRequest(f"`{name}` is a list of task refs")
+        raise InvalidRequest(f"`{name}` must be a list of task refs")
     return values

@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457), translated here and nowhere else."""
+"""Errors as problem documents (`application/problem+json`, RFC 9457), mapped to responses here only."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from bridge.errors import (
 )
 from bridge.telemetry.request_context import current_request
 from bridge.web.middleware.request_id import route_of
+from bridge.web.params import TOO_LARGE_SENTENCE
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 def problem(error: BridgeError) -> Response:
-    """The answer that says what went wrong, and whether trying again can help."""
+    """The response for an error: what failed, and whether a retry can help."""
     fields: dict[str, Any] = {
         "type": "about:blank",
         "title": error.code.replace("_", " "),
@@ -41,11 +42,12 @@ def problem(error: BridgeError) -> Response:
     }
     if isinstance(error, UpstreamError | Conflict) and (error.provider_status or error.provider_code):
         fields["provider"] = {"status": error.provider_status, "code": error.provider_code}
-    visit = current_request()
-    if visit is not None:
-        fields["request_id"] = visit.request_id
+    context = current_request()
+    if context is not None:
+        fields["request_id"] = context.request_id
     headers = {"Cache-Control": "no-store"}
     if not error.retryable:
+        # the OpenAI and Anthropic SDKs retry 408, 409, 429 and every 5xx unless this header forbids it
         headers["x-should-retry"] = "false"
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
@@ -56,28 +58,28 @@ def problem(error: BridgeError) -> Response:
 
 
 async def on_bridge_error(_request: Request, error: Exception) -> Response:
-    """Answer with what we can name."""
+    """Handle an error raised by a route."""
     assert isinstance(error, BridgeError)
     return problem(error)
 
 
 async def on_http_exception(_request: Request, error: Exception) -> Response:
-    """Answer what the framework found wrong, in our words."""
+    """Handle an error found by Starlette, as one of ours."""
     assert isinstance(error, HTTPException)
-    named: dict[int, BridgeError] = {
-        404: UnknownRoute("nothing lives at this path"),
-        405: MethodNotAllowed("this path does not take that method"),
-        413: TooLarge("the body is larger than this route reads"),
+    errors: dict[int, BridgeError] = {
+        404: UnknownRoute("no such route"),
+        405: MethodNotAllowed("method not allowed"),
+        413: TooLarge(TOO_LARGE_SENTENCE),
     }
-    answer = problem(named.get(error.status_code) or InvalidRequest(str(error.detail)))
-    answer.headers.update(error.headers or {})
-    return answer
+    response = problem(errors.get(error.status_code) or InvalidRequest(str(error.detail)))
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def on_unhandled_exception(request: Request, error: Exception) -> Response:
-    """Answer that it was us; the log has the rest."""
-    logger.error("a bug answered a request", exc_info=error, extra={"route": route_of(request.scope)})
-    return problem(BridgeError("the bridge made a mistake; its log says which"))
+    """Handle every other exception: a 500 without details, and a traceback in the log."""
+    logger.error("unhandled exception in request", exc_info=error, extra={"route": route_of(request.scope)})
+    return problem(BridgeError("internal error; the log of the bridge has the details"))
 
 
 HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {

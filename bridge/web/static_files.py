@@ -1,6 +1,6 @@
-"""Files of the bridge's own that browsers fetch: read once, served from memory.
+"""Static files of the package: read at startup and served from memory.
 
-Only files that were named exist, so there is no path that could lead anywhere else.
+Only named files are served, so no request path reaches the file system (path traversal).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MEDIA_TYPES = {
     "txt": "text/plain; charset=utf-8",
 }
 COMMON_HEADERS = {
-    # asked again each time, which costs a 304: after an upgrade no page mixes old files with new ones
+    # revalidated on every use, at the cost of a 304: after an upgrade no page mixes old files with new ones
     "Cache-Control": "no-cache",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -38,7 +38,7 @@ class StaticFile:
 
     Args:
         name: Its path below `bridge/web/static`.
-        headers: What is said of it beside what is said of all.
+        headers: In addition to `COMMON_HEADERS`.
     """
 
     def __init__(self, name: str, headers: Mapping[str, str] | None = None) -> None:
@@ -52,8 +52,10 @@ class StaticFile:
         }
 
     async def serve(self, request: Request) -> Response:
-        """Answer `GET` or `HEAD`; 304 to who has it already."""
-        if _holds(request.headers.get("if-none-match", ""), self.etag):
+        """Answer `GET` or `HEAD`; 304 if the client has the file already."""
+        # weak comparison: proxies that compress the file weaken its tag
+        tags = request.headers.get("if-none-match", "").split(",")
+        if not {self.etag, "*"}.isdisjoint(tag.strip().removeprefix("W/") for tag in tags):
             return Response(status_code=304, headers=self._headers)
         if request.method == "HEAD":
             return Response(headers=self._headers | {"Content-Length": str(len(self.body))})
@@ -61,10 +63,10 @@ class StaticFile:
 
 
 class StaticFolder:
-    """The files of one folder, each under its own name.
+    """The files of one folder.
 
     Args:
-        folder: Its path below `bridge/web/static`; folders in it are left out.
+        folder: Its path below `bridge/web/static`; subfolders are not served.
     """
 
     def __init__(self, folder: str, headers: Mapping[str, str] | None = None) -> None:
@@ -75,35 +77,12 @@ class StaticFolder:
         }
 
     async def serve(self, request: Request) -> Response:
-        """Answer for the file that the path's `name` names.
+        """Answer with the file of that `name`.
 
         Raises:
-            UnknownRoute: There is none of that name.
+            UnknownRoute: There is no such file.
         """
-        found = self._files.get(request.path_params["name"])
-        if found is None:
-            raise UnknownRoute("nothing lives at this path")
-        return await found.serve(request)
-
-
-def _holds(if_none_match: str, etag: str) -> bool:
-    """Whether the client has these bytes; by weak comparison, for proxies that compress weaken the tag."""
-    offered = {one.strip().removeprefix("W/") for one in if_none_match.split(",")}
-    return etag in offered or "*" in offered
-
-
-class BrowserHelper:
-    """The module as it is shipped, and what TypeScript wants to know of it."""
-
-    def __init__(self) -> None:
-        self.module = StaticFile("bridge.js")
-        self.types = StaticFile("bridge.d.ts")
-
-
-class ApiDocuments:
-    """One file each, as it stands in the package; the first two refer to the third by its name."""
-
-    def __init__(self) -> None:
-        self.openapi = StaticFile("api/openapi.yaml")
-        self.asyncapi = StaticFile("api/asyncapi.yaml")
-        self.state_schema = StaticFile("api/state.schema.json")
+        file = self._files.get(request.path_params["name"])
+        if file is None:
+            raise UnknownRoute("no such route")
+        return await file.serve(request)

@@ -1,4 +1,4 @@
-"""The routes that stay open: events of one task or many, and the WebSocket."""
+"""The routes whose connections stay open: event streams of one or many tasks, and the WebSocket."""
 
 from __future__ import annotations
 
@@ -11,148 +11,145 @@ from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.websockets import WebSocket
 
-from bridge.auth.authenticator import Authenticator, Caller, TokenScope
-from bridge.auth.origins import Origins
+from bridge.auth.caller import Caller, TokenScope
 from bridge.core.event import Closing
 from bridge.core.task import TaskKey
 from bridge.delivery.sse import EventStream, OverloadedResponse, head
-from bridge.delivery.subscriptions import SubscribeRequest, Subscriptions, withheld
+from bridge.delivery.subscriptions import SubscribeRequest, denied_notice
 from bridge.delivery.websocket import REFUSED, WebSocketSession, reject
 from bridge.errors import BridgeError, LimitExceeded, Unauthenticated, UpstreamError
 from bridge.web import params
-from bridge.web.limits.limits import ConnectionSlot, Limits, log_rejected
+from bridge.web.limits.limits import ConnectionSlot, log_rejected
 from bridge.web.problems import problem
+from bridge.web.services import Services
 from bridge.wire.frames import Transport, Variant
+
+MAX_CLOSE_REASON = 120  # RFC 6455 section 5.5 allows 123 bytes
 
 _DENIAL = "websocket.http.response"
 
-Named = Callable[[Request, Caller], Awaitable[list[TaskKey]]]
+KeysOf = Callable[[Request, Caller], Awaitable[list[TaskKey]]]
 
 
 class StreamRoutes:
-    """Streams of events, in every delivery that stays open."""
+    """Subscriptions over SSE, NDJSON and WebSocket."""
 
-    def __init__(
-        self, subscriptions: Subscriptions, origins: Origins, limits: Limits, authenticator: Authenticator
-    ) -> None:
-        self._subscriptions = subscriptions
-        self._origins = origins
-        self._limits = limits
-        self._authenticator = authenticator
+    def __init__(self, services: Services) -> None:
+        self._settings = services.settings
+        self._pool = services.pool
+        self._metrics = services.metrics
+        self._subscriptions = services.subscriptions
+        self._origins = services.origins
+        self._limits = services.limits
+        self._authenticator = services.authenticator
 
-    async def of_task(self, request: Request) -> Response:
+    async def one_task(self, request: Request) -> Response:
         """`GET /v1/tasks/{upstream}/{task_id}/events`."""
-        return await self._answer(request, self._named_by_path)
+        return await self._stream(request, self._keys_of_path)
 
-    async def of_tasks(self, request: Request) -> Response:
+    async def many_tasks(self, request: Request) -> Response:
         """`GET /v1/events?task=...`, or `POST` with `{"tasks": [...]}`."""
-        return await self._answer(request, self._named_by_request)
+        return await self._stream(request, self._keys_of_request)
 
-    async def _answer(self, request: Request, named: Named) -> Response:
-        """A stream, or a word that there is no room for one, before anything else is looked at."""
+    async def _stream(self, request: Request, keys_of: KeysOf) -> Response:
         query = params.query(request)
         variant = params.variant(query)
         transport = params.transport(request.headers) if variant is Variant.BRIDGE else Transport.SSE
         if request.method == "HEAD":
             caller = await self._authenticator.authenticate(request, ticket=True)
-            await self._authenticator.authorize(caller, TokenScope.READ, await named(request, caller))
+            await self._authenticator.authorize(caller, TokenScope.READ, await keys_of(request, caller))
             return head(transport)
         try:
-            place = self._limits.stream(request)
+            # limits first: a rejected connection must not cost a signature check or a call to a provider
+            slot = self._limits.open_stream(request)
             caller = await self._authenticator.authenticate(request, ticket=True)
-            place.assign_to_caller(caller.name)
-            keys = await named(request, caller)
-            place.follow(len(keys))
+            slot.assign_to_caller(caller.name)
+            keys = await keys_of(request, caller)
+            slot.set_watch_count(len(keys))
             unverified = await self._authenticator.authorize(caller, TokenScope.READ, keys)
         except LimitExceeded as error:
+            # 200 with a closing event and a longer `retry:`: on any other status EventSource never reconnects
             log_rejected(transport.value, error)
             return OverloadedResponse(self._subscriptions, transport, variant)
         except UpstreamError as error:
             if not error.retryable:
                 raise
-            return OverloadedResponse(self._subscriptions, transport, variant, why=withheld(error))
+            return OverloadedResponse(self._subscriptions, transport, variant, why=denied_notice(error))
         include = params.include(query)
-        arrival, expires_at = (
-            self._arrival(request, query, keys, unverified),
-            self._authenticator.ends_at(caller),
-        )
-        return EventStream(self._subscriptions, arrival, transport, include, variant, expires_at=expires_at)
+        subscribe = _subscribe_request(request, query, keys, unverified)
+        expires_at = self._authenticator.ends_at(caller)
+        return EventStream(self._subscriptions, subscribe, transport, include, variant, expires_at=expires_at)
 
-    async def _named_by_path(self, request: Request, caller: Caller) -> list[TaskKey]:
-        return [params.path_key(self._subscriptions.pool, request, caller.account)]
+    async def _keys_of_path(self, request: Request, caller: Caller) -> list[TaskKey]:
+        return [params.path_key(self._pool, request, caller.account)]
 
-    async def _named_by_request(self, request: Request, caller: Caller) -> list[TaskKey]:
+    async def _keys_of_request(self, request: Request, caller: Caller) -> list[TaskKey]:
         refs = params.query(request).getlist("task")
         if request.method == "POST":
-            body = await params.json_object(request, self._subscriptions.settings.max_body_bytes)
+            body = await params.json_object(request, self._settings.max_body_bytes)
             refs = refs + params.only_texts(body.get("tasks"), "tasks")
         return self._keys(caller, refs)
 
     def _keys(self, caller: Caller, refs: Sequence[str]) -> list[TaskKey]:
-        most = self._subscriptions.settings.max_tasks_per_connection
-        return params.task_keys(self._subscriptions.pool, refs, most, caller.account)
-
-    @staticmethod
-    def _arrival(
-        request: HTTPConnection,
-        query: QueryParams,
-        keys: Sequence[TaskKey],
-        unverified: Mapping[TaskKey, BridgeError],
-    ) -> SubscribeRequest:
-        history = params.flag(query, "history")
-        shown = [key for key in keys if key not in unverified]
-        return SubscribeRequest(shown, params.resume_token(request, query), history, unverified)
+        return params.task_keys(self._pool, refs, self._settings.max_tasks_per_connection, caller.account)
 
     async def websocket(self, websocket: WebSocket) -> None:
         """`GET /v1/ws`."""
         scope, receive, send = websocket.scope, websocket._receive, websocket._send  # noqa: SLF001 - the ASGI callables
-        if not self._origins.allow(websocket.headers):
-            await _refuse(receive, send, "this origin may not connect")
+        # CORS does not apply to WebSockets: without this check any page could open one
+        if not self._origins.is_allowed(websocket.headers):
+            await _refuse(receive, send, "this origin is not allowed")
             return
         try:
-            place = self._limits.stream(websocket)
+            slot = self._limits.open_stream(websocket)
             caller = await self._authenticator.authenticate(websocket, ticket=True)
-            place.assign_to_caller(caller.name)
-            socket = await self._socket(websocket, place, caller)
+            slot.assign_to_caller(caller.name)
+            session = await self._session(websocket, slot, caller)
         except LimitExceeded as error:
             log_rejected(Transport.WEBSOCKET.value, error)
-            self._subscriptions.metrics.rejected(Transport.WEBSOCKET.value)
+            self._metrics.rejected(Transport.WEBSOCKET.value)
             await reject(Closing.OVER_CAPACITY, scope, receive, send)
-            return
         except Unauthenticated as error:
-            await _deny(websocket, error)
-            return
+            # 401 if the server supports it, so that the client can tell that it needs another credential
+            if _DENIAL in scope.get("extensions", {}):
+                await receive()
+                await problem(error)(scope, receive, send)
+            else:
+                await _refuse(receive, send, str(error))
         except BridgeError as error:
             await _refuse(receive, send, str(error))
-            return
-        await socket(scope, receive, send)
+        else:
+            await session(scope, receive, send)
 
-    async def _socket(self, websocket: WebSocket, place: ConnectionSlot, caller: Caller) -> WebSocketSession:
+    async def _session(self, websocket: WebSocket, slot: ConnectionSlot, caller: Caller) -> WebSocketSession:
         query = params.query(websocket)
         refs = query.getlist("task")
         keys = self._keys(caller, refs) if refs else []
+        # not `authorize`: a socket stays open without visible tasks, as it can subscribe to others
         unverified = await self._authenticator.unverified(caller, TokenScope.READ, keys)
         return WebSocketSession(
             self._subscriptions,
             resolve=partial(self._keys, caller),
-            first=self._arrival(websocket, query, keys, unverified) if refs else None,
+            first=_subscribe_request(websocket, query, keys, unverified) if refs else None,
             include=params.include(query),
-            max_tasks=self._subscriptions.settings.max_tasks_per_connection,
-            follow=place.follow,
+            max_tasks=self._settings.max_tasks_per_connection,
+            follow=slot.set_watch_count,
             denied=partial(self._authenticator.denied, caller, TokenScope.READ),
             expires_at=self._authenticator.ends_at(caller),
         )
 
 
-async def _deny(websocket: WebSocket, error: Unauthenticated) -> None:
-    """401 where the server can say it, so that a client knows that it needs another credential."""
-    if _DENIAL in websocket.scope.get("extensions", {}):
-        await websocket._receive()  # noqa: SLF001 - the ASGI callable
-        await problem(error)(websocket.scope, websocket._receive, websocket._send)  # noqa: SLF001 - the ASGI callables
-        return
-    await _refuse(websocket._receive, websocket._send, str(error))  # noqa: SLF001 - the ASGI callables
+def _subscribe_request(
+    connection: HTTPConnection,
+    query: QueryParams,
+    keys: Sequence[TaskKey],
+    unverified: Mapping[TaskKey, BridgeError],
+) -> SubscribeRequest:
+    history = params.flag(query, "history")
+    visible = [key for key in keys if key not in unverified]
+    return SubscribeRequest(visible, params.resume_token(connection, query), history, unverified)
 
 
-async def _refuse(receive: Receive, send: Send, why: str) -> None:
+async def _refuse(receive: Receive, send: Send, reason: str) -> None:
     await receive()
-    await send({"type": "websocket.close", "code": REFUSED, "reason": why[:120]})
+    await send({"type": "websocket.close", "code": REFUSED, "reason": reason[:MAX_CLOSE_REASON]})

@@ -7,85 +7,79 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bridge.auth.authenticator import Authenticator, TokenScope, map_credential_errors
+from bridge.auth.caller import TokenScope, map_credential_errors
 from bridge.auth.origins import Origins
 from bridge.delivery.longpoll import etag
-from bridge.delivery.subscriptions import Subscriptions
 from bridge.dialects.base import Submission
 from bridge.errors import Forbidden, InvalidRequest, Overloaded
-from bridge.watchers.submitter import Submitter
 from bridge.web import params
-from bridge.web.limits.limits import Limits
+from bridge.web.services import Services
 from bridge.web.tasks import HEADERS, links, state_response
 from bridge.wire.document import document
+
+RESTARTING_SENTENCE = "the bridge is restarting; nothing was submitted"
 
 _INCLUDE = "include"
 
 
 class SubmitRoutes:
-    """Creating and cancelling tasks.
+    """Submitting and cancelling tasks."""
 
-    A page of a stranger must not spend the operator's money: browsers send simple POSTs without asking, so
-    the origin is checked here, and not by CORS alone.
-    """
-
-    def __init__(
-        self,
-        subscriptions: Subscriptions,
-        submitter: Submitter,
-        origins: Origins,
-        limits: Limits,
-        authenticator: Authenticator,
-    ) -> None:
-        self._subscriptions = subscriptions
-        self._submitter = submitter
-        self._origins = origins
-        self._limits = limits
-        self._authenticator = authenticator
+    def __init__(self, services: Services) -> None:
+        self._settings = services.settings
+        self._pool = services.pool
+        self._subscriptions = services.subscriptions
+        self._submitter = services.submitter
+        self._origins = services.origins
+        self._limits = services.limits
+        self._authenticator = services.authenticator
 
     async def submit(self, request: Request) -> Response:
-        """`POST /v1/tasks/{upstream}`: the body goes to the provider as it is."""
-        admit(self._origins, request.headers)
+        """`POST /v1/tasks/{upstream}`: the body is sent to the provider unchanged."""
+        check_write_request(self._origins, request.headers)
         caller = await self._authenticator.authenticate(request)
         caller.authorize_upstream(TokenScope.SUBMIT, request.path_params["upstream"])
-        upstream = self._subscriptions.pool.upstream(request.path_params["upstream"], caller.account)
+        upstream = self._pool.upstream(request.path_params["upstream"], caller.account)
         include = params.include(params.query(request))
         if self._subscriptions.closed is not None:
-            raise Overloaded("this bridge is being restarted; nothing was submitted")
-        self._limits.submit(caller.name)
+            raise Overloaded(RESTARTING_SENTENCE)
+        self._limits.check_submit(caller.name)
         submission = Submission(
-            body=await params.body(request, self._subscriptions.settings.max_submission_bytes),
+            body=await params.body(request, self._settings.max_submission_bytes),
             content_type=request.headers.get("content-type"),
             options=params.options(params.query(request), without=_INCLUDE),
         )
         with map_credential_errors(caller):
             key, event = await self._submitter.submit(upstream, submission)
-        where = links(key, params.mounted_at(request))
-        body = orjson.dumps({"state": orjson.Fragment(document(event, include=include)), "links": where})
-        headers = HEADERS | {"ETag": etag(event), "Location": where["self"]}
+        task_links = links(key, params.root_path(request))
+        body = orjson.dumps({"state": orjson.Fragment(document(event, include=include)), "links": task_links})
+        headers = HEADERS | {"ETag": etag(event), "Location": task_links["self"]}
         return Response(body, status_code=201, headers=headers, media_type="application/json")
 
     async def cancel(self, request: Request) -> Response:
-        """`POST /v1/tasks/{upstream}/{task_id}/cancel`: the state that results."""
-        admit(self._origins, request.headers)
+        """`POST /v1/tasks/{upstream}/{task_id}/cancel`: answers with the resulting state."""
+        check_write_request(self._origins, request.headers)
         caller = await self._authenticator.authenticate(request)
-        key = params.path_key(self._subscriptions.pool, request, caller.account)
+        key = params.path_key(self._pool, request, caller.account)
         await self._authenticator.authorize(caller, TokenScope.CANCEL, [key])
         include = params.include(params.query(request))
-        await params.body(request, self._subscriptions.settings.max_body_bytes)
+        await params.body(request, self._settings.max_body_bytes)
         with map_credential_errors(caller):
             event = await self._submitter.cancel(key)
         return state_response(event, include, HEADERS | {"ETag": etag(event)}, None)
 
 
-def admit(origins: Origins, headers: Headers) -> None:
-    """Let a request in that changes something at a provider.
+def check_write_request(origins: Origins, headers: Headers) -> None:
+    """Check the headers of a request that changes something at a provider.
+
+    CORS alone does not protect these routes: a browser sends a simple POST of any page without a preflight,
+    and without authentication it would spend the operator's money.
 
     Raises:
-        Forbidden: It comes from a page of a stranger.
-        InvalidRequest: Its body does not come as it is.
+        Forbidden: A page of another origin sent it.
+        InvalidRequest: Its body is compressed; the provider would get bytes it cannot read.
     """
-    if not origins.allow(headers):
+    if not origins.is_allowed(headers):
         raise Forbidden("pages of this origin may neither submit nor cancel")
     if headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
-        raise InvalidRequest("send the body as it is, without a content-encoding")
+        raise InvalidRequest("`Content-Encoding` is not supported; send the body uncompressed")

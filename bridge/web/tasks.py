@@ -1,85 +1,125 @@
-"""Reading one task: its state, by the provider's id or by the client's own."""
+"""Reading one task, by the provider's id or by the client's own, and issuing tickets for reading tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from urllib.parse import quote, urlencode
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bridge.auth.authenticator import TICKET, Authenticator, TokenScope, map_credential_errors
-from bridge.auth.tickets import MAX_TICKET_SECONDS, Ticket, Tickets
+from bridge.auth.authenticator import TICKET
+from bridge.auth.caller import TokenScope, map_credential_errors
+from bridge.auth.tickets import MAX_TICKET_SECONDS
 from bridge.core.event import Event
 from bridge.core.task import TaskKey
 from bridge.delivery.longpoll import MAX_WAIT_SECONDS, etag, read
-from bridge.delivery.subscriptions import Subscriptions
 from bridge.errors import Conflict, InvalidRequest, TaskNotFound
 from bridge.web import params
-from bridge.web.limits.limits import Limits
-from bridge.web.proxy.aliases import find_by_alias
+from bridge.web.proxy.aliases import Aliases
+from bridge.web.services import Services
 from bridge.wire.document import Include, document, timestamp
 
 HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Vary": "Prefer, Accept"}
+DEFAULT_TICKET_SECONDS = 300
 
 
 class TaskRoutes:
     """The routes that answer with one state document."""
 
-    def __init__(self, subscriptions: Subscriptions, limits: Limits, authenticator: Authenticator) -> None:
-        self._subscriptions = subscriptions
-        self._limits = limits
-        self._authenticator = authenticator
+    def __init__(self, services: Services, aliases: Aliases) -> None:
+        self._pool = services.pool
+        self._subscriptions = services.subscriptions
+        self._limits = services.limits
+        self._authenticator = services.authenticator
+        self._aliases = aliases
 
     async def state(self, request: Request) -> Response:
-        """`GET /v1/tasks/{upstream}/{task_id}`: the state, now or once it differs."""
+        """`GET /v1/tasks/{upstream}/{task_id}`: the state; with `Prefer: wait` and an ETag, a long-poll."""
         caller = await self._authenticator.authenticate(request)
-        key = params.path_key(self._subscriptions.pool, request, caller.account)
+        key = params.path_key(self._pool, request, caller.account)
         await self._authenticator.authorize(caller, TokenScope.READ, [key])
         include = params.include(params.query(request))
-        wait, have = params.preferred_wait(request.headers), request.headers.get("if-none-match")
-        if wait and have is not None:
-            self._limits.longpoll(request, caller.name)
-        lasting = None if wait is None else self._authenticator.lasts(caller, wait)
-        found = await read(self._subscriptions, key, have=have, wait=lasting)
-        headers = HEADERS | {"ETag": etag(found.event)}
+        wait, known_etag = params.preferred_wait(request.headers), request.headers.get("if-none-match")
+        if wait and known_etag is not None:
+            self._limits.open_longpoll(request, caller.name)
+        # a long-poll must not outlive the credential it was authorized by
+        capped = None if wait is None else self._authenticator.cap_wait(caller, wait)
+        result = await read(self._subscriptions, key, have=known_etag, wait=capped)
+        headers = HEADERS | {"ETag": etag(result.event)}
         if wait is not None:
             headers["Preference-Applied"] = f"wait={min(int(wait), MAX_WAIT_SECONDS)}"
-        if not found.modified:
+        if not result.modified:
             return Response(status_code=304, headers=headers)
-        return state_response(found.event, include, headers, found.observed_at)
+        return state_response(result.event, include, headers, result.observed_at)
 
     async def by_alias(self, request: Request) -> Response:
-        """`GET /v1/aliases/{upstream}/{alias}`: the state of the task the client named itself."""
+        """`GET /v1/aliases/{upstream}/{alias}`: the state of the task with the client's own id."""
         caller = await self._authenticator.authenticate(request)
         caller.authorize_search(request.path_params["upstream"])
-        upstream = self._subscriptions.pool.upstream(request.path_params["upstream"], caller.account)
+        upstream = self._pool.upstream(request.path_params["upstream"], caller.account)
         include = params.include(params.query(request))
         try:
             with map_credential_errors(caller):
-                key, event = await find_by_alias(self._subscriptions, upstream, request.path_params["alias"])
+                key, event = await self._aliases.find(upstream, request.path_params["alias"])
         except TaskNotFound:
-            caller.authorize_upstream(TokenScope.READ, upstream.name)  # others' ids are theirs to know of
+            # 404 would tell a caller with access to a few tasks which aliases of other callers do not exist
+            caller.authorize_upstream(TokenScope.READ, upstream.name)
             raise
         caller.authorize(TokenScope.READ, [key])
-        where = links(key, params.mounted_at(request))["self"]
-        headers = HEADERS | {"ETag": etag(event), "Content-Location": where}
+        location = links(key, params.root_path(request))["self"]
+        headers = HEADERS | {"ETag": etag(event), "Content-Location": location}
         return state_response(event, include, headers, None)
 
 
-def links(key: TaskKey, under: str) -> dict[str, str]:
-    """Where the bridge serves a task, as paths.
+class TicketRoutes:
+    """`POST /v1/tickets`."""
+
+    def __init__(self, services: Services) -> None:
+        self._settings = services.settings
+        self._pool = services.pool
+        self._authenticator = services.authenticator
+        self._tickets = services.tickets
+
+    async def issue(self, request: Request) -> Response:
+        """Issue a ticket for tasks the caller may read; a ticket cannot be renewed with itself."""
+        caller = await self._authenticator.authenticate(request)
+        if self._tickets is None:
+            raise Conflict("this bridge has no secret to sign tickets with")
+        body = await params.json_object(request, self._settings.max_body_bytes)
+        if body.keys() - {"tasks", "seconds"}:
+            raise InvalidRequest("a ticket request takes `tasks` and `seconds` only")
+        refs = params.only_texts(body.get("tasks"), "tasks")
+        seconds = _ticket_seconds(body.get("seconds", DEFAULT_TICKET_SECONDS))
+        keys = params.task_keys(self._pool, refs, self._settings.max_tasks_per_connection, caller.account)
+        for error in (await self._authenticator.authorize(caller, TokenScope.READ, keys)).values():
+            raise error  # all tasks of a ticket must be visible, not only some as on a stream
+        ticket = self._tickets.mint(caller, keys, seconds)
+        self._authenticator.retain_key(caller, seconds)
+        root_path = params.root_path(request)
+        query = urlencode([*(("task", key.ref) for key in keys), (TICKET, ticket.text)], safe="/")
+        fields = {
+            "ticket": ticket.text,
+            "expires_at": timestamp(ticket.expires_at),
+            "tasks": [key.ref for key in keys],
+            "links": {"events": f"{root_path}/v1/events?{query}", "ws": f"{root_path}/v1/ws?{query}"},
+        }
+        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        return Response(orjson.dumps(fields), 201, headers, media_type="application/json")
+
+
+def links(key: TaskKey, root_path: str) -> dict[str, str]:
+    """The paths of a task's routes.
 
     Args:
-        under: Where the bridge itself is mounted; nothing where it is the server.
+        root_path: The path under which the bridge is mounted; often empty.
     """
     task_id = quote(key.task_id, safe="")
-    path = f"{under}/v1/tasks/{key.upstream}/{task_id}"
+    path = f"{root_path}/v1/tasks/{key.upstream}/{task_id}"
     return {
         "self": path,
         "events": f"{path}/events",
-        "ws": f"{under}/v1/ws?task={key.upstream}/{task_id}",
+        "ws": f"{root_path}/v1/ws?task={key.upstream}/{task_id}",
         "cancel": f"{path}/cancel",
     }
 
@@ -87,67 +127,14 @@ def links(key: TaskKey, under: str) -> dict[str, str]:
 def state_response(
     event: Event, include: Include, headers: dict[str, str], observed_at: float | None
 ) -> Response:
-    """One state document as an answer."""
+    """A response with one state document."""
     body = document(event, include=include, observed_at=observed_at)
     return Response(body, headers=headers, media_type="application/json")
 
 
-DEFAULT_TICKET_SECONDS = 300
-
-
-class TicketRoutes:
-    """`POST /v1/tickets`.
-
-    Args:
-        tickets: None where the bridge gives out none.
-    """
-
-    def __init__(
-        self, subscriptions: Subscriptions, authenticator: Authenticator, tickets: Tickets | None
-    ) -> None:
-        self._subscriptions = subscriptions
-        self._authenticator = authenticator
-        self._tickets = tickets
-
-    async def issue(self, request: Request) -> Response:
-        """A ticket for tasks the caller may read; never with a ticket in place of a credential."""
-        caller = await self._authenticator.authenticate(request)
-        if self._tickets is None:
-            raise Conflict("this bridge has no secret to sign tickets with")
-        body = await params.json_object(request, self._subscriptions.settings.max_body_bytes)
-        unknown = body.keys() - {"tasks", "seconds"}
-        if unknown:
-            raise InvalidRequest("a ticket is asked for with `tasks` and `seconds`")
-        refs = params.only_texts(body.get("tasks"), "tasks")
-        most, seconds = (
-            self._subscriptions.settings.max_tasks_per_connection,
-            _seconds(body.get("seconds", DEFAULT_TICKET_SECONDS)),
-        )
-        keys = params.task_keys(self._subscriptions.pool, refs, most, caller.account)
-        for error in (await self._authenticator.authorize(caller, TokenScope.READ, keys)).values():
-            raise error
-        ticket = self._tickets.mint(caller, keys, seconds)
-        self._authenticator.hold(caller, seconds)
-        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        document = _document(ticket, keys, params.mounted_at(request))
-        return Response(document, 201, headers, media_type="application/json")
-
-
-def _seconds(value: object) -> int:
+def _ticket_seconds(value: object) -> int:
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # JSON has one kind of number
+        value = int(value)  # JSON does not distinguish 60 and 60.0
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_TICKET_SECONDS:
-        raise InvalidRequest(f"`seconds` is a whole number from 1 to {MAX_TICKET_SECONDS}")
+        raise InvalidRequest(f"`seconds` must be a whole number from 1 to {MAX_TICKET_SECONDS}")
     return value
-
-
-def _document(ticket: Ticket, keys: Sequence[TaskKey], under: str) -> bytes:
-    query = urlencode([*(("task", key.ref) for key in keys), (TICKET, ticket.text)], safe="/")
-    return orjson.dumps(
-        {
-            "ticket": ticket.text,
-            "expires_at": timestamp(ticket.expires_at),
-            "tasks": [key.ref for key in keys],
-            "links": {"events": f"{under}/v1/events?{query}", "ws": f"{under}/v1/ws?{query}"},
-        }
-    )

@@ -1,7 +1,8 @@
-"""The state document: what clients read about a task, as contract section 2 has it."""
+"""The state document: what clients read about a task (docs/endpoints.md)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -9,17 +10,17 @@ from typing import Any
 
 import orjson
 
-from bridge.core.cursor import Cursor
+from bridge.core.columns import Write, generate
 from bridge.core.event import Event
-from bridge.core.task import Output, State
+from bridge.core.task import FIELDS, Output
 
 
 @dataclass(frozen=True, slots=True)
 class Include:
-    """What a caller asked to have beside the plain document.
+    """What the client requested besides the plain document.
 
     Args:
-        raw: The provider's own document.
+        raw: The provider's own document, as `raw`.
         data: Base64 results as `data:` URLs.
     """
 
@@ -31,16 +32,16 @@ PLAIN = Include()
 
 
 def document(event: Event, *, include: Include = PLAIN, observed_at: float | None = None) -> bytes:
-    """The state of a task as JSON; every key present, null when unknown.
+    """The state of a task as JSON; every key is present, and null if unknown.
 
     Args:
-        observed_at: Unix seconds of a later confirmation than the recorded one.
+        observed_at: Unix seconds of a confirmation later than the recorded one.
     """
     return orjson.dumps(_fields(event, include, observed_at))
 
 
 def timestamp(seconds: float | None) -> str | None:
-    """RFC 3339 in UTC with milliseconds; None for what no calendar holds."""
+    """RFC 3339 in UTC with milliseconds; None for a time outside of the calendar."""
     if seconds is None:
         return None
     try:
@@ -52,45 +53,8 @@ def timestamp(seconds: float | None) -> str | None:
 
 @lru_cache(1024)
 def _second(whole: int) -> str:
-    """Most of the times in a document are those of the one before, or of this second."""
+    """Cached: most times in a document are those of the previous one, or of the current second."""
     return datetime.fromtimestamp(whole, UTC).isoformat()[:19]
-
-
-def _fields(event: Event, include: Include, observed_at: float | None) -> dict[str, Any]:
-    state: State = event.state
-    key = event.key
-    changed_at = timestamp(state.changed_at)
-    observed = max(observed_at or 0.0, state.observed_at)
-    return {
-        "task": key.ref,
-        "upstream": key.upstream,
-        "task_id": key.task_id,
-        "alias": state.alias,
-        "status": state.status,
-        "upstream_status": state.upstream_status,
-        "progress": _number(state.progress),
-        "eta_seconds": state.eta_seconds,
-        "queue_position": state.queue_position,
-        "model": state.model,
-        "action": state.action,
-        "created_at": timestamp(state.created_at),
-        "completed_at": timestamp(state.completed_at),
-        "outputs": [_output(output, include) for output in state.outputs],
-        "error": None if state.error is None else {"code": state.error.code, "message": state.error.message},
-        "cost": _cost(state),
-        "changed_at": changed_at,
-        "observed_at": changed_at if observed == state.changed_at else timestamp(observed),
-        "source": state.source,
-        "cursor": str(event.cursor),
-        # read and written again: the provider's own line breaks would end an SSE field
-        "raw": orjson.loads(state.raw) if include.raw and state.raw is not None else None,
-    }
-
-
-def _cost(state: State) -> dict[str, float | None] | None:
-    if state.credits_used is None and state.credits_estimated is None:
-        return None
-    return {"credits_used": state.credits_used, "credits_estimated": state.credits_estimated}
 
 
 def _output(output: Output, include: Include) -> dict[str, Any]:
@@ -104,6 +68,7 @@ def _output(output: Output, include: Include) -> dict[str, Any]:
         "file_id": output.file_id,
     }
     if output.data is not None:
+        # Three bytes per four characters of base64, without decoding megabytes to count them.
         fields["bytes"] = len(output.data.rstrip("=")) * 3 // 4
         if include.data:
             fields["url"] = f"data:{output.media_type or 'application/octet-stream'};base64,{output.data}"
@@ -111,10 +76,48 @@ def _output(output: Output, include: Include) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> float | int | None:
-    """Whole numbers without a trailing .0, as people and the provider write them."""
+    """Whole numbers without a trailing .0, as the provider writes them."""
     return int(value) if value is not None and value == int(value) else value
 
 
-def unseen_cursor(epoch: str) -> Cursor:
-    """The cursor of a task nobody has seen yet: before everything."""
-    return Cursor(epoch, 0)
+_WRITTEN = {
+    Write.PLAIN: "state.{0}",
+    Write.NUMBER: "_number(state.{0})",
+    Write.TIME: "timestamp(state.{0})",
+    Write.CHANGED: "(changed_at := timestamp(state.{0}))",
+    # mostly the same instant, and a timestamp costs more than all the plain fields together
+    Write.OBSERVED: "changed_at if observed == state.changed_at else timestamp(observed)",
+    Write.OUTPUTS: "[_output(output, include) for output in state.{0}]",
+    Write.FAILURE: 'None if state.{0} is None else {{"code": state.{0}.code, "message": state.{0}.message}}',
+    Write.CURSOR: "str(event.cursor)",
+    # parsed and written again: the provider's own line breaks would end an SSE field
+    Write.RAW: "_loads(state.{0}) if include.raw and state.{0} is not None else None",
+}
+_KEY = {"task": "key.ref", "upstream": "key.upstream", "task_id": "key.task_id"}
+
+
+def _written() -> Iterator[str]:
+    """One line of a dict display per key of the document, in the order of the table."""
+    cost = [row.name for row in FIELDS if row.write is Write.COST]
+    unknown = " and ".join(f"state.{name} is None" for name in cost)
+    known = ", ".join(f'"{name}": state.{name}' for name in cost)
+    for row in FIELDS:
+        if row.write is Write.COST:
+            if row.name == cost[0]:
+                yield f'"cost": None if {unknown} else {{{known}}},'
+        else:
+            value = _KEY[row.name] if row.write is Write.KEY else _WRITTEN[row.write].format(row.name)
+            yield f'"{row.name}": {value},'
+
+
+_fields: Callable[[Event, Include, float | None], dict[str, Any]] = generate(
+    "_fields(event, include, observed_at)",
+    [
+        "state, key = event.state, event.key",
+        "observed = max(observed_at or 0.0, state.observed_at)",
+        "return {",
+        *(f"    {line}" for line in _written()),
+        "}",
+    ],
+    {"timestamp": timestamp, "_number": _number, "_output": _output, "_loads": orjson.loads},
+)

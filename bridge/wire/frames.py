@@ -1,4 +1,4 @@
-"""What leaves on a connection, as bytes: each frame made once and shared by everybody it goes to."""
+"""Frames of every format as bytes; the frames of an event are encoded once and shared by all subscribers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,19 @@ from bridge.core.task import TaskKey
 from bridge.wire import sse
 from bridge.wire.document import PLAIN, Include, document
 
+CLOSING_SENTENCES = {
+    Closing.FINISHED: "all tasks have finished",
+    Closing.GONE: "the client disconnected",
+    Closing.DRAIN: "the bridge is restarting; please reconnect",
+    Closing.AGE: "the connection reached its maximum age; please reconnect",
+    Closing.SLOW: "the client did not read for too long",
+    Closing.EXPIRED: "the credential of this connection expired",
+    Closing.OVER_CAPACITY: "the bridge is at capacity; please reconnect later",
+}
+
 
 class Transport(StrEnum):
-    """The formats a subscription can leave in."""
+    """How events are sent; also the `delivery` label of metrics."""
 
     SSE = "sse"
     NDJSON = "ndjson"
@@ -23,7 +33,7 @@ class Transport(StrEnum):
 
 
 class Variant(StrEnum):
-    """What the events on an SSE stream look like."""
+    """The shape of the events on an SSE stream."""
 
     BRIDGE = "bridge"
     OPENAI = "openai"
@@ -32,13 +42,14 @@ class Variant(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """Everything that makes two subscribers' bytes differ.
+    """Everything in which the bytes of two subscribers can differ.
 
     Args:
-        dress: `openai`: unnamed events, each an object with a `type`, `[DONE]` at the end. `provider`: the
-            provider's own documents and nothing else. Only with SSE.
-        chunked: Whether the HTTP chunk framing is ours, because we write past the server.
-        framed: Whether the WebSocket frame header is ours, for the same reason.
+        include: What the documents contain besides the state.
+        chunked: Whether HTTP chunk framing is added here, because the writer bypasses the server.
+        framed: Whether the WebSocket frame header is added here, for the same reason.
+        variant: `openai`: unnamed events, each an object with a `type`, and `[DONE]` at the end. `provider`:
+            only the provider's own documents. SSE only.
     """
 
     transport: Transport
@@ -49,39 +60,44 @@ class Format:
 
 
 class Frames:
-    """One event in every form somebody asked for, each made at the first asking."""
+    """One event in every requested format, each encoded at the first request."""
 
-    __slots__ = ("_confirmed", "_made", "event")
+    __slots__ = ("_confirmed", "_encoded", "event")
 
     def __init__(self, event: Event) -> None:
         self.event = event
-        self._made: list[tuple[Format, bytes]] = []  # rarely more than two: to look is cheaper than to hash
+        self._encoded: list[tuple[Format, bytes]] = []  # rarely more than two: a scan is cheaper than a hash
         self._confirmed: tuple[Include, float | None, bytes] | None = None
 
     def bytes_for(self, fmt: Format) -> bytes:
-        """The state, and `done` after it when it is final, ready for the socket."""
-        for known, made in self._made:
-            if known is fmt or known == fmt:
-                return made
-        made = pack(fmt, state_frame(fmt, self.event))
-        self._made.append((fmt, made))
-        return made
+        """The state, followed by `done` if it is final, with all framing."""
+        for known, data in self._encoded:
+            if (
+                known is fmt or known == fmt
+            ):  # identity first: formats are cached, and `==` compares five fields
+                return data
+        data = pack(fmt, state_frame(fmt, self.event))
+        self._encoded.append((fmt, data))
+        return data
 
     def first_for(self, fmt: Format, *, confirmed_at: float | None, retry: int | None) -> bytes:
-        """The same for a newcomer: with the newest confirmation, and its own wait before it comes back.
+        """The first frame of a new subscriber: with the newest confirmation and its own reconnect delay.
 
-        Many come between two looks; they share the document.
+        Args:
+            confirmed_at: Unix seconds at which the state was last seen; None for the recorded time.
+            retry: Milliseconds; None for none.
         """
-        kept = self._confirmed
-        if kept is None or kept[0] != fmt.include or kept[1] != confirmed_at:
+        # Many clients join between two polls. They share the document, which is most of the cost.
+        cached = self._confirmed
+        if cached is None or cached[0] != fmt.include or cached[1] != confirmed_at:
             text = document(self.event, include=fmt.include, observed_at=confirmed_at)
-            kept = self._confirmed = (fmt.include, confirmed_at, text)
-        return state_frame(fmt, self.event, text=kept[2], retry=retry)
+            cached = self._confirmed = (fmt.include, confirmed_at, text)
+        return state_frame(fmt, self.event, text=cached[2], retry=retry)
 
 
 def pack(fmt: Format, payload: bytes) -> bytes:
-    """Put the framing of HTTP around a payload where that is ours to do."""
-    if fmt.chunked and payload:
+    """Add HTTP chunk framing if the format requires it."""
+    if fmt.chunked and payload:  # an empty chunk would end the body
         return b"%x\r\n%b\r\n" % (len(payload), payload)
     return payload
 
@@ -94,31 +110,39 @@ def state_frame(
     with_cursor: bool = True,
     retry: int | None = None,
 ) -> bytes:
-    """A state; followed by `done` when it is final.
+    """A state, followed by `done` if it is final.
 
     Args:
-        text: Its document, where that is made already.
-        with_cursor: False for a state that is no place in the journal on this connection.
-        retry: Milliseconds a browser should wait before it comes back (SSE only).
+        text: Its document, if it is encoded already.
+        with_cursor: False for a state whose cursor is not a position to resume from on this connection.
+        retry: Milliseconds a browser should wait before it reconnects (SSE only).
     """
     if fmt.variant is Variant.PROVIDER:
-        return _own_frame(event, retry)
+        # On one line, because a line break in the document would end the SSE field.
+        raw = event.state.raw
+        return b"" if raw is None else sse.encode(orjson.dumps(orjson.loads(raw)), retry=retry)
     text = text or document(event, include=fmt.include)
     cursor = str(event.cursor)
     if fmt.variant is Variant.OPENAI:
-        dressed = b'{"type":"state","cursor":"%b","task":%b}' % (cursor.encode(), text)
-        return sse.encode(dressed, id=cursor if with_cursor else None, retry=retry)
+        payload = b'{"type":"state","cursor":"%b","task":%b}' % (cursor.encode(), text)
+        return sse.encode(payload, id=cursor if with_cursor else None, retry=retry)
     if fmt.transport is Transport.SSE:
         frame = sse.encode(text, id=cursor if with_cursor else None, retry=retry)
     elif fmt.transport is Transport.NDJSON:
         frame = text + b"\n"
     else:
         frame = text_frame(fmt, b'{"type":"state","cursor":"%b","state":%b}' % (cursor.encode(), text))
-    return frame + _done_frame(fmt, event) if event.state.status.final else frame
+    if not event.state.status.final:
+        return frame
+    fields = {"task": event.key.ref, "status": event.state.status.value}
+    if fmt.transport is Transport.SSE:
+        # With the same id as the state: a client cut off between the two has already seen the end.
+        return frame + sse.encode(orjson.dumps(fields), id=cursor, event="done")
+    return frame + _control(fmt, "done", fields | {"cursor": cursor})
 
 
 def end_frame(fmt: Format, tasks: int) -> bytes:
-    """Nothing more will come. A WebSocket has none: it stays open for the next subscribe."""
+    """All tasks have finished. A WebSocket gets none, because it stays open for the next subscribe."""
     if fmt.transport is Transport.WEBSOCKET:
         return b""
     if fmt.variant is Variant.OPENAI:
@@ -127,34 +151,34 @@ def end_frame(fmt: Format, tasks: int) -> bytes:
 
 
 def reset_frame(fmt: Format, reason: str, *, retry: int | None = None) -> bytes:
-    """The cursor a client came with cannot be honoured; current states follow."""
+    """The client's cursor is not usable; the current states follow."""
     return _control(fmt, "reset", {"reason": reason}, retry=retry)
 
 
 def notice_frame(fmt: Format, key: TaskKey | None, notice: Notice) -> bytes:
-    """Something a viewer should know; `task` is null when it is about the connection."""
+    """An out-of-band message; `task` is null if it concerns the connection."""
     return _control(fmt, "notice", _notice(key, notice))
 
 
-def closing_frame(fmt: Format, closing: Closing, message: str, *, retry: int | None) -> bytes:
-    """Why the connection ends now, with the wait before coming back (milliseconds)."""
-    fields = _notice(None, Notice(NoticeCode.CLOSING, message)) | {"reason": closing.value}
+def closing_frame(fmt: Format, closing: Closing, *, retry: int | None) -> bytes:
+    """Why the connection is closed, with the reconnect delay in milliseconds."""
+    fields = _notice(None, Notice(NoticeCode.CLOSING, CLOSING_SENTENCES[closing])) | {"reason": closing.value}
     return _control(fmt, "notice", fields, retry=retry)
 
 
 def keepalive(fmt: Format) -> bytes:
-    """The shortest thing that keeps middleboxes and watchdogs content."""
+    """The shortest bytes that reset the idle timers of proxies and clients."""
     if fmt.transport is Transport.SSE:
         return pack(fmt, sse.KEEPALIVE)
     if fmt.transport is Transport.NDJSON:
         return pack(fmt, b"\n")
-    return b""  # the WebSocket library pings
+    return b""  # the server sends WebSocket pings
 
 
 def text_frame(fmt: Format, payload: bytes) -> bytes:
     """A WebSocket text message: unmasked, uncompressed, final (RFC 6455 section 5.2).
 
-    Where the server frames, messages joined into one write are told apart by a line break.
+    If the server adds the frame header, a line break separates messages that are joined into one write.
     """
     if not fmt.framed:
         return payload + b"\n"
@@ -167,27 +191,13 @@ def text_frame(fmt: Format, payload: bytes) -> bytes:
 
 
 def message(fmt: Format, fields: dict[str, Any]) -> bytes:
-    """A control message of the WebSocket protocol."""
+    """A control message on a WebSocket."""
     return text_frame(fmt, orjson.dumps(fields))
-
-
-def _done_frame(fmt: Format, event: Event) -> bytes:
-    fields = {"task": event.key.ref, "status": event.state.status.value}
-    cursor = str(event.cursor)
-    if fmt.transport is Transport.SSE:
-        return sse.encode(orjson.dumps(fields), id=cursor, event="done")
-    return _control(fmt, "done", fields | {"cursor": cursor})
-
-
-def _own_frame(event: Event, retry: int | None) -> bytes:
-    """The provider's own document, where it sent one: on one line, which its line breaks would end."""
-    raw = event.state.raw
-    return b"" if raw is None else sse.encode(orjson.dumps(orjson.loads(raw)), retry=retry)
 
 
 def _control(fmt: Format, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:
     if fmt.variant is Variant.PROVIDER:
-        return b""  # no provider says such things
+        return b""  # the provider's own API has no such events
     if fmt.variant is Variant.OPENAI:
         return sse.encode(orjson.dumps({"type": name} | fields), retry=retry)
     if fmt.transport is Transport.SSE:

@@ -1,14 +1,14 @@
-"""Server-sent events as bytes: the one encoder of our frames, and an incremental decoder for anybody's.
+"""Server-sent events as bytes: the encoder of our frames, and an incremental decoder for any stream.
 
 The decoder follows "Interpreting an event stream" of the WHATWG HTML standard, with these consequences:
 
 - A block without a `data` line is not an event, yet its `id` counts: a silent bookmark. A block whose data
   line is empty (`data:`) is an event with empty data.
 - The last event id is committed at the blank line, so a block cut in half never moves the cursor.
-- Whatever the stream ends with before a blank line is dropped; there is nothing to flush.
+- Data after the last blank line of the stream is dropped; there is nothing to flush.
 
-Intentional: fields are told apart as bytes and only values are decoded. A line end is never part of a longer
-UTF-8 sequence, so a character cut between two chunks needs no care at all.
+Intentional: lines are split as bytes and only values are decoded. A line end is never part of a longer UTF-8
+sequence, so a character cut between two chunks needs no special case.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EVENT_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 EVENT_NAME = re.compile(r"[a-z_]+")
 
 _BOM = b"\xef\xbb\xbf"
-# More milliseconds than anybody waits; and int() refuses thousands of digits with an error of its own.
+# More milliseconds than any client waits; int() raises an error of its own for thousands of digits.
 _RETRY_DIGITS = 15
 
 
@@ -37,8 +37,8 @@ class ServerSentEvent:
     Args:
         data: The data lines, joined with LF.
         name: The event's name; None for a plain message.
-        id: The last event id as of this event, whichever block brought it; None when there is none.
-        retry: Milliseconds, when this very block carried a `retry` field.
+        id: The last event id as of this event, from this block or an earlier one; None if there was none.
+        retry: Milliseconds, if this block has a `retry` field.
     """
 
     data: str
@@ -50,18 +50,18 @@ class ServerSentEvent:
 class Decoder:
     """Turns chunks of bytes, cut anywhere, into events.
 
-    Ordering: events come out in stream order, the same ones whatever the chunking.
+    Ordering: events are returned in stream order; chunking has no influence on them.
     Backpressure: holds at most one unfinished event of `max_event_bytes`; every byte is copied a bounded
         number of times.
 
     Args:
-        max_event_bytes: Bound of the data held for one event together with the line being read.
+        max_event_bytes: Limit for the data of one event together with the line being read.
         last_event_id: The id to start from, kept from an earlier connection.
 
     Attributes:
         last_event_id: The id as of the last blank line.
-        retry: The newest reconnection time the stream asked for, in milliseconds.
-        comments: How many comment lines have come: a sign of life without news.
+        retry: The newest reconnection time the stream sent, in milliseconds.
+        comments: How many comment lines were read: a keepalive without an event.
     """
 
     def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES, last_event_id: str | None = None) -> None:
@@ -81,9 +81,10 @@ class Decoder:
         """The events that end within `chunk`.
 
         Raises:
-            UnreadablePayload: An event is larger than allowed. The decoder is of no use afterwards.
+            UnreadablePayload: An event is larger than allowed. The decoder is unusable afterwards.
         """
         if self._after_cr and chunk:
+            # The chunk before ended with CR: a LF here belongs to the same line end.
             self._after_cr = False
             chunk = chunk.removeprefix(b"\n")
         if not chunk:
@@ -101,7 +102,7 @@ class Decoder:
         return events
 
     def _whole(self, end: bytes) -> bytes:
-        """The line that ends with `end`, with what earlier chunks brought of it."""
+        """The complete line that ends with `end`; its start may be in earlier chunks."""
         line = end
         if self._line:
             self._line += end
@@ -109,6 +110,7 @@ class Decoder:
             self._line = bytearray()
         self._check(len(line))
         if self._first_line:
+            # One byte order mark may precede the stream; the standard ignores it.
             self._first_line = False
             line = line.removeprefix(_BOM)
         return line
@@ -135,12 +137,14 @@ class Decoder:
         if field == b"event":
             self._name = value
         elif field == b"id":
+            # The standard ignores an id with a NULL; in a `Last-Event-ID` header it would be an attack.
             if b"\x00" not in value:
                 self._id = value.decode("utf-8", "replace") or None
         elif field == b"retry" and value.isdigit() and len(value) <= _RETRY_DIGITS:
             self.retry = self._block_retry = int(value)
 
     def _dispatch(self) -> ServerSentEvent | None:
+        # Committed even without data: a block with only an `id` moves the cursor.
         self.last_event_id = self._id
         data, name, retry = self._data, self._name, self._block_retry
         self._name, self._block_retry = b"", None
@@ -163,11 +167,12 @@ def encode(
     event: str | None = None,
     retry: int | None = None,
 ) -> bytes:
-    """One frame of ours: LF only, one data line.
+    """One of our frames: LF only, one data line.
 
     Raises:
-        ValueError: A value would break the frame or leave what the contract allows.
+        ValueError: A value would break the frame, or is not allowed by the contract.
     """
+    # Values are checked, because a line break in one would let a provider inject fields into the stream.
     head = ""
     if id is not None:
         if not EVENT_ID.fullmatch(id):
@@ -179,8 +184,8 @@ def encode(
         head += f"event: {event}\n"
     if retry is not None:
         if retry < 0:
-            raise ValueError("a retry is a number of milliseconds, not negative")
+            raise ValueError(f"not a number of milliseconds: {retry}")
         head += f"retry: {retry:d}\n"
     if b"\n" in data or b"\r" in data:
-        raise ValueError("data holds a line end")
+        raise ValueError("data contains a line end")
     return b"%bdata: %b\n\n" % (head.encode("ascii"), data)

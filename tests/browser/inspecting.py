@@ -1,8 +1,7 @@
-"""The inspector page in the distribution's Chromium, as a person sees and works it."""
+"""Drives the inspector page in the distribution's Chromium, as a user would."""
 
 from __future__ import annotations
 
-import shutil
 from base64 import b64decode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, Request, Route, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, Request, Route, expect
 
-from tests.browser.page import ARGUMENTS, CHROMIUM
+from tests.browser.chromium import launch_chromium, new_page
 from tests.conftest import missing
 from tests.harness import PATIENCE
 
@@ -101,22 +100,6 @@ class Inspector:
             self.complaints.append(text)
 
 
-@asynccontextmanager
-async def chromium(*arguments: str) -> AsyncIterator[Browser]:
-    """One browser, for as many pages as one likes, with further arguments."""
-    program = shutil.which(CHROMIUM)
-    if program is None:
-        missing(CHROMIUM)
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=program, headless=True, args=[*ARGUMENTS, *arguments]
-        )
-        try:
-            yield browser
-        finally:
-            await browser.close()
-
-
 @pytest.fixture(scope="module", name="anyio_backend")
 def shared_loop() -> str:
     """One event loop for a module: its tests share a browser and a bridge."""
@@ -126,7 +109,7 @@ def shared_loop() -> str:
 @pytest.fixture(scope="module", name="browser")
 async def shared_browser(anyio_backend: str) -> AsyncIterator[Browser]:
     """One browser for a module."""
-    async with chromium() as made:
+    async with launch_chromium() as made:
         yield made
 
 
@@ -149,15 +132,14 @@ async def inspecting(
         viewport=viewport, color_scheme=scheme, timezone_id="UTC", locale="en-GB", **more
     )
     try:
-        page = await context.new_page()
-        page.set_default_timeout(PATIENCE * 1000)
+        page, errors = await new_page(context, _LISTEN)
         made = Inspector(page, expected)
-        page.on("pageerror", lambda error: made._hear("error", str(error)))
         page.on("console", lambda said: made._hear("pwned" if "PWNED" in said.text else said.type, said.text))
         page.on("request", lambda asked: made.asked.append(asked))  # noqa: PLW0108 - no builtin may listen
         await page.route("https://cdn.example/**", _serve_picture)
-        await page.add_init_script(_LISTEN)
         yield made
+        for error in errors:
+            made._hear("error", error)
         assert not made.complaints, made.complaints
     finally:
         await context.close()

@@ -1,8 +1,7 @@
-"""A page in the distribution's Chromium, and what its EventSources told it."""
+"""A page in the distribution's Chromium, and the events its EventSources received."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,25 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from aiohttp import web
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page
 
+from tests.browser.chromium import launch_chromium, new_page, one_page, origin
 from tests.chaos.judge import Account
-from tests.conftest import missing
-from tests.harness import PATIENCE
 
-CHROMIUM = "chromium"
 PAGE = Path(__file__).with_name("page.html")
-HOST = "127.0.0.1"
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 @dataclass(frozen=True)
@@ -109,36 +95,8 @@ class Viewer:
 @asynccontextmanager
 async def viewer() -> AsyncIterator[Viewer]:
     """A page of an origin of its own, in a browser of its own."""
-    chromium = shutil.which(CHROMIUM)
-    if chromium is None:
-        missing(CHROMIUM)
-    async with _page_server() as url, async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=chromium, headless=True, args=list(ARGUMENTS)
-        )
-        try:
-            page = await browser.new_page()
-            page.set_default_timeout(PATIENCE * 1000)
-            made = Viewer(page)
-            page.on("pageerror", lambda error: made.errors.append(str(error)))
-            await page.goto(url)
-            yield made
-        finally:
-            await browser.close()
-        assert made.errors == []
-
-
-@asynccontextmanager
-async def _page_server() -> AsyncIterator[str]:
-    async def serve(_: web.Request) -> web.FileResponse:
-        return web.FileResponse(PAGE)
-
-    app = web.Application()
-    app.router.add_get("/", serve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, HOST, 0).start()
-        yield f"http://{HOST}:{runner.addresses[0][1]}/"
-    finally:
-        await runner.cleanup()
+    async with origin(one_page(PAGE)) as url, launch_chromium() as browser:
+        page, errors = await new_page(await browser.new_context())
+        await page.goto(url)
+        yield Viewer(page, errors)
+    assert errors == []

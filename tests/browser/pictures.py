@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/inspector.md, at which whoever changes the page looks.
+"""Takes the screenshots of docs/inspector.md; check them after changing the page.
 
 `python -m tests.browser.pictures`
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 from playwright.async_api import Browser, expect
 
 from bridge.clock import SystemClock
-from tests.browser.inspecting import NARROW, Inspector, chromium, inspecting
+from tests.browser.chromium import launch_chromium
+from tests.browser.inspecting import NARROW, Inspector, inspecting
 from tests.e2e.scene import Scene, stage
 from tests.harness import qingbo
 
@@ -30,7 +31,7 @@ SVG = (
 async def main() -> None:
     """Take them all."""
     PICTURES.mkdir(exist_ok=True)
-    async with chromium("--disable-lcd-text") as browser:
+    async with launch_chromium("--disable-lcd-text") as browser:
         async with stage(keepalive_seconds=2) as scene:
             await take(browser, scene, "inspector-light.png", scheme="light", tab="Self-test")
         async with stage() as scene:
@@ -69,8 +70,8 @@ async def take(
         if tab == "Bridge":
             await moving(seen)
         if tab == "Self-test":
-            await seen.page.get_by_role("button", name="Run the self-test").click()
-            await expect(seen.page.locator("#selftest-progress")).to_have_text("The test is over.")
+            await seen.page.get_by_role("button", name="Run self-test").click()
+            await expect(seen.page.locator("#selftest-progress")).to_have_text("Finished.")
         await seen.page.mouse.move(0, 0)
         await seen.page.evaluate("() => document.activeElement.blur()")
         await seen.page.screenshot(path=PICTURES / name, full_page=True)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-from playwright.async_api import Browser, BrowserContext, Page, TimeoutError, async_playwright  # noqa: A004
+from playwright.async_api import BrowserContext, Page, TimeoutError  # noqa: A004
 
-from tests.browser.page import ARGUMENTS, CHROMIUM, HOST
-from tests.conftest import missing
-from tests.harness import PATIENCE
+from tests.browser.chromium import new_page
 
 PAGE = Path(__file__).with_name("tab.html")
 
@@ -55,43 +49,8 @@ class Tab:
             raise AssertionError(f"not {expression} with {argument} after {heard}") from None
 
 
-@asynccontextmanager
-async def browser() -> AsyncIterator[Browser]:
-    """A browser for many tests."""
-    chromium = shutil.which(CHROMIUM)
-    if chromium is None:
-        missing(CHROMIUM)
-    async with async_playwright() as playwright:
-        made = await playwright.chromium.launch(executable_path=chromium, headless=True, args=list(ARGUMENTS))
-        try:
-            yield made
-        finally:
-            await made.close()
-
-
-@asynccontextmanager
-async def page_server() -> AsyncIterator[str]:
-    """An origin that is not a bridge's."""
-
-    async def serve(_: web.Request) -> web.FileResponse:
-        return web.FileResponse(PAGE)
-
-    app = web.Application()
-    app.router.add_get("/", serve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, HOST, 0).start()
-        yield f"http://{HOST}:{runner.addresses[0][1]}/"
-    finally:
-        await runner.cleanup()
-
-
 async def opened(context: BrowserContext, url: str) -> Tab:
     """A new tab of a context."""
-    page = await context.new_page()
-    page.set_default_timeout(PATIENCE * 1000)
-    tab = Tab(page)
-    page.on("pageerror", lambda error: tab.errors.append(str(error)))
+    page, errors = await new_page(context)
     await page.goto(url)
-    return tab
+    return Tab(page, errors)

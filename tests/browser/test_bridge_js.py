@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser
 
-from tests.browser.tabs import Tab, browser, opened, page_server
+from tests.browser.chromium import launch_chromium, one_page, origin
+from tests.browser.tabs import PAGE, Tab, opened
 from tests.chaos.balancer import balanced
 from tests.chaos.proxy import HOLE, Manners, proxied
 from tests.chaos.site import Site, Studio, metric, site, studio
@@ -39,13 +40,13 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 async def chromium(anyio_backend: str) -> AsyncIterator[Browser]:
-    async with browser() as made:
+    async with launch_chromium() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 async def pages(anyio_backend: str) -> AsyncIterator[str]:
-    async with page_server() as url:
+    async with origin(one_page(PAGE)) as url:
         yield url
 
 

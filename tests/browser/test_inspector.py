@@ -1,4 +1,4 @@
-"""The inspector page does what it says, for somebody who looks at it in a browser."""
+"""The inspector page works in a browser."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ async def test_a_task_is_seen_moving_to_its_end(browser: Browser, scene: Scene, 
         await seen.page.get_by_label("Task ref").fill(f"{scene.bridge.url}{path_of(ref)}/events")
         await seen.page.keyboard.press("Enter")
         await seen.says(ref, "processing", "10 %")
-        await seen.connected(f"Live by {VIA[via]}, 1 task")
+        await seen.connected(f"Live via {VIA[via]}, 1 task")
         await moves(scene, ref, 60)
         await seen.says(ref, "processing", "60 %")
         assert await seen.row(ref).locator("progress").evaluate("(bar) => bar.value") == 60
         await ends(scene, ref)
         await seen.says(ref, "completed", "100 %")
-        await seen.connected("All watched tasks have ended")
+        await seen.connected("All watched tasks are final")
         frames = " ".join(await seen.page.locator("#frames pre").all_text_contents())
         assert '"progress":60' in frames
         assert f"watch={ref}" in seen.page.url
@@ -98,7 +98,7 @@ async def test_what_others_watch_is_listed_and_costs_nothing_until_it_is_watched
         await expect(viewers).to_have_text("1")
         await moves(scene, ref, 30)
         await seen.says(ref, "processing", "30 %")  # by the list alone
-        await seen.connected("Nothing is watched")
+        await seen.connected("No tasks watched")
         await seen.page.get_by_role("button", name="Watch all open").click()
         await seen.connected("Live")
         await expect(viewers).to_have_text("2")
@@ -122,7 +122,7 @@ async def test_kill_9_and_a_restart_under_the_page(browser: Browser, tmp_path: P
             await bridge.start()
             for ref in refs:
                 await seen.says(ref, "completed", "100 %")
-            await seen.connected("All watched tasks have ended")
+            await seen.connected("All watched tasks are final")
 
 
 @pytest.mark.parametrize("via", ["sse", "longpoll"])  # a WebSocket takes none of the six connections
@@ -138,7 +138,7 @@ async def test_forty_tasks_share_what_a_browser_has(browser: Browser, scene: Sce
             assert await seen.page.evaluate("() => fetch('livez').then((one) => one.status)") == 200
         await asyncio.gather(*(ends(scene, ref) for ref in refs))
         await expect(followed.filter(has_text="completed")).to_have_count(40)
-        await seen.connected("All watched tasks have ended")
+        await seen.connected("All watched tasks are final")
 
 
 async def test_a_slow_network(browser: Browser, scene: Scene) -> None:
@@ -247,7 +247,7 @@ async def test_the_page_trusts_not_even_the_bridge(browser: Browser, scene: Scen
         await seen.open(scene.bridge.url, ref)
         await expect(seen.page.locator("#outputs li")).to_have_count(len(outputs))
         assert await seen.page.locator("#outputs :is(a, img, video, audio, script)").count() == 0
-        await expect(seen.page.locator("#outputs")).to_contain_text("not a web address: javascript:pwned(1)")
+        await expect(seen.page.locator("#outputs")).to_contain_text("not an http URL: javascript:pwned(1)")
 
 
 def left_in(folder: Path) -> list[str]:
@@ -293,7 +293,7 @@ async def test_copied_is_what_is_shown(browser: Browser, scene: Scene, tmp_path:
     async with inspecting(browser, permissions=["clipboard-read", "clipboard-write"]) as seen:
         await seen.open(scene.bridge.url, ref)
         await seen.tab("Code")
-        button = seen.page.get_by_role("button", name="Copy the curl lines")
+        button = seen.page.get_by_role("button", name="Copy the curl code")
         await button.click()
         await expect(button).to_have_text("Copied")
         copied = await seen.page.evaluate("() => navigator.clipboard.readText()")
@@ -340,7 +340,7 @@ async def test_everything_can_be_done_from_the_keyboard(browser: Browser, scene:
             await expect(seen.page.get_by_role("tabpanel", name=name)).to_be_visible()
         await tab_to(seen, "[name=via]", key="Shift+Tab")
         await press("ArrowRight")
-        await seen.connected("Live by WebSocket, 2 tasks")
+        await seen.connected("Live via WebSocket, 2 tasks")
 
 
 _RING = "(node) => getComputedStyle(node.type === 'radio' ? node.nextSibling : node).outlineStyle"
@@ -372,7 +372,7 @@ async def test_submit_and_cancel(browser: Browser, scene: Scene) -> None:
         ref = await seen.page.locator("#details-heading").text_content() or ""
         await seen.says(ref, "queued", "0 %")
         await seen.page.get_by_role("button", name="Cancel task").click()
-        await seen.page.get_by_role("button", name="Keep it").click()
+        await seen.page.get_by_role("button", name="Keep task").click()
         await seen.says(ref, "queued")
         await seen.page.get_by_role("button", name="Cancel task").click()
         await seen.page.get_by_role("button", name="Cancel the task").click()
@@ -409,7 +409,7 @@ async def test_the_link_of_the_demo_shows_its_tasks_moving(browser: Browser) -> 
         async with inspecting(browser, expected=[GONE]) as seen:
             await seen.page.goto(link)
             await expect(seen.page.locator("tr[data-followed]")).to_have_count(4)
-            await seen.connected("Live by SSE")
+            await seen.connected("Live via SSE")
             await expect(seen.page.locator("#rows .progress").first).to_have_text(re.compile(r"^[1-9]"))
         process.terminate()  # it ends what it started
         await process.wait()

@@ -1,4 +1,4 @@
-"""The inspector where callers must say who they are: it asks, shows what is theirs, and keeps the secret."""
+"""The inspector with authentication: it requests a token, shows the user's tasks, leaks nothing."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_it_offers_what_the_caller_may_do(browser: Browser, scene: Scene) 
         await seen.tab("Submit")
         await expect(seen.page.locator("#submit-none")).to_be_visible()
         await seen.tab("Bridge")
-        await expect(seen.page.locator("#plots-problem")).to_contain_text("address of their own")
+        await expect(seen.page.locator("#plots-problem")).to_contain_text("separate operations port")
         await seen.page.get_by_role("button", name="Forget token").click()
         await sign_in(seen, token("qingbo/*", scope="read submit cancel"))
         await seen.says(other, "processing")

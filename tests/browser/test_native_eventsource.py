@@ -1,4 +1,4 @@
-"""A browser's own EventSource, nothing added: it comes back, loses nothing, and knows when to stop."""
+"""A browser's own EventSource: it reconnects, loses nothing, and stops at the end."""
 
 from __future__ import annotations
 

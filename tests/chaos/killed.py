@@ -152,9 +152,9 @@ class _Story:
     async def _watched_again(self, open_then: list[str], began: float) -> list[tuple[float, str]]:
         """Nobody asks; each task that was open is looked at nevertheless."""
         async with asyncio.timeout(self._plan.patience + len(open_then) / self._plan.rate):
-            while not {ref for _, ref in self._provider.polled_once(began)} >= set(open_then):
+            while not {ref for _, ref in self._provider.polled_since(began)} >= set(open_then):
                 await self._provider.look()
-        return self._provider.polled_once(began)
+        return self._provider.polled_since(began)
 
     async def _forgotten(self, announced: dict[str, Sight]) -> list[str]:
         """The endings that were announced and are not what the bridge says now."""

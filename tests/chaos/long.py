@@ -82,7 +82,7 @@ async def _by_chance(seconds: float, seed: int, folder: Path) -> list[str]:
     async with (
         studio(manual_clock=False, seed=seed) as provider,
         proxied(provider.url) as way,
-        site(f"{way.url}/qingbo", folder / "long.db", slow_seconds=3.0, **settings) as bridge,
+        site(f"{way.url}/qingbo", folder / "long.db", write_timeout_seconds=3.0, **settings) as bridge,
         proxied(bridge.url, Whims(seed, rate=0.15)) as front,
     ):
         viewers = Viewers(lambda: ("127.0.0.1", front.port), Judge(), seed)

@@ -15,7 +15,7 @@ import aiohttp
 import orjson
 
 from bridge.simulator.files import file_url
-from bridge.simulator.life import Stage
+from bridge.simulator.lifecycle import Stage
 from bridge.simulator.tasks import Task
 from tests.chaos.judge import Ending
 from tests.chaos.proxy import HOST, free_port
@@ -97,7 +97,7 @@ class Studio:
         """Let the provider's time pass."""
         self.running.world.clock.advance(seconds)
 
-    def looked(self, since: float) -> list[tuple[float, str]]:
+    def polled_since(self, since: float) -> list[tuple[float, str]]:
         """The status calls since a moment."""
         return [(at, f"{self.name}/{task_id}") for at, task_id in self.looks if at >= since]
 
@@ -192,7 +192,7 @@ class Site:
     def complaints(self) -> list[str]:
         """What the log says of bugs."""
         lines = [line for log in self.logs for line in log]
-        return [line for line in lines if "Traceback" in line or "a bug " in line]
+        return [line for line in lines if "Traceback" in line or "unhandled exception" in line]
 
     def rss(self) -> int:
         """Resident memory in bytes."""

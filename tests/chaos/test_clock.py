@@ -12,7 +12,7 @@ import uvicorn
 
 from bridge.app import Bridge
 from bridge.clock import SystemClock
-from bridge.config.settings import load
+from bridge.config.load import load
 from bridge.server.server import _config, listen
 from tests.chaos.judge import Judge
 from tests.chaos.site import KEY, QUICK, studio
@@ -41,7 +41,7 @@ class SteppingClock(SystemClock):
 
 @asynccontextmanager
 async def _serving(base_url: str, journal: Path, clock: SteppingClock) -> AsyncIterator[tuple[str, int]]:
-    upstream = {"base_url": base_url, "api_key": KEY, "deadline_seconds": 1800} | QUICK
+    upstream = {"base_url": base_url, "api_key": KEY, "task_deadline_seconds": 1800} | QUICK
     wishes = {"journal": f"sqlite:{journal}", "keepalive_seconds": 1.0, "upstreams": {"qingbo": upstream}}
     bridge = Bridge(load(None, environment={}, **wishes), clock=clock)
     server = uvicorn.Server(_config(bridge, max_head_bytes=65_536))

@@ -56,7 +56,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
-    async with studio() as provider, site(provider.url, slow_seconds=SLOW_SECONDS) as bridge:
+    async with studio() as provider, site(provider.url, write_timeout_seconds=SLOW_SECONDS) as bridge:
         yield Scene(provider, bridge)
 
 

@@ -97,7 +97,7 @@ async def _run(provider: Studio, bridge: Site, ref: str, seconds: int) -> list[t
 
 async def test_the_end_is_204_although_the_provider_has_forgotten_the_tasks(before: Before) -> None:
     bridge, (refs, cursor) = before.bridge, before.ended
-    looks = len([ref for _, ref in before.provider.polled_once(0) if ref in refs])
+    looks = len([ref for _, ref in before.provider.polled_since(0) if ref in refs])
     async with _events(bridge, *refs, cursor=cursor) as stream:
         assert stream.status == 204
     async with _events(bridge, refs[1], cursor=cursor) as stream:
@@ -105,7 +105,7 @@ async def test_the_end_is_204_although_the_provider_has_forgotten_the_tasks(befo
     async with _events(bridge, refs[0]) as stream:
         said = [block.event for block in await stream.rest()]
         assert [event for event in said if event != "notice"] == [None, "done", "end"]
-    assert len([ref for _, ref in before.provider.polled_once(0) if ref in refs]) == looks
+    assert len([ref for _, ref in before.provider.polled_since(0) if ref in refs]) == looks
 
 
 @pytest.mark.parametrize("name", [*STRANGE, "of the future"])

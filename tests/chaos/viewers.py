@@ -248,7 +248,7 @@ class _Sse:
 
 async def _client(viewers: Viewers, account: Account) -> None:
     """Our own client does its reconnecting itself."""
-    patience = Timeouts(silence=SILENCE_SECONDS, first_delay=0.05, shortest_delay=0.02, longest_delay=0.5)
+    timeouts = Timeouts(silence=SILENCE_SECONDS, first_delay=0.05, min_delay=0.02, max_delay=0.5)
 
     async def sleep(seconds: float) -> None:
         await asyncio.sleep(min(seconds, COMES_BACK_AFTER[1]))
@@ -256,7 +256,7 @@ async def _client(viewers: Viewers, account: Account) -> None:
 
     host, port = viewers.address()
     rng = random.Random(f"{viewers.seed}/{account.name}")
-    async with Bridge(f"http://{host}:{port}", patience=patience, rng=rng, sleep=sleep) as bridge:
+    async with Bridge(f"http://{host}:{port}", timeouts=timeouts, rng=rng, sleep=sleep) as bridge:
         account.connected(cursor=None)
         async for state in bridge.watch(*account.refs):
             account.connected(cursor=None)  # which connection brought it is not told

@@ -1,4 +1,4 @@
-"""The API documents are well-formed, and say what the code does: routes, codes, messages, what a state is.
+"""The API documents are well-formed and match the code: routes, codes, messages, the state document.
 
 `bridge/web/static/api/state.schema.json` is the one description of a state. It is held against states of
 every shape here, and against what the running bridge answers in `test_schemathesis.py`.
@@ -28,9 +28,11 @@ from referencing.jsonschema import DRAFT202012
 from starlette.routing import Route
 
 from bridge import errors
-from bridge.auth.authenticator import COOKIE, TICKET, TokenScope
+from bridge.auth.authenticator import COOKIE, TICKET
+from bridge.auth.caller import TokenScope
 from bridge.auth.tickets import MAX_TICKET_SECONDS
 from bridge.config.settings import Settings
+from bridge.core.cursor import Cursor
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.merge import lost, merge, unknown
 from bridge.core.resume import locate
@@ -40,10 +42,11 @@ from bridge.delivery.websocket import MAX_MESSAGE, REFUSED, SUBPROTOCOL, TOO_BIG
 from bridge.dialects.media import type_of_name
 from bridge.dialects.registry import load_preset, preset_names
 from bridge.sources.upstream import UpstreamState
-from bridge.web.routes import Services, routes
+from bridge.web.routes import routes
+from bridge.web.services import Services
 from bridge.web.static_files import StaticFile, StaticFolder
 from bridge.web.tasks import DEFAULT_TICKET_SECONDS
-from bridge.wire.document import Include, document, unseen_cursor
+from bridge.wire.document import Include, document
 from bridge.wire.frames import (
     Format,
     Transport,
@@ -131,7 +134,7 @@ def test_every_key_and_every_kind_of_value_is_described():
 
 
 def test_every_key_is_always_there_and_its_order_is_that_of_the_document():
-    keys = list(checked(Event(TASK, unseen_cursor(EPOCH), unknown(wall=0.0))))
+    keys = list(checked(Event(TASK, Cursor(EPOCH, 0), unknown(unix_time=0.0))))
     assert keys == list(SCHEMA["properties"]) == SCHEMA["required"]
 
 
@@ -208,11 +211,11 @@ def test_every_recorded_answer_becomes_a_state_by_the_schema(dialect, task_id, a
         seen = dialect.read_status(answer, task_id).observation
     except errors.BridgeError:
         return  # the answer to a submit, which need not look like a status
-    known = merge(None, seen, source=Source.POLL, wall=1_800_000_000.0)
+    known = merge(None, seen, source=Source.POLL, unix_time=1_800_000_000.0)
     told = checked(event(1, known))
     assert told["status"] == seen.status
     assert len(told["outputs"]) == len(seen.outputs)
-    checked(event(2, lost(known, wall=1_800_000_001.0)))
+    checked(event(2, lost(known, unix_time=1_800_000_001.0)))
 
 
 def test_recordings_of_every_preset_were_looked_at():
@@ -322,9 +325,10 @@ def test_every_example_of_a_message_is_one():
 
 def served():
     """Every route with its methods, as the application has them."""
-    desk = SimpleNamespace(pool=None, clock=SimpleNamespace(time=lambda: 0.0))
-    rest = dict.fromkeys(field for field in Services.__dataclass_fields__ if field != "subscriptions")
-    for route in routes(Services(subscriptions=desk, **rest)):
+    services = dict.fromkeys(Services.__dataclass_fields__)
+    services["settings"] = SimpleNamespace(inspector=False)
+    services["clock"] = SimpleNamespace(time=lambda: 0.0)
+    for route in routes(Services(**services)):
         path = re.sub(r":\w+}", "}", route.path)
         methods = route.methods - {"HEAD"} if isinstance(route, Route) else ["GET"]
         keeper = getattr(route.endpoint, "__self__", None)
@@ -428,7 +432,7 @@ def test_numbers_are_those_of_the_code():
         for one in OPENAPI["paths"]["/v1/tasks/{upstream}/{task_id}"]["get"]["parameters"]
         if one.get("name") == "Prefer"
     )
-    assert f"({MAX_WAIT_SECONDS} at the most)" in prefer["description"]
+    assert f"(at most {MAX_WAIT_SECONDS})" in prefer["description"]
     assert f"{MAX_MESSAGE // 1024} KiB" in ASYNCAPI["channels"]["socket"]["description"]
     assert kinds["UpstreamCondition"]["properties"]["state"]["enum"] == [one.value for one in UpstreamState]
 
@@ -490,7 +494,7 @@ def frames(form):
         if code is not NoticeCode.CLOSING:
             yield notice_frame(form, TASK, Notice(code, "a sentence", retriable=False))
     for closing in Closing:
-        yield closing_frame(form, closing, "a sentence", retry=2000)
+        yield closing_frame(form, closing, retry=2000)
 
 
 def payload(name):

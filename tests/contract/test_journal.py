@@ -91,8 +91,8 @@ class Listener:
     def noticed(self, key: TaskKey, notice: Notice) -> None:
         self.said.append((key, notice))
 
-    def confirmed(self, key: TaskKey, wall: float) -> None:
-        self.said.append((key, wall))
+    def confirmed(self, key: TaskKey, observed_at: float) -> None:
+        self.said.append((key, observed_at))
 
 
 def following(journal: Journal) -> Listener:

@@ -32,7 +32,7 @@ def named(file):
 
 def verifier_of(file, key=None):
     dialect, case = dialect_and_case(file)
-    key, clock = key or case["signing_key"], FakeClock(wall=case["received_at"])
+    key, clock = key or case["signing_key"], FakeClock(unix_time=case["received_at"])
     return make_verifier(dialect.callback_signature, key, clock, nothing_published), case
 
 

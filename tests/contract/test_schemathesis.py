@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "bridge" / "web" / "static" / "api" / "openapi.yaml"
 CONFIG = HERE / "schemathesis.toml"
 HOOKS = {"SCHEMATHESIS_HOOKS": str(HERE / "schemathesis_hooks.py")}
-BRIEFLY = {"cold_wait_seconds": 0.3, "max_connection_age_seconds": 1.0}
+BRIEFLY = {"first_state_timeout_seconds": 0.3, "max_connection_age_seconds": 1.0}
 EVERYTHING = bearer("*", scope="read submit cancel admin", seconds=3600)["Authorization"]
 AS_ADMIN = ("--header", f"Authorization: {EVERYTHING}", "--exclude-checks", "refuses_strangers")
 BRIEFEST = ("--phases", "fuzzing", "--max-examples", "1")

@@ -1,4 +1,4 @@
-"""What every outlet promises: `bridge.hub.subscription.Outlet`; the recording one of the tests too."""
+"""What every writer promises: `bridge.hub.subscription.Outlet`; the recording one of the tests too."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from bridge.delivery.writers import AsgiWriter, TransportWriter, WebSocketWriter
 from bridge.hub.subscription import ConnectionWriter
 from bridge.wire.frames import Format, Transport
 from tests.fakes.clock import settle
-from tests.fakes.outlets import SSE, FakeServer, RecordingOutlet
+from tests.fakes.writers import SSE, FakeServer, RecordingWriter
 
 pytestmark = pytest.mark.anyio
 
 
 class Recording:
-    """An outlet with its client at the other end."""
+    """An writer with its client at the other end."""
 
     def __init__(self) -> None:
-        self.outlet: Any = RecordingOutlet()
+        self.writer: Any = RecordingWriter()
 
     def stop_reading(self) -> None:
-        self.outlet.pause()
+        self.writer.pause()
 
     def read_again(self) -> None:
-        self.outlet.wake()
+        self.writer.wake()
 
     @property
     def received(self) -> bytes:
-        return bytes(self.outlet.sent)
+        return bytes(self.writer.sent)
 
 
 class FakeTransport:
     def __init__(self) -> None:
         self.server = FakeServer()
-        self.outlet: Any = TransportWriter(self.server, Format(Transport.SSE, chunked=True))
-        self.outlet.attach(self.server.send)
+        self.writer: Any = TransportWriter(self.server, Format(Transport.SSE, chunked=True))
+        self.writer.attach(self.server.send)
 
     def stop_reading(self) -> None:
         self.server.transport.fill()
@@ -54,13 +54,13 @@ class FakeTransport:
 class Socket(FakeTransport):
     def __init__(self) -> None:
         super().__init__()
-        self.outlet = WebSocketWriter(self.server, self.server.send, Format(Transport.WEBSOCKET, framed=True))
+        self.writer = WebSocketWriter(self.server, self.server.send, Format(Transport.WEBSOCKET, framed=True))
 
 
 class Asgi(FakeTransport):
     def __init__(self) -> None:
         super().__init__()
-        self.outlet = AsgiWriter(SSE, self.server.send)
+        self.writer = AsgiWriter(SSE, self.server.send)
 
     @property
     def received(self) -> bytes:
@@ -74,34 +74,34 @@ async def end(request: pytest.FixtureRequest) -> Any:
 
 
 async def test_what_is_written_arrives_in_order(end: Any) -> None:
-    outlet: ConnectionWriter = end.outlet
-    assert not outlet.gate.write_paused
+    writer: ConnectionWriter = end.writer
+    assert not writer.gate.write_paused
     for part in (b"one", b"two", b"three"):
-        outlet.write(part)
+        writer.write(part)
     await settle()
     assert end.received == b"onetwothree"
-    assert outlet.unsent == 0
+    assert writer.unsent == 0
 
 
 async def test_what_is_written_while_nobody_reads_arrives_later_in_order(end: Any) -> None:
-    end.outlet.write(b"one")
+    end.writer.write(b"one")
     end.stop_reading()
     for part in (b"two", b"three", b"four"):
-        end.outlet.write(part)
+        end.writer.write(part)
     await settle()
-    assert end.outlet.gate.write_paused
+    assert end.writer.gate.write_paused
     end.read_again()
     await settle()
     assert end.received == b"onetwothreefour"
-    assert not end.outlet.gate.write_paused
-    assert end.outlet.unsent == 0
+    assert not end.writer.gate.write_paused
+    assert end.writer.unsent == 0
 
 
 async def test_who_waits_to_write_hears_once_when_there_is_room(end: Any) -> None:
     woken: list[bool] = []
     end.stop_reading()
-    end.outlet.write(b"one")
-    end.outlet.when_writable(lambda: woken.append(end.outlet.gate.write_paused))
+    end.writer.write(b"one")
+    end.writer.when_writable(lambda: woken.append(end.writer.gate.write_paused))
     await settle()
     assert woken == []
     end.read_again()
@@ -114,14 +114,14 @@ async def test_who_waits_to_write_hears_once_when_there_is_room(end: Any) -> Non
 
 async def test_who_waits_while_there_is_room_hears_a_turn_later(end: Any) -> None:
     woken: list[int] = []
-    end.outlet.when_writable(lambda: woken.append(1))
+    end.writer.when_writable(lambda: woken.append(1))
     assert woken == []
     await settle()
     assert woken == [1]
 
 
 async def test_the_end_follows_what_was_written(end: Any) -> None:
-    end.outlet.write(b"one")
-    end.outlet.finish(Closing.FINISHED)
+    end.writer.write(b"one")
+    end.writer.finish(Closing.FINISHED)
     await settle()
     assert end.received.startswith(b"one")

@@ -50,7 +50,7 @@ class Container:
         return self.process.pid
 
     async def run(self, *command: str, **environment: str) -> tuple[int, str]:
-        """A command inside, as `docker exec` does it: exit code and what it said."""
+        """A command inside, as `docker exec` does it: exit code and output."""
         user, _, group = FINAL.says["USER"].partition(":")
         inside = [
             "nsenter",
@@ -80,7 +80,7 @@ class Container:
 
     @property
     def url(self) -> str:
-        """Where it says it listens, as this machine reaches it."""
+        """The URL from its log line, as this machine reaches it."""
         found = _LISTENING.search("".join(self.output))
         assert found, "".join(self.output)
         return found[1].replace("0.0.0.0", "127.0.0.1")
@@ -109,7 +109,7 @@ async def container(variables: Mapping[str, str]) -> AsyncIterator[Container]:
         yield made
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # whatever the entrypoint has started too
+            os.killpg(process.pid, signal.SIGKILL)  # with every process that the entrypoint started
         await process.wait()
         await reading
         process._transport.close()

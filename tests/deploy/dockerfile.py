@@ -1,4 +1,4 @@
-"""What a Dockerfile says, as far as ours goes."""
+"""Parses a Dockerfile, as far as ours needs it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def stages(path: Path) -> list[Stage]:
 
 
 def labels(stage: Stage) -> dict[str, str]:
-    """What `LABEL` says."""
+    """The labels of `LABEL`."""
     pairs = (pair.partition("=") for pair in shlex.split(stage.expanded(stage.says["LABEL"])))
     return {name: value for name, _, value in pairs}
 

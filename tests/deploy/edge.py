@@ -70,7 +70,7 @@ class Edge:
 
 
 def text(name: str, folder: Path, port: int, bridges: list[int], also: Mapping[str, str]) -> str:
-    """The file as it ships, with these ports and this folder; whatever is to be replaced must be there."""
+    """The file as it ships, with these ports and this folder; every text to replace must be in it."""
     plain = str(free_port())
     shipped = FILES[name].read_text("utf-8")
     wanted = {"/etc/ssl/bridge/": f"{folder}/", "127.0.0.1:8080": f"{HOST}:{bridges[0]}"} | also
@@ -103,12 +103,12 @@ def needs(name: str) -> None:
 
 
 def program(name: str) -> str | None:
-    """Where it is; on Debian some stand where only root looks."""
+    """Its path; on Debian some are in a folder that is only in the PATH of root."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{WHERE_ROOT_LOOKS}")
 
 
 def checked(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """What the proxy itself says of a file, written to the folder before."""
+    """The proxy's own check of a file that was written to the folder before."""
     command = [program(name) or name, *CHECKS[name][1:], str(folder / "edge.conf")]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=_environment(folder))
 

@@ -1,4 +1,4 @@
-"""Reading what `deploy/` says to others, and asking the bridge what it thinks of its part."""
+"""Reads the files of `deploy/` and checks the bridge's part of them with the bridge."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ LAST_ANSWERS_SECONDS = 5
 
 
 def tool(name: str) -> Path | None:
-    """A program that came with the Python packages of the tests."""
+    """A program of the tests' Python environment."""
     found = Path(sys.executable).with_name(name)
     return found if found.exists() else None
 
 
 def effective(variables: Mapping[str, str]) -> dict[str, Any]:
-    """The bridge's settings with these variables; it must find no mistake."""
+    """The bridge's settings with these variables; it must find no error."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
     done = subprocess.run(
-        [sys.executable, "-m", "bridge", "check-config"],
+        [sys.executable, "-m", "bridge", "check-config", "--json"],
         env=inherited | dict(variables),
         capture_output=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
-    return orjson.loads(done.stdout)
+    return {name: setting["value"] for name, setting in orjson.loads(done.stdout).items()}
 
 
 def seconds(text: str) -> float:

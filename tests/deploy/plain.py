@@ -1,4 +1,4 @@
-"""Does what the Dockerfile says without a Docker engine, then becomes the container.
+"""Executes the Dockerfile without a Docker engine, then becomes the container.
 
 Run under `unshare --mount` as root. Each stage is the machine's own file system with a layer of memory over
 it, so that absolute paths are what they will be and nothing of it outlives the process. What it cannot show

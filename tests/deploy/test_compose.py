@@ -92,7 +92,7 @@ def test_the_bridge_finds_its_settings_right() -> None:
     assert [f"{settings['port']}:{settings['port']}"] == [
         port.removeprefix("127.0.0.1:") for port in SERVICES["bridge"]["ports"]
     ]
-    host, _, port = settings["upstreams"]["qingbo"]["base_url"].removeprefix("http://").partition(":")
+    host, _, port = settings["upstreams.qingbo.base_url"].removeprefix("http://").partition(":")
     assert port.partition("/")[0] == SERVICES[host]["command"][-1]
 
 
@@ -101,7 +101,7 @@ def test_prometheus_and_grafana_look_where_the_others_are() -> None:
     (job,) = scrape["scrape_configs"]
     assert job["job_name"] == "bridge"
     ((target,),) = (one["targets"] for one in job["static_configs"])
-    assert target == f"bridge:{_variables('bridge')['BRIDGE_OPS_PORT']}"
+    assert target == f"bridge:{_variables('bridge')['BRIDGE_ADMIN_PORT']}"
     places = [mount.split(":")[1] for mount in SERVICES["prometheus"]["volumes"]]
     assert any(place.startswith(str(Path(scrape["rule_files"][0]).parent)) for place in places)
     assert str(Path(job["authorization"]["credentials_file"]).parent) in places
@@ -144,7 +144,7 @@ async def test_the_token_that_is_written_for_prometheus_opens_the_metrics(tmp_pa
     variables = _variables("metrics-token")
     token = _write_token(variables, tmp_path / "token")
     own = {name: value for name, value in variables.items() if "UPSTREAMS" not in name}
-    own |= {"BRIDGE_OPS_HOST": "127.0.0.1", "BRIDGE_OPS_PORT": "0"}
+    own |= {"BRIDGE_ADMIN_HOST": "127.0.0.1", "BRIDGE_ADMIN_PORT": "0"}
     async with running_bridge({"qingbo": {}}, environment=own) as bridge, aiohttp.ClientSession() as http:
         assert bridge.process.stdout is not None
         operations = (await bridge.process.stdout.readline()).decode().split()[-1]

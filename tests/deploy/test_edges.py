@@ -1,4 +1,4 @@
-"""nginx, Caddy and HAProxy with the files of `deploy/`, the real bridge behind, and clients in front."""
+"""nginx, Caddy and HAProxy with the files of `deploy/`, the real bridge as backend, and real clients."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ async def test_whoever_leaves_is_noticed_at_once(front: Stage) -> None:
     async with stream(front.edge, f"{path_of(await front.ref())}/events") as behind:
         await behind.state()
         assert await front.scene.metric(series) == open_streams + 1
-    async with asyncio.timeout(KEEPALIVE / 2):  # a keepalive that nobody takes would be noticed too
+    async with asyncio.timeout(KEEPALIVE / 2):  # an unread keepalive would be detected too
         await front.scene.reaches(series, open_streams)
 
 

@@ -1,4 +1,4 @@
-"""A bridge behind a proxy is killed, is drained, comes back: nobody who watches loses anything."""
+"""A bridge behind a proxy is killed, drained and restarted: no client loses a state."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.harness import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
-QUICK = Timeouts(silence=10.0, first_delay=0.05, shortest_delay=0.02, longest_delay=0.3)
+QUICK = Timeouts(silence=10.0, first_delay=0.05, min_delay=0.02, max_delay=0.3)
 AT_ONCE = {
     "caddy": {"lb_try_duration 5s": "lb_try_duration 200ms"}
-}  # what a client waits for while nobody answers
+}  # how long a client waits while no bridge answers
 LIFE = {"queue_seconds": 0.5, "run_seconds": 20, "outcome": "completed"}
 TASKS = 8
 
@@ -115,7 +115,7 @@ async def _is_told_to_come_back(front: Edge, path: str) -> None:
 
 
 async def _back(front: Edge, path: str, cursor: str) -> dict:
-    """The first state for somebody who comes back until the proxy has found the bridge again."""
+    """The first state of a client that reconnects until the proxy has found the bridge again."""
     async with asyncio.timeout(PATIENCE):
         while True:
             async with stream(front, path, Last_Event_ID=cursor) as behind:
@@ -152,9 +152,9 @@ async def _watch(front: Edge, session: aiohttp.ClientSession, account: Account) 
         await asyncio.sleep(min(seconds, 0.2))
 
     rng = random.Random(account.name)
-    async with Bridge(front.url, session=session, patience=QUICK, rng=rng, sleep=sleep) as bridge:
+    async with Bridge(front.url, session=session, timeouts=QUICK, rng=rng, sleep=sleep) as bridge:
         async for state in bridge.watch(*account.refs):
-            account.connected(cursor=None)  # which connection brought it is not told
+            account.connected(cursor=None)  # the connection that delivered it is unknown
             account.state(state.document)
     account.ended("our client")
 

@@ -1,4 +1,4 @@
-"""The image: what the Dockerfile says, and what comes out of it when it is done without an engine."""
+"""The image: the Dockerfile, and the result of its steps without an engine."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def test_the_base_has_a_python_that_the_package_names() -> None:
 
 def test_it_runs_as_a_number_in_exec_form_and_is_stopped_by_what_drains() -> None:
     assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", FINAL.says["USER"])
-    assert (FINAL.words("ENTRYPOINT"), FINAL.words("CMD")) == (["bridge"], ["serve"])
+    assert (FINAL.words("ENTRYPOINT"), FINAL.words("CMD")) == (["taskbridge"], ["serve"])
     assert FINAL.says["STOPSIGNAL"] == "SIGTERM"
-    assert FINAL.words("HEALTHCHECK") == ["bridge", "health"]
+    assert FINAL.words("HEALTHCHECK") == ["taskbridge", "health"]
     assert FINAL.words("VOLUME") == [FINAL.steps[-1][1]] == ["/data"]
 
 
 def test_no_secret_and_no_way_in_without_one_is_baked_in() -> None:
     set_here = {name for name in FINAL.environment if name.startswith("BRIDGE_")}
-    assert set_here == {"BRIDGE_HOST"}  # whatever stands here beats the operator's file
+    assert set_here == {"BRIDGE_HOST"}  # a variable here would override the operator's file
 
 
 def test_the_labels_are_those_of_the_open_container_initiative() -> None:
@@ -107,7 +107,7 @@ def _pins(lock: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 async def running() -> AsyncIterator[tuple[Container, Provider]]:
-    """The container, with a simulated provider that it looks at; built once."""
+    """The container, with a simulated provider; built once."""
     if (reason := why_not()) is not None:
         missing(reason)
     import aiohttp
@@ -172,7 +172,7 @@ async def test_it_is_only_what_it_needs(running: tuple[Container, Provider]) -> 
 
 async def test_without_auth_it_says_why_it_does_not_start(running: tuple[Container, Provider]) -> None:
     made, _ = running
-    code, said = await made.run("bridge", "serve", BRIDGE_UPSTREAMS__QINGBO__API_KEY="key")
+    code, said = await made.run("taskbridge", "serve", BRIDGE_UPSTREAMS__QINGBO__API_KEY="key")
     assert code == 2
     assert "host: 0.0.0.0 is reachable from outside and auth is none" in said
 
@@ -180,10 +180,11 @@ async def test_without_auth_it_says_why_it_does_not_start(running: tuple[Contain
 async def test_a_file_may_say_everything(running: tuple[Container, Provider]) -> None:
     made, _ = running
     text = 'auth = "token"\\ntoken_issuer = "x"\\ntoken_jwks_url = "https://id.example/keys"\\n[upstreams.qingbo]\\n'
-    write = f"printf '{text}' > /data/bridge.toml && bridge check-config && rm /data/bridge.toml"
+    write = f"printf '{text}' > /data/bridge.toml && taskbridge check-config --json && rm /data/bridge.toml"
     code, said = await made.run("sh", "-c", write, BRIDGE_CONFIG="/data/bridge.toml")
     assert code == 0, said
-    assert (orjson.loads(said)["host"], orjson.loads(said)["journal"]) == ("0.0.0.0", "sqlite:./bridge.db")
+    settings = {name: setting["value"] for name, setting in orjson.loads(said).items()}
+    assert (settings["host"], settings["journal"]) == ("0.0.0.0", "sqlite:./bridge.db")
 
 
 async def test_sigterm_drains_and_the_exit_code_is_0(running: tuple[Container, Provider]) -> None:

@@ -1,4 +1,4 @@
-"""The manifests: rendered, checked against the schemas, and against what the bridge itself says."""
+"""The manifests: rendered, checked against the schemas and against the bridge itself."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ def test_the_configuration_is_right_and_listens_where_the_pod_says(
 ) -> None:
     settings = _settings(objects, tmp_path)
     ports = {port["name"]: port["containerPort"] for port in _container(objects)["ports"]}
-    assert ports == {"http": settings["port"], "operations": settings["ops_port"]}
-    assert (settings["auth"], settings["ops_host"], settings["journal"]) == (
+    assert ports == {"http": settings["port"], "operations": settings["admin_port"]}
+    assert (settings["auth"], settings["admin_host"], settings["journal"]) == (
         "token",
         "0.0.0.0",
         "sqlite:/data/bridge.db",

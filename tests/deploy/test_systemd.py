@@ -1,4 +1,4 @@
-"""The unit: what systemd itself says of it, and that it fits the bridge."""
+"""The unit: verified by systemd itself, and consistent with the bridge."""
 
 from __future__ import annotations
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page
 
-from tests.browser.page import ARGUMENTS, CHROMIUM, HOST
+from tests.browser.chromium import new_page, origin
 from tests.conftest import missing
 from tests.docs.pages import ROOT
 from tests.docs.recipes import RECIPES, needed
-from tests.harness import PATIENCE
 
 HERE = Path(__file__).parent
 SHELL = "<!doctype html><main></main><script>BRIDGE = '{}'</script><script type=module src={}></script>"
@@ -37,20 +35,6 @@ def shell(bridge: str, script: str) -> str:
     return SHELL.format(bridge, script)
 
 
-@asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
-    """One browser for all that a module tests."""
-    found = shutil.which(CHROMIUM)
-    if found is None:
-        missing(CHROMIUM)
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=found, headless=True, args=list(ARGUMENTS))
-        try:
-            yield browser
-        finally:
-            await browser.close()
-
-
 _REMEMBER = """
     window.said = [];
     new MutationObserver((changes) => {
@@ -68,16 +52,12 @@ async def visited(
     try:
         for name, value in (cookies or {}).items():
             await context.add_cookies([{"name": name, "value": value, "url": url}])
-        page = await context.new_page()
-        page.set_default_timeout(PATIENCE * 1000)
-        await page.add_init_script(_REMEMBER)
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page, errors = await new_page(context, _REMEMBER)
         await page.goto(url)
-        yield page, wrong
+        yield page, errors
     finally:
         await context.close()
-    assert wrong == []
+    assert errors == []
 
 
 @asynccontextmanager
@@ -97,13 +77,8 @@ async def site(folder: Path, bridge: Callable[[], str]) -> AsyncIterator[str]:
     app.router.add_get("/page", plain)
     app.router.add_get("/{name:react|vue}", component)
     app.router.add_static("/", folder)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, HOST, 0).start()
-        yield f"http://{HOST}:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with origin(app) as url:
+        yield url
 
 
 async def has_said(page: Page, text: str) -> None:

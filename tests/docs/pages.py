@@ -54,7 +54,7 @@ def links(text: str) -> Iterator[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """What links may say after `#`, as code hosts make it of headings."""
+    """The anchors of a page, as code hosts derive them from headings."""
     found: set[str] = set()
     for heading in _HEADING.findall(prose(text)):
         words = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower())

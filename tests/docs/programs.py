@@ -1,4 +1,4 @@
-"""Programs of other people, as a reader of the documentation starts them: their lines, and how they end."""
+"""Third-party programs, started as a reader of the documentation would: their output and exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nobody follows a link into nothing."""
+"""Every link has a target."""
 
 import re
 

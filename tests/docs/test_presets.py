@@ -1,4 +1,4 @@
-"""The page of presets says of each what its file says."""
+"""The page of presets agrees with the preset files."""
 
 import re
 import tomllib

@@ -267,7 +267,7 @@ async def test_the_script_gives_up_on_a_bridge_that_is_not_there(scene: Scene) -
     environment = {"BRIDGE_URL": f"http://127.0.0.1:{free_port()}", "TRIES": "1"}
     code, out, err = await ran(*shell("qingbo/1"), environment=environment)
     assert (code, out) == (3, [])
-    assert err[-1].startswith("no word from ")
+    assert err[-1].startswith("no response from ")
 
 
 async def test_the_script_takes_what_is_no_bridge_for_no_answer(scene: Scene) -> None:

@@ -15,8 +15,9 @@ import orjson
 import pytest
 from playwright.async_api import Browser, Page
 
+from tests.browser.chromium import launch_chromium
 from tests.chaos.proxy import free_port
-from tests.docs.browsing import bundled, chromium, has_said, shell, shows, site, visited
+from tests.docs.browsing import bundled, has_said, shell, shows, site, visited
 from tests.docs.programs import Program, started
 from tests.docs.recipes import RECIPES, needed
 from tests.e2e.scene import QUICK, Scene, path_of, stage, until
@@ -51,7 +52,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
-    async with chromium() as made:
+    async with launch_chromium() as made:
         yield made
 
 
@@ -289,7 +290,7 @@ async def test_a_bridge_that_refuses_the_backend_is_no_fault_of_the_user(guarded
     ):
         assert (said.status, (await said.json())["detail"]) == (
             502,
-            "the bridge refuses this backend: unauthenticated",
+            "the bridge refused this backend: unauthenticated",
         )
 
 

@@ -13,7 +13,8 @@ from bridge import errors
 from bridge.auth.authenticator import COOKIE
 from bridge.cli import main
 from bridge.cli.watch import submit, watch
-from bridge.config.settings import CLIENT_VARIABLES, Settings, UpstreamSettings
+from bridge.config.load import CLIENT_VARIABLES
+from bridge.config.settings import Settings, UpstreamSettings
 from bridge.core.cursor import Cursor
 from bridge.core.event import Closing, Event, NoticeCode
 from bridge.core.merge import unknown
@@ -21,8 +22,8 @@ from bridge.core.resume import locate
 from bridge.core.task import Source, Status, TaskKey
 from bridge.sources.upstream import UpstreamState
 from bridge.telemetry.metrics import DELIVERIES, Metrics
-from bridge.web.inspector import InspectorRoutes
-from bridge.web.routes import Services, routes
+from bridge.web.routes import routes
+from bridge.web.services import Services
 from bridge.wire.document import document
 from tests.docs.pages import PAGES, ROOT, coded, prose, snippets
 
@@ -66,7 +67,7 @@ def test_every_variable_of_the_commands_is_in_the_configuration_page():
 
 
 def test_every_command_is_in_the_configuration_page():
-    named = {words.split()[1] for words in coded(CONFIGURATION) if words.startswith("bridge ")}
+    named = {words.split()[1] for words in coded(CONFIGURATION) if words.startswith("taskbridge ")}
     assert named == set(main.list_commands(None))
 
 
@@ -95,10 +96,10 @@ def test_the_metrics_page_names_no_metric_that_is_not_there():
 
 
 def served():
-    desk = SimpleNamespace(pool=None, clock=SimpleNamespace(time=lambda: 0.0))
-    rest = dict.fromkeys(one.name for one in fields(Services))
-    rest["inspector"] = InspectorRoutes(desk, None, None, None, keepalive_seconds=15.0)
-    for route in routes(Services(**rest | {"desk": desk})):
+    services = dict.fromkeys(one.name for one in fields(Services))
+    services["settings"] = SimpleNamespace(inspector=True, keepalive_seconds=15.0)
+    services["clock"] = SimpleNamespace(time=lambda: 0.0)
+    for route in routes(Services(**services)):
         path = re.sub(r":\w+}", "}", route.path)
         methods = sorted(route.methods - {"HEAD"}) if isinstance(route, Route) else ["GET"]
         yield from ((method, path) for method in methods)
@@ -160,7 +161,7 @@ def test_every_source_delivery_and_standing_is_named():
 
 
 def test_the_state_document_is_shown_and_explained_with_every_key():
-    event = Event(TaskKey("qingbo", "1"), Cursor("e", 1), unknown(wall=0.0))
+    event = Event(TaskKey("qingbo", "1"), Cursor("e", 1), unknown(unix_time=0.0))
     keys = re.findall(r'"(\w+)":', document(event).decode())
     (shown,) = snippets("json", page="docs/concepts.md")
     assert re.findall(r'^  "(\w+)":', shown.text, re.MULTILINE) == keys

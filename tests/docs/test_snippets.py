@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import demo, main
-from bridge.config.settings import Settings, UpstreamSettings, load
+from bridge.config.load import load
+from bridge.config.settings import Settings, UpstreamSettings
 from bridge.simulator.server import SimulatorOptions, start
 from tests.conftest import missing
 from tests.docs.pages import README, ROOT, snippets
@@ -24,7 +25,7 @@ COMMANDS = [
     (one.page, line.removeprefix("$ "))
     for one in snippets("sh", "console")
     for line in one.text.splitlines()
-    if re.match(r"(\$ )?(\.venv/bin/)?bridge ", line)
+    if re.match(r"(\$ )?(\.venv/bin/)?(task)?bridge ", line)
 ]
 
 BROWSER = """
@@ -138,15 +139,17 @@ def test_a_command_line_uses_options_that_exist(page, line):
 
 def test_the_readme_names_the_commands_a_person_needs():
     wanted = ("serve", "check-config", "watch", "simulate", "submit")
-    assert [name for name in wanted if not re.search(rf"`[^`\n]*\b{name}\b|bridge {name}", README)] == []
+    assert [name for name in wanted if not re.search(rf"`[^`\n]*\b{name}\b|taskbridge {name}", README)] == []
 
 
 def test_the_example_configuration_passes_its_check(monkeypatch):
     for name in Settings.model_fields:
         monkeypatch.delenv(f"BRIDGE_{name.upper()}", raising=False)
-    checked = CliRunner().invoke(main, ["check-config", "--config", str(EXAMPLE)])
+    checked = CliRunner().invoke(main, ["check-config", "--json", "--config", str(EXAMPLE)])
     assert checked.exit_code == 0, checked.output
-    assert set(json.loads(checked.output)["upstreams"]) == {"qingbo", "vapi", "bytespike"}
+    names = json.loads(checked.output)
+    upstreams = {name.split(".")[1] for name in names if name.startswith("upstreams.")}
+    assert upstreams == {"qingbo", "vapi", "bytespike"}
     assert "put-your-key-here" not in checked.output
 
 

@@ -1,4 +1,4 @@
-"""README and quickstart, done by the letter: every command is typed, every snippet is run."""
+"""README and quickstart, followed literally: every command is typed, every snippet is run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser
 
+from tests.browser.chromium import launch_chromium
 from tests.chaos.proxy import free_port
-from tests.docs.browsing import chromium, visited
+from tests.docs.browsing import visited
 from tests.docs.pages import ROOT, Snippet, snippets
 from tests.docs.programs import ran, started
 from tests.docs.recipes import needed
@@ -35,7 +36,7 @@ def anyio_backend() -> str:
 
 
 def commands(page: str) -> list[str]:
-    """What a page tells the reader to type, one command after the other."""
+    """The commands that a page asks the reader to type, in order."""
     return [
         re.sub(r"\s+#.*$", "", line)
         for one in snippets("sh", page=page)
@@ -87,13 +88,13 @@ class Desk:
 
 @pytest.fixture(scope="module")
 async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
-    async with chromium() as made:
+    async with launch_chromium() as made:
         yield made
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    """A folder in which `.venv/bin/bridge` is what the page means."""
+    """A folder in which `.venv/bin/taskbridge` is what the page means."""
     needed("curl")
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(BIN)
@@ -171,7 +172,7 @@ async def test_the_readme_from_top_to_bottom(
         "BRIDGE_ALLOWED_ORIGINS": '["*"]',
     }
     async with AsyncExitStack() as stack:
-        await runs(stack, desk, "bridge simulate", f"--port {desk.provider} --speed 20")
+        await runs(stack, desk, "taskbridge simulate", f"--port {desk.provider} --speed 20")
         await runs(stack, desk, made("serve"))
         desk.typed[1:] = [make_serve]
         wish = {"model": "veo3", "prompt": "x", "sim": {"queue_seconds": 4, "run_seconds": 8}}
@@ -214,8 +215,8 @@ def made(target: str) -> str:
 @pytest.mark.parametrize(
     ("target", "runs"),
     [
-        ("demo", ".venv/bin/bridge demo"),
-        ("serve", ".venv/bin/bridge serve --config bridge.toml"),
+        ("demo", ".venv/bin/taskbridge demo"),
+        ("serve", ".venv/bin/taskbridge serve --config bridge.toml"),
         ("test", ".venv/bin/python -m pytest"),
     ],
 )

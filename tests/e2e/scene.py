@@ -16,7 +16,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from bridge.simulator.calls import Calls
+from bridge.simulator.calls import CallCounts
 from bridge.simulator.server import Running
 from tests.e2e import raw
 from tests.harness import (
@@ -35,7 +35,7 @@ QUICK = {"poll_min_seconds": 0.05, "poll_max_seconds": 0.1}
 class Ledger:
     """The simulator's own counts of calls, with the time of each and a way to wait for one."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: CallCounts) -> None:
         self.times: dict[tuple[str, str, str], list[float]] = defaultdict(list)
         self._calls = calls
         self._pass_on = calls.count

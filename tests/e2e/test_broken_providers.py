@@ -40,7 +40,7 @@ ALSO: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
-    async with stage(also=ALSO, cold_wait_seconds=0.3, linger_seconds=0) as made:
+    async with stage(also=ALSO, first_state_timeout_seconds=0.3, linger_seconds=0) as made:
         yield made
 
 
@@ -108,7 +108,7 @@ async def test_a_provider_that_refuses_connections_and_comes_back(scene: Scene) 
         port = running.port
     refused = {"preset": "qingbo", "base_url": f"http://127.0.0.1:{port}/qingbo"}
     async with (
-        stage(also={"closed": refused}, cold_wait_seconds=0.2) as own,
+        stage(also={"closed": refused}, first_state_timeout_seconds=0.2) as own,
         own.events("closed/t1") as stream,
     ):
         blocks = [await stream.block(), await stream.block()]

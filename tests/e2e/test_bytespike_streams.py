@@ -26,7 +26,7 @@ ALSO: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
-    async with stage(also=ALSO, cold_wait_seconds=0.4, linger_seconds=0) as made:
+    async with stage(also=ALSO, first_state_timeout_seconds=0.4, linger_seconds=0) as made:
         yield made
 
 

@@ -71,12 +71,12 @@ async def test_all_errors_in_a_dialect_are_reported_at_the_start_with_file_and_l
     assert ended.out == ""
     meanings = "queued, processing, input_required, completed, failed, cancelled, not_found"
     assert [line.removeprefix("  - ").replace(f"{tmp_path}/", "") for line in ended.err.splitlines()] == [
-        "7 mistake(s) in the configuration:",
+        "Configuration error: 7 problems",
         "bridge.toml:11: upstreams.acme.dialect.calls.status.path: must begin with /",
         "bridge.toml:11: upstreams.acme.dialect.calls.status.path: {task} is not known here (task_id)",
         f"bridge.toml:15: upstreams.acme.dialect.status.words.finished: 'finished' is not one of {meanings}",
         "beta.toml:4: auth.hook: 'nobody' is not one of kling-jwt",
-        "upstreams.gamma.preset: custom needs the mapping: either [upstreams.gamma.dialect] or dialect_file",
+        "upstreams.gamma.preset: custom needs a mapping: either [upstreams.gamma.dialect] or dialect_file",
         "upstreams.delta.api_key: the key must be access_key:secret_key",
         'upstreams.qingbo.dialect: needs preset = "custom"',
     ]
@@ -128,11 +128,13 @@ async def test_a_config_without_secrets_names_the_mapping_and_hides_its_inside(t
     secret = ACME.replace("Token {api_key}", "Token literally-secret")
     (tmp_path / "acme.toml").write_text(secret)
     config.write_text('journal = "memory"\n[upstreams.acme]\npreset = "custom"\ndialect_file = "acme.toml"\n')
-    ended = await run("check-config", "--config", str(config))
+    ended = await run("check-config", "--json", "--config", str(config))
     assert ended.code == 0
     assert "literally-secret" not in ended.out
-    shown = orjson.loads(ended.out)["upstreams"]["acme"]
-    assert shown["dialect"] == {"title": "Acme", "base_url": "https://api.acme.example"}
+    assert orjson.loads(ended.out)["upstreams.acme.dialect"] == {
+        "value": {"title": "Acme", "base_url": "https://api.acme.example"},
+        "source": "file",
+    }
 
 
 @pytest.fixture

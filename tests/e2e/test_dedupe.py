@@ -25,7 +25,11 @@ async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
     wishes = {"timeout_seconds": 60, "poll_min_seconds": 0.05, "poll_max_seconds": 0.1}
     calm = {"preset": "qingbo", "poll_min_seconds": 0.3, "poll_max_seconds": 0.3}
     async with stage(
-        each=wishes, also={"calm": calm}, cold_wait_seconds=30, linger_seconds=1, keepalive_seconds=60
+        each=wishes,
+        also={"calm": calm},
+        first_state_timeout_seconds=30,
+        linger_seconds=1,
+        keepalive_seconds=60,
     ) as made:
         yield made
 

@@ -93,7 +93,7 @@ async def _ready(scene: Scene) -> int:
 
 
 async def test_a_drain_that_meets_a_stream_waiting_for_its_first_look_answers_it_whole() -> None:
-    async with stage(cold_wait_seconds=1.0) as scene:
+    async with stage(first_state_timeout_seconds=1.0) as scene:
         task = scene.id()
         ref = await scene.script("qingbo", task, qingbo(task, "queued") | {"delay": 1})
         opening = asyncio.ensure_future(_opened(scene, ref))

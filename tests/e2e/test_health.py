@@ -24,7 +24,7 @@ ALSO: Mapping[str, Mapping[str, Any]] = {
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
     each = {"api_key": KEY, "callback_secret": SECRET}
-    async with stage(each=each, also=ALSO, cold_wait_seconds=0.3, log_level="debug") as made:
+    async with stage(each=each, also=ALSO, first_state_timeout_seconds=0.3, log_level="debug") as made:
         yield made
 
 

@@ -70,14 +70,14 @@ async def test_a_stream_and_its_task_are_told_of_when_they_end_and_not_in_betwee
     assert (line["level"], line["trace_id"]) == ("info", TRACE)
     end = await told(scene, "task ended", task=ref)
     assert (end["upstream"], end["status"], end["level"]) == ("qingbo", "completed", "info")
-    assert end["looks"] == scene.ledger.of("qingbo", task)
+    assert end["polls"] == scene.ledger.of("qingbo", task)
     assert "request_id" not in end
     mine = [
         one["event"]
         for one in lines_of(scene.bridge.log)
         if ref in one.values() or one.get("request_id") == "stream-1"
     ]
-    assert sorted(mine) == ["connection ended", "request answered", "task ended", "task watched"]
+    assert sorted(mine) == ["connection ended", "request answered", "task ended", "watch started"]
 
 
 async def test_every_delivery_tells_how_it_ended(scene: Scene) -> None:
@@ -113,7 +113,7 @@ async def test_a_stream_that_never_began_is_told_as_refused(scene: Scene) -> Non
         assert stream.status == 404
     line = await told(scene, "connection ended", request_id="refused-1")
     assert (line["reason"], line["events"], line["bytes"]) == ("refused", 0, 0)
-    assert (await told(scene, "task not found", task="qingbo/nobody"))["looks"] == 1
+    assert (await told(scene, "task not found", task="qingbo/nobody"))["polls"] == 1
 
 
 async def test_a_task_nobody_wants_any_more_is_left(scene: Scene) -> None:
@@ -121,7 +121,7 @@ async def test_a_task_nobody_wants_any_more_is_left(scene: Scene) -> None:
     ref = await scene.script("qingbo", task, qingbo(task, "processing", 1))
     async with scene.events(ref) as stream:
         await stream.state()
-    line = await told(scene, "task left", task=ref)
+    line = await told(scene, "watch stopped", task=ref)
     assert line["status"] == "processing"
 
 
@@ -163,11 +163,11 @@ async def test_a_provider_that_fails_and_recovers_is_two_lines(scene: Scene) -> 
     task = scene.id()
     ref = await scene.script("vapi", task, answer({"x": 1}, status=500))
     async with scene.events(ref):
-        down = await told(scene, "upstream does not work", upstream="vapi")
+        down = await told(scene, "upstream unhealthy", upstream="vapi")
         await scene.ledger.reach("vapi", task, 3)
         good = {"code": 0, "data": {"task_id": task, "status": "SUCCESS", "progress": "100%", "data": {}}}
         await scene.then("vapi", task, answer(good))
-        back = await told(scene, "upstream works again", upstream="vapi")
+        back = await told(scene, "upstream recovered", upstream="vapi")
     assert down["level"] == back["level"] == "warning"
     assert "500" in down["error"]
     assert back["after_seconds"] >= 0
@@ -182,9 +182,9 @@ async def test_callers_are_named_and_a_journal_that_fails_and_recovers_is_two_li
         async with scene.events(ref, headers=headers) as stream:
             await stream.state()
             path.rename(tmp_path / "away.db")
-            assert (await told(scene, "the journal cannot be written"))["level"] == "error"
+            assert (await told(scene, "journal write failed"))["level"] == "error"
             (tmp_path / "away.db").rename(path)
-            back = await told(scene, "the journal can be written again")
+            back = await told(scene, "journal recovered")
         assert back["level"] == "warning"
         assert back["after_seconds"] > 0
         assert (await told(scene, "connection ended", request_id="hers"))["caller"] == "ann\n\u202e"
@@ -204,9 +204,9 @@ async def test_who_hammers_is_told_of_a_few_times_and_who_is_drained_once() -> N
     ends = [one for one in lines_of(scene.bridge.log) if one["event"] == "connection ended"]
     assert [one["reason"] for one in ends] == ["drain"]
     lines = [one for one in lines_of(scene.bridge.log) if one["logger"] == "bridge.web.limits.limits"]
-    assert [one["event"] for one in lines[:5]] == ["turned away"] * 5
+    assert [one["event"] for one in lines[:5]] == ["connection rejected"] * 5
     (count,) = lines[5:]
-    assert (count["like"], count["suppressed"]) == ("turned away", 25)
+    assert (count["like"], count["suppressed"]) == ("connection rejected", 25)
     assert re.fullmatch(r"\.\.\. 25 more like this in \d+ s", count["event"])
 
 

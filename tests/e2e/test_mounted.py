@@ -17,7 +17,7 @@ from starlette.routing import Mount
 from yarl import URL
 
 from bridge.app import Bridge
-from bridge.config.settings import load
+from bridge.config.load import load
 from tests.harness import PATIENCE, Provider, qingbo, qingbo_done, running_simulator, upstreams_of
 
 pytestmark = pytest.mark.anyio

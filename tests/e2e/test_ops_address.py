@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bridge.config.settings import load, operations_address
+from bridge.config.load import load
 from bridge.errors import ConfigError
 from tests.e2e.scene import Scene, stage, until
 from tests.harness import PATIENCE, qingbo
@@ -25,7 +25,7 @@ MANY, DRAIN_SECONDS = 300, 2
 @asynccontextmanager
 async def apart(**settings: Any) -> AsyncIterator[tuple[Scene, str]]:
     """A scene and the address it says operators have."""
-    async with stage(ops_port=0, **settings) as scene:
+    async with stage(admin_port=0, **settings) as scene:
         stdout = scene.bridge.process.stdout
         assert stdout is not None
         async with asyncio.timeout(PATIENCE):
@@ -88,7 +88,7 @@ async def test_an_address_that_is_taken_is_named() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(RuntimeError, match=rf"cannot listen on 127\.0\.0\.1:{port}"):
-            async with stage(ops_port=port):
+            async with stage(admin_port=port):
                 pass
 
 
@@ -96,31 +96,31 @@ async def test_an_address_that_is_taken_is_named() -> None:
     ("wishes", "address"),
     [
         ({}, None),
-        ({"ops_port": 9100}, ("127.0.0.1", 9100)),
-        ({"ops_host": "0.0.0.0"}, ("0.0.0.0", 8081)),
-        ({"ops_host": "::1", "ops_port": 9100}, ("::1", 9100)),
-        ({"ops_port": 0}, ("127.0.0.1", 0)),
-        ({"port": 0, "ops_host": "127.0.0.1"}, ("127.0.0.1", 0)),
+        ({"admin_port": 9100}, ("127.0.0.1", 9100)),
+        ({"admin_host": "0.0.0.0"}, ("0.0.0.0", 8081)),
+        ({"admin_host": "::1", "admin_port": 9100}, ("::1", 9100)),
+        ({"admin_port": 0}, ("127.0.0.1", 0)),
+        ({"port": 0, "admin_host": "127.0.0.1"}, ("127.0.0.1", 0)),
     ],
 )
 async def test_where_it_is(wishes: dict[str, Any], address: tuple[str, int] | None) -> None:
-    assert operations_address(load(None, environment={}, upstreams=UPSTREAMS, **wishes)) == address
+    assert load(None, environment={}, upstreams=UPSTREAMS, **wishes).admin_address == address
 
 
 async def test_with_callers_who_must_say_who_they_are_it_is_there_by_default() -> None:
     settings = load(None, environment={}, upstreams=UPSTREAMS, port=9000)
     asked = settings.model_copy(update={"auth": "token"})
-    assert operations_address(asked) == ("127.0.0.1", 9001)
+    assert asked.admin_address == ("127.0.0.1", 9001)
 
 
 @pytest.mark.parametrize(
     "wishes",
     [
-        {"port": 9000, "ops_port": 9000},
-        {"port": 65_535, "ops_host": "127.0.0.1"},
-        {"ops_port": 70_000},
+        {"port": 9000, "admin_port": 9000},
+        {"port": 65_535, "admin_host": "127.0.0.1"},
+        {"admin_port": 70_000},
     ],
 )
 async def test_an_address_that_cannot_be_is_a_mistake(wishes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="ops_port"):
+    with pytest.raises(ConfigError, match="admin_port"):
         load(None, environment={}, upstreams=UPSTREAMS, **wishes)

@@ -25,7 +25,7 @@ ALSO: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
-    async with stage(also=ALSO, cold_wait_seconds=0.2) as made:
+    async with stage(also=ALSO, first_state_timeout_seconds=0.2) as made:
         yield made
 
 
@@ -100,7 +100,7 @@ async def test_retry_after_on_one_task_slows_every_task_of_that_upstream_and_no_
 
 
 async def test_a_429_that_names_no_wait_slows_the_upstream_too() -> None:
-    async with stage(cold_wait_seconds=0.1) as scene:
+    async with stage(first_state_timeout_seconds=0.1) as scene:
         first, second = scene.id(), scene.id()
         await scene.script("qingbo", first, answer({}, status=429), qingbo(first, "queued"))
         await scene.script("qingbo", second, qingbo(second, "processing", 2))
@@ -113,7 +113,9 @@ async def test_a_429_that_names_no_wait_slows_the_upstream_too() -> None:
 
 
 async def test_no_more_requests_are_in_flight_than_allowed() -> None:
-    async with stage(each={"max_in_flight": 3, "timeout_seconds": 60}, cold_wait_seconds=30) as scene:
+    async with stage(
+        each={"max_in_flight": 3, "timeout_seconds": 60}, first_state_timeout_seconds=30
+    ) as scene:
         tasks = [scene.id() for _ in range(8)]
         for task in tasks:
             await scene.script("qingbo", task, qingbo(task, "processing", 1) | {"delay": 1})

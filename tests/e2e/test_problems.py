@@ -25,7 +25,7 @@ ALSO: Mapping[str, Mapping[str, Any]] = {
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
     also = ALSO | {"called": {"preset": "qingbo", "callback_secret": "right-secret"}}
-    async with stage(also=also, cold_wait_seconds=2.0) as made:
+    async with stage(also=also, first_state_timeout_seconds=2.0) as made:
         yield made
 
 

@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
     calm = {"preset": "qingbo", "poll_min_seconds": 2, "poll_max_seconds": 2}
-    async with stage(also={"calm": calm}, sync_seconds=1.5, keepalive_seconds=0.2) as made:
+    async with stage(also={"calm": calm}, sync_wait_seconds=1.5, keepalive_seconds=0.2) as made:
         yield made
         assert "Traceback" not in "".join(made.bridge.log)
 

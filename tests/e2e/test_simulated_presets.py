@@ -21,7 +21,7 @@ from yarl import URL
 from bridge.dialects.base import HttpResponse, Request, Submission
 from bridge.dialects.credentials import HOOKS
 from bridge.dialects.registry import load_preset, preset_names
-from bridge.simulator.life import Stage as Stages
+from bridge.simulator.lifecycle import Stage as Stages
 from bridge.simulator.recorded import preset as recorded
 from bridge.simulator.server import WRITTEN, simulated
 from tests.e2e import raw

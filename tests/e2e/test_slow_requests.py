@@ -20,7 +20,9 @@ HALF_A_BODY = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\
 
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
-    async with stage(header_seconds=HEADER_SECONDS, body_seconds=BODY_SECONDS) as made:
+    async with stage(
+        request_header_timeout_seconds=HEADER_SECONDS, request_body_timeout_seconds=BODY_SECONDS
+    ) as made:
         yield made
         assert "Traceback" not in "".join(made.bridge.log)
 
@@ -131,7 +133,7 @@ async def test_a_longpoll_may_wait_longer_than_a_request_may_take(scene: Scene) 
 
 
 async def test_heads_longer_than_allowed_are_400() -> None:
-    async with stage(max_head_bytes=2048) as scene:
+    async with stage(max_request_head_bytes=2048) as scene:
         async with scene.stream("/livez", headers={"X-Long": "y" * 1000}) as stream:
             assert stream.status == 200
         async with scene.stream("/livez", headers={f"X-{n}": "y" * 500 for n in range(6)}) as stream:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
-    async with stage(cold_wait_seconds=0.4, keepalive_seconds=0.2) as made:
+    async with stage(first_state_timeout_seconds=0.4, keepalive_seconds=0.2) as made:
         yield made
 
 
@@ -167,7 +167,7 @@ async def test_every_key_of_the_state_document_is_there_even_when_nothing_is_kno
 
 
 async def test_no_keepalive_comes_before_the_head_while_the_first_look_takes_long() -> None:
-    async with stage(cold_wait_seconds=1.0, keepalive_seconds=0.1) as scene:
+    async with stage(first_state_timeout_seconds=1.0, keepalive_seconds=0.1) as scene:
         task = scene.id()
         ref = await scene.script("qingbo", task, qingbo(task, "queued") | {"delay": 1})
         async with scene.events(ref) as stream:  # its head is parsed strictly

@@ -17,7 +17,7 @@ NOT_FOUND = answer({"error": {"code": "task_not_found", "message": "no such task
 
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
-    async with stage(cold_wait_seconds=0.4) as made:
+    async with stage(first_state_timeout_seconds=0.4) as made:
         yield made
 
 
@@ -138,7 +138,7 @@ async def test_one_slow_cold_task_does_not_keep_the_others_waiting(scene: Scene)
 
 
 async def test_a_task_that_answers_within_the_wait_is_never_unknown_however_quick_the_others_are() -> None:
-    async with stage(cold_wait_seconds=30) as scene:
+    async with stage(first_state_timeout_seconds=30) as scene:
         quick, slow = scene.id(), scene.id()
         refs = [
             await scene.script("qingbo", slow, qingbo(slow, "processing", 2) | {"delay": 1}),

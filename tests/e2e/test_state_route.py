@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
-    async with stage(cold_wait_seconds=0.4) as made:
+    async with stage(first_state_timeout_seconds=0.4) as made:
         yield made
 
 

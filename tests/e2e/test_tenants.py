@@ -37,7 +37,7 @@ def place(runner: asyncio.Runner) -> Iterator[House]:
     async def begin() -> House:
         provider = await stack.enter_async_context(tenant_provider())
         return await stack.enter_async_context(
-            house(provider, proof_seconds=0.2, linger_seconds=0.1, max_connection_age_seconds=2.0)
+            house(provider, ownership_cache_seconds=0.2, linger_seconds=0.1, max_connection_age_seconds=2.0)
         )
 
     try:

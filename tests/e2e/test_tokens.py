@@ -7,7 +7,6 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-import aiohttp
 import orjson
 import pytest
 import websockets
@@ -25,12 +24,15 @@ pytestmark = pytest.mark.anyio
 
 PAGE = "https://app.example"
 SUBMIT = {"model": "wan2.7", "prompt": "x"}
+STRANGE = bearer("*", secret="x" * 32)["Authorization"]
 
 
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
     wishes = TOKEN_SETTINGS | {"token_secrets": [SECRET, OTHER_SECRET]}
-    async with stage(allowed_origins=[PAGE], log_level="debug", cold_wait_seconds=0.4, **wishes) as made:
+    async with stage(
+        allowed_origins=[PAGE], log_level="debug", first_state_timeout_seconds=0.4, **wishes
+    ) as made:
         yield made
 
 
@@ -75,17 +77,13 @@ ROUTES = [
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-@pytest.mark.parametrize("credential", [None, "Bearer nonsense", "Bearer expired", "Bearer strange"])
-async def test_every_route_asks_who_calls(
-    scene: Scene, method: str, path: str, credential: str | None
+@pytest.mark.parametrize(
+    "refused", [None, bearer("*", secret="x" * 32)["Authorization"]], ids=["none", "wrong"]
+)
+async def test_every_route_requires_a_credential(
+    scene: Scene, method: str, path: str, refused: str | None
 ) -> None:
-    headers = {"Origin": PAGE}
-    if credential is not None:
-        bad = {
-            "Bearer expired": bearer("*", seconds=-61)["Authorization"],
-            "Bearer strange": bearer("*", secret="x" * 32)["Authorization"],
-        }
-        headers["Authorization"] = bad.get(credential, credential)
+    headers = {"Origin": PAGE} | ({} if refused is None else {"Authorization": refused})
     reply = await asked(scene, path, method, headers=headers)
     assert reply.status == 401
     assert reply.headers["WWW-Authenticate"] == "Bearer"
@@ -93,7 +91,7 @@ async def test_every_route_asks_who_calls(
     if method != "HEAD":
         code = reply.json["error"]["code"] if path.startswith("/proxy") else reply.json["code"]
         assert code == "unauthenticated"
-        assert headers.get("Authorization", "Bearer none sent").split()[-1].encode() not in reply.body
+        assert (refused or "Bearer none sent").split()[-1].encode() not in reply.body
 
 
 async def test_probes_ask_nobody_and_callbacks_have_their_own_secret(scene: Scene) -> None:
@@ -126,11 +124,6 @@ async def test_a_token_reads_its_own_tasks_and_no_others(scene: Scene, ref: str)
         reply = await asked(scene, where, method, headers=strange)
         assert reply.status == 403
     assert (await asked(scene, path, headers=bearer(ref, scope="submit"))).json["code"] == "forbidden"
-
-
-async def test_both_secrets_count(scene: Scene, ref: str) -> None:
-    for secret in (SECRET, OTHER_SECRET):
-        assert (await asked(scene, path_of(ref), headers=bearer("*", secret=secret))).status == 200
 
 
 async def test_one_strange_task_forbids_the_whole_stream(scene: Scene, ref: str) -> None:
@@ -353,7 +346,7 @@ async def test_a_minted_token_lets_bridge_watch_in(scene: Scene) -> None:
             "ticket_secret",
         ),
         ({"TOKEN_ISSUER": "x"}, 'token_issuer: needs auth = "token"'),
-        ({"AUTH": "basic"}, "none, token"),
+        ({"AUTH": "basic"}, "'none', 'token'"),
     ],
 )
 async def test_mistakes_about_tokens_are_told_before_the_start(wishes: dict[str, str], sentence: str) -> None:
@@ -414,10 +407,3 @@ async def test_tokens_of_a_key_server_and_tickets_with_a_secret_of_their_own(any
             assert len(hits) == 1
     finally:
         await runner.cleanup()
-
-
-async def test_a_huge_token_is_refused(scene: Scene) -> None:
-    async with aiohttp.ClientSession() as http:
-        huge = {"Authorization": "Bearer " + "a" * 9000}
-        async with http.get(f"{scene.bridge.url}/v1/tasks/qingbo/a", headers=huge) as reply:
-            assert reply.status == 401

@@ -18,7 +18,7 @@ NOT_FOUND = answer({"error": {"code": "task_not_found", "message": "no such task
 
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
-    async with stage(cold_wait_seconds=0.3) as made:
+    async with stage(first_state_timeout_seconds=0.3) as made:
         yield made
 
 
@@ -48,7 +48,9 @@ async def test_a_task_that_appears_later_is_found_by_the_next_client(scene: Scen
 
 
 async def test_many_who_ask_for_a_missing_task_cause_few_calls() -> None:
-    async with stage(cold_wait_seconds=PATIENCE) as scene:  # whoever waited longer would get `unknown`
+    async with stage(
+        first_state_timeout_seconds=PATIENCE
+    ) as scene:  # whoever waited longer would get `unknown`
         task = scene.id()
         ref = await scene.script("qingbo", task, NOT_FOUND | {"delay": 1})
         asking = [asyncio.ensure_future(scene.get(path_of(ref))) for _ in range(20)]

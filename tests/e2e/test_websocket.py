@@ -22,7 +22,7 @@ NOT_FOUND = answer({"error": {"code": "task_not_found", "message": "no such task
 
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
-    async with stage(cold_wait_seconds=0.4, allowed_origins=["https://good.example"]) as made:
+    async with stage(first_state_timeout_seconds=0.4, allowed_origins=["https://good.example"]) as made:
         yield made
 
 

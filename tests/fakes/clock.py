@@ -1,4 +1,4 @@
-"""Time that only passes when a test says so; keeps what a clock promises: tests/contract/test_clock.py."""
+"""A clock that a test advances; it keeps the contract in tests/contract/test_clock.py."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from itertools import count
 
 
 class FakeClock:
-    """Stands still; `advance` lets time pass and everybody run who waits for it."""
+    """Time stands still until `advance`, which also runs everything that waits for it."""
 
-    def __init__(self, now: float = 1000.0, wall: float = 1_800_000_000.0) -> None:
+    def __init__(self, now: float = 1000.0, unix_time: float = 1_800_000_000.0) -> None:
         self._now = now
-        self._wall = wall
+        self._time = unix_time
         self._alarms: list[tuple[float, int, asyncio.Future[None]]] = []
         self._numbers = count()
 
@@ -22,22 +22,22 @@ class FakeClock:
 
     def time(self) -> float:
         """Unix seconds."""
-        return self._wall
+        return self._time
 
     def skip(self, seconds: float) -> None:
-        """Let time pass without anybody noticing yet."""
+        """Move the clock without waking what waits for it."""
         self._now += seconds
-        self._wall += seconds
+        self._time += seconds
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until a test has let so much time pass."""
+        """Wait until a test has advanced the clock that far."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return
         await self._alarm(seconds)
 
     async def wait(self, event: asyncio.Event, seconds: float | None) -> None:
-        """Wait for `event`, at most until a test has let so much time pass."""
+        """Wait for `event`, at most until a test has advanced the clock that far."""
         if event.is_set():
             return
         waits: list[asyncio.Future[object]] = [asyncio.ensure_future(event.wait())]
@@ -50,7 +50,7 @@ class FakeClock:
                 one.cancel()
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass, stopping at every moment somebody waits for."""
+        """Advance the clock, stopping at each time something waits for."""
         await settle()
         end = self._now + seconds
         while self._alarms and self._alarms[0][0] <= end:
@@ -72,7 +72,7 @@ class FakeClock:
 
 
 async def settle() -> None:
-    """Let everything run that can run without time passing."""
+    """Run everything that is ready without advancing the clock."""
     loop = asyncio.get_running_loop()
     await asyncio.sleep(0)
     while loop._ready:  # noqa: ASYNC110 - there is no event for "nothing left to run"

@@ -85,15 +85,15 @@ class Witness:
         """Hear."""
         self.heard.append(notice)
 
-    def confirmed(self, key: TaskKey, wall: float) -> None:
+    def confirmed(self, key: TaskKey, observed_at: float) -> None:
         """Hear."""
-        self.heard.append(wall)
+        self.heard.append(observed_at)
 
 
 @contextlib.asynccontextmanager
 async def opened(path: Path, clock: FakeClock | None = None, **options: Any) -> AsyncIterator[SqliteJournal]:
     """A journal that is closed in the end."""
-    journal = await SqliteJournal.open(path, clock or FakeClock(), **options)
+    journal = await SqliteJournal.open(path, clock or FakeClock(), **{"retention_seconds": 86_400, **options})
     try:
         yield journal
     finally:

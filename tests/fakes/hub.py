@@ -1,4 +1,4 @@
-"""A hub with a journal before it and outlets behind it."""
+"""A hub with a journal before it and writers behind it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.hub.subscription import Subscription
 from bridge.journal.memory import MemoryJournal
 from bridge.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock, settle
-from tests.fakes.outlets import RecordingOutlet
+from tests.fakes.writers import RecordingWriter
 
 
 class Interests:
@@ -48,7 +48,7 @@ class Scene:
         self.metrics = Metrics(self.registry, ["qingbo", "vapi"])
         self.interests = Interests()
         self.hub = Hub(self.interests, self.metrics, self.clock)
-        self.journal = MemoryJournal(self.clock)
+        self.journal = MemoryJournal(self.clock, retention_seconds=86_400)
         self.journal.follow(self.hub)
 
     async def record(self, key: TaskKey, known: State, **more: Any) -> Event:
@@ -61,22 +61,22 @@ class Scene:
         await settle()
         return event
 
-    def place(self, outlet: RecordingOutlet, *, stays_open: bool = False) -> Subscription:
+    def place(self, writer: RecordingWriter, *, stays_open: bool = False) -> Subscription:
         """A connection that asks for nothing yet."""
-        label = outlet.fmt.transport.value
+        label = writer.fmt.transport.value
         return self.hub.reserve(
-            outlet, label=label, ends_at=self.clock.monotonic() + 600, stays_open=stays_open
+            writer, label=label, ends_at=self.clock.monotonic() + 600, stays_open=stays_open
         )
 
     async def join(
-        self, keys: Sequence[TaskKey], outlet: RecordingOutlet | None = None, **more: Any
-    ) -> tuple[Subscription, RecordingOutlet]:
+        self, keys: Sequence[TaskKey], writer: RecordingWriter | None = None, **more: Any
+    ) -> tuple[Subscription, RecordingWriter]:
         """A connection that asks for `keys` and is told what is known."""
-        outlet = outlet or RecordingOutlet()
+        writer = writer or RecordingWriter()
         stays_open = more.pop("stays_open", False)
-        subscription = self.place(outlet, stays_open=stays_open)
+        subscription = self.place(writer, stays_open=stays_open)
         await self.subscribe(subscription, keys, **more)
-        return subscription, outlet
+        return subscription, writer
 
     async def subscribe(self, subscription: Subscription, keys: Sequence[TaskKey], **more: Any) -> None:
         """An open connection asks for `keys`."""

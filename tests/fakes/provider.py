@@ -1,4 +1,4 @@
-"""A provider in memory: what `bridge.sources.upstream.Upstream` stands on, scripted and counted."""
+"""A provider in memory: session and dialect of an `Upstream`, scripted and counted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVENT_STREAM = {"content-type": "text/event-stream"}
 
 
 class FakeProvider:
-    """Session and dialect in one: answers what a test says, and knows who asked when."""
+    """Session and dialect in one: responds as a test says, and records each request."""
 
     name = "fake"
     base_url = "http://fake"
@@ -42,17 +42,17 @@ class FakeProvider:
         self.key = ""
         self.shown_to: dict[str, dict[str, dict[str, Any]]] = {}
         self.asked_with: list[str] = []
-        self.bug: Callable[[str], None] = _no_bug
+        self.fault: Callable[[str], None] = _no_fault
         self.streams: dict[str, Callable[[], AsyncIterator[bytes]]] = {}
         self.opened: list[tuple[str, float]] = []
 
     def shows(self, task_id: str, status: str, progress: float | None = None, **more: Any) -> None:
-        """From now on a task looks like this; `http` is the status of the answer."""
+        """Set the state of a task; `http` is the status code of the response."""
         self.tasks[task_id] = {"status": status, "progress": progress} | more
 
-    def looks(self, task_id: str) -> list[float]:
-        """When a task was looked at."""
-        return [at for one, at in self.asked if one == task_id]
+    def polls(self, task_id: str) -> list[float]:
+        """When a task was polled, monotonic seconds."""
+        return [at for polled, at in self.asked if polled == task_id]
 
     # The session
 
@@ -60,7 +60,7 @@ class FakeProvider:
         return request.base_url or "https://provider.example"
 
     async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
-        """Answer a status call."""
+        """Respond to a status call."""
         task_id = request.path.rpartition("/")[2]
         self.asked.append((task_id, self.clock.monotonic()))
         self.asked_with.append(self.key)
@@ -68,7 +68,7 @@ class FakeProvider:
         with self._counting(task_id):
             if self.takes:
                 await self.clock.sleep(self.takes)
-        self.bug(task_id)
+        self.fault(task_id)
         shown = self.tasks.get(task_id, {"http": 404})
         headers = {"etag": shown["etag"]} if "etag" in shown else {}
         if "etag" in shown and request.headers.get("If-None-Match") == shown["etag"]:
@@ -83,14 +83,14 @@ class FakeProvider:
         yield HttpResponse(200, EVENT_STREAM, b""), self.streams[task_id]()
 
     def acting_as(self, credential: Any) -> FakeProvider:
-        """The same provider, asked with a key: `shows` of the copy is what that key is shown."""
+        """The same provider with a key as credential; `shows` of the copy sets what that key sees."""
         other = copy(self)
         other.key = credential.headers()["Authorization"]
         other.tasks = self.shown_to.setdefault(other.key, {})
         return other
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """There is nothing to close."""
 
     def _counting(self, task_id: str) -> Any:
         from contextlib import contextmanager
@@ -116,15 +116,15 @@ class FakeProvider:
         return {"Authorization": api_key}
 
     def status_request(self, task_id: str) -> Request:
-        """The call that shows a task."""
+        """The status call."""
         return Request(method="GET", path=f"/tasks/{task_id}")
 
     def stream_request(self, task_id: str) -> Request | None:
-        """The call that streams a task, where it has a stream."""
+        """The stream call; None for a task without a stream."""
         return Request(method="GET", path=f"/streams/{task_id}") if task_id in self.streams else None
 
     def read_status(self, answer: HttpResponse, task_id: str | None = None) -> StatusReading:
-        """Read an answer of `ask`."""
+        """Read a response of `ask`."""
         shown = orjson.loads(answer.body)
         if answer.status == 404:
             raise TaskNotFound("no such task")
@@ -137,7 +137,7 @@ class FakeProvider:
         return StatusReading(_observation(shown), None)
 
     def hide(self, frame: str) -> str:
-        """This provider quotes nobody."""
+        """This provider never quotes a key."""
         return frame
 
     def read_stream_event(self, name: str | None, data: str) -> Observation | None:
@@ -145,13 +145,13 @@ class FakeProvider:
         return None if name == "ping" else _observation(orjson.loads(data))
 
 
-def _no_bug(_task_id: str) -> None:
-    """All is well."""
+def _no_fault(_task_id: str) -> None:
+    """Raise nothing."""
 
 
 def _observation(shown: dict[str, Any]) -> Observation:
-    known = ("progress", "eta_seconds", "poll_after", "created_at", "completed_at", "changed_at", "model")
-    return Observation(status=Status(shown["status"]), **{name: shown.get(name) for name in known})
+    names = ("progress", "eta_seconds", "poll_after", "created_at", "completed_at", "changed_at", "model")
+    return Observation(status=Status(shown["status"]), **{name: shown.get(name) for name in names})
 
 
 def frame(status: str, progress: float | None = None, **more: Any) -> bytes:
@@ -160,13 +160,13 @@ def frame(status: str, progress: float | None = None, **more: Any) -> bytes:
 
 
 class Script:
-    """A stream that a test feeds."""
+    """A stream whose chunks a test sends."""
 
     def __init__(self) -> None:
         self._parts: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
 
     def say(self, *parts: bytes | Exception | None) -> None:
-        """Send bytes, break with an error, or end with None."""
+        """Send bytes, fail with an error, or end with None."""
         for part in parts:
             self._parts.put_nowait(part)
 
@@ -199,5 +199,5 @@ def make_upstream(
         pace=more.pop("pace", PACE),
         clock=clock,
         metrics=metrics or Metrics(CollectorRegistry(), [name]),
-        **more,
+        **{"deadline_seconds": None, "submit_timeout_seconds": 60.0, "max_streams": 100, **more},
     )

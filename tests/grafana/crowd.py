@@ -1,4 +1,4 @@
-"""People who submit tasks and watch them in every way there is, and providers that fail now and then."""
+"""Clients that submit and follow tasks by every delivery, and providers that fail now and then."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FOREIGN = "elsewhere-7"
 
 
 class Crowd:
-    """Everybody, by chance that is the same each time.
+    """All clients, with reproducible random choices.
 
     Args:
         pause: Seconds between two submits.
@@ -57,12 +57,12 @@ class Crowd:
         self._dice = random.Random(7)
 
     async def weather(self, faults: dict[str, Any]) -> None:
-        """From now on the providers have these faults."""
+        """Set the faults of the providers."""
         async with self._http.put(f"{self._simulator}/_sim/faults", json=faults) as answer:
             assert answer.status < 300, await answer.text()
 
     async def ask_slowly(self, task_id: str, seconds: float) -> None:
-        """A look at a task whose provider takes its time; another where the weather came between."""
+        """A poll of a task with a slow provider; another poll if a fault interfered."""
         name = quote(task_id, safe="")
         slow = answer({"task_id": task_id, "status": "processing"}) | {"delay": seconds}
         script = {"answers": [slow]}
@@ -71,7 +71,7 @@ class Crowd:
             assert made.status < 300, await made.text()
         address = URL(f"{self._bridge}/v1/tasks/qingbo/{name}", encoded=True)
         async with asyncio.timeout(PATIENCE):
-            while not await self._is_shown(address):  # noqa: ASYNC110 - the weather tells nobody
+            while not await self._is_shown(address):  # noqa: ASYNC110 - faults send no event
                 await asyncio.sleep(self.pause)
 
     async def _is_shown(self, address: URL) -> bool:
@@ -80,14 +80,14 @@ class Crowd:
             return state.status == 200
 
     async def come(self) -> None:
-        """Come and go until cancelled."""
+        """Connect and disconnect until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
                 group.create_task(self._one(self._dice.choice(list(SUBMITS))))
                 await asyncio.sleep(self.pause)
 
     async def _one(self, upstream: str) -> None:
-        """One task and its viewers. That a provider is ill is no reason for anybody to stay away."""
+        """One task and its subscribers, also while its provider fails."""
         path, body = SUBMITS[upstream]
         life = {
             "queue_seconds": self._dice.uniform(0.1, self._run[0]),
@@ -135,7 +135,7 @@ class Crowd:
                 pass
 
     async def _poll(self, links: dict[str, str]) -> None:
-        """Long-polls until the end."""
+        """Long-polls until the final state."""
         etag, final = "", {"completed", "failed", "cancelled", "lost"}
         while True:
             headers = {"If-None-Match": etag, "Prefer": "wait=10"} if etag else {}
@@ -145,7 +145,7 @@ class Crowd:
                     return
 
     async def _return(self, links: dict[str, str]) -> None:
-        """Goes after the first state and comes back; with the end in hand, once more; and with nonsense."""
+        """Resumes after the first state, after the final state, and with an invalid cursor."""
         cursor = await self._stream(links, events=1)
         cursor = await self._stream(links, cursor)
         await self._stream(links, cursor)
@@ -154,7 +154,7 @@ class Crowd:
 
 @asynccontextmanager
 async def busy_bridge(folder: Path, **crowd: Any) -> AsyncIterator[tuple[BridgeProcess, Crowd]]:
-    """A bridge with its journal in `folder`, three providers with bad manners, and a crowd on its way."""
+    """A bridge with its journal in `folder`, three failing providers, and running clients."""
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
     connector = aiohttp.TCPConnector(limit=0)
     async with (

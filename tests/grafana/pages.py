@@ -1,4 +1,4 @@
-"""What stands in grafana/: the dashboard, the rules, and the expressions in both."""
+"""The files of grafana/: the dashboard, the rules, and the expressions in both."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Selector:
 
 
 def dashboard_expressions() -> Iterator[tuple[str, str]]:
-    """Each expression of the dashboard, and where it stands."""
+    """Each expression of the dashboard, and its panel."""
     for panel in panels:
         for target in panel["targets"]:
             yield f"{panel['title']}: {target['refId']}", target["expr"]

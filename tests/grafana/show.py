@@ -1,4 +1,4 @@
-"""Runs the whole site for a while, with a provider down in the middle, and draws the dashboard of it.
+"""Runs a busy bridge for a while, with a provider outage in the middle, and draws its dashboard.
 
 python -m tests.grafana.show --seconds 300 docs/pictures/dashboard.png
 """
@@ -18,7 +18,7 @@ from tests.grafana.prometheus import scraping
 
 
 async def show(place: Path, seconds: float) -> None:
-    """Let it run, and draw it."""
+    """Run it, then draw the dashboard."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         async with (

@@ -29,7 +29,7 @@ from tests.harness import PATIENCE
 pytestmark = pytest.mark.anyio
 
 WINDOW = "5s"
-EMPTY_IN_GOOD_TIMES = ("annotation Alerts", "annotation Starts")  # nothing fires, nothing starts anew
+EMPTY_IN_GOOD_TIMES = ("annotation Alerts", "annotation Starts")  # no alert fires, no instance restarts
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ async def test_prometheus_has_no_trouble_with_the_rules(prometheus: Prometheus) 
         return [rule for group in groups for rule in group["rules"]]
 
     async with asyncio.timeout(PATIENCE):
-        while any(rule["health"] == "unknown" for rule in await states()):  # noqa: ASYNC110 - it tells nobody
+        while any(rule["health"] == "unknown" for rule in await states()):  # noqa: ASYNC110 - it sends no event
             await asyncio.sleep(0.1)
     evaluated = await states()
     assert len(evaluated) == len(alerts) + len(records)
@@ -142,7 +142,7 @@ async def slow_tasks(prometheus: Prometheus) -> list[str]:
 
 async def test_prometheus_keeps_the_exemplars_of_every_latency(prometheus: Prometheus) -> None:
     async with asyncio.timeout(PATIENCE):
-        while (await exemplars(prometheus)).keys() != EXEMPLARS:  # noqa: ASYNC110 - it tells nobody
+        while (await exemplars(prometheus)).keys() != EXEMPLARS:  # noqa: ASYNC110 - it sends no event
             await asyncio.sleep(0.25)
     for tasks in (await exemplars(prometheus)).values():
         assert all(task.startswith(("qingbo/", "vapi/", "bytespike/")) for task in tasks)
@@ -161,7 +161,7 @@ async def test_a_hostile_task_id_costs_no_scrape(site: Site, task_id: str, kept:
     await site.crowd.ask_slowly(task_id, 1.2)  # a bucket that few others reach
     escaped = kept.replace("\\", "\\\\").replace('"', '\\"')  # as Prometheus 2 keeps it, unread
     async with asyncio.timeout(PATIENCE):
-        while not {kept, escaped}.intersection(await slow_tasks(site.prometheus)):  # noqa: ASYNC110 - it tells nobody
+        while not {kept, escaped}.intersection(await slow_tasks(site.prometheus)):  # noqa: ASYNC110 - it sends no event
             await asyncio.sleep(0.25)
     (target,) = (await site.prometheus.ask("targets"))["activeTargets"]
     assert (target["health"], target["lastError"]) == ("up", "")

@@ -16,8 +16,8 @@ from bridge.hub.subscription import Subscription
 from bridge.wire.frames import Format, Transport
 from tests.fakes.hub import Scene
 from tests.fakes.loop import ManualLoop
-from tests.fakes.outlets import RecordingOutlet
 from tests.fakes.tasks import state
+from tests.fakes.writers import RecordingWriter
 
 KEYS = [TaskKey("qingbo", f"task-{number}") for number in range(4)]
 FORMS = [Format(Transport.SSE), Format(Transport.NDJSON)]
@@ -28,9 +28,9 @@ some = st.integers(0, 1_000_000)
 class Client:
     """One connection, as the client at its other end knows it."""
 
-    def __init__(self, subscription: Subscription, outlet: RecordingOutlet, keys: list[TaskKey]) -> None:
+    def __init__(self, subscription: Subscription, writer: RecordingWriter, keys: list[TaskKey]) -> None:
         self.subscription = subscription
-        self.outlet = outlet
+        self.writer = writer
         self.keys = keys
         self.read: list[Event] = []
         self.begun = False
@@ -38,10 +38,10 @@ class Client:
 
     def states(self) -> list[tuple[TaskKey, int]]:
         """The task and the offset of every state written."""
-        if self.outlet.fmt.transport is Transport.SSE:
-            documents = [orjson.loads(one.data) for one in self.outlet.events if one.name is None]
+        if self.writer.fmt.transport is Transport.SSE:
+            documents = [orjson.loads(one.data) for one in self.writer.events if one.name is None]
         else:
-            lines = [orjson.loads(line) for line in self.outlet.sent.splitlines()]
+            lines = [orjson.loads(line) for line in self.writer.sent.splitlines()]
             documents = [line for line in lines if "event" not in line]
         return [
             (TaskKey(one["upstream"], one["task_id"]), int(one["cursor"].rpartition("-")[2]))
@@ -50,9 +50,9 @@ class Client:
 
     def controls(self) -> list[str]:
         """The names of the control events written."""
-        if self.outlet.fmt.transport is Transport.SSE:
-            return [one.name for one in self.outlet.events if one.name is not None]
-        lines = [orjson.loads(line) for line in self.outlet.sent.splitlines()]
+        if self.writer.fmt.transport is Transport.SSE:
+            return [one.name for one in self.writer.events if one.name is not None]
+        lines = [orjson.loads(line) for line in self.writer.sent.splitlines()]
         return [line["event"] for line in lines if "event" in line]
 
 
@@ -74,14 +74,14 @@ class AnyCrowd(RuleBasedStateMachine):
             if not client.gone:
                 self.leave(client)
                 told = client.subscription
-                assert told.sent == len(client.outlet.sent), "the tally counts other bytes than were written"
+                assert told.sent == len(client.writer.sent), "the tally counts other bytes than were written"
                 assert told.events == len(client.states())
         hub_module.SLICE = self.slice
         assert self.scene.hub._channels == {}, "channels were kept"
         assert self.scene.interests.total == 0
         assert not self.scene.hub.subscriptions
         assert not self.scene.hub._dirty
-        assert not self.scene.hub._gathered
+        assert not self.scene.hub._batched
 
     def leave(self, client: Client) -> None:
         client.gone = True
@@ -101,8 +101,8 @@ class AnyCrowd(RuleBasedStateMachine):
 
     @rule(keys=asked_for, form=st.sampled_from(FORMS))
     def arrive(self, keys: list[TaskKey], form: Format) -> None:
-        outlet = RecordingOutlet(form)
-        client = Client(self.scene.place(outlet), outlet, keys)
+        writer = RecordingWriter(form)
+        client = Client(self.scene.place(writer), writer, keys)
         self.scene.hub.join(client.subscription, keys)
         client.read = [self.newest[key] for key in keys if key in self.newest]
         self.clients.append(client)
@@ -142,14 +142,14 @@ class AnyCrowd(RuleBasedStateMachine):
     def stall(self, choice: int) -> None:
         client = self.pick(choice)
         if client is not None:
-            client.outlet.pause()
+            client.writer.pause()
 
     @rule(choice=some)
     def wake(self, choice: int) -> None:
         client = self.pick(choice)
         if client is not None:
             with self.loop.running():
-                client.outlet.wake()
+                client.writer.wake()
 
     @rule(choice=some)
     def leaves(self, choice: int) -> None:
@@ -192,7 +192,7 @@ class AnyCrowd(RuleBasedStateMachine):
         """Then who is awake has everything."""
         self.loop.settle()
         for client in self.clients:
-            if not client.begun or client.gone or client.outlet.write_paused:
+            if not client.begun or client.gone or client.writer.write_paused:
                 continue
             given = dict(client.states())
             known = {key: self.newest[key] for key in client.keys if key in self.newest}
@@ -201,7 +201,7 @@ class AnyCrowd(RuleBasedStateMachine):
             controls = client.controls()
             assert controls.count("done") == len(finals)
             over = len(finals) == len(client.keys)
-            assert (client.outlet.finished is Closing.FINISHED) == over
+            assert (client.writer.finished is Closing.FINISHED) == over
             assert controls.count("end") == over
             if over:
                 assert controls[-1] == "end"

@@ -64,14 +64,14 @@ class AnyProvider(RuleBasedStateMachine):
     def wall(self) -> float:
         return WALL + self.now - START
 
-    def take(self, verdict: Update) -> None:
-        if verdict.news is not None:
-            self.recorded.append(verdict.news)
-            if verdict.news.status is Status.LOST:
+    def take(self, update: Update) -> None:
+        if update.state is not None:
+            self.recorded.append(update.state)
+            if update.state.status is Status.LOST:
                 too_old = self.now - START > 5000
                 assert too_old or (len(self.missing) >= 3 and self.missing[-1] - self.missing[0] >= 10)
             self.standing.discard(NoticeCode.STALLED)
-        for notice in verdict.notices:
+        for notice in update.notices:
             if notice.code is NoticeCode.FRESH:
                 assert self.standing - {NoticeCode.STALLED}, "fresh takes back what was never said"
                 self.standing.clear()
@@ -85,7 +85,7 @@ class AnyProvider(RuleBasedStateMachine):
 
     @rule()
     def tick(self) -> None:
-        self.take(self.watch.ticked(now=self.now, wall=self.wall))
+        self.take(self.watch.ticked(now=self.now, unix_time=self.wall))
 
     @precondition(lambda self: self.asked is None and self.watch.due is not None)
     @rule()
@@ -116,10 +116,12 @@ class AnyProvider(RuleBasedStateMachine):
         if isinstance(shows, Observation):
             self.shown = shows
         if shows is None:
-            self.take(self.watch.unchanged(now=self.now, asked=asked))
+            self.take(self.watch.unchanged(now=self.now, started_at=asked))
         else:
             self.take(
-                self.watch.observed(shows, source=Source.POLL, now=self.now, wall=self.wall, asked=asked)
+                self.watch.observed(
+                    shows, source=Source.POLL, now=self.now, unix_time=self.wall, started_at=asked
+                )
             )
 
     def fail(self, error: UpstreamError, *, over: bool) -> None:
@@ -127,7 +129,7 @@ class AnyProvider(RuleBasedStateMachine):
             self.missing.append(self.now)
         else:
             self.missing = []
-        self.take(self.watch.failed(error, now=self.now, wall=self.wall))
+        self.take(self.watch.failed(error, now=self.now, unix_time=self.wall))
         self.last_look = self.now
         if not over:
             self.not_before = self.now + min(error.retry_after or 0.0, MAX_WAIT)
@@ -137,11 +139,11 @@ class AnyProvider(RuleBasedStateMachine):
         before = self.watch.known
         self.missing = []
         self.watch.streaming(now=self.now)
-        verdict = self.watch.observed(shows, source=Source.STREAM, now=self.now, wall=self.wall)
+        update = self.watch.observed(shows, source=Source.STREAM, now=self.now, unix_time=self.wall)
         rank = {Status.UNKNOWN: 0, Status.QUEUED: 1, Status.PROCESSING: 2, Status.INPUT_REQUIRED: 2}
-        if verdict.news is not None and before is not None and not verdict.news.status.final:
-            assert rank[verdict.news.status] >= rank[before.status], "a pushed frame moved a status back"
-        self.take(verdict)
+        if update.state is not None and before is not None and not update.state.status.final:
+            assert rank[update.state.status] >= rank[before.status], "a pushed frame moved a status back"
+        self.take(update)
 
     @rule()
     def beat(self) -> None:
@@ -180,13 +182,13 @@ class AnyProvider(RuleBasedStateMachine):
         if really_over:
             assert self.watch.due is None
         if self.watch.due is None:
-            assert self.watch.unseen or (known is not None and known.status.final)
+            assert self.watch.not_found or (known is not None and known.status.final)
         assert self.watch.over == (self.watch.due is None)
 
     @invariant()
     def it_knows_what_it_recorded(self) -> None:
         assert self.watch.known == (self.recorded[-1] if self.recorded else None)
-        assert not (self.watch.unseen and self.recorded)
+        assert not (self.watch.not_found and self.recorded)
 
     @invariant()
     def it_waits_as_long_as_the_provider_asked(self) -> None:
@@ -222,10 +224,10 @@ class GoodProvider(RuleBasedStateMachine):
             latest = max(self.last_look, self.last_beat) + PACE.max_seconds
             assert self.watch.due <= min(latest, self.last_look + PACE.safety_net_seconds) + 1e-6
         if same and self.last_look is not None:
-            self.watch.unchanged(now=self.now, asked=self.now)
+            self.watch.unchanged(now=self.now, started_at=self.now)
         else:
             showed = seen("processing", progress)
-            self.watch.observed(showed, source=Source.POLL, now=self.now, wall=WALL, asked=self.now)
+            self.watch.observed(showed, source=Source.POLL, now=self.now, unix_time=WALL, started_at=self.now)
         self.last_look = self.now
 
     @precondition(lambda self: self.last_look is not None)
@@ -235,7 +237,7 @@ class GoodProvider(RuleBasedStateMachine):
         self.now = min(self.now + after, self.watch.due)
         self.last_beat = self.now
         self.watch.streaming(now=self.now)
-        self.watch.observed(seen("processing", progress), source=Source.STREAM, now=self.now, wall=WALL)
+        self.watch.observed(seen("processing", progress), source=Source.STREAM, now=self.now, unix_time=WALL)
 
     @precondition(lambda self: self.last_look is not None)
     @rule()
@@ -270,17 +272,17 @@ def test_racing_sources_never_announce_out_of_order(ending: str, steps: list[tup
             truth = min(truth + 1, len(life) - 1)
         elif step == "push":
             status, progress = life[min(pick, truth)]
-            news = watch.observed(seen(status, progress), source=Source.STREAM, now=now, wall=WALL).news
+            news = watch.observed(seen(status, progress), source=Source.STREAM, now=now, unix_time=WALL).state
             told += [news] if news is not None else []
         elif step == "ask" and looking is None:
             looking = (now, truth)
         elif looking is not None:
             asked, at_least = looking
             status, progress = life[min(max(pick, at_least), truth)]
-            verdict = watch.observed(
-                seen(status, progress), source=Source.POLL, now=now, wall=WALL, asked=asked
+            update = watch.observed(
+                seen(status, progress), source=Source.POLL, now=now, unix_time=WALL, started_at=asked
             )
-            told += [verdict.news] if verdict.news is not None else []
+            told += [update.state] if update.state is not None else []
             looking = None
     order = [status for status, _ in life]
     places = [order.index(one.status.value) for one in told]

@@ -1,8 +1,7 @@
-"""States as bytes: what a journal writes is what it reads, to the last field.
+"""States as bytes: a journal reads exactly what it wrote, to the last field.
 
-Intentional: what orjson cannot write exactly (NaN, numbers over 64 bits, half surrogate pairs)
-the standard library's JSON writes, and it reads everything. A journal may not judge what a state
-holds.
+Intentional: what orjson cannot write exactly (NaN, numbers over 64 bits, unpaired surrogates) is written by
+the standard library's JSON, which reads everything. A journal must not reject a state for its content.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from bridge.errors import JournalError
 
 MAX_BYTES = 256 * 1024 * 1024
 
-_BESIDE = "raw"  # bytes are no JSON; they stand in a column of their own
-_STATE_FIELDS = [field.name for field in dataclasses.fields(State) if field.name != _BESIDE]
+_OWN_COLUMN = "raw"  # bytes are not JSON; they have a column of their own
+_STATE_FIELDS = [field.name for field in dataclasses.fields(State) if field.name != _OWN_COLUMN]
 _OUTPUT_FIELDS = [field.name for field in dataclasses.fields(Output)]
 _FAILURE_FIELDS = [field.name for field in dataclasses.fields(Failure)]
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
@@ -29,15 +28,15 @@ def encode(state: State) -> bytes:
     """A state as a JSON document, without `raw`.
 
     Raises:
-        JournalError: It is too large, or holds what no JSON can say.
+        JournalError: It is too large, or holds a value that JSON cannot express.
     """
-    fields = _given(state, _STATE_FIELDS)
+    fields = _present(state, _STATE_FIELDS)
     if state.outputs:
-        fields["outputs"] = [_given(output, _OUTPUT_FIELDS) for output in state.outputs]
+        fields["outputs"] = [_present(output, _OUTPUT_FIELDS) for output in state.outputs]
     else:
         del fields["outputs"]
     if state.error is not None:
-        fields["error"] = _given(state.error, _FAILURE_FIELDS)
+        fields["error"] = _present(state.error, _FAILURE_FIELDS)
     document = _dump(fields)
     size = len(document) + len(state.raw or b"")
     if size > MAX_BYTES:
@@ -49,7 +48,7 @@ def decode(document: bytes, raw: bytes | None) -> State:
     """The state that was encoded.
 
     Raises:
-        JournalError: The document is none of ours.
+        JournalError: The document was not written by `encode`.
     """
     try:
         fields = json.loads(document)
@@ -65,17 +64,16 @@ def decode(document: bytes, raw: bytes | None) -> State:
 
 
 def encode_text(text: str) -> bytes:
-    """Any text at all; what cannot be UTF-8 must not make a lookup fail."""
+    """Text as UTF-8; a task id with unpaired surrogates, which clients can send, must not fail a lookup."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def encode_key(key: TaskKey) -> tuple[bytes, bytes, bytes]:
-    """A key as its three columns."""
+    """A key as its three columns, in the order of the table."""
     return encode_text(key.upstream), encode_text(key.account), encode_text(key.task_id)
 
 
 def decode_key(upstream: bytes, account: bytes, task_id: bytes) -> TaskKey:
-    """The key that was encoded."""
     names = (name.decode("utf-8", "surrogatepass") for name in (upstream, task_id, account))
     return TaskKey(*names)
 
@@ -83,16 +81,18 @@ def decode_key(upstream: bytes, account: bytes, task_id: bytes) -> TaskKey:
 def _dump(fields: dict[str, Any]) -> bytes:
     try:
         document = orjson.dumps(fields)
-        if b"null" not in document:  # we write none: it was NaN or infinity, or the word in a text
+        if (
+            b"null" not in document
+        ):  # absent fields are left out, so a null was NaN or infinity, or is in a text
             return document
     except TypeError:
-        pass  # the slow way can tell what is wrong, if anything is
+        pass  # the slower encoder below takes it, or says why not
     try:
         return encode_text(_encoder.encode(fields))
     except (TypeError, ValueError) as error:
-        raise JournalError(f"the state cannot be written down: {error}") from error
+        raise JournalError(f"the state cannot be encoded: {error}") from error
 
 
-def _given(value: State | Output | Failure, names: list[str]) -> dict[str, Any]:
-    """The fields that say something; the others come back as their defaults."""
-    return {name: given for name in names if (given := getattr(value, name)) is not None}
+def _present(value: State | Output | Failure, names: list[str]) -> dict[str, Any]:
+    """The fields that are not None; `decode` restores the others as defaults."""
+    return {name: content for name in names if (content := getattr(value, name)) is not None}

@@ -1,4 +1,4 @@
-"""The journal's file: found fit to be written, or refused in one sentence that says what to do."""
+"""The journal's file: checked, locked and opened, or refused in one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from pathlib import Path
 
 from bridge.errors import JournalError
 
-APPLICATION_ID = 0x54454252  # "TEBR": tells our files from everybody else's
+APPLICATION_ID = 0x54454252  # "TEBR": identifies our files
 SCHEMA_VERSION = 1
-LONGEST_HISTORY = 320  # events a task may have for a moment
+MAX_HISTORY = 320  # events before the oldest are deleted; well above 256, so that not each append deletes
 LOCK_SUFFIX = "-lock"
 BUSY_SECONDS = 1.0
 PROBE_BYTES = 65_536
-CHECKED_WHOLE_BYTES = 128 * 1024 * 1024  # above this only the tasks are checked at start: about a second
+CHECKED_WHOLE_BYTES = (
+    128 * 1024 * 1024
+)  # above this only the table of tasks is checked at start; takes about a second
 
 _SCHEMA = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value)",
@@ -30,7 +32,7 @@ _SCHEMA = (
         newest INTEGER NOT NULL, kept INTEGER NOT NULL, open INTEGER NOT NULL, changed_at REAL NOT NULL,
         UNIQUE (upstream, account, task_id))""",
     "CREATE INDEX tasks_by_newest ON tasks (open, newest)",
-    f"CREATE INDEX tasks_too_long ON tasks (kept) WHERE kept > {LONGEST_HISTORY}",
+    f"CREATE INDEX tasks_too_long ON tasks (kept) WHERE kept > {MAX_HISTORY}",
     """CREATE TABLE events (
         offset INTEGER PRIMARY KEY, task INTEGER NOT NULL, seen REAL NOT NULL,
         state BLOB NOT NULL, raw BLOB)""",
@@ -38,11 +40,13 @@ _SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-_CANNOT_WRITE = "cannot be written; let the user the bridge runs as write this file and its directory"
-_NO_ROOM = "finds no room on its disk; make room"
+_CANNOT_WRITE = (
+    "cannot be written; give the user the bridge runs as write access to this file and its directory"
+)
+_NO_ROOM = "has no space left on its disk; free some"
 _NOT_OURS = "belongs to another program; give the journal a path of its own"
-_DAMAGED = "is damaged; move it and its -wal and -shm files away to begin anew, or restore a copy"
-_LOCKED = "is locked by another program; end that program or wait for it"
+_DAMAGED = "is damaged; restore a copy, or move it and its -wal and -shm files away to start an empty journal"
+_LOCKED = "is locked by another program; stop that program or wait for it"
 _SENTENCES = {
     sqlite3.SQLITE_NOTADB: "is not a SQLite database; give the journal a path of its own",
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
@@ -52,7 +56,7 @@ _SENTENCES = {
     sqlite3.SQLITE_PERM: _CANNOT_WRITE,
     sqlite3.SQLITE_CANTOPEN: _CANNOT_WRITE,
     sqlite3.SQLITE_FULL: _NO_ROOM,
-    sqlite3.SQLITE_IOERR: "cannot be read or written; its disk fails, or has no room for the -shm file",
+    sqlite3.SQLITE_IOERR: "cannot be read or written; its disk fails, or has no space for the -shm file",
 }
 _SYSTEM_SENTENCES = {
     errno.EACCES: _CANNOT_WRITE,
@@ -66,7 +70,7 @@ Connect = Callable[[Path], sqlite3.Connection]
 
 
 class Database:
-    """A journal's file, open and ours alone.
+    """A journal's file, open and locked.
 
     Attributes:
         connection: The one that writes.
@@ -80,7 +84,8 @@ class Database:
         self._second: sqlite3.Connection | None = None
 
     def second_connection(self) -> sqlite3.Connection:
-        """A connection that only reads, for one other thread."""
+        """Open a read-only connection for one other thread."""
+        # Used by the reader's thread alone, but closed by the writer's.
         self._second = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -88,11 +93,12 @@ class Database:
         return self._second
 
     def check_in_place(self) -> None:
-        """See that the path still leads to the file we write.
+        """Check that the path still names the open file.
 
         Raises:
-            JournalError: It was moved or deleted, and what is written would be lost with us.
+            JournalError: It was moved or deleted: everything written from now on would end with the process.
         """
+        # SQLite keeps writing to a deleted or renamed file without any error.
         try:
             here = self.path.stat().st_ino == self._inode
         except OSError:
@@ -102,10 +108,11 @@ class Database:
             raise JournalError(f"the journal {self.path} {sentence}")
 
     def close(self) -> None:
-        """Let go of the file; the lock last, or another bridge would find us still writing."""
+        """Release the file; the lock last, because another bridge may open the file as soon as it is free."""
         try:
             if self._second is not None:
                 self._second.close()
+            # Empties the -wal file, so that a copy of the main file alone is complete.
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             self.connection.close()
@@ -113,31 +120,33 @@ class Database:
 
 
 def explain(error: sqlite3.Error | OSError, path: Path) -> JournalError:
-    """What went wrong, as one sentence of ours."""
+    """A JournalError that names the path, the reason and what to do."""
     if isinstance(error, OSError):
         sentence = _SYSTEM_SENTENCES.get(error.errno or 0, f"cannot be used: {error.strerror or error}")
     else:
         code = getattr(error, "sqlite_errorcode", None) or 0
+        # Extended codes such as SQLITE_IOERR_FSYNC have the primary code in their low byte.
         sentence = _SENTENCES.get(code & 0xFF, f"cannot be used: {error}")
     return JournalError(f"the journal {path} {sentence}")
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that begins no transaction by itself and waits a little for a lock."""
+    """A connection without implicit transactions that waits up to a second for a lock."""
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=512)
 
 
 def open_database(path: Path, connect: Connect = connect) -> Database:
-    """Open a journal's file, or make it.
+    """Open a journal's file; create it if it does not exist.
 
     Args:
-        path: Absolute; `:memory:` would mean something else to SQLite than a file of that name.
+        path: Absolute; SQLite would not take a relative `:memory:` for a file of that name.
 
     Raises:
-        JournalError: It cannot be used; the sentence names the path and what to do.
+        JournalError: It cannot be used; the message names the path and what to do.
     """
     try:
         _check_place(path)
+        # Before the file is created or read: two bridges that start together must not both prepare it.
         lock = _lock(path)
         try:
             _make(path)
@@ -156,12 +165,12 @@ def open_database(path: Path, connect: Connect = connect) -> Database:
 
 
 def probe(connection: sqlite3.Connection, size: int = PROBE_BYTES) -> None:
-    """Write so many bytes and take them away again: says whether appends can succeed, and be synced.
+    """Write `size` bytes and delete them: fails if appends would fail, and turns syncing on.
 
     Raises:
-        sqlite3.Error: They cannot.
+        sqlite3.Error: The write failed.
     """
-    if connection.in_transaction:  # a disk that fails may not even let us roll back
+    if connection.in_transaction:  # left open if the disk failed during a rollback
         connection.execute("ROLLBACK")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('probe', zeroblob(?))", (size,))
@@ -170,9 +179,9 @@ def probe(connection: sqlite3.Connection, size: int = PROBE_BYTES) -> None:
 
 def _check_place(path: Path) -> None:
     if "\0" in str(path):
-        raise JournalError(f"the journal {str(path)!r} cannot be a path; take the zero character out of it")
+        raise JournalError(f"the journal {str(path)!r} is not a valid path: it contains a null character")
     if not path.parent.is_dir():
-        raise JournalError(f"the journal {path} needs the directory {path.parent}; make it first")
+        raise JournalError(f"the journal {path} needs the directory {path.parent}; create it first")
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -184,17 +193,17 @@ def _check_place(path: Path) -> None:
 
 
 def _lock(path: Path) -> int:
-    """Hold a file beside the database for as long as we live; the kernel lets go of it after a kill.
+    """Lock a file beside the database for the life of the process; the kernel unlocks it after a kill.
 
-    Intentional: not SQLite's own exclusive mode, which would shut out our reading connection, and
-    not a lock on the database itself, which some systems mix up with the locks SQLite takes.
+    Intentional: not SQLite's exclusive mode, which would lock out our reading connection, and not a lock on
+    the database itself, which some systems confuse with the locks SQLite takes.
     """
     lock = os.open(f"{path}{LOCK_SUFFIX}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        sentence = "is in use by another bridge; end that one, or give this one a path of its own"
+        sentence = "is in use by another bridge; stop that one, or give this one a path of its own"
         raise JournalError(f"the journal {path} {sentence}") from error
     except BaseException:
         os.close(lock)
@@ -203,19 +212,19 @@ def _lock(path: Path) -> int:
 
 
 def _make(path: Path) -> None:
-    """A new file is for our eyes only: it holds links to results. -wal and -shm take over its mode."""
+    """Create the file, readable by our user only: it holds links to results. -wal and -shm get its mode."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def check_ours(connection: sqlite3.Connection, path: Path) -> bool:
-    """Look before anything is written: a file that is not ours is left as it was.
+    """Check whose file it is before anything is written: a foreign file stays unchanged.
 
     Returns:
         Whether it is empty, so that it can become a journal.
 
     Raises:
-        JournalError: It is somebody else's, or of a bridge to come.
+        JournalError: It belongs to another program, or to a newer bridge.
     """
     application_id, version = _number(connection, "application_id"), _number(connection, "user_version")
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -224,54 +233,46 @@ def check_ours(connection: sqlite3.Connection, path: Path) -> bool:
         raise JournalError(f"the journal {path} {_NOT_OURS}")
     if version > SCHEMA_VERSION:
         newer = f"was written by a newer bridge (schema {version}, this one knows {SCHEMA_VERSION})"
-        raise JournalError(f"the journal {path} {newer}; run that one, or give this one a path of its own")
+        raise JournalError(
+            f"the journal {path} {newer}; run that version, or give this one a path of its own"
+        )
     return fresh
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Create the tables of a new file or check those of an old one, then make every commit durable."""
     fresh = check_ours(connection, path)
     if fresh:
+        # Has an effect only before the first table exists.
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     else:
         _check_health(connection, path)
-    _tune(connection, path)
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise JournalError(f"the journal {path} is on a file system without shared memory; use a local disk")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
     if fresh:
-        _create(connection)
-    # a copy has no epoch; see `bridge.journal.backup`
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        connection.execute("INSERT INTO meta VALUES ('head', 0)")
+        connection.execute("COMMIT")
+    # A restored copy has no epoch; see `bridge.journal.sqlite.backup`.
     connection.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (secrets.token_hex(4),))
+    # Turns on syncing each commit, so that not even a power failure takes back an event that clients have
+    # received. Its offset would be assigned a second time in the same epoch, and the cursor of such a client
+    # would skip the new event. Group commits make this cheap: one sync per group.
     probe(connection)
 
 
-def _tune(connection: sqlite3.Connection, path: Path) -> None:
-    """A log written ahead; that each append is synced (FULL) is set in `probe`, which comes last.
-
-    Synced, so that not even a power cut takes back what was announced. It would take back offsets
-    as well, which would then be given out a second time in the same epoch, and a client's cursor
-    would skip news. Grouped commits make the sync cheap: it is paid once a group.
-    """
-    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":
-        raise JournalError(
-            f"the journal {path} lies on a file system without shared memory; use a local disk"
-        )
-    connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    for statement in _SCHEMA:
-        connection.execute(statement)
-    connection.execute("INSERT INTO meta VALUES ('head', 0)")
-    connection.execute("COMMIT")
-
-
 def _check_health(connection: sqlite3.Connection, path: Path) -> None:
+    # A damaged table of tasks fails every append; damage elsewhere shows when that event is read.
     size = _number(connection, "page_count") * _number(connection, "page_size")
     whole = size <= CHECKED_WHOLE_BYTES
-    (verdict,) = connection.execute(f"PRAGMA quick_check({'1' if whole else 'tasks'})").fetchone()
-    if verdict != "ok":
-        raise JournalError(f"the journal {path} {_DAMAGED} ({str(verdict).splitlines()[-1]})")
+    (result,) = connection.execute(f"PRAGMA quick_check({'1' if whole else 'tasks'})").fetchone()
+    if result != "ok":
+        raise JournalError(f"the journal {path} {_DAMAGED} ({str(result).splitlines()[-1]})")
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:

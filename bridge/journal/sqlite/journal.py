@@ -1,4 +1,4 @@
-"""The journal that outlives the process: one SQLite file."""
+"""A journal in one SQLite file: its history survives the process."""
 
 from __future__ import annotations
 
@@ -11,46 +11,45 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from bridge.clock import Clock
-from bridge.core.event import Event, Notice
+from bridge.core.event import Event
 from bridge.core.task import State, TaskKey
 from bridge.errors import JournalError
-from bridge.journal.base import Follower
+from bridge.journal.feed import Feed
 from bridge.journal.sqlite.cache import LatestCache
 from bridge.journal.sqlite.database import Connect, connect, explain
 from bridge.journal.sqlite.retention import Retention
 from bridge.journal.sqlite.storage import Reader, make_entry
-from bridge.journal.sqlite.writer import Append, OpenResult, Writer
+from bridge.journal.sqlite.writer import Append, Writer
 
 NEWEST_BYTES = 256 * 1024 * 1024
-MAX_WAITING = 50_000
-STUCK_SECONDS = 5.0
+MAX_WAITING = 50_000  # appends; beyond that the disk is too slow and memory would fill up
+STUCK_SECONDS = 5.0  # without progress while an append waits: `usable` turns False
 
 logger = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-class SqliteJournal:
-    """Keeps what was recorded through kills and power cuts. Satisfies `bridge.journal.base.Journal`.
+class SqliteJournal(Feed):
+    """Keeps recorded states through kills and power failures. Satisfies `bridge.journal.base.Journal`.
 
-    A thread writes, another reads; on the event loop stands only what is asked for most: the
-    newest event of each task. Readers see exactly what the followers were told, never more.
+    One thread writes, another reads; the event loop keeps only the most requested data, the newest event of
+    each task. Readers see exactly the events that the followers were passed, never more.
 
-    Intentional: an append whose commit failed may still be found after the process was killed
-    right then, before the next commit wrote over it. It was seen, so it is true; only nobody
-    was told.
+    Intentional: an append whose commit failed may still be found if the process is killed before the next
+    commit overwrites it. The provider did report that state; only the followers were not called.
     """
 
     def __init__(self, path: Path, clock: Clock, newest_bytes: int) -> None:
+        super().__init__()
         self.epoch = ""
         self.head = 0
         self._path = path
         self._clock = clock
-        self._newest = LatestCache(newest_bytes)
-        self._followers: list[Follower] = []
-        self._trouble: str | None = None
+        self._cache = LatestCache(newest_bytes)
+        self._failure: str | None = None
         self._waiting = 0
-        self._progress = clock.monotonic()
+        self._progress_at = clock.monotonic()
         self._writer: Writer
         self._reader: Reader
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
@@ -62,163 +61,155 @@ class SqliteJournal:
         path: str | Path,
         clock: Clock,
         *,
-        retention_seconds: float = 86_400,
+        retention_seconds: float,
         max_events: int = 1_000_000,
         newest_bytes: int = NEWEST_BYTES,
         connect: Connect = connect,
     ) -> Self:
-        """Open the file, or make it.
+        """Open the file; create it if it does not exist.
 
-        Cancellation: the file is let go of a moment later.
+        Cancellation: the file is released a moment later.
 
         Args:
-            max_events: Above this the tasks finished longest ago are forgotten.
-            newest_bytes: How much of the newest events stands ready in memory.
-            connect: Makes the connection that writes.
+            retention_seconds: Time since its newest state after which a task is deleted.
+            max_events: Above this, the tasks finished longest ago are deleted.
+            newest_bytes: Memory for the newest event of each task.
+            connect: Opens the connection that writes.
 
         Raises:
-            JournalError: The file cannot be used; the sentence names it and says what to do.
+            JournalError: The file cannot be used; the message names it and says what to do.
         """
         retention = Retention(seconds=retention_seconds, max_events=max_events)
         journal = cls(Path.cwd() / path, clock, newest_bytes)
         journal._writer = Writer(journal._path, clock, retention, connect, journal)
         try:
-            opening = await asyncio.wrap_future(journal._writer.opened)
+            result = await asyncio.wrap_future(journal._writer.opened)
         except BaseException:
             journal._writer.stop()
             raise
-        journal._stand(opening)
+        journal.epoch, journal.head, journal._reader = (
+            result.history.epoch,
+            result.history.head,
+            result.reader,
+        )
+        for event, size in result.unfinished:
+            journal._cache.put(event, size)
         return journal
 
     @property
     def usable(self) -> bool:
-        """Whether appends succeed: nothing failed, and none waits for long."""
-        stuck = self._waiting > 0 and self._clock.monotonic() - self._progress > STUCK_SECONDS
-        return not self._closed and self._trouble is None and not stuck
+        """Whether appends can be expected to succeed: the last write did, and none waits for long."""
+        stuck = self._waiting > 0 and self._clock.monotonic() - self._progress_at > STUCK_SECONDS
+        return not self._closed and self._failure is None and not stuck
 
     async def append(self, key: TaskKey, state: State, *, seen: float = 0.0) -> Event:
-        """Record a state durably, then tell the followers.
+        """Record a state durably, then pass the event to the followers.
 
-        Cancellation: it is recorded nevertheless, unless recording fails, and the followers hear it.
+        Cancellation: the state is recorded and passed on nevertheless, unless recording fails.
         """
         if self._closed:
             raise JournalError(f"the journal {self._path} is closed")
-        if self._trouble is not None:
-            raise JournalError(self._trouble)
+        if self._failure is not None:
+            raise JournalError(self._failure)
         if self._waiting >= MAX_WAITING:
             raise JournalError(
-                f"the journal {self._path} is too slow: {self._waiting} states wait for its disk"
+                f"the journal {self._path} is too slow: {self._waiting} states are waiting for its disk"
             )
-        job = Append(make_entry(key, state, seen), asyncio.get_running_loop().create_future())
+        append = Append(make_entry(key, state, seen), asyncio.get_running_loop().create_future())
         if not self._waiting:
-            self._progress = self._clock.monotonic()
+            self._progress_at = self._clock.monotonic()
         self._waiting += 1
-        self._writer.put(job)
-        return await job.done
+        self._writer.put(append)
+        return await append.done
 
     async def latest(self, keys: Sequence[TaskKey]) -> list[Event | None]:
         """The newest event of each task."""
-        found = {key: self._newest.get(key) for key in keys}
-        missing = [key for key, event in found.items() if event is None]
+        events = {key: self._cache.get(key) for key in keys}
+        missing = [key for key, event in events.items() if event is None]
         if missing:
-            losses, head = self._newest.losses, self.head
-            read = await self._read(lambda: self._reader.latest(missing, head))
-            for key, entry in zip(missing, read, strict=True):
-                found[key] = self._newest.get(key)  # it may have been appended meanwhile
-                if found[key] is None and entry is not None:
-                    found[key] = entry[0]
-                    if losses == self._newest.losses:
-                        self._newest.put(*entry)
-        return [found[key] for key in keys]
+            evictions, head = self._cache.evictions, self.head
+            rows = await self._read(lambda: self._reader.latest(missing, head))
+            for key, row in zip(missing, rows, strict=True):
+                events[key] = self._cache.get(key)  # it may have been appended meanwhile
+                if events[key] is None and row is not None:
+                    events[key] = row[0]
+                    # If anything was evicted meanwhile, this may be a task that got a newer event and lost it
+                    # again: caching the row would serve an old state as the newest.
+                    if evictions == self._cache.evictions:
+                        self._cache.put(*row)
+        return [events[key] for key in keys]
 
     async def since(self, key: TaskKey, offset: int) -> Sequence[Event]:
-        """What is kept of a task after `offset`."""
-        newest, head = self._newest.get(key), self.head
+        """The retained events of a task after `offset`."""
+        newest, head = self._cache.get(key), self.head
         if newest is not None and newest.cursor.offset <= offset:
-            return []
+            return []  # the common case of a reconnect, without a read from disk
         return await self._read(lambda: self._reader.since(key, offset, head))
 
     async def unfinished(self) -> Sequence[Event]:
-        """The newest event of every open task."""
+        """The newest event of every task whose state is not final."""
         head = self.head
         return [event for event, _ in await self._read(lambda: self._reader.unfinished(head))]
 
-    def follow(self, follower: Follower) -> None:
-        """Tell `follower` everything from now on."""
-        self._followers.append(follower)
-
-    def announce(self, key: TaskKey, notice: Notice) -> None:
-        """Tell the followers; nothing is remembered."""
-        for follower in self._followers:
-            follower.noticed(key, notice)
-
-    def confirm(self, key: TaskKey, wall: float) -> None:
-        """Tell the followers."""
-        for follower in self._followers:
-            follower.confirmed(key, wall)
-
     async def tidy(self) -> None:
-        """Do now what is otherwise done once a second: try again after trouble, forget, shrink."""
+        """Run the maintenance of once per second now: recover after a failure, delete, shrink the file."""
         if not self._closed:
             await asyncio.wrap_future(self._writer.tidy())
 
     async def close(self) -> None:
-        """Write what was appended and let go of the file.
+        """Write everything appended and release the file.
 
-        Idempotent: and from any event loop. Cancellation: it is closed all the same, a moment later.
+        Idempotent: and callable from any event loop.
+        Cancellation: the file is closed nevertheless, a moment later.
         """
         if not self._closed:
             self._closed = True
+            # The writer closes the reader's connection as well, so the last read has to end first.
             last_read = self._readers.submit(lambda: None)
             last_read.add_done_callback(lambda _: self._writer.stop())
         await self._writer.wait_ended()
         self._readers.shutdown()  # it was idle before the writer ended
 
-    # What the writer says, on the event loop
+    # Called by the writer, on the event loop
 
     def recorded(self, events: Sequence[tuple[Append, Event]]) -> None:
-        """Tell the followers in journal order, then each caller."""
-        self._answered(len(events))
-        for job, event in events:
+        """Pass the events to the followers in journal order and complete their appends."""
+        self._completed(len(events))
+        for append, event in events:
             self.head = event.cursor.offset
-            self._newest.put(event, job.entry.size)
-            for follower in self._followers:
+            self._cache.put(event, append.entry.size)
+            for follower in self:
                 try:
                     follower.recorded(event)
                 except Exception:
-                    logger.exception("a bug in a follower of the journal", extra={"task": event.key.ref})
-            if not job.done.done():
-                job.done.set_result(event)
+                    # The state is on disk: neither the other followers nor the append may fail for it.
+                    logger.exception("journal follower failed", extra={"task": event.key.ref})
+            if not append.done.done():  # the caller may have been cancelled
+                append.done.set_result(event)
 
-    def refused(self, jobs: Sequence[Append], error: JournalError) -> None:
-        """Fail each caller, and those to come until the writer says otherwise."""
-        self._answered(len(jobs))
-        self._trouble = str(error)
-        for job in jobs:
-            if not job.done.done():
-                job.done.set_exception(JournalError(str(error)))
+    def refused(self, appends: Sequence[Append], error: JournalError) -> None:
+        """Fail the appends, and every later one until `recovered` is called."""
+        self._completed(len(appends))
+        self._failure = str(error)
+        for append in appends:
+            if not append.done.done():
+                append.done.set_exception(JournalError(str(error)))
 
     def recovered(self) -> None:
-        """Take appends again."""
-        self._trouble = None
+        """Accept appends again."""
+        self._failure = None
 
     def forgotten(self, tasks: Sequence[tuple[TaskKey, int]]) -> None:
-        """Let the tasks go."""
+        """Remove deleted tasks from the cache."""
         for key, offset in tasks:
-            self._newest.forget(key, offset)
+            self._cache.forget(key, offset)
 
-    def _answered(self, jobs: int) -> None:
-        self._waiting -= jobs
-        self._progress = self._clock.monotonic()
+    def _completed(self, count: int) -> None:
+        self._waiting -= count
+        self._progress_at = self._clock.monotonic()
 
-    def _stand(self, opening: OpenResult) -> None:
-        """Begin where the file stands."""
-        self.epoch, self.head, self._reader = opening.history.epoch, opening.history.head, opening.reader
-        for entry in opening.unfinished:
-            self._newest.put(*entry)
-
-    async def _read(self, read: Callable[[], Answer]) -> Answer:
-        """Read off the loop; foreign errors become ours here."""
+    async def _read(self, read: Callable[[], Result]) -> Result:
+        """Run `read` in the reader thread; raises its SQLite errors as JournalError."""
         if self._closed:
             raise JournalError(f"the journal {self._path} is closed")
         try:

@@ -1,4 +1,4 @@
-"""What a journal forgets: tasks quiet for too long, and what is too much; a little at a time."""
+"""What a journal deletes: tasks unchanged for too long and events over the limit, a few at a time."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 
 from bridge.core.task import TaskKey
 from bridge.journal.sqlite.codec import decode_key
-from bridge.journal.sqlite.database import LONGEST_HISTORY
+from bridge.journal.sqlite.database import MAX_HISTORY
 from bridge.journal.sqlite.storage import EVENTS_PER_TASK, Transaction
 
-OPEN_SECONDS = 7 * 86_400.0  # an open task is somebody's money: kept a week, or for the retention if longer
-SLICE_EVENTS = 64  # events of one task lie far apart: each may rewrite a page of its own
-SPARE_PAGES = 1024  # 4 MiB left for the next appends
+OPEN_SECONDS = 7 * 86_400.0  # an open task may have been paid for: kept a week, or longer by the retention
+STEP_EVENTS = 64  # the events of a task are spread over the file: each may rewrite a page of its own
+SPARE_PAGES = 1024  # 4 MiB of free pages are kept for the next appends
 VACUUM_PAGES = 64
 
 _TASKS = "SELECT id, upstream, account, task_id, newest, kept, changed_at FROM tasks "
-_QUIET = _TASKS + "WHERE open = ? ORDER BY newest LIMIT ?"
-_OUTLIVED = f"SELECT * FROM ({_QUIET}) WHERE changed_at < ?"  # noqa: S608 - put together from constants
+_OLDEST_TASKS = _TASKS + "WHERE open = ? ORDER BY newest LIMIT ?"
+_EXPIRED = f"SELECT * FROM ({_OLDEST_TASKS}) WHERE changed_at < ?"  # noqa: S608 - built from constants
 _LONG = _TASKS + "WHERE open = 1 AND kept > 1 ORDER BY newest LIMIT ?"
-_TOO_LONG = f"SELECT id, kept FROM tasks WHERE kept > {LONGEST_HISTORY} LIMIT 1"  # noqa: S608 - a constant
+_TOO_LONG = f"SELECT id, kept FROM tasks WHERE kept > {MAX_HISTORY} LIMIT 1"  # noqa: S608 - a constant
 _OLDEST = (
     "DELETE FROM events WHERE offset IN (SELECT offset FROM events WHERE task = ? ORDER BY offset LIMIT ?)"
 )
 
 
 @dataclass(slots=True)
-class Slice:
-    """One step of forgetting.
+class Step:
+    """One step of deletion.
 
     Attributes:
         more: Whether another step has something to do.
         events: How many events were deleted.
-        forgotten: Tasks that are gone, with the offset of their newest event.
+        forgotten: Deleted tasks, with the offset of their newest event.
     """
 
     more: bool = False
@@ -45,12 +45,12 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """How long and how much is remembered.
+    """How long and how much is kept.
 
-    A task keeps its newest 256 events. By age, a finished task goes as a whole; an open one only
-    when it was quiet for a week as well. Only the tasks quiet for longest are looked at: stamps of a
-    clock that leapt may keep them longer. By count, finished tasks go first, the one quiet for
-    longest ahead; then what open tasks were before their newest state; then open tasks.
+    A task keeps its newest 256 events. By age, a finished task is deleted as a whole; an open one only
+    if it has also not changed for a week. Only the tasks unchanged for longest are checked, so timestamps
+    of a clock that jumped may keep them longer. By count, finished tasks go first, the one unchanged for
+    longest before others; then the events of open tasks except the newest; then open tasks.
 
     Args:
         seconds: Since the newest state of a task.
@@ -60,97 +60,94 @@ class Retention:
     seconds: float
     max_events: int
 
-    def forget(self, connection: sqlite3.Connection, *, events: int, head: int, wall: float) -> Slice:
+    def forget(self, connection: sqlite3.Connection, *, events: int, head: int, now: float) -> Step:
         """Take one step, short enough for an append to wait for it.
 
         Args:
             events: How many the journal holds.
-            head: The newest offset given out; it must outlive its event.
+            head: The newest offset assigned. It is stored, because its event may be deleted here.
+            now: Unix seconds.
 
         Raises:
-            sqlite3.Error: It did not work out; nothing may be written before `probe` succeeds.
+            sqlite3.Error: The step failed; nothing may be written before `probe` succeeds.
         """
-        done = Slice()
-        # Unsynced: a power cut may bring back what was forgotten, and the next append syncs it anyway.
+        step = Step()
+        # Unsynced: a power failure may bring deleted events back, which is harmless, and the next append
+        # syncs them anyway.
         connection.execute("PRAGMA synchronous = NORMAL")
         with Transaction(connection):
-            _by_length(connection, done)
-            self._by_age(connection, done, wall)
-            self._by_count(connection, done, events)
-            if done.events:
+            for task, kept in connection.execute(_TOO_LONG).fetchall():
+                _drop_oldest(connection, task, step, min(STEP_EVENTS, kept - EVENTS_PER_TASK))
+            for is_open, seconds in ((0, self.seconds), (1, max(self.seconds, OPEN_SECONDS))):
+                if step.events < STEP_EVENTS:
+                    rows = connection.execute(_EXPIRED, (is_open, STEP_EVENTS, now - seconds)).fetchall()
+                    _forget(connection, rows, step, STEP_EVENTS)
+            self._by_count(connection, step, events)
+            if step.events:
+                # Without it, a restart after the newest event was deleted would assign its offset again.
                 connection.execute("UPDATE meta SET value = ? WHERE name = 'head'", (head,))
-        done.more = done.events > 0 or _vacuum(connection)
+        step.more = step.events > 0 or _vacuum(connection)
         connection.execute("PRAGMA synchronous = FULL")
-        return done
+        return step
 
-    def _by_age(self, connection: sqlite3.Connection, done: Slice, wall: float) -> None:
-        for is_open, seconds in ((0, self.seconds), (1, max(self.seconds, OPEN_SECONDS))):
-            if done.events < SLICE_EVENTS:
-                rows = connection.execute(_OUTLIVED, (is_open, SLICE_EVENTS, wall - seconds)).fetchall()
-                _forget(connection, rows, done, SLICE_EVENTS)
-
-    def _by_count(self, connection: sqlite3.Connection, done: Slice, events: int) -> None:
-        limit = min(SLICE_EVENTS, events - self.max_events)
-        if done.events >= limit:
+    def _by_count(self, connection: sqlite3.Connection, step: Step, events: int) -> None:
+        limit = min(STEP_EVENTS, events - self.max_events)
+        if step.events >= limit:
             return
-        finished = connection.execute(_QUIET, (0, limit)).fetchall()
-        shortened = not finished and _shorten(connection, done, limit)
+        # History goes before open tasks: clients need the newest state, and old ones only to replay.
+        finished = connection.execute(_OLDEST_TASKS, (0, limit)).fetchall()
+        shortened = not finished and _keep_newest(connection, step, limit)
         if not shortened:
-            rows = finished or connection.execute(_QUIET, (1, limit)).fetchall()
-            _forget(connection, rows, done, limit)
+            rows = finished or connection.execute(_OLDEST_TASKS, (1, limit)).fetchall()
+            _forget(connection, rows, step, limit)
 
 
-def _by_length(connection: sqlite3.Connection, done: Slice) -> None:
-    """Take the oldest events of a task that has too many."""
-    for task, kept in connection.execute(_TOO_LONG).fetchall():
-        _behead(connection, task, done, min(SLICE_EVENTS, kept - EVENTS_PER_TASK))
-
-
-def _forget(connection: sqlite3.Connection, rows: list[Any], done: Slice, limit: int) -> None:
-    """Delete whole tasks, or the beginning of one that is too long for this step."""
-    count = _fitting([row[5] for row in rows], limit - done.events)
+def _forget(connection: sqlite3.Connection, rows: list[Any], step: Step, limit: int) -> None:
+    """Delete whole tasks, or the oldest events of one that has too many for this step."""
+    count = _count_fitting([row[5] for row in rows], limit - step.events)
     tasks = [row[0] for row in rows[:count]]
-    done.events += _delete(connection, "DELETE FROM events WHERE task IN", tasks)
+    step.events += _delete(connection, "DELETE FROM events WHERE task IN", tasks)
     _delete(connection, "DELETE FROM tasks WHERE id IN", tasks)
     for _, upstream, account, task_id, newest, *_ in rows[:count]:
-        done.forgotten.append((decode_key(upstream, account, task_id), newest))
+        step.forgotten.append((decode_key(upstream, account, task_id), newest))
     if rows and not count:
-        _behead(connection, rows[0][0], done, limit)
+        _drop_oldest(connection, rows[0][0], step, limit)
 
 
-def _shorten(connection: sqlite3.Connection, done: Slice, limit: int) -> bool:
-    """Leave open tasks nothing but their newest state; False when they have nothing else."""
+def _keep_newest(connection: sqlite3.Connection, step: Step, limit: int) -> bool:
+    """Delete all but the newest event of open tasks; False if they have no other event."""
     rows = connection.execute(_LONG, (limit,)).fetchall()
-    count = _fitting([row[5] - 1 for row in rows], limit - done.events)
+    count = _count_fitting([row[5] - 1 for row in rows], limit - step.events)
     tasks = [row[0] for row in rows[:count]]
     statement = "DELETE FROM events WHERE offset < (SELECT newest FROM tasks WHERE id = task) AND task IN"
-    done.events += _delete(connection, statement, tasks)
+    step.events += _delete(connection, statement, tasks)
     _delete(connection, "UPDATE tasks SET kept = 1 WHERE id IN", tasks)
     if rows and not count:
-        _behead(connection, rows[0][0], done, limit)
+        _drop_oldest(connection, rows[0][0], step, limit)
     return bool(rows)
 
 
-def _behead(connection: sqlite3.Connection, task: int, done: Slice, limit: int) -> None:
-    deleted = connection.execute(_OLDEST, (task, limit - done.events)).rowcount
+def _drop_oldest(connection: sqlite3.Connection, task: int, step: Step, limit: int) -> None:
+    deleted = connection.execute(_OLDEST, (task, limit - step.events)).rowcount
     connection.execute("UPDATE tasks SET kept = kept - ? WHERE id = ?", (deleted, task))
-    done.events += deleted
+    step.events += deleted
 
 
-def _fitting(sizes: list[int], room: int) -> int:
-    """How many of the first fit together."""
-    return bisect.bisect_right(list(itertools.accumulate(sizes)), room)
+def _count_fitting(sizes: list[int], limit: int) -> int:
+    """How many sizes, from the first on, sum up to at most `limit`."""
+    return bisect.bisect_right(list(itertools.accumulate(sizes)), limit)
 
 
 def _delete(connection: sqlite3.Connection, statement: str, tasks: list[int]) -> int:
-    """One statement for all, for the reason of rule 1 in `bridge.journal.storage`."""
+    """Run one statement for all tasks; see rule 1 in `bridge.journal.sqlite.storage`."""
     return connection.execute(f"{statement} ({', '.join('?' * len(tasks))})", tasks).rowcount
 
 
 def _vacuum(connection: sqlite3.Connection) -> bool:
-    """Give a few free pages back to the disk; whether that changed anything."""
+    """Return a few free pages to the file system; False if there was nothing to return."""
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     if free <= SPARE_PAGES:
         return False
+    # `fetchall`, because SQLite frees one page per step of this statement.
     connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
     return bool(connection.execute("PRAGMA freelist_count").fetchone()[0] < free)

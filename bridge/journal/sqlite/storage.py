@@ -1,9 +1,8 @@
-"""What is written to a journal's database, and what is read back: SQL and nothing else.
+"""Reads and writes a journal's database: SQL and nothing else.
 
-Rule 1: a group of events is one transaction, and few statements whatever its size: around each
-        statement sqlite3 gives up the interpreter lock, and gets it back from a busy event loop
-        only milliseconds later.
-Rule 2: values travel as parameters only.
+Rule 1: a group of events is one transaction of few statements, whatever its size: around each statement
+        sqlite3 releases the interpreter lock, and a busy event loop returns it only milliseconds later.
+Rule 2: values are passed as parameters only.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ EVENTS_PER_TASK = 256
 PAGE = 500
 MAX_OFFSET = 2**63 - 1
 
-_CHUNK = 128  # rows a statement: old builds of SQLite bind at most 999 values
+_CHUNK = 128  # rows per statement: old builds of SQLite bind at most 999 values
 
 _TASK = "(?, ?, ?, ?, 1, ?, ?)"
 _PUT_TASKS = (
@@ -38,17 +37,17 @@ _PUT_EVENTS = "INSERT INTO events (offset, task, seen, state, raw) VALUES {}"
 _COLUMNS = "t.upstream, t.account, t.task_id, e.offset, e.seen, e.state, e.raw"
 _LATEST = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
     WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset <= ?
-    ORDER BY e.offset DESC LIMIT 1"""  # noqa: S608 - put together from constants
+    ORDER BY e.offset DESC LIMIT 1"""  # noqa: S608 - built from constants
 _SINCE = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
     WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset > ? AND e.offset <= ?
-    ORDER BY e.offset DESC LIMIT ?"""  # noqa: S608 - put together from constants
+    ORDER BY e.offset DESC LIMIT ?"""  # noqa: S608 - built from constants
 _OPEN = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.offset = t.newest
-    WHERE t.open = 1 AND t.newest > ? AND t.newest <= ? ORDER BY t.newest LIMIT ?"""  # noqa: S608 - put together from constants
+    WHERE t.open = 1 AND t.newest > ? AND t.newest <= ? ORDER BY t.newest LIMIT ?"""  # noqa: S608 - built from constants
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A state to be recorded, with everything its rows hold."""
+    """A state to be recorded, with the values of its rows."""
 
     key: TaskKey
     state: State
@@ -59,17 +58,17 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes it takes on disk."""
+        """Bytes on disk."""
         return len(self.document) + len(self.state.raw or b"")
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a database says of itself when it is opened.
+    """The position of a database when it is opened.
 
     Args:
-        head: The newest offset ever given out in it.
-        events: How many it holds.
+        head: The newest offset ever assigned in it.
+        events: How many events it holds.
     """
 
     epoch: str
@@ -78,7 +77,7 @@ class History:
 
 
 def make_entry(key: TaskKey, state: State, seen: float) -> Entry:
-    """Encode a state for recording; whatever is wrong with it alone shows here, not amid a group.
+    """Encode a state for recording. A state that cannot be encoded fails alone, not with its group.
 
     Raises:
         JournalError: It cannot be recorded.
@@ -91,7 +90,7 @@ def make_entry(key: TaskKey, state: State, seen: float) -> Entry:
 
 
 def read_history(connection: sqlite3.Connection) -> History:
-    """Read where a journal stands."""
+    """Read the position of a journal."""
     meta: dict[str, Any] = dict(
         connection.execute("SELECT name, value FROM meta WHERE name IN ('epoch', 'head')")
     )
@@ -105,9 +104,10 @@ def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int) -
     Raises:
         sqlite3.Error: None is recorded.
     """
+    # `executemany` would run one statement per row; see rule 1.
     rows = list(enumerate(entries, start=head + 1))
-    tasks = [(*one.names, offset, not one.state.status.final, one.changed_at) for offset, one in rows]
-    events = [(offset, *one.names, one.seen, one.document, one.state.raw) for offset, one in rows]
+    tasks = [(*entry.names, offset, not entry.state.status.final, entry.changed_at) for offset, entry in rows]
+    events = [(offset, *entry.names, entry.seen, entry.document, entry.state.raw) for offset, entry in rows]
     with Transaction(connection):
         for start in range(0, len(rows), _CHUNK):
             _insert(connection, _PUT_TASKS, _TASK, tasks[start : start + _CHUNK])
@@ -115,7 +115,7 @@ def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int) -
 
 
 class Transaction:
-    """Everything between is committed together or not at all."""
+    """Commits everything in its body together, or nothing."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -128,51 +128,51 @@ class Transaction:
             if failed is None:
                 self._connection.execute("COMMIT")
         finally:
-            if self._connection.in_transaction:  # a full disk may have rolled back already
+            if self._connection.in_transaction:  # SQLite itself may have rolled back, on a full disk
                 self._connection.execute("ROLLBACK")
 
 
 class Reader:
-    """Reads from a journal's database, up to the offset the followers were told.
+    """Reads a journal's database up to the offset that the followers were passed.
 
     Args:
-        born: Offsets up to this are of an earlier process, whose monotonic seconds mean nothing.
+        start: Offsets up to this are from an earlier process, whose monotonic seconds mean nothing here.
     """
 
-    def __init__(self, connection: sqlite3.Connection, epoch: str, born: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, epoch: str, start: int) -> None:
         self._connection = connection
         self._epoch = epoch
-        self._born = born
+        self._start = start
 
     def latest(self, keys: Iterable[TaskKey], head: int) -> list[tuple[Event, int] | None]:
         """The newest event of each task and the size of its state."""
-        found = []
+        events = []
         for key in keys:
             row = self._connection.execute(_LATEST, (*encode_key(key), head)).fetchone()
-            found.append((self._event(row), _size(row)) if row is not None else None)
-        return found
+            events.append((self._event(row), _size(row)) if row is not None else None)
+        return events
 
     def since(self, key: TaskKey, offset: int, head: int) -> list[Event]:
-        """What is kept of a task after `offset`, oldest first."""
-        offset = min(max(offset, 0), MAX_OFFSET)
+        """The retained events of a task after `offset`, oldest first."""
+        offset = min(max(offset, 0), MAX_OFFSET)  # a client chooses it, and SQLite takes 64 bits
         values = (*encode_key(key), offset, head, EVENTS_PER_TASK)
         return [self._event(row) for row in reversed(self._connection.execute(_SINCE, values).fetchall())]
 
     def unfinished(self, head: int) -> list[tuple[Event, int]]:
-        """The newest event of every open task, oldest first, and the sizes of their states."""
-        found: list[tuple[Event, int]] = []
+        """The newest event of every open task, oldest first, with the size of its state."""
+        events: list[tuple[Event, int]] = []
         after = 0
         while True:
             rows = self._connection.execute(_OPEN, (after, head, PAGE)).fetchall()
-            found += [(self._event(row), _size(row)) for row in rows]
+            events += [(self._event(row), _size(row)) for row in rows]
             if len(rows) < PAGE:
-                return found
-            after = found[-1][0].cursor.offset
+                return events
+            after = events[-1][0].cursor.offset
 
     def _event(self, row: tuple[Any, ...]) -> Event:
         upstream, account, task_id, offset, seen, document, raw = row
         key = decode_key(upstream, account, task_id)
-        seen = seen if offset > self._born else 0.0
+        seen = seen if offset > self._start else 0.0
         return Event(key, Cursor(self._epoch, offset), decode(document, raw), seen)
 
 

@@ -1,8 +1,8 @@
-"""The one thread that writes a journal's database: groups appends, forgets, and tries again after trouble.
+"""The thread that writes a journal's database: groups appends, deletes old events, recovers after failures.
 
-Rule 1: the loop hears of an event only after its commit, in the order of the offsets.
-Rule 2: after a failure nothing is written until a probe succeeds; whoever comes meanwhile is refused.
-Rule 3: whatever goes wrong, every job is answered and the thread lives until it is stopped.
+Rule 1: the event loop receives an event only after its commit, in the order of the offsets.
+Rule 2: after a failure nothing is written until a probe succeeds; appends made meanwhile are refused.
+Rule 3: whatever fails, every append is completed and the thread lives until it is stopped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +28,18 @@ from bridge.journal.sqlite.database import PROBE_BYTES, Connect, Database, expla
 from bridge.journal.sqlite.retention import Retention
 from bridge.journal.sqlite.storage import Entry, History, Reader, read_history, write
 
-GROUP_ENTRIES = 256
+GROUP_ENTRIES = 256  # appends per commit; one sync for all of them
 GROUP_BYTES = 8 * 1024 * 1024
-HOUSEKEEPING_SECONDS = 1.0
+MAINTENANCE_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
-Told = TypeVarTuple("Told")
+Args = TypeVarTuple("Args")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Append:
-    """An append that waits for its answer."""
+    """An append that waits for its commit."""
 
     entry: Entry
     done: asyncio.Future[Event]
@@ -50,7 +50,7 @@ class OpenResult:
     """What the database held when it was opened.
 
     Args:
-        reader: For another thread; the writer closes it when it ends.
+        reader: For use in another thread; the writer closes it when it ends.
         unfinished: The newest event of every open task, with the size of its state.
     """
 
@@ -60,27 +60,27 @@ class OpenResult:
 
 
 class Listener(Protocol):
-    """Whoever is told what became of jobs; called on the event loop."""
+    """Receives the results of appends. Called on the event loop."""
 
     def recorded(self, events: Sequence[tuple[Append, Event]]) -> None:
-        """These are on disk."""
+        """These are committed."""
 
-    def refused(self, jobs: Sequence[Append], error: JournalError) -> None:
-        """These are not, and the next ones would not be either."""
+    def refused(self, appends: Sequence[Append], error: JournalError) -> None:
+        """These failed, and later ones would fail too."""
 
     def recovered(self) -> None:
         """Appends can succeed again."""
 
     def forgotten(self, tasks: Sequence[tuple[TaskKey, int]]) -> None:
-        """These tasks are gone, up to that offset."""
+        """These tasks were deleted, with all events up to the given offset."""
 
 
 class Writer:
-    """The thread and the queue before it.
+    """The writing thread and its queue.
 
     Attributes:
         opened: Resolves with what the database held, or fails with a JournalError.
-        ended: Resolves when everything is written and the file is let go of.
+        ended: Resolves when everything is written and the file is released.
     """
 
     def __init__(
@@ -95,52 +95,56 @@ class Writer:
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Append | Future[None] | None] = queue.SimpleQueue()
-        self._tidied: list[Future[None]] = []
+        self._tidying: list[Future[None]] = []
         self._head = self._events = 0
         self._epoch = ""
-        self._trouble: JournalError | None = None
-        self._refused_since = 0.0
+        self._failure: JournalError | None = None
+        self._failed_since = 0.0
         self._probe_bytes = PROBE_BYTES
         self._more = False
         self._due = clock.monotonic()
         for future in (self.opened, self.ended):
-            future.set_running_or_notify_cancel()  # whoever stops waiting for it does not cancel it
+            future.set_running_or_notify_cancel()  # a waiter that is cancelled must not cancel it
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
         self._thread.start()
 
-    def put(self, job: Append) -> None:
-        """Take in an append; the answer comes through the listener."""
-        self._queue.put(job)
+    def put(self, append: Append) -> None:
+        """Queue an append; its result goes to the listener."""
+        self._queue.put(append)
 
     def tidy(self) -> Future[None]:
-        """Do now what is otherwise done once a second; resolves when nothing is left to do."""
+        """Run maintenance now instead of once per second; resolves when nothing is left to do."""
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()
         self._queue.put(done)
         return done
 
     def stop(self) -> None:
-        """Write what was put before, then end."""
+        """Write what was queued before, then end the thread."""
         self._queue.put(None)
 
     async def wait_ended(self) -> None:
-        """Wait until it is stopped and has let go of the file; from any event loop."""
+        """Wait until the thread has ended and released the file; callable from any event loop."""
         await asyncio.wrap_future(self.ended)
-        self._thread.join()  # resolving that was its last act
+        self._thread.join()  # resolving `ended` was its last action
 
     def _run(self) -> None:
         try:
-            database, opening = self._open()
-        except BaseException as error:  # noqa: BLE001 - whoever opens the journal gets it, whatever it is
+            database, result = self._open()
+        except BaseException as error:  # noqa: BLE001 - any failure is raised where the journal is opened
             self.opened.set_exception(error)
             self.ended.set_result(None)
             return
-        self.opened.set_result(opening)
+        self.opened.set_result(result)
         try:
             while self._turn(database):
                 pass
         finally:
-            self._close(database)
+            try:
+                database.close()
+            except (sqlite3.Error, OSError) as error:
+                # Nothing is lost: what is committed is in the -wal file, and the next start reads it.
+                logger.warning("journal not shut down cleanly", extra={"error": str(error)})
             self.ended.set_result(None)
 
     def _open(self) -> tuple[Database, OpenResult]:
@@ -148,107 +152,114 @@ class Writer:
         try:
             history = read_history(database.connection)
             reader = Reader(database.second_connection(), history.epoch, history.head)
-            opening = OpenResult(history, reader, reader.unfinished(history.head))
+            result = OpenResult(history, reader, reader.unfinished(history.head))
         except BaseException as error:
             database.close()
             if isinstance(error, sqlite3.Error | OSError):
                 raise explain(error, self._path) from error
             raise
         self._epoch, self._head, self._events = history.epoch, history.head, history.events
-        return database, opening
+        return database, result
 
     def _turn(self, database: Database) -> bool:
-        """Serve what waits, keep house when it is time; False once stopped."""
-        jobs, stop = self._gather()
-        if jobs and self._trouble is not None:
-            self._refuse(jobs, self._trouble)
-        elif jobs:
-            self._guarded(lambda: self._record(database, jobs), jobs)
-        if self._tidied or self._more or not jobs or self._clock.monotonic() >= self._due:
-            self._due = self._clock.monotonic() + HOUSEKEEPING_SECONDS
+        """Write one group, run maintenance when it is due; False once stopped."""
+        appends, stop = self._gather()
+        if appends and self._failure is not None:
+            self._refuse(appends, self._failure)
+        elif appends:
+            with self._refusing_on_error(appends):
+                self._record(database, appends)
+        # Under constant load the queue is never empty, so maintenance also runs by the clock.
+        if self._tidying or self._more or not appends or self._clock.monotonic() >= self._due:
+            self._due = self._clock.monotonic() + MAINTENANCE_SECONDS
             self._more = False
-            self._guarded(lambda: self._keep_house(database), ())
+            with self._refusing_on_error(()):
+                self._maintain(database)
             if stop or not self._more:
-                self._answer_tidied()
+                for done in self._tidying:
+                    done.set_result(None)
+                self._tidying.clear()
         return not stop
 
     def _gather(self) -> tuple[list[Append], bool]:
-        """What waits in the queue, at most a group of it; waits for the first."""
-        jobs: list[Append] = []
+        """Wait for the first item, then take what else is queued, up to one group.
+
+        Returns:
+            The appends, and whether the thread was stopped.
+        """
+        appends: list[Append] = []
         size = 0
         with contextlib.suppress(queue.Empty):
-            item = self._queue.get(timeout=0 if self._more else HOUSEKEEPING_SECONDS)
+            # With more to delete there is no wait: one step of deletion alternates with one group of appends.
+            item = self._queue.get(timeout=0 if self._more else MAINTENANCE_SECONDS)
             while item is not None:
                 if isinstance(item, Append):
-                    jobs.append(item)
+                    appends.append(item)
                     size += item.entry.size
                 else:
-                    self._tidied.append(item)
-                if len(jobs) >= GROUP_ENTRIES or size >= GROUP_BYTES:
-                    return jobs, False
+                    self._tidying.append(item)
+                if len(appends) >= GROUP_ENTRIES or size >= GROUP_BYTES:
+                    return appends, False
                 item = self._queue.get_nowait()
-            return jobs, True
-        return jobs, False
+            return appends, True
+        return appends, False
 
-    def _guarded(self, act: Callable[[], None], jobs: Sequence[Append]) -> None:
-        """Do something; foreign errors become ours here, and the jobs are answered."""
+    @contextlib.contextmanager
+    def _refusing_on_error(self, appends: Sequence[Append]) -> Iterator[None]:
+        """Turn any error of the body into a JournalError that refuses `appends` (rule 3)."""
         try:
-            act()
+            yield
         except JournalError as error:
-            self._refuse(jobs, error)
+            self._refuse(appends, error)
         except (sqlite3.Error, OSError) as error:
-            self._refuse(jobs, explain(error, self._path))
+            self._refuse(appends, explain(error, self._path))
         except Exception as error:
-            logger.exception("a bug in the journal")
-            self._refuse(jobs, JournalError(f"the journal {self._path} failed by a bug: {error!r}"))
+            logger.exception("journal writer failed")
+            self._refuse(appends, JournalError(f"the journal {self._path} failed unexpectedly: {error!r}"))
 
-    def _record(self, database: Database, jobs: Sequence[Append]) -> None:
-        write(database.connection, [job.entry for job in jobs], self._head)
+    def _record(self, database: Database, appends: Sequence[Append]) -> None:
+        write(database.connection, [append.entry for append in appends], self._head)
         recorded = []
-        for offset, job in enumerate(jobs, start=self._head + 1):
-            entry = job.entry
-            recorded.append((job, Event(entry.key, Cursor(self._epoch, offset), entry.state, entry.seen)))
-        self._head += len(jobs)
-        self._events += len(jobs)
-        self._tell(self._listener.recorded, recorded)
+        for offset, append in enumerate(appends, start=self._head + 1):
+            entry = append.entry
+            event = Event(entry.key, Cursor(self._epoch, offset), entry.state, entry.seen)
+            recorded.append((append, event))
+        # Only after the commit: a failed group leaves the offsets unassigned.
+        self._head += len(appends)
+        self._events += len(appends)
+        self._post(self._listener.recorded, recorded)
 
-    def _keep_house(self, database: Database) -> None:
+    def _maintain(self, database: Database) -> None:
+        """Recover after a failure, then take one step of deletion."""
         database.check_in_place()
-        if self._trouble is not None:
+        if self._failure is not None:
             probe(database.connection, self._probe_bytes)
-            self._trouble, self._probe_bytes = None, PROBE_BYTES
-            seconds = round(self._clock.monotonic() - self._refused_since, 1)
-            # as grave as what it ends: whoever reads of the trouble must read that it is over
-            logger.warning("the journal can be written again", extra={"after_seconds": seconds})
-            self._tell(self._listener.recovered)
-        done = self._retention.forget(
-            database.connection, events=self._events, head=self._head, wall=self._clock.time()
+            self._failure, self._probe_bytes = None, PROBE_BYTES
+            seconds = round(self._clock.monotonic() - self._failed_since, 1)
+            # At the level that reports the failure too, so that a filter never shows one without the other.
+            logger.warning("journal recovered", extra={"after_seconds": seconds})
+            self._post(self._listener.recovered)
+        step = self._retention.forget(
+            database.connection, events=self._events, head=self._head, now=self._clock.time()
         )
-        self._events -= done.events
-        self._more = done.more
-        if done.forgotten:
-            self._tell(self._listener.forgotten, done.forgotten)
+        self._events -= step.events
+        self._more = step.more
+        if step.forgotten:
+            self._post(self._listener.forgotten, step.forgotten)
 
-    def _refuse(self, jobs: Sequence[Append], error: JournalError) -> None:
-        if self._trouble is None:
-            self._refused_since = self._clock.monotonic()
-            logger.error("the journal cannot be written", extra={"error": str(error)})
-        self._trouble = error
-        refused = sum(job.entry.size for job in jobs)  # less room than that is not enough room
+    def _refuse(self, appends: Sequence[Append], error: JournalError) -> None:
+        if self._failure is None:
+            # Logged once per outage, not once per append.
+            self._failed_since = self._clock.monotonic()
+            logger.error("journal write failed", extra={"error": str(error)})
+        self._failure = error
+        # The probe must find room for at least what was refused, or a nearly full disk would alternate
+        # between recovery and failure.
+        refused = sum(append.entry.size for append in appends)
         self._probe_bytes = max(self._probe_bytes, min(refused, GROUP_BYTES))
-        self._tell(self._listener.refused, jobs, error)
+        self._post(self._listener.refused, appends, error)
 
-    def _answer_tidied(self) -> None:
-        for done in self._tidied:
-            done.set_result(None)
-        self._tidied.clear()
-
-    def _close(self, database: Database) -> None:
-        try:
-            database.close()
-        except (sqlite3.Error, OSError) as error:  # what is committed stands in the -wal file
-            logger.warning("the journal was not closed tidily", extra={"error": str(error)})
-
-    def _tell(self, listen: Callable[[*Told], None], *told: *Told) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left who waits
-            self._loop.call_soon_threadsafe(listen, *told)
+    def _post(self, listen: Callable[[*Args], None], *args: *Args) -> None:
+        """Call `listen` on the event loop."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nothing waits for the result
+            self._loop.call_soon_threadsafe(listen, *args)

@@ -1,1 +1,1 @@
-"""Simulates any preset from its recorded answers, with fresh ids, times and links."""
+"""Simulates any preset from its recorded answers, with new ids, times and links."""

@@ -1,4 +1,4 @@
-"""Recognises a preset's calls by their templates, and takes the values out of them again."""
+"""Matches requests against the templates of a preset's calls and extracts the values."""
 
 import re
 from collections.abc import Mapping
@@ -7,13 +7,13 @@ from urllib.parse import parse_qsl, unquote
 
 from bridge.simulator.tasks import Json
 
-_PLACE = re.compile(r"(\{\{|\}\}|\{[a-z_][a-z0-9_]*(?::path)?\})")
-Score = tuple[int, int, int]
+_PLACEHOLDER = re.compile(r"(\{\{|\}\}|\{[a-z_][a-z0-9_]*(?::path)?\})")
+MatchScore = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Incoming:
-    """A call as it came in: its path below the preset's name and still percent-encoded."""
+class ProviderRequest:
+    """A received request: its path, relative to the preset's prefix, still percent-encoded."""
 
     method: str
     path: str
@@ -22,17 +22,17 @@ class Incoming:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """A call that was recognised. The best `score` of several is the call that says most about itself."""
+class CallMatch:
+    """A matched call. Of several matches the one with the highest `score` is the most specific."""
 
     call: str
     values: Mapping[str, str]
-    score: Score
+    score: MatchScore
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """A text with `{name}` places, read backwards."""
+class TextPattern:
+    """A text with `{name}` placeholders, compiled to extract their values."""
 
     pattern: re.Pattern[str]
     literal: int
@@ -45,69 +45,69 @@ class CallShape:
 
     name: str
     method: str
-    path: Text
-    query: tuple[tuple[str, Text], ...]
+    path: TextPattern
+    query: tuple[tuple[str, TextPattern], ...]
     body: Mapping[str, object]
 
-    def match(self, incoming: Incoming) -> Match | None:
-        """The call's values, where this is the call.
+    def match(self, incoming: ProviderRequest) -> CallMatch | None:
+        """Return the values of a request if it is this call.
 
-        A fixed query parameter that is missing or other does not exclude the call: `?logs=1` is only a wish.
+        A constant query parameter that is missing or different does not exclude the call (`?logs=1`).
         """
-        found = self.path.pattern.fullmatch(incoming.path)
-        if incoming.method != self.method or found is None:
+        path_match = self.path.pattern.fullmatch(incoming.path)
+        if incoming.method != self.method or path_match is None:
             return None
-        values = {name: unquote(value) for name, value in found.groupdict().items()}
-        kept = missed = 0
+        values = {name: unquote(value) for name, value in path_match.groupdict().items()}
+        matched = missed = 0
         for name, text in self.query:
             part = text.pattern.fullmatch(incoming.query.get(name, ""))
             if part is None and not text.fixed:
                 return None
-            kept, missed = kept + (part is not None), missed + (part is None)
+            matched, missed = matched + (part is not None), missed + (part is None)
             values |= part.groupdict() if part else {}
         in_body = _read(self.body, incoming.body)
         if in_body is None:
             return None
-        score = (self.path.literal, -missed, kept + len(in_body))
-        return Match(call=self.name, values=values | in_body, score=score)
+        score = (self.path.literal, -missed, matched + len(in_body))
+        return CallMatch(call=self.name, values=values | in_body, score=score)
 
 
 def read_call(name: str, raw: Mapping[str, object]) -> CallShape:
-    """A call from its table in a preset's `[calls]`, which the bridge's own tests hold to be correct."""
+    """Read a call from its table in a preset's `[calls]`; the bridge's own tests validate these tables."""
     path, _, query = str(raw.get("path", "")).partition("?")
-    further = raw.get("query")
+    parameters = raw.get("query")
     pairs = parse_qsl(query, keep_blank_values=True)
-    pairs += [(key, str(value)) for key, value in further.items()] if isinstance(further, dict) else []
+    pairs += [(key, str(value)) for key, value in parameters.items()] if isinstance(parameters, dict) else []
     body = raw.get("body")
     return CallShape(
         name=name,
         method=str(raw.get("method", "GET")).upper(),
-        path=_text(path, one="[^/]+"),
-        query=tuple((key, _text(value, one=".+")) for key, value in pairs),
+        path=_text(path, value="[^/]+"),
+        query=tuple((key, _text(text, value=".+")) for key, text in pairs),
         body=body if isinstance(body, dict) else {},
     )
 
 
-def _text(template: str, *, one: str) -> Text:
+def _text(template: str, *, value: str) -> TextPattern:
     parts: list[str] = []
     seen: set[str] = set()
     literal = 0
-    for piece in _PLACE.split(template):
+    for piece in _PLACEHOLDER.split(template):
         if piece in ("{{", "}}") or not piece.startswith("{"):
             plain = piece[:1] if piece in ("{{", "}}") else piece
             parts.append(re.escape(plain))
             literal += len(plain)
             continue
         name, _, kind = piece[1:-1].partition(":")
-        parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{'.+' if kind else one})")
+        parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{'.+' if kind else value})")
         seen.add(name)
-    return Text(re.compile("".join(parts), re.DOTALL), literal, not seen)
+    return TextPattern(re.compile("".join(parts), re.DOTALL), literal, not seen)
 
 
 def _read(template: object, body: object) -> dict[str, str] | None:
-    """The values in a JSON body; None when it is not of the template's form."""
+    """Return the values in a JSON body; None when it does not match the template."""
     if isinstance(template, str):
-        found = _text(template, one=".+").pattern.fullmatch(str(body)) if body is not None else None
+        found = _text(template, value=".+").pattern.fullmatch(str(body)) if body is not None else None
         return None if found is None else found.groupdict()
     if not isinstance(template, dict):
         return {}

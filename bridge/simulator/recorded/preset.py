@@ -1,4 +1,4 @@
-"""What is known of one preset: its calls, from its own file, and its recorded answers."""
+"""One preset, ready to be simulated: the calls from its own file and its recorded answers."""
 
 import re
 import tomllib
@@ -8,15 +8,15 @@ from datetime import tzinfo
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-from bridge.simulator.life import Stage
-from bridge.simulator.recorded import places
-from bridge.simulator.recorded.calls import CallShape, Incoming, Match, read_call
+from bridge.simulator.lifecycle import Stage
+from bridge.simulator.recorded import paths
+from bridge.simulator.recorded.calls import CallMatch, CallShape, ProviderRequest, read_call
 from bridge.simulator.recorded.recording import Frame, Recording, read_frames, read_recordings
-from bridge.simulator.recorded.stages import by_stage, cancel_answers, usual
+from bridge.simulator.recorded.stages import by_stage, cancel_answers, default_recording
 from bridge.simulator.recorded.times import zone_of
 from bridge.simulator.tasks import Json
 
-# Read as data, not imported: what is simulated is what the file says, not what the bridge makes of it.
+# Read as data, not with the bridge's loader: a bug there must not show in the simulator too.
 PRESETS = files("bridge").joinpath("dialects", "presets")
 RECORDINGS = files("bridge").joinpath("simulator", "recordings")
 ROUTES = "routes.toml"
@@ -25,7 +25,7 @@ ID_NAMES = ("id", "task_id", "request_id", "run_id")
 
 
 class NotSimulatable(ValueError):
-    """There is no such preset, or its recordings do not tell a whole task."""
+    """Unknown preset, or its recordings do not cover a whole task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +33,10 @@ class Preset:
     """One preset, ready to be simulated.
 
     Args:
-        stages: the usual recording of each stage.
-        cancelled, not_cancelled: what the cancel call answers, where that is not the task itself.
-        id_pattern: takes a composed id of the bridge apart, where the preset has one.
-        kept_url: place of a URL in the submit answer, and the pattern that names its only allowed hosts.
+        stages: the default recording of each stage.
+        cancelled, not_cancelled: answers to the cancel call, where that is not the task itself.
+        id_pattern: splits a composed id of the bridge, where the preset has one.
+        kept_url: path of a URL in the submit answer, and the pattern of its allowed hosts.
     """
 
     name: str
@@ -44,54 +44,54 @@ class Preset:
     auth_headers: Mapping[str, str]
     one_account: bool
     calls: tuple[CallShape, ...]
-    looks: tuple[Recording, ...]
+    answers: tuple[Recording, ...]
     stages: Mapping[Stage, Recording]
     submitted: Recording
     follow_up: Recording | None
     cancelled: Recording | None
     not_cancelled: Recording | None
     frames: tuple[Frame, ...]
-    id_places: tuple[str, ...]
+    id_paths: tuple[str, ...]
     id_pattern: re.Pattern[str] | None
     kept_url: tuple[tuple[str, ...], re.Pattern[str]] | None
     needs: Mapping[str, tuple[str, ...]]
     fields: Mapping[str, tuple[str, ...]]
-    status_places: tuple[str, ...]
+    status_paths: tuple[str, ...]
     progress_unit: float
     zone: tzinfo
     client_id: tuple[str, ...]
     callback_url: tuple[str, ...]
     callback_query: str | None
 
-    def matches(self, incoming: Incoming) -> list[Match]:
-        """The calls that this could be, the likeliest first."""
-        found = [match for call in self.calls if (match := call.match(incoming)) is not None]
-        return sorted(found, key=lambda match: match.score, reverse=True)
+    def matches(self, incoming: ProviderRequest) -> list[CallMatch]:
+        """Return the calls that match a request, the most specific first."""
+        matches = [match for call in self.calls if (match := call.match(incoming)) is not None]
+        return sorted(matches, key=lambda match: match.score, reverse=True)
 
     def is_call(self, path: str) -> bool:
         return any(call.name != "submit" and call.path.pattern.fullmatch(path) for call in self.calls)
 
     def own_part(self, values: Mapping[str, str]) -> str:
-        """Which of a call's values is the provider's own id."""
+        """Return the provider's own id among the values of a call."""
         return next((values[name] for name in ID_NAMES if name in values), ["", *values.values()][-1])
 
     def recorded_id(self, recording: Recording) -> str | None:
-        """The provider's own id in a recording, without what the bridge adds to it."""
+        """Return the provider's own id in a recording, without the parts the bridge adds."""
         body = recording.body
         candidates = (
-            places.find(body, self.id_places),
+            paths.find(body, self.id_paths),
             recording.expect.get("task_id"),
-            recording.asked,
-            places.find(body, self.fields["task_id"]),
+            recording.task_id,
+            paths.find(body, self.fields["task_id"]),
         )
-        for each in candidates:
-            if isinstance(each, str | int):
-                return self._part(str(each))
+        for candidate in candidates:
+            if isinstance(candidate, str | int):
+                return self._part(str(candidate))
         return next(self._ids_in_links(body), None)
 
     def _part(self, whole: str) -> str:
-        found = self.id_pattern.fullmatch(whole) if self.id_pattern else None
-        groups = {name: part for name, part in found.groupdict().items() if part} if found else {}
+        match = self.id_pattern.fullmatch(whole) if self.id_pattern else None
+        groups = {name: part for name, part in match.groupdict().items() if part} if match else {}
         return self.own_part(groups or {"id": whole})
 
     def _ids_in_links(self, body: object) -> Iterator[str]:
@@ -100,7 +100,7 @@ class Preset:
             address, _, query = text.partition("://")[2].partition("?")
             if not address.startswith(host):
                 continue
-            incoming = Incoming(method="GET", path=address[len(host) :])
+            incoming = ProviderRequest(method="GET", path=address[len(host) :])
             for call in self.calls:
                 values = call.path.pattern.fullmatch(incoming.path)
                 if values is not None and not query and call.name != "submit" and values.groupdict():
@@ -108,7 +108,7 @@ class Preset:
 
 
 def recorded_names() -> list[str]:
-    """The presets that have recordings."""
+    """Return the names of the presets that have recordings."""
     return sorted(
         folder.name
         for folder in RECORDINGS.iterdir()
@@ -117,34 +117,34 @@ def recorded_names() -> list[str]:
 
 
 def load_preset(name: str) -> Preset:
-    """A preset with its recordings.
+    """Load a preset with its recordings.
 
     Raises:
-        NotSimulatable: with the reason.
+        NotSimulatable: states the reason.
     """
     if name not in recorded_names():
-        raise NotSimulatable(f"no preset {name[:80]!r} is recorded; there are {', '.join(recorded_names())}")
+        raise NotSimulatable(f"unknown preset {name[:80]!r}; available: {', '.join(recorded_names())}")
     document = tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text("utf-8"))
     return read_preset(name, document, RECORDINGS.joinpath(name))
 
 
 def read_preset(name: str, document: Json, folder: Traversable) -> Preset:
-    """A preset from its document and the folder of its recordings.
+    """Read a preset from its TOML document and the folder of its recordings.
 
     Raises:
-        NotSimulatable: with the reason.
+        NotSimulatable: states the reason.
     """
     routes = folder.joinpath(ROUTES)
     more: Json = tomllib.loads(routes.read_text("utf-8")) if routes.is_file() else {}
     if reason := more.get("cannot"):
         raise NotSimulatable(str(reason))
-    looks = read_recordings(folder)
+    answers = read_recordings(folder)
     pins = {stage: str(pinned) for stage, pinned in _table(more, "recordings").items()}
-    stages = by_stage(looks, pins)
+    stages = by_stage(answers, pins)
     for stage in (Stage.RUNNING, Stage.COMPLETED, Stage.FAILED):
         if stage not in stages:
-            raise NotSimulatable(f"no recording shows a task that is {stage}")
-    cancelled, not_cancelled = cancel_answers(looks, pins)
+            raise NotSimulatable(f"no recording of a {stage} task")
+    cancelled, not_cancelled = cancel_answers(answers, pins)
     submit_id = _table(_table(document, "submit"), "task_id")
     pattern = _pattern(submit_id.get("pattern"))
     fields = _table(document, "fields")
@@ -156,28 +156,26 @@ def read_preset(name: str, document: Json, folder: Traversable) -> Preset:
         auth_headers={key: str(text) for key, text in _table(_table(document, "auth"), "headers").items()},
         one_account="hook" in _table(document, "auth"),
         calls=_calls(_table(document, "calls") | _table(more, "calls")),
-        looks=looks,
+        answers=answers,
         stages=stages,
-        submitted=usual(read_recordings(folder.joinpath("submit")), pins.get("submit"))
+        submitted=default_recording(read_recordings(folder.joinpath("submit")), pins.get("submit"))
         or stages[Stage.QUEUED],
-        follow_up=usual(read_recordings(folder.joinpath("follow_up")), pins.get("follow_up")),
+        follow_up=default_recording(read_recordings(folder.joinpath("follow_up")), pins.get("follow_up")),
         cancelled=cancelled,
         not_cancelled=not_cancelled,
         frames=read_frames(folder.joinpath("stream")),
-        id_places=places.plain_places(more.get("id_at")),
+        id_paths=paths.plain_paths(more.get("id_at")),
         id_pattern=_pattern(_table(document, "task_id").get("pattern")),
-        kept_url=(places.plain_places(submit_id.get("at")), pattern) if pattern else None,
+        kept_url=(paths.plain_paths(submit_id.get("at")), pattern) if pattern else None,
         needs={
-            key: places.plain_places(at) for key, at in _table(_table(document, "follow_up"), "needs").items()
+            key: paths.plain_paths(at) for key, at in _table(_table(document, "follow_up"), "needs").items()
         },
-        fields={
-            key: places.plain_places(fields.get(key)) for key in ("task_id", "alias", "progress", "model")
-        },
-        status_places=places.plain_places(_table(document, "status").get("at")),
+        fields={key: paths.plain_paths(fields.get(key)) for key in ("task_id", "alias", "progress", "model")},
+        status_paths=paths.plain_paths(_table(document, "status").get("at")),
         progress_unit=_number(_table(document, "units").get("progress")),
         zone=zone_of(str(document.get("time_zone", "UTC"))),
-        client_id=places.plain_places(submit.get("client_id")),
-        callback_url=places.plain_places(submit.get("callback_url")),
+        client_id=paths.plain_paths(submit.get("client_id")),
+        callback_url=paths.plain_paths(submit.get("callback_url")),
         callback_query=query if isinstance(query, str) else None,
     )
     _check(preset)
@@ -188,9 +186,9 @@ def _check(preset: Preset) -> None:
     names = {call.name for call in preset.calls}
     for call in ("status", "submit"):
         if call not in names:
-            raise NotSimulatable(f"neither the preset nor {ROUTES} says where its {call} call is")
+            raise NotSimulatable(f"neither the preset nor {ROUTES} defines its {call} call")
     if "follow_up" in names and preset.follow_up is None:
-        raise NotSimulatable("the further call for its results is not recorded")
+        raise NotSimulatable("the follow-up call for its results is not recorded")
 
 
 def _calls(raw: Json) -> tuple[CallShape, ...]:

@@ -1,4 +1,4 @@
-"""Reads recorded answers and stream frames, as they lie in `bridge/simulator/recordings/NAME`."""
+"""Reads recorded answers and stream frames from `bridge/simulator/recordings/NAME`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from bridge.simulator.tasks import Json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """One answer of a provider, and how the bridge is expected to read it.
+    """One recorded answer of a provider, and the state the bridge is expected to read from it.
 
     Args:
-        body: a JSON value, or the text of a body that is none.
-        trouble: the name of the error that the bridge makes of it; None for a task.
-        asked: the bridge's id of the task, where the recording says for which it is.
-        options: of a submit answer: what the call's path was filled with.
+        body: a JSON value, or the text of a body that is not JSON.
+        error_name: class of the error the bridge derives from it; None for a task.
+        task_id: the bridge's id of the task, where the recording names it.
+        options: for a submit answer: the values in the call's path.
     """
 
     name: str
@@ -25,20 +25,20 @@ class Recording:
     headers: Mapping[str, str]
     body: object
     expect: Json
-    asked: str | None = None
+    task_id: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def trouble(self) -> str | None:
+    def error_name(self) -> str | None:
         error = self.expect.get("error")
         return error if isinstance(error, str) else None
 
     @property
     def links(self) -> dict[str, str]:
-        """The expected result links with their types."""
+        """The expected result links and their types."""
         outputs = self.expect.get("outputs")
-        found = [each for each in outputs if isinstance(each, dict)] if isinstance(outputs, list) else []
-        return {str(each["url"]): str(each.get("type")) for each in found if each.get("url")}
+        entries = [entry for entry in outputs if isinstance(entry, dict)] if isinstance(outputs, list) else []
+        return {str(entry["url"]): str(entry.get("type")) for entry in entries if entry.get("url")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,20 +46,20 @@ class Frame:
     """One server-sent event of a provider's own stream.
 
     Args:
-        told: its data, to be filled like an answer.
+        recording: its data, filled like an answer.
     """
 
     event: str | None
-    told: Recording
+    recording: Recording
 
     @property
     def status(self) -> object:
-        return self.told.expect.get("status")
+        return self.recording.expect.get("status")
 
     @property
-    def quiet(self) -> bool:
-        """Whether it says nothing of the task, as a heartbeat."""
-        return not self.told.expect
+    def is_heartbeat(self) -> bool:
+        """Whether the event carries no state of the task."""
+        return not self.recording.expect
 
 
 def read_recordings(folder: Traversable) -> tuple[Recording, ...]:
@@ -73,7 +73,7 @@ def read_frames(folder: Traversable) -> tuple[Frame, ...]:
 def _files(folder: Traversable) -> Iterable[tuple[str, Json]]:
     if not folder.is_dir():
         return
-    for file in sorted(folder.iterdir(), key=lambda each: each.name):
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
         if file.name.endswith(".json"):
             yield file.name.removesuffix(".json"), orjson.loads(file.read_bytes())
 
@@ -87,15 +87,15 @@ def _recording(name: str, raw: Json) -> Recording:
         headers={key.lower(): str(value) for key, value in _table(answer.get("headers")).items()},
         body=answer.get("body"),
         expect=_table(raw.get("expect")),
-        asked=str(raw["task_id"]) if raw.get("task_id") else None,
+        task_id=str(raw["task_id"]) if raw.get("task_id") else None,
         options={key: str(value) for key, value in _table(raw.get("options")).items()},
     )
 
 
 def _frame(raw: Json) -> Frame:
     event, expect = raw.get("event"), _table(raw.get("expect"))
-    told = Recording(name="frame", status=200, headers={}, body=raw.get("data"), expect=expect)
-    return Frame(event=event if isinstance(event, str) else None, told=told)
+    recording = Recording(name="frame", status=200, headers={}, body=raw.get("data"), expect=expect)
+    return Frame(event=event if isinstance(event, str) else None, recording=recording)
 
 
 def _table(raw: object) -> Json:

@@ -1,8 +1,8 @@
-"""Chooses which recording shows which stage of a task."""
+"""Chooses the recording that shows each stage of a task."""
 
 from collections.abc import Collection, Iterable, Mapping
 
-from bridge.simulator.life import Stage
+from bridge.simulator.lifecycle import Stage
 from bridge.simulator.recorded.recording import Recording
 
 STATUSES = {
@@ -12,71 +12,71 @@ STATUSES = {
     Stage.FAILED: "failed",
     Stage.CANCELLED: "cancelled",
 }
-# Some providers know no queue (Veo), and one could know nothing else.
-INSTEAD = {Stage.QUEUED: Stage.RUNNING, Stage.RUNNING: Stage.QUEUED}
+# Some providers have no queue (Veo); one may have only a queue.
+SUBSTITUTES = {Stage.QUEUED: Stage.RUNNING, Stage.RUNNING: Stage.QUEUED}
 
 
 CANCEL = "cancel-"
-"""How the names of recordings begin that answer a cancel call and show no task as it is."""
+"""Prefix of recordings that answer a cancel call and do not show the task itself."""
 
 
-def by_stage(looks: Iterable[Recording], pins: Mapping[str, str]) -> dict[Stage, Recording]:
-    """The recording of each stage that has one.
+def by_stage(answers: Iterable[Recording], pins: Mapping[str, str]) -> dict[Stage, Recording]:
+    """Return the recording of each stage that has one.
 
     Args:
-        pins: names of recordings by stage, from `routes.toml`.
+        pins: names of recordings by stage, from `routes.toml`; they override the choice.
     """
-    looks = tuple(looks)
+    answers = tuple(answers)
     chosen: dict[Stage, Recording] = {}
     for stage in Stage:
-        fitting = [look for look in looks if shows(look, stage)]
-        pinned = [look for look in fitting if look.name == pins.get(stage)]
+        fitting = [answer for answer in answers if shows(answer, stage)]
+        pinned = [answer for answer in fitting if answer.name == pins.get(stage)]
         if fitting:
-            chosen[stage] = min(pinned or fitting, key=_oddness)
-    for stage, other in INSTEAD.items():
+            chosen[stage] = min(pinned or fitting, key=_preference)
+    for stage, other in SUBSTITUTES.items():
         if stage not in chosen and other in chosen:
             chosen[stage] = chosen[other]
     return chosen
 
 
-def shows(look: Recording, stage: Stage) -> bool:
-    told = look.trouble is None and not look.name.startswith(CANCEL)
-    return told and look.expect.get("status") == STATUSES[stage]
+def shows(answer: Recording, stage: Stage) -> bool:
+    is_task = answer.error_name is None and not answer.name.startswith(CANCEL)
+    return is_task and answer.expect.get("status") == STATUSES[stage]
 
 
-def usual(recordings: Iterable[Recording], pinned: str | None) -> Recording | None:
-    """The recording that is named, else the first that is no trouble."""
+def default_recording(recordings: Iterable[Recording], pinned: str | None) -> Recording | None:
+    """Return the pinned recording, else the first that is not an error."""
     recordings = tuple(recordings)
-    named = [each for each in recordings if each.name == pinned]
-    good = [each for each in recordings if each.trouble is None]
-    return next(iter([*named, *good]), None)
+    pins = [recording for recording in recordings if recording.name == pinned]
+    good = [recording for recording in recordings if recording.error_name is None]
+    return next(iter([*pins, *good]), None)
 
 
 def cancel_answers(
-    looks: Iterable[Recording], pins: Mapping[str, str]
+    answers: Iterable[Recording], pins: Mapping[str, str]
 ) -> tuple[Recording | None, Recording | None]:
-    """What the cancel call answers when it does as it is told, and when it refuses."""
-    found = [look for look in looks if look.name.startswith(CANCEL)]
-    done = next((look for look in found if look.status < 400), None)
-    refused = next((look for look in found if look.status >= 400), None)
-    return usual(found, pins.get("cancel")) if "cancel" in pins else done, refused
+    """Return the answers to a cancel call that succeeds and to one that is refused."""
+    recordings = [answer for answer in answers if answer.name.startswith(CANCEL)]
+    done = next((answer for answer in recordings if answer.status < 400), None)
+    refused = next((answer for answer in recordings if answer.status >= 400), None)
+    return default_recording(recordings, pins.get("cancel")) if "cancel" in pins else done, refused
 
 
-def named(looks: Iterable[Recording], stage: Stage, wanted: Collection[str]) -> Recording | None:
-    """The recording of this stage that a caller asked for by its name."""
-    return next((look for look in looks if look.name in wanted and shows(look, stage)), None)
+def named(answers: Iterable[Recording], stage: Stage, wanted: Collection[str]) -> Recording | None:
+    """Return the recording of this stage that the caller requested by name."""
+    return next((answer for answer in answers if answer.name in wanted and shows(answer, stage)), None)
 
 
-def _oddness(look: Recording) -> tuple[bool, bool, bool, bool, bool, int, str]:
-    """What tells most comes first: an id, progress, a result; then what is named for its word."""
-    expect = look.expect
+def _preference(answer: Recording) -> tuple[bool, bool, bool, bool, bool, int, str]:
+    """Sort key: the most complete recording first (id, progress, result), then by name."""
+    expect = answer.expect
     word = str(expect.get("upstream_status", "")).lower().replace("_", "-").replace(" ", "-")
     return (
-        not isinstance(look.body, dict) and "outputs" not in expect,
+        not isinstance(answer.body, dict) and "outputs" not in expect,
         expect.get("status") == STATUSES[Stage.RUNNING] and "progress" not in expect,
         expect.get("status") == STATUSES[Stage.COMPLETED] and not ("outputs" in expect or "follow" in expect),
         "task_id" not in expect,
-        look.name not in (word, expect.get("status")),
-        len(look.name),
-        look.name,
+        answer.name not in (word, expect.get("status")),
+        len(answer.name),
+        answer.name,
     )

@@ -1,4 +1,4 @@
-"""Puts one task's own id, links and times where a recording has those of the recorded task."""
+"""Replaces the recorded task's id, links and times with those of the simulated task."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,24 +10,24 @@ import orjson
 
 from bridge.simulator.files import ENDING_OF, known_ending
 
-# Below this an id is too short to be told from other text: only whole texts and parts of links are replaced.
-TELLING = 6
+# A shorter id cannot be distinguished from other text: only whole strings and parts of links are replaced.
+MIN_DISTINCT = 6
 _LINK = re.compile(r"https?://[\w.:-]+(?:[/?#]\S*)?")
-_UNTOUCHED = re.compile(r"callback|webhook|notify", re.IGNORECASE)
+_KEPT_KEYS = re.compile(r"callback|webhook|notify", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Substitution:
-    """What takes the place of what.
+    """The replacements for one recording.
 
     Args:
-        own: the recorded task's words (ids, options of its submit call) and what they are now.
-        base_url: the provider's, as recorded.
-        here: the provider's address in the simulator.
-        files: where result links begin; a number and an ending follow.
+        own: the recorded task's words (ids, options of its submit call) and their replacements.
+        base_url: the provider's base URL, as recorded.
+        here: the provider's base URL in the simulator.
+        files: prefix of result links; a number and an extension follow.
         is_call: whether a path below the base URL is one of the provider's calls.
-        kinds: the types of recorded result links.
-        retime: the value of a key, with the task's times in it.
+        kinds: types of the recorded result links.
+        retime: returns the value of a key with the task's times.
     """
 
     own: Mapping[str, str]
@@ -39,11 +39,11 @@ class Substitution:
     retime: Callable[[str, object], object] = lambda _, value: value
 
     def fill(self, body: object) -> object:
-        """A copy of a recorded body, filled with what is the task's own."""
+        """Return a copy of a recorded body with everything replaced."""
         return self._filled("", body, {})
 
     def words(self, text: str) -> str:
-        """A text with the recorded words replaced, hosts and all else as they were."""
+        """Return a text with only the recorded words replaced."""
         return self._replaced(text, self._any)
 
     def _filled(self, key: str, value: object, links: dict[str, str]) -> object:
@@ -61,14 +61,14 @@ class Substitution:
         if text in self.own:
             return self.own[text]
         if _LINK.fullmatch(text):
-            return text if _UNTOUCHED.search(key) else self._link(text, links)
+            return text if _KEPT_KEYS.search(key) else self._link(text, links)
         if text[:1] in ("{", "[") and (inside := _json(text)) is not None:
             return orjson.dumps(self._filled(key, inside, links)).decode()
-        changed = self._replaced(text, self._telling)
+        changed = self._replaced(text, self._distinct)
         return changed if changed != text else self.retime(key, text)
 
     def _link(self, url: str, links: dict[str, str]) -> str:
-        """A link to the task itself leads to the simulator's own call; any other to a file of the task."""
+        """Point a link to the task at the simulator's own call, and any other link at a file of the task."""
         parts, base = urlsplit(url), urlsplit(self.base_url)
         ending = known_ending(parts.path)
         path = parts.path.removeprefix(base.path) if parts.netloc == base.netloc else parts.path
@@ -82,24 +82,24 @@ class Substitution:
         return links[url]
 
     def _replaced(self, text: str, pattern: re.Pattern[str]) -> str:
-        return pattern.sub(lambda found: self.own[found[0]], text)
+        return pattern.sub(lambda match: self.own[match[0]], text)
 
     @cached_property
     def _any(self) -> re.Pattern[str]:
         return _words(list(self.own))
 
     @cached_property
-    def _telling(self) -> re.Pattern[str]:
-        return _words([word for word in self.own if len(word) >= TELLING])
+    def _distinct(self) -> re.Pattern[str]:
+        return _words([word for word in self.own if len(word) >= MIN_DISTINCT])
 
 
 def file_name(task_id: str) -> str:
-    """The id as one segment of a link."""
+    """Return the id as one path segment."""
     return quote(task_id.replace("/", "-"), safe="")
 
 
 def _words(words: list[str]) -> re.Pattern[str]:
-    """Whole words only: an id in the middle of a longer one is another id."""
+    """Match whole words only: an id inside a longer one is a different id."""
     longest_first = sorted(filter(None, words), key=len, reverse=True)
     if not longest_first:
         return re.compile(r"(?!)")

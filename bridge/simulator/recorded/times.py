@@ -1,15 +1,15 @@
-"""Puts a task's own times where a recording has times, each in the form that was recorded."""
+"""Replaces recorded times with the task's own, each in its recorded format."""
 
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
-from bridge.simulator.tasks import Task, View
+from bridge.simulator.tasks import Task, TaskView
 
-LIFE_OF_LINKS = 24 * 3600.0
-LATEST = 4e9
-"""An end later than this (a caller may wish for any) cannot be written in every form."""
-# Between these a number can be a time: 2001 to 2096, in seconds or in milliseconds.
+LINK_LIFETIME_SECONDS = 24 * 3600.0
+MAX_TIME = 4e9
+"""Unix time, 2096. A later end (a caller may request any) cannot be written in every format."""
+# Numbers in this range are taken for a time: 2001 to 2096, in seconds or milliseconds.
 _SECONDS = (1e9, 4e9)
 _ISO = re.compile(
     r"(?P<date>\d{4}-\d\d-\d\d)(?P<between>[T ])(?P<time>\d\d:\d\d:\d\d)"
@@ -19,7 +19,7 @@ _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moments:
+class TaskTimes:
     """The times of one task at one moment, in Unix seconds."""
 
     created: float
@@ -28,10 +28,10 @@ class Moments:
     ended: float
 
     def named(self, key: str) -> float | None:
-        """The time that a key speaks of; None for keys that speak of none."""
+        """Return the time that a key names; None for other keys."""
         folded = key.replace("_", "").replace("-", "").lower()
         for parts, moment in (
-            (("expir",), self.ended + LIFE_OF_LINKS),
+            (("expir",), self.ended + LINK_LIFETIME_SECONDS),
             (("creat", "submit", "queued"), self.created),
             (("start", "schedul"), self.started),
             (("complet", "finish", "end", "succe"), self.ended),
@@ -42,23 +42,23 @@ class Moments:
         return None
 
 
-def moments_of(task: Task, view: View) -> Moments:
+def times_of(task: Task, view: TaskView) -> TaskTimes:
     passed = [when for when, _ in task.transitions if when <= view.at]
-    return Moments(
+    return TaskTimes(
         created=task.created_at,
-        started=min(view.at, task.created_at + task.life.queue_seconds),
+        started=min(view.at, task.created_at + task.lifecycle.queue_seconds),
         changed=passed[-1] if passed else task.created_at,
-        ended=min(task.ends_at, LATEST),
+        ended=min(task.ends_at, MAX_TIME),
     )
 
 
-def retimed(key: str, value: object, moments: Moments, zone: tzinfo) -> object:
-    """The value with the task's time in it; unchanged where it is no time.
+def retimed(key: str, value: object, times: TaskTimes, zone: tzinfo) -> object:
+    """Return the value with the task's time; unchanged where it is not a time.
 
     Args:
-        zone: of recorded times that are written without one.
+        zone: time zone of recorded times without one.
     """
-    moment = moments.named(key)
+    moment = times.named(key)
     if moment is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float):
@@ -71,12 +71,12 @@ def retimed(key: str, value: object, moments: Moments, zone: tzinfo) -> object:
 
 
 def zone_of(text: str) -> tzinfo:
-    """The zone that `UTC` or `+08:00` means."""
-    found = _OFFSET.fullmatch(text)
-    if found is None:
+    """Parse `UTC` or `+08:00`."""
+    match = _OFFSET.fullmatch(text)
+    if match is None:
         return UTC
-    offset = timedelta(hours=int(found[2]), minutes=int(found[3]))
-    return timezone(-offset if found[1] == "-" else offset)
+    offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
+    return timezone(-offset if match[1] == "-" else offset)
 
 
 def _number(value: float, moment: float) -> float:
@@ -87,10 +87,10 @@ def _number(value: float, moment: float) -> float:
 
 
 def _text(value: str, moment: float, zone: tzinfo) -> str:
-    found = _ISO.fullmatch(value)
-    if found is None or found["date"] < "1971":  # the zero times of Go and of Unix mean that there is none
+    match = _ISO.fullmatch(value)
+    if match is None or match["date"] < "1971":  # the zero times of Go and of Unix mean "not set"
         return value
-    written = found["zone"] or ""
+    written = match["zone"] or ""
     at = datetime.fromtimestamp(moment, zone_of(written) if written else zone)
-    part = f".{at.microsecond:06d}000"[: len(found["part"])] if found["part"] else ""
-    return f"{at:%Y-%m-%d}{found['between']}{at:%H:%M:%S}{part}{written}"
+    part = f".{at.microsecond:06d}000"[: len(match["part"])] if match["part"] else ""
+    return f"{at:%Y-%m-%d}{match['between']}{at:%H:%M:%S}{part}{written}"

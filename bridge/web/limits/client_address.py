@@ -1,4 +1,4 @@
-"""Whose address a request counts for: the peer's, or the one a trusted proxy names."""
+"""The client address of a request: the peer's, or the one a trusted proxy reports (RFC 7239)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MAX_HOPS = 16
 MAX_HOP_CHARACTERS = 80
 UNKNOWN_ADDRESS = "-"
 
-_IPV6_PREFIX_BITS = 64  # one customer has at least so large a network, and all of its addresses
+_IPV6_PREFIX_BITS = 64  # a single customer has at least a /64, and can use every address in it
 _X_FORWARDED_FOR, _FORWARDED = b"x-forwarded-for", b"forwarded"
 
 
 class ClientAddresses:
-    """Reads the client's address of a request.
+    """Determines client addresses.
 
-    Proxy headers are written by whoever sends the request; they are believed from trusted proxies only,
-    and only as far as the right-most hop that is no trusted proxy itself.
+    Proxy headers can be forged by any client. They are believed only if the peer is a trusted proxy, and only
+    up to the right-most hop that is not one.
 
     Args:
         trusted: Addresses and networks of proxies.
@@ -31,60 +31,60 @@ class ClientAddresses:
     """
 
     def __init__(self, trusted: Sequence[str]) -> None:
-        self._trusted = tuple(network(one) for one in trusted)
-        self._is_trusted = lru_cache(4096)(self._belongs)
+        self._trusted = tuple(network(text) for text in trusted)
+        self._is_trusted = lru_cache(4096)(self._in_trusted_network)
 
     def of(self, scope: Mapping[str, Any]) -> str:
-        """The key of the address: an IPv4 address, the /64 of an IPv6 address, or `-` for none."""
+        """The address limits count by: an IPv4 address, the /64 of an IPv6 address, or `-` if unknown."""
         peer = scope.get("client")
         if not peer:
             return UNKNOWN_ADDRESS
-        address = _plain(peer[0]) or UNKNOWN_ADDRESS
+        address = _normalized(peer[0]) or UNKNOWN_ADDRESS
         if self._trusted and self._is_trusted(address):
-            address = self._named(scope["headers"]) or address
+            address = self._forwarded(scope["headers"]) or address
         return _ipv6_prefix(address) if ":" in address else address
 
-    def _named(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-        """The client the headers name; None where they name none, or two of them do not agree.
+    def _forwarded(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        """The client named by the headers; None if there is none, or the two headers disagree.
 
-        A proxy writes one of the two headers and may let the other one through as a stranger wrote it.
+        A proxy sets one of the two headers and may pass the other through as the client forged it.
         """
         lines: dict[bytes, list[bytes]] = {_X_FORWARDED_FOR: [], _FORWARDED: []}
         for name, value in headers:
             if name in lines:
                 lines[name].append(value)
         texts = {name: b",".join(values).decode("latin-1") for name, values in lines.items() if values}
-        named = {self._client(_hops(name, text)) for name, text in texts.items()}
-        return named.pop() if len(named) == 1 else None
+        clients = {self._client(_hops(name, text)) for name, text in texts.items()}
+        return clients.pop() if len(clients) == 1 else None
 
     def _client(self, hops: Iterator[str | None]) -> str | None:
-        """The first hop from the right that is no trusted proxy, or the last one we can believe."""
-        believed: str | None = None
+        """The first hop from the right that is not a trusted proxy; else the last one that is credible."""
+        client: str | None = None
         for hop in hops:
             if hop is None:
                 break
-            believed = hop
+            client = hop
             if not self._is_trusted(hop):
                 break
-        return believed
+        return client
 
-    def _belongs(self, address: str) -> bool:
+    def _in_trusted_network(self, text: str) -> bool:
         try:
-            read = ip_address(address)
+            address = ip_address(text)
         except ValueError:
             return False
-        return any(read in one for one in self._trusted)
+        return any(address in trusted for trusted in self._trusted)
 
 
 def _hops(name: bytes, text: str) -> Iterator[str | None]:
-    """The hops of a header, nearest first; None for one that names no address."""
+    """The hops of a header, nearest first; None for one that is not an address."""
     for part in reversed(text.rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
-        hop = part if name == _X_FORWARDED_FOR else _for(part)
-        yield _plain(hop) if len(hop) <= MAX_HOP_CHARACTERS else None
+        hop = part if name == _X_FORWARDED_FOR else _for_parameter(part)
+        yield _normalized(hop) if len(hop) <= MAX_HOP_CHARACTERS else None
 
 
-def _for(element: str) -> str:
-    """What `for=` says in one element of `Forwarded` (RFC 7239)."""
+def _for_parameter(element: str) -> str:
+    """The `for=` parameter of one element of `Forwarded` (RFC 7239 section 5.2)."""
     for pair in element.split(";"):
         name, _, value = pair.partition("=")
         if name.strip().lower() == "for":
@@ -93,8 +93,8 @@ def _for(element: str) -> str:
 
 
 @lru_cache(4096)
-def _plain(text: str) -> str | None:
-    """An address without quotes, brackets and port, in its one spelling; None when it is none."""
+def _normalized(text: str) -> str | None:
+    """An address in its canonical spelling, without quotes, brackets and port; None if it is not one."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -104,6 +104,7 @@ def _plain(text: str) -> str | None:
         address = ip_address(text.partition("%")[0])
     except ValueError:
         return None
+    # ::ffff:192.0.2.1 and 192.0.2.1 are one client: a dual-stack socket must not double its limits
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return str(address)

@@ -1,14 +1,14 @@
-"""How much of the bridge one address or one caller may take; decided before anything costs."""
+"""Admission control: limits per address and per caller, checked before a request costs anything else."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import MutableMapping
-from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
 from bridge.clock import Clock
+from bridge.config.settings import Settings
 from bridge.delivery.handoff import on_close
 from bridge.delivery.longpoll import LABEL
 from bridge.errors import LimitExceeded
@@ -18,206 +18,193 @@ from bridge.web.limits.rate_limiter import RateLimiter
 
 logger = logging.getLogger(__name__)
 
-ANONYMOUS = "anonymous"
 BURST_SECONDS = 10.0
 RETRY_AFTER_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitSettings:
-    """What one may take; 0 is as much as they like.
+class Limits:
+    """Connection limits, watch limits and rate limits; 0 is no limit.
 
-    Args:
-        connections: Streams, WebSockets and long-polls open at once, of everybody.
-        streams_per_second_per_address: New streams and WebSockets, in bursts of ten seconds' worth.
-        watches_per_caller: Tasks followed at once, counted on every connection that follows them.
-        submits_per_minute_per_caller: Tasks created, in bursts of a minute's worth.
-        new_keys_per_minute_per_address: Requests with keys no provider took yet, in such bursts too.
+    Connection counts are released when the server reports the end of the connection, however it ends.
     """
 
-    connections: int = 0
-    connections_per_address: int = 0
-    connections_per_caller: int = 0
-    streams_per_second_per_address: float = 0
-    streams_per_second_per_caller: float = 0
-    watches_per_caller: int = 0
-    submits_per_minute_per_caller: float = 0
-    new_keys_per_minute_per_address: float = 0
-
-
-class Limits:
-    """Lets connections and submits in, as long as there is room for them."""
-
     def __init__(
-        self, settings: LimitSettings, addresses: ClientAddresses, clock: Clock, metrics: Metrics
+        self, settings: Settings, addresses: ClientAddresses, clock: Clock, metrics: Metrics
     ) -> None:
         self._settings = settings
         self._addresses = addresses
         self._metrics = metrics
-        by_address, by_caller = (
-            settings.streams_per_second_per_address,
-            settings.streams_per_second_per_caller,
-        )
-        self._address_rate = RateLimiter(by_address, by_address * BURST_SECONDS, clock)
-        self._caller_rate = RateLimiter(by_caller, by_caller * BURST_SECONDS, clock)
-        a_minute = settings.submits_per_minute_per_caller
-        self._submit_rate = RateLimiter(a_minute / 60, a_minute, clock)
-        keys = settings.new_keys_per_minute_per_address
+        per_address = settings.max_streams_per_second_per_address
+        self._address_rate = RateLimiter(per_address, per_address * BURST_SECONDS, clock)
+        per_caller = settings.max_streams_per_second_per_caller
+        self._caller_rate = RateLimiter(per_caller, per_caller * BURST_SECONDS, clock)
+        submits = settings.max_submits_per_minute_per_caller
+        self._submit_rate = RateLimiter(submits / 60, submits, clock)
+        keys = settings.max_new_keys_per_minute_per_address
         self._key_rate = RateLimiter(keys / 60, keys, clock)
         self._open = 0
-        self._addresses_open: dict[str, int] = {}
-        self._callers_open: dict[str, int] = {}
-        self._watches: dict[str, int] = {}
+        self._open_by_address: dict[str, int] = {}
+        self._open_by_caller: dict[str, int] = {}
+        self._watches_by_caller: dict[str, int] = {}
 
-    def stream(self, connection: HTTPConnection) -> ConnectionSlot:
-        """A place for a stream or a WebSocket, until the connection ends; then say whose it is.
+    def open_stream(self, connection: HTTPConnection) -> ConnectionSlot:
+        """Count a stream or WebSocket until its connection ends; assign the slot to its caller once known.
 
         Raises:
-            LimitExceeded: There is none for that address.
+            LimitExceeded: The bridge or the address has too many connections, or the address opens too many.
         """
-        place = self._enter(connection)
-        _check_rate(self._address_rate, place.address, "this address opens")
-        return place
+        slot = self._open_slot(connection)
+        _check_rate(self._address_rate, slot.address, "this address")
+        return slot
 
-    def longpoll(self, connection: HTTPConnection, caller: str) -> None:
-        """A place for a request that is held open, until it is answered.
+    def open_longpoll(self, connection: HTTPConnection, caller: str) -> None:
+        """Count a long-poll until it is answered.
 
         Raises:
-            LimitExceeded: There is none.
+            LimitExceeded: The bridge, the address or the caller has too many connections.
         """
         try:
-            self.assign_to_caller(self._enter(connection), caller)
+            self.assign_to_caller(self._open_slot(connection), caller)
         except LimitExceeded as error:
             self._metrics.rejected(LABEL)
             log_rejected(LABEL, error)
             raise
 
-    def submit(self, caller: str) -> None:
-        """Let one submit through.
+    def check_submit(self, caller: str) -> None:
+        """Count one submit.
 
         Raises:
-            LimitExceeded: This caller has had its share of the minute.
+            LimitExceeded: The caller submits too often.
         """
         wait = self._submit_rate.take(caller)
         if wait > 0:
-            self._metrics.rejected(LABEL)  # of the contract's metrics the nearest to a request refused
-            raise LimitExceeded("this caller submits more a minute than this bridge allows", retry_after=wait)
+            # the contract has no metric for rejected requests; of its metrics this is the closest
+            self._metrics.rejected(LABEL)
+            raise LimitExceeded("this caller exceeds its submits per minute", retry_after=wait)
 
-    def try_key(self, connection: HTTPConnection) -> None:
-        """Let one request through with a key that may be worth nothing.
+    def check_unverified_key(self, connection: HTTPConnection) -> None:
+        """Count one request with a provider key that no provider has accepted yet.
 
         Raises:
-            LimitExceeded: This address has tried enough of them for now.
+            LimitExceeded: The address sends too many of them.
         """
         wait = self._key_rate.take(self._addresses.of(connection.scope))
         if wait > 0:
             self._metrics.rejected(LABEL)
-            raise LimitExceeded("this address sends too many keys no provider took", retry_after=wait)
+            raise LimitExceeded("this address sends too many unverified keys", retry_after=wait)
 
-    def assign_to_caller(self, place: ConnectionSlot, caller: str, *, rated: bool = False) -> None:
+    def assign_to_caller(self, slot: ConnectionSlot, caller: str, *, rated: bool = False) -> None:
         """Count a connection as one of `caller`.
 
+        Args:
+            rated: Whether it also counts as a new stream of the caller.
+
         Raises:
-            LimitExceeded: The caller has too many, or, where they are rated, opens them too quickly.
+            LimitExceeded: The caller has too many connections, or opens too many.
         """
-        of_caller = self._callers_open.get(caller, 0)
-        _check(of_caller, self._settings.connections_per_caller, "one caller holds")
+        of_caller = self._open_by_caller.get(caller, 0)
+        _check_connections(of_caller, self._settings.max_connections_per_caller, "per caller")
         if rated:
-            _check_rate(self._caller_rate, caller, "this caller opens")
-        self._callers_open[caller] = of_caller + 1
-        place.caller = caller
+            _check_rate(self._caller_rate, caller, "this caller")
+        self._open_by_caller[caller] = of_caller + 1
+        slot.caller = caller
 
-    def follow(self, caller: str, before: int, after: int) -> None:
-        """Count that a connection of `caller` follows `after` tasks instead of `before`.
+    def change_watch_count(self, caller: str, before: int, after: int) -> None:
+        """Count that a connection of `caller` watches `after` tasks instead of `before`.
 
         Raises:
-            LimitExceeded: That is more than the caller may follow in all; nothing was counted.
+            LimitExceeded: The caller watches too many tasks on all its connections; nothing was counted.
         """
-        most = self._settings.watches_per_caller
-        if not most:
+        limit = self._settings.max_watches_per_caller
+        if not limit:
             return
-        wished = self._watches.get(caller, 0) + after - before
-        if after > before and wished > most:
-            raise LimitExceeded(f"one caller follows at most {most} tasks", retry_after=RETRY_AFTER_SECONDS)
-        _keep(self._watches, caller, wished)
+        total = self._watches_by_caller.get(caller, 0) + after - before
+        if after > before and total > limit:
+            raise LimitExceeded(
+                f"at most {limit} watched tasks per caller are allowed", retry_after=RETRY_AFTER_SECONDS
+            )
+        _set_count(self._watches_by_caller, caller, total)
 
-    def leave(self, place: ConnectionSlot) -> None:
-        """Give a place back."""
+    def release(self, slot: ConnectionSlot) -> None:
+        """Count a connection no longer."""
         self._open -= 1
-        _keep(self._addresses_open, place.address, self._addresses_open[place.address] - 1)
-        if place.caller is not None:
-            _keep(self._callers_open, place.caller, self._callers_open[place.caller] - 1)
+        _set_count(self._open_by_address, slot.address, self._open_by_address[slot.address] - 1)
+        if slot.caller is not None:
+            _set_count(self._open_by_caller, slot.caller, self._open_by_caller[slot.caller] - 1)
 
-    def _enter(self, connection: HTTPConnection) -> ConnectionSlot:
+    def _open_slot(self, connection: HTTPConnection) -> ConnectionSlot:
         settings, address = self._settings, self._addresses.of(connection.scope)
-        of_address = self._addresses_open.get(address, 0)
-        _check(self._open, settings.connections, "this bridge holds")
-        _check(of_address, settings.connections_per_address, "one address holds")
+        of_address = self._open_by_address.get(address, 0)
+        _check_connections(self._open, settings.max_connections, "on this bridge")
+        _check_connections(of_address, settings.max_connections_per_address, "per address")
         self._open += 1
-        self._addresses_open[address] = of_address + 1
-        place = ConnectionSlot(self, address)
-        on_close(connection.scope, place.leave)
-        return place
+        self._open_by_address[address] = of_address + 1
+        slot = ConnectionSlot(self, address)
+        # registered before anything else can fail: every slot is released exactly once
+        on_close(connection.scope, slot.release)
+        return slot
 
 
 class ConnectionSlot:
-    """One connection that was let in.
+    """One counted connection.
 
     Attributes:
-        caller: Whose it is, once that is known.
+        caller: Whose connection it is; None until the caller is known.
     """
 
-    __slots__ = ("_following", "_limits", "address", "caller")
+    __slots__ = ("_limits", "_watch_count", "address", "caller")
 
     def __init__(self, limits: Limits, address: str) -> None:
         self._limits = limits
         self.address = address
         self.caller: str | None = None
-        self._following = 0
+        self._watch_count = 0
 
     def assign_to_caller(self, caller: str) -> None:
-        """Say whose stream it is.
+        """Count the connection as a new stream of `caller`.
 
         Raises:
-            LimitExceeded: The caller has too many, or opens them too quickly.
+            LimitExceeded: The caller has too many connections, or opens too many.
         """
         self._limits.assign_to_caller(self, caller, rated=True)
 
-    def follow(self, tasks: int) -> None:
-        """Say how many tasks the connection follows from now on.
+    def set_watch_count(self, tasks: int) -> None:
+        """Set how many tasks the connection watches.
 
         Raises:
-            LimitExceeded: Its caller follows too many already.
+            LimitExceeded: Its caller would watch too many; the count is unchanged.
         """
         if self.caller is not None:
-            self._limits.follow(self.caller, self._following, tasks)
-            self._following = tasks
+            self._limits.change_watch_count(self.caller, self._watch_count, tasks)
+            self._watch_count = tasks
 
-    def leave(self) -> None:
-        """The connection is over."""
-        self.follow(0)
-        self._limits.leave(self)
+    def release(self) -> None:
+        """The connection has ended."""
+        self.set_watch_count(0)
+        self._limits.release(self)
 
 
 def log_rejected(delivery: str, error: LimitExceeded) -> None:
-    """Say in the log that somebody found no place, and which limit that is."""
-    logger.warning("turned away", extra={"delivery": delivery, "why": str(error)})
+    """Log a rejected connection with the limit it exceeded; repeats are throttled."""
+    logger.warning("connection rejected", extra={"delivery": delivery, "why": str(error)})
 
 
-def _check(number: int, most: int, authenticate: str) -> None:
-    if most and number >= most:
-        raise LimitExceeded(f"{authenticate} at most {most} connections", retry_after=RETRY_AFTER_SECONDS)
+def _check_connections(count: int, limit: int, scope: str) -> None:
+    if limit and count >= limit:
+        raise LimitExceeded(
+            f"at most {limit} connections {scope} are allowed", retry_after=RETRY_AFTER_SECONDS
+        )
 
 
-def _check_rate(rate: RateLimiter, key: str, authenticate: str) -> None:
+def _check_rate(rate: RateLimiter, key: str, subject: str) -> None:
     wait = rate.take(key)
     if wait > 0:
-        raise LimitExceeded(f"{authenticate} streams more often than this bridge allows", retry_after=wait)
+        raise LimitExceeded(f"{subject} opens streams too quickly", retry_after=wait)
 
 
-def _keep(counts: MutableMapping[str, int], key: str, number: int) -> None:
-    """What is zero needs no memory."""
-    if number > 0:
-        counts[key] = number
+def _set_count(counts: MutableMapping[str, int], key: str, count: int) -> None:
+    """Keys with a count of zero are removed, or the dicts would grow with every address ever seen."""
+    if count > 0:
+        counts[key] = count
     else:
         counts.pop(key, None)

@@ -1,4 +1,4 @@
-"""How often somebody may do something: a token bucket for each key, forgotten once it is full again."""
+"""Rate limiter: the generic cell rate algorithm (GCRA) with one cell per key."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ MAX_KEYS = 65_536
 
 
 class RateLimiter:
-    """One bucket a key, all of the same size; every method takes the same time however many there are.
+    """Allows each key `per_second` actions, in bursts of at most `burst`.
 
-    A bucket is remembered as the moment when it will be full again: one that is full needs no memory.
-    Beyond `MOST_KEYS` the one used longest ago is forgotten, which makes it full.
+    GCRA is a token bucket stored as one number per key: the moment when its bucket is full again (the
+    theoretical arrival time). A key with a full bucket needs no memory, and `take` costs the same for any
+    number of keys. Beyond `MAX_KEYS` the least recently used key is forgotten, that is, gets a full bucket.
 
     Args:
-        per_second: Tokens that come back each second; 0 for as many as anybody wants.
-        burst: Tokens in a full bucket, at least one.
+        per_second: Tokens added per second; 0 for no limit.
+        burst: Tokens in a full bucket, at least 1.
     """
 
     def __init__(self, per_second: float, burst: float, clock: Clock) -> None:
-        self._seconds_each = 1 / per_second if per_second else 0.0
-        self._slack = (max(burst, 1.0) - 1) * self._seconds_each
+        self._interval = 1 / per_second if per_second else 0.0
+        self._tolerance = (max(burst, 1.0) - 1) * self._interval
         self._clock = clock
         self._full_at: OrderedDict[str, float] = OrderedDict()
 
@@ -33,24 +34,21 @@ class RateLimiter:
         """Take one token.
 
         Returns:
-            0 when it was taken, else seconds until there is one.
+            0 if it was taken, else the seconds until there is one.
         """
-        if not self._seconds_each:
+        if not self._interval:
             return 0.0
         now = self._clock.monotonic()
         full_at = max(self._full_at.get(key, now), now)
-        wait = full_at - now - self._slack
+        wait = full_at - now - self._tolerance
         if wait > 0:
             return wait
-        self._full_at[key] = full_at + self._seconds_each
+        self._full_at[key] = full_at + self._interval
         self._full_at.move_to_end(key)
-        self._forget(now)
-        return 0.0
-
-    def _forget(self, now: float) -> None:
-        """Two at the most for the one that came, so that what is kept shrinks at no one's expense."""
+        # at most two keys are removed for one added: the table shrinks, and no single call pays for many
         for _ in range(2):
             oldest = next(iter(self._full_at))
             if self._full_at[oldest] > now and len(self._full_at) <= MAX_KEYS:
-                return
+                break
             del self._full_at[oldest]
+        return 0.0

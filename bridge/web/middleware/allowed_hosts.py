@@ -1,7 +1,7 @@
-"""Under which names the bridge is reached, where nobody is asked who they are.
+"""Allowed host names (the `Host` header), against DNS rebinding of a bridge without authentication.
 
-A stranger's page may let its own name point at this machine (DNS rebinding); to the browser the bridge is
-then the page's own server, and no origin gives it away. Only the name in `Host` does.
+A malicious page can let its own host name resolve to this machine. To the browser the bridge is then the
+page's own server, and neither CORS nor `Origin` tells them apart. Only the name in `Host` does.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from bridge.errors import Forbidden
 from bridge.web.problems import problem
 
 _LOCAL = ".localhost"
-_SENTENCE = "this bridge is not reached under that name; if it should be, name it in allowed_hosts"
+_SENTENCE = "this host name is not allowed; add it to allowed_hosts if it is the bridge's own"
+_CLOSE_REASON = _SENTENCE[:120]
 
 
 class AllowedHostsMiddleware:
-    """Lets requests in that name this machine, or a name the operator allows.
+    """Rejects requests unless their host name is local or allowed.
 
-    Addresses and names without a dot cannot be a stranger's, whose name a browser finds in the public DNS.
+    IP addresses and names without a dot are always allowed: browsers do not look them up in the public DNS.
 
     Args:
-        allowed: Further names; `*.example.com` for all below.
+        allowed: Further names; `*.example.com` for all subdomains.
     """
 
     def __init__(self, app: ASGIApp, allowed: Sequence[str]) -> None:
@@ -34,31 +35,23 @@ class AllowedHostsMiddleware:
         self._allowed = Hosts(allowed)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Pass on, or refuse; no coroutine of ours stays for as long as a stream does."""
-        if scope["type"] != "lifespan" and not self._lets_in(_host(scope)):
-            return _refuse(scope, receive, send)
+        """Pass on or reject. Not a coroutine itself: one less is suspended for as long as a stream lasts."""
+        if scope["type"] != "lifespan":
+            host = next((bytes(value) for name, value in scope["headers"] if name == b"host"), b"")
+            if _is_public_name(host) and not self._allowed.has(_name(host)):
+                return _reject(scope, receive, send)
         return self._app(scope, receive, send)
 
-    def _lets_in(self, host: bytes) -> bool:
-        return not _may_be_strange(host) or self._allowed.has(_name(host))
 
-
-def _host(scope: Scope) -> bytes:
-    for name, value in scope["headers"]:
-        if name == b"host":
-            return bytes(value)
-    return b""
-
-
-def _name(field: bytes) -> str:
-    """What stands before the port, folded."""
-    host = field.decode("latin-1")
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+def _name(host: bytes) -> str:
+    """The name or address without port and brackets, in lower case."""
+    text = host.decode("latin-1")
+    name = text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0]
     return name.rstrip(".").lower()
 
 
-@lru_cache(16)  # nearly everybody comes by the same few names; a name may be as long as a head
-def _may_be_strange(host: bytes) -> bool:
+@lru_cache(16)  # small: nearly all requests use the same few names, and a forged one may be 256 KiB long
+def _is_public_name(host: bytes) -> bool:
     name = _name(host)
     if "." not in name or name.endswith(_LOCAL):
         return False
@@ -69,9 +62,9 @@ def _may_be_strange(host: bytes) -> bool:
     return False
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+async def _reject(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await receive()
-        await send({"type": "websocket.close", "code": 1008, "reason": _SENTENCE[:120]})
+        await send({"type": "websocket.close", "code": 1008, "reason": _CLOSE_REASON})
         return
     await problem(Forbidden(_SENTENCE))(scope, receive, send)

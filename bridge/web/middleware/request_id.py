@@ -1,4 +1,4 @@
-"""Every request has an id: in its answer, in its problem documents and in every line of the log."""
+"""Request ids: in every response, every problem document and every log line of a request."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 class RequestIdMiddleware:
-    """ASGI layer: says whose request this is, for as long as the request's asyncio task lasts.
+    """Binds the request context to the request's asyncio task, and adds `X-Request-Id` to the response.
 
-    It stands inside `Outermost`, whose `send` streams write past; the id is in the head, which comes first.
+    It is inside `ConnectionHandoff`, whose streams bypass its `send`; their head, which has the id, does not.
     """
 
     def __init__(self, app: ASGIApp, clock: Clock) -> None:
@@ -25,21 +25,27 @@ class RequestIdMiddleware:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, and answer with the id."""
+        """Pass on, and log the request at level debug."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        answer = _Answer(send, bind(scope["headers"]).request_id)
-        began = self._clock.monotonic()
+        send_with_id = _SendWithId(send, bind(scope["headers"]).request_id)
+        started_at = self._clock.monotonic()
         try:
-            await self._app(scope, receive, answer)
+            await self._app(scope, receive, send_with_id)
         finally:
             if logger.isEnabledFor(logging.DEBUG):
-                _tell(scope, answer.status, self._clock.monotonic() - began)
+                fields = {
+                    "method": scope.get("method", "GET"),
+                    "route": route_of(scope),
+                    "status": send_with_id.status,
+                    "seconds": round(self._clock.monotonic() - started_at, 4),
+                }
+                logger.debug("request answered", extra=fields)
 
 
-class _Answer:
-    """The server's `send`, with the id in the head."""
+class _SendWithId:
+    """The server's `send`, with the id added to the response head."""
 
     __slots__ = ("_header", "_send", "status")
 
@@ -56,15 +62,5 @@ class _Answer:
 
 
 def route_of(scope: Scope) -> str | None:
-    """The template of the path: what stands in its place may be a secret, as in a callback's address."""
+    """The template of the path. The path itself is never logged: it may contain a callback's secret."""
     return getattr(scope.get("route"), "path", None)
-
-
-def _tell(scope: Scope, status: int | None, seconds: float) -> None:
-    fields = {
-        "method": scope.get("method", "GET"),
-        "route": route_of(scope),
-        "status": status,
-        "seconds": round(seconds, 4),
-    }
-    logger.debug("request answered", extra=fields)

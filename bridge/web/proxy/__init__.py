@@ -1,1 +1,1 @@
-"""The providers' own paths, answered from the bridge's one poll."""
+"""The providers' own paths, answered from the bridge's one poll per task."""

@@ -1,4 +1,4 @@
-"""Tasks by the client's own id: asked for once, however many want to know."""
+"""Tasks by the client's own id (alias): looked up at the provider once for all concurrent callers."""
 
 from __future__ import annotations
 
@@ -8,87 +8,91 @@ from dataclasses import dataclass, field
 
 from bridge.core.event import Event
 from bridge.core.task import Source, TaskKey, check_task_id
-from bridge.delivery.subscriptions import Subscriptions
 from bridge.errors import TaskNotFound, UpstreamBusy, UpstreamError
 from bridge.sources.poll import find
 from bridge.sources.upstream import Upstream
+from bridge.web.services import Services
 
 CACHE_SIZE = 4096
 
 
-async def find_by_alias(
-    subscriptions: Subscriptions, upstream: Upstream, alias: str
-) -> tuple[TaskKey, Event]:
-    """Ask the provider for the task of that alias, within its budget.
-
-    Raises:
-        InvalidRequest: The alias is not well-formed.
-        UpstreamError: TaskNotFound when there is none, or the provider finds no task that way.
-        JournalError: What was found could not be recorded.
-    """
-    asked = upstream.dialect.alias_request(check_task_id(alias))
-    if asked is None:
-        raise TaskNotFound("this upstream finds no task by the client's own id")
-    now = subscriptions.clock.monotonic()
-    free_at = upstream.limiter.free_at(now)
-    if free_at is None or free_at > now + subscriptions.settings.cold_wait_seconds:
-        raise UpstreamBusy("the budget of this upstream is used up", retry_after=(free_at or now + 1) - now)
-    await subscriptions.clock.sleep(free_at - now)
-    seen = await find(upstream, asked)
-    assert seen.task_id is not None
-    key = TaskKey(upstream.name, check_task_id(seen.task_id), upstream.account)
-    return key, await subscriptions.pool.show(key, seen, Source.POLL) or subscriptions.placeholder(key)
-
-
 @dataclass(slots=True)
 class _AliasEntry:
-    """What is known of one alias.
+    """What is known about one alias.
 
     Args:
-        error: Why it was not found, which counts until `again_at`.
+        error: Why the last lookup failed; raised again until `retry_at` (monotonic seconds).
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     key: TaskKey | None = None
     error: UpstreamError | None = None
-    again_at: float = 0.0
+    retry_at: float = 0.0
 
 
 class Aliases:
-    """Remembers which task an alias means: that never changes."""
+    """Looks up aliases, and caches which task each one belongs to: a provider never changes that."""
 
-    def __init__(self, subscriptions: Subscriptions) -> None:
-        self._subscriptions = subscriptions
-        self._places: OrderedDict[tuple[str, str, str], _AliasEntry] = OrderedDict()
+    def __init__(self, services: Services) -> None:
+        self._settings = services.settings
+        self._pool = services.pool
+        self._subscriptions = services.subscriptions
+        self._entries: OrderedDict[tuple[str, str, str], _AliasEntry] = OrderedDict()
 
-    async def key(self, upstream: Upstream, alias: str) -> TaskKey:
-        """The task of that alias; the provider is asked by one for all who wait.
+    async def find(self, upstream: Upstream, alias: str) -> tuple[TaskKey, Event]:
+        """Ask the provider for the task with that alias, within its rate limit.
 
         Raises:
-            BridgeError: What `find_by_alias` raises.
+            InvalidRequest: The alias is malformed.
+            UpstreamError: The lookup failed; `TaskNotFound` if there is no such task, or the provider has no
+                lookup by alias.
+            JournalError: The result could not be recorded.
         """
-        place = self._place(upstream.name, upstream.account, alias)
-        async with place.lock:
-            if place.key is not None:
-                return place.key
-            if place.error is not None and self._subscriptions.clock.monotonic() < place.again_at:
-                raise place.error.with_traceback(None)  # else it would grow with everybody who asks
+        request = upstream.dialect.alias_request(check_task_id(alias))
+        if request is None:
+            raise TaskNotFound("this upstream has no lookup by the client's own id")
+        now = upstream.clock.monotonic()
+        free_at = upstream.limiter.free_at(now)
+        if free_at is None or free_at > now + self._settings.first_state_timeout_seconds:
+            wait = (free_at or now + 1) - now
+            raise UpstreamBusy("the rate limit of this upstream is exhausted", retry_after=wait)
+        await upstream.clock.sleep(free_at - now)
+        observation = await find(upstream, request)
+        assert observation.task_id is not None
+        key = TaskKey(upstream.name, check_task_id(observation.task_id), upstream.account)
+        event = await self._pool.show(key, observation, Source.POLL)
+        return key, event or self._subscriptions.placeholder(key)
+
+    async def key(self, upstream: Upstream, alias: str) -> TaskKey:
+        """The task with that alias, from the cache if possible; concurrent callers share one lookup.
+
+        Raises:
+            BridgeError: As `find` raises.
+        """
+        entry = self._entry(upstream.name, upstream.account, alias)
+        async with entry.lock:
+            if entry.key is not None:
+                return entry.key
+            if entry.error is not None and upstream.clock.monotonic() < entry.retry_at:
+                # without its traceback, which would grow with every caller that gets this exception
+                raise entry.error.with_traceback(None)
             try:
-                place.key, _ = await find_by_alias(self._subscriptions, upstream, alias)
+                entry.key, _ = await self.find(upstream, alias)
             except UpstreamError as error:
                 wait = max(error.retry_after or 0.0, upstream.pace.min_seconds)
-                place.error, place.again_at = error, self._subscriptions.clock.monotonic() + wait
+                entry.error, entry.retry_at = error, upstream.clock.monotonic() + wait
                 raise
-            return place.key
+            return entry.key
 
     def remember(self, alias: str, key: TaskKey) -> None:
-        """Take in what a submit has shown."""
-        self._place(key.upstream, key.account, alias).key = key
+        """Cache the alias of a task that was just submitted."""
+        self._entry(key.upstream, key.account, alias).key = key
 
-    def _place(self, *name: str) -> _AliasEntry:
+    def _entry(self, *name: str) -> _AliasEntry:
         upstream, account, alias = name
-        place = self._places.setdefault((upstream, account, alias), _AliasEntry())
-        self._places.move_to_end((upstream, account, alias))
-        if len(self._places) > CACHE_SIZE:
-            self._places.popitem(last=False)
-        return place
+        # by account: two accounts may use the same alias for different tasks
+        entry = self._entries.setdefault((upstream, account, alias), _AliasEntry())
+        self._entries.move_to_end((upstream, account, alias))
+        if len(self._entries) > CACHE_SIZE:
+            self._entries.popitem(last=False)
+        return entry

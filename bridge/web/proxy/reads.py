@@ -1,4 +1,4 @@
-"""A status call under the provider's own path, answered from the bridge's one look."""
+"""Status calls under the provider's own path, answered from the bridge's one poll per task."""
 
 from __future__ import annotations
 
@@ -6,65 +6,58 @@ from starlette.responses import Response
 
 from bridge.core.event import Event
 from bridge.core.task import Status, TaskKey
-from bridge.delivery.subscriptions import Subscriptions
 from bridge.errors import BridgeError, UpstreamBusy
-from bridge.sources.poll import JSON, CachedResponse
-from bridge.web.proxy.responses import error_response, state_response
+from bridge.sources.poll import JSON
+from bridge.web.proxy.responses import error_response, provider_response
+from bridge.web.services import Services
 
 
 class ProxyReads:
-    """Answers with the provider's own document."""
+    """Answers status calls with the provider's own document."""
 
-    def __init__(self, subscriptions: Subscriptions) -> None:
-        self._subscriptions = subscriptions
+    def __init__(self, services: Services) -> None:
+        self._settings = services.settings
+        self._clock = services.clock
+        self._pool = services.pool
+        self._journal = services.journal
 
     async def status(self, key: TaskKey) -> Response:
-        """What the provider says of a task: as it said at its end, else as it said lately.
+        """The provider's document of a task: the final one if it has ended, else the last poll's.
 
         Raises:
             JournalError: The journal cannot be read.
         """
-        ended = await self._end_of(key)
-        if ended is not None:
-            return document(ended)
-        shown = await self._subscriptions.pool.shown(
-            key, seconds=self._subscriptions.settings.cold_wait_seconds
-        )
-        if isinstance(shown, BridgeError):
-            return error_response(shown, wait=self._next_look_in(key))
-        (latest,) = await self._subscriptions.journal.latest([key])
-        if shown is None and latest is not None and _ended(latest):
-            return document(latest)
-        late = shown or self._last_shown(key)
-        if latest is not None and latest.state.raw is not None and (late is None or late.body is None):
-            return document(latest)  # another source knows better, or the answer was too large to keep twice
-        if late is None or late.body is None:
+        # an ended task has no watch any more and must not get one: clients poll it for hours
+        (latest,) = await self._journal.latest([key])
+        if latest is not None and _ended(latest):
+            return recorded_response(latest)
+        polled = await self._pool.shown(key, seconds=self._settings.first_state_timeout_seconds)
+        watcher = self._pool.watcher(key)
+        if isinstance(polled, BridgeError):
+            due = watcher.watch.due if watcher is not None else None
+            return error_response(polled, wait=None if due is None else due - self._clock.monotonic())
+        # read again: a callback or the provider's stream may have ended the task during the wait
+        (latest,) = await self._journal.latest([key])
+        if polled is None and latest is not None and _ended(latest):
+            return recorded_response(latest)
+        if polled is None and watcher is not None:
+            polled = watcher.shown  # the poll is late, not failed: the last response is still the newest
+        if latest is not None and latest.state.raw is not None and (polled is None or polled.body is None):
+            # the state came from another source, or the body was too large to be cached
+            return recorded_response(latest)
+        if polled is None or polled.body is None:
             return error_response(UpstreamBusy("the upstream has not answered yet", retry_after=1.0))
-        age = str(max(0, int(self._subscriptions.clock.monotonic() - late.at)))
-        return state_response(late.status, late.content_type, late.body, {"Age": age})
-
-    async def _end_of(self, key: TaskKey) -> Event | None:
-        (latest,) = await self._subscriptions.journal.latest([key])
-        return latest if latest is not None and _ended(latest) else None
-
-    def _last_shown(self, key: TaskKey) -> CachedResponse | None:
-        """A look that is late, not failed: what the last one brought is still all that is known."""
-        watcher = self._subscriptions.pool.watcher(key)
-        return watcher.shown if watcher is not None else None
-
-    def _next_look_in(self, key: TaskKey) -> float | None:
-        watcher = self._subscriptions.pool.watcher(key)
-        due = watcher.watch.due if watcher is not None else None
-        return due - self._subscriptions.clock.monotonic() if due is not None else None
+        age = str(max(0, int(self._clock.monotonic() - polled.at)))
+        return provider_response(polled.status, polled.content_type, polled.body, {"Age": age})
 
 
-def document(event: Event) -> Response:
+def recorded_response(event: Event) -> Response:
     """The provider's document of a recorded state."""
     if event.state.raw is None:
-        return error_response(UpstreamBusy("the upstream's own document of this task was not kept"))
-    return state_response(200, JSON, event.state.raw)
+        return error_response(UpstreamBusy("the upstream's own document of this task was not recorded"))
+    return provider_response(200, JSON, event.state.raw)
 
 
 def _ended(event: Event) -> bool:
-    """Whether this is an end that stays; of a lost task the provider may know more by now."""
+    """Whether the recorded end is definite; a lost task may have reappeared at the provider."""
     return event.state.status.final and event.state.status is not Status.LOST

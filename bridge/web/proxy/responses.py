@@ -1,4 +1,4 @@
-"""Answers as a provider gives them: its own bytes, and errors in the shape its clients read."""
+"""Responses in the provider's own format: its bytes, and errors as its clients expect them."""
 
 from __future__ import annotations
 
@@ -12,54 +12,53 @@ from starlette.responses import Response
 from bridge.dialects.base import HttpResponse
 from bridge.errors import BridgeError, Conflict, Unauthenticated, UpstreamError
 
-# A provider's page must not act as one of ours, whatever type it claims to be.
-_HARMLESS = {
+# A provider's document must not run as a page of the bridge's origin, whatever type it claims to have.
+_SANDBOX_HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
 }
-_ABOUT_RETRYING = ("retry-after", "retry-after-ms", "x-should-retry")
-_SAYS_WHEN = re.compile(
-    r"\d{1,9}(\.\d{1,9})?|true|false|[A-Z][a-z]{2}, [\w: -]{20,26}"
-)  # or what not, our key
+_RETRY_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
+# Numbers, booleans and HTTP dates only: a provider that echoes our key in a header must not leak it.
+_RETRY_VALUE = re.compile(r"\d{1,9}(\.\d{1,9})?|true|false|[A-Z][a-z]{2}, [\w: -]{20,26}", re.ASCII)
 _JSON = "application/json"
-_BODILESS = 204
+_NO_CONTENT = 204
 
 
-def state_response(
+def provider_response(
     status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """The provider's own bytes."""
+    """A response with the provider's own bytes."""
     if not 200 <= status <= 599 or status == 304:
-        status = 502  # no answer to what was asked, and none that every server can send
+        status = 502  # the client sent no condition for a 304, and not every server can send 1xx or 6xx
     content_type = content_type if content_type.isascii() else "application/octet-stream"
-    fields = {**_HARMLESS, "Content-Type": content_type, **(headers or {})}
-    return Response(b"" if status == _BODILESS else body, status_code=status, headers=fields)
+    fields = {**_SANDBOX_HEADERS, "Content-Type": content_type, **(headers or {})}
+    return Response(b"" if status == _NO_CONTENT else body, status_code=status, headers=fields)
 
 
-def passthrough(answer: HttpResponse, error: BridgeError | None = None) -> Response:
-    """An answer as it came.
+def passthrough(response: HttpResponse, error: BridgeError | None = None) -> Response:
+    """The provider's response, unchanged.
 
     Args:
-        error: What it amounts to, where it is no success.
+        error: The error the response was classified as, if any.
     """
-    told = {
-        name: answer.headers[name]
-        for name in _ABOUT_RETRYING
-        if _SAYS_WHEN.fullmatch(answer.headers.get(name, ""))
+    headers = {
+        name: response.headers[name]
+        for name in _RETRY_HEADERS
+        if _RETRY_VALUE.fullmatch(response.headers.get(name, ""))
     }
-    headers = {name: value for name, value in told.items() if value.isascii()}
     if error is not None and not error.retryable:
         headers["x-should-retry"] = "false"
-    return state_response(answer.status, answer.headers.get("content-type", _JSON), answer.body, headers)
+    content_type = response.headers.get("content-type", _JSON)
+    return provider_response(response.status, content_type, response.body, headers)
 
 
 def error_response(error: BridgeError, *, repeatable: bool = True, wait: float | None = None) -> Response:
-    """An error of the provider, or on the way to it, under the provider's own status.
+    """An error of the provider or of the way to it, with the provider's own status and code if known.
 
     Args:
-        repeatable: Whether the call may be made again at all.
-        wait: Seconds before another try can help, where that is known better than the error knows it.
+        repeatable: Whether the client may retry; false where a retry could create a second task.
+        wait: Seconds before a retry can help, if known better than by the error.
     """
     code: str | None = error.code
     status: int | None = None
@@ -72,6 +71,6 @@ def error_response(error: BridgeError, *, repeatable: bool = True, wait: float |
         seconds = error.retry_after if wait is None else wait
         headers = {"Retry-After": str(max(1, ceil(seconds if seconds is not None else 1.0)))}
     body = orjson.dumps({"error": {"message": str(error), "code": code}})
-    return state_response(
+    return provider_response(
         status if status is not None and status >= 400 else error.status, _JSON, body, headers
     )

@@ -1,4 +1,4 @@
-"""Submit, sync and cancel under the provider's own paths: asked one by one, answered in its own words."""
+"""Submit, sync and cancel under the provider's own paths: forwarded one by one, and answered by it."""
 
 from __future__ import annotations
 
@@ -8,169 +8,135 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bridge.auth.authenticator import Caller
-from bridge.auth.origins import Origins
+from bridge.auth.caller import Caller
 from bridge.core.event import Event
-from bridge.core.task import TaskKey
-from bridge.delivery.subscriptions import Subscriptions
-from bridge.dialects.base import HttpResponse, ProxyMatch, Submission
-from bridge.errors import (
-    BridgeError,
-    Overloaded,
-    UnreadablePayload,
-    UpstreamError,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-    UpstreamUnreachable,
-)
+from bridge.core.task import TaskKey, check_task_id
+from bridge.dialects.base import ProxyMatch, Submission
+from bridge.errors import Overloaded, UpstreamUnreachable
 from bridge.sources.poll import JSON
 from bridge.sources.upstream import Upstream
-from bridge.watchers.submitter import Submitter
+from bridge.watchers.submitter import UNCERTAIN, Forwarded
 from bridge.web import params
-from bridge.web.limits.limits import Limits
 from bridge.web.proxy.aliases import Aliases
-from bridge.web.proxy.reads import document
-from bridge.web.proxy.responses import error_response, passthrough, state_response
-from bridge.web.submit import admit
+from bridge.web.proxy.reads import recorded_response
+from bridge.web.proxy.responses import error_response, passthrough, provider_response
+from bridge.web.services import Services
+from bridge.web.submit import RESTARTING_SENTENCE, check_write_request
 from bridge.web.tasks import links
 
-DRAIN_PERIOD_SECONDS = 1.0
-
-_UNCERTAIN = (UpstreamUnavailable, UpstreamTimeout, UnreadablePayload)
+DRAIN_CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Created:
-    """What became of a submit: the provider's answer, and the task or what the answer amounts to."""
+class ProxyCall:
+    """A request that matches one of the provider's calls."""
 
-    answer: HttpResponse
-    key: TaskKey | None = None
-    event: Event | None = None
-    error: UpstreamError | None = None
+    request: Request
+    caller: Caller
+    upstream: Upstream
+    match: ProxyMatch
+    body: bytes
+
+    @property
+    def key(self) -> TaskKey:
+        """The task of the call.
+
+        Raises:
+            InvalidRequest: Its id is malformed.
+        """
+        return TaskKey(self.upstream.name, check_task_id(self.match.task_id or ""), self.upstream.account)
 
 
 class ProxyWrites:
-    """Creates and cancels tasks for clients that speak the provider's language."""
+    """Submits and cancels tasks for clients of the provider's own API."""
 
-    def __init__(
-        self,
-        subscriptions: Subscriptions,
-        submitter: Submitter,
-        origins: Origins,
-        limits: Limits,
-        aliases: Aliases,
-    ) -> None:
-        self._subscriptions = subscriptions
-        self._submitter = submitter
-        self._origins = origins
-        self._limits = limits
+    def __init__(self, services: Services, aliases: Aliases) -> None:
+        self._clock = services.clock
+        self._journal = services.journal
+        self._hub = services.hub
+        self._subscriptions = services.subscriptions
+        self._submitter = services.submitter
+        self._origins = services.origins
+        self._limits = services.limits
         self._aliases = aliases
 
-    async def submit(
-        self, request: Request, caller: Caller, upstream: Upstream, asked: ProxyMatch, body: bytes
-    ) -> Response:
-        """The provider's own answer; the task is watched to its end.
+    async def submit(self, call: ProxyCall) -> Response:
+        """Submit; the response is the provider's, and the task is watched until its end.
 
         Raises:
-            BridgeError: The request may not be made.
+            BridgeError: The request is not allowed, or was not sent.
         """
-        created = await self._create(request, caller, upstream, asked, body)
-        return created if isinstance(created, Response) else passthrough(created.answer, created.error)
+        submitted = await self._submit(call)
+        if isinstance(submitted, Response):
+            return submitted
+        return passthrough(submitted.response, submitted.error)
 
-    async def sync(
-        self,
-        request: Request,
-        caller: Caller,
-        upstream: Upstream,
-        asked: ProxyMatch,
-        body: bytes,
-        *,
-        seconds: float,
-    ) -> Response:
-        """The finished task, or after so many seconds where to ask for it.
+    async def sync(self, call: ProxyCall, *, seconds: float) -> Response:
+        """Submit and wait: the finished task, or after `seconds` the path where it can be polled.
 
         Raises:
-            BridgeError: The request may not be made.
+            BridgeError: The request is not allowed, or was not sent.
         """
-        created = await self._create(request, caller, upstream, asked, body)
-        if isinstance(created, Response):
-            return created
-        if created.key is None or created.event is None:
-            return passthrough(created.answer, created.error)
-        event = await self._end_of(created.key, created.event, seconds)
-        if event.state.status.final:
-            return document(event)
-        progress = event.state.progress
-        fields = {
-            "task_id": created.key.task_id,
-            "status": event.state.upstream_status or event.state.status.value,
-            "progress": int(progress) if progress is not None and progress == int(progress) else progress,
-            "poll_url": _poll_path(upstream, created.key, params.mounted_at(request)),
-        }
-        return state_response(200, JSON, orjson.dumps(fields))
-
-    async def cancel(self, request: Request, key: TaskKey) -> Response:
-        """The provider's own answer, and a look at what came of it.
-
-        Raises:
-            BridgeError: The request may not be made, or the provider could not be asked.
-        """
-        admit(self._origins, request.headers)
-        return await self._submitter.through(self._cancelled(key))
-
-    async def _cancelled(self, key: TaskKey) -> Response:
-        answer = await self._submitter.ask_cancel(key)
-        try:
-            await self._submitter.take_cancel(key, answer)
-        except BridgeError as error:
-            return passthrough(answer, error)
-        return passthrough(answer)
-
-    async def _create(
-        self, request: Request, caller: Caller, upstream: Upstream, asked: ProxyMatch, body: bytes
-    ) -> _Created | Response:
-        admit(self._origins, request.headers)
-        if self._subscriptions.closed is not None:
-            raise Overloaded("this bridge is being restarted; nothing was submitted")
-        self._limits.submit(caller.name)
-        content_type = request.headers.get("content-type")
-        submission = Submission(body=body, content_type=content_type, options=asked.options)
-        try:
-            created = await self._submitter.through(self._asked(upstream, submission))
-        except _UNCERTAIN as error:  # a client's own retry would be a second task
-            return error_response(error, repeatable=isinstance(error, UpstreamUnreachable))
-        alias = upstream.dialect.client_id(submission)
-        if alias is not None and created.key is not None:
-            self._aliases.remember(alias, created.key)
-        return created
-
-    async def _asked(self, upstream: Upstream, submission: Submission) -> _Created:
-        answer = await self._submitter.ask(upstream, submission)
-        try:
-            key, event = await self._submitter.take(upstream, submission, answer)
-        except UpstreamError as error:
-            return _Created(answer, error=error)
-        return _Created(answer, key, event)
-
-    async def _end_of(self, key: TaskKey, event: Event, seconds: float) -> Event:
-        """The newest event of the task, once it has ended or the time is over."""
-        clock = self._subscriptions.clock
-        until = clock.monotonic() + seconds
+        submitted = await self._submit(call)
+        if isinstance(submitted, Response):
+            return submitted
+        key, event = submitted.key, submitted.event
+        if key is None or event is None:
+            return passthrough(submitted.response, submitted.error)
+        until = self._clock.monotonic() + seconds
         while not event.state.status.final and self._subscriptions.closed is None:
-            left = until - clock.monotonic()
+            left = until - self._clock.monotonic()
             if left <= 0:
                 break
-            await self._subscriptions.hub.changed(
-                key, event.cursor.offset, seconds=min(left, DRAIN_PERIOD_SECONDS)
-            )
-            (latest,) = await self._subscriptions.journal.latest([key])
+            # in steps: a waiting client must not delay the shutdown
+            await self._hub.changed(key, event.cursor.offset, seconds=min(left, DRAIN_CHECK_SECONDS))
+            (latest,) = await self._journal.latest([key])
             event = latest or event
-        return event
+        if event.state.status.final:
+            return recorded_response(event)
+        return _unfinished_response(call, key, event)
+
+    async def cancel(self, call: ProxyCall) -> Response:
+        """Cancel; the response is the provider's, and the task is polled.
+
+        Raises:
+            BridgeError: The request is not allowed, or was not sent.
+        """
+        check_write_request(self._origins, call.request.headers)
+        cancelled = await self._submitter.forward_cancel(call.key)
+        return passthrough(cancelled.response, cancelled.error)
+
+    async def _submit(self, call: ProxyCall) -> Forwarded | Response:
+        check_write_request(self._origins, call.request.headers)
+        if self._subscriptions.closed is not None:
+            raise Overloaded(RESTARTING_SENTENCE)
+        self._limits.check_submit(call.caller.name)
+        content_type = call.request.headers.get("content-type")
+        submission = Submission(body=call.body, content_type=content_type, options=call.match.options)
+        try:
+            submitted = await self._submitter.forward_submit(call.upstream, submission)
+        except UNCERTAIN as error:
+            # the client's SDK must not retry: the task may exist, and a second one would be billed
+            return error_response(error, repeatable=isinstance(error, UpstreamUnreachable))
+        alias = call.upstream.dialect.client_id(submission)
+        if alias is not None and submitted.key is not None:
+            self._aliases.remember(alias, submitted.key)
+        return submitted
 
 
-def _poll_path(upstream: Upstream, key: TaskKey, under: str) -> str:
-    """Where a plain `GET` asks for the task in the provider's own shape; else in ours."""
+def _unfinished_response(call: ProxyCall, key: TaskKey, event: Event) -> Response:
+    """What a sync call returns if the task has not ended in time."""
+    upstream, root_path = call.upstream, params.root_path(call.request)
     request = upstream.dialect.status_request(key.task_id)
-    if request.method != "GET" or request.base_url is not None:
-        return links(key, under)["self"]
-    return f"{under}/proxy/{upstream.name}{upstream.dialect.documented(request.path)}"
+    if request.method == "GET" and request.base_url is None:
+        poll_url = f"{root_path}/proxy/{upstream.name}{upstream.dialect.documented(request.path)}"
+    else:  # the provider's own status call is no plain GET: the client polls the bridge's route
+        poll_url = links(key, root_path)["self"]
+    progress = event.state.progress
+    fields = {
+        "task_id": key.task_id,
+        "status": event.state.upstream_status or event.state.status.value,
+        "progress": int(progress) if progress is not None and progress == int(progress) else progress,
+        "poll_url": poll_url,
+    }
+    return provider_response(200, JSON, orjson.dumps(fields))

@@ -1,21 +1,21 @@
-// Follows tasks of a task event bridge until each of them is over, in a browser or in Node.
+// Follows tasks of a task event bridge until each of them is final, in a browser or in Node.
 //
-// Rule 1: which states are news is decided in `ledger`, whatever brought them.
-// Rule 2: a connection lives as long as its `attempt`; whoever wants it gone aborts that and says why.
-// Rule 3: what follows the end of a connection is decided in `follow`, once, and nowhere else.
+// Rule 1: `makeWatchState` decides which states are new, for every delivery.
+// Rule 2: a connection lives as long as its `attempt`; to end it, abort that with the reason.
+// Rule 3: what happens after the end of a connection is decided only in `follow`.
 //
-// It is small on purpose: minified and gzipped it must stay under 3 KB, and a test holds it to that.
+// Kept small on purpose: minified and gzipped it must stay under 3 KB, which a test checks.
 
-const LONGEST_EVENT = 8e6; // characters
-const LONGEST_WAIT = 300e3; // ms, whatever anybody asks for
-const ASLEEP = 5e3; // ms by which one clock outran the other: the machine slept
+const MAX_EVENT = 8e6; // characters
+const MAX_WAIT = 300e3; // ms, also for `retry:` and Retry-After
+const ASLEEP = 5e3; // ms by which the clocks diverge when the machine slept
 
-// How a connection can end without a word from the bridge. A text is never final; an error says whether it is.
+// Reasons of a connection that ended without an error of the bridge. A string is retried; a BridgeError decides itself.
 const CLOSED = "closed";
 const SILENT = "silent";
 const WOKEN = "woken";
 
-/** What ended a watch, in the words of the bridge's problem document where there was one. */
+/** The error that ended a watch, with the fields of the bridge's problem document if there was one. */
 export class BridgeError extends Error {
   constructor(message, fields) {
     super(message);
@@ -23,60 +23,60 @@ export class BridgeError extends Error {
   }
 }
 
-/** Calls back with each new state of the tasks at `url`, until all of them are over. */
+/** Calls back with each new state of the tasks at `url`, until all of them are final. */
 export function watch(url, options = {}) {
   const { onState, onDone, onNotice, signal, token, share, credentials, silenceSeconds = 45, firstByteSeconds = 10 } =
     options;
   const { EventSource, BroadcastChannel, document, location, navigator } = globalThis;
-  const [newest, over, isNews] = ledger();
-  const [retryIs, worked, nextWait] = backoff();
+  const [newest, finals, isNew] = makeWatchState();
+  const [setRetry, resetBackoff, nextDelay] = makeBackoff();
   const life = new AbortController();
   let attempt = life; // the AbortController of the newest connection
   let native = EventSource && !token;
   let cursor = options.lastEventId;
-  let asked = []; // the tasks that the address names; none when it is not one of a bridge
-  let patience = firstByteSeconds;
-  let refused = false; // the credential, by the newest answer
+  let tasks = []; // the tasks named in the address; empty when it is not an address of a bridge
+  let firstByteTimeout = firstByteSeconds;
+  let refused = false; // whether the newest response refused the credential
   let connected = false; // ever
-  let ended, polling, suspect, sent, heard, wall, steady, resume, channel;
+  let ended, polling, suspect, sent, received, wall, steady, resume, channel;
 
-  // ---- what is told
+  // ---- callbacks
 
-  // not from here, so that a listener's mistake is reported as any event listener's is, and the watch goes on
-  const call = (listener, told) => queueMicrotask(() => life.signal.aborted || listener?.(told));
+  // In a microtask: an exception in a callback is reported like one of any event listener, and the watch continues.
+  const call = (listener, value) => queueMicrotask(() => life.signal.aborted || listener?.(value));
 
   const notice = (code, more) => {
-    const told = { code, task: null, retriable: true, message: null, ...more };
-    channel?.postMessage({ told });
-    call(onNotice, told);
+    const note = { code, task: null, retriable: true, message: null, ...more };
+    channel?.postMessage({ note });
+    call(onNotice, note);
   };
 
-  const take = (state) => {
-    if (!isNews(state)) return;
+  const accept = (state) => {
+    if (!isNew(state)) return;
     call(onState, state);
-    if (over.has(state.task)) call(onDone, state);
+    if (finals.has(state.task)) call(onDone, state);
   };
 
-  const settled = () => ended || (asked[0] && asked.every((task) => over.has(task)));
+  const settled = () => ended || (tasks[0] && tasks.every((task) => finals.has(task)));
 
-  /** One event, whatever brought it. */
-  const hear = (name, data, id = "") => {
-    let told;
+  /** Handles one event, of any delivery. */
+  const receive = (name, data, id = "") => {
+    let event;
     try {
-      told = JSON.parse(data);
+      event = JSON.parse(data);
     } catch {
       return attempt.abort("not JSON");
     }
-    worked();
-    if (/^[\w.~-]{1,128}$/.test(id)) cursor = id; // what a header can carry back
+    resetBackoff();
+    if (/^[\w.~-]{1,128}$/.test(id)) cursor = id;  // anything else would break a reconnect
     if (name == "message") {
-      take(told);
-      channel?.postMessage({ states: [told], cursor });
+      accept(event);
+      channel?.postMessage({ states: [event], cursor });
       return;
     }
-    if (name == "done" || told.code == "task_not_found") over.add(told.task);
+    if (name == "done" || event.code == "task_not_found") finals.add(event.task);
     ended ||= name == "end";
-    if (name == "notice" || name == "reset") notice(told.code ?? name, told);
+    if (name == "notice" || name == "reset") notice(event.code ?? name, event);
     if (settled()) {
       ended = true;
       channel?.postMessage({ ended });
@@ -84,26 +84,26 @@ export function watch(url, options = {}) {
     }
   };
 
-  // ---- silence, sleep and waking
-  // Two clocks: one goes on while the machine sleeps, nobody can set the other. Timers of a hidden tab come late, but
-  // bytes move the clocks whenever they come, so a slowed-down tab is not taken for a dead line.
+  // ---- silence, sleep and wake-up
+  // Two clocks: Date also runs while the machine sleeps, performance.now() cannot be set. Timers of a hidden tab fire
+  // late, but received bytes reset both clocks, so that a throttled tab is not taken for a dead connection.
 
-  const touch = () => {
+  const resetClocks = () => {
     wall = Date.now();
     steady = performance.now();
   };
 
-  const look = () => {
+  const checkSilence = () => {
     const awake = performance.now() - steady;
     if (Date.now() - wall - awake > ASLEEP) wake({ type: "online" });
-    else if (awake > 1e3 * (heard ? silenceSeconds : patience)) attempt.abort(SILENT);
+    else if (awake > 1e3 * (received ? silenceSeconds : firstByteTimeout)) attempt.abort(SILENT);
   };
 
   const wake = ({ type }) => {
     if (document?.hidden) return;
     resume?.();
     if (type == "online" || Date.now() - wall > 333 * silenceSeconds) attempt.abort(WOKEN);
-    touch();
+    resetClocks();
   };
 
   const pause = async (milliseconds) => {
@@ -115,62 +115,62 @@ export function watch(url, options = {}) {
     clearTimeout(timer);
   };
 
-  // ---- one connection; ended by the other side it returns
+  // ---- one connection; each returns when the server ends it
 
   const opened = () => {
-    touch();
-    if (!heard) notice("connected");
-    heard = connected = true;
+    resetClocks();
+    if (!received) notice("connected");
+    received = connected = true;
   };
 
-  /** By the browser's own EventSource, which comes back by itself and honours a `retry:` that scripts cannot see. */
+  /** With the browser's EventSource, which reconnects by itself and obeys `retry:`, which scripts cannot read. */
   const listen = (address, signal) => {
     if (cursor) address.searchParams.set("last_event_id", cursor);
     const source = new EventSource(address, { withCredentials: credentials == "include" });
     let losses = 0;
     source.onopen = () => {
       losses = 0;
-      touch();
-      if (cursor) opened(); // else a state must come at once: headers do not prove that nobody holds it back
+      resetClocks();
+      if (cursor) opened(); // else a state follows at once: headers alone do not rule out a buffering proxy
     };
     source.onerror = () => {
-      touch();
+      resetClocks();
       if (source.readyState > 1 || losses++) attempt.abort(CLOSED);
     };
     for (const name of ["message", "done", "end", "notice", "reset"]) {
       source.addEventListener(name, (event) => {
         opened();
-        hear(name, event.data, event.lastEventId);
+        receive(name, event.data, event.lastEventId);
       });
     }
     signal.onabort = () => source.close();
-    return new Promise(() => {}); // until it is aborted
+    return new Promise(() => {}); // pending until aborted
   };
 
-  /** By fetch, which shows statuses and keepalives, and takes headers. */
+  /** With fetch, which exposes status codes and keepalives, and allows headers. */
   const read = async (address, signal, headers) => {
     const resuming = cursor && { "Last-Event-ID": cursor };
-    const answer = await ask(address, signal, { Accept: "text/event-stream", ...resuming, ...headers });
-    if (answer.status == 204) return (ended = true);
-    if (!/event-stream/.test(answer.headers.get("Content-Type"))) {
-      throw new BridgeError("no event stream", { retriable: connected });
+    const response = await request(address, signal, { Accept: "text/event-stream", ...resuming, ...headers });
+    if (response.status == 204) return (ended = true);
+    if (!/event-stream/.test(response.headers.get("Content-Type"))) {
+      throw new BridgeError("not an event stream", { retriable: connected });
     }
-    const parse = parser(hear, retryIs);
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    const parse = makeParser(receive, setRetry);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let piece; !(piece = await reader.read()).done; ) {
       opened();
       parse(piece.value);
     }
   };
 
-  /** By long-polls, for where a proxy holds streams back. Four at once: a browser has six connections to a host. */
+  /** With long polls, where a proxy buffers streams. Four at once: a browser allows six connections per host. */
   const poll = async (address, signal, headers) => {
     while (!settled()) {
-      if (heard) await pause(1e3); // not everybody between passes `Prefer` on
-      const open = asked.filter((task) => !over.has(task));
-      const wait = !heard ? 0 : open[1] ? 2 : 25;
+      if (received) await pause(1e3); // a proxy may drop `Prefer`, and then every response is immediate
+      const open = tasks.filter((task) => !finals.has(task));
+      const wait = !received ? 0 : open[1] ? 2 : 25;
       while (open[0]) {
-        touch();
+        resetClocks();
         const some = open.splice(0, 4);
         await Promise.all(some.map((task) => pollOne(task, address, signal, { Prefer: `wait=${wait}`, ...headers })));
       }
@@ -181,44 +181,44 @@ export function watch(url, options = {}) {
     const known = newest.get(task);
     if (known) headers["If-None-Match"] = `"${known.cursor}"`;
     try {
-      const answer = await ask(stateOf(address, task), signal, headers);
+      const response = await request(stateOf(address, task), signal, headers);
       opened();
-      if (answer.status != 304) hear("message", await answer.text());
+      if (response.status != 304) receive("message", await response.text());
     } catch (error) {
-      if (error.retriable !== false || error.status == 401 || !asked[1]) throw error;
-      over.add(task); // as on a stream: one that is refused does not end the others
+      if (error.retriable !== false || error.status == 401 || !tasks[1]) throw error;
+      finals.add(task); // as on a stream: a refused task does not end the others
       notice(error.code, { task, retriable: false, message: error.message });
     }
   };
 
-  const ask = async (address, signal, headers) => {
-    const answer = await fetch(address, { headers, credentials, signal, cache: "no-store" });
-    const { status } = answer;
-    if (answer.ok || status == 304) {
+  const request = async (address, signal, headers) => {
+    const response = await fetch(address, { headers, credentials, signal, cache: "no-store" });
+    const { status } = response;
+    if (response.ok || status == 304) {
       refused = false;
-      return answer;
+      return response;
     }
-    const problem = await answer.json().catch(() => {}); // none in the HTML of a load balancer
-    throw new BridgeError(problem?.detail ?? `answered ${status}`, {
+    const problem = await response.json().catch(() => {}); // an HTML page of a load balancer is not JSON
+    throw new BridgeError(problem?.detail ?? `HTTP ${status}`, {
       code: problem?.code,
       status,
       retriable: problem?.retriable ?? (/4(08|29)|5../.test(status) || (status == 404 && connected)),
-      wait: answer.headers.get("Retry-After") * 1e3 || 0,
+      wait: response.headers.get("Retry-After") * 1e3 || 0,
     });
   };
 
-  // ---- one connection after the other
+  // ---- reconnecting
 
-  /** What was given as a value, or as a function, which is told whether the bridge refused the one before. */
-  const given = (value) => (value instanceof Function ? value(refused) : value);
+  /** Resolves an option that is a value or a function; the argument says whether the bridge refused the last token. */
+  const resolved = (value) => (value instanceof Function ? value(refused) : value);
 
   const connect = async (signal) => {
-    const address = new URL(await given(url), location?.href);
-    const credential = await given(token);
-    signal.throwIfAborted(); // closed meanwhile, as React's StrictMode does at once
-    asked = tasksOf(address);
+    const address = new URL(await resolved(url), location?.href);
+    const credential = await resolved(token);
+    signal.throwIfAborted(); // closed meanwhile, as by React's StrictMode
+    tasks = tasksOf(address);
     sent = address;
-    touch();
+    resetClocks();
     await (polling ? poll : native ? listen : read)(
       address,
       signal,
@@ -227,7 +227,7 @@ export function watch(url, options = {}) {
   };
 
   const follow = async () => {
-    const ticks = setInterval(look, 1e3);
+    const ticks = setInterval(checkSilence, 1e3);
     for (const type of ["online", "pageshow", "visibilitychange"]) {
       globalThis.addEventListener?.(type, wake, { signal: life.signal });
     }
@@ -235,51 +235,51 @@ export function watch(url, options = {}) {
       while (!settled()) {
         life.signal.throwIfAborted();
         attempt = new AbortController();
-        sent = heard = null;
-        touch();
-        const { signal: gone } = attempt;
+        sent = received = null;
+        resetClocks();
+        const { signal: current } = attempt;
         const failure = await new Promise((resolve) => {
-          // who gives a token may take for ever, and so may a body that was cut off: do not rely on either
-          gone.addEventListener("abort", () => resolve(gone.reason));
-          connect(gone).then(() => resolve(CLOSED), resolve);
+          // A token callback may never settle, nor may reading a body that was cut off: the abort must win.
+          current.addEventListener("abort", () => resolve(current.reason));
+          connect(current).then(() => resolve(CLOSED), resolve);
         });
         attempt.abort();
         if (life.signal.aborted || settled() || failure == WOKEN) continue;
         if (failure.status == 401 && !refused) {
-          refused = true; // it may have expired just now: ask for another, and once more
+          refused = true; // the token may just have expired: request a new one and retry once
           continue;
         }
         if (!(failure.retriable ?? (sent || connected || failure.length))) throw failure;
         const silent = sent && failure == SILENT;
-        const unasked = native && !connected; // EventSource does not tell why: ask again at once
+        const unexplained = native && !connected; // EventSource hides the status: retry with fetch at once
         if (polling) polling = failure.status;
-        else if (silent && (!heard || suspect)) {
-          polling = asked[0] && !/[?&]ticket=/.test(sent); // it opens streams and nothing else
+        else if (silent && (!received || suspect)) {
+          polling = tasks[0] && !/[?&]ticket=/.test(sent); // a ticket opens only streams
           if (polling) notice("buffered");
-          else patience *= 2; // who holds the stream back may let go at its end
+          else firstByteTimeout *= 2; // a buffering proxy may release the stream at its end
         }
-        suspect = silent && !native; // of an EventSource nobody hears the keepalives
+        suspect = silent && !native; // with EventSource, keepalives are invisible
         native = false;
-        if (unasked) continue;
+        if (unexplained) continue;
         notice("reconnecting", { message: failure.message ?? failure });
-        await pause(nextWait(failure.wait));
+        await pause(nextDelay(failure.wait));
       }
     } finally {
       clearInterval(ticks);
     }
   };
 
-  /** Only the tab that holds the lock connects; it tells the others, one of which takes over when it is gone. */
-  const takeTurns = async () => {
+  /** Only the tab that holds the lock connects and broadcasts to the others; one of them takes over after it. */
+  const shareConnection = async () => {
     const name = `bridge.js ${share} ${url}`;
     const others = new BroadcastChannel(name);
-    let whole; // a cursor is good only to who knows the states before it
+    let whole; // a cursor is only usable with all states before it
     others.onmessage = ({ data }) => {
       if (channel) return data.hello && others.postMessage({ states: [...newest.values()], cursor, whole: true });
       whole ||= data.whole;
-      data.states?.forEach(take);
+      data.states?.forEach(accept);
       if (whole) cursor = data.cursor ?? cursor;
-      if (data.told) call(onNotice, data.told);
+      if (data.note) call(onNotice, data.note);
       ended ||= data.ended;
     };
     others.postMessage({ hello: true });
@@ -304,9 +304,9 @@ export function watch(url, options = {}) {
       signal?.throwIfAborted();
       signal?.addEventListener("abort", () => leave(signal.reason), { signal: life.signal });
       const shared = share && share !== (url instanceof Function) && BroadcastChannel && navigator?.locks;
-      await (shared ? takeTurns() : follow());
+      await (shared ? shareConnection() : follow());
     } catch (error) {
-      if (signal?.aborted || !life.signal.aborted) throw error; // else it was closed, which is no error
+      if (signal?.aborted || !life.signal.aborted) throw error; // otherwise it was closed, which is not an error
     } finally {
       leave();
     }
@@ -314,11 +314,11 @@ export function watch(url, options = {}) {
   };
 
   const finished = run();
-  finished.catch(() => {}); // whoever does not ask how it ended need not handle it
+  finished.catch(() => {}); // no unhandled rejection if the caller ignores `finished`
   return { close: leave, finished };
 }
 
-/** Each new state, or only the newest of a task while the loop is busy. Leaving the loop disconnects. */
+/** Yields each new state, or only the newest per task while the loop is busy. Leaving the loop disconnects. */
 export async function* states(url, options) {
   const waiting = new Map();
   let wake;
@@ -339,52 +339,52 @@ export async function* states(url, options) {
         yield state;
       }
     }
-    await finished; // how it ended
+    await finished; // throws the error that ended the watch
   } finally {
     close();
   }
 }
 
-/** What is known: the newest state of each task, and the tasks nothing more is expected of. */
-function ledger() {
+/** The newest state of each task, and the tasks that are finished. */
+function makeWatchState() {
   const newest = new Map();
-  const over = new Set();
-  const isNews = (state) => {
+  const finals = new Set();
+  const isNew = (state) => {
     const { task, status, cursor } = state;
     const final = /completed|failed|cancelled|lost/.test(status);
     const known = newest.get(task);
-    // a final state is a latch, only `lost` gives way to a real ending
-    const latched = over.has(task) && !(final && known?.status == "lost");
+    // A final state is a latch; only `lost` is replaced by a real final state.
+    const latched = finals.has(task) && !(final && known?.status == "lost");
     if (known && (latched || !newer(cursor, known.cursor))) return;
     newest.set(task, state);
-    if (final) over.add(task);
+    if (final) finals.add(task);
     return true;
   };
-  return [newest, over, isNews];
+  return [newest, finals, isNew];
 }
 
-/** The waits between connections: what the stream asked for, then longer and longer by chance. All in ms. */
-function backoff() {
+/** Delays between connections in ms: `retry:` first, then decorrelated jitter. */
+function makeBackoff() {
   let base = 1e3;
   let last = 0;
-  const asked = (retry) => (base = Math.max(retry, 100));
-  const worked = () => (last = 0);
+  const setRetry = (retry) => (base = Math.max(retry, 100));
+  const reset = () => (last = 0);
   const next = (atLeast = 0) => {
-    const top = Math.max(last * 3, base * 1.5); // `retry:` has its jitter already: stay near it
+    const top = Math.max(last * 3, base * 1.5); // `retry:` is jittered already: stay near it
     last = Math.min(base + Math.random() * (top - base), Math.max(30e3, base));
-    return Math.min(Math.max(last, atLeast + Math.random() * base), LONGEST_WAIT);
+    return Math.min(Math.max(last, atLeast + Math.random() * base), MAX_WAIT);
   };
-  return [asked, worked, next];
+  return [setRetry, reset, next];
 }
 
-/** Takes text in any pieces; calls `onEvent(name, data, id)` and `onRetry(milliseconds)`. */
-function parser(onEvent, onRetry) {
+/** Parses a stream in chunks of any size; calls `onEvent(name, data, id)` and `onRetry(milliseconds)`. */
+function makeParser(onEvent, onRetry) {
   let rest = "";
   return (text) => {
     rest += text;
-    if (rest.length > LONGEST_EVENT) throw "too large";
-    if (!/[\r\n]/.test(text)) return; // the middle of a long line, which is not to be searched again and again
-    // a return at the end may be half of a line's end
+    if (rest.length > MAX_EVENT) throw "too large";
+    if (!/[\r\n]/.test(text)) return; // inside a long line: searching it with each chunk would be quadratic
+    // A CR at the end may be the first half of a CRLF.
     const blocks = rest.replace(/\r\n|\r(?!$)/g, "\n").split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
@@ -399,19 +399,19 @@ function parser(onEvent, onRetry) {
   };
 }
 
-/** Whether `cursor` is past `than`; of two whose order cannot be told, any other one is news. */
+/** Whether `cursor` is past `than`. Cursors without a known order count as newer unless equal. */
 function newer(cursor, than) {
-  const [[epoch, place], [oldEpoch, oldPlace]] = [cursor, than].map((one) => one.split(/-(?=\d+$)/));
-  return epoch != oldEpoch || +place > oldPlace;
+  const [[epoch, position], [oldEpoch, oldPosition]] = [cursor, than].map((text) => text.split(/-(?=\d+$)/));
+  return epoch != oldEpoch || +position > oldPosition;
 }
 
-/** The tasks that the address of a stream names. */
+/** Returns the tasks named in the address of a stream. */
 function tasksOf({ pathname, searchParams }) {
-  const [, one] = pathname.split(/\/v1\/tasks\/|\/events$/);
-  return one ? [decodeURIComponent(one)] : searchParams.getAll("task");
+  const [, ref] = pathname.split(/\/v1\/tasks\/|\/events$/);
+  return ref ? [decodeURIComponent(ref)] : searchParams.getAll("task");
 }
 
-/** Where the state of one of the tasks of a stream is read. */
+/** Returns the address of the state of one of a stream's tasks. */
 function stateOf(address, task) {
   const state = new URL(address);
   state.pathname = state.pathname.replace(/(tasks\/.+\/)?events$/, `tasks/${encodeURIComponent(task).replace("%2F", "/")}`);

@@ -1,13 +1,13 @@
-"""A backend that submits renders and hands each page the address of its own stream.
+"""A backend that submits renders and returns to each page the address of its own stream.
 
-The page never sees a key: it gets a ticket, which reads this one task for ten minutes. The bridge is a
-program of its own; browsers reach it at BRIDGE_PUBLIC_URL, and it names this page's origin in
-`allowed_origins`.
+The page never sees an API key: it gets a ticket, which can read this one task for ten minutes. The bridge
+runs as a separate process; browsers reach it at BRIDGE_PUBLIC_URL, and its `allowed_origins` must contain
+this page's origin.
 
     pip install fastapi uvicorn httpx
     BRIDGE_TOKEN=... uvicorn app:app --port 8000
 
-BRIDGE_TOKEN has the scope `read submit` and the tasks `qingbo/*`: `bridge token mint` makes one.
+BRIDGE_TOKEN needs the scopes `read submit` and the tasks `qingbo/*`: `taskbridge token mint` creates one.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ BRIDGE_URL = os.environ.get("BRIDGE_URL", "http://127.0.0.1:8080")
 BRIDGE_PUBLIC_URL = os.environ.get("BRIDGE_PUBLIC_URL", BRIDGE_URL)
 BRIDGE_TOKEN = os.environ["BRIDGE_TOKEN"]
 TICKET_SECONDS = int(os.environ.get("TICKET_SECONDS", "600"))
-SUBMIT_SECONDS = 90.0  # the bridge waits for the provider for 60
+SUBMIT_SECONDS = 90.0  # the bridge waits up to 60 s for the provider
 
-SESSIONS = {"session-of-ada": "ada", "session-of-bob": "bob"}  # your own sign-in goes here
-owners: dict[str, str] = {}  # and your database here: whose task is it
+SESSIONS = {"session-of-ada": "ada", "session-of-bob": "bob"}  # replace with your own sign-in
+owners: dict[str, str] = {}  # replace with your database: the owner of each task
 
 
 @asynccontextmanager
@@ -53,7 +53,7 @@ def signed_in(session: Annotated[str | None, Cookie()] = None) -> str:
 User = Annotated[str, Depends(signed_in)]
 
 
-class Wish(BaseModel):
+class RenderRequest(BaseModel):
     prompt: Annotated[str, Field(min_length=1, max_length=2000)]
 
 
@@ -63,9 +63,9 @@ async def page() -> FileResponse:
 
 
 @app.post("/renders", status_code=201)
-async def render(wish: Wish, user: User, request: Request) -> dict[str, str]:
-    """Submit. Nobody repeats this by itself: each submit may be a render that somebody pays for."""
-    created = await ask(request, "/v1/tasks/qingbo", {"model": "veo3", "prompt": wish.prompt})
+async def render(body: RenderRequest, user: User, request: Request) -> dict[str, str]:
+    """Submit. Never retried automatically: each submit may be billed."""
+    created = await call(request, "/v1/tasks/qingbo", {"model": "veo3", "prompt": body.prompt})
     task = created["state"]["task"]
     owners[task] = user
     return {"task": task}
@@ -73,28 +73,26 @@ async def render(wish: Wish, user: User, request: Request) -> dict[str, str]:
 
 @app.post("/renders/{task:path}/stream")
 async def stream(task: str, user: User, request: Request, response: Response) -> dict[str, str]:
-    """Where the page follows its task. It asks again when the ticket is over."""
+    """Return the address of the stream. The page requests a new one when the ticket expires."""
     if owners.get(task) != user:
-        raise HTTPException(404, "no such render")  # other people's look like none
-    ticket = await ask(request, "/v1/tickets", {"tasks": [task], "seconds": TICKET_SECONDS})
+        raise HTTPException(404, "no such render")  # the same response for tasks of other users
+    ticket = await call(request, "/v1/tickets", {"tasks": [task], "seconds": TICKET_SECONDS})
     response.headers["Cache-Control"] = "no-store"
     return {"events": BRIDGE_PUBLIC_URL + ticket["links"]["events"]}
 
 
-async def ask(request: Request, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """One call of the bridge; what goes wrong there is told as what it means to the page."""
+async def call(request: Request, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Call the bridge, and map its errors to errors for the page."""
     bridge: httpx.AsyncClient = request.app.state.bridge
     try:
-        answer = await bridge.post(path, json=body)
+        response = await bridge.post(path, json=body)
     except httpx.TransportError:
-        raise HTTPException(
-            503, "the bridge is out of reach, and nobody knows whether the task exists"
-        ) from None
-    if answer.is_success:
-        return answer.json()
-    if answer.headers.get("content-type") != "application/problem+json":
-        raise HTTPException(502, f"the bridge answered {answer.status_code}")
-    problem = answer.json()
-    if answer.status_code in {401, 403}:  # our token, not the user's doing
-        raise HTTPException(502, f"the bridge refuses this backend: {problem['code']}")
-    raise HTTPException(answer.status_code, problem["detail"])
+        raise HTTPException(503, "the bridge is unreachable; the task may or may not exist") from None
+    if response.is_success:
+        return response.json()
+    if response.headers.get("content-type") != "application/problem+json":
+        raise HTTPException(502, f"the bridge returned {response.status_code}")
+    problem = response.json()
+    if response.status_code in {401, 403}:  # our token is at fault, not the user
+        raise HTTPException(502, f"the bridge refused this backend: {problem['code']}")
+    raise HTTPException(response.status_code, problem["detail"])

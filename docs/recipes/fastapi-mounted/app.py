@@ -1,11 +1,11 @@
-"""The bridge inside an app: one process, one origin, and the app's own sign-in decides who sees which task.
+"""The bridge inside an app: one process, one origin, and the app's own sign-in controls access to tasks.
 
     pip install fastapi uvicorn httpx task-event-bridge
     uvicorn app:app --port 8000
 
-The providers come from the environment, or from the file BRIDGE_CONFIG names, as for `bridge serve`. One
-process only: a bridge looks once per task for everybody who is connected to it. Pages open
-`new EventSource("/bridge/v1/tasks/qingbo/YOUR_TASK_ID/events")`; the browser sends the session's cookie by
+The providers are configured in the environment, or in the file named by BRIDGE_CONFIG, as for `taskbridge
+serve`. Run one process only: a second one would poll every task again. Pages open
+`new EventSource("/bridge/v1/tasks/qingbo/YOUR_TASK_ID/events")`; the browser sends the session cookie by
 itself.
 """
 
@@ -30,17 +30,15 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.app import Bridge
-from bridge.config.settings import load
+from bridge.settings import load
 
 ISSUER = "this app"
 AUDIENCE = "task-event-bridge"
 SECRET = secrets.token_urlsafe(32)  # never leaves this process
-TOKEN_SECONDS = (
-    900  # then a stream ends; browsers come back with their cursor and are asked again who they are
-)
+TOKEN_SECONDS = 900  # then a stream ends; browsers reconnect with their cursor and are authenticated again
 
-SESSIONS = {"session-of-ada": "ada", "session-of-bob": "bob"}  # your own sign-in goes here
-owners: dict[str, str] = {}  # and your database here: whose task is it
+SESSIONS = {"session-of-ada": "ada", "session-of-bob": "bob"}  # replace with your own sign-in
+owners: dict[str, str] = {}  # replace with your database: the owner of each task
 
 config = os.environ.get("BRIDGE_CONFIG")
 bridge = Bridge(
@@ -51,23 +49,23 @@ bridge = Bridge(
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     async with bridge.running():
-        drain_when_told()
+        drain_on_signal()
         yield
 
 
-def drain_when_told() -> None:
-    """End streams at the signal: the server waits for them before it says that the app shall end."""
-    loop, before = asyncio.get_running_loop(), {}
+def drain_on_signal() -> None:
+    """End streams at the signal: the server waits for them before it shuts the app down."""
+    loop, previous = asyncio.get_running_loop(), {}
 
     def drain() -> None:
         app.state.drain = loop.create_task(bridge.drain())
 
-    def told(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(drain)
-        before[number](number, frame)
+        previous[number](number, frame)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, told)
+        previous[number] = signal.signal(number, handle)
 
 
 app = FastAPI(lifespan=lifespan)
@@ -79,7 +77,7 @@ def token(user: str, scope: str, tasks: list[str]) -> str:
 
 
 class SignedIn:
-    """In front of the bridge: whoever is signed in may read their own tasks, and nobody anything else."""
+    """Middleware in front of the bridge: signed-in users may read their own tasks and nothing else."""
 
     def __init__(self, inner: ASGIApp) -> None:
         self.inner = inner
@@ -88,8 +86,8 @@ class SignedIn:
         user = SESSIONS.get(HTTPConnection(scope).cookies.get("session", ""))
         headers = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
         if user is not None:
-            theirs = [task for task, owner in owners.items() if owner == user]
-            headers.append((b"authorization", f"Bearer {token(user, 'read', theirs)}".encode()))
+            own_tasks = [task for task, owner in owners.items() if owner == user]
+            headers.append((b"authorization", f"Bearer {token(user, 'read', own_tasks)}".encode()))
         await self.inner(scope | {"headers": headers}, receive, send)
 
 
@@ -102,14 +100,14 @@ def signed_in(session: Annotated[str | None, Cookie()] = None) -> str:
     return SESSIONS[session]
 
 
-class Wish(BaseModel):
+class RenderRequest(BaseModel):
     prompt: Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 @app.post("/renders", status_code=201)
-async def render(wish: Wish, user: Annotated[str, Depends(signed_in)]) -> dict[str, str]:
-    """Submit, without leaving the process."""
-    created = await submit(user, {"model": "veo3", "prompt": wish.prompt})
+async def render(body: RenderRequest, user: Annotated[str, Depends(signed_in)]) -> dict[str, str]:
+    """Submit to the bridge inside this process."""
+    created = await submit(user, {"model": "veo3", "prompt": body.prompt})
     task = created["state"]["task"]
     owners[task] = user
     return {"task": task, "events": "/bridge" + created["links"]["events"]}
@@ -117,11 +115,11 @@ async def render(wish: Wish, user: Annotated[str, Depends(signed_in)]) -> dict[s
 
 async def submit(user: str, body: dict[str, Any]) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {token(user, 'submit', ['qingbo/*'])}"}
-    inside = httpx.ASGITransport(bridge)
+    transport = httpx.ASGITransport(bridge)
     async with httpx.AsyncClient(
-        transport=inside, base_url="http://bridge", headers=headers, timeout=None
+        transport=transport, base_url="http://bridge", headers=headers, timeout=None
     ) as http:
-        answer = await http.post("/v1/tasks/qingbo", json=body)
-    if not answer.is_success:
-        raise HTTPException(answer.status_code, answer.json()["detail"])
-    return answer.json()
+        response = await http.post("/v1/tasks/qingbo", json=body)
+    if not response.is_success:
+        raise HTTPException(response.status_code, response.json()["detail"])
+    return response.json()

@@ -1,4 +1,4 @@
-// Follows tasks to their ends over NDJSON. For servers and jobs: the standard library is enough.
+// Follows tasks until they are final, over NDJSON. For servers and jobs; uses only the standard library.
 
 package main
 
@@ -16,13 +16,13 @@ import (
 )
 
 const (
-	silence     = 45 * time.Second // the bridge says something every 15 s; three times nothing is a dead line
-	firstWait   = 500 * time.Millisecond
-	longestWait = 20 * time.Second
-	longestLine = 16 << 20 // a result may stand in the state itself
+	silence   = 45 * time.Second // the bridge sends a keepalive every 15 s; three missing ones mean a dead connection
+	firstWait = 500 * time.Millisecond
+	maxWait   = 20 * time.Second
+	maxLine   = 16 << 20 // a state may contain the result itself
 )
 
-// State is what is known of a task at one moment, as far as this program cares.
+// State is the state of a task, with the fields this program uses.
 type State struct {
 	Task     string   `json:"task"`
 	Status   string   `json:"status"`
@@ -31,19 +31,19 @@ type State struct {
 	Error    *Failure `json:"error"`
 }
 
-// Output is one result. Its link expires: fetch it when it comes.
+// Output is one result. Its link expires, so download it at once.
 type Output struct {
 	Type string  `json:"type"`
 	URL  *string `json:"url"`
 }
 
-// Failure is the provider's own word on why there is no result.
+// Failure is the provider's error.
 type Failure struct {
 	Code    *string `json:"code"`
 	Message *string `json:"message"`
 }
 
-// line is a state, or with an event a word about the connection.
+// line is a state, or a control message if Event is set.
 type line struct {
 	State
 	Event  string `json:"event"`
@@ -51,7 +51,7 @@ type line struct {
 	Cursor string `json:"cursor"`
 }
 
-// Refused is what the bridge would say again, however often it is asked.
+// Refused is a permanent error: a retry would fail the same way.
 type Refused struct {
 	Status int
 	Detail string
@@ -61,22 +61,22 @@ func (refused *Refused) Error() string {
 	return fmt.Sprintf("%d %s", refused.Status, refused.Detail)
 }
 
-// Bridge is where the bridge is, and the token it asks for, if it does.
+// Bridge is the address of a bridge and the bearer token, if it requires one.
 type Bridge struct {
 	URL   string
 	Token string
 }
 
-// Follow calls onState with every state of these tasks as it comes, and returns when all of them are final.
+// Follow calls onState with every state of these tasks, and returns when all of them are final.
 //
-// It comes back by itself, with its cursor, after lost connections, restarts and the errors of gateways. It returns an
-// error when the context ends or the bridge refuses. A task that does not exist has the status "not_found" when there
-// are others; alone it is a *Refused.
+// It reconnects by itself, with its cursor, after lost connections, restarts and gateway errors. It returns an error when
+// the context ends or the bridge refuses. A task that does not exist has the status "not_found" if there are others;
+// otherwise Follow returns a *Refused.
 func (bridge Bridge) Follow(ctx context.Context, tasks []string, onState func(State)) error {
 	cursor := ""
 	for failures := 0; ; failures++ {
-		over, err := bridge.connect(ctx, tasks, cursor, func(next line) {
-			if next.Code != "closing" { // a bridge that is full says that and nothing else
+		finished, err := bridge.connect(ctx, tasks, cursor, func(next line) {
+			if next.Code != "closing" { // an overloaded bridge sends `closing` and nothing else
 				failures = 0
 			}
 			if next.Cursor != "" {
@@ -90,7 +90,7 @@ func (bridge Bridge) Follow(ctx context.Context, tasks []string, onState func(St
 			}
 		})
 		var refused *Refused
-		if over || errors.As(err, &refused) {
+		if finished || errors.As(err, &refused) {
 			return err
 		}
 		select {
@@ -101,7 +101,7 @@ func (bridge Bridge) Follow(ctx context.Context, tasks []string, onState func(St
 	}
 }
 
-// connect reads one connection. The bridge ends it now and then; only a line "end" means that all is over.
+// connect reads one connection. The bridge ends connections regularly; only the line "end" means that all tasks are final.
 func (bridge Bridge) connect(ctx context.Context, tasks []string, cursor string, on func(line)) (bool, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -118,14 +118,14 @@ func (bridge Bridge) connect(ctx context.Context, tasks []string, cursor string,
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusNoContent {
-		return true, nil // our cursor says that we have seen everything
+		return true, nil // everything before this cursor has been delivered
 	}
 	if response.StatusCode != http.StatusOK {
 		return false, failure(response)
 	}
 
 	lines := bufio.NewScanner(response.Body)
-	lines.Buffer(nil, longestLine)
+	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
 		watchdog.Reset(silence)
 		next := line{Event: "alive"}
@@ -143,7 +143,7 @@ func (bridge Bridge) connect(ctx context.Context, tasks []string, cursor string,
 	return false, lines.Err()
 }
 
-// request names the tasks in its body: a list may be too long for a URL.
+// request sends the tasks in the body: a list may be too long for a URL.
 func (bridge Bridge) request(ctx context.Context, tasks []string, cursor string) (*http.Request, error) {
 	body, err := json.Marshal(map[string][]string{"tasks": tasks})
 	if err != nil {
@@ -162,26 +162,26 @@ func (bridge Bridge) request(ctx context.Context, tasks []string, cursor string)
 	return request, nil
 }
 
-// failure says whether an answer that is no stream is worth another try.
+// failure classifies an error response as temporary or permanent.
 func failure(response *http.Response) error {
 	var problem struct {
 		Detail string `json:"detail"`
 	}
-	if json.NewDecoder(response.Body).Decode(&problem) != nil { // a gateway answers with a page
+	if json.NewDecoder(response.Body).Decode(&problem) != nil { // a gateway returns an HTML page
 		problem.Detail = http.StatusText(response.StatusCode)
 	}
-	passes := response.StatusCode >= 500 || response.StatusCode == 408 || response.StatusCode == 429
-	if passes && response.Header.Get("X-Should-Retry") != "false" {
+	temporary := response.StatusCode >= 500 || response.StatusCode == 408 || response.StatusCode == 429
+	if temporary && response.Header.Get("X-Should-Retry") != "false" {
 		return fmt.Errorf("%d %s", response.StatusCode, problem.Detail)
 	}
 	return &Refused{response.StatusCode, problem.Detail}
 }
 
-// wait grows with each failure and is never the same for two clients.
+// wait is exponential back-off with jitter.
 func wait(failures int) time.Duration {
-	longest := longestWait
+	limit := maxWait
 	if failures < 5 {
-		longest = firstWait << failures
+		limit = firstWait << failures
 	}
-	return longest/2 + time.Duration(rand.Int63n(int64(longest/2)))
+	return limit/2 + time.Duration(rand.Int63n(int64(limit/2)))
 }

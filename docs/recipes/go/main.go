@@ -1,7 +1,7 @@
-// A backend that knows how its tasks are without polling anybody.
+// A backend that knows the state of its tasks without polling.
 //
-//	PUT /tasks/qingbo/YOUR_TASK_ID    follow this task from now on
-//	GET /tasks                        the newest of each
+//	PUT /tasks/qingbo/YOUR_TASK_ID    start following this task
+//	GET /tasks                        the newest state of each task
 //
 // Run it with: BRIDGE_URL=http://127.0.0.1:8080 PORT=3000 go run .
 package main
@@ -20,7 +20,7 @@ import (
 	"syscall"
 )
 
-// Backend keeps the newest state of each task it was told of.
+// Backend stores the newest state of each task.
 type Backend struct {
 	bridge Bridge
 	ctx    context.Context // ends with the program, not with a request
@@ -34,7 +34,7 @@ func (backend *Backend) keep(task string) {
 		message := err.Error()
 		backend.set(task, State{Task: task, Status: "refused", Error: &Failure{Message: &message}})
 	}
-	// It is over. Here a real backend writes to its database and fetches the outputs, whose links expire.
+	// The task is final. A real backend would write to its database here and download the outputs, whose links expire.
 }
 
 func (backend *Backend) set(task string, state State) {
@@ -92,9 +92,9 @@ func main() {
 	}
 }
 
-func setting(name, otherwise string) string {
+func setting(name, fallback string) string {
 	if value := os.Getenv(name); value != "" {
 		return value
 	}
-	return otherwise
+	return fallback
 }

@@ -1,23 +1,23 @@
-// Follows tasks to their ends over NDJSON. For servers and jobs: Node 20 or newer, nothing to install.
+// Follows tasks until they are final, over NDJSON. For servers and jobs; Node 20 or newer, no dependencies.
 
 import { setTimeout as sleep } from "node:timers/promises";
 
-const SILENCE_MS = 45_000; // the bridge says something every 15 s; three times nothing is a dead line
+const SILENCE_MS = 45_000; // the bridge sends a keepalive every 15 s; three missing ones mean a dead connection
 const FIRST_WAIT_MS = 500;
-const LONGEST_WAIT_MS = 20_000;
+const MAX_WAIT_MS = 20_000;
 
-/** The bridge said no, and would say no again. */
+/** A permanent error: a retry would fail the same way. */
 export class Refused extends Error {}
 
 /**
- * Yields every state of these tasks as it comes; ends when all of them are final.
+ * Yields every state of these tasks; ends when all of them are final.
  *
- * Comes back by itself, with its cursor, after lost connections, restarts and the errors of gateways. A task that does
- * not exist is yielded once, as `{task, status: "not_found"}`, when there are others; alone it is `Refused`.
+ * Reconnects by itself, with its cursor, after lost connections, restarts and gateway errors. A task that does not exist
+ * is yielded once, as `{task, status: "not_found"}`, if there are others; otherwise `Refused` is thrown.
  *
- * @param {string} bridge where the bridge is, such as `http://127.0.0.1:8080`
+ * @param {string} bridge address of the bridge, such as `http://127.0.0.1:8080`
  * @param {string[]} tasks refs: `upstream/task_id`
- * @param {{token?: () => string | Promise<string>, signal?: AbortSignal}} [options] `token` is asked before each request
+ * @param {{token?: () => string | Promise<string>, signal?: AbortSignal}} [options] `token` is called before each request
  */
 export async function* follow(bridge, tasks, { token, signal } = {}) {
   let cursor = "";
@@ -25,7 +25,7 @@ export async function* follow(bridge, tasks, { token, signal } = {}) {
     try {
       for await (const line of connection(bridge, tasks, cursor, token, signal)) {
         if (line.event === "end") return;
-        if (line.code !== "closing") failures = 0; // a bridge that is full says `closing` and nothing else
+        if (line.code !== "closing") failures = 0; // an overloaded bridge sends `closing` and nothing else
         cursor = line.cursor ?? cursor;
         if (line.event === undefined) {
           yield line;
@@ -37,12 +37,12 @@ export async function* follow(bridge, tasks, { token, signal } = {}) {
       if (signal?.aborted) throw signal.reason;
       if (error instanceof Refused) throw error;
     }
-    const longest = Math.min(FIRST_WAIT_MS * 2 ** failures, LONGEST_WAIT_MS);
-    await sleep(longest * (0.5 + Math.random() / 2), undefined, { signal });
+    const limit = Math.min(FIRST_WAIT_MS * 2 ** failures, MAX_WAIT_MS);
+    await sleep(limit * (0.5 + Math.random() / 2), undefined, { signal });
   }
 }
 
-/** The lines of one connection. The bridge ends it now and then; only a line `end` means that all is over. */
+/** The lines of one connection. The bridge ends connections regularly; only the line `end` means that all are final. */
 async function* connection(bridge, tasks, cursor, token, signal) {
   const url = new URL("/v1/events", bridge);
   if (cursor) url.searchParams.set("last_event_id", cursor);
@@ -59,7 +59,7 @@ async function* connection(bridge, tasks, cursor, token, signal) {
       signal: signal ? AbortSignal.any([signal, silence.signal]) : silence.signal,
     });
     if (response.status === 204) {
-      yield { event: "end" }; // our cursor says that we have seen everything
+      yield { event: "end" }; // everything before this cursor has been delivered
       return;
     }
     if (!response.ok) throw await failure(response);
@@ -76,10 +76,10 @@ async function* connection(bridge, tasks, cursor, token, signal) {
   }
 }
 
-/** What an answer that is no stream means: worth another try or not. */
+/** Classifies an error response as temporary or permanent. */
 async function failure(response) {
-  const problem = await response.json().catch(() => ({})); // a gateway answers with a page
-  const words = `${response.status} ${problem.detail ?? response.statusText}`;
-  const passes = response.status >= 500 || response.status === 408 || response.status === 429;
-  return passes && response.headers.get("x-should-retry") !== "false" ? new Error(words) : new Refused(words);
+  const problem = await response.json().catch(() => ({})); // a gateway returns an HTML page
+  const message = `${response.status} ${problem.detail ?? response.statusText}`;
+  const temporary = response.status >= 500 || response.status === 408 || response.status === 429;
+  return temporary && response.headers.get("x-should-retry") !== "false" ? new Error(message) : new Refused(message);
 }

@@ -1,7 +1,7 @@
-// A backend that knows how its tasks are without polling anybody.
+// A backend that knows the state of its tasks without polling.
 //
-//   PUT /tasks/qingbo/YOUR_TASK_ID    follow this task from now on
-//   GET /tasks                        the newest of each
+//   PUT /tasks/qingbo/YOUR_TASK_ID    start following this task
+//   GET /tasks                        the newest state of each task
 //
 // Run it with: BRIDGE_URL=http://127.0.0.1:8080 PORT=3000 node server.mjs
 
@@ -20,7 +20,7 @@ async function keep(task) {
     for await (const { status, progress, outputs, error } of follow(BRIDGE, [task], options)) {
       newest.set(task, { status, progress, outputs, error });
     }
-    // It is over. Here a real backend writes to its database and fetches the outputs, whose links expire.
+    // The task is final. A real backend would write to its database here and download the outputs, whose links expire.
   } catch (error) {
     if (stopping.signal.aborted) return;
     newest.set(task, { status: "refused", error: { message: error.message } });

@@ -1,9 +1,9 @@
-"""Submits a task, shows how it goes, and fetches what came out.
+"""Submits a task, shows its progress, and downloads the results.
 
 python render.py qingbo '{"model": "veo3", "prompt": "a lighthouse at night"}'
-python render.py qingbo/YOUR_TASK_ID        # go on with one that is under way
+python render.py qingbo/YOUR_TASK_ID        # resume an existing task
 
-Needs `task-event-bridge`. BRIDGE_URL and BRIDGE_TOKEN say where the bridge is and who asks.
+Needs `task-event-bridge`. BRIDGE_URL is the address of the bridge, BRIDGE_TOKEN the bearer token.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ TOKEN = os.environ.get("BRIDGE_TOKEN")
 
 
 async def main(target: str, body: str | None) -> int:
-    """Render; the exit code."""
+    """Render, and return the exit code."""
     async with Bridge(URL, token=TOKEN) as bridge:
         try:
             task = (await bridge.submit(target, json.loads(body))).task if body else target
-            print(task, flush=True)  # whoever has this line can come back to the task later
+            print(task, flush=True)  # with this line the task can be resumed later
             state = await follow(bridge, task)
-        except BridgeError as error:  # lost connections are none: the client comes back by itself
+        except BridgeError as error:  # not for lost connections: the client reconnects by itself
             print(f"{error.code}: {error}", file=sys.stderr)
             return 2
     if state.status != "completed":
@@ -46,7 +46,7 @@ async def main(target: str, body: str | None) -> int:
 
 
 async def follow(bridge: Bridge, task: str) -> TaskState:
-    """Each state as it comes; the last one is returned."""
+    """Print each state; return the last one."""
     async for state in bridge.watch(task, on_notice=print_notice):
         left = f", about {state.eta_seconds:.0f} s left" if state.eta_seconds else ""
         print(f"{state.status} {state.progress or 0:.0f}%{left}", file=sys.stderr)
@@ -54,16 +54,16 @@ async def follow(bridge: Bridge, task: str) -> TaskState:
 
 
 def print_notice(notice: object) -> None:
-    """What a user may want to know: the provider has trouble, the connection was lost and comes back."""
+    """Print notices: the provider is failing, or the connection was lost and is being reopened."""
     print(notice, file=sys.stderr)
 
 
 async def fetch(http: aiohttp.ClientSession, url: str, number: int) -> None:
-    """Result links expire, so what came out is fetched at once."""
+    """Download a result at once: result links expire."""
     path = Path(f"{number}{PurePosixPath(urlsplit(url).path).suffix}")
-    async with http.get(url, raise_for_status=True) as answer:
+    async with http.get(url, raise_for_status=True) as response:
         with path.open("wb") as file:
-            async for piece in answer.content.iter_chunked(65_536):
+            async for piece in response.content.iter_chunked(65_536):
                 file.write(piece)
     print(path, flush=True)
 

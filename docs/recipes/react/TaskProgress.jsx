@@ -1,10 +1,10 @@
 import { useTask } from "./useTask.js";
 
-/** A bar, what is going on in words, and in the end what came out. */
+/** A progress bar, the status, and finally the results. */
 export function TaskProgress({ task, address }) {
   const { state, notice, error } = useTask(task, address);
   if (error) return <p role="alert">{error.message}</p>;
-  if (!state) return <p role="status">Asking…</p>;
+  if (!state) return <p role="status">Loading…</p>;
 
   const { status, progress, eta_seconds: left, outputs } = state;
   return (

@@ -1,35 +1,35 @@
 import { useEffect, useState } from "react";
 import { watch } from "task-event-bridge";
 
-const NOTHING = { state: null, notice: null, error: null };
+const EMPTY = { state: null, notice: null, error: null };
 
 /**
- * A task as it is now: `{ state, notice, error }`, and all of them null before anything is known.
+ * Returns the current state of a task: `{ state, notice, error }`, each null until known.
  *
- * `state` is the newest state document. `notice` says what the provider or the connection has trouble with, null while
- * all is well. `error` ends it: there is no such task, or this page may not see it.
+ * `state` is the newest state document. `notice` describes a problem of the provider or the connection; null if
+ * there is none. `error` is permanent: the task does not exist, or this page may not see it.
  *
- * @param {string | null} task its ref, `upstream/task_id`; null for none yet
- * @param {(task: string) => string | Promise<string>} address where its stream is. It is asked again before each
+ * @param {string | null} task the task ref, `upstream/task_id`; null if there is none yet
+ * @param {(task: string) => string | Promise<string>} address returns the address of its stream. It is called before each
  *   reconnect, so it can fetch a new ticket. Define it outside of the component, or with `useCallback`.
  */
 export function useTask(task, address) {
-  const [seen, setSeen] = useState(NOTHING);
+  const [current, setCurrent] = useState(EMPTY);
 
   useEffect(() => {
-    setSeen(NOTHING);
+    setCurrent(EMPTY);
     if (!task) return;
     const { close, finished } = watch(() => address(task), {
-      onState: (state) => setSeen({ state, notice: null, error: null }),
-      onNotice: (notice) => setSeen((before) => ({ ...before, notice: isTrouble(notice) ? notice : null })),
+      onState: (state) => setCurrent({ state, notice: null, error: null }),
+      onNotice: (notice) => setCurrent((previous) => ({ ...previous, notice: isProblem(notice) ? notice : null })),
     });
-    finished.catch((error) => setSeen((before) => ({ ...before, error })));
-    return () => close(); // the connection goes with the component
+    finished.catch((error) => setCurrent((previous) => ({ ...previous, error })));
+    return () => close(); // close the connection with the component
   }, [task, address]);
 
-  return seen;
+  return current;
 }
 
-function isTrouble({ code }) {
+function isProblem({ code }) {
   return code !== "fresh" && code !== "connected" && code !== "closing";
 }

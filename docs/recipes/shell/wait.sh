@@ -1,42 +1,42 @@
 #!/usr/bin/env bash
-# Waits for tasks. Each new state is a line on standard error, each final state a JSON document on standard output.
+# Waits for tasks. Prints each new state on standard error, and each final state as JSON on standard output.
 #
 #   BRIDGE_URL=http://127.0.0.1:8080 ./wait.sh qingbo/ONE vapi/TWO > ended.ndjson
 #
-# Exit code: 0 all completed, 1 one did not, 2 the bridge refuses, 3 it is out of reach. Needs curl and jq.
+# Exit code: 0 all completed, 1 at least one did not, 2 refused by the bridge, 3 unreachable. Needs curl and jq.
 set -euo pipefail
 
 bridge=${BRIDGE_URL:-http://127.0.0.1:8080}
-tries=${TRIES:-8} # in a row without a word from the bridge
+tries=${TRIES:-8} # consecutive attempts without a response
 [ $# -gt 0 ] || { echo "usage: $0 UPSTREAM/TASK_ID..." >&2; exit 2; }
 
 body=$(jq --null-input --compact-output '{tasks: $ARGS.positional}' --args "$@")
 
-# The token goes in by a file descriptor: every user of a machine can read the arguments of its programs.
+# The token is passed through a file descriptor: all users of a machine can read the arguments of its processes.
 credential() { [ -z "${BRIDGE_TOKEN:-}" ] || printf 'header = "Authorization: Bearer %s"\n' "$BRIDGE_TOKEN"; }
 
-# The lines of one connection, and a last one of our own with the status.
+# The lines of one connection, and a last line of our own with the HTTP status.
 connection() {
   curl --silent --no-buffer --connect-timeout 10 --keepalive-time 15 --max-time 700 --config <(credential) \
     --header 'Accept: application/x-ndjson' --header 'Content-Type: application/json' --data "$body" \
     --write-out '\n{"event":"closed","status":%{http_code}}\n' \
-    "$bridge/v1/events?last_event_id=$cursor" || true # how it went stands in that last line
+    "$bridge/v1/events?last_event_id=$cursor" || true # the last line reports the result
 }
 
-# What a line is, in words that `read` can take apart; a page instead of JSON is nothing.
-words='fromjson? | objects | [.event // (if has("cursor") then "state" else "problem" end), .cursor // "-", .task // "-",
+# Converts a line to fields that `read` can split; lines that are not JSON (an HTML page) are dropped.
+fields='fromjson? | objects | [.event // (if has("cursor") then "state" else "problem" end), .cursor // "-", .task // "-",
   .status // "-", .progress // "-", (if has("retriable") then .retriable else "-" end),
   .reason // .code // "-", .detail // .message // "-", tojson] | map(tostring | gsub("[\u001f\n]"; " ")) | join("\u001f")'
 
-# A stream of many tasks may repeat a state: each end is told once.
-tell() {
-  case " $told " in *" $task "*) return ;; esac
-  told="$told $task"
+# A stream of many tasks may repeat a state: print each final state once.
+print_once() {
+  case " $printed " in *" $task "*) return ;; esac
+  printed="$printed $task"
   echo "$document"
 }
 
 cursor=
-told=
+printed=
 failures=0
 code=0
 while [ "$failures" -lt "$tries" ]; do
@@ -47,8 +47,8 @@ while [ "$failures" -lt "$tries" ]; do
         failures=0 cursor=$at
         echo "$task $status $progress" >&2
         case $status in
-          completed) tell ;;
-          failed | cancelled | lost) code=1 && tell ;;
+          completed) print_once ;;
+          failed | cancelled | lost) code=1 && print_once ;;
         esac
         ;;
       notice)
@@ -57,10 +57,10 @@ while [ "$failures" -lt "$tries" ]; do
         ;;
       end) exit "$code" ;;
       problem) if [ "$retriable" = false ]; then echo "$status: $detail" >&2 && exit 2; fi ;;
-      closed) if [ "$status" = 204 ]; then exit "$code"; fi ;; # our cursor says that we have seen everything
+      closed) if [ "$status" = 204 ]; then exit "$code"; fi ;; # everything before this cursor has been delivered
     esac
-  done < <(connection | jq --raw-input --raw-output --unbuffered "$words")
+  done < <(connection | jq --raw-input --raw-output --unbuffered "$fields")
   sleep "$((RANDOM % (failures < 5 ? 2 ** failures : 30) + 1))"
 done
-echo "no word from $bridge" >&2
+echo "no response from $bridge" >&2
 exit 3

@@ -2,13 +2,13 @@ import { shallowRef, toValue, watchEffect } from "vue";
 import { watch } from "task-event-bridge";
 
 /**
- * A task as it is now, as refs: `state`, `notice` and `error`, all of them null before anything is known.
+ * Returns the current state of a task as refs: `state`, `notice` and `error`, each null until known.
  *
- * `state` is the newest state document. `notice` says what the provider or the connection has trouble with, null while
- * all is well. `error` ends it: there is no such task, or this page may not see it.
+ * `state` is the newest state document. `notice` describes a problem of the provider or the connection; null if
+ * there is none. `error` is permanent: the task does not exist, or this page may not see it.
  *
- * @param {import("vue").MaybeRefOrGetter<string | null>} task its ref, `upstream/task_id`; null for none yet
- * @param {(task: string) => string | Promise<string>} address where its stream is. It is asked again before each
+ * @param {import("vue").MaybeRefOrGetter<string | null>} task the task ref, `upstream/task_id`; null if there is none yet
+ * @param {(task: string) => string | Promise<string>} address returns the address of its stream. It is called before each
  *   reconnect, so it can fetch a new ticket.
  */
 export function useTask(task, address) {
@@ -25,15 +25,15 @@ export function useTask(task, address) {
         state.value = next;
         notice.value = null;
       },
-      onNotice: (next) => (notice.value = isTrouble(next) ? next : null),
+      onNotice: (next) => (notice.value = isProblem(next) ? next : null),
     });
     finished.catch((reason) => (error.value = reason));
-    onCleanup(() => close()); // another task, or the component is gone: the connection goes with it
+    onCleanup(() => close()); // another task, or the component was unmounted: close the connection
   });
 
   return { state, notice, error };
 }
 
-function isTrouble({ code }) {
+function isProblem({ code }) {
   return code !== "fresh" && code !== "connected" && code !== "closing";
 }

@@ -1,4 +1,4 @@
-"""Clients of other authors, each a program of its own that tells on stdout what its library handed over."""
+"""Third-party clients, each a process that prints the events of its library on standard output."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ class Client:
     comes_back: bool = True
     sends_last_id: bool = True
     end: tuple[str, ...] = ("done", "end")
+
+    @property
+    def runs_on_node(self) -> bool:
+        """Whether its driver is JavaScript."""
+        return self.driver.endswith(".mjs")
 
     @property
     def missing(self) -> str | None:
@@ -139,7 +144,7 @@ class Driven:
 @asynccontextmanager
 async def driven(client: Client, url: str, until: str) -> AsyncIterator[Driven]:
     """A client following the stream at `url` until `end`, or until a `204`."""
-    runner = "node" if client.driver.endswith(".mjs") else sys.executable
+    runner = "node" if client.runs_on_node else sys.executable
     variables = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     process = await asyncio.create_subprocess_exec(
         runner, str(HERE / client.driver), url, until, stdout=PIPE, stderr=PIPE, env=variables

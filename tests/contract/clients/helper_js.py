@@ -1,4 +1,4 @@
-"""Our helper for browsers, driven in a Node process of its own."""
+"""Our JavaScript helper, driven in a Node process."""
 
 from __future__ import annotations
 

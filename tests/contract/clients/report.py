@@ -1,4 +1,4 @@
-"""What every driver here shares: one JSON object a line for each event the library handed over."""
+"""Shared by the drivers: prints each event of the library as one line of JSON."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A relay between one client and the bridge that remembers the bytes and can keep the client waiting."""
+"""A relay between a client and the bridge that records the bytes and can delay them."""
 
 from __future__ import annotations
 

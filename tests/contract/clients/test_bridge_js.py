@@ -1,4 +1,4 @@
-"""`/bridge.js` in Node against the running bridge: whatever is between, it ends, and with the truth."""
+"""`/bridge.js` in Node against a running bridge: after a network failure it ends with the right states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/bridge.js` and what a bridge, or anything that stands in its place, may put on the wire."""
+"""`/bridge.js` with any bytes that a bridge, or a server in its place, may send."""
 
 from __future__ import annotations
 

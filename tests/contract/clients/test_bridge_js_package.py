@@ -1,4 +1,4 @@
-"""What is shipped of `/bridge.js`: small, made from its source, typed, and served to pages."""
+"""The package of `/bridge.js`: small, built from its source, typed, and served to pages."""
 
 from __future__ import annotations
 

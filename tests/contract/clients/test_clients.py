@@ -1,4 +1,4 @@
-"""Clients of other authors against the running bridge: every state once, in order, and nothing else.
+"""Third-party clients against the running bridge: every state once, in order, and nothing else.
 
 How each of them stops, which is what their users are to be told:
 
@@ -14,7 +14,7 @@ Each is judged alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -153,24 +153,32 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def wanted(request: pytest.FixtureRequest, clients: Sequence[Client]) -> list[Client]:
+    """Those a selected test asks for, where they can be had."""
+    asked = {
+        getattr(item, "callspec", None) and item.callspec.params.get("client")
+        for item in request.session.items
+    }
+    return [client for client in clients if client in asked and not client.missing]
+
+
 @pytest.fixture(scope="module")
-async def undisturbed() -> AsyncIterator[dict[Client, Awaitable[Story]]]:
+async def undisturbed(request: pytest.FixtureRequest) -> AsyncIterator[dict[Client, Awaitable[Story]]]:
     """Each client's story of a connection that stays."""
     async with staged(keepalive_seconds=0.2) as stage:
         stories = {
             client: stage.run(client, step_by_step, "204" if client.stops_on_204 else "end")
-            for client in CLIENTS
-            if not client.missing
+            for client in wanted(request, CLIENTS)
         }
         async with told_at_once(stories) as tasks:
             yield tasks
 
 
 @pytest.fixture(scope="module")
-async def interrupted() -> AsyncIterator[dict[Client, Awaitable[Story]]]:
+async def interrupted(request: pytest.FixtureRequest) -> AsyncIterator[dict[Client, Awaitable[Story]]]:
     """Each client's story of connections that the bridge ends by age."""
     async with staged(keepalive_seconds=0.2, max_connection_age_seconds=0.5) as stage:
-        stories = {client: stage.run(client, cut_off, "end") for client in COMING_BACK if not client.missing}
+        stories = {client: stage.run(client, cut_off, "end") for client in wanted(request, COMING_BACK)}
         async with told_at_once(stories) as tasks:
             yield tasks
 
@@ -182,7 +190,13 @@ async def of(client: Client, stories: dict[Client, Awaitable[Story]]) -> Story:
 
 
 def named(clients):
-    return pytest.mark.parametrize("client", clients, ids=lambda client: client.name)
+    return pytest.mark.parametrize(
+        "client",
+        [
+            pytest.param(client, id=client.name, marks=[pytest.mark.extended] if client.runs_on_node else [])
+            for client in clients
+        ],
+    )
 
 
 def shown(states):

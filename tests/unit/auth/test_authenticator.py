@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from jwt.algorithms import get_default_algorithms
 from starlette.requests import HTTPConnection
 
-from bridge.auth.authenticator import ANONYMOUS, Authenticator, Caller, TokenScope
+from bridge.auth.authenticator import NoAuth, TokenAuth
+from bridge.auth.caller import ANONYMOUS, Caller, TokenScope
 from bridge.auth.origins import Origins
-from bridge.auth.signing_keys import RENEW_SECONDS, SigningKeySet, read_token_key
+from bridge.auth.signing_keys import REFRESH_SECONDS, SharedSecrets, SigningKeySet, read_token_key
 from bridge.auth.tickets import Tickets
-from bridge.auth.tokens import MAX_CREDENTIAL, Secrets, Tokens
+from bridge.auth.tokens import MAX_CREDENTIAL, Tokens
 from bridge.core.task import TaskKey
 from bridge.errors import Forbidden, InvalidRequest, Unauthenticated, UpstreamUnavailable
 from bridge.sources.jwks import REFETCH_SECONDS, keys_in
@@ -37,7 +38,7 @@ NOW = CLOCK.time()
 
 
 def tokens(*secrets: str, clock: FakeClock = CLOCK) -> Tokens:
-    keys = Secrets([secret.encode() for secret in secrets or (SECRET,)])
+    keys = SharedSecrets([secret.encode() for secret in secrets or (SECRET,)])
     return Tokens(keys, clock, issuer=ISSUER, audience=AUDIENCE)
 
 
@@ -103,14 +104,14 @@ async def test_claims_of_another_kind_are_refused(wrong: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("claim", ["iss", "aud", "exp"])
 async def test_a_token_without_iss_aud_or_exp_is_refused(claim: str) -> None:
-    assert await refused(good("*", **{claim: None})) == "the credential lacks one of iss, aud and exp"
+    assert await refused(good("*", **{claim: None})) == "the token lacks one of the claims iss, aud and exp"
 
 
 async def test_a_token_of_another_issuer_or_for_another_audience_is_refused() -> None:
     assert "issuer" in await refused(good("*", iss="evil.example"))
-    assert "somebody else" in await refused(good("*", aud="another"))
+    assert "another audience" in await refused(good("*", aud="another"))
     assert "lacks" in await refused(good("*", aud=[]))
-    assert "somebody else" in await refused(good("*", aud=["another"]))
+    assert "another audience" in await refused(good("*", aud=["another"]))
     assert (await tokens().caller(good("*", aud=["another", AUDIENCE]))).name == "ann"
 
 
@@ -320,12 +321,12 @@ async def test_the_key_servers_outage_is_survived_and_keys_are_renewed_in_the_ba
     await clock.advance(0)
     assert server.asked == 1
     server.down = True
-    await clock.advance(RENEW_SECONDS * 10)
+    await clock.advance(REFRESH_SECONDS * 10)
     assert server.asked == 11
     text = good("*", secret=RSA, algorithm="RS256", kid="one", now=clock.time())
     assert (await reader.caller(text)).name == "ann"
     server.down, server.keys = False, []  # a document without keys is a mistake, not a revocation
-    await clock.advance(RENEW_SECONDS)
+    await clock.advance(REFRESH_SECONDS)
     assert (await reader.caller(text)).name == "ann"
     running.cancel()
 
@@ -488,12 +489,12 @@ def connection(method: str = "GET", query: str = "", *, kind: str = "http", **he
     return HTTPConnection(scope if kind == "websocket" else scope | {"method": method})
 
 
-CALLERS = Authenticator(Origins(["https://app.example", "*"]), CLOCK, tokens(), tickets())
+CALLERS = TokenAuth(Origins(["https://app.example", "*"]), CLOCK, tokens(), tickets())
 TOKEN = good("*")
 
 
 async def test_without_auth_nobody_is_asked() -> None:
-    open_to_all = Authenticator(Origins([]), CLOCK)
+    open_to_all = NoAuth(CLOCK)
     assert await open_to_all.authenticate(connection(authorization="Bearer nonsense")) is ANONYMOUS
     ANONYMOUS.authorize(TokenScope.ADMIN, [A])
     ANONYMOUS.authorize_upstream(TokenScope.SUBMIT, "qingbo")
@@ -543,7 +544,7 @@ async def test_a_ticket_counts_where_the_route_says_so_only() -> None:
     with pytest.raises(Unauthenticated):
         await CALLERS.authenticate(connection(query=f"ticket={TOKEN}"), ticket=True)
     with pytest.raises(Unauthenticated):
-        await Authenticator(Origins([]), CLOCK, tokens()).authenticate(
+        await TokenAuth(Origins([]), CLOCK, tokens()).authenticate(
             connection(query=f"ticket={GENUINE}"), ticket=True
         )
 
@@ -583,5 +584,5 @@ async def test_a_cookie_reads_from_everywhere_and_changes_nothing_for_a_stranger
 
 def test_the_end_of_a_credential_is_told_by_the_clock_that_only_goes_on() -> None:
     clock = FakeClock(now=5000.0)
-    callers = Authenticator(Origins([]), clock, tokens(clock=clock))
+    callers = TokenAuth(Origins([]), clock, tokens(clock=clock))
     assert callers.ends_at(somebody("*", expires_at=clock.time() + 30)) == 5030.0

@@ -40,7 +40,7 @@ class Place:
     """A house whose callers bring keys."""
 
     def __init__(self, build: Callable[..., Any]) -> None:
-        self.house = build(accounts=partial(AccountRegistry, secret=b"secret", proof_seconds=PROOF))
+        self.house = build(accounts=partial(AccountRegistry, secret=b"secret", ownership_cache_seconds=PROOF))
         self.provider, self.clock = self.house.provider, self.house.clock
         self.accounts: AccountRegistry = self.house.accounts
         self.ownership = OwnershipVerifier(
@@ -51,14 +51,14 @@ class Place:
         """What the provider shows to a key; the task as its holder names it."""
         shown = {"status": status, "progress": 1.0} | more
         self.provider.shown_to.setdefault(key, {})[task_id] = shown
-        return TaskKey("qingbo", task_id, self.accounts.enter(key))
+        return TaskKey("qingbo", task_id, self.accounts.register(key))
 
     def calls(self, key: str) -> int:
         return self.provider.asked_with.count(key)
 
     async def unverified(self, *keys: TaskKey, seconds: float = 0.0) -> dict[TaskKey, BridgeError]:
         """What cannot be proven, after so much time."""
-        asked = asyncio.ensure_future(self.ownership.unverified(keys))
+        asked = asyncio.ensure_future(self.ownership.verify(keys))
         await settle()
         await self.clock.advance(seconds)
         return await asked
@@ -78,7 +78,7 @@ async def place(build: Callable[..., Any]) -> AsyncIterator[Place]:
 async def test_one_look_proves_a_task_to_everybody_who_waits(place: Place) -> None:
     task = place.shows(ANN, "a", "processing")
     place.provider.takes = 0.5
-    asked = [asyncio.ensure_future(place.ownership.unverified([task])) for _ in range(20)]
+    asked = [asyncio.ensure_future(place.ownership.verify([task])) for _ in range(20)]
     await place.clock.advance(1.0)
     assert await asyncio.gather(*asked) == [{}] * 20
     assert place.calls(ANN) == 1
@@ -180,7 +180,7 @@ async def test_a_key_nobody_uses_is_forgotten_and_one_that_is_needed_is_not(plac
     held = place.shows("key-held", "c", "completed")
     place.house.pool.want(used)
     await place.proven(idle)
-    place.accounts.hold(held.account, 900.0)
+    place.accounts.retain(held.account, 900.0)
     await place.clock.advance(LINGER + IDLE_SECONDS + 5)
     assert len(place.accounts) == 2
     with pytest.raises(Unauthenticated):
@@ -216,9 +216,9 @@ async def test_no_task_is_watched_with_the_operators_own_key(place: Place) -> No
 
 
 async def test_a_name_tells_nothing_of_its_key_and_is_the_same_with_the_same_secret(place: Place) -> None:
-    again = AccountRegistry({}, place.clock, secret=b"secret", proof_seconds=PROOF)
-    other = AccountRegistry({}, place.clock, secret=b"another", proof_seconds=PROOF)
-    names = [one.enter(ANN) for one in (place.accounts, again, other)]
+    again = AccountRegistry({}, place.clock, secret=b"secret", ownership_cache_seconds=PROOF)
+    other = AccountRegistry({}, place.clock, secret=b"another", ownership_cache_seconds=PROOF)
+    names = [one.register(ANN) for one in (place.accounts, again, other)]
     assert names[0] == names[1] != names[2]
     assert "ann" not in "".join(names)
     assert ANN not in repr(place.accounts) + repr(vars(place.accounts))

@@ -1,4 +1,4 @@
-"""What `bridge watch` and `bridge submit` print, and how they end."""
+"""what `taskbridge watch` and `taskbridge submit` print, and how they end."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def test_refusals_are_told_on_standard_error(fake, status, code, exit_code
     fake.plays(fake.problem(status, code, "the sentence\x1b[2J", x_should_retry="false"))
     got, out, err = await run(fake)
     assert (got, out) == (exit_code, "")
-    assert err == "bridge watch: the sentence?[2J\n"
+    assert err == "taskbridge watch: the sentence?[2J\n"
 
 
 async def test_bad_usage_and_a_missing_task_among_others_are_exit_code_2(fake):
@@ -177,9 +177,9 @@ async def test_clocks_go_on_between_states(fake):
     clock.now += 31
     view.draw()
     assert screen.rows()[0].endswith("  50%  processing  1m31s  about 59s left")
-    view.say(TaskNotice(code="upstream_unavailable"))
+    view.show_notice(TaskNotice(code="upstream_unavailable"))
     assert "upstream unavailable" in screen.rows()[0]
-    view.say(TaskNotice(code="fresh", task="q/1"))
+    view.show_notice(TaskNotice(code="fresh", task="q/1"))
     assert "upstream" not in screen.rows()[0]
 
 
@@ -291,7 +291,7 @@ async def test_the_submit_command(fake, tmp_path):
     assert (result.exit_code, result.output) == (1, "q/1\nq/1 failed --% in 0s\n")
     fake.plays(fake.problem(404, "upstream_not_found", "no such upstream"))
     result = await invoke("submit", "q", "{}", "--url", fake.url)
-    assert (result.exit_code, result.output) == (2, "bridge submit: no such upstream\n")
+    assert (result.exit_code, result.output) == (2, "taskbridge submit: no such upstream\n")
     for bad in ("[]", "{", "@/nowhere/at/all"):
         assert (await invoke("submit", "q", bad, "--url", fake.url)).exit_code == 2
 

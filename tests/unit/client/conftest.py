@@ -19,12 +19,12 @@ Part = list[Step] | web.Response | Callable[[], web.Response]
 
 CUT = "cut"  # the connection is reset
 HANG = "hang"  # nothing more comes, and nothing closes
-QUICK = Timeouts(silence=5.0, first_delay=0.001, shortest_delay=0.001, longest_delay=0.01, farewell=0.05)
+QUICK = Timeouts(silence=5.0, first_delay=0.001, min_delay=0.001, max_delay=0.01, end_timeout=0.05)
 
 
 @dataclass
 class Seen:
-    """A request as the bridge got it."""
+    """A request as received by the bridge."""
 
     method: str
     path: str
@@ -34,7 +34,7 @@ class Seen:
 
 @dataclass
 class FakeBridge:
-    """Plays one part of its script a request; the last part again when the script is over."""
+    """Plays one part of its script per request; the last part repeats."""
 
     script: list[Part] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
@@ -77,7 +77,7 @@ class FakeBridge:
         return response
 
     def __call__(self, token: Any = None, **kwargs: Any) -> Bridge:
-        kwargs.setdefault("patience", QUICK)
+        kwargs.setdefault("timeouts", QUICK)
         return Bridge(self.url, token, **kwargs)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""How long a client waits before it comes back."""
+"""Reconnect back-off of the client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from bridge.client.backoff import Backoff, Timeouts
 from bridge.client.errors import refusal, retry_after
 
-PATIENCE = Timeouts(first_delay=1, longest_delay=30)
+PATIENCE = Timeouts(first_delay=1, max_delay=30)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -20,21 +20,21 @@ def test_waits_grow_within_bounds_and_start_anew(seed: int) -> None:
     assert all(1 <= wait <= 30 for wait in waits)
     assert max(waits) > 10
     assert len(set(waits)) > 10
-    backoff.worked()
+    backoff.reset()
     assert backoff.next() <= 1.5
 
 
 def test_the_wait_the_stream_asked_for_is_the_least() -> None:
     backoff = Backoff(PATIENCE, random.Random(1))
-    backoff.asked(60_000)
+    backoff.set_retry(60_000)
     assert all(backoff.next() >= 60 for _ in range(20))
-    backoff.asked(10**12)
+    backoff.set_retry(10**12)
     assert backoff.next() <= 450
 
 
 def test_a_retry_of_nothing_is_no_busy_loop() -> None:
     backoff = Backoff(PATIENCE, random.Random(1))
-    backoff.asked(0)
+    backoff.set_retry(0)
     assert all(backoff.next() >= 0.1 for _ in range(20))
 
 

@@ -1,4 +1,4 @@
-"""The short exchanges: read, find, submit, cancel."""
+"""Single calls of the client: read, find, submit, cancel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A watch keeps its promises over a network and a bridge that do not."""
+"""A watch over an unreliable network and bridge."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ async def test_refusals_that_pass_are_waited_out(fake):
     assert await cursors(fake(sleep=sleep, rng=random.Random(7))) == ["e-1"]
     assert len(waits) == 5
     assert waits[1] >= 20
-    assert max(waits[:1] + waits[2:]) <= fake.QUICK.longest_delay
+    assert max(waits[:1] + waits[2:]) <= fake.QUICK.max_delay
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ async def test_a_task_that_does_not_exist_is_over_for_the_others(fake):
 
 async def test_silence_is_noticed_and_comments_break_it(fake):
     notices: list[TaskNotice] = []
-    patience = Timeouts(silence=1.0, first_delay=0.001, shortest_delay=0.001, farewell=0.05)
+    patience = Timeouts(silence=1.0, first_delay=0.001, min_delay=0.001, end_timeout=0.05)
 
     async def keepalives() -> None:
         await asyncio.sleep(0.6)  # far enough from a silence for a machine that is held up
@@ -237,7 +237,7 @@ async def test_silence_is_noticed_and_comments_break_it(fake):
         [fake.state("e-1"), keepalives, b":\n", keepalives, b":\n", fake.state("e-2"), fake.HANG],
         [fake.finish("e-3")],
     )
-    assert await cursors(fake(patience=patience), on_notice=notices.append) == ["e-1", "e-2", "e-3"]
+    assert await cursors(fake(timeouts=patience), on_notice=notices.append) == ["e-1", "e-2", "e-3"]
     assert fake.seen[1].headers["Last-Event-ID"] == "e-2"
     [notice] = notices
     assert notice.code == "reconnecting"
@@ -269,7 +269,7 @@ async def test_no_error_tells_the_token(fake):
     with pytest.raises(InvalidRequest) as malformed:
         await cursors(fake("s3cr3t-token\r\nX: y"))
     with pytest.raises(BridgeUnreachable) as unreachable:
-        await cursors(Bridge("http://127.0.0.1:1", "s3cr3t-token", patience=fake.QUICK), unreachable_after=0)
+        await cursors(Bridge("http://127.0.0.1:1", "s3cr3t-token", timeouts=fake.QUICK), unreachable_after=0)
     for caught in (refused, malformed, unreachable):
         assert "s3cr3t" not in repr(caught.value) + str(caught.value)
 

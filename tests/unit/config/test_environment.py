@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.config.settings import load, secrets_of
+from bridge.config.load import load
+from bridge.config.settings import secrets_of
 from bridge.errors import ConfigError
 
 SECRET = "a-secret-that-is-no-json-at-all-0123456789"

@@ -17,14 +17,14 @@ from tests.fakes.tasks import WALL, observations, open_statuses, seen, state, st
 def weigh(
     known: State | None, showed: Observation, *, late: bool = False, at: float = WALL + 5
 ) -> State | None:
-    return merge(known, showed, source=Source.STREAM, wall=at, late=late)
+    return merge(known, showed, source=Source.STREAM, unix_time=at, late=late)
 
 
 def history(looks: list[Observation]) -> list[State]:
     """The states recorded when looks bring `looks`, one after the other."""
     known, recorded = None, []
     for number, look in enumerate(looks):
-        news = merge(known, look, source=Source.POLL, wall=WALL + number)
+        news = merge(known, look, source=Source.POLL, unix_time=WALL + number)
         if news is not None:
             known = news
             recorded.append(news)
@@ -67,7 +67,7 @@ def test_estimates_signatures_and_times_of_looking_are_no_news(
         ),
         raw=text.encode(),
     )
-    assert merge(first, again, source=Source.POLL, wall=WALL + 9, eta_seconds=number) is None
+    assert merge(first, again, source=Source.POLL, unix_time=WALL + 9, eta_seconds=number) is None
 
 
 @pytest.mark.parametrize(
@@ -185,15 +185,15 @@ def test_what_was_known_stays_when_a_later_answer_is_silent() -> None:
 
 
 def test_a_final_state_has_no_time_left() -> None:
-    done = merge(None, seen("completed"), source=Source.POLL, wall=WALL, eta_seconds=3.0)
+    done = merge(None, seen("completed"), source=Source.POLL, unix_time=WALL, eta_seconds=3.0)
     assert done is not None
     assert done.eta_seconds is None
 
 
 def test_losing_a_task_keeps_what_was_known_of_it() -> None:
     known = state("processing", 70, eta_seconds=5.0, model="wan")
-    gone = lost(known, wall=WALL + 60)
+    gone = lost(known, unix_time=WALL + 60)
     assert (gone.status, gone.progress, gone.eta_seconds, gone.model) == (Status.LOST, 70, None, "wan")
     assert gone.changed_at == gone.observed_at == WALL + 60
-    assert lost(None, wall=WALL).status is Status.LOST
-    assert unknown(wall=WALL).status is Status.UNKNOWN
+    assert lost(None, unix_time=WALL).status is Status.LOST
+    assert unknown(unix_time=WALL).status is Status.UNKNOWN

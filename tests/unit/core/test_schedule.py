@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.schedule import MAX_WAIT, Pace
+from bridge.core.schedule import MAX_WAIT, Pace, backoff
 
 chances = st.floats(0, 1)
 seconds = st.floats(0, 10_000)
@@ -22,13 +22,13 @@ paces = st.tuples(st.floats(0.1, 30), st.floats(0, 60), st.floats(0, 1)).map(
 def test_looks_keep_within_the_bounds_of_the_upstream(
     pace: Pace, chance: float, unchanged: int, eta: float | None
 ) -> None:
-    delay = pace.delay(rng=chance, unchanged=unchanged, eta_seconds=eta, poll_after=None)
+    delay = pace.delay(jitter=chance, unchanged=unchanged, eta_seconds=eta, poll_after=None)
     assert pace.min_seconds <= delay <= pace.max_seconds
 
 
 @given(paces, chances, seconds)
 def test_what_the_provider_asks_for_is_kept(pace: Pace, chance: float, wish: float) -> None:
-    delay = pace.delay(rng=chance, unchanged=0, eta_seconds=1.0, poll_after=wish)
+    delay = pace.delay(jitter=chance, unchanged=0, eta_seconds=1.0, poll_after=wish)
     assert delay >= min(wish, MAX_WAIT)
     assert pace.min_seconds <= delay <= max(MAX_WAIT, pace.min_seconds)
 
@@ -37,21 +37,28 @@ def test_what_the_provider_asks_for_is_kept(pace: Pace, chance: float, wish: flo
 def test_a_failed_look_waits_at_least_as_long_as_asked_for(
     pace: Pace, chance: float, failures: int, retry_after: float | None
 ) -> None:
-    delay = pace.backoff(rng=chance, failures=failures, retry_after=retry_after)
+    delay = pace.retry_delay(jitter=chance, failures=failures, retry_after=retry_after)
     assert min(max(retry_after or 0, pace.min_seconds), MAX_WAIT) <= delay <= MAX_WAIT
 
 
 def test_without_news_looks_become_rarer_and_with_an_estimate_half_of_it_is_waited() -> None:
     pace = Pace(min_seconds=1, max_seconds=60, recommended_seconds=2)
-    rare = [pace.delay(rng=0.5, unchanged=n, eta_seconds=None, poll_after=None) for n in range(30)]
+    rare = [pace.delay(jitter=0.5, unchanged=n, eta_seconds=None, poll_after=None) for n in range(30)]
     assert rare == sorted(rare)
     assert (rare[0], rare[-1]) == (2.0, 60)
-    assert pace.delay(rng=0.5, unchanged=9, eta_seconds=40, poll_after=None) == 20
+    assert pace.delay(jitter=0.5, unchanged=9, eta_seconds=40, poll_after=None) == 20
     # an estimate that has run out is no estimate
-    assert pace.delay(rng=0.5, unchanged=0, eta_seconds=0, poll_after=None) == 2
+    assert pace.delay(jitter=0.5, unchanged=0, eta_seconds=0, poll_after=None) == 2
 
 
 def test_failures_back_off_up_to_a_minute() -> None:
     pace = Pace(min_seconds=2, max_seconds=10)
-    waits = [pace.backoff(rng=0.5, failures=n, retry_after=None) for n in range(1, 9)]
+    waits = [pace.retry_delay(jitter=0.5, failures=n, retry_after=None) for n in range(1, 9)]
     assert waits == [2, 4, 8, 16, 32, 60, 60, 60]
+
+
+@given(st.integers(0, 10_000), chances)
+def test_back_off_doubles_up_to_its_limit_and_is_spread_by_a_quarter(doublings: int, chance: float) -> None:
+    middle = min(1.5 * 2.0 ** min(doublings, 10), 60)
+    assert backoff(doublings, first=1.5, limit=60, jitter=0.5) == middle
+    assert 0.75 * middle <= backoff(doublings, first=1.5, limit=60, jitter=chance) <= 1.25 * middle

@@ -48,21 +48,23 @@ class Story:
         assert self.watch.due is not None
         return self.watch.due - self.now
 
-    def look(self, shows: Observation | UpstreamError | None, *, takes: float = 0.0) -> Update:
+    def poll(self, shows: Observation | UpstreamError | None, *, takes: float = 0.0) -> Update:
         """Look when it is due."""
         assert self.watch.due is not None
         self.now = asked = max(self.now, self.watch.due)
         self.now += takes
         if shows is None:
-            return self.watch.unchanged(now=self.now, asked=asked)
+            return self.watch.unchanged(now=self.now, started_at=asked)
         if isinstance(shows, UpstreamError):
-            return self.watch.failed(shows, now=self.now, wall=self.wall)
-        return self.watch.observed(shows, source=Source.POLL, now=self.now, wall=self.wall, asked=asked)
+            return self.watch.failed(shows, now=self.now, unix_time=self.wall)
+        return self.watch.observed(
+            shows, source=Source.POLL, now=self.now, unix_time=self.wall, started_at=asked
+        )
 
     def push(self, shows: Observation) -> Update:
         """A frame comes on the stream."""
         self.watch.streaming(now=self.now)
-        return self.watch.observed(shows, source=Source.STREAM, now=self.now, wall=self.wall)
+        return self.watch.observed(shows, source=Source.STREAM, now=self.now, unix_time=self.wall)
 
     def beat(self) -> None:
         """The stream shows a sign of life."""
@@ -70,11 +72,11 @@ class Story:
 
     def tick(self, after: float = 0.0) -> Update:
         self.now += after
-        return self.watch.ticked(now=self.now, wall=self.wall)
+        return self.watch.ticked(now=self.now, unix_time=self.wall)
 
 
-def codes(verdict: Update) -> list[NoticeCode]:
-    return [notice.code for notice in verdict.notices]
+def codes(update: Update) -> list[NoticeCode]:
+    return [notice.code for notice in update.notices]
 
 
 def test_a_new_watch_looks_at_once_and_one_that_saw_the_end_never() -> None:
@@ -87,14 +89,14 @@ def test_a_new_watch_looks_at_once_and_one_that_saw_the_end_never() -> None:
 @pytest.mark.parametrize("ending", ["completed", "failed", "cancelled"])
 def test_after_an_ending_nothing_is_due_and_nothing_is_news(ending: str) -> None:
     story = Story()
-    assert story.look(seen(ending)).news is not None
+    assert story.poll(seen(ending)).state is not None
     assert story.watch.over
     assert story.push(seen("processing", 10)) == Update()
     assert story.push(seen("failed")) == Update()
     story.watch.poll_now(now=story.now)
     story.watch.stream_ended(now=story.now)
-    assert story.watch.failed(UpstreamUnavailable(), now=story.now, wall=WALL) == Update()
-    assert story.watch.unchanged(now=story.now, asked=story.now) == Update()
+    assert story.watch.failed(UpstreamUnavailable(), now=story.now, unix_time=WALL) == Update()
+    assert story.watch.unchanged(now=story.now, started_at=story.now) == Update()
     assert story.tick(1e6) == Update()
     assert story.watch.over
 
@@ -104,30 +106,30 @@ def test_after_an_ending_nothing_is_due_and_nothing_is_news(ending: str) -> None
 
 def test_a_task_never_seen_that_is_not_there_ends_the_watch() -> None:
     story = Story()
-    verdict = story.look(TaskNotFound("no such task"))
-    assert codes(verdict) == [NoticeCode.TASK_NOT_FOUND]
-    assert not verdict.notices[0].retriable
-    assert (verdict.news, story.watch.over, story.watch.unseen) == (None, True, True)
+    update = story.poll(TaskNotFound("no such task"))
+    assert codes(update) == [NoticeCode.TASK_NOT_FOUND]
+    assert not update.notices[0].retriable
+    assert (update.state, story.watch.over, story.watch.not_found) == (None, True, True)
 
 
 def test_a_task_shown_after_all_is_watched_again() -> None:
     story = Story()
-    story.look(TaskNotFound())
-    assert story.push(seen("queued")).news is not None
-    assert not story.watch.unseen
+    story.poll(TaskNotFound())
+    assert story.push(seen("queued")).state is not None
+    assert not story.watch.not_found
     assert not story.watch.over
 
 
 def test_three_404s_over_ten_seconds_lose_a_task_and_no_fewer_and_no_sooner() -> None:
     story = Story(state("processing"))
-    story.look(seen("processing"))
+    story.poll(seen("processing"))
     since = None
     for number in (1, 2, 3):
-        verdict = story.look(TaskNotFound())
+        update = story.poll(TaskNotFound())
         since = since or story.now
-        assert (verdict.news is None) == (number < 3)
-    assert verdict.news is not None
-    assert verdict.news.status is Status.LOST
+        assert (update.state is None) == (number < 3)
+    assert update.state is not None
+    assert update.state.status is Status.LOST
     assert LOST_AFTER_SECONDS <= story.now - since < LOST_AFTER_SECONDS + 1
     assert story.watch.over
 
@@ -135,26 +137,26 @@ def test_three_404s_over_ten_seconds_lose_a_task_and_no_fewer_and_no_sooner() ->
 def test_404s_that_come_quicker_than_due_lose_nothing_before_ten_seconds() -> None:
     story = Story(state("processing"))
     for _ in range(20):
-        assert story.watch.failed(TaskNotFound(), now=story.now, wall=story.wall).news is None
+        assert story.watch.failed(TaskNotFound(), now=story.now, unix_time=story.wall).state is None
         story.now += 0.49
-    assert story.watch.failed(TaskNotFound(), now=START + 10, wall=WALL).news is not None
+    assert story.watch.failed(TaskNotFound(), now=START + 10, unix_time=WALL).state is not None
 
 
 @pytest.mark.parametrize("between", [seen("processing"), None, UpstreamUnavailable()])
 def test_404s_count_only_in_a_row(between: Observation | UpstreamError | None) -> None:
     story = Story(state("processing"))
     for shows in (TaskNotFound(), TaskNotFound(), between, TaskNotFound(), TaskNotFound()):
-        assert story.look(shows).news is None
+        assert story.poll(shows).state is None
         story.now += 20
-    assert story.look(TaskNotFound()).news is not None
+    assert story.poll(TaskNotFound()).state is not None
 
 
 def test_a_task_that_turns_up_again_replaces_lost_only_with_its_real_end() -> None:
     story = Story(state("lost", 40))
-    assert story.look(seen("processing", 50)).news is None
+    assert story.poll(seen("processing", 50)).state is None
     assert not story.watch.over
     assert story.tick(1e6) == Update()
-    news = story.look(seen("completed")).news
+    news = story.poll(seen("completed")).state
     assert news is not None
     assert news.status is Status.COMPLETED
     assert story.watch.over
@@ -162,7 +164,7 @@ def test_a_task_that_turns_up_again_replaces_lost_only_with_its_real_end() -> No
 
 def test_a_lost_task_that_stays_away_is_not_looked_for_again() -> None:
     story = Story(state("lost"))
-    assert story.look(TaskNotFound()) == Update()
+    assert story.poll(TaskNotFound()) == Update()
     assert story.watch.over
     story.watch.poll_now(now=story.now)  # but who says there is news is heard
     assert story.wait == 0
@@ -173,47 +175,47 @@ def test_a_lost_task_that_stays_away_is_not_looked_for_again() -> None:
 
 def test_a_failed_look_waits_as_long_as_the_provider_asks() -> None:
     story = Story(state("processing"))
-    story.look(UpstreamBusy(retry_after=45))
+    story.poll(UpstreamBusy(retry_after=45))
     assert story.wait == 45
-    story.look(UpstreamBusy(retry_after=1e9))
+    story.poll(UpstreamBusy(retry_after=1e9))
     assert story.wait == MAX_WAIT
 
 
 def test_nothing_shortens_the_wait_a_provider_asked_for() -> None:
     story = Story(state("processing"))
-    story.look(UpstreamBusy(retry_after=45))
+    story.poll(UpstreamBusy(retry_after=45))
     story.watch.poll_now(now=story.now)
     assert story.wait == 45
     story.push(seen("processing", 50))
     assert story.wait == 45
     story.watch.stream_ended(now=story.now)
     assert story.wait == 45
-    story.look(seen("processing", 60))
+    story.poll(seen("processing", 60))
     story.watch.poll_now(now=story.now)
     assert story.wait == 0
 
 
 def test_what_the_last_answer_asked_for_holds_when_the_next_says_the_same_bytes() -> None:
     story = Story()
-    story.look(seen("processing", poll_after=30.0))
+    story.poll(seen("processing", poll_after=30.0))
     assert story.wait == 30
-    story.look(None)
+    story.poll(None)
     assert story.wait == 30
-    story.look(seen("processing", 5))
-    story.look(None)
+    story.poll(seen("processing", 5))
+    story.poll(None)
     assert story.wait <= PACE.max_seconds
 
 
 def test_looks_without_news_become_rarer_and_news_makes_them_frequent_again() -> None:
     story = Story()
-    story.look(seen("processing", 1))
+    story.poll(seen("processing", 1))
     waits = []
     for _ in range(12):
-        story.look(None)
+        story.poll(None)
         waits.append(story.wait)
     assert waits == sorted(waits)
     assert waits[-1] == PACE.max_seconds
-    story.look(seen("processing", 2))
+    story.poll(seen("processing", 2))
     assert story.wait == PACE.min_seconds
 
 
@@ -222,12 +224,12 @@ def test_looks_without_news_become_rarer_and_news_makes_them_frequent_again() ->
 
 def test_a_healthy_stream_slows_the_poll_to_the_safety_net() -> None:
     story = Story()
-    story.look(seen("processing", 1))
+    story.poll(seen("processing", 1))
     looks = []
     for second in range(300):
         story.now = START + second
         if story.watch.due is not None and story.watch.due <= story.now:
-            story.look(seen("processing", 1))
+            story.poll(seen("processing", 1))
             looks.append(second)
         story.push(seen("processing", second / 3))
     gaps = [later - earlier for earlier, later in zip([0, *looks], looks, strict=False)]
@@ -238,20 +240,20 @@ def test_a_healthy_stream_slows_the_poll_to_the_safety_net() -> None:
 @pytest.mark.parametrize("every", [0.1, 1.0, 5.0, 9.9])
 def test_a_chatty_stream_never_puts_the_safety_net_off_for_ever(every: float) -> None:
     story = Story()
-    story.look(seen("processing", 0))
+    story.poll(seen("processing", 0))
     last = story.now
     for number in range(int(400 / every)):
         story.now += every
         story.push(seen("processing", number % 7))
         if story.watch.due is not None and story.watch.due <= story.now:
-            story.look(seen("processing", 0))
+            story.poll(seen("processing", 0))
             last = story.now
         assert story.now - last <= PACE.safety_net_seconds + PACE.max_seconds
 
 
 def test_a_silent_stream_wakes_the_poll_within_one_longest_interval() -> None:
     story = Story()
-    story.look(seen("processing", 1))
+    story.poll(seen("processing", 1))
     for _ in range(20):
         story.now += 1
         story.beat()
@@ -268,13 +270,13 @@ def test_a_stream_that_only_beats_puts_off_no_first_look() -> None:
 
 def test_a_stream_that_ends_brings_a_look_at_once_but_not_more_often_than_the_pace() -> None:
     story = Story()
-    story.look(seen("processing", 1))
+    story.poll(seen("processing", 1))
     for _ in range(5):
         story.now += 1
         story.beat()
     story.watch.stream_ended(now=story.now)
     assert story.wait == 0
-    story.look(seen("processing", 1))
+    story.poll(seen("processing", 1))
     story.watch.stream_ended(now=story.now)
     assert story.wait == PACE.min_seconds
 
@@ -284,7 +286,7 @@ def test_a_stream_that_ends_brings_a_look_at_once_but_not_more_often_than_the_pa
 
 def test_who_says_there_is_news_brings_a_look_forward() -> None:
     story = Story()
-    story.look(seen("processing", poll_after=200.0))
+    story.poll(seen("processing", poll_after=200.0))
     story.now += 5
     story.watch.poll_now(now=story.now)
     assert story.wait == 0
@@ -292,7 +294,7 @@ def test_who_says_there_is_news_brings_a_look_forward() -> None:
     assert story.wait == 0
     story.push(seen("processing", 60))
     assert story.wait == 0
-    story.look(seen("processing", 61))
+    story.poll(seen("processing", 61))
     assert story.wait > 0
 
 
@@ -302,9 +304,11 @@ def test_a_look_that_began_before_somebody_said_there_is_news_is_followed_by_ano
     story.now += 1
     story.watch.poll_now(now=story.now)
     story.now += 1
-    story.watch.observed(seen("queued"), source=Source.POLL, now=story.now, wall=story.wall, asked=asked)
+    story.watch.observed(
+        seen("queued"), source=Source.POLL, now=story.now, unix_time=story.wall, started_at=asked
+    )
     assert story.wait == 0
-    story.look(seen("queued"))
+    story.poll(seen("queued"))
     assert story.wait > 0
 
 
@@ -313,19 +317,19 @@ def test_a_look_that_began_before_somebody_said_there_is_news_is_followed_by_ano
 
 def test_a_state_not_confirmed_for_three_intervals_is_stale_once_and_then_fresh() -> None:
     story = Story()
-    story.look(seen("processing", 1))
+    story.poll(seen("processing", 1))
     limit = 3 * story.watch.interval
     assert story.tick(limit) == Update()
     assert codes(story.tick(0.1)) == [NoticeCode.STALE]
     assert story.tick(5) == Update()
-    assert codes(story.look(None)) == [NoticeCode.FRESH]
-    assert story.look(None) == Update()
+    assert codes(story.poll(None)) == [NoticeCode.FRESH]
+    assert story.poll(None) == Update()
     assert codes(story.tick(3 * PACE.max_seconds + 1)) == [NoticeCode.STALE]
 
 
 def test_a_live_stream_that_has_nothing_to_say_is_not_stale() -> None:
     story = Story()
-    story.look(seen("processing", 1))
+    story.poll(seen("processing", 1))
     for _ in range(50):
         story.beat()
         assert story.tick(1.0) == Update()
@@ -337,51 +341,51 @@ def test_a_task_without_change_for_far_too_long_is_stalled_until_it_changes() ->
     for _ in range(3):
         times.learn(TaskKind("wan", None), 100.0)
     story = Story(times=times)
-    story.look(seen("processing", 1, model="wan"))
+    story.poll(seen("processing", 1, model="wan"))
     told: list[NoticeCode] = []
     while story.now < START + 380:
-        told += codes(story.look(None)) + codes(story.tick())
+        told += codes(story.poll(None)) + codes(story.tick())
     assert told == []
     story.now = START + 401
-    story.watch.unchanged(now=story.now, asked=story.now)
+    story.watch.unchanged(now=story.now, started_at=story.now)
     assert codes(story.tick()) == [NoticeCode.STALLED]
     assert story.tick(1) == Update()
-    story.look(seen("processing", 2, model="wan"))
+    story.poll(seen("processing", 2, model="wan"))
     assert story.tick(1) == Update()
-    story.look(None)
+    story.poll(None)
     story.now += 401
     assert NoticeCode.STALLED in codes(story.tick())
 
 
 def test_what_fresh_takes_back_is_told_again_while_it_is_so() -> None:
     story = Story()
-    story.look(seen("processing", 1))
+    story.poll(seen("processing", 1))
     assert codes(story.tick(1801)) == [NoticeCode.STALE, NoticeCode.STALLED]
-    assert codes(story.look(None)) == [NoticeCode.FRESH]
+    assert codes(story.poll(None)) == [NoticeCode.FRESH]
     assert codes(story.tick()) == [NoticeCode.STALLED]
-    assert story.look(None) == Update()  # nothing to take back but that
+    assert story.poll(None) == Update()  # nothing to take back but that
 
 
 def test_one_failed_look_is_weather_and_two_are_an_outage() -> None:
     story = Story(state("processing"))
-    assert story.look(UpstreamUnavailable()) == Update()
-    verdict = story.look(UpstreamUnavailable("down"))
-    assert codes(verdict) == [NoticeCode.UPSTREAM_UNAVAILABLE]
-    assert verdict.notices[0].retriable
-    assert story.look(UpstreamUnavailable()) == Update()
-    assert codes(story.look(seen("processing", 5))) == [NoticeCode.FRESH]
+    assert story.poll(UpstreamUnavailable()) == Update()
+    update = story.poll(UpstreamUnavailable("down"))
+    assert codes(update) == [NoticeCode.UPSTREAM_UNAVAILABLE]
+    assert update.notices[0].retriable
+    assert story.poll(UpstreamUnavailable()) == Update()
+    assert codes(story.poll(seen("processing", 5))) == [NoticeCode.FRESH]
 
 
 def test_a_viewer_who_sees_nothing_at_all_is_told_at_the_first_failure() -> None:
-    assert codes(Story().look(UpstreamUnavailable())) == [NoticeCode.UPSTREAM_UNAVAILABLE]
-    refused = Story().look(UpstreamRefused("bad id"))
+    assert codes(Story().poll(UpstreamUnavailable())) == [NoticeCode.UPSTREAM_UNAVAILABLE]
+    refused = Story().poll(UpstreamRefused("bad id"))
     assert [notice.retriable for notice in refused.notices] == [False]
 
 
 def test_a_refused_credential_is_told_once() -> None:
     story = Story(state("processing"))
-    assert codes(story.look(CredentialRefused())) == [NoticeCode.CREDENTIAL_REFUSED]
-    assert story.look(CredentialRefused()) == Update()
+    assert codes(story.poll(CredentialRefused())) == [NoticeCode.CREDENTIAL_REFUSED]
+    assert story.poll(CredentialRefused()) == Update()
 
 
 # The rest
@@ -389,9 +393,9 @@ def test_a_refused_credential_is_told_once() -> None:
 
 def test_a_task_watched_beyond_its_deadline_is_lost() -> None:
     story = Story(deadline=100)
-    story.look(seen("processing", 40))
-    assert story.tick(99).news is None
-    news = story.tick(2).news
+    story.poll(seen("processing", 40))
+    assert story.tick(99).state is None
+    news = story.tick(2).state
     assert news is not None
     assert (news.status, news.progress) == (Status.LOST, 40)
     assert story.watch.over
@@ -399,9 +403,9 @@ def test_a_task_watched_beyond_its_deadline_is_lost() -> None:
 
 def test_a_late_frame_moves_nothing_back_and_the_next_look_may() -> None:
     story = Story()
-    story.look(seen("processing", 50))
-    assert story.push(seen("queued", 10)).news is None
-    news = story.look(seen("queued", 10)).news
+    story.poll(seen("processing", 50))
+    assert story.push(seen("queued", 10)).state is None
+    news = story.poll(seen("queued", 10)).state
     assert news is not None
     assert (news.status, news.progress) == (Status.QUEUED, 50)
 
@@ -413,9 +417,9 @@ def test_a_look_that_began_before_the_newest_change_moves_nothing_back() -> None
     story.push(seen("processing", 50))
     story.now += 1
     late = story.watch.observed(
-        seen("queued", 10), source=Source.POLL, now=story.now, wall=story.wall, asked=asked
+        seen("queued", 10), source=Source.POLL, now=story.now, unix_time=story.wall, started_at=asked
     )
-    assert late.news is None
+    assert late.state is None
 
 
 def test_near_its_end_means_within_one_longest_interval() -> None:
@@ -432,17 +436,17 @@ def test_a_frame_that_names_no_model_is_of_the_model_known(names: dict[str, Any]
         times.learn(TaskKind("wan", None), 100.0)
     story = Story(state("processing", model="wan"), times=times)
     story.now += 5
-    news = story.push(seen("processing", 1, **names)).news
+    news = story.push(seen("processing", 1, **names)).state
     assert news is not None
     assert news.eta_seconds == eta
 
 
 def test_looks_spaced_by_a_tight_budget_are_not_stale() -> None:
     story = Story()
-    story.look(seen("processing", 1))
+    story.poll(seen("processing", 1))
     apart = 4 * PACE.max_seconds
     story.tick(apart)
-    story.look(None)
+    story.poll(None)
     for _ in range(5):
         assert codes(story.tick(apart)) == []
-        assert story.look(None) == Update()
+        assert story.poll(None) == Update()

@@ -1,4 +1,4 @@
-"""How bytes leave. What every outlet promises: tests/contract/test_outlet.py."""
+"""How bytes leave. What every writer promises: tests/contract/test_writers.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.core.event import Closing
-from bridge.delivery import writers as outlet_module
+from bridge.delivery import writers as writers_module
 from bridge.delivery.writers import (
     AsgiWriter,
     TransportWriter,
@@ -20,11 +20,11 @@ from bridge.delivery.writers import (
     http_writer,
     websocket_writer,
 )
-from bridge.server.server import WebSocketFlowControl
+from bridge.server.flow_control import WebSocketFlowControl
 from bridge.wire.document import PLAIN
 from bridge.wire.frames import Format, Transport
 from tests.fakes.clock import settle
-from tests.fakes.outlets import SOCKET, SSE, FakeServer, FakeTransport
+from tests.fakes.writers import SOCKET, SSE, FakeServer, FakeTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +44,7 @@ async def server() -> FakeServer:
 async def nothing_left() -> AsyncIterator[None]:
     yield
     await settle()
-    assert not outlet_module._running
+    assert not writers_module._running
 
 
 async def several(steps: list[str], *waits: Any) -> None:
@@ -150,21 +150,21 @@ def bodies(server: FakeServer) -> list[bytes]:
 
 
 async def test_under_any_server_a_body_ends_with_its_last_message(server: FakeServer) -> None:
-    outlet = AsgiWriter(SSE, server.send)
-    outlet.write(b"one")
-    outlet.finish(Closing.AGE)
+    writer = AsgiWriter(SSE, server.send)
+    writer.write(b"one")
+    writer.finish(Closing.AGE)
     assert server.messages == [
         {"type": "http.response.body", "body": b"one", "more_body": True},
         {"type": "http.response.body", "body": b"", "more_body": False},
     ]
-    assert outlet.ended.is_set()
+    assert writer.ended.is_set()
 
 
 async def test_under_any_server_each_line_is_a_message_and_the_close_says_why(server: FakeServer) -> None:
-    outlet = AsgiWriter(SOCKET, server.send)
-    outlet.write(b'{"a":"\xe2\x80\xa8"}\n{"b":2}\n')
-    outlet.write(b"")
-    outlet.finish(Closing.DRAIN)
+    writer = AsgiWriter(SOCKET, server.send)
+    writer.write(b'{"a":"\xe2\x80\xa8"}\n{"b":2}\n')
+    writer.write(b"")
+    writer.finish(Closing.DRAIN)
     assert server.messages == [
         {"type": "websocket.send", "text": '{"a":"\u2028"}'},
         {"type": "websocket.send", "text": '{"b":2}'},
@@ -173,43 +173,43 @@ async def test_under_any_server_each_line_is_a_message_and_the_close_says_why(se
 
 
 async def test_the_end_waits_for_what_is_being_sent(server: FakeServer) -> None:
-    outlet = AsgiWriter(SSE, server.send)
+    writer = AsgiWriter(SSE, server.send)
     server.transport.fill()
-    outlet.write(b"one")
-    outlet.write(b"two")
-    outlet.finish(Closing.AGE)
+    writer.write(b"one")
+    writer.write(b"two")
+    writer.finish(Closing.AGE)
     await settle()
-    assert not outlet.ended.is_set()
+    assert not writer.ended.is_set()
     server.transport.empty()
     await settle()
     assert bodies(server) == [b"one", b"two", b""]
-    assert outlet.ended.is_set()
+    assert writer.ended.is_set()
 
 
 async def test_the_connection_ends_only_once_its_last_message_was_taken(server: FakeServer) -> None:
-    outlet = AsgiWriter(SSE, server.send)
-    outlet.write(b"one")
+    writer = AsgiWriter(SSE, server.send)
+    writer.write(b"one")
     server.transport.fill()
-    outlet.finish(Closing.AGE)
+    writer.finish(Closing.AGE)
     await settle()
-    assert not outlet.ended.is_set()
+    assert not writer.ended.is_set()
     server.transport.empty()
     await settle()
-    assert outlet.ended.is_set()
+    assert writer.ended.is_set()
 
 
 async def test_messages_of_one_write_stay_together_when_each_has_to_wait(server: FakeServer) -> None:
-    outlet = AsgiWriter(SOCKET, server.send)
+    writer = AsgiWriter(SOCKET, server.send)
 
     async def slow(message: Any) -> None:
         await asyncio.sleep(0)
         await server.send(message)
 
-    outlet.attach(slow)
-    outlet.write(b"0\n")
-    outlet.write(b"1\n2\n")
-    outlet.write(b"3\n")
-    outlet.finish(Closing.AGE)
+    writer.attach(slow)
+    writer.write(b"0\n")
+    writer.write(b"1\n2\n")
+    writer.write(b"3\n")
+    writer.finish(Closing.AGE)
     await settle()
     assert [one.get("text", one["type"]) for one in server.messages] == [
         "0",
@@ -221,78 +221,78 @@ async def test_messages_of_one_write_stay_together_when_each_has_to_wait(server:
 
 
 async def test_after_a_send_that_failed_nothing_more_is_sent(server: FakeServer) -> None:
-    outlet = AsgiWriter(SSE, server.send)
+    writer = AsgiWriter(SSE, server.send)
     server.transport.fill()
-    outlet.write(b"one")
-    outlet.write(b"two")
+    writer.write(b"one")
+    writer.write(b"two")
     server.fails = ConnectionResetError()
     server.transport.empty()
     await settle()
     assert server.messages == []
-    assert not outlet.gate.write_paused
+    assert not writer.gate.write_paused
 
 
 async def test_dropping_a_connection_stops_its_send_and_ends_it(server: FakeServer) -> None:
-    outlet = AsgiWriter(SSE, server.send)
+    writer = AsgiWriter(SSE, server.send)
     server.transport.fill()
-    outlet.write(b"one")
-    outlet.abort()
+    writer.write(b"one")
+    writer.abort()
     server.transport.empty()
     await settle()
     assert server.messages == []
-    assert outlet.ended.is_set()
+    assert writer.ended.is_set()
 
 
 # Under our own
 
 
 async def test_under_our_own_server_a_body_ends_through_the_server(server: FakeServer) -> None:
-    outlet = TransportWriter(server, CHUNKED)  # type: ignore[arg-type]
-    outlet.attach(server.send)
-    outlet.write(b"3\r\none\r\n")
-    outlet.finish(Closing.FINISHED)
+    writer = TransportWriter(server, CHUNKED)  # type: ignore[arg-type]
+    writer.attach(server.send)
+    writer.write(b"3\r\none\r\n")
+    writer.finish(Closing.FINISHED)
     assert server.transport.taken == b"3\r\none\r\n"
     assert server.messages == [{"type": "http.response.body", "body": b"", "more_body": False}]
 
 
 async def test_who_does_not_read_gets_the_last_chunk_after_the_rest_and_is_closed(server: FakeServer) -> None:
-    outlet = TransportWriter(server, CHUNKED)  # type: ignore[arg-type]
-    outlet.attach(server.send)
+    writer = TransportWriter(server, CHUNKED)  # type: ignore[arg-type]
+    writer.attach(server.send)
     server.transport.fill()
-    outlet.write(b"3\r\none\r\n")
-    assert outlet.unsent == 8
-    outlet.finish(Closing.AGE)
+    writer.write(b"3\r\none\r\n")
+    assert writer.unsent == 8
+    writer.finish(Closing.AGE)
     assert server.transport.buffered == b"3\r\none\r\n0\r\n\r\n"
     assert server.transport.closing
     assert server.messages == []
 
 
 async def test_a_socket_is_closed_with_its_code(server: FakeServer) -> None:
-    outlet = WebSocketWriter(server, server.send, FRAMED)
-    outlet.finish(Closing.SLOW)
+    writer = WebSocketWriter(server, server.send, FRAMED)
+    writer.finish(Closing.SLOW)
     assert server.messages == [{"type": "websocket.close", "code": 4001, "reason": "slow"}]
-    outlet.abort()
+    writer.abort()
     assert server.transport.aborted
 
 
 async def test_who_has_left_is_told_no_end() -> None:
     server = FakeServer()
     server.transport = server.flow = FakeTransport(closed_raises=True)
-    outlet = TransportWriter(server, CHUNKED)  # type: ignore[arg-type]
-    assert not outlet.gone
-    outlet.abort()
-    assert outlet.gone
-    outlet.finish(Closing.DRAIN)
+    writer = TransportWriter(server, CHUNKED)  # type: ignore[arg-type]
+    assert not writer.gone
+    writer.abort()
+    assert writer.gone
+    writer.finish(Closing.DRAIN)
     assert server.transport.taken == b""
     assert server.messages == []
 
 
 async def test_a_server_that_says_so_itself_is_asked_itself(server: FakeServer) -> None:
-    outlet = WebSocketWriter(server, server.send, FRAMED)
-    assert outlet.gate is outlet
+    writer = WebSocketWriter(server, server.send, FRAMED)
+    assert writer.gate is writer
     gate = WebSocketFlowControl()
     server.gate = gate  # type: ignore[attr-defined]
-    assert outlet.gate is gate
+    assert writer.gate is gate
 
 
 # Which
@@ -315,9 +315,9 @@ async def test_the_cheapest_way_out_is_taken_where_the_server_shows_it(server: F
 
 
 async def test_before_the_head_nothing_leaves_and_nothing_is_counted_as_stuck() -> None:
-    outlet = UnopenedWriter(SSE)
-    outlet.write(b"too soon")
-    outlet.when_writable(pytest.fail)
-    outlet.finish(Closing.DRAIN)
-    outlet.abort()
-    assert (outlet.gate.write_paused, outlet.unsent) == (True, 0)
+    writer = UnopenedWriter(SSE)
+    writer.write(b"too soon")
+    writer.when_writable(pytest.fail)
+    writer.finish(Closing.DRAIN)
+    writer.abort()
+    assert (writer.gate.write_paused, writer.unsent) == (True, 0)

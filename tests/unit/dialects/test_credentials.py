@@ -47,7 +47,7 @@ def test_a_key_without_two_halves_is_refused_and_not_repeated(key):
 def test_a_hook_nobody_knows_is_a_mistake():
     with pytest.raises(ConfigError) as caught:
         load_document({**SMALLEST, "auth": {"hook": "kling-jwtt"}}, "made-up")
-    assert caught.value.mistakes == [
+    assert caught.value.errors == [
         f"dialect made-up: auth.hook: 'kling-jwtt' is not one of {', '.join(HOOKS)}"
     ]
 

@@ -14,7 +14,7 @@ SMALLEST = {
 def mistakes(document, name="made-up"):
     with pytest.raises(ConfigError) as caught:
         load_document(document, name)
-    return caught.value.mistakes
+    return caught.value.errors
 
 
 def test_the_presets_are_there():

@@ -18,7 +18,7 @@ def signature(**keys):
 def told(**keys):
     with pytest.raises(ConfigError) as caught:
         signature(**keys)
-    return [mistake.removeprefix("dialect made-up: callback.signature.") for mistake in caught.value.mistakes]
+    return [mistake.removeprefix("dialect made-up: callback.signature.") for mistake in caught.value.errors]
 
 
 def test_callbacks_are_not_signed_unless_the_document_says_so():

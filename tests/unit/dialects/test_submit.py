@@ -48,7 +48,7 @@ def made(**changes):
 def told(**changes):
     with pytest.raises(ConfigError) as caught:
         made(**changes)
-    return [mistake.removeprefix("dialect made-up: ") for mistake in caught.value.mistakes]
+    return [mistake.removeprefix("dialect made-up: ") for mistake in caught.value.errors]
 
 
 def submission(body=b"{}", **options):

@@ -12,8 +12,8 @@ from bridge.hub import hub as hub_module
 from bridge.wire.frames import Format, Transport
 from tests.fakes.clock import settle
 from tests.fakes.hub import Scene
-from tests.fakes.outlets import NDJSON, SOCKET, SSE, RecordingOutlet
 from tests.fakes.tasks import OTHER, TASK, state
+from tests.fakes.writers import NDJSON, SOCKET, SSE, RecordingWriter
 
 pytestmark = pytest.mark.anyio
 
@@ -33,89 +33,89 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_module, "SLICE", 2)
 
 
-def shown(outlet: RecordingOutlet) -> list[tuple[str, str, object]]:
+def shown(writer: RecordingWriter) -> list[tuple[str, str, object]]:
     """The states an SSE client saw: task, status, progress."""
-    documents = [orjson.loads(one.data) for one in outlet.events if one.name is None]
+    documents = [orjson.loads(one.data) for one in writer.events if one.name is None]
     return [(one["task"], one["status"], one["progress"]) for one in documents]
 
 
-def progress(outlet: RecordingOutlet) -> list[object]:
-    return [number for _, _, number in shown(outlet)]
+def progress(writer: RecordingWriter) -> list[object]:
+    return [number for _, _, number in shown(writer)]
 
 
-def names(outlet: RecordingOutlet) -> list[str | None]:
-    return [one.name for one in outlet.events]
+def names(writer: RecordingWriter) -> list[str | None]:
+    return [one.name for one in writer.events]
 
 
-def cursors(outlet: RecordingOutlet) -> list[int]:
+def cursors(writer: RecordingWriter) -> list[int]:
     """The offsets a client saw, states only."""
-    return [int((one.id or "-0").rpartition("-")[2]) for one in outlet.events if one.name is None]
+    return [int((one.id or "-0").rpartition("-")[2]) for one in writer.events if one.name is None]
 
 
 async def test_a_newcomer_gets_the_current_state_and_then_every_one_that_follows(scene: Scene) -> None:
     await scene.tell(TASK, state(progress=1))
-    _, outlet = await scene.join([TASK], preface=b": ok\n", retry=2140)
-    assert outlet.sent.startswith(b": ok\nid: ")
-    assert outlet.events[0].retry == 2140
+    _, writer = await scene.join([TASK], preface=b": ok\n", retry=2140)
+    assert writer.sent.startswith(b": ok\nid: ")
+    assert writer.events[0].retry == 2140
     await scene.tell(TASK, state(progress=2))
     await scene.tell(TASK, state(progress=3))
-    assert progress(outlet) == [1, 2, 3]
-    assert outlet.events[-1].retry is None
+    assert progress(writer) == [1, 2, 3]
+    assert writer.events[-1].retry is None
 
 
 async def test_what_was_recorded_between_reading_the_journal_and_beginning_is_not_lost(scene: Scene) -> None:
     await scene.tell(TASK, state(progress=1))
-    outlet = RecordingOutlet()
-    subscription = scene.place(outlet)
+    writer = RecordingWriter()
+    subscription = scene.place(writer)
     scene.hub.join(subscription, [TASK])
     read = [one for one in await scene.journal.latest([TASK]) if one is not None]
     await scene.tell(TASK, state(progress=2))
     scene.hub.begin(subscription, read, [TASK])
-    assert progress(outlet) == [1, 2]
+    assert progress(writer) == [1, 2]
 
 
 async def test_who_joins_in_the_turn_of_an_event_gets_it_once(scene: Scene) -> None:
     _, before = await scene.join([TASK])
     await scene.record(TASK, state(progress=1))
-    _, outlet = await scene.join([TASK])
+    _, writer = await scene.join([TASK])
     await settle()
-    assert progress(outlet) == progress(before) == [1]
+    assert progress(writer) == progress(before) == [1]
 
 
 async def test_nothing_is_sent_before_the_connection_has_begun(scene: Scene) -> None:
-    outlet = RecordingOutlet()
-    subscription = scene.place(outlet)
+    writer = RecordingWriter()
+    subscription = scene.place(writer)
     scene.hub.join(subscription, [TASK])
     await scene.tell(TASK, state(progress=1))
     scene.journal.announce(TASK, STALE)
-    assert outlet.writes == []
+    assert writer.writes == []
     scene.hub.begin(subscription, [], [TASK])
-    assert names(outlet) == [None, "notice"]
+    assert names(writer) == [None, "notice"]
 
 
 async def test_the_news_of_one_turn_leaves_in_one_write(scene: Scene) -> None:
-    _, outlet = await scene.join([TASK, OTHER, THIRD])
+    _, writer = await scene.join([TASK, OTHER, THIRD])
     for number in range(5):
         await scene.record(TASK, state(progress=number))
     await scene.record(OTHER, state(progress=50))
     await settle()
-    assert len(outlet.writes) == 1
-    assert shown(outlet) == [(TASK.ref, "processing", 4), (OTHER.ref, "processing", 50)]
+    assert len(writer.writes) == 1
+    assert shown(writer) == [(TASK.ref, "processing", 4), (OTHER.ref, "processing", 50)]
     assert scene.count("bridge_conflated_total", delivery="sse") == 4
     assert scene.count("bridge_events_total", delivery="sse") == 2
 
 
 async def test_everybody_gets_the_same_bytes_object(scene: Scene) -> None:
-    outlets = [(await scene.join([TASK]))[1] for _ in range(3)]
+    writers = [(await scene.join([TASK]))[1] for _ in range(3)]
     await scene.tell(TASK, state())
-    assert len({id(outlet.writes[-1]) for outlet in outlets}) == 1
+    assert len({id(writer.writes[-1]) for writer in writers}) == 1
 
 
 async def test_each_form_gets_its_own_bytes(scene: Scene) -> None:
     forms = [SSE, NDJSON, SOCKET, Format(Transport.SSE, chunked=True)]
-    outlets = [(await scene.join([TASK], RecordingOutlet(form)))[1] for form in forms]
+    writers = [(await scene.join([TASK], RecordingWriter(form)))[1] for form in forms]
     await scene.tell(TASK, state(progress=7))
-    event_stream, lines, messages, chunked = (outlet.sent for outlet in outlets)
+    event_stream, lines, messages, chunked = (writer.sent for writer in writers)
     assert orjson.loads(lines)["progress"] == 7
     assert orjson.loads(messages)["state"]["progress"] == 7
     assert chunked == b"%x\r\n%b\r\n" % (len(event_stream), event_stream)
@@ -125,43 +125,43 @@ async def test_each_form_gets_its_own_bytes(scene: Scene) -> None:
 
 
 async def test_done_follows_an_ending_and_end_the_last_one(scene: Scene) -> None:
-    _, outlet = await scene.join([TASK, OTHER])
+    _, writer = await scene.join([TASK, OTHER])
     await scene.tell(TASK, state("completed", 100))
-    assert names(outlet) == [None, "done"]
-    assert outlet.finished is None
+    assert names(writer) == [None, "done"]
+    assert writer.finished is None
     await scene.tell(OTHER, state("failed"))
-    assert names(outlet) == [None, "done", None, "done", "end"]
-    assert orjson.loads(outlet.events[-1].data) == {"tasks": 2}
-    assert outlet.finished is Closing.FINISHED
+    assert names(writer) == [None, "done", None, "done", "end"]
+    assert orjson.loads(writer.events[-1].data) == {"tasks": 2}
+    assert writer.finished is Closing.FINISHED
 
 
 async def test_who_comes_after_the_end_gets_it_and_is_done(scene: Scene) -> None:
     await scene.tell(TASK, state("completed", 100))
-    subscription, outlet = await scene.join([TASK])
-    assert names(outlet) == [None, "done", "end"]
+    subscription, writer = await scene.join([TASK])
+    assert names(writer) == [None, "done", "end"]
     assert subscription.closing is Closing.FINISHED
     assert scene.interests.total == 0
 
 
 async def test_a_socket_stays_open_after_its_tasks(scene: Scene) -> None:
-    _, outlet = await scene.join([TASK], RecordingOutlet(SOCKET), stays_open=True)
+    _, writer = await scene.join([TASK], RecordingWriter(SOCKET), stays_open=True)
     await scene.tell(TASK, state("completed"))
-    kinds = [orjson.loads(line)["type"] for line in outlet.sent.splitlines()]
+    kinds = [orjson.loads(line)["type"] for line in writer.sent.splitlines()]
     assert kinds == ["state", "done"]
-    assert outlet.finished is None
+    assert writer.finished is None
     assert scene.interests.total == 0
 
 
 async def test_a_task_that_is_not_there_ends_with_a_notice_and_the_others_go_on(scene: Scene) -> None:
-    _, outlet = await scene.join([TASK, OTHER])
+    _, writer = await scene.join([TASK, OTHER])
     scene.journal.announce(TASK, MISSING)
-    assert names(outlet) == ["notice"]
+    assert names(writer) == ["notice"]
     await scene.tell(OTHER, state("completed"))
-    assert names(outlet) == ["notice", None, "done", "end"]
+    assert names(writer) == ["notice", None, "done", "end"]
 
 
 async def test_who_joins_while_a_task_is_known_not_to_be_there_is_told_so(scene: Scene) -> None:
-    early = scene.place(RecordingOutlet())
+    early = scene.place(RecordingWriter())
     scene.hub.join(early, [TASK])
     scene.journal.announce(TASK, MISSING)
     _, late = await scene.join([TASK])
@@ -172,9 +172,9 @@ async def test_who_joins_while_a_task_is_known_not_to_be_there_is_told_so(scene:
 
 
 async def test_on_a_socket_a_404_is_not_a_notice(scene: Scene) -> None:
-    _, outlet = await scene.join([TASK], RecordingOutlet(SOCKET), stays_open=True)
+    _, writer = await scene.join([TASK], RecordingWriter(SOCKET), stays_open=True)
     scene.journal.announce(TASK, MISSING)
-    assert outlet.sent == b""
+    assert writer.sent == b""
     assert scene.interests.total == 0
 
 
@@ -184,8 +184,8 @@ async def test_on_a_socket_a_404_is_not_a_notice(scene: Scene) -> None:
 async def test_a_client_that_comes_back_gets_only_what_it_has_not_seen(scene: Scene) -> None:
     first = await scene.tell(TASK, state(progress=1))
     second = await scene.tell(OTHER, state(progress=2))
-    _, outlet = await scene.join([TASK, OTHER], after=first.cursor.offset)
-    assert progress(outlet) == [2]
+    _, writer = await scene.join([TASK, OTHER], after=first.cursor.offset)
+    assert progress(writer) == [2]
     _, quiet = await scene.join([TASK, OTHER], after=second.cursor.offset, retry=1000)
     assert quiet.sent == b""
     await scene.tell(TASK, state(progress=3))
@@ -196,22 +196,22 @@ async def test_history_comes_in_journal_order_before_what_follows(scene: Scene) 
     kept: list[Event] = [
         await scene.tell(key, state(progress=number)) for number, key in enumerate([TASK, OTHER, TASK, OTHER])
     ]
-    outlet = RecordingOutlet()
-    subscription = scene.place(outlet)
+    writer = RecordingWriter()
+    subscription = scene.place(writer)
     scene.hub.join(subscription, [TASK, OTHER])
     await scene.tell(OTHER, state(progress=9))
     scene.hub.begin(subscription, kept, [TASK, OTHER])
-    assert progress(outlet) == [0, 1, 2, 3, 9]
+    assert progress(writer) == [0, 1, 2, 3, 9]
 
 
 async def test_a_placeholder_is_sent_only_while_nothing_better_is_known(scene: Scene) -> None:
-    subscription, outlet = await scene.join([TASK], retry=1500)
+    subscription, writer = await scene.join([TASK], retry=1500)
     unknown = Event(TASK, (await scene.journal.append(OTHER, state())).cursor, state("unknown"))
-    scene.hub.place(subscription, unknown)
-    assert outlet.events[0].retry == 1500
+    scene.hub.send_placeholder(subscription, unknown)
+    assert writer.events[0].retry == 1500
     await scene.tell(TASK, state(progress=1))
-    scene.hub.place(subscription, unknown)
-    assert [status for _, status, _ in shown(outlet)] == ["unknown", "processing"]
+    scene.hub.send_placeholder(subscription, unknown)
+    assert [status for _, status, _ in shown(writer)] == ["unknown", "processing"]
 
 
 async def test_a_newcomer_hears_when_the_state_was_last_confirmed(scene: Scene) -> None:
@@ -219,8 +219,8 @@ async def test_a_newcomer_hears_when_the_state_was_last_confirmed(scene: Scene) 
     await scene.tell(TASK, state())
     scene.clock.skip(60)
     scene.journal.confirm(TASK, scene.clock.time())
-    _, outlet = await scene.join([TASK])
-    document = orjson.loads(outlet.events[0].data)
+    _, writer = await scene.join([TASK])
+    document = orjson.loads(writer.events[0].data)
     assert document["observed_at"] > document["changed_at"]
 
 
@@ -228,12 +228,12 @@ async def test_a_newcomer_hears_when_the_state_was_last_confirmed(scene: Scene) 
 
 
 async def test_standing_notices_are_told_to_newcomers_until_fresh(scene: Scene) -> None:
-    _, outlet = await scene.join([TASK])
+    _, writer = await scene.join([TASK])
     scene.journal.announce(TASK, STALE)
     _, late = await scene.join([TASK])
     scene.journal.announce(TASK, FRESH)
     _, latest = await scene.join([TASK])
-    codes = [[orjson.loads(one.data)["code"] for one in each.events] for each in (outlet, late, latest)]
+    codes = [[orjson.loads(one.data)["code"] for one in each.events] for each in (writer, late, latest)]
     assert codes == [["stale", "fresh"], ["stale", "fresh"], []]
     assert scene.count("bridge_notices_total", code="stale") == 1
 
@@ -248,15 +248,15 @@ async def test_what_interest_brings_to_light_reaches_whoever_caused_it(
         wanted(key)
 
     monkeypatch.setattr(scene.interests, "want", want)
-    _, outlet = await scene.join([TASK])
-    assert names(outlet) == ["notice"]
+    _, writer = await scene.join([TASK])
+    assert names(writer) == ["notice"]
 
 
 async def test_remarks_concern_one_connection(scene: Scene) -> None:
     _, other = await scene.join([TASK])
     expiring = Notice(NoticeCode.LINKS_EXPIRING, "soon")
-    _, outlet = await scene.join([TASK], remarks=[(TASK, expiring)])
-    assert names(outlet) == ["notice"]
+    _, writer = await scene.join([TASK], remarks=[(TASK, expiring)])
+    assert names(writer) == ["notice"]
     assert other.sent == b""
 
 
@@ -327,11 +327,11 @@ async def test_news_in_the_turn_a_client_wakes_does_not_overtake_what_it_is_owed
 
 
 async def test_an_unsubscribed_task_is_owed_nothing(scene: Scene) -> None:
-    subscription, slow = await scene.join([TASK, OTHER], RecordingOutlet(SOCKET), stays_open=True)
+    subscription, slow = await scene.join([TASK, OTHER], RecordingWriter(SOCKET), stays_open=True)
     slow.pause()
     await scene.tell(TASK, state(progress=1))
     scene.journal.announce(TASK, STALE)
-    scene.hub.part(subscription, TASK)
+    scene.hub.unsubscribe(subscription, TASK)
     slow.wake()
     await settle()
     assert slow.sent == b""
@@ -354,71 +354,71 @@ async def test_asking_for_more_first_brings_what_was_owed(scene: Scene) -> None:
 
 @pytest.mark.usefixtures("small_slices")
 async def test_an_ending_heard_between_two_slices_reaches_everybody(scene: Scene) -> None:
-    outlets = [(await scene.join([TASK]))[1] for _ in range(7)]
+    writers = [(await scene.join([TASK]))[1] for _ in range(7)]
     await scene.record(TASK, state(progress=50))
     scene.hub._step()
     await scene.record(TASK, state("completed", 100))
     await settle()
-    assert all(progress(outlet) == [50, 100] for outlet in outlets)
-    assert all(names(outlet) == [None, None, "done", "end"] for outlet in outlets)
+    assert all(progress(writer) == [50, 100] for writer in writers)
+    assert all(names(writer) == [None, None, "done", "end"] for writer in writers)
 
 
 @pytest.mark.usefixtures("small_slices")
 async def test_news_between_two_slices_overtakes_nothing(scene: Scene) -> None:
-    outlets = [(await scene.join([TASK, OTHER, THIRD]))[1] for _ in range(5)]
+    writers = [(await scene.join([TASK, OTHER, THIRD]))[1] for _ in range(5)]
     for number, key in enumerate([TASK, OTHER, THIRD]):
         await scene.record(key, state(progress=number))
     scene.hub._step()
     await scene.record(OTHER, state(progress=9))
     await settle()
-    for outlet in outlets:
-        assert progress(outlet) == [0, 1, 2, 9]
-        assert cursors(outlet) == sorted(cursors(outlet))
+    for writer in writers:
+        assert progress(writer) == [0, 1, 2, 9]
+        assert cursors(writer) == sorted(cursors(writer))
 
 
 @pytest.mark.usefixtures("small_slices")
 async def test_who_joins_between_two_slices_sees_nothing_older_after_something_newer(scene: Scene) -> None:
     for form in (SSE, SSE, SSE, NDJSON):
-        await scene.join([TASK], RecordingOutlet(form))
+        await scene.join([TASK], RecordingWriter(form))
     await scene.record(TASK, state(progress=1))
     scene.hub._step()
     await scene.record(TASK, state(progress=2))
-    _, outlet = await scene.join([TASK], RecordingOutlet(NDJSON))
+    _, writer = await scene.join([TASK], RecordingWriter(NDJSON))
     await settle()
-    assert [orjson.loads(line)["progress"] for line in outlet.sent.splitlines()] == [2]
+    assert [orjson.loads(line)["progress"] for line in writer.sent.splitlines()] == [2]
 
 
 @pytest.mark.usefixtures("small_slices")
 async def test_who_wakes_between_two_slices_sees_nothing_twice_or_late(scene: Scene) -> None:
-    outlets = [(await scene.join([TASK, OTHER]))[1] for _ in range(6)]
-    outlets[5].pause()
+    writers = [(await scene.join([TASK, OTHER]))[1] for _ in range(6)]
+    writers[5].pause()
     await scene.tell(TASK, state(progress=1))
     await scene.record(TASK, state(progress=2))
     await scene.record(OTHER, state(progress=3))
     scene.hub._step()
-    outlets[5].wake()
+    writers[5].wake()
     await scene.record(TASK, state(progress=4))
     await settle()
-    assert cursors(outlets[5]) == sorted(set(cursors(outlets[5])))
-    assert progress(outlets[5])[-2:] == [3, 4]
+    assert cursors(writers[5]) == sorted(set(cursors(writers[5])))
+    assert progress(writers[5])[-2:] == [3, 4]
 
 
 @pytest.mark.usefixtures("small_slices")
 async def test_who_stalls_and_wakes_within_a_round_keeps_the_order(scene: Scene) -> None:
     joined = [await scene.join([TASK, OTHER, THIRD]) for _ in range(4)]
-    first, outlet = joined[0]
+    first, writer = joined[0]
     for number, key in enumerate([TASK, OTHER, THIRD]):
         await scene.record(key, state(progress=number))
     scene.hub._step()
-    outlet.pause()
+    writer.pause()
     while not first.pending:
         scene.hub._step()
-    assert first in scene.hub._gathered, "one task's news is kept for the write of this round"
-    outlet.write_paused = False
+    assert first in scene.hub._batched, "one task's news is kept for the write of this round"
+    writer.write_paused = False
     scene.hub._flush_pending(first)
     await settle()
-    assert progress(outlet) == [0, 1, 2]
-    assert cursors(outlet) == sorted(cursors(outlet))
+    assert progress(writer) == [0, 1, 2]
+    assert cursors(writer) == sorted(cursors(writer))
 
 
 @pytest.mark.usefixtures("small_slices")
@@ -428,9 +428,9 @@ async def test_who_leaves_between_two_slices_is_written_to_no_more(scene: Scene)
     scene.hub._step()
     for subscription, _ in joined:
         scene.hub.leave(subscription, "left")
-    written = [len(outlet.writes) for _, outlet in joined]
+    written = [len(writer.writes) for _, writer in joined]
     await settle()
-    assert [len(outlet.writes) for _, outlet in joined] == written
+    assert [len(writer.writes) for _, writer in joined] == written
     assert scene.interests.total == 0
 
 
@@ -440,22 +440,22 @@ async def test_who_unsubscribes_between_two_slices_gets_no_more_of_the_task(scen
     await scene.record(TASK, state(progress=1))
     scene.hub._step()
     for subscription, _ in joined:
-        scene.hub.part(subscription, TASK)
+        scene.hub.unsubscribe(subscription, TASK)
     await settle()
-    assert [len(outlet.writes) for _, outlet in joined] == [1, 1, 0, 0, 0, 0]
+    assert [len(writer.writes) for _, writer in joined] == [1, 1, 0, 0, 0, 0]
 
 
 # Leaving
 
 
 async def test_leaving_is_idempotent_and_leaves_nothing(scene: Scene) -> None:
-    subscription, outlet = await scene.join([TASK, OTHER])
+    subscription, writer = await scene.join([TASK, OTHER])
     assert scene.interests.wanted == {TASK: 1, OTHER: 1}
     scene.hub.leave(subscription, "left")
     scene.hub.leave(subscription, "left")
-    scene.hub.part(subscription, TASK)
+    scene.hub.unsubscribe(subscription, TASK)
     await scene.tell(TASK, state())
-    assert outlet.writes == []
+    assert writer.writes == []
     assert scene.hub.channel_of(TASK) is None
     assert not scene.hub.subscriptions
     assert scene.interests.total == 0
@@ -464,7 +464,7 @@ async def test_leaving_is_idempotent_and_leaves_nothing(scene: Scene) -> None:
 
 
 async def test_leaving_before_beginning_leaves_nothing(scene: Scene) -> None:
-    subscription = scene.place(RecordingOutlet())
+    subscription = scene.place(RecordingWriter())
     scene.hub.join(subscription, [TASK, TASK])
     assert scene.interests.total == 1
     scene.hub.leave(subscription, "left")
@@ -479,7 +479,7 @@ async def test_a_task_that_cannot_be_wanted_leaves_nothing(
     def refuse(key: TaskKey) -> None:
         raise UnknownUpstream(key.upstream)
 
-    subscription = scene.place(RecordingOutlet())
+    subscription = scene.place(RecordingWriter())
     monkeypatch.setattr(scene.interests, "want", refuse)
     with pytest.raises(UnknownUpstream):
         scene.hub.join(subscription, [TASK])
@@ -489,29 +489,29 @@ async def test_a_task_that_cannot_be_wanted_leaves_nothing(
 
 
 async def test_finishing_says_a_last_word_once(scene: Scene) -> None:
-    subscription, outlet = await scene.join([TASK])
+    subscription, writer = await scene.join([TASK])
     scene.hub.finish(subscription, Closing.DRAIN, b"data: bye\n\n")
     scene.hub.finish(subscription, Closing.AGE, b"data: again\n\n")
     await scene.tell(TASK, state())
-    assert outlet.sent == b"data: bye\n\n"
-    assert outlet.finished is Closing.DRAIN
+    assert writer.sent == b"data: bye\n\n"
+    assert writer.finished is Closing.DRAIN
     assert scene.count("bridge_notices_total", code="closing") == 1
 
 
 async def test_a_connection_that_cannot_be_written_to_ends_alone(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken, outlet = await scene.join([TASK])
+    broken, writer = await scene.join([TASK])
     _, other = await scene.join([TASK])
 
     def fail(_data: bytes) -> None:
-        raise RuntimeError("a bug in an outlet")
+        raise RuntimeError("a bug in a writer")
 
     broken.write = fail
     await scene.tell(TASK, state(progress=1))
     await scene.tell(TASK, state(progress=2))
     scene.journal.announce(TASK, STALE)
-    assert outlet.aborted
+    assert writer.aborted
     assert names(other) == [None, None, "notice"]
     scene.hub.leave(broken, "gone")
 
@@ -519,14 +519,14 @@ async def test_a_connection_that_cannot_be_written_to_ends_alone(
 async def test_a_client_that_left_in_the_middle_of_a_broadcast_is_no_bug(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    left, outlet = await scene.join([TASK])
+    left, writer = await scene.join([TASK])
     _, other = await scene.join([TASK])
 
     def closed(_data: bytes) -> None:
         raise RuntimeError("unable to perform operation on a closed transport")
 
     left.write = closed
-    outlet.aborted = True
+    writer.aborted = True
     await scene.tell(TASK, state(progress=1))
     assert names(other) == [None]
     assert caplog.records == []

@@ -8,29 +8,32 @@ from itertools import pairwise
 import orjson
 import pytest
 
+from bridge.config.settings import Settings
 from bridge.core.event import Closing
-from bridge.hub.maintenance import ConnectionMaintenance, MaintenanceSettings, retry_milliseconds
+from bridge.hub.maintenance import ConnectionMaintenance, retry_milliseconds
 from bridge.hub.subscription import Subscription
 from tests.fakes.clock import settle
 from tests.fakes.hub import Scene
-from tests.fakes.outlets import NDJSON, SOCKET, RecordingOutlet
 from tests.fakes.tasks import OTHER, TASK, state
+from tests.fakes.writers import NDJSON, SOCKET, RecordingWriter
 
 pytestmark = pytest.mark.anyio
 
 
 class Swept(Scene):
-    """A hub with its sweep."""
+    """A hub with its maintenance."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.sweep = ConnectionMaintenance(self.hub, self.clock, lambda: 0.5, MaintenanceSettings())
+        self.maintenance = ConnectionMaintenance(
+            self.hub, self.clock, lambda: 0.5, Settings.model_construct()
+        )
 
     async def seconds(self, number: int) -> None:
         """Sweep once a second."""
         for _ in range(number):
             self.clock.skip(1)
-            await self.sweep.once()
+            await self.maintenance.once()
 
 
 @pytest.fixture
@@ -42,14 +45,14 @@ def scene() -> Swept:
 async def test_a_keepalive_leaves_after_fifteen_silent_seconds(
     scene: Swept, form: object, bytes_: bytes
 ) -> None:
-    outlet = RecordingOutlet() if form is None else RecordingOutlet(NDJSON)
-    await scene.join([TASK], outlet)
+    writer = RecordingWriter() if form is None else RecordingWriter(NDJSON)
+    await scene.join([TASK], writer)
     await scene.seconds(14)
-    assert outlet.sent == b""
+    assert writer.sent == b""
     await scene.seconds(1)
-    assert outlet.sent == bytes_
+    assert writer.sent == bytes_
     await scene.seconds(15)
-    assert outlet.sent == bytes_ * 2
+    assert writer.sent == bytes_ * 2
 
 
 async def test_whatever_is_written_puts_the_keepalive_off(scene: Swept) -> None:
@@ -69,7 +72,7 @@ async def test_whatever_is_written_puts_the_keepalive_off(scene: Swept) -> None:
 
 
 async def test_a_socket_is_pinged_by_its_library_and_a_stalled_stream_not_at_all(scene: Swept) -> None:
-    _, socket = await scene.join([TASK], RecordingOutlet(SOCKET), stays_open=True)
+    _, socket = await scene.join([TASK], RecordingWriter(SOCKET), stays_open=True)
     _, stalled = await scene.join([TASK])
     stalled.pause()
     await scene.seconds(60)
@@ -77,13 +80,13 @@ async def test_a_socket_is_pinged_by_its_library_and_a_stalled_stream_not_at_all
 
 
 async def test_a_connection_that_lived_long_enough_is_told_and_ended(scene: Swept) -> None:
-    subscription, outlet = await scene.join([TASK])
+    subscription, writer = await scene.join([TASK])
     subscription.ends_at = scene.clock.monotonic() + 5
     await scene.seconds(4)
-    assert outlet.finished is None
+    assert writer.finished is None
     await scene.seconds(3)
-    assert outlet.finished is Closing.AGE
-    [notice] = outlet.events
+    assert writer.finished is Closing.AGE
+    [notice] = writer.events
     assert (notice.name, notice.retry) == ("notice", 2000)
     said = orjson.loads(notice.data)
     assert (said["code"], said["reason"], said["task"], said["retriable"]) == ("closing", "age", None, True)
@@ -92,27 +95,27 @@ async def test_a_connection_that_lived_long_enough_is_told_and_ended(scene: Swep
 
 
 async def test_a_connection_whose_credential_ends_is_told_that(scene: Swept) -> None:
-    subscription, outlet = await scene.join([TASK])
+    subscription, writer = await scene.join([TASK])
     subscription.ends_at, subscription.ends_by = scene.clock.monotonic() + 5, Closing.EXPIRED
     await scene.seconds(7)
-    assert outlet.finished is Closing.EXPIRED
-    [notice] = outlet.events
+    assert writer.finished is Closing.EXPIRED
+    [notice] = writer.events
     assert orjson.loads(notice.data)["reason"] == "expired"
 
 
-async def stall(scene: Swept, unsent: list[int]) -> tuple[Subscription, RecordingOutlet]:
-    subscription, outlet = await scene.join([TASK])
+async def stall(scene: Swept, unsent: list[int]) -> tuple[Subscription, RecordingWriter]:
+    subscription, writer = await scene.join([TASK])
     for number in unsent:
-        outlet.unsent = number
+        writer.unsent = number
         await scene.seconds(1)
-    return subscription, outlet
+    return subscription, writer
 
 
 async def test_a_connection_that_takes_no_byte_for_thirty_seconds_is_dropped(scene: Swept) -> None:
-    subscription, outlet = await stall(scene, [1000] * 30)
-    assert not outlet.aborted
+    subscription, writer = await stall(scene, [1000] * 30)
+    assert not writer.aborted
     await scene.seconds(1)
-    assert outlet.aborted
+    assert writer.aborted
     assert subscription.closing is Closing.SLOW
     await scene.seconds(5)  # and is left alone from then on
     scene.hub.leave(subscription, "slow")
@@ -125,51 +128,51 @@ async def test_a_connection_that_takes_no_byte_for_thirty_seconds_is_dropped(sce
     ids=["one byte", "all bytes", "a byte a second"],
 )
 async def test_who_takes_a_byte_now_and_then_is_kept(scene: Swept, unsent: list[int]) -> None:
-    _, outlet = await stall(scene, unsent)
-    assert not outlet.aborted
+    _, writer = await stall(scene, unsent)
+    assert not writer.aborted
 
 
 async def test_more_to_take_does_not_count_as_taking(scene: Swept) -> None:
-    _, outlet = await stall(scene, list(range(1000, 1032)))
-    assert outlet.aborted
+    _, writer = await stall(scene, list(range(1000, 1032)))
+    assert writer.aborted
 
 
 async def test_nobody_else_notices_who_is_dropped(scene: Swept, caplog: pytest.LogCaptureFixture) -> None:
-    _, outlet = await scene.join([TASK])
+    _, writer = await scene.join([TASK])
     await stall(scene, [1] * 40)
     await scene.tell(TASK, state(progress=1))
-    assert [orjson.loads(one.data)["progress"] for one in outlet.events if one.name is None] == [1]
+    assert [orjson.loads(one.data)["progress"] for one in writer.events if one.name is None] == [1]
     assert not caplog.records
 
 
 async def test_a_drain_ends_everybody_spread_over_its_time(scene: Swept) -> None:
-    outlets = [(await scene.join([TASK]))[1] for _ in range(400)]
-    draining = asyncio.ensure_future(scene.sweep.drain(2.0))
+    writers = [(await scene.join([TASK]))[1] for _ in range(400)]
+    draining = asyncio.ensure_future(scene.maintenance.drain(2.0))
     await settle()
-    ended = [sum(one.finished is Closing.DRAIN for one in outlets)]
+    ended = [sum(one.finished is Closing.DRAIN for one in writers)]
     while not draining.done():
         await scene.clock.advance(0.5)
-        ended.append(sum(one.finished is Closing.DRAIN for one in outlets))
+        ended.append(sum(one.finished is Closing.DRAIN for one in writers))
     assert ended[0] < 50
     assert ended[-1] == 400
     assert len(ended) <= 6
     assert all(later - earlier <= 120 for earlier, later in pairwise(ended))
-    reasons = {orjson.loads(one.events[-1].data)["reason"] for one in outlets}
+    reasons = {orjson.loads(one.events[-1].data)["reason"] for one in writers}
     assert reasons == {"drain"}
 
 
 async def test_a_drain_of_few_takes_no_time_and_one_of_nobody_ends(scene: Swept) -> None:
-    await scene.sweep.drain(20)
-    _, outlet = await scene.join([TASK])
-    await scene.sweep.drain(20)
-    assert outlet.finished is Closing.DRAIN
+    await scene.maintenance.drain(20)
+    _, writer = await scene.join([TASK])
+    await scene.maintenance.drain(20)
+    assert writer.finished is Closing.DRAIN
 
 
 async def test_the_sweep_goes_on_until_it_is_cancelled(scene: Swept) -> None:
-    _, outlet = await scene.join([TASK])
-    running = asyncio.ensure_future(scene.sweep.run())
+    _, writer = await scene.join([TASK])
+    running = asyncio.ensure_future(scene.maintenance.run())
     await scene.clock.advance(16)
-    assert outlet.sent == b":\n"
+    assert writer.sent == b":\n"
     running.cancel()
 
 

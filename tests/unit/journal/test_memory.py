@@ -27,12 +27,15 @@ async def kept(journal: MemoryJournal, count: int) -> list[int]:
 
 async def test_each_process_begins_a_new_history() -> None:
     clock = FakeClock()
-    assert MemoryJournal(clock).epoch != MemoryJournal(clock).epoch
+    assert (
+        MemoryJournal(clock, retention_seconds=86_400).epoch
+        != MemoryJournal(clock, retention_seconds=86_400).epoch
+    )
 
 
 async def test_above_the_most_tasks_the_one_quiet_for_longest_goes() -> None:
     clock = FakeClock()
-    journal = MemoryJournal(clock, max_tasks=3)
+    journal = MemoryJournal(clock, retention_seconds=86_400, max_tasks=3)
     for number in (0, 1, 2, 0, 3):
         await journal.append(key(number), now(clock))
     assert await kept(journal, 4) == [0, 2, 3]
@@ -56,7 +59,7 @@ async def test_an_append_after_a_long_pause_forgets_a_bounded_number() -> None:
 
 async def test_a_task_keeps_a_bounded_number_of_events() -> None:
     clock = FakeClock()
-    journal = MemoryJournal(clock)
+    journal = MemoryJournal(clock, retention_seconds=86_400)
     for _ in range(EVENTS_PER_TASK + 10):
         await journal.append(TASK, now(clock))
     events = await journal.since(TASK, 0)

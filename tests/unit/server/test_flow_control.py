@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from bridge.server.server import FlowControlledWebSocket
+from bridge.server.flow_control import FlowControlledWebSocket
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +32,7 @@ async def nothing(_scope: Any, _receive: Any, _send: Any) -> None:
 
 
 async def test_the_gate_follows_the_buffer_of_the_transport() -> None:
-    config = uvicorn.Config(nothing, ws=FlowControlledWebSocket)
+    config = uvicorn.Config(nothing, ws=FlowControlledWebSocket, log_config=None)
     protocol = FlowControlledWebSocket(config=config, server_state=ServerState(), app_state={})
     protocol.connection_made(Silent())
     gate = protocol.gate

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from bridge.server.memory import MANY, MIN_TRIM_INTERVAL_SECONDS, MemoryTrimmer, free
+from bridge.server.memory import MANY, MIN_TRIM_INTERVAL_SECONDS, MemoryTrimmer, trim_memory
 
 
 class Knot:
@@ -70,7 +70,7 @@ def test_circles_are_freed() -> None:
     try:
         circle = weakref.ref(Knot())
         assert circle() is not None
-        assert free() >= 1
+        assert trim_memory() >= 1
         assert circle() is None
     finally:
         gc.enable()
@@ -84,5 +84,5 @@ def test_names_the_interpreter_keeps_are_let_go() -> None:
     hasattr(Knot, name)
     if sys.getrefcount(name) == held:
         pytest.skip("this interpreter keeps no such names")
-    free()
+    trim_memory()
     assert sys.getrefcount(name) == held

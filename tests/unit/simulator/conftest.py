@@ -1,4 +1,4 @@
-"""A simulator on a real socket, whose clock stands still, and somebody who calls it."""
+"""A simulator on a real socket with a manual clock, and an HTTP client for it."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack

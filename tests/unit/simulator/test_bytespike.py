@@ -53,16 +53,16 @@ async def test_exactly_one_name_is_required(sim, named):
 
 
 async def test_the_callers_own_id_finds_the_task_and_makes_submit_idempotent(sim):
-    order = {"model": "sora-2", "params": {"prompt": "x"}, "out_task_id": "mine-1"}
-    first = await sim.post(SUBMIT, order)
+    submit = {"model": "sora-2", "params": {"prompt": "x"}, "out_task_id": "mine-1"}
+    first = await sim.post(SUBMIT, submit)
     assert first["out_task_id"] == "mine-1"
-    assert (await sim.post(SUBMIT, order))["task_id"] == first["task_id"]
+    assert (await sim.post(SUBMIT, submit))["task_id"] == first["task_id"]
     assert (await sim.post(QUERY, {"out_task_id": "mine-1"}))["task_id"] == first["task_id"]
-    status, body = await sim.call("POST", SUBMIT, json=order | {"params": {"prompt": "y"}})
+    status, body = await sim.call("POST", SUBMIT, json=submit | {"params": {"prompt": "y"}})
     assert (status, body["error"]["code"]) == (409, "duplicate_out_task_id")
     status, _ = await sim.call("POST", QUERY, json={"out_task_id": "mine-1"}, key="k2")
     assert status == 404
-    other = await sim.post(SUBMIT, order, key="k2")
+    other = await sim.post(SUBMIT, submit, key="k2")
     assert other["task_id"] != first["task_id"]
 
 

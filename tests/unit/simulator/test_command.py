@@ -38,10 +38,10 @@ def test_it_says_where_it_listens_and_ends_well(number):
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--fault", "x"], ["--framing", "x"], ["--speed", "0"], ["--fault-rate", "2"], ["--port", "x"]]
+    "error", [["--fault", "x"], ["--framing", "x"], ["--speed", "0"], ["--fault-rate", "2"], ["--port", "x"]]
 )
-def test_options_that_make_no_sense_are_refused(wrong):
-    result = CliRunner().invoke(simulate, wrong)
+def test_options_that_make_no_sense_are_refused(error):
+    result = CliRunner().invoke(simulate, error)
     assert result.exit_code == 2
 
 
@@ -49,13 +49,13 @@ def test_it_lists_what_can_be_simulated():
     result = CliRunner().invoke(simulate, ["--list"])
     assert result.exit_code == 0
     listed = dict(line.split(None, 1) for line in result.output.splitlines())
-    assert listed["qingbo"] == "written by hand"
-    assert listed["runway"] == "from its recordings"
-    assert listed["bfl"] == "from its recordings"
+    assert listed["qingbo"] == "hand-written"
+    assert listed["runway"] == "from recordings"
+    assert listed["bfl"] == "from recordings"
 
 
 def test_a_preset_that_cannot_be_simulated_is_refused_with_the_reason():
-    preset, why = "nonesuch", "no preset"
+    preset, why = "nonesuch", "unknown preset"
     result = CliRunner().invoke(simulate, ["--preset", "runway", "--preset", preset])
     assert result.exit_code == 2
     assert preset in result.output

@@ -4,7 +4,7 @@ import aiohttp
 import orjson
 import pytest
 
-from bridge.simulator.faults import CALLS, BadFault, Fault, FaultBook, Sighting, parse_fault
+from bridge.simulator.faults import CALLS, BadFault, CallContext, Fault, FaultSet, parse_fault
 
 pytestmark = pytest.mark.anyio
 
@@ -231,9 +231,9 @@ async def test_the_rate_is_the_share_of_calls_and_repeats_with_the_seed(simulate
 
 
 def test_a_fault_may_have_its_own_rate():
-    book = FaultBook(1, [parse_fault({"name": "500", "rate": 0.5})], rate=1.0)
-    struck = [len(book.strikes("vapi", (), Sighting(call="status", task_id="t"))) for _ in range(200)]
-    assert 60 < sum(struck) < 140
+    faults = FaultSet(1, [parse_fault({"name": "500", "rate": 0.5})], rate=1.0)
+    faults = [len(faults.due_faults("vapi", (), CallContext(call="status", task_id="t"))) for _ in range(200)]
+    assert 60 < sum(faults) < 140
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ async def test_refusals_have_the_envelope_of_task_routes(sim):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "error",
     [
         {"sim": 3},
         {"sim": {"que": 1}},
@@ -130,8 +130,8 @@ async def test_refusals_have_the_envelope_of_task_routes(sim):
         {"sim": {"shape": {"media": "smell"}}},
     ],
 )
-async def test_a_misspelt_wish_is_refused(sim, wrong):
-    status, body = await sim.call("POST", "/qingbo/v1/tasks", json={"model": "veo3"} | wrong)
+async def test_a_misspelt_wish_is_refused(sim, error):
+    status, body = await sim.call("POST", "/qingbo/v1/tasks", json={"model": "veo3"} | error)
     assert status == 400
     assert body["error"]["message"]
 

@@ -75,14 +75,14 @@ async def test_a_reader_who_leaves_frees_the_stream(sim):
             assert response.status == 200
             response.close()
     async with asyncio.timeout(5):
-        while sim.running.world.waits._open:  # noqa: ASYNC110 - the kernel tells the server when it likes
+        while sim.running.state.waits._open:  # noqa: ASYNC110 - the kernel tells the server when it likes
             await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("wrong", [{"speed": 0}, {"faults": ("x",)}, {"framing": "x"}])
-def test_options_that_make_no_sense_are_refused(wrong):
+@pytest.mark.parametrize("error", [{"speed": 0}, {"faults": ("x",)}, {"framing": "x"}])
+def test_options_that_make_no_sense_are_refused(error):
     with pytest.raises(ValueError, match=r"speed|fault|framing"):
-        make_app(SimulatorOptions(**wrong))
+        make_app(SimulatorOptions(**error))
 
 
 async def test_a_port_that_is_taken_is_refused(sim):

@@ -15,7 +15,7 @@ def stream_path(task_id, framing=None):
 
 
 async def read_until(response, marker):
-    """What the stream says up to and with `marker`."""
+    """The stream up to and including `marker`."""
     data = b""
     while marker not in data:
         chunk = await response.content.readany()
@@ -25,7 +25,7 @@ async def read_until(response, marker):
 
 
 async def whole(sim, framing, **task):
-    """Everything that a stream says from the queue to the end."""
+    """The whole stream of a task, from queued to the end."""
     task_id = await sim.bytespike(**task)
     async with sim.open("GET", stream_path(task_id, framing)) as response:
         assert response.status == 200

@@ -41,8 +41,8 @@ async def test_minimax_is_flat_and_ends_in_a_file_id(sim):
 
 async def test_a_file_is_there_only_after_the_end_and_only_for_its_owner(sim):
     task_id = await sim.vapi()
-    world = sim.running.world
-    file_id = next(alias for kind, _, alias in world.store._aliases if kind == "file_id")
+    state = sim.running.state
+    file_id = next(alias for kind, _, alias in state.store._aliases if kind == "file_id")
     path = f"/vapi/files/retrieve?file_id={file_id}"
     assert (await sim.get(path))["base_resp"]["status_code"] == 2013
     await sim.advance(50)

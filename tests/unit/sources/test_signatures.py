@@ -18,7 +18,7 @@ from bridge.dialects.base import Callback
 from bridge.dialects.registry import load_preset
 from bridge.dialects.signature import Scheme, Signature
 from bridge.errors import InvalidRequest, UpstreamUnavailable
-from bridge.sources.jwks import KEPT_SECONDS, REFETCH_SECONDS, keys_in, read_ed25519
+from bridge.sources.jwks import REFETCH_SECONDS, REFRESH_SECONDS, keys_in, read_ed25519
 from bridge.sources.signatures import Proof, check_signing_key, make_verifier
 from bridge.sources.webhook import CallbackResult, take
 from bridge.telemetry.metrics import Metrics
@@ -235,7 +235,7 @@ async def test_fal_signs_with_a_published_key(fal: Fal) -> None:
 
 async def test_the_keys_are_kept_for_a_day_and_fetched_for_an_unknown_one_once_a_minute(fal: Fal) -> None:
     assert await fal.proof(fal.headers()) is Proof.GOOD
-    fal.clock.skip(KEPT_SECONDS - 1)
+    fal.clock.skip(REFRESH_SECONDS - 1)
     assert await fal.proof(fal.headers()) is Proof.GOOD
     assert fal.fetched == 1
     fal.key = fal.new_key()
@@ -260,7 +260,7 @@ async def test_keys_that_cannot_be_had_prove_nothing_and_are_not_asked_for_again
     fal.clock.skip(REFETCH_SECONDS)
     assert await fal.proof(fal.headers()) is Proof.GOOD
     fal.down = True
-    fal.clock.skip(2 * KEPT_SECONDS)
+    fal.clock.skip(2 * REFRESH_SECONDS)
     assert await fal.proof(fal.headers()) is Proof.GOOD  # old keys are better than none
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bridge.telemetry.log_throttle import WRITTEN, LogThrottle
+from bridge.telemetry.log_throttle import BURST, LogThrottle
 from bridge.telemetry.log_writer import LogWriter, to_descriptor
 from tests.fakes.clock import FakeClock
 
@@ -43,13 +43,13 @@ def place() -> Place:
 
 @pytest.fixture
 def sink(place: Place) -> Iterator[LogWriter]:
-    with made(place, room=10) as one:
+    with made(place, limit=10) as one:
         yield one
 
 
 @contextlib.contextmanager
-def made(write: Callable[[bytes], None], *, room: int = 10_000) -> Iterator[LogWriter]:
-    sink = LogWriter(write, LogThrottle(), FakeClock(), room=room)
+def made(write: Callable[[bytes], None], *, limit: int = 10_000) -> Iterator[LogWriter]:
+    sink = LogWriter(write, LogThrottle(), FakeClock(), limit=limit)
     try:
         yield sink
     finally:
@@ -89,7 +89,7 @@ def test_a_stuck_stream_costs_lines_and_no_time_and_says_so_afterwards(place: Pl
     place.open.set()
     sink.flush()
     sink.close()
-    told = "log lines were lost\n"
+    told = "log lines dropped\n"
     assert [line for line in place.lines if line != told] == [
         "stuck\n",
         *[f"line {number}\n" for number in range(10)],
@@ -98,7 +98,7 @@ def test_a_stuck_stream_costs_lines_and_no_time_and_says_so_afterwards(place: Pl
 
 
 def test_how_many_were_lost_is_counted(place: Place, sink: LogWriter) -> None:
-    sink.setFormatter(logging.Formatter("%(message)s %(lost)s", defaults={"lost": ""}))
+    sink.setFormatter(logging.Formatter("%(message)s %(dropped)s", defaults={"dropped": ""}))
     place.open.clear()
     sink.handle(record("stuck"))
     assert place.reached.wait(PATIENCE)
@@ -106,7 +106,7 @@ def test_how_many_were_lost_is_counted(place: Place, sink: LogWriter) -> None:
         sink.handle(record("x"))
     place.open.set()
     sink.close()
-    assert "log lines were lost 15\n" in place.lines
+    assert "log lines dropped 15\n" in place.lines
 
 
 def test_a_closed_stream_costs_lines_only_and_may_come_back(place: Place, sink: LogWriter) -> None:
@@ -117,7 +117,7 @@ def test_a_closed_stream_costs_lines_only_and_may_come_back(place: Place, sink: 
     place.error = None
     sink.handle(record("heard"))
     sink.flush()
-    assert sorted(place.lines) == ["heard\n", "log lines were lost\n"]
+    assert sorted(place.lines) == ["heard\n", "log lines dropped\n"]
 
 
 def test_a_stream_that_stays_stuck_does_not_hold_up_the_end(
@@ -152,11 +152,11 @@ def test_one_line_that_cannot_be_rendered_does_not_end_the_others(place: Place, 
 
 
 def test_repeats_are_counted_when_the_sink_closes(place: Place, sink: LogWriter) -> None:
-    for _ in range(WRITTEN + 4):
+    for _ in range(BURST + 4):
         sink.handle(record("trouble", level=logging.ERROR))
     sink.close()
-    assert place.lines[:WRITTEN] == ["trouble\n"] * WRITTEN
-    (count,) = place.lines[WRITTEN:]
+    assert place.lines[:BURST] == ["trouble\n"] * BURST
+    (count,) = place.lines[BURST:]
     assert count.startswith("... 4 more like this")
 
 
@@ -187,5 +187,5 @@ def test_a_pipe_whose_reader_has_left_is_no_trouble() -> None:
         sink.handle(record("nobody hears it"))
         sink.flush()
         assert sink._thread.is_alive()
-        assert sink._lost == 1
+        assert sink._dropped == 1
     os.close(writing)

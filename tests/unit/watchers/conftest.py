@@ -38,7 +38,7 @@ class House:
         self.metrics = Metrics(self.registry, ["qingbo"])
         self.provider = FakeProvider(self.clock)
         self.upstream = make_upstream(self.provider, self.clock, budget=budget, metrics=self.metrics, **more)
-        self.journal = MemoryJournal(self.clock)
+        self.journal = MemoryJournal(self.clock, retention_seconds=86_400)
         self.events: list[Event] = []
         self.notices: list[tuple[str, str]] = []
         self.journal.follow(self)

@@ -41,7 +41,7 @@ async def test_a_hundred_clients_that_ask_every_second_cost_one_look_an_interval
     for _ in range(60):
         assert {progress(shown) for shown in await ask(house, 100)} == {10}
         await house.clock.advance(1)
-    looks = house.provider.looks(ID)
+    looks = house.provider.polls(ID)
     waits = [after - before for before, after in pairwise(looks)]
     assert min(waits) >= house.upstream.pace.min_seconds * 0.75
     assert 60 / 12 <= len(looks) <= 60 / 2 + 1
@@ -65,7 +65,7 @@ async def test_the_watch_outlives_the_question_by_its_linger(open_house: Any) ->
     await ask(house)
     assert house.pool.statistics("qingbo") == {"watches": 1, "viewers": 0}
     await house.clock.advance(20)
-    assert len(house.provider.looks(ID)) > 2
+    assert len(house.provider.polls(ID)) > 2
     await house.clock.advance(20)
     assert house.pool.statistics("qingbo")["watches"] == 0
 
@@ -92,7 +92,7 @@ async def test_who_asks_during_a_look_waits_for_it_and_makes_no_other(open_house
     await house.clock.advance(0.5)
     assert {progress(shown) for shown in [*await asking, *await more]} == {10}
     await house.clock.advance(0.5)
-    assert len(house.provider.looks(ID)) == 1
+    assert len(house.provider.polls(ID)) == 1
 
 
 async def test_a_look_that_takes_too_long_is_not_waited_for(open_house: Any) -> None:
@@ -110,7 +110,7 @@ async def test_an_error_counts_until_the_next_look_is_due(open_house: Any) -> No
     house.provider.shows(ID, "processing", 10, http=429, retry_after=30)
     answers = [one for _ in range(20) for one in await ask(house, 5)]
     assert {type(one) for one in answers} == {UpstreamBusy}
-    assert len(house.provider.looks(ID)) == 1
+    assert len(house.provider.polls(ID)) == 1
     house.provider.shows(ID, "processing", 20)
     await house.clock.advance(45)
     (shown,) = await ask(house)
@@ -121,7 +121,7 @@ async def test_a_task_that_is_not_there_is_asked_for_once_by_everybody(open_hous
     house = open_house
     answers = await ask(house, 50)
     assert {type(one) for one in answers} == {TaskNotFound}
-    assert len(house.provider.looks(ID)) == 1
+    assert len(house.provider.polls(ID)) == 1
 
 
 async def test_an_end_that_came_another_way_is_left_to_the_journal(open_house: Any) -> None:
@@ -130,7 +130,7 @@ async def test_an_end_that_came_another_way_is_left_to_the_journal(open_house: A
     await ask(house)
     await house.pool.show(TASK, Observation(status=Status.CANCELLED), Source.POLL)
     assert await ask(house) == [None]
-    assert len(house.provider.looks(ID)) == 1
+    assert len(house.provider.polls(ID)) == 1
 
 
 async def test_who_waits_is_told_at_once_that_the_task_ended_another_way(open_house: Any) -> None:
@@ -153,7 +153,7 @@ async def test_what_another_source_showed_makes_the_last_answer_old(open_house: 
     await house.clock.advance(0.5)
     await house.pool.show(TASK, Observation(status=Status.PROCESSING, progress=40), Source.POLL)
     (shown,) = await ask(house)
-    assert house.provider.looks(ID) == [house.clock.monotonic() - 2.5, house.clock.monotonic() - 0.5]
+    assert house.provider.polls(ID) == [house.clock.monotonic() - 2.5, house.clock.monotonic() - 0.5]
     assert progress(shown) == 50
 
 
@@ -163,10 +163,10 @@ async def test_a_watch_that_follows_a_stream_is_looked_at_for_those_who_poll(ope
     await ask(house)
     house.pool.watcher(TASK).streaming()  # the next look is far away
     await house.clock.advance(5)
-    assert len(house.provider.looks(ID)) == 1
+    assert len(house.provider.polls(ID)) == 1
     house.provider.shows(ID, "processing", 20)
     assert {progress(shown) for shown in await ask(house, 20)} == {20}
-    assert len(house.provider.looks(ID)) == 2
+    assert len(house.provider.polls(ID)) == 2
 
 
 async def test_news_that_come_faster_than_looks_make_no_more_of_them(open_house: Any) -> None:
@@ -180,7 +180,7 @@ async def test_news_that_come_faster_than_looks_make_no_more_of_them(open_house:
         await house.clock.advance(0.25)
         asking.cancel()
         await settle()
-    assert len(house.provider.looks(ID)) <= 1 + 39 * 0.25 / house.upstream.pace.min_seconds + 1
+    assert len(house.provider.polls(ID)) <= 1 + 39 * 0.25 / house.upstream.pace.min_seconds + 1
 
 
 async def test_an_answer_too_large_to_keep_is_told_without_its_body(open_house: Any) -> None:

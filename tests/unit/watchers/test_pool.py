@@ -36,7 +36,7 @@ async def test_many_viewers_cost_one_look_in_flight(open_house: Any) -> None:
     assert house.pool.statistics("qingbo") == {"watches": 1, "viewers": 50}
     assert house.count("bridge_interests") == 50
     assert house.count("bridge_watches", source="poll") == 1
-    waits = [later - earlier for earlier, later in pairwise(house.provider.looks(ID))]
+    waits = [later - earlier for earlier, later in pairwise(house.provider.polls(ID))]
     assert waits
     assert all(house.upstream.pace.min_seconds <= wait <= 11.0 for wait in waits)
     assert house.told(TASK) == [("processing", 10)]
@@ -47,14 +47,14 @@ async def test_a_task_nobody_watched_yet_is_looked_at_at_once(open_house: Any) -
     started = open_house.clock.monotonic()
     open_house.pool.want(TASK)
     assert await open_house.pool.wait_polled(TASK) is None
-    assert open_house.provider.looks(ID) == [started]
+    assert open_house.provider.polls(ID) == [started]
 
 
 async def test_after_its_end_a_task_is_looked_at_no_more(open_house: Any) -> None:
     open_house.provider.shows(ID, "completed", 100)
     open_house.pool.want(TASK)
     await open_house.clock.advance(100)
-    assert len(open_house.provider.looks(ID)) == 1
+    assert len(open_house.provider.polls(ID)) == 1
     assert open_house.told(TASK) == [("completed", 100)]
 
 
@@ -106,7 +106,7 @@ async def test_a_watch_that_ended_begins_again_from_the_journal(open_house: Any)
     await house.journal.append(ended, state("completed"))
     house.pool.want(ended)
     assert await house.pool.wait_polled(ended) is None
-    assert house.provider.looks(ended.task_id) == []
+    assert house.provider.polls(ended.task_id) == []
 
 
 async def test_what_was_open_is_watched_again_after_a_restart_without_viewers(house: Any) -> None:
@@ -191,7 +191,7 @@ async def test_look_now_looks_at_once_and_at_most_once_a_second(open_house: Any)
         assert house.pool.poll_now(TASK)
         await house.clock.advance(0.1)
     await house.clock.advance(5)
-    times = house.provider.looks(ID)[looks:]
+    times = house.provider.polls(ID)[looks:]
     assert len(times) == 4
     assert all(later - earlier >= 1.0 - 1e-6 for earlier, later in pairwise(times))
 
@@ -217,7 +217,7 @@ async def test_a_callback_during_a_look_brings_another(open_house: Any) -> None:
     await house.clock.advance(1)
     house.pool.poll_now(TASK)
     await house.clock.advance(10)
-    started = house.provider.looks(ID)
+    started = house.provider.polls(ID)
     assert [at - started[0] for at in started] == [0.0, 3.0]
 
 
@@ -274,7 +274,7 @@ async def test_a_failing_provider_is_told_of_and_asked_less_and_less(open_house:
     looks = len(house.provider.asked)
     house.provider.shows(ID, "processing", 10, http=500)
     await house.clock.advance(120)
-    waits = [later - earlier for earlier, later in pairwise(house.provider.looks(ID)[looks:])]
+    waits = [later - earlier for earlier, later in pairwise(house.provider.polls(ID)[looks:])]
     assert waits == sorted(waits)
     assert (ID, "upstream_unavailable") in house.notices
     assert isinstance(house.pool.watcher(TASK).error, UpstreamUnavailable)
@@ -359,19 +359,19 @@ async def test_a_bug_in_one_look_ends_neither_the_pool_nor_the_watch(
         if task_id == ID:
             raise KeyError("a bug in a dialect")
 
-    house.provider.bug = bug
+    house.provider.fault = bug
     for number in (1, 2):
         house.provider.shows(key(number).task_id, "processing", 10)
         house.pool.want(key(number))
     await house.clock.advance(30)
     assert house.told(key(1)) == []
     assert house.told(key(2)) == [("processing", 10)]
-    assert 4 <= len(house.provider.looks(ID)) <= 8  # again and again, but in no tight circle
-    house.provider.bug = lambda _task_id: None
+    assert 4 <= len(house.provider.polls(ID)) <= 8  # again and again, but in no tight circle
+    house.provider.fault = lambda _task_id: None
     await house.clock.advance(6)
     assert house.told(key(1)) == [("processing", 10)]
     assert house.upstream.limiter.in_flight == 0
-    assert "a bug ended a look" in caplog.text
+    assert "unhandled exception in poll" in caplog.text
 
 
 @pytest.mark.parametrize("make", [JournalError, TypeError])

@@ -95,7 +95,7 @@ async def test_a_stream_that_says_a_word_and_ends_does_not_hurry_the_poll(
     for number in range(40):
         script.say(frame("processing", 10 + number % 3), None)
     await house.clock.advance(40)
-    times = house.provider.looks(ID)
+    times = house.provider.polls(ID)
     shortest = house.upstream.pace.min_seconds - 1e-6
     assert all(later - earlier >= shortest for earlier, later in pairwise(times))
 

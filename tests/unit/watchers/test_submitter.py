@@ -190,9 +190,9 @@ async def test_what_the_answer_shows_needs_no_look_beside_it(
     async with place.house.running():
         await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
         await settle()
-        assert place.shop.looks(ID) == []
+        assert place.shop.polls(ID) == []
         await place.house.clock.advance(place.house.upstream.pace.min_seconds * 1.2)
-        assert len(place.shop.looks(ID)) == 1
+        assert len(place.shop.polls(ID)) == 1
 
 
 async def test_a_submit_that_cannot_be_is_refused_before_anybody_is_asked(place: Place) -> None:
@@ -310,7 +310,7 @@ async def test_a_caller_who_leaves_loses_nothing(place: Place) -> None:
         assert place.house.told(TASK) == [("queued", None)]
         watcher = place.house.pool.watcher(TASK)
         assert watcher is not None
-        assert watcher.kept
+        assert watcher.persistent
 
 
 async def test_a_task_the_journal_cannot_take_in_exists_all_the_same(
@@ -363,7 +363,7 @@ async def test_polls_are_a_safety_net_until_a_callback_proves_missing(*, called_
         await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
         house.pool.want(TASK)
         await house.clock.advance(2 * pace.max_seconds)
-        looks = len(place.shop.looks(ID))
+        looks = len(place.shop.polls(ID))
         assert looks <= 3 if called_back else looks > 5
         assert house.upstream.callbacks.come
         place.shop.shows(ID, "completed", 100)
@@ -376,7 +376,7 @@ async def test_polls_are_a_safety_net_until_a_callback_proves_missing(*, called_
         place.shop.shows(other.task_id, "processing", 10, eta_seconds=4)
         await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
         await house.clock.advance(2 * pace.max_seconds)
-        assert len(place.shop.looks(other.task_id)) > 5
+        assert len(place.shop.polls(other.task_id)) > 5
 
 
 async def test_a_callback_that_names_the_last_part_of_an_id_finds_its_task(place: Place) -> None:
@@ -390,7 +390,7 @@ async def test_a_callback_that_names_the_last_part_of_an_id_finds_its_task(place
         assert not place.house.pool.poll_now(TaskKey("qingbo", "1"))
         assert not place.house.pool.poll_now(TaskKey("qingbo", "r-1", "somebody"))
         await settle()
-        assert (len(place.shop.looks("r-1")), len(place.shop.looks("xr-1"))) == (2, 1)
+        assert (len(place.shop.polls("r-1")), len(place.shop.polls("xr-1"))) == (2, 1)
 
 
 # Cancelling

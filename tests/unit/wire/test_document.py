@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.core.cursor import Cursor
 from bridge.core.event import Event
 from bridge.core.task import Failure, Output, Source, State, Status
-from bridge.wire.document import Include, document, timestamp, unseen_cursor
+from bridge.wire.document import Include, document, timestamp
 from tests.fakes.tasks import EPOCH, event, state, video
 
 FILLED = {"task", "upstream", "task_id", "status", "outputs", "changed_at", "observed_at", "source", "cursor"}
@@ -118,6 +119,6 @@ def test_content_is_a_size_unless_asked_for(data: str, size: int) -> None:
 
 
 def test_a_task_nobody_has_seen_stands_before_everything() -> None:
-    assert str(unseen_cursor(EPOCH)) == f"{EPOCH}-0"
-    unseen = Event(event(1).key, unseen_cursor(EPOCH), state("unknown"))
+    assert str(Cursor(EPOCH, 0)) == f"{EPOCH}-0"
+    unseen = Event(event(1).key, Cursor(EPOCH, 0), state("unknown"))
     assert orjson.loads(document(unseen))["cursor"] == f"{EPOCH}-0"

@@ -49,7 +49,7 @@ def test_a_state_is_an_unnamed_object_with_a_type_and_a_failure_stands_below_tas
     ("frame", "kind"),
     [
         (notice_frame(OPENAI, TASK, NOTICE), "notice"),
-        (closing_frame(OPENAI, Closing.DRAIN, "bye", retry=5), "notice"),
+        (closing_frame(OPENAI, Closing.DRAIN, retry=5), "notice"),
         (reset_frame(OPENAI, "new_epoch", retry=5), "reset"),
     ],
 )
@@ -79,7 +79,7 @@ def test_the_providers_document_is_one_line_and_nothing_else():
 def test_what_no_provider_says_is_not_said_in_its_name():
     assert state_frame(PROVIDER, event(0, state("unknown"))) == b""
     assert notice_frame(PROVIDER, TASK, NOTICE) == b""
-    assert closing_frame(PROVIDER, Closing.AGE, "old", retry=1) == b""
+    assert closing_frame(PROVIDER, Closing.AGE, retry=1) == b""
     assert reset_frame(PROVIDER, "new_epoch") == b""
     assert end_frame(PROVIDER, 1) == b""
     assert (

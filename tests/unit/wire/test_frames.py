@@ -27,8 +27,8 @@ from bridge.wire.frames import (
     text_frame,
 )
 from bridge.wire.sse import Decoder
-from tests.fakes.outlets import NDJSON, SOCKET, SSE
 from tests.fakes.tasks import TASK, event, state, video
+from tests.fakes.writers import NDJSON, SOCKET, SSE
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
     ["\n", "\r\ndata: x", "\u2028", "\x85", '"', "\x00"]
@@ -71,9 +71,9 @@ def test_control_events_have_names_and_no_place_in_the_journal() -> None:
         b'event: notice\ndata: {"code":"stale","task":"qingbo/task-1","retriable":true,'
         b'"message":"not\\nconfirmed"}\n\n'
     )
-    assert closing_frame(SSE, Closing.DRAIN, "restarting", retry=1500) == (
+    assert closing_frame(SSE, Closing.DRAIN, retry=1500) == (
         b'event: notice\nretry: 1500\ndata: {"code":"closing","task":null,"retriable":true,'
-        b'"message":"restarting","reason":"drain"}\n\n'
+        b'"message":"the bridge is restarting; please reconnect","reason":"drain"}\n\n'
     )
 
 

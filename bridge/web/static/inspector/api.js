@@ -1,10 +1,10 @@
-/** Requests to the bridge, with the token where there is one, and its problems as errors. */
+/** Requests to the bridge with the token, if any; problem documents become exceptions. */
 
 import { BASE } from "./links.js";
 
 const KEY = "bridge-inspector-token";
 
-/** The caller's token: for this tab and its reloads, never in an address. */
+/** The user's token: kept for this tab and its reloads, never in a URL. */
 export const token = {
   get value() {
     return sessionStorage.getItem(KEY);
@@ -15,7 +15,7 @@ export const token = {
   },
 };
 
-/** What the bridge, or something before it, answered instead of what was asked for. */
+/** An error response of the bridge, or of a proxy in front of it. */
 export class Problem extends Error {
   constructor(status, code, message) {
     super(message);
@@ -24,17 +24,17 @@ export class Problem extends Error {
     this.code = code;
   }
 
-  /** Whether asking again would get the same answer. */
+  /** Whether a retry would fail the same way. */
   get permanent() {
     return this.status >= 400 && this.status < 500 && this.status !== 408 && this.status !== 429;
   }
 }
 
 /**
- * One request to a path below the bridge's root.
+ * Sends a request to a path relative to the bridge's root.
  *
- * @throws {Problem} The answer is neither 2xx nor 304.
- * @throws {TypeError} There was no answer.
+ * @throws {Problem} The response is neither 2xx nor 304.
+ * @throws {TypeError} There was no response.
  */
 export async function request(path, { headers = {}, ...options } = {}) {
   const credential = token.value ? { Authorization: `Bearer ${token.value}` } : {};
@@ -48,7 +48,7 @@ export async function request(path, { headers = {}, ...options } = {}) {
   throw await problemOf(response);
 }
 
-/** The same, for an answer that is JSON. */
+/** The same for a JSON response. */
 export async function json(path, options) {
   return (await request(path, options)).json();
 }
@@ -57,9 +57,9 @@ async function problemOf(response) {
   const text = await response.text().catch(() => "");
   try {
     const { code, detail, provider } = JSON.parse(text);
-    const said = provider?.status ? `${detail} (the provider answered ${provider.status})` : detail;
-    return new Problem(response.status, String(code), String(said));
+    const message = provider?.status ? `${detail} (the provider returned HTTP ${provider.status})` : detail;
+    return new Problem(response.status, String(code), String(message));
   } catch {
-    return new Problem(response.status, `http_${response.status}`, `Something before the bridge answered ${response.status}.`);
+    return new Problem(response.status, `http_${response.status}`, `A proxy in front of the bridge returned HTTP ${response.status}.`);
   }
 }

@@ -1,26 +1,26 @@
-/** One connection that comes back: with a cursor, with patience, and not for ever where there is no point. */
+/** One connection that reconnects: with its cursor, with back-off, and not after a permanent error. */
 
 import { Problem } from "./api.js";
 import { DELIVERIES } from "./deliveries.js";
 
 const FIRST_RETRY_MS = 2000;
-const LONGEST_RETRY_MS = 30_000;
+const MAX_RETRY_MS = 30_000;
 
 /**
- * Follows some tasks, from `start` until all have ended or `stop` is called.
+ * Follows tasks from `start` until all are final or `stop` is called.
  *
  * @param {string} via The delivery, by its key in `DELIVERIES`.
  * @param {string[]} tasks Task refs.
  * @param {object} listener `event(event)`, `frame(text, sent)`, and `phase(name, detail)` with the names
- *   `connecting`, `live`, `waiting` (detail: seconds), `ended`, `refused` (detail: the problem).
- * @param {() => number} patience Seconds without a sign of life after which the connection counts as dead.
+ *   `connecting`, `live`, `waiting` (detail: seconds), `ended`, `refused` (detail: the Problem).
+ * @param {() => number} timeout Returns the seconds without a byte after which the connection counts as dead.
  */
 export class Connection {
-  constructor(via, tasks, listener, patience) {
+  constructor(via, tasks, listener, timeout) {
     this.tasks = tasks;
     this.open = DELIVERIES[via];
     this.listener = listener;
-    this.patience = patience;
+    this.timeout = timeout;
     this.stopped = new AbortController();
     this.cursor = null;
     this.retry = FIRST_RETRY_MS;
@@ -40,7 +40,7 @@ export class Connection {
           if (!stopped.signal.aborted) listener.phase("ended");
           return;
         }
-        if (!this.heard) this.failures += 1; // it was let in and told nothing
+        if (!this.received) this.failures += 1; // accepted, then closed without an event: back off too
       } catch (error) {
         if (stopped.signal.aborted) return;
         if (error instanceof Problem && error.permanent) {
@@ -56,16 +56,16 @@ export class Connection {
     }
   }
 
-  /** @returns Whether everything has ended. */
+  /** @returns Whether all tasks are final. */
   async once() {
     const attempt = new AbortController();
-    this.heard = false;
+    this.received = false;
     const abort = () => attempt.abort();
     this.stopped.signal.addEventListener("abort", abort);
     let watchdog;
     const alive = () => {
       clearTimeout(watchdog);
-      watchdog = setTimeout(abort, this.patience() * 1000);
+      watchdog = setTimeout(abort, this.timeout() * 1000);
     };
     alive();
     const frame = (text, sent = false) => {
@@ -76,7 +76,7 @@ export class Connection {
       for await (const event of this.open(this.tasks, { resume: this.cursor, signal: attempt.signal, frame })) {
         if (attempt.signal.aborted) break;
         alive();
-        this.take(event);
+        this.accept(event);
         if (event.kind === "end") return true;
       }
       return false;
@@ -87,26 +87,26 @@ export class Connection {
     }
   }
 
-  take(event) {
+  accept(event) {
     if (event.kind === "open") this.listener.phase("live");
-    if (event.kind === "retry") this.retry = Math.min(event.milliseconds, LONGEST_RETRY_MS);
+    if (event.kind === "retry") this.retry = Math.min(event.milliseconds, MAX_RETRY_MS);
     if (event.kind === "reset") this.cursor = null;
     if (event.kind === "state") {
-      this.heard = true;
+      this.received = true;
       this.failures = 0;
       this.cursor = event.cursor ?? this.cursor;
     }
     this.listener.event(event);
   }
 
-  /** Milliseconds: what the server asked for, doubled with each failure, spread so that not all come at once. */
+  /** Milliseconds: the server's `retry:`, doubled with each failure, with jitter so that clients do not reconnect at once. */
   nextWait() {
-    const longest = Math.min(this.retry * 2 ** Math.max(0, this.failures - 1), LONGEST_RETRY_MS);
-    return longest * (0.5 + Math.random() / 2);
+    const limit = Math.min(this.retry * 2 ** Math.max(0, this.failures - 1), MAX_RETRY_MS);
+    return limit * (0.5 + Math.random() / 2);
   }
 }
 
-/** Waits; less, when the network is back or somebody looks at the page again. */
+/** Sleeps, or less if the network returns or the page becomes visible. */
 function pause(milliseconds, signal) {
   return new Promise((resolve) => {
     const timer = setTimeout(finish, milliseconds);

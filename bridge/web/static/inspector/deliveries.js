@@ -1,10 +1,10 @@
 /**
- * The ways a state leaves the bridge, each as the same sequence of events:
+ * The deliveries of the bridge, each as the same sequence of events:
  *
  *   open · state {state, cursor} · done {task} · notice {notice} · reset {reason} · refused {task, problem} · end
  *
- * Each is `async function* (tasks, {resume, signal, frame})`; `frame(text, sent)` is told what crosses the wire.
- * It returns after `end`, and earlier when the connection ended otherwise; it throws what went wrong.
+ * Each is `async function* (tasks, {resume, signal, frame})`; `frame(text, sent)` receives the raw frames.
+ * It returns after `end`, or earlier when the connection ended otherwise; it throws errors.
  */
 
 import { Problem, json, request, token } from "./api.js";
@@ -14,24 +14,24 @@ import { blocks } from "./sse.js";
 export const DELIVERIES = { sse, websocket, longpoll };
 export const NAMES = { sse: "SSE", websocket: "WebSocket", longpoll: "Long-poll" };
 
-const LONGEST_URL = 4000; // characters; more tasks are sent as the body of a POST
+const MAX_URL = 4000; // characters; more tasks are sent as the body of a POST
 const TICKET_SECONDS = 300;
 const PING_SECONDS = 10;
-const HELD_AT_ONCE = 4; // of the six connections a browser has for one host under HTTP/1.1
+const MAX_HELD = 4; // of the six connections a browser has for one host under HTTP/1.1
 const WAIT_SECONDS = 25;
-const SHORT_WAIT_SECONDS = 2; // where tasks take turns
+const SHORT_WAIT_SECONDS = 2; // for tasks that take turns
 
 async function* sse(tasks, { resume, signal, frame }) {
   const headers = { Accept: "text/event-stream", ...(resume ? { "Last-Event-ID": resume } : {}) };
   const path = tasks.length === 1 ? taskPath(tasks[0], "/events") : `v1/events?${taskQuery(tasks)}`;
-  const long = path.length > LONGEST_URL;
+  const long = path.length > MAX_URL;
   frame(long ? `POST /v1/events  (${tasks.length} tasks)` : `GET /${path}`, true);
   const response = long
     ? await request("v1/events", { method: "POST", body: JSON.stringify({ tasks }), headers: { ...headers, "Content-Type": "application/json" }, signal })
     : await request(path, { headers, signal });
   yield { kind: "open" };
   if (response.status === 204) {
-    frame("204 No Content: you have seen the end");
+    frame("204 No Content: all tasks are final and have been delivered");
     yield { kind: "end" };
     return;
   }
@@ -84,7 +84,7 @@ async function* websocket(tasks, { resume, signal, frame }) {
   }
 }
 
-/** A WebSocket can carry no header: with a token it is opened with a ticket, which is worth little. */
+/** A browser sets no headers on a WebSocket, so a short-lived ticket replaces the token in the URL. */
 async function socketAddress(tasks, signal) {
   const address = new URL("v1/ws", BASE);
   address.protocol = address.protocol.replace("http", "ws");
@@ -97,19 +97,19 @@ async function socketAddress(tasks, signal) {
   return address;
 }
 
-/** A WebSocket's messages, to be awaited. */
+/** The messages of a WebSocket as an async iterator. */
 class Inbox {
   constructor(socket, signal) {
     this.socket = socket;
     this.waiting = [];
     this.wake = () => {};
-    this.over = false;
+    this.closed = false;
     socket.addEventListener("message", ({ data }) => {
       this.waiting.push(data);
       this.wake();
     });
     socket.addEventListener("close", ({ code }) => {
-      this.over = true;
+      this.closed = true;
       this.code = code;
       this.wake();
     });
@@ -118,13 +118,13 @@ class Inbox {
       socket.addEventListener("open", resolve, { once: true });
       socket.addEventListener("close", () => reject(new TypeError("The WebSocket did not open.")), { once: true });
     });
-    this.opened.catch(() => {}); // it is awaited at once; this is for a close in between
+    this.opened.catch(() => {}); // awaited right after; this handles a close in between
   }
 
   async *messages() {
     for (;;) {
       while (this.waiting.length) yield this.waiting.shift();
-      if (this.over) return;
+      if (this.closed) return;
       await new Promise((resolve) => (this.wake = resolve));
     }
   }
@@ -136,7 +136,7 @@ class Inbox {
   close() {
     clearInterval(this.timer);
     this.socket.close(1000);
-    this.over = true;
+    this.closed = true;
     this.wake();
   }
 }
@@ -144,13 +144,13 @@ class Inbox {
 /** A request is held for each task; where there are more tasks than connections they take turns. */
 async function* longpoll(tasks, { signal, frame }) {
   const turns = tasks.map((ref) => ({ ref, etag: null }));
-  const wait = turns.length <= HELD_AT_ONCE ? WAIT_SECONDS : SHORT_WAIT_SECONDS;
+  const wait = turns.length <= MAX_HELD ? WAIT_SECONDS : SHORT_WAIT_SECONDS;
   const held = new Map();
-  let told = false;
+  let opened = false;
   while (turns.length || held.size) {
-    while (turns.length && held.size < HELD_AT_ONCE) {
+    while (turns.length && held.size < MAX_HELD) {
       const turn = turns.shift();
-      held.set(turn.ref, ask(turn, wait, signal, frame));
+      held.set(turn.ref, poll(turn, wait, signal, frame));
     }
     const { turn, response, problem } = await Promise.race(held.values());
     held.delete(turn.ref);
@@ -159,8 +159,8 @@ async function* longpoll(tasks, { signal, frame }) {
       continue;
     }
     if (problem) throw problem;
-    if (!told) yield { kind: "open" };
-    told = true;
+    if (!opened) yield { kind: "open" };
+    opened = true;
     let final = false;
     if (response.status === 200) {
       const text = await response.text();
@@ -176,7 +176,7 @@ async function* longpoll(tasks, { signal, frame }) {
   yield { kind: "end" };
 }
 
-async function ask(turn, wait, signal, frame) {
+async function poll(turn, wait, signal, frame) {
   const headers = turn.etag ? { "If-None-Match": turn.etag, Prefer: `wait=${wait}` } : {};
   const path = taskPath(turn.ref);
   frame(`GET /${path}${turn.etag ? `\nIf-None-Match: ${turn.etag}\nPrefer: wait=${wait}` : ""}`, true);
@@ -191,7 +191,7 @@ async function ask(turn, wait, signal, frame) {
 
 const FINAL = new Set(["completed", "failed", "cancelled", "lost"]);
 
-/** Whether nothing more is expected of a task with this status. */
+/** Whether this status is final. */
 export function isFinal(status) {
   return FINAL.has(status);
 }

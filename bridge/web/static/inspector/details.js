@@ -1,17 +1,17 @@
-/** Everything about the one task that is selected. */
+/** The details of the selected task. */
 
 import { byId, make, set, setText, show } from "./dom.js";
 import { clockTime, dateTime, duration, gap, percent, since } from "./format.js";
 import { renderOutputs, tickOutputs } from "./outputs.js";
-import { words } from "./table.js";
+import { statusText } from "./table.js";
 
-/** @returns The rows of the fact list: a name, a value or null. */
+/** @returns The rows of the fact list: name and value. */
 function facts(state) {
   return [
-    ["Provider's word", state.upstream_status],
+    ["Provider status", state.upstream_status],
     ["Model", state.model],
     ["Action", state.action],
-    ["Own id", state.alias],
+    ["Client id", state.alias],
     ["Queue position", state.queue_position === null ? null : String(state.queue_position)],
     ["Created", dateTime(state.created_at)],
     ["Completed", dateTime(state.completed_at)],
@@ -22,7 +22,7 @@ function facts(state) {
 
 export class Details {
   constructor() {
-    this.rendered = null; // what is on the screen: the state, and how long its timeline was
+    this.rendered = null; // the state on the screen, and the length of its timeline
     this.timeline = 0;
   }
 
@@ -36,7 +36,7 @@ export class Details {
     const state = task.state;
     const { status } = task.shown;
     setText(byId("details-heading"), task.ref);
-    setText(byId("details-status"), words(status));
+    setText(byId("details-status"), statusText(status));
     set(byId("details-status"), "data-status", status);
     show(byId("cancel"), mayCancel && Boolean(state) && !task.final);
     this.renderRemarks(task);
@@ -61,18 +61,18 @@ export class Details {
     const error = byId("details-error");
     show(error, Boolean(state?.error));
     if (state?.error) {
-      error.replaceChildren(...[state.error.code ? make("code", {}, state.error.code) : null, make("span", {}, state.error.message ?? "The provider gave no reason.")].filter(Boolean));
+      error.replaceChildren(...[state.error.code ? make("code", {}, state.error.code) : null, make("span", {}, state.error.message ?? "The provider returned no message.")].filter(Boolean));
     }
     show(byId("outputs-section"), Boolean(state?.outputs.length));
     const before = this.rendered?.task === task.ref ? JSON.stringify(this.rendered.outputs) : null;
-    if (state && JSON.stringify(state.outputs) !== before) renderOutputs(byId("outputs"), state); // a video goes on playing
+    if (state && JSON.stringify(state.outputs) !== before) renderOutputs(byId("outputs"), state); // unchanged outputs stay, so that a video keeps playing
     byId("facts").replaceChildren(...(state ? facts(state).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]) : []));
   }
 
   renderTimeline(states) {
     const list = byId("timeline");
     show(byId("timeline-section"), states.length > 0);
-    list.replaceChildren(...states.map((state, place) => entry(state, states[place - 1])));
+    list.replaceChildren(...states.map((state, index) => entry(state, states[index - 1])));
     list.scrollTop = list.scrollHeight;
   }
 
@@ -84,10 +84,10 @@ export class Details {
     if (state && state.progress !== null) parts.push(percent(state.progress));
     if (state && !task.final && state.eta_seconds !== null) {
       const left = state.eta_seconds - since(state.changed_at, Date.now());
-      parts.push(left > 0 ? `about ${duration(left)} left` : "any moment now");
+      parts.push(left > 0 ? `about ${duration(left)} left` : "due");
     }
     if (state) parts.push(`changed ${duration(since(state.changed_at, Date.now()))} ago`);
-    if (state) parts.push(`seen by ${state.source}`);
+    if (state) parts.push(`source: ${state.source}`);
     if (!state && !task.followed) parts.push("Watch this task to see more.");
     setText(byId("details-line"), parts.join(" · "));
   }
@@ -100,7 +100,7 @@ function entry(state, before) {
     "li",
     { data: { status: state.status, step: changed ? "status" : "progress" } },
     make("time", { datetime: state.changed_at }, clockTime(state.changed_at)),
-    make("span.what", {}, changed ? words(state.status) : "", state.progress === null || state.status === "completed" ? "" : ` ${percent(state.progress)}`),
+    make("span.what", {}, changed ? statusText(state.status) : "", state.progress === null || state.status === "completed" ? "" : ` ${percent(state.progress)}`),
     make("span.muted", {}, [step, state.source].filter(Boolean).join(" · ")),
   );
 }

@@ -1,8 +1,8 @@
-/** Making and changing elements. Whatever comes from outside is text here, never markup. */
+/** Creating and changing elements. External data is always inserted as text, never as markup. */
 
 /**
- * @param {string} name A tag, with classes: `"span.pill.small"`.
- * @param {object} properties Attributes; `on` holds listeners, `data` data attributes; null and false leave one out.
+ * @param {string} name A tag with classes: `"span.pill.small"`.
+ * @param {object} properties Attributes; `on` holds listeners, `data` data attributes; null and false omit it.
  */
 export function make(name, properties = {}, ...children) {
   const [tag, ...classes] = name.split(".");
@@ -20,7 +20,7 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
-/** Sets an attribute, or removes it; nothing happens where it stands already, so screen readers stay quiet. */
+/** Sets or removes an attribute; does nothing if unchanged, so that screen readers stay quiet. */
 export function set(node, name, value) {
   if (value === null || value === undefined || value === false) node.removeAttribute(name);
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value === true ? "" : value);
@@ -34,9 +34,9 @@ export function show(node, visible) {
   if (node.hidden === visible) node.hidden = !visible;
 }
 
-/** Puts `text` on the clipboard and says so on the button; where there is none, selects it to be copied by hand. */
+/** Copies `text` to the clipboard and confirms it on the button; without a clipboard, selects it for manual copying. */
 export async function copy(text, source, button) {
-  const said = button.textContent;
+  const label = button.textContent;
   try {
     await navigator.clipboard.writeText(text);
     setText(button, "Copied");
@@ -44,5 +44,5 @@ export async function copy(text, source, button) {
     getSelection().selectAllChildren(source);
     setText(button, "Press Ctrl+C");
   }
-  setTimeout(() => setText(button, said), 2000);
+  setTimeout(() => setText(button, label), 2000);
 }

@@ -1,4 +1,4 @@
-/** Times and numbers as people read them. */
+/** Formatting of times and numbers. */
 
 const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
@@ -13,7 +13,7 @@ export function duration(seconds) {
   return `${Math.floor(minutes / 1440)} d ${Math.floor((minutes % 1440) / 60)} h`;
 }
 
-/** Between two steps, where tenths matter: `+0.4 s`, `+12 s`. */
+/** The time between two steps, with tenths: `+0.4 s`, `+12 s`. */
 export function gap(seconds) {
   return `+${seconds < 9.95 ? `${Math.max(0, seconds).toFixed(1)} s` : duration(seconds)}`;
 }
@@ -40,6 +40,6 @@ export function bytes(number) {
   return number < 1e6 ? `${(number / 1000).toFixed(1)} kB` : `${(number / 1e6).toFixed(1)} MB`;
 }
 
-export function count(number, one, many = `${one}s`) {
-  return `${number.toLocaleString()} ${number === 1 ? one : many}`;
+export function count(number, singular, plural = `${singular}s`) {
+  return `${number.toLocaleString()} ${number === 1 ? singular : plural}`;
 }

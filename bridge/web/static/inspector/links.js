@@ -1,22 +1,22 @@
-/** Where the bridge is, and how task refs, paths and the page's own address are written. */
+/** The address of the bridge; task refs, paths and the page's own URL. */
 
-/** The bridge's root: two steps up from this file, so the page also works under a path of a proxy. */
+/** The bridge's root, relative to this file, so that the page also works under a path prefix of a proxy. */
 export const BASE = new URL("..", import.meta.url);
 
 const UPSTREAM = /^[a-z][a-z0-9-]{0,31}$/;
 const CONTROL = /[\p{Cc}\p{Cs}]/u;
 const TASK_PATH = /\/v1\/tasks\/([^/?#]+)\/([^/?#]+)/;
-const LONGEST_ID = 256;
+const MAX_ID = 256;
 
-/** A path segment, with nothing left that a shell or a URL could take for its own. */
+/** Encodes a path segment; the result is also safe in shell quotes. */
 export function encoded(text) {
-  return encodeURIComponent(text).replace(/[!'()*]/g, (one) => `%${one.charCodeAt(0).toString(16).toUpperCase()}`);
+  return encodeURIComponent(text).replace(/[!'()*]/g, (character) => `%${character.charCodeAt(0).toString(16).toUpperCase()}`);
 }
 
 /**
- * The task ref that somebody pasted: `upstream/task_id`, or an address of the bridge that names one task.
+ * Parses user input: a task ref `upstream/task_id`, or a URL of the bridge that names one task.
  *
- * @throws {RangeError} It is neither; the message says what is wrong.
+ * @throws {RangeError} The input is neither; the message states the reason.
  */
 export function parseRef(text) {
   const pasted = text.trim();
@@ -24,11 +24,11 @@ export function parseRef(text) {
   const ref = inPath ? `${decoded(inPath[1])}/${decoded(inPath[2])}` : pasted;
   const slash = ref.indexOf("/");
   if (slash < 1 || !UPSTREAM.test(ref.slice(0, slash))) {
-    throw new RangeError("A task ref is upstream/task_id, for example qingbo/task-1.");
+    throw new RangeError("A task ref has the form upstream/task_id, for example qingbo/task-1.");
   }
   const taskId = ref.slice(slash + 1);
-  if (!taskId || taskId.length > LONGEST_ID || CONTROL.test(taskId)) {
-    throw new RangeError("A task id is 1 to 256 characters without controls.");
+  if (!taskId || taskId.length > MAX_ID || CONTROL.test(taskId)) {
+    throw new RangeError("A task id must have 1 to 256 characters and no control characters.");
   }
   return ref;
 }
@@ -41,28 +41,28 @@ function decoded(part) {
   }
 }
 
-/** The path of a task below the bridge's root, such as `v1/tasks/qingbo/a%2Fb/events`. */
+/** Returns the path of a task relative to the bridge's root, such as `v1/tasks/qingbo/a%2Fb/events`. */
 export function taskPath(ref, rest = "") {
   const slash = ref.indexOf("/");
   return `v1/tasks/${ref.slice(0, slash)}/${encoded(ref.slice(slash + 1))}${rest}`;
 }
 
-/** `task=a/1&task=a/2`, for the streams of many tasks. */
+/** Returns the query of a many-task stream: `task=a/1&task=a/2`. */
 export function taskQuery(refs) {
   return refs.map((ref) => `task=${ref.split("/").map(encoded).join("/")}`).join("&");
 }
 
-/** What the page's address asks for: `#via=sse&watch=qingbo/1&watch=qingbo/2`. It never leaves the browser. */
+/** Reads the URL fragment: `#via=sse&watch=qingbo/1&watch=qingbo/2`. It never leaves the browser. */
 export function readHash(hash) {
-  const wishes = new URLSearchParams(hash.replace(/^#/, ""));
-  const refs = wishes.getAll("watch").flatMap((text) => {
+  const params = new URLSearchParams(hash.replace(/^#/, ""));
+  const refs = params.getAll("watch").flatMap((text) => {
     try {
       return [parseRef(text)];
     } catch {
       return [];
     }
   });
-  return { refs: [...new Set(refs)], via: wishes.get("via"), task: wishes.get("task") };
+  return { refs: [...new Set(refs)], via: params.get("via"), task: params.get("task") };
 }
 
 export function writeHash({ refs, via, task }) {

@@ -1,4 +1,4 @@
-/** The page: what is asked for, what is known, and one connection between. */
+/** The page: the tasks the user watches, their state, and one connection for all of them. */
 
 import { Problem, json, request, token } from "./api.js";
 import { Connection } from "./connection.js";
@@ -13,13 +13,13 @@ import { makeSelfTest } from "./selftest.js";
 import { snippets } from "./snippets.js";
 import { blocks } from "./sse.js";
 import { Submit } from "./submit.js";
-import { Table, words } from "./table.js";
+import { Table, statusText } from "./table.js";
 import { makeTabs } from "./tabs.js";
 import { Tasks } from "./tasks.js";
 
 const LISTING_MS = 3000;
-const HISTORY_PATIENCE_MS = 1500;
-const MOST_FOLLOWED = 200;
+const HISTORY_TIMEOUT_MS = 1500;
+const MAX_FOLLOWED = 200;
 
 class Page {
   constructor() {
@@ -28,8 +28,8 @@ class Page {
     this.via = "sse";
     this.connection = null;
     this.phase = "idle";
-    this.admitted = false; // whether the bridge has let us in; nothing else is asked before
-    this.about = { caller: { scopes: [], submits: [] }, bridge: { keepalive_seconds: 15, max_tasks_per_connection: MOST_FOLLOWED } };
+    this.admitted = false; // whether the bridge has accepted the user; no other request is sent before
+    this.about = { caller: { scopes: [], submits: [] }, bridge: { keepalive_seconds: 15, max_tasks_per_connection: MAX_FOLLOWED } };
     this.table = new Table({
       select: (ref) => this.select(ref),
       follow: (ref) => this.follow([ref]),
@@ -69,7 +69,7 @@ class Page {
       token.value = null;
       location.reload();
     });
-    byId("cancel").addEventListener("click", () => this.askCancel());
+    byId("cancel").addEventListener("click", () => this.confirmCancel());
     byId("cancel-dialog").addEventListener("close", ({ target }) => target.returnValue === "cancel" && this.cancel());
     for (const button of document.querySelectorAll("[data-copies]")) {
       button.addEventListener("click", () => copy(byId(button.dataset.copies).textContent, byId(button.dataset.copies), button));
@@ -80,15 +80,15 @@ class Page {
     addEventListener("hashchange", () => this.readAddress());
   }
 
-  // What is asked for
+  // User input
 
   readAddress() {
     const { refs, via, task } = readHash(location.hash);
     if (via in DELIVERIES && via !== this.via) this.deliverBy(via);
-    const wished = new Set(refs);
-    for (const one of this.tasks.followed) if (!wished.has(one.ref)) this.tasks.unfollow(one.ref);
+    const requested = new Set(refs);
+    for (const task of this.tasks.followed) if (!requested.has(task.ref)) this.tasks.unfollow(task.ref);
     this.follow(refs);
-    if (task && wished.has(task)) this.select(task);
+    if (task && requested.has(task)) this.select(task);
     if (!refs.length) this.reconnect();
   }
 
@@ -101,21 +101,21 @@ class Page {
     const input = byId("ref");
     try {
       const ref = parseRef(input.value);
-      this.complain("");
+      this.showProblem("");
       set(input, "aria-invalid", null);
       input.value = "";
       this.follow([ref], { select: true });
-    } catch (mistake) {
+    } catch (error) {
       set(input, "aria-invalid", "true");
-      this.complain(mistake.message);
+      this.showProblem(error.message);
       input.focus();
     }
   }
 
   follow(refs, { select = false } = {}) {
-    const room = (this.about.bridge.max_tasks_per_connection || MOST_FOLLOWED) - this.tasks.followed.length;
+    const room = (this.about.bridge.max_tasks_per_connection || MAX_FOLLOWED) - this.tasks.followed.length;
     const fresh = [...new Set(refs)].filter((ref) => !this.tasks.get(ref)?.followed || this.tasks.get(ref).problem);
-    if (fresh.length > room) this.complain(`One connection carries ${count(room + this.tasks.followed.length, "task")}; the rest are left out.`);
+    if (fresh.length > room) this.showProblem(`A connection is limited to ${count(room + this.tasks.followed.length, "task")}; the others are ignored.`);
     for (const ref of fresh.slice(0, Math.max(0, room))) this.tasks.follow(ref);
     if (refs.length && (select || !this.selected)) this.select(refs[0]);
     if (fresh.length) this.reconnect();
@@ -145,9 +145,9 @@ class Page {
     this.writeAddress();
   }
 
-  // What is known
+  // State
 
-  /** What the bridge watches, and what we may do: the first thing asked, and then every few seconds. */
+  /** Lists the watched tasks and the user's permissions: the first request, repeated every few seconds. */
   async list() {
     try {
       const listing = await json("inspector/tasks");
@@ -155,11 +155,11 @@ class Page {
       this.tasks.list(listing.tasks, this.selected);
       this.submit.render(listing.caller.submits);
       show(byId("more"), listing.more);
-      this.askForToken(false);
+      this.requestToken(false);
       this.enterBridge();
     } catch (error) {
-      if (error instanceof Problem && error.status === 401) this.askForToken(true, error.message);
-      else if (error instanceof Problem && error.permanent) this.complain(error.message);
+      if (error instanceof Problem && error.status === 401) this.requestToken(true, error.message);
+      else if (error instanceof Problem && error.permanent) this.showProblem(error.message);
       else if (!this.admitted) this.setPhase("waiting", LISTING_MS / 1000);
     }
     this.draw();
@@ -172,17 +172,17 @@ class Page {
     if (this.selected) this.readHistory(this.selected);
   }
 
-  askForToken(needed, why = "") {
+  requestToken(needed, why = "") {
     if (needed) this.admitted = false;
     const first = needed && byId("token-section").hidden;
     show(byId("token-section"), needed);
     show(byId("workspace"), !needed);
     show(byId("token-forget"), !needed && Boolean(token.value));
-    setText(byId("token-why"), token.value ? `The token was refused: ${why}` : "This bridge asks who you are.");
+    setText(byId("token-why"), token.value ? `Token refused: ${why}` : "This bridge requires a token.");
     if (first) byId("token").focus();
   }
 
-  /** One connection for everything that has not ended. */
+  /** Opens one connection for all unfinished tasks. */
   reconnect() {
     this.connection?.stop();
     this.connection = null;
@@ -196,7 +196,7 @@ class Page {
       this.via,
       refs,
       {
-        event: (event) => this.connection === connection && this.take(event),
+        event: (event) => this.connection === connection && this.accept(event),
         frame: (text, sent) => this.frames.add(text, sent),
         phase: (name, detail) => this.connection === connection && this.enter(name, detail, refs),
       },
@@ -206,7 +206,7 @@ class Page {
     connection.start();
   }
 
-  take(event) {
+  accept(event) {
     if (event.kind === "state") this.takeState(event.state);
     else if (event.kind === "notice" && event.notice.task) this.tasks.note(event.notice);
     else if (event.kind === "refused") this.refuse(event.task, event.problem);
@@ -216,8 +216,8 @@ class Page {
   takeState(state) {
     const before = this.tasks.get(state.task);
     const ended = before?.state && !before.done;
-    const task = this.tasks.take(state);
-    if (ended && task.done) this.announce(`${state.task}: ${words(state.status)}`);
+    const task = this.tasks.update(state);
+    if (ended && task.done) this.announce(`${state.task}: ${statusText(state.status)}`);
   }
 
   refuse(ref, problem) {
@@ -227,20 +227,20 @@ class Page {
 
   enter(phase, detail, refs) {
     if (phase === "refused") {
-      this.weedOut(refs, detail);
+      this.findRefused(refs, detail);
       return;
     }
-    if (phase === "waiting" && this.phase === "live") this.announce("Connection lost; it comes back by itself.");
-    if (phase === "live" && this.phase === "waiting") this.announce("Connected again.");
-    if (phase === "connecting" && this.phase === "waiting") return; // one word for both, until it is known
+    if (phase === "waiting" && this.phase === "live") this.announce("Connection lost; reconnecting.");
+    if (phase === "live" && this.phase === "waiting") this.announce("Reconnected.");
+    if (phase === "connecting" && this.phase === "waiting") return; // keep "Connection lost" until an attempt succeeds
     this.setPhase(phase, detail);
   }
 
-  /** A connection for many tasks is refused for one: find out which, and go on with the others. */
-  async weedOut(refs, problem) {
+  /** A connection for many tasks was refused because of one: find that task, and continue with the others. */
+  async findRefused(refs, problem) {
     this.setPhase("refused", problem);
     if (problem.status === 401) {
-      this.askForToken(true, problem.message);
+      this.requestToken(true, problem.message);
       return;
     }
     if (refs.length === 1) {
@@ -249,45 +249,45 @@ class Page {
       this.draw();
       return;
     }
-    const found = await Promise.all(refs.map((ref) => request(taskPath(ref)).then(() => null, (error) => error)));
-    const refused = refs.filter((ref, place) => found[place] instanceof Problem && found[place].permanent);
-    for (const ref of refused) this.refuse(ref, found[refs.indexOf(ref)].message);
+    const results = await Promise.all(refs.map((ref) => request(taskPath(ref)).then(() => null, (error) => error)));
+    const refused = refs.filter((ref, index) => results[index] instanceof Problem && results[index].permanent);
+    for (const ref of refused) this.refuse(ref, results[refs.indexOf(ref)].message);
     if (refused.length) this.reconnect();
-    else this.complain(problem.message);
+    else this.showProblem(problem.message);
     this.draw();
   }
 
-  /** The recorded states of one task: read until what is shown already, or until nothing comes for a moment. */
+  /** Reads the recorded states of one task, until the end or until no state arrives for a moment. */
   async readHistory(ref) {
     if (!this.admitted) return;
     this.reading?.abort();
     const reading = (this.reading = new AbortController());
-    const patience = () => setTimeout(() => reading.abort(), HISTORY_PATIENCE_MS);
-    let timer = patience();
+    const startTimer = () => setTimeout(() => reading.abort(), HISTORY_TIMEOUT_MS);
+    let timer = startTimer();
     try {
       const response = await request(`${taskPath(ref, "/events")}?history=1`, { headers: { Accept: "text/event-stream" }, signal: reading.signal });
       for await (const block of blocks(response.body)) {
         if (block.event === "end") break;
-        if (block.event !== "message" || block.data === null) continue; // a keepalive is no reason to wait on
+        if (block.event !== "message" || block.data === null) continue; // a keepalive does not extend the timeout
         clearTimeout(timer);
-        timer = patience();
+        timer = startTimer();
         const state = JSON.parse(block.data);
         const task = this.tasks.of(ref);
         task.record(state);
-        if (!task.followed) this.tasks.take(state);
+        if (!task.followed) this.tasks.update(state);
         this.draw();
       }
     } catch {
-      // what is missing in the timeline is missing; the connection tells what is wrong
+      // An incomplete timeline is acceptable; the connection shows the error.
     } finally {
       clearTimeout(timer);
       reading.abort();
     }
   }
 
-  // What callers may do
+  // Actions
 
-  askCancel() {
+  confirmCancel() {
     setText(byId("cancel-ref"), this.selected);
     byId("cancel-dialog").returnValue = "";
     byId("cancel-dialog").showModal();
@@ -297,40 +297,40 @@ class Page {
     const ref = this.selected;
     try {
       this.takeState(await json(taskPath(ref, "/cancel"), { method: "POST" }));
-      this.complain("");
+      this.showProblem("");
     } catch (error) {
-      this.complain(`${ref} was not cancelled: ${error.message}`);
+      this.showProblem(`Could not cancel ${ref}: ${error.message}`);
     }
     this.draw();
   }
 
-  // What is seen
+  // Rendering
 
   setPhase(phase, detail) {
     this.phase = phase;
     const open = this.tasks.wanted.length;
-    const sentences = {
-      idle: "Nothing is watched",
+    const texts = {
+      idle: "No tasks watched",
       connecting: "Connecting…",
-      live: `Live by ${NAMES[this.via]}, ${count(open, "task")}`,
-      waiting: `Connection lost, back in ${Math.ceil(detail ?? 0)} s`,
-      ended: "All watched tasks have ended",
+      live: `Live via ${NAMES[this.via]}, ${count(open, "task")}`,
+      waiting: `Connection lost, reconnecting in ${Math.ceil(detail ?? 0)} s`,
+      ended: "All watched tasks are final",
       refused: "Refused",
     };
-    setText(byId("connection"), sentences[phase]);
+    setText(byId("connection"), texts[phase]);
     set(byId("connection"), "data-phase", phase);
   }
 
-  complain(sentence) {
-    setText(byId("problem"), sentence);
-    show(byId("problem"), Boolean(sentence));
+  showProblem(message) {
+    setText(byId("problem"), message);
+    show(byId("problem"), Boolean(message));
   }
 
-  announce(sentence) {
-    setText(byId("announcer"), sentence);
+  announce(message) {
+    setText(byId("announcer"), message);
   }
 
-  /** Once a picture, however much has happened. */
+  /** Renders once per animation frame, however many events arrive. */
   draw() {
     if (this.drawing) return;
     this.drawing = true;

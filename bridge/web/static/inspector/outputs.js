@@ -1,4 +1,4 @@
-/** Results, shown as what they are. Their addresses are the provider's word, and nothing more. */
+/** Results and their previews. Their URLs come from the provider and are not trusted. */
 
 import { json } from "./api.js";
 import { make, setText } from "./dom.js";
@@ -8,7 +8,7 @@ import { taskPath } from "./links.js";
 const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\])$/;
 const SHOWABLE = /^data:(image|video|audio)\/[\w.+-]+;base64,/;
 
-/** The address, if it is one of the web; else null: `javascript:` and its like are never followed. */
+/** Returns the URL if it is http or https, else null: `javascript:` and other schemes are never followed. */
 export function webAddress(url) {
   try {
     const parsed = new URL(url);
@@ -19,10 +19,10 @@ export function webAddress(url) {
 }
 
 /**
- * Whether a result is loaded without being asked for. A plain address of somewhere else might be the router of
- * whoever looks; it waits for a click.
+ * Whether a result is loaded without a click. A plain http URL could point at a device in the viewer's network,
+ * such as a router, so it waits for a click.
  */
-function loadsByItself(address) {
+function loadsWithoutClick(address) {
   return address.protocol === "https:" || (LOOPBACK.test(address.hostname) && LOOPBACK.test(location.hostname));
 }
 
@@ -30,7 +30,7 @@ export function renderOutputs(list, state) {
   list.replaceChildren(...state.outputs.map((output, index) => card(state, output, index)));
 }
 
-/** Expiry counts down. */
+/** Updates the remaining validity of links. */
 export function tickOutputs(list) {
   for (const node of list.querySelectorAll("[data-expires]")) setText(node, expiry(node.dataset.expires));
 }
@@ -46,21 +46,21 @@ function card(state, output, index) {
 
 function previewAddress(frame, type, address) {
   if (type === "file") show(frame, make("span.muted", {}, "file"));
-  else if (loadsByItself(address)) show(frame, media(type, address.href));
+  else if (loadsWithoutClick(address)) show(frame, media(type, address.href));
   else showOnClick(frame, `Load this ${type} from ${address.host}`, () => media(type, address.href));
 }
 
-/** Content that came in the provider's answer itself; it is fetched when it is asked for, for it may be large. */
+/** Content inside the provider's response; loaded on request, since it may be large. */
 function previewBytes(frame, state, output, index) {
   showOnClick(frame, `Show this ${output.type}, ${bytes(output.bytes)}`, async () => {
     const whole = await json(`${taskPath(state.task)}?include=data`);
     const url = whole.outputs[index]?.url ?? "";
-    return SHOWABLE.test(url) ? media(output.type, url) : make("span.muted", {}, "nothing a browser shows");
+    return SHOWABLE.test(url) ? media(output.type, url) : make("span.muted", {}, "cannot be displayed");
   });
 }
 
-function showOnClick(frame, words, load) {
-  const button = make("button.small", { type: "button" }, words);
+function showOnClick(frame, label, load) {
+  const button = make("button.small", { type: "button" }, label);
   button.addEventListener("click", async () => {
     try {
       show(frame, await load());
@@ -78,25 +78,25 @@ function show(frame, node) {
 function media(type, url) {
   if (type === "audio") return make("audio", { controls: true, preload: "metadata", src: url });
   const picture = () => make("img", { src: url, alt: `Result: ${type}`, loading: "lazy", decoding: "async", referrerpolicy: "no-referrer" });
-  if (type !== "video") return orWords(picture(), type);
+  if (type !== "video") return orText(picture(), type);
   const video = make("video", { controls: true, preload: "metadata", playsinline: true, src: url });
-  // some providers, and the simulator, call moving pictures videos: what is no video may still be an image
-  video.addEventListener("error", () => video.replaceWith(orWords(picture(), type)), { once: true });
+  // Some providers, and the simulator, return animated images as videos: fall back to an image.
+  video.addEventListener("error", () => video.replaceWith(orText(picture(), type)), { once: true });
   return video;
 }
 
-function orWords(image, type) {
-  image.addEventListener("error", () => image.replaceWith(make("span.muted", {}, `This ${type} could not be loaded.`)), { once: true });
+function orText(image, type) {
+  image.addEventListener("error", () => image.replaceWith(make("span.muted", {}, `The ${type} could not be loaded.`)), { once: true });
   return image;
 }
 
 function name(output, address) {
   if (address) {
-    const words = `${address.host}${address.pathname}`;
-    return make("a", { href: address.href, target: "_blank", rel: "noopener noreferrer", referrerpolicy: "no-referrer" }, words);
+    const text = `${address.host}${address.pathname}`;
+    return make("a", { href: address.href, target: "_blank", rel: "noopener noreferrer", referrerpolicy: "no-referrer" }, text);
   }
-  if (output.url) return make("span", {}, "not a web address: ", make("code", {}, output.url.slice(0, 200)));
-  return make("span", {}, output.bytes ? `${bytes(output.bytes)} inside the answer` : `file ${output.file_id ?? "without a link"}`);
+  if (output.url) return make("span", {}, "not an http URL: ", make("code", {}, output.url.slice(0, 200)));
+  return make("span", {}, output.bytes ? `${bytes(output.bytes)} in the response` : `file ${output.file_id ?? "without a link"}`);
 }
 
 function facts(output) {
@@ -110,5 +110,5 @@ function facts(output) {
 
 function expiry(at) {
   const left = (Date.parse(at) - Date.now()) / 1000;
-  return left > 0 ? `link expires in ${duration(left)}` : "link has expired";
+  return left > 0 ? `link expires in ${duration(left)}` : "link expired";
 }

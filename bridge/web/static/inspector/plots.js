@@ -1,14 +1,14 @@
-/** The last minutes of the bridge as a whole, from its metrics, for those who may read them. */
+/** Plots of the bridge's metrics over the last ten minutes, for users who may read them. */
 
 import { Problem, request } from "./api.js";
 import { byId, make, set, setText, show } from "./dom.js";
 import { clockTime, count, duration, since } from "./format.js";
 
 const PERIOD_MS = 2000;
-const MOST = 300; // points: ten minutes
+const MAX_POINTS = 300; // ten minutes
 const HEIGHT = 110;
 
-/** What each plot shows, out of two scrapes; null where there is nothing to show. */
+/** The value of each plot, computed from two scrapes; null if there is none. */
 const SERIES = [
   { id: "connections", title: "Open connections", unit: "", of: (now) => now.sum("bridge_connections") },
   {
@@ -16,12 +16,12 @@ const SERIES = [
     title: "Poll latency",
     unit: " ms",
     of: (now, before) => {
-      const looks = now.since(before, "bridge_upstream_request_seconds_count", 'call="status"');
+      const polls = now.since(before, "bridge_upstream_request_seconds_count", 'call="status"');
       const seconds = now.since(before, "bridge_upstream_request_seconds_sum", 'call="status"');
-      return looks > 0 ? (seconds / looks) * 1000 : null;
+      return polls > 0 ? (seconds / polls) * 1000 : null;
     },
   },
-  { id: "saved", title: "Saved polls", unit: "", of: (now) => now.sum("bridge_polls_saved_total") },
+  { id: "saved", title: "Polls avoided", unit: "", of: (now) => now.sum("bridge_polls_saved_total") },
 ];
 
 /** One scrape of `/metrics`: the sums of its series. */
@@ -30,7 +30,7 @@ export class Scrape {
     this.lines = text.split("\n").filter((line) => line && !line.startsWith("#"));
   }
 
-  /** The sum over all series of a name, or over those whose labels hold `label`. */
+  /** Returns the sum of all series of a name, or of those whose labels contain `label`. */
   sum(name, label = "") {
     let total = 0;
     for (const line of this.lines) {
@@ -55,7 +55,7 @@ export class Plots {
     addEventListener("resize", () => this.redraw());
   }
 
-  /** Begin or end to ask; nobody pays for what nobody sees. */
+  /** Starts or stops scraping: a hidden panel sends no requests. */
   run(visible) {
     clearInterval(this.timer);
     this.timer = visible ? setInterval(() => this.step(), PERIOD_MS) : null;
@@ -66,15 +66,15 @@ export class Plots {
     if (document.visibilityState === "hidden") return;
     try {
       const [metrics, status] = await Promise.all([request("metrics"), request("status")]);
-      this.take(new Scrape(await metrics.text()));
+      this.add(new Scrape(await metrics.text()));
       this.renderUpstreams(await status.json());
-      this.say(null);
+      this.showError(null);
     } catch (error) {
-      this.say(error);
+      this.showError(error);
     }
   }
 
-  say(error) {
+  showError(error) {
     show(byId("plots-problem"), Boolean(error));
     show(byId("plots-shown"), !error);
     if (!error) return;
@@ -84,34 +84,34 @@ export class Plots {
     setText(
       byId("plots-problem"),
       moved
-        ? "This bridge serves its metrics at an address of their own (ops_host, ops_port), which this page cannot read."
+        ? "This bridge serves its metrics on a separate operations port (admin_host, admin_port), which this page cannot read."
         : refused
-          ? "To see the metrics you need a token with the scope admin."
-          : "The metrics cannot be read at the moment.",
+          ? "The metrics require a token with the scope admin."
+          : "The metrics are currently unavailable.",
     );
   }
 
-  take(now) {
+  add(now) {
     this.data[0].push(Date.now() / 1000);
-    SERIES.forEach(({ of }, place) => this.data[place + 1].push(of(now, this.before)));
-    if (this.data[0].length > MOST) for (const values of this.data) values.shift();
+    SERIES.forEach(({ of }, index) => this.data[index + 1].push(of(now, this.before)));
+    if (this.data[0].length > MAX_POINTS) for (const values of this.data) values.shift();
     this.before = now;
     if (!this.charts.length) this.draw();
-    SERIES.forEach((series, place) => this.renderSeries(series, place));
+    SERIES.forEach((series, index) => this.renderSeries(series, index));
   }
 
-  renderSeries({ id, title, unit }, place) {
-    const newest = this.data[place + 1].findLast((value) => value !== null);
-    const words = newest === undefined ? "–" : `${Math.round(newest).toLocaleString()}${unit}`;
-    setText(byId(`plot-${id}-value`), words);
-    set(byId(`plot-${id}`), "aria-label", `${title}, now ${words}`);
-    this.charts[place]?.setData([this.data[0], this.data[place + 1]]);
+  renderSeries({ id, title, unit }, index) {
+    const newest = this.data[index + 1].findLast((value) => value !== null);
+    const text = newest === undefined ? "–" : `${Math.round(newest).toLocaleString()}${unit}`;
+    setText(byId(`plot-${id}-value`), text);
+    set(byId(`plot-${id}`), "aria-label", `${title}, now ${text}`);
+    this.charts[index]?.setData([this.data[0], this.data[index + 1]]);
   }
 
   draw() {
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
-    this.charts = SERIES.map(({ id }, place) => {
+    this.charts = SERIES.map(({ id }, index) => {
       const box = byId(`plot-${id}`);
       box.replaceChildren();
       const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
@@ -127,7 +127,7 @@ export class Plots {
         ],
         series: [{}, { stroke: colour("--accent"), width: 1.5, fill: colour("--accent-faint"), points: { show: false }, spanGaps: true }],
       };
-      return new window.uPlot(options, [this.data[0], this.data[place + 1]], box);
+      return new window.uPlot(options, [this.data[0], this.data[index + 1]], box);
     });
   }
 
@@ -141,15 +141,15 @@ export class Plots {
     const now = Date.now();
     setText(byId("bridge-line"), `Version ${status.version}, up for ${duration(since(status.since, now))}, ${count(status.connections, "open stream")}.`);
     byId("upstreams").replaceChildren(
-      ...Object.entries(status.upstreams).map(([name, one]) =>
+      ...Object.entries(status.upstreams).map(([name, upstream]) =>
         make(
           "tr",
           {},
           make("th", { scope: "row" }, name),
-          make("td", {}, make("span.status", { data: { status: HEALTH[one.state] ?? "unknown" } }, one.state.toLowerCase())),
-          make("td.number", {}, String(one.watches)),
-          make("td.number", {}, String(one.viewers)),
-          make("td", {}, one.last_error ? `${one.last_error.message} (${duration(since(one.last_error.at, now))} ago)` : "none"),
+          make("td", {}, make("span.status", { data: { status: HEALTH[upstream.state] ?? "unknown" } }, upstream.state.toLowerCase())),
+          make("td.number", {}, String(upstream.watches)),
+          make("td.number", {}, String(upstream.viewers)),
+          make("td", {}, upstream.last_error ? `${upstream.last_error.message} (${duration(since(upstream.last_error.at, now))} ago)` : "none"),
         ),
       ),
     );

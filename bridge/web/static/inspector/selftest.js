@@ -1,4 +1,4 @@
-/** What stands between this browser and the bridge: does it hold events back, compress them, or cut silence? */
+/** Checks whether a proxy between this browser and the bridge buffers events, compresses them, or closes idle streams. */
 
 import { json, request, token } from "./api.js";
 import { byId, make, set, setText } from "./dom.js";
@@ -6,11 +6,11 @@ import { duration } from "./format.js";
 import { BASE } from "./links.js";
 import { blocks } from "./sse.js";
 
-const HELD_MS = 400; // later than that is no longer the network
+const MAX_DELAY_MS = 400; // a longer delay is not the network's
 const SOCKET_SECONDS = 5;
 const ROUND_TRIPS = 5;
 
-/** @param {() => {keepalive: number, task: string|null}} know What the page knows of the bridge. */
+/** @param {() => {keepalive: number, task: string|null}} know Returns what the page knows about the bridge. */
 export function makeSelfTest(know) {
   const button = byId("selftest-run");
   const list = byId("selftest-findings");
@@ -19,83 +19,83 @@ export function makeSelfTest(know) {
     if (button.dataset.running) return;
     button.dataset.running = "yes";
     list.replaceChildren();
-    const say = (verdict, sentence) => list.append(make("li", { data: { verdict } }, sentence));
+    const report = (verdict, text) => list.append(make("li", { data: { verdict } }, text));
     try {
-      await run(know(), say, (words) => setText(byId("selftest-progress"), words));
+      await run(know(), report, (text) => setText(byId("selftest-progress"), text));
     } catch (error) {
-      say("bad", `The test could not go on: ${error.message}`);
+      report("bad", `The test was aborted: ${error.message}`);
     }
-    setText(byId("selftest-progress"), "The test is over.");
+    setText(byId("selftest-progress"), "Finished.");
     delete button.dataset.running;
     set(button, "aria-disabled", null);
   });
 }
 
-async function run({ keepalive, task }, say, progress) {
-  progress("Measuring the round trip…");
+async function run({ keepalive, task }, report, progress) {
+  progress("Measuring the round-trip time…");
   const roundTrip = await measureRoundTrip();
-  say("good", `A request and its answer take ${Math.round(roundTrip)} ms.`);
-  await testStream(keepalive, roundTrip, say, progress);
+  report("good", `Round-trip time of a request: ${Math.round(roundTrip)} ms.`);
+  await testStream(keepalive, roundTrip, report, progress);
   progress("Opening a WebSocket…");
-  await testSocket(task, say);
-  say("info", connectionWords(protocol()));
+  await testSocket(task, report);
+  report("info", protocolText(protocol()));
 }
 
 async function measureRoundTrip() {
   const took = [];
   for (let number = 0; number < ROUND_TRIPS; number += 1) {
-    const began = performance.now();
+    const startedAt = performance.now();
     await (await request("livez")).text();
-    took.push(performance.now() - began);
+    took.push(performance.now() - startedAt);
   }
-  return took.sort((one, other) => one - other)[Math.floor(ROUND_TRIPS / 2)];
+  return took.sort((first, second) => first - second)[Math.floor(ROUND_TRIPS / 2)];
 }
 
-/** Each block says how long after the request it left; it should be here no later than a round trip after that. */
-async function testStream(keepalive, roundTrip, say, progress) {
-  progress("Listening to ten beats, half a second apart…");
-  const began = performance.now();
+/** Each event carries its send time relative to the request; it should arrive within one round trip of that. */
+async function testStream(keepalive, roundTrip, report, progress) {
+  progress("Receiving ten events, half a second apart…");
+  const startedAt = performance.now();
   const response = await request("inspector/pulse", { headers: { Accept: "text/event-stream" } });
   const encoding = response.headers.get("Content-Encoding");
-  let held = 0;
+  let delay = 0;
   let beats = 0;
-  let last = began;
+  let last = startedAt;
   let ended = false;
   try {
     for await (const { event, data } of blocks(response.body)) {
       if (data === null) continue;
       const { of, elapsed_ms: left } = JSON.parse(data);
-      const late = performance.now() - began - left - roundTrip;
+      const late = performance.now() - startedAt - left - roundTrip;
       last = performance.now();
       ended ||= event === "end";
       if (event !== "end") {
-        held = Math.max(held, late);
+        delay = Math.max(delay, late);
         beats += 1;
       }
       if (beats === of && !ended) {
-        sayHeld(held, say);
-        progress(`Waiting through ${duration(keepalive)} of silence, the longest a stream is silent…`);
-      } else if (!ended) progress(`Beat ${beats} of ${of}…`);
+        reportDelay(delay, report);
+        progress(`Waiting ${duration(keepalive)} on an idle stream, the longest time without a byte…`);
+      } else if (!ended) progress(`Event ${beats} of ${of}…`);
     }
   } catch {
-    // cut: said below
+    // The stream was cut: reported below.
   }
-  if (ended) say("good", `${duration(keepalive)} of silence were survived: a keepalive comes at least that often.`);
-  else say("bad", `The stream was cut after ${duration((performance.now() - last) / 1000)} of silence. Let the bridge speak more often (keepalive_seconds), or your proxy wait longer.`);
-  if (encoding) say("bad", `Your proxy compresses the stream (${encoding}), which tends to hold events back. Exclude text/event-stream.`);
-  else say("good", "The stream is not compressed.");
+  if (ended) report("good", `Idle connection stayed open for ${duration(keepalive)}, the interval of keepalives.`);
+  else report("bad", `The stream was cut after ${duration((performance.now() - last) / 1000)} without data. Lower keepalive_seconds, or raise the idle timeout of your proxy.`);
+  if (encoding) report("bad", `Your proxy compresses the stream (${encoding}), which can delay events. Exclude text/event-stream from compression.`);
+  else report("good", "The stream is not compressed.");
 }
 
-function sayHeld(late, say) {
-  if (late < HELD_MS) say("good", `Events arrive as they are sent: at most ${Math.max(0, Math.round(late))} ms late.`);
-  else say("bad", `Your proxy holds events back by ${(late / 1000).toFixed(1)} s. Switch off its buffering for this bridge, or use WebSocket or long-poll.`);
+function reportDelay(late, report) {
+  if (late < MAX_DELAY_MS) report("good", `Events arrive without delay: at most ${Math.max(0, Math.round(late))} ms late.`);
+  else report("bad", `Your proxy delays events by ${(late / 1000).toFixed(1)} s. Disable response buffering for this bridge, or use WebSocket or long-poll.`);
 }
 
-async function testSocket(task, say) {
+async function testSocket(task, report) {
   const address = new URL("v1/ws", BASE);
   address.protocol = address.protocol.replace("http", "ws");
   if (token.value && !task) {
-    say("info", "WebSocket was not tried: with a token it needs a ticket for a task. Watch one first.");
+    report("info", "WebSocket not tested: with a token it needs a ticket for a task. Watch a task first.");
     return;
   }
   if (token.value) {
@@ -104,20 +104,20 @@ async function testSocket(task, say) {
       const { ticket } = await json("v1/tickets", { method: "POST", body, headers: { "Content-Type": "application/json" } });
       address.searchParams.set("ticket", ticket);
     } catch (problem) {
-      say("info", `WebSocket was not tried: ${problem.message}.`);
+      report("info", `WebSocket not tested: ${problem.message}.`);
       return;
     }
   }
   const took = await pingTime(address);
-  if (took === null) say("bad", "A WebSocket does not get through. Use SSE, or let your proxy pass the Upgrade header on.");
-  else say("good", `A WebSocket gets through: a ping is answered after ${Math.round(took)} ms.`);
+  if (took === null) report("bad", "WebSocket connections fail. Use SSE, or forward the Upgrade header in your proxy.");
+  else report("good", `WebSocket works: ping time ${Math.round(took)} ms.`);
 }
 
-/** @returns Milliseconds from a ping to its pong; null when there was none. */
+/** @returns Milliseconds from ping to pong; null if there was no pong. */
 function pingTime(address) {
   return new Promise((resolve) => {
     const socket = new WebSocket(address, "bridge.v1.json");
-    let began;
+    let startedAt;
     const finish = (result) => {
       clearTimeout(timer);
       socket.close();
@@ -126,10 +126,10 @@ function pingTime(address) {
     const timer = setTimeout(() => finish(null), SOCKET_SECONDS * 1000);
     socket.addEventListener("close", () => finish(null));
     socket.addEventListener("open", () => {
-      began = performance.now();
+      startedAt = performance.now();
       socket.send(JSON.stringify({ type: "ping", id: 1 }));
     });
-    socket.addEventListener("message", ({ data }) => JSON.parse(data).type === "pong" && finish(performance.now() - began));
+    socket.addEventListener("message", ({ data }) => JSON.parse(data).type === "pong" && finish(performance.now() - startedAt));
   });
 }
 
@@ -137,7 +137,7 @@ function protocol() {
   return performance.getEntriesByType("navigation")[0]?.nextHopProtocol ?? "";
 }
 
-function connectionWords(name) {
-  if (name === "h2" || name === "h3") return "This page came over HTTP/2 or newer: many streams share one connection.";
-  return "This page came over HTTP/1.1: a browser opens at most six connections to one host, over all its tabs. Watch many tasks on one stream.";
+function protocolText(name) {
+  if (name === "h2" || name === "h3") return "HTTP/2 or newer: all streams share one connection.";
+  return "HTTP/1.1: browsers open at most six connections per host, over all tabs. Watch many tasks on one stream.";
 }

@@ -1,11 +1,11 @@
-/** The lines that do what the page does, to be copied. A token is named, never shown. */
+/** Code equivalent to what the page does, for copying. It names the token's variable, never its value. */
 
 import { BASE, encoded, taskPath, taskQuery } from "./links.js";
 
 /**
- * @param {string} via The delivery on screen.
- * @param {string[]} refs The tasks on screen; one or more.
- * @param {boolean} withToken Whether the bridge asks who one is.
+ * @param {string} via The selected delivery.
+ * @param {string[]} refs The tasks, at least one.
+ * @param {boolean} withToken Whether the bridge requires a token.
  * @returns {{curl: string, javascript: string, python: string}}
  */
 export function snippets(via, refs, withToken) {
@@ -21,14 +21,14 @@ function streamAddress(refs) {
   return at(refs.length === 1 ? taskPath(refs[0], "/events") : `v1/events?${taskQuery(refs)}`);
 }
 
-/** Single quotes hold everything but themselves, and `encoded` leaves none in an address. */
+/** Quotes for a POSIX shell; `encoded` leaves no single quotes in a URL. */
 function shell(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** A string as JavaScript and Python both write it. */
+/** A string literal valid in both JavaScript and Python. */
 function quoted(text) {
-  return JSON.stringify(text).replace(/[\u007f-\uffff]/g, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return JSON.stringify(text).replace(/[\u007f-\uffff]/g, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 const CURL_TOKEN = ' -H "Authorization: Bearer $BRIDGE_TOKEN"';
@@ -81,12 +81,12 @@ function webSocketLines(refs, withToken) {
   const subscribe = `{"type": "subscribe", "id": 1, "tasks": [${refs.map(quoted).join(", ")}]}`;
   return {
     curl: [
-      "# curl speaks no WebSocket; this is the client of `pip install websockets`,",
-      "# with the tasks named in the address",
+      "# curl has no WebSocket client; this one comes with `pip install websockets`,",
+      "# with the tasks in the URL",
       `python -m websockets ${shell(`${address}?${taskQuery(refs)}${withToken ? "&ticket=" : ""}`)}${withToken ? '"$BRIDGE_TICKET"' : ""}`,
     ].join("\n"),
     javascript: [
-      ...(withToken ? ["// the ticket is from POST /v1/tickets, which your backend asks with its token"] : []),
+      ...(withToken ? ["// your backend gets the ticket from POST /v1/tickets with its token"] : []),
       `const socket = new WebSocket(${quoted(address)}${withToken ? ' + "?ticket=" + ticket' : ""}, "bridge.v1.json");`,
       "socket.onopen = () => socket.send(JSON.stringify(",
       `  ${subscribe}`,
@@ -120,11 +120,11 @@ function webSocketLines(refs, withToken) {
 function longPollLines(refs, withToken) {
   const address = at(taskPath(refs[0]));
   const more = refs.length > 1;
-  const remark = (mark) => (more ? [`${mark} one loop for each task; this is the first`] : []);
+  const remark = (mark) => (more ? [`${mark} one loop per task; this is the first`] : []);
   return {
     curl: [
       ...remark("#"),
-      "# put the ETag of the last answer between the quotes",
+      "# insert the ETag of the last response between the quotes",
       `curl -i${withToken ? CURL_TOKEN : ""} -H 'If-None-Match: ""' -H 'Prefer: wait=25' ${shell(address)}`,
     ].join("\n"),
     javascript: [
@@ -133,10 +133,10 @@ function longPollLines(refs, withToken) {
       "let etag, state;",
       "do {",
       `  const headers = {${withToken ? ' Authorization: "Bearer " + token,' : ""} ...(etag && { "If-None-Match": etag, Prefer: "wait=25" }) };`,
-      `  const answer = await fetch(${quoted(address)}, { headers, cache: "no-store" });`,
-      "  if (answer.status === 304) continue;",
-      "  state = await answer.json();",
-      '  etag = answer.headers.get("ETag");',
+      `  const response = await fetch(${quoted(address)}, { headers, cache: "no-store" });`,
+      "  if (response.status === 304) continue;",
+      "  state = await response.json();",
+      '  etag = response.headers.get("ETag");',
       "  console.log(state.task, state.status, state.progress);",
       "} while (!final.includes(state.status));",
     ].join("\n"),
@@ -156,10 +156,10 @@ function longPollLines(refs, withToken) {
       "            print(state.task, state.status, state.progress)",
       "            if state.final:",
       "                break",
-      "            later = None",
-      "            while later is None:",
-      "                later = await bridge.state(task, wait=25, etag=state.cursor)",
-      "            state = later",
+      "            newer = None",
+      "            while newer is None:",
+      "                newer = await bridge.state(task, wait=25, etag=state.cursor)",
+      "            state = newer",
       "",
       "",
       "asyncio.run(main())",
@@ -167,7 +167,7 @@ function longPollLines(refs, withToken) {
   };
 }
 
-/** For the line that submits, on the page's form. */
+/** Returns the curl command equivalent to the submit form. */
 export function submitLine(upstream, options, body, withToken) {
   const address = at(`v1/tasks/${encoded(upstream)}${options ? `?${options}` : ""}`);
   return `curl -X POST${withToken ? CURL_TOKEN : ""} -H 'Content-Type: application/json' --data ${shell(body)} ${shell(address)}`;

@@ -1,7 +1,7 @@
-/** Server-sent events, read from a fetch: a native EventSource shows neither comments nor refusals, and takes no token. */
+/** Server-sent events over fetch: EventSource exposes neither comments nor error statuses, and cannot send a token. */
 
 /**
- * The blocks of a stream, as they come. A comment is a block of its own, so that keepalives are seen.
+ * Yields the blocks of a stream. A comment is a block of its own, so that keepalives are visible.
  *
  * @yields {{raw: string, event: string, data: string|null, id: string|null, retry: number|null}}
  */
@@ -13,12 +13,12 @@ export async function* blocks(body) {
   try {
     for (;;) {
       const { done, value } = await reader.read();
-      if (done) return; // an unfinished block counts for nothing
+      if (done) return; // an incomplete block is discarded
       const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
       rest = lines.pop();
-      for (const line of lines.map((one) => one.replace(/\r$/, ""))) {
+      for (const line of lines.map((text) => text.replace(/\r$/, ""))) {
         if (line.startsWith(":")) yield { raw: line, event: "", data: null, id: null, retry: null };
-        else if (line) block.take(line);
+        else if (line) block.add(line);
         else if (block.begun) yield block.finish();
       }
     }
@@ -41,7 +41,7 @@ class Block {
     this.fields = { event: "message", data: null, id: null, retry: null };
   }
 
-  take(line) {
+  add(line) {
     this.lines.push(line);
     const colon = line.indexOf(":");
     const name = colon < 0 ? line : line.slice(0, colon);

@@ -1,4 +1,4 @@
-/** Creating a task through the bridge, for callers who may. */
+/** The form that submits a task. */
 
 import { json } from "./api.js";
 import { byId, copy, make, setText, show } from "./dom.js";
@@ -7,7 +7,7 @@ import { submitLine } from "./snippets.js";
 import { token } from "./api.js";
 
 export class Submit {
-  /** @param {(ref: string) => void} created Told the new task. */
+  /** @param {(ref: string) => void} created Called with the ref of the new task. */
   constructor(created) {
     this.upstreams = "";
     byId("submit-form").addEventListener("submit", (event) => {
@@ -15,16 +15,16 @@ export class Submit {
       this.send(created);
     });
     byId("submit-copy").addEventListener("click", ({ target }) => {
-      const { upstream, options, body } = this.wish;
+      const { upstream, options, body } = this.form;
       copy(submitLine(upstream, options, body, Boolean(token.value)), byId("submit-body"), target);
     });
   }
 
-  get wish() {
+  get form() {
     return { upstream: byId("submit-upstream").value, options: byId("submit-options").value.trim().replace(/^\?/, ""), body: byId("submit-body").value };
   }
 
-  /** @param {string[]} upstreams Where the caller may submit. */
+  /** @param {string[]} upstreams The upstreams the user may submit to. */
   render(upstreams) {
     show(byId("submit-form"), upstreams.length > 0);
     show(byId("submit-none"), upstreams.length === 0);
@@ -34,24 +34,24 @@ export class Submit {
   }
 
   async send(created) {
-    const { upstream, options, body } = this.wish;
+    const { upstream, options, body } = this.form;
     const button = byId("submit-send");
     button.disabled = true;
-    this.say("");
+    this.showResult("");
     try {
       JSON.parse(body);
       const headers = { "Content-Type": "application/json" };
       const { state } = await json(`v1/tasks/${encoded(upstream)}${options ? `?${options}` : ""}`, { method: "POST", headers, body });
-      this.say(`Created ${state.task}.`);
+      this.showResult(`Created ${state.task}.`);
       created(state.task);
     } catch (error) {
-      this.say(error instanceof SyntaxError ? `The body is not JSON: ${error.message}` : error.message);
+      this.showResult(error instanceof SyntaxError ? `The body is not JSON: ${error.message}` : error.message);
     } finally {
       button.disabled = false;
     }
   }
 
-  say(words) {
-    setText(byId("submit-result"), words);
+  showResult(text) {
+    setText(byId("submit-result"), text);
   }
 }

@@ -1,4 +1,4 @@
-/** The table of tasks: a row each, changed in place so that focus and reading position stay. */
+/** The table of tasks: rows are changed in place to keep focus and reading position. */
 
 import { byId, make, set, setText, show } from "./dom.js";
 import { duration, percent, since } from "./format.js";
@@ -6,7 +6,7 @@ import { duration, percent, since } from "./format.js";
 const CELL = { role: "cell" };
 
 export class Table {
-  /** @param {object} act `select(ref)`, `follow(ref)`, `unfollow(ref)`. */
+  /** @param {object} act Callbacks: `select(ref)`, `follow(ref)`, `unfollow(ref)`. */
   constructor(act) {
     this.act = act;
     this.body = byId("rows");
@@ -20,17 +20,17 @@ export class Table {
       row.node.remove();
       this.rows.delete(ref);
     }
-    tasks.forEach((task, place) => {
+    tasks.forEach((task, index) => {
       if (!this.rows.has(task.ref)) this.rows.set(task.ref, new Row(task.ref, this.act));
       const row = this.rows.get(task.ref);
       row.render(task, task.ref === selected);
-      if (this.body.children[place] !== row.node) this.body.insertBefore(row.node, this.body.children[place] ?? null);
+      if (this.body.children[index] !== row.node) this.body.insertBefore(row.node, this.body.children[index] ?? null);
     });
     show(byId("empty"), tasks.length === 0);
     show(byId("table"), tasks.length > 0);
   }
 
-  /** Times pass without news. */
+  /** Updates the elapsed times. */
   tick(tasks) {
     for (const task of tasks) this.rows.get(task.ref)?.tick(task);
   }
@@ -50,7 +50,7 @@ class Row {
     this.toggle = make("button.small", { type: "button", on: { click: () => (this.followed ? act.unfollow(ref) : act.follow(ref)) } });
     this.node = make(
       "tr",
-      { role: "row", data: { task: ref } }, // said aloud, for on narrow screens a row is laid out as no row
+      { role: "row", data: { task: ref } }, // explicit roles: on narrow screens the CSS layout would remove the table semantics
       make("th.name", { scope: "row", role: "rowheader" }, this.name),
       make("td.state", CELL, this.status),
       make("td", CELL, make("div.progress", {}, this.bar, this.percent)),
@@ -69,7 +69,7 @@ class Row {
     set(this.node, "data-followed", task.followed);
     set(this.node, "data-selected", selected);
     set(this.name, "aria-current", selected ? "true" : null);
-    setText(this.status, task.problem ? "refused" : words(status));
+    setText(this.status, task.problem ? "refused" : statusText(status));
     set(this.status, "data-status", task.problem ? "failed" : status);
     set(this.status, "title", task.problem);
     set(this.bar, "data-status", status);
@@ -78,9 +78,9 @@ class Row {
     setText(this.percent, percent(progress));
     setText(this.source, source ?? "–");
     setText(this.viewers, String(task.listed?.viewers ?? (task.followed && !task.done ? 1 : 0)));
-    const word = task.followed ? (task.done || task.problem ? "Remove" : "Stop") : "Watch";
-    setText(this.toggle, word);
-    set(this.toggle, "aria-label", `${word} ${task.ref}`);
+    const label = task.followed ? (task.done || task.problem ? "Remove" : "Stop") : "Watch";
+    setText(this.toggle, label);
+    set(this.toggle, "aria-label", `${label} ${task.ref}`);
     this.tick(task);
   }
 
@@ -90,12 +90,12 @@ class Row {
     const left = eta === null || eta === undefined || task.final ? null : eta - since(changed, now);
     setText(this.eta, left === null ? "–" : left > 0 ? duration(left) : "soon");
     const until = task.final ? Date.parse(completed ?? changed) : now;
-    const age = since(task.began, until) ?? 0;
+    const age = since(task.startedAt, until) ?? 0;
     setText(this.age, duration(age));
   }
 }
 
-/** `upstream/` and the id apart, so that the id may be cut in the middle and the upstream never is. */
+/** Splits a ref so that CSS can shorten the id in the middle but never the upstream. */
 function splitRef(ref) {
   const slash = ref.indexOf("/") + 1;
   const id = ref.slice(slash);
@@ -109,6 +109,6 @@ function splitRef(ref) {
   );
 }
 
-export function words(status) {
+export function statusText(status) {
   return status.replaceAll("_", " ");
 }

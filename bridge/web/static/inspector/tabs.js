@@ -1,8 +1,8 @@
-/** Tabs as assistive technology expects them: arrows move, one tab is in the order of the Tab key. */
+/** Tabs after the ARIA pattern: arrow keys move, only the selected tab is in the Tab order. */
 
 import { set, show } from "./dom.js";
 
-/** @param {(name: string) => void} shown Told which panel is shown, by its id. */
+/** @param {(name: string) => void} shown Called with the id of the visible panel. */
 export function makeTabs(list, shown) {
   const tabs = [...list.querySelectorAll("[role=tab]")];
   const open = (chosen) => {
@@ -17,9 +17,9 @@ export function makeTabs(list, shown) {
   const step = { ArrowRight: 1, ArrowLeft: -1 };
   list.addEventListener("click", ({ target }) => target.closest("[role=tab]") && open(target.closest("[role=tab]")));
   list.addEventListener("keydown", (event) => {
-    const place = tabs.indexOf(document.activeElement);
-    const next = { Home: 0, End: tabs.length - 1 }[event.key] ?? (event.key in step ? place + step[event.key] : null);
-    if (next === null || place < 0) return;
+    const index = tabs.indexOf(document.activeElement);
+    const next = { Home: 0, End: tabs.length - 1 }[event.key] ?? (event.key in step ? index + step[event.key] : null);
+    if (next === null || index < 0) return;
     event.preventDefault();
     const tab = tabs[(next + tabs.length) % tabs.length];
     tab.focus();

@@ -1,8 +1,8 @@
-/** What the page knows about tasks: those it follows live, and those the bridge lists. */
+/** The tasks of the page: those it follows live, and those the bridge lists. */
 
 import { isFinal } from "./deliveries.js";
 
-const LONGEST_TIMELINE = 200;
+const MAX_TIMELINE = 200;
 
 /** One task on the page. */
 class Task {
@@ -10,15 +10,15 @@ class Task {
     this.ref = ref;
     this.followed = false;
     this.done = false;
-    this.state = null; // the newest whole state, as a stream told it
-    this.listed = null; // the bridge's short row, refreshed every few seconds
-    this.problem = null; // why it cannot be followed
+    this.state = null; // the newest complete state, from a stream
+    this.listed = null; // the bridge's summary row, refreshed every few seconds
+    this.problem = null; // the error if it cannot be followed
     this.notices = new Map(); // by code
     this.timeline = []; // states, oldest first, each cursor once
-    this.seen = new Date().toISOString();
+    this.firstSeen = new Date().toISOString();
   }
 
-  /** The newest of what is known, with the keys a table row needs: without a stream that is the list. */
+  /** The newest state with the keys of a table row: from the stream, or else from the list. */
   get shown() {
     const [first, second] = this.followed ? [this.state, this.listed] : [this.listed, this.state];
     return first ?? second ?? { status: "unknown" };
@@ -28,20 +28,20 @@ class Task {
     return isFinal(this.shown.status);
   }
 
-  /** When it was created, or first seen by anybody. */
-  get began() {
-    return this.shown.created_at ?? this.timeline[0]?.changed_at ?? this.seen;
+  /** When it was created, or first seen. */
+  get startedAt() {
+    return this.shown.created_at ?? this.timeline[0]?.changed_at ?? this.firstSeen;
   }
 
   record(state) {
-    if (!state.cursor || this.timeline.some((one) => one.cursor === state.cursor)) return;
+    if (!state.cursor || this.timeline.some((entry) => entry.cursor === state.cursor)) return;
     this.timeline.push(state);
-    this.timeline.sort((one, other) => Date.parse(one.changed_at) - Date.parse(other.changed_at));
-    if (this.timeline.length > LONGEST_TIMELINE) this.timeline.shift();
+    this.timeline.sort((first, second) => Date.parse(first.changed_at) - Date.parse(second.changed_at));
+    if (this.timeline.length > MAX_TIMELINE) this.timeline.shift();
   }
 }
 
-/** All of them, in the order of the table. */
+/** All tasks, in the order of the table. */
 export class Tasks {
   constructor() {
     this.byRef = new Map();
@@ -56,7 +56,7 @@ export class Tasks {
     return this.byRef.get(ref);
   }
 
-  /** Those that are followed first, in the order they were asked for; then what the bridge lists. */
+  /** Followed tasks first, in the order added; then the tasks the bridge lists. */
   get rows() {
     const all = [...this.byRef.values()];
     return [...all.filter((task) => task.followed), ...all.filter((task) => !task.followed)];
@@ -66,7 +66,7 @@ export class Tasks {
     return [...this.byRef.values()].filter((task) => task.followed);
   }
 
-  /** What a connection must still carry. */
+  /** The tasks a connection must still deliver. */
   get wanted() {
     return this.followed.filter((task) => !task.done && !task.problem);
   }
@@ -88,7 +88,7 @@ export class Tasks {
     if (!task.listed || task.done) this.byRef.delete(ref);
   }
 
-  take(state) {
+  update(state) {
     const task = this.of(state.task);
     task.state = state;
     task.done = isFinal(state.status);
@@ -97,7 +97,7 @@ export class Tasks {
     return task;
   }
 
-  /** `fresh` takes back every other notice of the task. */
+  /** `fresh` clears all other notices of the task. */
   note(notice) {
     const task = this.get(notice.task);
     if (!task) return;
@@ -106,7 +106,7 @@ export class Tasks {
     if (notice.code === "task_not_found") task.problem = notice.message;
   }
 
-  /** The bridge's list; what is neither listed nor followed any more leaves the page. */
+  /** Applies the bridge's list; tasks neither listed nor followed are removed. */
   list(rows, keep) {
     const refs = new Set(rows.map((row) => row.task));
     for (const row of rows) this.of(row.task).listed = row;

@@ -1,13 +1,13 @@
-// For `useTask(task, address)` of the React recipe: where the stream of a task is, with a new ticket each time.
+// For `useTask(task, address)` of the React recipe: returns the address of a task's stream, with a new ticket each time.
 
 export async function address(task) {
-  const answer = await fetch("/api/stream", {
+  const response = await fetch("/api/stream", {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify({ task }),
   });
-  const said = await answer.json();
-  // What will not get better ends the watch; anything else is tried again.
-  if (!answer.ok) throw Object.assign(new Error(said.detail), { retriable: answer.status >= 500 });
-  return said.events;
+  const result = await response.json();
+  // A permanent error ends the watch; others are retried.
+  if (!response.ok) throw Object.assign(new Error(result.detail), { retriable: response.status >= 500 });
+  return result.events;
 }

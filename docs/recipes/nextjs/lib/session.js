@@ -1,4 +1,4 @@
-// Your own sign-in and your own database go here: who asks, and whose task is it.
+// Replace with your own sign-in and database: the user of a request, and the owner of a task.
 
 const SESSIONS = new Map([["session-of-ada", "ada"], ["session-of-bob", "bob"]]);
 const OWNERS = new Map([["qingbo/of-ada", "ada"]]);

@@ -119,13 +119,13 @@ async def test_a_copy_replaces_nothing(path: Path, copy: Path, suffix: str) -> N
     other = Path(f"{copy}{suffix}")
     write(other, "somebody's")
     async with opened(path):
-        assert refusal(path, copy) == f"{other} is there already; give the copy a path of its own"
-        assert "is there already" in refusal(path, path)
+        assert refusal(path, copy) == f"{other} already exists; give the copy a path of its own"
+        assert "already exists" in refusal(path, path)
     assert content(other) == b"somebody's"
 
 
 async def test_what_is_no_journal_is_not_copied(path: Path, copy: Path) -> None:
-    assert refusal(path, copy) == f"the journal {path} is not there"
+    assert refusal(path, copy) == f"the journal {path} does not exist"
     write(path, "[bridge]\n" * 1000)
     assert "is not a SQLite database" in refusal(path, copy)
     write(path, "")
@@ -153,5 +153,5 @@ async def test_two_at_once_do_not_mix(path: Path, copy: Path) -> None:
     part = copy.with_name("copy.db.part")
     write(part, "of another")
     async with opened(path):
-        assert "of another copy under way" in refusal(path, copy)
+        assert "another copy is running" in refusal(path, copy)
     assert content(part) == b"of another"

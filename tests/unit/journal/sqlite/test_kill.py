@@ -30,7 +30,7 @@ async def keep_appending(journal, task):
         print(task, progress, event.cursor, flush=True)
 
 async def main():
-    journal = await SqliteJournal.open(Path(sys.argv[1]), SystemClock())
+    journal = await SqliteJournal.open(Path(sys.argv[1]), SystemClock(), retention_seconds=86_400)
     await asyncio.gather(*(keep_appending(journal, task) for task in range(20)))
 
 asyncio.run(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.core.task import State, TaskKey
-from bridge.journal.sqlite.database import LONGEST_HISTORY
+from bridge.journal.sqlite.database import MAX_HISTORY
 from bridge.journal.sqlite.journal import SqliteJournal
 from bridge.journal.sqlite.retention import OPEN_SECONDS
 from bridge.journal.sqlite.storage import EVENTS_PER_TASK
@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def clock() -> FakeClock:
-    return FakeClock(wall=WALL)
+    return FakeClock(unix_time=WALL)
 
 
 def key(number: int) -> TaskKey:
@@ -114,7 +114,7 @@ async def test_a_task_keeps_its_newest_256(path: Path, clock: FakeClock) -> None
         await journal.tidy()
         kept = await journal.since(TASK, 0)
         assert [one.state.progress for one in kept] == list(range(100, EVENTS_PER_TASK + 100))
-        assert count(path) <= LONGEST_HISTORY
+        assert count(path) <= MAX_HISTORY
 
 
 async def test_by_count_the_finished_go_first_the_longest_quiet_ahead(path: Path, clock: FakeClock) -> None:

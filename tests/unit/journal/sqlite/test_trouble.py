@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 async def refusal(path: Path) -> str:
     """The sentence with which a path is refused."""
     with pytest.raises(JournalError) as refused:
-        await SqliteJournal.open(path, FakeClock())
+        await SqliteJournal.open(path, FakeClock(), retention_seconds=86_400)
     sentence = str(refused.value)
     assert sentence.startswith("the journal ")
     assert "\n" not in sentence
@@ -85,7 +85,7 @@ async def test_a_path_without_a_directory_is_refused(path: Path) -> None:
     text(path)
     assert "needs the directory" in await refusal(path.parent / "missing" / "bridge.db")
     assert "needs the directory" in await refusal(path / "bridge.db")
-    assert "zero character" in await refusal(path.parent / "a\0b")
+    assert "null character" in await refusal(path.parent / "a\0b")
 
 
 async def test_an_empty_file_is_a_new_journal(path: Path) -> None:
@@ -139,7 +139,9 @@ async def test_a_damaged_journal_is_refused(
     damage(path)
     if not whole:
         monkeypatch.setattr(database, "CHECKED_WHOLE_BYTES", 0)
-    assert re.search(r"is damaged; move it and its -wal and -shm files away", await refusal(path))
+    assert re.search(
+        r"is damaged; restore a copy, or move it and its -wal and -shm files away", await refusal(path)
+    )
 
 
 async def test_a_second_bridge_is_refused_and_the_first_goes_on(path: Path) -> None:
@@ -166,18 +168,18 @@ async def test_a_directory_or_file_that_cannot_be_written_is_refused(path: Path)
     path.with_name("bridge.db-lock").unlink()
     allow(path.parent, 0o500)
     with without_privileges():
-        assert "let the user the bridge runs as write" in await refusal(path)
+        assert "give the user the bridge runs as write access" in await refusal(path)
     allow(path.parent, 0o700)
     allow(path, 0o400)
     with without_privileges():
-        assert "let the user the bridge runs as write" in await refusal(path)
+        assert "give the user the bridge runs as write access" in await refusal(path)
 
 
 async def test_a_full_disk_is_told_at_start(path: Path) -> None:
     disk = Disk()
     disk.fill()
-    with pytest.raises(JournalError, match="finds no room on its disk; make room"):
-        await SqliteJournal.open(path, FakeClock(), connect=disk.connect)
+    with pytest.raises(JournalError, match="has no space left on its disk; free some"):
+        await SqliteJournal.open(path, FakeClock(), retention_seconds=86_400, connect=disk.connect)
 
 
 async def test_a_full_disk_refuses_appends_until_it_has_room(path: Path) -> None:
@@ -186,12 +188,12 @@ async def test_a_full_disk_refuses_appends_until_it_has_room(path: Path) -> None
         journal.follow(witness)
         first = await journal.append(TASK, state(progress=1))
         disk.fill()
-        with pytest.raises(JournalError, match="no room on its disk"):
+        with pytest.raises(JournalError, match="no space left on its disk"):
             await journal.append(TASK, state(progress=2, raw=LARGE))
         assert not journal.usable
         await journal.tidy()
         assert not journal.usable, "the probe needs room as well"
-        with pytest.raises(JournalError, match="no room on its disk"):
+        with pytest.raises(JournalError, match="no space left on its disk"):
             await journal.append(TASK, state(progress=3))
         assert await journal.since(TASK, 0) == witness.heard == [first]
         disk.mend()
@@ -235,7 +237,7 @@ async def test_whatever_fails_everybody_who_waits_is_told_and_nothing_is_half_do
 
 
 async def test_it_tries_again_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.journal.sqlite.writer.HOUSEKEEPING_SECONDS", 0.001)
+    monkeypatch.setattr("bridge.journal.sqlite.writer.MAINTENANCE_SECONDS", 0.001)
     disk = Disk()
     async with opened(path, connect=disk.connect) as journal:
         disk.fail("INSERT INTO events")
@@ -295,11 +297,11 @@ async def test_trouble_while_closing_keeps_what_was_recorded(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = Disk()
-    journal = await SqliteJournal.open(path, FakeClock(), connect=disk.connect)
+    journal = await SqliteJournal.open(path, FakeClock(), retention_seconds=86_400, connect=disk.connect)
     event = await journal.append(TASK, state())
     disk.fail("PRAGMA wal_checkpoint")
     await journal.close()
-    assert "was not closed tidily" in caplog.text
+    assert "journal not shut down cleanly" in caplog.text
     async with opened(path) as journal:
         assert await journal.latest([TASK]) == [event]
 
@@ -318,12 +320,12 @@ async def test_a_bug_answers_whoever_waits(path: Path, caplog: pytest.LogCapture
     disk = Disk()
     async with opened(path, connect=disk.connect) as journal:
         disk.meet = lambda statement: statement.startswith("INSERT INTO events") and 1 / 0  # type: ignore[method-assign]
-        with pytest.raises(JournalError, match="failed by a bug: ZeroDivisionError"):
+        with pytest.raises(JournalError, match="failed unexpectedly: ZeroDivisionError"):
             await journal.append(TASK, state())
         del disk.meet
         await journal.tidy()
         await journal.append(TASK, state())
-    assert "a bug in the journal" in caplog.text
+    assert "journal writer failed" in caplog.text
 
 
 def _execute(path: Path, *statements: str) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from bridge.simulator.recorded.calls import Incoming, read_call
+from bridge.simulator.recorded.calls import ProviderRequest, read_call
 
 
 def call(**raw):
@@ -31,7 +31,7 @@ def call(**raw):
     ],
 )
 def test_the_values_of_a_call_are_read_back_from_it(raw, incoming, values):
-    match = call(**raw).match(Incoming(**{"method": "GET"} | incoming))
+    match = call(**raw).match(ProviderRequest(**{"method": "GET"} | incoming))
     assert match is not None
     assert match.values == values
 
@@ -48,12 +48,12 @@ def test_the_values_of_a_call_are_read_back_from_it(raw, incoming, values):
     ],
 )
 def test_another_call_is_not_taken_for_this_one(raw, incoming):
-    assert call(**raw).match(Incoming(**{"method": "GET"} | incoming)) is None
+    assert call(**raw).match(ProviderRequest(**{"method": "GET"} | incoming)) is None
 
 
 def test_the_call_that_says_more_about_itself_is_the_likelier():
     plain, stream = call(path="/r/{id}"), call(path="/r/{id}?stream=true")
-    asked = Incoming(method="GET", path="/r/7", query={"stream": "true"})
+    asked = ProviderRequest(method="GET", path="/r/7", query={"stream": "true"})
     assert stream.match(asked).score > plain.match(asked).score
-    asked = Incoming(method="GET", path="/r/7")
+    asked = ProviderRequest(method="GET", path="/r/7")
     assert stream.match(asked).score < plain.match(asked).score

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.simulator.recorded.ids import alike
+from bridge.simulator.recorded.ids import similar_id
 
 
-def rolled(seed=0):
+def rng(seed=0):
     return random.Random(seed)
 
 
@@ -24,15 +24,15 @@ def rolled(seed=0):
     ],
 )
 def test_a_new_id_has_the_form_of_the_recorded_one(recorded, form):
-    fresh = alike(recorded, rolled())
+    fresh = similar_id(recorded, rng())
     assert re.fullmatch(form, fresh), fresh
     assert fresh != recorded
-    assert alike(recorded, rolled()) == fresh
-    assert alike(recorded, rolled(1)) != fresh
+    assert similar_id(recorded, rng()) == fresh
+    assert similar_id(recorded, rng(1)) != fresh
 
 
 @given(st.text(alphabet="abzAZ019-_./~", min_size=1, max_size=80))
 def test_any_recorded_id_gives_ids_that_differ(recorded):
-    made = {alike(recorded, rolled(seed)) for seed in range(20)}
+    made = {similar_id(recorded, rng(seed)) for seed in range(20)}
     assert len(made) == 20
     assert all(fresh.rpartition("/")[0] == recorded.rpartition("/")[0] for fresh in made)

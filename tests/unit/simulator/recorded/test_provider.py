@@ -1,4 +1,4 @@
-"""A provider that nobody wrote, from a file, a few recordings and nothing else."""
+"""A provider simulated from a preset file and recordings only."""
 
 import asyncio
 import tomllib
@@ -10,7 +10,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from bridge.simulator.life import Stage
+from bridge.simulator.lifecycle import Stage
 from bridge.simulator.recorded.preset import NotSimulatable, load_preset, read_preset, recorded_names
 
 pytestmark = pytest.mark.anyio
@@ -139,7 +139,7 @@ async def test_a_task_goes_its_way(acme):
     assert (working["done"], working["file"]) == (0.5, "")
     assert (done["model"], done["name"]) == ("m9", None)
     created = datetime.fromisoformat(waiting["created_at"]).timestamp()
-    assert created == acme.running.world.clock.now() - 13
+    assert created == acme.running.state.clock.now() - 13
 
 
 async def test_a_task_may_run_longer_than_any_calendar(acme):
@@ -328,7 +328,7 @@ async def test_the_end_is_posted_to_whoever_asked(acme):
     [
         ({"without": ("done", "done-otherwise")}, "completed"),
         ({"without": ("broken",)}, "failed"),
-        ({"without": ("follow_up/file",)}, "further call"),
+        ({"without": ("follow_up/file",)}, "follow-up call"),
         ({"routes": 'cannot = "because"'}, "because"),
         ({"document": ACME.replace("calls.submit", "calls.other")}, "submit"),
     ],

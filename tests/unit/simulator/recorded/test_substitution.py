@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.simulator.recorded.substitution import Substitution, file_name
-from bridge.simulator.recorded.times import Moments, retimed
+from bridge.simulator.recorded.times import TaskTimes, retimed
 
-MOMENTS = Moments(created=1.72e9, started=1.72e9, changed=1.72e9, ended=1.72e9)
+MOMENTS = TaskTimes(created=1.72e9, started=1.72e9, changed=1.72e9, ended=1.72e9)
 KEYS = st.sampled_from(["id", "created_at", "endTime", "url", "x"])
 TEXTS = st.text(max_size=8) | st.sampled_from(
     ["rec-1234567", "https://[", "https://cdn.example/%zz.png", "2020-99-99T99:99:99Z", "{", "[1]", "9" * 30]
@@ -113,6 +113,6 @@ def outline(tree):
 
 @given(JSON)
 def test_any_body_keeps_its_outline(body):
-    filled = substitution(retime=partial(retimed, moments=MOMENTS, zone=UTC)).fill(body)
+    filled = substitution(retime=partial(retimed, times=MOMENTS, zone=UTC)).fill(body)
     assert outline(filled) == outline(body)
     assert "rec-1234567" not in str(filled)

@@ -2,10 +2,10 @@ from datetime import UTC, timedelta, timezone
 
 import pytest
 
-from bridge.simulator.recorded.times import Moments, retimed, zone_of
+from bridge.simulator.recorded.times import TaskTimes, retimed, zone_of
 
 CREATED = 1_720_000_000.0  # 2024-07-03T09:46:40Z
-MOMENTS = Moments(created=CREATED, started=CREATED + 10, changed=CREATED + 20.5, ended=CREATED + 30)
+MOMENTS = TaskTimes(created=CREATED, started=CREATED + 10, changed=CREATED + 20.5, ended=CREATED + 30)
 
 
 @pytest.mark.parametrize(

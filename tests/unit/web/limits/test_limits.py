@@ -1,4 +1,4 @@
-"""Limits by themselves: who finds a place, who finds none, and that every place is given back."""
+"""Limits by themselves: who finds a slot, who finds none, and that every slot is given back."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from starlette.requests import HTTPConnection
 
+from bridge.config.settings import Settings
 from bridge.delivery.handoff import ON_CLOSE
 from bridge.errors import LimitExceeded
 from bridge.telemetry.metrics import Metrics
 from bridge.web.limits.client_address import ClientAddresses
-from bridge.web.limits.limits import Limits, LimitSettings
+from bridge.web.limits.limits import Limits
 from tests.fakes.clock import FakeClock
 
 
@@ -25,7 +26,8 @@ class Door:
     def __init__(self, **wishes: Any) -> None:
         self.clock = FakeClock()
         self.metrics = Metrics(CollectorRegistry(), [])
-        self.limits = Limits(LimitSettings(**wishes), ClientAddresses([]), self.clock, self.metrics)
+        settings = Settings.model_construct(**wishes)
+        self.limits = Limits(settings, ClientAddresses([]), self.clock, self.metrics)
 
     def connection(self, address: str = "192.0.2.1") -> HTTPConnection:
         return HTTPConnection({"type": "http", "client": (address, 1), "headers": [], "extensions": {}})
@@ -33,9 +35,9 @@ class Door:
     def enter(self, address: str = "192.0.2.1", caller: str = "c", tasks: int = 1) -> HTTPConnection:
         connection = self.connection(address)
         try:
-            place = self.limits.stream(connection)
-            place.assign_to_caller(caller)
-            place.follow(tasks)
+            slot = self.limits.open_stream(connection)
+            slot.assign_to_caller(caller)
+            slot.set_watch_count(tasks)
         except LimitExceeded:
             end(connection)
             raise
@@ -58,9 +60,9 @@ def end(connection: HTTPConnection) -> None:
 @pytest.mark.parametrize(
     ("wishes", "same", "other"),
     [
-        ({"connections": 2}, {}, None),
-        ({"connections_per_address": 2}, {"caller": "d"}, {"address": "192.0.2.2"}),
-        ({"connections_per_caller": 2}, {"address": "192.0.2.2"}, {"caller": "d"}),
+        ({"max_connections": 2}, {}, None),
+        ({"max_connections_per_address": 2}, {"caller": "d"}, {"address": "192.0.2.2"}),
+        ({"max_connections_per_caller": 2}, {"address": "192.0.2.2"}, {"caller": "d"}),
     ],
 )
 def test_connections_are_limited_in_all_by_address_and_by_caller(
@@ -83,8 +85,8 @@ def test_without_limits_everybody_comes_in() -> None:
 @pytest.mark.parametrize(
     ("wish", "other"),
     [
-        ("streams_per_second_per_address", {"address": "192.0.2.2"}),
-        ("streams_per_second_per_caller", {"caller": "d"}),
+        ("max_streams_per_second_per_address", {"address": "192.0.2.2"}),
+        ("max_streams_per_second_per_caller", {"caller": "d"}),
     ],
 )
 def test_new_streams_are_limited_by_the_second_in_bursts(wish: str, other: dict[str, str]) -> None:
@@ -95,33 +97,33 @@ def test_new_streams_are_limited_by_the_second_in_bursts(wish: str, other: dict[
     assert sum(not door.refuses() for _ in range(40)) == 2
 
 
-def test_longpolls_take_a_place_and_no_rate_and_are_counted_when_refused() -> None:
-    door = Door(connections=1, streams_per_second_per_address=0.01)
+def test_longpolls_take_a_slot_and_no_rate_and_are_counted_when_refused() -> None:
+    door = Door(max_connections=1, max_streams_per_second_per_address=0.01)
     connection = door.connection()
     for _ in range(20):
-        door.limits.longpoll(connection, "c")
+        door.limits.open_longpoll(connection, "c")
         end(connection)
-    door.limits.longpoll(connection, "c")
+    door.limits.open_longpoll(connection, "c")
     with pytest.raises(LimitExceeded):
-        door.limits.longpoll(door.connection(), "c")
+        door.limits.open_longpoll(door.connection(), "c")
     labels = {"delivery": "longpoll", "reason": "over_capacity"}
     assert door.metrics.registry.get_sample_value("bridge_disconnects_total", labels) == 1
 
 
 def test_submits_are_limited_by_the_minute_for_each_caller() -> None:
-    door = Door(submits_per_minute_per_caller=3)
+    door = Door(max_submits_per_minute_per_caller=3)
     for _ in range(3):
-        door.limits.submit("c")
+        door.limits.check_submit("c")
     with pytest.raises(LimitExceeded) as refused:
-        door.limits.submit("c")
+        door.limits.check_submit("c")
     assert refused.value.retry_after == pytest.approx(20)
-    door.limits.submit("d")
+    door.limits.check_submit("d")
     door.clock.skip(20.001)
-    door.limits.submit("c")
+    door.limits.check_submit("c")
 
 
 def test_watches_are_counted_over_all_connections_of_a_caller() -> None:
-    door = Door(watches_per_caller=10)
+    door = Door(max_watches_per_caller=10)
     first = door.enter(tasks=6)
     assert door.refuses(tasks=5)
     assert not door.refuses(tasks=4)
@@ -131,14 +133,14 @@ def test_watches_are_counted_over_all_connections_of_a_caller() -> None:
 
 
 def test_a_connection_that_may_not_follow_more_keeps_what_it_had() -> None:
-    door = Door(watches_per_caller=3)
-    place = door.limits.stream(door.connection())
-    place.assign_to_caller("c")
-    place.follow(2)
+    door = Door(max_watches_per_caller=3)
+    slot = door.limits.open_stream(door.connection())
+    slot.assign_to_caller("c")
+    slot.set_watch_count(2)
     with pytest.raises(LimitExceeded):
-        place.follow(4)
-    place.follow(3)
-    place.follow(0)
+        slot.set_watch_count(4)
+    slot.set_watch_count(3)
+    slot.set_watch_count(0)
     assert not door.refuses(tasks=3)
 
 
@@ -148,7 +150,12 @@ def test_a_connection_that_may_not_follow_more_keeps_what_it_had() -> None:
     )
 )
 def test_whatever_comes_and_goes_at_the_end_nothing_is_held(steps: list[tuple[int, str, int, bool]]) -> None:
-    door = Door(connections=6, connections_per_address=4, connections_per_caller=5, watches_per_caller=9)
+    door = Door(
+        max_connections=6,
+        max_connections_per_address=4,
+        max_connections_per_caller=5,
+        max_watches_per_caller=9,
+    )
     held: list[HTTPConnection] = []
     for number, caller, tasks, comes in steps:
         if not comes and held:
@@ -159,5 +166,5 @@ def test_whatever_comes_and_goes_at_the_end_nothing_is_held(steps: list[tuple[in
         assert door.limits._open == len(held) <= 6
     for one in held:
         end(one)
-    kept = (door.limits._addresses_open, door.limits._callers_open, door.limits._watches)
+    kept = (door.limits._open_by_address, door.limits._open_by_caller, door.limits._watches_by_caller)
     assert (door.limits._open, kept) == (0, ({}, {}, {}))

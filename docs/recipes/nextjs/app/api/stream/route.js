@@ -1,11 +1,11 @@
-// POST /api/stream {"task": "qingbo/YOUR_TASK_ID"} answers {"events": "https://bridge.example/v1/events?..."}.
+// POST /api/stream {"task": "qingbo/YOUR_TASK_ID"} returns {"events": "https://bridge.example/v1/events?..."}.
 //
-// The page opens that address with EventSource. It holds a ticket: it reads this one task, for ten minutes. The page
-// asks again when it is over. The token stays here.
+// The page opens that address with EventSource. It contains a ticket, which can read this one task for ten minutes; then
+// the page requests a new one. The token stays on the server.
 
 import { mayRead, signedIn } from "../../../lib/session.js";
 
-export const dynamic = "force-dynamic"; // every page its own
+export const dynamic = "force-dynamic"; // never cached: the response depends on the user
 
 const TICKET_SECONDS = 600;
 
@@ -13,12 +13,12 @@ export async function POST(request) {
   const user = await signedIn(request);
   if (!user) return refusal(401, "sign in first");
   const { task } = (await request.json().catch(() => null)) ?? {};
-  if (typeof task !== "string") return refusal(400, "which task?");
-  if (!(await mayRead(user, task))) return refusal(404, "no such task"); // other people's look like none
+  if (typeof task !== "string") return refusal(400, "task is required");
+  if (!(await mayRead(user, task))) return refusal(404, "no such task"); // the same response for tasks of other users
 
-  let answer;
+  let response;
   try {
-    answer = await fetch(`${process.env.BRIDGE_URL}/v1/tickets`, {
+    response = await fetch(`${process.env.BRIDGE_URL}/v1/tickets`, {
       method: "POST",
       headers: { authorization: `Bearer ${process.env.BRIDGE_TOKEN}`, "content-type": "application/json" },
       body: JSON.stringify({ tasks: [task], seconds: TICKET_SECONDS }),
@@ -26,13 +26,13 @@ export async function POST(request) {
       cache: "no-store",
     });
   } catch {
-    return refusal(503, "the bridge is out of reach");
+    return refusal(503, "the bridge is unreachable");
   }
-  if (answer.status !== 201) {
-    console.error(`the bridge gives no ticket: ${answer.status}`); // our token, or our settings: nothing for the page
-    return refusal(502, "the bridge gives no ticket");
+  if (response.status !== 201) {
+    console.error(`the bridge issued no ticket: ${response.status}`); // our token or configuration is wrong; no details for the page
+    return refusal(502, "the bridge issued no ticket");
   }
-  const { links } = await answer.json();
+  const { links } = await response.json();
   const events = (process.env.BRIDGE_PUBLIC_URL ?? process.env.BRIDGE_URL) + links.events;
   return Response.json({ events }, { headers: { "cache-control": "no-store" } });
 }

@@ -1,4 +1,4 @@
-"""Decides how a task lives: how long it queues and runs, how it ends, how far it is at a moment."""
+"""Plans the lifecycle of a task from the seed: time in the queue, run time and outcome."""
 
 import random
 import zlib
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Stage(StrEnum):
-    """Where a task is, before a provider puts its own word to it."""
+    """The stage of a task, independent of the provider's status words."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -27,7 +27,7 @@ class Media(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
+class Lifecycle:
     queue_seconds: float
     run_seconds: float
     outcome: Stage
@@ -38,15 +38,15 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What a submit body may ask for; `None` leaves it to the seed."""
+class LifecycleOverrides:
+    """What a submit body may override; `None` leaves the value to the seed."""
 
     queue_seconds: float | None = None
     run_seconds: float | None = None
     outcome: Stage | None = None
 
 
-# Seconds in the queue and at work, from the waiting times the docs advise: qingbo polls every
+# Seconds in the queue and running, from the wait times that the docs recommend: qingbo polls every
 # 2-5 s for up to 5 minutes (seed 000), ByteSpike's example estimates 35 s (tasks-query page).
 SPANS: dict[Media, tuple[tuple[float, float], tuple[float, float]]] = {
     Media.VIDEO: ((1.0, 8.0), (20.0, 90.0)),
@@ -60,24 +60,26 @@ AUDIO_WORDS = ("audio", "music", "speech", "tts", "suno", "voice")
 VIDEO_WORDS = ("video", "veo", "sora", "kling", "wan", "seedance", "hailuo")
 
 
-def dice(seed: int, provider: str, number: int, purpose: str) -> random.Random:
-    """Chance that depends only on the seed and the number of the task, never on the order of calls."""
+def seeded_random(seed: int, provider: str, number: int, purpose: str) -> random.Random:
+    """Return a generator that depends only on the seed and the task number, never on the order of calls."""
     return random.Random(zlib.crc32(f"{purpose}/{provider}/{number}".encode()) ^ (seed << 32))
 
 
-def plan(rolled: random.Random, media: Media, wish: Wish, speed: float) -> Life:
-    """The life of one task; every number is rolled even when a wish replaces it, so wishes shift nothing."""
-    queue, run = (rolled.uniform(*span) for span in SPANS[media])
-    fails = rolled.random() < FAILING_SHARE
-    return Life(
-        queue_seconds=(queue if wish.queue_seconds is None else wish.queue_seconds) / speed,
-        run_seconds=(run if wish.run_seconds is None else wish.run_seconds) / speed,
-        outcome=wish.outcome or (Stage.FAILED if fails else Stage.COMPLETED),
+def plan_lifecycle(
+    rng: random.Random, media: Media, overrides: LifecycleOverrides, speed: float
+) -> Lifecycle:
+    """Plan one task. Overridden values are drawn too, so that an override does not shift the others."""
+    queue, run = (rng.uniform(*span) for span in SPANS[media])
+    fails = rng.random() < FAILING_SHARE
+    return Lifecycle(
+        queue_seconds=(queue if overrides.queue_seconds is None else overrides.queue_seconds) / speed,
+        run_seconds=(run if overrides.run_seconds is None else overrides.run_seconds) / speed,
+        outcome=overrides.outcome or (Stage.FAILED if fails else Stage.COMPLETED),
     )
 
 
 def guess_media(*hints: str) -> Media:
-    """The kind of result from the action and the model; the first that says anything decides."""
+    """Guess the type of result from the action and the model; the first hint with a known word decides."""
     for hint in hints:
         word = hint.lower()
         # Videos first: `image2video` makes one.

@@ -1,10 +1,21 @@
 import pytest
 
-from bridge.simulator.life import SPANS, Media, Stage, Wish, dice, guess_media, plan
+from bridge.simulator.lifecycle import (
+    SPANS,
+    LifecycleOverrides,
+    Media,
+    Stage,
+    guess_media,
+    plan_lifecycle,
+    seeded_random,
+)
 
 
 def lives(seed, count=400, media=Media.VIDEO, speed=1.0):
-    return [plan(dice(seed, "qingbo", number, "life"), media, Wish(), speed) for number in range(count)]
+    return [
+        plan_lifecycle(seeded_random(seed, "qingbo", number, "life"), media, LifecycleOverrides(), speed)
+        for number in range(count)
+    ]
 
 
 def test_the_same_seed_plans_the_same_lives():
@@ -13,16 +24,16 @@ def test_the_same_seed_plans_the_same_lives():
 
 
 def test_most_tasks_succeed_and_some_fail():
-    failed = sum(life.outcome is Stage.FAILED for life in lives(1))
+    failed = sum(lifecycle.outcome is Stage.FAILED for lifecycle in lives(1))
     assert 5 < failed < 60
 
 
 @pytest.mark.parametrize("media", Media)
 def test_times_are_within_what_is_usual(media):
     queue, run = SPANS[media]
-    for life in lives(3, 50, media):
-        assert queue[0] <= life.queue_seconds <= queue[1]
-        assert run[0] <= life.run_seconds <= run[1]
+    for lifecycle in lives(3, 50, media):
+        assert queue[0] <= lifecycle.queue_seconds <= queue[1]
+        assert run[0] <= lifecycle.run_seconds <= run[1]
 
 
 def test_speed_divides_times():
@@ -31,8 +42,13 @@ def test_speed_divides_times():
 
 
 def test_a_wish_replaces_its_part_and_shifts_nothing_else():
-    free = plan(dice(5, "vapi", 1, "life"), Media.VIDEO, Wish(), 1)
-    wished = plan(dice(5, "vapi", 1, "life"), Media.VIDEO, Wish(queue_seconds=0, outcome=Stage.FAILED), 1)
+    free = plan_lifecycle(seeded_random(5, "vapi", 1, "life"), Media.VIDEO, LifecycleOverrides(), 1)
+    wished = plan_lifecycle(
+        seeded_random(5, "vapi", 1, "life"),
+        Media.VIDEO,
+        LifecycleOverrides(queue_seconds=0, outcome=Stage.FAILED),
+        1,
+    )
     assert (wished.queue_seconds, wished.outcome) == (0, Stage.FAILED)
     assert wished.run_seconds == free.run_seconds
 

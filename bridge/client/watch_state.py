@@ -1,10 +1,10 @@
-"""What one watch has seen: which states are news, which tasks are over, whether anything is left to wait for.
+"""The state of one watch: which events are new, which tasks are finished, whether more is expected.
 
-- A state is news when its cursor is past the newest one of its task in the same epoch, or of another epoch.
-  So `reset` needs no forgetting: the states after it are of a new epoch, or were seen already.
-- A final state is a latch: nothing after it is news, except a real final state after `lost`.
-- A task is over with its final state, its `done`, or a notice that it does not exist.
-- `end` ends the watch; only after a `closing` notice it is the connection that ended, not the tasks.
+- A state is new when its cursor is past the newest one of its task in the same epoch, or in another epoch.
+  So `reset` needs no action: the states after it belong to a new epoch, or are duplicates.
+- A final state is a latch: nothing after it is new, except a real final state after `lost`.
+- A task is finished by its final state, its `done`, or a notice that it does not exist.
+- `end` ends the watch; after a `closing` notice it ends only the connection, not the tasks.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class WatchState:
-    """The pure part of a watch.
+    """The part of a watch without I/O.
 
     Args:
-        refs: The tasks asked for.
+        refs: The tasks to watch.
     """
 
     def __init__(self, refs: Iterable[str]) -> None:
@@ -37,46 +37,47 @@ class WatchState:
 
     @property
     def open_refs(self) -> list[str]:
-        """The tasks something is still expected of, in the order asked for."""
+        """The unfinished tasks, in the order given."""
         return list(self._open)
 
     @property
     def settled(self) -> bool:
-        """Whether every task is over."""
+        """Whether every task is finished."""
         return not self._open
 
     @property
     def ended(self) -> bool:
-        """Whether the bridge said that nothing more will come."""
+        """Whether the bridge has sent `end` for the whole watch."""
         return self._ended
 
     def connected(self) -> None:
-        """A new connection begins."""
+        """Reset what belongs to the previous connection."""
         self._closing = False
 
-    def take(self, event: ServerSentEvent) -> TaskState | TaskNotice | None:
-        """Account for an event; what of it is news to the one who watches.
+    def accept(self, event: ServerSentEvent) -> TaskState | TaskNotice | None:
+        """Update from an event; return the state or notice if it is new to the caller.
 
         Raises:
-            UnreadablePayload: The event is not what the contract says.
+            UnreadablePayload: The event violates the protocol.
         """
         if event.name in (None, "message"):
-            return self._take_state(event)
+            return self._accept_state(event)
         if event.name == "end":
             self._ended = self.settled or not self._closing
         elif event.name == "done":
             self._open.pop(str(_fields(event).get("task")), None)
         elif event.name == "notice":
-            return self._take_notice(TaskNotice.of(_fields(event)))
+            return self._accept_notice(TaskNotice.of(_fields(event)))
         elif event.name == "reset":
             reason = _fields(event).get("reason")
             return TaskNotice(code="reset", reason=reason if isinstance(reason, str) else None)
-        return None  # a name from a later version of the contract
+        return None  # an event name of a later protocol version
 
-    def _take_state(self, event: ServerSentEvent) -> TaskState | None:
+    def _accept_state(self, event: ServerSentEvent) -> TaskState | None:
         state = TaskState.of(read_json(event.data))
         if state.final:
             self._open.pop(state.task, None)
+        # Duplicates are normal here: a reconnect may repeat states, and a many-task stream may resend them.
         latched = self._final.get(state.task)
         if latched is not None and not (
             latched is Status.LOST and state.final and state.status is not latched
@@ -91,7 +92,7 @@ class WatchState:
             self._final[state.task] = state.status
         return state
 
-    def _take_notice(self, notice: TaskNotice) -> TaskNotice:
+    def _accept_notice(self, notice: TaskNotice) -> TaskNotice:
         if notice.code == "closing":
             self._closing = True
         elif notice.code == "task_not_found" and notice.task is not None and not notice.retriable:
@@ -100,17 +101,17 @@ class WatchState:
 
 
 def _newer(cursor: str, than: str | None) -> bool:
-    """Whether `cursor` is past `than`; of two whose order cannot be told, any other one is news."""
+    """Whether `cursor` is past `than`. Cursors without a known order count as newer unless equal."""
     if than is None:
         return True
-    epoch, _, place = cursor.rpartition("-")
-    old_epoch, _, old_place = than.rpartition("-")
-    if epoch == old_epoch and _is_place(place) and _is_place(old_place):
-        return int(place) > int(old_place)
+    epoch, _, position = cursor.rpartition("-")
+    old_epoch, _, old_position = than.rpartition("-")
+    if epoch == old_epoch and _is_position(position) and _is_position(old_position):
+        return int(position) > int(old_position)
     return cursor != than
 
 
-def _is_place(text: str) -> bool:
+def _is_position(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 30
 
 

@@ -1,4 +1,4 @@
-"""Where bytes go in tests: an outlet that remembers, a transport that fills up, a server that stalls."""
+"""Where bytes go in tests: a writer that remembers, a transport that fills up, a server that stalls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NDJSON = Format(Transport.NDJSON)
 SOCKET = Format(Transport.WEBSOCKET)
 
 
-class RecordingOutlet:
+class RecordingWriter:
     """Keeps every write; takes no more while a test says so."""
 
     def __init__(self, form: Format = SSE) -> None:
@@ -28,7 +28,7 @@ class RecordingOutlet:
         self._waiting: list[Callable[[], None]] = []
 
     @property
-    def gate(self) -> RecordingOutlet:
+    def gate(self) -> RecordingWriter:
         """Itself."""
         return self
 

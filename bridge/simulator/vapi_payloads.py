@@ -1,21 +1,21 @@
-"""Writes V-API's payloads: one shape for each vendor behind it (seed 002 and the vendors' query pages)."""
+"""V-API's payloads: one shape per vendor behind it (seed 002 and the vendors' query pages)."""
 
 from collections.abc import Callable, Mapping
 
 import orjson
 
 from bridge.simulator.files import file_url
-from bridge.simulator.life import Media, Stage, dice
-from bridge.simulator.tasks import Json, Task, View, digits
+from bridge.simulator.lifecycle import Media, Stage, seeded_random
+from bridge.simulator.tasks import Json, Task, TaskView, digits
 
 # Seed 002: `Success, Processing, Failed`; the same page's callbacks are in lower case.
-HOUSE_WORDS = {
+RELAY_WORDS = {
     Stage.QUEUED: "Processing",
     Stage.RUNNING: "Processing",
     Stage.COMPLETED: "Success",
     Stage.FAILED: "Failed",
 }
-# What MiniMax itself says (platform.minimax.io, query page), for `sim.shape.words` = `native`.
+# MiniMax's own words (platform.minimax.io, query page), for `sim.shape.words` = `native`.
 MINIMAX_WORDS = {
     Stage.QUEUED: "Queueing",
     Stage.RUNNING: "Processing",
@@ -46,21 +46,21 @@ JIMENG_OK = 10000
 FAILURE = "The content did not pass the review"
 
 
-class Shapes:
+class VendorPayloads:
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._by_vendor: Mapping[str, Callable[[Task, View], Json]] = {
+        self._by_vendor: Mapping[str, Callable[[Task, TaskView], Json]] = {
             "minimax": self._minimax,
             "keling": self._keling,
             "jimeng": self._jimeng,
             "kling": self._kling,
         }
 
-    def status(self, task: Task, view: View) -> Json:
+    def status(self, task: Task, view: TaskView) -> Json:
         return self._by_vendor[task.vendor](task, view)
 
-    def callback(self, task: Task, view: View) -> Json:
-        """The query payload, with the status word in lower case (Hailuo page)."""
+    def callback(self, task: Task, view: TaskView) -> Json:
+        """Return the query payload with the status word in lower case (Hailuo page)."""
         shown = self.status(task, view)
         data = shown.get("data")
         holder = data if isinstance(data, dict) else shown
@@ -73,7 +73,7 @@ class Shapes:
         """The Hailuo page shows the flat form; the others follow their own query envelopes."""
         match task.vendor:
             case "kling":
-                view = View(stage=Stage.QUEUED, progress=0, at=task.created_at)
+                view = TaskView(stage=Stage.QUEUED, progress=0, at=task.created_at)
                 return self._kling(task, view)
             case "keling":
                 return {"code": 0, "data": {"task_id": task.id}, "message": "success", **self._tail(task)}
@@ -88,7 +88,7 @@ class Shapes:
                 return {"task_id": task.id, "base_resp": {"status_code": 0, "status_msg": "success"}}
 
     def error(self, vendor: str) -> Json:
-        """An error that comes with HTTP 200: the vendor's code is not the one of success."""
+        """Return an error with HTTP 200: the vendor's code is not its success code."""
         match vendor:
             case "kling":
                 return {"code": 5000, "message": "Internal server error", "request_id": "req-error"}
@@ -100,7 +100,7 @@ class Shapes:
                 return {"base_resp": {"status_code": 1000, "status_msg": "unknown error"}}
 
     def file_id(self, task: Task) -> str:
-        return digits(dice(self._seed, "vapi", task.number, "file"))
+        return digits(seeded_random(self._seed, "vapi", task.number, "file"))
 
     def download(self, task: Task) -> Json:
         """MiniMax's `/v1/files/retrieve` (its own docs); seed 002 calls it the download API."""
@@ -114,9 +114,9 @@ class Shapes:
         }
         return {"file": file, "base_resp": {"status_code": 0, "status_msg": "success"}}
 
-    def _minimax(self, task: Task, view: View) -> Json:
-        """Flat, as the example of seed 002, which does not fit its own field table."""
-        words = MINIMAX_WORDS if task.shape.get("words") == "native" else HOUSE_WORDS
+    def _minimax(self, task: Task, view: TaskView) -> Json:
+        """Flat, as in the example of seed 002, which contradicts its own field table."""
+        words = MINIMAX_WORDS if task.shape.get("words") == "native" else RELAY_WORDS
         failed = view.stage is Stage.FAILED
         base = (
             {"status_msg": FAILURE, "status_code": 1027}
@@ -131,14 +131,14 @@ class Shapes:
             shown |= {"video_width": 768, "video_height": 1152}
         return shown
 
-    def _keling(self, task: Task, view: View) -> Json:
-        """As the field table of seed 002: everything in `data`, and an integer `status` beside it."""
+    def _keling(self, task: Task, view: TaskView) -> Json:
+        """As in the field table of seed 002: everything in `data`, and an integer `status` beside it."""
         done = view.stage is Stage.COMPLETED
         image = task.media is Media.IMAGE
         return {
             "code": 0,
             "data": {
-                "status": view.word or HOUSE_WORDS[view.stage],
+                "status": view.word or RELAY_WORDS[view.stage],
                 "resp_data": "",
                 "video_url": file_url(task) if done and not image else "",
                 "image_urls": [file_url(task)] if done and image else None,
@@ -149,7 +149,7 @@ class Shapes:
             **self._tail(task),
         }
 
-    def _jimeng(self, task: Task, view: View) -> Json:
+    def _jimeng(self, task: Task, view: TaskView) -> Json:
         """Success is code 10000, and `resp_data` is JSON inside a string (Jimeng page)."""
         done = view.stage is Stage.COMPLETED
         result = (
@@ -171,7 +171,7 @@ class Shapes:
             **self._tail(task),
         }
 
-    def _kling(self, task: Task, view: View) -> Json:
+    def _kling(self, task: Task, view: TaskView) -> Json:
         """Kling's own format, times in milliseconds (official-format query page)."""
         position = max(0, task.position(view.at))
         data: Json = {
@@ -191,4 +191,4 @@ class Shapes:
         return {"request_id": self._request_id(task), "time_elapsed": "58.2ms"}
 
     def _request_id(self, task: Task) -> str:
-        return f"req-{dice(self._seed, 'vapi', task.number, 'request').getrandbits(64):016x}"
+        return f"req-{seeded_random(self._seed, 'vapi', task.number, 'request').getrandbits(64):016x}"

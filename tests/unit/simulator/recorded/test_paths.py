@@ -1,6 +1,6 @@
 import pytest
 
-from bridge.simulator.recorded.places import find, plain_places, put
+from bridge.simulator.recorded.paths import find, plain_paths, replace
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from bridge.simulator.recorded.places import find, plain_places, put
     ],
 )
 def test_only_plain_places_are_kept(raw, plain):
-    assert plain_places(raw) == plain
+    assert plain_paths(raw) == plain
 
 
 def test_a_value_is_found_at_the_first_place_that_has_one():
@@ -25,6 +25,6 @@ def test_a_value_is_found_at_the_first_place_that_has_one():
 
 def test_a_value_is_put_only_where_there_was_one():
     document = {"a": {"b": 1}}
-    put(document, ("x.y", "a.c", "a.b"), 2)
-    put(document, ("new",), 3)
+    replace(document, ("x.y", "a.c", "a.b"), 2)
+    replace(document, ("new",), 3)
     assert document == {"a": {"b": 2}}

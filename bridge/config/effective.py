@@ -1,0 +1,112 @@
+"""What the settings amount to: the values in use, each with the layer it comes from, without secrets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import SecretStr
+
+from bridge.config.settings import Settings, UpstreamSettings, dialect_of
+from bridge.dialects.dialect import Dialect
+
+PRESET = "preset"
+DEFAULT = "default"
+
+
+class Setting(NamedTuple):
+    """One setting in use.
+
+    Args:
+        value: Ready for JSON; a secret is `***`.
+        source: `command line`, `environment`, `file`, `preset` or `default`.
+    """
+
+    value: Any
+    source: str
+
+
+def effective(settings: Settings) -> dict[str, Setting]:
+    """Every setting in use, by name; those of an upstream as `upstreams.NAME.SETTING`."""
+    shown = {
+        name: Setting(_shown(getattr(settings, name)), settings.sources.get(name, DEFAULT))
+        for name in Settings.model_fields
+        if name != "upstreams"
+    }
+    if settings.admin_address is not None:
+        host, port = settings.admin_address
+        shown["admin_host"] = shown["admin_host"]._replace(value=host)
+        shown["admin_port"] = shown["admin_port"]._replace(value=port)
+    for name, upstream in settings.upstreams.items():
+        from_preset = preset_values(upstream, dialect_of(name, upstream))
+        summary = upstream.model_dump(mode="python")
+        for setting in UpstreamSettings.model_fields:
+            key = f"upstreams.{name}.{setting}"
+            if setting == "preset":
+                value, otherwise = upstream.preset or name, DEFAULT
+            elif setting in from_preset:
+                value, otherwise = from_preset[setting], PRESET
+            else:
+                value, otherwise = summary[setting], DEFAULT
+            if setting == "dialect" and upstream.dialect_file is not None:
+                otherwise = settings.sources.get(f"{key}_file", DEFAULT)
+            shown[key] = Setting(_shown(value), settings.sources.get(key, otherwise))
+    return shown
+
+
+def table(settings: dict[str, Setting]) -> str:
+    """The settings as lines of three columns."""
+    rows = [("SETTING", "VALUE", "SOURCE")]
+    for name, (value, source) in settings.items():
+        if value is None:
+            text = "-"
+        elif isinstance(value, float) and value.is_integer():
+            text = str(int(value))
+        else:
+            text = value if value and isinstance(value, str) else json.dumps(value)
+        rows.append((name, text, source))
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows)
+
+
+def preset_values(upstream: UpstreamSettings, dialect: Dialect) -> dict[str, Any]:
+    """What the preset (or mapping) says for the settings the operator left out."""
+    values: dict[str, Any] = {}
+    shortest, longest = poll_interval(upstream, dialect)
+    if upstream.base_url is None:
+        values["base_url"] = dialect.base_url
+    if upstream.poll_min_seconds is None:
+        values["poll_min_seconds"] = shortest
+    if upstream.poll_max_seconds is None:
+        values["poll_max_seconds"] = longest
+    if "task_deadline_seconds" not in upstream.model_fields_set and dialect.poll.deadline_seconds is not None:
+        values["task_deadline_seconds"] = dialect.poll.deadline_seconds
+    return values
+
+
+def poll_interval(upstream: UpstreamSettings, dialect: Dialect) -> tuple[float, float]:
+    """Shortest and longest interval between two polls of a task, in seconds.
+
+    A limit the operator set wins over the preset's other one: the preset never makes the range empty.
+    """
+    shortest = upstream.poll_min_seconds
+    if shortest is None:
+        shortest = min(dialect.poll.min_seconds, upstream.poll_max_seconds or dialect.poll.min_seconds)
+    return shortest, max(upstream.poll_max_seconds or dialect.poll.max_seconds, shortest)
+
+
+def task_deadline(upstream: UpstreamSettings, dialect: Dialect) -> float | None:
+    """Seconds after which an open task counts as lost; the preset's, unless the operator set them."""
+    seconds: float | None = preset_values(upstream, dialect).get(
+        "task_deadline_seconds", upstream.task_deadline_seconds
+    )
+    return seconds
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return "***"
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,131 @@
+"""HTTP requests with limits: on the size of the head, and on the time until head and body have arrived."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from bridge.errors import TooLarge
+
+MIN_BODY_RATE = 1000.0  # bytes per second; below that the body timeout runs
+_PROBLEM = (
+    b'{"type":"about:blank","title":"invalid request","status":408,"code":"invalid_request",'
+    b'"detail":"the request was not received in time","retriable":true}'
+)
+REQUEST_TIMEOUT_RESPONSE = (
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n"
+    b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(_PROBLEM), _PROBLEM)
+)
+
+
+class TimeLimitedRequest(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with the limits its parser lacks: it buffers any head and waits forever.
+
+    Without them a client can hold a connection with one byte per minute (the Slowloris attack) or fill our
+    memory with a head that never ends.
+
+    Attributes:
+        max_head_bytes: The largest request head, including the URL.
+    """
+
+    # uvicorn's class has thirty attributes already; five more in the instance dict cost 1 KB per connection.
+    __slots__ = ("_field_bytes", "_head_bytes", "_in_body", "_in_head", "_waiting_since")
+
+    max_head_bytes = 256 * 1024
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Start the header timeout: a client that connects has to send a request."""
+        super().connection_made(transport)
+        self._in_head = self._in_body = False
+        self._head_bytes = self._field_bytes = 0
+        self._waiting_since: float | None = self.loop.time()  # None while it is the server's turn
+
+    def data_received(self, data: bytes) -> None:
+        """Parse `data` and count the bytes of an unfinished head."""
+        had_begun = self._in_head
+        super().data_received(data)
+        if had_begun and self._in_head:
+            # The parser reports only whole header fields; one endless field shows in the raw bytes alone.
+            self._head_bytes += len(data)
+            if self._head_bytes > self.max_head_bytes:
+                self.send_400_response("The head of the request is too large.")
+        elif self._waiting_since is None and self._is_idle():
+            # Line breaks between requests are legal, cancel uvicorn's keep-alive timer and begin no message.
+            self._waiting_since = self.loop.time()
+
+    def on_message_begin(self) -> None:
+        """Restart the counters and the header timeout."""
+        self._in_head = True
+        self._head_bytes = self._field_bytes = 0
+        self._waiting_since = self.loop.time()
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Count the URL as part of the head."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header field."""
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start the body timeout."""
+        self._in_head, self._in_body = False, True
+        self._waiting_since = self.loop.time()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Extend the body timeout by the time `body` may take at the minimum rate."""
+        if self._waiting_since is not None:
+            # Never beyond now: a fast start must not pay for a long pause later.
+            self._waiting_since = min(self._waiting_since + len(body) / MIN_BODY_RATE, self.loop.time())
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Stop the timeout: the request is complete."""
+        self._in_body = False
+        self._waiting_since = None
+        super().on_message_complete()
+
+    def check_timeout(self, now: float, header_timeout: float, body_timeout: float) -> None:
+        """Close the connection if its request arrives too slowly.
+
+        A response that has begun is never interrupted, even if the request body is incomplete.
+
+        Args:
+            now: The event loop's time.
+            header_timeout: Seconds for the head, from the connection or the first byte of a request.
+            body_timeout: Seconds for the body while less than `MIN_BODY_RATE` arrives.
+        """
+        if self._waiting_since is None or self.transport.is_closing():
+            return
+        if self._in_body and self.flow.read_paused:
+            self._waiting_since = now  # the application does not read; the client is not to blame
+            return
+        timeout = body_timeout if self._in_body else header_timeout
+        if now - self._waiting_since < timeout:
+            return
+        response_begun = self.cycle is not None and self.cycle.response_started
+        if self._in_body:
+            if response_begun and not self.cycle.response_complete:
+                return
+        elif not self._is_idle():
+            return
+        # A connection that never sent a byte gets no response: browsers open some in advance, and would
+        # take a 408 for the response to their next request.
+        if self._in_head or (self._in_body and not response_begun):
+            self.transport.write(REQUEST_TIMEOUT_RESPONSE)
+        self.transport.close()
+
+    def _is_idle(self) -> bool:
+        """Whether no request is being answered and uvicorn's own keep-alive timer is not running."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        return not answering and self.timeout_keep_alive_task is None
+
+    def _count(self, number: int) -> None:
+        self._field_bytes += number
+        if self._field_bytes > self.max_head_bytes:
+            raise TooLarge  # raised through the parser, which ends the connection with 400

@@ -1,0 +1,42 @@
+"""What the routes are built from: each routes class keeps the services it uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge.auth.authenticator import Authenticator
+from bridge.auth.origins import Origins
+from bridge.auth.tickets import Tickets
+from bridge.clock import Clock
+from bridge.config.settings import Settings
+from bridge.delivery.subscriptions import Subscriptions
+from bridge.hub.hub import Hub
+from bridge.journal.base import Journal
+from bridge.telemetry.metrics import Metrics
+from bridge.watchers.pool import Pool
+from bridge.watchers.submitter import Submitter
+from bridge.web.limits.limits import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything a route may need.
+
+    Args:
+        operators: Authenticates operators, for metrics and status.
+        tickets: None where the bridge issues no tickets.
+    """
+
+    settings: Settings
+    clock: Clock
+    metrics: Metrics
+    journal: Journal
+    pool: Pool
+    hub: Hub
+    subscriptions: Subscriptions
+    submitter: Submitter
+    origins: Origins
+    limits: Limits
+    authenticator: Authenticator
+    operators: Authenticator
+    tickets: Tickets | None

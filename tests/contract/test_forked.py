@@ -90,7 +90,7 @@ async def test_a_mistake_is_told_on_standard_error(start: Start) -> None:
         assert await process.stdout.read() == b""
         said = (await process.stderr.read()).decode()
         assert "BRIDGE_POLL_SOMETIMES: no such setting" in said
-        assert "host: 0.0.0.0 is reachable from outside" in said
+        assert "host: 0.0.0.0 is open to other machines" in said
         assert await process.wait() == 2
 
 

@@ -113,7 +113,7 @@ IDS = [
     "a%2Fb",
     "\u4efb\u52a1-\u00fc",
     "a?b#c&d=e",
-    "a..b/../c",
+    "a..b/..c/d",
     "+ +",
     "x" * 256,
 ]
@@ -139,6 +139,9 @@ async def test_an_id_of_any_characters_is_one_task_on_every_route(scene: Scene, 
         "/v1/tasks/qingbo/a%00b",
         "/v1/tasks/qingbo/%FF",
         "/v1/tasks/qingbo/a%0Ab",
+        "/v1/tasks/qingbo/a%2F..%2Fc",
+        "/v1/tasks/qingbo/a%252F..%252Fc",
+        "/v1/tasks/qingbo/a%5Cb",
     ],
 )
 async def test_an_id_that_is_none_is_400(scene: Scene, path: str) -> None:

@@ -13,7 +13,7 @@ from bridge.client.backoff import Backoff, Timeouts
 from bridge.client.follow import Follow
 from bridge.client.state import TaskNotice, TaskState, read_json
 from bridge.client.transport import HttpTransport, Token, task_path
-from bridge.core.task import check_task_id, check_upstream_name
+from bridge.core.task import check_id, check_upstream_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
@@ -142,7 +142,7 @@ class Bridge:
         Raises:
             UnknownTask: There is no such task.
         """
-        path = f"/v1/aliases/{check_upstream_name(upstream)}/{quote(check_task_id(alias), safe='')}"
+        path = f"/v1/aliases/{check_upstream_name(upstream)}/{quote(check_id(alias), safe='')}"
         _, text = await self._transport.call("GET", path, headers=_JSON, timeout_seconds=_TIMEOUT)
         return _state(text)
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Self, TypeVar, dataclass_transform
+from urllib.parse import unquote
 
 from bridge.core.columns import Column, Emit, Merge, Read, Write, column, rows
 from bridge.errors import InvalidRequest
@@ -18,6 +19,8 @@ UPSTREAM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 MAX_TASK_ID = 256
 OWN_ACCOUNT = "-"
 
+_DOTS = frozenset({".", ".."})
+_DECODINGS = 4  # the path as it is sent, and decoded up to three times
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Class = TypeVar("Class")
@@ -108,15 +111,42 @@ def check_upstream_name(name: str) -> str:
     return name
 
 
-def check_task_id(task_id: str) -> str:
-    """Return `task_id` unchanged.
+def check_id(text: str) -> str:
+    """Return `text`, an id that is not itself a part of a path (a file's, a client's own), unchanged.
 
     Raises:
         InvalidRequest: It is empty, longer than 256 characters or contains control characters.
     """
-    if not task_id or len(task_id) > MAX_TASK_ID or _CONTROL.search(task_id):
-        raise InvalidRequest("a task id is 1 to 256 characters without controls")
+    if not text or len(text) > MAX_TASK_ID or _CONTROL.search(text):
+        raise InvalidRequest("an id is 1 to 256 characters without controls")
+    return text
+
+
+def check_task_id(task_id: str) -> str:
+    """Return `task_id` unchanged.
+
+    Raises:
+        InvalidRequest: It is empty, longer than 256 characters, contains control characters, or would name
+            another resource as a part of a path.
+    """
+    check_id(task_id)
+    if climbs(task_id):
+        # `x%2F..%2F..%2Faccount` would reach another path of the provider, with the operator's key.
+        raise InvalidRequest("a task id has no segment `.` or `..` and no backslash, percent-encoded or not")
     return task_id
+
+
+def climbs(path: str) -> bool:
+    """Whether a segment of an encoded path is `.` or `..` or has a backslash: it would name another resource.
+
+    A value in the path is encoded once, and servers and the proxies before them decode once or more: the
+    value itself counts, and the value decoded once and twice. Some servers read a backslash as a slash.
+    """
+    for _ in range(_DECODINGS):
+        if "\\" in path or not _DOTS.isdisjoint(path.split("/")):
+            return True
+        path = unquote(path)
+    return False
 
 
 @frozen_for_types

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from bridge.core.task import Failure, Observation, Status, check_task_id
+from bridge.core.task import Failure, Observation, Status, check_id
 from bridge.dialects.answers import NO_ERROR, ParsedAnswer, ProviderError
 from bridge.dialects.base import (
     Callback,
@@ -116,7 +116,7 @@ class Dialect:
     def alias_request(self, alias: str) -> Request | None:
         """The call that finds a task by the client's own id; None where the provider has none."""
         call = self._rules.calls.get("alias")
-        return self._request(call, {"alias": check_task_id(alias)}) if call else None
+        return self._request(call, {"alias": check_id(alias)}) if call else None
 
     def stream_request(self, task_id: str) -> Request | None:
         """The call that opens the provider's event stream; None where it has none."""

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from bridge.core.task import check_task_id
+from bridge.core.task import check_id, climbs
 from bridge.dialects.base import ProxyMatch
 from bridge.dialects.calls import Call, IdShape
 from bridge.dialects.submit import MAX_ADDRESS, SubmitRules
-from bridge.dialects.templates import Template, climbs
+from bridge.dialects.templates import Template
 from bridge.dialects.values import identifier, object_from
 from bridge.errors import InvalidRequest
 
@@ -135,7 +135,7 @@ class Matcher:
             if matcher.name in _CREATES:
                 return self._match_create(matcher, values, query)
             if matcher.name == "alias":
-                return ProxyMatch(call=matcher.name, alias=check_task_id(values["alias"]))
+                return ProxyMatch(call=matcher.name, alias=check_id(values["alias"]))
             task_id = self._task_id(matcher.call, values)
         except InvalidRequest:
             return None

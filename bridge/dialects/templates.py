@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
+from bridge.core.task import climbs
 from bridge.errors import InvalidRequest
 
 _PART = re.compile(r"(\{\{|\}\}|\{[a-z_][a-z0-9_]*(?::path)?\}|[{}])")
-_DOTS = frozenset({".", ".."})
-_DECODINGS = 4  # the path as it is sent, and decoded up to three times
 _UNSAFE_IN_HEADER = re.compile(r"[^\x20-\x7e\x80-\xff]")
 
 Encode = Callable[[str], str]
@@ -83,19 +82,6 @@ def path_of(template: Template, values: Mapping[str, str]) -> str:
     if climbs(path.partition("?")[0]) or any(climbs(values[name]) for name in template.names_in_path):
         raise InvalidRequest("this id cannot be part of a path")
     return path
-
-
-def climbs(path: str) -> bool:
-    """Whether a segment of an encoded path is `.` or `..` or has a backslash: it would name another resource.
-
-    A value in the path is encoded once, and servers and the proxies before them decode once or more: the
-    value itself counts, and the value decoded once and twice. Some servers read a backslash as a slash.
-    """
-    for _ in range(_DECODINGS):
-        if "\\" in path or not _DOTS.isdisjoint(path.split("/")):
-            return True
-        path = unquote(path)
-    return False
 
 
 def header_of(template: Template, values: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ import re
 
 import orjson
 
-from bridge.core.task import check_task_id
+from bridge.core.task import check_id
 from bridge.errors import InvalidRequest
 
 MAX_SENTENCE = 500
@@ -43,7 +43,7 @@ def identifier(value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     try:
-        return check_task_id(str(value))
+        return check_id(str(value))
     except InvalidRequest:
         return None
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from bridge.core.event import Event
-from bridge.core.task import Source, TaskKey, check_task_id
+from bridge.core.task import Source, TaskKey, check_id, check_task_id
 from bridge.errors import TaskNotFound, UpstreamBusy, UpstreamError
 from bridge.sources.poll import find
 from bridge.sources.upstream import Upstream
@@ -48,7 +48,7 @@ class Aliases:
                 lookup by alias.
             JournalError: The result could not be recorded.
         """
-        request = upstream.dialect.alias_request(check_task_id(alias))
+        request = upstream.dialect.alias_request(check_id(alias))
         if request is None:
             raise TaskNotFound("this upstream has no lookup by the client's own id")
         now = upstream.clock.monotonic()

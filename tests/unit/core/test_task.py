@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.event import Closing
-from bridge.core.task import Status, TaskKey
+from bridge.core.task import Status, TaskKey, check_task_id, climbs
 from bridge.errors import InvalidRequest
 
 names = st.from_regex(re.compile(r"[a-z][a-z0-9-]{0,31}"), fullmatch=True)
-ids = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=256)
+ids = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=256).filter(
+    lambda text: not climbs(text)
+)
 
 
 @given(names, ids)
@@ -61,3 +63,18 @@ def test_close_codes_tell_whether_to_come_back() -> None:
         "expired": 4501,
         "over_capacity": 1013,
     }
+
+
+@pytest.mark.parametrize(
+    "dots", ["..", ".", "%2e%2E", "%252e.", "a/../b", "a%2F..%2Fb", "a%252F..%252fb", "a\\b", "a%5Cb"]
+)
+def test_an_id_never_names_another_resource(dots: str) -> None:
+    with pytest.raises(InvalidRequest):
+        check_task_id(dots)
+    with pytest.raises(InvalidRequest):
+        TaskKey.parse(f"qingbo/{dots}")
+
+
+@pytest.mark.parametrize("fine", ["...", "a..b", ".a", "100%", "a%2Fb", "operations/veo 3/abc", "%2e%2e%2e"])
+def test_dots_inside_of_a_segment_are_text(fine: str) -> None:
+    assert check_task_id(fine) == fine

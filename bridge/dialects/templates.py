@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote
 from bridge.errors import InvalidRequest
 
 _PART = re.compile(r"(\{\{|\}\}|\{[a-z_][a-z0-9_]*(?::path)?\}|[{}])")
+_SUSPICIOUS = re.compile(r"[%\\]|(?:^|/)\.")
 _DOTS = frozenset({".", ".."})
 _DECODINGS = 4  # the path as it is sent, and decoded up to three times
 _UNSAFE_IN_HEADER = re.compile(r"[^\x20-\x7e\x80-\xff]")
@@ -91,6 +92,8 @@ def climbs(path: str) -> bool:
     A value in the path is encoded once, and servers and the proxies before them decode once or more: the
     value itself counts, and the value decoded once and twice. Some servers read a backslash as a slash.
     """
+    if not _SUSPICIOUS.search(path):
+        return False  # nearly every path; each poll and each proxied request comes through here
     for _ in range(_DECODINGS):
         if "\\" in path or not _DOTS.isdisjoint(path.split("/")):
             return True

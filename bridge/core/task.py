@@ -19,6 +19,7 @@ UPSTREAM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 MAX_TASK_ID = 256
 OWN_ACCOUNT = "-"
 
+_SUSPICIOUS = re.compile(r"[%\\]|(?:^|/)\.")
 _DOTS = frozenset({".", ".."})
 _DECODINGS = 4  # the path as it is sent, and decoded up to three times
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -142,6 +143,8 @@ def climbs(path: str) -> bool:
     A value in the path is encoded once, and servers and the proxies before them decode once or more: the
     value itself counts, and the value decoded once and twice. Some servers read a backslash as a slash.
     """
+    if not _SUSPICIOUS.search(path):
+        return False  # nearly every path; each poll and each proxied request comes through here
     for _ in range(_DECODINGS):
         if "\\" in path or not _DOTS.isdisjoint(path.split("/")):
             return True

@@ -83,7 +83,7 @@ class Driven(Bridge):
         )
         assert self._parts is not None
         key = self._keys[pick(seq, len(self._keys))]
-        await self._parts.journal.append(key, state, seen=self._time.monotonic())
+        await self._parts.journal.append(key, state, observed_at=self._time.monotonic())
 
 
 if __name__ == "__main__":

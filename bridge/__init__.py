@@ -1,3 +1,3 @@
-"""The task event bridge: looks once per asynchronous task and tells everybody who waits."""
+"""The task event bridge: polls each asynchronous task once and pushes every change to all clients."""
 
 __version__ = "0.1.0"

@@ -83,7 +83,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def filled(page: str) -> str:
     """The text of a page with its tables regenerated."""
-    return _PLACE.sub(lambda place: place[1] + TABLES[place[2]]() + place[3], page)
+    return _PLACE.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], page)
 
 
 def pages() -> Iterator[Path]:

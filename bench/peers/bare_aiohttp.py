@@ -17,7 +17,7 @@ from yarl import URL
 
 
 async def main(base: str, tasks: int, at_once: int, seconds: float) -> None:
-    """Request one task after the other until the time is over."""
+    """Request one task after the other until the time has elapsed."""
     last: dict[int, bytes] = {}
     turns = itertools.count()
     until = time.perf_counter() + seconds

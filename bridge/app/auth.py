@@ -32,7 +32,7 @@ class AuthComponents:
 
     Args:
         operators: Authenticates operators, for metrics and status; None where callers bring provider keys and
-            no tokens are configured: then operators are served on an address of their own only.
+            no tokens are configured: then metrics and status are served only on the admin address.
         tickets: None where the bridge issues no tickets.
         keys: The keys of a JWKS endpoint, to be refreshed; None where shared secrets are configured.
         ownership: None unless callers bring provider keys.

@@ -230,7 +230,7 @@ class Bridge:
         except asyncio.CancelledError:
             raise  # a forced stop, not a failure
         except BaseException as error:
-            logger.exception("bridge failed")
+            logger.exception("unhandled exception in bridge")
             self.dead = True
             # Without its background tasks the server would still accept connections and never send a state.
             self.died()
@@ -266,7 +266,7 @@ def make_upstream(
         session=Session(
             config.base_url or dialect.base_url,
             credential=credential_of(dialect, key, clock),
-            # With a base URL of the operator every call goes there, whatever hosts the dialect names.
+            # With a base URL of the operator every call goes there, regardless of the hosts in the dialect.
             hosts=None if config.base_url else dialect.hosts,
             timeout_seconds=config.timeout_seconds,
             connections=config.max_in_flight + config.max_streams,

@@ -122,7 +122,7 @@ class OwnershipVerifier:
             await watcher.hydrate()
             if not watcher.ended:
                 await self._wait_for_poll(watcher, started_at)
-            # the recorded end of a finished task is no evidence (rule 1), and its watch polls no more
+            # the recorded end of a finished task is not evidence (rule 1), and its watch no longer polls
             if watcher.shown_at < started_at and watcher.ended:
                 await self._poll_finished(watcher.upstream, key)
         except CredentialRefused as error:

@@ -90,7 +90,7 @@ class SigningKeySet:
 
 def read_token_key(entry: dict[str, Any]) -> _PublishedKey | None:
     """One key of a JWKS document; None unless tokens may be signed with it."""
-    # a published symmetric key is no secret: it would verify anyone's tokens
+    # a published symmetric key is not secret: it would verify anyone's tokens
     if entry.get("use", "sig") != "sig" or entry.get("kty") == "oct":
         return None
     public = {name: value for name, value in entry.items() if name != "d"}  # never hold a private key

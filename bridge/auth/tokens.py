@@ -73,7 +73,7 @@ class Tokens:
         if isinstance(subject, str) and subject:
             name = subject[:_MAX_NAME]
         else:
-            # a hash tells tokens without a subject apart in limits, and is worthless to a reader of the log
+            # a hash distinguishes tokens without a subject in limits, and is useless to a reader of the log
             name = f"token-{blake2b(token.encode(), digest_size=8).hexdigest()}"
         return Caller(
             name=name,

@@ -1,6 +1,6 @@
 """Checks across settings, reported together with all other configuration errors.
 
-Each check lists the settings it reads and is skipped when one of them is invalid by itself, so that no error
+Each check lists the settings it reads and is skipped when one of them is invalid on its own, so that no error
 is reported that only follows from another one.
 """
 
@@ -29,7 +29,7 @@ def cross_field_errors(settings: Settings, invalid: Collection[str]) -> Errors:
     """What is wrong with combinations of settings.
 
     Args:
-        invalid: Names of the settings that are invalid by themselves; `settings` has their defaults instead.
+        invalid: Names of the settings that are invalid on their own; `settings` has their defaults instead.
     """
 
     def usable(name: str) -> bool:

@@ -358,14 +358,14 @@ class Settings(BaseModel):
         try:
             settings = handler(data)
         except ValidationError as error:
-            places = [_place(detail["loc"]) for detail in error.errors()]
-            invalid = {".".join(place) for place in places}
+            paths = [_key_path(detail["loc"]) for detail in error.errors()]
+            invalid = {".".join(path) for path in paths}
             for detail in error.errors():
                 # As a custom error, a message needs no context to be shown again.
                 kind = PydanticCustomError(detail["type"], "{message}", {"message": detail["msg"]})
                 errors.append(InitErrorDetails(type=kind, loc=detail["loc"], input=None))
-            # Combinations are checked on the settings that are valid by themselves.
-            settings = handler(_without(data, places))
+            # Combinations are checked on the settings that are valid on their own.
+            settings = handler(_without(data, paths))
         sentences = [f"{name}: {text}" for name, text in cross_field_errors(settings, invalid)]
         for sentence in (*sentences, *mapping):
             sentence_error = PydanticCustomError("configuration", "{message}", {"message": sentence})
@@ -398,7 +398,9 @@ class Settings(BaseModel):
             return None
         parts = urlsplit(_url(value))
         if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
-            raise ValueError("must begin with https://: whoever can replace its response can forge tokens")
+            raise ValueError(
+                "must begin with https://: a man in the middle could replace its keys and forge tokens"
+            )
         return value
 
     @field_validator("public_url")
@@ -453,7 +455,7 @@ def secrets_of(config: object) -> list[str]:
     return [secret for item in items for secret in secrets_of(item)]
 
 
-def _place(loc: tuple[int | str, ...]) -> tuple[str, ...]:
+def _key_path(loc: tuple[int | str, ...]) -> tuple[str, ...]:
     """The setting an error is about: (`port`,) or (`upstreams`, NAME, SETTING)."""
     return tuple(str(part) for part in loc[: 3 if loc[:1] == ("upstreams",) else 1])
 

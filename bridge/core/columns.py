@@ -26,7 +26,7 @@ class Read(Enum):
     NUMBER = auto()  # finite, not negative
     PERCENTAGE = auto()  # 0 to 100
     COUNT = auto()  # a whole number from 0
-    TIME = auto()  # Unix seconds, whatever form the provider uses
+    TIME = auto()  # Unix seconds, converted from the format of the provider
     OUTPUTS = auto()  # the output rules of a dialect
     FAILURE = auto()  # error code and message together
     RAW = auto()  # the bytes of the response

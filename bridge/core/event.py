@@ -14,13 +14,13 @@ class Event(NamedTuple):
     """A recorded state.
 
     Args:
-        seen: Monotonic seconds when this process observed it; 0 when it was read from the journal.
+        observed_at: Monotonic seconds when this process observed it; 0 when it was read from the journal.
     """
 
     key: TaskKey
     cursor: Cursor
     state: State
-    seen: float = 0.0
+    observed_at: float = 0.0
 
 
 class NoticeCode(StrEnum):

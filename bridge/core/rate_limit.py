@@ -78,8 +78,8 @@ class CredentialLimiter:
             return
         self.in_flight -= 1
         if isinstance(error, UpstreamBusy | CredentialRefused):
-            # A rejected key is a pause, not an open circuit: the provider answers, and the key may come back.
-            self._slow_down(error.retry_after, now)
+            # A rejected key is a pause, not an open circuit: the provider answers, and may accept it again.
+            self._pause_after_rejection(error.retry_after, now)
             return
         if self.open_circuit and now < self._paused_until:
             # It was in flight when the circuit opened. Counted, each such request would double the wait.
@@ -94,7 +94,7 @@ class CredentialLimiter:
         """We cancelled the request: its capacity is free again, and nothing was learned."""
         self.in_flight -= 1
 
-    def _slow_down(self, retry_after: float | None, now: float) -> None:
+    def _pause_after_rejection(self, retry_after: float | None, now: float) -> None:
         if now >= self._paused_until:
             self._pause = min(max(self._pause * 2, _FIRST_PAUSE), MAX_BACKOFF)
         elif retry_after is None:

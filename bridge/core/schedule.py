@@ -23,7 +23,7 @@ def backoff(doublings: int, *, first: float, limit: float, jitter: float) -> flo
         doublings: 0 for the first wait, then one more per failure.
         first: Seconds of the first wait.
         limit: Seconds that no wait exceeds before it is spread.
-        jitter: Random, 0-1. Replicas and tasks that failed together must not come back together.
+        jitter: Random, 0-1. Replicas and tasks that failed together must not retry together.
     """
     return min(first * 2.0 ** min(doublings, _MAX_DOUBLINGS), limit) * (0.75 + jitter / 2)
 

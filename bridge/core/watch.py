@@ -58,7 +58,7 @@ class Watch:
     """The decisions about one task, without any I/O.
 
     Feed it with `observed`, `unchanged`, `failed`, `streaming` and `ticked`; poll again at `due`; when that
-    is None the watch is over. `now` is monotonic seconds everywhere, `unix_time` Unix seconds.
+    is None the watch has ended. `now` is monotonic seconds everywhere, `unix_time` Unix seconds.
 
     Args:
         random: Returns 0-1, for jitter.
@@ -73,7 +73,7 @@ class Watch:
         interval: Seconds between polls as currently planned, before any limit delays them.
         last_poll: When the newest poll with a result started, or the newest failed one ended.
         active_notices: Notices that still apply; new subscribers receive them too.
-        not_found: Whether the watch is over because the upstream never showed the task.
+        not_found: Whether the watch ended because the upstream never showed the task.
     """
 
     pace: Pace
@@ -158,7 +158,7 @@ class Watch:
                 # The callback should have come first. Until one comes, no task of this upstream may count on
                 # them, or every end would be found only by the slow safety-net poll.
                 self.callbacks.come = False
-            self._polled(started_at)
+            self._record_poll(started_at)
             self._poll_after = observation.poll_after
         if state is not None:
             self.known = state
@@ -180,7 +180,7 @@ class Watch:
         if self.over:
             return NO_UPDATE
         notices = self._confirm(now)
-        self._polled(started_at)
+        self._record_poll(started_at)
         self.unchanged_polls += 1
         # No new document, so the estimate is the recorded one, counted down, and the provider's hint still
         # holds.
@@ -318,7 +318,7 @@ class Watch:
         elif now < self._stream_alive_at + self.pace.max_seconds:
             self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
 
-    def _polled(self, started_at: float) -> None:
+    def _record_poll(self, started_at: float) -> None:
         # Bounded: after one very long gap, `stale` would otherwise be late by three such gaps.
         self._poll_gap = min(started_at - self.last_poll, MAX_WAIT)
         self.last_poll = started_at

@@ -1,4 +1,4 @@
-"""The outermost ASGI layer: keeps the server's own `send` and runs long-lived connections.
+"""The first ASGI middleware: keeps the server's own `send` and runs long-lived connections.
 
 A dozen suspended coroutines, one per framework layer, would cost each open connection twice the memory of
 everything else. So the layers only check a stream and start its response; then its session is detached and
@@ -13,8 +13,8 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 SERVER = "bridge.server"
-SESSION = "bridge.stay"
-ON_CLOSE = "bridge.at_end"
+SESSION = "bridge.session"
+ON_CLOSE = "bridge.on_close"
 
 StreamSession = Callable[[Receive, Send], Awaitable[None]]
 CloseCallback = Callable[[], None]

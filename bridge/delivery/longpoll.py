@@ -69,7 +69,7 @@ async def read(
     if newer is None:
         return _result(subscriptions, event, modified=False)
     # The hub counts only events it writes itself; this one is written by the route.
-    seconds = subscriptions.clock.monotonic() - newer.seen if newer.seen else None
+    seconds = subscriptions.clock.monotonic() - newer.observed_at if newer.observed_at else None
     subscriptions.metrics.record_broadcast({LABEL: 1}, {}, seconds, task=key.ref)
     return _result(subscriptions, newer, modified=True)
 

@@ -95,9 +95,9 @@ class EventStream(Response):
             if self._subscriptions.closed is not None:
                 await self._reject(subscription, self._subscriptions.closed, send)
                 return
-            pending = await self._subscriptions.open(subscription, self._request, patient=True)
+            pending = await self._subscriptions.open(subscription, self._request, wait_for_state=True)
             if pending.ended:
-                # 204 tells an EventSource to stop reconnecting (WHATWG HTML, section 9.2.3).
+                # 204 makes an EventSource stop reconnecting (WHATWG HTML, section 9.2.3).
                 subscription.closing = Closing.FINISHED
                 await Response(status_code=204, headers=STREAM_HEADERS)(scope, receive, send)
                 return

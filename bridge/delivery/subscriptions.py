@@ -60,7 +60,7 @@ class PendingSubscription:
     Args:
         latest: The newest event of each task, in the order of the request; None without a recorded state.
         first_poll_until: Monotonic seconds until which the first poll of a new task is awaited.
-        waited: Whether `Subscriptions.open` has waited for it already.
+        wait_done: Whether `Subscriptions.open` has already waited for it.
     """
 
     subscription: Subscription
@@ -69,7 +69,7 @@ class PendingSubscription:
     resume: Resume | None
     latest: list[Event | None]
     first_poll_until: float
-    waited: bool = False
+    wait_done: bool = False
 
     @property
     def ended(self) -> bool:
@@ -126,12 +126,12 @@ class Subscriptions:
         return subscription
 
     async def open(
-        self, subscription: Subscription, request: SubscribeRequest, *, patient: bool
+        self, subscription: Subscription, request: SubscribeRequest, *, wait_for_state: bool
     ) -> PendingSubscription:
         """Register for the tasks and read their newest states.
 
         Args:
-            patient: Wait for the first poll if no task has a state, because the response status depends
+            wait_for_state: Wait for the first poll if no task has a state: the response status depends
                 on it.
 
         Raises:
@@ -147,8 +147,8 @@ class Subscriptions:
         if outcome is not None:
             self.metrics.resumes.labels(subscription.label, outcome.value).inc()
         pending = PendingSubscription(subscription, request, position, outcome, latest, first_poll_until)
-        if patient and not pending.ended and not any(latest):
-            pending.waited = True
+        if wait_for_state and not pending.ended and not any(latest):
+            pending.wait_done = True
             await self._wait_first_poll(pending)
         return pending
 
@@ -290,7 +290,7 @@ class Subscriptions:
         remaining = pending.first_poll_until - self.clock.monotonic()
         watchers = [self.pool.watcher(key) for key in new]
         polled = all(watcher is not None and watcher.polled_once.is_set() for watcher in watchers)
-        if remaining <= 0 or (pending.waited and polled):
+        if remaining <= 0 or (pending.wait_done and polled):
             send()
         else:
             # The first state ended the wait for the response, but the other tasks still have their time.

@@ -142,7 +142,7 @@ class _Conversation:
             if len(raw) > MAX_MESSAGE:
                 await send({"type": "websocket.close", "code": TOO_BIG, "reason": "message over 64 KiB"})
                 return
-            if self._writer.gate.write_paused:
+            if self._writer.flow.write_paused:
                 # Replies are not conflated: a client that sends without reading would fill our memory.
                 writable = asyncio.Event()
                 self._writer.when_writable(writable.set)
@@ -173,7 +173,7 @@ class _Conversation:
         if self._max_tasks and total > self._max_tasks:
             raise LimitExceeded(f"one connection may subscribe to at most {self._max_tasks} tasks")
         self._follow(total)
-        pending = await self._subscriptions.open(self._subscription, request, patient=False)
+        pending = await self._subscriptions.open(self._subscription, request, wait_for_state=False)
         # The reply comes first: the client knows its subscribe succeeded before it gets a state.
         self._send({"type": "subscribed", "id": number, "tasks": [key.ref for key in request.keys]})
         await self._subscriptions.begin(pending)
@@ -251,7 +251,7 @@ async def reject(closing: Closing, scope: Scope, receive: Receive, send: Send) -
 
 async def _accept(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()  # websocket.connect
-    # A client that offers other subprotocols only gets none, and decides itself whether to go on.
+    # A client that offers other subprotocols only gets none, and decides itself whether to continue.
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", []) else None
     await send({"type": "websocket.accept", "subprotocol": subprotocol})
 

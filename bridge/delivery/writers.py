@@ -43,14 +43,14 @@ class TransportWriter:
     ASGI `send` would cost each write a coroutine, a message and the checks of both.
     """
 
-    __slots__ = ("_send", "_transport", "fmt", "gate", "write")
+    __slots__ = ("_send", "_transport", "flow", "fmt", "write")
 
     ended = None  # `receive` returns when the response has ended
 
     def __init__(self, cycle: _Cycle, fmt: Format) -> None:
         self._send: Send | None = None
         self._transport = cycle.transport
-        self.gate = cycle.flow
+        self.flow = cycle.flow
         self.write = cycle.transport.write
         self.fmt = fmt
 
@@ -70,13 +70,13 @@ class TransportWriter:
 
     def when_writable(self, resume: Callable[[], None]) -> None:
         """Call `resume` once the buffer has drained; only a slow client costs an asyncio task."""
-        _after(self.gate.drain(), resume)
+        _after(self.flow.drain(), resume)
 
     def finish(self, closing: Closing) -> None:  # noqa: ARG002 - a response body ends the same way for every reason
         """End the body; the connection stays usable for the next request."""
         if self.gone:
             return
-        if self.gate.write_paused or self._send is None:
+        if self.flow.write_paused or self._send is None:
             # The server's `send` would wait for the client. The last chunk goes behind the buffered bytes;
             # the transport closes once all of it has left.
             self.write(_LAST_CHUNK)
@@ -104,9 +104,9 @@ class WebSocketWriter:
         self.fmt = fmt
 
     @property
-    def gate(self) -> FlowControl:
+    def flow(self) -> FlowControl:
         """The server's own object if it has one, as ours does."""
-        return cast(FlowControl, getattr(self._protocol, "gate", self))
+        return cast(FlowControl, getattr(self._protocol, "flow", self))
 
     @property
     def write_paused(self) -> bool:
@@ -154,7 +154,7 @@ class UnopenedWriter:
         self.fmt = fmt
 
     @property
-    def gate(self) -> FlowControl:
+    def flow(self) -> FlowControl:
         """Always paused, so that the hub keeps everything pending."""
         return self
 
@@ -199,7 +199,7 @@ class AsgiWriter:
     gone = False
 
     @property
-    def gate(self) -> FlowControl:
+    def flow(self) -> FlowControl:
         """This object: see `write_paused`."""
         return self
 
@@ -345,7 +345,7 @@ def _keep(task: asyncio.Task[None]) -> asyncio.Task[None]:
 def _settle(task: asyncio.Task[None]) -> None:
     _running.discard(task)
     if not task.cancelled():
-        task.exception()  # read, or asyncio would log it: a client that disconnects in between is no error
+        task.exception()  # read, or asyncio would log it: a client that disconnects is not an error
 
 
 def _after(awaitable: Awaitable[Any], resume: Callable[[], None]) -> None:

@@ -81,7 +81,7 @@ class ParsedAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRules:
-    """How to tell a task from an error of the call.
+    """Distinguishes a task from an error response.
 
     Args:
         code: Where codes are that also report success; each place counts.

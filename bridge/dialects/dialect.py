@@ -158,7 +158,7 @@ class Dialect:
             parsed, status, status_word = self._status(parsed, answer, has_id=has_id, id_suffices=True)
         except (TaskNotFound, UpstreamUnavailable) as error:
             # Repeating a poll is harmless, repeating a create is not: its 404 is a wrong call, and its 409 a
-            # contradiction that another try does not resolve.
+            # conflict that a retry does not resolve.
             if not isinstance(error, TaskNotFound) and error.provider_status != 409:
                 raise
             raise UpstreamRefused(

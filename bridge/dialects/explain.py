@@ -100,7 +100,7 @@ def _answer(rules: AnswerRules, answer: HttpResponse, document: object) -> Rows:
         value = find(document)
         code = spell(value)
         succeeds = code is None or rules.is_success(code)
-        yield "code", _place(find.__name__, value, "means success" if succeeds else "means an error")
+        yield "code", _finding(find.__name__, value, "means success" if succeeds else "means an error")
     yield from _tries("http_status", rules.http_status, document)
     yield from _tries("error_code", rules.error_code, document)
     yield from _tries("error_message", rules.error_message, document)
@@ -122,9 +122,9 @@ def _status(state: StateRules, document: object) -> Rows:
         value = find(document)
         if value is not None and (type(value) not in rule.types or spell(value) is None):
             types = ", ".join(sorted(kind.__name__ for kind in rule.types))
-            yield "at", _place(find.__name__, value, f"is not a status word (types: {types})")
+            yield "at", _finding(find.__name__, value, f"is not a status word (types: {types})")
             continue
-        yield "at", _place(find.__name__, value, "match")
+        yield "at", _finding(find.__name__, value, "match")
         if value is not None:
             break
     status_word, outcome = rule.read(document)
@@ -142,7 +142,7 @@ def _status(state: StateRules, document: object) -> Rows:
             status = guard.then
         else:
             result = "does not hold"
-        yield f"guards[{number}]", _place(guard.condition.__name__, value, result)
+        yield f"guards[{number}]", _finding(guard.condition.__name__, value, result)
 
 
 def _submitted_id(rule: SubmittedId, submission: Submission, document: object) -> Rows:
@@ -164,7 +164,7 @@ def _fields(state: StateRules, document: object) -> Rows:
 def _outputs(rules: Sequence[OutputRule], document: dict[str, object]) -> Rows:
     for number, rule in enumerate(rules):
         for find in rule.at:
-            yield f"outputs[{number}]", _place(find.__name__, find(document), "searched")
+            yield f"outputs[{number}]", _finding(find.__name__, find(document), "searched")
         outputs = gather((rule,), document)
         for output in outputs:
             yield "", f"gives {_output(output)}"
@@ -201,10 +201,10 @@ def _error(error: UpstreamError) -> Rows:
 def _tries(name: str, field: Field[T], document: object) -> Rows:
     for expression, value, accepted in field.tries(document):
         result = "not an accepted type" if accepted is None else f"match, read as {_json(accepted)}"
-        yield name, _place(expression, value, result)
+        yield name, _finding(expression, value, result)
 
 
-def _place(expression: str, value: object, result: str) -> str:
+def _finding(expression: str, value: object, result: str) -> str:
     return f"{expression}: nothing found" if value is None else f"{expression} = {_json(value)}: {result}"
 
 

@@ -55,7 +55,7 @@ class Lines:
 
 
 def _statements(text: str) -> Iterator[tuple[int, str, dict[str, object]]]:
-    """Each header or key with its line: the fewest lines that are TOML by themselves."""
+    """Each header or key with its line: the fewest lines that are valid TOML on their own."""
     pending, start = "", 1
     for line, piece in enumerate(text.splitlines(keepends=True), 1):
         start = start if pending else line

@@ -120,7 +120,7 @@ class Matcher:
                 continue
             values = matcher.values_in_rest(parameters, body, in_path)
             if values is None:
-                # A stream's path is often the status call's, told apart by its query alone.
+                # A stream often has the path of the status call; only its query differs.
                 path_matched = path_matched or matcher.name != "stream"
                 continue
             match = self._match(matcher, values, parameters)

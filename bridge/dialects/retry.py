@@ -1,4 +1,4 @@
-"""How long a provider asks us to wait, wherever it says so."""
+"""How long a provider asks us to wait: in a header or in the body."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A dialect's document compiled into rules, once, when it is loaded.
 
-The models (`schema`) have checked each value by itself; what several values must agree on is checked here.
+The models (`schema`) have checked each value on its own; what several values must agree on is checked here.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def compile_document(data: Mapping[str, object]) -> tuple[Rules | None, list[Doc
         return None, parsed.errors
     compiler = _Compiler(parsed.document)
     rules = compiler.rules()
-    # What stands in the place of a wrong value is ours: an error in it is not the author's.
+    # A wrong value was replaced by one of ours: an error in that is not the author's.
     own = [
         error
         for error in compiler.errors
@@ -137,7 +137,7 @@ class _Compiler:
     def _error(self, *keys: str | int, message: str) -> None:
         self.errors.append(DocumentError(keys, message))
 
-    # Where the provider is, and as whom we call
+    # The address of the provider, and our credential
 
     def _base_url(self) -> str:
         url = self._document.base_url
@@ -396,7 +396,7 @@ class _Compiler:
             optional=table.optional,
         )
 
-    # What the provider sends by itself
+    # What the provider sends unprompted
 
     def _stream(self, state: StateRules) -> StreamRules:
         table = self._document.stream

@@ -1,6 +1,6 @@
 """The TOML document of a dialect as pydantic models: the type, the default and a description of every key.
 
-A model checks what one value shows by itself. What only several values show together, such as a template that
+A model checks each value on its own. What only several values show together, such as a template that
 names an unknown value, is checked where they are compiled (`rules`). `taskbridge dialect schema` prints these
 models as JSON schema, so that editors complete a provider file.
 """
@@ -171,7 +171,7 @@ HttpStatus = Annotated[int, _ReadBy(_http_status, {"type": "string", "pattern": 
 class Table(BaseModel):
     """A table of the document; a key that it does not declare is an error."""
 
-    # `defer_build`: only `Document` is ever validated by itself, so only it builds a validator.
+    # `defer_build`: only `Document` is ever validated on its own, so only it builds a validator.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
@@ -283,7 +283,7 @@ class RetryTable(Table):
 
 
 class AnswerTable(Table):
-    """How to tell a task from an error of the call."""
+    """Distinguishes a task from an error response."""
 
     code: Paths = Field((), description="Paths of codes that also report success; any of them can fail it.")
     success: Words = Field(("0",), description="The codes that mean success.")

@@ -44,9 +44,9 @@ class Template:
                 self._parts.append(("", piece[1:-1]))
             elif piece:
                 self._parts.append((piece, None))
-        self.names = frozenset(place.partition(":")[0] for _, place in self._parts if place)
+        self.names = frozenset(name.partition(":")[0] for _, name in self._parts if name)
         before_query = takewhile(lambda part: "?" not in part[0], self._parts)
-        self.names_in_path = frozenset(place.partition(":")[0] for _, place in before_query if place)
+        self.names_in_path = frozenset(name.partition(":")[0] for _, name in before_query if name)
 
     @property
     def parts(self) -> Sequence[tuple[str, str | None]]:
@@ -54,14 +54,14 @@ class Template:
         return self._parts
 
     def fill(self, values: Mapping[str, str], encode: Encode = str) -> str:
-        """The text with each place filled by its encoded value."""
+        """The text with each placeholder filled with its encoded value."""
         return "".join(
-            literal if place is None else _filled(place, values, encode) for literal, place in self._parts
+            literal if name is None else _filled(name, values, encode) for literal, name in self._parts
         )
 
 
-def _filled(place: str, values: Mapping[str, str], encode: Encode) -> str:
-    name, _, kind = place.partition(":")
+def _filled(placeholder: str, values: Mapping[str, str], encode: Encode) -> str:
+    name, _, kind = placeholder.partition(":")
     value = values[name]
     return "/".join(encode(segment) for segment in value.split("/")) if kind == "path" else encode(value)
 

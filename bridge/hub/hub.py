@@ -79,7 +79,7 @@ class Hub:
             silent = _answers_subscribe(fmt, notice)
             frame = b"" if silent else pack(fmt, notice_frame(fmt, key, notice))
             for subscription in list(group):  # a copy: closing a task below changes the group
-                if not silent and (subscription.waiting or subscription.gate.write_paused):
+                if not silent and (subscription.waiting or subscription.flow.write_paused):
                     subscription.add_pending_notice(key, notice)
                     self._resume_when_writable(subscription)
                     continue
@@ -113,7 +113,7 @@ class Hub:
             since=now,
             last_write=now,
             write=writer.write,
-            gate=writer.gate,
+            flow=writer.flow,
             fmt=writer.fmt,
         )
         self.subscriptions[subscription] = None
@@ -294,7 +294,7 @@ class Hub:
             return
         except Exception:
             # One failed round must not end the fan-out: what is still dirty goes into a new one.
-            logger.exception("broadcast failed")
+            logger.exception("unhandled exception in broadcast")
             self._broadcasting = self._broadcast()
         asyncio.get_running_loop().call_soon(self._step)
 
@@ -370,7 +370,7 @@ class Hub:
                     yield
         now = self._clock.monotonic()
         channel.last_write = now
-        seconds = now - frames.event.seen if frames.event.seen else None
+        seconds = now - frames.event.observed_at if frames.event.observed_at else None
         # Counted once per broadcast: a metric call per subscriber would cost more than the write.
         self._metrics.record_broadcast(sent, conflated, seconds, task=channel.key.ref)
 
@@ -394,13 +394,13 @@ class Hub:
         for subscription in part:
             # A subscriber that waits keeps waiting even if its buffer has drained since: its pending tasks
             # are flushed together, in order.
-            if subscription.waiting or subscription.gate.write_paused:
+            if subscription.waiting or subscription.flow.write_paused:
                 waiting += 1
                 _subtract(subscription, data)
                 skipped += subscription.mark_pending(channel)
                 self._resume_when_writable(subscription)
                 continue
-            subscription.seen = offset
+            subscription.sent_offset = offset
             if alone or len(subscription.channels) == 1:
                 # `write` is called directly, without the bookkeeping of `self.write`: `totals` has counted
                 # the bytes and `channel.last_write` holds the time.
@@ -467,7 +467,7 @@ class Hub:
             (
                 channel
                 for channel in subscription.channels.values()
-                if _channel_offset(channel) > subscription.seen or channel in subscription.pending
+                if _channel_offset(channel) > subscription.sent_offset or channel in subscription.pending
                 if channel.includes(subscription)
             ),
             key=_channel_offset,
@@ -482,13 +482,13 @@ class Hub:
         offset = newest.cursor.offset if newest is not None else 0
         channel.add(subscription, offset)
         subscription.pending.discard(channel)
-        subscription.seen = max(subscription.seen, offset)
+        subscription.sent_offset = max(subscription.sent_offset, offset)
 
     def _drop_broken(self, subscription: Subscription, error: Exception) -> None:
         """Drop a connection whose write failed; other connections are not affected."""
         if subscription.writer.gone:
             return  # clients disconnect at any moment; the server reports it as a disconnect
-        logger.error("connection failed", exc_info=error)
+        logger.error("unhandled exception in connection", exc_info=error)
         self.drop(subscription, Closing.GONE)
 
     # Channels and writes

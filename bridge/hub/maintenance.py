@@ -78,7 +78,7 @@ class ConnectionMaintenance:
                 [subscription.last_write, *(channel.last_write for channel in subscription.channels.values())]
             )
             if now - last_write >= self._settings.keepalive_seconds:
-                if not subscription.gate.write_paused:  # a full buffer already keeps the connection busy
+                if not subscription.flow.write_paused:  # a full buffer already keeps the connection busy
                     self._hub.write(subscription, keepalive(subscription.fmt))
                 subscription.last_write = now
 

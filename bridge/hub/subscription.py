@@ -30,7 +30,7 @@ class ConnectionWriter(Protocol):
     fmt: Format
 
     @property
-    def gate(self) -> FlowControl:
+    def flow(self) -> FlowControl:
         """The flow control of this connection."""
 
     @property
@@ -67,7 +67,7 @@ class Subscription:
         since: Monotonic seconds at which it was opened.
         events: States written; exact only after it has left every channel (see `FormatTotals`).
         sent: Bytes written, framing included; exact under the same condition.
-        seen: Offset of the newest event written.
+        sent_offset: Offset of the newest event written.
         pending: Channels with an event that was not written because the client is slow.
     """
 
@@ -77,10 +77,10 @@ class Subscription:
     ends_at: float
     last_write: float
     write: Callable[[bytes], None]
-    gate: FlowControl
+    flow: FlowControl
     fmt: Format
     tasks: int = 0
-    seen: int = 0
+    sent_offset: int = 0
     channels: dict[TaskKey, Channel[Subscription]] = field(default_factory=dict)
     pending: set[Channel[Subscription]] = field(default_factory=set)
     pending_notices: dict[tuple[TaskKey, NoticeCode], Notice] = field(default_factory=dict)
@@ -96,8 +96,8 @@ class Subscription:
 
     def use(self, writer: ConnectionWriter) -> None:
         """Replace the writer, once the response has begun."""
-        # `write` and `gate` are copied so that a delivery costs one attribute access instead of two.
-        self.writer, self.write, self.gate = writer, writer.write, writer.gate
+        # `write` and `flow` are copied so that a delivery costs one attribute access instead of two.
+        self.writer, self.write, self.flow = writer, writer.write, writer.flow
 
     def mark_pending(self, channel: Channel[Subscription]) -> bool:
         """Remember that `channel` has an event this slow client has not been sent.

@@ -41,11 +41,11 @@ class Journal(Protocol):
     def usable(self) -> bool:
         """Whether an append can be expected to succeed."""
 
-    async def append(self, key: TaskKey, state: State, *, seen: float = 0.0) -> Event:
+    async def append(self, key: TaskKey, state: State, *, observed_at: float = 0.0) -> Event:
         """Record a state, then pass the event to the followers.
 
         Args:
-            seen: Monotonic seconds at which the state was seen; 0.0 if unknown.
+            observed_at: Monotonic seconds at which the state was seen; 0.0 if unknown.
 
         Raises:
             JournalError: The state was not recorded, and no follower was called.

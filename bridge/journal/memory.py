@@ -35,10 +35,10 @@ class MemoryJournal(Feed):
         self._max_tasks = max_tasks
         self._tasks: OrderedDict[TaskKey, deque[Event]] = OrderedDict()
 
-    async def append(self, key: TaskKey, state: State, *, seen: float = 0.0) -> Event:
+    async def append(self, key: TaskKey, state: State, *, observed_at: float = 0.0) -> Event:
         """Record a state and pass the event to the followers; never waits."""
         self.head += 1
-        event = Event(key, Cursor(self.epoch, self.head), state, seen)
+        event = Event(key, Cursor(self.epoch, self.head), state, observed_at)
         events = self._tasks.get(key)
         if events is None:
             events = self._tasks[key] = deque(maxlen=EVENTS_PER_TASK)

@@ -21,11 +21,11 @@ class WebSocketFlowControl:
 
 
 class FlowControlledWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol with `gate`, its flow control."""
+    """uvicorn's WebSocket protocol with `flow`, its flow control."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Create the flow control before the handshake begins."""
-        self.gate = WebSocketFlowControl()
+        self.flow = WebSocketFlowControl()
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -38,10 +38,10 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         """The transport's buffer is above its high-water mark."""
-        self.gate.write_paused = True
+        self.flow.write_paused = True
         super().pause_writing()
 
     def resume_writing(self) -> None:
         """The transport's buffer is below its low-water mark."""
-        self.gate.write_paused = False
+        self.flow.write_paused = False
         super().resume_writing()

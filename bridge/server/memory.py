@@ -32,7 +32,7 @@ class MemoryTrimmer:
             now: Monotonic seconds.
         """
         gone = ended - self._trimmed
-        # With few open connections the pause is short whatever the interval.
+        # With few open connections the pause is short, so the interval does not matter.
         in_time = still_open < max(gone, MANY) or now - self._trimmed_at >= MIN_TRIM_INTERVAL_SECONDS
         many = gone >= MANY and in_time
         settled = self._leaving and ended == self._previous and in_time
@@ -57,7 +57,7 @@ def trim_memory() -> int:
     clear = getattr(sys, "_clear_internal_caches", None) or getattr(sys, "_clear_type_cache", None)
     if clear is not None:
         clear()
-    # glibc does not return free memory in the middle of its heap by itself; other C libraries lack the call.
+    # glibc does not return free memory in the middle of its heap on its own; other C libraries lack the call.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

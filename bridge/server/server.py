@@ -98,7 +98,7 @@ class DrainingServer(uvicorn.Server):
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             _announce(f"{name} listening on http://{address}")
             logger.info("listening", extra={"listener": name, "address": address})
-        # Modules and settings live as long as the process; a full collection need not visit them.
+        # Modules and settings live as long as the process; a full collection need not scan them.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -177,7 +177,7 @@ class DrainingServer(uvicorn.Server):
         try:
             await self._bridge.drain()
         except Exception:
-            logger.exception("drain failed")
+            logger.exception("unhandled exception in drain")
         self.should_exit = True  # after a failed drain too, or the process would never end
 
 

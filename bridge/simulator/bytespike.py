@@ -196,7 +196,7 @@ class ByteSpike:
         if out_task_id := submit.body.get(OUT_TASK_ID):
             self.state.store.name(task, OUT_TASK_ID, str(out_task_id))
         if task.callback_url:
-            self.state.callbacks.at_end(task, self.style.show)
+            self.state.callbacks.when_ended(task, self.style.show)
         return task
 
     def _new_id(self, number: int) -> str:

@@ -58,7 +58,7 @@ class CallbackSender:
         self._news = asyncio.Condition()
         self.posted: list[CallbackRecord] = []
 
-    def at_end(self, task: Task, show: Show) -> None:
+    def when_ended(self, task: Task, show: Show) -> None:
         """Post the status payload once, at the end (qingbo, ByteSpike; the payload is a guess)."""
         self._start(self._post_end(task, show))
 

@@ -165,7 +165,7 @@ class Qingbo:
         task = self.endpoint.create(submit, media_of(submit, action, str(submit.body["model"])), self._new_id)
         task.action = action
         if task.callback_url:
-            self.state.callbacks.at_end(task, self.style.show)
+            self.state.callbacks.when_ended(task, self.style.show)
         return task
 
     def _new_id(self, number: int) -> str:

@@ -49,7 +49,7 @@ class AccountRegistry:
 
     Args:
         upstreams: As the operator configured them, by name; their own keys are never used here.
-        secret: Key of the hash that names accounts; the same one gives a key the same name after a restart.
+        secret: Key of the hash that names accounts; if it is kept, the names survive a restart.
         ownership_cache_seconds: How long an upstream's answer about a key is cached, accepted or rejected.
     """
 

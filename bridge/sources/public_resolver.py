@@ -26,7 +26,7 @@ class PublicResolver(AbstractResolver):
 
     Args:
         private: Names that may resolve to private addresses.
-        resolver: Does the look-ups; aiohttp's default if omitted.
+        resolver: Resolves names; aiohttp's default if omitted.
     """
 
     def __init__(self, private: Hosts, resolver: AbstractResolver | None = None) -> None:

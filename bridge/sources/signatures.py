@@ -187,7 +187,7 @@ def _standard_webhooks(
 
 
 def _content(template: str, headers: Headers, body: bytes, timestamp: str) -> bytes:
-    """The signed message; the body as raw bytes, whatever their encoding."""
+    """The signed message; the body as raw bytes in any encoding."""
     parts: list[bytes] = []
     end = 0
     for match in _PLACEHOLDER.finditer(template):

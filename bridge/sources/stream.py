@@ -1,4 +1,4 @@
-"""Follows a provider's own SSE stream of one task, whatever its frames look like."""
+"""Follows a provider's own SSE stream of one task, with frames of any format."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ class Upstream:
         # A 404 or a rejected request is an answer: the provider works.
         works = error is None or error.outcome in {"not_found", "refused"}
         if error is not None:
-            # The provider's words to one account are for that account alone; `/status` is for everyone.
+            # The provider's message to one account is private to it; `/status` shows all accounts.
             self.health.last_error = str(error) if self.account == OWN_ACCOUNT else error.code
             self.health.last_error_at = self.clock.time()
         state = UpstreamState.VALID if works else UpstreamState.INTERRUPTED
@@ -157,7 +157,7 @@ class Upstream:
                 logger.warning("upstream unhealthy", extra=fields | {"error": self.health.last_error})
             elif self.health.state is UpstreamState.INTERRUPTED:
                 seconds = round(self.clock.time() - self.health.since, 1)
-                # The level of the failure, so that a reader of warnings sees that it is over.
+                # The level of the failure, so that a reader of warnings also sees its end.
                 logger.warning("upstream recovered", extra=fields | {"after_seconds": seconds})
             self.health.state = state
             self.health.since = self.clock.time()

@@ -29,7 +29,7 @@ class LogThrottle(logging.Filter):
     """Passes the first lines of each kind per minute, and reports how many it suppressed.
 
     Applies to warnings and above: an outage must not bury its cause under repetitions. Lines below are
-    written once per connection or task, or are wanted by someone who debugs. Lines are of one kind if logger,
+    written once per connection or task, or are wanted for debugging. Lines are of one kind if logger,
     template and upstream are equal; the task is not part of it, because it differs in each line.
 
     Ordering: each count is returned once, after the lines it counts. Thread-safe.
@@ -58,7 +58,7 @@ class LogThrottle(logging.Filter):
             return window.count <= BURST
 
     def take_counts(self, now: float, *, last: bool = False) -> Sequence[logging.LogRecord]:
-        """Records that report the suppressed lines of each kind whose minute is over.
+        """Records that report the suppressed lines of each kind whose minute has passed.
 
         Args:
             now: Unix seconds.

@@ -44,7 +44,7 @@ def configure(
 ) -> LogWriter:
     """Send all log records through one formatter to standard error.
 
-    The bridge's own from `level` on; those of libraries from warnings on, whatever `level` is: at debug level
+    The bridge's own from `level` on; those of libraries from warnings on, at any `level`: at debug level
     they would show whole frames, headers and addresses.
 
     Args:
@@ -203,10 +203,12 @@ def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackTy
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
-    logger.critical("process failed", exc_info=(kind, error, trace))
+    logger.critical("unhandled exception in process", exc_info=(kind, error, trace))
 
 
 def _thread_crashed(args: threading.ExceptHookArgs) -> None:
     if args.exc_value is None:
         return
-    logger.critical("thread failed", exc_info=(args.exc_type, args.exc_value, args.exc_traceback))
+    logger.critical(
+        "unhandled exception in thread", exc_info=(args.exc_type, args.exc_value, args.exc_traceback)
+    )

@@ -251,16 +251,16 @@ class SavedPolls(Collector):
 
     def __init__(self, upstreams: Iterable[str]) -> None:
         self._expected = dict.fromkeys(upstreams, 0.0)
-        self._polled = dict.fromkeys(self._expected, 0)
+        self._polls = dict.fromkeys(self._expected, 0)
         self._reported = dict.fromkeys(self._expected, 0.0)
 
     def viewed(self, upstream: str, *, seconds: float, interval: float) -> None:
         """Add clients that waited `seconds` in total and would have polled every `interval` seconds."""
         self._expected[upstream] += seconds / interval
 
-    def polled(self, upstream: str) -> None:
+    def record_poll(self, upstream: str) -> None:
         """Count one poll of the bridge."""
-        self._polled[upstream] += 1
+        self._polls[upstream] += 1
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         """The family, for a scrape."""
@@ -271,7 +271,7 @@ class SavedPolls(Collector):
         )
         for upstream, expected in self._expected.items():
             # Polls without a subscriber lower the difference, but a counter must never decrease.
-            self._reported[upstream] = max(self._reported[upstream], expected - self._polled[upstream])
+            self._reported[upstream] = max(self._reported[upstream], expected - self._polls[upstream])
             family.add_metric([upstream], self._reported[upstream])
         yield family
 

@@ -1,7 +1,7 @@
-"""Removes secrets from log lines, whoever wrote them.
+"""Removes secrets from log lines of any origin.
 
 Our own code logs no credential and no query. This is the second line of defence: for lines of libraries, for
-messages of foreign exceptions, and for future mistakes.
+messages of foreign exceptions, and for future programming errors.
 """
 
 from __future__ import annotations

@@ -279,7 +279,7 @@ class Pool:
         key, now = watcher.key, self._clock.monotonic()
         planned = self._callback_polls.get(key, now - CALLBACK_PERIOD_SECONDS)
         if planned <= now:
-            # Otherwise a poll in the future is planned already, and it sees whatever this call is about.
+            # Otherwise a poll in the future is planned already, and it covers this call too.
             self._callback_polls[key] = at = max(now, planned + CALLBACK_PERIOD_SECONDS)
             watcher.poll_now(at)
         return True
@@ -307,7 +307,7 @@ class Pool:
             except Exception:
                 logger.exception("unhandled exception in watch", extra={"task": watcher.key.ref})
             if number % 250 == 0:
-                # About 2 ms: other coroutines run in between, however many watches there are.
+                # About 2 ms: other coroutines run in between, regardless of the number of watches.
                 await asyncio.sleep(0)
 
     def statistics(self, name: str) -> dict[str, int]:

@@ -137,7 +137,7 @@ class PollScheduler:
             if watcher.over:
                 return
             settled = True
-            self._upstream.metrics.saved.polled(self._upstream.name)
+            self._upstream.metrics.saved.record_poll(self._upstream.name)
             await watcher.poll()
         except BridgeError as error:
             logger.warning("poll failed", extra={"task": watcher.key.ref, "error": str(error)})

@@ -67,7 +67,7 @@ class StreamFollower:
                 )
                 await self.watcher.upstream.clock.sleep(delay)
         except JournalError as error:
-            # Polls go on and retry the journal; a stream that cannot record would only repeat the failure.
+            # Polls continue and retry the journal; a stream that cannot record would only repeat the failure.
             logger.warning(
                 "upstream stream stopped", extra={"task": self.watcher.key.ref, "error": str(error)}
             )

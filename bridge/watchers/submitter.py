@@ -4,7 +4,7 @@ Rule 1: a submit is never retried automatically: the provider would bill a secon
         provider that finds tasks by the client's own id: if no response arrived, the task is looked up by
         that id, and submitted once more if it does not exist.
 Rule 2: a submit runs to completion even if the client disconnects; otherwise the provider would bill a task
-        nobody has recorded.
+        that was never recorded.
 Rule 3: the response to a cancel is not trusted; the next poll decides whether the task was cancelled.
 """
 
@@ -42,7 +42,7 @@ from bridge.sources.poll import PollCache, find, poll
 from bridge.sources.upstream import Upstream
 from bridge.watchers.pool import Pool
 
-MAY_EXIST = "the task may have been created; look for it at the provider before you submit it again"
+MAY_EXIST = "the task may have been created; check at the provider before you submit it again"
 
 # After these errors of a submit call the task may exist. `UpstreamUnreachable`, a subclass, is the exception.
 UNCERTAIN = (UpstreamTimeout, UpstreamUnavailable, UnreadablePayload)
@@ -104,7 +104,7 @@ class Submitter:
         Raises:
             Conflict: The provider has no submit call.
             InvalidRequest: An option is missing, malformed or unknown.
-            UpstreamError: The provider created no task; or it may have, and then the message says so.
+            UpstreamError: The provider created no task; or it may have, and then the message states it.
         """
         return await self._run_to_completion(self._submit(self._prepare(upstream, submission)))
 
@@ -130,7 +130,7 @@ class Submitter:
         Cancellation: as `submit`.
 
         Raises:
-            Conflict: The provider cannot cancel tasks, or not this one any more; with its own message if any.
+            Conflict: The provider cannot cancel tasks, or no longer this one; with its own message if any.
             UpstreamError: The call failed, or was rejected for another reason.
             JournalError: The journal cannot be read or written.
         """
@@ -226,13 +226,13 @@ class Submitter:
             raise error from None
         return key, await self._watch_submitted(call, key, seen)
 
-    async def _watch_submitted(self, call: _SubmitCall, key: TaskKey, seen: Observation) -> Event:
+    async def _watch_submitted(self, call: _SubmitCall, key: TaskKey, observation: Observation) -> Event:
         """Record the task and watch it. It exists, and is watched even if the journal fails."""
-        if seen.status is Status.COMPLETED and not seen.outputs:
+        if observation.status is Status.COMPLETED and not observation.outputs:
             # recorded as completed it would end without a result; unknown, the next poll brings the result
-            seen = replace(seen, status=Status.UNKNOWN)
+            observation = replace(observation, status=Status.UNKNOWN)
         try:
-            event = await self._pool.show(key, seen, Source.SUBMIT)
+            event = await self._pool.show(key, observation, Source.SUBMIT)
         except JournalError as error:
             logger.warning("submitted task not recorded yet", extra={"task": key.ref, "error": str(error)})
             event = None
@@ -269,7 +269,7 @@ class Submitter:
         """Read the response to a cancel; the newest state of the task, polled if the response shows no end.
 
         Raises:
-            Conflict: The task cannot be cancelled any more.
+            Conflict: The task can no longer be cancelled.
             UpstreamError: The provider rejected the call for another reason.
             JournalError: The journal cannot be read or written.
         """
@@ -338,9 +338,9 @@ async def _send(
         raise
 
 
-def _submitted_key(upstream: Upstream, seen: Observation) -> TaskKey:
+def _submitted_key(upstream: Upstream, observation: Observation) -> TaskKey:
     try:
-        return TaskKey(upstream.name, check_task_id(seen.task_id or ""), upstream.account)
+        return TaskKey(upstream.name, check_task_id(observation.task_id or ""), upstream.account)
     except InvalidRequest as error:
         raise UnreadablePayload("the upstream's response contains no valid task id") from error
 

@@ -154,7 +154,7 @@ class Watcher:
         self.polled_once.set()
 
     async def wait_news(self, seconds: float) -> None:
-        """Wait for the next poll to finish, whatever its result, or for the watch to end.
+        """Wait for the next poll to finish, with any result, or for the watch to end.
 
         Args:
             seconds: Return after this long in any case.
@@ -191,7 +191,7 @@ class Watcher:
                 # Cancelled, or an exception of our own: the provider is not to blame, the capacity is free.
                 self.upstream.limiter.abandoned()
                 raise
-            # Settled before the journal is written: its trouble is not the provider's.
+            # Settled before the journal is written: its failure is not the provider's.
             self.upstream.limiter.succeeded()
             self.shown_at = clock.monotonic()
             if observation is None:
@@ -294,7 +294,7 @@ class Watcher:
         return fields if self.origin is None else fields | {"trace_id": self.origin.trace_id}
 
     async def _act(self, update: Update) -> None:
-        """Record the state, then announce the notices: a subscriber never hears of what is not recorded."""
+        """Record the state, then announce the notices: a subscriber never receives what is not recorded."""
         if update.state is not None:
             try:
                 await self._record(update.state)
@@ -315,7 +315,7 @@ class Watcher:
             self.log_end()
 
     def _wake_waiters(self) -> None:
-        # Replaced, not cleared: who waits from now on waits for the next poll.
+        # Replaced, not cleared: later waiters wait for the next poll.
         poll_done, self._poll_done = self._poll_done, None
         if poll_done is not None:
             poll_done.set()
@@ -325,7 +325,7 @@ class Watcher:
         started_at = clock.monotonic()
         try:
             with self.upstream.tracing.publish(self.key, state, state.source, self.origin):
-                await self._journal.append(self.key, state, seen=started_at)
+                await self._journal.append(self.key, state, observed_at=started_at)
         except JournalError:
             self.upstream.metrics.journal_failures.inc()
             raise

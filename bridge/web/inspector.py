@@ -29,7 +29,7 @@ BEATS = 10
 BEAT_SECONDS = 0.5
 MAX_SILENCE_SECONDS = 60.0
 
-# Results are served by whatever host the provider names, and are images and audio here, never code: img-src
+# Results are served by any host that the provider names, and are images and audio here, never code: img-src
 # and media-src allow all hosts, and the page decides what it loads. All else must come from the bridge.
 POLICY = (
     "default-src 'none'",
@@ -103,7 +103,7 @@ class InspectorRoutes:
         """`GET /inspector/pulse`: the self-test stream, whose blocks carry the time they were sent.
 
         Ten beats, then the longest silence a stream may have, then `end`. From the times at which the blocks
-        arrive, the page can tell whether a proxy buffers the stream or closes idle connections.
+        arrive, the page can detect whether a proxy buffers the stream or closes idle connections.
         """
         await self._authenticate(request)
         self._limits.open_stream(request)

@@ -58,7 +58,7 @@ def routes(services: Services, *, operations_apart: bool = False) -> list[Route 
 
 
 def make_app(services: Services, *, operations_apart: bool = False) -> ASGIApp:
-    """The routes behind their middleware, outermost first: handoff, request id, raw path, CORS."""
+    """The routes behind their middleware, outside in: handoff, request id, raw path, CORS."""
     settings = services.settings
     app = _app(routes(services, operations_apart=operations_apart))
     app = add_cors(app, settings.allowed_origins, cookies=settings.auth != "none")

@@ -110,7 +110,7 @@ class StreamRoutes:
             self._metrics.rejected(Transport.WEBSOCKET.value)
             await reject(Closing.OVER_CAPACITY, scope, receive, send)
         except Unauthenticated as error:
-            # 401 if the server supports it, so that the client can tell that it needs another credential
+            # 401 if the server supports it, so that the client learns that it needs another credential
             if _DENIAL in scope.get("extensions", {}):
                 await receive()
                 await problem(error)(scope, receive, send)

@@ -63,7 +63,7 @@ class TaskRoutes:
             with map_credential_errors(caller):
                 key, event = await self._aliases.find(upstream, request.path_params["alias"])
         except TaskNotFound:
-            # 404 would tell a caller with access to a few tasks which aliases of other callers do not exist
+            # 404 would reveal to a caller with few tasks which aliases of others do not exist
             caller.authorize_upstream(TokenScope.READ, upstream.name)
             raise
         caller.authorize(TokenScope.READ, [key])

@@ -80,7 +80,7 @@ def _number(value: float | None) -> float | int | None:
     return int(value) if value is not None and value == int(value) else value
 
 
-_WRITTEN = {
+_EXPRESSIONS = {
     Write.PLAIN: "state.{0}",
     Write.NUMBER: "_number(state.{0})",
     Write.TIME: "timestamp(state.{0})",
@@ -106,7 +106,7 @@ def _written() -> Iterator[str]:
             if row.name == cost[0]:
                 yield f'"cost": None if {unknown} else {{{known}}},'
         else:
-            value = _KEY[row.name] if row.write is Write.KEY else _WRITTEN[row.write].format(row.name)
+            value = _KEY[row.name] if row.write is Write.KEY else _EXPRESSIONS[row.write].format(row.name)
             yield f'"{row.name}": {value},'
 
 

@@ -148,7 +148,7 @@ async def test_what_was_appended_is_read_as_it_was(made: Made) -> None:
         credits_estimated=2.0,
         raw=b'{"a":\n1}',
     )
-    event = await made.journal.append(TASK, whole, seen=5.0)
+    event = await made.journal.append(TASK, whole, observed_at=5.0)
     assert (event.key, event.state) == (TASK, whole)
     [read] = await made.journal.latest([TASK])
     assert read == event

@@ -75,7 +75,7 @@ async def end(request: pytest.FixtureRequest) -> Any:
 
 async def test_what_is_written_arrives_in_order(end: Any) -> None:
     writer: ConnectionWriter = end.writer
-    assert not writer.gate.write_paused
+    assert not writer.flow.write_paused
     for part in (b"one", b"two", b"three"):
         writer.write(part)
     await settle()
@@ -89,11 +89,11 @@ async def test_what_is_written_while_nobody_reads_arrives_later_in_order(end: An
     for part in (b"two", b"three", b"four"):
         end.writer.write(part)
     await settle()
-    assert end.writer.gate.write_paused
+    assert end.writer.flow.write_paused
     end.read_again()
     await settle()
     assert end.received == b"onetwothreefour"
-    assert not end.writer.gate.write_paused
+    assert not end.writer.flow.write_paused
     assert end.writer.unsent == 0
 
 
@@ -101,7 +101,7 @@ async def test_who_waits_to_write_hears_once_when_there_is_room(end: Any) -> Non
     woken: list[bool] = []
     end.stop_reading()
     end.writer.write(b"one")
-    end.writer.when_writable(lambda: woken.append(end.writer.gate.write_paused))
+    end.writer.when_writable(lambda: woken.append(end.writer.flow.write_paused))
     await settle()
     assert woken == []
     end.read_again()

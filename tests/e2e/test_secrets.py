@@ -545,7 +545,7 @@ async def test_a_key_server_that_fails_and_a_bug_that_ends_the_bridge_tell_nothi
             async with asyncio.timeout(PATIENCE):
                 assert await place.bridge.process.wait() == 1
         place.end(tmp_path / "nothing")
-    assert "bridge failed" in "".join(place.bridge.log)
+    assert "unhandled exception in bridge" in "".join(place.bridge.log)
     assert MASK in "".join(place.bridge.log)
     place.heard.judge()
 

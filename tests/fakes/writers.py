@@ -28,7 +28,7 @@ class RecordingWriter:
         self._waiting: list[Callable[[], None]] = []
 
     @property
-    def gate(self) -> RecordingWriter:
+    def flow(self) -> RecordingWriter:
         """Itself."""
         return self
 

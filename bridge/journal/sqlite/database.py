@@ -260,7 +260,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("COMMIT")
     # A restored copy has no epoch; see `bridge.journal.sqlite.backup`.
     connection.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (secrets.token_hex(4),))
-    # Turns on syncing each commit, so that not even a power failure takes back an event that clients have
+    # Turns on syncing each commit, so that not even a power failure loses an event that clients have
     # received. Its offset would be assigned a second time in the same epoch, and the cursor of such a client
     # would skip the new event. Group commits make this cheap: one sync per group.
     probe(connection)

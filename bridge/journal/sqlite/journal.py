@@ -102,7 +102,7 @@ class SqliteJournal(Feed):
         stuck = self._waiting > 0 and self._clock.monotonic() - self._progress_at > STUCK_SECONDS
         return not self._closed and self._failure is None and not stuck
 
-    async def append(self, key: TaskKey, state: State, *, seen: float = 0.0) -> Event:
+    async def append(self, key: TaskKey, state: State, *, observed_at: float = 0.0) -> Event:
         """Record a state durably, then pass the event to the followers.
 
         Cancellation: the state is recorded and passed on nevertheless, unless recording fails.
@@ -115,7 +115,7 @@ class SqliteJournal(Feed):
             raise JournalError(
                 f"the journal {self._path} is too slow: {self._waiting} states are waiting for its disk"
             )
-        append = Append(make_entry(key, state, seen), asyncio.get_running_loop().create_future())
+        append = Append(make_entry(key, state, observed_at), asyncio.get_running_loop().create_future())
         if not self._waiting:
             self._progress_at = self._clock.monotonic()
         self._waiting += 1
@@ -183,7 +183,7 @@ class SqliteJournal(Feed):
                     follower.recorded(event)
                 except Exception:
                     # The state is on disk: neither the other followers nor the append may fail for it.
-                    logger.exception("journal follower failed", extra={"task": event.key.ref})
+                    logger.exception("unhandled exception in journal follower", extra={"task": event.key.ref})
             if not append.done.done():  # the caller may have been cancelled
                 append.done.set_result(event)
 

@@ -1,6 +1,6 @@
 """Reads and writes a journal's database: SQL and nothing else.
 
-Rule 1: a group of events is one transaction of few statements, whatever its size: around each statement
+Rule 1: a group of events is one transaction of few statements, regardless of its size: around each statement
         sqlite3 releases the interpreter lock, and a busy event loop returns it only milliseconds later.
 Rule 2: values are passed as parameters only.
 """
@@ -51,7 +51,7 @@ class Entry:
 
     key: TaskKey
     state: State
-    seen: float
+    observed_at: float
     names: tuple[bytes, bytes, bytes]
     document: bytes
     changed_at: float
@@ -76,7 +76,7 @@ class History:
     events: int
 
 
-def make_entry(key: TaskKey, state: State, seen: float) -> Entry:
+def make_entry(key: TaskKey, state: State, observed_at: float) -> Entry:
     """Encode a state for recording. A state that cannot be encoded fails alone, not with its group.
 
     Raises:
@@ -84,7 +84,7 @@ def make_entry(key: TaskKey, state: State, seen: float) -> Entry:
     """
     try:
         changed_at = state.changed_at if math.isfinite(state.changed_at) else 0.0
-        return Entry(key, state, float(seen), encode_key(key), encode(state), float(changed_at))
+        return Entry(key, state, float(observed_at), encode_key(key), encode(state), float(changed_at))
     except (OverflowError, TypeError) as error:
         raise JournalError(f"the state cannot be recorded: {error}") from error
 
@@ -107,7 +107,9 @@ def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int) -
     # `executemany` would run one statement per row; see rule 1.
     rows = list(enumerate(entries, start=head + 1))
     tasks = [(*entry.names, offset, not entry.state.status.final, entry.changed_at) for offset, entry in rows]
-    events = [(offset, *entry.names, entry.seen, entry.document, entry.state.raw) for offset, entry in rows]
+    events = [
+        (offset, *entry.names, entry.observed_at, entry.document, entry.state.raw) for offset, entry in rows
+    ]
     with Transaction(connection):
         for start in range(0, len(rows), _CHUNK):
             _insert(connection, _PUT_TASKS, _TASK, tasks[start : start + _CHUNK])

@@ -2,7 +2,7 @@
 
 Rule 1: the event loop receives an event only after its commit, in the order of the offsets.
 Rule 2: after a failure nothing is written until a probe succeeds; appends made meanwhile are refused.
-Rule 3: whatever fails, every append is completed and the thread lives until it is stopped.
+Rule 3: on any failure, every append is completed and the thread lives until it is stopped.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class Writer:
         except (sqlite3.Error, OSError) as error:
             self._refuse(appends, explain(error, self._path))
         except Exception as error:
-            logger.exception("journal writer failed")
+            logger.exception("unhandled exception in journal writer")
             self._refuse(appends, JournalError(f"the journal {self._path} failed unexpectedly: {error!r}"))
 
     def _record(self, database: Database, appends: Sequence[Append]) -> None:
@@ -222,7 +222,7 @@ class Writer:
         recorded = []
         for offset, append in enumerate(appends, start=self._head + 1):
             entry = append.entry
-            event = Event(entry.key, Cursor(self._epoch, offset), entry.state, entry.seen)
+            event = Event(entry.key, Cursor(self._epoch, offset), entry.state, entry.observed_at)
             recorded.append((append, event))
         # Only after the commit: a failed group leaves the offsets unassigned.
         self._head += len(appends)

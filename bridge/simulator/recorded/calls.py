@@ -90,7 +90,7 @@ def read_call(name: str, raw: Mapping[str, object]) -> CallShape:
 
 def _text(template: str, *, value: str) -> TextPattern:
     parts: list[str] = []
-    seen: set[str] = set()
+    names: set[str] = set()
     literal = 0
     for piece in _PLACEHOLDER.split(template):
         if piece in ("{{", "}}") or not piece.startswith("{"):
@@ -99,9 +99,9 @@ def _text(template: str, *, value: str) -> TextPattern:
             literal += len(plain)
             continue
         name, _, kind = piece[1:-1].partition(":")
-        parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{'.+' if kind else value})")
-        seen.add(name)
-    return TextPattern(re.compile("".join(parts), re.DOTALL), literal, not seen)
+        parts.append(f"(?P={name})" if name in names else f"(?P<{name}>{'.+' if kind else value})")
+        names.add(name)
+    return TextPattern(re.compile("".join(parts), re.DOTALL), literal, not names)
 
 
 def _read(template: object, body: object) -> dict[str, str] | None:

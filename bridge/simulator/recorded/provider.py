@@ -145,7 +145,7 @@ class RecordedProvider:
         url = incoming.query.get(self.preset.callback_query or "", url)
         task.callback_url = url if isinstance(url, str) and url else None
         if task.callback_url:
-            self.state.callbacks.at_end(task, self.style.show)
+            self.state.callbacks.when_ended(task, self.style.show)
 
     def _media(self) -> Media:
         kinds = self.preset.stages[Stage.COMPLETED].links.values()

@@ -23,7 +23,7 @@ RETRY_AFTER_SECONDS = 5.0
 
 
 class Limits:
-    """Connection limits, watch limits and rate limits; 0 is no limit.
+    """Connection limits, watch limits and rate limits; 0 disables a limit.
 
     Connection counts are released when the server reports the end of the connection, however it ends.
     """

@@ -1,7 +1,7 @@
 """Allowed host names (the `Host` header), against DNS rebinding of a bridge without authentication.
 
 A malicious page can let its own host name resolve to this machine. To the browser the bridge is then the
-page's own server, and neither CORS nor `Origin` tells them apart. Only the name in `Host` does.
+page's own server, and neither CORS nor `Origin` distinguishes the two. Only the name in `Host` does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CLOSE_REASON = _SENTENCE[:120]
 class AllowedHostsMiddleware:
     """Rejects requests unless their host name is local or allowed.
 
-    IP addresses and names without a dot are always allowed: browsers do not look them up in the public DNS.
+    IP addresses and names without a dot are always allowed: browsers do not resolve them in the public DNS.
 
     Args:
         allowed: Further names; `*.example.com` for all subdomains.

@@ -27,7 +27,7 @@ class ProxyReads:
         Raises:
             JournalError: The journal cannot be read.
         """
-        # an ended task has no watch any more and must not get one: clients poll it for hours
+        # an ended task no longer has a watch and must not get one: clients poll it for hours
         (latest,) = await self._journal.latest([key])
         if latest is not None and _ended(latest):
             return recorded_response(latest)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from bridge.dialects.base import HttpResponse
 from bridge.errors import BridgeError, Conflict, Unauthenticated, UpstreamError
 
-# A provider's document must not run as a page of the bridge's origin, whatever type it claims to have.
+# A provider's document must not run as a page of the bridge's origin, regardless of the type it claims.
 _SANDBOX_HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",

@@ -83,7 +83,7 @@ class ProxyRoutes:
         try:
             key = await self._aliases.key(call.upstream, call.match.alias or "")
         except TaskNotFound:
-            # 404 would tell a caller with access to a few tasks which aliases of other callers do not exist
+            # 404 would reveal to a caller with few tasks which aliases of others do not exist
             call.caller.authorize_upstream(TokenScope.READ, call.upstream.name)
             raise
         await self._authenticator.authorize(call.caller, TokenScope.READ, [key])

@@ -130,7 +130,7 @@ def _unfinished_response(call: ProxyCall, key: TaskKey, event: Event) -> Respons
     request = upstream.dialect.status_request(key.task_id)
     if request.method == "GET" and request.base_url is None:
         poll_url = f"{root_path}/proxy/{upstream.name}{upstream.dialect.documented(request.path)}"
-    else:  # the provider's own status call is no plain GET: the client polls the bridge's route
+    else:  # the provider's own status call is not a plain GET: the client polls the bridge's route
         poll_url = links(key, root_path)["self"]
     progress = event.state.progress
     fields = {

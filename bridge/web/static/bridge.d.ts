@@ -13,7 +13,7 @@ export interface Notice {
   code: string;
   /** The task concerned; null for the connection. */
   task: string | null;
-  /** Whether the watch continues or retries by itself. */
+  /** Whether the watch continues or retries automatically. */
   retriable: boolean;
   message: string | null;
   /** Only for `closing` and `reset`. */

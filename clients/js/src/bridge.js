@@ -123,7 +123,7 @@ export function watch(url, options = {}) {
     received = connected = true;
   };
 
-  /** With the browser's EventSource, which reconnects by itself and obeys `retry:`, which scripts cannot read. */
+  /** With the browser's EventSource, which reconnects automatically and obeys `retry:`, which scripts cannot read. */
   const listen = (address, signal) => {
     if (cursor) address.searchParams.set("last_event_id", cursor);
     const source = new EventSource(address, { withCredentials: credentials == "include" });

@@ -1,4 +1,4 @@
-"""A backend that submits renders and returns to each page the address of its own stream.
+"""A backend that submits renders and returns to each page the URL of its stream.
 
 The page never sees an API key: it gets a ticket, which can read this one task for ten minutes. The bridge
 runs as a separate process; browsers reach it at BRIDGE_PUBLIC_URL, and its `allowed_origins` must contain

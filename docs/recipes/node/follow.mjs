@@ -12,7 +12,7 @@ export class Refused extends Error {}
 /**
  * Yields every state of these tasks; ends when all of them are final.
  *
- * Reconnects by itself, with its cursor, after lost connections, restarts and gateway errors. A task that does not exist
+ * Reconnects automatically, with its cursor, after lost connections, restarts and gateway errors. A task that does not exist
  * is yielded once, as `{task, status: "not_found"}`, if there are others; otherwise `Refused` is thrown.
  *
  * @param {string} bridge address of the bridge, such as `http://127.0.0.1:8080`

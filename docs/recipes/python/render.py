@@ -32,7 +32,7 @@ async def main(target: str, body: str | None) -> int:
             task = (await bridge.submit(target, json.loads(body))).task if body else target
             print(task, flush=True)  # with this line the task can be resumed later
             state = await follow(bridge, task)
-        except BridgeError as error:  # not for lost connections: the client reconnects by itself
+        except BridgeError as error:  # not for lost connections: the client reconnects automatically
             print(f"{error.code}: {error}", file=sys.stderr)
             return 2
     if state.status != "completed":

@@ -229,7 +229,7 @@ async def test_after_a_send_that_failed_nothing_more_is_sent(server: FakeServer)
     server.transport.empty()
     await settle()
     assert server.messages == []
-    assert not writer.gate.write_paused
+    assert not writer.flow.write_paused
 
 
 async def test_dropping_a_connection_stops_its_send_and_ends_it(server: FakeServer) -> None:
@@ -289,10 +289,10 @@ async def test_who_has_left_is_told_no_end() -> None:
 
 async def test_a_server_that_says_so_itself_is_asked_itself(server: FakeServer) -> None:
     writer = WebSocketWriter(server, server.send, FRAMED)
-    assert writer.gate is writer
-    gate = WebSocketFlowControl()
-    server.gate = gate  # type: ignore[attr-defined]
-    assert writer.gate is gate
+    assert writer.flow is writer
+    flow = WebSocketFlowControl()
+    server.flow = flow  # type: ignore[attr-defined]
+    assert writer.flow is flow
 
 
 # Which
@@ -320,4 +320,4 @@ async def test_before_the_head_nothing_leaves_and_nothing_is_counted_as_stuck() 
     writer.when_writable(pytest.fail)
     writer.finish(Closing.DRAIN)
     writer.abort()
-    assert (writer.gate.write_paused, writer.unsent) == (True, 0)
+    assert (writer.flow.write_paused, writer.unsent) == (True, 0)

@@ -571,7 +571,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing(scene: Scene) -> None:
 
 async def test_delivery_is_timed_from_the_moment_a_state_was_seen(scene: Scene) -> None:
     await scene.join([TASK])
-    await scene.tell(TASK, state(), seen=scene.clock.monotonic() - 0.2)
+    await scene.tell(TASK, state(), observed_at=scene.clock.monotonic() - 0.2)
     assert scene.count("bridge_delivery_seconds_sum", delivery="sse") == pytest.approx(0.2)
     await scene.tell(TASK, state(Status.QUEUED))  # seen before a restart: nobody knows
     assert scene.count("bridge_delivery_seconds_count", delivery="sse") == 1

@@ -35,12 +35,12 @@ async def test_the_gate_follows_the_buffer_of_the_transport() -> None:
     config = uvicorn.Config(nothing, ws=FlowControlledWebSocket, log_config=None)
     protocol = FlowControlledWebSocket(config=config, server_state=ServerState(), app_state={})
     protocol.connection_made(Silent())
-    gate = protocol.gate
-    assert not gate.write_paused
+    flow = protocol.flow
+    assert not flow.write_paused
     protocol.pause_writing()
-    assert gate.write_paused
+    assert flow.write_paused
     assert not protocol.writable.is_set()
     protocol.resume_writing()
-    assert protocol.gate is gate
-    assert not gate.write_paused
+    assert protocol.flow is flow
+    assert not flow.write_paused
     assert protocol.writable.is_set()

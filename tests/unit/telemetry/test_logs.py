@@ -221,7 +221,7 @@ def test_what_would_have_ended_the_process_in_plain_text_is_a_line_too(untouched
         warnings.warn("a-marker-secret is old", DeprecationWarning, stacklevel=1)
     sink.flush()
     crash, warning = lines_of(written)
-    assert (crash["event"], crash["level"]) == ("process failed", "critical")
+    assert (crash["event"], crash["level"]) == ("unhandled exception in process", "critical")
     assert "ValueError" in crash["exception"]
     assert b"a-marker-secret" not in b"".join(written)
     assert warning["logger"] == "py.warnings"

@@ -120,7 +120,7 @@ def test_a_label_has_only_the_values_it_was_made_for(metrics: Metrics) -> None:
     for strange in (
         lambda: metrics.connected("carrier-pigeon"),
         lambda: metrics.sent("carrier-pigeon", 1),
-        lambda: metrics.saved.polled("nobody"),
+        lambda: metrics.saved.record_poll("nobody"),
     ):
         with pytest.raises(KeyError):
             strange()
@@ -148,7 +148,7 @@ def test_saved_polls_never_go_down_and_are_what_was_wished_less_what_was_made(
     wished = made = 0.0
     for seconds in steps:
         if seconds is None:
-            saved.polled("qingbo")
+            saved.record_poll("qingbo")
             made += 1
         else:
             saved.viewed("qingbo", seconds=seconds, interval=2.0)

@@ -17,7 +17,7 @@ export class Frames {
     byId("frames-clear").addEventListener("click", () => this.clear());
   }
 
-  /** Frames are drawn in batches, whatever their rate. */
+  /** Frames are drawn in batches, at any rate. */
   add(text, sent) {
     this.total += 1;
     if (this.paused) return;

@@ -330,7 +330,7 @@ class Page {
     setText(byId("announcer"), message);
   }
 
-  /** Renders once per animation frame, however many events arrive. */
+  /** Renders once per animation frame, regardless of the number of events. */
   draw() {
     if (this.drawing) return;
     this.drawing = true;

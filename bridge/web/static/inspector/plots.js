@@ -1,4 +1,4 @@
-/** Plots of the bridge's metrics over the last ten minutes, for users who may read them. */
+/** Plots of the bridge's metrics over the last ten minutes, for users with access to them. */
 
 import { Problem, request } from "./api.js";
 import { byId, make, set, setText, show } from "./dom.js";

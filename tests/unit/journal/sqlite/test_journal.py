@@ -44,7 +44,7 @@ def at_hand(request: pytest.FixtureRequest) -> int:
 
 async def test_what_is_appended_is_found_again(path: Path, at_hand: int) -> None:
     async with opened(path, newest_bytes=at_hand) as journal:
-        first = await journal.append(TASK, state(progress=1), seen=12.5)
+        first = await journal.append(TASK, state(progress=1), observed_at=12.5)
         other = await journal.append(OTHER, state(raw=b"{}"))
         last = await journal.append(TASK, state("completed", progress=100))
         assert [one.cursor.offset for one in (first, other, last)] == [1, 2, 3]
@@ -62,12 +62,12 @@ async def test_it_goes_on_after_it_was_closed(path: Path, at_hand: int) -> None:
     async with opened(path, newest_bytes=at_hand) as journal:
         epoch = journal.epoch
         for progress in range(3):
-            await journal.append(TASK, state(progress=progress, raw=b"\0\xff"), seen=99.0)
+            await journal.append(TASK, state(progress=progress, raw=b"\0\xff"), observed_at=99.0)
         await journal.append(OTHER, state("completed"))
     async with opened(path, newest_bytes=at_hand) as journal:
         assert (journal.epoch, journal.head) == (epoch, 4)
         [newest] = await journal.unfinished()
-        assert (newest.key, newest.cursor.offset, newest.seen) == (TASK, 3, 0.0)
+        assert (newest.key, newest.cursor.offset, newest.observed_at) == (TASK, 3, 0.0)
         assert newest.state == state(progress=2, raw=b"\0\xff")
         assert await journal.latest([TASK]) == [newest]
         assert [one.state.progress for one in await journal.since(TASK, 0)] == [0, 1, 2]
@@ -145,7 +145,7 @@ async def test_a_follower_with_a_bug_keeps_nobody_waiting(
         journal.follow(witness)
         event = await journal.append(TASK, state())
         assert witness.heard == [event]
-    assert "journal follower failed" in caplog.text
+    assert "unhandled exception in journal follower" in caplog.text
 
 
 async def test_a_cancelled_append_happened_and_is_told(path: Path) -> None:

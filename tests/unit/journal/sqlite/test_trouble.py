@@ -325,7 +325,7 @@ async def test_a_bug_answers_whoever_waits(path: Path, caplog: pytest.LogCapture
         del disk.meet
         await journal.tidy()
         await journal.append(TASK, state())
-    assert "journal writer failed" in caplog.text
+    assert "unhandled exception in journal writer" in caplog.text
 
 
 def _execute(path: Path, *statements: str) -> None:

@@ -106,7 +106,7 @@ class WebSocketWriter:
     @property
     def flow(self) -> FlowControl:
         """The server's own object if it has one, as ours does."""
-        return cast(FlowControl, getattr(self._protocol, "flow", self))
+        return cast(FlowControl, getattr(self._protocol, "flow_control", self))
 
     @property
     def write_paused(self) -> bool:

@@ -25,7 +25,7 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Create the flow control before the handshake begins."""
-        self.flow = WebSocketFlowControl()
+        self.flow_control = WebSocketFlowControl()
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -38,10 +38,10 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         """The transport's buffer is above its high-water mark."""
-        self.flow.write_paused = True
+        self.flow_control.write_paused = True
         super().pause_writing()
 
     def resume_writing(self) -> None:
         """The transport's buffer is below its low-water mark."""
-        self.flow.write_paused = False
+        self.flow_control.write_paused = False
         super().resume_writing()

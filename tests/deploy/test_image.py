@@ -174,7 +174,7 @@ async def test_without_auth_it_says_why_it_does_not_start(running: tuple[Contain
     made, _ = running
     code, said = await made.run("taskbridge", "serve", BRIDGE_UPSTREAMS__QINGBO__API_KEY="key")
     assert code == 2
-    assert "host: 0.0.0.0 is reachable from outside and auth is none" in said
+    assert "host: 0.0.0.0 is open to other machines, and auth is none" in said
 
 
 async def test_a_file_may_say_everything(running: tuple[Container, Provider]) -> None:

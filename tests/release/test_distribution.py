@@ -197,13 +197,15 @@ def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Install
 
 async def test_an_installation_says_its_version(installed: Installed) -> None:
     out = await installed.runs(installed.program("bridge"), "--version")
-    assert out == [f"bridge, version {__version__}"]
+    assert out == [f"taskbridge, version {__version__}"]
 
 
 async def test_an_installation_checks_a_configuration(installed: Installed) -> None:
     python = installed.program("python")
-    out = await installed.runs(python, "-m", "bridge", "check-config", BRIDGE_UPSTREAMS__FAL__API_KEY="a-key")
-    assert "fal" in orjson.loads("\n".join(out))["upstreams"]
+    out = await installed.runs(
+        python, "-m", "bridge", "check-config", "--json", BRIDGE_UPSTREAMS__FAL__API_KEY="a-key"
+    )
+    assert orjson.loads("\n".join(out))["upstreams.fal.api_key"] == {"value": "***", "source": "environment"}
     assert "a-key" not in "".join(out)
 
 

@@ -5,7 +5,7 @@
 
 The providers are configured in the environment, or in the file named by BRIDGE_CONFIG, as for `taskbridge
 serve`. Run one process only: a second one would poll every task again. Pages open
-`new EventSource("/bridge/v1/tasks/qingbo/YOUR_TASK_ID/events")`; the browser sends the session cookie automatically.
+`new EventSource("/bridge/v1/tasks/qingbo/YOUR_TASK_ID/events")`; the browser sends the session cookie.
 """
 
 from __future__ import annotations

@@ -291,7 +291,7 @@ async def test_a_server_that_says_so_itself_is_asked_itself(server: FakeServer) 
     writer = WebSocketWriter(server, server.send, FRAMED)
     assert writer.flow is writer
     flow = WebSocketFlowControl()
-    server.flow = flow  # type: ignore[attr-defined]
+    server.flow_control = flow  # type: ignore[attr-defined]
     assert writer.flow is flow
 
 

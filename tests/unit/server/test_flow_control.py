@@ -41,6 +41,6 @@ async def test_the_gate_follows_the_buffer_of_the_transport() -> None:
     assert flow.write_paused
     assert not protocol.writable.is_set()
     protocol.resume_writing()
-    assert protocol.flow is flow
+    assert protocol.flow_control is flow
     assert not flow.write_paused
     assert protocol.writable.is_set()

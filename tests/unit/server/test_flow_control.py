@@ -35,7 +35,7 @@ async def test_the_gate_follows_the_buffer_of_the_transport() -> None:
     config = uvicorn.Config(nothing, ws=FlowControlledWebSocket, log_config=None)
     protocol = FlowControlledWebSocket(config=config, server_state=ServerState(), app_state={})
     protocol.connection_made(Silent())
-    flow = protocol.flow
+    flow = protocol.flow_control
     assert not flow.write_paused
     protocol.pause_writing()
     assert flow.write_paused

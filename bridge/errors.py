@@ -208,7 +208,14 @@ class UpstreamRefused(UpstreamError):
 
 
 class CredentialRefused(UpstreamRefused):
-    """The provider rejected the API key."""
+    """The provider rejected the API key.
+
+    Attributes:
+        names_key: Whether the dialect maps the provider's code, sentence or HTTP status to the credential.
+            A 402 or 403 without that may be about one task.
+    """
+
+    names_key = False
 
 
 class TaskNotFound(UpstreamError):

@@ -269,12 +269,16 @@ def make_upstream(
             # With a base URL of the operator every call goes there, regardless of the hosts in the dialect.
             hosts=None if config.base_url else dialect.hosts,
             timeout_seconds=config.timeout_seconds,
-            connections=config.max_in_flight + config.max_streams,
+            # Status calls, streams and submits never wait for a connection: the limiter counts them apart.
+            connections=config.max_in_flight + config.max_streams + config.max_submits_in_flight,
         ),
         limiter=CredentialLimiter(
             max_in_flight=config.max_in_flight,
             random=random.random,
             requests_per_second=config.requests_per_second,
+            max_submits_in_flight=config.max_submits_in_flight,
+            max_streams=config.max_streams,
+            interval=longest,
         ),
         pace=Pace(
             min_seconds=shortest,

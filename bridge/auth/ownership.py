@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from functools import partial
 
 from bridge.clock import Clock
+from bridge.core.rate_limit import Call
 from bridge.core.task import TaskKey
 from bridge.errors import (
     BridgeError,
     CredentialRefused,
     TaskNotFound,
     Unauthenticated,
-    UpstreamBusy,
-    UpstreamError,
     UpstreamTimeout,
 )
 from bridge.sources.accounts import REFUSED_SENTENCE, AccountRegistry
@@ -162,23 +161,8 @@ class OwnershipVerifier:
 
     async def _poll_finished(self, upstream: Upstream, key: TaskKey) -> None:
         """Poll a task whose watch has ended, once, within the rate limit of the key."""
-        now, limiter = self._clock.monotonic(), upstream.limiter
-        free_at = limiter.free_at(now)
-        if free_at is None or free_at > now + self._wait:
-            raise UpstreamBusy(
-                "the rate limit of this key is exhausted", retry_after=(free_at or now + 1) - now
-            )
-        await self._clock.sleep(free_at - now)
-        limiter.started(self._clock.monotonic())
-        try:
+        async with upstream.acquire(Call.POLL, task_id=key.task_id, shown=True, wait_seconds=self._wait):
             await poll(upstream, key.task_id, PollCache())
-        except UpstreamError as error:
-            limiter.failed(error, self._clock.monotonic())
-            raise
-        except BaseException:
-            limiter.abandoned()
-            raise
-        limiter.succeeded()
 
 
 def _all_done(checks: Sequence[asyncio.Task[None]]) -> asyncio.Event:

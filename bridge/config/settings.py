@@ -100,6 +100,9 @@ class UpstreamSettings(BaseModel):
     max_in_flight: Annotated[int, Field(ge=1, le=1024)] = Field(
         32, description="Maximum concurrent requests; more than 32 slow the HTTP client down."
     )
+    max_submits_in_flight: Annotated[int, Field(ge=1, le=1024)] = Field(
+        16, description="Maximum concurrent submits; they have connections of their own."
+    )
     requests_per_second: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Rate limit over all tasks of this upstream; unlimited by default."
     )

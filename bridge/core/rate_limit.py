@@ -1,104 +1,314 @@
-"""Rate limit, concurrency limit and circuit breaker of one provider credential.
+"""Rate limit, concurrency limits, pause, circuit breaker and key state of one provider credential.
 
-Rule 1: one 429 slows down every call with the credential, not only the task that met it.
-Rule 2: after eight failures in a row, over all tasks, the circuit opens: then one probe at a time.
-Rule 3: `free_at` is advisory; only `started` consumes capacity, and exactly one of `succeeded`, `failed` or
-        `abandoned` gives it back.
+Rule 1: rate, pause, circuit and a rejected key are common to every call with the credential.
+Rule 2: concurrency is three pools: status calls, creates, streams. A full pool never holds up another one.
+Rule 3: one task's failure is not the credential's: only what says that the *way* to the provider fails counts
+        here, and only when different tasks meet it with no valid answer in between.
+Rule 4: `free_at` is advisory; only `start` consumes capacity, and exactly one `finish` gives it back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Self
 
 from bridge.core.schedule import MAX_BACKOFF, MAX_WAIT, backoff
-from bridge.errors import CredentialRefused, UpstreamBusy, UpstreamError
+from bridge.errors import (
+    CredentialRefused,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+    UpstreamUnreachable,
+)
 
 CIRCUIT_AFTER_FAILURES = 8
+CIRCUIT_AFTER_TASKS = 2
+KEY_RETRY_SECONDS = 30.0
+"""How often one call goes out with a key the provider rejected."""
+
+FORBIDDEN_WINDOW_SECONDS = 60.0
+"""402 or 403 for two different tasks within this time, with no valid answer between, is about the key."""
+
+_ABOUT_ONE_TASK = frozenset({402, 403})
 _FIRST_PAUSE = 1.0
+
+
+class Call(StrEnum):
+    """What a call is for; it decides which pool it takes its place from."""
+
+    FIRST = "first"  # the first poll of a task that no viewer was shown yet
+    POLL = "poll"  # every later poll, and an ownership check
+    CONTROL = "control"  # cancel and alias: answered while a client waits, and stranger-controlled
+    CREATE = "create"
+    STREAM = "stream"
+
+
+_FROM_CLIENTS = frozenset({Call.CONTROL, Call.CREATE})
+_POLLS_PER_OTHER = 3
+
+
+class Scope(StrEnum):
+    """Whose failure an error is."""
+
+    TASK = "task"
+    CREDENTIAL = "credential"
+
+
+@dataclass(slots=True, eq=False)
+class Permit:
+    """Capacity of one call, from `start` to `finish`.
+
+    Attributes:
+        task_id: The task it is about; None for a create.
+        shown: Whether the provider has shown this task before.
+        owner: The connection whose turn a first poll takes.
+    """
+
+    call: Call
+    task_id: str | None
+    shown: bool
+    started_at: float
+    owner: Hashable = None
+    finished: bool = False
 
 
 @dataclass(slots=True)
 class CredentialLimiter:
-    """Rate limit, concurrency limit and circuit breaker of one provider credential.
+    """Decides when one provider credential may be used, and learns from how the calls end.
 
     All times are monotonic seconds.
 
     Args:
-        max_in_flight: Concurrent requests; above 32 one aiohttp session becomes slower, not faster.
-        requests_per_second: Rate over all tasks; None where the provider documents no limit.
+        max_in_flight: Concurrent status calls; above 32 one aiohttp session becomes slower, not faster.
+        max_submits_in_flight: Concurrent creates. They have connections of their own.
+        max_streams: Concurrent streams. Only opening one takes rate.
         random: Returns 0-1, for jitter.
+        requests_per_second: Rate over all calls; None where the provider documents no limit.
+        interval: Seconds between two polls of a healthy task. A 429 that no success contradicts for so long
+            is the credential's.
+        forbidden_is_key: Whether 402 or 403 for two tasks is about the key. Not for a caller's own key:
+            it may ask for other people's tasks.
+
+    Attributes:
+        rejected: Why the provider rejects the key; None while it accepts it.
+        polls_wait: Whether a due poll waits for its turn; set by the poll scheduler.
     """
 
     max_in_flight: int
     random: Callable[[], float]
     requests_per_second: float | None = None
-    in_flight: int = field(init=False, default=0)
+    max_submits_in_flight: int = 16
+    max_streams: int = 100
+    interval: float = 10.0
+    forbidden_is_key: bool = True
     failures: int = field(init=False, default=0)
+    rejected: UpstreamError | None = field(init=False, default=None)
+    polls_wait: bool = field(init=False, default=False)
+    _in_flight: dict[Call, int] = field(init=False)
+    _failed_tasks: set[str | None] = field(init=False, default_factory=set)
+    _open: bool = field(init=False, default=False)
     _next_slot: float = field(init=False, default=0.0)
     _paused_until: float = field(init=False, default=0.0)
     _pause: float = field(init=False, default=0.0)
+    _last_success: float = field(init=False, default=float("-inf"))
+    _first_start: float | None = field(init=False, default=None)
+    _forbidden: dict[str | None, float] = field(init=False, default_factory=dict)
+    _key_probe_at: float = field(init=False, default=0.0)
+    _polls_since_other: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self._in_flight = dict.fromkeys(Call, 0)
 
     @property
     def open_circuit(self) -> bool:
         """Whether the circuit is open: one probe at a time instead of normal traffic."""
-        return self.failures >= CIRCUIT_AFTER_FAILURES
+        return self._open
+
+    @property
+    def probing(self) -> bool:
+        """Whether only one call at a time goes out, to learn whether provider and key work again."""
+        return self._open or self.rejected is not None
+
+    @property
+    def share(self) -> int:
+        """Status calls that first polls may have in flight while repeats wait: a quarter, at least one."""
+        return max(self.max_in_flight // 4, 1)
+
+    @property
+    def in_flight(self) -> int:
+        """Status calls on their way: polls, ownership checks, cancels and alias searches."""
+        return self._in_flight[Call.FIRST] + self._in_flight[Call.POLL] + self._in_flight[Call.CONTROL]
+
+    def in_flight_of(self, call: Call) -> int:
+        """Calls of one kind on their way."""
+        return self._in_flight[call]
 
     def for_other_credential(self, *, max_in_flight: int) -> Self:
         """A limiter with the same rates and nothing used up."""
-        return type(self)(max_in_flight, self.random, self.requests_per_second)
+        return type(self)(
+            max_in_flight,
+            self.random,
+            self.requests_per_second,
+            self.max_submits_in_flight,
+            self.max_streams,
+            self.interval,
+            forbidden_is_key=False,
+        )
 
-    def free_at(self, now: float) -> float | None:
-        """When the next request may start; None until one in flight has ended."""
-        if self.in_flight >= self.max_in_flight or (self.open_circuit and self.in_flight > 0):
+    def free_at(self, call: Call, now: float) -> float | None:
+        """When the next call of this kind may start; None until one in flight has ended."""
+        if not self._has_room(call):
             return None
-        return max(now, self._paused_until, self._next_slot)
+        at = max(now, self._paused_until, self._next_slot)
+        if call in _FROM_CLIENTS and self.polls_wait and self.requests_per_second is not None:
+            # Beside waiting polls these get every fourth slot: a flood of alias searches stops no poll.
+            at += max(_POLLS_PER_OTHER - self._polls_since_other, 0) / self.requests_per_second
+        return max(at, self._key_probe_at) if self.rejected is not None else at
 
-    def started(self, now: float) -> None:
-        """Take the capacity of one request."""
-        self.in_flight += 1
+    def _has_room(self, call: Call) -> bool:
+        creates, streams = self._in_flight[Call.CREATE], self._in_flight[Call.STREAM]
+        if self.probing:
+            # Half-open: one probe. A create may be one: a bridge without open tasks would never learn that the
+            # provider is back. A stream is not: it lasts for minutes. Each pool has its own, so that a hanging
+            # create does not keep polls from finding out.
+            return call is not Call.STREAM and (creates if call is Call.CREATE else self.in_flight) == 0
+        if call is Call.STREAM:
+            return streams < self.max_streams
+        if call is Call.CREATE:
+            return creates < self.max_submits_in_flight
+        room = {
+            # Repeats never fill the pool: if all of them hang, a quarter is left for newcomers.
+            Call.POLL: self.max_in_flight - self.share if self.max_in_flight > 1 else 1,
+            # Cancels and alias searches come from clients: hanging ones never stop the polls.
+            Call.CONTROL: self.share,
+            Call.FIRST: self.max_in_flight,
+        }
+        return self.in_flight < self.max_in_flight and self._in_flight[call] < room[call]
+
+    def start(self, call: Call, now: float, *, task_id: str | None = None, shown: bool = False) -> Permit:
+        """Consume the capacity of one call.
+
+        Args:
+            task_id: The task it is about.
+            shown: Whether the provider has shown that task before.
+        """
+        self._in_flight[call] += 1
+        self._polls_since_other = 0 if call in _FROM_CLIENTS else self._polls_since_other + 1
+        if self._first_start is None:
+            self._first_start = now
         if self.requests_per_second is not None:
             # From now, not from the last slot: idle time is not saved up for a burst.
             self._next_slot = max(self._next_slot, now) + 1 / self.requests_per_second
+        if self.rejected is not None:
+            self._key_probe_at = now + KEY_RETRY_SECONDS
+        return Permit(call, task_id, shown, now)
 
-    def succeeded(self) -> None:
+    def abandon(self, permit: Permit) -> None:
+        """We cancelled the call: its capacity is free again, and nothing was learned."""
+        if not permit.finished:
+            permit.finished = True
+            self._in_flight[permit.call] -= 1
+
+    def succeed(self, permit: Permit, now: float) -> None:
         """The provider gave a valid answer: a 404 or a rejected request is one too."""
-        self.in_flight -= 1
+        self.abandon(permit)
+        if permit.call is Call.STREAM:
+            # It ends minutes after it was opened: it says nothing about now.
+            return
         self.failures = 0
+        self._failed_tasks.clear()
+        self._forbidden.clear()
+        self._open = False
+        self.rejected = None
+        self._last_success = now
         # Half, so that one success does not undo the pauses that several 429s led to; and a little less
         # than half, so that it reaches zero.
         self._pause = max(self._pause / 2 - 0.25, 0.0)
 
-    def failed(self, error: UpstreamError, now: float) -> None:
-        """The provider did not answer, or it limits us."""
-        if not error.retryable and not isinstance(error, CredentialRefused):
-            # A 404, or one task that is rejected: the provider works.
-            self.succeeded()
+    def fail(self, permit: Permit, error: UpstreamError, now: float) -> Scope:
+        """The call failed. Returns whose failure that is."""
+        if isinstance(error, CredentialRefused):
+            return self._refused(permit, error, now)
+        if isinstance(error, UpstreamBusy):
+            return self._busy(permit, error, now)
+        way_failed = isinstance(error, UpstreamUnavailable | UpstreamTimeout)
+        if permit.call is Call.CREATE:
+            # Creates are slow and fail for reasons of their own. Only a refused connection says that no call
+            # gets through.
+            way_failed = isinstance(error, UpstreamUnreachable)
+        elif permit.call is Call.STREAM:
+            way_failed = False
+        if not way_failed:
+            # An unreadable 200, a 404, a rejected request: the way works. An unreadable page does not show
+            # that the key is accepted, though.
+            self.abandon(permit)
+            if not error.retryable and self.rejected is None:
+                self.failures = 0
+                self._failed_tasks.clear()
+                self._open = False
+                self._last_success = now
+            return Scope.TASK
+        self._count_failure(permit, now)
+        return Scope.CREDENTIAL if self._open else Scope.TASK
+
+    def _refused(self, permit: Permit, error: CredentialRefused, now: float) -> Scope:
+        self.abandon(permit)
+        if error.provider_status in _ABOUT_ONE_TASK and not error.names_key:
+            if not self.forbidden_is_key:
+                return Scope.TASK
+            self._forbidden = {
+                task: at for task, at in self._forbidden.items() if now - at < FORBIDDEN_WINDOW_SECONDS
+            }
+            self._forbidden[permit.task_id] = now
+            if len(self._forbidden) < 2:
+                return Scope.TASK
+        self.rejected = error
+        self._key_probe_at = max(self._key_probe_at, now + KEY_RETRY_SECONDS)
+        return Scope.CREDENTIAL
+
+    def _busy(self, permit: Permit, error: UpstreamBusy, now: float) -> Scope:
+        """A 429, or a 503 with `Retry-After`."""
+        silent_since = max(self._last_success, now if self._first_start is None else self._first_start)
+        alone = (
+            permit.call in (Call.FIRST, Call.POLL, Call.CONTROL)
+            and not permit.shown
+            and now - silent_since < self.interval
+        )
+        self.abandon(permit)
+        if alone:
+            # Providers answer 429 for ids they have never seen, too. A stranger's random id must not slow
+            # down everyone else.
+            return Scope.TASK
+        if permit.call is not Call.CREATE:
+            self._failed_tasks.add(permit.task_id)
+        self._slow_down(error.retry_after, now)
+        return Scope.CREDENTIAL
+
+    def _count_failure(self, permit: Permit, now: float) -> None:
+        self.abandon(permit)
+        if permit.started_at < self._last_success:
+            # Another call got through since this one started: ids that hang until their time-out together are
+            # no outage.
             return
-        self.in_flight -= 1
-        if isinstance(error, UpstreamBusy | CredentialRefused):
-            # A rejected key is a pause, not an open circuit: the provider answers, and may accept it again.
-            self._pause_after_rejection(error.retry_after, now)
-            return
-        if self.open_circuit and now < self._paused_until:
-            # It was in flight when the circuit opened. Counted, each such request would double the wait.
+        if self._open and now < self._paused_until:
+            # It was in flight when the circuit opened. Counting it would double the wait up to 32 times.
             return
         self.failures += 1
-        if self.open_circuit:
+        self._failed_tasks.add(permit.task_id)
+        if self.failures >= CIRCUIT_AFTER_FAILURES and len(self._failed_tasks) >= CIRCUIT_AFTER_TASKS:
+            self._open = True
             doublings = self.failures - CIRCUIT_AFTER_FAILURES
             wait = backoff(doublings, first=_FIRST_PAUSE, limit=MAX_BACKOFF, jitter=self.random())
             self._paused_until = max(self._paused_until, now + wait)
 
-    def abandoned(self) -> None:
-        """We cancelled the request: its capacity is free again, and nothing was learned."""
-        self.in_flight -= 1
-
-    def _pause_after_rejection(self, retry_after: float | None, now: float) -> None:
+    def _slow_down(self, retry_after: float | None, now: float) -> None:
         if now >= self._paused_until:
             self._pause = min(max(self._pause * 2, _FIRST_PAUSE), MAX_BACKOFF)
         elif retry_after is None:
-            # Requests that were in flight together meet the same limit: it counts once.
+            # Calls that were in flight together meet the same limit: it counts once.
             return
         # `_pause` is doubled here instead of by a count of failures, because successes shrink it again.
         wait = (
@@ -109,8 +319,18 @@ class CredentialLimiter:
         self._paused_until = max(self._paused_until, now + min(wait, MAX_WAIT))
 
     def paused(self, now: float) -> float:
-        """Seconds until any request may start, by the provider's request or after failures."""
+        """Seconds until any call may start, by the provider's request or after failures."""
         return max(self._paused_until - now, 0.0)
+
+    def held_up_by(self, now: float) -> str | None:
+        """Why polls do not start now, in words for a notice; None when nothing holds them up."""
+        if self.rejected is not None:
+            return "the provider rejects the bridge's key for this upstream"
+        if self._open:
+            return "the provider does not answer; the circuit breaker is open"
+        if self._paused_until > now:
+            return "the provider is rate limiting the bridge"
+        return None
 
     def statistics(self, now: float) -> dict[str, object]:
         """The limiter as `/status` reports it."""

@@ -182,9 +182,13 @@ class AnswerRules:
         if error_class in _WITH_RETRY_AFTER:
             code = fold(error.code) if error.code else None
             retry_after = self.retry.wait(answer.headers, document, code)
-        return error_class(
+        failure = error_class(
             message, retry_after=retry_after, provider_status=answer.status, provider_code=error.code
         )
+        if isinstance(failure, CredentialRefused):
+            named = self._phrase_means(error.message) or self._code_means(error.code)
+            failure.names_key = FailureKind.CREDENTIAL in (named, self.http.get(answer.status))
+        return failure
 
     def is_success(self, code: str) -> bool:
         """Whether a spelled code reports success."""

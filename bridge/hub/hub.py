@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Protocol
 
@@ -29,8 +29,12 @@ logger = logging.getLogger(__name__)
 class Interest(Protocol):
     """Counts the subscribers of each task, so that a watch ends when the last one leaves."""
 
-    def want(self, key: TaskKey) -> None:
-        """Add one subscriber; starts the watch if it is the first."""
+    def want(self, key: TaskKey, by: Hashable = None) -> None:
+        """Add one subscriber; starts the watch if it is the first.
+
+        Args:
+            by: The connection whose turn the first poll takes.
+        """
 
     def unwant(self, key: TaskKey) -> None:
         """Remove one subscriber."""
@@ -126,7 +130,7 @@ class Hub:
             if key in subscription.channels:
                 continue
             channel = self._channel(key)
-            self._want(channel)
+            self._want(channel, subscription)
             channel.joining[subscription] = None
             subscription.channels[key] = channel
             subscription.tasks += 1
@@ -499,10 +503,10 @@ class Hub:
             channel = self._channels[key] = Channel(key)
         return channel
 
-    def _want(self, channel: Channel[Subscription]) -> None:
+    def _want(self, channel: Channel[Subscription], by: Hashable = None) -> None:
         # The channel exists before the call: `want` may send the active notices of the task at once.
         try:
-            self._interest.want(channel.key)
+            self._interest.want(channel.key, by)
         except BaseException:
             self._release(channel, wanted=False)
             raise

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from bridge.core.rate_limit import Call
 from bridge.core.task import Observation
 from bridge.dialects.base import Request
 from bridge.errors import UnreadablePayload, UpstreamError, UpstreamRefused
 from bridge.sources.upstream import Upstream
 from bridge.wire.sse import Decoder
+
+OPEN_WAIT_SECONDS = 30.0  # polls carry the state meanwhile
 
 OnObservations = Callable[[Sequence[Observation]], Awaitable[bool]]
 
@@ -31,7 +34,10 @@ async def follow(
         UpstreamError: The connection was lost, or there is no stream; a poll must find what is missing.
     """
     try:
-        async with upstream.session.listen(request) as (head, chunks):
+        async with (
+            upstream.acquire(Call.STREAM, wait_seconds=OPEN_WAIT_SECONDS),
+            upstream.session.listen(request) as (head, chunks),
+        ):
             if head.status != 200:
                 upstream.dialect.read_status(head)  # raises the provider's own error
             if head.status != 200 or not head.headers.get("content-type", "").startswith("text/event-stream"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,12 +14,12 @@ from typing import Self
 
 from bridge.clock import Clock
 from bridge.core.estimate import RuntimeHistory
-from bridge.core.rate_limit import CredentialLimiter
+from bridge.core.rate_limit import Call, CredentialLimiter, Permit, Scope
 from bridge.core.schedule import CallbackSupport, Pace
 from bridge.core.task import OWN_ACCOUNT
 from bridge.dialects.base import HttpResponse, Request
 from bridge.dialects.dialect import Dialect
-from bridge.errors import CredentialRefused, UpstreamError
+from bridge.errors import CredentialRefused, UnreadablePayload, UpstreamError, UpstreamUnreachable
 from bridge.sources.credentials import Credential
 from bridge.sources.http_client import Session
 from bridge.sources.signatures import Verifier
@@ -24,12 +27,16 @@ from bridge.telemetry.metrics import Metrics, UpstreamSeries
 from bridge.telemetry.tracing import NO_TRACING, Tracing
 
 ACCOUNT_IN_FLIGHT = 8
-
+MAX_WAIT_SECONDS = 2.0
+"""How long a create, cancel, alias search or ownership check waits for its turn before it is 503."""
 # Out of credit, or another account's task: the key itself is valid.
 VALID_KEY_STATUSES = frozenset({402, 403})
 
-
 logger = logging.getLogger(__name__)
+
+
+def _nothing() -> None:
+    """Default of `Upstream.capacity_freed`."""
 
 
 class UpstreamState(StrEnum):
@@ -63,6 +70,9 @@ class Upstream:
         name: As the operator configured it.
         account: The account of the credential; `-` for the operator's own.
         refused: Called when the provider rejects the credential.
+
+    Attributes:
+        capacity_freed: Called when a call has ended; set by the poll scheduler, which may wait for that.
     """
 
     name: str
@@ -83,8 +93,10 @@ class Upstream:
     refused: Callable[[], None] | None = None
     tracing: Tracing = NO_TRACING
     health: UpstreamHealth = field(init=False)
+    capacity_freed: Callable[[], None] = field(init=False, default=_nothing)
     _series: UpstreamSeries = field(init=False)
     _open_circuits: set[str] = field(init=False, default_factory=set)
+    _queues: dict[Call, deque[asyncio.Event]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.health = UpstreamHealth(UpstreamState.INITIALIZING, self.clock.time())
@@ -103,6 +115,7 @@ class Upstream:
             max_in_flight=min(ACCOUNT_IN_FLIGHT, self.limiter.max_in_flight)
         )
         view.run_times, view.callbacks = RuntimeHistory(), CallbackSupport()
+        view.capacity_freed, view._queues = _nothing, {}  # noqa: SLF001 - an instance of this class
         view.refused = refused
         if self.verifier is not None and not self.verifier.published:
             # The configured signing key belongs to the operator's account: it verifies no other account's
@@ -141,31 +154,116 @@ class Upstream:
             example = None if task_id is None else self.metrics.example(f"{self.name}/{task_id}")
             self._series.seconds[call].observe(self.clock.monotonic() - started_at, example)
 
-    def record_call(self, call: str, error: UpstreamError | None = None, *, outcome: str = "ok") -> None:
-        """Count the outcome of a call and update the health of the upstream."""
-        self._series.requests[call, error.outcome if error else outcome].inc()
-        # A 404 or a rejected request is an answer: the provider works.
-        works = error is None or error.outcome in {"not_found", "refused"}
+    @asynccontextmanager
+    async def acquire(
+        self,
+        call: Call,
+        *,
+        task_id: str | None = None,
+        shown: bool = False,
+        wait_seconds: float = MAX_WAIT_SECONDS,
+    ) -> AsyncIterator[Permit]:
+        """Wait for the turn of a call with this credential, and report to the limiter how it ended.
+
+        Calls of one kind take their turns in the order in which they came.
+
+        Args:
+            task_id: The task it is about.
+            shown: Whether the provider has shown that task before.
+            wait_seconds: The longest wait.
+
+        Raises:
+            UpstreamUnreachable: The turn does not come in time; nothing was sent.
+        """
+        deadline = self.clock.monotonic() + wait_seconds
+        queue = self._queues.setdefault(call, deque())
+        turn = asyncio.Event()
+        queue.append(turn)
+        try:
+            while True:
+                now = self.clock.monotonic()
+                free_at = self.limiter.free_at(call, now) if queue[0] is turn else None
+                if free_at is not None and free_at <= now:
+                    break
+                if now >= deadline or (free_at is not None and free_at > deadline):
+                    after = 1.0 if free_at is None else free_at - now
+                    reason = self.limiter.held_up_by(now) or "too many calls to this upstream are waiting"
+                    raise UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=max(after, 1.0))
+                turn.clear()
+                await self.clock.wait(turn, (deadline if free_at is None else free_at) - now)
+            permit = self.limiter.start(call, self.clock.monotonic(), task_id=task_id, shown=shown)
+        finally:
+            queue.remove(turn)
+            if queue:
+                queue[0].set()
+        with self.hold(permit):
+            yield permit
+
+    @contextmanager
+    def hold(self, permit: Permit) -> Iterator[None]:
+        """Report to the limiter how a started call ended, by the exception that leaves the block.
+
+        Exactly one outcome for each permit: an `UpstreamError` is a failure; any other exception (a cancelled
+        task, an exception of our own) says nothing about the provider.
+        """
+        try:
+            yield
+        except UpstreamError as error:
+            scope = self.limiter.fail(permit, error, self.clock.monotonic())
+            self._update_health(permit, error, scope)
+            self._freed()
+            raise
+        except BaseException:
+            self.limiter.abandon(permit)
+            self._freed()
+            raise
+        self.limiter.succeed(permit, self.clock.monotonic())
+        self._update_health(permit, None, Scope.TASK)
+        self._freed()
+
+    def abandon(self, permit: Permit) -> None:
+        """Give back the capacity of a call that was never sent."""
+        self.limiter.abandon(permit)
+        self._freed()
+
+    def _freed(self) -> None:
+        for queue in self._queues.values():
+            if queue:
+                queue[0].set()
+        self.capacity_freed()
+
+    def _update_health(self, permit: Permit, error: UpstreamError | None, scope: Scope) -> None:
         if error is not None:
-            # The provider's message to one account is private to it; `/status` shows all accounts.
+            # The provider's words to one account are for that account alone; `/status` is for everyone.
             self.health.last_error = str(error) if self.account == OWN_ACCOUNT else error.code
             self.health.last_error_at = self.clock.time()
+        # A 404, a rejected request or an unreadable page is an answer about one task: the provider works.
+        about_task = error is None or error.outcome in {"not_found", "refused"}
+        about_task = about_task or isinstance(error, UnreadablePayload) or permit.call is Call.CREATE
+        works = about_task and scope is Scope.TASK
+        if self.limiter.rejected is not None or self.limiter.open_circuit:
+            works = False
         state = UpstreamState.VALID if works else UpstreamState.INTERRUPTED
+        if self.limiter.rejected is not None and error is not None and self.account == OWN_ACCOUNT:
+            self.health.last_error = f"the provider rejects the bridge's key for this upstream: {error}"
         if self.health.state is not state:
             fields: dict[str, object] = {"upstream": self.name}
             if state is UpstreamState.INTERRUPTED:
                 logger.warning("upstream unhealthy", extra=fields | {"error": self.health.last_error})
             elif self.health.state is UpstreamState.INTERRUPTED:
                 seconds = round(self.clock.time() - self.health.since, 1)
-                # The level of the failure, so that a reader of warnings also sees its end.
+                # The level of the failure, so that a reader of warnings sees that it is over.
                 logger.warning("upstream recovered", extra=fields | {"after_seconds": seconds})
             self.health.state = state
             self.health.since = self.clock.time()
         if self.limiter.open_circuit is not (self.account in self._open_circuits):
             self._show_circuit(is_open=self.limiter.open_circuit)
-        refused = isinstance(error, CredentialRefused) and error.provider_status not in VALID_KEY_STATUSES
-        if refused and self.refused is not None:
+        if isinstance(error, CredentialRefused) and scope is Scope.CREDENTIAL and self.refused is not None:
             self.refused()
+
+    def record_call(self, call: str, error: UpstreamError | None = None, *, outcome: str = "ok") -> None:
+        """Count the outcome of a call."""
+        self._series.requests[call, error.outcome if error else outcome].inc()
 
     def record_poll(self, result: str) -> None:
         """Count a poll by its result: `changed`, `unchanged` or `failed`."""

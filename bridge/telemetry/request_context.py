@@ -42,11 +42,13 @@ class RequestContext:
     Args:
         trace: The client's own trace; None if it sent none.
         caller: The authenticated caller; a name, never a credential.
+        address: The address of the peer.
     """
 
     request_id: str
     trace: Trace | None = None
     caller: str | None = None
+    address: str | None = None
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("bridge_request", default=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bridge.clock import Clock
@@ -17,6 +17,7 @@ from bridge.sources.accounts import REFUSED_SENTENCE, AccountRegistry
 from bridge.sources.poll import CachedResponse
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.request_context import current_request
 from bridge.watchers.scheduler import PollSchedulers
 from bridge.watchers.stream import StreamFollower
 from bridge.watchers.watcher import Watcher
@@ -142,8 +143,15 @@ class Pool:
             raise UnknownUpstream(f"no upstream {name[:40]!r} is configured")
         return upstream
 
-    def want(self, key: TaskKey) -> None:
-        """Add a viewer; the first one starts the watch."""
+    def want(self, key: TaskKey, by: Hashable = None) -> None:
+        """Add a viewer; the first one starts the watch.
+
+        Args:
+            by: The connection whose turn the first poll takes; the caller and address of the request if None.
+        """
+        request = current_request() if by is None else None
+        if request is not None:
+            by = (request.caller, request.address)
         watcher = self._watchers.get(key)
         if watcher is None:
             watcher = self._start(key)
@@ -153,6 +161,13 @@ class Pool:
             self._end(watcher)
             watcher = self._start(key)
             watcher.viewers = viewers
+        scheduler = self._schedulers.of(watcher.upstream)
+        if watcher.watch.known is None and watcher.asked_by != by:
+            # The first poll takes the turn of the connection with the shorter queue: who asks for a task that a
+            # flood asked for before does not wait behind the flood.
+            if watcher.viewers == 0 or scheduler.queued_by(by) < scheduler.queued_by(watcher.asked_by):
+                watcher.asked_by = by
+                scheduler.schedule(watcher)
         if watcher.viewers == 0:
             # With viewers the hub remembers the active notices for newcomers; without, it has dropped them.
             for notice in watcher.watch.active_notices.values():
@@ -160,7 +175,7 @@ class Pool:
         watcher.viewers += 1
         if watcher.viewers == 1:
             # Scheduled again with the shorter grace of a watched task.
-            self._schedulers.of(watcher.upstream).schedule(watcher)
+            scheduler.schedule(watcher)
         self._count_viewers(key.upstream, 1)
 
     def unwant(self, key: TaskKey) -> None:

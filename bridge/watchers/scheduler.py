@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from itertools import count
 
-from bridge.core.task import OWN_ACCOUNT
+from bridge.core.fair_share import FairShare
+from bridge.core.rate_limit import Call, Permit
+from bridge.core.task import OWN_ACCOUNT, Status
 from bridge.errors import BridgeError
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.request_context import detach_from_request
@@ -25,9 +27,10 @@ logger = logging.getLogger(__name__)
 class PollScheduler:
     """Starts the polls of one upstream with one credential.
 
-    Two heaps: `_waiting` by the time a poll is due, `_ready` by the deadline of a due poll (due time plus
-    grace). Under a tight rate limit, watched tasks and tasks near their end get the shorter grace and so go
-    first; the others still have a deadline, so that none starves.
+    Two heaps for repeats: `_waiting` by the time a poll is due, `_ready` by the deadline of a due poll (due
+    time plus grace). Under a tight rate limit, watched tasks and tasks near their end get the shorter grace
+    and so go first; the others still have a deadline, so that none starves. First polls, of tasks without a
+    state, have a share of their own (`FairShare`).
 
     Rescheduling does not search the heaps: each entry carries the generation of its watcher, and an entry of
     an older generation is dropped when it comes to the top.
@@ -37,9 +40,12 @@ class PollScheduler:
         self._upstream = upstream
         self._waiting: list[tuple[float, int, Watcher]] = []
         self._ready: list[tuple[float, int, Watcher, float]] = []
+        self._first: FairShare[tuple[int, Watcher, float, Hashable]] = FairShare()
         self._generations = count(1)
         self._woken = asyncio.Event()
         self._polling: set[Watcher] = set()
+        # A cancel or a submit that ends may free what a poll waits for.
+        upstream.capacity_freed = self._woken.set
 
     def schedule(self, watcher: Watcher) -> None:
         """Poll `watcher` at its due time; replaces what was scheduled for it before."""
@@ -55,6 +61,10 @@ class PollScheduler:
             # Only a new first entry shortens the sleep of `run`.
             self._woken.set()
 
+    def queued_by(self, connection: Hashable) -> int:
+        """First polls of this connection that wait for their turn."""
+        return self._first.queued_by(connection)
+
     def cancel(self, watcher: Watcher) -> None:
         """Never poll `watcher` again."""
         watcher.generation = CANCELLED
@@ -67,48 +77,96 @@ class PollScheduler:
             while True:
                 self._woken.clear()
                 now = clock.monotonic()
-                watcher = self._take(now)
-                if watcher is None:
+                taken = self._take(now)
+                if taken is None:
                     await clock.wait(self._woken, self._wait(now))
                 else:
-                    group.create_task(self._work(watcher))
+                    group.create_task(self._work(*taken))
 
-    async def _work(self, watcher: Watcher | None) -> None:
+    async def _work(self, watcher: Watcher, permit: Permit) -> None:
         # One poll, then the next that is ready: a new asyncio task for each would cost a fifth of the poll.
-        while watcher is not None:
-            await self._poll(watcher)
+        taken: tuple[Watcher, Permit] | None = (watcher, permit)
+        while taken is not None:
+            await self._poll(*taken)
             now = self._upstream.clock.monotonic()
-            watcher = self._take(now)
-            if watcher is None or (self._ready and self._wait(now) == 0.0):
+            taken = self._take(now)
+            if taken is None or self._can_start(now):
                 # Otherwise `run` has nothing to start, and waking it would be wasted.
                 self._woken.set()
 
-    def _take(self, now: float) -> Watcher | None:
-        """The watch to poll now, with capacity taken for it; None when none is due or the limiter says no.
+    def _take(self, now: float) -> tuple[Watcher, Permit] | None:
+        """The watch to poll now, with its capacity; None when none is due or the limiter says no.
 
         Ordering: the caller must run `_poll` next, which gives the capacity back.
         """
         self._promote_due(now)
-        if not self._ready:
+        limiter = self._upstream.limiter
+        limiter.polls_wait = bool(self._ready) or len(self._first) > 0
+        repeat_at = limiter.free_at(Call.POLL, now) if self._ready else None
+        repeats_wait = repeat_at is not None and repeat_at <= now
+        if len(self._first):
+            # Case 1: a newcomer's turn.
+            first_at = limiter.free_at(Call.FIRST, now)
+            while first_at is not None and first_at <= now:
+                turn = self._first.next_first(
+                    repeats_wait=repeats_wait,
+                    in_flight=limiter.in_flight_of(Call.FIRST),
+                    share=limiter.share,
+                    limit=limiter.max_in_flight,
+                )
+                if turn is None:
+                    break
+                generation, watcher, due, owner = turn
+                if watcher.generation != generation:
+                    self._first.finished(owner)  # cancelled, or rescheduled, while it waited
+                    continue
+                return watcher, self._start(Call.FIRST, watcher, due, now, owner)
+        if not repeats_wait:
             return None
-        free_at = self._upstream.limiter.free_at(now)
-        if free_at is None or free_at > now:
-            return None
-        _, _, watcher, due = heapq.heappop(self._ready)
-        self._upstream.limiter.started(now)
+        # Case 2: the most urgent repeat. A half-open circuit probes with a task that a viewer waits for.
+        _, _, watcher, due = heapq.heappop(self._ready) if not limiter.probing else self._pop_probe()
+        self._first.repeat_started()
+        return watcher, self._start(Call.POLL, watcher, due, now)
+
+    def _start(self, call: Call, watcher: Watcher, due: float, now: float, owner: Hashable = None) -> Permit:
         self._polling.add(watcher)
         self._upstream.record_wait(now - due)
-        return watcher
+        known = watcher.watch.known
+        shown = known is not None and known.status is not Status.UNKNOWN
+        permit = self._upstream.limiter.start(call, now, task_id=watcher.key.task_id, shown=shown)
+        permit.owner = owner
+        return permit
+
+    def _pop_probe(self) -> tuple[float, int, Watcher, float]:
+        # The probe that failed is scheduled again behind the others, so probes rotate. Linear, but at most
+        # once a second while the circuit is open.
+        watched = [entry for entry in self._ready if entry[2].viewers and entry[2].generation == entry[1]]
+        entry = min(watched, key=lambda entry: entry[:2]) if watched else self._ready[0]
+        self._ready.remove(entry)
+        heapq.heapify(self._ready)
+        return entry
+
+    def _can_start(self, now: float) -> bool:
+        limiter = self._upstream.limiter
+        calls = [Call.POLL] if self._ready else []
+        if len(self._first):
+            calls.append(Call.FIRST)
+        return any((at := limiter.free_at(call, now)) is not None and at <= now for call in calls)
 
     def _wait(self, now: float) -> float | None:
         """Seconds until a poll may start; None until something wakes `run`."""
-        if self._ready:
-            free_at = self._upstream.limiter.free_at(now)
-            return free_at - now if free_at is not None else None
-        return max(self._waiting[0][0] - now, 0.0) if self._waiting else None
+        limiter = self._upstream.limiter
+        times = [limiter.free_at(Call.POLL, now)] if self._ready else []
+        if len(self._first):
+            times.append(limiter.free_at(Call.FIRST, now))
+        # A time that has come was refused for another reason (a connection's share): an event ends that.
+        later = [at - now for at in times if at is not None and at > now]
+        if self._waiting:
+            later.append(max(self._waiting[0][0] - now, 0.0))
+        return min(later) if later else None
 
     def _promote_due(self, now: float) -> None:
-        """Move due entries to `_ready`; drop stale ones."""
+        """Move due entries to `_ready` or `_first`; drop stale ones."""
         waiting, ready = self._waiting, self._ready
         while waiting:
             due, generation, watcher = waiting[0]
@@ -116,7 +174,11 @@ class PollScheduler:
             if current and due > now:
                 break
             heapq.heappop(waiting)
-            if current:
+            if not current:
+                continue
+            if watcher.watch.known is None:
+                self._first.add(watcher.asked_by, (generation, watcher, due, watcher.asked_by))
+            else:
                 heapq.heappush(ready, (due + self._grace(watcher), generation, watcher, due))
         # A task rescheduled while it waited for the limiter is in `_waiting` again.
         while ready and ready[0][2].generation != ready[0][1]:
@@ -126,19 +188,17 @@ class PollScheduler:
     def _grace(watcher: Watcher) -> float:
         if not watcher.viewers:
             return UNWATCHED_GRACE_SECONDS
-        # A subscriber waits for the first state, or for the end: both are what people notice.
-        return 0.0 if watcher.watch.near_end or watcher.watch.known is None else WATCHED_GRACE_SECONDS
+        # A subscriber waits for the end: that is what people notice.
+        return 0.0 if watcher.watch.near_end else WATCHED_GRACE_SECONDS
 
-    async def _poll(self, watcher: Watcher) -> None:
-        # `Watcher.poll` settles the capacity taken in `_take`; what ends before it is reached settles here.
-        settled = False
+    async def _poll(self, watcher: Watcher, permit: Permit) -> None:
+        # `Watcher.poll` settles the permit; what ends before it is reached settles here.
         try:
             await watcher.hydrate()
             if watcher.over:
                 return
-            settled = True
             self._upstream.metrics.saved.record_poll(self._upstream.name)
-            await watcher.poll()
+            await watcher.poll(permit)
         except BridgeError as error:
             logger.warning("poll failed", extra={"task": watcher.key.ref, "error": str(error)})
             self._retry_later(watcher)
@@ -147,8 +207,10 @@ class PollScheduler:
             logger.exception("unhandled exception in poll", extra={"task": watcher.key.ref})
             self._retry_later(watcher)
         finally:
-            if not settled:
-                self._upstream.limiter.abandoned()
+            if not permit.finished:
+                self._upstream.abandon(permit)
+            if permit.call is Call.FIRST:
+                self._first.finished(permit.owner)
             self._polling.discard(watcher)
             self.schedule(watcher)
 

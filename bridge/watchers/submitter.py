@@ -20,6 +20,7 @@ from urllib.parse import quote
 from bridge.core.cursor import Cursor
 from bridge.core.event import Event
 from bridge.core.merge import unknown
+from bridge.core.rate_limit import Call
 from bridge.core.task import Observation, Source, Status, TaskKey, check_task_id
 from bridge.dialects.base import HttpResponse, Request, Submission
 from bridge.errors import (
@@ -178,34 +179,28 @@ class Submitter:
 
     async def _submit(self, call: _SubmitCall) -> tuple[TaskKey, Event]:
         try:
-            return await self._record_submitted(call, await _send_submit(call))
+            return await self._send_and_record(call)
         except UpstreamUnreachable:
             raise
         except UNCERTAIN as error:
             return await self._recover(call, error)
 
     async def _forward_submit(self, call: _SubmitCall) -> Forwarded:
-        response = await _send_submit(call)
+        response: HttpResponse | None = None
         try:
-            key, event = await self._record_submitted(call, response)
+            async with call.upstream.acquire(Call.CREATE):
+                response = await _send_submit(call)
+                key, observation = _read_submitted(call, response)
         except UpstreamError as error:
+            if response is None:
+                raise
             return Forwarded(response, error=error)
-        return Forwarded(response, key, event)
+        return Forwarded(response, key, await self._watch_submitted(call, key, observation))
 
-    async def _record_submitted(self, call: _SubmitCall, response: HttpResponse) -> tuple[TaskKey, Event]:
-        """Read the response to a submit, record the task and watch it.
-
-        Raises:
-            UpstreamError: The response is an error.
-        """
-        try:
-            seen = call.upstream.dialect.read_submitted(response, call.submission)
-            key = _submitted_key(call.upstream, seen)
-        except UpstreamError as error:
-            call.upstream.record_call("submit", error)
-            raise
-        call.upstream.record_call("submit")
-        return key, await self._watch_submitted(call, key, seen)
+    async def _send_and_record(self, call: _SubmitCall) -> tuple[TaskKey, Event]:
+        async with call.upstream.acquire(Call.CREATE):
+            key, observation = _read_submitted(call, await _send_submit(call))
+        return key, await self._watch_submitted(call, key, observation)
 
     async def _recover(self, call: _SubmitCall, error: UpstreamError) -> tuple[TaskKey, Event]:
         """Find the task by the client's own id (rule 1); without one it stays unknown whether it exists."""
@@ -216,12 +211,13 @@ class Submitter:
         if request is None:
             raise error if responded and not _accepted(error) else _uncertain(error) from error
         try:
-            seen = await find(call.upstream, request)
-            key = _submitted_key(call.upstream, seen)
+            async with call.upstream.acquire(Call.CONTROL):
+                seen = await find(call.upstream, request)
+                key = _submitted_key(call.upstream, seen)
         except TaskNotFound:
             if responded:
                 raise error from None  # the provider reported a failure, and the task does not exist
-            return await self._record_submitted(call, await _send_submit(call))
+            return await self._send_and_record(call)
         except UpstreamError:
             raise error from None
         return key, await self._watch_submitted(call, key, seen)
@@ -241,17 +237,13 @@ class Submitter:
         return event or self._placeholder(key)
 
     async def _cancel(self, key: TaskKey) -> Event:
-        return await self._record_cancelled(key, await self._send_cancel(key))
+        forwarded = await self._forward_cancel(key)
+        if forwarded.error is not None:
+            raise forwarded.error
+        assert forwarded.event is not None
+        return forwarded.event
 
     async def _forward_cancel(self, key: TaskKey) -> Forwarded:
-        response = await self._send_cancel(key)
-        try:
-            await self._record_cancelled(key, response)
-        except BridgeError as error:
-            return Forwarded(response, error=error)
-        return Forwarded(response)
-
-    async def _send_cancel(self, key: TaskKey) -> HttpResponse:
         upstream = self._pool.upstream(key.upstream, key.account)
         try:
             request = upstream.dialect.cancel_request(key.task_id)
@@ -259,32 +251,25 @@ class Submitter:
             raise TaskNotFound(str(error)) from error
         if request is None:
             raise Conflict(f"the upstream {upstream.name!r} cannot cancel tasks")
+        response: HttpResponse | None = None
+        seen: Observation | None = None
         try:
-            return await _send(upstream, "cancel", request)
-        except UpstreamError:
-            self._pool.poll_now(key)  # the call may have been carried out although no response arrived
-            raise
-
-    async def _record_cancelled(self, key: TaskKey, response: HttpResponse) -> Event:
-        """Read the response to a cancel; the newest state of the task, polled if the response shows no end.
-
-        Raises:
-            Conflict: The task can no longer be cancelled.
-            UpstreamError: The provider rejected the call for another reason.
-            JournalError: The journal cannot be read or written.
-        """
-        upstream = self._pool.upstream(key.upstream, key.account)
-        try:
-            seen = _read_cancelled(upstream, key, response)
+            async with upstream.acquire(Call.CONTROL, task_id=key.task_id, shown=True):
+                response = await _send(upstream, "cancel", request)
+                seen = _read_cancelled(upstream, key, response)
         except UpstreamError as error:
-            upstream.record_call("cancel", error)
-            raise await self._cancel_error(upstream, key, error) from error
-        upstream.record_call("cancel")
-        if seen is not None:
-            event = await self._pool.show(key, seen, Source.POLL)
-        else:
-            event = await self._poll_once(upstream, key)
-        return event or self._placeholder(key)
+            if response is None:
+                self._pool.poll_now(key)  # the call may have been carried out although no response arrived
+                raise
+            return Forwarded(response, error=await self._cancel_error(upstream, key, error))
+        try:
+            if seen is not None:
+                event = await self._pool.show(key, seen, Source.POLL)
+            else:
+                event = await self._poll_once(upstream, key)
+        except BridgeError as error:
+            return Forwarded(response, error=error)
+        return Forwarded(response, event=event or self._placeholder(key))
 
     async def _cancel_error(
         self, upstream: Upstream, key: TaskKey, error: UpstreamError
@@ -305,7 +290,8 @@ class Submitter:
     async def _poll_once(self, upstream: Upstream, key: TaskKey) -> Event | None:
         """Poll outside the schedule: the watch's next poll may be far away, or there is no watch."""
         try:
-            seen = await poll(upstream, key.task_id, PollCache())
+            async with upstream.acquire(Call.POLL, task_id=key.task_id, shown=True):
+                seen = await poll(upstream, key.task_id, PollCache())
         except UpstreamError:
             self._pool.poll_now(key)
             (known,) = await self._journal.latest([key])
@@ -338,6 +324,22 @@ async def _send(
         raise
 
 
+def _read_submitted(call: _SubmitCall, response: HttpResponse) -> tuple[TaskKey, Observation]:
+    """The task that the response to a submit names.
+
+    Raises:
+        UpstreamError: The response is an error.
+    """
+    try:
+        observation = call.upstream.dialect.read_submitted(response, call.submission)
+        key = _submitted_key(call.upstream, observation)
+    except UpstreamError as error:
+        call.upstream.record_call("submit", error)
+        raise
+    call.upstream.record_call("submit")
+    return key, observation
+
+
 def _submitted_key(upstream: Upstream, observation: Observation) -> TaskKey:
     try:
         return TaskKey(upstream.name, check_task_id(observation.task_id or ""), upstream.account)
@@ -346,13 +348,23 @@ def _submitted_key(upstream: Upstream, observation: Observation) -> TaskKey:
 
 
 def _read_cancelled(upstream: Upstream, key: TaskKey, response: HttpResponse) -> Observation | None:
-    """The end the response shows; None if the cancel was only accepted, and a poll decides (rule 3)."""
+    """The end the response shows; None if the cancel was only accepted, and a poll decides (rule 3).
+
+    Raises:
+        UpstreamError: The provider rejected the call.
+    """
     try:
         seen = upstream.dialect.read_status(response, key.task_id).observation
-    except UnreadablePayload:
+    except UnreadablePayload as error:
         if 200 <= response.status < 300:
+            upstream.record_call("cancel")
             return None
+        upstream.record_call("cancel", error)
         raise
+    except UpstreamError as error:
+        upstream.record_call("cancel", error)
+        raise
+    upstream.record_call("cancel")
     complete = seen.status is not Status.COMPLETED or bool(seen.outputs)
     return seen if seen.status.final and complete else None
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from bridge.core.estimate import PLAUSIBLE_SECONDS, TaskKind
 from bridge.core.event import Event
+from bridge.core.rate_limit import Permit
 from bridge.core.schedule import CallbackSupport
 from bridge.core.task import Observation, Source, State, Status, TaskKey
 from bridge.core.watch import Update, Watch
@@ -29,6 +30,7 @@ class Watcher:
         changed: Called whenever the time of the next poll moved.
 
     Attributes:
+        asked_by: The connection whose turn the first poll takes; None for the bridge itself.
         persistent: Whether the watch continues without viewers until the task ends.
         polling: Whether a poll is in flight.
         polled_at: Monotonic seconds when the last poll finished; minus infinity before the first.
@@ -50,6 +52,7 @@ class Watcher:
         "_poll_done",
         "_started_at",
         "_status_since",
+        "asked_by",
         "error",
         "generation",
         "key",
@@ -80,6 +83,7 @@ class Watcher:
         self.viewers = 0
         self.persistent = False
         self.left_at = upstream.clock.monotonic()
+        self.asked_by: Hashable = None
         self.generation = 0
         self.source = Source.POLL
         self.polled_once = asyncio.Event()
@@ -163,10 +167,13 @@ class Watcher:
             self._poll_done = asyncio.Event()
         await self.upstream.clock.wait(self._poll_done, seconds)
 
-    async def poll(self) -> None:
+    async def poll(self, permit: Permit) -> None:
         """Poll the provider once and process the result. A failed poll is a result, not an exception.
 
-        Cancellation: the limiter's capacity is given back, nothing is recorded.
+        Args:
+            permit: The capacity of this poll; its outcome is reported to the limiter.
+
+        Cancellation: the capacity is given back, nothing is recorded.
 
         Raises:
             JournalError: The result could not be recorded; the next poll observes it again.
@@ -178,21 +185,14 @@ class Watcher:
         try:
             started_at = clock.monotonic()
             try:
-                with self.upstream.tracing.about(self.key, self.origin):
+                with self.upstream.hold(permit), self.upstream.tracing.about(self.key, self.origin):
                     observation = await poll(self.upstream, self.key.task_id, self._cache)
             except UpstreamError as error:
                 self.upstream.record_poll("failed")
                 self.error = error
-                self.upstream.limiter.failed(error, clock.monotonic())
                 await self._act(self.watch.failed(error, now=clock.monotonic(), unix_time=clock.time()))
                 self.polled_once.set()
                 return
-            except BaseException:
-                # Cancelled, or an exception of our own: the provider is not to blame, the capacity is free.
-                self.upstream.limiter.abandoned()
-                raise
-            # Settled before the journal is written: its failure is not the provider's.
-            self.upstream.limiter.succeeded()
             self.shown_at = clock.monotonic()
             if observation is None:
                 self.upstream.record_poll("unchanged")

@@ -29,7 +29,10 @@ class RequestIdMiddleware:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        send_with_id = _SendWithId(send, bind(scope["headers"]).request_id)
+        request = bind(scope["headers"])
+        if scope.get("client"):
+            request.address = scope["client"][0]
+        send_with_id = _SendWithId(send, request.request_id)
         started_at = self._clock.monotonic()
         try:
             await self._app(scope, receive, send_with_id)

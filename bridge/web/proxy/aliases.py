@@ -7,8 +7,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from bridge.core.event import Event
+from bridge.core.rate_limit import Call
 from bridge.core.task import Source, TaskKey, check_id, check_task_id
-from bridge.errors import TaskNotFound, UpstreamBusy, UpstreamError
+from bridge.errors import TaskNotFound, UpstreamError
 from bridge.sources.poll import find
 from bridge.sources.upstream import Upstream
 from bridge.web.services import Services
@@ -51,13 +52,8 @@ class Aliases:
         request = upstream.dialect.alias_request(check_id(alias))
         if request is None:
             raise TaskNotFound("this upstream has no lookup by the client's own id")
-        now = upstream.clock.monotonic()
-        free_at = upstream.limiter.free_at(now)
-        if free_at is None or free_at > now + self._settings.first_state_timeout_seconds:
-            wait = (free_at or now + 1) - now
-            raise UpstreamBusy("the rate limit of this upstream is exhausted", retry_after=wait)
-        await upstream.clock.sleep(free_at - now)
-        observation = await find(upstream, request)
+        async with upstream.acquire(Call.CONTROL):
+            observation = await find(upstream, request)
         assert observation.task_id is not None
         key = TaskKey(upstream.name, check_task_id(observation.task_id), upstream.account)
         event = await self._pool.show(key, observation, Source.POLL)

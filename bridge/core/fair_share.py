@@ -1,0 +1,88 @@
+"""Which due poll of one credential starts next: first polls beside repeats, and connections in turn.
+
+Rule 1: while repeats wait, every fourth start is a first poll; without repeats every start is.
+Rule 2: while repeats wait, one connection gets at most every second of those (one start in eight), so that a
+        flood of random ids leaves repeats seven starts of eight, and a newcomer the next turn.
+Rule 3: inside their share connections take turns, and none holds more than half of the places in flight:
+        first polls may hang, too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+REPEATS_PER_FIRST = 3
+REPEATS_PER_FIRST_OF_ONE = 7
+
+Item = TypeVar("Item")
+
+
+@dataclass(slots=True)
+class FairShare(Generic[Item]):
+    """First polls that are due, by the connection that asked for them.
+
+    The caller keeps the repeats; it asks `next_first` before it starts one of them.
+    """
+
+    _queues: dict[Hashable, deque[Item]] = field(default_factory=dict)
+    _holding: dict[Hashable, int] = field(default_factory=dict)
+    _since_first: int = REPEATS_PER_FIRST_OF_ONE
+    _last: Hashable | None = None
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._queues.values())
+
+    def add(self, connection: Hashable, item: Item) -> None:
+        """A first poll is due. `connection` is the subscriber (or caller) that asked for the task."""
+        self._queues.setdefault(connection, deque()).append(item)
+
+    def queued_by(self, connection: Hashable) -> int:
+        """First polls of this connection that wait for their turn."""
+        return len(self._queues.get(connection, ()))
+
+    def next_first(self, *, repeats_wait: bool, in_flight: int, share: int, limit: int) -> Item | None:
+        """The first poll to start now; None when a repeat goes first, or nothing may start.
+
+        Args:
+            repeats_wait: Whether a repeat is due.
+            in_flight: First polls on their way.
+            share: Places in flight for first polls while repeats wait.
+            limit: Places in flight for first polls while no repeat waits.
+        """
+        places = share if repeats_wait else limit
+        if in_flight >= places or (repeats_wait and self._since_first < REPEATS_PER_FIRST):
+            return None
+        each = max(places // 2, 1)
+        for connection in list(self._queues):  # dicts keep order: the one served last stands last
+            if self._holding.get(connection, 0) >= each:
+                continue
+            again = connection == self._last and self._since_first < REPEATS_PER_FIRST_OF_ONE
+            if repeats_wait and again:
+                continue
+            queue = self._queues.pop(connection)
+            item = queue.popleft()
+            if queue:
+                self._queues[connection] = queue  # behind everyone else
+            self._holding[connection] = self._holding.get(connection, 0) + 1
+            self._since_first, self._last = 0, connection
+            return item
+        return None
+
+    def repeat_started(self) -> None:
+        """A repeat went out: first polls come a step nearer to their turn."""
+        self._since_first += 1
+
+    def finished(self, connection: Hashable) -> None:
+        """A first poll of this connection has ended."""
+        left = self._holding.get(connection, 0) - 1
+        if left > 0:
+            self._holding[connection] = left
+        else:
+            self._holding.pop(connection, None)
+
+    def drop(self, connection: Hashable) -> None:
+        """The connection is gone: its first polls wait no longer."""
+        self._queues.pop(connection, None)

@@ -19,6 +19,8 @@ REPEATS_PER_FIRST_OF_ONE = 7
 
 Item = TypeVar("Item")
 
+_NO_CONNECTION = object()  # None is a connection: the bridge itself
+
 
 @dataclass(slots=True)
 class FairShare(Generic[Item]):
@@ -30,7 +32,7 @@ class FairShare(Generic[Item]):
     _queues: dict[Hashable, deque[Item]] = field(default_factory=dict)
     _holding: dict[Hashable, int] = field(default_factory=dict)
     _since_first: int = REPEATS_PER_FIRST_OF_ONE
-    _last: Hashable | None = None
+    _last: Hashable = _NO_CONNECTION
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._queues.values())
@@ -56,20 +58,26 @@ class FairShare(Generic[Item]):
         if in_flight >= places or (repeats_wait and self._since_first < REPEATS_PER_FIRST):
             return None
         each = max(places // 2, 1)
-        for connection in list(self._queues):  # dicts keep order: the one served last stands last
-            if self._holding.get(connection, 0) >= each:
-                continue
-            again = connection == self._last and self._since_first < REPEATS_PER_FIRST_OF_ONE
-            if repeats_wait and again:
-                continue
-            queue = self._queues.pop(connection)
-            item = queue.popleft()
-            if queue:
-                self._queues[connection] = queue  # behind everyone else
-            self._holding[connection] = self._holding.get(connection, 0) + 1
-            self._since_first, self._last = 0, connection
-            return item
-        return None
+        # The connection served last has its turn after all others, so a newcomer gets the next one.
+        again = not repeats_wait or self._since_first >= REPEATS_PER_FIRST_OF_ONE
+        fallback = self._last if again and self._last in self._queues else _NO_CONNECTION
+        chosen = next(
+            (
+                connection
+                for connection in self._queues
+                if connection != self._last and self._holding.get(connection, 0) < each
+            ),
+            _NO_CONNECTION if self._holding.get(fallback, 0) >= each else fallback,
+        )
+        queue = self._queues.pop(chosen, None)
+        if queue is None:
+            return None
+        item = queue.popleft()
+        if queue:
+            self._queues[chosen] = queue  # behind all others: dicts keep their order
+        self._holding[chosen] = self._holding.get(chosen, 0) + 1
+        self._since_first, self._last = 0, chosen
+        return item
 
     def repeat_started(self) -> None:
         """A repeat went out: first polls come a step nearer to their turn."""

@@ -171,9 +171,9 @@ class CredentialLimiter:
     def _has_room(self, call: Call) -> bool:
         creates, streams = self._in_flight[Call.CREATE], self._in_flight[Call.STREAM]
         if self.probing:
-            # Half-open: one probe. A create may be one: a bridge without open tasks would never learn that the
-            # provider is back. A stream is not: it lasts for minutes. Each pool has its own, so that a hanging
-            # create does not keep polls from finding out.
+            # Half-open: one probe. A create may be one: a bridge without open tasks would never learn that
+            # the provider is back. A stream is not: it lasts for minutes. Each pool has its own, so that a
+            # hanging create does not keep polls from finding out.
             return call is not Call.STREAM and (creates if call is Call.CREATE else self.in_flight) == 0
         if call is Call.STREAM:
             return streams < self.max_streams

@@ -162,12 +162,12 @@ class Pool:
             watcher = self._start(key)
             watcher.viewers = viewers
         scheduler = self._schedulers.of(watcher.upstream)
-        if watcher.watch.known is None and watcher.asked_by != by:
-            # The first poll takes the turn of the connection with the shorter queue: who asks for a task that a
-            # flood asked for before does not wait behind the flood.
-            if watcher.viewers == 0 or scheduler.queued_by(by) < scheduler.queued_by(watcher.asked_by):
-                watcher.asked_by = by
-                scheduler.schedule(watcher)
+        # The first poll takes the turn of the connection with the shorter queue: a client that wants a task
+        # which a flood asked for before does not wait behind the flood.
+        shorter = watcher.viewers == 0 or scheduler.queued_by(by) < scheduler.queued_by(watcher.asked_by)
+        if watcher.watch.known is None and watcher.asked_by != by and shorter:
+            watcher.asked_by = by
+            scheduler.schedule(watcher)
         if watcher.viewers == 0:
             # With viewers the hub remembers the active notices for newcomers; without, it has dropped them.
             for notice in watcher.watch.active_notices.values():

@@ -1,10 +1,21 @@
-"""What one credential may ask: rate, concurrency, patience, circuit."""
+"""Rate, concurrency, pause, circuit breaker and key of one credential."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bridge.core.rate_limit import CIRCUIT_AFTER_FAILURES, CredentialLimiter
+from bridge.core.rate_limit import (
+    CIRCUIT_AFTER_FAILURES,
+    FORBIDDEN_WINDOW_SECONDS,
+    KEY_RETRY_SECONDS,
+    Call,
+    CredentialLimiter,
+    Permit,
+    Scope,
+)
 from bridge.core.schedule import MAX_WAIT
 from bridge.errors import (
     CredentialRefused,
@@ -15,164 +26,391 @@ from bridge.errors import (
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
+    UpstreamUnreachable,
 )
 
 NOW = 1000.0
+WAY = [UpstreamUnavailable(), UpstreamTimeout(), UpstreamUnreachable()]
+ONE_TASK = [UnreadablePayload(), TaskNotFound(), UpstreamRefused()]
 
 
-def budget(max_in_flight: int = 8, requests_per_second: float | None = None) -> CredentialLimiter:
+def limiter(
+    max_in_flight: int = 8, requests_per_second: float | None = None, **more: float
+) -> CredentialLimiter:
     return CredentialLimiter(
-        max_in_flight=max_in_flight, random=lambda: 0.5, requests_per_second=requests_per_second
+        max_in_flight=max_in_flight,
+        random=lambda: 0.5,
+        requests_per_second=requests_per_second,
+        **more,  # type: ignore[arg-type]
     )
 
 
-def fail(one: CredentialLimiter, error: UpstreamError, now: float = NOW) -> None:
-    one.started(now)
-    one.failed(error, now)
+def fail(
+    one: CredentialLimiter, error: UpstreamError, now: float = NOW, call: Call = Call.POLL, task: str = "t"
+) -> Scope:
+    return one.fail(one.start(call, now, task_id=task, shown=call is Call.POLL), error, now)
 
 
-def test_a_request_starts_at_once_until_too_many_are_in_flight() -> None:
-    one = budget(max_in_flight=2)
-    for _ in range(2):
-        assert one.free_at(NOW) == NOW
-        one.started(NOW)
-    assert one.free_at(NOW) is None
-    one.abandoned()
-    assert one.free_at(NOW) == NOW
+def succeed(one: CredentialLimiter, now: float = NOW, call: Call = Call.POLL) -> None:
+    one.succeed(one.start(call, now, task_id="fine", shown=True), now)
 
 
-def test_requests_keep_the_rate_and_time_unused_is_not_saved_up() -> None:
-    one = budget(max_in_flight=99, requests_per_second=4)
+def open_circuit(now: float = NOW) -> CredentialLimiter:
+    one = limiter()
+    for number in range(CIRCUIT_AFTER_FAILURES):
+        fail(one, UpstreamUnavailable(), now, task=f"t{number}")
+    assert one.open_circuit
+    return one
+
+
+# Rate and pools
+
+
+def test_calls_keep_the_rate_and_idle_time_is_not_saved_up() -> None:
+    one = limiter(max_in_flight=99, requests_per_second=4)
     starts = []
     for _ in range(5):
-        at = one.free_at(NOW)
+        at = one.free_at(Call.POLL, NOW)
         assert at is not None
-        one.started(at)
+        one.start(Call.POLL, at)
         starts.append(at)
     assert starts == [NOW, NOW + 0.25, NOW + 0.5, NOW + 0.75, NOW + 1.0]
     later = NOW + 100
-    one.started(later)
-    assert one.free_at(later) == later + 0.25
+    one.start(Call.POLL, later)
+    assert one.free_at(Call.POLL, later) == later + 0.25
 
 
-def test_one_429_pauses_the_whole_budget_for_as_long_as_asked() -> None:
-    one = budget()
-    fail(one, UpstreamBusy(retry_after=30))
-    assert one.free_at(NOW) == NOW + 30
-    assert one.free_at(NOW + 31) == NOW + 31
-    assert one.statistics(NOW)["paused_seconds"] == 30
+def test_hanging_repeats_leave_a_quarter_of_the_pool_to_newcomers() -> None:
+    one = limiter(max_in_flight=8)
+    permits = [one.start(Call.POLL, NOW) for _ in range(6)]
+    assert one.free_at(Call.POLL, NOW) is None
+    assert one.free_at(Call.FIRST, NOW) == NOW
+    one.abandon(permits[0])
+    assert one.free_at(Call.POLL, NOW) == NOW
 
 
-def test_a_pause_has_an_end_whatever_was_asked() -> None:
-    one = budget()
-    fail(one, UpstreamBusy(retry_after=1e9))
-    assert one.free_at(NOW) == NOW + MAX_WAIT
-
-
-def test_429s_without_a_wish_pause_longer_each_time_and_success_forgives() -> None:
-    one, now, pauses = budget(), NOW, []
-    for _ in range(9):
-        fail(one, UpstreamBusy(), now)
-        free = one.free_at(now)
-        assert free is not None
-        pauses.append(free - now)
-        now = free
-    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    for _ in range(9):
-        one.started(now)
-        one.succeeded()
-    fail(one, UpstreamBusy(), now)
-    assert one.free_at(now) == now + 1
-
-
-@pytest.mark.parametrize("retry_after", [None, 2.0])
-def test_requests_in_flight_together_meet_the_same_limit_once(retry_after: float | None) -> None:
-    one = budget(max_in_flight=32)
-    for _ in range(32):
-        one.started(NOW)
-    for _ in range(32):
-        one.failed(UpstreamBusy(retry_after=retry_after), NOW)
-    assert one.free_at(NOW) == NOW + (retry_after or 1)
-    later = NOW + 10
-    fail(one, UpstreamBusy(), later)
-    assert one.free_at(later) == later + 2  # the second time, not the thirty-third
-
-
-def test_the_longest_wish_of_those_in_flight_together_counts() -> None:
-    one = budget()
-    for _ in range(3):
-        one.started(NOW)
-    for wish in (5.0, 40.0, 1.0):
-        one.failed(UpstreamBusy(retry_after=wish), NOW)
-    assert one.free_at(NOW) == NOW + 40
-
-
-def test_a_refused_credential_slows_the_budget_and_opens_no_circuit() -> None:
-    one = budget()
-    for n in range(2 * CIRCUIT_AFTER_FAILURES):
-        fail(one, CredentialRefused(), NOW + 100 * n)
-    assert not one.open_circuit
-    assert (one.free_at(NOW) or 0) > NOW
-
-
-@pytest.mark.parametrize("error", [TaskNotFound(), UpstreamRefused()])
-def test_a_404_or_a_refusal_says_that_the_provider_works(error: UpstreamError) -> None:
-    one = budget()
-    for _ in range(CIRCUIT_AFTER_FAILURES - 1):
-        fail(one, UpstreamUnavailable())
-    fail(one, error)
-    fail(one, UpstreamUnavailable())
-    assert not one.open_circuit
-    for _ in range(99):
-        fail(one, error)
-    assert one.free_at(NOW) == NOW
-
-
-@pytest.mark.parametrize("error", [UpstreamUnavailable(), UpstreamTimeout(), UnreadablePayload()])
-def test_the_circuit_opens_after_failures_in_a_row_and_lets_one_probe_through(error: UpstreamError) -> None:
-    one = budget()
-    for _ in range(CIRCUIT_AFTER_FAILURES):
-        assert not one.open_circuit
-        assert one.free_at(NOW) == NOW
-        fail(one, error)
-    assert one.open_circuit
-    free = one.free_at(NOW)
-    assert free is not None
-    assert free > NOW
-    one.started(free)
-    assert one.free_at(free) is None  # one probe at a time
-    one.succeeded()
-    assert not one.open_circuit
-    assert one.free_at(free) == free
-
-
-def test_probes_that_fail_come_rarer_up_to_about_a_minute() -> None:
-    one, now, waits = budget(), NOW, []
-    for _ in range(CIRCUIT_AFTER_FAILURES):
-        fail(one, UpstreamUnavailable(), now)
+def test_first_polls_may_take_the_whole_pool_and_no_more() -> None:
+    one = limiter(max_in_flight=8)
     for _ in range(8):
-        free = one.free_at(now)
-        assert free is not None
-        waits.append(free - now)
-        now = free
-        fail(one, UpstreamUnavailable(), now)
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+        assert one.free_at(Call.FIRST, NOW) == NOW
+        one.start(Call.FIRST, NOW)
+    assert one.free_at(Call.FIRST, NOW) is None
 
 
-def test_requests_in_flight_when_the_circuit_opens_do_not_hold_it_open_longer() -> None:
-    one = budget(max_in_flight=32)
-    for _ in range(32):
-        one.started(NOW)
-    for _ in range(32):
-        one.failed(UpstreamUnavailable(), NOW)
-    assert one.free_at(NOW) == NOW + 1
+def test_one_place_is_enough_for_every_kind() -> None:
+    one = limiter(max_in_flight=1)
+    for call in Call:
+        permit = one.start(call, NOW)
+        one.succeed(permit, NOW)
+        assert one.free_at(call, NOW) == NOW
+
+
+@pytest.mark.parametrize("call", [Call.CREATE, Call.CONTROL, Call.STREAM])
+def test_hanging_calls_of_clients_stop_no_poll(call: Call) -> None:
+    one = limiter(max_in_flight=8)
+    started = 0
+    while one.free_at(call, NOW) is not None:
+        one.start(call, NOW)
+        started += 1
+    assert started > 0
+    assert one.free_at(Call.POLL, NOW) == NOW
+    assert one.free_at(Call.FIRST, NOW) == NOW
+
+
+def test_beside_waiting_polls_clients_calls_get_every_fourth_slot_of_the_rate() -> None:
+    one = limiter(max_in_flight=32, requests_per_second=1)
+    one.polls_wait = True
+    now, taken = NOW, {Call.POLL: 0, Call.CONTROL: 0}
+    for _ in range(80):
+        control, poll = one.free_at(Call.CONTROL, now), one.free_at(Call.POLL, now)
+        assert control is not None
+        assert poll is not None
+        call = Call.CONTROL if control <= poll else Call.POLL
+        now = min(control, poll)
+        one.succeed(one.start(call, now), now)
+        taken[call] += 1
+    assert taken == {Call.POLL: 60, Call.CONTROL: 20}
+
+
+# The provider's own limit
+
+
+def test_one_429_pauses_every_call_for_as_long_as_asked() -> None:
+    one = limiter()
+    assert fail(one, UpstreamBusy(retry_after=30)) is Scope.CREDENTIAL
+    for call in (Call.POLL, Call.FIRST, Call.CREATE, Call.CONTROL):
+        assert one.free_at(call, NOW) == NOW + 30
+    assert one.paused(NOW + 10) == 20
+
+
+def test_a_pause_has_an_end_however_long_was_asked() -> None:
+    one = limiter()
+    fail(one, UpstreamBusy(retry_after=1e9))
+    assert one.free_at(Call.POLL, NOW) == NOW + MAX_WAIT
+
+
+def test_429s_without_a_time_pause_longer_each_time_and_success_shortens_that() -> None:
+    one, now, pauses = limiter(), NOW, []
+    for _ in range(10):
+        fail(one, UpstreamBusy(), now)
+        pauses.append(one.paused(now))
+        now += pauses[-1]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 60
+    for _ in range(10):
+        succeed(one, now)
+    fail(one, UpstreamBusy(), now)
+    assert one.paused(now) < 2
+
+
+@pytest.mark.parametrize("wait", [None, 2.0])
+def test_calls_in_flight_together_meet_the_same_limit_once(wait: float | None) -> None:
+    one = limiter()
+    permits = [one.start(Call.POLL, NOW, task_id=str(number), shown=True) for number in range(5)]
+    paused = []
+    for permit in permits:
+        one.fail(permit, UpstreamBusy(retry_after=wait), NOW)
+        paused.append(one.paused(NOW))
+    assert len(set(paused)) == 1
+
+
+def test_a_429_for_an_id_never_shown_is_that_ids_own_beside_successes() -> None:
+    one = limiter(interval=10.0)
+    succeed(one)
+    assert fail(one, UpstreamBusy(retry_after=30), NOW + 5, Call.FIRST, "random") is Scope.TASK
+    assert one.free_at(Call.POLL, NOW + 5) == NOW + 5
+    # with no success for an interval it is the credential's after all
+    assert fail(one, UpstreamBusy(retry_after=30), NOW + 15, Call.FIRST, "other") is Scope.CREDENTIAL
+
+
+def test_a_create_that_meets_429_slows_every_call() -> None:
+    one = limiter()
+    succeed(one)
+    assert fail(one, UpstreamBusy(retry_after=7), call=Call.CREATE) is Scope.CREDENTIAL
+    assert one.free_at(Call.POLL, NOW) == NOW + 7
+
+
+# The circuit
+
+
+@pytest.mark.parametrize("error", WAY, ids=lambda error: type(error).__name__)
+def test_the_circuit_opens_when_the_way_fails_for_different_tasks(error: UpstreamError) -> None:
+    one = limiter()
+    for number in range(CIRCUIT_AFTER_FAILURES - 1):
+        assert fail(one, error, task=f"t{number}") is Scope.TASK
+    assert not one.open_circuit
+    assert fail(one, error, task="last") is Scope.CREDENTIAL
+    assert one.open_circuit
+    at = one.free_at(Call.POLL, NOW)
+    assert at is not None
+    assert NOW < at < NOW + 2
+    one.start(Call.POLL, at)
+    assert one.free_at(Call.POLL, at) is None, "one probe at a time"
+    assert one.free_at(Call.STREAM, at) is None
+
+
+def test_one_task_that_fails_again_and_again_opens_no_circuit() -> None:
+    one = limiter()
+    for _ in range(50):
+        assert fail(one, UpstreamUnavailable(), task="sick") is Scope.TASK
+    assert not one.open_circuit
+
+
+@given(st.lists(st.sampled_from(ONE_TASK), min_size=1, max_size=60))
+def test_what_is_about_one_task_holds_up_no_other(errors: list[UpstreamError]) -> None:
+    one = limiter()
+    for number, error in enumerate(errors):
+        assert fail(one, error, task=f"sick{number % 20}") is Scope.TASK
+    assert not one.probing
+    assert one.free_at(Call.POLL, NOW) == NOW
+
+
+def test_a_success_between_starts_the_count_again() -> None:
+    one = limiter()
+    for number in range(CIRCUIT_AFTER_FAILURES - 1):
+        fail(one, UpstreamTimeout(), task=f"t{number}")
+    succeed(one)
+    for number in range(CIRCUIT_AFTER_FAILURES - 1):
+        fail(one, UpstreamTimeout(), task=f"t{number}")
+    assert not one.open_circuit
+
+
+def test_ids_that_hang_together_beside_a_success_are_no_outage() -> None:
+    one = limiter(max_in_flight=32)
+    hanging = [one.start(Call.FIRST, NOW, task_id=f"h{number}") for number in range(20)]
+    succeed(one, NOW + 9)
+    for permit in hanging:
+        one.fail(permit, UpstreamTimeout(), NOW + 10)
+    assert not one.open_circuit
+
+
+@pytest.mark.parametrize("error", [UpstreamUnavailable(), UpstreamTimeout()], ids=["5xx", "timeout"])
+def test_creates_that_fail_open_no_circuit(error: UpstreamError) -> None:
+    one = limiter()
+    for number in range(50):
+        fail(one, error, call=Call.CREATE, task=str(number))
+    assert not one.open_circuit
+    assert one.free_at(Call.POLL, NOW) == NOW
+
+
+def test_a_refused_connection_counts_whoever_met_it() -> None:
+    one = limiter()
+    for number in range(CIRCUIT_AFTER_FAILURES):
+        fail(one, UpstreamUnreachable(), call=Call.CREATE if number % 2 else Call.POLL, task=str(number))
+    assert one.open_circuit
+
+
+def test_probes_that_fail_come_rarer_up_to_about_a_minute_and_a_success_closes() -> None:
+    one, now, waits = open_circuit(), NOW, []
+    for number in range(12):
+        at = one.free_at(Call.POLL, now)
+        assert at is not None
+        waits.append(at - now)
+        now = at
+        fail(one, UpstreamUnavailable(), now, task=f"probe{number}")
+    assert waits == sorted(waits)
+    assert 45 <= waits[-1] <= 75
+    now += 100
+    succeed(one, now)
+    assert not one.open_circuit
+    assert one.free_at(Call.POLL, now) == now
+
+
+def test_a_hanging_create_does_not_keep_polls_from_probing() -> None:
+    one = open_circuit()
+    later = NOW + 100
+    one.start(Call.CREATE, later)
+    assert one.free_at(Call.CREATE, later) is None
+    assert one.free_at(Call.POLL, later) == later
 
 
 def test_an_abandoned_probe_leaves_room_for_the_next() -> None:
-    one = budget()
-    for _ in range(CIRCUIT_AFTER_FAILURES):
-        fail(one, UpstreamUnavailable())
-    one.started(NOW + 5)
-    one.abandoned()
-    assert one.free_at(NOW + 5) == NOW + 5
+    one = open_circuit()
+    later = NOW + 100
+    one.abandon(one.start(Call.POLL, later))
+    assert one.free_at(Call.POLL, later) == later
     assert one.open_circuit
+
+
+# The key
+
+
+def test_a_401_rests_the_key_and_one_call_every_30_s_tries_it() -> None:
+    one = limiter()
+    assert fail(one, CredentialRefused(provider_status=401)) is Scope.CREDENTIAL
+    assert one.probing
+    assert one.free_at(Call.POLL, NOW) == one.free_at(Call.CREATE, NOW) == NOW + KEY_RETRY_SECONDS
+    at = NOW + KEY_RETRY_SECONDS
+    fail(one, CredentialRefused(provider_status=401), at)
+    assert one.free_at(Call.POLL, at) == at + KEY_RETRY_SECONDS
+    succeed(one, at + KEY_RETRY_SECONDS)
+    assert not one.probing
+    assert one.free_at(Call.POLL, at + KEY_RETRY_SECONDS) == at + KEY_RETRY_SECONDS
+
+
+def test_a_404_does_not_show_that_a_rejected_key_is_accepted_again() -> None:
+    one = limiter()
+    fail(one, CredentialRefused(provider_status=401))
+    fail(one, UnreadablePayload(), NOW + 30)
+    assert one.rejected is not None
+
+
+@pytest.mark.parametrize("status", [402, 403])
+def test_402_and_403_are_the_tasks_until_two_tasks_meet_them(status: int) -> None:
+    one = limiter()
+    for _ in range(9):
+        assert fail(one, CredentialRefused(provider_status=status), task="a") is Scope.TASK
+    succeed(one)
+    assert fail(one, CredentialRefused(provider_status=status), task="b") is Scope.TASK
+    late = NOW + FORBIDDEN_WINDOW_SECONDS + 1
+    assert fail(one, CredentialRefused(provider_status=status), late, task="c") is Scope.TASK
+    assert fail(one, CredentialRefused(provider_status=status), late, task="d") is Scope.CREDENTIAL
+
+
+def test_a_403_that_the_dialect_names_is_the_key_at_once() -> None:
+    error = CredentialRefused(provider_status=403)
+    error.names_key = True
+    assert fail(limiter(), error) is Scope.CREDENTIAL
+
+
+def test_a_callers_own_key_is_not_judged_by_other_peoples_tasks() -> None:
+    one = limiter().for_other_credential(max_in_flight=4)
+    for number in range(20):
+        assert fail(one, CredentialRefused(provider_status=403), task=str(number)) is Scope.TASK
+
+
+# Any order
+
+
+class Limiting(RuleBasedStateMachine):
+    """Calls of every kind that start when they may and end in any way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOW
+        self.one = limiter(max_in_flight=5, requests_per_second=3, max_submits_in_flight=2, max_streams=2)
+        self.running: list[Permit] = []
+        self.starts: list[float] = []
+
+    @rule(seconds=st.floats(0, 40))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(call=st.sampled_from(Call), task=st.integers(0, 3), shown=st.booleans())
+    def start(self, call: Call, task: int, shown: bool) -> None:
+        at = self.one.free_at(call, self.now)
+        if at is None:
+            return
+        assert at >= self.now
+        assert at - self.now <= MAX_WAIT + KEY_RETRY_SECONDS + 5
+        self.now = at
+        self.starts.append(at)
+        self.running.append(self.one.start(call, at, task_id=str(task), shown=shown))
+
+    @precondition(lambda self: self.running)
+    @rule(
+        data=st.data(),
+        error=st.sampled_from(
+            [
+                None,
+                "abandon",
+                UpstreamBusy(),
+                UpstreamBusy(retry_after=9),
+                CredentialRefused(provider_status=401),
+                CredentialRefused(provider_status=403),
+                *WAY,
+                *ONE_TASK,
+            ]
+        ),
+    )
+    def end(self, data: st.DataObject, error: UpstreamError | str | None) -> None:
+        permit = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        if error is None:
+            self.one.succeed(permit, self.now)
+        elif isinstance(error, str):
+            self.one.abandon(permit)
+            self.one.abandon(permit)  # idempotent
+        else:
+            self.one.fail(permit, error, self.now)
+
+    @invariant()
+    def capacity_is_what_runs(self) -> None:
+        for call in Call:
+            assert self.one.in_flight_of(call) == sum(permit.call is call for permit in self.running)
+        assert self.one.in_flight <= 5
+        assert self.one.in_flight_of(Call.CREATE) <= 2
+        assert self.one.in_flight_of(Call.STREAM) <= 2
+
+    @invariant()
+    def the_rate_is_kept(self) -> None:
+        last = self.starts[-4:]
+        assert len(last) < 4 or last[-1] - last[0] >= 1 - 1e-6
+
+    @invariant()
+    def an_idle_credential_can_be_used_some_time(self) -> None:
+        if not self.running:
+            for call in (Call.POLL, Call.FIRST, Call.CREATE, Call.CONTROL):
+                assert self.one.free_at(call, self.now) is not None
+
+
+TestLimiting = Limiting.TestCase

@@ -1,0 +1,79 @@
+"""Whose first poll starts next: newcomers beside repeats, connections in turn."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.core.fair_share import FairShare
+
+
+def turns(share: FairShare[str], number: int, *, share_size: int = 8) -> list[str]:
+    """What starts in so many starts, with repeats always waiting and every poll ending at once."""
+    started = []
+    for _ in range(number):
+        item = share.next_first(repeats_wait=True, in_flight=0, share=share_size, limit=32)
+        if item is None:
+            share.repeat_started()
+            started.append("repeat")
+        else:
+            share.finished(item.partition("/")[0])
+            started.append(item)
+    return started
+
+
+def test_a_newcomer_starts_at_once_and_repeats_keep_three_of_four() -> None:
+    share: FairShare[str] = FairShare()
+    for number in range(20):
+        share.add(f"c{number}", f"c{number}/x")
+    started = turns(share, 40)
+    assert started[0] == "c0/x"
+    assert Counter(item == "repeat" for item in started) == {True: 30, False: 10}
+
+
+def test_a_flood_leaves_seven_of_eight_to_repeats_and_the_next_turn_to_a_newcomer() -> None:
+    share: FairShare[str] = FairShare()
+    for number in range(100):
+        share.add("flood", f"flood/{number}")
+    started = turns(share, 80)
+    assert Counter(item == "repeat" for item in started) == {True: 70, False: 10}
+    share.add("new", "new/1")
+    assert "new/1" in turns(share, 4)
+
+
+def test_one_connection_holds_half_of_the_share_at_most() -> None:
+    share: FairShare[str] = FairShare()
+    for number in range(100):
+        share.add("flood", f"flood/{number}")
+    held = 0
+    while share.next_first(repeats_wait=False, in_flight=held, share=8, limit=32) is not None:
+        held += 1
+    assert held == 16, "half of what is free for first polls while no repeat waits"
+    share.add("new", "new/1")
+    assert share.next_first(repeats_wait=False, in_flight=held, share=8, limit=32) == "new/1"
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=80))
+def test_nothing_is_lost_or_started_twice(steps: list[tuple[str, bool]]) -> None:
+    share: FairShare[str] = FairShare()
+    added, started = [], []
+    for number, (connection, repeats_wait) in enumerate(steps):
+        item = f"{connection}/{number}"
+        share.add(connection, item)
+        added.append(item)
+        first = share.next_first(repeats_wait=repeats_wait, in_flight=0, share=4, limit=16)
+        if first is None:
+            share.repeat_started()
+        else:
+            share.finished(first[0])
+            started.append(first)
+    while (first := share.next_first(repeats_wait=False, in_flight=0, share=4, limit=16)) is not None:
+        share.finished(first[0])
+        started.append(first)
+    assert sorted(started) == sorted(added)
+    assert len(share) == 0
+    for connection in "abc":
+        mine = [item for item in added if item[0] == connection]
+        assert [item for item in started if item[0] == connection] == mine, "in the order they came"

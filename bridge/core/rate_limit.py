@@ -271,14 +271,8 @@ class CredentialLimiter:
 
     def _busy(self, permit: Permit, error: UpstreamBusy, now: float) -> Scope:
         """A 429, or a 503 with `Retry-After`."""
-        silent_since = max(self._last_success, now if self._first_start is None else self._first_start)
-        alone = (
-            permit.call in (Call.FIRST, Call.POLL, Call.CONTROL)
-            and not permit.shown
-            and now - silent_since < self.interval
-        )
         self.abandon(permit)
-        if alone:
+        if self._is_contradicted(permit, now):
             # Providers answer 429 for ids they have never seen, too. A stranger's random id must not slow
             # down everyone else.
             return Scope.TASK
@@ -287,11 +281,17 @@ class CredentialLimiter:
         self._slow_down(error.retry_after, now)
         return Scope.CREDENTIAL
 
+    def _is_contradicted(self, permit: Permit, now: float) -> bool:
+        """Whether this failure of an id that was never shown may be that id's own: others succeed meanwhile."""
+        silent_since = max(self._last_success, now if self._first_start is None else self._first_start)
+        of_unknown_id = permit.call in (Call.FIRST, Call.POLL, Call.CONTROL) and not permit.shown
+        return of_unknown_id and now - silent_since < self.interval
+
     def _count_failure(self, permit: Permit, now: float) -> None:
         self.abandon(permit)
-        if permit.started_at < self._last_success:
-            # Another call got through since this one started: ids that hang until their time-out together are
-            # no outage.
+        if permit.started_at < self._last_success or self._is_contradicted(permit, now):
+            # Another call got through since this one started, or these are ids that the provider never showed:
+            # however many hang or break their connection together, the way works.
             return
         if self._open and now < self._paused_until:
             # It was in flight when the circuit opened. Counting it would double the wait up to 32 times.

@@ -244,6 +244,17 @@ def test_ids_that_hang_together_beside_a_success_are_no_outage() -> None:
     assert not one.open_circuit
 
 
+def test_ids_never_shown_that_break_connections_are_no_outage_beside_successes() -> None:
+    one = limiter(interval=10.0)
+    succeed(one)
+    for number in range(50):
+        fail(one, UpstreamUnavailable(), NOW + number / 10, Call.FIRST, f"random{number}")
+    assert not one.open_circuit
+    for number in range(50):  # but with no success for an interval they are
+        fail(one, UpstreamUnavailable(), NOW + 11, Call.FIRST, f"random{number}")
+    assert one.open_circuit
+
+
 @pytest.mark.parametrize("error", [UpstreamUnavailable(), UpstreamTimeout()], ids=["5xx", "timeout"])
 def test_creates_that_fail_open_no_circuit(error: UpstreamError) -> None:
     one = limiter()

@@ -460,8 +460,8 @@ async def test_never_more_requests_at_once_than_the_budget_allows(build: Callabl
     async with house.running():
         for number in range(40):
             house.provider.shows(key(number).task_id, "processing", 10)
-            house.pool.want(key(number))
-        await house.clock.advance(6)
+            house.pool.want(key(number), by=number)
+        await house.clock.advance(20)  # first polls have a quarter while repeats wait
         assert house.provider.most_at_once == 4
         assert len({task for task, _ in house.provider.asked}) == 40
     assert house.count("bridge_budget_wait_seconds_count") == len(house.provider.asked)

@@ -163,6 +163,7 @@ outputs = st.builds(
     file_id=st.none() | texts,
     data=st.none() | st.sampled_from(["", "QUJD", "QUI="]),
     media_type=st.none() | st.just("image/png"),
+    stored_url=st.none() | texts,
 )
 states = st.builds(
     State,
@@ -171,6 +172,8 @@ states = st.builds(
     alias=st.none() | texts,
     progress=st.none() | st.floats(0, 100),
     eta_seconds=st.none() | st.floats(0, 1e9),
+    eta_at=st.none() | moments,
+    eta_by=st.none() | moments,
     queue_position=st.none() | st.integers(0, 10**15),
     model=st.none() | texts,
     action=st.none() | texts,

@@ -218,7 +218,7 @@ def test_every_recorded_answer_becomes_a_state_by_the_schema(dialect, task_id, a
     told = checked(event(1, known))
     assert told["status"] == seen.status
     assert len(told["outputs"]) == len(seen.outputs)
-    checked(event(2, lost(known, unix_time=1_800_000_001.0)))
+    checked(event(2, lost(known, Failure("not_found", "no"), unix_time=1_800_000_001.0)))
 
 
 def test_recordings_of_every_preset_were_looked_at():

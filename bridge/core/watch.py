@@ -392,6 +392,15 @@ class Watch:
         # A provider's Retry-After holds against callbacks and clients too.
         self.due = max(min(self.due, now), self._not_before)
 
+    def recall_missing(self, message: str, *, at: float) -> None:
+        """Start from a 404 that is still believed: there is no such task, and nothing is due.
+
+        Args:
+            at: Monotonic seconds when the upstream gave it.
+        """
+        self.last_poll = at
+        self._not_found(message)
+
     def joined(self, *, now: float) -> None:
         """Somebody new waits for the task: a back-off for its own trouble is cut short."""
         if self.backing_off:
@@ -452,16 +461,16 @@ class Watch:
     def _gone(self, error: TaskNotFound, *, now: float, unix_time: float) -> Update:
         """The 404s are believed. Case 1: never seen; 2: completed, the result is gone too; 3: seen before."""
         if self.known is None:
-            return self._not_found(error)
+            return self._not_found(str(error))
         if self._has_succeeded:
             return self._end_without_result(str(error), source=Source.POLL, now=now, unix_time=unix_time)
         return self._lose("not_found", str(error), now=now, unix_time=unix_time)
 
-    def _not_found(self, error: TaskNotFound) -> Update:
+    def _not_found(self, message: str) -> Update:
         self.due = None
         self.not_found = True
         # Active, so that everybody who asks from now on hears it.
-        notice = Notice(NoticeCode.TASK_NOT_FOUND, str(error), retriable=False)
+        notice = Notice(NoticeCode.TASK_NOT_FOUND, message, retriable=False)
         self.active_notices = {notice.code: notice}
         return Update(None, (notice,))
 

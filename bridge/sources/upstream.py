@@ -62,6 +62,7 @@ class Upstream:
     Args:
         name: As the operator configured it.
         account: The account of the credential; `-` for the operator's own.
+        unknown_words: Status words without a mapping that were logged already.
         refused: Called when the provider rejects the credential.
     """
 
@@ -82,6 +83,7 @@ class Upstream:
     account: str = OWN_ACCOUNT
     refused: Callable[[], None] | None = None
     tracing: Tracing = NO_TRACING
+    unknown_words: set[str] = field(default_factory=set)
     health: UpstreamHealth = field(init=False)
     _series: UpstreamSeries = field(init=False)
     _open_circuits: set[str] = field(init=False, default_factory=set)

@@ -32,7 +32,8 @@ def document(task: str, mark: str) -> bytes:
     """Return a state document in our format, for servers that forward any body."""
     return (
         b'{"task":"bytespike/%b","upstream":"bytespike","task_id":"%b","alias":null,"status":"processing",'
-        b'"upstream_status":"running","progress":42,"eta_seconds":null,"queue_position":null,"model":"%b",'
+        b'"upstream_status":"running","progress":42,"eta_seconds":null,"eta_at":null,"eta_by":null,'
+        b'"queue_position":null,"model":"%b",'
         b'"action":null,"created_at":null,"completed_at":null,"outputs":[],"error":null,"cost":null,'
         b'"changed_at":"2026-11-21T10:00:00.000Z","observed_at":"2026-11-21T10:00:00.000Z","source":"stream",'
         b'"cursor":"abcd1234-123456","raw":null}'

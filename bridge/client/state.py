@@ -25,7 +25,9 @@ class TaskState:
         status: Also `unknown` for a status newer than this client; the original is in `document`.
         progress: 0-100; None when the provider does not report it.
         eta_seconds: Estimated time left; None if it cannot be estimated.
-        outputs: One entry per result: `type`, `url`, `expires_at` and more.
+        eta_at: When the task will probably be done, RFC 3339; None if it cannot be estimated.
+        eta_by: When it will nearly surely be done.
+        outputs: One entry per result: `type`, `url` (None when it cannot be fetched), `expires_at` and more.
         error: `code` and `message`, when the task failed.
         cursor: Position of this state in the journal; opaque.
         document: The complete state document as received.
@@ -35,6 +37,8 @@ class TaskState:
     status: Status
     progress: float | None = None
     eta_seconds: float | None = None
+    eta_at: str | None = None
+    eta_by: str | None = None
     outputs: tuple[Mapping[str, Any], ...] = ()
     error: Mapping[str, Any] | None = None
     cursor: str | None = None
@@ -63,9 +67,11 @@ class TaskState:
             status=_STATUSES.get(status, Status.UNKNOWN),
             progress=_number(document.get("progress")),
             eta_seconds=_number(document.get("eta_seconds")),
+            eta_at=_text(document.get("eta_at")),
+            eta_by=_text(document.get("eta_by")),
             outputs=tuple(o for o in outputs if isinstance(o, dict)) if isinstance(outputs, list) else (),
             error=error if isinstance(error, dict) else None,
-            cursor=cursor if isinstance(cursor, str) else None,
+            cursor=_text(cursor),
             document=document,
         )
 
@@ -75,8 +81,9 @@ class TaskNotice:
     """An out-of-band message beside the states.
 
     Args:
-        code: `stale`, `fresh`, `stalled`, `upstream_unavailable`, `credential_refused`, `links_expiring`,
-            `task_not_found`, `closing`; and this client's own `reset` and `reconnecting`.
+        code: `stale`, `fresh`, `stalled`, `upstream_unavailable`, `credential_refused`, `unknown_status`,
+            `result_unavailable`, `raw_omitted`, `links_expiring`, `task_not_found`, `closing`; and this
+            client's own `reset` and `reconnecting`.
         task: The task concerned; None for the connection.
         reason: The reason of `closing` and `reset`.
     """
@@ -110,6 +117,10 @@ def read_json(text: bytes | str) -> Any:  # any JSON value
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise UnreadablePayload(f"the response is not JSON: {error}") from None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _number(value: object) -> float | None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bridge.core.columns import Emit, Merge, generate, rows
-from bridge.core.task import Observation, Output, Source, State, Status
+from bridge.core.task import Failure, Observation, Output, Source, State, Status
 
 # An open status may only move up in this order when the observation may be late.
 _RANK = {Status.UNKNOWN: 0, Status.QUEUED: 1, Status.PROCESSING: 2, Status.INPUT_REQUIRED: 2}
@@ -50,12 +50,15 @@ def merge(
     return state if known is None or _differs(known, state) else None
 
 
-def lost(known: State | None, *, unix_time: float) -> State:
+def lost(known: State | None, why: Failure, *, unix_time: float) -> State:
     """The state of a task that its upstream no longer shows; everything known about it is kept."""
     return replace(
         known or unknown(unix_time=unix_time),
         status=Status.LOST,
         eta_seconds=None,
+        eta_at=None,
+        eta_by=None,
+        error=why,
         changed_at=unix_time,
         observed_at=unix_time,
         source=Source.POLL,

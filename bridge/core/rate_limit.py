@@ -282,7 +282,7 @@ class CredentialLimiter:
         return Scope.CREDENTIAL
 
     def _is_contradicted(self, permit: Permit, now: float) -> bool:
-        """Whether this failure of an id that was never shown may be that id's own: others succeed meanwhile."""
+        """Whether this failure may be of this id alone: it was never shown, and others succeed."""
         silent_since = max(self._last_success, now if self._first_start is None else self._first_start)
         of_unknown_id = permit.call in (Call.FIRST, Call.POLL, Call.CONTROL) and not permit.shown
         return of_unknown_id and now - silent_since < self.interval
@@ -290,8 +290,8 @@ class CredentialLimiter:
     def _count_failure(self, permit: Permit, now: float) -> None:
         self.abandon(permit)
         if permit.started_at < self._last_success or self._is_contradicted(permit, now):
-            # Another call got through since this one started, or these are ids that the provider never showed:
-            # however many hang or break their connection together, the way works.
+            # Another call got through since this one started, or these are ids that the provider never
+            # showed: however many hang or break their connection together, the way works.
             return
         if self._open and now < self._paused_until:
             # It was in flight when the circuit opened. Counting it would double the wait up to 32 times.

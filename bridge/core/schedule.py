@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MAX_WAIT = 300.0
-"""Seconds. Caps a provider's Retry-After or poll hint, so that a wrong one cannot stop a watch."""
+"""Seconds. Caps a provider's Retry-After with an error, so that a wrong one cannot stop a watch."""
+
+MAX_POLL_AFTER = 3600.0
+"""Seconds. Caps what a provider that answers asks to wait before the next poll of one task."""
 
 MAX_BACKOFF = 60.0
+MAX_TASK_BACKOFF = 300.0
+MAX_UNWATCHED_TASK_BACKOFF = 3600.0
 
 _GROWTH = 1.25
 _MAX_STEPS = 40  # 1.25**40 is 7,500 times the start, beyond every `max_seconds`; it keeps the power finite
-_MAX_DOUBLINGS = 10
+_MAX_DOUBLINGS = 12
+_FIRST_TRY = 5.0
 
 
 def backoff(doublings: int, *, first: float, limit: float, jitter: float) -> float:
@@ -56,7 +62,7 @@ class Pace:
             poll_after: Seconds the provider asked for in its last response.
         """
         if poll_after is not None:
-            return min(max(poll_after, self.min_seconds), MAX_WAIT)
+            return min(max(poll_after, self.min_seconds), MAX_POLL_AFTER)
         if eta_seconds is not None and eta_seconds > 0:
             # Half of what is left: few polls in the middle of a run, many near its end.
             delay = eta_seconds / 2
@@ -68,6 +74,29 @@ class Pace:
         """Seconds until the next poll after `failures` failed ones in a row."""
         delay = backoff(failures - 1, first=self.min_seconds, limit=MAX_BACKOFF, jitter=jitter)
         return min(max(delay, self.min_seconds, retry_after or 0.0), MAX_WAIT)
+
+    def task_delay(self, *, jitter: float, failures: int, watched: bool) -> float:
+        """Seconds until the next poll of a task whose own trouble made `failures` polls in a row fail.
+
+        Args:
+            watched: Whether anybody waits for the task.
+        """
+        limit = MAX_TASK_BACKOFF if watched else MAX_UNWATCHED_TASK_BACKOFF
+        delay = backoff(failures - 1, first=self.min_seconds, limit=limit, jitter=jitter)
+        # The jitter lengthens no wait beyond the limit.
+        return min(max(delay, self.min_seconds), limit)
+
+
+def grace_delay(polls: int, elapsed: float, grace: float, *, shortest: float) -> float:
+    """Seconds until the next try within a time of grace: doubling, at least three tries, the last at its end.
+
+    Args:
+        polls: Tries so far.
+        elapsed: Seconds since the first of them.
+        shortest: No wait is shorter.
+    """
+    step = min(_FIRST_TRY * 2.0 ** min(polls - 1, _MAX_DOUBLINGS), grace / 2)
+    return max(min(step, grace - elapsed), shortest)
 
 
 @dataclass(slots=True)

@@ -158,10 +158,11 @@ class Output:
 
     Args:
         type: `image`, `video`, `audio` or `file`.
-        url: The provider's link to it.
+        url: The provider's link to it; None when it will not hand the file out, or sent the content inline.
         expires_at: Unix seconds when the link expires.
         file_id: The provider's id of the file, always text: 64-bit numbers lose digits in JavaScript.
         data: The content as base64, where the provider sent it inline.
+        stored_url: The bridge's own copy. Not kept yet.
     """
 
     type: str
@@ -173,6 +174,12 @@ class Output:
     file_id: str | None = None
     data: str | None = None
     media_type: str | None = None
+    stored_url: str | None = None
+
+    @property
+    def fetchable(self) -> bool:
+        """Whether there is a link or the content."""
+        return self.url is not None or self.data is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +200,8 @@ class TaskFields:
         upstream_status: The provider's own word, verbatim.
         progress: 0-100; None where the provider reports none.
         eta_seconds: Estimated time left. In an observation the provider's own figure, in a state ours.
+        eta_at: When half of such tasks are done, Unix seconds. Not computed yet.
+        eta_by: When nine of ten such tasks are done, Unix seconds. Not computed yet.
         created_at: Unix seconds, like all times.
         raw: The provider's document, verbatim JSON bytes.
     """
@@ -202,6 +211,8 @@ class TaskFields:
     upstream_status: str | None = column(Read.STATUS, Merge.REPLACE, Emit.ALWAYS, Write.PLAIN, default=None)
     progress: float | None = column(Read.PERCENTAGE, Merge.PROGRESS, Emit.ALWAYS, Write.NUMBER, default=None)
     eta_seconds: float | None = column(Read.NUMBER, Merge.ESTIMATE, Emit.NEVER, Write.PLAIN, default=None)
+    eta_at: float | None = column(Read.OURS, Merge.REPLACE, Emit.NEVER, Write.TIME, default=None)
+    eta_by: float | None = column(Read.OURS, Merge.REPLACE, Emit.NEVER, Write.TIME, default=None)
     queue_position: int | None = column(Read.COUNT, Merge.REPLACE, Emit.ALWAYS, Write.PLAIN, default=None)
     model: str | None = column(Read.WORD, Merge.KEEP_FILLED, Emit.ALWAYS, Write.PLAIN, default=None)
     action: str | None = column(Read.WORD, Merge.KEEP_FILLED, Emit.ALWAYS, Write.PLAIN, default=None)

@@ -2,23 +2,50 @@
 
 Rule 1: every transition of a watched task is decided in this file.
 Rule 2: this file does no I/O and reads no clock; callers feed it and poll at `due`.
-Rule 3: after a final status nothing is due, and only a final status that replaces `lost` is an event.
+Rule 3: after a final status nothing is due, and only a final status that replaces `lost` is an event. A lost
+        task is still polled, rarely.
+Rule 4: the trouble of one task slows down the polls of that task only.
+Rule 5: a task whose provider said "completed" ends as completed, failed or cancelled, never as lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bridge.core.estimate import ProgressRate, RuntimeHistory, TaskKind, age, eta_seconds
 from bridge.core.event import Notice, NoticeCode
 from bridge.core.merge import lost, merge
-from bridge.core.schedule import MAX_WAIT, CallbackSupport, Pace
-from bridge.core.task import Observation, Source, State, Status
-from bridge.errors import CredentialRefused, TaskNotFound, UpstreamError, UpstreamRefused
+from bridge.core.schedule import MAX_WAIT, CallbackSupport, Pace, grace_delay
+from bridge.core.task import Failure, Observation, Source, State, Status
+from bridge.errors import (
+    CredentialRefused,
+    ResultTrouble,
+    ResultUnavailable,
+    TaskNotFound,
+    UpstreamError,
+    UpstreamRefused,
+)
+
+MISSING_AGAIN_SECONDS = 1.0
+"""A task never seen is missing when a second poll, this long after the first, says so too."""
 
 LOST_AFTER_POLLS = 3
 LOST_AFTER_SECONDS = 10.0
+VOUCHED_SECONDS = 60.0
+"""The same for a task that the bridge submitted or was called back about."""
+
+LOST_POLL_SECONDS = 300.0
+CUT_SHORT_SECONDS = 10.0
+"""How often a viewer or a callback may cut a task's back-off short."""
+
+REFUSED_RESULT_SECONDS = 15.0
+MISSING_RESULT_SECONDS = 60.0
+UNAVAILABLE_RESULT_SECONDS = 600.0
+RESULT_POLLS = 3
+REASON_SECONDS = 60.0
+"""A standing notice is sent again with a new reason at most this often."""
+
 STALE_AFTER_INTERVALS = 3
 STALLED_AFTER_MEDIANS = 4.0
 MIN_STALLED_SECONDS = 300.0
@@ -28,6 +55,8 @@ _NEVER = float("-inf")
 _ANNOUNCED_BY_CALLBACK = frozenset(
     {Status.COMPLETED, Status.FAILED}
 )  # no provider documents one for a cancel
+_OF_STATE = frozenset({NoticeCode.STALLED, NoticeCode.UNKNOWN_STATUS, NoticeCode.RESULT_UNAVAILABLE})
+"""Notices about a state that the upstream confirmed: they need no `fresh`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +71,8 @@ NO_UPDATE = Update()
 
 
 @dataclass(slots=True)
-class _Missing:
-    """Consecutive 404s.
+class _Streak:
+    """Polls in a row with the same trouble.
 
     Args:
         since: Monotonic seconds of the first of them.
@@ -51,6 +80,46 @@ class _Missing:
 
     polls: int = 0
     since: float = 0.0
+
+    def add(self, now: float) -> float:
+        """Count one more; the seconds since the first."""
+        if self.polls == 0:
+            self.since = now
+        self.polls += 1
+        return now - self.since
+
+
+@dataclass(slots=True)
+class _ResultWait:
+    """A task that is completed by the status call's word, while the call for its result brings none.
+
+    Args:
+        grace_seconds: How long a missing result is waited for.
+        observation: What the newest status call showed.
+    """
+
+    grace_seconds: float
+    observation: Observation
+    any_trouble: _Streak = field(default_factory=_Streak)
+    _streaks: dict[ResultTrouble, _Streak] = field(default_factory=dict)
+
+    def failed(self, kind: ResultTrouble, now: float) -> tuple[bool, _Streak, float]:
+        """Whether the result is given up; polls with this trouble; the seconds they may last."""
+        if kind is ResultTrouble.NOT_READY:
+            # The provider works on it: what went wrong before counts no more.
+            self._streaks.clear()
+            self.any_trouble = _Streak()
+            return False, _Streak(), 0.0
+        limit = {
+            ResultTrouble.REFUSED: REFUSED_RESULT_SECONDS,
+            ResultTrouble.MISSING: self.grace_seconds,
+        }.get(kind, UNAVAILABLE_RESULT_SECONDS)
+        streak = self._streaks.setdefault(kind, _Streak())
+        lasting = streak.add(now)
+        # Trouble that changes its kind again and again still has an end.
+        too_long = self.any_trouble.add(now) >= UNAVAILABLE_RESULT_SECONDS
+        given_up = too_long or (streak.polls >= RESULT_POLLS and lasting >= limit)
+        return given_up, streak, limit
 
 
 @dataclass(slots=True)
@@ -66,6 +135,8 @@ class Watch:
         known: The last recorded state, when a watch resumes.
         deadline_seconds: How long an open task is watched before it counts as lost.
         callbacks: Set when the provider was asked to call back about this task: whether its callbacks arrive.
+        grace_seconds: How long a completed task's missing result is waited for.
+        succeeded: Whether the provider's word in `known` is one for a completed task.
 
     Attributes:
         due: When to poll next, monotonic seconds.
@@ -83,15 +154,24 @@ class Watch:
     known: State | None = None
     deadline_seconds: float | None = None
     callbacks: CallbackSupport | None = None
+    grace_seconds: float = MISSING_RESULT_SECONDS
+    succeeded: bool = False
     due: float | None = field(init=False)
     confirmed: float = field(init=False)
     interval: float = field(init=False)
     not_found: bool = field(init=False, default=False)
     unchanged_polls: int = field(init=False, default=0)
     failures: int = field(init=False, default=0)
+    task_failures: int = field(init=False, default=0)
     active_notices: dict[NoticeCode, Notice] = field(init=False, default_factory=dict)
     last_poll: float = field(init=False)
-    _missing: _Missing = field(init=False, default_factory=_Missing)
+    _missing: _Streak = field(init=False, default_factory=_Streak)
+    _vouched_at: float | None = field(init=False, default=None)
+    _result: _ResultWait | None = field(init=False, default=None)
+    _cut_short_at: float = field(init=False, default=_NEVER)
+    _sent_at: dict[NoticeCode, float] = field(init=False, default_factory=dict)
+    _new_reason: dict[NoticeCode, Notice] = field(init=False, default_factory=dict)
+    _wait: float = field(init=False, default=0.0)
     _changed_at: float = field(init=False)
     _stream_alive_at: float = field(init=False, default=_NEVER)
     _poll_requested_at: float = field(init=False, default=_NEVER)
@@ -110,6 +190,16 @@ class Watch:
     def over(self) -> bool:
         """Whether no further poll is due."""
         return self.due is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether subscribers have been told an end: a final status, or that there is no such task."""
+        return self.not_found or (self.known is not None and self.known.status.final)
+
+    @property
+    def backing_off(self) -> bool:
+        """Whether the task's own trouble, not the provider's, makes its polls rare."""
+        return self.task_failures > 0 or self._result is not None or self._lost
 
     @property
     def _lost(self) -> bool:
@@ -142,12 +232,12 @@ class Watch:
         state = merge(
             self.known, observation, source=source, unix_time=unix_time, eta_seconds=estimate, late=late
         )
-        if state is None and self.known is not None and self.known.status.final and not self._lost:
-            self.due = None
+        if self._latched(state):
             return NO_UPDATE
         notices = self._confirm(now)
         self.not_found = False
         if started_at is not None:
+            self._result, self.succeeded = None, False
             if (
                 state is not None
                 and source is Source.POLL
@@ -160,19 +250,63 @@ class Watch:
                 self.callbacks.come = False
             self._record_poll(started_at)
             self._poll_after = observation.poll_after
-        if state is not None:
-            self.known = state
-            self._changed_at = now
-            self.unchanged_polls = 0
-            self.active_notices.pop(NoticeCode.STALLED, None)
-        else:
-            self.unchanged_polls += 1
+        self._keep(state, now)
+        notices += self._about_state(now)
         self._schedule(
             now, ended=observation.status.final, estimate=estimate, poll_after=observation.poll_after
         )
         if started_at is None and self.due is not None:
             # A chatty stream must not postpone the poll again and again: a stream can be alive and wrong.
             self.due = max(min(self.due, self._safety_net(now)), self._not_before)
+        return Update(state, notices) if state is not None or notices else NO_UPDATE
+
+    def without_result(
+        self,
+        observation: Observation,
+        trouble: ResultUnavailable,
+        *,
+        source: Source,
+        now: float,
+        unix_time: float,
+        started_at: float,
+    ) -> Update:
+        """Process a poll whose status call showed a completed task, and whose call for the result failed.
+
+        Until the result is there, or given up, the task is `processing` with the provider's word.
+        """
+        if self._latched(None):
+            return NO_UPDATE
+        self._missing.polls = self.failures = self.task_failures = 0
+        self.confirmed = now
+        self.not_found = False
+        self._record_poll(started_at)
+        self._poll_after = None
+        if self._result is None:
+            self._result = _ResultWait(self.grace_seconds, observation)
+        self._result.observation = observation
+        given_up, streak, limit = self._result.failed(trouble.kind, now)
+        if given_up:
+            return self._end_without_result(str(trouble), source=source, now=now, unix_time=unix_time)
+        state = merge(
+            self.known,
+            replace(observation, status=Status.PROCESSING, outputs=(), completed_at=None, error=None),
+            source=source,
+            unix_time=unix_time,
+            late=started_at < self._changed_at,
+        )
+        self._keep(state, now)
+        notices = self._about_state(now)
+        if streak.polls >= 2:
+            message = f"the task is completed, but its result cannot be fetched: {trouble}"
+            notices += self._notify(NoticeCode.UPSTREAM_UNAVAILABLE, message, now)
+        self._schedule(now, ended=False, estimate=None, poll_after=observation.poll_after)
+        if streak.polls and self.due is not None and not self._poll_requested:
+            if trouble.kind is ResultTrouble.UNAVAILABLE:
+                wait = self.pace.retry_delay(jitter=self.random(), failures=streak.polls, retry_after=None)
+            else:
+                elapsed = now - streak.since
+                wait = grace_delay(streak.polls, elapsed, limit, shortest=self.pace.min_seconds)
+            self._set_due(now, max(wait, min(trouble.retry_after or 0.0, MAX_WAIT)))
         return Update(state, notices)
 
     def unchanged(self, *, now: float, started_at: float) -> Update:
@@ -184,34 +318,56 @@ class Watch:
         self.unchanged_polls += 1
         # No new document, so the estimate is the recorded one, counted down, and the provider's hint still
         # holds.
+        notices += self._about_state(now)
         estimate = self.known.eta_seconds if self.known is not None else None
         if estimate is not None:
             estimate = max(estimate - (now - self._changed_at), 0.0)
         self._schedule(now, ended=False, estimate=estimate, poll_after=self._poll_after)
         return Update(None, notices) if notices else NO_UPDATE
 
-    def failed(self, error: UpstreamError, *, now: float, unix_time: float) -> Update:
-        """Process a failed poll."""
+    def failed(self, error: UpstreamError, *, now: float, unix_time: float, watched: bool = True) -> Update:
+        """Process a failed poll.
+
+        Args:
+            watched: Whether anybody waits for the task.
+        """
         if self.over:
             return NO_UPDATE
         self.last_poll = now
         self._not_before = now + min(error.retry_after or 0.0, MAX_WAIT)
+        if self._lost:
+            self._set_due(now, self._lost_delay())
+            return NO_UPDATE
         if isinstance(error, TaskNotFound):
             return self._missed(error, now=now, unix_time=unix_time)
         # 404s count only in a row: an outage in between says nothing about the task.
         self._missing.polls = 0
         self.failures += 1
-        self.due = now + self.pace.retry_delay(
-            jitter=self.random(), failures=self.failures, retry_after=error.retry_after
-        )
+        if error.about_task:
+            self.task_failures += 1
+            wait = self.pace.task_delay(jitter=self.random(), failures=self.task_failures, watched=watched)
+        else:
+            self.task_failures = 0
+            wait = self.pace.retry_delay(
+                jitter=self.random(), failures=self.failures, retry_after=error.retry_after
+            )
+        self._set_due(now, wait)
         if isinstance(error, CredentialRefused):
             message = "the provider rejected the API key this task is polled with"
-            return Update(None, self._notify(NoticeCode.CREDENTIAL_REFUSED, message))
+            if error.about_task:
+                message = "the provider does not show this task to the API key it is polled with"
+            return Update(None, self._notify(NoticeCode.CREDENTIAL_REFUSED, message, now))
         if self.failures < 2 and self.known is not None:
             # A single failed poll is routine; subscribers would see a warning flash up and vanish.
             return NO_UPDATE
         retriable = not isinstance(error, UpstreamRefused)
-        return Update(None, self._notify(NoticeCode.UPSTREAM_UNAVAILABLE, str(error), retriable=retriable))
+        notices = self._notify(NoticeCode.UPSTREAM_UNAVAILABLE, str(error), now, retriable=retriable)
+        return Update(None, notices) if notices else NO_UPDATE
+
+    def vouch(self, *, now: float) -> None:
+        """Take the task for existing: the bridge submitted it, or an authentic callback named it."""
+        if self._vouched_at is None:
+            self._vouched_at = now
 
     def streaming(self, *, now: float) -> None:
         """The stream is alive: while it stays so, polling is only a safety net."""
@@ -226,24 +382,48 @@ class Watch:
 
     def poll_now(self, *, now: float) -> None:
         """Poll at `now`, even if a poll that started before is still running: it may miss the change."""
-        if self.due is None and not self._lost:
+        if self.due is None:
             return
+        if self.backing_off:
+            if self._cut_short_at > now:
+                return  # a poll is planned already, and sees whatever this call is about
+            now = self._cut_short_at = max(now, self._cut_short_at + CUT_SHORT_SECONDS)
         self._poll_requested_at = max(self._poll_requested_at, now)
         # A provider's Retry-After holds against callbacks and clients too.
-        self.due = max(now if self.due is None else min(self.due, now), self._not_before)
+        self.due = max(min(self.due, now), self._not_before)
+
+    def recall_missing(self, message: str, *, at: float) -> None:
+        """Start from a 404 that is still believed: there is no such task, and nothing is due.
+
+        Args:
+            at: Monotonic seconds when the upstream gave it.
+        """
+        self.last_poll = at
+        self._not_found(message)
+
+    def joined(self, *, now: float) -> None:
+        """Somebody new waits for the task: a back-off for its own trouble is cut short."""
+        if self.backing_off:
+            self.poll_now(now=now)
 
     def ticked(self, *, now: float, unix_time: float) -> Update:
         """Process the passing of time; call about once a second."""
-        if self.over or self.known is None or self.known.status.final:
+        if self.over or self._lost:
             return NO_UPDATE
+        notices = self._due_reasons(now) if self._new_reason else ()
+        if self.known is None:
+            return Update(None, notices) if notices else NO_UPDATE
         if self.deadline_seconds is not None and now - self.started > self.deadline_seconds:
-            return self._lose(unix_time)
-        notices: tuple[Notice, ...] = ()
-        # A tight rate limit spaces polls wider than planned: that is a slow interval, not a stale task.
-        interval = max(self.interval, self._poll_gap)
+            if self._has_succeeded:
+                message = "the task's deadline passed before the provider handed its result out"
+                return self._end_without_result(message, source=Source.POLL, now=now, unix_time=unix_time)
+            return self._lose("deadline", "the deadline of the task passed", now=now, unix_time=unix_time)
+        # A tight rate limit, a stream or the provider's own wish spaces polls wider than the pace: that is a
+        # slow interval, not a stale task.
+        interval = max(self.interval, self._poll_gap, self._wait)
         if now - max(self.confirmed, self._stream_alive_at) > STALE_AFTER_INTERVALS * interval:
             notices += self._notify(
-                NoticeCode.STALE, "not confirmed by the upstream for three poll intervals"
+                NoticeCode.STALE, "not confirmed by the upstream for three poll intervals", now
             )
         quiet = now - self._changed_at
         # Compared before the median is computed: most tasks never get that far, and this runs every second.
@@ -252,49 +432,145 @@ class Watch:
             limit = STALLED_WITHOUT_MEDIAN_SECONDS if median is None else median * STALLED_AFTER_MEDIANS
             if quiet > limit:
                 message = "no change for much longer than such tasks usually take"
-                notices += self._notify(NoticeCode.STALLED, message)
+                notices += self._notify(NoticeCode.STALLED, message, now)
         return Update(None, notices) if notices else NO_UPDATE
 
     def _missed(self, error: TaskNotFound, *, now: float, unix_time: float) -> Update:
-        """Process a 404. Case 1: the task was never seen; 2: it is lost already; 3: it was seen before."""
-        if self.known is None:
-            self.due = None
-            self.not_found = True
-            return Update(None, (Notice(NoticeCode.TASK_NOT_FOUND, str(error), retriable=False),))
-        if self._lost:
-            self.due = None
+        """Process a 404."""
+        missing_for = self._missing.add(now)
+        polls, grace, wait = self._patience(missing_for)
+        vouched_for = VOUCHED_SECONDS if self._vouched_at is None else now - self._vouched_at
+        if self._missing.polls >= polls and missing_for >= grace and vouched_for >= VOUCHED_SECONDS:
+            return self._gone(error, now=now, unix_time=unix_time)
+        self._set_due(now, wait)
+        if self.known is None or self._missing.polls < 2:
             return NO_UPDATE
-        # One 404 may come from a replica that lags behind, so several are needed, over some time.
-        if self._missing.polls == 0:
-            self._missing.since = now
-        self._missing.polls += 1
-        missing_for = now - self._missing.since
-        if self._missing.polls >= LOST_AFTER_POLLS and missing_for >= LOST_AFTER_SECONDS:
-            return self._lose(unix_time)
-        polls_left = max(LOST_AFTER_POLLS - self._missing.polls, 1)
-        wait = max(self.pace.min_seconds, (LOST_AFTER_SECONDS - missing_for) / polls_left)
-        self.due = max(now + wait, self._not_before)
-        return NO_UPDATE
+        message = f"the provider does not show this task at the moment: {error}"
+        notices = self._notify(NoticeCode.UPSTREAM_UNAVAILABLE, message, now)
+        return Update(None, notices) if notices else NO_UPDATE
 
-    def _lose(self, unix_time: float) -> Update:
-        self.known = lost(self.known, unix_time=unix_time)
+    def _patience(self, missing_for: float) -> tuple[int, float, float]:
+        """How many 404s, over how many seconds, are believed; seconds until the next poll."""
+        if self.known is None and self._vouched_at is None:
+            # One 404 may come from a replica that lags behind: right after a create that is usual.
+            return 2, MISSING_AGAIN_SECONDS, max(MISSING_AGAIN_SECONDS - missing_for, 0.1)
+        grace = LOST_AFTER_SECONDS if self._vouched_at is None else VOUCHED_SECONDS
+        wait = grace_delay(self._missing.polls, missing_for, grace, shortest=self.pace.min_seconds)
+        return LOST_AFTER_POLLS, grace, wait
+
+    def _gone(self, error: TaskNotFound, *, now: float, unix_time: float) -> Update:
+        """The 404s are believed. Case 1: never seen; 2: completed, the result is gone too; 3: seen before."""
+        if self.known is None:
+            return self._not_found(str(error))
+        if self._has_succeeded:
+            return self._end_without_result(str(error), source=Source.POLL, now=now, unix_time=unix_time)
+        return self._lose("not_found", str(error), now=now, unix_time=unix_time)
+
+    def _not_found(self, message: str) -> Update:
         self.due = None
+        self.not_found = True
+        # Active, so that everybody who asks from now on hears it.
+        notice = Notice(NoticeCode.TASK_NOT_FOUND, message, retriable=False)
+        self.active_notices = {notice.code: notice}
+        return Update(None, (notice,))
+
+    def _lose(self, code: str, message: str, *, now: float, unix_time: float) -> Update:
+        self.known = lost(self.known, Failure(code, message), unix_time=unix_time)
+        self.active_notices.clear()
+        self._new_reason.clear()
+        self._set_due(now, self._lost_delay())
         return Update(self.known)
 
-    def _notify(self, code: NoticeCode, message: str, *, retriable: bool = True) -> tuple[Notice, ...]:
-        """Activate a notice; empty when it is active already, so that it is sent once."""
-        if code in self.active_notices:
+    @property
+    def _has_succeeded(self) -> bool:
+        """Whether the newest status word of the provider was one for a completed task."""
+        return self._result is not None or self.succeeded
+
+    def _end_without_result(self, why: str, *, source: Source, now: float, unix_time: float) -> Update:
+        """The task is completed, and the provider does not hand the result out."""
+        if self._result is not None:
+            observation = self._result.observation
+        else:
+            assert self.known is not None
+            observation = Observation(
+                status=Status.COMPLETED,
+                upstream_status=self.known.upstream_status,
+                progress=self.known.progress,
+                raw=self.known.raw,
+            )
+        state = merge(self.known, observation, source=source, unix_time=unix_time)
+        self._keep(state, now)
+        self._result = None
+        self.due = None
+        self.active_notices.clear()
+        self._new_reason.clear()
+        message = f"the provider does not hand out the result of this task: {why}"
+        return Update(state, self._notify(NoticeCode.RESULT_UNAVAILABLE, message, now, retriable=False))
+
+    def _latched(self, state: State | None) -> bool:
+        """Whether the known state is final for good, and nothing is due any more."""
+        if state is not None or self.known is None or not self.known.status.final or self._lost:
+            return False
+        self.due = None
+        return True
+
+    def _keep(self, state: State | None, now: float) -> None:
+        if state is None:
+            self.unchanged_polls += 1
+            return
+        self.known = state
+        self._changed_at = now
+        self.unchanged_polls = 0
+        self.active_notices.pop(NoticeCode.STALLED, None)
+
+    def _about_state(self, now: float) -> tuple[Notice, ...]:
+        """What has to be said about the known state itself."""
+        if self.known is None:
             return ()
-        self.active_notices[code] = Notice(code, message, retriable)
-        return (self.active_notices[code],)
+        if self.known.status is Status.UNKNOWN and self.known.upstream_status is not None:
+            message = f"the dialect has no mapping for the status {self.known.upstream_status!r}"
+            return self._notify(NoticeCode.UNKNOWN_STATUS, message, now)
+        self.active_notices.pop(NoticeCode.UNKNOWN_STATUS, None)
+        self._new_reason.pop(NoticeCode.UNKNOWN_STATUS, None)
+        if self.known.status is Status.COMPLETED and not all(one.fetchable for one in self.known.outputs):
+            message = "the provider gives no link to a result of this task"
+            return self._notify(NoticeCode.RESULT_UNAVAILABLE, message, now, retriable=False)
+        return ()
+
+    def _notify(
+        self, code: NoticeCode, message: str, now: float, *, retriable: bool = True
+    ) -> tuple[Notice, ...]:
+        """Activate a notice. Empty when it stands already; a new reason is sent at most once a minute."""
+        standing = self.active_notices.get(code)
+        notice = Notice(code, message, retriable)
+        if standing is not None:
+            if standing.message == message:
+                self._new_reason.pop(code, None)
+                return ()
+            if now - self._sent_at[code] < REASON_SECONDS:
+                self._new_reason[code] = notice
+                return ()
+        self._new_reason.pop(code, None)
+        self._sent_at[code] = now
+        self.active_notices[code] = notice
+        return (notice,)
+
+    def _due_reasons(self, now: float) -> tuple[Notice, ...]:
+        """The new reasons of standing notices whose minute has passed."""
+        notices: tuple[Notice, ...] = ()
+        for code, notice in list(self._new_reason.items()):
+            notices += self._notify(code, notice.message, now, retriable=notice.retriable)
+        return notices
 
     def _confirm(self, now: float) -> tuple[Notice, ...]:
         self.confirmed = now
-        self.failures = 0
+        self.failures = self.task_failures = 0
         self._missing.polls = 0
-        if not self.active_notices.keys() - {NoticeCode.STALLED}:
+        self._new_reason.clear()
+        self.active_notices.pop(NoticeCode.TASK_NOT_FOUND, None)
+        if not self.active_notices.keys() - _OF_STATE:
             return ()
-        # `fresh` revokes every notice, `stalled` included: a task that is still stalled is reported again.
+        # `fresh` revokes every notice, those about the state included: what is still so is reported again.
         self.active_notices.clear()
         return (Notice(NoticeCode.FRESH, "confirmed by the upstream again"),)
 
@@ -302,6 +578,9 @@ class Watch:
         """Set `due`. Case 1: the task ended; 2: a poll was requested; 3: a stream is alive; 4: neither."""
         if self.known is not None and self.known.status.final and (ended or not self._lost):
             self.due = None
+            return
+        if self._lost:
+            self._set_due(now, self._lost_delay())
             return
         self.interval = self.pace.delay(
             jitter=self.random(),
@@ -317,6 +596,17 @@ class Watch:
             self.due = max(now, self._poll_requested_at)
         elif now < self._stream_alive_at + self.pace.max_seconds:
             self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
+        self._wait = max(self.due - now, 0.0)
+
+    def _set_due(self, now: float, wait: float) -> None:
+        self.due = max(now + wait, self._not_before)
+        self._wait = self.due - now
+        if self._poll_requested:
+            self.due = max(now, self._poll_requested_at, self._not_before)
+
+    def _lost_delay(self) -> float:
+        # Spread: tasks that were lost together must not come back together.
+        return LOST_POLL_SECONDS * (0.95 + 0.1 * self.random())
 
     def _record_poll(self, started_at: float) -> None:
         # Bounded: after one very long gap, `stale` would otherwise be late by three such gaps.

@@ -60,6 +60,9 @@ class Journal(Protocol):
     async def unfinished(self) -> Sequence[Event]:
         """The newest event of every task whose state is not final."""
 
+    async def lost(self, limit: int) -> Sequence[Event]:
+        """The newest event of the newest `limit` tasks whose status is `lost`, newest first."""
+
     def follow(self, follower: Follower) -> None:
         """Pass everything from now on to `follower`."""
 

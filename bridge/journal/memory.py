@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from bridge.clock import Clock
 from bridge.core.cursor import Cursor
 from bridge.core.event import Event
-from bridge.core.task import State, TaskKey
+from bridge.core.task import State, Status, TaskKey
 from bridge.journal.feed import Feed
 
 EVENTS_PER_TASK = 256
@@ -60,6 +61,12 @@ class MemoryJournal(Feed):
     async def unfinished(self) -> Sequence[Event]:
         """The newest event of every task whose state is not final."""
         return [events[-1] for events in self._tasks.values() if not events[-1].state.status.final]
+
+    async def lost(self, limit: int) -> Sequence[Event]:
+        """The newest event of the newest lost tasks."""
+        newest = (events[-1] for events in reversed(self._tasks.values()))
+        lost = (event for event in newest if event.state.status is Status.LOST)
+        return list(itertools.islice(lost, limit))
 
     async def close(self) -> None:
         """Do nothing: there is no storage."""

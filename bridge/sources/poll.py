@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bridge.core.task import Observation
+from bridge.core.task import Observation, Status
 from bridge.dialects.base import HttpResponse, Request
-from bridge.errors import InvalidRequest, TaskNotFound, UpstreamError
+from bridge.errors import InvalidRequest, ResultUnavailable, TaskNotFound, UpstreamError
 from bridge.sources.upstream import Upstream
 
 JSON = "application/json"
@@ -29,12 +29,21 @@ class CachedResponse:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class WithoutResult:
+    """A status call that shows a completed task, and a call for the result that brought none."""
+
+    observation: Observation
+    trouble: ResultUnavailable
+
+
 @dataclass(slots=True)
 class PollCache:
     """The status request of one task and its last response, to recognise an unchanged one by its bytes.
 
     Args:
         at: Monotonic seconds when it was last confirmed; None before the first response.
+        whole: Whether everything the response leads to was read: the result of a completed task too.
     """
 
     request: Request | None = None
@@ -43,6 +52,7 @@ class PollCache:
     status: int = 200
     content_type: str = JSON
     at: float | None = None
+    whole: bool = True
 
     @property
     def shown(self) -> CachedResponse | None:
@@ -50,8 +60,10 @@ class PollCache:
         return None if self.at is None else CachedResponse(self.status, self.content_type, self.body, self.at)
 
 
-async def poll(upstream: Upstream, task_id: str, cache: PollCache) -> Observation | None:
+async def poll(upstream: Upstream, task_id: str, cache: PollCache) -> Observation | WithoutResult | None:
     """Poll a task once; None when the response is the same as the last one.
+
+    The status call's word is the truth: a call for the result that fails is never raised as an error.
 
     Cancellation: `cache` is only changed after a response was read completely.
 
@@ -74,23 +86,51 @@ async def poll(upstream: Upstream, task_id: str, cache: PollCache) -> Observatio
             cache.at = upstream.clock.monotonic()
             return None
         reading = upstream.dialect.read_status(answer, task_id)
-        observation = reading.observation
-        if reading.follow is not None:
-            # Some providers return a completed task without its outputs, which need a second call.
-            followed = await upstream.ask("status", reading.follow, task_id=task_id)
-            observation = upstream.dialect.read_follow_up(observation, followed)
     except UpstreamError as error:
         upstream.record_call("status", error)
         raise
     upstream.record_call("status")
+    trouble: ResultUnavailable | None = None
+    observation = reading.observation
+    if reading.follow is not None:
+        try:
+            observation = await _with_result(upstream, reading.follow, observation, task_id)
+        except UpstreamError as error:
+            trouble = ResultUnavailable(error)
+            if observation.status is not Status.COMPLETED:
+                # Nothing is complete yet, so the status call alone says all there is.
+                trouble = None
+    _remember(upstream, answer, cache, whole=trouble is None)
+    return observation if trouble is None else WithoutResult(observation, trouble)
+
+
+async def _with_result(
+    upstream: Upstream, request: Request, observation: Observation, task_id: str
+) -> Observation:
+    """Make the second call, which some providers need for the result of a completed task.
+
+    Raises:
+        UpstreamError: It brought no result.
+    """
+    try:
+        answer = await upstream.ask("status", request, task_id=task_id)
+        observation = upstream.dialect.read_follow_up(observation, answer)
+    except UpstreamError as error:
+        upstream.record_call("status", error)
+        raise
+    upstream.record_call("status")
+    return observation
+
+
+def _remember(upstream: Upstream, answer: HttpResponse, cache: PollCache, *, whole: bool) -> None:
     # Larger ones are not kept: thousands of watches with a few megabytes each would not fit in memory.
     cache.body = answer.body if len(answer.body) <= _MAX_CACHED_BYTES else None
-    cache.etag = answer.headers.get("etag")
+    # An answer whose result is missing must be read again, though it does not change.
+    cache.whole, cache.etag = whole, answer.headers.get("etag") if whole else None
     cache.status, cache.at = answer.status, upstream.clock.monotonic()
     content_type = answer.headers.get("content-type", JSON)
     # The constant instead of an equal string per watch.
     cache.content_type = JSON if content_type == JSON else content_type
-    return observation
 
 
 async def find(upstream: Upstream, request: Request) -> Observation:
@@ -114,4 +154,4 @@ async def find(upstream: Upstream, request: Request) -> Observation:
 def _is_unchanged(answer: HttpResponse, cache: PollCache) -> bool:
     if answer.status == 304:
         return cache.etag is not None
-    return answer.status == 200 and cache.body is not None and answer.body == cache.body
+    return answer.status == 200 and cache.whole and cache.body is not None and answer.body == cache.body

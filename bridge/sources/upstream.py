@@ -19,7 +19,7 @@ from bridge.core.schedule import CallbackSupport, Pace
 from bridge.core.task import OWN_ACCOUNT
 from bridge.dialects.base import HttpResponse, Request
 from bridge.dialects.dialect import Dialect
-from bridge.errors import CredentialRefused, UnreadablePayload, UpstreamError, UpstreamUnreachable
+from bridge.errors import CredentialRefused, UpstreamError, UpstreamUnreachable
 from bridge.sources.credentials import Credential
 from bridge.sources.http_client import Session
 from bridge.sources.signatures import Verifier
@@ -69,6 +69,7 @@ class Upstream:
     Args:
         name: As the operator configured it.
         account: The account of the credential; `-` for the operator's own.
+        unknown_words: Status words without a mapping that were logged already.
         refused: Called when the provider rejects the credential.
 
     Attributes:
@@ -92,6 +93,7 @@ class Upstream:
     account: str = OWN_ACCOUNT
     refused: Callable[[], None] | None = None
     tracing: Tracing = NO_TRACING
+    unknown_words: set[str] = field(default_factory=set)
     health: UpstreamHealth = field(init=False)
     capacity_freed: Callable[[], None] = field(init=False, default=_nothing)
     _series: UpstreamSeries = field(init=False)
@@ -238,9 +240,8 @@ class Upstream:
             self.health.last_error = str(error) if self.account == OWN_ACCOUNT else error.code
             self.health.last_error_at = self.clock.time()
         # A 404, a rejected request or an unreadable page is an answer about one task: the provider works.
-        about_task = error is None or error.outcome in {"not_found", "refused"}
-        about_task = about_task or isinstance(error, UnreadablePayload) or permit.call is Call.CREATE
-        works = about_task and scope is Scope.TASK
+        about_task = error is None or error.about_task or isinstance(error, CredentialRefused)
+        works = (about_task or permit.call is Call.CREATE) and scope is Scope.TASK
         if self.limiter.rejected is not None or self.limiter.open_circuit:
             works = False
         state = UpstreamState.VALID if works else UpstreamState.INTERRUPTED

@@ -40,7 +40,7 @@ async def take(
     headers: Mapping[str, str],
     body: bytes,
     *,
-    poll_now: Callable[[TaskKey], bool],
+    called_back: Callable[[TaskKey], bool],
     seen_by: Callable[[str], Upstream | None] | None = None,
 ) -> CallbackOutcome:
     """Process a callback.
@@ -49,7 +49,7 @@ async def take(
         upstream: With the operator's own credential.
         secret: From the URL; compared in constant time.
         headers: Case-insensitive.
-        poll_now: Polls a watched task; False when it is not watched.
+        called_back: Polls a task, watched or not; False when the upstream cannot have it.
         seen_by: The upstream with the credential of an account; None when its key is no longer in memory.
     """
     account = called_account(upstream.callback_secret, secret) if upstream.callback_secret else None
@@ -61,11 +61,11 @@ async def take(
     addressee = upstream if account == OWN_ACCOUNT or seen_by is None else seen_by(account)
     known = False
     if callback.task_id is not None and addressee is not None:
-        # Even for a task that is not watched: it shows that callbacks reach the bridge.
+        # Whatever task it names: it shows that callbacks reach the bridge.
         addressee.callbacks.come = True
         try:
             task_id = check_task_id(callback.task_id)
-            known = poll_now(TaskKey(addressee.name, task_id, addressee.account))
+            known = called_back(TaskKey(addressee.name, task_id, addressee.account))
         except InvalidRequest:
             known = False
     result = CallbackResult.ACCEPTED if known else CallbackResult.UNKNOWN_TASK

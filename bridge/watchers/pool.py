@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bridge.clock import Clock
 from bridge.core.event import Event, Notice, NoticeCode
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, TaskKey
+from bridge.core.watch import LOST_POLL_SECONDS
 from bridge.errors import BridgeError, InvalidRequest, TaskNotFound, Unauthenticated, UnknownUpstream
 from bridge.journal.base import Journal
 from bridge.sources.accounts import REFUSED_SENTENCE, AccountRegistry
@@ -25,6 +26,15 @@ from bridge.watchers.watcher import Watcher
 TICK_SECONDS = 1.0
 CALLBACK_PERIOD_SECONDS = 1.0
 RESTORED_PER_SECOND = 100.0
+BELIEVED_MISSING_SECONDS = 60.0
+"""How long a provider's 404 is believed without another poll."""
+
+MAX_BELIEVED_MISSING = 10_000
+MAX_LOST = 500
+"""Lost tasks that are still polled. At one poll in five minutes each, less than two requests per second."""
+
+MAX_CALLED_BACK = 1000
+"""Watches that callbacks started and whose task no poll has shown yet."""
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +85,8 @@ class Pool:
         self._following = dict.fromkeys(upstreams, 0)
         self._without_stream: dict[str, dict[TaskKey, None]] = {name: {} for name in upstreams}
         self._callback_polls: dict[TaskKey, float] = {}
+        self._missing: OrderedDict[TaskKey, tuple[BridgeError, float]] = OrderedDict()
+        self._called_back: set[TaskKey] = set()
         self._group: asyncio.TaskGroup | None = None
         metrics.watches.census = self._census
         for name, upstream in upstreams.items():
@@ -97,7 +109,7 @@ class Pool:
                 self._group = None
 
     async def restore(self) -> int:
-        """Resume the watches of all recorded tasks without a final status.
+        """Resume the watches of all recorded tasks without a final status, and of the lost ones.
 
         Tasks watched with a caller's own key are resumed when the caller sends that key again: it is not
         stored.
@@ -120,12 +132,29 @@ class Pool:
             watcher.remember(event)
             # Its viewers reconnect in the next seconds, or never: nothing may be missed in either case.
             watcher.persistent = True
+            # The journal does not say who submitted it: a task of ours must not be lost too early.
+            watcher.vouch()
             # The first polls are spread, or a restart would send thousands of requests at once.
             rate = upstream.limiter.requests_per_second or RESTORED_PER_SECOND
             watcher.watch.due = now + restored[upstream.name] / rate
             self._watchers[event.key] = watcher
             scheduler.schedule(watcher)
+        await self._restore_lost()
         return restored.total()
+
+    async def _restore_lost(self) -> None:
+        lost = [event for event in await self._journal.lost(MAX_LOST) if event.key.account == OWN_ACCOUNT]
+        for number, event in enumerate(lost, start=1):
+            upstream = self.upstreams.get(event.key.upstream)
+            if upstream is None or event.key in self._watchers:
+                continue
+            scheduler = self._schedulers.of(upstream)
+            watcher = Watcher(event.key, upstream, self._journal, self._random, scheduler.schedule)
+            watcher.remember(event)
+            # Spread over one period.
+            watcher.watch.due = self._clock.monotonic() + LOST_POLL_SECONDS * number / len(lost)
+            self._watchers[event.key] = watcher
+            scheduler.schedule(watcher)
 
     def upstream(self, name: str, account: str = OWN_ACCOUNT) -> Upstream:
         """The upstream of that name with the credential of `account`.
@@ -173,6 +202,7 @@ class Pool:
             for notice in watcher.watch.active_notices.values():
                 self._journal.announce(key, notice)
         watcher.viewers += 1
+        watcher.joined()
         if watcher.viewers == 1:
             # Scheduled again with the shorter grace of a watched task.
             scheduler.schedule(watcher)
@@ -194,6 +224,7 @@ class Pool:
         """
         watcher = self._watchers.get(key) or self._start(key)
         watcher.persistent = True
+        watcher.vouch()
         if called_back:
             watcher.expect_callbacks()
 
@@ -291,13 +322,54 @@ class Pool:
         watcher = self._watchers.get(key) or self._with_id_ending_in(key)
         if watcher is None or watcher.watch.not_found:
             return False
-        key, now = watcher.key, self._clock.monotonic()
-        planned = self._callback_polls.get(key, now - CALLBACK_PERIOD_SECONDS)
-        if planned <= now:
-            # Otherwise a poll in the future is planned already, and it covers this call too.
-            self._callback_polls[key] = at = max(now, planned + CALLBACK_PERIOD_SECONDS)
+        at = self._plan_poll(watcher.key)
+        if at is not None:
             watcher.poll_now(at)
         return True
+
+    def called_back(self, key: TaskKey) -> bool:
+        """Poll a task that an authentic callback named; starts a watch, without viewers, if none runs.
+
+        Returns:
+            False when it is no id of this upstream, or too many such watches run.
+        """
+        watcher = self._watchers.get(key) or self._with_id_ending_in(key)
+        if watcher is None or watcher.watch.not_found:
+            watcher = self._start_called_back(key, watcher)
+            if watcher is None:
+                return False
+        at = self._plan_poll(watcher.key)
+        if at is not None:
+            watcher.called_back(at)
+        return True
+
+    def _start_called_back(self, key: TaskKey, missing: Watcher | None) -> Watcher | None:
+        if len(self._called_back) >= MAX_CALLED_BACK:
+            return None
+        try:
+            self.upstream(key.upstream, key.account).dialect.status_request(key.task_id)
+            if missing is not None:
+                # The callback knows better than the 404. The viewers stay with the task.
+                key, viewers = missing.key, missing.viewers
+                self._end(missing)
+            else:
+                viewers = 0
+            self._missing.pop(key, None)
+            watcher = self._start(key)
+        except BridgeError:
+            return None
+        watcher.viewers, watcher.persistent = viewers, True
+        self._called_back.add(key)
+        return watcher
+
+    def _plan_poll(self, key: TaskKey) -> float | None:
+        """When to poll out of turn, monotonic seconds; None when such a poll is planned already."""
+        now = self._clock.monotonic()
+        planned = self._callback_polls.get(key, now - CALLBACK_PERIOD_SECONDS)
+        if planned > now:
+            return None  # it covers this call too
+        self._callback_polls[key] = at = max(now, planned + CALLBACK_PERIOD_SECONDS)
+        return at
 
     async def tick(self) -> None:
         """Once per second: notices of every watch, ends of linger, eviction of keys, viewer-time metrics."""
@@ -310,8 +382,13 @@ class Pool:
         self._callback_polls = {
             key: at for key, at in self._callback_polls.items() if now - at < CALLBACK_PERIOD_SECONDS
         }
+        self._called_back = {key for key in self._called_back if self._is_unseen(key)}
+        self._forget_missing(now)
+        lost = 0
         for number, watcher in enumerate(list(self._watchers.values()), start=1):
-            needed = watcher.viewers or (watcher.persistent and not watcher.over)
+            lost += watcher.lost
+            kept = lost <= MAX_LOST and watcher.own if watcher.lost else watcher.persistent
+            needed = watcher.viewers or (kept and not watcher.over)
             if not needed and now - watcher.left_at >= self._linger:
                 self._end(watcher)
                 continue
@@ -337,9 +414,24 @@ class Pool:
         scheduler = self._schedulers.of(upstream)
         watcher = Watcher(key, upstream, self._journal, self._random, scheduler.schedule)
         self._watchers[key] = watcher
+        error, at = self._missing.pop(key, (None, 0.0))
+        if error is not None and self._clock.monotonic() - at < BELIEVED_MISSING_SECONDS:
+            watcher.recall_missing(error, at)
+            return watcher
         scheduler.schedule(watcher)
         self._follow(watcher)
         return watcher
+
+    def _is_unseen(self, key: TaskKey) -> bool:
+        watcher = self._watchers.get(key)
+        return watcher is not None and watcher.watch.known is None and not watcher.watch.not_found
+
+    def _forget_missing(self, now: float) -> None:
+        while self._missing:
+            key, (_, at) = next(iter(self._missing.items()))
+            if now - at < BELIEVED_MISSING_SECONDS and len(self._missing) <= MAX_BELIEVED_MISSING:
+                return
+            del self._missing[key]
 
     def _evict_accounts(self, accounts: AccountRegistry) -> None:
         """End the watches of rejected keys; stop the schedulers of evicted ones."""
@@ -380,7 +472,7 @@ class Pool:
             next_key = next(iter(waiting))
             del waiting[next_key]
             watcher = self._watchers.get(next_key)
-            if watcher is not None and not watcher.over:
+            if watcher is not None and not watcher.watch.ended:
                 self._follow(watcher)
 
     def _end(self, watcher: Watcher) -> None:
@@ -388,6 +480,10 @@ class Pool:
         watcher.log_end()
         if self._watchers.get(watcher.key) is watcher:
             del self._watchers[watcher.key]
+            if self._just_not_found(watcher) and watcher.error is not None:
+                self._missing[watcher.key] = watcher.error, watcher.watch.last_poll
+                if len(self._missing) > MAX_BELIEVED_MISSING:
+                    self._missing.popitem(last=False)
         self._without_stream[watcher.key.upstream].pop(watcher.key, None)
         follower = self._followers.pop(watcher.key, None)
         if follower is not None:
@@ -407,9 +503,13 @@ class Pool:
         return None
 
     def _just_not_found(self, watcher: Watcher) -> bool:
-        """Whether the provider answered 404 a moment ago: it is not asked again for each new subscriber."""
+        """Whether the provider's 404 is still believed: it is not asked again for each new subscriber."""
         age = self._clock.monotonic() - watcher.watch.last_poll
-        return isinstance(watcher.error, TaskNotFound) and age < watcher.upstream.pace.min_seconds
+        return (
+            watcher.watch.not_found
+            and isinstance(watcher.error, TaskNotFound)
+            and age < BELIEVED_MISSING_SECONDS
+        )
 
     def _count_viewers(self, name: str, change: int) -> None:
         """Add the viewer seconds since the last change to the polls that clients were spared."""
@@ -417,7 +517,8 @@ class Pool:
         if audience is None:
             return
         now = self._clock.monotonic()
-        interval = self.upstreams[name].pace.recommended_seconds
+        # The provider's own advice, which its clients follow, not the operator's bounds.
+        interval = self.upstreams[name].dialect.poll.recommended_seconds
         self._metrics.saved.viewed(name, seconds=audience.viewers * (now - audience.since), interval=interval)
         audience.since = now
         audience.viewers += change

@@ -56,9 +56,9 @@ class StreamFollower:
         failures = 0
         try:
             await self.watcher.hydrate()
-            while not self.watcher.over:
+            while not self.watcher.watch.ended:
                 delivered = await self._follow_once()
-                if delivered is None or self.watcher.over:
+                if delivered is None or self.watcher.watch.ended:
                     return
                 # Any frame resets the back-off: a stream that the provider cuts every minute is healthy.
                 failures = 0 if delivered else failures + 1
@@ -103,7 +103,7 @@ class StreamFollower:
                 "upstream stream disconnected", extra={"task": self.watcher.key.ref, "error": str(error)}
             )
         self.watcher.source = Source.POLL
-        if not self.watcher.over:
+        if not self.watcher.watch.ended:
             self.watcher.stream_ended()
         return delivered
 

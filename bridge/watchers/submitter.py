@@ -39,7 +39,7 @@ from bridge.errors import (
 )
 from bridge.journal.base import Journal
 from bridge.sources.accounts import callback_secret
-from bridge.sources.poll import PollCache, find, poll
+from bridge.sources.poll import PollCache, WithoutResult, find, poll
 from bridge.sources.upstream import Upstream
 from bridge.watchers.pool import Pool
 
@@ -298,6 +298,11 @@ class Submitter:
             return known
         if seen is None:
             return None
+        if isinstance(seen, WithoutResult):
+            # The watch knows how to wait for a result.
+            self._pool.poll_now(key)
+            (known,) = await self._journal.latest([key])
+            return known
         event = await self._pool.show(key, seen, Source.POLL)
         watcher = self._pool.watcher(key)
         if watcher is not None and not watcher.over:

@@ -10,15 +10,17 @@ from bridge.core.estimate import PLAUSIBLE_SECONDS, TaskKind
 from bridge.core.event import Event
 from bridge.core.rate_limit import Permit
 from bridge.core.schedule import CallbackSupport
-from bridge.core.task import Observation, Source, State, Status, TaskKey
-from bridge.core.watch import Update, Watch
-from bridge.errors import BridgeError, JournalError, UpstreamError
+from bridge.core.task import OWN_ACCOUNT, Observation, Source, State, Status, TaskKey
+from bridge.core.watch import MISSING_RESULT_SECONDS, Update, Watch
+from bridge.dialects.words import fold
+from bridge.errors import BridgeError, JournalError, TaskNotFound, UpstreamError
 from bridge.journal.base import Journal
-from bridge.sources.poll import CachedResponse, PollCache, poll
+from bridge.sources.poll import CachedResponse, PollCache, WithoutResult, poll
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.request_context import Trace, current_request
 
 RETRY_JOURNAL_SECONDS = 1.0
+MAX_LOGGED_WORDS = 100
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +48,14 @@ class Watcher:
     __slots__ = (
         "_cache",
         "_callbacks",
+        "_called_back",
         "_changed",
         "_hydrated",
         "_journal",
         "_poll_done",
         "_started_at",
         "_status_since",
+        "_vouched_at",
         "asked_by",
         "error",
         "generation",
@@ -99,11 +103,14 @@ class Watcher:
         self._hydrated = False
         self._changed = changed
         self._callbacks: CallbackSupport | None = None
+        self._vouched_at: float | None = None
+        self._called_back = False
         self._poll_done: asyncio.Event | None = None
         self.watch = self._begin(random, None)
 
     def _begin(self, random: Callable[[], float], known: State | None) -> Watch:
-        return Watch(
+        word = known.upstream_status if known is not None else None
+        watch = Watch(
             pace=self.upstream.pace,
             run_times=self.upstream.run_times,
             random=random,
@@ -111,7 +118,37 @@ class Watcher:
             known=known,
             deadline_seconds=self.upstream.deadline_seconds,
             callbacks=self._callbacks,
+            grace_seconds=getattr(self.upstream.dialect, "result_grace_seconds", MISSING_RESULT_SECONDS),
+            # After a restart too: the provider has said that the task is completed, whatever it says next.
+            succeeded=word is not None and self.upstream.dialect.words.get(fold(word)) is Status.COMPLETED,
         )
+        if self._vouched_at is not None:
+            watch.vouch(now=self._vouched_at)
+        return watch
+
+    def vouch(self) -> None:
+        """Take the task for existing: the bridge submitted it, or an authentic callback named it."""
+        if self._vouched_at is None:
+            self._vouched_at = self.upstream.clock.monotonic()
+            self.watch.vouch(now=self._vouched_at)
+
+    def joined(self) -> None:
+        """Somebody new waits for the task."""
+        due = self.watch.due
+        self.watch.joined(now=self.upstream.clock.monotonic())
+        if self.watch.due != due:
+            self._changed(self)
+
+    def recall_missing(self, error: BridgeError, at: float) -> None:
+        """Start from a 404 that is still believed, without a poll.
+
+        Args:
+            at: Monotonic seconds when the provider gave it.
+        """
+        self._hydrated = True
+        self.error = error
+        self.watch.recall_missing(str(error), at=at)
+        self.polled_once.set()
 
     def expect_callbacks(self) -> None:
         """The provider was asked to call back about this task: poll only as a safety net while it does."""
@@ -132,6 +169,17 @@ class Watcher:
         """Whether the task has a final status that nothing can replace; `lost` can be replaced."""
         known = self.watch.known
         return self.over and known is not None and known.status is not Status.LOST
+
+    @property
+    def lost(self) -> bool:
+        """Whether the task is lost: it is polled rarely, in case the provider shows its end after all."""
+        known = self.watch.known
+        return known is not None and known.status is Status.LOST
+
+    @property
+    def own(self) -> bool:
+        """Whether it is polled with the operator's own credential."""
+        return self.key.account == OWN_ACCOUNT
 
     async def hydrate(self) -> None:
         """Load the recorded state, once, before the first poll.
@@ -179,27 +227,44 @@ class Watcher:
             JournalError: The result could not be recorded; the next poll observes it again.
         """
         clock = self.upstream.clock
+        if self.lost and (await self._journal.latest([self.key]))[0] is None:
+            # Retained no longer: nobody can ask for it.
+            self.upstream.abandon(permit)
+            self.watch.due = None
+            return
         self._log_start()
         self.polling = True
         self.polls += 1
         try:
             started_at = clock.monotonic()
+            source = Source.CALLBACK if self._called_back else Source.POLL
+            self._called_back = False
             try:
                 with self.upstream.hold(permit), self.upstream.tracing.about(self.key, self.origin):
                     observation = await poll(self.upstream, self.key.task_id, self._cache)
             except UpstreamError as error:
                 self.upstream.record_poll("failed")
-                self.error = error
-                await self._act(self.watch.failed(error, now=clock.monotonic(), unix_time=clock.time()))
-                self.polled_once.set()
+                if self.watch.known is not None or not isinstance(error, TaskNotFound):
+                    self.error = error
+                update = self.watch.failed(
+                    error, now=clock.monotonic(), unix_time=clock.time(), watched=self.viewers > 0
+                )
+                await self._act(update)
+                if self.watch.not_found:
+                    self.error = error
+                if self.error is not None:
+                    # The first 404 decides nothing: a second poll must say so too.
+                    self.polled_once.set()
                 return
             self.shown_at = clock.monotonic()
             if observation is None:
                 self.upstream.record_poll("unchanged")
                 self._journal.confirm(self.key, clock.time())
                 await self._act(self.watch.unchanged(now=clock.monotonic(), started_at=started_at))
+            elif isinstance(observation, WithoutResult):
+                await self._take_without_result(observation, source, started_at)
             else:
-                await self.take(observation, Source.POLL, started_at=started_at)
+                await self.take(observation, source, started_at=started_at)
             self.error = None
             self.polled_once.set()
         finally:
@@ -227,10 +292,12 @@ class Watcher:
         update = self.watch.observed(
             observation, source=source, now=clock.monotonic(), unix_time=clock.time(), started_at=started_at
         )
-        if source is Source.POLL:
+        self._log_word(observation)
+        polled = source in (Source.POLL, Source.CALLBACK)
+        if polled:
             self.upstream.record_poll("unchanged" if update.state is None else "changed")
         if update.state is not None:
-            if source is not Source.POLL or not self.polling:
+            if not polled or not self.polling:
                 # Another source is ahead of the cached response. If a poll now returns those bytes again, the
                 # task has moved back, and that must be read, not skipped as unchanged.
                 self._cache = PollCache()
@@ -238,6 +305,34 @@ class Watcher:
         elif not self.over:
             self._journal.confirm(self.key, clock.time())
         await self._act(update)
+
+    async def _take_without_result(self, reading: WithoutResult, source: Source, started_at: float) -> None:
+        clock = self.upstream.clock
+        before = self.watch.known
+        update = self.watch.without_result(
+            reading.observation,
+            reading.trouble,
+            source=source,
+            now=clock.monotonic(),
+            unix_time=clock.time(),
+            started_at=started_at,
+        )
+        self.upstream.record_poll("unchanged" if update.state is None else "changed")
+        if update.state is not None:
+            self._measure(before, update.state, reading.observation)
+        elif not self.over:
+            self._journal.confirm(self.key, clock.time())
+        await self._act(update)
+
+    def _log_word(self, observation: Observation) -> None:
+        """Log a status word that the dialect does not map, once per word and upstream."""
+        word, logged = observation.upstream_status, self.upstream.unknown_words
+        if observation.status is not Status.UNKNOWN or word is None or word in logged:
+            return
+        if len(logged) < MAX_LOGGED_WORDS:
+            logged.add(word)
+            fields: dict[str, object] = {"upstream": self.key.upstream, "word": word}
+            logger.warning("status word without a mapping", extra=fields)
 
     async def tick(self) -> None:
         """Process the passing of time.
@@ -270,6 +365,12 @@ class Watcher:
         self.watch.poll_now(now=self.upstream.clock.monotonic() if at is None else at)
         self._changed(self)
 
+    def called_back(self, at: float) -> None:
+        """An authentic callback named the task: poll, and say so of the state that the poll brings."""
+        self._called_back = True
+        self.vouch()
+        self.poll_now(at)
+
     def log_end(self) -> None:
         """Log the end of the watch, once, if its start was logged."""
         if self._started_at is None:
@@ -281,11 +382,17 @@ class Watcher:
             "polls": self.polls,
         }
         self._started_at = None
-        event = "task not found" if self.watch.not_found else "task ended" if self.over else "watch stopped"
+        event = (
+            "task not found"
+            if self.watch.not_found
+            else "task ended"
+            if self.watch.ended
+            else "watch stopped"
+        )
         logger.info(event, extra=self._log_fields() | fields)
 
     def _log_start(self) -> None:
-        if self._started_at is None and not self.over:
+        if self._started_at is None and not self.over and not self.watch.ended:
             self._started_at = self.upstream.clock.monotonic()
             logger.info("watch started", extra=self._log_fields())
 
@@ -294,7 +401,10 @@ class Watcher:
         return fields if self.origin is None else fields | {"trace_id": self.origin.trace_id}
 
     async def _act(self, update: Update) -> None:
-        """Record the state, then announce the notices: a subscriber never receives what is not recorded."""
+        """Record the state and announce the notices."""
+        if update.state is not None and update.state.status.final:
+            # Before the end: nothing reaches a subscriber after it.
+            self._announce(update)
         if update.state is not None:
             try:
                 await self._record(update.state)
@@ -307,12 +417,16 @@ class Watcher:
                 self.watch.due = self.upstream.clock.monotonic() + RETRY_JOURNAL_SECONDS
                 self._changed(self)
                 raise
-        for notice in update.notices:
-            self._journal.announce(self.key, notice)
+        if update.state is None or not update.state.status.final:
+            self._announce(update)
         self._changed(self)
-        if self.over:
+        if self.watch.ended:
             self._wake_waiters()
             self.log_end()
+
+    def _announce(self, update: Update) -> None:
+        for notice in update.notices:
+            self._journal.announce(self.key, notice)
 
     def _wake_waiters(self) -> None:
         # Replaced, not cleared: later waiters wait for the next poll.

@@ -29,7 +29,7 @@ class CallbackRoutes:
             request.path_params["secret"],
             request.headers,
             await params.body(request, self._settings.max_body_bytes),
-            poll_now=self._pool.poll_now,
+            called_back=self._pool.called_back,
             seen_by=partial(self._upstream_of, upstream.name),
         )
         if outcome.result is CallbackResult.FORGED:

@@ -66,6 +66,7 @@ def _output(output: Output, include: Include) -> dict[str, Any]:
         "height": output.height,
         "duration_seconds": output.duration_seconds,
         "file_id": output.file_id,
+        "stored_url": output.stored_url,
     }
     if output.data is not None:
         # Three bytes per four characters of base64, without decoding megabytes to count them.

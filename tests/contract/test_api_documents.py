@@ -163,6 +163,7 @@ outputs = st.builds(
     file_id=st.none() | texts,
     data=st.none() | st.sampled_from(["", "QUJD", "QUI="]),
     media_type=st.none() | st.just("image/png"),
+    stored_url=st.none() | texts,
 )
 states = st.builds(
     State,
@@ -171,6 +172,8 @@ states = st.builds(
     alias=st.none() | texts,
     progress=st.none() | st.floats(0, 100),
     eta_seconds=st.none() | st.floats(0, 1e9),
+    eta_at=st.none() | moments,
+    eta_by=st.none() | moments,
     queue_position=st.none() | st.integers(0, 10**15),
     model=st.none() | texts,
     action=st.none() | texts,
@@ -215,7 +218,7 @@ def test_every_recorded_answer_becomes_a_state_by_the_schema(dialect, task_id, a
     told = checked(event(1, known))
     assert told["status"] == seen.status
     assert len(told["outputs"]) == len(seen.outputs)
-    checked(event(2, lost(known, unix_time=1_800_000_001.0)))
+    checked(event(2, lost(known, Failure("not_found", "no"), unix_time=1_800_000_001.0)))
 
 
 def test_recordings_of_every_preset_were_looked_at():

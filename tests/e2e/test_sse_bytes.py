@@ -146,6 +146,8 @@ async def test_every_key_of_the_state_document_is_there_even_when_nothing_is_kno
         "upstream_status",
         "progress",
         "eta_seconds",
+        "eta_at",
+        "eta_by",
         "queue_position",
         "model",
         "action",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from copy import copy
 from typing import Any
@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
 from bridge.core.task import Observation, Status
-from bridge.dialects.base import HttpResponse, Request, StatusReading
+from bridge.dialects.base import HttpResponse, PollAdvice, Request, StatusReading
 from bridge.errors import CredentialRefused, TaskNotFound, UpstreamBusy, UpstreamUnavailable
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.metrics import Metrics
@@ -108,6 +108,11 @@ class FakeProvider:
         return counting()
 
     # The dialect
+
+    poll = PollAdvice(
+        min_seconds=2, max_seconds=10, recommended_seconds=2, follows_estimate=False, deadline_seconds=None
+    )
+    words: Mapping[str, Status] = {"success": Status.COMPLETED}
 
     auth_hook = None
 

@@ -11,11 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from bridge.core.estimate import RuntimeHistory
 from bridge.core.event import NoticeCode
-from bridge.core.schedule import MAX_WAIT, Pace
+from bridge.core.schedule import MAX_POLL_AFTER, MAX_WAIT, Pace
 from bridge.core.task import Observation, Source, State, Status
-from bridge.core.watch import Update, Watch
+from bridge.core.watch import REASON_SECONDS, Update, Watch
 from bridge.errors import (
     CredentialRefused,
+    ResultNotReady,
+    ResultUnavailable,
     TaskNotFound,
     UnreadablePayload,
     UpstreamBusy,
@@ -45,6 +47,9 @@ errors = st.builds(
 seconds = st.floats(0, 100) | st.sampled_from([0.0, 1.0, 2.0, 10.0, 31.0, 60.0])
 
 
+OF_STATE = {NoticeCode.STALLED, NoticeCode.UNKNOWN_STATUS, NoticeCode.RESULT_UNAVAILABLE}
+
+
 class AnyProvider(RuleBasedStateMachine):
     """A provider that says anything at any moment, by poll and by stream."""
 
@@ -53,7 +58,9 @@ class AnyProvider(RuleBasedStateMachine):
         self.now = START
         self.watch = Watch(PACE, RuntimeHistory(), lambda: 0.5, START, deadline_seconds=5000)
         self.recorded: list[State] = []
-        self.standing: set[NoticeCode] = set()
+        self.standing: dict[NoticeCode, tuple[str, float]] = {}
+        self.vouched_at: float | None = None
+        self.succeeded = False
         self.asked: float | None = None
         self.not_before = 0.0
         self.missing: list[float] = []
@@ -69,15 +76,26 @@ class AnyProvider(RuleBasedStateMachine):
             self.recorded.append(update.state)
             if update.state.status is Status.LOST:
                 too_old = self.now - START > 5000
-                assert too_old or (len(self.missing) >= 3 and self.missing[-1] - self.missing[0] >= 10)
-            self.standing.discard(NoticeCode.STALLED)
+                grace = 10 if self.vouched_at is None else 60
+                assert too_old or (len(self.missing) >= 3 and self.missing[-1] - self.missing[0] >= grace)
+                assert update.state.error is not None
+                assert update.state.error.code in {"not_found", "deadline"}
+                assert not self.succeeded, "a success was lost"
+            self.standing.pop(NoticeCode.STALLED, None)
+            if update.state.status is not Status.UNKNOWN:
+                self.standing.pop(NoticeCode.UNKNOWN_STATUS, None)
+            if update.state.status.final:
+                self.standing.clear()
         for notice in update.notices:
             if notice.code is NoticeCode.FRESH:
-                assert self.standing - {NoticeCode.STALLED}, "fresh takes back what was never said"
+                assert self.standing.keys() - OF_STATE, "fresh takes back what was never said"
                 self.standing.clear()
             else:
-                assert notice.code not in self.standing, "a notice was repeated"
-                self.standing.add(notice.code)
+                message, at = self.standing.get(notice.code, ("", 0.0))
+                if notice.code in self.standing:
+                    assert notice.message != message, "a notice was repeated"
+                    assert self.now - at >= REASON_SECONDS, "reasons came faster than once a minute"
+                self.standing[notice.code] = notice.message, self.now
 
     @rule(seconds=seconds)
     def time_passes(self, seconds: float) -> None:
@@ -115,6 +133,7 @@ class AnyProvider(RuleBasedStateMachine):
         self.last_look, self.not_before = self.now, 0.0
         if isinstance(shows, Observation):
             self.shown = shows
+            self.succeeded = False
         if shows is None:
             self.take(self.watch.unchanged(now=self.now, started_at=asked))
         else:
@@ -129,10 +148,51 @@ class AnyProvider(RuleBasedStateMachine):
             self.missing.append(self.now)
         else:
             self.missing = []
-        self.take(self.watch.failed(error, now=self.now, unix_time=self.wall))
+        seen_before = self.watch.known is not None
+        update = self.watch.failed(error, now=self.now, unix_time=self.wall)
+        self.take(update)
+        if self.watch.not_found and not over:
+            assert not seen_before
+            assert len(self.missing) >= 2
+            assert self.missing[-1] - self.missing[0] >= 1
+            assert self.vouched_at is None or self.now - self.vouched_at >= 60
+        elif not seen_before and not isinstance(error, TaskNotFound):
+            assert self.standing, "somebody without a state heard nothing of a failed poll"
         self.last_look = self.now
         if not over:
             self.not_before = self.now + min(error.retry_after or 0.0, MAX_WAIT)
+
+    @precondition(lambda self: self.asked is not None)
+    @rule(shows=observations, cause=errors | st.just(ResultNotReady()))
+    def end_to_look_without_a_result(self, shows: Observation, cause: UpstreamError) -> None:
+        assert self.asked is not None
+        asked, self.asked = self.asked, None
+        over = self.watch.over
+        self.missing = []
+        self.last_look, self.not_before = self.now, 0.0
+        update = self.watch.without_result(
+            replace(shows, status=Status.COMPLETED, upstream_status="DONE"),
+            ResultUnavailable(cause),
+            source=Source.POLL,
+            now=self.now,
+            unix_time=self.wall,
+            started_at=asked,
+        )
+        self.succeeded = True
+        assert over or self.watch.known is not None
+        self.take(update)
+        if update.state is not None:
+            assert update.state.status in {Status.PROCESSING, Status.COMPLETED}
+            assert update.state.upstream_status == "DONE"
+
+    @rule()
+    def somebody_joins(self) -> None:
+        self.watch.joined(now=self.now)
+
+    @rule()
+    def vouch(self) -> None:
+        self.watch.vouch(now=self.now)
+        self.vouched_at = self.now if self.vouched_at is None else self.vouched_at
 
     @rule(shows=observations)
     def push(self, shows: Observation) -> None:
@@ -182,8 +242,14 @@ class AnyProvider(RuleBasedStateMachine):
         if really_over:
             assert self.watch.due is None
         if self.watch.due is None:
-            assert self.watch.not_found or (known is not None and known.status.final)
+            assert self.watch.not_found or really_over
         assert self.watch.over == (self.watch.due is None)
+
+    @invariant()
+    def an_unknown_word_is_said(self) -> None:
+        known = self.watch.known
+        if known is not None and known.status is Status.UNKNOWN and known.upstream_status is not None:
+            assert NoticeCode.UNKNOWN_STATUS in self.watch.active_notices
 
     @invariant()
     def it_knows_what_it_recorded(self) -> None:
@@ -198,7 +264,7 @@ class AnyProvider(RuleBasedStateMachine):
     @invariant()
     def it_waits_no_longer_than_anybody_asked(self) -> None:
         if self.watch.due is not None:
-            assert self.watch.due - self.now <= MAX_WAIT + 1e-6
+            assert self.watch.due - self.now <= MAX_POLL_AFTER + 1e-6
 
 
 TestAnyProvider = AnyProvider.TestCase

@@ -15,6 +15,9 @@ import orjson
 from bridge.core.task import Failure, Output, Source, State, Status, TaskKey
 from bridge.errors import JournalError
 
+LOST_MARK = b'"status":"lost"'
+"""In every encoded lost state, and in no other: within a text the quotes are escaped."""
+
 MAX_BYTES = 256 * 1024 * 1024
 
 _OWN_COLUMN = "raw"  # bytes are not JSON; they have a column of their own

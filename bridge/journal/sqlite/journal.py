@@ -151,6 +151,11 @@ class SqliteJournal(Feed):
         head = self.head
         return [event for event, _ in await self._read(lambda: self._reader.unfinished(head))]
 
+    async def lost(self, limit: int) -> Sequence[Event]:
+        """The newest event of the newest lost tasks."""
+        head = self.head
+        return await self._read(lambda: self._reader.lost(head, limit))
+
     async def tidy(self) -> None:
         """Run the maintenance of once per second now: recover after a failure, delete, shrink the file."""
         if not self._closed:

@@ -18,7 +18,7 @@ from bridge.core.cursor import Cursor
 from bridge.core.event import Event
 from bridge.core.task import State, TaskKey
 from bridge.errors import JournalError
-from bridge.journal.sqlite.codec import decode, decode_key, encode, encode_key
+from bridge.journal.sqlite.codec import LOST_MARK, decode, decode_key, encode, encode_key
 
 EVENTS_PER_TASK = 256
 PAGE = 500
@@ -43,6 +43,10 @@ _SINCE = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
     ORDER BY e.offset DESC LIMIT ?"""  # noqa: S608 - built from constants
 _OPEN = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.offset = t.newest
     WHERE t.open = 1 AND t.newest > ? AND t.newest <= ? ORDER BY t.newest LIMIT ?"""  # noqa: S608 - built from constants
+
+
+_LOST = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.offset = t.newest
+    WHERE t.open = 0 AND t.newest <= ? AND instr(e.state, ?) ORDER BY t.newest DESC LIMIT ?"""  # noqa: S608 - built from constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,11 @@ class Reader:
             if len(rows) < PAGE:
                 return events
             after = events[-1][0].cursor.offset
+
+    def lost(self, head: int, limit: int) -> list[Event]:
+        """The newest event of the newest lost tasks, newest first."""
+        rows = self._connection.execute(_LOST, (head, LOST_MARK, limit)).fetchall()
+        return [self._event(row) for row in rows]
 
     def _event(self, row: tuple[Any, ...]) -> Event:
         upstream, account, task_id, offset, seen, document, raw = row

@@ -6,8 +6,8 @@ export type Given<T> = T | ((refused: boolean) => T | Promise<T>);
 /** An out-of-band message beside the states. */
 export interface Notice {
   /**
-   * From the bridge: `stale`, `fresh`, `stalled`, `upstream_unavailable`, `credential_refused`, `links_expiring`,
-   * `task_not_found`, `closing`. From the helper: `connected`, `reconnecting`, `reset`, `buffered` (a proxy buffers
+   * From the bridge: `stale`, `fresh`, `stalled`, `upstream_unavailable`, `credential_refused`, `unknown_status`,
+   * `result_unavailable`, `raw_omitted`, `links_expiring`, `task_not_found`, `closing`. From the helper: `connected`, `reconnecting`, `reset`, `buffered` (a proxy buffers
    * the stream, so the helper polls).
    */
   code: string;
@@ -107,6 +107,10 @@ export interface TaskState {
   progress: number | null;
   /** Estimated seconds left. Null if it cannot be estimated, and once the task is final. */
   eta_seconds: number | null;
+  /** When the task will probably be done: half of such tasks are by then. May lie in the past. Null without ground for an estimate; this version always sends null. */
+  eta_at: Time | null;
+  /** When the task will nearly surely be done: nine of ten such tasks are by then. May lie in the past. Null without ground for an estimate; this version always sends null. */
+  eta_by: Time | null;
   /** Number of tasks ahead in the queue, if the provider reports it. */
   queue_position: number | null;
   /** The provider's name of the model. */
@@ -119,7 +123,7 @@ export interface TaskState {
   completed_at: Time | null;
   /** The results, one entry each. Empty until there are any. */
   outputs: Output[];
-  /** Why the task failed. */
+  /** Why the task failed, or why it is lost. */
   error: TaskError | null;
   /** The cost of the task, if the provider reports it. */
   cost: Cost | null;
@@ -133,10 +137,10 @@ export interface TaskState {
   raw: Record<string, unknown> | null;
 }
 
-/** `queued`, `processing`, `input_required` and `unknown` are open. `completed`, `failed`, `cancelled` and `lost` are final and never change, except that `lost` may be replaced by one of the other three. `lost`: the provider no longer returns the task, or its deadline passed. `unknown`: not polled yet, or a provider status without a mapping. */
+/** `queued`, `processing`, `input_required` and `unknown` are open. `completed`, `failed`, `cancelled` and `lost` are final and never change, except that `lost` may be replaced by one of the other three. `lost`: the provider no longer returns the task (`error.code` `not_found`), or its deadline passed (`deadline`); it is still polled every 5 minutes. `unknown`: not polled yet, or a provider status without a mapping (notice `unknown_status`). */
 export type Status = "queued" | "processing" | "input_required" | "unknown" | "completed" | "failed" | "cancelled" | "lost";
 
-/** The source of this state. */
+/** The source of this state. `callback`: a callback of the provider caused the poll. */
 export type Source = "poll" | "stream" | "callback" | "submit";
 
 /** A position in the journal of the bridge, to resume from. Opaque: store it, do not interpret or compare it. */
@@ -149,7 +153,7 @@ export type Time = string;
 export interface Output {
   /** Type of the result. */
   type: "image" | "video" | "audio" | "file";
-  /** URL of the result. A `data:` URL for content in the provider's response, only with `include=data`. */
+  /** URL of the result. Null when the provider will not hand the file out (notice `result_unavailable`), or for content in its response. A `data:` URL for content in the provider's response, only with `include=data`. */
   url: string | null;
   /** When the link expires, if the provider reports it. */
   expires_at: Time | null;
@@ -161,6 +165,8 @@ export interface Output {
   duration_seconds: number | null;
   /** The provider's id of the file. */
   file_id: string | null;
+  /** URL of the bridge's own copy of the file. This version always sends null. */
+  stored_url: string | null;
   /** Size of content in the provider's response. Only present for such content. */
   bytes?: number;
 }

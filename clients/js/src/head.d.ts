@@ -4,8 +4,8 @@ export type Given<T> = T | ((refused: boolean) => T | Promise<T>);
 /** An out-of-band message beside the states. */
 export interface Notice {
   /**
-   * From the bridge: `stale`, `fresh`, `stalled`, `upstream_unavailable`, `credential_refused`, `links_expiring`,
-   * `task_not_found`, `closing`. From the helper: `connected`, `reconnecting`, `reset`, `buffered` (a proxy buffers
+   * From the bridge: `stale`, `fresh`, `stalled`, `upstream_unavailable`, `credential_refused`, `unknown_status`,
+   * `result_unavailable`, `raw_omitted`, `links_expiring`, `task_not_found`, `closing`. From the helper: `connected`, `reconnecting`, `reset`, `buffered` (a proxy buffers
    * the stream, so the helper polls).
    */
   code: string;

@@ -89,6 +89,8 @@ class FakeBridge:
                 "upstream_status",
                 "progress",
                 "eta_seconds",
+                "eta_at",
+                "eta_by",
                 "queue_position",
                 "model",
                 "action",

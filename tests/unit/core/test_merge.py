@@ -190,10 +190,14 @@ def test_a_final_state_has_no_time_left() -> None:
     assert done.eta_seconds is None
 
 
+GONE = Failure("not_found", "no such task")
+
+
 def test_losing_a_task_keeps_what_was_known_of_it() -> None:
     known = state("processing", 70, eta_seconds=5.0, model="wan")
-    gone = lost(known, unix_time=WALL + 60)
+    gone = lost(known, GONE, unix_time=WALL + 60)
     assert (gone.status, gone.progress, gone.eta_seconds, gone.model) == (Status.LOST, 70, None, "wan")
+    assert gone.error == GONE
     assert gone.changed_at == gone.observed_at == WALL + 60
-    assert lost(None, unix_time=WALL).status is Status.LOST
+    assert lost(None, GONE, unix_time=WALL).status is Status.LOST
     assert unknown(unix_time=WALL).status is Status.UNKNOWN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.schedule import MAX_WAIT, Pace, backoff
+from bridge.core.schedule import MAX_POLL_AFTER, MAX_WAIT, Pace, backoff, grace_delay
 
 chances = st.floats(0, 1)
 seconds = st.floats(0, 10_000)
@@ -29,8 +29,8 @@ def test_looks_keep_within_the_bounds_of_the_upstream(
 @given(paces, chances, seconds)
 def test_what_the_provider_asks_for_is_kept(pace: Pace, chance: float, wish: float) -> None:
     delay = pace.delay(jitter=chance, unchanged=0, eta_seconds=1.0, poll_after=wish)
-    assert delay >= min(wish, MAX_WAIT)
-    assert pace.min_seconds <= delay <= max(MAX_WAIT, pace.min_seconds)
+    assert delay >= min(wish, MAX_POLL_AFTER)
+    assert pace.min_seconds <= delay <= max(MAX_POLL_AFTER, pace.min_seconds)
 
 
 @given(paces, chances, st.integers(1, 10_000), st.none() | seconds)
@@ -62,3 +62,23 @@ def test_back_off_doubles_up_to_its_limit_and_is_spread_by_a_quarter(doublings: 
     middle = min(1.5 * 2.0 ** min(doublings, 10), 60)
     assert backoff(doublings, first=1.5, limit=60, jitter=0.5) == middle
     assert 0.75 * middle <= backoff(doublings, first=1.5, limit=60, jitter=chance) <= 1.25 * middle
+
+
+@given(st.sampled_from([10.0, 15.0, 60.0, 600.0]), st.floats(0.1, 30))
+def test_a_time_of_grace_has_at_least_three_tries_and_the_last_at_its_end(
+    grace: float, shortest: float
+) -> None:
+    elapsed, polls = 0.0, 1
+    while elapsed < grace or polls < 3:
+        elapsed += grace_delay(polls, elapsed, grace, shortest=shortest)
+        polls += 1
+    assert polls >= 3
+    assert elapsed <= max(grace, 3 * shortest) + shortest
+
+
+@given(paces, chances, st.integers(1, 10_000), st.booleans())
+def test_a_tasks_own_trouble_waits_up_to_five_minutes_or_an_hour_unwatched(
+    pace: Pace, chance: float, failures: int, watched: bool
+) -> None:
+    delay = pace.task_delay(jitter=chance, failures=failures, watched=watched)
+    assert pace.min_seconds <= delay <= (300 if watched else 3600)

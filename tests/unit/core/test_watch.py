@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import cycle, pairwise
 from typing import Any
 
 import pytest
 
 from bridge.core.estimate import RuntimeHistory, TaskKind
 from bridge.core.event import NoticeCode
-from bridge.core.schedule import MAX_WAIT, Pace
-from bridge.core.task import Observation, Source, State, Status
-from bridge.core.watch import LOST_AFTER_SECONDS, Update, Watch
+from bridge.core.schedule import MAX_POLL_AFTER, MAX_WAIT, Pace
+from bridge.core.task import Failure, Observation, Output, Source, State, Status
+from bridge.core.watch import LOST_AFTER_SECONDS, LOST_POLL_SECONDS, VOUCHED_SECONDS, Update, Watch
 from bridge.errors import (
     CredentialRefused,
+    ResultNotReady,
+    ResultUnavailable,
     TaskNotFound,
+    UnreadablePayload,
     UpstreamBusy,
     UpstreamError,
     UpstreamRefused,
+    UpstreamTimeout,
     UpstreamUnavailable,
 )
-from tests.fakes.tasks import WALL, seen, state
+from tests.fakes.tasks import WALL, seen, state, video
 
 PACE = Pace(min_seconds=2, max_seconds=10, recommended_seconds=2, safety_net_seconds=60)
 START = 1000.0
@@ -48,13 +53,28 @@ class Story:
         assert self.watch.due is not None
         return self.watch.due - self.now
 
-    def poll(self, shows: Observation | UpstreamError | None, *, takes: float = 0.0) -> Update:
+    def poll(
+        self,
+        shows: Observation | UpstreamError | tuple[Observation, ResultUnavailable] | None,
+        *,
+        takes: float = 0.0,
+    ) -> Update:
         """Look when it is due."""
         assert self.watch.due is not None
         self.now = asked = max(self.now, self.watch.due)
         self.now += takes
         if shows is None:
             return self.watch.unchanged(now=self.now, started_at=asked)
+        if isinstance(shows, tuple):
+            observation, why = shows
+            return self.watch.without_result(
+                observation,
+                why,
+                source=Source.POLL,
+                now=self.now,
+                unix_time=self.wall,
+                started_at=asked,
+            )
         if isinstance(shows, UpstreamError):
             return self.watch.failed(shows, now=self.now, unix_time=self.wall)
         return self.watch.observed(
@@ -106,6 +126,8 @@ def test_after_an_ending_nothing_is_due_and_nothing_is_news(ending: str) -> None
 
 def test_a_task_never_seen_that_is_not_there_ends_the_watch() -> None:
     story = Story()
+    assert story.poll(TaskNotFound("no such task")) == Update()
+    assert (story.wait, story.watch.not_found) == (1.0, False)
     update = story.poll(TaskNotFound("no such task"))
     assert codes(update) == [NoticeCode.TASK_NOT_FOUND]
     assert not update.notices[0].retriable
@@ -115,6 +137,8 @@ def test_a_task_never_seen_that_is_not_there_ends_the_watch() -> None:
 def test_a_task_shown_after_all_is_watched_again() -> None:
     story = Story()
     story.poll(TaskNotFound())
+    story.poll(TaskNotFound())
+    assert story.watch.not_found
     assert story.push(seen("queued")).state is not None
     assert not story.watch.not_found
     assert not story.watch.over
@@ -130,8 +154,9 @@ def test_three_404s_over_ten_seconds_lose_a_task_and_no_fewer_and_no_sooner() ->
         assert (update.state is None) == (number < 3)
     assert update.state is not None
     assert update.state.status is Status.LOST
+    assert update.state.error == Failure("not_found", "The provider does not know this task.")
     assert LOST_AFTER_SECONDS <= story.now - since < LOST_AFTER_SECONDS + 1
-    assert story.watch.over
+    assert story.wait == LOST_POLL_SECONDS
 
 
 def test_404s_that_come_quicker_than_due_lose_nothing_before_ten_seconds() -> None:
@@ -162,12 +187,213 @@ def test_a_task_that_turns_up_again_replaces_lost_only_with_its_real_end() -> No
     assert story.watch.over
 
 
-def test_a_lost_task_that_stays_away_is_not_looked_for_again() -> None:
+def test_a_lost_task_is_polled_every_five_minutes_whatever_the_polls_bring() -> None:
     story = Story(state("lost"))
-    assert story.poll(TaskNotFound()) == Update()
-    assert story.watch.over
+    for shows in (TaskNotFound(), UpstreamUnavailable(), seen("processing"), None, UpstreamRefused()):
+        assert story.poll(shows) == Update()
+        assert story.wait == LOST_POLL_SECONDS
     story.watch.poll_now(now=story.now)  # but who says there is news is heard
     assert story.wait == 0
+
+
+@pytest.mark.parametrize("known", [None, state("queued")])
+def test_a_task_the_bridge_submitted_or_was_called_back_about_is_given_a_minute(known: State | None) -> None:
+    story = Story(known)
+    story.watch.vouch(now=story.now)
+    since = story.now
+    while not (story.watch.ended and story.now > since):
+        update = story.poll(TaskNotFound())
+        assert story.watch.ended or story.wait <= 31
+    assert story.now - since == VOUCHED_SECONDS
+    assert (update.state is None) == (known is None)
+    assert story.watch.not_found == (known is None)
+
+
+def test_a_task_vouched_for_after_its_first_404_still_has_its_minute() -> None:
+    story = Story()
+    story.poll(TaskNotFound())
+    story.watch.vouch(now=story.now)
+    while not story.watch.not_found:
+        story.poll(TaskNotFound())
+    assert story.now >= START + VOUCHED_SECONDS
+
+
+# The result
+
+
+def trouble(cause: UpstreamError) -> ResultUnavailable:
+    return ResultUnavailable(cause)
+
+
+DONE = seen("completed", 100, upstream_status="Success", outputs=(Output(type="video", file_id="7"),))
+
+
+@pytest.mark.parametrize(
+    ("cause", "least", "most"),
+    [
+        (UpstreamRefused("no"), 15, 20),
+        (UnreadablePayload("no link"), 15, 20),
+        (TaskNotFound("gone"), 60, 65),
+        (UpstreamUnavailable("broken"), 600, 700),
+        (UpstreamTimeout(), 600, 700),
+        (UpstreamBusy(), 600, 700),
+    ],
+)
+def test_a_success_without_a_result_is_processing_and_then_completed_without_a_link(
+    cause: UpstreamError, least: float, most: float
+) -> None:
+    story = Story(state("processing", 50))
+    began = None
+    states, told = [], []
+    while not story.watch.over:
+        update = story.poll((DONE, trouble(cause)))
+        began = began or story.now
+        states += [update.state] if update.state is not None else []
+        told += codes(update)
+        story.tick()
+    assert [(one.status.value, one.upstream_status) for one in states] == [
+        ("processing", "Success"),
+        ("completed", "Success"),
+    ]
+    assert least <= story.now - began <= most
+    assert [(one.file_id, one.url) for one in states[-1].outputs] == [("7", None)]
+    assert (states[0].outputs, told[-1]) == ((), NoticeCode.RESULT_UNAVAILABLE)
+
+
+def test_a_result_that_is_not_ready_is_waited_for_at_the_usual_pace() -> None:
+    story = Story()
+    for _ in range(500):
+        story.poll((DONE, trouble(ResultNotReady("Request is still in progress"))))
+        assert story.wait <= PACE.max_seconds
+    news = story.poll(replace(DONE, outputs=(video("https://a/1.mp4"),))).state
+    assert news is not None
+    assert news.status is Status.COMPLETED
+    assert story.watch.over
+
+
+def test_trouble_that_changes_its_kind_again_and_again_still_ends() -> None:
+    story = Story()
+    causes = cycle([UpstreamRefused(), ResultNotReady(), UpstreamUnavailable(), TaskNotFound()])
+    story.poll((DONE, trouble(next(causes))))
+    causes = cycle([UpstreamRefused(), UpstreamUnavailable(), TaskNotFound()])
+    while not story.watch.over:
+        story.poll((DONE, trouble(next(causes))))
+    assert story.now - START < 1000
+
+
+def test_a_success_is_never_lost_by_404s_of_the_status_call_or_by_its_deadline() -> None:
+    for story in (Story(), Story(deadline=100)):
+        story.poll((DONE, trouble(TaskNotFound())))
+        for _ in range(4):
+            if not story.watch.over:
+                story.poll(TaskNotFound()) if story.deadline is None else story.tick(40)
+        assert story.watch.known is not None
+        assert story.watch.known.status is Status.COMPLETED
+
+
+def test_a_success_known_from_before_a_restart_is_never_lost() -> None:
+    story = Story(state("processing", upstream_status="Success"))
+    story.watch.succeeded = True
+    while not story.watch.over:
+        story.poll(TaskNotFound())
+    assert story.watch.known is not None
+    assert (story.watch.known.status, story.watch.known.upstream_status) == (Status.COMPLETED, "Success")
+
+
+def test_a_file_that_came_late_ends_the_wait_and_a_failure_told_there_is_the_end() -> None:
+    for ending in (replace(DONE, outputs=(video("https://a/1.mp4"),)), seen("failed")):
+        story = Story()
+        story.poll((DONE, trouble(TaskNotFound())))
+        news = story.poll(ending).state
+        assert news is not None
+        assert news.status is ending.status
+        assert story.watch.over
+
+
+# The task's own trouble
+
+
+@pytest.mark.parametrize(("watched", "limit"), [(True, 300), (False, 3600)])
+def test_a_tasks_own_trouble_backs_off_by_doubling(watched: bool, limit: float) -> None:
+    story = Story(state("processing"))
+    waits = []
+    for _ in range(16):
+        assert story.watch.due is not None
+        story.now = max(story.now, story.watch.due)
+        story.watch.failed(UnreadablePayload(), now=story.now, unix_time=story.wall, watched=watched)
+        waits.append(story.wait)
+    assert waits == [min(PACE.min_seconds * 2**n, limit) for n in range(16)]
+
+
+def test_a_viewer_or_a_callback_cuts_a_back_off_short_once_in_ten_seconds() -> None:
+    story = Story(state("processing"))
+    for _ in range(10):
+        story.poll(UnreadablePayload())
+    for cut in (story.watch.joined, story.watch.poll_now):
+        story.now += 60
+        cut(now=story.now)
+        assert story.wait == 0
+        story.poll(UnreadablePayload())
+        for _ in range(3):
+            cut(now=story.now)
+            assert story.wait == 10
+        story.poll(UnreadablePayload())
+
+
+def test_a_viewer_hurries_no_healthy_task() -> None:
+    story = Story()
+    story.poll(seen("processing", poll_after=200.0))
+    story.watch.joined(now=story.now)
+    assert story.wait == 200
+
+
+def test_the_wait_a_healthy_answer_asks_for_is_an_hour_at_most() -> None:
+    story = Story()
+    story.poll(seen("processing", poll_after=1e9))
+    assert story.wait == MAX_POLL_AFTER
+
+
+# What has to be said
+
+
+def test_an_unknown_word_is_said_once_and_again_with_another_word() -> None:
+    story = Story()
+    update = story.poll(seen("unknown", upstream_status="HALTED"))
+    assert codes(update) == [NoticeCode.UNKNOWN_STATUS]
+    assert "HALTED" in update.notices[0].message
+    assert story.poll(None) == Update()
+    assert codes(story.poll(seen("unknown", upstream_status="PAUSED"))) == []
+    assert NoticeCode.UNKNOWN_STATUS in codes(story.tick(61))
+    story.poll(seen("processing"))
+    assert NoticeCode.UNKNOWN_STATUS not in story.watch.active_notices
+
+
+def test_a_new_reason_is_sent_at_most_once_a_minute() -> None:
+    story = Story(state("processing"))
+    sent: list[tuple[float, str]] = []
+    for second in range(200):
+        story.now = START + second
+        update = story.watch.failed(UpstreamUnavailable(f"reason {second}"), now=story.now, unix_time=WALL)
+        sent += [(story.now, one.message) for one in (*update.notices, *story.tick().notices)]
+    sent = [(at, message) for at, message in sent if message.startswith("reason")]
+    assert [later - earlier for (earlier, _), (later, _) in pairwise(sent)] == [60.0, 60.0, 60.0]
+    story.watch.failed(UpstreamUnavailable("the last"), now=story.now, unix_time=WALL)
+    assert codes(story.tick(59)) in ([], [NoticeCode.UPSTREAM_UNAVAILABLE])
+
+
+def test_a_completed_task_whose_file_has_no_link_is_said_so() -> None:
+    assert codes(Story().poll(DONE)) == [NoticeCode.RESULT_UNAVAILABLE]
+
+
+def test_a_healthy_stream_that_says_little_is_not_stale() -> None:
+    story = Story()
+    story.poll(seen("queued", 0))
+    for number in range(20):
+        story.push(seen("processing", number))
+        for _ in range(9):
+            assert story.tick(1.0) == Update()
+            if story.watch.due is not None and story.watch.due <= story.now:
+                story.poll(None)
 
 
 # Patience
@@ -398,7 +624,9 @@ def test_a_task_watched_beyond_its_deadline_is_lost() -> None:
     news = story.tick(2).state
     assert news is not None
     assert (news.status, news.progress) == (Status.LOST, 40)
-    assert story.watch.over
+    assert news.error is not None
+    assert news.error.code == "deadline"
+    assert story.wait == LOST_POLL_SECONDS
 
 
 def test_a_late_frame_moves_nothing_back_and_the_next_look_may() -> None:

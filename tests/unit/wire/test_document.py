@@ -19,10 +19,11 @@ from tests.fakes.tasks import EPOCH, event, state, video
 FILLED = {"task", "upstream", "task_id", "status", "outputs", "changed_at", "observed_at", "source", "cursor"}
 KEYS = [
     *("task", "upstream", "task_id", "alias", "status", "upstream_status", "progress", "eta_seconds"),
+    *("eta_at", "eta_by"),
     *("queue_position", "model", "action", "created_at", "completed_at", "outputs", "error", "cost"),
     *("changed_at", "observed_at", "source", "cursor", "raw"),
 ]
-OUTPUT_KEYS = ["type", "url", "expires_at", "width", "height", "duration_seconds", "file_id"]
+OUTPUT_KEYS = [*("type", "url", "expires_at", "width", "height", "duration_seconds", "file_id", "stored_url")]
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 

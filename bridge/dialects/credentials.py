@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import math
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ class Minted:
 
     Args:
         value: Used for `{api_key}` in the headers.
-        expires_at: Unix seconds.
+        expires_at: Unix seconds; infinite for one that does not expire.
     """
 
     value: str = field(repr=False)
@@ -36,15 +37,18 @@ def kling_jwt(api_key: str, now: float) -> Minted:
     """Kling's token, HS256 over the two halves of the key.
 
     Args:
-        api_key: `access_key:secret_key`.
+        api_key: `access_key:secret_key`; without a colon the static key of a relay, which is the credential
+            itself.
         now: Unix seconds.
 
     Raises:
-        InvalidRequest: The key does not have two halves.
+        InvalidRequest: The key is empty, or one of its halves is.
     """
-    access_key, _, secret_key = api_key.partition(":")
+    access_key, colon, secret_key = api_key.partition(":")
+    if access_key and not colon:
+        return Minted(api_key, math.inf)
     if not access_key or not secret_key:
-        raise InvalidRequest("the key must be access_key:secret_key")
+        raise InvalidRequest("the key must be access_key:secret_key, or a relay's key without a colon")
     expires_at = int(now) + _LIFETIME_SECONDS
     claims = {"iss": access_key, "exp": expires_at, "nbf": int(now) - _CLOCK_SKEW_SECONDS}
     signed = b".".join((_part({"alg": "HS256", "typ": "JWT"}), _part(claims)))

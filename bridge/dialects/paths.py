@@ -22,13 +22,13 @@ _EVALUATION_ERRORS = (JMESPathError, RecursionError, TypeError, ValueError, Arit
 def compile_path(expression: str) -> Finder:
     """A function that finds the expression's value in a document, None when it has none.
 
-    Its `__name__` is the expression, for `dialect test`.
+    Its `__name__` is the expression, on one line, for `dialect test`.
 
     Raises:
         ValueError: The expression is not JMESPath.
     """
     find = _finder(expression)
-    find.__name__ = expression
+    find.__name__ = " ".join(expression.split())
     return find
 
 

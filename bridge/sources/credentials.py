@@ -39,7 +39,10 @@ class FixedCredential:
 
 
 class MintedCredential:
-    """A short-lived token signed with the API key, minted again five minutes before it expires."""
+    """A short-lived token signed with the API key, minted again five minutes before it expires.
+
+    The key of a relay is its own token and does not expire.
+    """
 
     def __init__(self, dialect: Dialect, mint: Mint, api_key: str, clock: Clock) -> None:
         self._dialect = dialect
@@ -58,7 +61,7 @@ class MintedCredential:
             minted = self._mint(self._api_key, now)
             self._headers = self._dialect.auth_headers(minted.value)
             # The previous token may be quoted in a response that is still on its way.
-            self._secrets = [self._secrets[0], *self._secrets[1:][-1:], minted.value.encode()]
+            self._secrets = [self._secrets[0], *self._secrets[1:][-1:], _maskable(minted.value)]
             self._valid_from, self._valid_until = now, minted.expires_at - RENEWED_BEFORE_SECONDS
         return self._headers
 

@@ -163,12 +163,12 @@ def _hmac(signature: Signature, key: bytes, headers: Headers, body: bytes, unix_
         return False
     content = _content(signature.content, headers, body, timestamp or "")
     digest = hmac.digest(key, content, signature.algorithm)
-    received = headers.get(signature.header, "").strip()
+    received = headers.get(signature.header, "")
     if signature.encoding == "hex":
         expected, received = signature.prefix.lower() + digest.hex(), received.lower()
     else:
         expected = signature.prefix + b64encode(digest).decode()
-    return hmac.compare_digest(_octets(received), _octets(expected))
+    return _one_matches(received, _octets(expected))
 
 
 def _standard_webhooks(
@@ -179,10 +179,14 @@ def _standard_webhooks(
         return False
     content = b"%b.%b.%b" % (_octets(identity), _octets(timestamp), body)
     expected = b"v1," + b64encode(hmac.digest(key, content, "sha256"))
+    return _one_matches(headers.get("webhook-signature", ""), expected)
+
+
+def _one_matches(received: str, expected: bytes) -> bool:
+    """Whether one of the signatures in a header, separated by blanks, is the expected one."""
     # Several while a key is rotated. All are compared: stopping at a match would leak by timing which one it
     # is.
-    received = headers.get("webhook-signature", "").split()
-    matches = [hmac.compare_digest(_octets(signed), expected) for signed in received]
+    matches = [hmac.compare_digest(_octets(signed), expected) for signed in received.split()]
     return any(matches)
 
 

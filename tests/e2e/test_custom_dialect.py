@@ -45,7 +45,7 @@ preset = "custom"
 [upstreams.delta]
 preset = "custom"
 dialect_file = "kling.toml"
-api_key = "only-one-half"
+api_key = "only-one-half:"
 
 [upstreams.qingbo.dialect]
 title = "x"
@@ -77,7 +77,7 @@ async def test_all_errors_in_a_dialect_are_reported_at_the_start_with_file_and_l
         f"bridge.toml:15: upstreams.acme.dialect.status.words.finished: 'finished' is not one of {meanings}",
         "beta.toml:4: auth.hook: 'nobody' is not one of kling-jwt",
         "upstreams.gamma.preset: custom needs a mapping: either [upstreams.gamma.dialect] or dialect_file",
-        "upstreams.delta.api_key: the key must be access_key:secret_key",
+        "upstreams.delta.api_key: the key must be access_key:secret_key, or a relay's key without a colon",
         'upstreams.qingbo.dialect: needs preset = "custom"',
     ]
 

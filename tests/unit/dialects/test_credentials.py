@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 from base64 import urlsafe_b64decode
 
 import orjson
@@ -37,11 +38,18 @@ def test_a_token_does_not_show_itself():
     assert minted.value not in repr(minted)
 
 
-@pytest.mark.parametrize("key", ["", "ak", "ak:", ":sk"])
-def test_a_key_without_two_halves_is_refused_and_not_repeated(key):
+@pytest.mark.parametrize("key", ["sk-relay", "0123456789abcdef", "a.b.c"])
+def test_a_relays_key_without_a_colon_is_the_credential_and_does_not_expire(key):
+    minted = kling_jwt(key, 1_800_000_000.0)
+    assert minted.value == key
+    assert minted.expires_at == math.inf
+
+
+@pytest.mark.parametrize("key", ["", ":", "ak:", ":sk"])
+def test_a_key_with_an_empty_half_is_refused_and_not_repeated(key):
     with pytest.raises(InvalidRequest) as caught:
         kling_jwt(key, 0)
-    assert str(caught.value) == "the key must be access_key:secret_key"
+    assert str(caught.value) == "the key must be access_key:secret_key, or a relay's key without a colon"
 
 
 def test_a_hook_nobody_knows_is_a_mistake():
@@ -64,6 +72,7 @@ def test_a_key_is_checked_before_anything_starts():
     plain = load_document({**SMALLEST, "auth": {"headers": {"X-Key": "{api_key}"}}}, "made-up")
     check_key(hooked, "ak:sk")
     check_key(plain, "anything")
-    for dialect, key in ((hooked, "anything"), (plain, "a\nb")):
+    check_key(hooked, "a-relays-key")
+    for dialect, key in ((hooked, "anything:"), (hooked, "a\nb"), (plain, "a\nb")):
         with pytest.raises(InvalidRequest):
             check_key(dialect, key)

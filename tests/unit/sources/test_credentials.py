@@ -4,7 +4,7 @@ import pytest
 
 from bridge.dialects.registry import load_document, load_preset
 from bridge.errors import InvalidRequest
-from bridge.sources.credentials import credential_of
+from bridge.sources.credentials import MASK, credential_of
 from tests.fakes.clock import FakeClock
 
 KLING = load_document(
@@ -63,7 +63,23 @@ def test_a_clock_that_was_set_back_makes_a_new_token():
 
 def test_a_malformed_key_is_told_at_the_start():
     with pytest.raises(InvalidRequest):
-        credential_of(KLING, "only-one-half", FakeClock())
+        credential_of(KLING, "only-one-half:", FakeClock())
+
+
+def test_a_relays_static_key_is_sent_as_it_is_for_good():
+    clock = FakeClock()
+    credential = credential_of(KLING, "sk-of-a-relay", clock)
+    first = credential.headers()
+    assert first == {"Authorization": "Bearer sk-of-a-relay"}
+    clock.skip(10 * 24 * 3600)
+    assert credential.headers() == first
+    assert credential.hide(b"no key sk-of-a-relay") == b"no key " + MASK
+
+
+def test_a_short_static_key_hides_nothing_of_a_body():
+    credential = credential_of(KLING, "k", FakeClock())
+    credential.headers()
+    assert credential.hide(b"kling") == b"kling"
 
 
 def test_no_secret_shows_in_what_a_log_could_print():

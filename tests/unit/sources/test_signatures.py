@@ -105,6 +105,14 @@ async def test_a_hash_over_the_body(caller: Caller) -> None:
         assert await caller.proof(HMAC, KEY, headers) is Proof.WRONG
 
 
+async def test_one_of_several_hashes_suffices(caller: Caller) -> None:
+    good, old = hexed()["x-bfl-signature"], hexed(key="old")["x-bfl-signature"]
+    for both in (f"{old} {good}", f"{good}  {old}", f" {good}\t{old}"):
+        assert await caller.proof(HMAC, KEY, {"x-bfl-signature": both}) is Proof.GOOD
+    for none in (f"{old} {old}", f"{good[:-1]} {good[-1]}", f"{old},{good}"):
+        assert await caller.proof(HMAC, KEY, {"x-bfl-signature": none}) is Proof.WRONG
+
+
 async def test_a_hash_over_time_and_headers_is_good_about_now_only(caller: Caller) -> None:
     assert await caller.proof(TIMED, KEY, caller.timed()) is Proof.GOOD
     for apart in (-299, 299):

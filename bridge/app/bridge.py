@@ -270,6 +270,7 @@ def make_upstream(
             hosts=None if config.base_url else dialect.hosts,
             timeout_seconds=config.timeout_seconds,
             connections=config.max_in_flight + config.max_streams,
+            on_lenient=metrics.lenient_readings.labels(name).inc,
         ),
         limiter=CredentialLimiter(
             max_in_flight=config.max_in_flight,

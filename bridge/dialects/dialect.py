@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bridge.core.task import Failure, Observation, Status, check_id
-from bridge.dialects.answers import NO_ERROR, ParsedAnswer, ProviderError
+from bridge.dialects.answers import NO_ERROR, Choose, Document, ParsedAnswer, ProviderError, first, only_one
 from bridge.dialects.base import (
     Callback,
     HttpResponse,
@@ -151,7 +151,7 @@ class Dialect:
         """
         rules = self._rules
         try:
-            parsed = rules.answers.parse(answer)
+            parsed = rules.answers.parse(answer, first)
             rules.state.unfold_strings(parsed.document)
             task_id = rules.submit.task_id.read(parsed.document, submission.options)
             has_id = task_id is not None
@@ -193,7 +193,7 @@ class Dialect:
                 UpstreamUnavailable or UnreadablePayload.
         """
         state, answers = self._rules.state, self._rules.answers
-        parsed = answers.parse(answer)
+        parsed = answers.parse(answer, self.task_among(task_id))
         state.unfold_strings(parsed.document)
         has_id = state.fields.task_id.read(parsed.document) is not None
         parsed, known, status_word = self._status(parsed, answer, has_id=has_id)
@@ -219,9 +219,9 @@ class Dialect:
         follow = self._rules.follow_up
         if follow is None:
             return observation
-        parsed = follow.answers.parse(answer)
+        parsed = follow.answers.parse(answer, first)
         self._rules.state.unfold_strings(parsed.document)
-        outputs = gather(follow.outputs, parsed.document)
+        outputs = gather(follow.outputs, parsed.whole or parsed.document)
         parsed = follow.answers.classify(parsed, answer, understood=bool(outputs))
         if parsed.status in (Status.FAILED, Status.CANCELLED):
             reported = parsed.error or NO_ERROR
@@ -234,6 +234,24 @@ class Dialect:
                 "no link in the response to the follow-up call", provider_status=answer.status
             )
         return replace(observation, outputs=complete(observation.outputs, outputs))
+
+    def task_among(self, task_id: str | None) -> Choose:
+        """Which document of a list shows a task: the one with its id or, in a list of one, that."""
+        if task_id is None:
+            return only_one
+        try:
+            ids = {task_id, *self._rules.ids.values(task_id).values()}
+        except InvalidRequest:
+            ids = {task_id}
+        ids.add(task_id.rpartition("/")[2])
+        read = self._rules.state.fields.task_id.read
+
+        def choose(documents: list[Document]) -> Document | None:
+            named = ((document, read(document) or "") for document in documents)
+            matching = (one for one, name in named if name in ids or name.rpartition("/")[2] in ids)
+            return next(matching, None) or only_one(documents)
+
+        return choose
 
     def match(self, method: str, path: str, query: str, body: bytes | None) -> ProxyMatch | None:
         """Which call a request under the provider's own path makes; None when it is not one of its calls.

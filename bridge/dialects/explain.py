@@ -7,22 +7,22 @@ rules.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import orjson
 
 from bridge.core.task import Observation, Output, Status
-from bridge.dialects.answers import AnswerRules, body_of, usual_meaning
+from bridge.dialects.answers import AnswerRules, Document, first, json_of, usual_meaning
 from bridge.dialects.base import HttpResponse, Submission
 from bridge.dialects.dialect import Dialect
 from bridge.dialects.outputs import OutputRule, gather
 from bridge.dialects.paths import Field, holds
 from bridge.dialects.state import StateRules
 from bridge.dialects.submit import SubmittedId
-from bridge.dialects.values import object_from
 from bridge.dialects.words import fold, spell
-from bridge.errors import UpstreamError
+from bridge.errors import TaskNotFound, UnreadablePayload, UpstreamError
 
 _LABEL_WIDTH = 20
 _MAX_SHOWN = 90
@@ -57,13 +57,18 @@ def explain(
             call.
         task_id: The id that was asked for.
     """
-    rules, document = dialect.rules, object_from(body_of(answer))
+    rules, text = dialect.rules, json_of(answer)
     lines = [f"HTTP {answer.status}, {len(answer.body)} bytes, read by {dialect.name} ({dialect.title})"]
-    if document is None:
+    document: Document = {}
+    if text is None:
         lines += _section("body", iter([("", "is not a JSON object")]))
-        document = {}
     else:
+        choose = dialect.task_among(task_id) if submission is None else first
+        with suppress(TaskNotFound, UnreadablePayload):
+            document, _ = rules.answers.chosen(answer, text, choose)
         rules.state.unfold_strings(document)
+        if text.lenient:
+            lines += _section("body", iter([("", "is not strict JSON: read leniently")]))
     lines += _section("answer", _answer(rules.answers, answer, document))
     lines += _section("status", _status(rules.state, document))
     if submission is not None:
@@ -161,7 +166,7 @@ def _fields(state: StateRules, document: object) -> Rows:
         yield from _tries(field.name, getattr(state.fields, field.name), document)
 
 
-def _outputs(rules: Sequence[OutputRule], document: dict[str, object]) -> Rows:
+def _outputs(rules: Sequence[OutputRule], document: Document) -> Rows:
     for number, rule in enumerate(rules):
         for find in rule.at:
             yield f"outputs[{number}]", _finding(find.__name__, find(document), "searched")

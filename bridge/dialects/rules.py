@@ -317,6 +317,7 @@ class _Compiler:
             phrases=tuple(self._meanings(table.phrases.items(), *keys, "phrases").items()),
             http={status: OUTCOMES[outcome] for status, outcome in table.http.items()},
             otherwise=OUTCOMES[table.otherwise],
+            list_item=Field(table.list_item, lambda value: value if isinstance(value, dict) else None),
             binary=table.binary,
             retry=RetryRules(
                 at=Field(table.retry.at, positive),

@@ -300,6 +300,9 @@ class AnswerTable(Table):
     )
     http: dict[HttpStatus, OutcomeName] = Field({}, description="What an HTTP status means at this provider.")
     otherwise: OutcomeName = Field("unavailable", description="What an unlisted error means.")
+    list_item: Paths = Field(
+        (), description="Path of the task in an answer that is a list (default: by its id, or the only one)."
+    )
     binary: OutputType | None = Field(
         None, description="Type of the result when the body itself is the result and `http` gives a status."
     )

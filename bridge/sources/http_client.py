@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from copy import copy
 from functools import lru_cache
@@ -35,6 +35,7 @@ class Session:
         timeout_seconds: For one whole request, connecting and reading the body included.
         connections: Maximum of open connections.
         resolver: Used instead of the system's resolver.
+        on_lenient: Called for each response that only a lenient reading can read.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class Session:
         timeout_seconds: float,
         connections: int,
         resolver: AbstractResolver | None = None,
+        on_lenient: Callable[[], None] | None = None,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._credential = credential
         self._hosts = hosts
         self._timeout = _timeout(timeout_seconds)
+        self._on_lenient = on_lenient
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60, resolver=resolver),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -70,6 +73,7 @@ class Session:
             UnreadablePayload: The response is larger than 8 MiB.
         """
         base_url = self.base_of(request)
+        url = _url(base_url, request.path)
         body: bytes | BytesIO | None = request.body
         if request.body is not None and len(request.body) > _MAX_UNCHUNKED_BODY:
             # In chunks: aiohttp would hand a large body over at once and hold the event loop meanwhile.
@@ -77,14 +81,14 @@ class Session:
         try:
             async with self._http.request(
                 request.method,
-                _url(base_url, request.path),
+                url,
                 data=body,
                 headers={**request.headers, **self._credential_for(base_url)},
                 allow_redirects=False,
                 timeout=self._timeout if timeout_seconds is None else _timeout(timeout_seconds),
             ) as response:
                 content = self._credential.hide(await _read_bounded(response))
-                return HttpResponse(response.status, response.headers, content)
+                return HttpResponse(response.status, response.headers, content, str(url), self._on_lenient)
         except _LIBRARY_ERRORS as error:
             raise _our_error(error) from error
 
@@ -100,11 +104,12 @@ class Session:
             total=None, sock_connect=_CONNECT_SECONDS, sock_read=STREAM_SILENCE_SECONDS
         )
         base_url = self.base_of(request)
+        url = _url(base_url, request.path)
         stream_headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         try:
             async with self._http.request(
                 request.method,
-                _url(base_url, request.path),
+                url,
                 data=request.body,
                 headers={**request.headers, **stream_headers, **self._credential_for(base_url)},
                 allow_redirects=False,
@@ -113,7 +118,8 @@ class Session:
                 # Anything else is an error document, which the dialect reads like any other response.
                 is_stream = response.status == 200 and response.content_type == "text/event-stream"
                 body = b"" if is_stream else self._credential.hide(await _read_bounded(response))
-                yield HttpResponse(response.status, response.headers, body), response.content.iter_any()
+                head = HttpResponse(response.status, response.headers, body, str(url), self._on_lenient)
+                yield head, response.content.iter_any()
         except _LIBRARY_ERRORS as error:
             raise _our_error(error) from error
 

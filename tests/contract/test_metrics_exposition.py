@@ -58,6 +58,7 @@ SECRET = "callbacks-come-with-this"
 PROMISED = {
     "bridge_upstream_requests_total": ("counter", UPSTREAM | {"call": CALLS, "outcome": OUTCOMES}),
     "bridge_upstream_request_seconds": ("histogram", UPSTREAM | {"call": CALLS}),
+    "bridge_lenient_readings_total": ("counter", UPSTREAM),
     "bridge_polls_total": ("counter", UPSTREAM | {RESULT: {"changed", "unchanged", "failed"}}),
     "bridge_polls_saved_total": ("counter", UPSTREAM),
     "bridge_watches": ("gauge", UPSTREAM | {"source": SOURCES}),

@@ -9,8 +9,13 @@ from bridge.core.task import Failure, Observation, Output, Status
 from bridge.dialects.answers import NO_ERROR, AnswerRules, ParsedAnswer
 from bridge.dialects.outputs import OutputRule, gather
 from bridge.dialects.paths import Field, Finder, holds
-from bridge.dialects.values import MAX_WORD, clean, positive, unfold_at
+from bridge.dialects.retry import retry_after, wait_in
+from bridge.dialects.values import MAX_WORD, clean, unfold_at
 from bridge.dialects.words import Outcome, WordMap, spell
+
+
+# What a response without an error asks for is the pace of one task, and should not make it vanish for a day.
+MAX_POLL_AFTER = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,8 @@ class StateRules:
 
     Args:
         unfold: Plain paths of strings that contain JSON.
-        hint_headers: Headers that say how long to wait before the next poll, with their unit in seconds.
+        hint_headers: Headers that say how long to wait before the next poll, with their unit in seconds,
+            besides `Retry-After`.
     """
 
     status: StatusRule
@@ -133,17 +139,15 @@ class StateRules:
             error=self._failure(parsed, status, answers),
             credits_used=fields.credits_used.read(document),
             credits_estimated=fields.credits_estimated.read(document),
-            poll_after=hint if hint is not None else fields.poll_after.read(document),
+            poll_after=_capped(hint if hint is not None else fields.poll_after.read(document)),
             raw=parsed.raw,
         )
 
     def hint(self, headers: Mapping[str, str]) -> float | None:
-        """Seconds that the response's headers ask to wait before the next poll."""
-        for name, unit in self.hint_headers.items():
-            wait = positive(headers.get(name))
-            if wait is not None:
-                return wait * unit
-        return None
+        """Seconds that the headers of a response without an error ask to wait before the next poll."""
+        waits = (wait_in(headers, name, unit) for name, unit in self.hint_headers.items())
+        wait = next((wait for wait in waits if wait is not None), None)
+        return retry_after(headers) if wait is None else wait
 
     def _failure(self, parsed: ParsedAnswer, status: Status, answers: AnswerRules) -> Failure | None:
         # Some providers send an empty error object, or "success", with every state: only these two have one.
@@ -155,3 +159,7 @@ class StateRules:
         if message is None and status is Status.FAILED:
             message = answers.message_beside_code(parsed.document)
         return None if code is None and message is None else Failure(code, message)
+
+
+def _capped(seconds: float | None) -> float | None:
+    return None if seconds is None else min(seconds, MAX_POLL_AFTER)

@@ -306,7 +306,7 @@ async def test_each_delivery_is_counted(fresh):
 
 HOSTILE_IDS = (
     'a"} 1\nbridge_evil 1',
-    "x" * 256,
+    "x" * 1024,
     "models/veo/operations/7",
     "../../metrics",
     "{__name__=~'.+'}",

@@ -97,6 +97,11 @@ class UpstreamSettings(BaseModel):
         description="Timeout of one submit. Keep it long: after a timeout the task may exist at the"
         " provider without the bridge knowing its id.",
     )
+    max_response_bytes: Bytes = Field(
+        32 * 1024 * 1024,
+        description="Maximum size of a response of the provider, decompressed. All responses being read"
+        " share 64 MiB, or the largest of these if it is more.",
+    )
     max_in_flight: Annotated[int, Field(ge=1, le=1024)] = Field(
         32, description="Maximum concurrent requests; more than 32 slow the HTTP client down."
     )

@@ -13,7 +13,6 @@ from bridge.dialects.retry import retry_after, wait_in
 from bridge.dialects.values import MAX_WORD, clean, unfold_at
 from bridge.dialects.words import Outcome, WordMap, spell
 
-
 # What a response without an error asks for is the pace of one task, and should not make it vanish for a day.
 MAX_POLL_AFTER = 3600.0
 

@@ -14,7 +14,9 @@ BridgeError
 │   ├── UpstreamRefused 502       our request is wrong; a retry would fail again
 │   ├── CredentialRefused 502     our credential is rejected (401, 402, 403)
 │   ├── TaskNotFound 404          the provider does not know this task, or hides it from our credential
-│   └── UnreadablePayload 503     the dialect does not understand the response
+│   ├── UnreadablePayload 503     the dialect does not understand the response
+│   ├── ResultNotReady 503        the result call says that the result is not ready yet
+│   └── ResultUnavailable 503     a completed task, and the call for its result brought none
 ├── JournalError 503
 └── Overloaded 503           this bridge is draining or full
 
@@ -22,6 +24,8 @@ The docstring of a class is the message of an error raised without one, and the 
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 
 class BridgeError(Exception):
@@ -156,12 +160,15 @@ class UpstreamError(BridgeError):
     Attributes:
         provider_status: HTTP status of the provider's response, if there was one.
         provider_code: The provider's own error code, verbatim.
+        about_task: Whether the trouble is this task's alone, and the provider works: such an error slows down
+            the polls of this task only.
     """
 
     code = "upstream_unavailable"
     status = 503
     retryable = True
     outcome = "error"
+    about_task = False
 
     def __init__(
         self,
@@ -205,10 +212,13 @@ class UpstreamRefused(UpstreamError):
     status = 502
     retryable = False
     outcome = "refused"
+    about_task = True
 
 
 class CredentialRefused(UpstreamRefused):
     """The provider rejected the API key."""
+
+    about_task = False
 
 
 class TaskNotFound(UpstreamError):
@@ -218,12 +228,58 @@ class TaskNotFound(UpstreamError):
     status = 404
     retryable = False
     outcome = "not_found"
+    about_task = True
 
 
 class UnreadablePayload(UpstreamError):
     """The provider's response cannot be read."""
 
     outcome = "unreadable"
+    about_task = True
+
+
+class ResultNotReady(UpstreamError):
+    """The provider's result is not ready yet."""
+
+    about_task = True
+
+
+class ResultTrouble(StrEnum):
+    """Why the call for the result of a completed task brought none."""
+
+    NOT_READY = "not_ready"
+    REFUSED = "refused"
+    MISSING = "missing"
+    UNAVAILABLE = "unavailable"
+
+
+class ResultUnavailable(UpstreamError):
+    """The provider says that the task is completed, and the call for its result brought none.
+
+    Attributes:
+        kind: Why: what the bridge does next depends on it.
+    """
+
+    about_task = True
+
+    def __init__(self, cause: UpstreamError) -> None:
+        super().__init__(
+            str(cause),
+            retry_after=cause.retry_after,
+            provider_status=cause.provider_status,
+            provider_code=cause.provider_code,
+        )
+        self.kind = _trouble(cause)
+
+
+def _trouble(cause: UpstreamError) -> ResultTrouble:
+    if isinstance(cause, ResultNotReady):
+        return ResultTrouble.NOT_READY
+    if isinstance(cause, TaskNotFound):
+        return ResultTrouble.MISSING
+    # An answer without a link counts as a refusal: the provider was asked, and hands nothing out.
+    refused = isinstance(cause, UpstreamRefused | UnreadablePayload)
+    return ResultTrouble.REFUSED if refused else ResultTrouble.UNAVAILABLE
 
 
 class JournalError(BridgeError):

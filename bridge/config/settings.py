@@ -83,6 +83,11 @@ class UpstreamSettings(BaseModel):
         None, description="Base URL of the provider's API; defaults to the preset's."
     )
     api_key: SecretStr | None = Field(None, description="API key the bridge polls with.")
+    follow_up_path: Annotated[str, Field(pattern="^/")] | None = Field(
+        None,
+        description="Path of the call that fetches the result of a completed task, instead of the preset's,"
+        " with the same names in braces: V-API documents none.",
+    )
     poll_min_seconds: Seconds | None = Field(
         None, description="Shortest interval between two polls of a task; defaults to the preset's."
     )
@@ -447,7 +452,7 @@ def dialect_of(name: str, upstream: UpstreamSettings) -> Dialect:
     Raises:
         ConfigError: Unknown preset, or an invalid mapping.
     """
-    return load_dialect(name, upstream.preset, upstream.dialect)
+    return load_dialect(name, upstream.preset, upstream.dialect, upstream.follow_up_path)
 
 
 def secrets_of(config: object) -> list[str]:

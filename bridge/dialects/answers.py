@@ -143,7 +143,7 @@ class AnswerRules:
         stated, text = self.http.get(answer.status), json_of(answer)
         if 200 <= answer.status < 300 and not isinstance(stated, FailureKind):
             return self._document(answer, text, stated, choose)
-        document, raw = self._of_an_error(answer, text)
+        document, raw = self.chosen(answer, text, first) if text is not None else ({}, None)
         error = self.provider_error(document)
         outcome = self._phrase_means(error.message) or self._code_means(error.code)
         outcome = outcome or stated or usual_meaning(answer.status, answer.headers)
@@ -228,19 +228,13 @@ class AnswerRules:
         if document is None:
             documents = [item for item in listed[:_MAX_LISTED] if isinstance(item, dict)]
             document = choose(documents)
-            if listed and not documents and not document:
+            if document is None and listed and not documents:
                 raise _unreadable(answer)
         if document is None:
             message = "the task is not in the list that the upstream answered"
             raise TaskNotFound(message, provider_status=answer.status)
         # The other documents of a list may be tasks of other people.
         return document, text.raw if len(listed) == 1 else write_json(document)
-
-    def _of_an_error(self, answer: HttpResponse, text: JsonText | None) -> tuple[Document, bytes | None]:
-        try:
-            return self.chosen(answer, text, first) if text is not None else ({}, None)
-        except UnreadablePayload:
-            return {}, None
 
     def _document(
         self, answer: HttpResponse, text: JsonText | None, status: Status | None, choose: Choose

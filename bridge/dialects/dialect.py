@@ -18,20 +18,25 @@ from bridge.dialects.base import (
 )
 from bridge.dialects.calls import Call
 from bridge.dialects.hosts import Hosts
+from bridge.dialects.lenient import write_json
 from bridge.dialects.matching import Matcher
 from bridge.dialects.outputs import complete, gather, is_fetchable
+from bridge.dialects.retry import retry_after
 from bridge.dialects.rules import Rules
 from bridge.dialects.signature import Signature
 from bridge.dialects.templates import header_of
 from bridge.dialects.words import FailureKind, Outcome
 from bridge.errors import (
     InvalidRequest,
+    ResultNotReady,
     TaskNotFound,
     UnreadablePayload,
     UpstreamError,
     UpstreamRefused,
     UpstreamUnavailable,
 )
+
+RESULT_GRACE_SECONDS = 60.0
 
 
 class Dialect:
@@ -95,6 +100,12 @@ class Dialect:
     def words(self) -> Mapping[str, Outcome]:
         """Every status word the document maps, folded."""
         return self._rules.state.status.words.words
+
+    @property
+    def result_grace_seconds(self) -> float:
+        """How long a result that the provider does not find is asked for."""
+        follow = self._rules.follow_up
+        return RESULT_GRACE_SECONDS if follow is None else follow.result_grace_seconds
 
     def auth_headers(self, api_key: str) -> dict[str, str]:
         """Headers that carry the credential.
@@ -214,7 +225,7 @@ class Dialect:
 
         Raises:
             UpstreamError: TaskNotFound, CredentialRefused, UpstreamRefused, UpstreamBusy,
-                UpstreamUnavailable or UnreadablePayload.
+                UpstreamUnavailable or UnreadablePayload; ResultNotReady where the answer says so.
         """
         follow = self._rules.follow_up
         if follow is None:
@@ -227,8 +238,14 @@ class Dialect:
             reported = parsed.error or NO_ERROR
             failure = None if reported == NO_ERROR else Failure(reported.code, reported.message)
             return replace(observation, status=parsed.status, error=failure)
+        if not outputs and self._is_open(parsed):
+            message = (parsed.error and parsed.error.message) or "the result is not ready yet"
+            raise ResultNotReady(
+                message, retry_after=retry_after(answer.headers), provider_status=answer.status
+            )
         if follow.optional and not outputs:
-            return replace(observation, raw=parsed.raw)
+            raw = write_json(parsed.whole) if isinstance(parsed.whole, list) else parsed.raw
+            return replace(observation, raw=raw)
         if not any(is_fetchable(output) for output in outputs):
             raise UnreadablePayload(
                 "no link in the response to the follow-up call", provider_status=answer.status
@@ -281,6 +298,12 @@ class Dialect:
     def read_callback(self, body: bytes) -> Callback:
         """What to do about a callback. Never raises: anyone can post anything."""
         return self._rules.callback.read(body)
+
+    def _is_open(self, parsed: ParsedAnswer) -> bool:
+        """Whether the answer says that the task is still running."""
+        _, shown = self._rules.state.status.read(parsed.document)
+        status = parsed.status or shown
+        return isinstance(status, Status) and not status.final
 
     def _task_request(self, name: str, task_id: str) -> Request | None:
         call = self._rules.calls.get(name)

@@ -225,12 +225,15 @@ class Observation(TaskFields):
         estimated_seconds: The provider's estimate of the whole run.
         changed_at: The provider's own time of the newest change, for the detection latency.
         poll_after: Seconds the provider asks to wait before the next poll.
+        result_unavailable: The task is completed, and a result of it can be fetched by nobody: its place is
+            empty, it is in a bucket (`gs://`), or the provider says that it is gone.
     """
 
     task_id: str | None = column(Read.IDENTIFIER, default=None)
     estimated_seconds: float | None = column(Read.NUMBER, default=None)
     changed_at: float | None = column(Read.TIME, default=None)
     poll_after: float | None = column(Read.NUMBER, default=None)
+    result_unavailable: bool = column(Read.OURS, default=False)
 
 
 @frozen_for_types

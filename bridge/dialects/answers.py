@@ -78,6 +78,7 @@ class ParsedAnswer:
         error: The failing code and its message, kept for a task that failed.
         binary: The body is the result itself, not a document.
         whole: All of the JSON where the document is one of a list.
+        url: The address of the response, for relative links.
     """
 
     document: Document
@@ -86,6 +87,7 @@ class ParsedAnswer:
     error: ProviderError | None = None
     binary: bool = False
     whole: object = None
+    url: str = ""
 
 
 def only_one(documents: list[Document]) -> Document | None:
@@ -148,7 +150,7 @@ class AnswerRules:
         outcome = self._phrase_means(error.message) or self._code_means(error.code)
         outcome = outcome or stated or usual_meaning(answer.status, answer.headers)
         if isinstance(outcome, Status):
-            return ParsedAnswer(document, raw if document else None, outcome, error)
+            return ParsedAnswer(document, raw if document else None, outcome, error, url=answer.url)
         raise self.error(outcome, error, answer, document)
 
     def classify(
@@ -241,7 +243,7 @@ class AnswerRules:
     ) -> ParsedAnswer:
         if text is not None:
             document, raw = self.chosen(answer, text, choose)
-            return ParsedAnswer(document, raw, status, whole=text.document)
+            return ParsedAnswer(document, raw, status, whole=text.document, url=answer.url)
         body, content_type = answer.body, answer.headers.get("content-type", "no content type")
         if self.binary and status and body and content_type.strip().lower().startswith(_MEDIA):
             return ParsedAnswer({}, None, status, binary=True)

@@ -20,7 +20,7 @@ from bridge.dialects.calls import Call
 from bridge.dialects.hosts import Hosts
 from bridge.dialects.lenient import write_json
 from bridge.dialects.matching import Matcher
-from bridge.dialects.outputs import complete, gather, is_fetchable
+from bridge.dialects.outputs import complete, gather, is_fetchable, is_foreign
 from bridge.dialects.retry import retry_after
 from bridge.dialects.rules import Rules
 from bridge.dialects.signature import Signature
@@ -232,7 +232,7 @@ class Dialect:
             return observation
         parsed = follow.answers.parse(answer, first)
         self._rules.state.unfold_strings(parsed.document)
-        outputs = gather(follow.outputs, parsed.whole or parsed.document)
+        outputs = gather(follow.outputs, parsed.whole or parsed.document, answer.url)
         parsed = follow.answers.classify(parsed, answer, understood=bool(outputs))
         if parsed.status in (Status.FAILED, Status.CANCELLED):
             reported = parsed.error or NO_ERROR
@@ -250,7 +250,8 @@ class Dialect:
             raise UnreadablePayload(
                 "no link in the response to the follow-up call", provider_status=answer.status
             )
-        return replace(observation, outputs=complete(observation.outputs, outputs))
+        outputs = complete(observation.outputs, outputs)
+        return replace(observation, outputs=outputs, result_unavailable=any(map(is_foreign, outputs)))
 
     def task_among(self, task_id: str | None) -> Choose:
         """Which document of a list shows a task: the one with its id or, in a list of one, that."""

@@ -74,7 +74,7 @@ def explain(
     if submission is not None:
         lines += _section("submit.task_id", _submitted_id(rules.submit.task_id, submission, document))
     lines += _section("fields", _fields(rules.state, document))
-    lines += _section("outputs", _outputs(rules.state.outputs, document))
+    lines += _section("outputs", _outputs(rules.state.outputs, document, answer.url))
     try:
         lines += _reading(dialect, answer, submission, task_id)
     except UpstreamError as error:
@@ -166,11 +166,11 @@ def _fields(state: StateRules, document: object) -> Rows:
         yield from _tries(field.name, getattr(state.fields, field.name), document)
 
 
-def _outputs(rules: Sequence[OutputRule], document: Document) -> Rows:
+def _outputs(rules: Sequence[OutputRule], document: Document, url: str) -> Rows:
     for number, rule in enumerate(rules):
         for find in rule.at:
             yield f"outputs[{number}]", _finding(find.__name__, find(document), "searched")
-        outputs = gather((rule,), document)
+        outputs = gather((rule,), document, url)
         for output in outputs:
             yield "", f"gives {_output(output)}"
         if not outputs:
@@ -180,7 +180,7 @@ def _outputs(rules: Sequence[OutputRule], document: Document) -> Rows:
 def _observation(observation: Observation) -> Rows:
     for field in fields(observation):
         value = getattr(observation, field.name)
-        if field.name == "raw" or value is None or value == ():
+        if field.name == "raw" or value in (None, (), False):
             continue
         if field.name == "outputs":
             for output in value:

@@ -17,7 +17,7 @@ from bridge.dialects.callbacks import CallbackRules, challenge_value
 from bridge.dialects.calls import Call, IdShape
 from bridge.dialects.hosts import Hosts, host_of, is_host_name
 from bridge.dialects.outputs import Content, OutputRule
-from bridge.dialects.paths import Field
+from bridge.dialects.paths import Field, holds
 from bridge.dialects.retry import RetryRules
 from bridge.dialects.schema import (
     AnswerTable,
@@ -347,6 +347,7 @@ class _Compiler:
                 words=WordMap(
                     self._meanings(status.words.items(), "status", "words"), common=status.common_words
                 ),
+                unavailable=Field(status.result_unavailable, lambda value: value if holds(value) else None),
                 absent=STATUS_WORDS[status.absent] if status.absent else None,
                 guards=tuple(
                     Guard(guard.when, guard.condition, STATUS_WORDS[guard.then]) for guard in status.guards

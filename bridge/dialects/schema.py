@@ -326,6 +326,9 @@ class StatusTable(Table):
     types: Types = _with_default("string", "JSON types that count as a status word.")
     absent: StatusName | None = Field(None, description="Status of a document without a status word.")
     words: dict[Literal[StatusName, "not_found"], Words] = Field({}, description="Status words by status.")
+    result_unavailable: Paths = Field(
+        (), description="Finds something where the result of a completed task is gone."
+    )
     common_words: bool = Field(
         default=False, description="The usual words of gateways stand behind those of `words`."
     )

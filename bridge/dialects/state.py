@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bridge.core.task import Failure, Observation, Output, Status
 from bridge.dialects.answers import NO_ERROR, AnswerRules, ParsedAnswer
-from bridge.dialects.outputs import OutputRule, gather
+from bridge.dialects.outputs import OutputRule, gather, has_empty_link, is_foreign
 from bridge.dialects.paths import Field, Finder, holds
 from bridge.dialects.retry import retry_after, wait_in
 from bridge.dialects.values import MAX_WORD, clean, unfold_at
@@ -33,6 +33,7 @@ class StatusRule:
     Args:
         types: JSON types that count as a status word; V-API keeps an HTTP code at the same place.
         absent: The status of a document without a status word.
+        unavailable: Finds something in a completed task whose result is gone.
     """
 
     at: tuple[Finder, ...]
@@ -40,6 +41,7 @@ class StatusRule:
     words: WordMap
     absent: Status | None
     guards: tuple[Guard, ...]
+    unavailable: Field[object]
 
     def read(self, document: object) -> tuple[str | None, Outcome | None]:
         """The provider's word, verbatim, and what it means, None for an unmapped word."""
@@ -119,7 +121,7 @@ class StateRules:
         if parsed.binary and answers.binary:
             outputs: tuple[Output, ...] = (Output(type=answers.binary),)
         else:
-            outputs = gather(self.outputs, document)
+            outputs = gather(self.outputs, document, parsed.url)
         return Observation(
             status=status,
             upstream_status=status_word,
@@ -139,8 +141,15 @@ class StateRules:
             credits_used=fields.credits_used.read(document),
             credits_estimated=fields.credits_estimated.read(document),
             poll_after=_capped(hint if hint is not None else fields.poll_after.read(document)),
+            result_unavailable=status is Status.COMPLETED and self._is_unavailable(document, outputs),
             raw=parsed.raw,
         )
+
+    def _is_unavailable(self, document: object, outputs: tuple[Output, ...]) -> bool:
+        """Whether nobody can fetch a result of a completed task."""
+        if holds(self.status.unavailable.read(document)) or any(map(is_foreign, outputs)):
+            return True
+        return not outputs and has_empty_link(self.outputs, document)
 
     def hint(self, headers: Mapping[str, str]) -> float | None:
         """Seconds that the headers of a response without an error ask to wait before the next poll."""

@@ -224,7 +224,6 @@ class CredentialRefused(UpstreamRefused):
     """
 
     names_key = False
-
     about_task = False
 
 

@@ -31,6 +31,7 @@ from bridge.journal.base import Journal
 from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite.journal import SqliteJournal
 from bridge.net import is_loopback
+from bridge.sources.body_budget import DEFAULT_MAX_BODY, BodyBudget, BodyLimit
 from bridge.sources.credentials import credential_of
 from bridge.sources.http_client import Session
 from bridge.sources.jwks import fetch_fal
@@ -161,8 +162,10 @@ class Bridge:
         journal = await open_journal(settings, clock)
         stack.push_async_callback(journal.close)
         upstreams = {}
+        sizes = [config.max_response_bytes for config in settings.upstreams.values()]
+        bodies = BodyBudget(largest=max(sizes, default=DEFAULT_MAX_BODY))
         for name, config in settings.upstreams.items():
-            upstreams[name] = make_upstream(name, config, clock, metrics, tracing)
+            upstreams[name] = make_upstream(name, config, clock, metrics, tracing, bodies)
             stack.push_async_callback(upstreams[name].session.close)
         accounts = make_accounts(settings, upstreams, clock)
         pool = Pool(
@@ -254,9 +257,18 @@ async def open_journal(settings: Settings, clock: Clock) -> Journal:
 
 
 def make_upstream(
-    name: str, config: UpstreamSettings, clock: Clock, metrics: Metrics, tracing: Tracing
+    name: str,
+    config: UpstreamSettings,
+    clock: Clock,
+    metrics: Metrics,
+    tracing: Tracing,
+    bodies: BodyBudget | None = None,
 ) -> Upstream:
-    """One provider, from its settings and its dialect."""
+    """One provider, from its settings and its dialect.
+
+    Args:
+        bodies: Memory for reading responses, shared by all upstreams; None for its own.
+    """
     dialect = dialect_of(name, config)
     key = _revealed(config.api_key) or ""
     shortest, longest = poll_interval(config, dialect)
@@ -271,6 +283,8 @@ def make_upstream(
             timeout_seconds=config.timeout_seconds,
             # Status calls, streams and submits never wait for a connection: the limiter counts them apart.
             connections=config.max_in_flight + config.max_streams + config.max_submits_in_flight,
+            bodies=BodyLimit(config.max_response_bytes, bodies or BodyBudget()),
+            on_lenient=metrics.lenient_readings.labels(name).inc,
         ),
         limiter=CredentialLimiter(
             max_in_flight=config.max_in_flight,

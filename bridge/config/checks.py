@@ -73,6 +73,7 @@ def mapping_errors(name: str, upstream: dict[str, Any], path: Path | None, text:
         dialect = load_dialect(name, upstream.get("preset"), upstream.get("dialect"))
     except ConfigError:
         return []  # an unknown preset is reported by the checks below
+    errors += _follow_up_errors(prefix, name, upstream)
     for setting, check in (("api_key", check_key), ("callback_signing_key", check_signing_key)):
         key = upstream.get(setting)
         try:
@@ -81,6 +82,16 @@ def mapping_errors(name: str, upstream: dict[str, Any], path: Path | None, text:
         except InvalidRequest as error:
             errors.append(f"{prefix}.{setting}: {error}")
     return errors
+
+
+def _follow_up_errors(prefix: str, name: str, upstream: dict[str, Any]) -> list[str]:
+    path = upstream.get("follow_up_path")
+    try:
+        if isinstance(path, str):
+            load_dialect(name, upstream.get("preset"), upstream.get("dialect"), path)
+    except ConfigError as error:
+        return [f"{prefix}.follow_up_path: {text}" for text in error.errors]
+    return []
 
 
 def _exposure(settings: Settings) -> Errors:

@@ -83,6 +83,11 @@ class UpstreamSettings(BaseModel):
         None, description="Base URL of the provider's API; defaults to the preset's."
     )
     api_key: SecretStr | None = Field(None, description="API key the bridge polls with.")
+    follow_up_path: Annotated[str, Field(pattern="^/")] | None = Field(
+        None,
+        description="Path of the call that fetches the result of a completed task, instead of the preset's,"
+        " with the same names in braces: V-API documents none.",
+    )
     poll_min_seconds: Seconds | None = Field(
         None, description="Shortest interval between two polls of a task; defaults to the preset's."
     )
@@ -96,6 +101,11 @@ class UpstreamSettings(BaseModel):
         60.0,
         description="Timeout of one submit. Keep it long: after a timeout the task may exist at the"
         " provider without the bridge knowing its id.",
+    )
+    max_response_bytes: Bytes = Field(
+        32 * 1024 * 1024,
+        description="Maximum size of a response of the provider, decompressed. All responses being read"
+        " share 64 MiB, or the largest of these if it is more.",
     )
     max_in_flight: Annotated[int, Field(ge=1, le=1024)] = Field(
         32, description="Maximum concurrent requests; more than 32 slow the HTTP client down."
@@ -445,7 +455,7 @@ def dialect_of(name: str, upstream: UpstreamSettings) -> Dialect:
     Raises:
         ConfigError: Unknown preset, or an invalid mapping.
     """
-    return load_dialect(name, upstream.preset, upstream.dialect)
+    return load_dialect(name, upstream.preset, upstream.dialect, upstream.follow_up_path)
 
 
 def secrets_of(config: object) -> list[str]:

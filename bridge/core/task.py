@@ -16,7 +16,7 @@ from bridge.core.columns import Column, Emit, Merge, Read, Write, column, rows
 from bridge.errors import InvalidRequest
 
 UPSTREAM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
-MAX_TASK_ID = 256
+MAX_TASK_ID = 1024  # of LiteLLM 362: base64 of provider, deployment and the vendor's id
 OWN_ACCOUNT = "-"
 
 _SUSPICIOUS = re.compile(r"[%\\]|(?:^|/)\.")
@@ -75,7 +75,7 @@ class TaskKey(NamedTuple):
 
     Args:
         upstream: Name of a configured upstream.
-        task_id: The provider's id, 1-256 characters without control characters; may contain slashes.
+        task_id: The provider's id, 1-1,024 characters without control characters; may contain slashes.
         account: The credential the task is polled with; `-` for the operator's own.
     """
 
@@ -116,10 +116,10 @@ def check_id(text: str) -> str:
     """Return `text`, an id that is not itself a part of a path (a file's, a client's own), unchanged.
 
     Raises:
-        InvalidRequest: It is empty, longer than 256 characters or contains control characters.
+        InvalidRequest: It is empty, longer than 1,024 characters or contains control characters.
     """
     if not text or len(text) > MAX_TASK_ID or _CONTROL.search(text):
-        raise InvalidRequest("an id is 1 to 256 characters without controls")
+        raise InvalidRequest("an id is 1 to 1,024 characters without controls")
     return text
 
 
@@ -127,7 +127,7 @@ def check_task_id(task_id: str) -> str:
     """Return `task_id` unchanged.
 
     Raises:
-        InvalidRequest: It is empty, longer than 256 characters, contains control characters, or would name
+        InvalidRequest: It is empty, longer than 1,024 characters, contains control characters, or would name
             another resource as a part of a path.
     """
     check_id(task_id)
@@ -236,12 +236,15 @@ class Observation(TaskFields):
         estimated_seconds: The provider's estimate of the whole run.
         changed_at: The provider's own time of the newest change, for the detection latency.
         poll_after: Seconds the provider asks to wait before the next poll.
+        result_unavailable: The task is completed, and a result of it can be fetched by nobody: its place is
+            empty, it is in a bucket (`gs://`), or the provider says that it is gone.
     """
 
     task_id: str | None = column(Read.IDENTIFIER, default=None)
     estimated_seconds: float | None = column(Read.NUMBER, default=None)
     changed_at: float | None = column(Read.TIME, default=None)
     poll_after: float | None = column(Read.NUMBER, default=None)
+    result_unavailable: bool = column(Read.OURS, default=False)
 
 
 @frozen_for_types

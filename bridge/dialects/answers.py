@@ -8,14 +8,15 @@ more than the code beside it (MiniMax: 2013 "invalid params, invalid task_id" is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from bridge.core.task import Status
 from bridge.dialects.base import HttpResponse
+from bridge.dialects.lenient import JsonText, read_json, write_json
 from bridge.dialects.paths import Field, Finder
 from bridge.dialects.retry import RetryRules
-from bridge.dialects.values import clean, object_from, word
+from bridge.dialects.values import clean, word
 from bridge.dialects.words import FailureKind, Outcome, fold, spell
 from bridge.errors import (
     CredentialRefused,
@@ -48,7 +49,13 @@ _BY_HTTP: Mapping[int, FailureKind] = {
 }
 _WITH_RETRY_AFTER = (UpstreamBusy, UpstreamUnavailable)
 _MEDIA = ("image/", "video/", "audio/", "application/octet-stream")  # an empty page with 200 is not a result
-_BOM = b"\xef\xbb\xbf"
+# Accepted, and nothing more to say: xAI (202) and workflow services (204) answer so while a task runs.
+_STILL_WORKING = frozenset({202, 204})
+_MAX_LISTED = 10_000  # tasks of one list that are looked at; a million must not block the event loop
+
+Document = dict[str, object]
+Choose = Callable[[list[Document]], Document | None]
+"""Which document of a list is meant; None where none is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +77,27 @@ class ParsedAnswer:
         status: The task's status, where the HTTP status or a code says it.
         error: The failing code and its message, kept for a task that failed.
         binary: The body is the result itself, not a document.
+        whole: All of the JSON where the document is one of a list.
+        url: The address of the response, for relative links.
     """
 
-    document: dict[str, object]
+    document: Document
     raw: bytes | None
     status: Status | None
     error: ProviderError | None = None
     binary: bool = False
+    whole: object = None
+    url: str = ""
+
+
+def only_one(documents: list[Document]) -> Document | None:
+    """The document of a list that has only one."""
+    return documents[0] if len(documents) == 1 else None
+
+
+def first(documents: list[Document]) -> Document:
+    """The first document of a list, an empty one if there is none."""
+    return documents[0] if documents else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +114,7 @@ class AnswerRules:
         phrases: What a message means that contains these words, folded; the first match wins.
         http: What an HTTP status means here, before the usual reading.
         otherwise: What an unlisted error means.
+        list_item: Where the task is in an answer that is a list, instead of by its id.
         binary: Type of the result when the body is not JSON and `http` has a task status for it.
     """
 
@@ -107,24 +129,28 @@ class AnswerRules:
     phrases: tuple[tuple[str, Outcome], ...]
     http: Mapping[int, Outcome]
     otherwise: Outcome
+    list_item: Field[Document]
     binary: str | None
     retry: RetryRules
 
-    def parse(self, answer: HttpResponse) -> ParsedAnswer:
+    def parse(self, answer: HttpResponse, choose: Choose = only_one) -> ParsedAnswer:
         """The document in a response, judged by its HTTP status alone where that is 2xx.
+
+        Args:
+            choose: Which document is meant where the response is a list.
 
         Raises:
             UpstreamError: The response is an error, or contains no document.
         """
-        stated = self.http.get(answer.status)
+        stated, text = self.http.get(answer.status), json_of(answer)
         if 200 <= answer.status < 300 and not isinstance(stated, FailureKind):
-            return self._document(answer, stated)
-        document = object_from(body_of(answer)) or {}
+            return self._document(answer, text, stated, choose)
+        document, raw = self.chosen(answer, text, first) if text is not None else ({}, None)
         error = self.provider_error(document)
         outcome = self._phrase_means(error.message) or self._code_means(error.code)
         outcome = outcome or stated or usual_meaning(answer.status, answer.headers)
         if isinstance(outcome, Status):
-            return ParsedAnswer(document, body_of(answer) if document else None, outcome, error)
+            return ParsedAnswer(document, raw if document else None, outcome, error, url=answer.url)
         raise self.error(outcome, error, answer, document)
 
     def classify(
@@ -194,17 +220,42 @@ class AnswerRules:
         """Whether a spelled code reports success."""
         return code in self.success or fold(code) in self.success
 
-    def _document(self, answer: HttpResponse, status: Status | None) -> ParsedAnswer:
-        body = body_of(answer)
-        document = object_from(body)
-        if document is not None:
-            return ParsedAnswer(document, body, status)
-        content_type = answer.headers.get("content-type", "no content type")
+    def chosen(self, answer: HttpResponse, text: JsonText, choose: Choose) -> tuple[Document, bytes]:
+        """The document that is meant, and its own text.
+
+        Raises:
+            TaskNotFound: The text is a list in which no document is meant.
+            UnreadablePayload: It is a list of something else.
+        """
+        if isinstance(text.document, dict):
+            return text.document, text.raw
+        listed = text.document if isinstance(text.document, list) else []
+        document = self.list_item.read(listed)
+        if document is None:
+            documents = [item for item in listed[:_MAX_LISTED] if isinstance(item, dict)]
+            document = choose(documents)
+            if document is None and listed and not documents:
+                raise _unreadable(answer)
+        if document is None:
+            message = "the task is not in the list that the upstream answered"
+            raise TaskNotFound(message, provider_status=answer.status)
+        # The other documents of a list may be tasks of other people.
+        return document, text.raw if len(listed) == 1 else write_json(document)
+
+    def _document(
+        self, answer: HttpResponse, text: JsonText | None, status: Status | None, choose: Choose
+    ) -> ParsedAnswer:
+        if text is not None:
+            document, raw = self.chosen(answer, text, choose)
+            return ParsedAnswer(document, raw, status, whole=text.document, url=answer.url)
+        body, content_type = answer.body, answer.headers.get("content-type", "no content type")
         if self.binary and status and body and content_type.strip().lower().startswith(_MEDIA):
             return ParsedAnswer({}, None, status, binary=True)
-        raise UnreadablePayload(
-            f"not a JSON object: {len(body)} bytes, {clean(content_type, 80)}", provider_status=answer.status
-        )
+        if status is not None and answer.status != 200:
+            return ParsedAnswer({}, None, status)  # the HTTP status says it all
+        if answer.status in _STILL_WORKING and not body.strip():
+            return ParsedAnswer({}, None, Status.PROCESSING)
+        raise _unreadable(answer)
 
     def _failing_code(self, document: object) -> str | None:
         for find in self.code:
@@ -235,6 +286,15 @@ def usual_meaning(status: int, headers: Mapping[str, str]) -> FailureKind:
     return _BY_HTTP.get(status, unlisted)
 
 
-def body_of(answer: HttpResponse) -> bytes:
-    """The body without the byte-order mark that some providers send."""
-    return answer.body[3:] if answer.body.startswith(_BOM) else answer.body
+def _unreadable(answer: HttpResponse) -> UnreadablePayload:
+    content_type = clean(answer.headers.get("content-type", "no content type"), 80)
+    message = f"not a JSON object: {len(answer.body)} bytes, {content_type}"
+    return UnreadablePayload(message, provider_status=answer.status)
+
+
+def json_of(answer: HttpResponse) -> JsonText | None:
+    """The JSON object or array in the body; None where it has none."""
+    text = read_json(answer.body, answer.headers.get("content-type", ""))
+    if text is not None and text.lenient and answer.on_lenient is not None:
+        answer.on_lenient()
+    return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bridge.core.task import Observation
@@ -60,11 +60,18 @@ class ProxyMatch:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A response of the provider; header names are lower-case, the body is bounded and decompressed."""
+    """A response of the provider; header names are lower-case, the body is bounded and decompressed.
+
+    Args:
+        url: The address that was asked, against which relative links are resolved; empty if unknown.
+        on_lenient: Called when only a lenient reading could read the body.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    url: str = ""
+    on_lenient: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
 
 Answer = HttpResponse  # the name by which code outside this project imports it

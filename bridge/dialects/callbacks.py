@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import orjson
 
 from bridge.dialects.base import Callback
+from bridge.dialects.lenient import read_json
 from bridge.dialects.paths import Field
-from bridge.dialects.values import object_from
 
 _MAX_CHALLENGE = 4096
 
@@ -30,8 +30,11 @@ class CallbackRules:
 
     def read(self, body: bytes) -> Callback:
         """The task to poll and the response; a hostile body gives an empty callback."""
-        document = object_from(body)
-        if document is None:
+        text = read_json(body)
+        document = text.document if text is not None else None
+        if isinstance(document, list):
+            document = document[0] if len(document) == 1 else None
+        if not isinstance(document, dict):
             return Callback(None, self.reply, challenge=False)
         challenge = self.challenge.read(document)
         if challenge is not None:

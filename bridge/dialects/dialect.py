@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bridge.core.task import Failure, Observation, Status, check_id
-from bridge.dialects.answers import NO_ERROR, ParsedAnswer, ProviderError
+from bridge.dialects.answers import NO_ERROR, Choose, Document, ParsedAnswer, ProviderError, first, only_one
 from bridge.dialects.base import (
     Callback,
     HttpResponse,
@@ -18,20 +18,25 @@ from bridge.dialects.base import (
 )
 from bridge.dialects.calls import Call
 from bridge.dialects.hosts import Hosts
+from bridge.dialects.lenient import write_json
 from bridge.dialects.matching import Matcher
-from bridge.dialects.outputs import complete, gather, is_fetchable
+from bridge.dialects.outputs import complete, gather, is_fetchable, is_foreign
+from bridge.dialects.retry import retry_after
 from bridge.dialects.rules import Rules
 from bridge.dialects.signature import Signature
 from bridge.dialects.templates import header_of
 from bridge.dialects.words import FailureKind, Outcome
 from bridge.errors import (
     InvalidRequest,
+    ResultNotReady,
     TaskNotFound,
     UnreadablePayload,
     UpstreamError,
     UpstreamRefused,
     UpstreamUnavailable,
 )
+
+RESULT_GRACE_SECONDS = 60.0
 
 
 class Dialect:
@@ -96,6 +101,12 @@ class Dialect:
         """Every status word the document maps, folded."""
         return self._rules.state.status.words.words
 
+    @property
+    def result_grace_seconds(self) -> float:
+        """How long a result that the provider does not find is asked for."""
+        follow = self._rules.follow_up
+        return RESULT_GRACE_SECONDS if follow is None else follow.result_grace_seconds
+
     def auth_headers(self, api_key: str) -> dict[str, str]:
         """Headers that carry the credential.
 
@@ -151,7 +162,7 @@ class Dialect:
         """
         rules = self._rules
         try:
-            parsed = rules.answers.parse(answer)
+            parsed = rules.answers.parse(answer, first)
             rules.state.unfold_strings(parsed.document)
             task_id = rules.submit.task_id.read(parsed.document, submission.options)
             has_id = task_id is not None
@@ -193,7 +204,7 @@ class Dialect:
                 UpstreamUnavailable or UnreadablePayload.
         """
         state, answers = self._rules.state, self._rules.answers
-        parsed = answers.parse(answer)
+        parsed = answers.parse(answer, self.task_among(task_id))
         state.unfold_strings(parsed.document)
         has_id = state.fields.task_id.read(parsed.document) is not None
         parsed, known, status_word = self._status(parsed, answer, has_id=has_id)
@@ -214,26 +225,51 @@ class Dialect:
 
         Raises:
             UpstreamError: TaskNotFound, CredentialRefused, UpstreamRefused, UpstreamBusy,
-                UpstreamUnavailable or UnreadablePayload.
+                UpstreamUnavailable or UnreadablePayload; ResultNotReady where the answer says so.
         """
         follow = self._rules.follow_up
         if follow is None:
             return observation
-        parsed = follow.answers.parse(answer)
+        parsed = follow.answers.parse(answer, first)
         self._rules.state.unfold_strings(parsed.document)
-        outputs = gather(follow.outputs, parsed.document)
+        outputs = gather(follow.outputs, parsed.whole or parsed.document, answer.url)
         parsed = follow.answers.classify(parsed, answer, understood=bool(outputs))
         if parsed.status in (Status.FAILED, Status.CANCELLED):
             reported = parsed.error or NO_ERROR
             failure = None if reported == NO_ERROR else Failure(reported.code, reported.message)
             return replace(observation, status=parsed.status, error=failure)
+        if not outputs and self._is_open(parsed):
+            message = (parsed.error and parsed.error.message) or "the result is not ready yet"
+            raise ResultNotReady(
+                message, retry_after=retry_after(answer.headers), provider_status=answer.status
+            )
         if follow.optional and not outputs:
-            return replace(observation, raw=parsed.raw)
+            raw = write_json(parsed.whole) if isinstance(parsed.whole, list) else parsed.raw
+            return replace(observation, raw=raw)
         if not any(is_fetchable(output) for output in outputs):
             raise UnreadablePayload(
                 "no link in the response to the follow-up call", provider_status=answer.status
             )
-        return replace(observation, outputs=complete(observation.outputs, outputs))
+        outputs = complete(observation.outputs, outputs)
+        return replace(observation, outputs=outputs, result_unavailable=any(map(is_foreign, outputs)))
+
+    def task_among(self, task_id: str | None) -> Choose:
+        """Which document of a list shows a task: the one with its id or, in a list of one, that."""
+        if task_id is None:
+            return only_one
+        try:
+            ids = {task_id, *self._rules.ids.values(task_id).values()}
+        except InvalidRequest:
+            ids = {task_id}
+        ids.add(task_id.rpartition("/")[2])
+        read = self._rules.state.fields.task_id.read
+
+        def choose(documents: list[Document]) -> Document | None:
+            named = ((document, read(document) or "") for document in documents)
+            matching = (one for one, name in named if name in ids or name.rpartition("/")[2] in ids)
+            return next(matching, None) or only_one(documents)
+
+        return choose
 
     def match(self, method: str, path: str, query: str, body: bytes | None) -> ProxyMatch | None:
         """Which call a request under the provider's own path makes; None when it is not one of its calls.
@@ -263,6 +299,12 @@ class Dialect:
     def read_callback(self, body: bytes) -> Callback:
         """What to do about a callback. Never raises: anyone can post anything."""
         return self._rules.callback.read(body)
+
+    def _is_open(self, parsed: ParsedAnswer) -> bool:
+        """Whether the answer says that the task is still running."""
+        _, shown = self._rules.state.status.read(parsed.document)
+        status = parsed.status or shown
+        return isinstance(status, Status) and not status.final
 
     def _task_request(self, name: str, task_id: str) -> Request | None:
         call = self._rules.calls.get(name)

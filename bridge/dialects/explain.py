@@ -7,22 +7,22 @@ rules.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import orjson
 
 from bridge.core.task import Observation, Output, Status
-from bridge.dialects.answers import AnswerRules, body_of, usual_meaning
+from bridge.dialects.answers import AnswerRules, Document, first, json_of, usual_meaning
 from bridge.dialects.base import HttpResponse, Submission
 from bridge.dialects.dialect import Dialect
 from bridge.dialects.outputs import OutputRule, gather
 from bridge.dialects.paths import Field, holds
 from bridge.dialects.state import StateRules
 from bridge.dialects.submit import SubmittedId
-from bridge.dialects.values import object_from
 from bridge.dialects.words import fold, spell
-from bridge.errors import UpstreamError
+from bridge.errors import TaskNotFound, UnreadablePayload, UpstreamError
 
 _LABEL_WIDTH = 20
 _MAX_SHOWN = 90
@@ -57,19 +57,24 @@ def explain(
             call.
         task_id: The id that was asked for.
     """
-    rules, document = dialect.rules, object_from(body_of(answer))
+    rules, text = dialect.rules, json_of(answer)
     lines = [f"HTTP {answer.status}, {len(answer.body)} bytes, read by {dialect.name} ({dialect.title})"]
-    if document is None:
+    document: Document = {}
+    if text is None:
         lines += _section("body", iter([("", "is not a JSON object")]))
-        document = {}
     else:
+        choose = dialect.task_among(task_id) if submission is None else first
+        with suppress(TaskNotFound, UnreadablePayload):
+            document, _ = rules.answers.chosen(answer, text, choose)
         rules.state.unfold_strings(document)
+        if text.lenient:
+            lines += _section("body", iter([("", "is not strict JSON: read leniently")]))
     lines += _section("answer", _answer(rules.answers, answer, document))
     lines += _section("status", _status(rules.state, document))
     if submission is not None:
         lines += _section("submit.task_id", _submitted_id(rules.submit.task_id, submission, document))
     lines += _section("fields", _fields(rules.state, document))
-    lines += _section("outputs", _outputs(rules.state.outputs, document))
+    lines += _section("outputs", _outputs(rules.state.outputs, document, answer.url))
     try:
         lines += _reading(dialect, answer, submission, task_id)
     except UpstreamError as error:
@@ -161,11 +166,11 @@ def _fields(state: StateRules, document: object) -> Rows:
         yield from _tries(field.name, getattr(state.fields, field.name), document)
 
 
-def _outputs(rules: Sequence[OutputRule], document: dict[str, object]) -> Rows:
+def _outputs(rules: Sequence[OutputRule], document: Document, url: str) -> Rows:
     for number, rule in enumerate(rules):
         for find in rule.at:
             yield f"outputs[{number}]", _finding(find.__name__, find(document), "searched")
-        outputs = gather((rule,), document)
+        outputs = gather((rule,), document, url)
         for output in outputs:
             yield "", f"gives {_output(output)}"
         if not outputs:
@@ -175,7 +180,7 @@ def _outputs(rules: Sequence[OutputRule], document: dict[str, object]) -> Rows:
 def _observation(observation: Observation) -> Rows:
     for field in fields(observation):
         value = getattr(observation, field.name)
-        if field.name == "raw" or value is None or value == ():
+        if field.name == "raw" or value in (None, (), False):
             continue
         if field.name == "outputs":
             for output in value:

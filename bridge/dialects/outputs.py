@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from urllib.parse import quote, urljoin
 
 from bridge.core.task import Output
 from bridge.dialects.media import split_data, type_of_media, type_of_name, type_of_url
@@ -15,7 +16,22 @@ MAX_OUTPUTS = 256
 _MAX_URL = 8192
 _MAX_ITEMS = 4 * MAX_OUTPUTS  # a list of a million empty objects must not block the event loop
 _MAX_NODES = 10_000
-_LINK = re.compile(r"(?:https?|gs|s3|oss|tos)://[^\s\x00-\x20\x7f<>\"]+", re.IGNORECASE)
+_MAX_FOREIGN = 2048
+_LINK = re.compile(r"https?://[^\s/?#\x00-\x20\x7f<>\"][^\s\x00-\x20\x7f<>\"]*", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"https?://[^\s/?#<>\"]", re.IGNORECASE)
+_OTHER_HOST = re.compile(r"//[\w-]+(?:\.[\w-]+)+(?::\d+)?/\S+")
+_BUCKET = re.compile(r"(?:gs|s3|s3a|oss|cos|tos|obs|az|abfss?)://\S+", re.IGNORECASE)
+_FOREIGN = re.compile(r"(?!https?:)[a-z][a-z0-9+.-]{1,30}://\S+", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSAFE = re.compile(r"[\s\"<>]")
+
+
+class Place(StrEnum):
+    """Where a text was found."""
+
+    URL = "url"
+    TEXT = "text"
+    SEARCH = "search"
 
 
 class Content(StrEnum):
@@ -52,14 +68,18 @@ class OutputRule:
     duration_seconds: Field[float]
 
 
-def gather(rules: Sequence[OutputRule], document: object) -> tuple[Output, ...]:
-    """Every result once, in the order of the rules, at most `MAX_OUTPUTS`."""
+def gather(rules: Sequence[OutputRule], document: object, base: str = "") -> tuple[Output, ...]:
+    """Every result once, in the order of the rules, at most `MAX_OUTPUTS`.
+
+    Args:
+        base: The address of the answer, for relative links.
+    """
     outputs: dict[str, Output] = {}
     for rule in rules:
         value = next((value for find in rule.at if holds(value := find(document))), None)
         if value is None:
             continue
-        for output in _outputs(rule, value):
+        for output in _outputs(rule, value, base):
             key = output.url or output.data or f"file {output.file_id}"
             outputs.setdefault(key, output)
             if len(outputs) >= MAX_OUTPUTS:
@@ -97,23 +117,25 @@ def _inheriting(output: Output, known: Output | None) -> Output:
     )
 
 
-def _outputs(rule: OutputRule, value: object) -> Iterator[Output]:
+def _outputs(rule: OutputRule, value: object, base: str) -> Iterator[Output]:
     if rule.content is Content.SEARCH:
-        yield from _searched(rule, value)
+        yield from _searched(rule, value, base)
         return
     for item in value[:_MAX_ITEMS] if isinstance(value, list) else (value,):
         if isinstance(item, dict):
-            yield from _from_object(rule, item)
+            yield from _from_object(rule, item, base)
         elif isinstance(item, str):
-            output = _from_text(rule, item, base64=rule.content is Content.BASE64)
+            output = _from_text(rule, item, base, base64=rule.content is Content.BASE64)
             if output is not None:
                 yield output
 
 
-def _from_object(rule: OutputRule, item: dict[str, object]) -> Iterator[Output]:
-    outputs = [_described(rule, item, url) for url in _links(rule.url, item)]
+def _from_object(rule: OutputRule, item: dict[str, object], base: str) -> Iterator[Output]:
+    outputs = [_described(rule, item, url) for url in _links(rule.url, item, base)]
     if not outputs:
         outputs = [_described(rule, item, None, data) for data in _contents(rule.data, item)]
+    if not outputs:
+        outputs = [replace(_described(rule, item, None), file_id=text) for text in _foreign(rule.url, item)]
     if not outputs and rule.file_id.read(item) is not None:
         outputs = [_described(rule, item, None)]
     yield from outputs
@@ -137,10 +159,12 @@ def _described(
     )
 
 
-def _from_text(rule: OutputRule, text: str, *, base64: bool) -> Output | None:
-    url = None if base64 else link(text)
+def _from_text(rule: OutputRule, text: str, base: str, *, base64: bool) -> Output | None:
+    url = None if base64 else link(text, base)
     if url:
         return Output(type=rule.type or type_of_url(url) or "file", url=url)
+    if not base64 and foreign(text):
+        return Output(type=rule.type or type_of_url(text) or "file", file_id=text.strip())
     if base64 or text.startswith("data:"):
         content = split_data(text)
         if content:
@@ -149,9 +173,17 @@ def _from_text(rule: OutputRule, text: str, *, base64: bool) -> Output | None:
     return None
 
 
-def _links(finders: Iterable[Finder], item: object) -> list[str]:
+def _foreign(finders: Iterable[Finder], item: object) -> list[str]:
     for find in finders:
-        links = [url for text in _texts(find(item)) if (url := link(text))]
+        addresses = [text for value in _texts(find(item)) if (text := foreign(value, Place.URL))]
+        if addresses:
+            return addresses
+    return []
+
+
+def _links(finders: Iterable[Finder], item: object, base: str) -> list[str]:
+    for find in finders:
+        links = [url for text in _texts(find(item)) if (url := link(text, base, Place.URL))]
         if links:
             return links
     return []
@@ -173,13 +205,67 @@ def _texts(value: object) -> list[str]:
     return [text for text in value[:MAX_OUTPUTS] if isinstance(text, str)]
 
 
-def link(text: str) -> str | None:
-    """The text itself, if it is an absolute link of at most `_MAX_URL` characters."""
+def link(text: str, base: str = "", place: Place = Place.TEXT) -> str | None:
+    """The text as an absolute http(s) link of at most `_MAX_URL` characters, None if it is none.
+
+    Args:
+        base: The address of the answer, against which a relative link is resolved; empty for unknown.
+        place: How likely the text is a link at all.
+    """
     text = text.strip()
-    return text if len(text) <= _MAX_URL and _LINK.fullmatch(text) else None
+    if not text or len(text) > _MAX_URL or _CONTROL.search(text):
+        return None
+    blank = any(character.isspace() for character in text)
+    is_file = type_of_url(text) is not None
+    if _LINK.fullmatch(text):
+        return text
+    if not _ABSOLUTE.match(text):
+        # A sentence may begin with a slash, and a word may end like a file.
+        begins = text.startswith(("/", "./", "../"))
+        likely = {
+            Place.URL: begins or is_file,
+            Place.TEXT: is_file and (begins or not blank),
+            Place.SEARCH: is_file and begins,
+        }[place]
+        if not base or not (_OTHER_HOST.fullmatch(text) or (likely and (is_file or not blank))):
+            return None
+    elif blank and not is_file and place is not Place.URL:
+        return None  # a sentence that begins with a link
+    try:
+        url = urljoin(base, _UNSAFE.sub(lambda found: quote(found[0]), text))
+    except ValueError:
+        return None
+    return url if len(url) <= _MAX_URL and _LINK.fullmatch(url) else None
 
 
-def _searched(rule: OutputRule, value: object) -> Iterator[Output]:
+def foreign(text: str, place: Place = Place.TEXT) -> str | None:
+    """The text, if it is the address of a file that no client can fetch, such as one in a bucket."""
+    text = text.strip()
+    pattern = _FOREIGN if place is Place.URL else _BUCKET
+    return text if len(text) <= _MAX_FOREIGN and pattern.fullmatch(text) else None
+
+
+def is_foreign(output: Output) -> bool:
+    """Whether only the address of the result is known, and nobody can fetch it."""
+    return not is_fetchable(output) and "://" in (output.file_id or "")
+
+
+def has_empty_link(rules: Sequence[OutputRule], document: object) -> bool:
+    """Whether a place of a link has a text that is none."""
+    for rule in rules:
+        if rule.content is not Content.LINK:
+            continue
+        for value in (find(document) for find in rule.at):
+            if value == "":
+                return True
+            items = value[:_MAX_ITEMS] if isinstance(value, list) else (value,)
+            for item in items:
+                if isinstance(item, dict) and any(isinstance(find(item), str) for find in rule.url):
+                    return True
+    return False
+
+
+def _searched(rule: OutputRule, value: object, base: str) -> Iterator[Output]:
     """Links anywhere below, with a stack of its own: deep nesting must not become a RecursionError."""
     waiting: list[tuple[str | None, object]] = [(None, value)]
     for _ in range(_MAX_NODES):
@@ -190,6 +276,9 @@ def _searched(rule: OutputRule, value: object) -> Iterator[Output]:
             waiting.extend(reversed(list(value.items())[:_MAX_NODES]))
         elif isinstance(value, list):
             waiting.extend((key, item) for item in reversed(value[:_MAX_NODES]))
-        elif isinstance(value, str) and (url := link(value)):
-            kind = type_of_url(url) or type_of_name(key) or rule.type or "file"
-            yield Output(type=kind, url=url)
+        elif isinstance(value, str):
+            url = link(value, base, Place.SEARCH)
+            address = None if url else foreign(value, Place.SEARCH)
+            if url or address:
+                kind = type_of_url(url or address) or type_of_name(key) or rule.type or "file"
+                yield Output(type=kind, url=url, file_id=address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
+from typing import Any
 
 from bridge.core.task import UPSTREAM_NAME
 from bridge.dialects.dialect import Dialect
@@ -23,15 +24,29 @@ def preset_names() -> list[str]:
     )
 
 
-def load_dialect(name: str, preset: object, document: object) -> Dialect:
+def load_dialect(name: str, preset: object, document: object, follow_up_path: str | None = None) -> Dialect:
     """The dialect of an upstream: its preset, the preset of its own name, or the operator's document.
+
+    Args:
+        follow_up_path: Replaces the path of the call for the result.
 
     Raises:
         ConfigError: No such preset, or errors in the document.
     """
     if preset == CUSTOM:
-        return load_document(document if isinstance(document, dict) else {}, name)
-    return load_preset(str(preset or name))
+        own = document if isinstance(document, dict) else {}
+    else:
+        name = str(preset or name)
+        own = tomllib.loads(_preset(name))
+    return load_document(own if follow_up_path is None else _following(own, follow_up_path, name), name)
+
+
+def _following(document: Mapping[str, Any], path: str, name: str) -> Mapping[str, Any]:
+    calls = document.get("calls")
+    call = calls.get("follow_up") if isinstance(calls, dict) else None
+    if not isinstance(calls, dict) or not isinstance(call, dict):
+        raise ConfigError([f"dialect {name}: it has no follow_up call, whose path could be replaced"])
+    return {**document, "calls": {**calls, "follow_up": {**call, "path": path}}}
 
 
 def load_preset(name: str) -> Dialect:
@@ -40,9 +55,13 @@ def load_preset(name: str) -> Dialect:
     Raises:
         ConfigError: No preset has this name.
     """
+    return load_text(_preset(name), name)
+
+
+def _preset(name: str) -> str:
     if name not in preset_names():
         raise ConfigError([f"no dialect {name[:80]!r}; choose one of: {', '.join(preset_names())}"])
-    return load_text(_PRESETS.joinpath(f"{name}.toml").read_text("utf-8"), name)
+    return _PRESETS.joinpath(f"{name}.toml").read_text("utf-8")
 
 
 def load_text(text: str, name: str) -> Dialect:

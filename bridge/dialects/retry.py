@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
 from bridge.dialects.paths import Field
+from bridge.dialects.times import moment
 from bridge.dialects.values import number, positive
 
 _MAX_SECONDS = 86_400.0
+_UNIX_FROM = 1e8  # seconds of three years, or of 1973
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,16 +44,23 @@ class RetryRules:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from `retry-after-ms` or `Retry-After`; a date counts from the response's own `date`."""
-    milliseconds = positive(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return min(milliseconds / 1000, _MAX_SECONDS)
-    value = headers.get("retry-after")
-    seconds = positive(value)
-    if seconds is None and value:
-        lifted, sent = _http_date(value), _http_date(headers.get("date", ""))
-        seconds = None if lifted is None or sent is None else max(0.0, lifted - sent)
-    return None if seconds is None else min(seconds, _MAX_SECONDS)
+    """Seconds from `retry-after-ms` or `Retry-After`."""
+    seconds = wait_in(headers, "retry-after-ms", 0.001)
+    return wait_in(headers, "retry-after") if seconds is None else seconds
+
+
+def wait_in(headers: Mapping[str, str], name: str, unit: float = 1.0) -> float | None:
+    """Seconds to wait by one header: a number of units, a date, or a unix second.
+
+    A moment counts from the response's own `date`: the provider's clock and ours may differ.
+    """
+    value = headers.get(name, "").strip()
+    amount = number(value)
+    if amount is not None and amount < _UNIX_FROM:
+        return min(amount * unit, _MAX_SECONDS) if amount >= 0 else None
+    until = _http_date(value) or moment(value)
+    sent = _http_date(headers.get("date", ""))
+    return None if until is None or sent is None else min(max(0.0, until - sent), _MAX_SECONDS)
 
 
 def _until(headers: Mapping[str, str], name: str) -> float | None:

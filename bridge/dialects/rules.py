@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 from bridge.core.task import Status
@@ -17,7 +17,7 @@ from bridge.dialects.callbacks import CallbackRules, challenge_value
 from bridge.dialects.calls import Call, IdShape
 from bridge.dialects.hosts import Hosts, host_of, is_host_name
 from bridge.dialects.outputs import Content, OutputRule
-from bridge.dialects.paths import Field
+from bridge.dialects.paths import Field, holds
 from bridge.dialects.retry import RetryRules
 from bridge.dialects.schema import (
     AnswerTable,
@@ -40,7 +40,7 @@ from bridge.dialects.submit import SubmitRules, SubmittedId, address
 from bridge.dialects.templates import Template
 from bridge.dialects.times import moments_in
 from bridge.dialects.values import identifier, number, pixels, positive, sentence, whole, word
-from bridge.dialects.words import OUTCOMES, STATUS_WORDS, Outcome, WordMap, fold
+from bridge.dialects.words import NOT_READY_PHRASES, OUTCOMES, STATUS_WORDS, Outcome, WordMap, fold
 
 _GROUP_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _PLACE = re.compile(r"\{([^{}]*)\}")
@@ -53,6 +53,7 @@ class FollowUp:
 
     Args:
         optional: A result without a link (words, numbers) is a result.
+        result_grace_seconds: How long a result that is not found is asked for.
     """
 
     on: frozenset[Status]
@@ -60,6 +61,7 @@ class FollowUp:
     outputs: tuple[OutputRule, ...]
     answers: AnswerRules
     optional: bool
+    result_grace_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +319,7 @@ class _Compiler:
             phrases=tuple(self._meanings(table.phrases.items(), *keys, "phrases").items()),
             http={status: OUTCOMES[outcome] for status, outcome in table.http.items()},
             otherwise=OUTCOMES[table.otherwise],
+            list_item=Field(table.list_item, lambda value: value if isinstance(value, dict) else None),
             binary=table.binary,
             retry=RetryRules(
                 at=Field(table.retry.at, positive),
@@ -341,7 +344,10 @@ class _Compiler:
             status=StatusRule(
                 at=status.at,
                 types=status.types,
-                words=WordMap(self._meanings(status.words.items(), "status", "words")),
+                words=WordMap(
+                    self._meanings(status.words.items(), "status", "words"), common=status.common_words
+                ),
+                unavailable=Field(status.result_unavailable, lambda value: value if holds(value) else None),
                 absent=STATUS_WORDS[status.absent] if status.absent else None,
                 guards=tuple(
                     Guard(guard.when, guard.condition, STATUS_WORDS[guard.then]) for guard in status.guards
@@ -388,12 +394,14 @@ class _Compiler:
     def _follow_up(self, table: FollowUpTable | None, answers: AnswerRules) -> FollowUp | None:
         if table is None:
             return None
+        own = self._answers(table.answer, "follow_up", "answer") if table.answer else answers
         return FollowUp(
             on=table.on,
             needs={key: Field(paths, identifier) for key, paths in table.needs.items()},
             outputs=self._outputs(table.outputs),
-            answers=self._answers(table.answer, "follow_up", "answer") if table.answer else answers,
+            answers=replace(own, phrases=(*own.phrases, *NOT_READY_PHRASES)),
             optional=table.optional,
+            result_grace_seconds=table.result_grace_seconds,
         )
 
     # What the provider sends unprompted

@@ -300,6 +300,9 @@ class AnswerTable(Table):
     )
     http: dict[HttpStatus, OutcomeName] = Field({}, description="What an HTTP status means at this provider.")
     otherwise: OutcomeName = Field("unavailable", description="What an unlisted error means.")
+    list_item: Paths = Field(
+        (), description="Path of the task in an answer that is a list (default: by its id, or the only one)."
+    )
     binary: OutputType | None = Field(
         None, description="Type of the result when the body itself is the result and `http` gives a status."
     )
@@ -323,6 +326,12 @@ class StatusTable(Table):
     types: Types = _with_default("string", "JSON types that count as a status word.")
     absent: StatusName | None = Field(None, description="Status of a document without a status word.")
     words: dict[Literal[StatusName, "not_found"], Words] = Field({}, description="Status words by status.")
+    result_unavailable: Paths = Field(
+        (), description="Finds something where the result of a completed task is gone."
+    )
+    common_words: bool = Field(
+        default=False, description="The usual words of gateways stand behind those of `words`."
+    )
     guards: list[GuardTable] = Field([], description="Corrections, applied in order.")
 
 
@@ -386,6 +395,9 @@ class FollowUpTable(Table):
     needs: dict[str, Paths] = Field({}, description="Values from the document, all of them required.")
     outputs: list[OutputTable] = Field([], description="Where the results are in the answer.")
     answer: AnswerTable | None = Field(None, description="As [answer], where this call's answers differ.")
+    result_grace_seconds: Number = Field(
+        60.0, description="How long a result that the provider does not find (404) is asked for."
+    )
     optional: bool = Field(default=False, description="The result may have no link (words, numbers).")
 
 

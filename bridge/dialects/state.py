@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 from bridge.core.task import Failure, Observation, Output, Status
 from bridge.dialects.answers import NO_ERROR, AnswerRules, ParsedAnswer
-from bridge.dialects.outputs import OutputRule, gather
+from bridge.dialects.outputs import OutputRule, gather, has_empty_link, is_foreign
 from bridge.dialects.paths import Field, Finder, holds
-from bridge.dialects.values import MAX_WORD, clean, positive, unfold_at
+from bridge.dialects.retry import retry_after, wait_in
+from bridge.dialects.values import MAX_WORD, clean, unfold_at
 from bridge.dialects.words import Outcome, WordMap, spell
+
+# What a response without an error asks for is the pace of one task, and should not make it vanish for a day.
+MAX_POLL_AFTER = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class StatusRule:
     Args:
         types: JSON types that count as a status word; V-API keeps an HTTP code at the same place.
         absent: The status of a document without a status word.
+        unavailable: Finds something in a completed task whose result is gone.
     """
 
     at: tuple[Finder, ...]
@@ -36,6 +41,7 @@ class StatusRule:
     words: WordMap
     absent: Status | None
     guards: tuple[Guard, ...]
+    unavailable: Field[object]
 
     def read(self, document: object) -> tuple[str | None, Outcome | None]:
         """The provider's word, verbatim, and what it means, None for an unmapped word."""
@@ -81,7 +87,8 @@ class StateRules:
 
     Args:
         unfold: Plain paths of strings that contain JSON.
-        hint_headers: Headers that say how long to wait before the next poll, with their unit in seconds.
+        hint_headers: Headers that say how long to wait before the next poll, with their unit in seconds,
+            besides `Retry-After`.
     """
 
     status: StatusRule
@@ -114,7 +121,7 @@ class StateRules:
         if parsed.binary and answers.binary:
             outputs: tuple[Output, ...] = (Output(type=answers.binary),)
         else:
-            outputs = gather(self.outputs, document)
+            outputs = gather(self.outputs, document, parsed.url)
         return Observation(
             status=status,
             upstream_status=status_word,
@@ -133,17 +140,22 @@ class StateRules:
             error=self._failure(parsed, status, answers),
             credits_used=fields.credits_used.read(document),
             credits_estimated=fields.credits_estimated.read(document),
-            poll_after=hint if hint is not None else fields.poll_after.read(document),
+            poll_after=_capped(hint if hint is not None else fields.poll_after.read(document)),
+            result_unavailable=status is Status.COMPLETED and self._is_unavailable(document, outputs),
             raw=parsed.raw,
         )
 
+    def _is_unavailable(self, document: object, outputs: tuple[Output, ...]) -> bool:
+        """Whether nobody can fetch a result of a completed task."""
+        if holds(self.status.unavailable.read(document)) or any(map(is_foreign, outputs)):
+            return True
+        return not outputs and has_empty_link(self.outputs, document)
+
     def hint(self, headers: Mapping[str, str]) -> float | None:
-        """Seconds that the response's headers ask to wait before the next poll."""
-        for name, unit in self.hint_headers.items():
-            wait = positive(headers.get(name))
-            if wait is not None:
-                return wait * unit
-        return None
+        """Seconds that the headers of a response without an error ask to wait before the next poll."""
+        waits = (wait_in(headers, name, unit) for name, unit in self.hint_headers.items())
+        wait = next((wait for wait in waits if wait is not None), None)
+        return retry_after(headers) if wait is None else wait
 
     def _failure(self, parsed: ParsedAnswer, status: Status, answers: AnswerRules) -> Failure | None:
         # Some providers send an empty error object, or "success", with every state: only these two have one.
@@ -155,3 +167,7 @@ class StateRules:
         if message is None and status is Status.FAILED:
             message = answers.message_beside_code(parsed.document)
         return None if code is None and message is None else Failure(code, message)
+
+
+def _capped(seconds: float | None) -> float | None:
+    return None if seconds is None else min(seconds, MAX_POLL_AFTER)

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import orjson
-
 from bridge.core.task import Observation, Status
 from bridge.dialects.answers import NO_ERROR, AnswerRules, ParsedAnswer, ProviderError
+from bridge.dialects.lenient import MAX_UNFOLDED, read_json, write_json
 from bridge.dialects.state import StateRules
-from bridge.dialects.values import MAX_UNFOLDED, clean, sentence, unfold, word
+from bridge.dialects.values import clean, sentence, unfold, word
 from bridge.dialects.words import fold
 from bridge.errors import UnreadablePayload, UpstreamUnavailable
 
@@ -83,7 +82,7 @@ class StreamRules:
             status = outcome if isinstance(outcome, Status) else None
             has_id = state.fields.task_id.read(candidate) is not None
             if (status and (has_id or not is_error)) or (status_word and has_id and outcome is None):
-                parsed = ParsedAnswer(candidate, orjson.dumps(candidate), None)
+                parsed = ParsedAnswer(candidate, write_json(candidate), None)
                 return state.observe(parsed, status or Status.UNKNOWN, status_word, answers=answers)
         return None
 
@@ -97,7 +96,7 @@ class StreamRules:
         best = next(
             (node for node in candidates if state.fields.task_id.read(node) is not None), candidates[0]
         )
-        parsed = ParsedAnswer(best, orjson.dumps(best), None)
+        parsed = ParsedAnswer(best, write_json(best), None)
         observation = state.observe(parsed, status, None, answers=answers)
         # "Done" without a result is only a reason to poll: believed, it would end the task without outputs.
         return None if observation.status is Status.COMPLETED and not observation.outputs else observation
@@ -124,15 +123,8 @@ _UNNAMED_ERROR = "the stream reports an error"
 
 
 def _object(text: str) -> dict[str, object] | None:
-    document: object = text
-    for _ in range(MAX_UNFOLDED):
-        if not isinstance(document, str):
-            break
-        try:
-            document = orjson.loads(document)
-        except (ValueError, RecursionError):
-            return None
-    return document if isinstance(document, dict) else None
+    read = read_json(text.encode(errors="replace"))
+    return read.document if read is not None and isinstance(read.document, dict) else None
 
 
 def _exception(error: ProviderError) -> UpstreamUnavailable:

@@ -8,6 +8,7 @@ import re
 import orjson
 
 from bridge.core.task import check_id
+from bridge.dialects.lenient import read_text
 from bridge.errors import InvalidRequest
 
 MAX_SENTENCE = 500
@@ -78,7 +79,10 @@ def pixels(value: object) -> int | None:
 
 
 def object_from(data: bytes | str) -> dict[str, object] | None:
-    """The JSON object in a text, None for anything else, however deep or broken."""
+    """The JSON object in a caller's text, None for anything else, however deep or broken.
+
+    Strict, unlike the reading of a provider's text: what a caller sends is passed on unchanged.
+    """
     try:
         document = orjson.loads(data)
     except (ValueError, RecursionError):
@@ -86,18 +90,13 @@ def object_from(data: bytes | str) -> dict[str, object] | None:
     return document if isinstance(document, dict) else None
 
 
-MAX_UNFOLDED = 3
-
-
 def unfold(text: str) -> object:
     """The JSON object or array in a string, else the string itself."""
     start = text.lstrip()[:1]
     if start not in ("{", "["):
         return text
-    try:
-        return orjson.loads(text)
-    except (ValueError, RecursionError):
-        return text
+    document = read_text(text)
+    return text if document is None else document
 
 
 def unfold_at(document: dict[str, object], keys: tuple[str, ...]) -> None:

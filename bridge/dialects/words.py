@@ -43,15 +43,63 @@ def spell(value: object) -> str | None:
     return str(value) if isinstance(value, int) else None
 
 
+# How services say that a result is not there yet, often with a status that means an error (fal: 400).
+NOT_READY_PHRASES: tuple[tuple[str, Outcome], ...] = tuple(
+    (fold(words), Status.PROCESSING)
+    for words in (
+        *("still in progress", "still processing", "still running", "still being processed", "still pending"),
+        *("still in queue", "is not ready", "not ready yet", "not yet ready", "result not ready"),
+        *("not completed yet", "not yet complete", "not finished yet", "not yet finished"),
+    )
+)
+
+
+# Words that mean the same at every gateway seen; compared without underscores, so `InProgress` counts.
+# `ready`, which some say before a run and some after it, is none.
+COMMON_WORDS: Mapping[Status, tuple[str, ...]] = {
+    Status.QUEUED: (
+        *("queued", "queueing", "queuing", "in_queue", "pending", "waiting", "submitted", "created"),
+        *("scheduled", "accepted", "not_started", "not_start"),
+    ),
+    Status.PROCESSING: (
+        *("processing", "running", "in_progress", "started", "starting", "generating", "working"),
+        *("executing", "rendering"),
+    ),
+    Status.COMPLETED: (
+        *("completed", "complete", "succeeded", "succeed", "success", "successful", "done", "finished"),
+        "finish",
+    ),
+    Status.FAILED: (
+        *("failed", "failure", "fail", "error", "errored", "expired", "timeout", "timed_out", "rejected"),
+    ),
+    Status.CANCELLED: ("cancelled", "canceled", "cancel", "aborted"),
+}
+
+
+def _bare(word: str) -> str:
+    return fold(word).replace("_", "")
+
+
+_COMMON: Mapping[str, Outcome] = {
+    _bare(word): status for status, words in COMMON_WORDS.items() for word in words
+}
+
+
 class WordMap:
-    """Looks up a provider's words; an unmapped word is never guessed."""
+    """Looks up a provider's words; an unmapped word is never guessed.
 
-    __slots__ = ("words",)
+    Args:
+        common: Whether the usual words stand behind the provider's own.
+    """
 
-    def __init__(self, words: Mapping[str, Outcome]) -> None:
+    __slots__ = ("_common", "words")
+
+    def __init__(self, words: Mapping[str, Outcome], *, common: bool = False) -> None:
         self.words: Mapping[str, Outcome] = {fold(word): outcome for word, outcome in words.items()}
+        self._common = _COMMON if common else {}
 
     def get(self, word: str) -> Outcome | None:
         """What the word means, None for an unmapped one."""
         # Most providers send their words folded already; then the first lookup saves the folding.
-        return self.words.get(word) or self.words.get(fold(word))
+        outcome = self.words.get(word) or self.words.get(fold(word))
+        return outcome or (self._common.get(_bare(word)) if self._common else None)

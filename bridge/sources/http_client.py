@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from copy import copy
 from functools import lru_cache
@@ -16,11 +17,15 @@ from yarl import URL
 from bridge.dialects.base import HttpResponse, Request
 from bridge.dialects.hosts import Hosts
 from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable, UpstreamUnreachable
+from bridge.sources.body_budget import BodyLimit, Share
 from bridge.sources.credentials import Credential
 
-MAX_BODY = 8 * 1024 * 1024
 STREAM_SILENCE_SECONDS = 90.0
 _CONNECT_SECONDS = 10.0
+_CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+_MAX_WAIT_FOR_ROOM = 60.0
+_MAX_HEADER = 64 * 1024
+_MAX_HEADERS = 1024
 _MAX_UNCHUNKED_BODY = 1024 * 1024
 
 
@@ -35,6 +40,8 @@ class Session:
         timeout_seconds: For one whole request, connecting and reading the body included.
         connections: Maximum of open connections.
         resolver: Used instead of the system's resolver.
+        bodies: How large a response may be, and the memory for reading it.
+        on_lenient: Called for each response that only a lenient reading can read.
     """
 
     def __init__(
@@ -46,16 +53,25 @@ class Session:
         timeout_seconds: float,
         connections: int,
         resolver: AbstractResolver | None = None,
+        bodies: BodyLimit | None = None,
+        on_lenient: Callable[[], None] | None = None,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._credential = credential
         self._hosts = hosts
-        self._timeout = _timeout(timeout_seconds)
+        self._timeout_seconds = timeout_seconds
+        self._bodies = bodies or BodyLimit()
+        self._on_lenient = on_lenient
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60, resolver=resolver),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "User-Agent": "task-event-bridge"},
-            timeout=self._timeout,
+            timeout=_CONNECTING,
+            # Browsers, curl and httpx take what the library's default of 8,190 bytes and 128 headers refuses:
+            # a content security policy, the cookies of a gateway.
+            max_line_size=_MAX_HEADER,
+            max_field_size=_MAX_HEADER,
+            max_headers=_MAX_HEADERS,
         )
 
     async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
@@ -67,24 +83,28 @@ class Session:
         Raises:
             UpstreamUnavailable: The provider cannot be reached, or the response was cut short.
             UpstreamTimeout: It did not respond in time.
-            UnreadablePayload: The response is larger than 8 MiB.
+            UnreadablePayload: The response is larger than `bodies` allows.
         """
         base_url = self.base_of(request)
+        url = _url(base_url, request.path)
         body: bytes | BytesIO | None = request.body
         if request.body is not None and len(request.body) > _MAX_UNCHUNKED_BODY:
             # In chunks: aiohttp would hand a large body over at once and hold the event loop meanwhile.
             body = BytesIO(request.body)
+        seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         try:
-            async with self._http.request(
-                request.method,
-                _url(base_url, request.path),
-                data=body,
-                headers={**request.headers, **self._credential_for(base_url)},
-                allow_redirects=False,
-                timeout=self._timeout if timeout_seconds is None else _timeout(timeout_seconds),
-            ) as response:
-                content = self._credential.hide(await _read_bounded(response))
-                return HttpResponse(response.status, response.headers, content)
+            async with (
+                asyncio.timeout(seconds) as deadline,
+                self._http.request(
+                    request.method,
+                    url,
+                    data=body,
+                    headers={**request.headers, **self._credential_for(base_url)},
+                    allow_redirects=False,
+                ) as response,
+            ):
+                content = self._credential.hide(await self._read(response, deadline))
+                return HttpResponse(response.status, response.headers, content, str(url), self._on_lenient)
         except _LIBRARY_ERRORS as error:
             raise _our_error(error) from error
 
@@ -100,11 +120,12 @@ class Session:
             total=None, sock_connect=_CONNECT_SECONDS, sock_read=STREAM_SILENCE_SECONDS
         )
         base_url = self.base_of(request)
+        url = _url(base_url, request.path)
         stream_headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         try:
             async with self._http.request(
                 request.method,
-                _url(base_url, request.path),
+                url,
                 data=request.body,
                 headers={**request.headers, **stream_headers, **self._credential_for(base_url)},
                 allow_redirects=False,
@@ -112,8 +133,9 @@ class Session:
             ) as response:
                 # Anything else is an error document, which the dialect reads like any other response.
                 is_stream = response.status == 200 and response.content_type == "text/event-stream"
-                body = b"" if is_stream else self._credential.hide(await _read_bounded(response))
-                yield HttpResponse(response.status, response.headers, body), response.content.iter_any()
+                body = b"" if is_stream else self._credential.hide(await self._read(response))
+                head = HttpResponse(response.status, response.headers, body, str(url), self._on_lenient)
+                yield head, response.content.iter_any()
         except _LIBRARY_ERRORS as error:
             raise _our_error(error) from error
 
@@ -135,14 +157,49 @@ class Session:
         """Mask the credential in a stream frame; a chunk may end in the middle of it, a frame cannot."""
         return self._credential.hide(frame.encode()).decode()
 
+    async def _read(self, response: aiohttp.ClientResponse, deadline: asyncio.Timeout | None = None) -> bytes:
+        """The body, decompressed.
+
+        Args:
+            deadline: Of the request; the time the body waits for room does not count.
+
+        Raises:
+            UnreadablePayload: It is larger than `bodies` allows.
+        """
+        limit, announced = self._bodies.max_bytes, response.content_length
+        if announced is not None and announced > limit:
+            response.close()
+            raise _too_large(response, limit)
+        parts: list[bytes] = []
+        size = 0
+        with self._bodies.budget.share() as share:
+            # Chunked or compressed, the length is known only while reading: 1 kB of gzip may hold a gigabyte.
+            async for part in response.content.iter_any():
+                size += len(part)
+                if size > limit:
+                    response.close()
+                    raise _too_large(response, limit)
+                if not share.covers(size):
+                    await _room(share, size, limit, deadline)
+                parts.append(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
     def _credential_for(self, base_url: str) -> Mapping[str, str]:
         # Result links lead to hosts of other companies: they must never see the key.
         trusted = base_url == self._base or (self._hosts is not None and self._hosts.own(base_url))
         return self._credential.headers() if trusted else {}
 
 
-def _timeout(seconds: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
+async def _room(share: Share, size: int, limit: int, deadline: asyncio.Timeout | None) -> None:
+    now = asyncio.get_running_loop().time
+    until = deadline.when() if deadline is not None else None
+    if deadline is None or until is None:
+        await share.grow(size, limit)
+        return
+    left = until - now()
+    deadline.reschedule(until + _MAX_WAIT_FOR_ROOM)
+    await share.grow(size, limit)
+    deadline.reschedule(now() + left)
 
 
 @lru_cache(8192)  # about 10 MB when full; a watch requests the same URL again and again
@@ -164,26 +221,8 @@ def _base(base_url: str) -> URL:
     return URL(base_url, encoded=True)
 
 
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    announced = response.content_length
-    if announced is not None and announced > MAX_BODY:
-        raise _too_large(response)
-    if announced is not None and "Content-Encoding" not in response.headers:
-        return await response.read()
-    # Chunked or compressed: the length is known only while reading, and 1 kB of gzip may hold a gigabyte.
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > MAX_BODY:
-            response.close()
-            raise _too_large(response)
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _too_large(response: aiohttp.ClientResponse) -> UnreadablePayload:
-    return UnreadablePayload(f"the response is larger than {MAX_BODY} bytes", provider_status=response.status)
+def _too_large(response: aiohttp.ClientResponse, limit: int) -> UnreadablePayload:
+    return UnreadablePayload(f"the response is larger than {limit} bytes", provider_status=response.status)
 
 
 _LIBRARY_ERRORS = (TimeoutError, aiohttp.ClientError, OSError)

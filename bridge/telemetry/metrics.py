@@ -60,6 +60,11 @@ class Metrics:
             call=CALLS,
             outcome=OUTCOMES,
         )
+        self.lenient_readings = declare.counter(
+            "bridge_lenient_readings_total",
+            "Responses of providers that only a lenient reading of their JSON could read.",
+            upstream=names,
+        )
         self.upstream_request_seconds = declare.histogram(
             "bridge_upstream_request_seconds",
             "Response time of providers, by call.",

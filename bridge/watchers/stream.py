@@ -112,9 +112,11 @@ class StreamFollower:
         named = observation.task_id
         if named is not None and named not in self.watcher.key.task_id:
             return False
-        # Case 2: a completed task without its outputs. A final state is never corrected, so the outputs would
+        # Case 2: an end without an id may be that of a part, or of another task: the poll decides.
+        # Case 3: a completed task without its outputs. A final state is never corrected, so the outputs would
         # be missing for good: the poll that is requested here brings both.
-        if observation.status is not Status.COMPLETED or observation.outputs:
+        is_end = named is None and observation.status.final
+        if not is_end and (observation.status is not Status.COMPLETED or observation.outputs):
             return True
         self.watcher.poll_now()
         return False

@@ -40,6 +40,22 @@ def document(event: Event, *, include: Include = PLAIN, observed_at: float | Non
     return orjson.dumps(_fields(event, include, observed_at))
 
 
+def on_one_line(raw: bytes) -> bytes:
+    """JSON text without line breaks, which would end an SSE field.
+
+    Valid JSON has them between its tokens only. Parsed and written again, a number may lose digits, and a
+    document nested deeper than 254 levels cannot be written.
+    """
+    return raw.translate(_SPACES) if b"\n" in raw or b"\r" in raw else raw
+
+
+_SPACES = bytes.maketrans(b"\r\n", b"  ")
+
+
+def _raw(raw: bytes) -> orjson.Fragment:
+    return orjson.Fragment(on_one_line(raw))
+
+
 def timestamp(seconds: float | None) -> str | None:
     """RFC 3339 in UTC with milliseconds; None for a time outside of the calendar."""
     if seconds is None:
@@ -91,8 +107,7 @@ _EXPRESSIONS = {
     Write.OUTPUTS: "[_output(output, include) for output in state.{0}]",
     Write.FAILURE: 'None if state.{0} is None else {{"code": state.{0}.code, "message": state.{0}.message}}',
     Write.CURSOR: "str(event.cursor)",
-    # parsed and written again: the provider's own line breaks would end an SSE field
-    Write.RAW: "_loads(state.{0}) if include.raw and state.{0} is not None else None",
+    Write.RAW: "_raw(state.{0}) if include.raw and state.{0} is not None else None",
 }
 _KEY = {"task": "key.ref", "upstream": "key.upstream", "task_id": "key.task_id"}
 
@@ -120,5 +135,5 @@ _fields: Callable[[Event, Include, float | None], dict[str, Any]] = generate(
         *(f"    {line}" for line in _written()),
         "}",
     ],
-    {"timestamp": timestamp, "_number": _number, "_output": _output, "_loads": orjson.loads},
+    {"timestamp": timestamp, "_number": _number, "_output": _output, "_raw": _raw},
 )

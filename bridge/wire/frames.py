@@ -11,7 +11,7 @@ import orjson
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.wire import sse
-from bridge.wire.document import PLAIN, Include, document
+from bridge.wire.document import PLAIN, Include, document, on_one_line
 
 CLOSING_SENTENCES = {
     Closing.FINISHED: "all tasks have finished",
@@ -118,9 +118,8 @@ def state_frame(
         retry: Milliseconds a browser should wait before it reconnects (SSE only).
     """
     if fmt.variant is Variant.PROVIDER:
-        # On one line, because a line break in the document would end the SSE field.
         raw = event.state.raw
-        return b"" if raw is None else sse.encode(orjson.dumps(orjson.loads(raw)), retry=retry)
+        return b"" if raw is None else sse.encode(on_one_line(raw), retry=retry)
     text = text or document(event, include=fmt.include)
     cursor = str(event.cursor)
     if fmt.variant is Variant.OPENAI:

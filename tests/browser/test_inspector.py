@@ -174,7 +174,7 @@ async def test_nothing_but_a_task_ref_is_taken(browser: Browser, scene: Scene) -
     async with inspecting(browser) as seen:
         await seen.open(scene.bridge.url)
         field = seen.page.get_by_label("Task ref")
-        for wrong in ("task-1", "Qingbo/task", "qingbo/", f"qingbo/{'x' * 257}"):
+        for wrong in ("task-1", "Qingbo/task", "qingbo/", f"qingbo/{'x' * 1025}"):
             await field.fill(wrong)
             await field.press("Enter")
             await expect(seen.page.get_by_role("alert")).to_contain_text("task")

@@ -58,6 +58,7 @@ SECRET = "callbacks-come-with-this"
 PROMISED = {
     "bridge_upstream_requests_total": ("counter", UPSTREAM | {"call": CALLS, "outcome": OUTCOMES}),
     "bridge_upstream_request_seconds": ("histogram", UPSTREAM | {"call": CALLS}),
+    "bridge_lenient_readings_total": ("counter", UPSTREAM),
     "bridge_polls_total": ("counter", UPSTREAM | {RESULT: {"changed", "unchanged", "failed"}}),
     "bridge_polls_saved_total": ("counter", UPSTREAM),
     "bridge_watches": ("gauge", UPSTREAM | {"source": SOURCES}),
@@ -308,7 +309,7 @@ async def test_each_delivery_is_counted(fresh):
 
 HOSTILE_IDS = (
     'a"} 1\nbridge_evil 1',
-    "x" * 256,
+    "x" * 1024,
     "models/veo/operations/7",
     "../../metrics",
     "{__name__=~'.+'}",

@@ -35,7 +35,7 @@ def test_a_ref_names_its_task_whatever_stands_in_the_id(name: str, task_id: str)
         "7/1",
         "/1",
         "q" * 33 + "/1",
-        "q/" + "i" * 257,
+        "q/" + "i" * 1025,
         "q/a\nb",
         "q/\ud800",
         "q/\x85",

@@ -15,6 +15,7 @@ from bridge.dialects.credentials import HOOKS
 from bridge.dialects.registry import load_document, load_text
 from bridge.dialects.schema import Document
 from bridge.dialects.state import FieldRules
+from bridge.dialects.words import COMMON_WORDS
 from bridge.errors import TaskNotFound
 
 ROOT = Path(__file__).parents[3]
@@ -76,6 +77,12 @@ def test_every_key_of_the_schema_is_on_the_page():
     assert {"recommended_seconds", "client_id", "pattern", "hosts", "tolerance_seconds", "if"} <= keys
     named = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`\n]+`|\n#+ .*", PAGE))))
     assert keys - named == set()
+
+
+def test_every_common_word_is_on_the_page():
+    table = PAGE.split("The common words;")[1].split("###")[0]
+    for status, words in COMMON_WORDS.items():
+        assert f"| `{status}` | {', '.join(f'`{word}`' for word in words)} |" in table
 
 
 def is_table(value):

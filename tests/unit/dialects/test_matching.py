@@ -168,7 +168,7 @@ def test_a_body_beside_a_path_must_name_the_same_task():
 @pytest.mark.parametrize(
     "path",
     ["", "/", "/v1", "/v1/tasks", "//v1/tasks/x", "/v1/tasks/", "/v1%2Ftasks/x", "/v1/tasks/x/",
-     "/v1/tasks/%FF", "/v1/tasks/%0A", "/v1/tasks/..%2Fx", "/v1/tasks/a%2F..%2Fb", "/v1/tasks/" + "x" * 257],
+     "/v1/tasks/%FF", "/v1/tasks/%0A", "/v1/tasks/..%2Fx", "/v1/tasks/a%2F..%2Fb", "/v1/tasks/" + "x" * 1025],
 )  # fmt: skip
 def test_what_is_no_call_is_nowhere(path):
     assert PRESETS["qingbo"].match("GET", path, "", b"") is None

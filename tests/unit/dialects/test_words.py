@@ -3,7 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.task import Status
-from bridge.dialects.words import WordMap, fold, spell
+from bridge.dialects.base import HttpResponse
+from bridge.dialects.registry import load_preset
+from bridge.dialects.words import COMMON_WORDS, WordMap, fold, spell
 
 
 @pytest.mark.parametrize("word", ["IN_PROGRESS", "in-progress", "In Progress", " in_progress "])
@@ -37,3 +39,23 @@ def test_codes_and_truth_values_are_spelled_out():
         None,
         None,
     ]
+
+
+def test_common_words_stand_behind_the_own_ones_and_only_where_asked_for():
+    own = {"done": Status.PROCESSING}
+    asked, plain = WordMap(own, common=True), WordMap(own)
+    assert asked.get("Done") is Status.PROCESSING
+    for spelled in ("InProgress", "IN_PROGRESS", "in-progress", " in progress "):
+        assert (asked.get(spelled), plain.get(spelled)) == (Status.PROCESSING, None)
+    for status, words in COMMON_WORDS.items():
+        assert {asked.get(word.upper()) for word in words if word != "done"} == {status}
+    assert asked.get("ready") is None
+    assert asked.words == plain.words
+
+
+@pytest.mark.parametrize(
+    ("word", "status"), [("succeeded", "completed"), ("EXPIRED", "failed"), ("canceled", "cancelled")]
+)
+def test_a_gateways_words_are_read(word, status):
+    answer = HttpResponse(200, {}, b'{"id":"v","status":"%b"}' % word.encode())
+    assert load_preset("openai-videos").read_status(answer).observation.status == status

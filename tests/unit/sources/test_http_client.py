@@ -1,5 +1,6 @@
 """Where calls go, and who sees the credential; over real sockets."""
 
+import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
@@ -9,7 +10,8 @@ from bridge.clock import SystemClock
 from bridge.dialects.base import Request
 from bridge.dialects.hosts import Hosts
 from bridge.dialects.registry import load_preset
-from bridge.errors import UpstreamUnavailable
+from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable
+from bridge.sources.body_budget import BodyBudget, BodyLimit
 from bridge.sources.credentials import FixedCredential, credential_of
 from bridge.sources.http_client import Session
 
@@ -24,9 +26,12 @@ class Heard:
     def __init__(self):
         self.requests = []
         self.answer = {"status": 200, "body": b"{}"}
+        self.hear_with = None
 
     async def hear(self, request):
         self.requests.append(request)
+        if self.hear_with is not None:
+            return await self.hear_with(request)
         return web.Response(**self.answer)
 
     @property
@@ -51,13 +56,14 @@ async def listening():
 
 
 @asynccontextmanager
-async def session_to(base_url, hosts=None, credential=None):
+async def session_to(base_url, hosts=None, credential=None, seconds=10, **more):
     session = Session(
         base_url,
         credential=credential or FixedCredential(KEY),
         hosts=hosts,
-        timeout_seconds=10,
+        timeout_seconds=seconds,
         connections=4,
+        **more,
     )
     try:
         yield session
@@ -159,3 +165,79 @@ async def test_a_key_as_short_as_a_word_is_no_secret():
         credential = credential_of(load_preset("qingbo"), "test", SystemClock())
         async with session_to(f"http://127.0.0.1:{provider.port}", credential=credential) as session:
             assert (await session.ask(get())).body == b"a test answers"
+
+
+LARGE = 3 * 1024 * 1024
+
+
+@pytest.mark.parametrize("coding", [None, "gzip", "deflate", "chunked"])
+async def test_a_body_is_read_to_its_limit_and_no_further(coding):
+    async def hear(request):
+        size = int(request.query["size"])
+        response = web.Response(body=b"x" * size)
+        if coding == "chunked":
+            response = web.StreamResponse()
+            await response.prepare(request)
+            for _ in range(0, size, 1024 * 1024):
+                await response.write(b"x" * min(1024 * 1024, size))
+        elif coding:
+            response.enable_compression(web.ContentCoding(coding))
+        return response
+
+    async with listening() as provider:
+        provider.hear_with = hear
+        limit = BodyLimit(LARGE, BodyBudget(largest=LARGE))
+        async with session_to(f"http://127.0.0.1:{provider.port}", bodies=limit) as session:
+            answer = await session.ask(get(path=f"/t?size={LARGE}"))
+            assert answer.body == b"x" * LARGE
+            with pytest.raises(UnreadablePayload, match=f"larger than {LARGE} bytes"):
+                await session.ask(get(path=f"/t?size={LARGE + 1024 * 1024}"))
+        assert limit.budget.free == 64 * 1024 * 1024
+
+
+async def test_the_time_a_body_waits_for_room_does_not_count():
+    async with listening() as provider:
+        provider.answer = {"status": 200, "body": b"x" * LARGE}
+        limit = BodyLimit(LARGE, BodyBudget(LARGE, largest=LARGE))
+        async with session_to(f"http://127.0.0.1:{provider.port}", bodies=limit, seconds=0.5) as session:
+            other = limit.budget.share()
+            await other.grow(LARGE, LARGE)
+            asked = asyncio.create_task(session.ask(get()))
+            await asyncio.sleep(0.8)
+            assert not asked.done()
+            limit.budget.give_back(other)
+            assert len((await asked).body) == LARGE
+
+
+async def test_a_provider_that_does_not_respond_in_time_is_a_timeout():
+    async def hear(request):
+        await asyncio.sleep(60)
+
+    async with listening() as provider:
+        provider.hear_with = hear
+        async with session_to(f"http://127.0.0.1:{provider.port}", seconds=0.05) as session:
+            with pytest.raises(UpstreamTimeout):
+                await session.ask(get())
+
+
+async def test_large_and_many_headers_are_read():
+    headers = {"Content-Security-Policy": "x" * 60_000, **{f"X-{number}": "y" for number in range(300)}}
+    async with listening() as provider:
+        provider.answer = {"status": 200, "headers": headers, "body": b"{}"}
+        async with session_to(f"http://127.0.0.1:{provider.port}") as session:
+            answer = await session.ask(get())
+            async with session.listen(get()) as (head, _):
+                assert head.headers["x-299"] == "y"
+        assert len(answer.headers["content-security-policy"]) == 60_000
+
+
+async def test_an_answer_says_what_was_asked_and_tells_of_a_lenient_reading():
+    told = []
+    async with listening() as provider:
+        provider.answer = {"status": 200, "body": b'{"status":"queued","x":NaN}'}
+        base = f"http://127.0.0.1:{provider.port}"
+        async with session_to(base, on_lenient=lambda: told.append(1)) as session:
+            answer = await session.ask(get(path="/t/a%2Fb"))
+        assert answer.url == f"{base}/t/a%2Fb"
+        load_preset("qingbo").read_status(answer)
+        assert told == [1]

@@ -24,6 +24,7 @@ from bridge.telemetry.metrics import CALLS, DELIVERIES, LEFT, OUTCOMES, Metrics,
 PROMISED = {
     "bridge_upstream_requests_total": {"upstream", "call", "outcome"},
     "bridge_upstream_request_seconds": {"upstream", "call"},
+    "bridge_lenient_readings_total": {"upstream"},
     "bridge_polls_total": {"upstream", "result"},
     "bridge_polls_saved_total": {"upstream"},
     "bridge_watches": {"upstream", "source"},

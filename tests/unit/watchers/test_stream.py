@@ -104,7 +104,7 @@ async def test_the_end_on_the_stream_ends_stream_and_poll(open_house: Any, scrip
     house = open_house
     house.pool.want(TASK)
     await settle()
-    script.say(frame("failed", 55))
+    script.say(frame("failed", 55, id=ID))
     await house.clock.advance(100)
     assert house.told(TASK)[-1] == ("failed", 10)  # progress stays where it was
     assert len(house.provider.opened) == 1
@@ -166,3 +166,16 @@ async def test_a_task_beyond_the_limit_gets_the_place_of_a_stream_that_ended(
         await house.clock.advance(100)
         assert [task for task, _ in house.provider.opened][:1] == [ID]
         assert "other" in [task for task, _ in house.provider.opened]
+
+
+async def test_an_end_in_a_frame_without_an_id_ends_nothing_and_asks_for_a_poll(
+    open_house: Any, script: Script
+) -> None:
+    house = open_house
+    house.pool.want(TASK)
+    await settle()
+    polls = len(house.provider.polls(ID))
+    script.say(frame("failed", 55), None)
+    await house.clock.advance(3)
+    assert house.told(TASK)[-1] == ("processing", 10)
+    assert len(house.provider.polls(ID)) > polls

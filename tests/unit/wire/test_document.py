@@ -110,6 +110,11 @@ def test_the_providers_own_document_comes_only_when_asked_for() -> None:
     assert read(state(), include=Include(raw=True))["raw"] is None
 
 
+def test_the_raw_document_may_be_nested_deeper_than_can_be_written_and_keeps_every_digit():
+    raw = b'{"n":123456789012345678901234567890,"a":' + b"[" * 500 + b"]" * 500 + b"}"
+    assert raw in document(event(1, state(raw=raw)), include=Include(raw=True))
+
+
 @pytest.mark.parametrize(("data", "size"), [("", 0), ("QQ==", 1), ("QUI=", 2), ("QUJD", 3), ("QUI", 2)])
 def test_content_is_a_size_unless_asked_for(data: str, size: int) -> None:
     known = state(outputs=(Output(type="image", data=data, media_type="image/png"),))

@@ -73,7 +73,7 @@ def test_a_keepalive_is_the_same_in_every_dress(form):
 def test_the_providers_document_is_one_line_and_nothing_else():
     raw = b'{ "status":\r\n "completed",\n "big": 12345678901234 }'
     frame = state_frame(PROVIDER, event(3, state("completed", raw=raw)))
-    assert frame == b'data: {"status":"completed","big":12345678901234}\n\n'
+    assert frame == b'data: { "status":   "completed",  "big": 12345678901234 }\n\n'
 
 
 def test_what_no_provider_says_is_not_said_in_its_name():

@@ -6,7 +6,7 @@ export const BASE = new URL("..", import.meta.url);
 const UPSTREAM = /^[a-z][a-z0-9-]{0,31}$/;
 const CONTROL = /[\p{Cc}\p{Cs}]/u;
 const TASK_PATH = /\/v1\/tasks\/([^/?#]+)\/([^/?#]+)/;
-const MAX_ID = 256;
+const MAX_ID = 1024;
 
 /** Encodes a path segment; the result is also safe in shell quotes. */
 export function encoded(text) {
@@ -28,7 +28,7 @@ export function parseRef(text) {
   }
   const taskId = ref.slice(slash + 1);
   if (!taskId || taskId.length > MAX_ID || CONTROL.test(taskId)) {
-    throw new RangeError("A task id must have 1 to 256 characters and no control characters.");
+    throw new RangeError("A task id must have 1 to 1,024 characters and no control characters.");
   }
   return ref;
 }

@@ -1,0 +1,219 @@
+"""Reads a provider's JSON: strictly, and where that fails as the usual parsers of its clients do.
+
+A task echoes prompts and logs, so one lone surrogate, a NaN or a byte of another charset would make its end
+unreadable for good. The second reading accepts what common parsers accept: JavaScript and Go surrogates and
+bytes that are not UTF-8, Python NaN, control characters and text after the document. Trailing commas,
+comments, single quotes and text before the document stay errors: no common parser takes them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+MAX_UNFOLDED = 3
+_MAX_DIGITS = 400  # a float has at most 309 before its point
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
+# Charsets that are named in practice; a header must not choose a codec such as `zip` or `unicode_escape`.
+_CHARSETS = frozenset(
+    {
+        *("gbk", "gb2312", "gb18030", "big5", "big5-hkscs", "shift_jis", "sjis", "cp932", "euc-jp", "euc-kr"),
+        *("cp949", "koi8-r", "iso-8859-1", "iso-8859-2", "iso-8859-9", "iso-8859-15", "latin-1", "latin1"),
+        *(f"windows-{number}" for number in range(1250, 1259)),
+        *("utf-16", "utf-16le", "utf-16be", "utf-32"),
+    }
+)
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe\x00\x00", "utf-32-le"),
+    (b"\x00\x00\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
+_GUARD = re.compile(r"\)\]\}',?")  # stands before a document so that no page can load it as a script
+_LEADING = "\ufeff\x00 \t\r\n\v\f\x85\xa0"
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class JsonText:
+    """A JSON document and its text.
+
+    Args:
+        raw: The text, valid JSON in UTF-8: as it came where it was valid.
+        lenient: Strict JSON does not allow the text as it came.
+    """
+
+    document: object
+    raw: bytes
+    lenient: bool
+
+
+def read_json(body: bytes, content_type: str = "") -> JsonText | None:
+    """The object or array in a body; None for anything else, however deep or broken.
+
+    Args:
+        content_type: Its charset counts where the body is not Unicode.
+    """
+    try:
+        document = orjson.loads(body)
+    except (ValueError, RecursionError):
+        return _read_leniently(body, content_type)
+    if isinstance(document, str):
+        return _read_leniently(document.encode(), "")  # JSON in a string
+    return JsonText(document, body, lenient=False) if isinstance(document, dict | list) else None
+
+
+def read_text(text: str) -> object:
+    """The object or array that a whole text is, read leniently where it must be; None for anything else.
+
+    Nothing may follow it: a sentence that begins with `[1]` is a sentence.
+    """
+    try:
+        document = orjson.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            document = _mended(_DECODER.decode(text))
+        except (ValueError, RecursionError):
+            return None
+    return document if isinstance(document, dict | list) else None
+
+
+def write_json(document: object) -> bytes:
+    """JSON text of a document that `read_json` could have read, of any depth.
+
+    Raises:
+        ValueError: It is nested deeper than any usual parser reads.
+    """
+    try:
+        return orjson.dumps(document)  # to a depth of 254
+    except TypeError:
+        pass
+    try:
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _read_leniently(body: bytes, content_type: str) -> JsonText | None:
+    for text in _texts(body, content_type):
+        document = _decoded(text)
+        if document is None:
+            continue
+        del text  # as large as the body, or larger
+        try:
+            document = _mended(document)
+            return JsonText(document, write_json(document), lenient=True)
+        except ValueError:
+            return None
+    return None
+
+
+def _decoded(text: str) -> object:
+    """The first object or array in a text; what follows it does not count."""
+    for _ in range(MAX_UNFOLDED):
+        text = text.lstrip(_LEADING)
+        guard = _GUARD.match(text)
+        if guard:
+            text = text[guard.end() :].lstrip(_LEADING)
+        if text[:1] not in ("{", "[", '"'):
+            return None
+        try:
+            document, _ = _DECODER.raw_decode(text)
+        except (ValueError, RecursionError):
+            return None
+        if isinstance(document, dict | list):
+            return document
+        text = document
+    return None
+
+
+def _texts(body: bytes, content_type: str) -> Iterator[str]:
+    """The body as text, the likeliest reading first."""
+    for mark, encoding in _MARKS:
+        if body.startswith(mark):
+            yield body[len(mark) :].decode(encoding, "replace")
+    wide = _wide_encoding(body[:8])
+    if wide is not None:
+        yield body.decode(wide, "replace")
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        yield from _texts_of_a_charset(body, content_type)
+    else:
+        yield text
+
+
+def _texts_of_a_charset(body: bytes, content_type: str) -> Iterator[str]:
+    charset = _CHARSET.search(content_type)
+    if charset is not None and charset[1].lower() in _CHARSETS:
+        yield body.decode(charset[1], "replace")
+    yield body.decode(errors="replace")
+    # The second byte of a character may be a backslash in GBK, which UTF-8 takes for the escape of a quote.
+    yield body.decode("gb18030", "replace")
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """UTF-16 or UTF-32 by the zeros around the first two characters, which are ASCII in JSON."""
+    zeros = tuple(byte == 0 for byte in head)
+    if zeros == (True, True, True, False) * 2:
+        return "utf-32-be"
+    if zeros == (False, True, True, True) * 2:
+        return "utf-32-le"
+    if zeros[:4] == (True, False) * 2:
+        return "utf-16-be"
+    return "utf-16-le" if zeros[:4] == (False, True) * 2 else None
+
+
+def _mended(document: object) -> object:
+    """The document with every string valid Unicode, so that its text can be written."""
+    waiting = [document]
+    while waiting:  # a stack of its own: deep nesting must not become a RecursionError
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if not all(key.isascii() for key in node):
+                mended = {_unicode(key): value for key, value in node.items()}
+                node.clear()
+                node.update(mended)
+            places: Iterable[tuple[Any, object]] = list(node.items())
+        elif isinstance(node, list):
+            places = enumerate(node)
+        else:
+            continue
+        for place, value in places:
+            if isinstance(value, str):
+                if not value.isascii():
+                    node[place] = _unicode(value)
+            elif isinstance(value, dict | list):
+                waiting.append(value)
+    return document
+
+
+def _unicode(text: str) -> str:
+    """The text with two halves of a surrogate pair joined, and a lone one replaced."""
+    if text.isascii() or not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _integer(digits: str) -> int | float | None:
+    if len(digits) > _MAX_DIGITS:
+        return None  # also: int() takes quadratic time, and refuses 4,301 digits
+    value = int(digits)
+    return value if -(2**63) <= value < 2**64 else _float(digits)
+
+
+def _float(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+_DECODER = json.JSONDecoder(
+    strict=False, parse_constant=lambda _: None, parse_int=_integer, parse_float=_float
+)

@@ -1,4 +1,4 @@
-"""Once a second: send keepalives, close connections past their maximum age, abort stalled ones."""
+"""Once a second: send keepalives, close connections past their maximum age, abort those past the write timeout."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Submits and cancels tasks at a provider: each call is sent once, its result recorded, and the task watched.
 
 Rule 1: a submit is never retried automatically: the provider would bill a second task. The exception is a
-        provider that finds tasks by the client's own id: if no response arrived, the task is looked up by
-        that id, and submitted once more if it does not exist.
+        provider that finds tasks by the client's own id (an idempotency key): if no response arrived, the task
+        is looked up by that id, and submitted once more if it does not exist.
 Rule 2: a submit runs to completion even if the client disconnects; otherwise the provider would bill a task
         that was never recorded.
 Rule 3: the response to a cancel is not trusted; the next poll decides whether the task was cancelled.

@@ -1,8 +1,8 @@
 """Submits and cancels tasks at a provider: each call is sent once, its result recorded, and the task watched.
 
 Rule 1: a submit is never retried automatically: the provider would bill a second task. The exception is a
-        provider that finds tasks by the client's own id (an idempotency key): if no response arrived, the task
-        is looked up by that id, and submitted once more if it does not exist.
+        provider that finds tasks by the client's own id (an idempotency key): if no response
+        arrived, the task is looked up by that id, and submitted once more if it does not exist.
 Rule 2: a submit runs to completion even if the client disconnects; otherwise the provider would bill a task
         that was never recorded.
 Rule 3: the response to a cancel is not trusted; the next poll decides whether the task was cancelled.
@@ -199,13 +199,13 @@ class Submitter:
             UpstreamError: The response is an error.
         """
         try:
-            seen = call.upstream.dialect.read_submitted(response, call.submission)
-            key = _submitted_key(call.upstream, seen)
+            observation = call.upstream.dialect.read_submitted(response, call.submission)
+            key = _submitted_key(call.upstream, observation)
         except UpstreamError as error:
             call.upstream.record_call("submit", error)
             raise
         call.upstream.record_call("submit")
-        return key, await self._watch_submitted(call, key, seen)
+        return key, await self._watch_submitted(call, key, observation)
 
     async def _recover(self, call: _SubmitCall, error: UpstreamError) -> tuple[TaskKey, Event]:
         """Find the task by the client's own id (rule 1); without one it stays unknown whether it exists."""
@@ -216,15 +216,15 @@ class Submitter:
         if request is None:
             raise error if responded and not _accepted(error) else _uncertain(error) from error
         try:
-            seen = await find(call.upstream, request)
-            key = _submitted_key(call.upstream, seen)
+            observation = await find(call.upstream, request)
+            key = _submitted_key(call.upstream, observation)
         except TaskNotFound:
             if responded:
                 raise error from None  # the provider reported a failure, and the task does not exist
             return await self._record_submitted(call, await _send_submit(call))
         except UpstreamError:
             raise error from None
-        return key, await self._watch_submitted(call, key, seen)
+        return key, await self._watch_submitted(call, key, observation)
 
     async def _watch_submitted(self, call: _SubmitCall, key: TaskKey, observation: Observation) -> Event:
         """Record the task and watch it. It exists, and is watched even if the journal fails."""
@@ -275,13 +275,13 @@ class Submitter:
         """
         upstream = self._pool.upstream(key.upstream, key.account)
         try:
-            seen = _read_cancelled(upstream, key, response)
+            observation = _read_cancelled(upstream, key, response)
         except UpstreamError as error:
             upstream.record_call("cancel", error)
             raise await self._cancel_error(upstream, key, error) from error
         upstream.record_call("cancel")
-        if seen is not None:
-            event = await self._pool.show(key, seen, Source.POLL)
+        if observation is not None:
+            event = await self._pool.show(key, observation, Source.POLL)
         else:
             event = await self._poll_once(upstream, key)
         return event or self._placeholder(key)
@@ -305,14 +305,14 @@ class Submitter:
     async def _poll_once(self, upstream: Upstream, key: TaskKey) -> Event | None:
         """Poll outside the schedule: the watch's next poll may be far away, or there is no watch."""
         try:
-            seen = await poll(upstream, key.task_id, PollCache())
+            observation = await poll(upstream, key.task_id, PollCache())
         except UpstreamError:
             self._pool.poll_now(key)
             (known,) = await self._journal.latest([key])
             return known
-        if seen is None:
+        if observation is None:
             return None
-        event = await self._pool.show(key, seen, Source.POLL)
+        event = await self._pool.show(key, observation, Source.POLL)
         watcher = self._pool.watcher(key)
         if watcher is not None and not watcher.over:
             # providers take a moment to cancel: the poll above may have come too early
@@ -348,13 +348,13 @@ def _submitted_key(upstream: Upstream, observation: Observation) -> TaskKey:
 def _read_cancelled(upstream: Upstream, key: TaskKey, response: HttpResponse) -> Observation | None:
     """The end the response shows; None if the cancel was only accepted, and a poll decides (rule 3)."""
     try:
-        seen = upstream.dialect.read_status(response, key.task_id).observation
+        observation = upstream.dialect.read_status(response, key.task_id).observation
     except UnreadablePayload:
         if 200 <= response.status < 300:
             return None
         raise
-    complete = seen.status is not Status.COMPLETED or bool(seen.outputs)
-    return seen if seen.status.final and complete else None
+    complete = observation.status is not Status.COMPLETED or bool(observation.outputs)
+    return observation if observation.status.final and complete else None
 
 
 def _accepted(error: UpstreamError) -> bool:

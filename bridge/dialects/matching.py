@@ -127,7 +127,7 @@ class Matcher:
             if match is not None:
                 return match if match.call != "stream" or self._frames_are_documents else None
         if path_matched:
-            raise InvalidRequest("the query or the body is not what this call takes")
+            raise InvalidRequest("the query or the body does not match this call")
         return None
 
     def _match(self, matcher: _CallMatcher, values: Values, query: Mapping[str, str]) -> ProxyMatch | None:

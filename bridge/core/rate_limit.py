@@ -33,6 +33,7 @@ FORBIDDEN_WINDOW_SECONDS = 60.0
 """402 or 403 for two different tasks within this time, with no valid answer between, is about the key."""
 
 _ABOUT_ONE_TASK = frozenset({402, 403})
+_MAX_DENIED = 10_000
 _FIRST_PAUSE = 1.0
 
 
@@ -116,6 +117,7 @@ class CredentialLimiter:
     _last_success: float = field(init=False, default=float("-inf"))
     _first_start: float | None = field(init=False, default=None)
     _forbidden: dict[str | None, float] = field(init=False, default_factory=dict)
+    _denied: dict[str | None, None] = field(init=False, default_factory=dict)
     _key_probe_at: float = field(init=False, default=0.0)
     _polls_since_other: int = field(init=False, default=0)
 
@@ -220,7 +222,7 @@ class CredentialLimiter:
             return
         self.failures = 0
         self._failed_tasks.clear()
-        self._forbidden.clear()
+        self._learn_denied(permit.task_id)
         self._open = False
         self.rejected = None
         self._last_success = now
@@ -254,10 +256,26 @@ class CredentialLimiter:
         self._count_failure(permit, now)
         return Scope.CREDENTIAL if self._open else Scope.TASK
 
+    def is_denied(self, task_id: str) -> bool:
+        """Whether the provider answers 402 or 403 about this task: it is no probe for the key."""
+        return task_id in self._forbidden or task_id in self._denied
+
+    def _learn_denied(self, accepted: str | None) -> None:
+        """The key works, so the 402s and 403s before were about their tasks, and will be.
+
+        Without this, two such tasks that are polled one right after the other would rest the key again and
+        again.
+        """
+        self._denied.update(dict.fromkeys(self._forbidden))
+        self._forbidden.clear()
+        self._denied.pop(accepted, None)
+        while len(self._denied) > _MAX_DENIED:
+            del self._denied[next(iter(self._denied))]
+
     def _refused(self, permit: Permit, error: CredentialRefused, now: float) -> Scope:
         self.abandon(permit)
         if error.provider_status in _ABOUT_ONE_TASK and not error.names_key:
-            if not self.forbidden_is_key:
+            if not self.forbidden_is_key or permit.task_id in self._denied:
                 return Scope.TASK
             self._forbidden = {
                 task: at for task, at in self._forbidden.items() if now - at < FORBIDDEN_WINDOW_SECONDS

@@ -46,6 +46,8 @@ RESULT_POLLS = 3
 REASON_SECONDS = 60.0
 """A standing notice is sent again with a new reason at most this often."""
 
+NO_LINK_SENTENCE = "the provider gives no link to a result of this task"
+
 STALE_AFTER_INTERVALS = 3
 STALLED_AFTER_MEDIANS = 4.0
 MIN_STALLED_SECONDS = 300.0
@@ -251,7 +253,7 @@ class Watch:
             self._record_poll(started_at)
             self._poll_after = observation.poll_after
         self._keep(state, now)
-        notices += self._about_state(now)
+        notices += self._about_state(now, result_unavailable=observation.result_unavailable)
         self._schedule(
             now, ended=observation.status.final, estimate=estimate, poll_after=observation.poll_after
         )
@@ -523,8 +525,12 @@ class Watch:
         self.unchanged_polls = 0
         self.active_notices.pop(NoticeCode.STALLED, None)
 
-    def _about_state(self, now: float) -> tuple[Notice, ...]:
-        """What has to be said about the known state itself."""
+    def _about_state(self, now: float, *, result_unavailable: bool = False) -> tuple[Notice, ...]:
+        """What has to be said about the known state itself.
+
+        Args:
+            result_unavailable: Whether a place of a link was empty; the state does not show that.
+        """
         if self.known is None:
             return ()
         if self.known.status is Status.UNKNOWN and self.known.upstream_status is not None:
@@ -532,9 +538,10 @@ class Watch:
             return self._notify(NoticeCode.UNKNOWN_STATUS, message, now)
         self.active_notices.pop(NoticeCode.UNKNOWN_STATUS, None)
         self._new_reason.pop(NoticeCode.UNKNOWN_STATUS, None)
-        if self.known.status is Status.COMPLETED and not all(one.fetchable for one in self.known.outputs):
-            message = "the provider gives no link to a result of this task"
-            return self._notify(NoticeCode.RESULT_UNAVAILABLE, message, now, retriable=False)
+        if self.known.status is Status.COMPLETED and (
+            result_unavailable or not all(one.fetchable for one in self.known.outputs)
+        ):
+            return self._notify(NoticeCode.RESULT_UNAVAILABLE, NO_LINK_SENTENCE, now, retriable=False)
         return ()
 
     def _notify(

@@ -212,6 +212,9 @@ class Upstream:
             yield
         except UpstreamError as error:
             scope = self.limiter.fail(permit, error, self.clock.monotonic())
+            if isinstance(error, CredentialRefused) and scope is Scope.TASK:
+                # A 402 or 403 that is not the key's: it backs off this task, and no other.
+                error.about_task = True
             self._update_health(permit, error, scope)
             self._freed()
             raise

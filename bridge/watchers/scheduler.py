@@ -140,8 +140,11 @@ class PollScheduler:
     def _pop_probe(self) -> tuple[float, int, Watcher, float]:
         # The probe that failed is scheduled again behind the others, so probes rotate. Linear, but at most
         # once a second while the circuit is open.
-        watched = [entry for entry in self._ready if entry[2].viewers and entry[2].generation == entry[1]]
-        entry = min(watched, key=lambda entry: entry[:2]) if watched else self._ready[0]
+        current = [entry for entry in self._ready if entry[2].generation == entry[1]]
+        is_denied = self._upstream.limiter.is_denied
+        entry = min(
+            current, key=lambda one: (is_denied(one[2].key.task_id), not one[2].viewers, *one[:2])
+        )
         self._ready.remove(entry)
         heapq.heapify(self._ready)
         return entry

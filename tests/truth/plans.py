@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.simulator.lifecycle import Lifecycle, Media, Stage
+from bridge.simulator.recorded.style import RecordedStyle
 from bridge.simulator.recorded.substitution import file_name
 from bridge.simulator.tasks import Task
 
@@ -15,7 +16,7 @@ ORIGIN = "https://provider.example"
 ABOUT_TASK = ("404", "html", "truncated", "empty", "list", "huge", "400", "402", "403", "word", "202", "204")
 ABOUT_WAY = ("refused", "reset", "timeout", "500", "502", "503", "503-after", "503-date", "504", "drip")
 ABOUT_RATE = ("429", "429-after", "429-date")
-LENIENT = ("bom", "trailing", "nan", "control", "surrogate", "bytes", "gbk", "spaces")
+LENIENT = ("bom", "trailing", "nan", "control", "surrogate", "bytes", "gbk", "spaces", "listed")
 RESULT = ("404", "403", "empty-link", "html", "500", "timeout", "reset", "429", "not-ready", "202")
 STREAM = ("break", "garbage", "part-failed", "silent", "refused")
 
@@ -90,15 +91,19 @@ class Plan:
     @property
     def final_status(self) -> str:
         """The provider's last word, by its recorded answer."""
-        recording = self.preset.stages.get(self.outcome) or self.preset.stages[Stage.FAILED]
-        return str(recording.expect["status"])
+        return str(self._last.expect["status"])
+
+    @property
+    def _last(self) -> Any:
+        """The recorded answer of its end."""
+        return RecordedStyle(self.preset, 0)._recording_for(self.task, self.outcome)
 
     @property
     def links(self) -> int:
         """How many links its result has."""
         if self.final_status != "completed" or self.never:
             return 0
-        recording = self.preset.stages[Stage.COMPLETED]
+        recording = self._last
         if "follow" in recording.expect and self.preset.follow_up is not None:
             recording = self.preset.follow_up
         outputs: Any = recording.expect.get("outputs", [])
@@ -112,7 +117,7 @@ class Plan:
     @property
     def followed(self) -> bool:
         """Whether its result needs a second call."""
-        return "follow" in self.preset.stages[Stage.COMPLETED].expect and self.preset.follow_up is not None
+        return "follow" in self._last.expect and self.preset.follow_up is not None
 
 
 def make_task(style: Any, number: int, *, wall: float, life: Lifecycle, shape: dict[str, Any]) -> Task:
@@ -151,6 +156,9 @@ def trouble_at(chance: random.Random, plan: Plan, kinds: tuple[str, ...]) -> Tro
     life = plan.ends - plan.born
     begins = plan.born + chance.choice([0.0, chance.uniform(0, life), life - 3])
     seconds = chance.choice([3.0, chance.uniform(3, 60), chance.uniform(60, 200)])
+    if kind in {"202", "204"}:
+        # An empty answer says that the provider works on it, not that the task waits.
+        begins = max(begins, plan.born + plan.task.lifecycle.queue_seconds)
     if kind == "404":
         # Shorter than what is believed: not yet seen one second, seen ten.
         early = begins - plan.born < 15

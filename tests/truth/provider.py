@@ -25,6 +25,7 @@ from tests.truth.plans import ORIGIN, Plan, Trouble
 
 TIMEOUT = 10.0
 HTML = b"<!DOCTYPE html><html><body><h1>502 Bad Gateway</h1></body></html>"
+_NOT_READY = "Request is still in progress"
 JSON = {"content-type": "application/json"}
 
 
@@ -70,7 +71,7 @@ class Provider:
         """Open the stream of a task."""
         for match in self.style.preset.matches(_incoming(request)):
             named = next((self.plans[one] for one in match.values.values() if one in self.plans), None)
-            if named is not None and named.stream is not None and named.stream != "refused":
+            if named is not None and named.exists and named.stream not in (None, "refused"):
                 head = HttpResponse(200, {"content-type": "text/event-stream"}, b"", "", None)
                 yield head, self._frames(named)
                 return
@@ -131,8 +132,8 @@ class Provider:
                 word = view.with_word("simmering") if not view.stage.final else view
                 return self._shown(request, plan, word)
             case "not-ready":
-                body = orjson.dumps({"detail": "Request is still in progress", "message": "not ready yet"})
-                return HttpResponse(400, JSON, body, _url(request), None)
+                told = {"detail": _NOT_READY, "base_resp": {"status_code": 2013, "status_msg": _NOT_READY}}
+                return HttpResponse(400, JSON, orjson.dumps(told), _url(request), None)
         status, headers, body = _FAULTS.get(kind, (0, {}, b""))
         if kind.endswith("-date"):
             date = self.clock.time()
@@ -214,7 +215,7 @@ _FAULTS: dict[str, tuple[int, dict[str, str], bytes]] = {
     "html": (200, {"content-type": "text/html"}, HTML),
     "truncated": (200, {}, b""),
     "empty": (200, {}, b""),
-    "list": (200, {}, b"[]"),
+    "list": (200, {}, b"[1, 2]"),
     "202": (202, {}, b""),
     "204": (204, {}, b""),
     "empty-link": (200, {}, b'{"images": [{"url": ""}], "file": {"download_url": ""}}'),
@@ -225,6 +226,8 @@ def _broken(body: bytes, how: str, headers: dict[str, str]) -> bytes:
     """The document, written as strict JSON parsers do not take it and others do."""
     if not body.startswith(b"{") or len(body) < 3:
         return body
+    if how == "listed":
+        return b"[" + body + b"]"
     match how:
         case "bom":
             return b"\xef\xbb\xbf" + body

@@ -120,6 +120,9 @@ class Scene:
             kinds = chance.choice(sick)
             if chance.random() < 0.45 and plan.exists:
                 plan.troubles = [trouble_at(chance, plan, kinds) for _ in range(chance.choice([1, 1, 2]))]
+                # Not seen yet because of other trouble, a task is missing after two 404s.
+                first = next((one for one in plan.troubles if one.kind == "404"), None)
+                plan.troubles = plan.troubles if first is None else [first]
                 if not provider.style.preset.status_paths:
                     plan.troubles = [one for one in plan.troubles if one.kind != "word"]
             if plan.followed and plan.final_status == "completed" and chance.random() < 0.6:
@@ -301,7 +304,8 @@ class Scene:
         self._check_final(plan, viewer.finals[ref], who)
         found = self.faults[before:]
         del self.faults[before:]
-        if plan.never and plan.final_status == "completed" and "result_unavailable" not in viewer.heard.get(ref, ()):
+        unsaid = viewer.kind != "longpoll" and "result_unavailable" not in viewer.heard.get(ref, ())
+        if plan.never and plan.final_status == "completed" and unsaid:
             found.append(f"{who}: no notice `result_unavailable`; {self.describe(plan)}")
         deadline = self._deadline(viewer, plan)
         if told > deadline:

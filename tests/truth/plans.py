@@ -14,8 +14,8 @@ from bridge.simulator.tasks import Task
 ORIGIN = "https://provider.example"
 
 ABOUT_TASK = ("404", "html", "truncated", "empty", "list", "huge", "400", "402", "403", "word", "202", "204")
-ABOUT_WAY = ("refused", "reset", "timeout", "500", "502", "503", "503-after", "503-date", "504", "drip")
-ABOUT_RATE = ("429", "429-after", "429-date")
+ABOUT_WAY = ("refused", "reset", "timeout", "500", "502", "503", "504", "drip")
+ABOUT_RATE = ("429", "429-after", "429-date", "503-after", "503-date")
 LENIENT = ("bom", "trailing", "nan", "control", "surrogate", "bytes", "gbk", "spaces", "listed")
 RESULT = ("404", "403", "empty-link", "html", "500", "timeout", "reset", "429", "not-ready", "202")
 STREAM = ("break", "garbage", "part-failed", "silent", "refused")

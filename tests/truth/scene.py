@@ -46,6 +46,10 @@ ONE_BACKOFF = 300.0
 PAUSES = 75.0
 """What a circuit breaker, a rate limit or a rejected key may add for every task of a provider."""
 
+KEY_REST = 32.0
+AWAY = 65.0
+"""How long a viewer that leaves may be away."""
+
 RESULT_GIVEN_UP = 600.0 + 75.0
 VENDORS = {
     "vapi": ["kling-submitted", "kling-processing", "kling-succeed-video", "kling-failed"],
@@ -123,6 +127,9 @@ class Scene:
                 # Not seen yet because of other trouble, a task is missing after two 404s.
                 first = next((one for one in plan.troubles if one.kind == "404"), None)
                 plan.troubles = plan.troubles if first is None else [first]
+                vouched = plan.submitted or plan.called_back is not None
+                if first is not None and wide and not vouched:
+                    plan.troubles = []
                 if not provider.style.preset.status_paths:
                     plan.troubles = [one for one in plan.troubles if one.kind != "word"]
             if plan.followed and plan.final_status == "completed" and chance.random() < 0.6:
@@ -191,10 +198,16 @@ class Scene:
     async def _perform(self, bridge: Bridge) -> None:
         born = {plan.ref: plan for plan in self.plans}
         running = []
+        first = dict.fromkeys(self.plans)
         for viewer in self.viewers:
             earliest = max(born[ref].born for ref in viewer.refs)
             # At once, in the middle, or after the end.
             lag = self.chance.choice([0.05, 0.05, self.chance.uniform(0, 100), self.chance.uniform(100, 300)])
+            plan = born[viewer.refs[0]]
+            if plan in first and any(one.kind == "404" for one in plan.troubles):
+                # Only what was seen is not missing after two 404s.
+                del first[plan]
+                lag = 0.05
             running.append(asyncio.ensure_future(self._join(viewer, earliest + lag)))
         running += [
             asyncio.ensure_future(self._submit(bridge, plan)) for plan in self.plans if plan.submitted
@@ -225,7 +238,10 @@ class Scene:
             bridge, "POST", f"/v1/tasks/{plan.name}", {"content-type": "application/json"}, query=query, body=body
         )
         self.counts[f"submit {response.status}"] += 1
-        if response.status == 201:
+        if response.status != 201:
+            # Held up, and nothing was sent: nobody vouches for the task.
+            plan.troubles = [one for one in plan.troubles if one.kind != "404"]
+        else:
             task = orjson.loads(response.body)["state"]["task"]
             if task != plan.ref:
                 self.faults.append(f"{plan.ref}: the submit says {task}")
@@ -235,8 +251,8 @@ class Scene:
         await asyncio.sleep(max(plan.called_back - self.clock.monotonic(), 0))
         body = self.providers[plan.name].style.answer(plan.task, plan.task.view(plan.task.created_at)).body
         named = load_preset(plan.name).read_callback(body).task_id
-        if named is None or not plan.ref.endswith(named):
-            body = orjson.dumps({"judged": 1})
+        signed = load_preset(plan.name).callback_signature is not None
+        if signed or named is None or not plan.ref.endswith(named):
             bridge._parts.pool.called_back(_key(plan.ref))  # type: ignore[union-attr]
             self.counts["callback by hand"] += 1
             return
@@ -293,6 +309,7 @@ class Scene:
                 return [f"{who}: no such task, and it was never told"]
             late = told - viewer.joined
             allowed = 5.0 if not self.providers[plan.name].climate else ONE_BACKOFF
+            allowed += self._key_rest(plan) + (AWAY if viewer.leaves else 0)
             return [f"{who}: no such task: told after {late:.1f} s"] if late > allowed else []
         if ref in viewer.missing:
             return [f"{who}: was told that there is no such task; {self.describe(plan)}"]
@@ -304,7 +321,7 @@ class Scene:
         self._check_final(plan, viewer.finals[ref], who)
         found = self.faults[before:]
         del self.faults[before:]
-        unsaid = viewer.kind != "longpoll" and "result_unavailable" not in viewer.heard.get(ref, ())
+        unsaid = viewer.kind != "longpoll" and viewer.joined < plan.ends and "result_unavailable" not in viewer.heard.get(ref, ())
         if plan.never and plan.final_status == "completed" and unsaid:
             found.append(f"{who}: no notice `result_unavailable`; {self.describe(plan)}")
         deadline = self._deadline(viewer, plan)
@@ -318,7 +335,7 @@ class Scene:
     def _deadline(self, viewer: Viewer, plan: Plan) -> float:
         """When a viewer must hold the end at the latest."""
         climate = self.providers[plan.name].climate
-        gap = 65.0 if viewer.leaves else 3.0  # it was away
+        gap = (AWAY if viewer.leaves else 3.0) + self._key_rest(plan)
         interval = 3 * max(self.paces[plan.name], plan.hint or 0.0) + 2 + gap
         visible = max(plan.ends, viewer.joined)
         if plan.never:
@@ -330,6 +347,15 @@ class Scene:
                 return visible + 10 + interval  # a new viewer cuts the back-off short
             return max(visible, calm) + ONE_BACKOFF + interval + (PAUSES if rated else 0)
         return visible + interval
+
+    def _key_rest(self, plan: Plan) -> float:
+        """Two tasks that meet 402 or 403, nothing good in between: then it is the key, until a probe."""
+        denied = sum(
+            any(one.kind in {"402", "403"} for one in other.troubles)
+            for other in self.plans
+            if other.name == plan.name
+        )
+        return KEY_REST if denied > 1 else 0.0
 
     def describe(self, plan: Plan) -> str:
         """A plan in one line."""

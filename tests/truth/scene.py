@@ -13,6 +13,7 @@ import orjson
 
 from bridge.app.bridge import Bridge
 from bridge.config.settings import Settings
+from bridge.core.task import TaskKey
 from bridge.dialects.base import HttpResponse, Submission
 from bridge.dialects.registry import load_preset
 from bridge.simulator.lifecycle import Lifecycle, Stage
@@ -130,6 +131,9 @@ class Scene:
                 vouched = plan.submitted or plan.called_back is not None
                 if first is not None and wide and not vouched:
                     plan.troubles = []
+                if 400 in load_preset(name).rules.answers.http:
+                    # The dialect says what it means: the provider's word, not trouble.
+                    plan.troubles = [one for one in plan.troubles if one.kind != "400"]
                 if not provider.style.preset.status_paths:
                     plan.troubles = [one for one in plan.troubles if one.kind != "word"]
             if plan.followed and plan.final_status == "completed" and chance.random() < 0.6:
@@ -252,7 +256,7 @@ class Scene:
         body = self.providers[plan.name].style.answer(plan.task, plan.task.view(plan.task.created_at)).body
         named = load_preset(plan.name).read_callback(body).task_id
         signed = load_preset(plan.name).callback_signature is not None
-        if signed or named is None or not plan.ref.endswith(named):
+        if signed or named != plan.ref.partition("/")[2]:
             bridge._parts.pool.called_back(_key(plan.ref))  # type: ignore[union-attr]
             self.counts["callback by hand"] += 1
             return
@@ -375,7 +379,5 @@ class Scene:
 
 
 def _key(ref: str) -> Any:
-    from bridge.core.task import OWN_ACCOUNT, TaskKey
-
     upstream, _, task_id = ref.partition("/")
-    return TaskKey(upstream, OWN_ACCOUNT, task_id)
+    return TaskKey(upstream, task_id)

@@ -65,6 +65,18 @@ class PollScheduler:
         """First polls of this connection that wait for their turn."""
         return self._first.queued_by(connection)
 
+    @property
+    def upstream(self) -> Upstream:
+        """The upstream whose polls it starts."""
+        return self._upstream
+
+    def hold(self, now: float) -> str | None:
+        """Why polls that are due do not start, in words for a notice; None if they do."""
+        reason = self._upstream.limiter.held_up_by(now)
+        if reason is None and len(self._first):
+            reason = "the first poll waits for its turn: too many calls, or the rate limit of this upstream"
+        return reason
+
     def cancel(self, watcher: Watcher) -> None:
         """Never poll `watcher` again."""
         watcher.generation = CANCELLED
@@ -238,6 +250,11 @@ class PollSchedulers:
         self._group = group
         for key, scheduler in self._schedulers.items():
             self._running[key] = group.create_task(scheduler.run())
+
+    def holds(self, now: float) -> dict[Upstream, str]:
+        """The upstreams, each with one credential, whose due polls do not start, and why."""
+        reasons = {one.upstream: one.hold(now) for one in self._schedulers.values()}
+        return {upstream: reason for upstream, reason in reasons.items() if reason is not None}
 
     def of(self, upstream: Upstream) -> PollScheduler:
         """The scheduler of this upstream with this credential, created if need be."""

@@ -348,6 +348,9 @@ class Watch:
         if error.about_task:
             self.task_failures += 1
             wait = self.pace.task_delay(jitter=self.random(), failures=self.task_failures, watched=watched)
+        elif isinstance(error, CredentialRefused):
+            # When a rejected key is tried again is decided for all its calls together.
+            self.task_failures, wait = 0, self.pace.min_seconds
         else:
             self.task_failures = 0
             wait = self.pace.retry_delay(
@@ -355,7 +358,7 @@ class Watch:
             )
         self._set_due(now, wait)
         if isinstance(error, CredentialRefused):
-            message = "the provider rejected the API key this task is polled with"
+            message = f"the provider rejects {error.key_name}"
             if error.about_task:
                 message = "the provider does not show this task to the API key it is polled with"
             return Update(None, self._notify(NoticeCode.CREDENTIAL_REFUSED, message, now))
@@ -364,6 +367,17 @@ class Watch:
             return NO_UPDATE
         retriable = not isinstance(error, UpstreamRefused)
         notices = self._notify(NoticeCode.UPSTREAM_UNAVAILABLE, str(error), now, retriable=retriable)
+        return Update(None, notices) if notices else NO_UPDATE
+
+    def held_up(self, reason: str, *, now: float) -> Update:
+        """Process that the polls of this upstream are held up.
+
+        Args:
+            reason: Why, in words for a notice.
+        """
+        if self.over:
+            return NO_UPDATE
+        notices = self._notify(NoticeCode.UPSTREAM_UNAVAILABLE, reason, now)
         return Update(None, notices) if notices else NO_UPDATE
 
     def vouch(self, *, now: float) -> None:

@@ -107,6 +107,11 @@ class Dialect:
         follow = self._rules.follow_up
         return RESULT_GRACE_SECONDS if follow is None else follow.result_grace_seconds
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether requests carry a credential."""
+        return bool(self._rules.auth_headers)
+
     def auth_headers(self, api_key: str) -> dict[str, str]:
         """Headers that carry the credential.
 

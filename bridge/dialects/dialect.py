@@ -19,6 +19,7 @@ from bridge.dialects.base import (
 from bridge.dialects.calls import Call
 from bridge.dialects.hosts import Hosts
 from bridge.dialects.lenient import write_json
+from bridge.dialects.links import LinkRewriter
 from bridge.dialects.matching import Matcher
 from bridge.dialects.outputs import complete, gather, is_fetchable, is_foreign
 from bridge.dialects.retry import retry_after
@@ -50,6 +51,7 @@ class Dialect:
             rules.calls,
             rules.ids,
             rules.submit,
+            accepted=rules.accepted,
             frames_are_documents=rules.stream.documents,
         )
 
@@ -286,6 +288,23 @@ class Dialect:
     def documented(self, path: str) -> str:
         """The path of a request with the path of the provider's base URL before it."""
         return self._matcher.documented(path)
+
+    def link_rewriter(self, called: str, prefix: str, secret_prefix: str = "") -> LinkRewriter:
+        """Makes the provider's links to its own API lead to the bridge.
+
+        Args:
+            called: The base URL that is called.
+            prefix: URL of the bridge under which it serves the calls of this provider.
+            secret_prefix: Beginning of the bridge's own callback addresses, which are left out.
+        """
+        return LinkRewriter(
+            self.base_url,
+            called,
+            self.hosts,
+            self._matcher.path_of_link,
+            prefix=prefix,
+            secret_prefix=secret_prefix,
+        )
 
     def read_stream_event(self, name: str | None, data: str) -> Observation | None:
         """What one server-sent event shows; None for heartbeats and for what is not about the task.

@@ -258,6 +258,7 @@ class Watch:
         if started_at is None and self.due is not None:
             # A chatty stream must not postpone the poll again and again: a stream can be alive and wrong.
             self.due = max(min(self.due, self._safety_net(now)), self._not_before)
+            self._wait = max(self.due - now, 0.0)
         return Update(state, notices) if state is not None or notices else NO_UPDATE
 
     def without_result(
@@ -375,6 +376,7 @@ class Watch:
         if self.due is not None and self.known is not None and not self._poll_requested:
             # At most one interval ahead, or a stream that dies silently would leave a gap of a minute.
             self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
+            self._wait = max(self._wait, self.due - now)
 
     def stream_ended(self, *, now: float) -> None:
         """The stream is closed: poll soon, since its last frames may be missing."""

@@ -1,7 +1,7 @@
 """Rewrites the links in a provider's document that lead to the provider's own API.
 
-A client that polls through the bridge sends the bridge's token wherever such a link leads: it must lead to the
-bridge. A link to the API that the bridge does not serve is left out; a link to a file or a page stays.
+A client that polls through the bridge sends the bridge's token wherever such a link leads: it must lead to
+the bridge. A link to the API that the bridge does not serve is left out; one to a file or a page stays.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LinkRewriter:
         documented: The base URL in the dialect.
         called: The base URL that is called; the operator may have set another.
         hosts: The provider's hosts.
-        path_of_link: The path under which the bridge serves the call that a link makes; None for no such call.
+        path_of_link: The path under which the bridge serves the call that a link makes; None for none.
         prefix: URL of the bridge under which its paths of this upstream are.
         secret_prefix: URLs that begin with it are left out: the address of the bridge's own callbacks, which
             providers repeat in their documents. Empty for none.
@@ -120,23 +120,17 @@ class LinkRewriter:
 
     def _text(self, text: str, key: str, above: str, files: frozenset[str]) -> str | None:
         """What stands in the place of a string; None for nothing."""
-        if text[:1] in ("{", "[") and ("/" in text):
+        stripped = text.strip() if len(text) <= MAX_LINK else ""
+        if text[:1] in ("{", "[") and "/" in text:
             return self._json(text, files)
-        if len(text) > MAX_LINK:
-            return text
-        stripped = text.strip()
         if stripped.startswith("/") and not stripped.startswith("//"):
             return self._relative(stripped, key, above) or text
-        if not _ABSOLUTE.match(text):
+        if not _ABSOLUTE.match(stripped):
             return text
         if self._secret_prefix and stripped.startswith(self._secret_prefix):
             return None
-        try:
-            link = urlsplit(stripped if "://" in stripped[:8] else f"https:{stripped}")
-            _ = link.port
-        except ValueError:
-            return text
-        return self._absolute(text, link, key, above, files)
+        link = _split(stripped if "://" in stripped[:8] else f"https:{stripped}")
+        return text if link is None else self._absolute(text, link, key, above, files)
 
     def _json(self, text: str, files: frozenset[str]) -> str:
         """JSON in a string, as some gateways pass a vendor's answer on."""
@@ -188,11 +182,17 @@ class LinkRewriter:
         paths = [path]
         if self._called.path and path.startswith(f"{self._called.path}/"):
             paths.insert(0, self._documented.path + path.removeprefix(self._called.path))
-        for path in paths:
-            served = self._path_of_link(host, path, query)
-            if served is not None:
-                return served
+        served = (self._path_of_link(host, candidate, query) for candidate in paths)
+        return next((path for path in served if path is not None), None)
+
+
+def _split(link: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(link)
+        _ = parts.port  # raises ValueError where it is not a number
+    except ValueError:
         return None
+    return parts
 
 
 def _names_call(key: str, above: str) -> bool:

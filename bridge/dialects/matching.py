@@ -75,7 +75,7 @@ class _CallMatcher:
         return _without_conflict(pairs)
 
     def excludes(self, other: _CallMatcher, query: Mapping[str, str]) -> bool:
-        """Whether the query is that of another form of the same path too, such as both kinds of id at once."""
+        """Whether the query is also that of another form of the same path: both kinds of id at once."""
         if other is self or (other.call.method, other.path) != (self.call.method, self.path):
             return False
         further = other.query.keys() - self.query.keys()

@@ -214,10 +214,10 @@ class _Compiler:
     def _accepted(self, calls: Mapping[str, Call]) -> tuple[tuple[str, Call], ...]:
         """The further forms of calls, in their order."""
         accepted: list[tuple[str, Call]] = []
-        for number, table in enumerate(self._document.accepted):
+        for position, table in enumerate(self._document.accepted):
             if table.call not in calls:
-                self._error("accepted", number, "call", message=f"needs [calls.{table.call}]")
-            call = self._call(table, self._names_for_accepted(table.call), "accepted", number)
+                self._error("accepted", position, "call", message=f"needs [calls.{table.call}]")
+            call = self._call(table, self._names_for_accepted(table.call), "accepted", position)
             accepted.append((table.call, call))
         return tuple(accepted)
 

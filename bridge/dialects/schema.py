@@ -248,7 +248,7 @@ class CallsTable(Table):
 
 
 class AcceptedCallTable(CallTable):
-    """A further form of a call, which clients of the provider use: /proxy serves it, the bridge never makes it."""
+    """A further form of a call, which clients use: /proxy serves it, the bridge never makes it."""
 
     call: Literal["status", "alias", "stream", "cancel", "follow_up"] = Field(description="Which call it is.")
 

@@ -244,6 +244,8 @@ class Watcher:
                     observation = await poll(self.upstream, self.key.task_id, self._cache)
             except UpstreamError as error:
                 self.upstream.record_poll("failed")
+                # The next poll brings what the callback was about.
+                self._called_back |= source is Source.CALLBACK
                 if self.watch.known is not None or not isinstance(error, TaskNotFound):
                     self.error = error
                 update = self.watch.failed(

@@ -408,8 +408,12 @@ class Watch:
         if self.backing_off:
             self.poll_now(now=now)
 
-    def ticked(self, *, now: float, unix_time: float) -> Update:
-        """Process the passing of time; call about once a second."""
+    def ticked(self, *, now: float, unix_time: float, spacing: float = 0.0) -> Update:
+        """Process the passing of time; call about once a second.
+
+        Args:
+            spacing: Seconds between two polls of one task that the rate limit leaves to each task.
+        """
         if self.over or self._lost:
             return NO_UPDATE
         notices = self._due_reasons(now) if self._new_reason else ()
@@ -422,7 +426,7 @@ class Watch:
             return self._lose("deadline", "the deadline of the task passed", now=now, unix_time=unix_time)
         # A tight rate limit, a stream or the provider's own wish spaces polls wider than the pace: that is a
         # slow interval, not a stale task.
-        interval = max(self.interval, self._poll_gap, self._wait)
+        interval = max(self.interval, self._poll_gap, self._wait, min(spacing, MAX_WAIT))
         if now - max(self.confirmed, self._stream_alive_at) > STALE_AFTER_INTERVALS * interval:
             notices += self._notify(
                 NoticeCode.STALE, "not confirmed by the upstream for three poll intervals", now

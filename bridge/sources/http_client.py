@@ -153,6 +153,11 @@ class Session:
         """Close all connections."""
         await self._http.close()
 
+    @property
+    def base_url(self) -> str:
+        """Prefix of the provider's paths, without a slash at its end."""
+        return self._base
+
     def base_of(self, request: Request) -> str:
         """The base URL a request is sent to."""
         return request.base_url if request.base_url and self._hosts is not None else self._base

@@ -112,7 +112,14 @@ async def test_check_config_prints_the_effective_settings_without_a_secret(file:
     ended, table = await asyncio.gather(
         run(*arguments, "--json", BRIDGE_LINGER_SECONDS="9"), run(*arguments, BRIDGE_LINGER_SECONDS="9")
     )
-    assert (ended.code, ended.err) == (table.code, table.err) == (0, "")
+    assert (
+        (ended.code, ended.err)
+        == (table.code, table.err)
+        == (
+            0,
+            "warning: upstreams.my-own-bytespike: no API key: set api_key or api_key_file\n",
+        )
+    )
     shown = orjson.loads(ended.out)
     for name, value, source in (
         ("port", 9001, "command line"),

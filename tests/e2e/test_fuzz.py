@@ -412,7 +412,7 @@ async def test_no_ticket_good_or_forged_stands_in_the_log(guarded: Scene, genuin
         async with guarded.stream(f"{path_of(REF)}/events?ticket={ticket}"):
             pass
     async with asyncio.timeout(PATIENCE):
-        while not guarded.bridge.log:  # the pipe is read by a task of its own
+        while not guarded.bridge.log:  # noqa: ASYNC110 - the pipe is read by a task of its own
             await asyncio.sleep(0.01)
     log = "".join(guarded.bridge.log)
     assert log

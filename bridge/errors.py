@@ -1,4 +1,4 @@
-"""Every error of the bridge, and how it is answered over HTTP.
+"""Every error of the bridge, and its response over HTTP.
 
 BridgeError
 ├── ConfigError              at start only; holds every error found

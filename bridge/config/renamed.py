@@ -49,7 +49,7 @@ class RenamedSettings:
             new = names.get(name)
             if new is not None:
                 self._old[f"{prefix}{name}"] = f"{prefix}{new}"
-                # The value under the new name wins here only until `errors` refuses the configuration.
+                # The value under the new name wins here only until `errors` rejects the configuration.
                 translated.setdefault(new, value)
                 continue
             if name in names.values():

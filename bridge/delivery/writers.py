@@ -159,16 +159,16 @@ class UnopenedWriter:
         return self
 
     def write(self, data: bytes) -> None:
-        """Do nothing."""
+        pass
 
     def when_writable(self, resume: Callable[[], None]) -> None:
         """Do nothing: `Hub.begin` sends everything once there is a real writer."""
 
     def finish(self, closing: Closing) -> None:
-        """Do nothing."""
+        pass
 
     def abort(self) -> None:
-        """Do nothing."""
+        pass
 
 
 class AsgiWriter:

@@ -44,7 +44,7 @@ async def test_it_asks_who_one_is_and_shows_nothing_before(browser: Browser, sce
         await expect(seen.page.get_by_label("Token")).to_be_focused()
         await expect(seen.page.locator("#workspace")).to_be_hidden()
         await sign_in(seen, token(secret="somebody else's secret, as long as ours"))
-        await expect(seen.page.locator("#token-why")).to_contain_text("refused")
+        await expect(seen.page.locator("#token-why")).to_contain_text("rejected")
         await expect(seen.page.locator("#workspace")).to_be_hidden()
         await sign_in(seen, token(ref))
         await seen.says(ref, "processing", "20 %")
@@ -64,7 +64,7 @@ async def test_a_token_reads_its_own_tasks_by_every_delivery(
         await seen.open(scene.bridge.url, mine, other, via=via)
         await sign_in(seen, credential)
         await seen.says(mine, "processing", "20 %")
-        await seen.says(other, "refused")
+        await seen.says(other, "rejected")
         await seen.connected("Live")
         task = mine.partition("/")[2]
         await scene.then("qingbo", task, qingbo_done(task))

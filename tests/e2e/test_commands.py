@@ -157,6 +157,15 @@ async def test_an_old_name_is_reported_by_check_config_and_at_the_start(file: Pa
     assert log.count(sentence) == 1
 
 
+async def test_an_invalid_value_under_an_old_name_is_reported_with_the_new_name_by_both(file: Path) -> None:
+    arguments, variables = ("--config", str(file)), {"BRIDGE_PROOF_SECONDS": "bad"}
+    runs = (run(command, *arguments, **variables) for command in ("check-config", "serve"))
+    for ended in await asyncio.gather(*runs):
+        assert (ended.code, ended.out) == (2, "")
+        assert "  - proof_seconds: " in ended.err
+        assert "warning: proof_seconds was renamed to ownership_cache_seconds;" in ended.err
+
+
 async def test_the_environment_is_over_the_file_down_to_single_settings_of_an_upstream(file: Path) -> None:
     ended = await run(
         "check-config",

@@ -61,7 +61,7 @@ class Limits:
         return slot
 
     def open_longpoll(self, connection: HTTPConnection, caller: str) -> None:
-        """Count a long-poll until it is answered.
+        """Count a long-poll until its response.
 
         Raises:
             LimitExceeded: The bridge, the address or the caller has too many connections.

@@ -1,4 +1,4 @@
-"""Status calls under the provider's own path, answered from the bridge's one poll per task."""
+"""Status calls under the provider's own path, served from the bridge's one poll per task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.web.services import Services
 
 
 class ProxyReads:
-    """Answers status calls with the provider's own document."""
+    """Responds to status calls with the provider's own document."""
 
     def __init__(self, services: Services, files: ResultFiles) -> None:
         self._settings = services.settings
@@ -51,7 +51,7 @@ class ProxyReads:
             # the state came from another source, or the body was too large to be cached
             return recorded_response(latest, answers)
         if polled is None or polled.body is None:
-            return error_response(UpstreamBusy("the upstream has not answered yet", retry_after=1.0))
+            return error_response(UpstreamBusy("the upstream has not responded yet", retry_after=1.0))
         age = str(max(0, int(self._clock.monotonic() - polled.at)))
         self._remember(key, polled.body)
         outputs = latest.state.outputs if latest is not None else ()

@@ -1,6 +1,6 @@
 """`/proxy/{upstream}/...`: the provider's own calls under its own paths, a reverse proxy for them.
 
-Rule 1: this is not an open proxy. A request that is not a call of the upstream's dialect is answered 404, and
+Rule 1: this is not an open proxy. A request that is not a call of the upstream's dialect gets 404, and
         nothing is sent.
 Rule 2: status calls are shared. Only submit and cancel calls are forwarded one by one.
 """

@@ -1,4 +1,4 @@
-"""Submit, sync and cancel under the provider's own paths: forwarded one by one, and answered by it."""
+"""Submit, sync and cancel under the provider's own paths: forwarded one by one, as are the responses."""
 
 from __future__ import annotations
 

@@ -221,9 +221,11 @@ class CredentialRefused(UpstreamRefused):
     Attributes:
         names_key: Whether the dialect maps the provider's code, sentence or HTTP status to the credential.
             A 402 or 403 without that may be about one task.
+        key_name: Names the key in a sentence; whose key it is.
     """
 
     names_key = False
+    key_name = "the API key this task is polled with"
     about_task = False
 
 

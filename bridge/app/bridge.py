@@ -19,6 +19,7 @@ from bridge.auth.authenticator import NoAuth
 from bridge.auth.origins import Origins
 from bridge.clock import Clock, SystemClock
 from bridge.config.effective import poll_interval, task_deadline
+from bridge.config.keys import missing_keys
 from bridge.config.settings import SQLITE, Settings, UpstreamSettings, dialect_of
 from bridge.core.event import Closing
 from bridge.core.rate_limit import CredentialLimiter
@@ -32,13 +33,16 @@ from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite.journal import SqliteJournal
 from bridge.net import is_loopback
 from bridge.sources.body_budget import DEFAULT_MAX_BODY, BodyBudget, BodyLimit
-from bridge.sources.credentials import credential_of
+from bridge.sources.credentials import Credential, RotatingCredential, credential_of
 from bridge.sources.http_client import Session
 from bridge.sources.jwks import fetch_fal
+from bridge.sources.key_file import KeyFile
 from bridge.sources.signatures import make_verifier
 from bridge.sources.upstream import Upstream
+from bridge.telemetry.logs import keep_from_logs
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.tracing import NO_TRACING, Tracing, make_tracing
+from bridge.watchers.key_rotation import KeyRotation
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
 from bridge.web.limits.client_address import ClientAddresses
@@ -63,6 +67,7 @@ class _Parts:
     metrics: Metrics
     journal: Journal
     auth: AuthComponents
+    rotations: list[KeyRotation]
 
 
 class Bridge:
@@ -114,6 +119,8 @@ class Bridge:
         """
         for warning in self.settings.warnings:
             logger.warning("deprecated configuration", extra={"warning": warning})
+        for name, sentence in missing_keys(self.settings).items():
+            logger.warning("API key missing", extra={"upstream": name, "error": sentence})
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
             restored = await parts.pool.restore()
@@ -125,6 +132,7 @@ class Bridge:
                     group.create_task(parts.maintenance.run()),
                     group.create_task(_measure_lag(self._clock, parts.metrics)),
                 ]
+                tasks += [group.create_task(rotation.run()) for rotation in parts.rotations]
                 if parts.auth.keys is not None:
                     tasks.append(group.create_task(parts.auth.keys.run()))
                 try:
@@ -164,8 +172,15 @@ class Bridge:
         upstreams = {}
         sizes = [config.max_response_bytes for config in settings.upstreams.values()]
         bodies = BodyBudget(largest=max(sizes, default=DEFAULT_MAX_BODY))
+        files: dict[str, tuple[KeyFile, RotatingCredential]] = {}
         for name, config in settings.upstreams.items():
-            upstreams[name] = make_upstream(name, config, clock, metrics, tracing, bodies)
+            credential = None
+            if config.api_key_file is not None and settings.auth != "upstream-key":
+                files[name] = _open_key_file(name, config, clock)
+                credential = files[name][1]
+            upstreams[name] = make_upstream(
+                name, config, clock, metrics, tracing, bodies, credential=credential
+            )
             stack.push_async_callback(upstreams[name].session.close)
         accounts = make_accounts(settings, upstreams, clock)
         pool = Pool(
@@ -206,7 +221,13 @@ class Bridge:
         separate = self.admin_port is not None or auth.operators is None
         self._app = self._with_host_check(make_app(services, operations_apart=separate))
         self._operations = self._with_host_check(make_operations_app(services))
-        self._parts = _Parts(subscriptions, maintenance, pool, metrics, journal, auth)
+        rotations = [
+            KeyRotation(
+                upstreams[name], file, sent, replaced=pool.key_replaced, keep_from_logs=keep_from_logs
+            )
+            for name, (file, sent) in files.items()
+        ]
+        self._parts = _Parts(subscriptions, maintenance, pool, metrics, journal, auth, rotations)
         return self._parts
 
     def _with_host_check(self, app: ASGIApp) -> ASGIApp:
@@ -263,11 +284,14 @@ def make_upstream(
     metrics: Metrics,
     tracing: Tracing,
     bodies: BodyBudget | None = None,
+    *,
+    credential: Credential | None = None,
 ) -> Upstream:
     """One provider, from its settings and its dialect.
 
     Args:
         bodies: Memory for reading responses, shared by all upstreams; None for its own.
+        credential: Replaces the key in the settings.
     """
     dialect = dialect_of(name, config)
     key = _revealed(config.api_key) or ""
@@ -277,7 +301,7 @@ def make_upstream(
         dialect=dialect,
         session=Session(
             config.base_url or dialect.base_url,
-            credential=credential_of(dialect, key, clock),
+            credential=credential or credential_of(dialect, key, clock),
             # With a base URL of the operator every call goes there, regardless of the hosts in the dialect.
             hosts=None if config.base_url else dialect.hosts,
             timeout_seconds=config.timeout_seconds,
@@ -293,6 +317,8 @@ def make_upstream(
             max_submits_in_flight=config.max_submits_in_flight,
             max_streams=config.max_streams,
             interval=longest,
+            key_name=f"the bridge's key for the upstream {name!r}",
+            off=not config.enabled,
         ),
         pace=Pace(
             min_seconds=shortest,
@@ -311,6 +337,16 @@ def make_upstream(
         max_streams=config.max_streams,
         tracing=tracing,
     )
+
+
+def _open_key_file(name: str, config: UpstreamSettings, clock: Clock) -> tuple[KeyFile, RotatingCredential]:
+    assert config.api_key_file is not None
+    dialect = dialect_of(name, config)
+    file = KeyFile(name, config.api_key_file, dialect)
+    # A file that holds no key yet is told by `missing_keys`; it may come later.
+    file.read()
+    keep_from_logs(file.key)
+    return file, RotatingCredential(credential_of(dialect, file.key, clock))
 
 
 def _revealed(secret: SecretStr | None) -> str | None:

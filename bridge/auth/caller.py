@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bridge.auth.grants import Grant
+from bridge.core.rate_limit import ABOUT_ONE_TASK
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import CredentialRefused, Forbidden, Unauthenticated
 from bridge.sources.accounts import REFUSED_SENTENCE
-from bridge.sources.upstream import VALID_KEY_STATUSES
 
 
 class TokenScope(StrEnum):
@@ -97,6 +97,6 @@ def map_credential_errors(caller: Caller) -> Iterator[None]:
         yield
     except CredentialRefused as error:
         # 402 and 403 are about one task or the balance: the key itself is still valid
-        if caller.account == OWN_ACCOUNT or error.provider_status in VALID_KEY_STATUSES:
+        if caller.account == OWN_ACCOUNT or error.provider_status in ABOUT_ONE_TASK:
             raise
         raise Unauthenticated(REFUSED_SENTENCE) from None

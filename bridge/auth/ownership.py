@@ -127,7 +127,7 @@ class OwnershipVerifier:
         except CredentialRefused as error:
             if error.provider_status == _NOT_YOURS:
                 # 403 is about this task: answered as 404, so that ids of other accounts cannot be probed
-                raise TaskNotFound("the upstream does not show this task") from None
+                raise TaskNotFound("the upstream does not return this task") from None
             raise Unauthenticated(REFUSED_SENTENCE) from None
         finally:
             self._pool.unwant(key)

@@ -110,10 +110,13 @@ def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
     import orjson
 
     from bridge.config.effective import effective, table
+    from bridge.config.keys import missing_keys
 
     settings = _settings(path, **overrides)
     for warning in settings.warnings:
         click.echo(f"warning: {warning}", err=True)
+    for name, sentence in missing_keys(settings).items():
+        click.echo(f"warning: upstreams.{name}: {sentence}", err=True)
     shown = effective(settings)
     if as_json:
         document = {name: setting._asdict() for name, setting in shown.items()}

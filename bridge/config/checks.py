@@ -186,7 +186,13 @@ def _poll_interval(name: str, upstream: UpstreamSettings) -> Errors:
         )
 
 
+def _one_key(name: str, upstream: UpstreamSettings) -> Errors:
+    if upstream.api_key is not None and upstream.api_key_file is not None:
+        yield f"upstreams.{name}.api_key_file", "only without api_key: which of the two keys is meant?"
+
+
 _UPSTREAM_CHECKS: tuple[tuple[tuple[str, ...], Callable[[str, UpstreamSettings], Errors]], ...] = (
     (("preset",), _name),
     (("poll_min_seconds", "poll_max_seconds"), _poll_interval),
+    (("api_key", "api_key_file"), _one_key),
 )

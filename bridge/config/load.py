@@ -1,4 +1,4 @@
-"""Reads the settings: one TOML file, `BRIDGE_` variables over it, arguments over both."""
+"""Reads the settings: one TOML file, `BRIDGE_` environment variables over it, arguments over both."""
 
 from __future__ import annotations
 

@@ -82,7 +82,17 @@ class UpstreamSettings(BaseModel):
     base_url: str | None = Field(
         None, description="Base URL of the provider's API; defaults to the preset's."
     )
+    enabled: bool = Field(
+        True,
+        description="`false` switches the upstream off: its calls are answered with 503, its open tasks wait"
+        " until a restart with `true`.",
+    )
     api_key: SecretStr | None = Field(None, description="API key the bridge polls with.")
+    api_key_file: Path | None = Field(
+        None,
+        description="Instead of `api_key`: the file that holds the API key; relative to the configuration"
+        " file. It is read again when it changes, so keys rotate without a restart.",
+    )
     follow_up_path: Annotated[str, Field(pattern="^/")] | None = Field(
         None,
         description="Path of the call that fetches the result of a completed task, instead of the preset's,"
@@ -366,6 +376,8 @@ class Settings(BaseModel):
             data = {**data, "upstreams": tables}
             for name, table in tables.items():
                 if isinstance(table, dict):
+                    if isinstance(table.get("api_key_file"), str) and origin.path is not None:
+                        table["api_key_file"] = str(origin.path.parent / table["api_key_file"])
                     mapping += mapping_errors(str(name), table, origin.path, origin.text)
         invalid: set[str] = set()
         try:

@@ -32,8 +32,17 @@ KEY_RETRY_SECONDS = 30.0
 FORBIDDEN_WINDOW_SECONDS = 60.0
 """402 or 403 for two different tasks within this time, with no valid answer between, is about the key."""
 
-_ABOUT_ONE_TASK = frozenset({402, 403})
+CONFIRM_KEY_SECONDS = 2.0
+"""After 402s or 403s of two tasks a third call tells soon whether it is the key."""
+
+ABOUT_ONE_TASK = frozenset({402, 403})
+"""HTTP statuses that may be about one task: out of credit, or another account's. The key itself is valid."""
+
+_MAX_DENIED = 10_000
 _FIRST_PAUSE = 1.0
+_LASTING_SECONDS = 1.0
+_SERVER_ERROR = 500
+_RETRY_WHILE_OFF_SECONDS = 60.0
 
 
 class Call(StrEnum):
@@ -65,6 +74,7 @@ class Permit:
         task_id: The task it is about; None for a create.
         shown: Whether the provider has shown this task before.
         owner: The connection whose turn a first poll takes.
+        key_version: Which key of the credential it was started with.
     """
 
     call: Call
@@ -72,6 +82,7 @@ class Permit:
     shown: bool
     started_at: float
     owner: Hashable = None
+    key_version: int = 0
     finished: bool = False
 
 
@@ -91,6 +102,8 @@ class CredentialLimiter:
             is the credential's.
         forbidden_is_key: Whether 402 or 403 for two tasks is about the key. Not for a caller's own key:
             it may ask for other people's tasks.
+        key_name: Names the key in a sentence, so that its reader knows whose key is rejected.
+        off: Whether the operator has switched the upstream off: no call starts.
 
     Attributes:
         rejected: Why the provider rejects the key; None while it accepts it.
@@ -104,6 +117,8 @@ class CredentialLimiter:
     max_streams: int = 100
     interval: float = 10.0
     forbidden_is_key: bool = True
+    key_name: str = "the bridge's key for this upstream"
+    off: bool = False
     failures: int = field(init=False, default=0)
     rejected: UpstreamError | None = field(init=False, default=None)
     polls_wait: bool = field(init=False, default=False)
@@ -116,7 +131,12 @@ class CredentialLimiter:
     _last_success: float = field(init=False, default=float("-inf"))
     _first_start: float | None = field(init=False, default=None)
     _forbidden: dict[str | None, float] = field(init=False, default_factory=dict)
+    _denied: dict[str | None, None] = field(init=False, default_factory=dict)
     _key_probe_at: float = field(init=False, default=0.0)
+    _key_version: int = field(init=False, default=0)
+    _rejected_at: float = field(init=False, default=float("-inf"))
+    _inferred: bool = field(init=False, default=False)
+    _creates_paused_until: float = field(init=False, default=0.0)
     _polls_since_other: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
@@ -156,13 +176,17 @@ class CredentialLimiter:
             self.max_streams,
             self.interval,
             forbidden_is_key=False,
+            key_name="this API key",
+            off=self.off,
         )
 
     def free_at(self, call: Call, now: float) -> float | None:
-        """When the next call of this kind may start; None until one in flight has ended."""
-        if not self._has_room(call):
+        """When the next call of this kind may start; None until one in flight has ended, or while off."""
+        if self.off or not self._has_room(call):
             return None
         at = max(now, self._paused_until, self._next_slot)
+        if call is Call.CREATE:
+            at = max(at, self._creates_paused_until)
         if call in _FROM_CLIENTS and self.polls_wait and self.requests_per_second is not None:
             # Beside waiting polls these get every fourth slot: a flood of alias searches stops no poll.
             at += max(_POLLS_PER_OTHER - self._polls_since_other, 0) / self.requests_per_second
@@ -204,7 +228,14 @@ class CredentialLimiter:
             self._next_slot = max(self._next_slot, now) + 1 / self.requests_per_second
         if self.rejected is not None:
             self._key_probe_at = now + KEY_RETRY_SECONDS
-        return Permit(call, task_id, shown, now)
+        return Permit(call, task_id, shown, now, key_version=self._key_version)
+
+    def replace_key(self) -> None:
+        """Another key is in use: the old one's rest is over, and its late answers teach nothing."""
+        self._key_version += 1
+        self.rejected = None
+        self._forbidden.clear()
+        self._key_probe_at = 0.0
 
     def abandon(self, permit: Permit) -> None:
         """We cancelled the call: its capacity is free again, and nothing was learned."""
@@ -220,9 +251,12 @@ class CredentialLimiter:
             return
         self.failures = 0
         self._failed_tasks.clear()
-        self._forbidden.clear()
+        self._learn_denied(permit.task_id)
         self._open = False
-        self.rejected = None
+        if self._inferred or permit.started_at >= self._rejected_at:
+            # An answer to a call that was under way when a 401 came says nothing about now. It does where
+            # only the 402s and 403s of two tasks speak against the key.
+            self.rejected = None
         self._last_success = now
         # Half, so that one success does not undo the pauses that several 429s led to; and a little less
         # than half, so that it reaches zero.
@@ -254,10 +288,29 @@ class CredentialLimiter:
         self._count_failure(permit, now)
         return Scope.CREDENTIAL if self._open else Scope.TASK
 
+    def is_denied(self, task_id: str) -> bool:
+        """Whether the provider answers 402 or 403 about this task: it is no probe for the key."""
+        return task_id in self._forbidden or task_id in self._denied
+
+    def _learn_denied(self, accepted: str | None) -> None:
+        """The key works, so the 402s and 403s before were about their tasks, and will be.
+
+        Without this, two such tasks that are polled one right after the other would rest the key again and
+        again.
+        """
+        self._denied.update(dict.fromkeys(self._forbidden))
+        self._forbidden.clear()
+        self._denied.pop(accepted, None)
+        while len(self._denied) > _MAX_DENIED:
+            del self._denied[next(iter(self._denied))]
+
     def _refused(self, permit: Permit, error: CredentialRefused, now: float) -> Scope:
         self.abandon(permit)
-        if error.provider_status in _ABOUT_ONE_TASK and not error.names_key:
-            if not self.forbidden_is_key:
+        if permit.key_version != self._key_version:
+            return Scope.TASK
+        inferred = error.provider_status in ABOUT_ONE_TASK and not error.names_key
+        if inferred:
+            if not self.forbidden_is_key or permit.task_id in self._denied:
                 return Scope.TASK
             self._forbidden = {
                 task: at for task, at in self._forbidden.items() if now - at < FORBIDDEN_WINDOW_SECONDS
@@ -265,13 +318,22 @@ class CredentialLimiter:
             self._forbidden[permit.task_id] = now
             if len(self._forbidden) < 2:
                 return Scope.TASK
+        rest = KEY_RETRY_SECONDS
+        if self.rejected is None:
+            self._rejected_at, self._inferred = now, inferred
+            rest = CONFIRM_KEY_SECONDS if inferred else rest
         self.rejected = error
-        self._key_probe_at = max(self._key_probe_at, now + KEY_RETRY_SECONDS)
+        self._key_probe_at = max(self._key_probe_at, now + rest)
         return Scope.CREDENTIAL
 
     def _busy(self, permit: Permit, error: UpstreamBusy, now: float) -> Scope:
         """A 429, or a 503 with `Retry-After`."""
         self.abandon(permit)
+        if permit.call is Call.CREATE and (error.provider_status or 0) >= _SERVER_ERROR:
+            # 503 with `Retry-After`: the provider takes no new tasks at the moment, and shows the others.
+            wait = min(error.retry_after or _FIRST_PAUSE, MAX_WAIT)
+            self._creates_paused_until = max(self._creates_paused_until, now + wait)
+            return Scope.TASK
         if self._is_contradicted(permit, now):
             # Providers answer 429 for ids they have never seen, too. A stranger's random id must not slow
             # down everyone else.
@@ -324,12 +386,27 @@ class CredentialLimiter:
 
     def held_up_by(self, now: float) -> str | None:
         """Why polls do not start now, in words for a notice; None when nothing holds them up."""
+        if self.off:
+            return "the operator of the bridge has switched this upstream off"
         if self.rejected is not None:
-            return "the provider rejects the bridge's key for this upstream"
+            return f"the provider rejects {self.key_name}"
         if self._open:
             return "the provider does not answer; the circuit breaker is open"
         if self._paused_until > now:
             return "the provider is rate limiting the bridge"
+        return None
+
+    def held_up_for(self, now: float) -> float:
+        """About how many seconds polls are held up: for `Retry-After`."""
+        if self.off:
+            return _RETRY_WHILE_OFF_SECONDS
+        until = max(self._paused_until, self._key_probe_at if self.rejected is not None else now)
+        return max(until - now, 0.0)
+
+    def lasting_hold(self, now: float) -> str | None:
+        """As `held_up_by`, without what is over in a second: nobody needs to be told of that."""
+        if self.off or self.probing or self._paused_until - now > _LASTING_SECONDS:
+            return self.held_up_by(now)
         return None
 
     def statistics(self, now: float) -> dict[str, object]:

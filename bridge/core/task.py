@@ -119,7 +119,7 @@ def check_id(text: str) -> str:
         InvalidRequest: It is empty, longer than 1,024 characters or contains control characters.
     """
     if not text or len(text) > MAX_TASK_ID or _CONTROL.search(text):
-        raise InvalidRequest("an id is 1 to 1,024 characters without controls")
+        raise InvalidRequest("an id must have 1 to 1,024 characters and no control characters")
     return text
 
 
@@ -133,7 +133,9 @@ def check_task_id(task_id: str) -> str:
     check_id(task_id)
     if climbs(task_id):
         # `x%2F..%2F..%2Faccount` would reach another path of the provider, with the operator's key.
-        raise InvalidRequest("a task id has no segment `.` or `..` and no backslash, percent-encoded or not")
+        raise InvalidRequest(
+            "a task id must not contain a segment `.` or `..` or a backslash, percent-encoded or not"
+        )
     return task_id
 
 

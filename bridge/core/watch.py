@@ -46,6 +46,8 @@ RESULT_POLLS = 3
 REASON_SECONDS = 60.0
 """A standing notice is sent again with a new reason at most this often."""
 
+NO_LINK_SENTENCE = "the provider gives no link to a result of this task"
+
 STALE_AFTER_INTERVALS = 3
 STALLED_AFTER_MEDIANS = 4.0
 MIN_STALLED_SECONDS = 300.0
@@ -251,7 +253,7 @@ class Watch:
             self._record_poll(started_at)
             self._poll_after = observation.poll_after
         self._keep(state, now)
-        notices += self._about_state(now)
+        notices += self._about_state(now, result_unavailable=observation.result_unavailable)
         self._schedule(
             now, ended=observation.status.final, estimate=estimate, poll_after=observation.poll_after
         )
@@ -347,6 +349,9 @@ class Watch:
         if error.about_task:
             self.task_failures += 1
             wait = self.pace.task_delay(jitter=self.random(), failures=self.task_failures, watched=watched)
+        elif isinstance(error, CredentialRefused):
+            # When a rejected key is tried again is decided for all its calls together.
+            self.task_failures, wait = 0, self.pace.min_seconds
         else:
             self.task_failures = 0
             wait = self.pace.retry_delay(
@@ -354,7 +359,7 @@ class Watch:
             )
         self._set_due(now, wait)
         if isinstance(error, CredentialRefused):
-            message = "the provider rejected the API key this task is polled with"
+            message = f"the provider rejects {error.key_name}"
             if error.about_task:
                 message = "the provider does not show this task to the API key it is polled with"
             return Update(None, self._notify(NoticeCode.CREDENTIAL_REFUSED, message, now))
@@ -363,6 +368,17 @@ class Watch:
             return NO_UPDATE
         retriable = not isinstance(error, UpstreamRefused)
         notices = self._notify(NoticeCode.UPSTREAM_UNAVAILABLE, str(error), now, retriable=retriable)
+        return Update(None, notices) if notices else NO_UPDATE
+
+    def held_up(self, reason: str, *, now: float) -> Update:
+        """Process that the polls of this upstream are held up.
+
+        Args:
+            reason: Why, in words for a notice.
+        """
+        if self.over:
+            return NO_UPDATE
+        notices = self._notify(NoticeCode.UPSTREAM_UNAVAILABLE, reason, now)
         return Update(None, notices) if notices else NO_UPDATE
 
     def vouch(self, *, now: float) -> None:
@@ -529,8 +545,12 @@ class Watch:
         self.unchanged_polls = 0
         self.active_notices.pop(NoticeCode.STALLED, None)
 
-    def _about_state(self, now: float) -> tuple[Notice, ...]:
-        """What has to be said about the known state itself."""
+    def _about_state(self, now: float, *, result_unavailable: bool = False) -> tuple[Notice, ...]:
+        """What has to be said about the known state itself.
+
+        Args:
+            result_unavailable: Whether a place of a link was empty; the state does not show that.
+        """
         if self.known is None:
             return ()
         if self.known.status is Status.UNKNOWN and self.known.upstream_status is not None:
@@ -538,9 +558,10 @@ class Watch:
             return self._notify(NoticeCode.UNKNOWN_STATUS, message, now)
         self.active_notices.pop(NoticeCode.UNKNOWN_STATUS, None)
         self._new_reason.pop(NoticeCode.UNKNOWN_STATUS, None)
-        if self.known.status is Status.COMPLETED and not all(one.fetchable for one in self.known.outputs):
-            message = "the provider gives no link to a result of this task"
-            return self._notify(NoticeCode.RESULT_UNAVAILABLE, message, now, retriable=False)
+        if self.known.status is Status.COMPLETED and (
+            result_unavailable or not all(one.fetchable for one in self.known.outputs)
+        ):
+            return self._notify(NoticeCode.RESULT_UNAVAILABLE, NO_LINK_SENTENCE, now, retriable=False)
         return ()
 
     def _notify(

@@ -17,7 +17,8 @@ from bridge.core.cursor import Cursor
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.merge import unknown
 from bridge.core.resume import Position, Resume, locate, resume
-from bridge.core.task import TaskKey
+from bridge.core.task import Status, TaskKey
+from bridge.core.watch import NO_LINK_SENTENCE
 from bridge.errors import BridgeError, CredentialRefused, TaskNotFound, UpstreamRefused
 from bridge.hub.hub import Hub
 from bridge.hub.maintenance import retry_milliseconds
@@ -176,6 +177,14 @@ class Subscriptions:
                 output.expires_at is not None and output.expires_at < links_expire_before
                 for output in event.state.outputs
             )
+        ]
+        # While its watch lingers, the task's own notice says why.
+        remarks += [
+            (event.key, Notice(NoticeCode.RESULT_UNAVAILABLE, NO_LINK_SENTENCE, retriable=False))
+            for event in events
+            if event.state.status is Status.COMPLETED
+            and not all(output.fetchable for output in event.state.outputs)
+            and not self.hub.is_noticed(event.key, NoticeCode.RESULT_UNAVAILABLE)
         ]
         remarks += [(key, denied_notice(error)) for key, error in request.unverified.items()]
         self.hub.begin(

@@ -21,7 +21,7 @@ from bridge.dialects.hosts import Hosts
 from bridge.dialects.lenient import read_json, write_json
 from bridge.dialects.links import LinkRewriter
 from bridge.dialects.matching import Matcher
-from bridge.dialects.outputs import complete, gather, is_fetchable, is_foreign
+from bridge.dialects.outputs import complete, gather, has_empty_link, is_fetchable, is_foreign
 from bridge.dialects.retry import retry_after
 from bridge.dialects.rules import Rules
 from bridge.dialects.signature import Signature
@@ -108,6 +108,11 @@ class Dialect:
         """How long a result that the provider does not find is asked for."""
         follow = self._rules.follow_up
         return RESULT_GRACE_SECONDS if follow is None else follow.result_grace_seconds
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether requests carry a credential."""
+        return bool(self._rules.auth_headers)
 
     def auth_headers(self, api_key: str) -> dict[str, str]:
         """Headers that carry the credential.
@@ -236,7 +241,9 @@ class Dialect:
         raw = write_json(parsed.whole) if isinstance(parsed.whole, list) else parsed.raw
         observation = replace(observation, result=raw, result_status=answer.status)
         self._rules.state.unfold_strings(parsed.document)
+        # A list is one result of many parts, or the usual document in a list of one.
         outputs = gather(follow.outputs, parsed.whole or parsed.document, answer.url)
+        outputs = outputs or gather(follow.outputs, parsed.document, answer.url)
         parsed = follow.answers.classify(parsed, answer, understood=bool(outputs))
         if parsed.status in (Status.FAILED, Status.CANCELLED):
             reported = parsed.error or NO_ERROR
@@ -247,7 +254,8 @@ class Dialect:
             raise ResultNotReady(
                 message, retry_after=retry_after(answer.headers), provider_status=answer.status
             )
-        if follow.optional and not outputs:
+        empty = not outputs and has_empty_link(follow.outputs, parsed.document)
+        if follow.optional and not outputs and not empty:
             return observation
         if not any(is_fetchable(output) for output in outputs):
             raise UnreadablePayload(

@@ -155,7 +155,7 @@ class Matcher:
                     raise InvalidRequest("the query asks for two different things at once")
                 return match if match.call != "stream" or self._frames_are_documents else None
         if path_matched:
-            raise InvalidRequest("the query or the body is not what this call takes")
+            raise InvalidRequest("the query or the body does not match this call")
         return None
 
     def path_of_link(self, host: str, path: str, query: str) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from bridge.core.event import Event, Notice, NoticeCode
-from bridge.core.task import TaskKey
+from bridge.core.task import Status, TaskKey
 from bridge.wire.frames import Format, Frames
 
 
@@ -66,6 +66,12 @@ class Channel(Generic[Subscriber]):
     def latest(self) -> Event | None:
         """The newest event received since the channel was created; None before the first."""
         return self.frames.event if self.frames is not None else None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the task is lost: the one final status that a real end may replace."""
+        latest = self.latest
+        return latest is not None and latest.state.status is Status.LOST
 
     @property
     def unused(self) -> bool:

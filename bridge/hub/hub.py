@@ -1,6 +1,7 @@
 """Fan-out: writes each journal event to the subscribers of its task.
 
-Rule 1: nothing here waits. For a slow client the newest state of a task is pending; events are not queued.
+Rule 1: nothing here waits. Backpressure: for a slow client the newest state of a task is pending; events are
+        not queued.
 Rule 2: each connection receives events in journal order; otherwise its cursor would skip one.
 Rule 3: all events of one turn of the event loop leave in one write per connection.
 """
@@ -284,6 +285,11 @@ class Hub:
         """The channel of a task; None if the task has no subscriber and no waiter."""
         return self._channels.get(key)
 
+    def is_noticed(self, key: TaskKey, code: NoticeCode) -> bool:
+        """Whether such a notice of a task stands, which every subscriber that joins receives."""
+        channel = self._channels.get(key)
+        return channel is not None and code in channel.notices
+
     # Broadcasting
 
     def _step(self) -> None:
@@ -418,9 +424,14 @@ class Hub:
         return len(part) - waiting, skipped
 
     def _close_task(self, subscription: Subscription, channel: Channel[Subscription]) -> None:
-        """Unsubscribe from a finished or missing task; close the connection if it was the last one."""
-        self.unsubscribe(subscription, channel.key)
-        if not subscription.channels and not subscription.stays_open:
+        """Unsubscribe from a finished or missing task; close the connection if it was the last one.
+
+        A lost task is kept as long as the connection has another: a real end may still replace it, and events
+        of the other tasks would move the cursor past that end.
+        """
+        if not channel.is_lost:
+            self.unsubscribe(subscription, channel.key)
+        if not subscription.stays_open and all(one.is_lost for one in subscription.channels.values()):
             self.finish(subscription, Closing.FINISHED, end_frame(subscription.fmt, subscription.tasks))
 
     # Slow clients

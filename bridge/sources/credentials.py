@@ -73,6 +73,24 @@ class MintedCredential:
         return body
 
 
+class RotatingCredential:
+    """A credential that is replaced while calls are made."""
+
+    def __init__(self, credential: Credential) -> None:
+        self._current = self._previous = credential
+
+    def replace(self, credential: Credential) -> None:
+        """Use another credential from now on."""
+        self._previous, self._current = self._current, credential
+
+    def headers(self) -> Mapping[str, str]:
+        return self._current.headers()
+
+    def hide(self, body: bytes) -> bytes:
+        # A response to a call with the previous key may still be on its way.
+        return self._previous.hide(self._current.hide(body))
+
+
 def credential_of(dialect: Dialect, api_key: str, clock: Clock) -> Credential:
     """The credential in the form this provider expects; no headers without a key.
 

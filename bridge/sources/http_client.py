@@ -1,4 +1,8 @@
-"""HTTP to one provider through aiohttp. The library's exceptions become ours here, and nowhere else."""
+"""HTTP to one provider through aiohttp. The library's exceptions become ours here, and nowhere else.
+
+aiohttp speaks HTTP/1.1 only: HTTP/2 to providers needs another library behind `Session`. The connection pool
+is aiohttp's connector.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One configured provider as one credential sees it: dialect, session, limiter, run times, health."""
+"""One configured provider as one credential sees it: dialect, session, rate limit, run times, health."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Self
 
 from bridge.clock import Clock
 from bridge.core.estimate import RuntimeHistory
-from bridge.core.rate_limit import Call, CredentialLimiter, Permit, Scope
+from bridge.core.rate_limit import ABOUT_ONE_TASK, Call, CredentialLimiter, Permit, Scope
 from bridge.core.schedule import CallbackSupport, Pace
 from bridge.core.task import OWN_ACCOUNT
 from bridge.dialects.base import HttpResponse, Request
@@ -29,8 +29,6 @@ from bridge.telemetry.tracing import NO_TRACING, Tracing
 ACCOUNT_IN_FLIGHT = 8
 MAX_WAIT_SECONDS = 2.0
 """How long a create, cancel, alias search or ownership check waits for its turn before it is 503."""
-# Out of credit, or another account's task: the key itself is valid.
-VALID_KEY_STATUSES = frozenset({402, 403})
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +99,8 @@ class Upstream:
     _queues: dict[Call, deque[asyncio.Event]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.health = UpstreamHealth(UpstreamState.INITIALIZING, self.clock.time())
+        state = UpstreamState.OFF if self.limiter.off else UpstreamState.INITIALIZING
+        self.health = UpstreamHealth(state, self.clock.time())
         self._series = UpstreamSeries(self.metrics, self.name)
 
     def for_account(self, account: str, credential: Credential, *, refused: Callable[[], None]) -> Self:
@@ -177,6 +176,8 @@ class Upstream:
         Raises:
             UpstreamUnreachable: The turn does not come in time; nothing was sent.
         """
+        if self.limiter.off:
+            raise self.held_up() or UpstreamUnreachable()
         deadline = self.clock.monotonic() + wait_seconds
         queue = self._queues.setdefault(call, deque())
         turn = asyncio.Event()
@@ -211,7 +212,10 @@ class Upstream:
         try:
             yield
         except UpstreamError as error:
+            was_rejected = self.limiter.rejected is not None
             scope = self.limiter.fail(permit, error, self.clock.monotonic())
+            if isinstance(error, CredentialRefused):
+                self._explain(error, scope, first=not was_rejected)
             self._update_health(permit, error, scope)
             self._freed()
             raise
@@ -221,6 +225,37 @@ class Upstream:
             raise
         self.limiter.succeed(permit, self.clock.monotonic())
         self._update_health(permit, None, Scope.TASK)
+        self._freed()
+
+    def _explain(self, error: CredentialRefused, scope: Scope, *, first: bool) -> None:
+        """Say in the error whose key it is about, or that it is about one task.
+
+        Args:
+            first: Whether the key was accepted until now.
+        """
+        if scope is Scope.CREDENTIAL:
+            error.key_name = self.limiter.key_name
+            if self.account == OWN_ACCOUNT:
+                # A caller would look for the mistake in the credential it sent itself.
+                error.args = (f"the provider rejects {error.key_name}: {error}",)
+                if first:
+                    logger.error("API key rejected", extra={"upstream": self.name, "error": str(error)})
+        else:
+            error.about_task = error.provider_status in ABOUT_ONE_TASK and not error.names_key
+
+    def held_up(self) -> UpstreamUnreachable | None:
+        """Why no poll starts now nor soon; None when nothing holds them up for more than a second."""
+        now = self.clock.monotonic()
+        reason = self.limiter.lasting_hold(now)
+        if reason is None:
+            return None
+        after = max(self.limiter.held_up_for(now), 1.0)
+        return UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=after)
+
+    def replace_key(self) -> None:
+        """The session sends another key from now on: a rest of the old one is over."""
+        self.limiter.replace_key()
+        logger.info("API key replaced", extra={"upstream": self.name})
         self._freed()
 
     def abandon(self, permit: Permit) -> None:
@@ -239,17 +274,18 @@ class Upstream:
             # The provider's words to one account are for that account alone; `/status` is for everyone.
             self.health.last_error = str(error) if self.account == OWN_ACCOUNT else error.code
             self.health.last_error_at = self.clock.time()
-        # A 404, a rejected request or an unreadable page is an answer about one task: the provider works.
+        own_key_rejected = self.limiter.rejected is not None and self.account == OWN_ACCOUNT
+        # A 404, a rejected request, an unreadable page or the key of one caller: the provider works.
         about_task = error is None or error.about_task or isinstance(error, CredentialRefused)
-        works = (about_task or permit.call is Call.CREATE) and scope is Scope.TASK
-        if self.limiter.rejected is not None or self.limiter.open_circuit:
+        works = about_task or (permit.call is Call.CREATE and scope is Scope.TASK)
+        if own_key_rejected or self.limiter.open_circuit:
             works = False
         state = UpstreamState.VALID if works else UpstreamState.INTERRUPTED
-        if self.limiter.rejected is not None and error is not None and self.account == OWN_ACCOUNT:
-            self.health.last_error = f"the provider rejects the bridge's key for this upstream: {error}"
         if self.health.state is not state:
             fields: dict[str, object] = {"upstream": self.name}
-            if state is UpstreamState.INTERRUPTED:
+            if own_key_rejected:
+                pass  # "API key rejected" was logged
+            elif state is UpstreamState.INTERRUPTED:
                 logger.warning("upstream unhealthy", extra=fields | {"error": self.health.last_error})
             elif self.health.state is UpstreamState.INTERRUPTED:
                 seconds = round(self.clock.time() - self.health.since, 1)

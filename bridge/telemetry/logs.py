@@ -1,4 +1,4 @@
-"""Log output: JSON or readable text on standard error.
+"""Log output: structured logs as JSON, or readable text, on standard error.
 
 Configured once by a command that serves. A program that mounts the bridge keeps its own logging.
 """
@@ -59,7 +59,7 @@ def configure(
     human = style == "human" or (style == "auto" and terminal)
     writer = LogWriter(write or to_descriptor(2), LogThrottle(), clock or SystemClock())
     writer.addFilter(Context())
-    writer.setFormatter(make_formatter(Redaction(secrets), human=human, colors=human and terminal))
+    writer.setFormatter(make_formatter(_redaction(secrets), human=human, colors=human and terminal))
     own_level = logging.getLevelNamesMapping()[level.upper()]
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -73,6 +73,21 @@ def configure(
     sys.excepthook = _crashed
     threading.excepthook = _thread_crashed
     return writer
+
+
+def keep_from_logs(secret: str) -> None:
+    """Redact a secret that was not known when the log was configured, such as a new API key."""
+    for redaction in _in_use:
+        redaction.add(secret)
+
+
+def _redaction(secrets: Iterable[str]) -> Redaction:
+    redaction = Redaction(secrets)
+    _in_use[:] = [redaction]
+    return redaction
+
+
+_in_use: list[Redaction] = []
 
 
 class Context(logging.Filter):

@@ -115,7 +115,7 @@ def make_tracing(endpoint: str | None, environment: Mapping[str, str]) -> Tracin
         return NO_TRACING
     if not can_export():
         # No error: a cluster may set these variables for every process.
-        logger.warning("tracing disabled: OTEL_ variables are set, the exporter is missing: %s", EXTRA)
+        logger.warning("tracing disabled: exporter not installed", extra={"needs": EXTRA})
         return NO_TRACING
     from bridge.telemetry.otel import export_to  # noqa: PLC0415 - an optional extra that takes 30 MB
 

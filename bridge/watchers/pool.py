@@ -12,7 +12,14 @@ from bridge.clock import Clock
 from bridge.core.event import Event, Notice, NoticeCode
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, TaskKey
 from bridge.core.watch import LOST_POLL_SECONDS
-from bridge.errors import BridgeError, InvalidRequest, TaskNotFound, Unauthenticated, UnknownUpstream
+from bridge.errors import (
+    BridgeError,
+    CredentialRefused,
+    InvalidRequest,
+    TaskNotFound,
+    Unauthenticated,
+    UnknownUpstream,
+)
 from bridge.journal.base import Journal
 from bridge.sources.accounts import REFUSED_SENTENCE, AccountRegistry
 from bridge.sources.poll import CachedResponse
@@ -24,6 +31,9 @@ from bridge.watchers.stream import StreamFollower
 from bridge.watchers.watcher import Watcher
 
 TICK_SECONDS = 1.0
+TOLD_AFTER_SECONDS = 0.8
+"""How long a due first poll waits before its viewers are told. With one tick more it is less than 2 s."""
+
 CALLBACK_PERIOD_SECONDS = 1.0
 RESTORED_PER_SECOND = 100.0
 BELIEVED_MISSING_SECONDS = 60.0
@@ -269,6 +279,9 @@ class Pool:
             await watcher.hydrate()
             while (answer := self._fresh(watcher)) is None and not watcher.ended:
                 now = self._clock.monotonic()
+                held_up = watcher.upstream.held_up()
+                if held_up is not None and (watcher.shown is None or watcher.upstream.limiter.off):
+                    return held_up
                 if now >= until:
                     return None
                 if not watcher.polling and (watcher.watch.due or 0.0) > now:
@@ -377,6 +390,7 @@ class Pool:
         now = self._clock.monotonic()
         if self._accounts is not None:
             self._evict_accounts(self._accounts)
+        await self._tell_holds(now)
         for name in self._audiences:
             self._count_viewers(name, 0)
         # Entries of the last second only, or every callback would leave one behind for good.
@@ -394,6 +408,8 @@ class Pool:
             if not needed and now - watcher.left_at >= self._linger:
                 self._end(watcher)
                 continue
+            if watcher.upstream.limiter.off:
+                continue  # it waits: no deadline passes
             try:
                 polled[watcher.key.upstream, watcher.key.account] += not watcher.over
                 await watcher.tick(self._spacing(watcher))
@@ -410,6 +426,48 @@ class Pool:
         """Seconds between two polls of one task, where all tasks of the credential share its rate."""
         rate = watcher.upstream.limiter.requests_per_second
         return 0.0 if rate is None else self._polled[watcher.key.upstream, watcher.key.account] / rate
+
+    async def _tell_holds(self, now: float) -> None:
+        """Tell the viewers whose first poll is held up; those of an upstream that is off in any case.
+
+        One pass a second over all watches instead of a timer for each viewer.
+        """
+        holds = self._schedulers.holds(now)
+        if not holds:
+            return
+        lasting = {upstream for upstream in holds if upstream.limiter.lasting_hold(now) is not None}
+        waiting = [
+            watcher
+            for watcher in self._watchers.values()
+            if watcher.viewers
+            and watcher.upstream in holds
+            and (watcher.watch.known is None or watcher.upstream.limiter.off)
+            and not (watcher.polling or watcher.over)
+            and (watcher.upstream in lasting or watcher.waits_since(now) >= TOLD_AFTER_SECONDS)
+        ]
+        await self._hydrate(waiting)
+        for number, watcher in enumerate(waiting, start=1):
+            if watcher.watch.known is None or watcher.upstream.limiter.off:
+                watcher.held_up(holds[watcher.upstream])
+            if number % 250 == 0:
+                await asyncio.sleep(0)
+
+    async def _hydrate(self, watchers: list[Watcher]) -> None:
+        unread = [watcher for watcher in watchers if not watcher.hydrated]
+        try:
+            recorded = await self._journal.latest([watcher.key for watcher in unread]) if unread else []
+        except BridgeError as error:
+            logger.warning("watch tick failed", extra={"error": str(error)})
+            return
+        for watcher, event in zip(unread, recorded, strict=True):
+            if event is not None and not watcher.hydrated:
+                watcher.remember(event)
+
+    def key_replaced(self, name: str) -> None:
+        """Another key is in use: poll now what the old one was not shown."""
+        for watcher in self._watchers.values():
+            if watcher.key.upstream == name and watcher.own and isinstance(watcher.error, CredentialRefused):
+                watcher.poll_now()
 
     def statistics(self, name: str) -> dict[str, int]:
         """Watches and viewers of one upstream, as `/status` reports them."""
@@ -428,6 +486,10 @@ class Pool:
             watcher.recall_missing(error, at)
             return watcher
         scheduler.schedule(watcher)
+        watcher.error = upstream.held_up()
+        if watcher.error is not None:
+            # Nobody waits for a poll that does not start.
+            watcher.polled_once.set()
         self._follow(watcher)
         return watcher
 
@@ -459,6 +521,8 @@ class Pool:
         except InvalidRequest:
             return  # the first poll fails with the same error, and reports it
         if self._group is None or request is None or watcher.key in self._followers:
+            return
+        if watcher.upstream.limiter.off:
             return
         name = watcher.key.upstream
         if self._following[name] >= watcher.upstream.max_streams:

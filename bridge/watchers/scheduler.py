@@ -65,6 +65,18 @@ class PollScheduler:
         """First polls of this connection that wait for their turn."""
         return self._first.queued_by(connection)
 
+    @property
+    def upstream(self) -> Upstream:
+        """The upstream whose polls it starts."""
+        return self._upstream
+
+    def hold(self, now: float) -> str | None:
+        """Why polls that are due do not start, in words for a notice; None if they do."""
+        reason = self._upstream.limiter.held_up_by(now)
+        if reason is None and len(self._first):
+            reason = "the first poll waits for its turn: too many calls, or the rate limit of this upstream"
+        return reason
+
     def cancel(self, watcher: Watcher) -> None:
         """Never poll `watcher` again."""
         watcher.generation = CANCELLED
@@ -104,7 +116,7 @@ class PollScheduler:
         limiter.polls_wait = bool(self._ready) or len(self._first) > 0
         repeat_at = limiter.free_at(Call.POLL, now) if self._ready else None
         repeats_wait = repeat_at is not None and repeat_at <= now
-        if len(self._first):
+        if len(self._first) and not (repeats_wait and self._has_probe_for_key()):
             # Case 1: a newcomer's turn.
             first_at = limiter.free_at(Call.FIRST, now)
             while first_at is not None and first_at <= now:
@@ -140,11 +152,22 @@ class PollScheduler:
     def _pop_probe(self) -> tuple[float, int, Watcher, float]:
         # The probe that failed is scheduled again behind the others, so probes rotate. Linear, but at most
         # once a second while the circuit is open.
-        watched = [entry for entry in self._ready if entry[2].viewers and entry[2].generation == entry[1]]
-        entry = min(watched, key=lambda entry: entry[:2]) if watched else self._ready[0]
+        current = [entry for entry in self._ready if entry[2].generation == entry[1]]
+        is_denied = self._upstream.limiter.is_denied
+        entry = min(
+            current, key=lambda one: (is_denied(one[2].key.task_id), not one[2].viewers, *one[:2])
+        )
         self._ready.remove(entry)
         heapq.heapify(self._ready)
         return entry
+
+    def _has_probe_for_key(self) -> bool:
+        """Whether a rejected key is best tried with a task that it was accepted for."""
+        limiter = self._upstream.limiter
+        return limiter.rejected is not None and any(
+            watcher.generation == generation and not limiter.is_denied(watcher.key.task_id)
+            for _, generation, watcher, _ in self._ready
+        )
 
     def _can_start(self, now: float) -> bool:
         limiter = self._upstream.limiter
@@ -238,6 +261,11 @@ class PollSchedulers:
         self._group = group
         for key, scheduler in self._schedulers.items():
             self._running[key] = group.create_task(scheduler.run())
+
+    def holds(self, now: float) -> dict[Upstream, str]:
+        """The upstreams, each with one credential, whose due polls do not start, and why."""
+        reasons = {one.upstream: one.hold(now) for one in self._schedulers.values()}
+        return {upstream: reason for upstream, reason in reasons.items() if reason is not None}
 
     def of(self, upstream: Upstream) -> PollScheduler:
         """The scheduler of this upstream with this credential, created if need be."""

@@ -177,6 +177,15 @@ class Watcher:
         return known is not None and known.status is Status.LOST
 
     @property
+    def hydrated(self) -> bool:
+        """Whether the recorded state was loaded."""
+        return self._hydrated
+
+    def waits_since(self, now: float) -> float:
+        """Seconds for which a poll has been due; negative until it is."""
+        return now - self.watch.due if self.watch.due is not None else 0.0
+
+    @property
     def own(self) -> bool:
         """Whether it is polled with the operator's own credential."""
         return self.key.account == OWN_ACCOUNT
@@ -204,6 +213,17 @@ class Watcher:
         self._hydrated = True
         self.watch = self._begin(self.watch.random, event.state)
         self.polled_once.set()
+
+    def held_up(self, reason: str) -> None:
+        """Polls of this upstream are held up: say so, and why there is no state."""
+        if self.watch.known is None and not self.watch.not_found:
+            own_trouble = isinstance(self.error, UpstreamError) and self.error.about_task
+            if not own_trouble:
+                self.error = self.upstream.held_up() or self.error
+            if self.error is not None:
+                self.polled_once.set()
+        update = self.watch.held_up(reason, now=self.upstream.clock.monotonic())
+        self._announce(update)
 
     async def wait_news(self, seconds: float) -> None:
         """Wait for the next poll to finish, with any result, or for the watch to end.

@@ -84,8 +84,6 @@ class AnyProvider(RuleBasedStateMachine):
             self.standing.pop(NoticeCode.STALLED, None)
             if update.state.status is not Status.UNKNOWN:
                 self.standing.pop(NoticeCode.UNKNOWN_STATUS, None)
-            if update.state.status.final:
-                self.standing.clear()
         for notice in update.notices:
             if notice.code is NoticeCode.FRESH:
                 assert self.standing.keys() - OF_STATE, "fresh takes back what was never said"
@@ -96,6 +94,9 @@ class AnyProvider(RuleBasedStateMachine):
                     assert notice.message != message, "a notice was repeated"
                     assert self.now - at >= REASON_SECONDS, "reasons came faster than once a minute"
                 self.standing[notice.code] = notice.message, self.now
+        if update.state is not None and update.state.status.final:
+            # What an end brings with it, `fresh` too, is told before it.
+            self.standing.clear()
 
     @rule(seconds=seconds)
     def time_passes(self, seconds: float) -> None:

@@ -1,4 +1,7 @@
-"""Admission control: limits per address and per caller, checked before a request costs anything else."""
+"""Admission control: connection limits and rate limits per address and per caller.
+
+Checked before a request costs anything else.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/proxy/{upstream}/...`: the provider's own calls under its own paths.
+"""`/proxy/{upstream}/...`: the provider's own calls under its own paths, a reverse proxy for them.
 
 Rule 1: this is not an open proxy. A request that is not a call of the upstream's dialect is answered 404, and
         nothing is sent.

@@ -119,7 +119,7 @@ class LinkRewriter:
         return changed
 
     def _text(self, text: str, key: str, above: str, files: frozenset[str]) -> str | None:
-        """What stands in the place of a string; None for nothing."""
+        """What replaces a string; None to leave it out."""
         stripped = text.strip() if len(text) <= MAX_LINK else ""
         if text[:1] in ("{", "[") and "/" in text:
             return self._json(text, files)

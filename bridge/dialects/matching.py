@@ -55,7 +55,7 @@ class _CallMatcher:
     host: _TemplateMatcher | None
 
     def values_in_path(self, path: str) -> Values | None:
-        """The values of a path; where the task id chooses the host, the host may stand before it."""
+        """The values of a path; where the task id chooses the host, the host may come before it."""
         values = self.path.read(path, _decoded)
         if values is None and self.host is not None:
             host, slash, rest = path.removeprefix("/").partition("/")
@@ -161,8 +161,8 @@ class Matcher:
     def path_of_link(self, host: str, path: str, query: str) -> str | None:
         """The path, with the query, under which `match` finds the call that a link makes.
 
-        None when the link is no call about a task, or one that the bridge does not serve. Creates do not
-        count: nobody follows a link to create a task, and their paths may be little more than one place.
+        None when the link is not a call about a task, or one that the bridge does not serve. Creates do not
+        count: no client follows a link to create a task, and their paths may be little more than one place.
 
         Args:
             host: In lower case, without a port.

@@ -29,5 +29,5 @@ class ResultFiles:
             self._keys.popitem(last=False)
 
     def task_of(self, name: FileName) -> TaskKey | None:
-        """The task; None where nobody was given a document that names the file."""
+        """The task; None if no client was given a document that names the file."""
         return self._keys.get(name)

@@ -80,12 +80,12 @@ class Answers:
 
 
 def base_url(request: Request) -> str:
-    """The address by which the client reached the bridge; only its path where the `Host` is no host name."""
+    """The address by which the client reached the bridge; only its path if `Host` is not a host name."""
     root = params.root_path(request)
     host = request.headers.get("host", "")
     if not _HOST.fullmatch(host):
         return root
-    # A proxy in front may end TLS. A forged header makes the client's own links wrong, nobody else's.
+    # A proxy in front may end TLS. A forged header makes the client's own links wrong, not those of others.
     forwarded = request.headers.get("x-forwarded-proto", "").rpartition(",")[2].strip().lower()
     scheme = "https" if forwarded == "https" else request.url.scheme
     return f"{scheme}://{host}{root}"

@@ -27,7 +27,7 @@ _NEVER = float("-inf")
 
 
 @dataclass(slots=True)
-class _Asked:
+class _Lookup:
     """One call to the provider for all concurrent callers.
 
     Args:
@@ -49,7 +49,7 @@ class ProxyResults:
         self._pool = services.pool
         self._journal = services.journal
         self._files = files
-        self._asked: OrderedDict[FileName, _Asked] = OrderedDict()
+        self._lookups: OrderedDict[FileName, _Lookup] = OrderedDict()
 
     def task_of(self, call: ProxyCall) -> TaskKey | None:
         """The task that a result call is about; None where only the provider knows.
@@ -85,40 +85,40 @@ class ProxyResults:
         return error_response(UpstreamRefused(message, provider_status=422, provider_code=code))
 
     async def ask(self, call: ProxyCall) -> Response:
-        """The provider's own answer, asked for once for all concurrent callers.
+        """The provider's own answer, lookup for once for all concurrent callers.
 
         Raises:
             UpstreamError: There is none.
         """
         request = call.upstream.dialect.result_request(call.match.task_id, call.match.options)
-        asked = self._entry(call.upstream, request.path)
-        async with asked.lock:
-            if self._clock.monotonic() >= asked.until:
-                await self._ask(call.upstream, asked, request)
-        if asked.response is not None:
-            return call.answers.passthrough(asked.response, asked.error)
-        assert asked.error is not None
+        lookup = self._entry(call.upstream, request.path)
+        async with lookup.lock:
+            if self._clock.monotonic() >= lookup.until:
+                await self._ask(call.upstream, lookup, request)
+        if lookup.response is not None:
+            return call.answers.passthrough(lookup.response, lookup.error)
+        assert lookup.error is not None
         # Without its traceback, which would grow with every caller that gets this exception.
-        raise asked.error.with_traceback(None)
+        raise lookup.error.with_traceback(None)
 
-    async def _ask(self, upstream: Upstream, asked: _Asked, request: Request) -> None:
-        asked.response = asked.error = None
+    async def _ask(self, upstream: Upstream, lookup: _Lookup, request: Request) -> None:
+        lookup.response = lookup.error = None
         try:
             async with upstream.acquire(Call.CONTROL):
-                asked.response = await upstream.ask("status", request)
-                upstream.dialect.check_result(asked.response)
+                lookup.response = await upstream.ask("status", request)
+                upstream.dialect.check_result(lookup.response)
         except UpstreamError as error:
-            asked.error = error
-        upstream.record_call("status", asked.error)
-        small = asked.response is None or len(asked.response.body) <= CACHED_BYTES
-        asked.until = self._clock.monotonic() + (CACHED_SECONDS if small else 0.0)
+            lookup.error = error
+        upstream.record_call("status", lookup.error)
+        small = lookup.response is None or len(lookup.response.body) <= CACHED_BYTES
+        lookup.until = self._clock.monotonic() + (CACHED_SECONDS if small else 0.0)
 
-    def _entry(self, upstream: Upstream, path: str) -> _Asked:
+    def _entry(self, upstream: Upstream, path: str) -> _Lookup:
         name = (upstream.name, upstream.account, path)
-        entry = self._asked.setdefault(name, _Asked())
-        self._asked.move_to_end(name)
-        if len(self._asked) > CACHE_SIZE:
-            self._asked.popitem(last=False)
+        entry = self._lookups.setdefault(name, _Lookup())
+        self._lookups.move_to_end(name)
+        if len(self._lookups) > CACHE_SIZE:
+            self._lookups.popitem(last=False)
         return entry
 
     async def _ended(self, key: TaskKey) -> Event:

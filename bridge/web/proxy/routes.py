@@ -79,7 +79,7 @@ class ProxyRoutes:
     async def _result(self, call: ProxyCall) -> Response:
         key = self._results.task_of(call)
         if key is None:
-            # Nobody knows whose task the file is of.
+            # It is not known which task the file belongs to.
             call.caller.authorize_upstream(TokenScope.READ, call.upstream.name)
             return await self._results.ask(call)
         await self._authenticator.authorize(call.caller, TokenScope.READ, [key])

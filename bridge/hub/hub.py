@@ -349,7 +349,11 @@ class Hub:
             if not waiter.done():  # a waiter that timed out removes itself a turn later
                 waiter.set_result(frames.event)
         offset = frames.event.cursor.offset
-        for fmt, group in list(channel.groups.items()):
+        for fmt in list(channel.groups):
+            # Looked up only now: during a yield the last member of a format may have left and another joined.
+            group = channel.groups.get(fmt)
+            if group is None:
+                continue
             data = frames.bytes_for(fmt)
             label = fmt.transport.value
             totals = channel.totals_of(fmt)

@@ -209,3 +209,22 @@ class AnyCrowd(RuleBasedStateMachine):
 
 TestAnyCrowd = AnyCrowd.TestCase
 TestAnyCrowd.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+
+
+def test_bytes_are_counted_once_when_a_format_loses_its_last_member_and_gains_one_within_a_round() -> None:
+    """Found by the machine above: the round still held the group that the first member had left."""
+    crowd = AnyCrowd()
+    task_0, task_1 = KEYS[:2]
+    sse, ndjson = FORMS[:2]
+    crowd.a_crowd_is_there(crowd=2, size=1)
+    crowd.arrive([task_0], sse)
+    crowd.arrive([task_1], sse)
+    crowd.arrive([task_0, task_1], ndjson)
+    crowd.begin(1)
+    crowd.leaves(0)
+    crowd.record_several([task_1, task_0])
+    crowd.one_turn()
+    crowd.begin(0)
+    crowd.leaves(0)
+    crowd.begin(0)
+    crowd.teardown()

@@ -31,8 +31,8 @@ from bridge.watchers.stream import StreamFollower
 from bridge.watchers.watcher import Watcher
 
 TICK_SECONDS = 1.0
-TOLD_AFTER_SECONDS = 0.8
-"""How long a due first poll waits before its viewers are told. With one tick more it is less than 2 s."""
+NOTICE_AFTER_SECONDS = 0.8
+"""How long a due first poll waits before its viewers get a notice. With one tick more it is less than 2 s."""
 
 CALLBACK_PERIOD_SECONDS = 1.0
 RESTORED_PER_SECOND = 100.0
@@ -389,7 +389,7 @@ class Pool:
         now = self._clock.monotonic()
         if self._accounts is not None:
             self._evict_accounts(self._accounts)
-        await self._tell_holds(now)
+        await self._report_holds(now)
         for name in self._audiences:
             self._count_viewers(name, 0)
         # Entries of the last second only, or every callback would leave one behind for good.
@@ -418,8 +418,8 @@ class Pool:
                 # About 2 ms: other coroutines run in between, regardless of the number of watches.
                 await asyncio.sleep(0)
 
-    async def _tell_holds(self, now: float) -> None:
-        """Tell the viewers whose first poll is held up; those of an upstream that is off in any case.
+    async def _report_holds(self, now: float) -> None:
+        """Notify the viewers whose first poll is held up; those of an upstream that is off in any case.
 
         One pass a second over all watches instead of a timer for each viewer.
         """
@@ -434,7 +434,7 @@ class Pool:
             and watcher.upstream in holds
             and (watcher.watch.known is None or watcher.upstream.limiter.off)
             and not (watcher.polling or watcher.over)
-            and (watcher.upstream in lasting or watcher.waits_since(now) >= TOLD_AFTER_SECONDS)
+            and (watcher.upstream in lasting or watcher.waits_since(now) >= NOTICE_AFTER_SECONDS)
         ]
         await self._hydrate(waiting)
         for number, watcher in enumerate(waiting, start=1):
@@ -479,7 +479,7 @@ class Pool:
         scheduler.schedule(watcher)
         watcher.error = upstream.held_up()
         if watcher.error is not None:
-            # Nobody waits for a poll that does not start.
+            # No client waits for a poll that does not start.
             watcher.polled_once.set()
         self._follow(watcher)
         return watcher

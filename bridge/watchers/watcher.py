@@ -215,7 +215,7 @@ class Watcher:
         self.polled_once.set()
 
     def held_up(self, reason: str) -> None:
-        """Polls of this upstream are held up: say so, and why there is no state."""
+        """Polls of this upstream are held up: send the notice, and keep why there is no state."""
         if self.watch.known is None and not self.watch.not_found:
             own_trouble = isinstance(self.error, UpstreamError) and self.error.about_task
             if not own_trouble:

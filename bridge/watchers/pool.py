@@ -40,6 +40,7 @@ BELIEVED_MISSING_SECONDS = 60.0
 """How long a provider's 404 is believed without another poll."""
 
 MAX_BELIEVED_MISSING = 10_000
+MAX_HYDRATED = 1000
 MAX_LOST = 500
 """Lost tasks that are still polled. At one poll in five minutes each, less than two requests per second."""
 
@@ -438,20 +439,21 @@ class Pool:
         ]
         await self._hydrate(waiting)
         for number, watcher in enumerate(waiting, start=1):
-            if watcher.watch.known is None or watcher.upstream.limiter.off:
+            if watcher.hydrated and (watcher.watch.known is None or watcher.upstream.limiter.off):
                 watcher.held_up(holds[watcher.upstream])
             if number % 250 == 0:
                 await asyncio.sleep(0)
 
     async def _hydrate(self, watchers: list[Watcher]) -> None:
-        unread = [watcher for watcher in watchers if not watcher.hydrated]
+        # A flood of ids must not make one pass long: the rest follows a second later.
+        unread = [watcher for watcher in watchers if not watcher.hydrated][:MAX_HYDRATED]
         try:
             recorded = await self._journal.latest([watcher.key for watcher in unread]) if unread else []
         except BridgeError as error:
             logger.warning("watch tick failed", extra={"error": str(error)})
             return
         for watcher, event in zip(unread, recorded, strict=True):
-            if event is not None and not watcher.hydrated:
+            if not watcher.hydrated:
                 watcher.remember(event)
 
     def key_replaced(self, name: str) -> None:

@@ -208,9 +208,11 @@ class Watcher:
         if self.over:
             self.polled_once.set()
 
-    def remember(self, event: Event) -> None:
-        """Start from a recorded state instead of reading the journal."""
+    def remember(self, event: Event | None) -> None:
+        """Start from a recorded state instead of reading the journal; None when there is none."""
         self._hydrated = True
+        if event is None:
+            return
         self.watch = self._begin(self.watch.random, event.state)
         self.polled_once.set()
 

@@ -343,7 +343,7 @@ def _open_key_file(name: str, config: UpstreamSettings, clock: Clock) -> tuple[K
     assert config.api_key_file is not None
     dialect = dialect_of(name, config)
     file = KeyFile(name, config.api_key_file, dialect)
-    # A file that holds no key yet is told by `missing_keys`; it may come later.
+    # A file without a key yet is reported by `missing_keys`; the key may come later.
     file.read()
     keep_from_logs(file.key)
     return file, RotatingCredential(credential_of(dialect, file.key, clock))

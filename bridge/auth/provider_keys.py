@@ -66,7 +66,7 @@ class ProviderKeyAuth(CredentialAuthenticator):
         """The account of the key. Whether the key is valid only the provider knows, task by task."""
         if len(credential) > MAX_KEY or not credential.isascii() or not credential.isprintable():
             raise Unauthenticated("malformed provider key")
-        account = self._accounts.register(credential)
+        account = self._accounts.name(credential)
         return Caller(
             name=f"key-{account[:16]}", scopes=_SCOPES, tasks=None, expires_at=None, account=account
         )
@@ -75,6 +75,8 @@ class ProviderKeyAuth(CredentialAuthenticator):
         """Limit keys that no provider has accepted: an address that guesses keys is rejected."""
         if not self._accounts.is_verified(credential):
             self._limit_unverified(connection)
+        # Only now: keys of requests above the limit must not fill the memory.
+        self._accounts.register(credential)
 
     async def verify_ownership(self, keys: Sequence[TaskKey]) -> Mapping[TaskKey, BridgeError]:
         """The tasks the provider does not show to the account's key."""

@@ -231,7 +231,7 @@ class CredentialLimiter:
         return Permit(call, task_id, shown, now, key_version=self._key_version)
 
     def replace_key(self) -> None:
-        """Another key is in use: the old one's rest is over, and its late answers teach nothing."""
+        """Another key is in use: the old one's rest ends, and its late answers teach nothing."""
         self._key_version += 1
         self.rejected = None
         self._forbidden.clear()
@@ -407,7 +407,7 @@ class CredentialLimiter:
         return max(until - now, 0.0)
 
     def lasting_hold(self, now: float) -> str | None:
-        """As `held_up_by`, without what is over in a second: nobody needs to be told of that."""
+        """As `held_up_by`, without a hold that ends within a second: it needs no notice."""
         if self.off or self.probing or self._paused_until - now > _LASTING_SECONDS:
             return self.held_up_by(now)
         return None

@@ -88,6 +88,10 @@ class AccountRegistry:
         entry = self._accounts.get(self._name(key))
         return entry is not None and entry.verified
 
+    def name(self, key: str) -> str:
+        """The name of a key's account, without keeping the key."""
+        return self._name(key)
+
     def register(self, key: str) -> str:
         """Keep a key for as long as it is used; returns the name of its account."""
         account = self._name(key)

@@ -89,7 +89,7 @@ def read_key(path: Path, dialect: Dialect) -> str:
 
 
 def _content(path: Path) -> bytes:
-    # Without waiting: a named pipe would hold the thread until somebody writes to it.
+    # Without waiting: a named pipe would hold the thread until a writer comes.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -236,7 +236,7 @@ class Upstream:
         if scope is Scope.CREDENTIAL:
             error.key_name = self.limiter.key_name
             if self.account == OWN_ACCOUNT:
-                # A caller would look for the mistake in the credential it sent itself.
+                # A caller would take it for the credential of its own request.
                 error.args = (f"the provider rejects {error.key_name}: {error}",)
                 if first:
                     logger.error("API key rejected", extra={"upstream": self.name, "error": str(error)})
@@ -253,7 +253,7 @@ class Upstream:
         return UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=after)
 
     def replace_key(self) -> None:
-        """The session sends another key from now on: a rest of the old one is over."""
+        """The session sends another key from now on: a rest of the old one ends."""
         self.limiter.replace_key()
         logger.info("API key replaced", extra={"upstream": self.name})
         self._freed()

@@ -38,13 +38,13 @@ class KeyRotation:
         self._keep_from_logs = keep_from_logs
 
     async def run(self) -> None:
-        """Look at the file once a second until cancelled."""
+        """Read the file once a second until cancelled."""
         detach_from_request()
         while True:
             await self._upstream.clock.sleep(PERIOD_SECONDS)
-            await self.look()
+            await self.refresh()
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read the file; if it holds another key, use that one."""
         # In a thread: a network file system may be slow.
         if not await asyncio.to_thread(self._file.read):

@@ -31,8 +31,8 @@ from bridge.watchers.stream import StreamFollower
 from bridge.watchers.watcher import Watcher
 
 TICK_SECONDS = 1.0
-TOLD_AFTER_SECONDS = 0.8
-"""How long a due first poll waits before its viewers are told. With one tick more it is less than 2 s."""
+NOTICE_AFTER_SECONDS = 0.8
+"""How long a due first poll waits before its viewers get a notice. With one tick more it is less than 2 s."""
 
 CALLBACK_PERIOD_SECONDS = 1.0
 RESTORED_PER_SECOND = 100.0
@@ -40,6 +40,7 @@ BELIEVED_MISSING_SECONDS = 60.0
 """How long a provider's 404 is believed without another poll."""
 
 MAX_BELIEVED_MISSING = 10_000
+MAX_HYDRATED = 1000
 MAX_LOST = 500
 """Lost tasks that are still polled. At one poll in five minutes each, less than two requests per second."""
 
@@ -390,7 +391,7 @@ class Pool:
         now = self._clock.monotonic()
         if self._accounts is not None:
             self._evict_accounts(self._accounts)
-        await self._tell_holds(now)
+        await self._report_holds(now)
         for name in self._audiences:
             self._count_viewers(name, 0)
         # Entries of the last second only, or every callback would leave one behind for good.
@@ -427,8 +428,8 @@ class Pool:
         rate = watcher.upstream.limiter.requests_per_second
         return 0.0 if rate is None else self._polled[watcher.key.upstream, watcher.key.account] / rate
 
-    async def _tell_holds(self, now: float) -> None:
-        """Tell the viewers whose first poll is held up; those of an upstream that is off in any case.
+    async def _report_holds(self, now: float) -> None:
+        """Notify the viewers whose first poll is held up; those of an upstream that is off in any case.
 
         One pass a second over all watches instead of a timer for each viewer.
         """
@@ -443,24 +444,25 @@ class Pool:
             and watcher.upstream in holds
             and (watcher.watch.known is None or watcher.upstream.limiter.off)
             and not (watcher.polling or watcher.over)
-            and (watcher.upstream in lasting or watcher.waits_since(now) >= TOLD_AFTER_SECONDS)
+            and (watcher.upstream in lasting or watcher.waits_since(now) >= NOTICE_AFTER_SECONDS)
         ]
         await self._hydrate(waiting)
         for number, watcher in enumerate(waiting, start=1):
-            if watcher.watch.known is None or watcher.upstream.limiter.off:
+            if watcher.hydrated and (watcher.watch.known is None or watcher.upstream.limiter.off):
                 watcher.held_up(holds[watcher.upstream])
             if number % 250 == 0:
                 await asyncio.sleep(0)
 
     async def _hydrate(self, watchers: list[Watcher]) -> None:
-        unread = [watcher for watcher in watchers if not watcher.hydrated]
+        # A flood of ids must not make one pass long: the rest follows a second later.
+        unread = [watcher for watcher in watchers if not watcher.hydrated][:MAX_HYDRATED]
         try:
             recorded = await self._journal.latest([watcher.key for watcher in unread]) if unread else []
         except BridgeError as error:
             logger.warning("watch tick failed", extra={"error": str(error)})
             return
         for watcher, event in zip(unread, recorded, strict=True):
-            if event is not None and not watcher.hydrated:
+            if not watcher.hydrated:
                 watcher.remember(event)
 
     def key_replaced(self, name: str) -> None:
@@ -488,7 +490,7 @@ class Pool:
         scheduler.schedule(watcher)
         watcher.error = upstream.held_up()
         if watcher.error is not None:
-            # Nobody waits for a poll that does not start.
+            # No client waits for a poll that does not start.
             watcher.polled_once.set()
         self._follow(watcher)
         return watcher

@@ -208,14 +208,16 @@ class Watcher:
         if self.over:
             self.polled_once.set()
 
-    def remember(self, event: Event) -> None:
-        """Start from a recorded state instead of reading the journal."""
+    def remember(self, event: Event | None) -> None:
+        """Start from a recorded state instead of reading the journal; None when there is none."""
         self._hydrated = True
+        if event is None:
+            return
         self.watch = self._begin(self.watch.random, event.state)
         self.polled_once.set()
 
     def held_up(self, reason: str) -> None:
-        """Polls of this upstream are held up: say so, and why there is no state."""
+        """Polls of this upstream are held up: send the notice, and keep why there is no state."""
         if self.watch.known is None and not self.watch.not_found:
             own_trouble = isinstance(self.error, UpstreamError) and self.error.about_task
             if not own_trouble:

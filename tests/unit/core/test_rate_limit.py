@@ -344,6 +344,44 @@ def test_a_403_that_the_dialect_names_is_the_key_at_once() -> None:
     assert fail(limiter(), error) is Scope.CREDENTIAL
 
 
+def test_another_key_ends_the_rest_and_late_answers_to_the_old_one_reject_nothing() -> None:
+    one = limiter()
+    late = one.start(Call.POLL, NOW, task_id="late")
+    fail(one, CredentialRefused(provider_status=401))
+    one.replace_key()
+    assert one.free_at(Call.POLL, NOW) is not None
+    assert one.fail(late, CredentialRefused(provider_status=401), NOW) is Scope.TASK
+    assert one.rejected is None
+    assert fail(one, CredentialRefused(provider_status=401), NOW + 1) is Scope.CREDENTIAL
+
+
+def test_an_answer_to_a_call_from_before_the_rejection_does_not_end_the_rest() -> None:
+    one = limiter()
+    early = one.start(Call.POLL, NOW - 1, task_id="early")
+    fail(one, CredentialRefused(provider_status=401))
+    one.succeed(early, NOW + 1)
+    assert one.rejected is not None
+    succeed(one, NOW + KEY_RETRY_SECONDS)
+    assert one.rejected is None
+
+
+def test_no_call_starts_while_the_upstream_is_off() -> None:
+    one = limiter()
+    one.off = True
+    assert [one.free_at(call, NOW) for call in Call] == [None] * len(Call)
+    assert one.lasting_hold(NOW) is not None
+    assert one.for_other_credential(max_in_flight=2).off
+
+
+@pytest.mark.parametrize("wait", [30.0, None])
+def test_a_503_that_asks_a_create_to_wait_pauses_creates_only(wait: float | None) -> None:
+    one = limiter()
+    fail(one, UpstreamBusy(provider_status=503, retry_after=wait), call=Call.CREATE)
+    assert one.free_at(Call.CREATE, NOW) == NOW + (wait or 1.0)
+    assert one.free_at(Call.POLL, NOW) == NOW
+    assert one.lasting_hold(NOW) is None
+
+
 def test_a_callers_own_key_is_not_judged_by_other_peoples_tasks() -> None:
     one = limiter().for_other_credential(max_in_flight=4)
     for number in range(20):

@@ -85,7 +85,7 @@ class ProxyResults:
         return error_response(UpstreamRefused(message, provider_status=422, provider_code=code))
 
     async def ask(self, call: ProxyCall) -> Response:
-        """The provider's own answer, lookup for once for all concurrent callers.
+        """The provider's own answer, requested once for all concurrent callers.
 
         Raises:
             UpstreamError: There is none.

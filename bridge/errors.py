@@ -1,4 +1,4 @@
-"""Every error of the bridge, and how it is answered over HTTP.
+"""Every error of the bridge, and its response over HTTP.
 
 BridgeError
 ├── ConfigError              at start only; holds every error found
@@ -25,6 +25,7 @@ The docstring of a class is the message of an error raised without one, and the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 
@@ -52,14 +53,19 @@ class ConfigError(BridgeError):
 
     Attributes:
         errors: One sentence per error.
+        warnings: What works today and stops working in the next release, such as the old name of a setting.
     """
 
     code = "invalid_config"
 
-    def __init__(self, errors: list[str]) -> None:
+    def __init__(self, errors: list[str], warnings: Sequence[str] = ()) -> None:
         self.errors = errors
+        self.warnings = tuple(warnings)
         count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
-        super().__init__(f"Configuration error: {count}\n" + "\n".join(f"  - {error}" for error in errors))
+        lines = [f"Configuration error: {count}"]
+        lines += [f"  - {error}" for error in errors]
+        lines += [f"warning: {warning}" for warning in warnings]
+        super().__init__("\n".join(lines))
 
 
 class RequestError(BridgeError):

@@ -1,4 +1,8 @@
-"""Which web pages may use the bridge: those of its own host, and those of the configured origins."""
+"""Which web pages may use the bridge: those of its own host, and those of the configured origins.
+
+The CSRF check of cookies, and the origin check of WebSockets and submits. CORS headers are in
+`web/middleware/cors.py`.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Rule 1: a task is shown only if the provider recently returned it for the caller's own key. A recorded state
         is never evidence: it may have been polled with another key.
-Rule 2: one poll answers all concurrent callers of an account; what its watch polls is not polled twice.
+Rule 2: one poll serves all concurrent callers of an account; what its watch polls is not polled twice.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ class OwnershipVerifier:
                 await self._poll_finished(watcher.upstream, key)
         except CredentialRefused as error:
             if error.provider_status == _NOT_YOURS:
-                # 403 is about this task: answered as 404, so that ids of other accounts cannot be probed
-                raise TaskNotFound("the upstream does not show this task") from None
+                # 403 is about this task: the response is 404, so that ids of other accounts cannot be probed
+                raise TaskNotFound("the upstream does not return this task") from None
             raise Unauthenticated(REFUSED_SENTENCE) from None
         finally:
             self._pool.unwant(key)

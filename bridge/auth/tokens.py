@@ -121,9 +121,9 @@ def verified_claims(
         except jwt.MissingRequiredClaimError:
             raise Unauthenticated("the token lacks one of the claims iss, aud and exp") from None
         except jwt.InvalidIssuerError:
-            raise Unauthenticated("the token has another issuer") from None
+            raise Unauthenticated("the token has the wrong issuer") from None
         except jwt.InvalidAudienceError:
-            raise Unauthenticated("the token has another audience") from None
+            raise Unauthenticated("the token has the wrong audience") from None
         except _UNREADABLE:
             continue
     raise Unauthenticated("invalid token signature")
@@ -165,4 +165,4 @@ def _seconds(value: object) -> float:
             return float(value)
     except OverflowError:  # an integer too large for a float
         pass
-    raise Unauthenticated("the times of the token must be numbers of seconds")
+    raise Unauthenticated("the `exp` and `nbf` claims of the token must be numbers of seconds")

@@ -102,9 +102,9 @@ async def _submit_all(simulator: str) -> list[str]:
     refs = []
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer demo-key"}) as http:
         for provider, path, body in PROMPTS:
-            async with http.post(f"{simulator}/{provider}{path}", json=body) as answer:
-                answer.raise_for_status()
-                refs.append(f"{provider}/{(await answer.json())['task_id']}")
+            async with http.post(f"{simulator}/{provider}{path}", json=body) as response:
+                response.raise_for_status()
+                refs.append(f"{provider}/{(await response.json())['task_id']}")
     return refs
 
 

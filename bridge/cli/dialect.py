@@ -20,7 +20,7 @@ _BAD_USAGE = 2
 
 @click.group()
 def dialect() -> None:
-    """Test how a provider's responses are read."""
+    """List presets, print the schema of dialect files, and test how responses are read."""
 
 
 @dialect.command("list")
@@ -60,7 +60,7 @@ def schema() -> None:
 @click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header of the response.")
 @click.option("--submit", is_flag=True, help="Read it as the response to a submit.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of that submit.")
-@click.option("--task-id", help="The task id that was asked for.")
+@click.option("--task-id", help="The requested task id.")
 def test(
     file: str,
     *,

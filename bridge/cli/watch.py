@@ -71,7 +71,7 @@ def watch(refs: tuple[str, ...], url: str, *, as_json: bool, token: str | None, 
     "option_texts",
     multiple=True,
     metavar="NAME=VALUE",
-    help="What the provider's call needs besides the body, such as endpoint=fal-ai/flux; may be repeated.",
+    help="Further parameter of the provider's call, such as endpoint=fal-ai/flux; may be repeated.",
 )
 @_url
 @_json
@@ -90,8 +90,8 @@ def submit(
 ) -> None:
     """Create a task at UPSTREAM and print its ref.
 
-    BODY is the provider's own JSON: as text, @FILE, or - for standard input. Submits are never retried
-    automatically.
+    BODY is the provider's own JSON: as text, @FILE, or - for standard input (the default). Submits are
+    never retried automatically.
     """
     document, provider_options = _read_body(body), _read_options(option_texts)
 

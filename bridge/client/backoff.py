@@ -53,7 +53,7 @@ class Backoff:
         """Return the delay before the next attempt, in seconds.
 
         Args:
-            at_least: `Retry-After` of a refusal. Jitter is added: other clients received the same value.
+            at_least: `Retry-After` of the rejection. Jitter is added: other clients received the same value.
         """
         # The bridge's own `retry:` is jittered already, so the first delay stays near it.
         top = 1.5 * self._base if self._last is None else 3 * self._last

@@ -75,7 +75,7 @@ class Follow:
 
         Raises:
             BridgeUnreachable: The bridge was unreachable for `unreachable_after` seconds.
-            BridgeError: The bridge refused the watch, and a retry cannot succeed.
+            BridgeError: The bridge rejected the watch, and a retry cannot succeed.
         """
         self._lost_at = _now()
         while not self._finished:

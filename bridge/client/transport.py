@@ -73,7 +73,7 @@ class HttpTransport:
 
         Raises:
             BridgeUnreachable: No response within `timeout_seconds`.
-            BridgeError: The bridge refused; `retryable` says whether a retry can succeed.
+            BridgeError: The bridge rejected the request; `retryable` says whether a retry can succeed.
         """
         if self._session is None:
             raise RuntimeError("use a Bridge within `async with`")
@@ -112,7 +112,7 @@ class HttpTransport:
 
         Raises:
             BridgeUnreachable: No complete response within `timeout_seconds`.
-            BridgeError: The bridge refused.
+            BridgeError: The bridge rejected the request.
         """
         response = await self.open(method, path, headers=headers, timeout_seconds=timeout_seconds, body=body)
         try:

@@ -1,4 +1,4 @@
-"""Reads the settings: one TOML file, `BRIDGE_` variables over it, arguments over both."""
+"""Reads the settings: one TOML file, `BRIDGE_` environment variables over it, arguments over both."""
 
 from __future__ import annotations
 
@@ -47,13 +47,15 @@ def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **o
         config = _merge(config, current)
         sources |= dict.fromkeys(_names(current), source)
     errors += names.errors()
-    origin = Origin(path, text, sources, tuple(names.warnings()))
+    warnings = tuple(names.warnings())
+    origin = Origin(path, text, sources, warnings)
     try:
         settings = Settings.model_validate(config, context=origin)
     except ValidationError as error:
-        raise ConfigError(errors + [_sentence(detail) for detail in error.errors()]) from None
+        errors += [names.as_written(_sentence(detail)) for detail in error.errors()]
+        raise ConfigError(errors, warnings) from None
     if errors:
-        raise ConfigError(errors)
+        raise ConfigError(errors, warnings)
     return settings
 
 

@@ -49,7 +49,7 @@ class RenamedSettings:
             new = names.get(name)
             if new is not None:
                 self._old[f"{prefix}{name}"] = f"{prefix}{new}"
-                # The value under the new name wins here only until `errors` refuses the configuration.
+                # The value under the new name wins here only until `errors` rejects the configuration.
                 translated.setdefault(new, value)
                 continue
             if name in names.values():
@@ -61,6 +61,14 @@ class RenamedSettings:
         """One sentence per old name in use."""
         for old, new in self._old.items():
             yield f"{old} was renamed to {new}; the old name stops working in the next release"
+
+    def as_written(self, error: str) -> str:
+        """An error that begins with a current name, under the old name if the operator wrote that one."""
+        name, colon, message = error.partition(":")
+        for old, new in self._old.items():
+            if new == name and new not in self._new:
+                return f"{old}{colon}{message}"
+        return error
 
     def errors(self) -> Iterator[str]:
         """One sentence per setting that is written under both of its names."""

@@ -1,4 +1,4 @@
-"""Merges an observation into the known state, and decides whether the result is an event.
+"""Merges an observation into the known state, and decides whether the result is news: an event.
 
 Rule 1: a final status never changes; only `lost` may be replaced, by one of the other final statuses.
 Rule 2: progress never decreases while a task is open, and keeps its value on failure.

@@ -308,6 +308,9 @@ class CredentialLimiter:
         self.abandon(permit)
         if permit.key_version != self._key_version:
             return Scope.TASK
+        if permit.call is Call.CREATE and error.provider_status in ABOUT_ONE_TASK:
+            # Out of credit, or a key that may not create: it still shows the tasks that exist.
+            return Scope.TASK
         inferred = error.provider_status in ABOUT_ONE_TASK and not error.names_key
         if inferred:
             if not self.forbidden_is_key or permit.task_id in self._denied:

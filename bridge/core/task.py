@@ -119,7 +119,7 @@ def check_id(text: str) -> str:
         InvalidRequest: It is empty, longer than 1,024 characters or contains control characters.
     """
     if not text or len(text) > MAX_TASK_ID or _CONTROL.search(text):
-        raise InvalidRequest("an id is 1 to 1,024 characters without controls")
+        raise InvalidRequest("an id must have 1 to 1,024 characters and no control characters")
     return text
 
 
@@ -133,7 +133,9 @@ def check_task_id(task_id: str) -> str:
     check_id(task_id)
     if climbs(task_id):
         # `x%2F..%2F..%2Faccount` would reach another path of the provider, with the operator's key.
-        raise InvalidRequest("a task id has no segment `.` or `..` and no backslash, percent-encoded or not")
+        raise InvalidRequest(
+            "a task id must not contain a segment `.` or `..` or a backslash, percent-encoded or not"
+        )
     return task_id
 
 
@@ -204,6 +206,8 @@ class TaskFields:
         eta_by: When nine of ten such tasks are done, Unix seconds. Not computed yet.
         created_at: Unix seconds, like all times.
         raw: The provider's document, verbatim JSON bytes.
+        result: The document of the second call, where the provider has one for the result.
+        result_status: Its HTTP status.
     """
 
     alias: str | None = column(Read.IDENTIFIER, Merge.KEEP_FILLED, Emit.ALWAYS, Write.PLAIN, default=None)
@@ -225,6 +229,8 @@ class TaskFields:
     credits_used: float | None = column(Read.NUMBER, Merge.KEEP, Emit.ALWAYS, Write.COST, default=None)
     credits_estimated: float | None = column(Read.NUMBER, Merge.KEEP, Emit.NEVER, Write.COST, default=None)
     raw: bytes | None = column(Read.RAW, Merge.REPLACE, Emit.NEVER, Write.RAW, default=None)
+    result: bytes | None = column(Read.RAW, Merge.KEEP, default=None)
+    result_status: int | None = column(Read.OURS, Merge.KEEP, default=None)
 
 
 @frozen_for_types
@@ -263,14 +269,15 @@ class State(TaskFields):
 
 
 def _document_order() -> tuple[Column, ...]:
-    """The rows of `State` between those of its key and its cursor; `raw`, the largest, comes last."""
+    """The shown rows of `State` between those of its key and its cursor; `raw`, the largest, comes last."""
     state = rows(State)
     key = [
         Column(name, Read.KEY, Merge.FIXED, Emit.NEVER, Write.KEY) for name in ("task", "upstream", "task_id")
     ]
     cursor = Column("cursor", Read.KEY, Merge.FIXED, Emit.NEVER, Write.CURSOR)
     raw = [row for row in state if row.write is Write.RAW]
-    return (*key, *(row for row in state if row not in raw), cursor, *raw)
+    omitted = [row for row in state if row.write is Write.OMIT]
+    return (*key, *(row for row in state if row not in (*raw, *omitted)), cursor, *raw)
 
 
 FIELDS = _document_order()

@@ -260,6 +260,7 @@ class Watch:
         if started_at is None and self.due is not None:
             # A chatty stream must not postpone the poll again and again: a stream can be alive and wrong.
             self.due = max(min(self.due, self._safety_net(now)), self._not_before)
+            self._wait = max(self.due - now, 0.0)
         return Update(state, notices) if state is not None or notices else NO_UPDATE
 
     def without_result(
@@ -391,6 +392,7 @@ class Watch:
         if self.due is not None and self.known is not None and not self._poll_requested:
             # At most one interval ahead, or a stream that dies silently would leave a gap of a minute.
             self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
+            self._wait = max(self._wait, self.due - now)
 
     def stream_ended(self, *, now: float) -> None:
         """The stream is closed: poll soon, since its last frames may be missing."""
@@ -422,8 +424,12 @@ class Watch:
         if self.backing_off:
             self.poll_now(now=now)
 
-    def ticked(self, *, now: float, unix_time: float) -> Update:
-        """Process the passing of time; call about once a second."""
+    def ticked(self, *, now: float, unix_time: float, spacing: float = 0.0) -> Update:
+        """Process the passing of time; call about once a second.
+
+        Args:
+            spacing: Seconds between two polls of one task that the rate limit leaves to each task.
+        """
         if self.over or self._lost:
             return NO_UPDATE
         notices = self._due_reasons(now) if self._new_reason else ()
@@ -436,7 +442,7 @@ class Watch:
             return self._lose("deadline", "the deadline of the task passed", now=now, unix_time=unix_time)
         # A tight rate limit, a stream or the provider's own wish spaces polls wider than the pace: that is a
         # slow interval, not a stale task.
-        interval = max(self.interval, self._poll_gap, self._wait)
+        interval = max(self.interval, self._poll_gap, self._wait, min(spacing, MAX_WAIT))
         if now - max(self.confirmed, self._stream_alive_at) > STALE_AFTER_INTERVALS * interval:
             notices += self._notify(
                 NoticeCode.STALE, "not confirmed by the upstream for three poll intervals", now

@@ -1,0 +1,1 @@
+"""Delivery protocols: SSE, NDJSON, WebSocket and long-poll, and the subscriptions behind them."""

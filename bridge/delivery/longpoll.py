@@ -1,4 +1,4 @@
-"""Long polling: answer as soon as the state differs from the one the client has."""
+"""Long polling: respond as soon as the state differs from the one the client has."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from bridge.hub.maintenance import retry_milliseconds
 from bridge.hub.subscription import Subscription
 from bridge.wire import sse
 from bridge.wire.document import PLAIN, Include
-from bridge.wire.frames import Format, Transport, Variant, closing_frame, notice_frame, pack
+from bridge.wire.frames import Format, Rewrite, Transport, Variant, closing_frame, notice_frame, pack
 
 # Otherwise the library patches `uvicorn.Server.handle_exit` and ends streams before the drain does.
 AppStatus.enable_automatic_graceful_drain = False
@@ -69,6 +69,7 @@ class EventStream(Response):
         variant: Variant = Variant.BRIDGE,
         *,
         expires_at: float | None = None,
+        rewrite: Rewrite | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -79,6 +80,7 @@ class EventStream(Response):
         self._include = include
         self._variant = variant
         self._expires_at = expires_at
+        self._rewrite = rewrite
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start the response, then detach the session that keeps the connection open.
@@ -86,7 +88,7 @@ class EventStream(Response):
         Raises:
             BridgeError: Nothing was sent yet; respond with a problem document.
         """
-        fmt = http_format(scope, self._transport, self._include, self._variant)
+        fmt = http_format(scope, self._transport, self._include, self._variant, self._rewrite)
         subscription = self._subscriptions.reserve(
             UnopenedWriter(fmt), self._transport.value, expires_at=self._expires_at
         )

@@ -137,7 +137,7 @@ class Subscriptions:
 
         Raises:
             TaskNotFound: The provider has none of the tasks.
-            UpstreamRefused: The provider refuses to show the only task.
+            UpstreamRefused: The provider rejects the poll of the only task.
             JournalError: The journal cannot be read.
         """
         first_poll_until = self.clock.monotonic() + self.settings.first_state_timeout_seconds

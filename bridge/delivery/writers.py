@@ -15,7 +15,7 @@ from bridge.core.event import Closing
 from bridge.delivery.handoff import server_of
 from bridge.hub.subscription import FlowControl
 from bridge.wire.document import Include
-from bridge.wire.frames import Format, Transport, Variant
+from bridge.wire.frames import Format, Rewrite, Transport, Variant
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
@@ -159,16 +159,16 @@ class UnopenedWriter:
         return self
 
     def write(self, data: bytes) -> None:
-        """Do nothing."""
+        pass
 
     def when_writable(self, resume: Callable[[], None]) -> None:
         """Do nothing: `Hub.begin` sends everything once there is a real writer."""
 
     def finish(self, closing: Closing) -> None:
-        """Do nothing."""
+        pass
 
     def abort(self) -> None:
-        """Do nothing."""
+        pass
 
 
 class AsgiWriter:
@@ -273,11 +273,18 @@ _format = lru_cache(64)(Format)  # few exist, and a lookup by identity is faster
 
 
 def http_format(
-    scope: Scope, transport: Transport, include: Include, variant: Variant = Variant.BRIDGE
+    scope: Scope,
+    transport: Transport,
+    include: Include,
+    variant: Variant = Variant.BRIDGE,
+    rewrite: Rewrite | None = None,
 ) -> Format:
     """The format of the body of this HTTP response."""
     # Without this attribute it is unknown whether the server chunks; the body would be framed twice or never.
-    return _format(transport, include, hasattr(server_of(scope), "chunked_encoding"), False, variant)
+    chunked = hasattr(server_of(scope), "chunked_encoding")
+    if rewrite is not None:  # one for each connection: not worth a place in the cache
+        return Format(transport, include, chunked, False, variant, rewrite)
+    return _format(transport, include, chunked, False, variant)
 
 
 def http_writer(scope: Scope, fmt: Format) -> TransportWriter | AsgiWriter:

@@ -71,6 +71,11 @@ class IdShape:
     pattern: re.Pattern[str] | None
     defaults: Mapping[str, str]
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the id and of its parts."""
+        return frozenset({"task_id", *(self.pattern.groupindex if self.pattern else ())})
+
     def values(self, task_id: str) -> dict[str, str]:
         """The id and its named parts.
 

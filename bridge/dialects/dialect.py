@@ -18,7 +18,8 @@ from bridge.dialects.base import (
 )
 from bridge.dialects.calls import Call
 from bridge.dialects.hosts import Hosts
-from bridge.dialects.lenient import write_json
+from bridge.dialects.lenient import read_json, write_json
+from bridge.dialects.links import LinkRewriter
 from bridge.dialects.matching import Matcher
 from bridge.dialects.outputs import complete, gather, has_empty_link, is_fetchable, is_foreign
 from bridge.dialects.retry import retry_after
@@ -50,6 +51,7 @@ class Dialect:
             rules.calls,
             rules.ids,
             rules.submit,
+            accepted=rules.accepted,
             frames_are_documents=rules.stream.documents,
         )
 
@@ -236,6 +238,8 @@ class Dialect:
         if follow is None:
             return observation
         parsed = follow.answers.parse(answer, first)
+        raw = write_json(parsed.whole) if isinstance(parsed.whole, list) else parsed.raw
+        observation = replace(observation, result=raw, result_status=answer.status)
         self._rules.state.unfold_strings(parsed.document)
         # A list is one result of many parts, or the usual document in a list of one.
         outputs = gather(follow.outputs, parsed.whole or parsed.document, answer.url)
@@ -252,14 +256,55 @@ class Dialect:
             )
         empty = not outputs and has_empty_link(follow.outputs, parsed.document)
         if follow.optional and not outputs and not empty:
-            raw = write_json(parsed.whole) if isinstance(parsed.whole, list) else parsed.raw
-            return replace(observation, raw=raw)
+            return observation
         if not any(is_fetchable(output) for output in outputs):
             raise UnreadablePayload(
                 "no link in the response to the follow-up call", provider_status=answer.status
             )
         outputs = complete(observation.outputs, outputs)
         return replace(observation, outputs=outputs, result_unavailable=any(map(is_foreign, outputs)))
+
+    def check_result(self, answer: HttpResponse) -> None:
+        """Whether a call for the result succeeded.
+
+        Raises:
+            UpstreamError: It did not.
+        """
+        follow = self._rules.follow_up
+        if follow is not None:
+            follow.answers.classify(follow.answers.parse(answer, first), answer, understood=True)
+
+    def result_request(self, task_id: str | None, needed: Mapping[str, str]) -> Request:
+        """The call for the result.
+
+        Args:
+            needed: Its values besides the task's id.
+
+        Raises:
+            InvalidRequest: A value is missing or not allowed.
+        """
+        parts = self._rules.ids.values(task_id) if task_id is not None else {}
+        call, values = self._rules.calls.get("follow_up"), {**parts, **needed}
+        if call is None or not call.names <= values.keys():
+            raise InvalidRequest("the result call needs another value")
+        return self._request(call, values)
+
+    def result_name(self, document: bytes) -> str | None:
+        """What a result call names instead of the task (a file id), in the document of a status call."""
+        follow = self._rules.follow_up
+        text = read_json(document) if follow is not None and follow.needs else None
+        if follow is None or text is None or not isinstance(text.document, dict):
+            return None
+        self._rules.state.unfold_strings(text.document)
+        values = {name: field.read(text.document) for name, field in follow.needs.items()}
+        return self.name_of({name: value for name, value in values.items() if value is not None})
+
+    def name_of(self, values: Mapping[str, str]) -> str | None:
+        """The same, from the values of a result call; None where one is missing."""
+        follow = self._rules.follow_up
+        if follow is None or not follow.needs or not follow.needs.keys() <= values.keys():
+            return None
+        return "\n".join(values[name] for name in sorted(follow.needs))
 
     def task_among(self, task_id: str | None) -> Choose:
         """Which document of a list shows a task: the one with its id or, in a list of one, that."""
@@ -294,6 +339,23 @@ class Dialect:
     def documented(self, path: str) -> str:
         """The path of a request with the path of the provider's base URL before it."""
         return self._matcher.documented(path)
+
+    def link_rewriter(self, called: str, prefix: str, secret_prefix: str = "") -> LinkRewriter:
+        """Makes the provider's links to its own API lead to the bridge.
+
+        Args:
+            called: The base URL that is called.
+            prefix: URL of the bridge under which it serves the calls of this provider.
+            secret_prefix: Beginning of the bridge's own callback addresses, which are left out.
+        """
+        return LinkRewriter(
+            self.base_url,
+            called,
+            self.hosts,
+            self._matcher.path_of_link,
+            prefix=prefix,
+            secret_prefix=secret_prefix,
+        )
 
     def read_stream_event(self, name: str | None, data: str) -> Observation | None:
         """What one server-sent event shows; None for heartbeats and for what is not about the task.

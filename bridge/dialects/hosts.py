@@ -27,6 +27,10 @@ class Hosts:
         host = host_of(url)
         return host is not None and self.has(host)
 
+    def lists(self, name: str) -> bool:
+        """Whether the name, in lower case, is listed itself, not only below a wildcard."""
+        return name in self._names
+
     def has(self, name: str) -> bool:
         """Whether the name, in lower case, is one of them."""
         return name in self._names or name.endswith(self._below)

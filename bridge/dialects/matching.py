@@ -18,7 +18,7 @@ from bridge.errors import InvalidRequest
 MAX_PATH = 2048  # no provider's calls are longer, and regular expressions are not run on more
 
 # From the narrowest to the widest: the path of a submit may be little more than one place.
-_ORDER = ("sync", "cancel", "stream", "alias", "status", "submit")
+_ORDER = ("sync", "cancel", "stream", "follow_up", "alias", "status", "submit")
 _CREATES = frozenset({"submit", "sync"})
 
 Values = dict[str, str]
@@ -52,25 +52,44 @@ class _CallMatcher:
     call: Call
     path: _TemplateMatcher
     query: Mapping[str, _TemplateMatcher]
+    host: _TemplateMatcher | None
 
     def values_in_path(self, path: str) -> Values | None:
+        """The values of a path; where the task id chooses the host, the host may come before it."""
         values = self.path.read(path, _decoded)
+        if values is None and self.host is not None:
+            host, slash, rest = path.removeprefix("/").partition("/")
+            before, after = self.host.read(host, _decoded), self.path.read(slash + rest, _decoded)
+            if before is not None and after is not None:
+                values = _without_conflict([*before.items(), *after.items()])
         return None if values is None or any(climbs(value) for value in values.values()) else values
 
-    def values_in_rest(self, query: Mapping[str, str], body: bytes | None, known: Values) -> Values | None:
-        """The values of path, query and body, None when query or body are not this call's."""
+    def values_in_query(self, query: Mapping[str, str], known: Values) -> Values | None:
+        """The values of path and query, None when the query is not this call's."""
         pairs = list(known.items())
         for name, matcher in self.query.items():
             in_query = matcher.read(query.get(name, ""), str)
             if in_query is None:
                 return None
             pairs += in_query.items()
-        if self.call.body is not None and (body or not self.call.body.names <= known.keys()):
-            in_body = _values_in_body(self.call.body.tree, object_from(body or b""))
-            if in_body is None:
-                return None
-            pairs += in_body
         return _without_conflict(pairs)
+
+    def excludes(self, other: _CallMatcher, query: Mapping[str, str]) -> bool:
+        """Whether the query is also that of another form of the same path: both kinds of id at once."""
+        if other is self or (other.call.method, other.path) != (self.call.method, self.path):
+            return False
+        further = other.query.keys() - self.query.keys()
+        return bool(further and self.query) and all(query.get(name) for name in further)
+
+    def values_in_rest(self, query: Mapping[str, str], body: bytes | None, known: Values) -> Values | None:
+        """The values of path, query and body, None when query or body are not this call's."""
+        values = self.values_in_query(query, known)
+        if values is None or self.call.body is None:
+            return values
+        if not body and self.call.body.names <= values.keys():
+            return values
+        in_body = _values_in_body(self.call.body.tree, object_from(body or b""))
+        return None if in_body is None else _without_conflict([*values.items(), *in_body])
 
 
 class Matcher:
@@ -78,6 +97,7 @@ class Matcher:
 
     Args:
         base_url: The dialect's own: what follows its host is part of the documented paths.
+        accepted: Further forms of the calls, by their names: served, but never made by the bridge.
         frames_are_documents: Whether the bridge can serve the provider's stream itself.
     """
 
@@ -88,13 +108,19 @@ class Matcher:
         ids: IdShape,
         submit: SubmitRules,
         *,
+        accepted: Sequence[tuple[str, Call]] = (),
         frames_are_documents: bool,
     ) -> None:
         self._ids = ids
         self._submit = submit
         self._frames_are_documents = frames_are_documents
         self._base = base_url
-        self._matchers = [_call_matcher(name, calls[name], base_url) for name in _ORDER if name in calls]
+        self._matchers = [
+            _call_matcher(name, call, base_url)
+            for wanted in _ORDER
+            for name, call in (*calls.items(), *accepted)
+            if name == wanted
+        ]
 
     def documented(self, path: str) -> str:
         """The path of a call with the path of the provider's base URL before it."""
@@ -125,17 +151,54 @@ class Matcher:
                 continue
             match = self._match(matcher, values, parameters)
             if match is not None:
+                if any(matcher.excludes(other, parameters) for other in self._matchers):
+                    raise InvalidRequest("the query asks for two different things at once")
                 return match if match.call != "stream" or self._frames_are_documents else None
         if path_matched:
-            raise InvalidRequest("the query or the body is not what this call takes")
+            raise InvalidRequest("the query or the body does not match this call")
+        return None
+
+    def path_of_link(self, host: str, path: str, query: str) -> str | None:
+        """The path, with the query, under which `match` finds the call that a link makes.
+
+        None when the link is not a call about a task, or one that the bridge does not serve. Creates do not
+        count: no client follows a link to create a task, and their paths may be little more than one place.
+
+        Args:
+            host: In lower case, without a port.
+            path: What follows the host, still encoded.
+        """
+        if len(path) > MAX_PATH or climbs(path):
+            return None
+        parameters = dict(parse_qsl(query, keep_blank_values=True))
+        for matcher in self._matchers:
+            in_path = matcher.path.read(path, _decoded) if matcher.name not in _CREATES else None
+            values = None if in_path is None else matcher.values_in_query(parameters, in_path)
+            if values is None or (matcher.name == "stream" and not self._frames_are_documents):
+                continue
+            before = ""
+            if matcher.host is not None:
+                in_host = matcher.host.read(host, str)
+                if in_host is None:
+                    continue
+                values = {**values, **in_host}
+                usual = all(self._ids.defaults.get(name) == value for name, value in in_host.items())
+                before = "" if usual else f"/{host}"
+            if matcher.call.body is None and self._match(matcher, values, parameters) is None:
+                continue
+            return f"{before}{path}?{query}" if query else before + path
         return None
 
     def _match(self, matcher: _CallMatcher, values: Values, query: Mapping[str, str]) -> ProxyMatch | None:
         try:
             if matcher.name in _CREATES:
                 return self._match_create(matcher, values, query)
-            if matcher.name == "alias":
+            if "alias" in values:
                 return ProxyMatch(call=matcher.name, alias=check_id(values["alias"]))
+            if matcher.name == "follow_up" and not values.keys() <= self._ids.names:
+                # What the result call names is not the task, but a file of it.
+                options = {name: check_id(value) for name, value in values.items()}
+                return ProxyMatch(call=matcher.name, task_id=values.get("task_id"), options=options)
             task_id = self._task_id(matcher.call, values)
         except InvalidRequest:
             return None
@@ -178,7 +241,10 @@ class Matcher:
 
 
 def _call_matcher(name: str, call: Call, base_url: str) -> _CallMatcher:
+    host: _TemplateMatcher | None = None
     if call.base_url is not None:
+        if call.base_url.names:
+            host = _template_matcher(_host_parts(call.base_url.parts), "[^/]+")
         base_url = call.base_url.fill(dict.fromkeys(call.base_url.names, "x"))
     path, query = _split(call.path.parts)
     prefix = urlsplit(base_url).path.rstrip("/")
@@ -190,10 +256,23 @@ def _call_matcher(name: str, call: Call, base_url: str) -> _CallMatcher:
             **{key: _template_matcher(value, ".+") for key, value in query.items()},
             **{key: _template_matcher(template.parts, ".+") for key, template in call.query},
         },
+        host,
     )
 
 
 Parts = Sequence[tuple[str, str | None]]
+
+
+def _host_parts(parts: Parts) -> Parts:
+    """The parts of a base URL between its scheme and its path."""
+    host: list[tuple[str, str | None]] = []
+    for number, (literal, place) in enumerate(parts):
+        text = literal.partition("://")[2] if number == 0 and "://" in literal else literal
+        before, slash, _ = text.partition("/") if place is None else (text, "", "")
+        host.append((before, place))
+        if slash:
+            break
+    return host
 
 
 def _split(parts: Parts) -> tuple[Parts, Mapping[str, Parts]]:

@@ -77,6 +77,7 @@ class Rules:
     poll: PollAdvice
     ids: IdShape
     calls: Mapping[str, Call]
+    accepted: tuple[tuple[str, Call], ...]
     submit: SubmitRules
     answers: AnswerRules
     state: StateRules
@@ -127,6 +128,7 @@ class _Compiler:
             poll=self._poll(),
             ids=self._ids(),
             calls=calls,
+            accepted=self._accepted(calls),
             submit=self._submit(calls.get("submit"), state.fields.task_id),
             answers=answers,
             state=state,
@@ -194,17 +196,12 @@ class _Compiler:
         return IdShape(pattern=table.pattern, defaults=table.defaults)
 
     def _calls(self) -> dict[str, Call]:
-        """Every call, with the values its templates may name: None for any, as the caller brings them."""
+        """Every call."""
         calls, follow_up = self._document.calls, self._document.follow_up
-        usual = {"task_id", *self._groups}
-        known: dict[str, set[str] | None] = {
-            "alias": {"alias"},
-            "submit": None,
-            "sync": None,
-            "follow_up": {*usual, *(follow_up.needs if follow_up else ())},
-        }
         compiled = {
-            name: self._call(call, known.get(name, usual), name) for name, call in calls if call is not None
+            name: self._call(call, self._names_for(name), "calls", name)
+            for name, call in calls
+            if call is not None
         }
         if (follow_up is None) != (calls.follow_up is None):
             message = "the call and the [follow_up] table need each other"
@@ -214,8 +211,33 @@ class _Compiler:
             self._error("calls", "sync", message=message)
         return compiled
 
-    def _call(self, table: SubmitCallTable, names: set[str] | None, name: str) -> Call:
-        at = ("calls", name)
+    def _accepted(self, calls: Mapping[str, Call]) -> tuple[tuple[str, Call], ...]:
+        """The further forms of calls, in their order."""
+        accepted: list[tuple[str, Call]] = []
+        for position, table in enumerate(self._document.accepted):
+            if table.call not in calls:
+                self._error("accepted", position, "call", message=f"needs [calls.{table.call}]")
+            call = self._call(table, self._names_for_accepted(table.call), "accepted", position)
+            accepted.append((table.call, call))
+        return tuple(accepted)
+
+    def _names_for(self, name: str) -> set[str] | None:
+        """The values that the templates of a call may name: None for any, as the caller brings them."""
+        if name in ("submit", "sync"):
+            return None
+        if name == "alias":
+            return {"alias"}
+        follow_up = self._document.follow_up
+        needed = follow_up.needs if name == "follow_up" and follow_up else ()
+        return {"task_id", *self._groups, *needed}
+
+    def _names_for_accepted(self, name: str) -> set[str] | None:
+        # The bridge finds the task by the client's own id, and makes the call with the provider's.
+        by_alias = {"alias"} if self._document.calls.alias is not None and name == "cancel" else set[str]()
+        return (self._names_for(name) or set()) | by_alias
+
+    def _call(self, table: SubmitCallTable, names: set[str] | None, *at: str | int) -> Call:
+        name = at[-1]
         if not table.path.text.startswith("/"):
             self._error(*at, "path", message="must begin with /")
         self._check_names(table.path.names, names, *at, "path")
@@ -240,13 +262,13 @@ class _Compiler:
         )
 
     def _templates(
-        self, table: Mapping[str, Template], names: set[str] | None, *keys: str
+        self, table: Mapping[str, Template], names: set[str] | None, *keys: str | int
     ) -> tuple[tuple[str, Template], ...]:
         for key, template in table.items():
             self._check_names(template.names, names, *keys, key)
         return tuple(table.items())
 
-    def _check_names(self, used: Iterable[str], names: set[str] | None, *keys: str) -> None:
+    def _check_names(self, used: Iterable[str], names: set[str] | None, *keys: str | int) -> None:
         for name in sorted(set(used) - names) if names is not None else ():
             known = ", ".join(sorted(names or ())) or "nothing is"
             self._error(*keys, message=f"{{{name}}} is not known here ({known})")

@@ -247,6 +247,12 @@ class CallsTable(Table):
     follow_up: CallTable | None = Field(None, description="Fetches the result of a completed task.")
 
 
+class AcceptedCallTable(CallTable):
+    """A further form of a call, which clients use: /proxy serves it, the bridge never makes it."""
+
+    call: Literal["status", "alias", "stream", "cancel", "follow_up"] = Field(description="Which call it is.")
+
+
 class SubmittedIdTable(Table):
     """How the answer to a submit names the task, where [fields] task_id does not say it."""
 
@@ -483,6 +489,7 @@ class Document(Table):
     poll: PollTable = _with_default({}, "How often to poll.")
     task_id: TaskIdTable = _with_default({}, "What a task id consists of.")
     calls: CallsTable = _with_default({}, "The calls.")
+    accepted: list[AcceptedCallTable] = Field([], description="Further forms of the calls, for /proxy.")
     submit: SubmitTable = _with_default({}, "What a submit takes and returns.")
     answer: AnswerTable = _with_default({}, "A task, or an error?")
     status: StatusTable = _with_default({}, "The status word.")

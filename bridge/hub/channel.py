@@ -82,7 +82,7 @@ class Channel(Generic[Subscriber]):
         """Store `event` unless a newer one is stored already."""
         if self.frames is None or event.cursor.offset > self.frames.event.cursor.offset:
             self.frames = Frames(event)
-            # A state proves that the provider answers and that the task exists.
+            # A state proves that the provider responds and that the task exists.
             self.notices.pop(NoticeCode.STALLED, None)
             self.notices.pop(NoticeCode.TASK_NOT_FOUND, None)
 

@@ -1,6 +1,7 @@
 """Fan-out: writes each journal event to the subscribers of its task.
 
-Rule 1: nothing here waits. For a slow client the newest state of a task is pending; events are not queued.
+Rule 1: nothing here waits. Backpressure: for a slow client the newest state of a task is pending; events are
+        not queued.
 Rule 2: each connection receives events in journal order; otherwise its cursor would skip one.
 Rule 3: all events of one turn of the event loop leave in one write per connection.
 """

@@ -1,4 +1,7 @@
-"""Once a second: send keepalives, close connections past their maximum age, abort stalled ones."""
+"""Once a second: send keepalives, close connections past their maximum age, and abort slow clients.
+
+Slow clients are those past the write timeout.
+"""
 
 from __future__ import annotations
 

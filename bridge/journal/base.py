@@ -1,4 +1,6 @@
-"""The interface of every journal: records states in order and passes them to followers."""
+"""The interface of every journal (memory, SQLite; Redis would be a third): records states in order and passes
+them to followers.
+"""
 
 from __future__ import annotations
 

@@ -121,9 +121,9 @@ class TimeLimitedRequest(HttpToolsProtocol):
         self.transport.close()
 
     def _is_idle(self) -> bool:
-        """Whether no request is being answered and uvicorn's own keep-alive timer is not running."""
-        answering = self.cycle is not None and not self.cycle.response_complete
-        return not answering and self.timeout_keep_alive_task is None
+        """Whether no request is in progress and uvicorn's own keep-alive timer is not running."""
+        in_progress = self.cycle is not None and not self.cycle.response_complete
+        return not in_progress and self.timeout_keep_alive_task is None
 
     def _count(self, number: int) -> None:
         self._field_bytes += number

@@ -1,4 +1,7 @@
-"""uvicorn with a drain: on SIGTERM every stream is closed with a reconnect delay before the process exits."""
+"""uvicorn with a drain: on SIGTERM every stream is closed with a reconnect delay before the process exits.
+
+The graceful shutdown of the process. uvicorn speaks HTTP/1.1: the proxy in front serves HTTP/2 to browsers.
+"""
 
 from __future__ import annotations
 

@@ -40,14 +40,26 @@ def _list(context: click.Context, option: click.Parameter, requested: bool) -> N
     callback=_list,
     help="List available providers and exit.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=9090, show_default=True, help="0 selects a free port.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=9090, show_default=True, help="Port to listen on; 0 picks a free one.")
 @click.option(
     "--seed", default=0, show_default=True, help="The same seed gives the same ids, times and outcomes."
 )
-@click.option("--speed", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option(
+    "--speed",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Speed factor of the simulated tasks.",
+)
 @click.option("--fault", "faults", multiple=True, help=FAULT_HELP)
-@click.option("--fault-rate", default=1.0, show_default=True, type=click.FloatRange(0, 1))
+@click.option(
+    "--fault-rate",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of calls that get a fault.",
+)
 @click.option("--framing", default="data-only", show_default=True, help=FRAMING_HELP)
 @click.option("--manual-clock", is_flag=True, help="Time advances only with POST /_sim/clock.")
 def simulate(

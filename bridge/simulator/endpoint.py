@@ -164,7 +164,7 @@ class ProviderEndpoint:
     async def status(
         self, request: web.Request, task_id: str, answer: Callable[[Task, TaskView], Reply] | None = None
     ) -> web.StreamResponse:
-        """Answer a status call for a task given by its own id."""
+        """Respond to a status call for a task given by its own id."""
         key = self.key(request)
         if (scripted := await self.scripted(request, task_id)) is not None:
             return scripted

@@ -38,7 +38,7 @@ def json_reply(body: object, status: int = 200, headers: Mapping[str, str] | Non
 
 
 class Refusal(Exception):
-    """The provider refuses a call. Each provider has its own error envelope."""
+    """The provider rejects a call. Each provider has its own error envelope."""
 
     def __init__(
         self, status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None

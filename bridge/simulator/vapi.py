@@ -80,7 +80,7 @@ class Vapi:
         return await self.endpoint.status(request, task_id)
 
     async def download(self, request: web.Request) -> web.StreamResponse:
-        """Return the URL of a `file_id`; an unknown one is refused with HTTP 200, as by MiniMax."""
+        """Return the URL of a `file_id`; an unknown one is rejected with HTTP 200, as by MiniMax."""
         key, file_id = self.endpoint.key(request), request.query.get(FILE_ID, "")
         self.state.calls.count("vapi", "file", file_id)
         task = self.state.store.named(FILE_ID, key, file_id)

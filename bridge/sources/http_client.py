@@ -1,4 +1,8 @@
-"""HTTP to one provider through aiohttp. The library's exceptions become ours here, and nowhere else."""
+"""HTTP to one provider through aiohttp. The library's exceptions become ours here, and nowhere else.
+
+aiohttp speaks HTTP/1.1 only: HTTP/2 to providers needs another library behind `Session`. The connection pool
+is aiohttp's connector.
+"""
 
 from __future__ import annotations
 
@@ -148,6 +152,11 @@ class Session:
     async def close(self) -> None:
         """Close all connections."""
         await self._http.close()
+
+    @property
+    def base_url(self) -> str:
+        """Prefix of the provider's paths, without a slash at its end."""
+        return self._base
 
     def base_of(self, request: Request) -> str:
         """The base URL a request is sent to."""

@@ -147,7 +147,7 @@ async def fetch_keys(url: str, private_hosts: Hosts = _NO_HOSTS) -> bytes:
         await session.close()
         await resolver.close()
     if answer.status != 200:
-        raise UpstreamUnavailable("the server of the JWKS did not return it", provider_status=answer.status)
+        raise UpstreamUnavailable("the key server did not return the JWKS", provider_status=answer.status)
     return answer.body
 
 

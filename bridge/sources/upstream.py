@@ -1,4 +1,4 @@
-"""One configured provider as one credential sees it: dialect, session, limiter, run times, health."""
+"""One configured provider as one credential sees it: dialect, session, rate limit, run times, health."""
 
 from __future__ import annotations
 

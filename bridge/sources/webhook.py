@@ -1,4 +1,4 @@
-"""Callbacks of providers: a callback triggers a poll and is trusted no further."""
+"""Webhooks (callbacks) of providers: a callback triggers a poll and is trusted no further."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Throttles repeated log lines: a few per minute are written, the rest are counted."""
+"""Log throttling: of repeated log lines a few per minute are written, the rest are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log output: JSON or readable text on standard error.
+"""Log output: structured logs as JSON, or readable text, on standard error.
 
 Configured once by a command that serves. A program that mounts the bridge keeps its own logging.
 """

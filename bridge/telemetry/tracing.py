@@ -62,7 +62,7 @@ class _NoSpan:
     """A span that is not recorded."""
 
     def answered(self, status: int) -> None:
-        """Do nothing."""
+        pass
 
 
 class NoTracing:
@@ -71,26 +71,23 @@ class NoTracing:
     _span: AbstractContextManager[Span] = nullcontext(_NoSpan())
 
     def about(self, key: TaskKey, origin: Trace | None) -> AbstractContextManager[object]:
-        """Do nothing."""
         return self._span
 
     def request(
         self, upstream: str, call: str, request: Request, base_url: str
     ) -> AbstractContextManager[Span]:
-        """Do nothing."""
         return self._span
 
     def publish(
         self, key: TaskKey, state: State, source: Source, origin: Trace | None
     ) -> AbstractContextManager[object]:
-        """Do nothing."""
         return self._span
 
     def trace_of(self, ref: str) -> None:
         """Always None."""
 
     async def close(self) -> None:
-        """Do nothing."""
+        pass
 
 
 def can_export() -> bool:
@@ -115,7 +112,7 @@ def make_tracing(endpoint: str | None, environment: Mapping[str, str]) -> Tracin
         return NO_TRACING
     if not can_export():
         # No error: a cluster may set these variables for every process.
-        logger.warning("tracing disabled: OTEL_ variables are set, the exporter is missing: %s", EXTRA)
+        logger.warning("tracing disabled: exporter not installed", extra={"needs": EXTRA})
         return NO_TRACING
     from bridge.telemetry.otel import export_to  # noqa: PLC0415 - an optional extra that takes 30 MB
 

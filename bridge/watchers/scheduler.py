@@ -154,9 +154,7 @@ class PollScheduler:
         # once a second while the circuit is open.
         current = [entry for entry in self._ready if entry[2].generation == entry[1]]
         is_denied = self._upstream.limiter.is_denied
-        entry = min(
-            current, key=lambda one: (is_denied(one[2].key.task_id), not one[2].viewers, *one[:2])
-        )
+        entry = min(current, key=lambda one: (is_denied(one[2].key.task_id), not one[2].viewers, *one[:2]))
         self._ready.remove(entry)
         heapq.heapify(self._ready)
         return entry

@@ -212,15 +212,15 @@ class Submitter:
             raise error if responded and not _accepted(error) else _uncertain(error) from error
         try:
             async with call.upstream.acquire(Call.CONTROL):
-                seen = await find(call.upstream, request)
-                key = _submitted_key(call.upstream, seen)
+                observation = await find(call.upstream, request)
+                key = _submitted_key(call.upstream, observation)
         except TaskNotFound:
             if responded:
                 raise error from None  # the provider reported a failure, and the task does not exist
             return await self._send_and_record(call)
         except UpstreamError:
             raise error from None
-        return key, await self._watch_submitted(call, key, seen)
+        return key, await self._watch_submitted(call, key, observation)
 
     async def _watch_submitted(self, call: _SubmitCall, key: TaskKey, observation: Observation) -> Event:
         """Record the task and watch it. It exists, and is watched even if the journal fails."""
@@ -252,19 +252,19 @@ class Submitter:
         if request is None:
             raise Conflict(f"the upstream {upstream.name!r} cannot cancel tasks")
         response: HttpResponse | None = None
-        seen: Observation | None = None
+        observation: Observation | None = None
         try:
             async with upstream.acquire(Call.CONTROL, task_id=key.task_id, shown=True):
                 response = await _send(upstream, "cancel", request)
-                seen = _read_cancelled(upstream, key, response)
+                observation = _read_cancelled(upstream, key, response)
         except UpstreamError as error:
             if response is None:
                 self._pool.poll_now(key)  # the call may have been carried out although no response arrived
                 raise
             return Forwarded(response, error=await self._cancel_error(upstream, key, error))
         try:
-            if seen is not None:
-                event = await self._pool.show(key, seen, Source.POLL)
+            if observation is not None:
+                event = await self._pool.show(key, observation, Source.POLL)
             else:
                 event = await self._poll_once(upstream, key)
         except BridgeError as error:
@@ -291,19 +291,19 @@ class Submitter:
         """Poll outside the schedule: the watch's next poll may be far away, or there is no watch."""
         try:
             async with upstream.acquire(Call.POLL, task_id=key.task_id, shown=True):
-                seen = await poll(upstream, key.task_id, PollCache())
+                observation = await poll(upstream, key.task_id, PollCache())
         except UpstreamError:
             self._pool.poll_now(key)
             (known,) = await self._journal.latest([key])
             return known
-        if seen is None:
+        if observation is None:
             return None
-        if isinstance(seen, WithoutResult):
+        if isinstance(observation, WithoutResult):
             # The watch knows how to wait for a result.
             self._pool.poll_now(key)
             (known,) = await self._journal.latest([key])
             return known
-        event = await self._pool.show(key, seen, Source.POLL)
+        event = await self._pool.show(key, observation, Source.POLL)
         watcher = self._pool.watcher(key)
         if watcher is not None and not watcher.over:
             # providers take a moment to cancel: the poll above may have come too early
@@ -359,7 +359,7 @@ def _read_cancelled(upstream: Upstream, key: TaskKey, response: HttpResponse) ->
         UpstreamError: The provider rejected the call.
     """
     try:
-        seen = upstream.dialect.read_status(response, key.task_id).observation
+        observation = upstream.dialect.read_status(response, key.task_id).observation
     except UnreadablePayload as error:
         if 200 <= response.status < 300:
             upstream.record_call("cancel")
@@ -370,8 +370,8 @@ def _read_cancelled(upstream: Upstream, key: TaskKey, response: HttpResponse) ->
         upstream.record_call("cancel", error)
         raise
     upstream.record_call("cancel")
-    complete = seen.status is not Status.COMPLETED or bool(seen.outputs)
-    return seen if seen.status.final and complete else None
+    complete = observation.status is not Status.COMPLETED or bool(observation.outputs)
+    return observation if observation.status.final and complete else None
 
 
 def _accepted(error: UpstreamError) -> bool:

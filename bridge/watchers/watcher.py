@@ -264,6 +264,8 @@ class Watcher:
                     observation = await poll(self.upstream, self.key.task_id, self._cache)
             except UpstreamError as error:
                 self.upstream.record_poll("failed")
+                # The next poll brings what the callback was about.
+                self._called_back |= source is Source.CALLBACK
                 if self.watch.known is not None or not isinstance(error, TaskNotFound):
                     self.error = error
                 update = self.watch.failed(
@@ -354,14 +356,17 @@ class Watcher:
             fields: dict[str, object] = {"upstream": self.key.upstream, "word": word}
             logger.warning("status word without a mapping", extra=fields)
 
-    async def tick(self) -> None:
+    async def tick(self, spacing: float = 0.0) -> None:
         """Process the passing of time.
+
+        Args:
+            spacing: Seconds between two polls of one task that the rate limit leaves to each task.
 
         Raises:
             JournalError: A resulting state could not be recorded.
         """
         clock = self.upstream.clock
-        update = self.watch.ticked(now=clock.monotonic(), unix_time=clock.time())
+        update = self.watch.ticked(now=clock.monotonic(), unix_time=clock.time(), spacing=spacing)
         # Nearly always nothing: no await, and no rescheduling, for each of many thousand watches per second.
         if update.state is not None or update.notices:
             await self._act(update)

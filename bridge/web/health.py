@@ -1,4 +1,4 @@
-"""Operations: liveness, readiness, status and metrics."""
+"""Health checks and operations: `/livez`, `/readyz`, `/status` and `/metrics`."""
 
 from __future__ import annotations
 

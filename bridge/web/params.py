@@ -167,7 +167,7 @@ def options(query: QueryParams, *, without: str) -> dict[str, str]:
 async def body(request: Request, limit: int) -> bytes:
     """The request body; no more than `limit` bytes are buffered.
 
-    Intentional: Starlette's own limit answers in plain text, not with a problem document.
+    Intentional: Starlette's own limit responds in plain text, not with a problem document.
 
     Raises:
         InvalidRequest: The client disconnected before the end.

@@ -10,6 +10,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from bridge.errors import (
     BridgeError,
@@ -24,10 +25,12 @@ from bridge.errors import (
 from bridge.telemetry.request_context import current_request
 from bridge.web.middleware.request_id import route_of
 from bridge.web.params import TOO_LARGE_SENTENCE
+from bridge.web.proxy.responses import error_response
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+PROXY = "/proxy"
 
 
 def problem(error: BridgeError) -> Response:
@@ -57,13 +60,19 @@ def problem(error: BridgeError) -> Response:
     return Response(orjson.dumps(fields), status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
 
 
-async def on_bridge_error(_request: Request, error: Exception) -> Response:
+def error_to(scope: Scope, error: BridgeError) -> Response:
+    """The response for an error: below `/proxy` in the format of the providers, else a problem document."""
+    path = str(scope.get("path", "")).removeprefix(str(scope.get("root_path", "")).rstrip("/"))
+    return error_response(error) if path == PROXY or path.startswith(f"{PROXY}/") else problem(error)
+
+
+async def on_bridge_error(request: Request, error: Exception) -> Response:
     """Handle an error raised by a route."""
     assert isinstance(error, BridgeError)
-    return problem(error)
+    return error_to(request.scope, error)
 
 
-async def on_http_exception(_request: Request, error: Exception) -> Response:
+async def on_http_exception(request: Request, error: Exception) -> Response:
     """Handle an error found by Starlette, as one of ours."""
     assert isinstance(error, HTTPException)
     errors: dict[int, BridgeError] = {
@@ -71,7 +80,7 @@ async def on_http_exception(_request: Request, error: Exception) -> Response:
         405: MethodNotAllowed("method not allowed"),
         413: TooLarge(TOO_LARGE_SENTENCE),
     }
-    response = problem(errors.get(error.status_code) or InvalidRequest(str(error.detail)))
+    response = error_to(request.scope, errors.get(error.status_code) or InvalidRequest(str(error.detail)))
     response.headers.update(error.headers or {})
     return response
 
@@ -79,7 +88,7 @@ async def on_http_exception(_request: Request, error: Exception) -> Response:
 async def on_unhandled_exception(request: Request, error: Exception) -> Response:
     """Handle every other exception: a 500 without details, and a traceback in the log."""
     logger.error("unhandled exception in request", exc_info=error, extra={"route": route_of(request.scope)})
-    return problem(BridgeError("internal error; the log of the bridge has the details"))
+    return error_to(request.scope, BridgeError("internal error; the log of the bridge has the details"))
 
 
 HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {

@@ -52,7 +52,7 @@ class StaticFile:
         }
 
     async def serve(self, request: Request) -> Response:
-        """Answer `GET` or `HEAD`; 304 if the client has the file already."""
+        """Respond to `GET` or `HEAD`; 304 if the client has the file already."""
         # weak comparison: proxies that compress the file weaken its tag
         tags = request.headers.get("if-none-match", "").split(",")
         if not {self.etag, "*"}.isdisjoint(tag.strip().removeprefix("W/") for tag in tags):
@@ -77,7 +77,7 @@ class StaticFolder:
         }
 
     async def serve(self, request: Request) -> Response:
-        """Answer with the file of that `name`.
+        """Respond with the file of that `name`.
 
         Raises:
             UnknownRoute: There is no such file.

@@ -57,7 +57,7 @@ class SubmitRoutes:
         return Response(body, status_code=201, headers=headers, media_type="application/json")
 
     async def cancel(self, request: Request) -> Response:
-        """`POST /v1/tasks/{upstream}/{task_id}/cancel`: answers with the resulting state."""
+        """`POST /v1/tasks/{upstream}/{task_id}/cancel`: responds with the resulting state."""
         check_write_request(self._origins, request.headers)
         caller = await self._authenticator.authenticate(request)
         key = params.path_key(self._pool, request, caller.account)

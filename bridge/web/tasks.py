@@ -25,7 +25,7 @@ DEFAULT_TICKET_SECONDS = 300
 
 
 class TaskRoutes:
-    """The routes that answer with one state document."""
+    """The routes that respond with one state document."""
 
     def __init__(self, services: Services, aliases: Aliases) -> None:
         self._pool = services.pool

@@ -12,7 +12,7 @@ import orjson
 
 from bridge.core.columns import Write, generate
 from bridge.core.event import Event
-from bridge.core.task import FIELDS, Output
+from bridge.core.task import FIELDS, Output, State, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,11 @@ def on_one_line(raw: bytes) -> bytes:
 _SPACES = bytes.maketrans(b"\r\n", b"  ")
 
 
-def _raw(raw: bytes) -> orjson.Fragment:
-    return orjson.Fragment(on_one_line(raw))
+def _raw(state: State) -> orjson.Fragment | None:
+    # A result without a link, such as words, is in the document of the second call only.
+    words = state.result if state.status is Status.COMPLETED and not state.outputs else None
+    raw = state.raw if words is None else words
+    return None if raw is None else orjson.Fragment(on_one_line(raw))
 
 
 def timestamp(seconds: float | None) -> str | None:
@@ -107,7 +110,7 @@ _EXPRESSIONS = {
     Write.OUTPUTS: "[_output(output, include) for output in state.{0}]",
     Write.FAILURE: 'None if state.{0} is None else {{"code": state.{0}.code, "message": state.{0}.message}}',
     Write.CURSOR: "str(event.cursor)",
-    Write.RAW: "_raw(state.{0}) if include.raw and state.{0} is not None else None",
+    Write.RAW: "_raw(state) if include.raw else None",
 }
 _KEY = {"task": "key.ref", "upstream": "key.upstream", "task_id": "key.task_id"}
 

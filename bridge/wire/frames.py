@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import orjson
 
 from bridge.core.event import Closing, Event, Notice, NoticeCode
-from bridge.core.task import TaskKey
+from bridge.core.task import State, TaskKey
 from bridge.wire import sse
 from bridge.wire.document import PLAIN, Include, document, on_one_line
 
@@ -40,6 +41,9 @@ class Variant(StrEnum):
     PROVIDER = "provider"
 
 
+Rewrite = Callable[[State], bytes | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     """Everything in which the bytes of two subscribers can differ.
@@ -50,6 +54,7 @@ class Format:
         framed: Whether the WebSocket frame header is added here, for the same reason.
         variant: `openai`: unnamed events, each an object with a `type`, and `[DONE]` at the end. `provider`:
             only the provider's own documents. SSE only.
+        rewrite: Makes the document that the client of this connection gets of a state; only with `provider`.
     """
 
     transport: Transport
@@ -57,6 +62,7 @@ class Format:
     chunked: bool = False
     framed: bool = False
     variant: Variant = Variant.BRIDGE
+    rewrite: Rewrite | None = None
 
 
 class Frames:
@@ -118,7 +124,7 @@ def state_frame(
         retry: Milliseconds a browser should wait before it reconnects (SSE only).
     """
     if fmt.variant is Variant.PROVIDER:
-        raw = event.state.raw
+        raw = event.state.raw if fmt.rewrite is None else fmt.rewrite(event.state)
         return b"" if raw is None else sse.encode(on_one_line(raw), retry=retry)
     text = text or document(event, include=fmt.include)
     cursor = str(event.cursor)

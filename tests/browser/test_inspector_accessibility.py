@@ -35,7 +35,7 @@ async def watching(seen: Inspector, scene: Scene) -> None:
     statuses = ("queued", "processing", "input_required", "strange")
     refs = [await scene.script("qingbo", one, qingbo(one, one, 30)) for one in statuses]
     await seen.open(scene.bridge.url, *refs, "qingbo/never-was")
-    await seen.says("qingbo/never-was", "refused")
+    await seen.says("qingbo/never-was", "rejected")
     await seen.says("qingbo/processing", "processing")
     await seen.select("qingbo/never-was")
 

@@ -187,6 +187,7 @@ states = st.builds(
     observed_at=moments,
     source=st.sampled_from(Source),
     raw=st.none() | st.sampled_from([b"{}", b'{"a": [1, null]}']),
+    result=st.none() | st.sampled_from([b"{}", b"[1]"]),
 )
 task_ids = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=MAX_TASK_ID)
 

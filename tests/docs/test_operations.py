@@ -75,11 +75,50 @@ def test_the_sizing_says_what_was_measured(row, numbers):
 def test_the_example_is_calculated_right():
     rows = dict(re.findall(r"^\| ([\w ,]+) \| (.+) \|$", section(OPERATIONS, "### An example"), re.MULTILINE))
     assert pytest.approx(5000 * 20 / 120, rel=0.01) == 830
-    assert pytest.approx(830 * (140 + 4 * 11) / 1e6, abs=0.01) == float(rows["states"].split("|")[1])
-    assert pytest.approx(1000 * 330 / 1e6, abs=0.01) == float(rows["polls, every 5 s"].split("|")[1])
-    assert "= 620 MB" in rows["memory"]
-    assert pytest.approx(72 + 20_000 * 14 / 1000 + 256 * 1.048576, rel=0.01) == 620
+    assert pytest.approx(830 * (150 + 4 * 13) / 1e6, abs=0.01) == float(rows["states"].split("|")[1])
+    assert pytest.approx(1000 * 340 / 1e6, abs=0.01) == float(rows["polls, every 5 s"].split("|")[1])
+    assert "= 580 MB" in rows["memory"]
+    assert pytest.approx(67 + 20_000 * 12.1 / 1000 + 256 * 1.048576, rel=0.01) == 580
     assert "600 MB" in rows["disk, one day retained"]
+    streams = planned("new streams")[0]
+    assert f"20,000 streams at {streams:,.0f} per second: {20_000 / streams:.0f} s" in rows["after a restart"]
+
+
+def test_the_limit_of_memory_is_calculated_from_the_sizing():
+    part = section(PAGES["docs/deployment.md"], "## How large")
+    sizes = {row: planned(f"memory {row}") for row in ("of an idle SSE stream", "of an idle WebSocket")}
+    alone = re.search(r"64 to (\d+) MB", section(OPERATIONS, "## Sizing"))[1]
+    stays = planned("memory that stays after 10,000 connections have closed")
+    (stream,), (socket,) = sizes.values()
+    assert f"| the process, without connections | {alone} MB |" in part
+    assert f"| an SSE stream | {stream} KB |\n| a WebSocket | {socket} KB |" in part
+    assert f"| {stays[0]:.0f} MB (SSE), {stays[1]:.0f} MB (WebSocket) |" in part
+    assert f"{alone} MB + 15,000 x {socket} KB + 256 MiB = 620 MB" in part
+    assert pytest.approx(int(alone) + 15 * socket + 256 * 1.048576, rel=0.01) == 620
+
+
+def test_the_comparison_gives_the_figures_of_the_tables():
+    part = " ".join(section(PAGES["docs/comparison.md"], "## What it costs").split())
+    for kind, sentence in (("SSE", "{} times the events of nchan"), ("WebSocket", "By WebSocket {} times")):
+        median = re.search(
+            rf"^\|.*\| 1\. 1,000 {kind}: events/s over nchan's \|.*\| ([\d.]+)x", PERFORMANCE, re.MULTILINE
+        )[1]
+        assert sentence.format(median) in part
+    many = [measured("many", f"{who}, many tasks", "events/s") for who in ("ours", "nchan")]
+    assert "{:,.0f} events per second, nchan {:,.0f}.".format(*many) in part
+    new = [measured("connect", f"{who} SSE", "per second") for who in ("ours", "nchan")]
+    assert "New streams: {:,.0f} per second, nchan {:,.0f}.".format(*new) in part
+    idle = [measured("idle", f"{who} SSE", "KB per connection") for who in ("ours", "nchan")]
+    assert "idle SSE connection: {} KB, nchan {} KB.".format(*idle) in part
+
+
+def test_the_cost_of_a_scrape_is_that_of_the_table():
+    part = section(PAGES["docs/metrics.md"], "## What a scrape costs")
+    found = [int(number) for number in re.findall(r"(\d+) ms\b", part)]
+    columns = ["CPU ms/scrape", "other requests p99 ms, scrapes", "other requests p99 ms, no scrapes"]
+    many, others, without = (measured("scrape", "many watched tasks", column) for column in columns)
+    one = measured("scrape", "one watched task", columns[0])
+    assert found == [round(number) for number in (many, one, others, without)]
 
 
 def test_every_folder_of_tests_says_what_it_holds():

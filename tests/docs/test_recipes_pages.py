@@ -290,7 +290,7 @@ async def test_a_bridge_that_refuses_the_backend_is_no_fault_of_the_user(guarded
     ):
         assert (said.status, (await said.json())["detail"]) == (
             502,
-            "the bridge refused this backend: unauthenticated",
+            "the bridge rejected this backend: unauthenticated",
         )
 
 

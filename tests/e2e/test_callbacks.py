@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import orjson
 import pytest
 
-from tests.e2e.scene import Scene, stage
-from tests.harness import qingbo, qingbo_done
+from tests.e2e.scene import Scene, path_of, stage
+from tests.harness import answer, qingbo, qingbo_done
 
 pytestmark = pytest.mark.anyio
 
@@ -32,8 +33,27 @@ async def test_the_right_secret_makes_exactly_one_look_at_once(scene: Scene) -> 
         await scene.then("qingbo", task, qingbo(task, "processing", 11))
         reply = await scene.call("POST", f"/v1/callbacks/qingbo/{PATH}", json={"task_id": task})
         assert reply.status == 200
-        assert (await stream.state())["progress"] == 11
+        state = await stream.state()
+        assert (state["progress"], state["source"]) == (11, "callback")
         assert scene.ledger.of("qingbo", task) == 2
+
+
+async def test_the_source_is_the_callback_on_every_delivery_and_when_its_first_poll_fails(
+    scene: Scene,
+) -> None:
+    task = scene.id()
+    ref = await scene.script("qingbo", task, qingbo(task, "processing", 10))
+    async with scene.events(ref, "?include=raw") as stream:
+        assert (await stream.state())["source"] == "poll"
+        await scene.then("qingbo", task, answer({"error": "broken"}, status=500), qingbo_done(task))
+        await scene.call("POST", f"/v1/callbacks/qingbo/{PATH}", json={"task_id": task})
+        await scene.ledger.reach("qingbo", task, 2)
+        await scene.call("POST", f"/v1/callbacks/qingbo/{PATH}", json={"task_id": task})
+        last = await stream.state_with(status="completed")
+        assert last["source"] == "callback"
+    assert (await scene.get(path_of(ref))).json["source"] == "callback"
+    kept = await scene.call("GET", f"/v1/events?task={ref}", headers={"Accept": "application/x-ndjson"})
+    assert orjson.loads(kept.body.splitlines()[0])["source"] == "callback"
 
 
 async def test_what_a_callback_claims_is_not_believed(scene: Scene) -> None:
@@ -80,13 +100,14 @@ async def test_an_upstream_without_a_secret_takes_no_callbacks(scene: Scene) -> 
         assert (await scene.call("POST", f"/v1/callbacks/open/{secret}", json={})).status == 403
 
 
-async def test_a_task_nobody_watches_is_accepted_silently(scene: Scene) -> None:
+async def test_a_callback_about_a_task_nobody_watches_starts_a_watch(scene: Scene) -> None:
     task = scene.id()
     await scene.script("qingbo", task, qingbo(task, "processing", 10))
     reply = await scene.call("POST", f"/v1/callbacks/qingbo/{PATH}", json={"task_id": task})
     assert (reply.status, reply.body) == (200, b"{}")
-    assert scene.ledger.of("qingbo", task) == 0
-    assert await scene.metric('bridge_callbacks_total{result="unknown_task",upstream="qingbo"}') >= 1
+    await scene.ledger.reach("qingbo", task, 1)
+    state = await scene.get(f"/v1/tasks/qingbo/{task}")
+    assert (state.json["progress"], state.json["source"]) == (10, "callback")
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,14 @@ async def test_check_config_prints_the_effective_settings_without_a_secret(file:
     ended, table = await asyncio.gather(
         run(*arguments, "--json", BRIDGE_LINGER_SECONDS="9"), run(*arguments, BRIDGE_LINGER_SECONDS="9")
     )
-    assert (ended.code, ended.err) == (table.code, table.err) == (0, "")
+    assert (
+        (ended.code, ended.err)
+        == (table.code, table.err)
+        == (
+            0,
+            "warning: upstreams.my-own-bytespike: no API key: set api_key or api_key_file\n",
+        )
+    )
     shown = orjson.loads(ended.out)
     for name, value, source in (
         ("port", 9001, "command line"),
@@ -148,6 +155,15 @@ async def test_an_old_name_is_reported_by_check_config_and_at_the_start(file: Pa
             process.terminate()
             log = (await process.stderr.read()).decode()
     assert log.count(sentence) == 1
+
+
+async def test_an_invalid_value_under_an_old_name_is_reported_with_the_new_name_by_both(file: Path) -> None:
+    arguments, variables = ("--config", str(file)), {"BRIDGE_PROOF_SECONDS": "bad"}
+    runs = (run(command, *arguments, **variables) for command in ("check-config", "serve"))
+    for ended in await asyncio.gather(*runs):
+        assert (ended.code, ended.out) == (2, "")
+        assert "  - proof_seconds: " in ended.err
+        assert "warning: proof_seconds was renamed to ownership_cache_seconds;" in ended.err
 
 
 async def test_the_environment_is_over_the_file_down_to_single_settings_of_an_upstream(file: Path) -> None:

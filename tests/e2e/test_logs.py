@@ -113,7 +113,7 @@ async def test_a_stream_that_never_began_is_told_as_refused(scene: Scene) -> Non
         assert stream.status == 404
     line = await told(scene, "connection ended", request_id="refused-1")
     assert (line["reason"], line["events"], line["bytes"]) == ("refused", 0, 0)
-    assert (await told(scene, "task not found", task="qingbo/nobody"))["polls"] == 1
+    assert (await told(scene, "task not found", task="qingbo/nobody"))["polls"] == 2
 
 
 async def test_a_task_nobody_wants_any_more_is_left(scene: Scene) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.scene import Scene, stage
+from tests.e2e.scene import Scene, stage, until
 from tests.harness import PATIENCE, answer, qingbo
 
 pytestmark = pytest.mark.anyio
@@ -80,20 +80,21 @@ async def test_retry_after_on_one_task_slows_every_task_of_that_upstream_and_no_
     await scene.script(
         "qingbo",
         first,
+        qingbo(first, "queued"),  # shown before: a 429 for an id never shown may be about that id alone
         answer({"error": {"code": "rate_limited"}}, status=429, **{"Retry-After": "2"}),
-        qingbo(first, "queued"),
+        qingbo(first, "processing", 9),
     )
     await scene.script("qingbo", second, qingbo(second, "processing", 2))
     await scene.script("qingbo", other, qingbo(other, "processing", 3))
     async with scene.events(f"told/{first}") as stream:
-        await stream.notice("upstream_unavailable")
+        await until(lambda: _is_paused(scene, "told"), True)
         async with scene.events(f"told/{second}") as held, scene.events(f"untold/{other}") as free:
             assert (await held.state())["status"] == "unknown"
             assert (await free.state())["progress"] == 3
             await scene.ledger.reach("qingbo", other, 3)
             assert (await held.state())["progress"] == 2
-            assert (await stream.state_with(status="queued"))["task_id"] == first
-    limited = scene.ledger.times["qingbo", "status", first]
+            assert (await stream.state_with(progress=9))["task_id"] == first
+    limited = scene.ledger.times["qingbo", "status", first][1:]
     assert limited[1] - limited[0] >= 2.0
     assert scene.ledger.times["qingbo", "status", second][0] - limited[0] >= 2.0
     assert scene.ledger.times["qingbo", "status", other][2] - limited[0] < 2.0
@@ -102,13 +103,15 @@ async def test_retry_after_on_one_task_slows_every_task_of_that_upstream_and_no_
 async def test_a_429_that_names_no_wait_slows_the_upstream_too() -> None:
     async with stage(first_state_timeout_seconds=0.1) as scene:
         first, second = scene.id(), scene.id()
-        await scene.script("qingbo", first, answer({}, status=429), qingbo(first, "queued"))
+        await scene.script(
+            "qingbo", first, qingbo(first, "queued"), answer({}, status=429), qingbo(first, "queued")
+        )
         await scene.script("qingbo", second, qingbo(second, "processing", 2))
-        async with scene.events(f"qingbo/{first}") as stream:
-            await stream.notice("upstream_unavailable")
+        async with scene.events(f"qingbo/{first}"):
+            await until(lambda: _is_paused(scene, "qingbo"), True)
             async with scene.events(f"qingbo/{second}") as held:
                 await held.state_with(progress=2)
-        began = scene.ledger.times["qingbo", "status", first][0]
+        began = scene.ledger.times["qingbo", "status", first][1]
         assert scene.ledger.times["qingbo", "status", second][0] - began >= 0.7
 
 
@@ -119,14 +122,23 @@ async def test_no_more_requests_are_in_flight_than_allowed() -> None:
         tasks = [scene.id() for _ in range(8)]
         for task in tasks:
             await scene.script("qingbo", task, qingbo(task, "processing", 1) | {"delay": 1})
-        path = "/v1/events?" + "&".join(f"task=qingbo/{task}" for task in tasks)
-        opening = asyncio.ensure_future(_first_of(scene, path))
+        opening = []
         async with asyncio.timeout(PATIENCE):
+            for number, task in enumerate(tasks, 1):  # each by a connection of its own: one alone gets half
+                opening.append(asyncio.ensure_future(_first_of(scene, f"/v1/events?task=qingbo/{task}")))
+                await scene.reaches('bridge_interests{upstream="qingbo"}', number)
             await asyncio.gather(*(scene.ledger.reach("qingbo", task, 1) for task in tasks[:3]))
         assert [scene.ledger.of("qingbo", task) for task in tasks] == [1] * 3 + [0] * 5
         scene.advance(1)
         await asyncio.gather(*(scene.ledger.reach("qingbo", task, 1) for task in tasks[3:6]))
-        await opening
+        scene.advance(1)
+        await asyncio.gather(*(scene.ledger.reach("qingbo", task, 1) for task in tasks[6:]))
+        scene.advance(1)
+        await asyncio.gather(*opening)
+
+
+async def _is_paused(scene: Scene, upstream: str) -> bool:
+    return await scene.metric(f'bridge_budget_paused_seconds{{upstream="{upstream}"}}') > 0
 
 
 async def _first_of(scene: Scene, path: str) -> None:

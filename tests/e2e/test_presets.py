@@ -39,7 +39,9 @@ class Stub:
         self.keys.add(request.headers.get(self.key_header))
         if call not in self.answers:
             return web.json_response({"detail": "nothing here"}, status=404)
-        return web.json_response(self.answers[call])
+        answer = self.answers[call]
+        status, body = answer if isinstance(answer, tuple) else (200, answer)
+        return web.json_response(body, status=status)
 
     @property
     def calls(self) -> set[str]:

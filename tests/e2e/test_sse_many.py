@@ -17,7 +17,7 @@ NOT_FOUND = answer({"error": {"code": "task_not_found", "message": "no such task
 
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
-    async with stage(first_state_timeout_seconds=0.4) as made:
+    async with stage(first_state_timeout_seconds=2) as made:
         yield made
 
 

@@ -137,7 +137,10 @@ class Provider:
         status, headers, body = _FAULTS.get(kind, (0, {}, b""))
         if kind.endswith("-date"):
             date = self.clock.time()
-            headers = {"date": formatdate(date, usegmt=True), "retry-after": formatdate(date + 7, usegmt=True)}
+            headers = {
+                "date": formatdate(date, usegmt=True),
+                "retry-after": formatdate(date + 7, usegmt=True),
+            }
         if kind == "truncated":
             body = self._shown(request, plan, self._view(plan)).body
             body = body[: len(body) // 2]

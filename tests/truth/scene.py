@@ -38,7 +38,7 @@ from tests.truth.plans import (
     trouble_at,
 )
 from tests.truth.provider import Provider
-from tests.truth.viewers import DELIVERIES, Viewer, make_viewer
+from tests.truth.viewers import Viewer, make_viewer
 
 KEY = "test:key"
 SECRET = "callback-secret-of-sixteen"
@@ -86,7 +86,10 @@ class Scene:
         """Run to the end; everything that was wrong."""
         upstreams = {
             name: {
-                "base_url": f"{ORIGIN}/{name}", "preset": name, "api_key": KEY, "callback_secret": SECRET,
+                "base_url": f"{ORIGIN}/{name}",
+                "preset": name,
+                "api_key": KEY,
+                "callback_secret": SECRET,
                 "requests_per_second": None,
             }
             for name in self.presets
@@ -145,7 +148,10 @@ class Scene:
         chance, style = self.chance, self.providers[name].style
         born = START + 5 + chance.uniform(0, 150)
         stages = style.preset.stages
-        life = some_life(chance, cancels=Stage.CANCELLED in stages and stages[Stage.CANCELLED].expect.get("status") == "cancelled")
+        life = some_life(
+            chance,
+            cancels=Stage.CANCELLED in stages and stages[Stage.CANCELLED].expect.get("status") == "cancelled",
+        )
         shape = {"recording": VENDORS[name]} if name in VENDORS and number % 2 else {}
         if name in VENDORS and not shape:
             life = Lifecycle(queue_seconds=0, run_seconds=life.run_seconds, outcome=life.outcome)
@@ -239,7 +245,12 @@ class Scene:
         body = orjson.dumps({"judged": plan.task.id, "prompt": "a cat"})
         response = Response()
         await response.run(
-            bridge, "POST", f"/v1/tasks/{plan.name}", {"content-type": "application/json"}, query=query, body=body
+            bridge,
+            "POST",
+            f"/v1/tasks/{plan.name}",
+            {"content-type": "application/json"},
+            query=query,
+            body=body,
         )
         self.counts[f"submit {response.status}"] += 1
         if response.status != 201:
@@ -299,7 +310,10 @@ class Scene:
         found = [*self.faults, *self.judge.faults]
         for viewer in self.viewers:
             name = viewer.account.name
-            found += [f"{name}: {one} ({viewer.refs[0]}; {self.describe(plans[viewer.refs[0]])})" for one in viewer.complaints]
+            found += [
+                f"{name}: {one} ({viewer.refs[0]}; {self.describe(plans[viewer.refs[0]])})"
+                for one in viewer.complaints
+            ]
             for ref in viewer.refs:
                 found += self._judge_one(viewer, plans[ref])
         return found
@@ -325,7 +339,11 @@ class Scene:
         self._check_final(plan, viewer.finals[ref], who)
         found = self.faults[before:]
         del self.faults[before:]
-        unsaid = viewer.kind != "longpoll" and viewer.joined < plan.ends and "result_unavailable" not in viewer.heard.get(ref, ())
+        unsaid = (
+            viewer.kind != "longpoll"
+            and viewer.joined < plan.ends
+            and "result_unavailable" not in viewer.heard.get(ref, ())
+        )
         if plan.never and plan.final_status == "completed" and unsaid:
             found.append(f"{who}: no notice `result_unavailable`; {self.describe(plan)}")
         deadline = self._deadline(viewer, plan)
@@ -366,7 +384,9 @@ class Scene:
         troubles = ", ".join(
             f"{one.kind} {one.begins - plan.born:.0f}-{one.ends - plan.born:.0f}" for one in plan.troubles
         )
-        result = ", ".join(f"{one.kind} {one.begins - plan.born:.0f}-{one.ends - plan.born:.0f}" for one in plan.result)
+        result = ", ".join(
+            f"{one.kind} {one.begins - plan.born:.0f}-{one.ends - plan.born:.0f}" for one in plan.result
+        )
         climate = ", ".join(
             f"{one.kind} {one.begins - plan.born:.0f}-{one.ends - plan.born:.0f}"
             for one in self.providers[plan.name].climate

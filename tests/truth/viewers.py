@@ -275,7 +275,13 @@ class Viewer:
 
 
 def make_viewer(
-    judge: Judge, kind: str, refs: Sequence[str], app: App, clock: LoopClock, chance: random.Random, number: int
+    judge: Judge,
+    kind: str,
+    refs: Sequence[str],
+    app: App,
+    clock: LoopClock,
+    chance: random.Random,
+    number: int,
 ) -> Viewer:
     """A new client that has not asked yet."""
     repeats = kind in {"many", "socket", "longpoll"}

@@ -28,7 +28,7 @@ _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_cir
 
 
 def encode(state: State) -> bytes:
-    """A state as a JSON document, without `raw`.
+    """A state as a JSON document, without `raw`; `result` is text in it.
 
     Raises:
         JournalError: It is too large, or holds a value that JSON cannot express.
@@ -40,6 +40,8 @@ def encode(state: State) -> bytes:
         del fields["outputs"]
     if state.error is not None:
         fields["error"] = _present(state.error, _FAILURE_FIELDS)
+    if state.result is not None:
+        fields["result"] = state.result.decode("utf-8", "surrogateescape")
     document = _dump(fields)
     size = len(document) + len(state.raw or b"")
     if size > MAX_BYTES:
@@ -57,6 +59,8 @@ def decode(document: bytes, raw: bytes | None) -> State:
         fields = json.loads(document)
         fields["status"] = Status(fields["status"])
         fields["source"] = Source(fields["source"])
+        if "result" in fields:
+            fields["result"] = fields["result"].encode("utf-8", "surrogateescape")
         if "outputs" in fields:
             fields["outputs"] = tuple(Output(**output) for output in fields["outputs"])
         if "error" in fields:

@@ -1,4 +1,4 @@
-"""The journal's file: checked, locked and opened, or refused in one sentence that says what to do."""
+"""The journal's file: checked, locked and opened, or rejected in one sentence that says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a journal deletes: tasks unchanged for too long and events over the limit, a few at a time."""
+"""Retention: deletes tasks unchanged for too long and events over the limit, a few at a time."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The thread that writes a journal's database: groups appends, deletes old events, recovers after failures.
 
 Rule 1: the event loop receives an event only after its commit, in the order of the offsets.
-Rule 2: after a failure nothing is written until a probe succeeds; appends made meanwhile are refused.
+Rule 2: after a failure nothing is written until a probe succeeds; appends made meanwhile are rejected.
 Rule 3: on any failure, every append is completed and the thread lives until it is stopped.
 """
 
@@ -206,7 +206,7 @@ class Writer:
 
     @contextlib.contextmanager
     def _refusing_on_error(self, appends: Sequence[Append]) -> Iterator[None]:
-        """Turn any error of the body into a JournalError that refuses `appends` (rule 3)."""
+        """Turn any error of the body into a JournalError that rejects `appends` (rule 3)."""
         try:
             yield
         except JournalError as error:
@@ -253,7 +253,7 @@ class Writer:
             self._failed_since = self._clock.monotonic()
             logger.error("journal write failed", extra={"error": str(error)})
         self._failure = error
-        # The probe must find room for at least what was refused, or a nearly full disk would alternate
+        # The probe must find room for at least what was rejected, or a nearly full disk would alternate
         # between recovery and failure.
         refused = sum(append.entry.size for append in appends)
         self._probe_bytes = max(self._probe_bytes, min(refused, GROUP_BYTES))

@@ -152,7 +152,7 @@ class RecordedProvider:
         return next((media for media in Media if media.value in kinds), Media.VIDEO)
 
     def _check_shape(self, shape: Json) -> None:
-        """Refuse unknown shapes: a misspelt option that is silently ignored is hard to find.
+        """Reject unknown shapes: a misspelt option that is silently ignored is hard to find.
 
         Raises:
             Refusal: 400.

@@ -55,7 +55,7 @@ def default_recording(recordings: Iterable[Recording], pinned: str | None) -> Re
 def cancel_answers(
     answers: Iterable[Recording], pins: Mapping[str, str]
 ) -> tuple[Recording | None, Recording | None]:
-    """Return the answers to a cancel call that succeeds and to one that is refused."""
+    """Return the answers to a cancel call that succeeds and to one that is rejected."""
     recordings = [answer for answer in answers if answer.name.startswith(CANCEL)]
     done = next((answer for answer in recordings if answer.status < 400), None)
     refused = next((answer for answer in recordings if answer.status >= 400), None)

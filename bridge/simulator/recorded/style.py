@@ -55,7 +55,7 @@ class RecordedStyle:
         return [*needed.values(), *([task.alias] if task.alias else [])]
 
     def answer(self, task: Task, view: TaskView) -> Reply:
-        """Answer the status call."""
+        """Respond to the status call."""
         return self._reply(task, view, self._recording_for(task, view.stage))
 
     def show(self, task: Task, view: TaskView) -> Json:
@@ -75,12 +75,12 @@ class RecordedStyle:
         return json_reply(here, reply.status, reply.headers)
 
     def follow_up(self, task: Task, view: TaskView) -> Reply:
-        """Answer the follow-up call for the result of a completed task."""
+        """Respond to the follow-up call for the result of a completed task."""
         recording = self.preset.follow_up
         return self.answer(task, view) if recording is None else self._reply(task, view, recording)
 
     def cancelled(self, task: Task, view: TaskView) -> Reply:
-        """Answer a cancel that was accepted, or came after the end of the task."""
+        """Respond to a cancel that was accepted, or came after the end of the task."""
         recording = self.preset.cancelled
         return self.answer(task, view) if recording is None else self._reply(task, view, recording)
 

@@ -1,4 +1,7 @@
-"""Admission control: limits per address and per caller, checked before a request costs anything else."""
+"""Admission control: connection limits and rate limits per address and per caller.
+
+Checked before a request costs anything else.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ class Limits:
         return slot
 
     def open_longpoll(self, connection: HTTPConnection, caller: str) -> None:
-        """Count a long-poll until it is answered.
+        """Count a long-poll until its response.
 
         Raises:
             LimitExceeded: The bridge, the address or the caller has too many connections.

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.dialects.hosts import Hosts
 from bridge.errors import Forbidden
-from bridge.web.problems import problem
+from bridge.web.problems import error_to
 
 _LOCAL = ".localhost"
 _SENTENCE = "this host name is not allowed; add it to allowed_hosts if it is the bridge's own"
@@ -67,4 +67,4 @@ async def _reject(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "websocket.close", "code": 1008, "reason": _CLOSE_REASON})
         return
-    await problem(Forbidden(_SENTENCE))(scope, receive, send)
+    await error_to(scope, Forbidden(_SENTENCE))(scope, receive, send)

@@ -1,4 +1,4 @@
-"""CORS (cross-origin resource sharing) for every HTTP route."""
+"""CORS (cross-origin resource sharing) for every HTTP route: the `Access-Control-` headers and preflights."""
 
 from __future__ import annotations
 

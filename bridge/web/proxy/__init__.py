@@ -1,1 +1,1 @@
-"""The providers' own paths, answered from the bridge's one poll per task."""
+"""The providers' own paths, served from the bridge's one poll per task."""

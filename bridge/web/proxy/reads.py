@@ -1,4 +1,4 @@
-"""Status calls under the provider's own path, answered from the bridge's one poll per task."""
+"""Status calls under the provider's own path, served from the bridge's one poll per task."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from bridge.core.event import Event
 from bridge.core.task import Status, TaskKey
 from bridge.errors import BridgeError, UpstreamBusy
 from bridge.sources.poll import JSON
+from bridge.web.proxy.files import ResultFiles
+from bridge.web.proxy.links import Answers
 from bridge.web.proxy.responses import error_response, provider_response
 from bridge.web.services import Services
 
 
 class ProxyReads:
-    """Answers status calls with the provider's own document."""
+    """Responds to status calls with the provider's own document."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, files: ResultFiles) -> None:
         self._settings = services.settings
         self._clock = services.clock
         self._pool = services.pool
         self._journal = services.journal
+        self._files = files
 
-    async def status(self, key: TaskKey) -> Response:
+    async def status(self, key: TaskKey, answers: Answers) -> Response:
         """The provider's document of a task: the final one if it has ended, else the last poll's.
 
         Raises:
@@ -30,7 +33,8 @@ class ProxyReads:
         # an ended task no longer has a watch and must not get one: clients poll it for hours
         (latest,) = await self._journal.latest([key])
         if latest is not None and _ended(latest):
-            return recorded_response(latest)
+            self._remember(key, latest.state.raw)
+            return recorded_response(latest, answers)
         polled = await self._pool.shown(key, seconds=self._settings.first_state_timeout_seconds)
         watcher = self._pool.watcher(key)
         if isinstance(polled, BridgeError):
@@ -39,23 +43,31 @@ class ProxyReads:
         # read again: a callback or the provider's stream may have ended the task during the wait
         (latest,) = await self._journal.latest([key])
         if polled is None and latest is not None and _ended(latest):
-            return recorded_response(latest)
+            self._remember(key, latest.state.raw)
+            return recorded_response(latest, answers)
         if polled is None and watcher is not None:
             polled = watcher.shown  # the poll is late, not failed: the last response is still the newest
         if latest is not None and latest.state.raw is not None and (polled is None or polled.body is None):
             # the state came from another source, or the body was too large to be cached
-            return recorded_response(latest)
+            return recorded_response(latest, answers)
         if polled is None or polled.body is None:
-            return error_response(UpstreamBusy("the upstream has not answered yet", retry_after=1.0))
+            return error_response(UpstreamBusy("the upstream has not responded yet", retry_after=1.0))
         age = str(max(0, int(self._clock.monotonic() - polled.at)))
-        return provider_response(polled.status, polled.content_type, polled.body, {"Age": age})
+        self._remember(key, polled.body)
+        outputs = latest.state.outputs if latest is not None else ()
+        body = answers.rewritten(polled.body, polled.content_type, outputs)
+        return provider_response(polled.status, polled.content_type, body, {"Age": age})
+
+    def _remember(self, key: TaskKey, document: bytes | None) -> None:
+        self._files.remember(self._pool.upstream(key.upstream, key.account).dialect, key, document)
 
 
-def recorded_response(event: Event) -> Response:
+def recorded_response(event: Event, answers: Answers) -> Response:
     """The provider's document of a recorded state."""
-    if event.state.raw is None:
+    body = answers.document(event.state)
+    if body is None:
         return error_response(UpstreamBusy("the upstream's own document of this task was not recorded"))
-    return provider_response(200, JSON, event.state.raw)
+    return provider_response(200, JSON, body)
 
 
 def _ended(event: Event) -> bool:

@@ -21,6 +21,8 @@ _SANDBOX_HEADERS = {
 _RETRY_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
 # Numbers, booleans and HTTP dates only: a provider that echoes our key in a header must not leak it.
 _RETRY_VALUE = re.compile(r"\d{1,9}(\.\d{1,9})?|true|false|[A-Z][a-z]{2}, [\w: -]{20,26}", re.ASCII)
+# Not every server can send a header with control characters, and a client could read two headers out of one.
+_CONTENT_TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
 _JSON = "application/json"
 _NO_CONTENT = 204
 
@@ -31,7 +33,8 @@ def provider_response(
     """A response with the provider's own bytes."""
     if not 200 <= status <= 599 or status == 304:
         status = 502  # the client sent no condition for a 304, and not every server can send 1xx or 6xx
-    content_type = content_type if content_type.isascii() else "application/octet-stream"
+    if not _CONTENT_TYPE.fullmatch(content_type):
+        content_type = "application/octet-stream"
     fields = {**_SANDBOX_HEADERS, "Content-Type": content_type, **(headers or {})}
     return Response(b"" if status == _NO_CONTENT else body, status_code=status, headers=fields)
 

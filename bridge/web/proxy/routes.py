@@ -1,6 +1,6 @@
-"""`/proxy/{upstream}/...`: the provider's own calls under its own paths.
+"""`/proxy/{upstream}/...`: the provider's own calls under its own paths, a reverse proxy for them.
 
-Rule 1: this is not an open proxy. A request that is not a call of the upstream's dialect is answered 404, and
+Rule 1: this is not an open proxy. A request that is not a call of the upstream's dialect gets 404, and
         nothing is sent.
 Rule 2: status calls are shared. Only submit and cancel calls are forwarded one by one.
 """
@@ -14,13 +14,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from bridge.auth.caller import TokenScope
+from bridge.core.task import TaskKey
 from bridge.delivery.sse import EventStream, OverloadedResponse, head
 from bridge.delivery.subscriptions import SubscribeRequest
-from bridge.errors import BridgeError, LimitExceeded, TaskNotFound, UnknownRoute, UnknownUpstream
+from bridge.errors import BridgeError, LimitExceeded, TaskNotFound, UnknownRoute
 from bridge.web import params
 from bridge.web.proxy.aliases import Aliases
+from bridge.web.proxy.files import ResultFiles
+from bridge.web.proxy.links import Answers
 from bridge.web.proxy.reads import ProxyReads
 from bridge.web.proxy.responses import error_response
+from bridge.web.proxy.results import ProxyResults
 from bridge.web.proxy.writes import ProxyCall, ProxyWrites
 from bridge.web.services import Services
 from bridge.wire.document import PLAIN
@@ -37,57 +41,63 @@ class ProxyRoutes:
         self._limits = services.limits
         self._authenticator = services.authenticator
         self._aliases = aliases
-        self._reads = ProxyReads(services)
+        self._files = ResultFiles()
+        self._reads = ProxyReads(services, self._files)
+        self._results = ProxyResults(services, self._files)
         self._writes = ProxyWrites(services, aliases)
         self._calls: Mapping[str, Callable[[ProxyCall], Awaitable[Response]]] = {
             "status": self._status,
             "alias": self._alias,
             "stream": self._stream,
+            "follow_up": self._result,
             "submit": self._submit,
             "sync": self._sync,
             "cancel": self._cancel,
         }
 
     async def serve(self, request: Request) -> Response:
-        """Any method under `/proxy/{upstream}/`; errors of the provider are in its own format.
-
-        Raises:
-            UnknownUpstream: There is no such upstream.
-            UnknownRoute: The request is not a call of that provider.
-        """
+        """Any method under `/proxy/{upstream}/`; every error is in the format of the providers."""
         name = request.path_params["upstream"]
         method = "GET" if request.method == "HEAD" else request.method
         path, query = f"/{request.path_params['path']}", request.scope["query_string"].decode("latin-1")
         try:
             caller = await self._authenticator.authenticate(request)
             upstream = self._pool.upstream(name, caller.account)
-        except UnknownUpstream:
-            raise
-        except BridgeError as error:
-            return error_response(error)
-        body = b"" if method == "GET" else await params.body(request, self._settings.max_submission_bytes)
-        try:
+            body = b"" if method == "GET" else await params.body(request, self._settings.max_submission_bytes)
             match = upstream.dialect.match(method, path, query, body)
-            if match is not None:
-                return await self._calls[match.call](ProxyCall(request, caller, upstream, match, body))
+            if match is None:
+                raise UnknownRoute(f"not a supported call of the upstream {name!r}")
+            answers = Answers.to(request, upstream, self._settings.public_url)
+            return await self._calls[match.call](ProxyCall(request, caller, upstream, match, body, answers))
         except BridgeError as error:
             return error_response(error)
-        raise UnknownRoute(f"not a supported call of the upstream {name!r}")
 
     async def _status(self, call: ProxyCall) -> Response:
         await self._authenticator.authorize(call.caller, TokenScope.READ, [call.key])
-        return await self._reads.status(call.key)
+        return await self._reads.status(call.key, call.answers)
+
+    async def _result(self, call: ProxyCall) -> Response:
+        key = self._results.task_of(call)
+        if key is None:
+            # It is not known which task the file belongs to.
+            call.caller.authorize_upstream(TokenScope.READ, call.upstream.name)
+            return await self._results.ask(call)
+        await self._authenticator.authorize(call.caller, TokenScope.READ, [key])
+        return await self._results.result(call, key)
 
     async def _alias(self, call: ProxyCall) -> Response:
+        key = await self._key_of_alias(call)
+        await self._authenticator.authorize(call.caller, TokenScope.READ, [key])
+        return await self._reads.status(key, call.answers)
+
+    async def _key_of_alias(self, call: ProxyCall) -> TaskKey:
         call.caller.authorize_search(call.upstream.name)
         try:
-            key = await self._aliases.key(call.upstream, call.match.alias or "")
+            return await self._aliases.key(call.upstream, call.match.alias or "")
         except TaskNotFound:
             # 404 would reveal to a caller with few tasks which aliases of others do not exist
             call.caller.authorize_upstream(TokenScope.READ, call.upstream.name)
             raise
-        await self._authenticator.authorize(call.caller, TokenScope.READ, [key])
-        return await self._reads.status(key)
 
     async def _stream(self, call: ProxyCall) -> Response:
         await self._authenticator.authorize(call.caller, TokenScope.READ, [call.key])
@@ -106,6 +116,7 @@ class ProxyRoutes:
             PLAIN,
             Variant.PROVIDER,
             expires_at=self._authenticator.ends_at(call.caller),
+            rewrite=call.answers.document,
         )
 
     async def _submit(self, call: ProxyCall) -> Response:
@@ -119,8 +130,10 @@ class ProxyRoutes:
         return await self._writes.sync(call, seconds=seconds)
 
     async def _cancel(self, call: ProxyCall) -> Response:
-        await self._authenticator.authorize(call.caller, TokenScope.CANCEL, [call.key])
-        return await self._writes.cancel(call)
+        call.caller.authorize(TokenScope.CANCEL)
+        key = call.key if call.match.alias is None else await self._key_of_alias(call)
+        await self._authenticator.authorize(call.caller, TokenScope.CANCEL, [key])
+        return await self._writes.cancel(call, key)
 
 
 class _ProviderStream(EventStream):

@@ -1,4 +1,4 @@
-"""Submit, sync and cancel under the provider's own paths: forwarded one by one, and answered by it."""
+"""Submit, sync and cancel under the provider's own paths: forwarded one by one, as are the responses."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from bridge.sources.upstream import Upstream
 from bridge.watchers.submitter import UNCERTAIN, Forwarded
 from bridge.web import params
 from bridge.web.proxy.aliases import Aliases
+from bridge.web.proxy.links import Answers
 from bridge.web.proxy.reads import recorded_response
-from bridge.web.proxy.responses import error_response, passthrough, provider_response
+from bridge.web.proxy.responses import error_response, provider_response
 from bridge.web.services import Services
 from bridge.web.submit import RESTARTING_SENTENCE, check_write_request
 from bridge.web.tasks import links
@@ -36,6 +37,7 @@ class ProxyCall:
     upstream: Upstream
     match: ProxyMatch
     body: bytes
+    answers: Answers
 
     @property
     def key(self) -> TaskKey:
@@ -69,7 +71,7 @@ class ProxyWrites:
         submitted = await self._submit(call)
         if isinstance(submitted, Response):
             return submitted
-        return passthrough(submitted.response, submitted.error)
+        return _forwarded_response(call, submitted)
 
     async def sync(self, call: ProxyCall, *, seconds: float) -> Response:
         """Submit and wait: the finished task, or after `seconds` the path where it can be polled.
@@ -82,7 +84,7 @@ class ProxyWrites:
             return submitted
         key, event = submitted.key, submitted.event
         if key is None or event is None:
-            return passthrough(submitted.response, submitted.error)
+            return _forwarded_response(call, submitted)
         until = self._clock.monotonic() + seconds
         while not event.state.status.final and self._subscriptions.closed is None:
             left = until - self._clock.monotonic()
@@ -93,18 +95,18 @@ class ProxyWrites:
             (latest,) = await self._journal.latest([key])
             event = latest or event
         if event.state.status.final:
-            return recorded_response(event)
+            return recorded_response(event, call.answers)
         return _unfinished_response(call, key, event)
 
-    async def cancel(self, call: ProxyCall) -> Response:
+    async def cancel(self, call: ProxyCall, key: TaskKey) -> Response:
         """Cancel; the response is the provider's, and the task is polled.
 
         Raises:
             BridgeError: The request is not allowed, or was not sent.
         """
         check_write_request(self._origins, call.request.headers)
-        cancelled = await self._submitter.forward_cancel(call.key)
-        return passthrough(cancelled.response, cancelled.error)
+        cancelled = await self._submitter.forward_cancel(key)
+        return _forwarded_response(call, cancelled)
 
     async def _submit(self, call: ProxyCall) -> Forwarded | Response:
         check_write_request(self._origins, call.request.headers)
@@ -122,6 +124,11 @@ class ProxyWrites:
         if alias is not None and submitted.key is not None:
             self._aliases.remember(alias, submitted.key)
         return submitted
+
+
+def _forwarded_response(call: ProxyCall, forwarded: Forwarded) -> Response:
+    outputs = forwarded.event.state.outputs if forwarded.event is not None else ()
+    return call.answers.passthrough(forwarded.response, forwarded.error, outputs)
 
 
 def _unfinished_response(call: ProxyCall, key: TaskKey, event: Event) -> Response:

@@ -36,7 +36,7 @@ export function watch(url, options = {}) {
   let cursor = options.lastEventId;
   let tasks = []; // the tasks named in the address; empty when it is not an address of a bridge
   let firstByteTimeout = firstByteSeconds;
-  let refused = false; // whether the newest response refused the credential
+  let refused = false; // whether the newest response rejected the credential
   let connected = false; // ever
   let ended, polling, suspect, sent, received, wall, steady, resume, channel;
 
@@ -186,7 +186,7 @@ export function watch(url, options = {}) {
       if (response.status != 304) receive("message", await response.text());
     } catch (error) {
       if (error.retriable !== false || error.status == 401 || !tasks[1]) throw error;
-      finals.add(task); // as on a stream: a refused task does not end the others
+      finals.add(task); // as on a stream: a rejected task does not end the others
       notice(error.code, { task, retriable: false, message: error.message });
     }
   };
@@ -209,7 +209,7 @@ export function watch(url, options = {}) {
 
   // ---- reconnecting
 
-  /** Resolves an option that is a value or a function; the argument says whether the bridge refused the last token. */
+  /** Resolves an option that is a value or a function; the argument says whether the bridge rejected the last token. */
   const resolved = (value) => (value instanceof Function ? value(refused) : value);
 
   const connect = async (signal) => {

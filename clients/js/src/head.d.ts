@@ -20,7 +20,7 @@ export interface Notice {
 
 export interface Options {
   /**
-   * A bearer token. A function is called before each connection, with `true` if the bridge refused the previous token:
+   * A bearer token. A function is called before each connection, with `true` if the bridge rejected the previous token:
    * then a cached token must be renewed. Two refusals in a row end the watch. With this option, even if the token is
    * empty, the helper uses fetch and never the browser's EventSource.
    */
@@ -57,7 +57,7 @@ export interface Watching {
   close(): void;
   /**
    * Resolves to the newest state of each task when all are final or the watch is closed. Rejects with a BridgeError when
-   * the bridge refuses the watch permanently, with the signal's reason, or with what `url` or `token` threw at the
+   * the bridge rejects the watch permanently, with the signal's reason, or with what `url` or `token` threw at the
    * start. Need not be awaited: it causes no unhandled rejection.
    */
   finished: Promise<TaskState[]>;

@@ -94,5 +94,5 @@ async def call(request: Request, path: str, body: dict[str, Any]) -> dict[str, A
         raise HTTPException(502, f"the bridge returned {response.status_code}")
     problem = response.json()
     if response.status_code in {401, 403}:  # our token is at fault, not the user
-        raise HTTPException(502, f"the bridge refused this backend: {problem['code']}")
+        raise HTTPException(502, f"the bridge rejected this backend: {problem['code']}")
     raise HTTPException(response.status_code, problem["detail"])

@@ -70,7 +70,7 @@ type Bridge struct {
 // Follow calls onState with every state of these tasks, and returns when all of them are final.
 //
 // It reconnects automatically, with its cursor, after lost connections, restarts and gateway errors. It returns an error when
-// the context ends or the bridge refuses. A task that does not exist has the status "not_found" if there are others;
+// the context ends or the bridge rejects it. A task that does not exist has the status "not_found" if there are others;
 // otherwise Follow returns a *Refused.
 func (bridge Bridge) Follow(ctx context.Context, tasks []string, onState func(State)) error {
 	cursor := ""

@@ -3,7 +3,7 @@
 #
 #   BRIDGE_URL=http://127.0.0.1:8080 ./wait.sh qingbo/ONE vapi/TWO > ended.ndjson
 #
-# Exit code: 0 all completed, 1 at least one did not, 2 refused by the bridge, 3 unreachable. Needs curl and jq.
+# Exit code: 0 all completed, 1 at least one did not, 2 rejected by the bridge, 3 unreachable. Needs curl and jq.
 set -euo pipefail
 
 bridge=${BRIDGE_URL:-http://127.0.0.1:8080}

@@ -72,6 +72,28 @@ def test_both_names_together_are_an_error_in_one_place_or_in_two(
         ]
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_an_invalid_value_is_reported_under_the_name_that_was_written_with_the_warning(
+    tmp_path: Path, place: str
+) -> None:
+    for old, new, prefix in NAMES:
+        if new == "admin_host":
+            continue  # any text is valid
+        with pytest.raises(ConfigError) as caught:
+            read(tmp_path, {place: {old: "bad"}}, prefix)
+        (error,) = caught.value.errors
+        assert error.startswith(f"{prefix}{old}: ")
+        (warning,) = caught.value.warnings
+        assert warning.startswith(f"{prefix}{old} was renamed to {prefix}{new};")
+        assert str(caught.value).endswith(f"  - {error}\nwarning: {warning}")
+
+
+def test_an_error_across_settings_is_reported_under_the_name_that_was_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, {"file": {"port": 9100}, "environment": {"ops_port": 9100}}, "")
+    assert "ops_port: 9100 is also the value of port" in str(caught.value)
+
+
 def test_an_old_name_is_not_a_field_any_more_and_a_new_name_is_one() -> None:
     for names, model in ((renamed.SETTINGS, Settings), (renamed.UPSTREAM_SETTINGS, UpstreamSettings)):
         fields = set(model.model_fields)

@@ -148,6 +148,7 @@ SAMPLES: dict[str, tuple[Any, Any]] = {
     "credits_used": (1.0, 2.0),
     "credits_estimated": (1.0, 2.0),
     "raw": (b"{}", b"[]"),
+    "result": (b"{}", b"[1]"),
 }
 MERGED = [row for row in rows(State) if row.read is not Read.OURS]
 

@@ -7,6 +7,8 @@ from itertools import cycle, pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bridge.core.estimate import RuntimeHistory, TaskKind
 from bridge.core.event import NoticeCode
@@ -560,6 +562,54 @@ def test_a_live_stream_that_has_nothing_to_say_is_not_stale() -> None:
         story.beat()
         assert story.tick(1.0) == Update()
     assert codes(story.tick(3 * PACE.max_seconds)) == [NoticeCode.STALE]
+
+
+@pytest.mark.parametrize("frames_first", [True, False])
+def test_a_quiet_stream_of_a_provider_that_is_polled_often_is_not_stale(frames_first: bool) -> None:
+    """fal: polled every half second, and a stream that says nothing while nothing changes."""
+    pace = Pace(min_seconds=0.5, max_seconds=5.0, recommended_seconds=0.5)
+    story = Story(pace=pace)
+    if frames_first:
+        story.push(seen("queued"))
+    story.poll(seen("processing"))
+    story.push(seen("processing"))
+    for _ in range(60):
+        while story.now + 1.0 < (story.watch.due or 0.0):
+            assert story.tick(1.0) == Update()
+        assert story.poll(None) == Update()
+        story.beat()
+
+
+@given(
+    steps=st.lists(st.sampled_from(["beat", "push", "poll", "wait"]), max_size=40),
+    waits=st.lists(st.floats(0.1, 3.0), min_size=40, max_size=40),
+)
+def test_a_task_whose_polls_come_when_they_are_due_is_never_stale(
+    steps: list[str], waits: list[float]
+) -> None:
+    story = Story(pace=Pace(min_seconds=0.5, max_seconds=5.0, recommended_seconds=0.5))
+    story.poll(seen("processing", 1))
+    for step, wait in zip(steps, waits, strict=False):
+        if step == "beat":
+            story.beat()
+        elif step == "push":
+            story.push(seen("processing", 1))
+        elif step == "poll":
+            assert story.watch.due is not None
+            while story.now + 0.5 < story.watch.due:
+                assert NoticeCode.STALE not in codes(story.tick(0.5))
+            story.poll(None)
+        assert NoticeCode.STALE not in codes(story.tick(min(wait, max(story.wait, 0.0))))
+
+
+def test_a_task_that_the_rate_limit_lets_wait_is_not_stale() -> None:
+    story = Story()
+    story.poll(seen("processing", 1))
+    story.now += 40.0
+    assert story.watch.ticked(now=story.now, unix_time=story.wall, spacing=20.0) == Update()
+    story.now += 21.0
+    update = story.watch.ticked(now=story.now, unix_time=story.wall, spacing=20.0)
+    assert codes(update) == [NoticeCode.STALE]
 
 
 def test_a_task_without_change_for_far_too_long_is_stalled_until_it_changes() -> None:

@@ -3,13 +3,14 @@
 import string
 from urllib.parse import quote, urlsplit
 
+import orjson
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bridge.dialects.base import ProxyMatch, Submission
 from bridge.dialects.registry import load_preset, load_text, preset_names
-from bridge.errors import InvalidRequest
+from bridge.errors import ConfigError, InvalidRequest
 
 PRESETS = {name: load_preset(name) for name in preset_names()}
 SERVED = {name for name, one in PRESETS.items() if one.rules.stream.documents}
@@ -207,3 +208,77 @@ words = { completed = "done" }
 """
     with pytest.raises(ConfigError, match=r"needs \[calls\.submit\]"):
         load_text(text, "acme")
+
+
+SPIKE, VAPI, FAL = PRESETS["bytespike"], PRESETS["vapi"], PRESETS["fal"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "match"),
+    [
+        (("GET", "/v1/tasks/query", "task_id=a", None), ProxyMatch(call="status", task_id="a")),
+        (("GET", "/v1/tasks/query", "out_task_id=b", None), ProxyMatch(call="alias", alias="b")),
+        (("GET", "/v1/tasks/query", "task_id=a&out_task_id=", None), ProxyMatch(call="status", task_id="a")),
+        (("POST", "/v1/tasks/cancel", "", b'{"task_id":"a"}'), ProxyMatch(call="cancel", task_id="a")),
+        (("POST", "/v1/tasks/cancel", "", b'{"out_task_id":"b"}'), ProxyMatch(call="cancel", alias="b")),
+        (("POST", "/v1/tasks/cancel/a", "", b'{"task_id":"b"}'), ProxyMatch(call="cancel", task_id="a")),
+    ],
+)
+def test_further_forms_of_a_call(request_, match):
+    assert SPIKE.match(*request_) == match
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ("GET", "/v1/tasks/query", "", b""),
+        ("GET", "/v1/tasks/query", "task_id=a&out_task_id=b", b""),
+        ("POST", "/v1/tasks/cancel", "", b""),
+        ("POST", "/v1/tasks/cancel", "", b'{"task_id":"a","out_task_id":"b"}'),
+        ("POST", "/v1/tasks/cancel", "", b'{"task_id":["a"]}'),
+    ],
+)
+def test_a_form_that_names_no_task_or_two_is_refused(request_):
+    with pytest.raises(InvalidRequest):
+        SPIKE.match(*request_)
+
+
+@given(task_id=plain_ids)
+def test_a_result_call_matches_back_to_the_task_or_to_the_file(task_id):
+    request = FAL.result_request(f"fal-ai/flux/{task_id}", {})
+    assert FAL.match(*own(FAL, request)) == ProxyMatch(call="follow_up", task_id=f"fal-ai/flux/{task_id}")
+    request = VAPI.result_request(None, {"file_id": task_id})
+    asked = VAPI.match(*own(VAPI, request))
+    assert (asked.call, asked.task_id, asked.options) == ("follow_up", None, {"file_id": task_id})
+    document = orjson.dumps({"status": "Success", "task_id": "1", "file_id": task_id})
+    assert VAPI.result_name(document) == VAPI.name_of(asked.options) == task_id
+
+
+@pytest.mark.parametrize("document", [b"", b"{}", b"[]", b"x", b'{"file_id": {}}'])
+def test_a_document_that_names_no_file(document):
+    assert VAPI.result_name(document) is None
+    assert FAL.result_name(document) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "task_id"),
+    [
+        ("/api.eu1.bfl.ai/v1/get_result", "api.eu1.bfl.ai/x"),
+        ("/v1/get_result", "api.bfl.ai/x"),
+        ("/api.evil.example/v1/get_result", None),
+        ("/api.eu1.bfl.ai.evil.example/v1/get_result", None),
+        ("/api.eu1.bfl.ai%2Fx/v1/get_result", None),
+    ],
+)
+def test_the_host_of_a_call_may_stand_before_its_path(path, task_id):
+    match = PRESETS["bfl"].match("GET", path, "id=x", None)
+    assert (match and match.task_id) == task_id
+
+
+def test_a_further_form_needs_its_call():
+    with pytest.raises(ConfigError, match=r"accepted\[0\]\.call: needs \[calls\.cancel\]"):
+        load_text(
+            'base_url="https://a.example"\ncalls.status.path="/{task_id}"\nstatus.at="s"\n'
+            '[[accepted]]\ncall="cancel"\npath="/c/{task_id}"',
+            "own",
+        )

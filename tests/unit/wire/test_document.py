@@ -128,3 +128,18 @@ def test_a_task_nobody_has_seen_stands_before_everything() -> None:
     assert str(Cursor(EPOCH, 0)) == f"{EPOCH}-0"
     unseen = Event(event(1).key, Cursor(EPOCH, 0), state("unknown"))
     assert orjson.loads(document(unseen))["cursor"] == f"{EPOCH}-0"
+
+
+@pytest.mark.parametrize(
+    ("known", "shown"),
+    [
+        (state("completed", raw=b'{"a":1}', result=b'{"words":1}'), {"words": 1}),
+        (state("completed", raw=b'{"a":1}', result=b"[]", outputs=(video("https://a/1.mp4"),)), {"a": 1}),
+        (state("failed", raw=b'{"a":1}', result=b'{"detail":1}'), {"a": 1}),
+        (state("completed", raw=b'{"a":1}'), {"a": 1}),
+        (state("completed", result=b'{"words":1}'), {"words": 1}),
+    ],
+)
+def test_a_result_without_a_link_is_what_raw_shows(known: State, shown: Any) -> None:
+    assert read(known, include=Include(raw=True))["raw"] == shown
+    assert read(known)["raw"] is None

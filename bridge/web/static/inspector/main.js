@@ -178,7 +178,7 @@ class Page {
     show(byId("token-section"), needed);
     show(byId("workspace"), !needed);
     show(byId("token-forget"), !needed && Boolean(token.value));
-    setText(byId("token-why"), token.value ? `Token refused: ${why}` : "This bridge requires a token.");
+    setText(byId("token-why"), token.value ? `Token rejected: ${why}` : "This bridge requires a token.");
     if (first) byId("token").focus();
   }
 
@@ -236,7 +236,7 @@ class Page {
     this.setPhase(phase, detail);
   }
 
-  /** A connection for many tasks was refused because of one: find that task, and continue with the others. */
+  /** A connection for many tasks was rejected because of one: find that task, and continue with the others. */
   async findRefused(refs, problem) {
     this.setPhase("refused", problem);
     if (problem.status === 401) {
@@ -315,7 +315,7 @@ class Page {
       live: `Live via ${NAMES[this.via]}, ${count(open, "task")}`,
       waiting: `Connection lost, reconnecting in ${Math.ceil(detail ?? 0)} s`,
       ended: "All watched tasks are final",
-      refused: "Refused",
+      refused: "Rejected",
     };
     setText(byId("connection"), texts[phase]);
     set(byId("connection"), "data-phase", phase);

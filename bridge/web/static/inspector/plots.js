@@ -84,7 +84,7 @@ export class Plots {
     setText(
       byId("plots-problem"),
       moved
-        ? "This bridge serves its metrics on a separate operations port (admin_host, admin_port), which this page cannot read."
+        ? "This bridge serves its metrics on a separate admin port (admin_host, admin_port), which this page cannot read."
         : refused
           ? "The metrics require a token with the scope admin."
           : "The metrics are currently unavailable.",

@@ -69,7 +69,7 @@ class Row {
     set(this.node, "data-followed", task.followed);
     set(this.node, "data-selected", selected);
     set(this.name, "aria-current", selected ? "true" : null);
-    setText(this.status, task.problem ? "refused" : statusText(status));
+    setText(this.status, task.problem ? "rejected" : statusText(status));
     set(this.status, "data-status", task.problem ? "failed" : status);
     set(this.status, "title", task.problem);
     set(this.bar, "data-status", status);

@@ -56,6 +56,8 @@ every_field = State(
     alias="mine",
     progress=50.0,
     eta_seconds=1.5,
+    eta_at=5.0,
+    eta_by=6.5,
     queue_position=3,
     model="wan2.7",
     action="generate",
@@ -72,6 +74,8 @@ every_field = State(
     observed_at=4.0,
     source=Source.CALLBACK,
     raw=b"",
+    result=b'{"a":"\xc3\xa9"}',
+    result_status=422,
 )
 
 

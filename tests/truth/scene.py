@@ -377,7 +377,7 @@ class Scene:
             for other in self.plans
             if other.name == plan.name
         )
-        return KEY_REST if denied > 1 else 0.0
+        return KEY_REST * (denied // 2)
 
     def describe(self, plan: Plan) -> str:
         """A plan in one line."""

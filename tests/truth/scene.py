@@ -236,7 +236,7 @@ class Scene:
             for plan in self.plans
             if plan.called_back is not None
         ]
-        done, late = await asyncio.wait(running, timeout=HORIZON)
+        _, late = await asyncio.wait(running, timeout=HORIZON)
         for one in late:
             one.cancel()
         for result in await asyncio.gather(*running, return_exceptions=True):
@@ -359,7 +359,8 @@ class Scene:
         if told > deadline:
             found.append(
                 f"{who}: told {told - max(plan.ends, viewer.joined):.1f} s after it could be, "
-                f"{told - deadline:.1f} s too late; joined {viewer.joined - plan.born:.0f}; {self.describe(plan)}"
+                f"{told - deadline:.1f} s too late; joined {viewer.joined - plan.born:.0f}; "
+                f"{self.describe(plan)}"
             )
         return found
 
@@ -401,9 +402,9 @@ class Scene:
             for one in self.providers[plan.name].climate
         )
         return (
-            f"ends at {plan.ends - plan.born:.0f} {plan.outcome.value} lenient={plan.lenient} hint={plan.hint}"
-            f" submitted={plan.submitted} called_back={plan.called_back is not None} stream={plan.stream}"
-            f" asked={plan.asked} troubles=[{troubles}] result=[{result}] climate=[{climate}]"
+            f"ends at {plan.ends - plan.born:.0f} {plan.outcome.value} lenient={plan.lenient}"
+            f" hint={plan.hint} submitted={plan.submitted} called_back={plan.called_back is not None}"
+            f" stream={plan.stream} asked={plan.asked} troubles=[{troubles}] result=[{result}] climate=[{climate}]"
         )
 
 

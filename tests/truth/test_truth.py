@@ -1,6 +1,6 @@
 """Every viewer on every delivery ends with the provider's last word, once, in order and in time.
 
-Tasks of all presets, with every kind of fault mixed at random; a whole bridge in this process, time that jumps.
+Tasks of all presets, every kind of fault mixed at random; a whole bridge in this process, time that jumps.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def _success_before_the_second_call(patch: pytest.MonkeyPatch) -> None:
 
 
 def _one_404_ends(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Watch, "_patience", lambda self, missing_for: (1, 0.0, 1.0))
+    patch.setattr(Watch, "_patience", lambda *_: (1, 0.0, 1.0))
     patch.setattr(core, "VOUCHED_SECONDS", 0.0)
 
 
 def _backoff_is_not_cut(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Watch, "joined", lambda self, *, now: None)
+    patch.setattr(Watch, "joined", lambda *_, **__: None)
 
 
 def _lost_is_forgotten(patch: pytest.MonkeyPatch) -> None:

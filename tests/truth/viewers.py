@@ -117,7 +117,7 @@ class Viewer:
             self._all_missing(response)
         elif response.status not in (0, 200):
             self._first_word(3.5)
-            if response.status not in (502,):
+            if response.status != 502:
                 self.complaints.append(f"HTTP {response.status}: {response.body[:200]!r}")
             await asyncio.sleep(10)
 

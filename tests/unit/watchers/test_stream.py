@@ -104,7 +104,7 @@ async def test_the_end_on_the_stream_ends_stream_and_poll(open_house: Any, scrip
     house = open_house
     house.pool.want(TASK)
     await settle()
-    script.say(frame("failed", 55, task_id=ID))
+    script.say(frame("failed", 55, id=ID))
     await house.clock.advance(100)
     assert house.told(TASK)[-1] == ("failed", 10)  # progress stays where it was
     assert len(house.provider.opened) == 1

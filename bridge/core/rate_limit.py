@@ -315,6 +315,10 @@ class CredentialLimiter:
         if inferred:
             if not self.forbidden_is_key or permit.task_id in self._denied:
                 return Scope.TASK
+            if permit.started_at < self._last_success:
+                # A valid answer came while this call was under way. Answers that arrive together are read in
+                # any order, so it may well have been given between this one and another task's.
+                return Scope.TASK
             self._forbidden = {
                 task: at for task, at in self._forbidden.items() if now - at < FORBIDDEN_WINDOW_SECONDS
             }

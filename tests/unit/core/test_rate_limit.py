@@ -1,6 +1,7 @@
 """Rate, concurrency, pause, circuit breaker and key of one credential."""
 
-from __future__ import annotations
+from __future__ from itertools import permutations
+import annotations
 
 import pytest
 from hypothesis import given
@@ -336,6 +337,23 @@ def test_402_and_403_are_the_tasks_until_two_tasks_meet_them(status: int) -> Non
     late = NOW + FORBIDDEN_WINDOW_SECONDS + 1
     assert fail(one, CredentialRefused(provider_status=status), late, task="c") is Scope.TASK
     assert fail(one, CredentialRefused(provider_status=status), late, task="d") is Scope.CREDENTIAL
+
+
+def test_two_403s_with_a_valid_answer_while_they_were_under_way_are_the_tasks_whatever_the_order() -> None:
+    """All were on their way together; which of the responses is read first says nothing."""
+    for order in permutations("ab+"):
+        one = limiter()
+        permits = {name: one.start(Call.POLL, NOW, task_id=name, shown=True) for name in order}
+        scopes = []
+        for name in order:
+            if name == "+":
+                one.succeed(permits[name], NOW + 1)
+            else:
+                scopes.append(one.fail(permits[name], CredentialRefused(provider_status=403), NOW + 1))
+        if order[-1] != "+":
+            assert scopes == [Scope.TASK] * 2, order
+        else:  # corrected at once
+            assert one.rejected is None
 
 
 def test_a_403_that_the_dialect_names_is_the_key_at_once() -> None:

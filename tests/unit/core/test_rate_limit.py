@@ -1,7 +1,8 @@
 """Rate, concurrency, pause, circuit breaker and key of one credential."""
 
-from __future__ from itertools import permutations
-import annotations
+from __future__ import annotations
+
+from itertools import permutations
 
 import pytest
 from hypothesis import given

@@ -31,6 +31,9 @@ from bridge.watchers.stream import StreamFollower
 from bridge.watchers.watcher import Watcher
 
 TICK_SECONDS = 1.0
+NEWS_SECONDS = 30.0
+"""How often a task that no poll has shown yet is looked at for what another source showed."""
+
 NOTICE_AFTER_SECONDS = 0.8
 """How long a due first poll waits before its viewers get a notice. With one tick more it is less than 2 s."""
 
@@ -255,6 +258,14 @@ class Pool:
             return None
         await watcher.polled_once.wait()
         return watcher.error
+
+    async def wait_found(self, key: TaskKey) -> BridgeError | None:
+        """Wait until a watched task has a state, whatever fails before; returns why there is no such task."""
+        while (watcher := self._watchers.get(key)) is not None and watcher.watch.known is None:
+            if watcher.watch.not_found:
+                return watcher.error
+            await watcher.wait_news(NEWS_SECONDS)
+        return None
 
     async def shown(self, key: TaskKey, *, seconds: float) -> CachedResponse | BridgeError | None:
         """The provider's response to a status call.

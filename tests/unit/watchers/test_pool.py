@@ -492,5 +492,5 @@ async def test_waiting_for_a_look_of_what_nobody_watches_is_over_at_once(open_ho
     assert await open_house.pool.wait_polled(TASK) is None
     open_house.pool.want(TASK)
     waiting = asyncio.ensure_future(open_house.pool.wait_polled(TASK))
-    await settle()
+    await open_house.clock.advance(1)  # the second poll says so, too
     assert isinstance(await waiting, TaskNotFound)

@@ -344,8 +344,8 @@ class CredentialLimiter:
             self._creates_paused_until = max(self._creates_paused_until, now + wait)
             return Scope.TASK
         if self._is_contradicted(permit, now):
-            # Providers answer 429 for ids they have never seen, too. A random id that one client subscribes to
-            # must not slow down the polls of all other tasks.
+            # Providers answer 429 for ids they have never seen, too. A random id that one client subscribes
+            # to must not slow down the polls of all other tasks.
             return Scope.TASK
         if permit.call is not CallKind.CREATE:
             self._failed_tasks.add(permit.task_id)
@@ -362,7 +362,8 @@ class CredentialLimiter:
         self.abandon(permit)
         if permit.started_at < self._last_success or self._is_contradicted(permit, now):
             # Another call got through since this one started, or these are ids that the provider never
-            # showed: no matter how many time out or lose their connection together, the provider is reachable.
+            # showed: no matter how many time out or lose their connection together, the provider is
+            # reachable.
             return
         if self._open and now < self._paused_until:
             # It was in flight when the circuit opened. Counting it would double the wait up to 32 times.

@@ -32,7 +32,7 @@ from bridge.watchers.watcher import Watcher
 
 TICK_SECONDS = 1.0
 NEWS_SECONDS = 30.0
-"""How often a task that no poll has shown yet is looked at for what another source showed."""
+"""How often a task that no poll has shown yet is checked for a state from another source."""
 
 NOTICE_AFTER_SECONDS = 0.8
 """How long a due first poll waits before its viewers get a notice. With one tick more it is less than 2 s."""
@@ -260,7 +260,7 @@ class Pool:
         return watcher.error
 
     async def wait_found(self, key: TaskKey) -> BridgeError | None:
-        """Wait until a watched task has a state, whatever fails before; returns why there is no such task."""
+        """Wait until a watched task has a state, through failed polls; returns why there is no such task."""
         while (watcher := self._watchers.get(key)) is not None and watcher.watch.known is None:
             if watcher.watch.not_found:
                 return watcher.error

@@ -119,7 +119,8 @@ class Watcher:
             deadline_seconds=self.upstream.deadline_seconds,
             callbacks=self._callbacks,
             grace_seconds=getattr(self.upstream.dialect, "result_grace_seconds", MISSING_RESULT_SECONDS),
-            # After a restart too: once the provider has reported the task as completed, later 404s do not change that.
+            # After a restart too: once the provider has reported the task as completed, later 404s do not
+            # change that.
             succeeded=word is not None and self.upstream.dialect.words.get(fold(word)) is Status.COMPLETED,
         )
         if self._vouched_at is not None:
@@ -393,7 +394,7 @@ class Watcher:
         self._changed(self)
 
     def called_back(self, at: float) -> None:
-        """An authentic callback named the task: poll, and mark the state that the poll returns as its result."""
+        """An authentic callback named the task: poll, and give the new state `callback` as its source."""
         self._called_back = True
         self.vouch()
         self.poll_now(at)

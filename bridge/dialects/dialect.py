@@ -232,7 +232,7 @@ class Dialect:
 
         Raises:
             UpstreamError: TaskNotFound, CredentialRefused, UpstreamRefused, UpstreamBusy,
-                UpstreamUnavailable or UnreadablePayload; ResultNotReady where the answer says so.
+                UpstreamUnavailable or UnreadablePayload; ResultNotReady where the result is not ready yet.
         """
         follow = self._rules.follow_up
         if follow is None:

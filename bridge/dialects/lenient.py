@@ -36,7 +36,7 @@ _MARKS = (
     (b"\xff\xfe", "utf-16-le"),
     (b"\xfe\xff", "utf-16-be"),
 )
-_GUARD = re.compile(r"\)\]\}',?")  # stands before a document so that no page can load it as a script
+_GUARD = re.compile(r"\)\]\}',?")  # a prefix of documents, so that no page can load them as a script
 _LEADING = "\ufeff\x00 \t\r\n\v\f\x85\xa0"
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 

@@ -26,7 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNSAFE = re.compile(r"[\s\"<>]")
 
 
-class Place(StrEnum):
+class LinkContext(StrEnum):
     """Where a text was found."""
 
     URL = "url"
@@ -175,7 +175,7 @@ def _from_text(rule: OutputRule, text: str, base: str, *, base64: bool) -> Outpu
 
 def _foreign(finders: Iterable[Finder], item: object) -> list[str]:
     for find in finders:
-        addresses = [text for value in _texts(find(item)) if (text := foreign(value, Place.URL))]
+        addresses = [text for value in _texts(find(item)) if (text := foreign(value, LinkContext.URL))]
         if addresses:
             return addresses
     return []
@@ -183,7 +183,7 @@ def _foreign(finders: Iterable[Finder], item: object) -> list[str]:
 
 def _links(finders: Iterable[Finder], item: object, base: str) -> list[str]:
     for find in finders:
-        links = [url for text in _texts(find(item)) if (url := link(text, base, Place.URL))]
+        links = [url for text in _texts(find(item)) if (url := link(text, base, LinkContext.URL))]
         if links:
             return links
     return []
@@ -205,12 +205,12 @@ def _texts(value: object) -> list[str]:
     return [text for text in value[:MAX_OUTPUTS] if isinstance(text, str)]
 
 
-def link(text: str, base: str = "", place: Place = Place.TEXT) -> str | None:
+def link(text: str, base: str = "", context: LinkContext = LinkContext.TEXT) -> str | None:
     """The text as an absolute http(s) link of at most `_MAX_URL` characters, None if it is none.
 
     Args:
         base: The address of the answer, against which a relative link is resolved; empty for unknown.
-        place: How likely the text is a link at all.
+        context: How likely the text is a link at all.
     """
     text = text.strip()
     if not text or len(text) > _MAX_URL or _CONTROL.search(text):
@@ -223,13 +223,13 @@ def link(text: str, base: str = "", place: Place = Place.TEXT) -> str | None:
         # A sentence may begin with a slash, and a word may end like a file.
         begins = text.startswith(("/", "./", "../"))
         likely = {
-            Place.URL: begins or is_file,
-            Place.TEXT: is_file and (begins or not blank),
-            Place.SEARCH: is_file and begins,
-        }[place]
+            LinkContext.URL: begins or is_file,
+            LinkContext.TEXT: is_file and (begins or not blank),
+            LinkContext.SEARCH: is_file and begins,
+        }[context]
         if not base or not (_OTHER_HOST.fullmatch(text) or (likely and (is_file or not blank))):
             return None
-    elif blank and not is_file and place is not Place.URL:
+    elif blank and not is_file and context is not LinkContext.URL:
         return None  # a sentence that begins with a link
     try:
         url = urljoin(base, _UNSAFE.sub(lambda found: quote(found[0]), text))
@@ -238,15 +238,15 @@ def link(text: str, base: str = "", place: Place = Place.TEXT) -> str | None:
     return url if len(url) <= _MAX_URL and _LINK.fullmatch(url) else None
 
 
-def foreign(text: str, place: Place = Place.TEXT) -> str | None:
+def foreign(text: str, context: LinkContext = LinkContext.TEXT) -> str | None:
     """The text, if it is the address of a file that no client can fetch, such as one in a bucket."""
     text = text.strip()
-    pattern = _FOREIGN if place is Place.URL else _BUCKET
+    pattern = _FOREIGN if context is LinkContext.URL else _BUCKET
     return text if len(text) <= _MAX_FOREIGN and pattern.fullmatch(text) else None
 
 
 def is_foreign(output: Output) -> bool:
-    """Whether only the address of the result is known, and nobody can fetch it."""
+    """Whether only an address of the result is known that clients cannot fetch."""
     return not is_fetchable(output) and "://" in (output.file_id or "")
 
 
@@ -277,8 +277,8 @@ def _searched(rule: OutputRule, value: object, base: str) -> Iterator[Output]:
         elif isinstance(value, list):
             waiting.extend((key, item) for item in reversed(value[:_MAX_NODES]))
         elif isinstance(value, str):
-            url = link(value, base, Place.SEARCH)
-            address = None if url else foreign(value, Place.SEARCH)
+            url = link(value, base, LinkContext.SEARCH)
+            address = None if url else foreign(value, LinkContext.SEARCH)
             if url or address:
                 kind = type_of_url(url or address) or type_of_name(key) or rule.type or "file"
                 yield Output(type=kind, url=url, file_id=address)

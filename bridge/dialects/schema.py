@@ -336,7 +336,7 @@ class StatusTable(Table):
         (), description="Finds something where the result of a completed task is gone."
     )
     common_words: bool = Field(
-        default=False, description="The usual words of gateways stand behind those of `words`."
+        default=False, description="Use the common words of gateways for words that `words` does not list."
     )
     guards: list[GuardTable] = Field([], description="Corrections, applied in order.")
 

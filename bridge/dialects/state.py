@@ -146,7 +146,7 @@ class StateRules:
         )
 
     def _is_unavailable(self, document: object, outputs: tuple[Output, ...]) -> bool:
-        """Whether nobody can fetch a result of a completed task."""
+        """Whether a result of a completed task cannot be fetched."""
         if holds(self.status.unavailable.read(document)) or any(map(is_foreign, outputs)):
             return True
         return not outputs and has_empty_link(self.outputs, document)

@@ -1,0 +1,296 @@
+"""Masks known secrets in bytes from outside, whatever encoding they were quoted in.
+
+A provider that quotes our key back knows JSON, URLs, HTML, headers and base64, and mixes them. So a secret is
+not searched for in each mixture. The text is brought into a plain form (lower case, one alphabet of base64,
+no white space or control characters), then unescaped again and again, and each of these texts is searched for
+a few fixed strings. Only after a hit the place is traced back to the bytes as they came.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from html.entities import html5
+from urllib.parse import quote, quote_plus
+
+MASK = b"***"
+MIN_SECRET = 8
+"""A shorter one is a test key, and may be a word of any document."""
+
+_MAX_DEPTH = 6  # escapes within escapes: a JSON text in a JSON string doubles its backslashes
+_MAX_UNITS = 200_000  # escapes in one text while a hit is traced back; memory for the traces
+_BLANK = bytes([*range(0x21), 0x7F])
+# `-` and `_` are `+` and `/` in the URL-safe alphabet of base64.
+_FOLDED = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_", b"abcdefghijklmnopqrstuvwxyz+/")
+_BASE64 = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789+/")
+_BLANKS = re.compile(rb"[\x00-\x20\x7f]+")
+# Written for folded text. `%2525` is `%` quoted twice, `&amp;amp;` is `&` escaped twice.
+_ESCAPE = re.compile(
+    rb"\\(?:u00([0-9a-f]{2})|x([0-9a-f]{2})|u\{0*([0-9a-f]{2})\}|([\\/\"'bfnrtv]))"
+    rb"|%(?:25)*([0-9a-f]{2})"
+    rb"|&(?:amp;)*(?:#x0*([0-9a-f]{1,2})(?![0-9a-f]);?|#0*([0-9]{1,3})(?![0-9]);?|([a-z]{2,16});)"
+)
+_CODE_POINTS, _LETTER, _BYTE, _DECIMAL, _NAME = (1, 2, 3, 6), 4, 5, 7, 8
+_NUMBERS = re.compile(rb"[0-9,\s]+")
+
+
+def _fold(text: bytes) -> bytes:
+    return text.translate(_FOLDED, _BLANK)
+
+
+_ENTITIES = {
+    name.rstrip(";").lower().encode(): _fold(text.encode())
+    for name, text in html5.items()
+    if len(text) == 1 and text.isascii()
+}
+_LETTERS = {letter: b"" if letter.isalpha() else letter for letter in map(bytes, zip(b"\\/\"'bfnrtv"))}
+
+
+class SecretMask:
+    """Masks a set of secrets.
+
+    Args:
+        secrets: Each, and each part of a pair `name:secret`; those shorter than `MIN_SECRET` bytes are left
+            out.
+        mask: Stands in place of a secret.
+    """
+
+    __slots__ = ("_coded", "_mask", "_needles", "_plain", "_secrets")
+
+    def __init__(self, secrets: Iterable[str] = (), mask: bytes = MASK) -> None:
+        self._mask = mask
+        self._secrets: set[str] = set()
+        self._plain: list[bytes] = []
+        self._coded: list[bytes] = []
+        self._needles: list[bytes] = []
+        self.add(*secrets)
+
+    def add(self, *secrets: str) -> None:
+        """Mask these as well."""
+        new = {part for secret in secrets for part in {secret, *re.split(r"[:\s]+", secret)}} - self._secrets
+        new = {secret for secret in new if len(secret.encode("utf-8", "replace")) >= MIN_SECRET}
+        if not new:
+            return
+        self._secrets |= new
+        plain, coded = set(self._plain), set(self._coded)
+        for secret in new:
+            plain |= _plain_forms(secret)
+            coded |= _base64_forms(secret)
+        self._plain, self._coded = sorted(plain, key=len), sorted(coded, key=len)
+        self._needles = sorted(plain | coded, key=len)
+
+    def __call__(self, body: bytes) -> bytes:
+        """The body with its secrets masked; the same object where it has none.
+
+        Valid JSON stays valid: a mask takes the place of whole escapes.
+        """
+        return self._masked(body) if self._needles and self._shows(body) else body
+
+    def text(self, text: str) -> str:
+        """The same for text."""
+        body = text.encode("utf-8", "surrogatepass")
+        masked = self(body)
+        return text if masked is body else masked.decode("utf-8", "replace")
+
+    def _shows(self, body: bytes) -> bool:
+        text = _fold(body)
+        for _ in range(_MAX_DEPTH):
+            size = len(text)
+            for needle in self._needles:
+                if len(needle) > size:
+                    break  # the others are longer
+                if needle in text:
+                    return True
+            if b"%" not in text and b"\\" not in text and b"&" not in text:
+                return False
+            unescaped = _ESCAPE.sub(_unescaped, text)
+            if unescaped == text:
+                return False
+            text = unescaped
+        return False
+
+    def _masked(self, body: bytes) -> bytes:
+        steps: list[_Step] = []
+        text = body.translate(_FOLDED)
+        spans: list[tuple[int, int]] = []
+        for depth in range(_MAX_DEPTH + 1):
+            step = _Step(_ESCAPE if depth else _BLANKS, text)
+            if step.is_too_long:
+                return self._mask  # no document has that many; nothing of it is shown
+            # The folded text with its blanks is not searched.
+            for span in self._hits(text) if depth else ():
+                whole = step.whole(span)
+                for earlier in reversed(steps):
+                    whole = earlier.traced_back(whole)
+                spans.append(whole)
+            if step.text == text and depth:
+                break
+            steps.append(step)
+            text = step.text
+        return self._without(body, spans)
+
+    def _hits(self, text: bytes) -> Iterable[tuple[int, int]]:
+        for needle in self._plain:
+            start = text.find(needle)
+            while start >= 0:
+                yield start, start + len(needle)
+                start = text.find(needle, start + 1)
+        for needle in self._coded:
+            start = text.find(needle)
+            while start >= 0:
+                yield _with_neighbours(text, start, start + len(needle))
+                start = text.find(needle, start + 1)
+
+    def _without(self, body: bytes, spans: list[tuple[int, int]]) -> bytes:
+        parts: list[bytes] = []
+        at = 0
+        for start, end in _joined(spans):
+            # A number, or a list of character codes: not in quotes, so `***` would break the document.
+            is_number = _NUMBERS.fullmatch(body, start, end) is not None
+            parts += (body[at:start], b"1" if is_number else self._mask)
+            at = end
+        return b"".join((*parts, body[at:]))
+
+
+@dataclass(slots=True)
+class _Step:
+    """One step from a text to a plainer one, which can be traced back.
+
+    Attributes:
+        text: The plainer text.
+        is_too_long: There are more than `_MAX_UNITS` places, and `text` is empty.
+    """
+
+    pattern: re.Pattern[bytes]
+    source: bytes
+    text: bytes = field(init=False, default=b"")
+    is_too_long: bool = field(init=False, default=False)
+    _starts: list[int] = field(init=False, default_factory=list)
+    _ends: list[int] = field(init=False, default_factory=list)
+    _new_starts: list[int] = field(init=False, default_factory=list)
+    _new_ends: list[int] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        parts: list[bytes] = []
+        at = size = 0
+        for match in self.pattern.finditer(self.source):
+            if len(self._starts) == _MAX_UNITS:
+                self.is_too_long = True
+                return
+            start, end = match.span()
+            new = b"" if self.pattern is _BLANKS else _unescaped(match)
+            size += start - at
+            self._starts.append(start)
+            self._ends.append(end)
+            self._new_starts.append(size)
+            size += len(new)
+            self._new_ends.append(size)
+            parts += (self.source[at:start], new)
+            at = end
+        self.text = b"".join((*parts, self.source[at:]))
+
+    def whole(self, span: tuple[int, int]) -> tuple[int, int]:
+        """A span of the source, so that it cuts no escape in half."""
+        start, end = span
+        first = bisect_right(self._starts, start) - 1
+        if first >= 0 and start < self._ends[first]:
+            start = self._starts[first]
+        last = bisect_right(self._starts, end - 1) - 1
+        if last >= 0 and end - 1 < self._ends[last]:
+            end = self._ends[last]
+        return start, end
+
+    def traced_back(self, span: tuple[int, int]) -> tuple[int, int]:
+        """The span of the source that a span of the plainer text was made of."""
+        start, end = span
+        first = bisect_right(self._new_starts, start) - 1
+        if first >= 0:
+            inside = start < self._new_ends[first]
+            start = self._starts[first] if inside else self._ends[first] + start - self._new_ends[first]
+        last = bisect_right(self._new_starts, end - 1) - 1
+        if last >= 0:
+            inside = end - 1 < self._new_ends[last]
+            end = self._ends[last] if inside else self._ends[last] + end - self._new_ends[last]
+        return start, end
+
+
+def _plain_forms(secret: str) -> set[bytes]:
+    """How a text that needs no unescaping can show it, folded."""
+    data = secret.encode("utf-8", "replace")
+    digits = [f"{byte:02x}" for byte in data]
+    forms = {
+        secret,
+        quote_plus(secret, errors="replace"),  # a blank is `+` in a query
+        json.dumps(secret)[1:-1],  # characters beyond ASCII
+        *(separator.join(digits) for separator in ("", ":", "-")),
+        ",".join(map(str, data)),  # what JavaScript makes of a buffer
+    }
+    return {_fold(form.encode("utf-8", "replace")) for form in forms}
+
+
+def _base64_forms(secret: str) -> set[bytes]:
+    """The characters that stand for nothing but it in base64 of any text that contains it, folded."""
+    as_json = json.dumps(secret)[1:-1]
+    cores = set()
+    for form in {secret, quote(secret, safe="", errors="replace"), as_json, as_json.replace("/", "\\/")}:
+        data = form.encode("utf-8", "replace")
+        for before, first in enumerate((0, 2, 3)):  # bytes before it modulo 3
+            coded = b64encode(bytes(before) + data)
+            cores.add(_fold(coded[first : (before + len(data)) * 8 // 6]))
+    return cores
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    known = _KNOWN.get(match[0])
+    return _decoded(match) if known is None else known
+
+
+def _decoded(match: re.Match[bytes]) -> bytes:
+    kind, value = match.lastindex, match[match.lastindex or 0]
+    if kind == _LETTER:
+        return _LETTERS[value]
+    if kind == _BYTE:
+        return _fold(bytes([int(value, 16)]))
+    if kind in _CODE_POINTS:
+        return _fold(chr(int(value, 16)).encode())
+    if kind == _DECIMAL:
+        return _fold(chr(int(value)).encode())
+    return _ENTITIES.get(value, match[0])
+
+
+def _usual_escapes() -> Iterable[bytes]:
+    for code in range(256):
+        yield from (b"\\u%04x" % code, b"\\x%02x" % code, b"%%%02x" % code)
+    yield from (b"\\" + letter for letter in _LETTERS)
+
+
+_KNOWN: dict[bytes, bytes] = {}
+for _escape in _usual_escapes():
+    _match = _ESCAPE.fullmatch(_escape)
+    if _match is not None:
+        _KNOWN[_escape] = _decoded(_match)
+
+
+def _with_neighbours(text: bytes, start: int, end: int) -> tuple[int, int]:
+    """With the characters that hold bits of it beside bits of something else, and the padding."""
+    if start > 0 and text[start - 1] in _BASE64:
+        start -= 1
+    if end < len(text) and text[end] in _BASE64:
+        end += 1
+    while text[end : end + 1] == b"=":
+        end += 1
+    return start, end
+
+
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if joined and start < joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return joined

@@ -12,8 +12,9 @@ import json
 import re
 from base64 import b64encode
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from html.entities import html5
 from urllib.parse import quote, quote_plus
 
@@ -35,6 +36,9 @@ _ESCAPE = re.compile(
     rb"|&(?:amp;)*(?:#x0*([0-9a-f]{1,2})(?![0-9a-f]);?|#0*([0-9]{1,3})(?![0-9]);?|([a-z]{2,16});)"
 )
 _CODE_POINTS, _LETTER, _BYTE, _DECIMAL, _NAME = (1, 2, 3, 6), 4, 5, 7, 8
+_PARTS = frozenset(bytes([byte]) for byte in b"\\%&#;{}abcdefghijklmnopqrstuvwxyz0123456789")
+"""What an escape can consist of."""
+_NOT_ZERO = re.compile(rb"[^\x00]")
 _NUMBERS = re.compile(rb"[0-9,\s]+")
 
 
@@ -54,8 +58,8 @@ class SecretMask:
     """Masks a set of secrets.
 
     Args:
-        secrets: Each, and each part of a pair `name:secret`; those shorter than `MIN_SECRET` bytes are left
-            out.
+        secrets: Each, and the parts of a pair `name:secret`; those shorter than `MIN_SECRET` bytes, and names
+            that may be words, are left out.
         mask: Stands in place of a secret.
     """
 
@@ -71,8 +75,7 @@ class SecretMask:
 
     def add(self, *secrets: str) -> None:
         """Mask these as well."""
-        new = {part for secret in secrets for part in {secret, *re.split(r"[:\s]+", secret)}} - self._secrets
-        new = {secret for secret in new if len(secret.encode("utf-8", "replace")) >= MIN_SECRET}
+        new = {part for secret in secrets for part in _parts(secret)} - self._secrets
         if not new:
             return
         self._secrets |= new
@@ -83,18 +86,23 @@ class SecretMask:
         self._plain, self._coded = sorted(plain, key=len), sorted(coded, key=len)
         self._needles = sorted(plain | coded, key=len)
 
+    def with_more(self, secrets: Iterable[str]) -> SecretMask:
+        """A mask for these secrets as well."""
+        return SecretMask((*self._secrets, *secrets), self._mask)
+
     def __call__(self, body: bytes) -> bytes:
         """The body with its secrets masked; the same object where it has none.
 
-        Valid JSON stays valid: a mask takes the place of whole escapes.
+        Valid JSON stays valid: a mask takes the place of whole escapes, and of a number it is one.
         """
-        return self._masked(body) if self._needles and self._shows(body) else body
+        return self._masked(body, self._stand_in) if self._needles and self._shows(body) else body
 
     def text(self, text: str) -> str:
         """The same for text."""
         body = text.encode("utf-8", "surrogatepass")
-        masked = self(body)
-        return text if masked is body else masked.decode("utf-8", "replace")
+        if not self._needles or not self._shows(body):
+            return text
+        return self._masked(body, lambda _: self._mask).decode("utf-8", "replace")
 
     def _shows(self, body: bytes) -> bool:
         text = _fold(body)
@@ -107,13 +115,20 @@ class SecretMask:
                     return True
             if b"%" not in text and b"\\" not in text and b"&" not in text:
                 return False
-            unescaped = _ESCAPE.sub(_unescaped, text)
-            if unescaped == text:
-                return False
-            text = unescaped
+            made: set[bytes] = set()
+            text = _ESCAPE.sub(partial(_noted, made), text)
+            if made.isdisjoint(_PARTS):
+                # Most documents: a few escaped slashes or quotes, of which no other escape can be made.
+                return bool(made) and any(needle in text for needle in self._needles)
         return False
 
-    def _masked(self, body: bytes) -> bytes:
+    def _stand_in(self, quoted: bytes) -> bytes:
+        if _NUMBERS.fullmatch(quoted):
+            return b"1"  # or a list of character codes: without quotes, `***` would break the document
+        # In UTF-16 and UTF-32 the zeros stay where they are.
+        return _NOT_ZERO.sub(b"*", quoted) if b"\x00" in quoted else self._mask
+
+    def _masked(self, body: bytes, stand_in: Callable[[bytes], bytes]) -> bytes:
         steps: list[_Step] = []
         text = body.translate(_FOLDED)
         spans: list[tuple[int, int]] = []
@@ -131,7 +146,12 @@ class SecretMask:
                 break
             steps.append(step)
             text = step.text
-        return self._without(body, spans)
+        parts: list[bytes] = []
+        at = 0
+        for start, end in _joined(spans):
+            parts += (body[at:start], stand_in(body[start:end]))
+            at = end
+        return b"".join((*parts, body[at:]))
 
     def _hits(self, text: bytes) -> Iterable[tuple[int, int]]:
         for needle in self._plain:
@@ -144,16 +164,6 @@ class SecretMask:
             while start >= 0:
                 yield _with_neighbours(text, start, start + len(needle))
                 start = text.find(needle, start + 1)
-
-    def _without(self, body: bytes, spans: list[tuple[int, int]]) -> bytes:
-        parts: list[bytes] = []
-        at = 0
-        for start, end in _joined(spans):
-            # A number, or a list of character codes: not in quotes, so `***` would break the document.
-            is_number = _NUMBERS.fullmatch(body, start, end) is not None
-            parts += (body[at:start], b"1" if is_number else self._mask)
-            at = end
-        return b"".join((*parts, body[at:]))
 
 
 @dataclass(slots=True)
@@ -218,15 +228,22 @@ class _Step:
         return start, end
 
 
+def _parts(secret: str) -> Iterable[str]:
+    """What of a configured secret must not be shown: the whole, and the parts of `name:secret`."""
+    *names, last = re.split(r"[:\s]+", secret)
+    # A name without a digit may be a word of any document.
+    parts = (secret, last, *(name for name in names if re.search(r"\d", name)))
+    return (part for part in parts if len(part.encode("utf-8", "replace")) >= MIN_SECRET)
+
+
 def _plain_forms(secret: str) -> set[bytes]:
     """How a text that needs no unescaping can show it, folded."""
     data = secret.encode("utf-8", "replace")
-    digits = [f"{byte:02x}" for byte in data]
     forms = {
         secret,
         quote_plus(secret, errors="replace"),  # a blank is `+` in a query
         json.dumps(secret)[1:-1],  # characters beyond ASCII
-        *(separator.join(digits) for separator in ("", ":", "-")),
+        data.hex(),
         ",".join(map(str, data)),  # what JavaScript makes of a buffer
     }
     return {_fold(form.encode("utf-8", "replace")) for form in forms}
@@ -247,6 +264,12 @@ def _base64_forms(secret: str) -> set[bytes]:
 def _unescaped(match: re.Match[bytes]) -> bytes:
     known = _KNOWN.get(match[0])
     return _decoded(match) if known is None else known
+
+
+def _noted(made: set[bytes], match: re.Match[bytes]) -> bytes:
+    new = _unescaped(match)
+    made.add(new)
+    return new
 
 
 def _decoded(match: re.Match[bytes]) -> bytes:

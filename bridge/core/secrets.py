@@ -27,7 +27,6 @@ _MAX_UNITS = 200_000  # escapes in one text while a hit is traced back; memory f
 _BLANK = bytes([*range(0x21), 0x7F])
 # `-` and `_` are `+` and `/` in the URL-safe alphabet of base64.
 _FOLDED = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_", b"abcdefghijklmnopqrstuvwxyz+/")
-_BASE64 = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789+/")
 _BLANKS = re.compile(rb"[\x00-\x20\x7f]+")
 # Written for folded text. `%2525` is `%` quoted twice, `&amp;amp;` is `&` escaped twice.
 _ESCAPE = re.compile(
@@ -69,7 +68,7 @@ class SecretMask:
         self._mask = mask
         self._secrets: set[str] = set()
         self._plain: list[bytes] = []
-        self._coded: list[bytes] = []
+        self._coded: dict[bytes, tuple[int, int]] = {}
         self._needles: list[bytes] = []
         self.add(*secrets)
 
@@ -79,12 +78,12 @@ class SecretMask:
         if not new:
             return
         self._secrets |= new
-        plain, coded = set(self._plain), set(self._coded)
+        plain, coded = set(self._plain), dict(self._coded)
         for secret in new:
             plain |= _plain_forms(secret)
             coded |= _base64_forms(secret)
-        self._plain, self._coded = sorted(plain, key=len), sorted(coded, key=len)
-        self._needles = sorted(plain | coded, key=len)
+        self._plain, self._coded = sorted(plain), coded
+        self._needles = sorted({*plain, *coded}, key=len)
 
     def with_more(self, secrets: Iterable[str]) -> SecretMask:
         """A mask for these secrets as well."""
@@ -159,10 +158,13 @@ class SecretMask:
             while start >= 0:
                 yield start, start + len(needle)
                 start = text.find(needle, start + 1)
-        for needle in self._coded:
+        for needle, (before, after) in self._coded.items():
             start = text.find(needle)
             while start >= 0:
-                yield _with_neighbours(text, start, start + len(needle))
+                end = min(start + len(needle) + after, len(text))
+                while text[end : end + 1] == b"=":
+                    end += 1
+                yield max(start - before, 0), end
                 start = text.find(needle, start + 1)
 
 
@@ -249,15 +251,20 @@ def _plain_forms(secret: str) -> set[bytes]:
     return {_fold(form.encode("utf-8", "replace")) for form in forms}
 
 
-def _base64_forms(secret: str) -> set[bytes]:
-    """The characters that stand for nothing but it in base64 of any text that contains it, folded."""
+def _base64_forms(secret: str) -> dict[bytes, tuple[int, int]]:
+    """The characters that stand for nothing but it in base64 of any text that contains it, folded.
+
+    Returns:
+        For each, how many characters before and after it hold bits of the secret and of something else.
+    """
     as_json = json.dumps(secret)[1:-1]
-    cores = set()
+    cores = {}
     for form in {secret, quote(secret, safe="", errors="replace"), as_json, as_json.replace("/", "\\/")}:
         data = form.encode("utf-8", "replace")
         for before, first in enumerate((0, 2, 3)):  # bytes before it modulo 3
-            coded = b64encode(bytes(before) + data)
-            cores.add(_fold(coded[first : (before + len(data)) * 8 // 6]))
+            whole, rest = divmod((before + len(data)) * 8, 6)
+            core = b64encode(bytes(before) + data)[first:whole]
+            cores[_fold(core)] = (min(before, 1), min(rest, 1))
     return cores
 
 
@@ -296,17 +303,6 @@ for _escape in _usual_escapes():
     _match = _ESCAPE.fullmatch(_escape)
     if _match is not None:
         _KNOWN[_escape] = _decoded(_match)
-
-
-def _with_neighbours(text: bytes, start: int, end: int) -> tuple[int, int]:
-    """With the characters that hold bits of it beside bits of something else, and the padding."""
-    if start > 0 and text[start - 1] in _BASE64:
-        start -= 1
-    if end < len(text) and text[end] in _BASE64:
-        end += 1
-    while text[end : end + 1] == b"=":
-        end += 1
-    return start, end
 
 
 def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -1,9 +1,9 @@
-"""Masks known secrets in bytes from outside, whatever encoding they were quoted in.
+"""Masks known secrets in bytes from outside, in any encoding in which they were quoted.
 
-A provider that quotes our key back knows JSON, URLs, HTML, headers and base64, and mixes them. So a secret is
-not searched for in each mixture. The text is brought into a plain form (lower case, one alphabet of base64,
-no white space or control characters), then unescaped again and again, and each of these texts is searched for
-a few fixed strings. Only after a hit the place is traced back to the bytes as they came.
+A provider that quotes our key knows JSON, URLs, HTML, headers and base64, and mixes them. So a secret is not
+searched for in each mixture. The text is folded (lower case, one alphabet of base64, no white space), then
+unescaped step by step, and the text of each step is searched for a few fixed strings. Only after a hit its
+place in the original bytes is computed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ MASK = b"***"
 MIN_SECRET = 8
 """A shorter one is a test key, and may be a word of any document."""
 
-_MAX_DEPTH = 6  # escapes within escapes: a JSON text in a JSON string doubles its backslashes
-_MAX_UNITS = 200_000  # escapes in one text while a hit is traced back; memory for the traces
+_MAX_ROUNDS = 4  # escapes within escapes: a JSON text in a JSON string doubles its backslashes
+_MAX_UNITS = 200_000  # escapes in one text, after a hit: their places are kept in memory
 _BLANK = bytes([*range(0x21), 0x7F])
 # `-` and `_` are `+` and `/` in the URL-safe alphabet of base64.
 _FOLDED = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_", b"abcdefghijklmnopqrstuvwxyz+/")
+# All patterns are for folded text.
 _BLANKS = re.compile(rb"[\x00-\x20\x7f]+")
-# Written for folded text. `%2525` is `%` quoted twice, `&amp;amp;` is `&` escaped twice.
-_ESCAPE = re.compile(
-    rb"\\(?:u00([0-9a-f]{2})|x([0-9a-f]{2})|u\{0*([0-9a-f]{2})\}|([\\/\"'bfnrtv]))"
-    rb"|%(?:25)*([0-9a-f]{2})"
-    rb"|&(?:amp;)*(?:#x0*([0-9a-f]{1,2})(?![0-9a-f]);?|#0*([0-9]{1,3})(?![0-9]);?|([a-z]{2,16});)"
+_BACKSLASH = re.compile(
+    rb"\\(?:u00([0-9a-f]{2})|x([0-9a-f]{2})|u\{0*([0-9a-f]{2})\}|([\\/\"'bfnrtv]))"  # JSON, JavaScript
 )
-_CODE_POINTS, _LETTER, _BYTE, _DECIMAL, _NAME = (1, 2, 3, 6), 4, 5, 7, 8
+_ENTITY = re.compile(  # `&amp;amp;` is `&` escaped twice
+    rb"&(?:amp;)*(?:#x0*([0-9a-f]{1,2})(?![0-9a-f]);?|#0*([0-9]{1,3})(?![0-9]);?|([a-z]{2,16});)"
+)
+_PERCENT = re.compile(rb"%(?:25)*([0-9a-f]{2})")  # `%2525` is `%` quoted twice
 _PARTS = frozenset(bytes([byte]) for byte in b"\\%&#;{}abcdefghijklmnopqrstuvwxyz0123456789")
 """What an escape can consist of."""
 _NOT_ZERO = re.compile(rb"[^\x00]")
@@ -50,7 +51,6 @@ _ENTITIES = {
     for name, text in html5.items()
     if len(text) == 1 and text.isascii()
 }
-_LETTERS = {letter: b"" if letter.isalpha() else letter for letter in map(bytes, zip(b"\\/\"'bfnrtv"))}
 
 
 class SecretMask:
@@ -59,7 +59,7 @@ class SecretMask:
     Args:
         secrets: Each, and the parts of a pair `name:secret`; those shorter than `MIN_SECRET` bytes, and names
             that may be words, are left out.
-        mask: Stands in place of a secret.
+        mask: Replaces a secret.
     """
 
     __slots__ = ("_coded", "_mask", "_needles", "_plain", "_secrets")
@@ -105,20 +105,30 @@ class SecretMask:
 
     def _shows(self, body: bytes) -> bool:
         text = _fold(body)
-        for _ in range(_MAX_DEPTH):
-            size = len(text)
-            for needle in self._needles:
-                if len(needle) > size:
-                    break  # the others are longer
-                if needle in text:
-                    return True
-            if b"%" not in text and b"\\" not in text and b"&" not in text:
-                return False
+        if self._is_in(text):
+            return True
+        for _ in range(_MAX_ROUNDS):
             made: set[bytes] = set()
-            text = _ESCAPE.sub(partial(_noted, made), text)
+            for mark, pattern, decoded in _ESCAPES:
+                if mark not in text:
+                    continue
+                new: set[bytes] = set()
+                text = pattern.sub(partial(_noted, new, decoded), text)
+                if new and self._is_in(text):
+                    return True
+                made |= new
             if made.isdisjoint(_PARTS):
                 # Most documents: a few escaped slashes or quotes, of which no other escape can be made.
-                return bool(made) and any(needle in text for needle in self._needles)
+                return False
+        return False
+
+    def _is_in(self, text: bytes) -> bool:
+        size = len(text)
+        for needle in self._needles:
+            if len(needle) > size:
+                return False  # the others are longer
+            if needle in text:
+                return True
         return False
 
     def _stand_in(self, quoted: bytes) -> bytes:
@@ -128,21 +138,19 @@ class SecretMask:
         return _NOT_ZERO.sub(b"*", quoted) if b"\x00" in quoted else self._mask
 
     def _masked(self, body: bytes, stand_in: Callable[[bytes], bytes]) -> bytes:
-        steps: list[_Step] = []
-        text = body.translate(_FOLDED)
+        blanks = _Step(_BLANKS, _nothing, body.translate(_FOLDED))
+        steps = [blanks]
+        text = blanks.text
         spans: list[tuple[int, int]] = []
-        for depth in range(_MAX_DEPTH + 1):
-            step = _Step(_ESCAPE if depth else _BLANKS, text)
-            if step.is_too_long:
+        for _, pattern, decoded in _ESCAPES * _MAX_ROUNDS:
+            step = _Step(pattern, decoded, text)
+            if step.is_too_long or blanks.is_too_long:
                 return self._mask  # no document has that many; nothing of it is shown
-            # The folded text with its blanks is not searched.
-            for span in self._hits(text) if depth else ():
-                whole = step.whole(span)
+            for hit in self._hits(text):
+                span = step.whole(hit)
                 for earlier in reversed(steps):
-                    whole = earlier.traced_back(whole)
-                spans.append(whole)
-            if step.text == text and depth:
-                break
+                    span = earlier.traced_back(span)
+                spans.append(_with_whole_escapes(body, *span))
             steps.append(step)
             text = step.text
         parts: list[bytes] = []
@@ -178,6 +186,7 @@ class _Step:
     """
 
     pattern: re.Pattern[bytes]
+    decoded: Callable[[re.Match[bytes]], bytes]
     source: bytes
     text: bytes = field(init=False, default=b"")
     is_too_long: bool = field(init=False, default=False)
@@ -194,7 +203,7 @@ class _Step:
                 self.is_too_long = True
                 return
             start, end = match.span()
-            new = b"" if self.pattern is _BLANKS else _unescaped(match)
+            new = self.decoded(match)
             size += start - at
             self._starts.append(start)
             self._ends.append(end)
@@ -268,41 +277,61 @@ def _base64_forms(secret: str) -> dict[bytes, tuple[int, int]]:
     return cores
 
 
-def _unescaped(match: re.Match[bytes]) -> bytes:
+def _nothing(_: re.Match[bytes]) -> bytes:
+    return b""
+
+
+def _of_backslash(match: re.Match[bytes]) -> bytes:
     known = _KNOWN.get(match[0])
-    return _decoded(match) if known is None else known
+    if known is not None:
+        return known
+    code = match[1] or match[2] or match[3]
+    return _LETTERS[match[4]] if code is None else _fold(chr(int(code, 16)).encode())
 
 
-def _noted(made: set[bytes], match: re.Match[bytes]) -> bytes:
-    new = _unescaped(match)
+def _of_entity(match: re.Match[bytes]) -> bytes:
+    code, decimal, name = match.groups()
+    if name is not None:
+        return _ENTITIES.get(name, match[0])
+    return _fold(chr(int(decimal) if code is None else int(code, 16)).encode())
+
+
+def _of_percent(match: re.Match[bytes]) -> bytes:
+    return _CODES[match[1]]
+
+
+def _noted(made: set[bytes], decoded: Callable[[re.Match[bytes]], bytes], match: re.Match[bytes]) -> bytes:
+    new = decoded(match)
     made.add(new)
     return new
 
 
-def _decoded(match: re.Match[bytes]) -> bytes:
-    kind, value = match.lastindex, match[match.lastindex or 0]
-    if kind == _LETTER:
-        return _LETTERS[value]
-    if kind == _BYTE:
-        return _fold(bytes([int(value, 16)]))
-    if kind in _CODE_POINTS:
-        return _fold(chr(int(value, 16)).encode())
-    if kind == _DECIMAL:
-        return _fold(chr(int(value)).encode())
-    return _ENTITIES.get(value, match[0])
+_LETTERS = {bytes([letter]): b"" if chr(letter).isalpha() else bytes([letter]) for letter in b"\\/\"'bfnrtv"}
+_CODES = {b"%02x" % code: _fold(bytes([code])) for code in range(256)}
+_KNOWN = {b"\\" + letter: new for letter, new in _LETTERS.items()}
+_KNOWN |= {b"\\u00" + code: _CODES[code] for code in _CODES if code < b"80"}
+# In this order: JSON is around everything else, and `%` before a key is not the start of an escape there.
+_ESCAPES = ((b"\\", _BACKSLASH, _of_backslash), (b"&", _ENTITY, _of_entity), (b"%", _PERCENT, _of_percent))
 
 
-def _usual_escapes() -> Iterable[bytes]:
-    for code in range(256):
-        yield from (b"\\u%04x" % code, b"\\x%02x" % code, b"%%%02x" % code)
-    yield from (b"\\" + letter for letter in _LETTERS)
+def _with_whole_escapes(body: bytes, start: int, end: int) -> tuple[int, int]:
+    """The span, extended by the rest of a JSON escape at either end, so that no half of one is left."""
+    first, last = _escape_at(body, start), _escape_at(body, end - 1)
+    return (start if first is None else first[0], end if last is None else max(last[1], end))
 
 
-_KNOWN: dict[bytes, bytes] = {}
-for _escape in _usual_escapes():
-    _match = _ESCAPE.fullmatch(_escape)
-    if _match is not None:
-        _KNOWN[_escape] = _decoded(_match)
+def _escape_at(body: bytes, at: int) -> tuple[int, int] | None:
+    """The JSON escape that a byte is in."""
+    slash = body.rfind(b"\\", max(at - 5, 0), at + 1)
+    if slash < 0:
+        return None
+    start = slash
+    while start > 0 and body[start - 1 : start] == b"\\":
+        start -= 1
+    if (slash - start) % 2:
+        slash -= 1  # the second of a pair
+    stop = slash + (6 if body[slash + 1 : slash + 2] == b"u" else 2)
+    return (slash, stop) if at < stop else None
 
 
 def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

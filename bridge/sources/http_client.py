@@ -33,7 +33,7 @@ _MAX_WAIT_FOR_ROOM = 60.0
 _MAX_HEADER = 64 * 1024
 _MAX_HEADERS = 1024
 _MAX_UNCHUNKED_BODY = 1024 * 1024
-_MAX_HIDDEN_AT_ONCE = 1024 * 1024
+_MAX_MASKED_IN_LOOP = 1024 * 1024
 
 
 class Session:
@@ -181,8 +181,8 @@ class Session:
 
     async def _shown(self, response: aiohttp.ClientResponse, url: str, body: bytes) -> HttpResponse:
         """The response without secrets: the one place where a provider's words enter the bridge."""
-        if len(body) > _MAX_HIDDEN_AT_ONCE:
-            # The event loop goes on meanwhile: 32 MB can take more than a second.
+        if len(body) > _MAX_MASKED_IN_LOOP:
+            # In a thread: 32 MB can take a second, in which the event loop must not stop.
             body = await asyncio.to_thread(self.hide, body)
         else:
             body = self.hide(body)

@@ -309,6 +309,7 @@ def make_upstream(
             connections=config.max_in_flight + config.max_streams + config.max_submits_in_flight,
             bodies=BodyLimit(config.max_response_bytes, bodies or BodyMemory()),
             on_lenient=metrics.lenient_readings.labels(name).inc,
+            secrets=_callback_secrets(config),
         ),
         limiter=CredentialLimiter(
             max_in_flight=config.max_in_flight,
@@ -347,6 +348,11 @@ def _open_key_file(name: str, config: UpstreamSettings, clock: Clock) -> tuple[K
     file.read()
     keep_from_logs(file.key)
     return file, RotatingCredential(credential_of(dialect, file.key, clock))
+
+
+def _callback_secrets(config: UpstreamSettings) -> list[str]:
+    secrets = [_revealed(config.callback_secret) or "", _revealed(config.callback_signing_key) or ""]
+    return [*secrets, *(secret.removeprefix("whsec_") for secret in secrets)]
 
 
 def _revealed(secret: SecretStr | None) -> str | None:

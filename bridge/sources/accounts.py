@@ -136,7 +136,12 @@ class AccountRegistry:
             except InvalidRequest:
                 raise Unauthenticated("the credential is not a key of this provider") from None
             refused = partial(self._refuse, name, account)
-            view = entry.upstreams[name] = configured.for_account(account, credential, refused=refused)
+            # The provider knows the callback address of this account, too.
+            secret = configured.callback_secret
+            secrets = [] if secret is None else [callback_secret(secret, account)]
+            view = entry.upstreams[name] = configured.for_account(
+                account, credential, refused=refused, secrets=secrets
+            )
         return view
 
     def revoked(self) -> list[tuple[str, str]]:

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from bridge.clock import Clock
+from bridge.core.secrets import SecretMask
 from bridge.dialects.credentials import HOOKS, Mint, check_key
 from bridge.dialects.dialect import Dialect
 
 RENEWED_BEFORE_SECONDS = 300.0
-MASK = b"***"
-MIN_MASKED = 8  # anything shorter is a test key, and may be a word of any document
 
 
 class Credential(Protocol):
@@ -21,21 +20,21 @@ class Credential(Protocol):
         """The headers of a request sent now."""
 
     def hide(self, body: bytes) -> bytes:
-        """Mask the credential in a response: some providers quote a key they reject, and clients see that."""
+        """Mask the credential, in any encoding: some providers quote a key they reject."""
 
 
 class FixedCredential:
     """An API key that does not change."""
 
-    def __init__(self, headers: Mapping[str, str], secret: bytes = b"") -> None:
+    def __init__(self, headers: Mapping[str, str], secret: str = "") -> None:
         self._headers = headers
-        self._secret = secret
+        self._mask = SecretMask([secret])
 
     def headers(self) -> Mapping[str, str]:
         return self._headers
 
     def hide(self, body: bytes) -> bytes:
-        return body.replace(self._secret, MASK) if self._secret and self._secret in body else body
+        return self._mask(body)
 
 
 class MintedCredential:
@@ -50,7 +49,8 @@ class MintedCredential:
         self._api_key = api_key
         self._clock = clock
         self._headers: Mapping[str, str] = {}
-        self._secrets = [_maskable(api_key)]
+        self._token = ""
+        self._mask = SecretMask([api_key])
         self._valid_from = self._valid_until = 0.0
 
     def headers(self) -> Mapping[str, str]:
@@ -61,16 +61,14 @@ class MintedCredential:
             minted = self._mint(self._api_key, now)
             self._headers = self._dialect.auth_headers(minted.value)
             # The previous token may be quoted in a response that is still on its way.
-            self._secrets = [self._secrets[0], *self._secrets[1:][-1:], _maskable(minted.value)]
+            self._mask = SecretMask([self._api_key, self._token, minted.value])
+            self._token = minted.value
             self._valid_from, self._valid_until = now, minted.expires_at - RENEWED_BEFORE_SECONDS
         return self._headers
 
     def hide(self, body: bytes) -> bytes:
         # The key itself, and the tokens minted from it.
-        for secret in self._secrets:
-            if secret and secret in body:
-                body = body.replace(secret, MASK)
-        return body
+        return self._mask(body)
 
 
 class RotatingCredential:
@@ -87,8 +85,9 @@ class RotatingCredential:
         return self._current.headers()
 
     def hide(self, body: bytes) -> bytes:
+        body = self._current.hide(body)
         # A response to a call with the previous key may still be on its way.
-        return self._previous.hide(self._current.hide(body))
+        return body if self._previous is self._current else self._previous.hide(body)
 
 
 def credential_of(dialect: Dialect, api_key: str, clock: Clock) -> Credential:
@@ -100,10 +99,6 @@ def credential_of(dialect: Dialect, api_key: str, clock: Clock) -> Credential:
     if not api_key:
         return FixedCredential({})
     if dialect.auth_hook is None:
-        return FixedCredential(dialect.auth_headers(api_key), _maskable(api_key))
+        return FixedCredential(dialect.auth_headers(api_key), api_key)
     check_key(dialect, api_key)
     return MintedCredential(dialect, HOOKS[dialect.auth_hook], api_key, clock)
-
-
-def _maskable(api_key: str) -> bytes:
-    return api_key.encode() if len(api_key) >= MIN_MASKED else b""

@@ -7,7 +7,7 @@ is aiohttp's connector.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from copy import copy
 from functools import lru_cache
@@ -16,8 +16,10 @@ from typing import Self
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from bridge.core.secrets import SecretMask
 from bridge.dialects.base import HttpResponse, Request
 from bridge.dialects.hosts import Hosts
 from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable, UpstreamUnreachable
@@ -31,6 +33,7 @@ _MAX_WAIT_FOR_ROOM = 60.0
 _MAX_HEADER = 64 * 1024
 _MAX_HEADERS = 1024
 _MAX_UNCHUNKED_BODY = 1024 * 1024
+_MAX_MASKED_IN_LOOP = 1024 * 1024
 
 
 class Session:
@@ -46,9 +49,10 @@ class Session:
         resolver: Used instead of the system's resolver.
         bodies: How large a response may be, and the memory for reading it.
         on_lenient: Called for each response that only a lenient reading can read.
+        secrets: Secrets that the provider knows besides the credential, to be masked in its responses too.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         base_url: str,
         *,
@@ -59,6 +63,7 @@ class Session:
         resolver: AbstractResolver | None = None,
         bodies: BodyLimit | None = None,
         on_lenient: Callable[[], None] | None = None,
+        secrets: Iterable[str] = (),
     ) -> None:
         self._base = base_url.rstrip("/")
         self._credential = credential
@@ -66,6 +71,7 @@ class Session:
         self._timeout_seconds = timeout_seconds
         self._bodies = bodies or BodyLimit()
         self._on_lenient = on_lenient
+        self._mask = SecretMask(secrets)
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60, resolver=resolver),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -107,8 +113,7 @@ class Session:
                     allow_redirects=False,
                 ) as response,
             ):
-                content = self._credential.hide(await self._read(response, deadline))
-                return HttpResponse(response.status, response.headers, content, str(url), self._on_lenient)
+                return await self._shown(response, str(url), await self._read(response, deadline))
         except _LIBRARY_ERRORS as error:
             raise _our_error(error) from error
 
@@ -137,16 +142,21 @@ class Session:
             ) as response:
                 # Anything else is an error document, which the dialect reads like any other response.
                 is_stream = response.status == 200 and response.content_type == "text/event-stream"
-                body = b"" if is_stream else self._credential.hide(await self._read(response))
-                head = HttpResponse(response.status, response.headers, body, str(url), self._on_lenient)
+                body = b"" if is_stream else await self._read(response)
+                head = await self._shown(response, str(url), body)
                 yield head, response.content.iter_any()
         except _LIBRARY_ERRORS as error:
             raise _our_error(error) from error
 
-    def acting_as(self, credential: Credential) -> Self:
-        """A session with another credential over the same connections; close the original, not this one."""
+    def acting_as(self, credential: Credential, *, secrets: Iterable[str] = ()) -> Self:
+        """A session with another credential over the same connections; close the original, not this one.
+
+        Args:
+            secrets: To be masked besides those of this session.
+        """
         other = copy(self)
         other._credential = credential  # noqa: SLF001 - an instance of this class
+        other._mask = self._mask.with_more(secrets)  # noqa: SLF001
         return other
 
     async def close(self) -> None:
@@ -162,9 +172,33 @@ class Session:
         """The base URL a request is sent to."""
         return request.base_url if request.base_url and self._hosts is not None else self._base
 
-    def hide(self, frame: str) -> str:
-        """Mask the credential in a stream frame; a chunk may end in the middle of it, a frame cannot."""
-        return self._credential.hide(frame.encode()).decode()
+    def hide(self, data: bytes) -> bytes:
+        """Mask the secrets in what the provider sent: a stream frame, a callback.
+
+        A chunk of a stream may end in the middle of a secret, a frame cannot.
+        """
+        return self._mask(self._credential.hide(data))
+
+    async def _shown(self, response: aiohttp.ClientResponse, url: str, body: bytes) -> HttpResponse:
+        """The response without secrets: the one place where a provider's words enter the bridge."""
+        if len(body) > _MAX_MASKED_IN_LOOP:
+            # In a thread: 32 MB can take a second, in which the event loop must not stop.
+            body = await asyncio.to_thread(self.hide, body)
+        else:
+            body = self.hide(body)
+        return HttpResponse(response.status, self._shown_headers(response), body, url, self._on_lenient)
+
+    def _shown_headers(self, response: aiohttp.ClientResponse) -> Mapping[str, str]:
+        # Usually there is nothing to hide: all values are searched at once.
+        values = "\n".join(response.headers.values()).encode("utf-8", "surrogateescape")
+        if self.hide(values) is values:
+            return response.headers
+        return CIMultiDictProxy(
+            CIMultiDict(
+                (name, self.hide(value.encode("utf-8", "surrogateescape")).decode("utf-8", "replace"))
+                for name, value in response.headers.items()
+            )
+        )
 
     async def _read(self, response: aiohttp.ClientResponse, deadline: asyncio.Timeout | None = None) -> bytes:
         """The body, decompressed.

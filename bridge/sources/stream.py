@@ -57,7 +57,12 @@ async def follow(
 
 def _read(upstream: Upstream, name: str | None, data: str) -> Observation | None:
     try:
-        return upstream.dialect.read_stream_event(name, upstream.session.hide(data))
+        shown_name = None if name is None else _shown(upstream, name)
+        return upstream.dialect.read_stream_event(shown_name, _shown(upstream, data))
     except UnreadablePayload:
         # One malformed frame is skipped: the next one, or a poll, carries the same state.
         return None
+
+
+def _shown(upstream: Upstream, text: str) -> str:
+    return upstream.session.hide(text.encode()).decode("utf-8", "replace")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -103,15 +103,25 @@ class Upstream:
         self.health = UpstreamHealth(state, self.clock.time())
         self._series = UpstreamSeries(self.metrics, self.name)
 
-    def for_account(self, account: str, credential: Credential, *, refused: Callable[[], None]) -> Self:
+    def for_account(
+        self,
+        account: str,
+        credential: Credential,
+        *,
+        refused: Callable[[], None],
+        secrets: Iterable[str] = (),
+    ) -> Self:
         """The same provider with another credential.
 
         Connections, pace and metrics are shared; the limiter and everything learned are its own, or one
         account could slow down another, or see how long the tasks of another take.
+
+        Args:
+            secrets: To be masked in the provider's responses besides the credential.
         """
         view = copy(self)
         view.account = account
-        view.session = self.session.acting_as(credential)
+        view.session = self.session.acting_as(credential, secrets=secrets)
         view.limiter = self.limiter.for_other_credential(
             max_in_flight=min(ACCOUNT_IN_FLIGHT, self.limiter.max_in_flight)
         )

@@ -55,7 +55,8 @@ async def take(
     account = called_account(upstream.callback_secret, secret) if upstream.callback_secret else None
     if account is None or await _is_forged(upstream, account, headers, body):
         return _counted(upstream, CallbackOutcome(CallbackResult.FORGED))
-    callback = upstream.dialect.read_callback(body)
+    # After the signature was verified: what it names appears in logs and in the response.
+    callback = upstream.dialect.read_callback(upstream.session.hide(body))
     if callback.challenge:
         return _counted(upstream, CallbackOutcome(CallbackResult.CHALLENGE, callback.reply))
     addressee = upstream if account == OWN_ACCOUNT or seen_by is None else seen_by(account)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from urllib.parse import quote
+
+from bridge.core.secrets import SecretMask
 
 MASK = "[hidden]"
-MIN_SECRET = 8  # a shorter one would match ordinary words
 
 # Clients choose the text: every pattern runs in linear time, or a long line would block the log.
 _QUOTE = r"(?:\\*[\"'])?"
@@ -49,28 +49,16 @@ class Redaction:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._variants: set[str] = set()
-        self._known: re.Pattern[str] | None = None
-        self.add(*secrets)
+        self._known = SecretMask(secrets, MASK.encode())
 
     def add(self, *secrets: str) -> None:
         """Mask these as well."""
-        self._variants.update(variant for secret in secrets for variant in _variants(secret))
-        longest_first = sorted(self._variants, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        self._known.add(*secrets)
 
     def __call__(self, text: str) -> str:
         """The text with its secrets masked."""
-        if self._known is not None:
-            text = self._known.sub(MASK, text)
+        text = self._known.text(text)
         if _SUSPICIOUS.search(text):
             for pattern, replacement in _RULES:
                 text = pattern.sub(replacement, text)
         return text
-
-
-def _variants(secret: str) -> set[str]:
-    """A secret and the parts of a `user:password` pair, as they appear in text, in a URL and in a `repr`."""
-    parts = {secret, *secret.split(":")}
-    variants = {variant for part in parts for variant in (part, quote(part, safe=""), repr(part)[1:-1])}
-    return {variant for variant in variants if len(variant) >= MIN_SECRET}

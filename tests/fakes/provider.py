@@ -82,7 +82,7 @@ class FakeProvider:
         self.opened.append((task_id, self.clock.monotonic()))
         yield HttpResponse(200, EVENT_STREAM, b""), self.streams[task_id]()
 
-    def acting_as(self, credential: Any) -> FakeProvider:
+    def acting_as(self, credential: Any, *, secrets: Any = ()) -> FakeProvider:
         """The same provider with a key as credential; `shows` of the copy sets what that key sees."""
         other = copy(self)
         other.key = credential.headers()["Authorization"]
@@ -141,9 +141,9 @@ class FakeProvider:
             raise UpstreamUnavailable("broken")
         return StatusReading(_observation(shown), None)
 
-    def hide(self, frame: str) -> str:
+    def hide(self, data: bytes) -> bytes:
         """This provider never quotes a key."""
-        return frame
+        return data
 
     def read_stream_event(self, name: str | None, data: str) -> Observation | None:
         """Read a frame: a document, or a heartbeat."""

@@ -78,11 +78,11 @@ class Provider:
         reply = self.style.refuse(Refusal(404, "not_found", "no such stream"))
         yield self._response(request, reply), _nothing()
 
-    def hide(self, frame: str) -> str:
-        return frame
+    def hide(self, data: bytes) -> bytes:
+        return data
 
-    def acting_as(self, credential: Any) -> Provider:
-        del credential
+    def acting_as(self, credential: Any, *, secrets: Any = ()) -> Provider:
+        del credential, secrets
         return self
 
     async def close(self) -> None:

@@ -2,9 +2,10 @@
 
 import pytest
 
+from bridge.core.secrets import MASK
 from bridge.dialects.registry import load_document, load_preset
 from bridge.errors import InvalidRequest
-from bridge.sources.credentials import MASK, credential_of
+from bridge.sources.credentials import credential_of
 from tests.fakes.clock import FakeClock
 
 KLING = load_document(

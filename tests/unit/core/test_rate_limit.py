@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from bridge.core.rate_limit import (
     CIRCUIT_AFTER_FAILURES,
+    CONFIRM_KEY_SECONDS,
     FORBIDDEN_WINDOW_SECONDS,
     KEY_RETRY_SECONDS,
     Call,
@@ -336,6 +337,31 @@ def test_402_and_403_are_the_tasks_until_two_tasks_meet_them(status: int) -> Non
     late = NOW + FORBIDDEN_WINDOW_SECONDS + 1
     assert fail(one, CredentialRefused(provider_status=status), late, task="c") is Scope.TASK
     assert fail(one, CredentialRefused(provider_status=status), late, task="d") is Scope.CREDENTIAL
+
+
+def test_what_two_403s_suggest_is_tried_soon_by_other_tasks_before_the_key_rests() -> None:
+    one = limiter()
+    fail(one, CredentialRefused(provider_status=403), task="a")
+    assert fail(one, CredentialRefused(provider_status=403), task="b") is Scope.CREDENTIAL
+    at = NOW
+    for number, rest in enumerate((*CONFIRM_KEY_SECONDS, KEY_RETRY_SECONDS, KEY_RETRY_SECONDS)):
+        assert one.free_at(Call.POLL, at) == at + rest
+        at += rest
+        fail(one, CredentialRefused(provider_status=403), at, task=str(number))
+
+
+def test_a_good_answer_that_disproves_it_makes_two_403s_suggest_less_for_a_minute() -> None:
+    one = limiter()
+    fail(one, CredentialRefused(provider_status=403), task="a")
+    assert fail(one, CredentialRefused(provider_status=403), task="b") is Scope.CREDENTIAL
+    succeed(one, NOW + 1)
+    assert one.rejected is None
+    scopes = [fail(one, CredentialRefused(provider_status=403), NOW + 2, task=str(n)) for n in range(4)]
+    assert scopes == [Scope.TASK] * 3 + [Scope.CREDENTIAL]
+    succeed(one, NOW + 3)
+    later = NOW + 4 + FORBIDDEN_WINDOW_SECONDS
+    fail(one, CredentialRefused(provider_status=403), later, task="c")
+    assert fail(one, CredentialRefused(provider_status=403), later, task="d") is Scope.CREDENTIAL
 
 
 def test_a_403_that_the_dialect_names_is_the_key_at_once() -> None:

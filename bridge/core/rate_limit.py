@@ -32,13 +32,14 @@ KEY_RETRY_SECONDS = 30.0
 FORBIDDEN_WINDOW_SECONDS = 60.0
 """402 or 403 for two different tasks within this time, with no valid answer between, is about the key."""
 
-CONFIRM_KEY_SECONDS = 2.0
-"""After 402s or 403s for two tasks, a third call after this time shows whether the key is rejected."""
+CONFIRM_KEY_SECONDS = (0.5, 2.0)
+"""After 402s or 403s for two tasks, further calls show soon whether the key is rejected: seconds before each."""
 
 ABOUT_ONE_TASK = frozenset({402, 403})
 """HTTP statuses that may be about one task: out of credit, or another account's. The key itself is valid."""
 
 _MAX_DENIED = 10_000
+_MAX_DISPROOFS = 4
 _FIRST_PAUSE = 1.0
 _LASTING_SECONDS = 1.0
 _SERVER_ERROR = 500
@@ -136,6 +137,9 @@ class CredentialLimiter:
     _key_version: int = field(init=False, default=0)
     _rejected_at: float = field(init=False, default=float("-inf"))
     _inferred: bool = field(init=False, default=False)
+    _confirmations: int = field(init=False, default=0)
+    _disproofs: int = field(init=False, default=0)
+    _disproved_at: float = field(init=False, default=float("-inf"))
     _creates_paused_until: float = field(init=False, default=0.0)
     _polls_since_other: int = field(init=False, default=0)
 
@@ -262,6 +266,9 @@ class CredentialLimiter:
         if self._inferred or permit.started_at >= self._rejected_at:
             # An answer to a call that was under way when a 401 came says nothing about now. It does where
             # only the 402s and 403s of two tasks speak against the key.
+            if self._inferred and self.rejected is not None:
+                self._disproofs = min(self._suspicions_disproved(now) + 1, _MAX_DISPROOFS)
+                self._disproved_at = now
             self.rejected = None
         self._last_success = now
         # Half, so that one success does not undo the pauses that several 429s led to; and a little less
@@ -329,15 +336,31 @@ class CredentialLimiter:
                 task: at for task, at in self._forbidden.items() if now - at < FORBIDDEN_WINDOW_SECONDS
             }
             self._forbidden[permit.task_id] = now
-            if len(self._forbidden) < 2:
+            # Where a good answer has just disproved it, twice as many tasks are needed: 20 sick tasks would
+            # hold up the healthy ones again and again.
+            if len(self._forbidden) < 2 << self._suspicions_disproved(now) and self.rejected is None:
                 return Scope.TASK
-        rest = KEY_RETRY_SECONDS
-        if self.rejected is None:
-            self._rejected_at, self._inferred = now, inferred
-            rest = CONFIRM_KEY_SECONDS if inferred else rest
+        self._rest_key(permit, now, inferred=inferred)
         self.rejected = error
-        self._key_probe_at = max(self._key_probe_at, now + rest)
         return Scope.CREDENTIAL
+
+    def _suspicions_disproved(self, now: float) -> int:
+        """How often a good answer showed lately that 402s and 403s were not about the key."""
+        return self._disproofs if now - self._disproved_at < FORBIDDEN_WINDOW_SECONDS else 0
+
+    def _rest_key(self, permit: Permit, now: float, *, inferred: bool) -> None:
+        """Set when the next call goes out with the rejected key."""
+        began = self.rejected is None
+        if began:
+            self._rejected_at, self._inferred, self._confirmations = now, inferred, 0
+        self._inferred = self._inferred and inferred
+        if not self._inferred:
+            self._key_probe_at = max(self._key_probe_at, now + KEY_RETRY_SECONDS)
+        elif began or permit.started_at > self._rejected_at:
+            # The first call may have met one more task that is refused: another one is asked.
+            rests = (*CONFIRM_KEY_SECONDS, KEY_RETRY_SECONDS)
+            self._key_probe_at = now + rests[min(self._confirmations, len(rests) - 1)]
+            self._confirmations += 1
 
     def _busy(self, permit: Permit, error: UpstreamBusy, now: float) -> Scope:
         """A 429, or a 503 with `Retry-After`."""

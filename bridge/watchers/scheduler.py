@@ -152,14 +152,23 @@ class PollScheduler:
         return permit
 
     def _pop_probe(self) -> tuple[float, int, Watcher, float]:
-        # The probe that failed is scheduled again behind the others, so probes rotate. Linear, but at most
-        # once a second while the circuit is open.
+        # Linear, but rarely more than once a second while the circuit is open or the key rests.
         current = [entry for entry in self._ready if entry[2].generation == entry[1]]
-        is_denied = self._upstream.limiter.is_denied
-        entry = min(current, key=lambda one: (is_denied(one[2].key.task_id), not one[2].viewers, *one[:2]))
+        entry = min(current, key=lambda one: (*self._hope(one[2]), *one[:2]))
         self._ready.remove(entry)
         heapq.heapify(self._ready)
         return entry
+
+    def _hope(self, watcher: Watcher) -> tuple[bool, bool, int, float, float]:
+        """How much a probe with this task promises; the smallest goes out.
+
+        Probes rotate: each that failed goes behind the others. Among the rest, the task that the provider
+        showed last, or that changed last, before a restart too, is the least likely to be sick itself.
+        """
+        watch = watcher.watch
+        changed_at = watch.known.changed_at if watch.known is not None else 0.0
+        denied = self._upstream.limiter.is_denied(watcher.key.task_id)
+        return denied, not watcher.viewers, watch.failures, -watcher.shown_at, -changed_at
 
     def _has_probe_for_key(self) -> bool:
         """Whether a rejected key is best tried with a task that it was accepted for."""

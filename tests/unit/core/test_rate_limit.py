@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from bridge.core.rate_limit import (
     CIRCUIT_AFTER_FAILURES,
+    CONFIRM_KEY_SECONDS,
     FORBIDDEN_WINDOW_SECONDS,
     KEY_RETRY_SECONDS,
     CallKind,
@@ -353,7 +354,7 @@ def test_two_403s_with_a_valid_answer_while_they_were_under_way_are_the_tasks_wh
     """All were on their way together; which of the responses is read first says nothing."""
     for order in permutations("ab+"):
         one = limiter()
-        permits = {name: one.start(Call.POLL, NOW, task_id=name, shown=True) for name in order}
+        permits = {name: one.start(CallKind.POLL, NOW, task_id=name, shown=True) for name in order}
         scopes = []
         for name in order:
             if name == "+":
@@ -364,6 +365,31 @@ def test_two_403s_with_a_valid_answer_while_they_were_under_way_are_the_tasks_wh
             assert scopes == [Scope.TASK] * 2, order
         else:  # corrected at once
             assert one.rejected is None
+
+
+def test_what_two_403s_suggest_is_tried_soon_by_other_tasks_before_the_key_rests() -> None:
+    one = limiter()
+    fail(one, CredentialRefused(provider_status=403), task="a")
+    assert fail(one, CredentialRefused(provider_status=403), task="b") is Scope.CREDENTIAL
+    at = NOW
+    for number, rest in enumerate((*CONFIRM_KEY_SECONDS, KEY_RETRY_SECONDS, KEY_RETRY_SECONDS)):
+        assert one.free_at(CallKind.POLL, at) == at + rest
+        at += rest
+        fail(one, CredentialRefused(provider_status=403), at, task=str(number))
+
+
+def test_a_good_answer_that_disproves_it_makes_two_403s_suggest_less_for_a_minute() -> None:
+    one = limiter()
+    fail(one, CredentialRefused(provider_status=403), task="a")
+    assert fail(one, CredentialRefused(provider_status=403), task="b") is Scope.CREDENTIAL
+    succeed(one, NOW + 1)
+    assert one.rejected is None
+    scopes = [fail(one, CredentialRefused(provider_status=403), NOW + 2, task=str(n)) for n in range(4)]
+    assert scopes == [Scope.TASK] * 3 + [Scope.CREDENTIAL]
+    succeed(one, NOW + 3)
+    later = NOW + 4 + FORBIDDEN_WINDOW_SECONDS
+    fail(one, CredentialRefused(provider_status=403), later, task="c")
+    assert fail(one, CredentialRefused(provider_status=403), later, task="d") is Scope.CREDENTIAL
 
 
 def test_a_403_that_the_dialect_names_is_the_key_at_once() -> None:

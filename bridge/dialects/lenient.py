@@ -21,8 +21,8 @@ import orjson
 MAX_UNFOLDED = 3
 _MAX_DIGITS = 400  # a float has at most 309 before its point
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
-# Charsets that are named in practice, by their names in Python; a header must not choose a codec such as `zip` or
-# `unicode_escape`.
+# Charsets that are named in practice, by their names in Python; a header must not choose a codec such as
+# `zip` or `unicode_escape`.
 _CHARSETS = frozenset(
     {
         *("gbk", "gb2312", "gb18030", "big5", "big5hkscs", "shift_jis", "cp932", "euc_jp", "euc_kr", "cp949"),

@@ -33,7 +33,7 @@ FORBIDDEN_WINDOW_SECONDS = 60.0
 """402 or 403 for two different tasks within this time, with no valid answer between, is about the key."""
 
 CONFIRM_KEY_SECONDS = (0.5, 2.0)
-"""After 402s or 403s for two tasks, further calls show soon whether the key is rejected: seconds before each."""
+"""After 402s or 403s for two tasks, further calls show whether the key is rejected: seconds before each."""
 
 ABOUT_ONE_TASK = frozenset({402, 403})
 """HTTP statuses that may be about one task: out of credit, or another account's. The key itself is valid."""

@@ -9,7 +9,7 @@ from enum import StrEnum
 from urllib.parse import quote, urljoin
 
 from bridge.core.task import Output
-from bridge.dialects.media import split_data, type_of_media, type_of_name, type_of_url
+from bridge.dialects.media import is_data_url, split_data, type_of_media, type_of_name, type_of_url
 from bridge.dialects.paths import Field, Finder, holds
 
 MAX_OUTPUTS = 256
@@ -133,7 +133,8 @@ def _outputs(rule: OutputRule, value: object, base: str) -> Iterator[Output]:
 def _from_object(rule: OutputRule, item: dict[str, object], base: str) -> Iterator[Output]:
     outputs = [_described(rule, item, url) for url in _links(rule.url, item, base)]
     if not outputs:
-        outputs = [_described(rule, item, None, data) for data in _contents(rule.data, item)]
+        contents = _contents(rule.data, item) or _data_urls(rule.url, item)
+        outputs = [_described(rule, item, None, data) for data in contents]
     if not outputs:
         outputs = [replace(_described(rule, item, None), file_id=text) for text in _foreign(rule.url, item)]
     if not outputs and rule.file_id.read(item) is not None:
@@ -165,8 +166,8 @@ def _from_text(rule: OutputRule, text: str, base: str, *, base64: bool) -> Outpu
         return Output(type=rule.type or type_of_url(url) or "file", url=url)
     if not base64 and foreign(text):
         return Output(type=rule.type or type_of_url(text) or "file", file_id=text.strip())
-    if base64 or text.startswith("data:"):
-        content = split_data(text)
+    if base64 or is_data_url(text):
+        content = split_data(text.strip())
         if content:
             kind = rule.type or type_of_media(content[1]) or "file"
             return Output(type=kind, data=content[0], media_type=content[1])
@@ -192,6 +193,16 @@ def _links(finders: Iterable[Finder], item: object, base: str) -> list[str]:
 def _contents(finders: Iterable[Finder], item: object) -> list[tuple[str, str | None]]:
     for find in finders:
         contents = [content for text in _texts(find(item)) if (content := split_data(text))]
+        if contents:
+            return contents
+    return []
+
+
+def _data_urls(finders: Iterable[Finder], item: object) -> list[tuple[str, str | None]]:
+    """Contents at the place of a link: some models of fal answer so when asked to."""
+    for find in finders:
+        urls = [text.strip() for text in _texts(find(item)) if is_data_url(text)]
+        contents = [content for text in urls if (content := split_data(text))]
         if contents:
             return contents
     return []
@@ -279,6 +290,10 @@ def _searched(rule: OutputRule, value: object, base: str) -> Iterator[Output]:
         elif isinstance(value, str):
             url = link(value, base, LinkContext.SEARCH)
             address = None if url else foreign(value, LinkContext.SEARCH)
+            content = split_data(value.strip()) if is_data_url(value) else None
             if url or address:
                 kind = type_of_url(url or address) or type_of_name(key) or rule.type or "file"
                 yield Output(type=kind, url=url, file_id=address)
+            elif content:
+                kind = type_of_media(content[1]) or type_of_name(key) or rule.type or "file"
+                yield Output(type=kind, data=content[0], media_type=content[1])

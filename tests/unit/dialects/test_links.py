@@ -107,6 +107,7 @@ def test_a_link_that_can_be_fetched_wins_over_a_bucket():
         (b'{"state":"ok","video":{"url":null}}', False),
         (b'{"state":"ok"}', False),
         (b'{"state":"ok","video":{"id":"7"}}', False),
+        (b'{"state":"ok","video":{"id":"7","url":""}}', True),
         (b'{"state":"ok","video":{"url":""},"images":["/a.png"]}', False),
         (b'{"state":"running","video":{"url":""}}', False),
         (b'{"state":"bad","gone":true}', False),

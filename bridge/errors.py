@@ -166,8 +166,8 @@ class UpstreamError(BridgeError):
     Attributes:
         provider_status: HTTP status of the provider's response, if there was one.
         provider_code: The provider's own error code, verbatim.
-        about_task: Whether the trouble is this task's alone, and the provider works: such an error slows down
-            the polls of this task only.
+        about_task: Whether the failure is about this task alone, and the provider works: such an error slows
+            down the polls of this task only.
     """
 
     code = "upstream_unavailable"
@@ -258,7 +258,7 @@ class ResultNotReady(UpstreamError):
     about_task = True
 
 
-class ResultTrouble(StrEnum):
+class ResultFailure(StrEnum):
     """Why the call for the result of a completed task brought none."""
 
     NOT_READY = "not_ready"
@@ -283,17 +283,17 @@ class ResultUnavailable(UpstreamError):
             provider_status=cause.provider_status,
             provider_code=cause.provider_code,
         )
-        self.kind = _trouble(cause)
+        self.kind = _failure_of_result(cause)
 
 
-def _trouble(cause: UpstreamError) -> ResultTrouble:
+def _failure_of_result(cause: UpstreamError) -> ResultFailure:
     if isinstance(cause, ResultNotReady):
-        return ResultTrouble.NOT_READY
+        return ResultFailure.NOT_READY
     if isinstance(cause, TaskNotFound):
-        return ResultTrouble.MISSING
+        return ResultFailure.MISSING
     # An answer without a link counts as a refusal: the provider was asked, and hands nothing out.
     refused = isinstance(cause, UpstreamRefused | UnreadablePayload)
-    return ResultTrouble.REFUSED if refused else ResultTrouble.UNAVAILABLE
+    return ResultFailure.REFUSED if refused else ResultFailure.UNAVAILABLE
 
 
 class JournalError(BridgeError):

@@ -317,7 +317,7 @@ def upstreams() -> Iterator[Panel]:
     )
     yield states(
         "Circuit breaker",
-        "Open after eight failed polls in a row, while only one probe at a time is sent.",
+        "Open after eight failures in a row of different tasks, while only one probe at a time is sent.",
         Target(f"max by (upstream) (bridge_circuit_open{{{UP}}})", "{{upstream}}"),
         runbook="operations.md#provider-down",
     )

@@ -32,7 +32,7 @@ from bridge.journal.base import Journal
 from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite.journal import SqliteJournal
 from bridge.net import is_loopback
-from bridge.sources.body_budget import DEFAULT_MAX_BODY, BodyBudget, BodyLimit
+from bridge.sources.body_memory import DEFAULT_MAX_BODY, BodyLimit, BodyMemory
 from bridge.sources.credentials import Credential, RotatingCredential, credential_of
 from bridge.sources.http_client import Session
 from bridge.sources.jwks import fetch_fal
@@ -171,7 +171,7 @@ class Bridge:
         stack.push_async_callback(journal.close)
         upstreams = {}
         sizes = [config.max_response_bytes for config in settings.upstreams.values()]
-        bodies = BodyBudget(largest=max(sizes, default=DEFAULT_MAX_BODY))
+        bodies = BodyMemory(largest=max(sizes, default=DEFAULT_MAX_BODY))
         files: dict[str, tuple[KeyFile, RotatingCredential]] = {}
         for name, config in settings.upstreams.items():
             credential = None
@@ -283,7 +283,7 @@ def make_upstream(
     clock: Clock,
     metrics: Metrics,
     tracing: Tracing,
-    bodies: BodyBudget | None = None,
+    bodies: BodyMemory | None = None,
     *,
     credential: Credential | None = None,
 ) -> Upstream:
@@ -307,7 +307,7 @@ def make_upstream(
             timeout_seconds=config.timeout_seconds,
             # Status calls, streams and submits never wait for a connection: the limiter counts them apart.
             connections=config.max_in_flight + config.max_streams + config.max_submits_in_flight,
-            bodies=BodyLimit(config.max_response_bytes, bodies or BodyBudget()),
+            bodies=BodyLimit(config.max_response_bytes, bodies or BodyMemory()),
             on_lenient=metrics.lenient_readings.labels(name).inc,
             secrets=_callback_secrets(config),
         ),

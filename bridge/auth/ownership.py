@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from bridge.clock import Clock
-from bridge.core.rate_limit import Call
+from bridge.core.rate_limit import CallKind
 from bridge.core.task import TaskKey
 from bridge.errors import (
     BridgeError,
@@ -161,7 +161,7 @@ class OwnershipVerifier:
 
     async def _poll_finished(self, upstream: Upstream, key: TaskKey) -> None:
         """Poll a task whose watch has ended, once, within the rate limit of the key."""
-        async with upstream.acquire(Call.POLL, task_id=key.task_id, shown=True, wait_seconds=self._wait):
+        async with upstream.acquire(CallKind.POLL, task_id=key.task_id, shown=True, wait_seconds=self._wait):
             await poll(upstream, key.task_id, PollCache())
 
 

@@ -118,7 +118,7 @@ class UpstreamSettings(BaseModel):
         " share 64 MiB, or the largest of these if it is more.",
     )
     max_in_flight: Annotated[int, Field(ge=1, le=1024)] = Field(
-        32, description="Maximum concurrent requests; more than 32 slow the HTTP client down."
+        32, description="Maximum concurrent status calls; more than 32 slow the HTTP client down."
     )
     max_submits_in_flight: Annotated[int, Field(ge=1, le=1024)] = Field(
         16, description="Maximum concurrent submits; they have connections of their own."

@@ -32,30 +32,31 @@ KEY_RETRY_SECONDS = 30.0
 FORBIDDEN_WINDOW_SECONDS = 60.0
 """402 or 403 for two different tasks within this time, with no valid answer between, is about the key."""
 
-CONFIRM_KEY_SECONDS = 2.0
-"""After 402s or 403s of two tasks a third call tells soon whether it is the key."""
+CONFIRM_KEY_SECONDS = (0.5, 2.0)
+"""After 402s or 403s for two tasks, further calls show whether the key is rejected: seconds before each."""
 
 ABOUT_ONE_TASK = frozenset({402, 403})
 """HTTP statuses that may be about one task: out of credit, or another account's. The key itself is valid."""
 
 _MAX_DENIED = 10_000
+_MAX_DISPROOFS = 4
 _FIRST_PAUSE = 1.0
 _LASTING_SECONDS = 1.0
 _SERVER_ERROR = 500
 _RETRY_WHILE_OFF_SECONDS = 60.0
 
 
-class Call(StrEnum):
+class CallKind(StrEnum):
     """What a call is for; it decides which pool it takes its place from."""
 
     FIRST = "first"  # the first poll of a task that no viewer was shown yet
     POLL = "poll"  # every later poll, and an ownership check
-    CONTROL = "control"  # cancel and alias: answered while a client waits, and stranger-controlled
+    CONTROL = "control"  # cancel and alias: a client waits for the response, and chooses how many there are
     CREATE = "create"
     STREAM = "stream"
 
 
-_FROM_CLIENTS = frozenset({Call.CONTROL, Call.CREATE})
+_FROM_CLIENTS = frozenset({CallKind.CONTROL, CallKind.CREATE})
 _POLLS_PER_OTHER = 3
 
 
@@ -77,7 +78,7 @@ class Permit:
         key_version: Which key of the credential it was started with.
     """
 
-    call: Call
+    call: CallKind
     task_id: str | None
     shown: bool
     started_at: float
@@ -122,7 +123,7 @@ class CredentialLimiter:
     failures: int = field(init=False, default=0)
     rejected: UpstreamError | None = field(init=False, default=None)
     polls_wait: bool = field(init=False, default=False)
-    _in_flight: dict[Call, int] = field(init=False)
+    _in_flight: dict[CallKind, int] = field(init=False)
     _failed_tasks: set[str | None] = field(init=False, default_factory=set)
     _open: bool = field(init=False, default=False)
     _next_slot: float = field(init=False, default=0.0)
@@ -136,11 +137,14 @@ class CredentialLimiter:
     _key_version: int = field(init=False, default=0)
     _rejected_at: float = field(init=False, default=float("-inf"))
     _inferred: bool = field(init=False, default=False)
+    _confirmations: int = field(init=False, default=0)
+    _disproofs: int = field(init=False, default=0)
+    _disproved_at: float = field(init=False, default=float("-inf"))
     _creates_paused_until: float = field(init=False, default=0.0)
     _polls_since_other: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self._in_flight = dict.fromkeys(Call, 0)
+        self._in_flight = dict.fromkeys(CallKind, 0)
 
     @property
     def open_circuit(self) -> bool:
@@ -160,9 +164,13 @@ class CredentialLimiter:
     @property
     def in_flight(self) -> int:
         """Status calls on their way: polls, ownership checks, cancels and alias searches."""
-        return self._in_flight[Call.FIRST] + self._in_flight[Call.POLL] + self._in_flight[Call.CONTROL]
+        return (
+            self._in_flight[CallKind.FIRST]
+            + self._in_flight[CallKind.POLL]
+            + self._in_flight[CallKind.CONTROL]
+        )
 
-    def in_flight_of(self, call: Call) -> int:
+    def in_flight_of(self, call: CallKind) -> int:
         """Calls of one kind on their way."""
         return self._in_flight[call]
 
@@ -180,39 +188,41 @@ class CredentialLimiter:
             off=self.off,
         )
 
-    def free_at(self, call: Call, now: float) -> float | None:
+    def free_at(self, call: CallKind, now: float) -> float | None:
         """When the next call of this kind may start; None until one in flight has ended, or while off."""
         if self.off or not self._has_room(call):
             return None
         at = max(now, self._paused_until, self._next_slot)
-        if call is Call.CREATE:
+        if call is CallKind.CREATE:
             at = max(at, self._creates_paused_until)
         if call in _FROM_CLIENTS and self.polls_wait and self.requests_per_second is not None:
             # Beside waiting polls these get every fourth slot: a flood of alias searches stops no poll.
             at += max(_POLLS_PER_OTHER - self._polls_since_other, 0) / self.requests_per_second
         return max(at, self._key_probe_at) if self.rejected is not None else at
 
-    def _has_room(self, call: Call) -> bool:
-        creates, streams = self._in_flight[Call.CREATE], self._in_flight[Call.STREAM]
+    def _has_room(self, call: CallKind) -> bool:
+        creates, streams = self._in_flight[CallKind.CREATE], self._in_flight[CallKind.STREAM]
         if self.probing:
             # Half-open: one probe. A create may be one: a bridge without open tasks would never learn that
             # the provider is back. A stream is not: it lasts for minutes. Each pool has its own, so that a
             # hanging create does not keep polls from finding out.
-            return call is not Call.STREAM and (creates if call is Call.CREATE else self.in_flight) == 0
-        if call is Call.STREAM:
+            return (
+                call is not CallKind.STREAM and (creates if call is CallKind.CREATE else self.in_flight) == 0
+            )
+        if call is CallKind.STREAM:
             return streams < self.max_streams
-        if call is Call.CREATE:
+        if call is CallKind.CREATE:
             return creates < self.max_submits_in_flight
         room = {
             # Repeats never fill the pool: if all of them hang, a quarter is left for newcomers.
-            Call.POLL: self.max_in_flight - self.share if self.max_in_flight > 1 else 1,
+            CallKind.POLL: self.max_in_flight - self.share if self.max_in_flight > 1 else 1,
             # Cancels and alias searches come from clients: hanging ones never stop the polls.
-            Call.CONTROL: self.share,
-            Call.FIRST: self.max_in_flight,
+            CallKind.CONTROL: self.share,
+            CallKind.FIRST: self.max_in_flight,
         }
         return self.in_flight < self.max_in_flight and self._in_flight[call] < room[call]
 
-    def start(self, call: Call, now: float, *, task_id: str | None = None, shown: bool = False) -> Permit:
+    def start(self, call: CallKind, now: float, *, task_id: str | None = None, shown: bool = False) -> Permit:
         """Consume the capacity of one call.
 
         Args:
@@ -246,7 +256,7 @@ class CredentialLimiter:
     def succeed(self, permit: Permit, now: float) -> None:
         """The provider gave a valid answer: a 404 or a rejected request is one too."""
         self.abandon(permit)
-        if permit.call is Call.STREAM:
+        if permit.call is CallKind.STREAM:
             # It ends minutes after it was opened: it says nothing about now.
             return
         self.failures = 0
@@ -256,6 +266,9 @@ class CredentialLimiter:
         if self._inferred or permit.started_at >= self._rejected_at:
             # An answer to a call that was under way when a 401 came says nothing about now. It does where
             # only the 402s and 403s of two tasks speak against the key.
+            if self._inferred and self.rejected is not None:
+                self._disproofs = min(self._suspicions_disproved(now) + 1, _MAX_DISPROOFS)
+                self._disproved_at = now
             self.rejected = None
         self._last_success = now
         # Half, so that one success does not undo the pauses that several 429s led to; and a little less
@@ -269,11 +282,11 @@ class CredentialLimiter:
         if isinstance(error, UpstreamBusy):
             return self._busy(permit, error, now)
         way_failed = isinstance(error, UpstreamUnavailable | UpstreamTimeout)
-        if permit.call is Call.CREATE:
+        if permit.call is CallKind.CREATE:
             # Creates are slow and fail for reasons of their own. Only a refused connection says that no call
             # gets through.
             way_failed = isinstance(error, UpstreamUnreachable)
-        elif permit.call is Call.STREAM:
+        elif permit.call is CallKind.STREAM:
             way_failed = False
         if not way_failed:
             # An unreadable 200, a 404, a rejected request: the way works. An unreadable page does not show
@@ -289,7 +302,7 @@ class CredentialLimiter:
         return Scope.CREDENTIAL if self._open else Scope.TASK
 
     def is_denied(self, task_id: str) -> bool:
-        """Whether the provider answers 402 or 403 about this task: it is no probe for the key."""
+        """Whether the provider answers 402 or 403 about this task: such a poll cannot probe the key."""
         return task_id in self._forbidden or task_id in self._denied
 
     def _learn_denied(self, accepted: str | None) -> None:
@@ -308,55 +321,76 @@ class CredentialLimiter:
         self.abandon(permit)
         if permit.key_version != self._key_version:
             return Scope.TASK
-        if permit.call is Call.CREATE and error.provider_status in ABOUT_ONE_TASK:
+        if permit.call is CallKind.CREATE and error.provider_status in ABOUT_ONE_TASK:
             # Out of credit, or a key that may not create: it still shows the tasks that exist.
             return Scope.TASK
         inferred = error.provider_status in ABOUT_ONE_TASK and not error.names_key
         if inferred:
             if not self.forbidden_is_key or permit.task_id in self._denied:
                 return Scope.TASK
+            if permit.started_at < self._last_success:
+                # A valid answer came while this call was under way. Answers that arrive together are read in
+                # any order, so it may well have been given between this one and another task's.
+                return Scope.TASK
             self._forbidden = {
                 task: at for task, at in self._forbidden.items() if now - at < FORBIDDEN_WINDOW_SECONDS
             }
             self._forbidden[permit.task_id] = now
-            if len(self._forbidden) < 2:
+            # Where a good answer has just disproved it, twice as many tasks are needed: 20 sick tasks would
+            # hold up the healthy ones again and again.
+            if len(self._forbidden) < 2 << self._suspicions_disproved(now) and self.rejected is None:
                 return Scope.TASK
-        rest = KEY_RETRY_SECONDS
-        if self.rejected is None:
-            self._rejected_at, self._inferred = now, inferred
-            rest = CONFIRM_KEY_SECONDS if inferred else rest
+        self._rest_key(permit, now, inferred=inferred)
         self.rejected = error
-        self._key_probe_at = max(self._key_probe_at, now + rest)
         return Scope.CREDENTIAL
+
+    def _suspicions_disproved(self, now: float) -> int:
+        """How often a good answer showed lately that 402s and 403s were not about the key."""
+        return self._disproofs if now - self._disproved_at < FORBIDDEN_WINDOW_SECONDS else 0
+
+    def _rest_key(self, permit: Permit, now: float, *, inferred: bool) -> None:
+        """Set when the next call goes out with the rejected key."""
+        began = self.rejected is None
+        if began:
+            self._rejected_at, self._inferred, self._confirmations = now, inferred, 0
+        self._inferred = self._inferred and inferred
+        if not self._inferred:
+            self._key_probe_at = max(self._key_probe_at, now + KEY_RETRY_SECONDS)
+        elif began or permit.started_at > self._rejected_at:
+            # The first call may have met one more task that is refused: another one is asked.
+            rests = (*CONFIRM_KEY_SECONDS, KEY_RETRY_SECONDS)
+            self._key_probe_at = now + rests[min(self._confirmations, len(rests) - 1)]
+            self._confirmations += 1
 
     def _busy(self, permit: Permit, error: UpstreamBusy, now: float) -> Scope:
         """A 429, or a 503 with `Retry-After`."""
         self.abandon(permit)
-        if permit.call is Call.CREATE and (error.provider_status or 0) >= _SERVER_ERROR:
+        if permit.call is CallKind.CREATE and (error.provider_status or 0) >= _SERVER_ERROR:
             # 503 with `Retry-After`: the provider takes no new tasks at the moment, and shows the others.
             wait = min(error.retry_after or _FIRST_PAUSE, MAX_WAIT)
             self._creates_paused_until = max(self._creates_paused_until, now + wait)
             return Scope.TASK
         if self._is_contradicted(permit, now):
-            # Providers answer 429 for ids they have never seen, too. A stranger's random id must not slow
-            # down everyone else.
+            # Providers answer 429 for ids they have never seen, too. A random id that one client subscribes
+            # to must not slow down the polls of all other tasks.
             return Scope.TASK
-        if permit.call is not Call.CREATE:
+        if permit.call is not CallKind.CREATE:
             self._failed_tasks.add(permit.task_id)
-        self._slow_down(error.retry_after, now)
+        self._extend_pause(error.retry_after, now)
         return Scope.CREDENTIAL
 
     def _is_contradicted(self, permit: Permit, now: float) -> bool:
         """Whether this failure may be of this id alone: it was never shown, and others succeed."""
         silent_since = max(self._last_success, now if self._first_start is None else self._first_start)
-        of_unknown_id = permit.call in (Call.FIRST, Call.POLL, Call.CONTROL) and not permit.shown
+        of_unknown_id = permit.call in (CallKind.FIRST, CallKind.POLL, CallKind.CONTROL) and not permit.shown
         return of_unknown_id and now - silent_since < self.interval
 
     def _count_failure(self, permit: Permit, now: float) -> None:
         self.abandon(permit)
         if permit.started_at < self._last_success or self._is_contradicted(permit, now):
             # Another call got through since this one started, or these are ids that the provider never
-            # showed: however many hang or break their connection together, the way works.
+            # showed: no matter how many time out or lose their connection together, the provider is
+            # reachable.
             return
         if self._open and now < self._paused_until:
             # It was in flight when the circuit opened. Counting it would double the wait up to 32 times.
@@ -369,7 +403,7 @@ class CredentialLimiter:
             wait = backoff(doublings, first=_FIRST_PAUSE, limit=MAX_BACKOFF, jitter=self.random())
             self._paused_until = max(self._paused_until, now + wait)
 
-    def _slow_down(self, retry_after: float | None, now: float) -> None:
+    def _extend_pause(self, retry_after: float | None, now: float) -> None:
         if now >= self._paused_until:
             self._pause = min(max(self._pause * 2, _FIRST_PAUSE), MAX_BACKOFF)
         elif retry_after is None:

@@ -76,10 +76,10 @@ class Pace:
         return min(max(delay, self.min_seconds, retry_after or 0.0), MAX_WAIT)
 
     def task_delay(self, *, jitter: float, failures: int, watched: bool) -> float:
-        """Seconds until the next poll of a task whose own trouble made `failures` polls in a row fail.
+        """Seconds until the next poll after `failures` polls in a row failed for a reason of this task alone.
 
         Args:
-            watched: Whether anybody waits for the task.
+            watched: Whether the task has subscribers.
         """
         limit = MAX_TASK_BACKOFF if watched else MAX_UNWATCHED_TASK_BACKOFF
         delay = backoff(failures - 1, first=self.min_seconds, limit=limit, jitter=jitter)

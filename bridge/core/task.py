@@ -242,8 +242,8 @@ class Observation(TaskFields):
         estimated_seconds: The provider's estimate of the whole run.
         changed_at: The provider's own time of the newest change, for the detection latency.
         poll_after: Seconds the provider asks to wait before the next poll.
-        result_unavailable: The task is completed, and a result of it can be fetched by nobody: its place is
-            empty, it is in a bucket (`gs://`), or the provider says that it is gone.
+        result_unavailable: The task is completed, and a result of it cannot be fetched: its field is
+            empty, it is in a bucket (`gs://`), or the provider reports that it is gone.
     """
 
     task_id: str | None = column(Read.IDENTIFIER, default=None)

@@ -4,7 +4,7 @@ Rule 1: every transition of a watched task is decided in this file.
 Rule 2: this file does no I/O and reads no clock; callers feed it and poll at `due`.
 Rule 3: after a final status nothing is due, and only a final status that replaces `lost` is an event. A lost
         task is still polled, rarely.
-Rule 4: the trouble of one task slows down the polls of that task only.
+Rule 4: a failure of one task slows down the polls of that task only.
 Rule 5: a task whose provider said "completed" ends as completed, failed or cancelled, never as lost.
 """
 
@@ -20,7 +20,7 @@ from bridge.core.schedule import MAX_WAIT, CallbackSupport, Pace, grace_delay
 from bridge.core.task import Failure, Observation, Source, State, Status
 from bridge.errors import (
     CredentialRefused,
-    ResultTrouble,
+    ResultFailure,
     ResultUnavailable,
     TaskNotFound,
     UpstreamError,
@@ -28,7 +28,7 @@ from bridge.errors import (
 )
 
 MISSING_AGAIN_SECONDS = 1.0
-"""A task never seen is missing when a second poll, this long after the first, says so too."""
+"""A task never seen is missing when a second poll, this long after the first, gets 404 too."""
 
 LOST_AFTER_POLLS = 3
 LOST_AFTER_SECONDS = 10.0
@@ -74,7 +74,7 @@ NO_UPDATE = Update()
 
 @dataclass(slots=True)
 class _Streak:
-    """Polls in a row with the same trouble.
+    """Polls in a row with the same failure.
 
     Args:
         since: Monotonic seconds of the first of them.
@@ -102,24 +102,24 @@ class _ResultWait:
 
     grace_seconds: float
     observation: Observation
-    any_trouble: _Streak = field(default_factory=_Streak)
-    _streaks: dict[ResultTrouble, _Streak] = field(default_factory=dict)
+    any_failure: _Streak = field(default_factory=_Streak)
+    _streaks: dict[ResultFailure, _Streak] = field(default_factory=dict)
 
-    def failed(self, kind: ResultTrouble, now: float) -> tuple[bool, _Streak, float]:
-        """Whether the result is given up; polls with this trouble; the seconds they may last."""
-        if kind is ResultTrouble.NOT_READY:
+    def failed(self, kind: ResultFailure, now: float) -> tuple[bool, _Streak, float]:
+        """Whether the result is given up; polls with this kind of failure; the seconds they may last."""
+        if kind is ResultFailure.NOT_READY:
             # The provider works on it: what went wrong before counts no more.
             self._streaks.clear()
-            self.any_trouble = _Streak()
+            self.any_failure = _Streak()
             return False, _Streak(), 0.0
         limit = {
-            ResultTrouble.REFUSED: REFUSED_RESULT_SECONDS,
-            ResultTrouble.MISSING: self.grace_seconds,
+            ResultFailure.REFUSED: REFUSED_RESULT_SECONDS,
+            ResultFailure.MISSING: self.grace_seconds,
         }.get(kind, UNAVAILABLE_RESULT_SECONDS)
         streak = self._streaks.setdefault(kind, _Streak())
         lasting = streak.add(now)
-        # Trouble that changes its kind again and again still has an end.
-        too_long = self.any_trouble.add(now) >= UNAVAILABLE_RESULT_SECONDS
+        # Failures that change their kind again and again still have an end.
+        too_long = self.any_failure.add(now) >= UNAVAILABLE_RESULT_SECONDS
         given_up = too_long or (streak.polls >= RESULT_POLLS and lasting >= limit)
         return given_up, streak, limit
 
@@ -195,12 +195,12 @@ class Watch:
 
     @property
     def ended(self) -> bool:
-        """Whether subscribers have been told an end: a final status, or that there is no such task."""
+        """Whether an end was sent to subscribers: a final status, or that there is no such task."""
         return self.not_found or (self.known is not None and self.known.status.final)
 
     @property
     def backing_off(self) -> bool:
-        """Whether the task's own trouble, not the provider's, makes its polls rare."""
+        """Whether polls are rare because of a failure of this task, not of the provider."""
         return self.task_failures > 0 or self._result is not None or self._lost
 
     @property
@@ -266,7 +266,7 @@ class Watch:
     def without_result(
         self,
         observation: Observation,
-        trouble: ResultUnavailable,
+        failure: ResultUnavailable,
         *,
         source: Source,
         now: float,
@@ -287,9 +287,9 @@ class Watch:
         if self._result is None:
             self._result = _ResultWait(self.grace_seconds, observation)
         self._result.observation = observation
-        given_up, streak, limit = self._result.failed(trouble.kind, now)
+        given_up, streak, limit = self._result.failed(failure.kind, now)
         if given_up:
-            return self._end_without_result(str(trouble), source=source, now=now, unix_time=unix_time)
+            return self._end_without_result(str(failure), source=source, now=now, unix_time=unix_time)
         state = merge(
             self.known,
             replace(observation, status=Status.PROCESSING, outputs=(), completed_at=None, error=None),
@@ -300,16 +300,16 @@ class Watch:
         self._keep(state, now)
         notices = self._about_state(now)
         if streak.polls >= 2:
-            message = f"the task is completed, but its result cannot be fetched: {trouble}"
+            message = f"the task is completed, but its result cannot be fetched: {failure}"
             notices += self._notify(NoticeCode.UPSTREAM_UNAVAILABLE, message, now)
         self._schedule(now, ended=False, estimate=None, poll_after=observation.poll_after)
         if streak.polls and self.due is not None and not self._poll_requested:
-            if trouble.kind is ResultTrouble.UNAVAILABLE:
+            if failure.kind is ResultFailure.UNAVAILABLE:
                 wait = self.pace.retry_delay(jitter=self.random(), failures=streak.polls, retry_after=None)
             else:
                 elapsed = now - streak.since
                 wait = grace_delay(streak.polls, elapsed, limit, shortest=self.pace.min_seconds)
-            self._set_due(now, max(wait, min(trouble.retry_after or 0.0, MAX_WAIT)))
+            self._set_due(now, max(wait, min(failure.retry_after or 0.0, MAX_WAIT)))
         return Update(state, notices)
 
     def unchanged(self, *, now: float, started_at: float) -> Update:
@@ -332,7 +332,7 @@ class Watch:
         """Process a failed poll.
 
         Args:
-            watched: Whether anybody waits for the task.
+            watched: Whether the task has subscribers.
         """
         if self.over:
             return NO_UPDATE
@@ -404,7 +404,7 @@ class Watch:
             return
         if self.backing_off:
             if self._cut_short_at > now:
-                return  # a poll is planned already, and sees whatever this call is about
+                return  # a poll is planned already, and reads any change this call is about
             now = self._cut_short_at = max(now, self._cut_short_at + CUT_SHORT_SECONDS)
         self._poll_requested_at = max(self._poll_requested_at, now)
         # A provider's Retry-After holds against callbacks and clients too.
@@ -420,7 +420,7 @@ class Watch:
         self._not_found(message)
 
     def joined(self, *, now: float) -> None:
-        """Somebody new waits for the task: a back-off for its own trouble is cut short."""
+        """A subscriber was added: a back-off for a failure of this task alone is cut short."""
         if self.backing_off:
             self.poll_now(now=now)
 
@@ -440,8 +440,8 @@ class Watch:
                 message = "the task's deadline passed before the provider handed its result out"
                 return self._end_without_result(message, source=Source.POLL, now=now, unix_time=unix_time)
             return self._lose("deadline", "the deadline of the task passed", now=now, unix_time=unix_time)
-        # A tight rate limit, a stream or the provider's own wish spaces polls wider than the pace: that is a
-        # slow interval, not a stale task.
+        # A tight rate limit, a stream or the provider's own `Retry-After` spaces polls wider than the pace:
+        # that is a slow interval, not a stale task.
         interval = max(self.interval, self._poll_gap, self._wait, min(spacing, MAX_WAIT))
         if now - max(self.confirmed, self._stream_alive_at) > STALE_AFTER_INTERVALS * interval:
             notices += self._notify(
@@ -460,7 +460,7 @@ class Watch:
     def _missed(self, error: TaskNotFound, *, now: float, unix_time: float) -> Update:
         """Process a 404."""
         missing_for = self._missing.add(now)
-        polls, grace, wait = self._patience(missing_for)
+        polls, grace, wait = self._missing_grace(missing_for)
         vouched_for = VOUCHED_SECONDS if self._vouched_at is None else now - self._vouched_at
         if self._missing.polls >= polls and missing_for >= grace and vouched_for >= VOUCHED_SECONDS:
             return self._gone(error, now=now, unix_time=unix_time)
@@ -471,7 +471,7 @@ class Watch:
         notices = self._notify(NoticeCode.UPSTREAM_UNAVAILABLE, message, now)
         return Update(None, notices) if notices else NO_UPDATE
 
-    def _patience(self, missing_for: float) -> tuple[int, float, float]:
+    def _missing_grace(self, missing_for: float) -> tuple[int, float, float]:
         """How many 404s, over how many seconds, are believed; seconds until the next poll."""
         if self.known is None and self._vouched_at is None:
             # One 404 may come from a replica that lags behind: right after a create that is usual.
@@ -491,7 +491,7 @@ class Watch:
     def _not_found(self, message: str) -> Update:
         self.due = None
         self.not_found = True
-        # Active, so that everybody who asks from now on hears it.
+        # Active, so that all later subscribers receive it too.
         notice = Notice(NoticeCode.TASK_NOT_FOUND, message, retriable=False)
         self.active_notices = {notice.code: notice}
         return Update(None, (notice,))
@@ -530,7 +530,7 @@ class Watch:
         return Update(state, self._notify(NoticeCode.RESULT_UNAVAILABLE, message, now, retriable=False))
 
     def _latched(self, state: State | None) -> bool:
-        """Whether the known state is final for good, and nothing is due any more."""
+        """Whether the known state is final for good, and no poll is due."""
         if state is not None or self.known is None or not self.known.status.final or self._lost:
             return False
         self.due = None
@@ -567,7 +567,7 @@ class Watch:
     def _notify(
         self, code: NoticeCode, message: str, now: float, *, retriable: bool = True
     ) -> tuple[Notice, ...]:
-        """Activate a notice. Empty when it stands already; a new reason is sent at most once a minute."""
+        """Activate a notice. Empty when it is active already; a new reason is sent at most once a minute."""
         standing = self.active_notices.get(code)
         notice = Notice(code, message, retriable)
         if standing is not None:
@@ -632,7 +632,7 @@ class Watch:
             self.due = max(now, self._poll_requested_at, self._not_before)
 
     def _lost_delay(self) -> float:
-        # Spread: tasks that were lost together must not come back together.
+        # Spread: tasks that were lost together must not be polled together.
         return LOST_POLL_SECONDS * (0.95 + 0.1 * self.random())
 
     def _record_poll(self, started_at: float) -> None:

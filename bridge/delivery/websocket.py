@@ -188,7 +188,7 @@ class _Conversation:
 
         Only a task without a recorded state costs this asyncio task.
         """
-        error = await self._subscriptions.pool.wait_polled(key)
+        error = await self._subscriptions.pool.wait_found(key)
         if isinstance(error, TaskNotFound):
             self._subscriptions.hub.unsubscribe(self._subscription, key)
             self._follow(len(self._subscription.channels))

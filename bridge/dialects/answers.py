@@ -49,9 +49,9 @@ _BY_HTTP: Mapping[int, FailureKind] = {
 }
 _WITH_RETRY_AFTER = (UpstreamBusy, UpstreamUnavailable)
 _MEDIA = ("image/", "video/", "audio/", "application/octet-stream")  # an empty page with 200 is not a result
-# Accepted, and nothing more to say: xAI (202) and workflow services (204) answer so while a task runs.
+# Accepted, without a document: xAI (202) and workflow services (204) send these while a task runs.
 _STILL_WORKING = frozenset({202, 204})
-_MAX_LISTED = 10_000  # tasks of one list that are looked at; a million must not block the event loop
+_MAX_LISTED = 10_000  # tasks of one list that are read; a million must not block the event loop
 
 Document = dict[str, object]
 Choose = Callable[[list[Document]], Document | None]

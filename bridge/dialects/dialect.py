@@ -232,7 +232,7 @@ class Dialect:
 
         Raises:
             UpstreamError: TaskNotFound, CredentialRefused, UpstreamRefused, UpstreamBusy,
-                UpstreamUnavailable or UnreadablePayload; ResultNotReady where the answer says so.
+                UpstreamUnavailable or UnreadablePayload; ResultNotReady where the result is not ready yet.
         """
         follow = self._rules.follow_up
         if follow is None:
@@ -257,7 +257,7 @@ class Dialect:
         empty = not outputs and has_empty_link(follow.outputs, parsed.document)
         if follow.optional and not outputs and not empty:
             return observation
-        if not any(is_fetchable(output) for output in outputs):
+        if not any(is_fetchable(output) or is_foreign(output) for output in outputs):
             raise UnreadablePayload(
                 "no link in the response to the follow-up call", provider_status=answer.status
             )

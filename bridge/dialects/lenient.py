@@ -8,6 +8,7 @@ comments, single quotes and text before the document stay errors: no common pars
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -20,15 +21,25 @@ import orjson
 MAX_UNFOLDED = 3
 _MAX_DIGITS = 400  # a float has at most 309 before its point
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
-# Charsets that are named in practice; a header must not choose a codec such as `zip` or `unicode_escape`.
+# Charsets that are named in practice, by their names in Python; a header must not choose a codec such as
+# `zip` or `unicode_escape`.
 _CHARSETS = frozenset(
     {
-        *("gbk", "gb2312", "gb18030", "big5", "big5-hkscs", "shift_jis", "sjis", "cp932", "euc-jp", "euc-kr"),
-        *("cp949", "koi8-r", "iso-8859-1", "iso-8859-2", "iso-8859-9", "iso-8859-15", "latin-1", "latin1"),
-        *(f"windows-{number}" for number in range(1250, 1259)),
-        *("utf-16", "utf-16le", "utf-16be", "utf-32"),
+        *("gbk", "gb2312", "gb18030", "big5", "big5hkscs", "shift_jis", "cp932", "euc_jp", "euc_kr", "cp949"),
+        *("koi8-r", "iso8859-1", "iso8859-2", "iso8859-9", "iso8859-15", "cp874", "tis-620"),
+        *(f"cp{number}" for number in range(1250, 1259)),
+        *("utf-16", "utf-16-le", "utf-16-be", "utf-32"),
     }
 )
+# Names that browsers know (WHATWG's labels) and Python does not.
+_LABELS = {
+    **dict.fromkeys(("shift_jis", "shift-jis", "sjis", "x-sjis", "windows-31j", "ms_kanji"), "cp932"),
+    "windows-949": "cp949",
+    "windows-874": "cp874",
+    "x-gbk": "gbk",
+    "gb_2312-80": "gb2312",
+    "x-x-big5": "big5",
+}
 _MARKS = (
     (b"\xef\xbb\xbf", "utf-8"),
     (b"\xff\xfe\x00\x00", "utf-32-le"),
@@ -36,8 +47,9 @@ _MARKS = (
     (b"\xff\xfe", "utf-16-le"),
     (b"\xfe\xff", "utf-16-be"),
 )
-_GUARD = re.compile(r"\)\]\}',?")  # stands before a document so that no page can load it as a script
+_GUARD = re.compile(r"\)\]\}',?")  # a prefix of documents, so that no page can load them as a script
 _LEADING = "\ufeff\x00 \t\r\n\v\f\x85\xa0"
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # the only way a surrogate gets into a decoded text
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -106,9 +118,11 @@ def _read_leniently(body: bytes, content_type: str) -> JsonText | None:
         document = _decoded(text)
         if document is None:
             continue
+        halves = _ESCAPED_HALF.search(text) is not None
         del text  # as large as the body, or larger
         try:
-            document = _mended(document)
+            if halves:
+                document = _mended(document)
             return JsonText(document, write_json(document), lenient=True)
         except ValueError:
             return None
@@ -151,12 +165,24 @@ def _texts(body: bytes, content_type: str) -> Iterator[str]:
 
 
 def _texts_of_a_charset(body: bytes, content_type: str) -> Iterator[str]:
-    charset = _CHARSET.search(content_type)
-    if charset is not None and charset[1].lower() in _CHARSETS:
-        yield body.decode(charset[1], "replace")
+    charset = _charset(content_type)
+    if charset is not None:
+        yield body.decode(charset, "replace")
     yield body.decode(errors="replace")
     # The second byte of a character may be a backslash in GBK, which UTF-8 takes for the escape of a quote.
     yield body.decode("gb18030", "replace")
+
+
+def _charset(content_type: str) -> str | None:
+    named = _CHARSET.search(content_type)
+    if named is None:
+        return None
+    label = named[1].lower()
+    try:
+        name = codecs.lookup(_LABELS.get(label, label)).name
+    except LookupError:
+        return None
+    return name if name in _CHARSETS else None
 
 
 def _wide_encoding(head: bytes) -> str | None:
@@ -214,6 +240,5 @@ def _float(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-_DECODER = json.JSONDecoder(
-    strict=False, parse_constant=lambda _: None, parse_int=_integer, parse_float=_float
-)
+_NONE: dict[str, None] = {}  # its `get` is faster than a function of ours: there may be millions
+_DECODER = json.JSONDecoder(strict=False, parse_constant=_NONE.get, parse_int=_integer, parse_float=_float)

@@ -63,6 +63,11 @@ def type_of_url(url: str | None) -> str | None:
     return _TYPE_OF_SUFFIX.get(path.rpartition(".")[2].lower())
 
 
+def is_data_url(text: str) -> bool:
+    """Whether a text has its content in itself instead of leading to it."""
+    return text[:_SNIFFED].lstrip()[:5].lower() == "data:"
+
+
 def split_data(text: str) -> tuple[str, str | None] | None:
     """Base64 text and its media type, from plain base64 or a `data:` URL; None when it is neither."""
     match = _DATA_URL.match(text)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from urllib.parse import quote, urljoin
 
 from bridge.core.task import Output
-from bridge.dialects.media import split_data, type_of_media, type_of_name, type_of_url
+from bridge.dialects.media import is_data_url, split_data, type_of_media, type_of_name, type_of_url
 from bridge.dialects.paths import Field, Finder, holds
 
 MAX_OUTPUTS = 256
@@ -26,7 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNSAFE = re.compile(r"[\s\"<>]")
 
 
-class Place(StrEnum):
+class LinkContext(StrEnum):
     """Where a text was found."""
 
     URL = "url"
@@ -133,7 +133,8 @@ def _outputs(rule: OutputRule, value: object, base: str) -> Iterator[Output]:
 def _from_object(rule: OutputRule, item: dict[str, object], base: str) -> Iterator[Output]:
     outputs = [_described(rule, item, url) for url in _links(rule.url, item, base)]
     if not outputs:
-        outputs = [_described(rule, item, None, data) for data in _contents(rule.data, item)]
+        contents = _contents(rule.data, item) or _data_urls(rule.url, item)
+        outputs = [_described(rule, item, None, data) for data in contents]
     if not outputs:
         outputs = [replace(_described(rule, item, None), file_id=text) for text in _foreign(rule.url, item)]
     if not outputs and rule.file_id.read(item) is not None:
@@ -165,8 +166,8 @@ def _from_text(rule: OutputRule, text: str, base: str, *, base64: bool) -> Outpu
         return Output(type=rule.type or type_of_url(url) or "file", url=url)
     if not base64 and foreign(text):
         return Output(type=rule.type or type_of_url(text) or "file", file_id=text.strip())
-    if base64 or text.startswith("data:"):
-        content = split_data(text)
+    if base64 or is_data_url(text):
+        content = split_data(text.strip())
         if content:
             kind = rule.type or type_of_media(content[1]) or "file"
             return Output(type=kind, data=content[0], media_type=content[1])
@@ -175,7 +176,7 @@ def _from_text(rule: OutputRule, text: str, base: str, *, base64: bool) -> Outpu
 
 def _foreign(finders: Iterable[Finder], item: object) -> list[str]:
     for find in finders:
-        addresses = [text for value in _texts(find(item)) if (text := foreign(value, Place.URL))]
+        addresses = [text for value in _texts(find(item)) if (text := foreign(value, LinkContext.URL))]
         if addresses:
             return addresses
     return []
@@ -183,7 +184,7 @@ def _foreign(finders: Iterable[Finder], item: object) -> list[str]:
 
 def _links(finders: Iterable[Finder], item: object, base: str) -> list[str]:
     for find in finders:
-        links = [url for text in _texts(find(item)) if (url := link(text, base, Place.URL))]
+        links = [url for text in _texts(find(item)) if (url := link(text, base, LinkContext.URL))]
         if links:
             return links
     return []
@@ -197,6 +198,16 @@ def _contents(finders: Iterable[Finder], item: object) -> list[tuple[str, str | 
     return []
 
 
+def _data_urls(finders: Iterable[Finder], item: object) -> list[tuple[str, str | None]]:
+    """Contents at the place of a link: some models of fal answer so when asked to."""
+    for find in finders:
+        urls = [text.strip() for text in _texts(find(item)) if is_data_url(text)]
+        contents = [content for text in urls if (content := split_data(text))]
+        if contents:
+            return contents
+    return []
+
+
 def _texts(value: object) -> list[str]:
     if isinstance(value, str):
         return [value]
@@ -205,12 +216,12 @@ def _texts(value: object) -> list[str]:
     return [text for text in value[:MAX_OUTPUTS] if isinstance(text, str)]
 
 
-def link(text: str, base: str = "", place: Place = Place.TEXT) -> str | None:
+def link(text: str, base: str = "", context: LinkContext = LinkContext.TEXT) -> str | None:
     """The text as an absolute http(s) link of at most `_MAX_URL` characters, None if it is none.
 
     Args:
         base: The address of the answer, against which a relative link is resolved; empty for unknown.
-        place: How likely the text is a link at all.
+        context: How likely the text is a link at all.
     """
     text = text.strip()
     if not text or len(text) > _MAX_URL or _CONTROL.search(text):
@@ -223,13 +234,13 @@ def link(text: str, base: str = "", place: Place = Place.TEXT) -> str | None:
         # A sentence may begin with a slash, and a word may end like a file.
         begins = text.startswith(("/", "./", "../"))
         likely = {
-            Place.URL: begins or is_file,
-            Place.TEXT: is_file and (begins or not blank),
-            Place.SEARCH: is_file and begins,
-        }[place]
+            LinkContext.URL: begins or is_file,
+            LinkContext.TEXT: is_file and (begins or not blank),
+            LinkContext.SEARCH: is_file and begins,
+        }[context]
         if not base or not (_OTHER_HOST.fullmatch(text) or (likely and (is_file or not blank))):
             return None
-    elif blank and not is_file and place is not Place.URL:
+    elif blank and not is_file and context is not LinkContext.URL:
         return None  # a sentence that begins with a link
     try:
         url = urljoin(base, _UNSAFE.sub(lambda found: quote(found[0]), text))
@@ -238,15 +249,15 @@ def link(text: str, base: str = "", place: Place = Place.TEXT) -> str | None:
     return url if len(url) <= _MAX_URL and _LINK.fullmatch(url) else None
 
 
-def foreign(text: str, place: Place = Place.TEXT) -> str | None:
+def foreign(text: str, context: LinkContext = LinkContext.TEXT) -> str | None:
     """The text, if it is the address of a file that no client can fetch, such as one in a bucket."""
     text = text.strip()
-    pattern = _FOREIGN if place is Place.URL else _BUCKET
+    pattern = _FOREIGN if context is LinkContext.URL else _BUCKET
     return text if len(text) <= _MAX_FOREIGN and pattern.fullmatch(text) else None
 
 
 def is_foreign(output: Output) -> bool:
-    """Whether only the address of the result is known, and nobody can fetch it."""
+    """Whether only an address of the result is known that clients cannot fetch."""
     return not is_fetchable(output) and "://" in (output.file_id or "")
 
 
@@ -277,8 +288,12 @@ def _searched(rule: OutputRule, value: object, base: str) -> Iterator[Output]:
         elif isinstance(value, list):
             waiting.extend((key, item) for item in reversed(value[:_MAX_NODES]))
         elif isinstance(value, str):
-            url = link(value, base, Place.SEARCH)
-            address = None if url else foreign(value, Place.SEARCH)
+            url = link(value, base, LinkContext.SEARCH)
+            address = None if url else foreign(value, LinkContext.SEARCH)
+            content = split_data(value.strip()) if is_data_url(value) else None
             if url or address:
                 kind = type_of_url(url or address) or type_of_name(key) or rule.type or "file"
                 yield Output(type=kind, url=url, file_id=address)
+            elif content:
+                kind = type_of_media(content[1]) or type_of_name(key) or rule.type or "file"
+                yield Output(type=kind, data=content[0], media_type=content[1])

@@ -336,7 +336,7 @@ class StatusTable(Table):
         (), description="Finds something where the result of a completed task is gone."
     )
     common_words: bool = Field(
-        default=False, description="The usual words of gateways stand behind those of `words`."
+        default=False, description="Use the common words of gateways for words that `words` does not list."
     )
     guards: list[GuardTable] = Field([], description="Corrections, applied in order.")
 
@@ -552,7 +552,7 @@ def parse(data: Mapping[str, object]) -> Parsed:
         found = found or [DocumentError(keys, _message(error)) for keys, error in errors]
         document = deepcopy(document)
         for keys, error in errors:
-            _repair(document, keys, error["type"], again=keys in repaired)
+            _repair(document, keys, error, again=keys in repaired)
             repaired.add(keys)
     return Parsed(None, found, frozenset(repaired))
 
@@ -612,9 +612,10 @@ def _tables_in(annotation: object) -> Iterator[type[Table]]:
         yield from _tables_in(argument)
 
 
-def _repair(data: dict[str, Any], keys: Keys, kind: str, *, again: bool) -> None:
+def _repair(data: dict[str, Any], keys: Keys, error: ErrorDetails, *, again: bool) -> None:
     """Put in the place of a wrong value what lets the rest of the document be validated."""
     parent: Any = data
+    kind = error["type"]
     for key in keys[:-1]:
         if isinstance(parent, dict):
             parent = parent.setdefault(key, {})
@@ -629,6 +630,8 @@ def _repair(data: dict[str, Any], keys: Keys, kind: str, *, again: bool) -> None
         parent[last] = "x"
     elif kind == "list_type":
         parent[last] = []
+    elif kind == "literal_error" and again:  # it was missing, and must be one of a few words
+        parent[last] = error["ctx"]["expected"].split("'")[1]
     elif kind.startswith("union_tag"):
         parent["scheme"] = "fal"  # the kind of signature that needs no other key
     else:

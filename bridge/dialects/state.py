@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bridge.core.task import Failure, Observation, Output, Status
 from bridge.dialects.answers import NO_ERROR, AnswerRules, ParsedAnswer
-from bridge.dialects.outputs import OutputRule, gather, has_empty_link, is_foreign
+from bridge.dialects.outputs import OutputRule, gather, has_empty_link, is_fetchable, is_foreign
 from bridge.dialects.paths import Field, Finder, holds
 from bridge.dialects.retry import retry_after, wait_in
 from bridge.dialects.values import MAX_WORD, clean, unfold_at
@@ -146,10 +146,10 @@ class StateRules:
         )
 
     def _is_unavailable(self, document: object, outputs: tuple[Output, ...]) -> bool:
-        """Whether nobody can fetch a result of a completed task."""
+        """Whether a result of a completed task cannot be fetched."""
         if holds(self.status.unavailable.read(document)) or any(map(is_foreign, outputs)):
             return True
-        return not outputs and has_empty_link(self.outputs, document)
+        return not any(map(is_fetchable, outputs)) and has_empty_link(self.outputs, document)
 
     def hint(self, headers: Mapping[str, str]) -> float | None:
         """Seconds that the headers of a response without an error ask to wait before the next poll."""

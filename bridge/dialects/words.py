@@ -43,7 +43,7 @@ def spell(value: object) -> str | None:
     return str(value) if isinstance(value, int) else None
 
 
-# How services say that a result is not there yet, often with a status that means an error (fal: 400).
+# Phrases for a result that is not ready yet, often sent with a status that means an error (fal: 400).
 NOT_READY_PHRASES: tuple[tuple[str, Outcome], ...] = tuple(
     (fold(words), Status.PROCESSING)
     for words in (
@@ -89,7 +89,7 @@ class WordMap:
     """Looks up a provider's words; an unmapped word is never guessed.
 
     Args:
-        common: Whether the usual words stand behind the provider's own.
+        common: Whether the common words apply where the provider's own list has none.
     """
 
     __slots__ = ("_common", "words")

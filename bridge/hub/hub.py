@@ -286,7 +286,7 @@ class Hub:
         return self._channels.get(key)
 
     def is_noticed(self, key: TaskKey, code: NoticeCode) -> bool:
-        """Whether such a notice of a task stands, which every subscriber that joins receives."""
+        """Whether such a notice of a task is active: every subscriber that joins receives it."""
         channel = self._channels.get(key)
         return channel is not None and code in channel.notices
 

@@ -23,7 +23,7 @@ from bridge.core.secrets import SecretMask
 from bridge.dialects.base import HttpResponse, Request
 from bridge.dialects.hosts import Hosts
 from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable, UpstreamUnreachable
-from bridge.sources.body_budget import BodyLimit, Share
+from bridge.sources.body_memory import BodyLimit, Share
 from bridge.sources.credentials import Credential
 
 STREAM_SILENCE_SECONDS = 90.0
@@ -215,7 +215,7 @@ class Session:
             raise _too_large(response, limit)
         parts: list[bytes] = []
         size = 0
-        with self._bodies.budget.share() as share:
+        with self._bodies.memory.share() as share:
             # Chunked or compressed, the length is known only while reading: 1 kB of gzip may hold a gigabyte.
             async for part in response.content.iter_any():
                 size += len(part)

@@ -34,7 +34,7 @@ class WithoutResult:
     """A status call that shows a completed task, and a call for the result that brought none."""
 
     observation: Observation
-    trouble: ResultUnavailable
+    failure: ResultUnavailable
 
 
 @dataclass(slots=True)
@@ -90,18 +90,18 @@ async def poll(upstream: Upstream, task_id: str, cache: PollCache) -> Observatio
         upstream.record_call("status", error)
         raise
     upstream.record_call("status")
-    trouble: ResultUnavailable | None = None
+    failure: ResultUnavailable | None = None
     observation = reading.observation
     if reading.follow is not None:
         try:
             observation = await _with_result(upstream, reading.follow, observation, task_id)
         except UpstreamError as error:
-            trouble = ResultUnavailable(error)
+            failure = ResultUnavailable(error)
             if observation.status is not Status.COMPLETED:
                 # Nothing is complete yet, so the status call alone says all there is.
-                trouble = None
-    _remember(upstream, answer, cache, whole=trouble is None)
-    return observation if trouble is None else WithoutResult(observation, trouble)
+                failure = None
+    _remember(upstream, answer, cache, whole=failure is None)
+    return observation if failure is None else WithoutResult(observation, failure)
 
 
 async def _with_result(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from bridge.core.rate_limit import Call
+from bridge.core.rate_limit import CallKind
 from bridge.core.task import Observation
 from bridge.dialects.base import Request
 from bridge.errors import UnreadablePayload, UpstreamError, UpstreamRefused
@@ -35,7 +35,7 @@ async def follow(
     """
     try:
         async with (
-            upstream.acquire(Call.STREAM, wait_seconds=OPEN_WAIT_SECONDS),
+            upstream.acquire(CallKind.STREAM, wait_seconds=OPEN_WAIT_SECONDS),
             upstream.session.listen(request) as (head, chunks),
         ):
             if head.status != 200:

@@ -14,7 +14,7 @@ from typing import Self
 
 from bridge.clock import Clock
 from bridge.core.estimate import RuntimeHistory
-from bridge.core.rate_limit import ABOUT_ONE_TASK, Call, CredentialLimiter, Permit, Scope
+from bridge.core.rate_limit import ABOUT_ONE_TASK, CallKind, CredentialLimiter, Permit, Scope
 from bridge.core.schedule import CallbackSupport, Pace
 from bridge.core.task import OWN_ACCOUNT
 from bridge.dialects.base import HttpResponse, Request
@@ -96,7 +96,7 @@ class Upstream:
     capacity_freed: Callable[[], None] = field(init=False, default=_nothing)
     _series: UpstreamSeries = field(init=False)
     _open_circuits: set[str] = field(init=False, default_factory=set)
-    _queues: dict[Call, deque[asyncio.Event]] = field(init=False, default_factory=dict)
+    _queues: dict[CallKind, deque[asyncio.Event]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         state = UpstreamState.OFF if self.limiter.off else UpstreamState.INITIALIZING
@@ -168,7 +168,7 @@ class Upstream:
     @asynccontextmanager
     async def acquire(
         self,
-        call: Call,
+        call: CallKind,
         *,
         task_id: str | None = None,
         shown: bool = False,
@@ -281,13 +281,13 @@ class Upstream:
 
     def _update_health(self, permit: Permit, error: UpstreamError | None, scope: Scope) -> None:
         if error is not None:
-            # The provider's words to one account are for that account alone; `/status` is for everyone.
+            # The provider's words to one account are for that account alone; `/status` is public.
             self.health.last_error = str(error) if self.account == OWN_ACCOUNT else error.code
             self.health.last_error_at = self.clock.time()
         own_key_rejected = self.limiter.rejected is not None and self.account == OWN_ACCOUNT
         # A 404, a rejected request, an unreadable page or the key of one caller: the provider works.
         about_task = error is None or error.about_task or isinstance(error, CredentialRefused)
-        works = about_task or (permit.call is Call.CREATE and scope is Scope.TASK)
+        works = about_task or (permit.call is CallKind.CREATE and scope is Scope.TASK)
         if own_key_rejected or self.limiter.open_circuit:
             works = False
         state = UpstreamState.VALID if works else UpstreamState.INTERRUPTED
@@ -299,7 +299,7 @@ class Upstream:
                 logger.warning("upstream unhealthy", extra=fields | {"error": self.health.last_error})
             elif self.health.state is UpstreamState.INTERRUPTED:
                 seconds = round(self.clock.time() - self.health.since, 1)
-                # The level of the failure, so that a reader of warnings sees that it is over.
+                # The level of the failure, so that a reader of warnings sees the recovery.
                 logger.warning("upstream recovered", extra=fields | {"after_seconds": seconds})
             self.health.state = state
             self.health.since = self.clock.time()

@@ -62,7 +62,7 @@ async def take(
     addressee = upstream if account == OWN_ACCOUNT or seen_by is None else seen_by(account)
     known = False
     if callback.task_id is not None and addressee is not None:
-        # Whatever task it names: it shows that callbacks reach the bridge.
+        # Even if the task is unknown: a callback came, so callbacks reach the bridge.
         addressee.callbacks.come = True
         try:
             task_id = check_task_id(callback.task_id)

@@ -31,6 +31,9 @@ from bridge.watchers.stream import StreamFollower
 from bridge.watchers.watcher import Watcher
 
 TICK_SECONDS = 1.0
+NEWS_SECONDS = 30.0
+"""How often a task that no poll has shown yet is checked for a state from another source."""
+
 NOTICE_AFTER_SECONDS = 0.8
 """How long a due first poll waits before its viewers get a notice. With one tick more it is less than 2 s."""
 
@@ -98,7 +101,7 @@ class Pool:
         self._callback_polls: dict[TaskKey, float] = {}
         self._missing: OrderedDict[TaskKey, tuple[BridgeError, float]] = OrderedDict()
         self._called_back: set[TaskKey] = set()
-        self._polled: Counter[tuple[str, str]] = Counter()
+        self._open_watches: Counter[tuple[str, str]] = Counter()
         self._group: asyncio.TaskGroup | None = None
         metrics.watches.census = self._census
         for name, upstream in upstreams.items():
@@ -256,6 +259,14 @@ class Pool:
         await watcher.polled_once.wait()
         return watcher.error
 
+    async def wait_found(self, key: TaskKey) -> BridgeError | None:
+        """Wait until a watched task has a state, through failed polls; returns why there is no such task."""
+        while (watcher := self._watchers.get(key)) is not None and watcher.watch.known is None:
+            if watcher.watch.not_found:
+                return watcher.error
+            await watcher.wait_news(NEWS_SECONDS)
+        return None
+
     async def shown(self, key: TaskKey, *, seconds: float) -> CachedResponse | BridgeError | None:
         """The provider's response to a status call.
 
@@ -346,7 +357,7 @@ class Pool:
         """Poll a task that an authentic callback named; starts a watch, without viewers, if none runs.
 
         Returns:
-            False when it is no id of this upstream, or too many such watches run.
+            False when the id cannot be one of this upstream, or too many such watches run.
         """
         watcher = self._watchers.get(key) or self._with_id_ending_in(key)
         if watcher is None or watcher.watch.not_found:
@@ -401,7 +412,7 @@ class Pool:
         self._called_back = {key for key in self._called_back if self._is_unseen(key)}
         self._forget_missing(now)
         lost = 0
-        polled: Counter[tuple[str, str]] = Counter()
+        open_watches: Counter[tuple[str, str]] = Counter()
         for number, watcher in enumerate(list(self._watchers.values()), start=1):
             lost += watcher.lost
             kept = lost <= MAX_LOST and watcher.own if watcher.lost else watcher.persistent
@@ -412,7 +423,7 @@ class Pool:
             if watcher.upstream.limiter.off:
                 continue  # it waits: no deadline passes
             try:
-                polled[watcher.key.upstream, watcher.key.account] += not watcher.over
+                open_watches[watcher.key.upstream, watcher.key.account] += not watcher.over
                 await watcher.tick(self._spacing(watcher))
             except BridgeError as error:
                 logger.warning("watch tick failed", extra={"task": watcher.key.ref, "error": str(error)})
@@ -421,12 +432,12 @@ class Pool:
             if number % 250 == 0:
                 # About 2 ms: other coroutines run in between, regardless of the number of watches.
                 await asyncio.sleep(0)
-        self._polled = polled
+        self._open_watches = open_watches
 
     def _spacing(self, watcher: Watcher) -> float:
         """Seconds between two polls of one task, where all tasks of the credential share its rate."""
         rate = watcher.upstream.limiter.requests_per_second
-        return 0.0 if rate is None else self._polled[watcher.key.upstream, watcher.key.account] / rate
+        return 0.0 if rate is None else self._open_watches[watcher.key.upstream, watcher.key.account] / rate
 
     async def _report_holds(self, now: float) -> None:
         """Notify the viewers whose first poll is held up; those of an upstream that is off in any case.

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable
 from itertools import count
 
 from bridge.core.fair_share import FairShare
-from bridge.core.rate_limit import Call, Permit
+from bridge.core.rate_limit import CallKind, Permit
 from bridge.core.task import OWN_ACCOUNT, Status
 from bridge.errors import BridgeError
 from bridge.sources.upstream import Upstream
@@ -114,15 +114,15 @@ class PollScheduler:
         self._promote_due(now)
         limiter = self._upstream.limiter
         limiter.polls_wait = bool(self._ready) or len(self._first) > 0
-        repeat_at = limiter.free_at(Call.POLL, now) if self._ready else None
+        repeat_at = limiter.free_at(CallKind.POLL, now) if self._ready else None
         repeats_wait = repeat_at is not None and repeat_at <= now
         if len(self._first) and not (repeats_wait and self._has_probe_for_key()):
             # Case 1: a newcomer's turn.
-            first_at = limiter.free_at(Call.FIRST, now)
+            first_at = limiter.free_at(CallKind.FIRST, now)
             while first_at is not None and first_at <= now:
                 turn = self._first.next_first(
                     repeats_wait=repeats_wait,
-                    in_flight=limiter.in_flight_of(Call.FIRST),
+                    in_flight=limiter.in_flight_of(CallKind.FIRST),
                     share=limiter.share,
                     limit=limiter.max_in_flight,
                 )
@@ -132,15 +132,17 @@ class PollScheduler:
                 if watcher.generation != generation:
                     self._first.finished(owner)  # cancelled, or rescheduled, while it waited
                     continue
-                return watcher, self._start(Call.FIRST, watcher, due, now, owner)
+                return watcher, self._start(CallKind.FIRST, watcher, due, now, owner)
         if not repeats_wait:
             return None
         # Case 2: the most urgent repeat. A half-open circuit probes with a task that a viewer waits for.
         _, _, watcher, due = heapq.heappop(self._ready) if not limiter.probing else self._pop_probe()
         self._first.repeat_started()
-        return watcher, self._start(Call.POLL, watcher, due, now)
+        return watcher, self._start(CallKind.POLL, watcher, due, now)
 
-    def _start(self, call: Call, watcher: Watcher, due: float, now: float, owner: Hashable = None) -> Permit:
+    def _start(
+        self, call: CallKind, watcher: Watcher, due: float, now: float, owner: Hashable = None
+    ) -> Permit:
         self._polling.add(watcher)
         self._upstream.record_wait(now - due)
         known = watcher.watch.known
@@ -150,14 +152,23 @@ class PollScheduler:
         return permit
 
     def _pop_probe(self) -> tuple[float, int, Watcher, float]:
-        # The probe that failed is scheduled again behind the others, so probes rotate. Linear, but at most
-        # once a second while the circuit is open.
+        # Linear, but rarely more than once a second while the circuit is open or the key rests.
         current = [entry for entry in self._ready if entry[2].generation == entry[1]]
-        is_denied = self._upstream.limiter.is_denied
-        entry = min(current, key=lambda one: (is_denied(one[2].key.task_id), not one[2].viewers, *one[:2]))
+        entry = min(current, key=lambda one: (*self._hope(one[2]), *one[:2]))
         self._ready.remove(entry)
         heapq.heapify(self._ready)
         return entry
+
+    def _hope(self, watcher: Watcher) -> tuple[bool, bool, int, float, float]:
+        """How much a probe with this task promises; the smallest goes out.
+
+        Probes rotate: each that failed goes behind the others. Among the rest, the task that the provider
+        showed last, or that changed last, before a restart too, is the least likely to be sick itself.
+        """
+        watch = watcher.watch
+        changed_at = watch.known.changed_at if watch.known is not None else 0.0
+        denied = self._upstream.limiter.is_denied(watcher.key.task_id)
+        return denied, not watcher.viewers, watch.failures, -watcher.shown_at, -changed_at
 
     def _has_probe_for_key(self) -> bool:
         """Whether a rejected key is best tried with a task that it was accepted for."""
@@ -169,17 +180,17 @@ class PollScheduler:
 
     def _can_start(self, now: float) -> bool:
         limiter = self._upstream.limiter
-        calls = [Call.POLL] if self._ready else []
+        calls = [CallKind.POLL] if self._ready else []
         if len(self._first):
-            calls.append(Call.FIRST)
+            calls.append(CallKind.FIRST)
         return any((at := limiter.free_at(call, now)) is not None and at <= now for call in calls)
 
     def _wait(self, now: float) -> float | None:
         """Seconds until a poll may start; None until something wakes `run`."""
         limiter = self._upstream.limiter
-        times = [limiter.free_at(Call.POLL, now)] if self._ready else []
+        times = [limiter.free_at(CallKind.POLL, now)] if self._ready else []
         if len(self._first):
-            times.append(limiter.free_at(Call.FIRST, now))
+            times.append(limiter.free_at(CallKind.FIRST, now))
         # A time that has come was refused for another reason (a connection's share): an event ends that.
         later = [at - now for at in times if at is not None and at > now]
         if self._waiting:
@@ -230,7 +241,7 @@ class PollScheduler:
         finally:
             if not permit.finished:
                 self._upstream.abandon(permit)
-            if permit.call is Call.FIRST:
+            if permit.call is CallKind.FIRST:
                 self._first.finished(permit.owner)
             self._polling.discard(watcher)
             self.schedule(watcher)

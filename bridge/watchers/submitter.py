@@ -20,7 +20,7 @@ from urllib.parse import quote
 from bridge.core.cursor import Cursor
 from bridge.core.event import Event
 from bridge.core.merge import unknown
-from bridge.core.rate_limit import Call
+from bridge.core.rate_limit import CallKind
 from bridge.core.task import Observation, Source, Status, TaskKey, check_task_id
 from bridge.dialects.base import HttpResponse, Request, Submission
 from bridge.errors import (
@@ -188,7 +188,7 @@ class Submitter:
     async def _forward_submit(self, call: _SubmitCall) -> Forwarded:
         response: HttpResponse | None = None
         try:
-            async with call.upstream.acquire(Call.CREATE):
+            async with call.upstream.acquire(CallKind.CREATE):
                 response = await _send_submit(call)
                 key, observation = _read_submitted(call, response)
         except UpstreamError as error:
@@ -198,7 +198,7 @@ class Submitter:
         return Forwarded(response, key, await self._watch_submitted(call, key, observation))
 
     async def _send_and_record(self, call: _SubmitCall) -> tuple[TaskKey, Event]:
-        async with call.upstream.acquire(Call.CREATE):
+        async with call.upstream.acquire(CallKind.CREATE):
             key, observation = _read_submitted(call, await _send_submit(call))
         return key, await self._watch_submitted(call, key, observation)
 
@@ -211,7 +211,7 @@ class Submitter:
         if request is None:
             raise error if responded and not _accepted(error) else _uncertain(error) from error
         try:
-            async with call.upstream.acquire(Call.CONTROL):
+            async with call.upstream.acquire(CallKind.CONTROL):
                 observation = await find(call.upstream, request)
                 key = _submitted_key(call.upstream, observation)
         except TaskNotFound:
@@ -254,7 +254,7 @@ class Submitter:
         response: HttpResponse | None = None
         observation: Observation | None = None
         try:
-            async with upstream.acquire(Call.CONTROL, task_id=key.task_id, shown=True):
+            async with upstream.acquire(CallKind.CONTROL, task_id=key.task_id, shown=True):
                 response = await _send(upstream, "cancel", request)
                 observation = _read_cancelled(upstream, key, response)
         except UpstreamError as error:
@@ -290,7 +290,7 @@ class Submitter:
     async def _poll_once(self, upstream: Upstream, key: TaskKey) -> Event | None:
         """Poll outside the schedule: the watch's next poll may be far away, or there is no watch."""
         try:
-            async with upstream.acquire(Call.POLL, task_id=key.task_id, shown=True):
+            async with upstream.acquire(CallKind.POLL, task_id=key.task_id, shown=True):
                 observation = await poll(upstream, key.task_id, PollCache())
         except UpstreamError:
             self._pool.poll_now(key)

@@ -119,7 +119,8 @@ class Watcher:
             deadline_seconds=self.upstream.deadline_seconds,
             callbacks=self._callbacks,
             grace_seconds=getattr(self.upstream.dialect, "result_grace_seconds", MISSING_RESULT_SECONDS),
-            # After a restart too: the provider has said that the task is completed, whatever it says next.
+            # After a restart too: once the provider has reported the task as completed, later 404s do not
+            # change that.
             succeeded=word is not None and self.upstream.dialect.words.get(fold(word)) is Status.COMPLETED,
         )
         if self._vouched_at is not None:
@@ -133,7 +134,7 @@ class Watcher:
             self.watch.vouch(now=self._vouched_at)
 
     def joined(self) -> None:
-        """Somebody new waits for the task."""
+        """A subscriber was added."""
         due = self.watch.due
         self.watch.joined(now=self.upstream.clock.monotonic())
         if self.watch.due != due:
@@ -219,8 +220,8 @@ class Watcher:
     def held_up(self, reason: str) -> None:
         """Polls of this upstream are held up: send the notice, and keep why there is no state."""
         if self.watch.known is None and not self.watch.not_found:
-            own_trouble = isinstance(self.error, UpstreamError) and self.error.about_task
-            if not own_trouble:
+            own_failure = isinstance(self.error, UpstreamError) and self.error.about_task
+            if not own_failure:
                 self.error = self.upstream.held_up() or self.error
             if self.error is not None:
                 self.polled_once.set()
@@ -250,7 +251,7 @@ class Watcher:
         """
         clock = self.upstream.clock
         if self.lost and (await self._journal.latest([self.key]))[0] is None:
-            # Retained no longer: nobody can ask for it.
+            # Retained no longer: no client can request it.
             self.upstream.abandon(permit)
             self.watch.due = None
             return
@@ -277,7 +278,7 @@ class Watcher:
                 if self.watch.not_found:
                     self.error = error
                 if self.error is not None:
-                    # The first 404 decides nothing: a second poll must say so too.
+                    # The first 404 decides nothing: a second poll must confirm it.
                     self.polled_once.set()
                 return
             self.shown_at = clock.monotonic()
@@ -335,7 +336,7 @@ class Watcher:
         before = self.watch.known
         update = self.watch.without_result(
             reading.observation,
-            reading.trouble,
+            reading.failure,
             source=source,
             now=clock.monotonic(),
             unix_time=clock.time(),
@@ -393,7 +394,7 @@ class Watcher:
         self._changed(self)
 
     def called_back(self, at: float) -> None:
-        """An authentic callback named the task: poll, and say so of the state that the poll brings."""
+        """An authentic callback named the task: poll, and give the new state `callback` as its source."""
         self._called_back = True
         self.vouch()
         self.poll_now(at)

@@ -61,6 +61,7 @@ def document(name):
 def seen_in(observation):
     state = asdict(observation)
     raw, outputs = state.pop("raw"), state.pop("outputs")
+    del state["result"], state["result_status"]  # the response itself, checked where it is served
     seen = {key: value for key, value in state.items() if value is not None and value is not False}
     if outputs:
         seen["outputs"] = [{k: v for k, v in output.items() if v is not None} for output in outputs]

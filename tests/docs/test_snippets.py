@@ -165,9 +165,12 @@ def test_the_example_configuration_has_every_setting_at_its_default_and_explains
     assert set(tables["qingbo"]) == set(UpstreamSettings.model_fields) - {
         "dialect",
         "dialect_file",
+        "api_key_file",
+        "follow_up_path",
         "callback_signing_key",
     }
-    names = ('preset = "custom"', "dialect_file = ", "callback_signing_key = ")
+    optional = ("dialect_file = ", "api_key_file = ", "follow_up_path = ", "callback_signing_key = ")
+    names = ('preset = "custom"', *optional)
     assert all(f"# {name}" in text for name in names)
     lines = text.splitlines()
     assert [

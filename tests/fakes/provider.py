@@ -156,7 +156,9 @@ def _no_fault(_task_id: str) -> None:
 
 def _observation(shown: dict[str, Any]) -> Observation:
     names = ("progress", "eta_seconds", "poll_after", "created_at", "completed_at", "changed_at", "model")
-    return Observation(status=Status(shown["status"]), **{name: shown.get(name) for name in names})
+    return Observation(
+        status=Status(shown["status"]), task_id=shown.get("id"), **{name: shown.get(name) for name in names}
+    )
 
 
 def frame(status: str, progress: float | None = None, **more: Any) -> bytes:

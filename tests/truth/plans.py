@@ -1,4 +1,4 @@
-"""What each scripted task will go through: its life, its troubles, and what its viewers must hold in the end."""
+"""What each scripted task goes through: its life, its troubles, and what its viewers must hold in the end."""
 
 from __future__ import annotations
 

@@ -72,6 +72,7 @@ class Scene:
     presets: list[str] = field(default_factory=recorded_names)
     plans: list[Plan] = field(default_factory=list)
     viewers: list[Viewer] = field(default_factory=list)
+    latecomers: dict[Viewer, float] = field(default_factory=dict)
     providers: dict[str, Provider] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
@@ -196,6 +197,12 @@ class Scene:
             for _ in range(chance.choice([1, 1, 2])):
                 kind = chance.choice(("sse", "sse", "socket", "longpoll", "ndjson"))
                 self._viewer(bridge, kind, [plan.ref])
+        for plan in self.plans:
+            # Somebody has seen the trouble grow, and somebody else comes when it is over.
+            longest = max((one.ends - one.begins for one in plan.troubles), default=0.0)
+            if plan.exists and plan.only_its_own and longest > 60 and not plan.never:
+                self._viewer(bridge, "sse", [plan.ref])
+                self.latecomers[self.viewers[-1]] = max(plan.calm_from, plan.ends) + chance.uniform(1, 9)
         for _ in range(len(self.plans) // 8):
             some = chance.sample(self.plans, min(chance.randint(2, 9), len(self.plans)))
             self._viewer(bridge, chance.choice(("many", "socket")), [plan.ref for plan in some])
@@ -214,7 +221,9 @@ class Scene:
             # At once, in the middle, or after the end.
             lag = self.chance.choice([0.05, 0.05, self.chance.uniform(0, 100), self.chance.uniform(100, 300)])
             plan = born[viewer.refs[0]]
-            if plan in first and any(one.kind == "404" for one in plan.troubles):
+            if viewer in self.latecomers:
+                lag = self.latecomers[viewer] - earliest
+            elif plan in first and any(one.kind == "404" for one in plan.troubles):
                 # Only what was seen is not missing after two 404s.
                 del first[plan]
                 lag = 0.05
@@ -227,7 +236,7 @@ class Scene:
             for plan in self.plans
             if plan.called_back is not None
         ]
-        done, late = await asyncio.wait(running, timeout=HORIZON)
+        _, late = await asyncio.wait(running, timeout=HORIZON)
         for one in late:
             one.cancel()
         for result in await asyncio.gather(*running, return_exceptions=True):
@@ -350,7 +359,8 @@ class Scene:
         if told > deadline:
             found.append(
                 f"{who}: told {told - max(plan.ends, viewer.joined):.1f} s after it could be, "
-                f"{told - deadline:.1f} s too late; joined {viewer.joined - plan.born:.0f}; {self.describe(plan)}"
+                f"{told - deadline:.1f} s too late; joined {viewer.joined - plan.born:.0f}; "
+                f"{self.describe(plan)}"
             )
         return found
 
@@ -377,7 +387,7 @@ class Scene:
             for other in self.plans
             if other.name == plan.name
         )
-        return KEY_REST if denied > 1 else 0.0
+        return KEY_REST * (denied // 2)
 
     def describe(self, plan: Plan) -> str:
         """A plan in one line."""
@@ -392,9 +402,10 @@ class Scene:
             for one in self.providers[plan.name].climate
         )
         return (
-            f"ends at {plan.ends - plan.born:.0f} {plan.outcome.value} lenient={plan.lenient} hint={plan.hint}"
-            f" submitted={plan.submitted} called_back={plan.called_back is not None} stream={plan.stream}"
-            f" asked={plan.asked} troubles=[{troubles}] result=[{result}] climate=[{climate}]"
+            f"ends at {plan.ends - plan.born:.0f} {plan.outcome.value} lenient={plan.lenient}"
+            f" hint={plan.hint} submitted={plan.submitted} called_back={plan.called_back is not None}"
+            f" stream={plan.stream} asked={plan.asked} troubles=[{troubles}] result=[{result}]"
+            f" climate=[{climate}]"
         )
 
 

@@ -117,7 +117,7 @@ class Viewer:
             self._all_missing(response)
         elif response.status not in (0, 200):
             self._first_word(3.5)
-            if response.status not in (502,):
+            if response.status != 502:
                 self.complaints.append(f"HTTP {response.status}: {response.body[:200]!r}")
             await asyncio.sleep(10)
 
@@ -178,6 +178,9 @@ class Viewer:
         if event_id is not None and event_id.partition(".")[0] == document["cursor"]:
             event_id = document["cursor"]
         self.account.state(shown, event_id)
+        if document["status"] == "lost":
+            # No task here is away for longer than a provider may forget it.
+            self.complaints.append(f"{ref} is said to be lost: {document['error']}")
         now = self.account.known.get(ref)
         if now is not None and now.final and now.status != "lost" and ref not in self.told:
             self.told[ref] = self.clock.monotonic()

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from bridge.core.event import Event
-from bridge.core.rate_limit import Call
+from bridge.core.rate_limit import CallKind
 from bridge.core.task import Source, TaskKey, check_id, check_task_id
 from bridge.errors import TaskNotFound, UpstreamError
 from bridge.sources.poll import find
@@ -52,7 +52,7 @@ class Aliases:
         request = upstream.dialect.alias_request(check_id(alias))
         if request is None:
             raise TaskNotFound("this upstream has no lookup by the client's own id")
-        async with upstream.acquire(Call.CONTROL):
+        async with upstream.acquire(CallKind.CONTROL):
             observation = await find(upstream, request)
         assert observation.task_id is not None
         key = TaskKey(upstream.name, check_task_id(observation.task_id), upstream.account)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from starlette.responses import Response
 
 from bridge.core.event import Event
-from bridge.core.rate_limit import Call
+from bridge.core.rate_limit import CallKind
 from bridge.core.task import Status, TaskKey, check_task_id
 from bridge.dialects.base import HttpResponse, Request
 from bridge.errors import BridgeError, ResultNotReady, TaskNotFound, UpstreamError, UpstreamRefused
@@ -104,7 +104,7 @@ class ProxyResults:
     async def _ask(self, upstream: Upstream, lookup: _Lookup, request: Request) -> None:
         lookup.response = lookup.error = None
         try:
-            async with upstream.acquire(Call.CONTROL):
+            async with upstream.acquire(CallKind.CONTROL):
                 lookup.response = await upstream.ask("status", request)
                 upstream.dialect.check_result(lookup.response)
         except UpstreamError as error:

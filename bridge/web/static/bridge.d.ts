@@ -107,9 +107,9 @@ export interface TaskState {
   progress: number | null;
   /** Estimated seconds left. Null if it cannot be estimated, and once the task is final. */
   eta_seconds: number | null;
-  /** When the task will probably be done: half of such tasks are by then. May lie in the past. Null without ground for an estimate; this version always sends null. */
+  /** When the task will probably be done: half of such tasks are by then. May lie in the past. Null if unknown; this version always sends null. */
   eta_at: Time | null;
-  /** When the task will nearly surely be done: nine of ten such tasks are by then. May lie in the past. Null without ground for an estimate; this version always sends null. */
+  /** When the task will nearly surely be done: nine of ten such tasks are by then. May lie in the past. Null if unknown; this version always sends null. */
   eta_by: Time | null;
   /** Number of tasks ahead in the queue, if the provider reports it. */
   queue_position: number | null;

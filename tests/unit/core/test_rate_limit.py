@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,9 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from bridge.core.rate_limit import (
     CIRCUIT_AFTER_FAILURES,
+    CONFIRM_KEY_SECONDS,
     FORBIDDEN_WINDOW_SECONDS,
     KEY_RETRY_SECONDS,
-    Call,
+    CallKind,
     CredentialLimiter,
     Permit,
     Scope,
@@ -46,12 +49,16 @@ def limiter(
 
 
 def fail(
-    one: CredentialLimiter, error: UpstreamError, now: float = NOW, call: Call = Call.POLL, task: str = "t"
+    one: CredentialLimiter,
+    error: UpstreamError,
+    now: float = NOW,
+    call: CallKind = CallKind.POLL,
+    task: str = "t",
 ) -> Scope:
-    return one.fail(one.start(call, now, task_id=task, shown=call is Call.POLL), error, now)
+    return one.fail(one.start(call, now, task_id=task, shown=call is CallKind.POLL), error, now)
 
 
-def succeed(one: CredentialLimiter, now: float = NOW, call: Call = Call.POLL) -> None:
+def succeed(one: CredentialLimiter, now: float = NOW, call: CallKind = CallKind.POLL) -> None:
     one.succeed(one.start(call, now, task_id="fine", shown=True), now)
 
 
@@ -70,66 +77,66 @@ def test_calls_keep_the_rate_and_idle_time_is_not_saved_up() -> None:
     one = limiter(max_in_flight=99, requests_per_second=4)
     starts = []
     for _ in range(5):
-        at = one.free_at(Call.POLL, NOW)
+        at = one.free_at(CallKind.POLL, NOW)
         assert at is not None
-        one.start(Call.POLL, at)
+        one.start(CallKind.POLL, at)
         starts.append(at)
     assert starts == [NOW, NOW + 0.25, NOW + 0.5, NOW + 0.75, NOW + 1.0]
     later = NOW + 100
-    one.start(Call.POLL, later)
-    assert one.free_at(Call.POLL, later) == later + 0.25
+    one.start(CallKind.POLL, later)
+    assert one.free_at(CallKind.POLL, later) == later + 0.25
 
 
 def test_hanging_repeats_leave_a_quarter_of_the_pool_to_newcomers() -> None:
     one = limiter(max_in_flight=8)
-    permits = [one.start(Call.POLL, NOW) for _ in range(6)]
-    assert one.free_at(Call.POLL, NOW) is None
-    assert one.free_at(Call.FIRST, NOW) == NOW
+    permits = [one.start(CallKind.POLL, NOW) for _ in range(6)]
+    assert one.free_at(CallKind.POLL, NOW) is None
+    assert one.free_at(CallKind.FIRST, NOW) == NOW
     one.abandon(permits[0])
-    assert one.free_at(Call.POLL, NOW) == NOW
+    assert one.free_at(CallKind.POLL, NOW) == NOW
 
 
 def test_first_polls_may_take_the_whole_pool_and_no_more() -> None:
     one = limiter(max_in_flight=8)
     for _ in range(8):
-        assert one.free_at(Call.FIRST, NOW) == NOW
-        one.start(Call.FIRST, NOW)
-    assert one.free_at(Call.FIRST, NOW) is None
+        assert one.free_at(CallKind.FIRST, NOW) == NOW
+        one.start(CallKind.FIRST, NOW)
+    assert one.free_at(CallKind.FIRST, NOW) is None
 
 
 def test_one_place_is_enough_for_every_kind() -> None:
     one = limiter(max_in_flight=1)
-    for call in Call:
+    for call in CallKind:
         permit = one.start(call, NOW)
         one.succeed(permit, NOW)
         assert one.free_at(call, NOW) == NOW
 
 
-@pytest.mark.parametrize("call", [Call.CREATE, Call.CONTROL, Call.STREAM])
-def test_hanging_calls_of_clients_stop_no_poll(call: Call) -> None:
+@pytest.mark.parametrize("call", [CallKind.CREATE, CallKind.CONTROL, CallKind.STREAM])
+def test_hanging_calls_of_clients_stop_no_poll(call: CallKind) -> None:
     one = limiter(max_in_flight=8)
     started = 0
     while one.free_at(call, NOW) is not None:
         one.start(call, NOW)
         started += 1
     assert started > 0
-    assert one.free_at(Call.POLL, NOW) == NOW
-    assert one.free_at(Call.FIRST, NOW) == NOW
+    assert one.free_at(CallKind.POLL, NOW) == NOW
+    assert one.free_at(CallKind.FIRST, NOW) == NOW
 
 
 def test_beside_waiting_polls_clients_calls_get_every_fourth_slot_of_the_rate() -> None:
     one = limiter(max_in_flight=32, requests_per_second=1)
     one.polls_wait = True
-    now, taken = NOW, {Call.POLL: 0, Call.CONTROL: 0}
+    now, taken = NOW, {CallKind.POLL: 0, CallKind.CONTROL: 0}
     for _ in range(80):
-        control, poll = one.free_at(Call.CONTROL, now), one.free_at(Call.POLL, now)
+        control, poll = one.free_at(CallKind.CONTROL, now), one.free_at(CallKind.POLL, now)
         assert control is not None
         assert poll is not None
-        call = Call.CONTROL if control <= poll else Call.POLL
+        call = CallKind.CONTROL if control <= poll else CallKind.POLL
         now = min(control, poll)
         one.succeed(one.start(call, now), now)
         taken[call] += 1
-    assert taken == {Call.POLL: 60, Call.CONTROL: 20}
+    assert taken == {CallKind.POLL: 60, CallKind.CONTROL: 20}
 
 
 # The provider's own limit
@@ -138,7 +145,7 @@ def test_beside_waiting_polls_clients_calls_get_every_fourth_slot_of_the_rate() 
 def test_one_429_pauses_every_call_for_as_long_as_asked() -> None:
     one = limiter()
     assert fail(one, UpstreamBusy(retry_after=30)) is Scope.CREDENTIAL
-    for call in (Call.POLL, Call.FIRST, Call.CREATE, Call.CONTROL):
+    for call in (CallKind.POLL, CallKind.FIRST, CallKind.CREATE, CallKind.CONTROL):
         assert one.free_at(call, NOW) == NOW + 30
     assert one.paused(NOW + 10) == 20
 
@@ -146,7 +153,7 @@ def test_one_429_pauses_every_call_for_as_long_as_asked() -> None:
 def test_a_pause_has_an_end_however_long_was_asked() -> None:
     one = limiter()
     fail(one, UpstreamBusy(retry_after=1e9))
-    assert one.free_at(Call.POLL, NOW) == NOW + MAX_WAIT
+    assert one.free_at(CallKind.POLL, NOW) == NOW + MAX_WAIT
 
 
 def test_429s_without_a_time_pause_longer_each_time_and_success_shortens_that() -> None:
@@ -166,7 +173,7 @@ def test_429s_without_a_time_pause_longer_each_time_and_success_shortens_that() 
 @pytest.mark.parametrize("wait", [None, 2.0])
 def test_calls_in_flight_together_meet_the_same_limit_once(wait: float | None) -> None:
     one = limiter()
-    permits = [one.start(Call.POLL, NOW, task_id=str(number), shown=True) for number in range(5)]
+    permits = [one.start(CallKind.POLL, NOW, task_id=str(number), shown=True) for number in range(5)]
     paused = []
     for permit in permits:
         one.fail(permit, UpstreamBusy(retry_after=wait), NOW)
@@ -177,17 +184,17 @@ def test_calls_in_flight_together_meet_the_same_limit_once(wait: float | None) -
 def test_a_429_for_an_id_never_shown_is_that_ids_own_beside_successes() -> None:
     one = limiter(interval=10.0)
     succeed(one)
-    assert fail(one, UpstreamBusy(retry_after=30), NOW + 5, Call.FIRST, "random") is Scope.TASK
-    assert one.free_at(Call.POLL, NOW + 5) == NOW + 5
+    assert fail(one, UpstreamBusy(retry_after=30), NOW + 5, CallKind.FIRST, "random") is Scope.TASK
+    assert one.free_at(CallKind.POLL, NOW + 5) == NOW + 5
     # with no success for an interval it is the credential's after all
-    assert fail(one, UpstreamBusy(retry_after=30), NOW + 15, Call.FIRST, "other") is Scope.CREDENTIAL
+    assert fail(one, UpstreamBusy(retry_after=30), NOW + 15, CallKind.FIRST, "other") is Scope.CREDENTIAL
 
 
 def test_a_create_that_meets_429_slows_every_call() -> None:
     one = limiter()
     succeed(one)
-    assert fail(one, UpstreamBusy(retry_after=7), call=Call.CREATE) is Scope.CREDENTIAL
-    assert one.free_at(Call.POLL, NOW) == NOW + 7
+    assert fail(one, UpstreamBusy(retry_after=7), call=CallKind.CREATE) is Scope.CREDENTIAL
+    assert one.free_at(CallKind.POLL, NOW) == NOW + 7
 
 
 # The circuit
@@ -201,12 +208,12 @@ def test_the_circuit_opens_when_the_way_fails_for_different_tasks(error: Upstrea
     assert not one.open_circuit
     assert fail(one, error, task="last") is Scope.CREDENTIAL
     assert one.open_circuit
-    at = one.free_at(Call.POLL, NOW)
+    at = one.free_at(CallKind.POLL, NOW)
     assert at is not None
     assert NOW < at < NOW + 2
-    one.start(Call.POLL, at)
-    assert one.free_at(Call.POLL, at) is None, "one probe at a time"
-    assert one.free_at(Call.STREAM, at) is None
+    one.start(CallKind.POLL, at)
+    assert one.free_at(CallKind.POLL, at) is None, "one probe at a time"
+    assert one.free_at(CallKind.STREAM, at) is None
 
 
 def test_one_task_that_fails_again_and_again_opens_no_circuit() -> None:
@@ -222,7 +229,7 @@ def test_what_is_about_one_task_holds_up_no_other(errors: list[UpstreamError]) -
     for number, error in enumerate(errors):
         assert fail(one, error, task=f"sick{number % 20}") is Scope.TASK
     assert not one.probing
-    assert one.free_at(Call.POLL, NOW) == NOW
+    assert one.free_at(CallKind.POLL, NOW) == NOW
 
 
 def test_a_success_between_starts_the_count_again() -> None:
@@ -237,7 +244,7 @@ def test_a_success_between_starts_the_count_again() -> None:
 
 def test_ids_that_hang_together_beside_a_success_are_no_outage() -> None:
     one = limiter(max_in_flight=32)
-    hanging = [one.start(Call.FIRST, NOW, task_id=f"h{number}") for number in range(20)]
+    hanging = [one.start(CallKind.FIRST, NOW, task_id=f"h{number}") for number in range(20)]
     succeed(one, NOW + 9)
     for permit in hanging:
         one.fail(permit, UpstreamTimeout(), NOW + 10)
@@ -248,10 +255,10 @@ def test_ids_never_shown_that_break_connections_are_no_outage_beside_successes()
     one = limiter(interval=10.0)
     succeed(one)
     for number in range(50):
-        fail(one, UpstreamUnavailable(), NOW + number / 10, Call.FIRST, f"random{number}")
+        fail(one, UpstreamUnavailable(), NOW + number / 10, CallKind.FIRST, f"random{number}")
     assert not one.open_circuit
     for number in range(50):  # but with no success for an interval they are
-        fail(one, UpstreamUnavailable(), NOW + 11, Call.FIRST, f"random{number}")
+        fail(one, UpstreamUnavailable(), NOW + 11, CallKind.FIRST, f"random{number}")
     assert one.open_circuit
 
 
@@ -259,22 +266,27 @@ def test_ids_never_shown_that_break_connections_are_no_outage_beside_successes()
 def test_creates_that_fail_open_no_circuit(error: UpstreamError) -> None:
     one = limiter()
     for number in range(50):
-        fail(one, error, call=Call.CREATE, task=str(number))
+        fail(one, error, call=CallKind.CREATE, task=str(number))
     assert not one.open_circuit
-    assert one.free_at(Call.POLL, NOW) == NOW
+    assert one.free_at(CallKind.POLL, NOW) == NOW
 
 
 def test_a_refused_connection_counts_whoever_met_it() -> None:
     one = limiter()
     for number in range(CIRCUIT_AFTER_FAILURES):
-        fail(one, UpstreamUnreachable(), call=Call.CREATE if number % 2 else Call.POLL, task=str(number))
+        fail(
+            one,
+            UpstreamUnreachable(),
+            call=CallKind.CREATE if number % 2 else CallKind.POLL,
+            task=str(number),
+        )
     assert one.open_circuit
 
 
 def test_probes_that_fail_come_rarer_up_to_about_a_minute_and_a_success_closes() -> None:
     one, now, waits = open_circuit(), NOW, []
     for number in range(12):
-        at = one.free_at(Call.POLL, now)
+        at = one.free_at(CallKind.POLL, now)
         assert at is not None
         waits.append(at - now)
         now = at
@@ -284,22 +296,22 @@ def test_probes_that_fail_come_rarer_up_to_about_a_minute_and_a_success_closes()
     now += 100
     succeed(one, now)
     assert not one.open_circuit
-    assert one.free_at(Call.POLL, now) == now
+    assert one.free_at(CallKind.POLL, now) == now
 
 
 def test_a_hanging_create_does_not_keep_polls_from_probing() -> None:
     one = open_circuit()
     later = NOW + 100
-    one.start(Call.CREATE, later)
-    assert one.free_at(Call.CREATE, later) is None
-    assert one.free_at(Call.POLL, later) == later
+    one.start(CallKind.CREATE, later)
+    assert one.free_at(CallKind.CREATE, later) is None
+    assert one.free_at(CallKind.POLL, later) == later
 
 
 def test_an_abandoned_probe_leaves_room_for_the_next() -> None:
     one = open_circuit()
     later = NOW + 100
-    one.abandon(one.start(Call.POLL, later))
-    assert one.free_at(Call.POLL, later) == later
+    one.abandon(one.start(CallKind.POLL, later))
+    assert one.free_at(CallKind.POLL, later) == later
     assert one.open_circuit
 
 
@@ -310,13 +322,13 @@ def test_a_401_rests_the_key_and_one_call_every_30_s_tries_it() -> None:
     one = limiter()
     assert fail(one, CredentialRefused(provider_status=401)) is Scope.CREDENTIAL
     assert one.probing
-    assert one.free_at(Call.POLL, NOW) == one.free_at(Call.CREATE, NOW) == NOW + KEY_RETRY_SECONDS
+    assert one.free_at(CallKind.POLL, NOW) == one.free_at(CallKind.CREATE, NOW) == NOW + KEY_RETRY_SECONDS
     at = NOW + KEY_RETRY_SECONDS
     fail(one, CredentialRefused(provider_status=401), at)
-    assert one.free_at(Call.POLL, at) == at + KEY_RETRY_SECONDS
+    assert one.free_at(CallKind.POLL, at) == at + KEY_RETRY_SECONDS
     succeed(one, at + KEY_RETRY_SECONDS)
     assert not one.probing
-    assert one.free_at(Call.POLL, at + KEY_RETRY_SECONDS) == at + KEY_RETRY_SECONDS
+    assert one.free_at(CallKind.POLL, at + KEY_RETRY_SECONDS) == at + KEY_RETRY_SECONDS
 
 
 def test_a_404_does_not_show_that_a_rejected_key_is_accepted_again() -> None:
@@ -338,6 +350,48 @@ def test_402_and_403_are_the_tasks_until_two_tasks_meet_them(status: int) -> Non
     assert fail(one, CredentialRefused(provider_status=status), late, task="d") is Scope.CREDENTIAL
 
 
+def test_two_403s_with_a_valid_answer_while_they_were_under_way_are_the_tasks_whatever_the_order() -> None:
+    """All were on their way together; which of the responses is read first says nothing."""
+    for order in permutations("ab+"):
+        one = limiter()
+        permits = {name: one.start(CallKind.POLL, NOW, task_id=name, shown=True) for name in order}
+        scopes = []
+        for name in order:
+            if name == "+":
+                one.succeed(permits[name], NOW + 1)
+            else:
+                scopes.append(one.fail(permits[name], CredentialRefused(provider_status=403), NOW + 1))
+        if order[-1] != "+":
+            assert scopes == [Scope.TASK] * 2, order
+        else:  # corrected at once
+            assert one.rejected is None
+
+
+def test_what_two_403s_suggest_is_tried_soon_by_other_tasks_before_the_key_rests() -> None:
+    one = limiter()
+    fail(one, CredentialRefused(provider_status=403), task="a")
+    assert fail(one, CredentialRefused(provider_status=403), task="b") is Scope.CREDENTIAL
+    at = NOW
+    for number, rest in enumerate((*CONFIRM_KEY_SECONDS, KEY_RETRY_SECONDS, KEY_RETRY_SECONDS)):
+        assert one.free_at(CallKind.POLL, at) == at + rest
+        at += rest
+        fail(one, CredentialRefused(provider_status=403), at, task=str(number))
+
+
+def test_a_good_answer_that_disproves_it_makes_two_403s_suggest_less_for_a_minute() -> None:
+    one = limiter()
+    fail(one, CredentialRefused(provider_status=403), task="a")
+    assert fail(one, CredentialRefused(provider_status=403), task="b") is Scope.CREDENTIAL
+    succeed(one, NOW + 1)
+    assert one.rejected is None
+    scopes = [fail(one, CredentialRefused(provider_status=403), NOW + 2, task=str(n)) for n in range(4)]
+    assert scopes == [Scope.TASK] * 3 + [Scope.CREDENTIAL]
+    succeed(one, NOW + 3)
+    later = NOW + 4 + FORBIDDEN_WINDOW_SECONDS
+    fail(one, CredentialRefused(provider_status=403), later, task="c")
+    assert fail(one, CredentialRefused(provider_status=403), later, task="d") is Scope.CREDENTIAL
+
+
 def test_a_403_that_the_dialect_names_is_the_key_at_once() -> None:
     error = CredentialRefused(provider_status=403)
     error.names_key = True
@@ -346,10 +400,10 @@ def test_a_403_that_the_dialect_names_is_the_key_at_once() -> None:
 
 def test_another_key_ends_the_rest_and_late_answers_to_the_old_one_reject_nothing() -> None:
     one = limiter()
-    late = one.start(Call.POLL, NOW, task_id="late")
+    late = one.start(CallKind.POLL, NOW, task_id="late")
     fail(one, CredentialRefused(provider_status=401))
     one.replace_key()
-    assert one.free_at(Call.POLL, NOW) is not None
+    assert one.free_at(CallKind.POLL, NOW) is not None
     assert one.fail(late, CredentialRefused(provider_status=401), NOW) is Scope.TASK
     assert one.rejected is None
     assert fail(one, CredentialRefused(provider_status=401), NOW + 1) is Scope.CREDENTIAL
@@ -357,7 +411,7 @@ def test_another_key_ends_the_rest_and_late_answers_to_the_old_one_reject_nothin
 
 def test_an_answer_to_a_call_from_before_the_rejection_does_not_end_the_rest() -> None:
     one = limiter()
-    early = one.start(Call.POLL, NOW - 1, task_id="early")
+    early = one.start(CallKind.POLL, NOW - 1, task_id="early")
     fail(one, CredentialRefused(provider_status=401))
     one.succeed(early, NOW + 1)
     assert one.rejected is not None
@@ -368,7 +422,7 @@ def test_an_answer_to_a_call_from_before_the_rejection_does_not_end_the_rest() -
 def test_no_call_starts_while_the_upstream_is_off() -> None:
     one = limiter()
     one.off = True
-    assert [one.free_at(call, NOW) for call in Call] == [None] * len(Call)
+    assert [one.free_at(call, NOW) for call in CallKind] == [None] * len(CallKind)
     assert one.lasting_hold(NOW) is not None
     assert one.for_other_credential(max_in_flight=2).off
 
@@ -376,9 +430,9 @@ def test_no_call_starts_while_the_upstream_is_off() -> None:
 @pytest.mark.parametrize("wait", [30.0, None])
 def test_a_503_that_asks_a_create_to_wait_pauses_creates_only(wait: float | None) -> None:
     one = limiter()
-    fail(one, UpstreamBusy(provider_status=503, retry_after=wait), call=Call.CREATE)
-    assert one.free_at(Call.CREATE, NOW) == NOW + (wait or 1.0)
-    assert one.free_at(Call.POLL, NOW) == NOW
+    fail(one, UpstreamBusy(provider_status=503, retry_after=wait), call=CallKind.CREATE)
+    assert one.free_at(CallKind.CREATE, NOW) == NOW + (wait or 1.0)
+    assert one.free_at(CallKind.POLL, NOW) == NOW
     assert one.lasting_hold(NOW) is None
 
 
@@ -405,8 +459,8 @@ class Limiting(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(call=st.sampled_from(Call), task=st.integers(0, 3), shown=st.booleans())
-    def start(self, call: Call, task: int, shown: bool) -> None:
+    @rule(call=st.sampled_from(CallKind), task=st.integers(0, 3), shown=st.booleans())
+    def start(self, call: CallKind, task: int, shown: bool) -> None:
         at = self.one.free_at(call, self.now)
         if at is None:
             return
@@ -444,11 +498,11 @@ class Limiting(RuleBasedStateMachine):
 
     @invariant()
     def capacity_is_what_runs(self) -> None:
-        for call in Call:
+        for call in CallKind:
             assert self.one.in_flight_of(call) == sum(permit.call is call for permit in self.running)
         assert self.one.in_flight <= 5
-        assert self.one.in_flight_of(Call.CREATE) <= 2
-        assert self.one.in_flight_of(Call.STREAM) <= 2
+        assert self.one.in_flight_of(CallKind.CREATE) <= 2
+        assert self.one.in_flight_of(CallKind.STREAM) <= 2
 
     @invariant()
     def the_rate_is_kept(self) -> None:
@@ -458,7 +512,7 @@ class Limiting(RuleBasedStateMachine):
     @invariant()
     def an_idle_credential_can_be_used_some_time(self) -> None:
         if not self.running:
-            for call in (Call.POLL, Call.FIRST, Call.CREATE, Call.CONTROL):
+            for call in (CallKind.POLL, CallKind.FIRST, CallKind.CREATE, CallKind.CONTROL):
                 assert self.one.free_at(call, self.now) is not None
 
 

@@ -63,6 +63,18 @@ def test_a_list_of_links_is_a_result():
     assert [output.url for output in seen.outputs] == ["https://c.example/a.png", "https://c.example/b.png"]
 
 
+def test_a_result_in_the_answer_itself_is_a_result():
+    png = "iVBORw0KGgoAAAANSUhEUg=="
+    seen = FAL.read_follow_up(DONE, answered(200, {"images": [{"url": f"data:image/png;base64,{png}"}]}))
+    assert seen.outputs == (Output(type="image", data=png, media_type="image/png"),)
+
+
+def test_a_file_that_nobody_can_fetch_is_named():
+    seen = FAL.read_follow_up(DONE, answered(200, {"video": {"url": "gs://bucket/v.mp4"}}))
+    assert seen.outputs == (Output(type="video", file_id="gs://bucket/v.mp4"),)
+    assert seen.result_unavailable
+
+
 def test_the_grace_of_a_missing_result_is_the_dialects():
     assert (FAL.result_grace_seconds, load_preset("qingbo").result_grace_seconds) == (60, 60)
     own = load_text(

@@ -86,6 +86,20 @@ def test_the_charset_of_the_response_counts(charset):
     assert read_json(body, f"application/json; charset={charset}").document == text
 
 
+@pytest.mark.parametrize(
+    ("charset", "codec", "word"),
+    [
+        *((name, "shift_jis", "\u8868\u80fd") for name in ("Shift-JIS", "x-sjis", "windows-31j", "ms932")),
+        *((name, "gbk", "\u5b8c\u6210") for name in ("cp936", "x-gbk", "gb_2312-80")),
+        *((name, "cp949", "\uc644\ub8cc") for name in ("windows-949", "ks_c_5601-1987", "euc_kr")),
+        *(("cp1252", "cp1252", "\xe9"), ("iso8859-1", "latin-1", "\xe9"), ("windows-874", "cp874", "\u0e44")),
+    ],
+)
+def test_a_charset_counts_by_every_name_it_has(charset, codec, word):
+    body = json.dumps({"a": word}, ensure_ascii=False).encode(codec)
+    assert read_json(body, f"application/json; charset={charset}").document == {"a": word}
+
+
 @pytest.mark.parametrize("charset", ["zip", "unicode_escape", "idna", "no-such", "hex", "raw_unicode_escape"])
 def test_a_header_chooses_no_codec_that_is_no_charset(charset):
     assert read_json(b'{"a":"\xff"}', f"application/json; charset={charset}").document == {"a": "\ufffd"}

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bridge.core.task import Output, Status
 from bridge.dialects.base import HttpResponse
-from bridge.dialects.outputs import Place, foreign, link
+from bridge.dialects.outputs import LinkContext, foreign, link
 from bridge.dialects.registry import load_preset, load_text
 
 BASE = "https://api.acme.example/v1/tasks/7?key=k"
@@ -54,22 +54,22 @@ outputs = [
     ],
 )
 def test_a_text_at_the_place_of_a_link(text, url):
-    assert link(text, BASE, Place.URL) == url
+    assert link(text, BASE, LinkContext.URL) == url
 
 
 @pytest.mark.parametrize(
     "text", ["/imagine a cat", "https://c.example/ is down today", "a cat.", "see a.png and b.png", "/help"]
 )
 def test_a_sentence_is_no_link(text):
-    assert link(text, BASE) is link(text, BASE, Place.SEARCH) is None
+    assert link(text, BASE) is link(text, BASE, LinkContext.SEARCH) is None
 
 
 def test_without_the_address_of_the_answer_a_relative_link_is_none():
-    assert link("/files/a.png", "", Place.URL) is None
-    assert link("https://c.example/a b.png", "", Place.URL) == "https://c.example/a%20b.png"
+    assert link("/files/a.png", "", LinkContext.URL) is None
+    assert link("https://c.example/a b.png", "", LinkContext.URL) == "https://c.example/a%20b.png"
 
 
-@given(st.text(), st.sampled_from(Place))
+@given(st.text(), st.sampled_from(LinkContext))
 def test_any_text_is_an_http_link_or_none(text, place):
     url = link(text, BASE, place)
     assert url is None or (url.startswith(("http://", "https://", "HTTP")) and not set(' "<>') & set(url))
@@ -107,6 +107,7 @@ def test_a_link_that_can_be_fetched_wins_over_a_bucket():
         (b'{"state":"ok","video":{"url":null}}', False),
         (b'{"state":"ok"}', False),
         (b'{"state":"ok","video":{"id":"7"}}', False),
+        (b'{"state":"ok","video":{"id":"7","url":""}}', True),
         (b'{"state":"ok","video":{"url":""},"images":["/a.png"]}', False),
         (b'{"state":"running","video":{"url":""}}', False),
         (b'{"state":"bad","gone":true}', False),

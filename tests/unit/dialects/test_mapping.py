@@ -94,14 +94,20 @@ def test_the_follow_up_fails_as_a_status_call_does(answer, error):
 def test_a_follow_up_may_say_that_the_task_failed():
     answer = ok({"base_resp": {"status_code": 1027, "status_msg": "output new_sensitive"}})
     assert VAPI.read_follow_up(DONE, answer) == replace(
-        DONE, status=Status.FAILED, error=Failure("1027", "output new_sensitive")
+        DONE,
+        status=Status.FAILED,
+        error=Failure("1027", "output new_sensitive"),
+        result=answer.body,
+        result_status=200,
     )
 
 
-def test_where_a_result_may_be_words_its_document_is_the_raw_one():
+def test_where_a_result_may_be_words_its_document_is_kept_beside_raw():
     done = Observation(status=Status.COMPLETED, raw=b"{}")
     words = ok({"output": "A cat on a wall."})
-    assert load_preset("fal").read_follow_up(done, words) == replace(done, raw=words.body)
+    assert load_preset("fal").read_follow_up(done, words) == replace(
+        done, result=words.body, result_status=200
+    )
 
 
 def test_without_a_follow_up_in_the_dialect_nothing_changes():

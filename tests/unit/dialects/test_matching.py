@@ -32,7 +32,7 @@ def ids_of(name):
         "fal": st.builds("{}/{}/{}".format, st.just("fal-ai"), st.just("flux"), plain_ids),
         "kling": st.builds("videos/text2video/{}".format, plain_ids),
         "runpod": st.builds("{}/{}".format, plain_ids, plain_ids),
-        "stability": st.builds("image-to-video/{}".format, plain_ids),
+        "stability": st.builds("{}/{}".format, st.sampled_from(["image-to-video", "results"]), plain_ids),
         "bfl": st.builds("api.bfl.ai/{}".format, plain_ids),
         "veo": st.builds("models/veo-3/operations/{}".format, plain_ids),
         "kie": plain_ids | st.builds("veo/record-info/{}".format, plain_ids),

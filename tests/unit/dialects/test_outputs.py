@@ -83,6 +83,12 @@ def test_a_data_url_among_links_is_content():
     )
 
 
+@pytest.mark.parametrize("rule", [{"at": "o", "url": "url"}, {"at": "@", "content": "search"}])
+def test_a_data_url_is_content_wherever_a_link_may_be(rule):
+    document = {"o": [{"url": f" data:image/png;base64,{PNG}"}, {"url": "data:,none"}]}
+    assert outputs(document, rule) == (Output(type="image", data=PNG, media_type="image/png"),)
+
+
 def test_base64_in_an_item():
     assert outputs({"o": [{"b64_json": PNG}]}, {"at": "o", "data": "b64_json"})[0].media_type == "image/png"
 

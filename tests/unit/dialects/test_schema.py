@@ -110,6 +110,13 @@ def test_a_wrong_value_is_an_error_at_its_place_or_none_at_all(name, data):
     compile_document(changed(document, keys, wrong))
 
 
+@pytest.mark.parametrize("wrong", [None, {}, 7])
+def test_a_table_whose_word_is_missing_is_one_error(wrong):
+    parsed = parse(changed(PRESETS["bytespike"], ("accepted", 1), wrong))
+    assert parsed.document is not None
+    assert {error.keys[:2] for error in parsed.errors} == {("accepted", 1)}
+
+
 @given(st.sampled_from(sorted(PRESETS)), st.data())
 def test_errors_at_two_places_are_both_found(name, data):
     document = PRESETS[name]

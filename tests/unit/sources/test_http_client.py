@@ -13,7 +13,7 @@ from bridge.dialects.base import Request
 from bridge.dialects.hosts import Hosts
 from bridge.dialects.registry import load_preset
 from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable
-from bridge.sources.body_budget import BodyBudget, BodyLimit
+from bridge.sources.body_memory import BodyLimit, BodyMemory
 from bridge.sources.credentials import FixedCredential, credential_of
 from bridge.sources.http_client import Session
 
@@ -216,26 +216,26 @@ async def test_a_body_is_read_to_its_limit_and_no_further(coding):
 
     async with listening() as provider:
         provider.hear_with = hear
-        limit = BodyLimit(LARGE, BodyBudget(largest=LARGE))
+        limit = BodyLimit(LARGE, BodyMemory(largest=LARGE))
         async with session_to(f"http://127.0.0.1:{provider.port}", bodies=limit) as session:
             answer = await session.ask(get(path=f"/t?size={LARGE}"))
             assert answer.body == b"x" * LARGE
             with pytest.raises(UnreadablePayload, match=f"larger than {LARGE} bytes"):
                 await session.ask(get(path=f"/t?size={LARGE + 1024 * 1024}"))
-        assert limit.budget.free == 64 * 1024 * 1024
+        assert limit.memory.free == 64 * 1024 * 1024
 
 
 async def test_the_time_a_body_waits_for_room_does_not_count():
     async with listening() as provider:
         provider.answer = {"status": 200, "body": b"x" * LARGE}
-        limit = BodyLimit(LARGE, BodyBudget(LARGE, largest=LARGE))
+        limit = BodyLimit(LARGE, BodyMemory(LARGE, largest=LARGE))
         async with session_to(f"http://127.0.0.1:{provider.port}", bodies=limit, seconds=0.5) as session:
-            other = limit.budget.share()
+            other = limit.memory.share()
             await other.grow(LARGE, LARGE)
             asked = asyncio.create_task(session.ask(get()))
             await asyncio.sleep(0.8)
             assert not asked.done()
-            limit.budget.give_back(other)
+            limit.memory.give_back(other)
             assert len((await asked).body) == LARGE
 
 

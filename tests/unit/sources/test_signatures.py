@@ -314,7 +314,7 @@ async def test_a_wrong_signature_is_counted_as_forged_and_makes_no_look(
         looks.append(named)
         return True
 
-    taken = await take(upstream, "s", headers, b'{"id":"t-1"}', poll_now=look_now)
+    taken = await take(upstream, "s", headers, b'{"id":"t-1"}', called_back=look_now)
     assert taken.result is result
     accepted = result is CallbackResult.ACCEPTED
     assert looks == [TaskKey("qingbo", "t-1")] * accepted

@@ -121,7 +121,9 @@ async def test_a_task_that_is_not_there_is_asked_for_once_by_everybody(open_hous
     house = open_house
     answers = await ask(house, 50)
     assert {type(one) for one in answers} == {TaskNotFound}
-    assert len(house.provider.polls(ID)) == 1
+    assert len(house.provider.polls(ID)) == 2  # the second one confirms it
+    assert {type(one) for one in await ask(house, 50)} == {TaskNotFound}
+    assert len(house.provider.polls(ID)) == 2
 
 
 async def test_an_end_that_came_another_way_is_left_to_the_journal(open_house: Any) -> None:

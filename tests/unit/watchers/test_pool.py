@@ -492,5 +492,22 @@ async def test_waiting_for_a_look_of_what_nobody_watches_is_over_at_once(open_ho
     assert await open_house.pool.wait_polled(TASK) is None
     open_house.pool.want(TASK)
     waiting = asyncio.ensure_future(open_house.pool.wait_polled(TASK))
-    await settle()
+    await open_house.clock.advance(1)  # the second poll says so, too
     assert isinstance(await waiting, TaskNotFound)
+
+
+@pytest.mark.parametrize("http", [403, 500])
+async def test_after_a_restart_sick_tasks_hold_up_no_healthy_one(house: Any, http: int) -> None:
+    """Nobody watches; 20 of 25 tasks fail, and they are polled first."""
+    for number in range(25):
+        sick = number < 20
+        house.provider.shows(key(number).task_id, "processing", 10, **({"http": http} if sick else {}))
+        changed_at = 1_800_000_000.0 + (0 if sick else number)
+        await house.journal.append(key(number), state("processing", 10, changed_at=changed_at))
+    await house.pool.restore()
+    async with house.running():
+        await house.clock.advance(30)
+    for number in range(20, 25):
+        polls = [house.clock.monotonic() - 30, *house.provider.polls(key(number).task_id)]
+        assert max(later - earlier for earlier, later in pairwise(polls)) < 15, number
+        assert len(polls) > 3

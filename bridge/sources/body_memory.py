@@ -14,7 +14,7 @@ UNCOUNTED_BYTES = 64 * 1024
 _STEP = 256 * 1024
 
 
-class BodyBudget:
+class BodyMemory:
     """A pool of bytes that bodies take in steps, first come first served, and return when they were read.
 
     One body at a time, the first, is promised room up to `largest`, and the others leave that much free. So
@@ -88,11 +88,11 @@ class BodyLimit:
 
     Args:
         max_bytes: Decompressed.
-        budget: Shared with other upstreams.
+        memory: Shared with other upstreams.
     """
 
     max_bytes: int = DEFAULT_MAX_BODY
-    budget: BodyBudget = field(default_factory=BodyBudget)
+    memory: BodyMemory = field(default_factory=BodyMemory)
 
 
 class Share:
@@ -102,10 +102,10 @@ class Share:
         taken: Bytes, beyond the first 64 KiB.
     """
 
-    __slots__ = ("_budget", "taken")
+    __slots__ = ("_memory", "taken")
 
-    def __init__(self, budget: BodyBudget) -> None:
-        self._budget = budget
+    def __init__(self, memory: BodyMemory) -> None:
+        self._memory = memory
         self.taken = 0
 
     def __enter__(self) -> Self:
@@ -115,7 +115,7 @@ class Share:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.taken:
-            self._budget.give_back(self)
+            self._memory.give_back(self)
 
     def covers(self, size: int) -> bool:
         """Whether a body of this many bytes needs no more room."""
@@ -125,4 +125,4 @@ class Share:
         """Take room for a body of this many bytes and a step more, at most for one of `limit` bytes."""
         missing = size - UNCOUNTED_BYTES - self.taken
         steps = -(-missing // _STEP) * _STEP
-        await self._budget.take(self, min(steps, max(limit - UNCOUNTED_BYTES - self.taken, missing)))
+        await self._memory.take(self, min(steps, max(limit - UNCOUNTED_BYTES - self.taken, missing)))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.sources.body_budget import UNCOUNTED_BYTES, BodyBudget
+from bridge.sources.body_memory import UNCOUNTED_BYTES, BodyMemory
 
 pytestmark = pytest.mark.anyio
 
@@ -20,40 +20,40 @@ async def settled():
 
 
 async def test_a_small_body_takes_nothing():
-    budget = BodyBudget(MIB, largest=MIB)
-    with budget.share() as share:
+    memory = BodyMemory(MIB, largest=MIB)
+    with memory.share() as share:
         assert share.covers(UNCOUNTED_BYTES)
         assert not share.covers(UNCOUNTED_BYTES + 1)
-    assert budget.free == MIB
+    assert memory.free == MIB
 
 
 async def test_the_next_body_is_read_when_there_is_room():
-    budget = BodyBudget(2 * MIB, largest=MIB)
-    first, second, third = (budget.share() for _ in range(3))
+    memory = BodyMemory(2 * MIB, largest=MIB)
+    first, second, third = (memory.share() for _ in range(3))
     await first.grow(MIB, MIB)
     await second.grow(MIB, MIB)
     waiting = asyncio.create_task(third.grow(MIB, MIB))
     await settled()
     assert not waiting.done()
-    budget.give_back(first)
+    memory.give_back(first)
     await waiting
     for share in (second, third):
-        budget.give_back(share)
-    assert budget.free == 2 * MIB
+        memory.give_back(share)
+    assert memory.free == 2 * MIB
 
 
 async def test_a_wait_that_is_given_up_keeps_nothing_from_the_others():
-    budget = BodyBudget(MIB, largest=MIB)
-    first, second, third = (budget.share() for _ in range(3))
+    memory = BodyMemory(MIB, largest=MIB)
+    first, second, third = (memory.share() for _ in range(3))
     await first.grow(MIB, MIB)
     given_up, waiting = (asyncio.create_task(share.grow(MIB, MIB)) for share in (second, third))
     await settled()
     given_up.cancel()
     await settled()
-    budget.give_back(first)
+    memory.give_back(first)
     await waiting
-    budget.give_back(third)
-    assert (budget.free, second.taken) == (MIB, 0)
+    memory.give_back(third)
+    assert (memory.free, second.taken) == (MIB, 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4 * MIB), st.booleans()), max_size=12), st.integers(0, 9))
@@ -63,15 +63,15 @@ def test_half_read_bodies_never_wait_for_each_other_without_end(bodies, seed):
 
 async def read_all(bodies, rng):
     limit = 4 * MIB
-    budget = BodyBudget(6 * MIB, largest=limit)
+    memory = BodyMemory(6 * MIB, largest=limit)
 
     async def read(size, *, breaks):
-        with budget.share() as share:
+        with memory.share() as share:
             for reached in range(0, size + 1, 300 * KIB):
                 if not share.covers(reached):
                     await share.grow(reached, limit)
                 assert share.covers(reached)
-                assert budget.free >= 0
+                assert memory.free >= 0
                 if breaks and reached > size / 2:
                     return
                 for _ in range(rng.randrange(3)):
@@ -79,4 +79,4 @@ async def read_all(bodies, rng):
 
     async with asyncio.timeout(10):
         await asyncio.gather(*(read(size, breaks=breaks) for size, breaks in bodies))
-    assert budget.free == 6 * MIB
+    assert memory.free == 6 * MIB

@@ -1,7 +1,9 @@
 """Where calls go, and who sees the credential; over real sockets."""
 
 import asyncio
+from base64 import b64encode
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 import pytest
 from aiohttp import web
@@ -165,6 +167,34 @@ async def test_a_key_as_short_as_a_word_is_no_secret():
         credential = credential_of(load_preset("qingbo"), "test", SystemClock())
         async with session_to(f"http://127.0.0.1:{provider.port}", credential=credential) as session:
             assert (await session.ask(get())).body == b"a test answers"
+
+
+async def test_headers_quote_no_key_either_and_stay_case_insensitive():
+    quoted = quote("sk-secret/of+ours", safe="")
+    headers = {"Content-Type": f"text/plain; key={quoted}", "X-Other": "1", "ETag": '"sk-secret/of+ours"'}
+    async with listening() as provider:
+        provider.answer = {"status": 200, "body": b"{}", "headers": headers}
+        credential = credential_of(load_preset("qingbo"), "sk-secret/of+ours", SystemClock())
+        async with session_to(f"http://127.0.0.1:{provider.port}", credential=credential) as session:
+            answer = await session.ask(get())
+            async with session.listen(get()) as (head, _):
+                for shown in (answer.headers, head.headers):
+                    assert shown["content-type"] == "text/plain; key=***"
+                    assert (shown["etag"], shown["X-OTHER"]) == ('"***"', "1")
+
+
+@pytest.mark.parametrize("size", [0, 3 * 1024 * 1024])
+async def test_other_secrets_of_an_upstream_are_masked_for_every_credential(size):
+    async with listening() as provider:
+        body = b"operator-secret account-secret " + b64encode(b"of: key-of-a-caller") + b" " * size
+        provider.answer = {"status": 200, "body": body}
+        base = f"http://127.0.0.1:{provider.port}"
+        async with session_to(base, secrets=["operator-secret"]) as session:
+            caller = credential_of(load_preset("qingbo"), "key-of-a-caller", SystemClock())
+            other = session.acting_as(caller, secrets=["account-secret"])
+            assert (await other.ask(get())).body.rstrip() == b"*** *** b2Y6I***"
+            assert (await session.ask(get())).body.startswith(b"*** account-secret b2Y6IG")
+            assert other.hide(b"operator-secret") == b"***"
 
 
 LARGE = 3 * 1024 * 1024

@@ -287,10 +287,16 @@ class Upstream:
         own_key_rejected = self.limiter.rejected is not None and self.account == OWN_ACCOUNT
         # A 404, a rejected request, an unreadable page or the key of one caller: the provider works.
         about_task = error is None or error.about_task or isinstance(error, CredentialRefused)
-        works = about_task or (permit.call is CallKind.CREATE and scope is Scope.TASK)
         if own_key_rejected or self.limiter.open_circuit:
-            works = False
-        state = UpstreamState.VALID if works else UpstreamState.INTERRUPTED
+            state = UpstreamState.INTERRUPTED
+        elif about_task:
+            state = UpstreamState.VALID
+        elif scope is Scope.TASK and (permit.call is CallKind.CREATE or not self.limiter.failures):
+            # A create fails for reasons of its own; so does a poll for an id that the provider never showed,
+            # beside polls that succeed. Neither shows how the provider is.
+            state = self.health.state
+        else:
+            state = UpstreamState.INTERRUPTED
         if self.health.state is not state:
             fields: dict[str, object] = {"upstream": self.name}
             if own_key_rejected:

@@ -33,7 +33,7 @@ FORBIDDEN_WINDOW_SECONDS = 60.0
 """402 or 403 for two different tasks within this time, with no valid answer between, is about the key."""
 
 CONFIRM_KEY_SECONDS = 2.0
-"""After 402s or 403s of two tasks a third call tells soon whether it is the key."""
+"""After 402s or 403s of two tasks a third call shows soon whether it is the key."""
 
 ABOUT_ONE_TASK = frozenset({402, 403})
 """HTTP statuses that may be about one task: out of credit, or another account's. The key itself is valid."""
@@ -254,8 +254,8 @@ class CredentialLimiter:
         self._learn_denied(permit.task_id)
         self._open = False
         if self._inferred or permit.started_at >= self._rejected_at:
-            # An answer to a call that was under way when a 401 came says nothing about now. It does where
-            # only the 402s and 403s of two tasks speak against the key.
+            # An answer to a call that was under way when a 401 came says nothing about now. It does after
+            # the 402s or 403s of two tasks, which only suggest a bad key.
             self.rejected = None
         self._last_success = now
         # Half, so that one success does not undo the pauses that several 429s led to; and a little less
@@ -289,7 +289,7 @@ class CredentialLimiter:
         return Scope.CREDENTIAL if self._open else Scope.TASK
 
     def is_denied(self, task_id: str) -> bool:
-        """Whether the provider answers 402 or 403 about this task: it is no probe for the key."""
+        """Whether the provider answers 402 or 403 about this task: it cannot probe the key."""
         return task_id in self._forbidden or task_id in self._denied
 
     def _learn_denied(self, accepted: str | None) -> None:

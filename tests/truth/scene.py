@@ -387,7 +387,7 @@ class Scene:
             for other in self.plans
             if other.name == plan.name
         )
-        return KEY_REST * (denied // 2)
+        return KEY_REST * max(denied - 1, 0)
 
     def describe(self, plan: Plan) -> str:
         """A plan in one line."""
@@ -404,7 +404,8 @@ class Scene:
         return (
             f"ends at {plan.ends - plan.born:.0f} {plan.outcome.value} lenient={plan.lenient}"
             f" hint={plan.hint} submitted={plan.submitted} called_back={plan.called_back is not None}"
-            f" stream={plan.stream} asked={plan.asked} troubles=[{troubles}] result=[{result}] climate=[{climate}]"
+            f" stream={plan.stream} asked={plan.asked} troubles=[{troubles}]"
+            f" result=[{result}] climate=[{climate}]"
         )
 
 

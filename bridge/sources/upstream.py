@@ -279,24 +279,29 @@ class Upstream:
                 queue[0].set()
         self.capacity_freed()
 
+    def _state_after(
+        self, permit: Permit, error: UpstreamError | None, scope: Scope, *, interrupted: bool
+    ) -> UpstreamState:
+        if interrupted:
+            return UpstreamState.INTERRUPTED
+        if error is None or error.about_task or isinstance(error, CredentialRefused):
+            # A 404, a rejected request, an unreadable page or the key of one caller: the provider works.
+            return UpstreamState.VALID
+        if scope is Scope.TASK and (permit.call is CallKind.CREATE or not self.limiter.failures):
+            # A create fails for reasons of its own; so does a poll for an id that the provider never showed,
+            # beside polls that succeed. Neither shows how the provider is.
+            return self.health.state
+        return UpstreamState.INTERRUPTED
+
     def _update_health(self, permit: Permit, error: UpstreamError | None, scope: Scope) -> None:
         if error is not None:
             # The provider's words to one account are for that account alone; `/status` is public.
             self.health.last_error = str(error) if self.account == OWN_ACCOUNT else error.code
             self.health.last_error_at = self.clock.time()
         own_key_rejected = self.limiter.rejected is not None and self.account == OWN_ACCOUNT
-        # A 404, a rejected request, an unreadable page or the key of one caller: the provider works.
-        about_task = error is None or error.about_task or isinstance(error, CredentialRefused)
-        if own_key_rejected or self.limiter.open_circuit:
-            state = UpstreamState.INTERRUPTED
-        elif about_task:
-            state = UpstreamState.VALID
-        elif scope is Scope.TASK and (permit.call is CallKind.CREATE or not self.limiter.failures):
-            # A create fails for reasons of its own; so does a poll for an id that the provider never showed,
-            # beside polls that succeed. Neither shows how the provider is.
-            state = self.health.state
-        else:
-            state = UpstreamState.INTERRUPTED
+        state = self._state_after(
+            permit, error, scope, interrupted=own_key_rejected or self.limiter.open_circuit
+        )
         if self.health.state is not state:
             fields: dict[str, object] = {"upstream": self.name}
             if own_key_rejected:

@@ -179,7 +179,8 @@ async def test_without_auth_it_says_why_it_does_not_start(running: tuple[Contain
 
 async def test_a_file_may_say_everything(running: tuple[Container, Provider]) -> None:
     made, _ = running
-    text = 'auth = "token"\\ntoken_issuer = "x"\\ntoken_jwks_url = "https://id.example/keys"\\n[upstreams.qingbo]\\napi_key = "k"\\n'
+    text = 'auth = "token"\\ntoken_issuer = "x"\\ntoken_jwks_url = "https://id.example/keys"\\n'
+    text += '[upstreams.qingbo]\\napi_key = "k"\\n'
     write = f"printf '{text}' > /data/bridge.toml && taskbridge check-config --json && rm /data/bridge.toml"
     code, said = await made.run("sh", "-c", write, BRIDGE_CONFIG="/data/bridge.toml")
     assert code == 0, said

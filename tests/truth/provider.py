@@ -144,7 +144,7 @@ class Provider:
         if kind == "truncated":
             body = self._shown(request, plan, self._view(plan)).body
             body = body[: len(body) // 2]
-        if kind in {"401", "402", "404", "429"} and not of_result:
+        if kind in {"401", "404", "429"} and not of_result:
             reply = self.style.refuse(Refusal(int(kind), "refused", "refused"))
             return self._response(request, reply)
         if kind == "202" and of_result:
@@ -204,6 +204,8 @@ class Provider:
 
 _FAULTS: dict[str, tuple[int, dict[str, str], bytes]] = {
     "404": (404, {}, b'{"detail": "not here"}'),
+    # Without a code: where the dialect names the code of a 402, it is the key at once.
+    "402": (402, {}, b'{"detail": "payment required"}'),
     "403": (403, {}, b'{"detail": "forbidden"}'),
     "400": (400, {}, b"<html>bad request</html>"),
     "500": (500, {}, b'{"detail": "oops"}'),

@@ -135,9 +135,11 @@ class Scene:
                 vouched = plan.submitted or plan.called_back is not None
                 if first is not None and wide and not vouched:
                     plan.troubles = []
-                if 400 in load_preset(name).rules.answers.http:
-                    # The dialect says what it means: the provider's word, not trouble.
-                    plan.troubles = [one for one in plan.troubles if one.kind != "400"]
+                # Where the dialect says what an HTTP status means, it is the provider's word, not trouble.
+                named = {str(code) for code in load_preset(name).rules.answers.http}
+                plan.troubles = [
+                    one for one in plan.troubles if one.kind not in named & {"400", "402", "403"}
+                ]
                 if not provider.style.preset.status_paths:
                     plan.troubles = [one for one in plan.troubles if one.kind != "word"]
             if plan.followed and plan.final_status == "completed" and chance.random() < 0.6:

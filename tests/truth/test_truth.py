@@ -60,7 +60,7 @@ def _success_before_the_second_call(patch: pytest.MonkeyPatch) -> None:
 
 
 def _one_404_ends(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Watch, "_patience", lambda *_: (1, 0.0, 1.0))
+    patch.setattr(Watch, "_missing_grace", lambda *_: (1, 0.0, 1.0))
     patch.setattr(core, "VOUCHED_SECONDS", 0.0)
 
 

@@ -3,7 +3,7 @@
 Rule 1: while repeats wait, every fourth start is a first poll; without repeats every start is.
 Rule 2: while repeats wait, one connection gets at most every second of those (one start in eight), so that a
         flood of random ids leaves repeats seven starts of eight, and a newcomer the next turn.
-Rule 3: inside their share connections take turns, and none holds more than half of the places in flight:
+Rule 3: inside their share connections take turns, one that had none lately before the others, and none holds more than half of the places in flight:
         first polls may hang, too.
 """
 
@@ -12,10 +12,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Generic, TypeVar
 
 REPEATS_PER_FIRST = 3
 REPEATS_PER_FIRST_OF_ONE = 7
+NEW_PER_ROUND = 3
+"""Turns in a row of connections that had none lately, while others wait."""
 
 Item = TypeVar("Item")
 
@@ -30,6 +33,10 @@ class FairShare(Generic[Item]):
     """
 
     _queues: dict[Hashable, deque[Item]] = field(default_factory=dict)
+    _new: dict[Hashable, None] = field(default_factory=dict)
+    _served: dict[Hashable, int] = field(default_factory=dict)
+    _turns: int = 0
+    _new_in_a_row: int = 0
     _holding: dict[Hashable, int] = field(default_factory=dict)
     _since_first: int = REPEATS_PER_FIRST_OF_ONE
     _last: Hashable = _NO_CONNECTION
@@ -39,7 +46,12 @@ class FairShare(Generic[Item]):
 
     def add(self, connection: Hashable, item: Item) -> None:
         """A first poll is due. `connection` is the subscriber (or caller) that asked for the task."""
-        self._queues.setdefault(connection, deque()).append(item)
+        if connection not in self._queues:
+            self._queues[connection] = deque()
+            # Who waits in the rotation had a turn, or waits since, within as many turns as it is long.
+            if self._turns - self._served.get(connection, -len(self._queues)) >= len(self._queues):
+                self._new[connection] = None
+        self._queues[connection].append(item)
 
     def queued_by(self, connection: Hashable) -> int:
         """First polls of this connection that wait for their turn."""
@@ -61,10 +73,11 @@ class FairShare(Generic[Item]):
         # The connection served last has its turn after all others, so a newcomer gets the next one.
         again = not repeats_wait or self._since_first >= REPEATS_PER_FIRST_OF_ONE
         fallback = self._last if again and self._last in self._queues else _NO_CONNECTION
+        new_first = self._new if self._new_in_a_row < NEW_PER_ROUND else ()
         chosen = next(
             (
                 connection
-                for connection in self._queues
+                for connection in chain(new_first, self._queues)
                 if connection != self._last and self._holding.get(connection, 0) < each
             ),
             _NO_CONNECTION if self._holding.get(fallback, 0) >= each else fallback,
@@ -72,12 +85,23 @@ class FairShare(Generic[Item]):
         queue = self._queues.pop(chosen, None)
         if queue is None:
             return None
+        self._take_turn(chosen)
         item = queue.popleft()
         if queue:
             self._queues[chosen] = queue  # behind all others: dicts keep their order
         self._holding[chosen] = self._holding.get(chosen, 0) + 1
         self._since_first, self._last = 0, chosen
         return item
+
+    def _take_turn(self, connection: Hashable) -> None:
+        self._new_in_a_row = self._new_in_a_row + 1 if connection in self._new else 0
+        self._new.pop(connection, None)
+        self._turns += 1
+        self._served.pop(connection, None)
+        self._served[connection] = self._turns
+        # Older turns than the rotation is long count as none.
+        while self._served and self._turns - next(iter(self._served.values())) > len(self._queues) + 1:
+            del self._served[next(iter(self._served))]
 
     def repeat_started(self) -> None:
         """A repeat went out: first polls come a step nearer to their turn."""
@@ -94,3 +118,4 @@ class FairShare(Generic[Item]):
     def drop(self, connection: Hashable) -> None:
         """The connection is gone: its first polls wait no longer."""
         self._queues.pop(connection, None)
+        self._new.pop(connection, None)

@@ -3,8 +3,8 @@
 Rule 1: while repeats wait, every fourth start is a first poll; without repeats every start is.
 Rule 2: while repeats wait, one connection gets at most every second of those (one start in eight), so that a
         flood of random ids leaves repeats seven starts of eight, and a newcomer the next turn.
-Rule 3: inside their share connections take turns, one that had none lately before the others, and none holds more than half of the places in flight:
-        first polls may hang, too.
+Rule 3: inside their share connections take turns, one that had none lately before the others, and none
+        holds more than half of the places in flight: first polls may hang, too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 
 REPEATS_PER_FIRST = 3
 REPEATS_PER_FIRST_OF_ONE = 7
+RECENT_TURNS = 2
 NEW_PER_ROUND = 3
 """Turns in a row of connections that had none lately, while others wait."""
 
@@ -39,6 +40,7 @@ class FairShare(Generic[Item]):
     _new_in_a_row: int = 0
     _holding: dict[Hashable, int] = field(default_factory=dict)
     _since_first: int = REPEATS_PER_FIRST_OF_ONE
+    _before: int = REPEATS_PER_FIRST_OF_ONE
     _last: Hashable = _NO_CONNECTION
 
     def __len__(self) -> int:
@@ -48,8 +50,7 @@ class FairShare(Generic[Item]):
         """A first poll is due. `connection` is the subscriber (or caller) that asked for the task."""
         if connection not in self._queues:
             self._queues[connection] = deque()
-            # Who waits in the rotation had a turn, or waits since, within as many turns as it is long.
-            if self._turns - self._served.get(connection, -len(self._queues)) >= len(self._queues):
+            if self._turns - self._served.get(connection, -RECENT_TURNS) >= RECENT_TURNS:
                 self._new[connection] = None
         self._queues[connection].append(item)
 
@@ -90,7 +91,8 @@ class FairShare(Generic[Item]):
         if queue:
             self._queues[chosen] = queue  # behind all others: dicts keep their order
         self._holding[chosen] = self._holding.get(chosen, 0) + 1
-        self._since_first, self._last = 0, chosen
+        self._since_first, self._before = 0, self._since_first
+        self._last = chosen
         return item
 
     def _take_turn(self, connection: Hashable) -> None:
@@ -99,8 +101,7 @@ class FairShare(Generic[Item]):
         self._turns += 1
         self._served.pop(connection, None)
         self._served[connection] = self._turns
-        # Older turns than the rotation is long count as none.
-        while self._served and self._turns - next(iter(self._served.values())) > len(self._queues) + 1:
+        while self._turns - next(iter(self._served.values())) >= RECENT_TURNS:
             del self._served[next(iter(self._served))]
 
     def repeat_started(self) -> None:
@@ -114,6 +115,11 @@ class FairShare(Generic[Item]):
             self._holding[connection] = left
         else:
             self._holding.pop(connection, None)
+
+    def not_started(self, connection: Hashable) -> None:
+        """The first poll that `next_first` gave out last is needed no more: the turn is another's."""
+        self.finished(connection)
+        self._since_first = self._before
 
     def drop(self, connection: Hashable) -> None:
         """The connection is gone: its first polls wait no longer."""

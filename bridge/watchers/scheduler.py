@@ -20,6 +20,8 @@ UNWATCHED_GRACE_SECONDS = 10.0
 WATCHED_GRACE_SECONDS = 1.0
 RETRY_AFTER_ERROR_SECONDS = 5.0
 CANCELLED = -1
+ABANDONED = "abandoned"
+"""Stands for the connections that asked for a task and are gone."""
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +132,14 @@ class PollScheduler:
                     break
                 generation, watcher, due, owner = turn
                 if watcher.generation != generation:
-                    self._first.finished(owner)  # cancelled, or rescheduled, while it waited
+                    self._first.not_started(owner)  # cancelled, or rescheduled, while it waited
+                    continue
+                if owner != ABANDONED and watcher.abandoned:
+                    # All such tasks together have the turn of one connection: a client that connects again
+                    # and again with other ids must not leave a queue behind each time.
+                    self._first.not_started(owner)
+                    watcher.asked_by = ABANDONED
+                    self._first.add(ABANDONED, (generation, watcher, due, ABANDONED))
                     continue
                 return watcher, self._start(Call.FIRST, watcher, due, now, owner)
         if not repeats_wait:

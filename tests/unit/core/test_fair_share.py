@@ -56,6 +56,16 @@ def test_a_newcomer_has_the_next_turn_before_many_connections_that_had_theirs() 
     assert "new/2" in turns(share, 4), "its last turn is long past"
 
 
+def test_what_is_not_started_uses_up_no_turn() -> None:
+    share: FairShare[str] = FairShare()
+    share.add("gone", "gone/1")
+    share.add("new", "new/1")
+    for connection in ("gone", "new"):
+        item = share.next_first(repeats_wait=True, in_flight=0, share=8, limit=32)
+        assert item == f"{connection}/1"
+        share.not_started(connection)
+
+
 def test_newcomers_without_end_leave_turns_to_those_who_wait() -> None:
     share: FairShare[str] = FairShare()
     for task in range(20):

@@ -3,7 +3,7 @@
 Rule 1: while repeats wait, every fourth start is a first poll; without repeats every start is.
 Rule 2: while repeats wait, one connection gets at most every second of those (one start in eight), so that a
         flood of random ids leaves repeats seven starts of eight, and a newcomer the next turn.
-Rule 3: inside their share connections take turns, one that had none lately before the others, and none
+Rule 3: inside their share connections take turns, one that had nothing waiting before the others, and none
         holds more than half of the places in flight: first polls may hang, too.
 """
 
@@ -17,9 +17,8 @@ from typing import Generic, TypeVar
 
 REPEATS_PER_FIRST = 3
 REPEATS_PER_FIRST_OF_ONE = 7
-RECENT_TURNS = 2
 NEW_PER_ROUND = 3
-"""Turns in a row of connections that had none lately, while others wait."""
+"""Turns in a row of connections that had nothing waiting, while others wait."""
 
 Item = TypeVar("Item")
 
@@ -35,12 +34,10 @@ class FairShare(Generic[Item]):
 
     _queues: dict[Hashable, deque[Item]] = field(default_factory=dict)
     _new: dict[Hashable, None] = field(default_factory=dict)
-    _served: dict[Hashable, int] = field(default_factory=dict)
-    _turns: int = 0
     _new_in_a_row: int = 0
     _holding: dict[Hashable, int] = field(default_factory=dict)
     _since_first: int = REPEATS_PER_FIRST_OF_ONE
-    _before: int = REPEATS_PER_FIRST_OF_ONE
+    _before: tuple[int, int, Hashable] = (REPEATS_PER_FIRST_OF_ONE, 0, _NO_CONNECTION)
     _last: Hashable = _NO_CONNECTION
 
     def __len__(self) -> int:
@@ -50,8 +47,7 @@ class FairShare(Generic[Item]):
         """A first poll is due. `connection` is the subscriber (or caller) that asked for the task."""
         if connection not in self._queues:
             self._queues[connection] = deque()
-            if self._turns - self._served.get(connection, -RECENT_TURNS) >= RECENT_TURNS:
-                self._new[connection] = None
+            self._new[connection] = None
         self._queues[connection].append(item)
 
     def queued_by(self, connection: Hashable) -> int:
@@ -86,23 +82,15 @@ class FairShare(Generic[Item]):
         queue = self._queues.pop(chosen, None)
         if queue is None:
             return None
-        self._take_turn(chosen)
+        self._before = self._since_first, self._new_in_a_row, self._last
+        self._new_in_a_row = self._new_in_a_row + 1 if chosen in self._new else 0
+        self._new.pop(chosen, None)
         item = queue.popleft()
         if queue:
             self._queues[chosen] = queue  # behind all others: dicts keep their order
         self._holding[chosen] = self._holding.get(chosen, 0) + 1
-        self._since_first, self._before = 0, self._since_first
-        self._last = chosen
+        self._since_first, self._last = 0, chosen
         return item
-
-    def _take_turn(self, connection: Hashable) -> None:
-        self._new_in_a_row = self._new_in_a_row + 1 if connection in self._new else 0
-        self._new.pop(connection, None)
-        self._turns += 1
-        self._served.pop(connection, None)
-        self._served[connection] = self._turns
-        while self._turns - next(iter(self._served.values())) >= RECENT_TURNS:
-            del self._served[next(iter(self._served))]
 
     def repeat_started(self) -> None:
         """A repeat went out: first polls come a step nearer to their turn."""
@@ -119,7 +107,7 @@ class FairShare(Generic[Item]):
     def not_started(self, connection: Hashable) -> None:
         """The first poll that `next_first` gave out last is needed no more: the turn is another's."""
         self.finished(connection)
-        self._since_first = self._before
+        self._since_first, self._new_in_a_row, self._last = self._before
 
     def drop(self, connection: Hashable) -> None:
         """The connection is gone: its first polls wait no longer."""

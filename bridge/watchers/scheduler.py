@@ -20,6 +20,7 @@ UNWATCHED_GRACE_SECONDS = 10.0
 WATCHED_GRACE_SECONDS = 1.0
 RETRY_AFTER_ERROR_SECONDS = 5.0
 CANCELLED = -1
+SKIPPED_AT_ONCE = 100
 ABANDONED = "abandoned"
 """Stands for the connections that asked for a task and are gone."""
 
@@ -121,7 +122,13 @@ class PollScheduler:
         if len(self._first) and not (repeats_wait and self._has_probe_for_key()):
             # Case 1: a newcomer's turn.
             first_at = limiter.free_at(Call.FIRST, now)
+            skipped = 0
             while first_at is not None and first_at <= now:
+                if skipped == SKIPPED_AT_ONCE:
+                    # A flood has left many behind: other coroutines run in between.
+                    asyncio.get_running_loop().call_soon(self._woken.set)
+                    break
+                skipped += 1
                 turn = self._first.next_first(
                     repeats_wait=repeats_wait,
                     in_flight=limiter.in_flight_of(Call.FIRST),

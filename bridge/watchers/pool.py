@@ -210,7 +210,7 @@ class Pool:
         # which a flood asked for before does not wait behind the flood.
         shorter = watcher.viewers == 0 or scheduler.queued_by(by) < scheduler.queued_by(watcher.asked_by)
         if watcher.watch.known is None and watcher.asked_by != by and shorter:
-            watcher.asked_by, watcher.asked_to_read = by, request is not None
+            watcher.asked_by = by
             scheduler.schedule(watcher)
         if watcher.viewers == 0:
             # With viewers the hub remembers the active notices for newcomers; without, it has dropped them.

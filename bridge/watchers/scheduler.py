@@ -21,8 +21,6 @@ WATCHED_GRACE_SECONDS = 1.0
 RETRY_AFTER_ERROR_SECONDS = 5.0
 CANCELLED = -1
 SKIPPED_AT_ONCE = 100
-ABANDONED = "abandoned"
-"""Stands for the connections that asked for a task and are gone."""
 
 logger = logging.getLogger(__name__)
 
@@ -140,13 +138,6 @@ class PollScheduler:
                 generation, watcher, due, owner = turn
                 if watcher.generation != generation:
                     self._first.not_started(owner)  # cancelled, or rescheduled, while it waited
-                    continue
-                if owner != ABANDONED and watcher.abandoned:
-                    # All such tasks together have the turn of one connection: a client that connects again
-                    # and again with other ids must not leave a queue behind each time.
-                    self._first.not_started(owner)
-                    watcher.asked_by = ABANDONED
-                    self._first.add(ABANDONED, (generation, watcher, due, ABANDONED))
                     continue
                 return watcher, self._start(Call.FIRST, watcher, due, now, owner)
         if not repeats_wait:

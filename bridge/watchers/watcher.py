@@ -33,7 +33,6 @@ class Watcher:
 
     Attributes:
         asked_by: The connection whose turn the first poll takes; None for the bridge itself.
-        asked_to_read: Whether a request asked that may come again soon, not a connection that stays.
         persistent: Whether the watch continues without viewers until the task ends.
         polling: Whether a poll is in flight.
         polled_at: Monotonic seconds when the last poll finished; minus infinity before the first.
@@ -58,7 +57,6 @@ class Watcher:
         "_status_since",
         "_vouched_at",
         "asked_by",
-        "asked_to_read",
         "error",
         "generation",
         "key",
@@ -90,7 +88,6 @@ class Watcher:
         self.persistent = False
         self.left_at = upstream.clock.monotonic()
         self.asked_by: Hashable = None
-        self.asked_to_read = False
         self.generation = 0
         self.source = Source.POLL
         self.polled_once = asyncio.Event()
@@ -183,11 +180,6 @@ class Watcher:
     def hydrated(self) -> bool:
         """Whether the recorded state was loaded."""
         return self._hydrated
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether the connection that asked for the task is gone, and nobody else waits for it."""
-        return not (self.viewers or self.persistent or self.asked_to_read)
 
     def waits_since(self, now: float) -> float:
         """Seconds for which a poll has been due; negative until it is."""

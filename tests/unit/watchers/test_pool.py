@@ -511,24 +511,3 @@ async def test_after_a_restart_sick_tasks_hold_up_no_healthy_one(house: Any, htt
         polls = [house.clock.monotonic() - 30, *house.provider.polls(key(number).task_id)]
         assert max(later - earlier for earlier, later in pairwise(polls)) < 15, number
         assert len(polls) > 3
-
-
-async def test_connections_that_leave_again_and_again_stand_in_nobodys_way(build: Callable[..., Any]) -> None:
-    house = build(budget=CredentialLimiter(max_in_flight=8, random=lambda: 0.5, requests_per_second=5))
-    for number in range(20):
-        house.provider.shows(key(number).task_id, "processing", 10)
-        await house.journal.append(key(number), state("processing", 10))
-        house.pool.want(key(number), by="stays")
-    async with house.running():
-        await house.clock.advance(10)
-        for flood in range(20):
-            ids = [key(1000 + 100 * flood + number) for number in range(100)]
-            for one in ids:
-                house.pool.want(one, by=f"flood {flood}")
-            await house.clock.advance(0.5)
-            for one in ids:
-                house.pool.unwant(one)
-        house.provider.shows(key(99).task_id, "processing", 10)
-        house.pool.want(key(99), by="new")
-        await house.clock.advance(1.5)
-        assert house.told(key(99)) == [("processing", 10)]

@@ -281,6 +281,10 @@ class PollSchedulers:
         reasons = {one.upstream: one.hold(now) for one in self._schedulers.values()}
         return {upstream: reason for upstream, reason in reasons.items() if reason is not None}
 
+    def queued_by(self, connection: Hashable) -> int:
+        """First polls of this connection that wait for their turn."""
+        return sum(one.queued_by(connection) for one in self._schedulers.values())
+
     def of(self, upstream: Upstream) -> PollScheduler:
         """The scheduler of this upstream with this credential, created if need be."""
         key = upstream.name, upstream.account

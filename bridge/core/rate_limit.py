@@ -233,12 +233,16 @@ class CredentialLimiter:
         self._polls_since_other = 0 if call in _FROM_CLIENTS else self._polls_since_other + 1
         if self._first_start is None:
             self._first_start = now
-        if self.requests_per_second is not None:
-            # From now, not from the last slot: idle time is not saved up for a burst.
-            self._next_slot = max(self._next_slot, now) + 1 / self.requests_per_second
+        self.take_rate(now)
         if self.rejected is not None:
             self._key_probe_at = now + KEY_RETRY_SECONDS
         return Permit(call, task_id, shown, now, key_version=self._key_version)
+
+    def take_rate(self, now: float) -> None:
+        """Count one request against the rate. A call that needs a second one counts it when it is sent."""
+        if self.requests_per_second is not None:
+            # From now, not from the last slot: idle time is not saved up for a burst.
+            self._next_slot = max(self._next_slot, now) + 1 / self.requests_per_second
 
     def replace_key(self) -> None:
         """Another key is in use: the old one's rest ends, and its late answers teach nothing."""

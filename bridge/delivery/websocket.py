@@ -22,6 +22,8 @@ from bridge.wire.frames import Transport, message
 
 SUBPROTOCOL = "bridge.v1.json"
 MAX_MESSAGE = 64 * 1024
+MAX_QUEUED = 1000  # first polls of one connection that wait for their turn
+SLOW_READ_SECONDS = 1.0
 TOO_BIG = 1009
 REFUSED = 1008
 
@@ -127,7 +129,7 @@ class _Conversation:
         self._denied = denied
         self._max_tasks = max_tasks
         self._follow = follow
-        self._first_polls: list[asyncio.Future[None]] = []
+        self._first_polls: dict[TaskKey, asyncio.Future[None]] = {}
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Reply to messages until the connection ends."""
@@ -168,7 +170,7 @@ class _Conversation:
         """
         # A repeated subscribe starts over, so that the client receives the states once more.
         for key in request.keys:
-            self._subscriptions.hub.unsubscribe(self._subscription, key)
+            self._unsubscribe(key)
         total = len(self._subscription.channels) + len(request.keys)
         if self._max_tasks and total > self._max_tasks:
             raise LimitExceeded(f"one connection may subscribe to at most {self._max_tasks} tasks")
@@ -179,9 +181,7 @@ class _Conversation:
         await self._subscriptions.begin(pending)
         for key, event in zip(request.keys, pending.latest, strict=True):
             if event is None:
-                poll = asyncio.ensure_future(self._wait_first_poll(number, key))
-                self._first_polls.append(poll)
-                poll.add_done_callback(self._first_polls.remove)
+                self._first_polls[key] = asyncio.ensure_future(self._wait_first_poll(number, key))
 
     async def _wait_first_poll(self, number: Any, key: TaskKey) -> None:
         """Reply to the subscribe with the provider's 404, if that is what the first poll brings.
@@ -189,15 +189,24 @@ class _Conversation:
         Only a task without a recorded state costs this asyncio task.
         """
         error = await self._subscriptions.pool.wait_found(key)
+        del self._first_polls[key]
         if isinstance(error, TaskNotFound):
             self._subscriptions.hub.unsubscribe(self._subscription, key)
             self._follow(len(self._subscription.channels))
             self._send_error(number, error, task=key.ref)
 
+    def _unsubscribe(self, key: TaskKey) -> None:
+        # Or each id of a client that subscribes and unsubscribes on and on would leave a task behind.
+        poll = self._first_polls.pop(key, None)
+        if poll is not None:
+            poll.cancel()
+        self._subscriptions.hub.unsubscribe(self._subscription, key)
+
     def cancel_polls(self) -> None:
         """Stop waiting for first polls; the connection has ended."""
-        for poll in self._first_polls.copy():
+        for poll in self._first_polls.values():
             poll.cancel()
+        self._first_polls.clear()
 
     async def _reply(self, raw: bytes) -> None:
         # Not part of `run`: its variables would keep the parsed message while the connection waits.
@@ -215,6 +224,9 @@ class _Conversation:
                 after = fields.get("after")
                 token = after if isinstance(after, str) else None
                 keys = self._resolve(_tasks(fields))
+                if self._subscriptions.pool.queued_by(self._subscription) > MAX_QUEUED:
+                    # Its first polls wait for their turn as it is: what it asks for beyond is read slowly.
+                    await self._subscriptions.clock.sleep(SLOW_READ_SECONDS)
                 # Each denied task gets an error of its own; the others are subscribed to nevertheless.
                 denied = await self._denied(keys)
                 for key, error in denied.items():
@@ -226,7 +238,7 @@ class _Conversation:
                 keys = self._resolve(_tasks(fields))
                 # Tasks the client never subscribed to are confirmed too: the result is the same.
                 for key in keys:
-                    self._subscriptions.hub.unsubscribe(self._subscription, key)
+                    self._unsubscribe(key)
                 self._follow(len(self._subscription.channels))
                 self._send({"type": "unsubscribed", "id": number, "tasks": [key.ref for key in keys]})
             case "ping":

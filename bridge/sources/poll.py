@@ -112,6 +112,8 @@ async def _with_result(
     Raises:
         UpstreamError: It brought no result.
     """
+    # Sent at once, since the capacity of the poll is still held; the calls after it wait for that.
+    upstream.limiter.take_rate(upstream.clock.monotonic())
     try:
         answer = await upstream.ask("status", request, task_id=task_id)
         observation = upstream.dialect.read_follow_up(observation, answer)

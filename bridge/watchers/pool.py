@@ -223,6 +223,10 @@ class Pool:
             scheduler.schedule(watcher)
         self._count_viewers(key.upstream, 1)
 
+    def queued_by(self, connection: Hashable) -> int:
+        """First polls of this connection that wait for their turn, over all upstreams."""
+        return self._schedulers.queued_by(connection)
+
     def unwant(self, key: TaskKey) -> None:
         """Remove a viewer; the watch lingers after the last one."""
         watcher = self._watchers.get(key)

@@ -20,6 +20,7 @@ UNWATCHED_GRACE_SECONDS = 10.0
 WATCHED_GRACE_SECONDS = 1.0
 RETRY_AFTER_ERROR_SECONDS = 5.0
 CANCELLED = -1
+SKIPPED_AT_ONCE = 100
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,13 @@ class PollScheduler:
         if len(self._first) and not (repeats_wait and self._has_probe_for_key()):
             # Case 1: a newcomer's turn.
             first_at = limiter.free_at(CallKind.FIRST, now)
+            skipped = 0
             while first_at is not None and first_at <= now:
+                if skipped == SKIPPED_AT_ONCE:
+                    # A flood has left many behind: other coroutines run in between.
+                    asyncio.get_running_loop().call_soon(self._woken.set)
+                    break
+                skipped += 1
                 turn = self._first.next_first(
                     repeats_wait=repeats_wait,
                     in_flight=limiter.in_flight_of(CallKind.FIRST),
@@ -130,7 +137,7 @@ class PollScheduler:
                     break
                 generation, watcher, due, owner = turn
                 if watcher.generation != generation:
-                    self._first.finished(owner)  # cancelled, or rescheduled, while it waited
+                    self._first.not_started(owner)  # cancelled, or rescheduled, while it waited
                     continue
                 return watcher, self._start(CallKind.FIRST, watcher, due, now, owner)
         if not repeats_wait:
@@ -275,6 +282,10 @@ class PollSchedulers:
         """The upstreams, each with one credential, whose due polls do not start, and why."""
         reasons = {one.upstream: one.hold(now) for one in self._schedulers.values()}
         return {upstream: reason for upstream, reason in reasons.items() if reason is not None}
+
+    def queued_by(self, connection: Hashable) -> int:
+        """First polls of this connection that wait for their turn."""
+        return sum(one.queued_by(connection) for one in self._schedulers.values())
 
     def of(self, upstream: Upstream) -> PollScheduler:
         """The scheduler of this upstream with this credential, created if need be."""

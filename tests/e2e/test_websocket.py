@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import orjson
@@ -273,3 +273,21 @@ async def test_a_client_that_closes_with_1000_leaves_nothing_behind(scene: Scene
     assert client.socket.close_code == 1000
     await scene.reaches('bridge_connections{delivery="websocket"}', 0)
     await scene.reaches('bridge_interests{upstream="qingbo"}', 0)
+
+
+async def test_a_flood_of_ids_on_one_connection_is_read_slowly() -> None:
+    asked = 0
+    async with stage(each={"requests_per_second": 5.0}) as scene, connected(scene) as client:
+
+        async def flood() -> None:
+            nonlocal asked
+            while True:
+                ids = [f"qingbo/{scene.id()}" for _ in range(200)]
+                await client.say(type="subscribe", id=1, tasks=ids)
+                await client.say(type="unsubscribe", id=2, tasks=ids)
+                await client.hear_type("unsubscribed")
+                asked += 200
+
+        with suppress(TimeoutError):
+            await asyncio.wait_for(flood(), 4)
+    assert 1000 <= asked <= 2200

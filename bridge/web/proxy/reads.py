@@ -39,7 +39,9 @@ class ProxyReads:
         watcher = self._pool.watcher(key)
         if isinstance(polled, BridgeError):
             due = watcher.watch.due if watcher is not None else None
-            return error_response(polled, wait=None if due is None else due - self._clock.monotonic())
+            # A rejected key or an open circuit holds back a poll that is due.
+            wait = max(due - self._clock.monotonic(), polled.retry_after or 0.0) if due is not None else None
+            return error_response(polled, wait=wait)
         # read again: a callback or the provider's stream may have ended the task during the wait
         (latest,) = await self._journal.latest([key])
         if polled is None and latest is not None and _ended(latest):

@@ -43,6 +43,41 @@ def test_a_flood_leaves_seven_of_eight_to_repeats_and_the_next_turn_to_a_newcome
     assert "new/1" in turns(share, 4)
 
 
+def test_a_newcomer_has_the_next_turn_before_many_connections_that_had_theirs() -> None:
+    share: FairShare[str] = FairShare()
+    for number in range(20):
+        for task in range(20):
+            share.add(f"c{number}", f"c{number}/{task}")
+    turns(share, 4 * 25)
+    share.add("new", "new/1")
+    assert "new/1" in turns(share, 4)
+    turns(share, 4 * 25)
+    share.add("new", "new/2")
+    assert "new/2" in turns(share, 4), "its last turn is long past"
+
+
+def test_what_is_not_started_uses_up_no_turn() -> None:
+    share: FairShare[str] = FairShare()
+    share.add("gone", "gone/1")
+    share.add("new", "new/1")
+    for connection in ("gone", "new"):
+        item = share.next_first(repeats_wait=True, in_flight=0, share=8, limit=32)
+        assert item == f"{connection}/1"
+        share.not_started(connection)
+
+
+def test_newcomers_without_end_leave_turns_to_those_who_wait() -> None:
+    share: FairShare[str] = FairShare()
+    for task in range(20):
+        share.add("waits", f"waits/{task}")
+    turns(share, 8)
+    started = []
+    for number in range(80):
+        share.add(f"new{number}", f"new{number}/1")
+        started += turns(share, 4)
+    assert sum(item.startswith("waits") for item in started) >= 8
+
+
 def test_one_connection_holds_half_of_the_share_at_most() -> None:
     share: FairShare[str] = FairShare()
     for number in range(100):

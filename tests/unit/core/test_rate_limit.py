@@ -87,6 +87,13 @@ def test_calls_keep_the_rate_and_idle_time_is_not_saved_up() -> None:
     assert one.free_at(CallKind.POLL, later) == later + 0.25
 
 
+def test_a_second_request_within_a_call_counts_against_the_rate() -> None:
+    one = limiter(requests_per_second=4)
+    one.start(CallKind.POLL, NOW)
+    one.take_rate(NOW)
+    assert one.free_at(CallKind.POLL, NOW) == NOW + 0.5
+
+
 def test_hanging_repeats_leave_a_quarter_of_the_pool_to_newcomers() -> None:
     one = limiter(max_in_flight=8)
     permits = [one.start(CallKind.POLL, NOW) for _ in range(6)]

@@ -192,6 +192,20 @@ class UpstreamError(BridgeError):
 class UpstreamUnavailable(UpstreamError):
     """The provider cannot be reached or is failing."""
 
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retry_after: float | None = None,
+        provider_status: int | None = None,
+        provider_code: str | None = None,
+    ) -> None:
+        super().__init__(
+            message, retry_after=retry_after, provider_status=provider_status, provider_code=provider_code
+        )
+        # A redirect, a 409, a body that breaks after a 200: the provider answers, if not about this task.
+        self.about_task = provider_status is not None and provider_status < 500
+
 
 class UpstreamUnreachable(UpstreamUnavailable):
     """The provider cannot be reached; no request was sent."""

@@ -285,7 +285,7 @@ class CredentialLimiter:
             return self._refused(permit, error, now)
         if isinstance(error, UpstreamBusy):
             return self._busy(permit, error, now)
-        way_failed = isinstance(error, UpstreamUnavailable | UpstreamTimeout)
+        way_failed = isinstance(error, UpstreamUnavailable | UpstreamTimeout) and not error.about_task
         if permit.call is CallKind.CREATE:
             # Creates are slow and fail for reasons of their own. Only a refused connection says that no call
             # gets through.
@@ -293,8 +293,8 @@ class CredentialLimiter:
         elif permit.call is CallKind.STREAM:
             way_failed = False
         if not way_failed:
-            # An unreadable 200, a 404, a rejected request: the way works. An unreadable page does not show
-            # that the key is accepted, though.
+            # An unreadable 200, a 404, a redirect, a rejected request: the way works. An unreadable page does
+            # not show that the key is accepted, though.
             self.abandon(permit)
             if not error.retryable and self.rejected is None:
                 self.failures = 0

@@ -553,8 +553,11 @@ class Watch:
         """
         if self.known is None:
             return ()
-        if self.known.status is Status.UNKNOWN and self.known.upstream_status is not None:
-            message = f"the dialect has no mapping for the status {self.known.upstream_status!r}"
+        if self.known.status is Status.UNKNOWN:
+            word = self.known.upstream_status
+            message = f"the dialect has no mapping for the status {word!r}"
+            if word is None:
+                message = "the response shows the task without a status word"
             return self._notify(NoticeCode.UNKNOWN_STATUS, message, now)
         self.active_notices.pop(NoticeCode.UNKNOWN_STATUS, None)
         self._new_reason.pop(NoticeCode.UNKNOWN_STATUS, None)

@@ -267,13 +267,21 @@ def has_empty_link(rules: Sequence[OutputRule], document: object) -> bool:
         if rule.content is not Content.LINK:
             continue
         for value in (find(document) for find in rule.at):
-            if value == "":
-                return True
             items = value[:_MAX_ITEMS] if isinstance(value, list) else (value,)
+            if items and all(item == "" for item in items):
+                return True
             for item in items:
+                if isinstance(item, str) and _is_broken_link(item):
+                    return True
                 if isinstance(item, dict) and any(isinstance(find(item), str) for find in rule.url):
                     return True
     return False
+
+
+def _is_broken_link(text: str) -> bool:
+    """Whether a text can only be meant as a link, and is none: too long, or with control characters."""
+    text = text.strip()
+    return _ABSOLUTE.match(text) is not None and " " not in text and link(text) is None
 
 
 def _searched(rule: OutputRule, value: object, base: str) -> Iterator[Output]:

@@ -7,8 +7,8 @@ is aiohttp's connector.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from functools import lru_cache
 from io import BytesIO
@@ -215,7 +215,7 @@ class Session:
             raise _too_large(response, limit)
         parts: list[bytes] = []
         size = 0
-        with self._bodies.memory.share() as share:
+        with self._bodies.memory.share() as share, _body_of(response):
             # Chunked or compressed, the length is known only while reading: 1 kB of gzip may hold a gigabyte.
             async for part in response.content.iter_any():
                 size += len(part)
@@ -268,13 +268,29 @@ def _too_large(response: aiohttp.ClientResponse, limit: int) -> UnreadablePayloa
     return UnreadablePayload(f"the response is larger than {limit} bytes", provider_status=response.status)
 
 
+@contextmanager
+def _body_of(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """Raises what is wrong with a body with the status that came before it: the way to the provider works."""
+    try:
+        yield
+    except aiohttp.ClientPayloadError as error:
+        undecodable = isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError)
+        raise UpstreamUnavailable(
+            "the response cannot be decompressed" if undecodable else "the response was cut short",
+            provider_status=response.status,
+        ) from error
+
+
 _LIBRARY_ERRORS = (TimeoutError, aiohttp.ClientError, OSError)
 
 
-def _our_error(error: Exception) -> UpstreamUnavailable | UpstreamTimeout:
+def _our_error(error: Exception) -> UpstreamUnavailable | UpstreamTimeout | UnreadablePayload:
     # Sentences of our own: the library's contain URLs, and URLs may contain secrets.
     if isinstance(error, TimeoutError):
         return UpstreamTimeout("the upstream did not respond in time")
     if isinstance(error, aiohttp.ClientConnectorError):
         return UpstreamUnreachable("the upstream cannot be reached")
+    if isinstance(error, aiohttp.ClientResponseError):
+        # Nothing that HTTP allows, or a header of more than 64 KiB; the status is the library's, not theirs.
+        return UnreadablePayload("the response is not valid HTTP, or its headers are too large")
     return UpstreamUnavailable("the connection to the upstream was lost")

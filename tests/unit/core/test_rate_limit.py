@@ -33,8 +33,15 @@ from bridge.errors import (
 )
 
 NOW = 1000.0
-WAY = [UpstreamUnavailable(), UpstreamTimeout(), UpstreamUnreachable()]
-ONE_TASK = [UnreadablePayload(), TaskNotFound(), UpstreamRefused()]
+WAY = [
+    UpstreamUnavailable(),
+    UpstreamUnavailable(provider_status=502),
+    UpstreamTimeout(),
+    UpstreamUnreachable(),
+]
+REDIRECTED = UpstreamUnavailable("HTTP 302: redirects are not followed", provider_status=302)
+BROKEN_BODY = UpstreamUnavailable("the response was cut short", provider_status=200)
+ONE_TASK = [UnreadablePayload(), TaskNotFound(), UpstreamRefused(), REDIRECTED, BROKEN_BODY]
 
 
 def limiter(

@@ -358,6 +358,12 @@ def test_the_wait_a_healthy_answer_asks_for_is_an_hour_at_most() -> None:
 # What has to be said
 
 
+def test_a_response_without_a_word_is_said_too() -> None:
+    story = Story()
+    update = story.poll(Observation(status=Status.UNKNOWN, task_id="7"))
+    assert codes(update) == [NoticeCode.UNKNOWN_STATUS]
+
+
 def test_an_unknown_word_is_said_once_and_again_with_another_word() -> None:
     story = Story()
     update = story.poll(seen("unknown", upstream_status="HALTED"))

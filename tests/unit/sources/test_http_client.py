@@ -12,7 +12,7 @@ from bridge.clock import SystemClock
 from bridge.dialects.base import Request
 from bridge.dialects.hosts import Hosts
 from bridge.dialects.registry import load_preset
-from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable
+from bridge.errors import UnreadablePayload, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from bridge.sources.body_memory import BodyLimit, BodyMemory
 from bridge.sources.credentials import FixedCredential, credential_of
 from bridge.sources.http_client import Session
@@ -259,6 +259,33 @@ async def test_large_and_many_headers_are_read():
             async with session.listen(get()) as (head, _):
                 assert head.headers["x-299"] == "y"
         assert len(answer.headers["content-security-policy"]) == 60_000
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+            "cannot be decompressed",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", "cut short"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n", "cut short"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000 + b"\r\n\r\n{}", "not valid HTTP"),
+        (b"\x16\x03\x01 hello\r\n\r\n", "not valid HTTP"),
+    ],
+)
+async def test_a_broken_answer_is_the_trouble_of_its_task(answer, message):
+    async def give(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(give, "127.0.0.1", 0)
+    base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, session_to(base) as session:
+        with pytest.raises(UpstreamError, match=message) as broken:
+            await session.ask(get())
+    assert broken.value.about_task
 
 
 async def test_an_answer_says_what_was_asked_and_tells_of_a_lenient_reading():

@@ -20,7 +20,7 @@ UNWATCHED_GRACE_SECONDS = 10.0
 WATCHED_GRACE_SECONDS = 1.0
 RETRY_AFTER_ERROR_SECONDS = 5.0
 CANCELLED = -1
-SKIPPED_AT_ONCE = 100
+MAX_SKIPPED = 100
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class PollScheduler:
             first_at = limiter.free_at(CallKind.FIRST, now)
             skipped = 0
             while first_at is not None and first_at <= now:
-                if skipped == SKIPPED_AT_ONCE:
+                if skipped == MAX_SKIPPED:
                     # A flood has left many behind: other coroutines run in between.
                     asyncio.get_running_loop().call_soon(self._woken.set)
                     break

@@ -287,10 +287,11 @@ class Upstream:
         if error is None or error.about_task or isinstance(error, CredentialRefused):
             # A 404, a rejected request, an unreadable page or the key of one caller: the provider works.
             return UpstreamState.VALID
-        if scope is Scope.TASK and (permit.call is CallKind.CREATE or not self.limiter.failures):
-            # A create fails for reasons of its own; so does a poll for an id that the provider never showed,
-            # beside polls that succeed. Neither shows how the provider is.
-            return self.health.state
+        if scope is Scope.TASK and permit.call is CallKind.CREATE:
+            return self.health.state  # a create fails for reasons of its own
+        if scope is Scope.TASK and not self.limiter.failures and self.health.state is UpstreamState.VALID:
+            # An id that the provider never showed, beside polls that succeed.
+            return UpstreamState.VALID
         return UpstreamState.INTERRUPTED
 
     def _update_health(self, permit: Permit, error: UpstreamError | None, scope: Scope) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9])?|[0-9a-f:.]+")
 
@@ -36,12 +36,20 @@ class Hosts:
         return name in self._names or name.endswith(self._below)
 
 
-def host_of(url: str) -> str | None:
-    """The host of an http(s) URL, lower-case; None for anything else, and for a URL with a password."""
+def split_url(url: str) -> SplitResult | None:
+    """The parts of a URL; None where it cannot be read."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises ValueError where it is not a number
     except ValueError:
+        return None
+    return parts
+
+
+def host_of(url: str) -> str | None:
+    """The host of an http(s) URL, lower-case; None for anything else, and for a URL with a password."""
+    parts = split_url(url)
+    if parts is None:
         return None
     host = parts.hostname or ""
     if parts.scheme not in ("http", "https") or "@" in parts.netloc or not _NAME.fullmatch(host):

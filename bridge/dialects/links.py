@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from bridge.dialects.hosts import Hosts
+from bridge.dialects.hosts import Hosts, split_url
 from bridge.dialects.lenient import read_json, write_json
 from bridge.dialects.media import type_of_url
 
@@ -129,7 +129,7 @@ class LinkRewriter:
             return text
         if self._secret_prefix and stripped.startswith(self._secret_prefix):
             return None
-        link = _split(stripped if "://" in stripped[:8] else f"https:{stripped}")
+        link = split_url(stripped if "://" in stripped[:8] else f"https:{stripped}")
         return text if link is None else self._absolute(text, link, key, above, files)
 
     def _json(self, text: str, files: frozenset[str]) -> str:
@@ -184,15 +184,6 @@ class LinkRewriter:
             paths.insert(0, self._documented.path + path.removeprefix(self._called.path))
         served = (self._path_of_link(host, candidate, query) for candidate in paths)
         return next((path for path in served if path is not None), None)
-
-
-def _split(link: str) -> SplitResult | None:
-    try:
-        parts = urlsplit(link)
-        _ = parts.port  # raises ValueError where it is not a number
-    except ValueError:
-        return None
-    return parts
 
 
 def _names_call(key: str, above: str) -> bool:

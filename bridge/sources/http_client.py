@@ -52,7 +52,7 @@ class Session:
         secrets: Secrets that the provider knows besides the credential, to be masked in its responses too.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(  # noqa: PLR0913 - one connection pool, and each limit of it by name
         self,
         base_url: str,
         *,
@@ -156,7 +156,7 @@ class Session:
         """
         other = copy(self)
         other._credential = credential  # noqa: SLF001 - an instance of this class
-        other._mask = self._mask.with_more(secrets)  # noqa: SLF001
+        other._mask = self._mask.with_more(secrets)  # noqa: SLF001 - an instance of this class
         return other
 
     async def close(self) -> None:

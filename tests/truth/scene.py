@@ -95,7 +95,9 @@ class Scene:
             }
             for name in self.presets
         }
-        settings = Settings(journal="memory", upstreams=upstreams, linger_seconds=30)  # type: ignore[arg-type]
+        settings = Settings.model_validate(
+            {"journal": "memory", "upstreams": upstreams, "linger_seconds": 30}
+        )
         bridge = Bridge(settings, clock=self.clock)
         async with bridge.running():
             await self._prepare(bridge)
@@ -279,7 +281,8 @@ class Scene:
         named = load_preset(plan.name).read_callback(body).task_id
         signed = load_preset(plan.name).callback_signature is not None
         if signed or named != plan.ref.partition("/")[2]:
-            bridge._parts.pool.called_back(_key(plan.ref))  # type: ignore[union-attr]
+            assert bridge._parts is not None
+            bridge._parts.pool.called_back(_key(plan.ref))
             self.counts["callback by hand"] += 1
             return
         response = Response()

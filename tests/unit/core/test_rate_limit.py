@@ -51,7 +51,7 @@ def limiter(
         max_in_flight=max_in_flight,
         random=lambda: 0.5,
         requests_per_second=requests_per_second,
-        **more,  # type: ignore[arg-type]
+        **more,  # type: ignore[arg-type] # numbers only, for settings that are numbers
     )
 
 

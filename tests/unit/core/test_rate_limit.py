@@ -406,6 +406,16 @@ def test_a_good_answer_that_disproves_it_makes_two_403s_suggest_less_for_a_minut
     assert fail(one, CredentialRefused(provider_status=403), later, task="d") is Scope.CREDENTIAL
 
 
+def test_a_create_without_credit_says_nothing_about_the_tasks_that_exist() -> None:
+    one = limiter()
+    for status in (402, 403):
+        error = CredentialRefused(provider_status=status)
+        error.names_key = True
+        assert fail(one, error, call=CallKind.CREATE) is Scope.TASK
+    assert one.rejected is None
+    assert fail(one, CredentialRefused(provider_status=401), call=CallKind.CREATE) is Scope.CREDENTIAL
+
+
 def test_a_403_that_the_dialect_names_is_the_key_at_once() -> None:
     error = CredentialRefused(provider_status=403)
     error.names_key = True

@@ -46,8 +46,7 @@ class MemoryJournal(Feed):
         events.append(event)
         self._tasks.move_to_end(key)  # the first task is always the one unchanged for longest
         self._forget()
-        for follower in self:
-            follower.recorded(event)
+        self.publish(event)
         return event
 
     async def latest(self, keys: Sequence[TaskKey]) -> list[Event | None]:

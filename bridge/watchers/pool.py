@@ -263,13 +263,13 @@ class Pool:
         await watcher.polled_once.wait()
         return watcher.error
 
-    async def wait_found(self, key: TaskKey) -> BridgeError | None:
-        """Wait until a watched task has a state, through failed polls; returns why there is no such task."""
-        while (watcher := self._watchers.get(key)) is not None and watcher.watch.known is None:
-            if watcher.watch.not_found:
-                return watcher.error
-            await watcher.wait_news(NEWS_SECONDS)
-        return None
+    def known_missing(self, key: TaskKey) -> BridgeError | None:
+        """The provider's 404 about a task, while it is believed; asks nobody."""
+        watcher = self._watchers.get(key)
+        if watcher is not None:
+            return watcher.error if self._just_not_found(watcher) else None
+        error, at = self._missing.get(key, (None, 0.0))
+        return error if self._clock.monotonic() - at < BELIEVED_MISSING_SECONDS else None
 
     async def shown(self, key: TaskKey, *, seconds: float) -> CachedResponse | BridgeError | None:
         """The provider's response to a status call.

@@ -20,7 +20,7 @@ from bridge.web.services import Services
 from bridge.web.static_files import StaticFile, StaticFolder
 from bridge.wire import sse
 from bridge.wire.document import timestamp
-from bridge.wire.frames import Transport
+from bridge.wire.formats import SseFormat
 
 MAX_LISTED = 200
 MAX_SCANNED = 5_000  # about 5 ms of the event loop
@@ -111,7 +111,7 @@ class InspectorRoutes:
             raise LimitExceeded("too many self-tests are running", retry_after=self._silence)
         self._self_tests += 1
         on_close(request.scope, self._self_test_ended)
-        headers = dict(head(Transport.SSE).headers)
+        headers = dict(head(SseFormat).headers)
         headers.pop("content-length", None)
         return StreamingResponse(self._beats(), headers=headers)
 

@@ -27,8 +27,7 @@ from bridge.web.proxy.responses import error_response
 from bridge.web.proxy.results import ProxyResults
 from bridge.web.proxy.writes import ProxyCall, ProxyWrites
 from bridge.web.services import Services
-from bridge.wire.document import PLAIN
-from bridge.wire.frames import Transport, Variant
+from bridge.wire.formats import ProviderFormat
 
 
 class ProxyRoutes:
@@ -102,21 +101,19 @@ class ProxyRoutes:
     async def _stream(self, call: ProxyCall) -> Response:
         await self._authenticator.authorize(call.caller, TokenScope.READ, [call.key])
         if call.request.method == "HEAD":
-            return head(Transport.SSE)
+            return head(ProviderFormat)
+        fmt = ProviderFormat(call.answers.document)
         try:
             slot = self._limits.open_stream(call.request)
             slot.assign_to_caller(call.caller.name)
             slot.set_watch_count(1)
         except LimitExceeded:
-            return OverloadedResponse(self._subscriptions, Transport.SSE, Variant.PROVIDER)
+            return OverloadedResponse(self._subscriptions, fmt)
         return _ProviderStream(
             self._subscriptions,
             SubscribeRequest([call.key]),
-            Transport.SSE,
-            PLAIN,
-            Variant.PROVIDER,
+            fmt,
             expires_at=self._authenticator.ends_at(call.caller),
-            rewrite=call.answers.document,
         )
 
     async def _submit(self, call: ProxyCall) -> Response:

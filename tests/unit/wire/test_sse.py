@@ -206,7 +206,7 @@ def test_a_megabyte_in_single_bytes_arrives_whole() -> None:
 
 def test_our_frames_are_those_of_the_contract() -> None:
     assert encode(b'{"task":"q/1"}', id="k3f9-17", retry=2140) == (
-        b'id: k3f9-17\nretry: 2140\ndata: {"task":"q/1"}\n\n'
+        b'retry: 2140\ndata: {"task":"q/1"}\nid: k3f9-17\n\n'
     )
     assert (
         encode(b"{}", id="k3f9-31", event="done", retry=1)

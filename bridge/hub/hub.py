@@ -56,6 +56,7 @@ class Hub:
         self._channels: dict[TaskKey, Channel[Subscription]] = {}
         self._dirty: dict[Channel[Subscription], None] = {}  # channels with an event not yet broadcast
         self._batched: dict[Subscription, list[bytes]] = {}  # frames for the one write of this round
+        self._stuck: dict[Subscription, None] = {}  # those with a state that could not be encoded
         self._writes_left = SLICE
         self._broadcasting: Generator[None, None, None] | None = None
         self.subscriptions: dict[Subscription, None] = {}
@@ -211,6 +212,7 @@ class Hub:
             self.unsubscribe(subscription, key)
         subscription.pending.clear()
         subscription.pending_notices.clear()
+        self._stuck.pop(subscription, None)
         if subscription.closing is None:
             subscription.closing = Closing.GONE
         self._metrics.disconnected(subscription.fmt.label, reason)
@@ -425,11 +427,13 @@ class Hub:
         self, channel: Channel[Subscription], members: Iterable[Subscription], frames: Frames
     ) -> None:
         """A broadcast failed: what it has not written of this event is pending."""
-        loop = asyncio.get_running_loop()
         for subscription in list(members):
             if subscription.sent_offset < frames.event.cursor.offset:
                 subscription.mark_pending(channel)
-                loop.call_soon(self.flush, subscription)
+                if not subscription.waiting:
+                    # Nothing newer overtakes it.
+                    subscription.waiting = True
+                    asyncio.get_running_loop().call_soon(self._resume, subscription)
 
     def _close_task(self, subscription: Subscription, channel: Channel[Subscription]) -> None:
         """Unsubscribe from a finished or missing task; close the connection if it was the last one.
@@ -477,8 +481,10 @@ class Hub:
                 written += 1
             except Exception:
                 logger.exception("state cannot be written", extra={"task": due.channel.key.ref})
-                # Maintenance tries again; its other tasks go on.
+                # Its other tasks go on.
                 subscription.pending[due.channel] = None if not due.first else Backlog([due.frames.event])
+                subscription.waiting = True
+                self._stuck[subscription] = None
         burst += [self._notice_frame(subscription, key, notice) for (key, _), notice in notices.items()]
         # Frames batched in this round are older than anything pending, so they go first (rule 2).
         batched = b"".join(self._batched.pop(subscription, ()))
@@ -510,6 +516,12 @@ class Hub:
         except Exception:
             logger.exception("notice cannot be written", extra={"task": key.ref})
             return b""
+
+    def retry_stuck(self) -> None:
+        """Try again to write the states that could not be encoded; once a second."""
+        stuck, self._stuck = self._stuck, {}
+        for subscription in stuck:
+            self._resume(subscription)
 
     def _resume_when_writable(self, subscription: Subscription) -> None:
         if not subscription.waiting and subscription.writer is not None:

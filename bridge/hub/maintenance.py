@@ -45,6 +45,7 @@ class ConnectionMaintenance:
 
     async def once(self) -> None:
         """Scan all connections once, yielding to the event loop after each slice."""
+        self._hub.retry_stuck()
         # A copy, because connections come and go while the loop has its turn.
         for number, subscription in enumerate(list(self._hub.subscriptions), start=1):
             if subscription.closing is None:
@@ -86,8 +87,6 @@ class ConnectionMaintenance:
             if now >= subscription.ends_at:
                 self.close(subscription, subscription.ends_by)
             return
-        if subscription.pending and not subscription.waiting:
-            self._hub.flush(subscription)  # a state could not be written a moment ago
         if self._is_stalled(subscription, now):
             # Aborted, not closed: a closing notice would only wait behind the bytes the client does not read.
             self._hub.drop(subscription, Closing.SLOW)

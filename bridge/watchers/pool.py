@@ -418,17 +418,15 @@ class Pool:
         lost = 0
         open_watches: Counter[tuple[str, str]] = Counter()
         for number, watcher in enumerate(list(self._watchers.values()), start=1):
-            lost += watcher.lost
-            kept = lost <= MAX_LOST and watcher.own if watcher.lost else watcher.persistent
-            needed = watcher.viewers or (kept and not watcher.over)
-            if not needed and now - watcher.left_at >= self._linger:
-                self._end(watcher)
-                continue
-            if watcher.upstream.limiter.off:
-                continue  # it waits: no deadline passes
             try:
-                open_watches[watcher.key.upstream, watcher.key.account] += not watcher.over
-                await watcher.tick(self._spacing(watcher))
+                lost += watcher.lost
+                kept = lost <= MAX_LOST and watcher.own if watcher.lost else watcher.persistent
+                needed = watcher.viewers or (kept and not watcher.over)
+                if not needed and now - watcher.left_at >= self._linger:
+                    self._end(watcher)
+                elif not watcher.upstream.limiter.off:  # while it is off, no deadline passes
+                    open_watches[watcher.key.upstream, watcher.key.account] += not watcher.over
+                    await watcher.tick(self._spacing(watcher))
             except BridgeError as error:
                 logger.warning("watch tick failed", extra={"task": watcher.key.ref, "error": str(error)})
             except Exception:
@@ -464,7 +462,10 @@ class Pool:
         await self._hydrate(waiting)
         for number, watcher in enumerate(waiting, start=1):
             if watcher.hydrated and (watcher.watch.known is None or watcher.upstream.limiter.off):
-                watcher.held_up(holds[watcher.upstream])
+                try:
+                    watcher.held_up(holds[watcher.upstream])
+                except Exception:
+                    logger.exception("unhandled exception in watch", extra={"task": watcher.key.ref})
             if number % 250 == 0:
                 await asyncio.sleep(0)
 

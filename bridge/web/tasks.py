@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import quote, urlencode
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,6 +18,7 @@ from bridge.web import params
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.services import Services
 from bridge.wire.document import Include, document, timestamp
+from bridge.wire.text import dumps
 
 HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Vary": "Prefer, Accept"}
 DEFAULT_TICKET_SECONDS = 300
@@ -105,7 +105,7 @@ class TicketRoutes:
             "links": {"events": f"{root_path}/v1/events?{query}", "ws": f"{root_path}/v1/ws?{query}"},
         }
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        return Response(orjson.dumps(fields), 201, headers, media_type="application/json")
+        return Response(dumps(fields), 201, headers, media_type="application/json")
 
 
 def links(key: TaskKey, root_path: str) -> dict[str, str]:

@@ -210,7 +210,7 @@ def test_our_frames_are_those_of_the_contract() -> None:
     )
     assert (
         encode(b"{}", id="k3f9-31", event="done", retry=1)
-        == b"id: k3f9-31\nevent: done\nretry: 1\ndata: {}\n\n"
+        == b"retry: 1\nevent: done\ndata: {}\nid: k3f9-31\n\n"
     )
     assert encode(b'{"tasks":1}', event="end") == b'event: end\ndata: {"tasks":1}\n\n'
     assert OK_COMMENT == b": ok\n"

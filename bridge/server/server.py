@@ -20,9 +20,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from websockets import http11
 
 from bridge.app import Bridge
+from bridge.server.connection import HttpConnection
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.memory import MemoryTrimmer, trim_memory
-from bridge.server.request_limits import TimeLimitedRequest
 
 BACKLOG = 4096
 SEND_BUFFER = 64 * 1024
@@ -135,7 +135,7 @@ class DrainingServer(uvicorn.Server):
             await asyncio.sleep(period)
             # A copy, because connections come and go while the loop has its turn.
             for number, connection in enumerate(list(self.server_state.connections), start=1):
-                if isinstance(connection, TimeLimitedRequest):
+                if isinstance(connection, HttpConnection):
                     connection.check_timeout(
                         self._loop.time(),
                         settings.request_header_timeout_seconds,
@@ -190,7 +190,7 @@ def _config(app: ASGIApp, *, max_head_bytes: int) -> uvicorn.Config:
     http11.MAX_LINE_LENGTH = max_head_bytes
     return uvicorn.Config(
         app,
-        http=type("Bounded", (TimeLimitedRequest,), {"__slots__": (), "max_head_bytes": max_head_bytes}),
+        http=type("Bounded", (HttpConnection,), {"__slots__": (), "max_head_bytes": max_head_bytes}),
         ws=FlowControlledWebSocket,
         ws_per_message_deflate=False,
         ws_max_size=MAX_WS_MESSAGE,

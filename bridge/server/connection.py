@@ -85,6 +85,12 @@ class HttpConnection(TimeLimitedRequest):
         else:
             self.transport.close()
 
+    def peer_closed(self) -> None:
+        """The client has closed its half while nothing is read from it."""
+        # A body that waits in the kernel may be complete: it is read first.
+        if not self._eof and self._is_answering():
+            self.client_left()
+
     def _is_answering(self) -> bool:
         """Whether a request was read to its end and its response is not complete."""
         return self.cycle is not None and not self.cycle.response_complete and not self._in_body
@@ -204,7 +210,9 @@ class HttpConnection(TimeLimitedRequest):
         )
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)
-        protocol.data_received(b"\r\n".join([*lines, b"", rest]))
+        protocol.data_received(b"\r\n".join([*lines, b"", b""]))
+        if rest:
+            protocol.data_received(rest)
 
     # Responding
 
@@ -282,7 +290,7 @@ class HttpConnection(TimeLimitedRequest):
             keep_alive=decided.keep_alive,
             on_response=self.on_response_complete,
         )
-        self._start_asgi_task(self.cycle, self.app)  # type: ignore[arg-type] # as uvicorn's
+        self._start_asgi_task(self.cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
         """Pass a part of the body on, if it is still wanted."""

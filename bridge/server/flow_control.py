@@ -165,4 +165,5 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
         """The transport's buffer is below its low-water mark."""
         self.flow_control.write_paused = False
         super().resume_writing()
-        self._read_on()
+        if self._held:
+            self._read_on()

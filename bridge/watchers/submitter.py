@@ -206,7 +206,10 @@ class Submitter:
         """Find the task by the client's own id (rule 1); without one it stays unknown whether it exists."""
         dialect = call.upstream.dialect
         alias = dialect.client_id(call.submission)
-        request = dialect.alias_request(alias) if alias is not None else None
+        try:
+            request = dialect.alias_request(alias) if alias is not None else None
+        except InvalidRequest:
+            request = None  # sent in a body, this id hurts nobody; in a URL it would
         responded = error.provider_status is not None
         if request is None:
             raise error if responded and not _accepted(error) else _uncertain(error) from error

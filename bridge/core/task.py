@@ -155,7 +155,7 @@ def check_task_id(task_id: str) -> str:
     """
     check_url_part(task_id)
     if "%" in task_id:
-        canonical = _canonical(task_id)
+        canonical = canonical_id(task_id)
         task_id = canonical if canonical == task_id else check_url_part(canonical)
     if not task_id.replace("/", "").strip():
         raise InvalidRequest(
@@ -164,11 +164,14 @@ def check_task_id(task_id: str) -> str:
     return task_id
 
 
-def _canonical(task_id: str) -> str:
+def canonical_id(task_id: str) -> str:
     """The id with its escapes decoded, except those of `%` and of what is not UTF-8.
 
     Providers put ids into their documents as they want them in a URL (`projects%2Fp%2Foperations%2Fo`). Their
     SDKs send them like that, others encode them once more: it is the same task.
+
+    Raises:
+        InvalidRequest: It is percent-encoded more than twice.
     """
     for _ in range(_MAX_UNESCAPED):
         plain = _ESCAPES.sub(_unescaped, task_id)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from bridge.core.task import CLIMBS_SENTENCE, check_url_part, climbs
+from bridge.core.task import CLIMBS_SENTENCE, canonical_id, check_url_part, climbs
 from bridge.dialects.base import ProxyMatch
 from bridge.dialects.calls import Call, IdShape
 from bridge.dialects.submit import MAX_ADDRESS, SubmitRules
@@ -222,6 +222,7 @@ class Matcher:
 
     def _task_id(self, call: Call, values: Values) -> str | None:
         """The id whose parts these values are: the first candidate that has them as its parts."""
+        values = {name: canonical_id(value) for name, value in values.items()}
         for task_id in self._candidates(values):
             try:
                 parts = self._ids.values(task_id)

@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from bridge.config.checks import cross_field_errors, mapping_errors
+from bridge.config.checks import check_origin, cross_field_errors, mapping_errors
 from bridge.dialects.dialect import Dialect
 from bridge.dialects.hosts import is_host_name
 from bridge.dialects.registry import CUSTOM, load_dialect, preset_names
@@ -307,13 +307,15 @@ class Settings(BaseModel):
     allowed_hosts: list[str] = Field(
         default_factory=list,
         description="Host names the bridge accepts in `Host`, besides IP addresses, `localhost` and names"
-        " without a dot; `*.example.com` for all subdomains. Checked on loopback without"
-        " `auth`, and whenever the list is not empty.",
+        " without a dot; `*.example.com` for all subdomains. Checked on every route on loopback without"
+        " `auth`, and whenever the list is not empty; for `/status` and `/metrics` wherever they ask for no"
+        " credential.",
     )
     allowed_origins: list[str] = Field(
         default_factory=list,
-        description="Origins of the web pages that may call the bridge (CORS and WebSockets); `*` for"
-        " all, without credentials.",
+        description="Origins of the web pages that may call the bridge (CORS and WebSockets), as browsers"
+        " send them: scheme, lower-case host, and the port if it is not the default; `*` for all, without"
+        " credentials.",
     )
     inspector: bool = Field(
         True,
@@ -451,6 +453,14 @@ class Settings(BaseModel):
         for name in value:
             if not is_host_name(name):
                 raise ValueError(f"{name!r} is not a valid host name")
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        errors = [error for error in map(check_origin, value) if error is not None]
+        if errors:
+            raise ValueError("; ".join(errors))
         return value
 
     @field_validator("journal")

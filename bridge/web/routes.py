@@ -61,7 +61,7 @@ def make_app(services: Services, *, operations_apart: bool = False) -> ASGIApp:
     """The routes behind their middleware, outside in: handoff, request id, raw path, CORS."""
     settings = services.settings
     app = _app(routes(services, operations_apart=operations_apart))
-    app = add_cors(app, settings.allowed_origins, cookies=settings.auth != "none")
+    app = add_cors(app, services.origins, cookies=settings.auth != "none")
     return ConnectionHandoff(RequestIdMiddleware(RawPathMiddleware(app), services.clock))
 
 

@@ -196,7 +196,7 @@ class Bridge:
         journal.follow(hub)
         subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
         maintenance = ConnectionMaintenance(hub, clock, rng, settings)
-        submitter = Submitter(pool, journal, public_url=settings.public_url or None)
+        submitter = Submitter(pool, journal, callback_url=settings.called_back_at or None)
         stack.push_async_callback(submitter.close)
         limits = Limits(settings, ClientAddresses(settings.trusted_proxies), clock, metrics)
         origins = Origins(settings.allowed_origins)

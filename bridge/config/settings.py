@@ -222,8 +222,13 @@ class Settings(BaseModel):
     )
     public_url: str = Field(
         "",
-        description="Base URL under which providers reach this bridge; submits to an upstream with a"
-        " `callback_secret` then request callbacks.",
+        description="Base URL under which clients reach this bridge, with the prefix that a proxy leaves out:"
+        " links begin with it.",
+    )
+    callback_url: str = Field(
+        "",
+        description="Base URL under which providers reach this bridge, if it is another than `public_url`;"
+        " submits to an upstream with a `callback_secret` then request callbacks.",
     )
     journal: str = Field(
         "sqlite:./bridge.db",
@@ -361,6 +366,11 @@ class Settings(BaseModel):
         port = self.admin_port if self.admin_port is not None else next_port
         return self.admin_host or LOOPBACK, port
 
+    @property
+    def called_back_at(self) -> str:
+        """Base URL under which providers call back; empty if they cannot."""
+        return self.callback_url or self.public_url
+
     @model_validator(mode="wrap")
     @classmethod
     def _report_all_errors(
@@ -430,7 +440,7 @@ class Settings(BaseModel):
             )
         return value
 
-    @field_validator("public_url")
+    @field_validator("public_url", "callback_url")
     @classmethod
     def _is_base_url(cls, value: str) -> str:
         return _url(value).rstrip("/") if value else ""

@@ -243,7 +243,7 @@ class Bridge:
         open_to_pages = self.served_by_us and settings.auth == "none" and is_loopback(settings.host)
         if open_to_pages or settings.allowed_hosts:
             return AllowedHostsMiddleware(app, settings.allowed_hosts)
-        # Elsewhere a proxy may do both, for clients. Figures of operations are for nobody's page.
+        # Elsewhere a proxy may do both, for clients; what operators read is never for a web page.
         return AllowedHostsMiddleware(app, (), paths=OPERATIONS) if operations else app
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:

@@ -87,16 +87,16 @@ def mapping_errors(name: str, upstream: dict[str, Any], path: Path | None, text:
 def check_origin(origin: str) -> str | None:
     """What is wrong with an item of `allowed_origins`, with the right spelling; None for nothing.
 
-    No browser sends what is spelled otherwise: such an item would let no page in, and nothing would say so.
+    No browser sends what is spelled otherwise: such an item would let no page in, without a warning.
     """
     # User info may be a password; it is not repeated.
     shown = repr(origin[:200]) if "@" not in origin else "an origin with user info"
     if origin == "*":
         return None
     if "*" in origin:
-        return f"{shown}: `*` stands alone and means every page; list each origin instead"
+        return f"{shown}: `*` is an item of its own, for every page; list each origin instead"
     if origin.strip().lower() == "null":
-        return "'null' is what browsers send for files and sandboxed pages of anybody: only `*` allows it"
+        return "'null' is what browsers send for files and sandboxed pages, of all sites: only `*` allows it"
     try:
         right = as_browsers_send(origin)
     except ValueError as error:

@@ -209,7 +209,7 @@ class Submitter:
         try:
             request = dialect.alias_request(alias) if alias is not None else None
         except InvalidRequest:
-            request = None  # sent in a body, this id hurts nobody; in a URL it would
+            request = None  # it is harmless in a body only
         responded = error.provider_status is not None
         if request is None:
             raise error if responded and not _accepted(error) else _uncertain(error) from error

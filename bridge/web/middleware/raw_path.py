@@ -20,7 +20,7 @@ _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 class RawPathMiddleware:
     """Replaces the decoded path by the raw one; `params.EncodedConvertor` decodes after routing.
 
-    A proxy that leaves out a prefix of the path says so in `X-Forwarded-Prefix`, or the operator does, in
+    A proxy that leaves out a prefix of the path names it in `X-Forwarded-Prefix`, or the operator does, in
     `public_url`. It becomes a part of `root_path`, with which all links begin.
 
     Args:
@@ -50,7 +50,7 @@ class RawPathMiddleware:
         scope["root_path"] = prefix
 
     def _forwarded(self, scope: Scope) -> str:
-        """The prefix that trusted proxies left out, the outermost first; empty for none or a hostile one."""
+        """The prefix that trusted proxies left out, in their order; empty for none or a hostile one."""
         if not self._addresses.trusts_peer(scope):
             return ""
         values = [value for name, value in scope["headers"] if name == _FORWARDED_PREFIX]

@@ -14,19 +14,18 @@ pytestmark = pytest.mark.anyio
 
 SUBMIT = {"model": "m", "prompt": "p"}
 HOSTILE = [
+    *("//evil.example", "https://evil.example", "/a//b", "/..", "/a/../b", "/%2e%2e", "/a\\b", "/a?b", "a"),
     *(
-        "//evil.example",
-        "https://evil.example",
-        "/a//b",
-        "/..",
-        "/a/../b",
-        "/%2e%2e",
-        "/a\\b",
-        "/a?b",
-        "/a#b",
-        "a",
+        '/"><script>',
+        "/a b",
+        "/" + "x" * 300,
+        "/a, //evil.example",
+        "/é",
+        "\\evil.example",
+        "/a;b",
+        "/.",
+        "/#",
     ),
-    *('/"><script>', "/a b", "/" + "x" * 300, "/a, //evil.example", "/é", "\\evil.example", "/a;b", "/."),
 ]
 
 
@@ -78,8 +77,8 @@ async def test_links_to_the_provider_carry_it_too(behind: Scene) -> None:
     task = behind.id()
     url = f"{behind.simulator.url}/qingbo/v1/tasks/{task}"
     await behind.script("qingbo", task, qingbo(task, "processing", 1, status_url=url))
-    reply = await behind.get(f"/proxy/qingbo/v1/tasks/{task}", X_Forwarded_Prefix="/bridge", Host="b.example")
-    assert reply.json["status_url"] == f"http://b.example/bridge/proxy/qingbo/v1/tasks/{task}"
+    reply = await behind.get(f"/proxy/qingbo/v1/tasks/{task}", X_Forwarded_Prefix="/bridge", Host="bridge:1")
+    assert reply.json["status_url"] == f"http://bridge:1/bridge/proxy/qingbo/v1/tasks/{task}"
     refused = await behind.get("/proxy/qingbo/nowhere", X_Forwarded_Prefix="/bridge")
     assert refused.json == {"error": {"message": refused.json["error"]["message"], "code": "route_not_found"}}
 

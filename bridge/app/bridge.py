@@ -47,7 +47,7 @@ from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
 from bridge.web.limits.client_address import ClientAddresses
 from bridge.web.limits.limits import Limits
-from bridge.web.middleware.allowed_hosts import AllowedHostsMiddleware
+from bridge.web.middleware.allowed_hosts import OPERATIONS, AllowedHostsMiddleware
 from bridge.web.routes import make_app, make_operations_app
 from bridge.web.services import Services
 
@@ -196,7 +196,7 @@ class Bridge:
         journal.follow(hub)
         subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
         maintenance = ConnectionMaintenance(hub, clock, rng, settings)
-        submitter = Submitter(pool, journal, public_url=settings.public_url or None)
+        submitter = Submitter(pool, journal, callback_url=settings.called_back_at or None)
         stack.push_async_callback(submitter.close)
         limits = Limits(settings, ClientAddresses(settings.trusted_proxies), clock, metrics)
         origins = Origins(settings.allowed_origins)
@@ -219,8 +219,9 @@ class Bridge:
             tickets=auth.tickets,
         )
         separate = self.admin_port is not None or auth.operators is None
-        self._app = self._with_host_check(make_app(services, operations_apart=separate))
-        self._operations = self._with_host_check(make_operations_app(services))
+        for_all = auth.operators is None or settings.auth == "none"
+        self._app = self._with_host_check(make_app(services, operations_apart=separate), operations=for_all)
+        self._operations = self._with_host_check(make_operations_app(services), operations=for_all)
         rotations = [
             KeyRotation(
                 upstreams[name], file, sent, replaced=pool.key_replaced, keep_from_logs=keep_from_logs
@@ -230,14 +231,20 @@ class Bridge:
         self._parts = _Parts(subscriptions, maintenance, pool, metrics, journal, auth, rotations)
         return self._parts
 
-    def _with_host_check(self, app: ASGIApp) -> ASGIApp:
+    def _with_host_check(self, app: ASGIApp, *, operations: bool) -> ASGIApp:
+        """The app behind the check of `Host`.
+
+        Args:
+            operations: Whether it serves `/status` and `/metrics` without a credential.
+        """
         # Without authentication, a loopback address keeps other machines out, but not web pages in a browser
         # on this one: DNS rebinding makes them same-origin. Checking `Host` stops that.
         settings = self.settings
         open_to_pages = self.served_by_us and settings.auth == "none" and is_loopback(settings.host)
-        if not open_to_pages and not settings.allowed_hosts:
-            return app
-        return AllowedHostsMiddleware(app, settings.allowed_hosts)
+        if open_to_pages or settings.allowed_hosts:
+            return AllowedHostsMiddleware(app, settings.allowed_hosts)
+        # Elsewhere a proxy may do both, for clients; what operators read is never for a web page.
+        return AllowedHostsMiddleware(app, (), paths=OPERATIONS) if operations else app
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

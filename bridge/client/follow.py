@@ -55,8 +55,7 @@ class Follow:
     ) -> None:
         if not refs:
             raise InvalidRequest("no task to watch")
-        for ref in refs:
-            TaskKey.parse(ref)
+        refs = [TaskKey.parse(ref).ref for ref in refs]  # as the bridge will name them
         if cursor is not None and not EVENT_ID.fullmatch(cursor):
             raise InvalidRequest("invalid cursor")
         self._transport = transport

@@ -15,7 +15,7 @@ from bridge.dialects.credentials import check_key
 from bridge.dialects.custom import check_table, read_file
 from bridge.dialects.registry import CUSTOM, load_dialect, preset_names
 from bridge.errors import ConfigError, InvalidRequest
-from bridge.net import is_loopback
+from bridge.net import as_browsers_send, is_loopback
 from bridge.sources.signatures import check_signing_key
 from bridge.telemetry.tracing import EXTRA, can_export
 
@@ -82,6 +82,26 @@ def mapping_errors(name: str, upstream: dict[str, Any], path: Path | None, text:
         except InvalidRequest as error:
             errors.append(f"{prefix}.{setting}: {error}")
     return errors
+
+
+def check_origin(origin: str) -> str | None:
+    """What is wrong with an item of `allowed_origins`, with the right spelling; None for nothing.
+
+    No browser sends what is spelled otherwise: such an item would let no page in, without a warning.
+    """
+    # User info may be a password; it is not repeated.
+    shown = repr(origin[:200]) if "@" not in origin else "an origin with user info"
+    if origin == "*":
+        return None
+    if "*" in origin:
+        return f"{shown}: `*` is an item of its own, for every page; list each origin instead"
+    if origin.strip().lower() == "null":
+        return "'null' is what browsers send for files and sandboxed pages, of all sites: only `*` allows it"
+    try:
+        right = as_browsers_send(origin)
+    except ValueError as error:
+        return f"{shown} is not an origin ({error}); write it like https://app.example.com"
+    return None if right == origin else f"{shown} is not what browsers send; write {right}"
 
 
 def _follow_up_errors(prefix: str, name: str, upstream: dict[str, Any]) -> list[str]:

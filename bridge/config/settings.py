@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from bridge.config.checks import cross_field_errors, mapping_errors
+from bridge.config.checks import check_origin, cross_field_errors, mapping_errors
 from bridge.dialects.dialect import Dialect
 from bridge.dialects.hosts import is_host_name
 from bridge.dialects.registry import CUSTOM, load_dialect, preset_names
@@ -222,8 +222,13 @@ class Settings(BaseModel):
     )
     public_url: str = Field(
         "",
-        description="Base URL under which providers reach this bridge; submits to an upstream with a"
-        " `callback_secret` then request callbacks.",
+        description="Base URL under which clients reach this bridge, with the prefix that a proxy leaves out:"
+        " links begin with it.",
+    )
+    callback_url: str = Field(
+        "",
+        description="Base URL under which providers reach this bridge, if it is another than `public_url`;"
+        " submits to an upstream with a `callback_secret` then request callbacks.",
     )
     journal: str = Field(
         "sqlite:./bridge.db",
@@ -312,13 +317,15 @@ class Settings(BaseModel):
     allowed_hosts: list[str] = Field(
         default_factory=list,
         description="Host names the bridge accepts in `Host`, besides IP addresses, `localhost` and names"
-        " without a dot; `*.example.com` for all subdomains. Checked on loopback without"
-        " `auth`, and whenever the list is not empty.",
+        " without a dot; `*.example.com` for all subdomains. Checked on every route on loopback without"
+        " `auth`, and whenever the list is not empty; for `/status` and `/metrics` wherever they ask for no"
+        " credential.",
     )
     allowed_origins: list[str] = Field(
         default_factory=list,
-        description="Origins of the web pages that may call the bridge (CORS and WebSockets); `*` for"
-        " all, without credentials.",
+        description="Origins of the web pages that may call the bridge (CORS and WebSockets), as browsers"
+        " send them: scheme, lower-case host, and the port if it is not the default; `*` for all, without"
+        " credentials.",
     )
     inspector: bool = Field(
         True,
@@ -363,6 +370,11 @@ class Settings(BaseModel):
         next_port = self.port + 1 if self.port else 0
         port = self.admin_port if self.admin_port is not None else next_port
         return self.admin_host or LOOPBACK, port
+
+    @property
+    def called_back_at(self) -> str:
+        """Base URL under which providers call back; empty if they cannot."""
+        return self.callback_url or self.public_url
 
     @model_validator(mode="wrap")
     @classmethod
@@ -433,7 +445,7 @@ class Settings(BaseModel):
             )
         return value
 
-    @field_validator("public_url")
+    @field_validator("public_url", "callback_url")
     @classmethod
     def _is_base_url(cls, value: str) -> str:
         return _url(value).rstrip("/") if value else ""
@@ -456,6 +468,14 @@ class Settings(BaseModel):
         for name in value:
             if not is_host_name(name):
                 raise ValueError(f"{name!r} is not a valid host name")
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        errors = [error for error in map(check_origin, value) if error is not None]
+        if errors:
+            raise ValueError("; ".join(errors))
         return value
 
     @field_validator("journal")

@@ -7,6 +7,7 @@ Merging, comparing and writing follow from the row; tests compare the dialects a
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Self, TypeVar, dataclass_transform
@@ -18,10 +19,19 @@ from bridge.errors import InvalidRequest
 UPSTREAM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 MAX_TASK_ID = 1024  # of LiteLLM 362: base64 of provider, deployment and the vendor's id
 OWN_ACCOUNT = "-"
+CLIMBS_SENTENCE = "an id must not contain a segment `.` or `..` or a backslash, percent-encoded or not"
 
-_SUSPICIOUS = re.compile(r"[%\\]|(?:^|/)\.")
+_SUSPICIOUS = re.compile(r"[%\\]|(?:^|/)\s*\.")
 _DOTS = frozenset({".", ".."})
 _DECODINGS = 4  # the path as it is sent, and decoded up to three times
+# What some servers take for a dot, a slash or a backslash: too long UTF-8, and the escapes of JavaScript.
+_ODD_ESCAPE = re.compile(
+    r"%(?:(?P<dot>c0%ae|e0%80%ae|f0%80%80%ae|u002e|uff0e)|(?P<slash>c0%af|e0%80%af|f0%80%80%af|u002f|uff0f)"
+    r"|(?:c1%9c|e0%81%9c|f0%80%81%9c|u005c|uff3c))",
+    re.IGNORECASE,
+)
+_ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
+_MAX_UNESCAPED = 2
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Class = TypeVar("Class")
@@ -123,35 +133,87 @@ def check_id(text: str) -> str:
     return text
 
 
-def check_task_id(task_id: str) -> str:
-    """Return `task_id` unchanged.
+def check_url_part(text: str) -> str:
+    """Return `text`, an id that becomes a part of a provider's URL, unchanged.
 
     Raises:
-        InvalidRequest: It is empty, longer than 1,024 characters, contains control characters, or would name
-            another resource as a part of a path.
+        InvalidRequest: As `check_id`; or it would name another resource, as a part of a path.
     """
-    check_id(task_id)
-    if climbs(task_id):
+    check_id(text)
+    if climbs(text):
         # `x%2F..%2F..%2Faccount` would reach another path of the provider, with the operator's key.
+        raise InvalidRequest(CLIMBS_SENTENCE)
+    return text
+
+
+def check_task_id(task_id: str) -> str:
+    """Return the id in its canonical form, in which ids that differ only in percent-encoding are one.
+
+    Raises:
+        InvalidRequest: It is empty, longer than 1,024 characters, contains control characters, would name
+            another resource as a part of a path, or is percent-encoded more than twice.
+    """
+    check_url_part(task_id)
+    if "%" in task_id:
+        canonical = canonical_id(task_id)
+        task_id = canonical if canonical == task_id else check_url_part(canonical)
+    if not task_id.replace("/", "").strip():
         raise InvalidRequest(
-            "a task id must not contain a segment `.` or `..` or a backslash, percent-encoded or not"
-        )
+            "a task id must not consist of slashes and blanks only"
+        )  # names the list of tasks
     return task_id
+
+
+def canonical_id(task_id: str) -> str:
+    """The id with its escapes decoded, except those of `%` and of what is not UTF-8.
+
+    Providers put ids into their documents as they want them in a URL (`projects%2Fp%2Foperations%2Fo`). Their
+    SDKs send them like that, others encode them once more: it is the same task.
+
+    Raises:
+        InvalidRequest: It is percent-encoded more than twice.
+    """
+    for _ in range(_MAX_UNESCAPED):
+        plain = _ESCAPES.sub(_unescaped, task_id)
+        if plain == task_id:
+            return task_id
+        task_id = plain
+    if _ESCAPES.sub(_unescaped, task_id) != task_id:
+        raise InvalidRequest("the task id is percent-encoded too often")
+    return task_id
+
+
+def _unescaped(escapes: re.Match[str]) -> str:
+    data = bytes.fromhex(escapes[0].replace("%", ""))
+    try:
+        return data.replace(b"%", b"%25").decode()
+    except UnicodeDecodeError:
+        return escapes[0].upper()
 
 
 def climbs(path: str) -> bool:
     """Whether a segment of an encoded path is `.` or `..` or has a backslash: it would name another resource.
 
     A value in the path is encoded once, and servers and the proxies before them decode once or more: the
-    value itself counts, and the value decoded once and twice. Some servers read a backslash as a slash.
+    value itself counts, and the value decoded once and twice. Some servers read a backslash as a slash, or
+    replace wide characters by their ASCII ones.
     """
-    if not _SUSPICIOUS.search(path):
+    if path.isascii() and not _SUSPICIOUS.search(path):
         return False  # nearly every path; each poll and each proxied request comes through here
     for _ in range(_DECODINGS):
-        if "\\" in path or not _DOTS.isdisjoint(path.split("/")):
+        plain = path if path.isascii() else unicodedata.normalize("NFKC", path)
+        if "\\" in plain or any(_names_another(segment.strip()) for segment in plain.split("/")):
             return True
-        path = unquote(path)
+        path = unquote(_ODD_ESCAPE.sub(_usual, path))
     return False
+
+
+def _names_another(segment: str) -> bool:
+    return segment in _DOTS or segment.startswith("..;")  # Java servers leave out `;` and what follows
+
+
+def _usual(odd: re.Match[str]) -> str:
+    return "." if odd["dot"] else "/" if odd["slash"] else "\\"
 
 
 @frozen_for_types

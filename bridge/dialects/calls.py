@@ -10,7 +10,7 @@ import orjson
 
 from bridge.core.task import check_task_id
 from bridge.dialects.base import Request
-from bridge.dialects.templates import Body, Template, header_of, path_of, percent
+from bridge.dialects.templates import Body, Template, check_values, header_of, path_of, percent
 from bridge.errors import InvalidRequest
 
 _HOST_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
@@ -42,6 +42,7 @@ class Call:
         """
         path = path_of(self.path, values)
         for name, template in self.query:
+            check_values(template, values)
             path += f"{'&' if '?' in path else '?'}{percent(name)}={template.fill(values, percent)}"
         headers = {name: header_of(template, values) for name, template in self.headers}
         if self.body is not None:
@@ -77,12 +78,12 @@ class IdShape:
         return frozenset({"task_id", *(self.pattern.groupindex if self.pattern else ())})
 
     def values(self, task_id: str) -> dict[str, str]:
-        """The id and its named parts.
+        """The id, in its canonical form, and its named parts.
 
         Raises:
-            InvalidRequest: The id does not match the pattern.
+            InvalidRequest: The id is malformed, or does not match the pattern.
         """
-        check_task_id(task_id)
+        task_id = check_task_id(task_id)
         values = {**self.defaults, "task_id": task_id}
         if self.pattern is not None:
             match = self.pattern.fullmatch(task_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from urllib.parse import unquote
 
 from bridge.core.task import Failure, Observation, Status, check_id
 from bridge.dialects.answers import NO_ERROR, Choose, Document, ParsedAnswer, ProviderError, first, only_one
@@ -185,7 +186,7 @@ class Dialect:
         if task_id is None:
             raise _no_task_id(parsed, answer)
         try:
-            rules.ids.values(task_id)
+            task_id = rules.ids.values(task_id)["task_id"]
         except InvalidRequest as error:
             raise UnreadablePayload(
                 "the task id in the response is not one of this upstream's", provider_status=answer.status
@@ -314,12 +315,12 @@ class Dialect:
             ids = {task_id, *self._rules.ids.values(task_id).values()}
         except InvalidRequest:
             ids = {task_id}
-        ids.add(task_id.rpartition("/")[2])
+        ids.add(unquote(task_id).rpartition("/")[2])
         read = self._rules.state.fields.task_id.read
 
         def choose(documents: list[Document]) -> Document | None:
             named = ((document, read(document) or "") for document in documents)
-            matching = (one for one, name in named if name in ids or name.rpartition("/")[2] in ids)
+            matching = (one for one, name in named if name in ids or unquote(name).rpartition("/")[2] in ids)
             return next(matching, None) or only_one(documents)
 
         return choose

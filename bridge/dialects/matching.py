@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from bridge.core.task import check_id, climbs
+from bridge.core.task import CLIMBS_SENTENCE, canonical_id, check_url_part, climbs
 from bridge.dialects.base import ProxyMatch
 from bridge.dialects.calls import Call, IdShape
 from bridge.dialects.submit import MAX_ADDRESS, SubmitRules
@@ -134,10 +134,13 @@ class Matcher:
             query: What follows the question mark, still encoded.
 
         Raises:
-            InvalidRequest: The path is a call's, but the query or the body is not.
+            InvalidRequest: The path is a call's, but the query or the body is not; or a value of them would
+                name another resource.
         """
-        if len(path) > MAX_PATH or climbs(path):
-            return None  # exactly the paths that `Call.request` refuses to make
+        if len(path) > MAX_PATH:
+            return None
+        if climbs(path):
+            raise InvalidRequest(CLIMBS_SENTENCE)  # exactly the paths that `Call.request` refuses to make
         parameters = dict(parse_qsl(query, keep_blank_values=True))
         path_matched = False
         for matcher in self._matchers:
@@ -149,6 +152,8 @@ class Matcher:
                 # A stream often has the path of the status call; only its query differs.
                 path_matched = path_matched or matcher.name != "stream"
                 continue
+            if any(climbs(value) for value in values.values()):
+                raise InvalidRequest(CLIMBS_SENTENCE)
             match = self._match(matcher, values, parameters)
             if match is not None:
                 if any(matcher.excludes(other, parameters) for other in self._matchers):
@@ -194,10 +199,10 @@ class Matcher:
             if matcher.name in _CREATES:
                 return self._match_create(matcher, values, query)
             if "alias" in values:
-                return ProxyMatch(call=matcher.name, alias=check_id(values["alias"]))
+                return ProxyMatch(call=matcher.name, alias=check_url_part(values["alias"]))
             if matcher.name == "follow_up" and not values.keys() <= self._ids.names:
                 # What the result call names is not the task, but a file of it.
-                options = {name: check_id(value) for name, value in values.items()}
+                options = {name: check_url_part(value) for name, value in values.items()}
                 return ProxyMatch(call=matcher.name, task_id=values.get("task_id"), options=options)
             task_id = self._task_id(matcher.call, values)
         except InvalidRequest:
@@ -217,6 +222,7 @@ class Matcher:
 
     def _task_id(self, call: Call, values: Values) -> str | None:
         """The id whose parts these values are: the first candidate that has them as its parts."""
+        values = {name: canonical_id(value) for name, value in values.items()}
         for task_id in self._candidates(values):
             try:
                 parts = self._ids.values(task_id)
@@ -224,7 +230,7 @@ class Matcher:
                 continue
             if all(parts.get(name) == value for name, value in values.items()):
                 call.request(parts)
-                return task_id
+                return parts["task_id"]
         return None
 
     def _candidates(self, values: Values) -> Iterable[str]:

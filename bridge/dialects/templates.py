@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
 from urllib.parse import quote
 
-from bridge.core.task import climbs
+from bridge.core.task import CLIMBS_SENTENCE, climbs
 from bridge.errors import InvalidRequest
 
 _PART = re.compile(r"(\{\{|\}\}|\{[a-z_][a-z0-9_]*(?::path)?\}|[{}])")
@@ -22,10 +21,9 @@ class Template:
     Attributes:
         text: As it was written.
         names: The values it needs.
-        names_in_path: Those of them that come before the first `?`.
     """
 
-    __slots__ = ("_parts", "names", "names_in_path", "text")
+    __slots__ = ("_parts", "names", "text")
 
     def __init__(self, text: str) -> None:
         """Compile the text.
@@ -45,8 +43,6 @@ class Template:
             elif piece:
                 self._parts.append((piece, None))
         self.names = frozenset(name.partition(":")[0] for _, name in self._parts if name)
-        before_query = takewhile(lambda part: "?" not in part[0], self._parts)
-        self.names_in_path = frozenset(name.partition(":")[0] for _, name in before_query if name)
 
     @property
     def parts(self) -> Sequence[tuple[str, str | None]]:
@@ -77,11 +73,25 @@ def path_of(template: Template, values: Mapping[str, str]) -> str:
     Raises:
         InvalidRequest: With these values the path would name another resource.
     """
-    path = template.fill(values, percent)
-    # Each value and the path as a whole: `{a}{b}` could be put together from two dots.
-    if climbs(path.partition("?")[0]) or any(climbs(values[name]) for name in template.names_in_path):
+    text = template.fill(values, percent)
+    check_values(template, values)
+    path, shape = text.partition("?")[0], template.text.partition("?")[0]
+    # The path as a whole too: `{a}{b}` could be put together from two dots. An empty segment names what is
+    # above it on servers that merge slashes.
+    merged = "//" in path and "//" not in shape
+    if climbs(path) or merged or (path.endswith("/") and not shape.endswith("/")):
         raise InvalidRequest("this id cannot be part of a path")
-    return path
+    return text
+
+
+def check_values(template: Template, values: Mapping[str, str]) -> None:
+    """Check the values that a template puts into a URL, its path or its query.
+
+    Raises:
+        InvalidRequest: One of them would name another resource, if it were taken as a path.
+    """
+    if any(climbs(values[name]) for name in template.names):
+        raise InvalidRequest(CLIMBS_SENTENCE)
 
 
 def header_of(template: Template, values: Mapping[str, str]) -> str:

@@ -87,14 +87,14 @@ class Submitter:
     """Submits and cancels: for the bridge's own routes, or forwarding the provider's response.
 
     Args:
-        public_url: The address at which providers reach this bridge, without a trailing slash; None if they
+        callback_url: The address at which providers reach this bridge, without a trailing slash; None if they
             cannot.
     """
 
-    def __init__(self, pool: Pool, journal: Journal, *, public_url: str | None = None) -> None:
+    def __init__(self, pool: Pool, journal: Journal, *, callback_url: str | None = None) -> None:
         self._pool = pool
         self._journal = journal
-        self._public_url = public_url
+        self._callback_url = callback_url
         self._running: set[asyncio.Task[Any]] = set()
 
     async def submit(self, upstream: Upstream, submission: Submission) -> tuple[TaskKey, Event]:
@@ -167,9 +167,9 @@ class Submitter:
 
     def _prepare(self, upstream: Upstream, submission: Submission) -> _SubmitCall:
         sent = submission
-        if self._public_url is not None and upstream.callback_secret is not None:
+        if self._callback_url is not None and upstream.callback_secret is not None:
             secret = quote(callback_secret(upstream.callback_secret, upstream.account), safe="")
-            url = f"{self._public_url}/v1/callbacks/{upstream.name}/{secret}"
+            url = f"{self._callback_url}/v1/callbacks/{upstream.name}/{secret}"
             sent = upstream.dialect.with_callback(submission, url)
         request = upstream.dialect.submit_request(sent)
         if request is None:
@@ -206,7 +206,10 @@ class Submitter:
         """Find the task by the client's own id (rule 1); without one it stays unknown whether it exists."""
         dialect = call.upstream.dialect
         alias = dialect.client_id(call.submission)
-        request = dialect.alias_request(alias) if alias is not None else None
+        try:
+            request = dialect.alias_request(alias) if alias is not None else None
+        except InvalidRequest:
+            request = None  # it is harmless in a body only
         responded = error.provider_status is not None
         if request is None:
             raise error if responded and not _accepted(error) else _uncertain(error) from error

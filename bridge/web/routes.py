@@ -12,6 +12,7 @@ from bridge.delivery.handoff import ConnectionHandoff
 from bridge.web.callbacks import CallbackRoutes
 from bridge.web.health import HealthRoutes
 from bridge.web.inspector import InspectorRoutes
+from bridge.web.limits.client_address import ClientAddresses
 from bridge.web.middleware.cors import add_cors
 from bridge.web.middleware.raw_path import RawPathMiddleware
 from bridge.web.middleware.request_id import RequestIdMiddleware
@@ -19,7 +20,7 @@ from bridge.web.problems import HANDLERS
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.proxy.routes import ProxyRoutes
 from bridge.web.services import Services
-from bridge.web.static_files import StaticFile
+from bridge.web.static_files import OpenApiDocument, StaticFile
 from bridge.web.streams import StreamRoutes
 from bridge.web.submit import SubmitRoutes
 from bridge.web.tasks import TaskRoutes, TicketRoutes
@@ -61,8 +62,10 @@ def make_app(services: Services, *, operations_apart: bool = False) -> ASGIApp:
     """The routes behind their middleware, outside in: handoff, request id, raw path, CORS."""
     settings = services.settings
     app = _app(routes(services, operations_apart=operations_apart))
-    app = add_cors(app, settings.allowed_origins, cookies=settings.auth != "none")
-    return ConnectionHandoff(RequestIdMiddleware(RawPathMiddleware(app), services.clock))
+    app = add_cors(app, services.origins, cookies=settings.auth != "none")
+    addresses = ClientAddresses(settings.trusted_proxies)
+    app = RawPathMiddleware(app, public_url=settings.public_url, addresses=addresses)
+    return ConnectionHandoff(RequestIdMiddleware(app, services.clock))
 
 
 def make_operations_app(services: Services) -> ASGIApp:
@@ -80,7 +83,7 @@ def _operations(health: HealthRoutes) -> list[Route]:
         Route("/status", health.status),
         Route("/metrics", health.metrics),
         # the first two refer to the third by its name
-        Route("/openapi.yaml", StaticFile("api/openapi.yaml").serve),
+        Route("/openapi.yaml", OpenApiDocument("api/openapi.yaml").serve),
         Route("/asyncapi.yaml", StaticFile("api/asyncapi.yaml").serve),
         Route("/state.schema.json", StaticFile("api/state.schema.json").serve),
     ]

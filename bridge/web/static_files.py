@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge.errors import UnknownRoute
+from bridge.web import params
 
 FOLDER = files("bridge.web").joinpath("static")
 MEDIA_TYPES = {
@@ -60,6 +61,18 @@ class StaticFile:
         if request.method == "HEAD":
             return Response(headers=self._headers | {"Content-Length": str(len(self.body))})
         return Response(self.body, headers=self._headers)
+
+
+class OpenApiDocument(StaticFile):
+    """The OpenAPI document, whose server is the bridge under the prefix by which the client reached it."""
+
+    async def serve(self, request: Request) -> Response:
+        """As `StaticFile.serve`; without a tag where there is a prefix: not all clients have the same."""
+        prefix = params.root_path(request)
+        if not prefix:
+            return await super().serve(request)
+        body = self.body.replace(b"\n  - url: /\n", f"\n  - url: {prefix}\n".encode())
+        return Response(body, headers={name: text for name, text in self._headers.items() if name != "ETag"})
 
 
 class StaticFolder:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import websockets
 
-from tests.e2e.scene import Scene, path_of, stage
+from tests.e2e.scene import Scene, path_of, stage, until
 from tests.fakes.credentials import TOKEN_SETTINGS, bearer
 from tests.harness import qingbo
 
@@ -34,6 +34,7 @@ STRANGE = [
     "corp.example",
     "x]y.z",
 ]
+REFUSED = "host name refused"
 PATHS = [
     "/",
     "/v1/tasks/qingbo/a",
@@ -83,3 +84,38 @@ async def test_whoever_asks_for_credentials_need_not_know_its_name() -> None:
         ref = await scene.script("qingbo", task, qingbo(task, "processing", 1))
         headers = bearer(ref) | {"Host": "bridge.example.com"}
         assert (await scene.call("GET", path_of(ref), headers=headers)).status == 200
+
+
+async def test_off_loopback_only_what_operators_read_is_checked_and_a_refusal_is_logged_once() -> None:
+    async with stage(host="0.0.0.0", insecure=True) as scene:
+        for path in ("/status", "/metrics"):
+            for _ in range(3):
+                reply = await scene.get(path, Host="Evil.example:8080")
+                assert (reply.status, reply.json["code"]) == (403, "forbidden")
+                assert "allowed_hosts" in reply.json["detail"]
+            assert (await scene.get(path, Host="bridge:8080")).status == 200
+        for path in ("/livez", "/", "/v1/tasks/qingbo/a"):
+            assert (await scene.get(path, Host="evil.example")).status != 403
+
+        async def logged() -> list[bool]:
+            return [
+                "evil.example" in line and "allowed_hosts" in line
+                for line in scene.bridge.log
+                if REFUSED in line
+            ]
+
+        await until(logged, [True])
+
+
+async def test_the_admin_address_is_checked_where_it_asks_for_no_credential() -> None:
+    for auth, status in (({"auth": "upstream-key"}, 403), (TOKEN_SETTINGS, 401), ({"auth": "none"}, 403)):
+        async with stage(admin_port=0, **auth) as scene:
+            assert scene.bridge.process.stdout is not None
+            line = (await scene.bridge.process.stdout.readline()).decode()
+            for path in ("/status", "/metrics"):
+                url = line.rpartition(" ")[2].strip() + path
+                async with scene.http.get(url, headers={"Host": "rebound.example"}) as reply:
+                    assert reply.status == status
+                if status == 403:
+                    async with scene.http.get(url) as reply:
+                        assert reply.status == 200

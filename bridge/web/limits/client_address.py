@@ -44,6 +44,13 @@ class ClientAddresses:
             address = self._forwarded(scope["headers"]) or address
         return _ipv6_prefix(address) if ":" in address else address
 
+    def trusts_peer(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the peer is a trusted proxy, whose headers are believed."""
+        peer = scope.get("client")
+        if not self._trusted or not peer:
+            return False
+        return self._is_trusted(_normalized(peer[0]) or UNKNOWN_ADDRESS)
+
     def _forwarded(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """The client named by the headers; None if there is none, or the two headers disagree.
 

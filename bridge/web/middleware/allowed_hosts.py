@@ -1,4 +1,4 @@
-"""Allowed host names (the `Host` header), against DNS rebinding of a bridge without authentication.
+"""Allowed host names (the `Host` header), against DNS rebinding of what is served without a credential.
 
 A malicious page can let its own host name resolve to this machine. To the browser the bridge is then the
 page's own server, and neither CORS nor `Origin` distinguishes the two. Only the name in `Host` does.
@@ -6,7 +6,8 @@ page's own server, and neither CORS nor `Origin` distinguishes the two. Only the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+import logging
+from collections.abc import Awaitable, Collection, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 
@@ -16,31 +17,51 @@ from bridge.dialects.hosts import Hosts
 from bridge.errors import Forbidden
 from bridge.web.problems import error_to
 
+OPERATIONS = frozenset({"/status", "/metrics"})
+MAX_LOGGED = 64  # names; a client can invent any number of them
+
 _LOCAL = ".localhost"
-_SENTENCE = "this host name is not allowed; add it to allowed_hosts if it is the bridge's own"
+_ADVICE = "add it to allowed_hosts if it is the bridge's own"
+_SENTENCE = f"this host name is not allowed; {_ADVICE}"
 _CLOSE_REASON = _SENTENCE[:120]
+_MAX_NAME = 253
+
+logger = logging.getLogger(__name__)
 
 
 class AllowedHostsMiddleware:
-    """Rejects requests unless their host name is local or allowed.
+    """Rejects requests unless their host name is local or allowed. A refused name is logged, once.
 
     IP addresses and names without a dot are always allowed: browsers do not resolve them in the public DNS.
 
     Args:
         allowed: Further names; `*.example.com` for all subdomains.
+        paths: The paths to check; None for all.
     """
 
-    def __init__(self, app: ASGIApp, allowed: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, allowed: Sequence[str], *, paths: Collection[str] | None = None) -> None:
         self._app = app
         self._allowed = Hosts(allowed)
+        self._paths = paths
+        self._logged: set[str] = set()
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass on or reject. Not a coroutine itself: one less is suspended for as long as a stream lasts."""
-        if scope["type"] != "lifespan":
+        if scope["type"] != "lifespan" and (self._paths is None or _path(scope) in self._paths):
             host = next((bytes(value) for name, value in scope["headers"] if name == b"host"), b"")
             if _is_public_name(host) and not self._allowed.has(_name(host)):
+                self._log(_name(host)[:_MAX_NAME])
                 return _reject(scope, receive, send)
         return self._app(scope, receive, send)
+
+    def _log(self, name: str) -> None:
+        if name not in self._logged and len(self._logged) < MAX_LOGGED:
+            self._logged.add(name)
+            logger.warning("host name refused", extra={"host": name, "advice": _ADVICE})
+
+
+def _path(scope: Scope) -> str:
+    return str(scope["path"]).removeprefix(str(scope.get("root_path", "")).rstrip("/"))
 
 
 def _name(host: bytes) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from bridge.core.event import Event
 from bridge.core.rate_limit import CallKind
-from bridge.core.task import Source, TaskKey, check_id, check_task_id
+from bridge.core.task import Source, TaskKey, check_task_id, check_url_part
 from bridge.errors import TaskNotFound, UpstreamError
 from bridge.sources.poll import find
 from bridge.sources.upstream import Upstream
@@ -49,7 +49,7 @@ class Aliases:
                 lookup by alias.
             JournalError: The result could not be recorded.
         """
-        request = upstream.dialect.alias_request(check_id(alias))
+        request = upstream.dialect.alias_request(check_url_part(alias))
         if request is None:
             raise TaskNotFound("this upstream has no lookup by the client's own id")
         async with upstream.acquire(CallKind.CONTROL):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
+from bridge.config.settings import Settings
 from bridge.core.task import Output, State
 from bridge.dialects.base import HttpResponse
 from bridge.dialects.links import LinkRewriter
@@ -30,17 +31,13 @@ class Answers:
     _links: LinkRewriter
 
     @classmethod
-    def to(cls, request: Request, upstream: Upstream, public_url: str) -> Answers:
-        """For the client of a request.
-
-        Args:
-            public_url: The bridge's address in the settings; empty for that of the request.
-        """
-        base = public_url or base_url(request)
+    def to(cls, request: Request, upstream: Upstream, settings: Settings) -> Answers:
+        """For the client of a request."""
+        base, called_back_at = settings.public_url or base_url(request), settings.called_back_at
         links = upstream.dialect.link_rewriter(
             upstream.session.base_url,
             prefix=f"{base}/proxy/{upstream.name}",
-            secret_prefix=f"{public_url}/v1/callbacks/" if public_url else "",
+            secret_prefix=f"{called_back_at}/v1/callbacks/" if called_back_at else "",
         )
         return cls(links)
 

@@ -66,7 +66,7 @@ class ProxyRoutes:
             match = upstream.dialect.match(method, path, query, body)
             if match is None:
                 raise UnknownRoute(f"not a supported call of the upstream {name!r}")
-            answers = Answers.to(request, upstream, self._settings.public_url)
+            answers = Answers.to(request, upstream, self._settings)
             return await self._calls[match.call](ProxyCall(request, caller, upstream, match, body, answers))
         except BridgeError as error:
             return error_response(error)

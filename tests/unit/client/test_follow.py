@@ -215,7 +215,7 @@ async def test_ids_are_percent_encoded_and_a_path_prefix_is_kept(fake):
     fake.plays([fake.end()])
     fake.url += "/bridge/"
     assert await cursors(fake(), "veo/models/x y/operations/é?#%2F") == []
-    assert fake.seen[0].path == "/bridge/v1/tasks/veo/models%2Fx%20y%2Foperations%2F%C3%A9%3F%23%252F/events"
+    assert fake.seen[0].path == "/bridge/v1/tasks/veo/models%2Fx%20y%2Foperations%2F%C3%A9%3F%23%2F/events"
 
 
 async def test_a_task_that_does_not_exist_is_over_for_the_others(fake):

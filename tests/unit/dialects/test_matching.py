@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from bridge.core.task import check_task_id, climbs
 from bridge.dialects.base import ProxyMatch, Submission
 from bridge.dialects.registry import load_preset, load_text, preset_names
 from bridge.errors import ConfigError, InvalidRequest
@@ -53,10 +54,10 @@ def test_a_call_about_a_task_matches_back_to_its_id(name, call, data):
     if request is None or (call == "stream" and name not in SERVED):
         return
     asked = dialect.match(*own(dialect, request))
-    assert asked == ProxyMatch(call=call, task_id=task_id)
+    assert asked == ProxyMatch(call=call, task_id=check_task_id(task_id))
 
 
-@pytest.mark.parametrize("task_id", [".?", "..#", ".;a", "...", "a.", ".%3F", "%252E!", "a?/.b"])
+@pytest.mark.parametrize("task_id", [".?", "..#", ".;a", "...", "a.", ".%25", "%25!", "a?/.b"])
 def test_dots_beside_another_character_are_an_id(task_id):
     for name in ("dashscope", "qingbo", "replicate", "runway"):
         request = PRESETS[name].status_request(task_id)
@@ -73,12 +74,14 @@ def test_an_id_that_names_another_resource_for_some_server_is_not_asked_for(task
             PRESETS[name].status_request(task_id)
         path = urlsplit(PRESETS[name].status_request("ID").path).path.replace("ID", quote(task_id, safe=""))
         base = urlsplit(PRESETS[name].base_url).path.rstrip("/")
-        assert PRESETS[name].match("GET", base + path, "", b"") is None
+        with pytest.raises(InvalidRequest):
+            PRESETS[name].match("GET", base + path, "", b"")
 
 
 @given(alias=wild_ids)
 def test_an_alias_call_matches_back_to_the_alias(alias):
     dialect = PRESETS["bytespike"]
+    assume(not climbs(alias))
     request = dialect.alias_request(alias)
     assert dialect.match(*own(dialect, request)) == ProxyMatch(call="alias", alias=alias)
 
@@ -116,7 +119,10 @@ def test_a_place_takes_only_what_a_submit_would(name, value):
     place = next(iter(OPTIONS[name]))
     request = dialect.submit_request(Submission(body=b"{}", options=OPTIONS[name]))
     method, path, query, body = own(dialect, request)
-    assert dialect.match(method, path.replace(OPTIONS[name][place], value), query, body) is None
+    try:
+        assert dialect.match(method, path.replace(OPTIONS[name][place], value), query, body) is None
+    except InvalidRequest:
+        assert ".." in value
 
 
 def test_sync_is_no_task_and_no_submit():
@@ -169,7 +175,7 @@ def test_a_body_beside_a_path_must_name_the_same_task():
 @pytest.mark.parametrize(
     "path",
     ["", "/", "/v1", "/v1/tasks", "//v1/tasks/x", "/v1/tasks/", "/v1%2Ftasks/x", "/v1/tasks/x/",
-     "/v1/tasks/%FF", "/v1/tasks/%0A", "/v1/tasks/..%2Fx", "/v1/tasks/a%2F..%2Fb", "/v1/tasks/" + "x" * 1025],
+     "/v1/tasks/%FF", "/v1/tasks/%0A", "/v1/tasks/" + "x" * 1025],
 )  # fmt: skip
 def test_what_is_no_call_is_nowhere(path):
     assert PRESETS["qingbo"].match("GET", path, "", b"") is None

@@ -42,8 +42,15 @@ def test_a_whole_segment_of_dots_is_refused(value):
         path_of(Template("/v1/{name}/cancel"), {"name": value})
 
 
-def test_dots_are_harmless_in_a_query():
-    assert path_of(Template("/files?id={id}"), {"id": ".."}) == "/files?id=.."
+def test_dots_are_refused_in_a_query_too():
+    with pytest.raises(InvalidRequest):
+        path_of(Template("/files?id={id}"), {"id": "a/../b"})
+
+
+@pytest.mark.parametrize("value", ["/a", "a/", "a//b", "/"])
+def test_a_path_place_takes_no_empty_segment(value):
+    with pytest.raises(InvalidRequest):
+        path_of(Template("/v1/{name:path}"), {"name": value})
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1))

@@ -127,11 +127,11 @@ class Shop(FakeProvider):
 class Place:
     """A house with a shop, and a submitter before it."""
 
-    def __init__(self, public_url: str | None = None) -> None:
+    def __init__(self, callback_url: str | None = None) -> None:
         self.house = House()
         self.shop = Shop(self.house.clock)
         self.house.upstream.dialect = self.house.upstream.session = self.shop  # type: ignore[assignment]
-        self.submitter = Submitter(self.house.pool, self.house.journal, public_url=public_url)
+        self.submitter = Submitter(self.house.pool, self.house.journal, callback_url=callback_url)
 
     def outcomes(self, call: str) -> dict[str, float]:
         wanted = ("ok", "refused", "timeout", "error", "unreadable", "not_found")
@@ -341,8 +341,8 @@ async def test_an_end_without_its_result_is_not_believed(place: Place) -> None:
 # Callbacks
 
 
-async def test_a_public_url_adds_the_callback_address_where_the_caller_gave_none() -> None:
-    place = Place(public_url="https://bridge.example/base")
+async def test_a_callback_url_adds_the_callback_address_where_the_caller_gave_none() -> None:
+    place = Place(callback_url="https://bridge.example/base")
     async with place.house.running():
         await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
         assert place.shop.received[0].body == PLAIN.body  # without a secret nobody could call
@@ -355,7 +355,7 @@ async def test_a_public_url_adds_the_callback_address_where_the_caller_gave_none
 
 @pytest.mark.parametrize("called_back", [True, False])
 async def test_polls_are_a_safety_net_until_a_callback_proves_missing(*, called_back: bool) -> None:
-    place = Place(public_url="https://bridge.example" if called_back else None)
+    place = Place(callback_url="https://bridge.example" if called_back else None)
     house, pace = place.house, place.house.upstream.pace
     house.upstream.callback_secret = "s"
     place.shop.shows(ID, "processing", 10, eta_seconds=4)

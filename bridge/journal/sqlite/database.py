@@ -119,7 +119,7 @@ class Database:
         Not synced: after a kill it is exact, after a power failure it may be an older one. It shows what the
         database itself cannot: that it is an older copy, or has lost its -wal file.
         """
-        with contextlib.suppress(OSError):  # on a full disk the journal goes on without
+        with contextlib.suppress(OSError):  # a full disk must not fail the append that succeeded
             os.pwrite(self._lock, b"%-32s %018d\n" % (epoch.encode(), offset), 0)
 
     def acknowledged(self) -> Acknowledged | None:

@@ -81,7 +81,7 @@ def open_history(database: Database, unix_time: float) -> History:
 
 
 def store_time(connection: sqlite3.Connection, time: float) -> None:
-    """Store the journal's own time, which goes on from here after the next start.
+    """Store the journal's own time, which continues from here after the next start.
 
     Raises:
         sqlite3.Error: It could not be stored.
@@ -90,7 +90,7 @@ def store_time(connection: sqlite3.Connection, time: float) -> None:
 
 
 def _loss(database: Database, epoch: str | None, head: int, *, head_known: bool) -> str | None:
-    """Why recorded events may be missing; None if nothing says so, or if there is no epoch yet."""
+    """Why recorded events may be missing; None if nothing shows it, or if there is no epoch yet."""
     if epoch is None:  # a new file, or a copy: see `bridge.journal.sqlite.backup`
         return None
     if not _EPOCH.fullmatch(epoch):
@@ -106,7 +106,7 @@ def _loss(database: Database, epoch: str | None, head: int, *, head_known: bool)
 
 
 def _continued(time: str | None, stamps: list[float], unix_time: float) -> float:
-    """Where the journal's own time goes on.
+    """Where the journal's own time continues.
 
     Never far ahead of what was recorded last, or a damaged value would let everything expire at once.
     """
@@ -149,6 +149,6 @@ def _ended(connection: sqlite3.Connection, offset: int) -> bool:
 
 
 def _meta(connection: sqlite3.Connection, name: str) -> str | None:
-    """A value as text, whatever its type; None if there is no such row. NULL is an empty text."""
+    """A value of any type as text; None if there is no such row. NULL is an empty text."""
     row = connection.execute(_META, (name,)).fetchone()
     return None if row is None else (row[0] or b"").decode("utf-8", "replace")

@@ -81,7 +81,7 @@ def make_entry(key: TaskKey, state: State, observed_at: float) -> Entry:
         JournalError: It cannot be recorded.
     """
     try:
-        float(state.changed_at)  # whoever reads the state computes with it
+        float(state.changed_at)  # readers of the state compute with it
         return Entry(key, state, float(observed_at), encode_key(key), encode(state))
     except (OverflowError, TypeError) as error:
         raise JournalError(f"the state cannot be recorded: {error}") from error

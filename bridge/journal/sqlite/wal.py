@@ -20,7 +20,7 @@ _HEAD = struct.Struct(">8I")  # magic, version, page size, checkpoints, two salt
 _FRAME = struct.Struct(">6I")  # page, pages after the commit or 0, two salts, two checksums
 _LITTLE_ENDIAN, _BIG_ENDIAN = 0x377F0682, 0x377F0683  # the order of the words that are summed up
 _SMALLEST_PAGE, _LARGEST_PAGE = 512, 65_536
-_LOOKED_AT = 65_536  # bytes that tell an unused log, which is empty or all zeros, from a damaged one
+_LOOKED_AT = 65_536  # bytes that show whether a log without a head is unused: empty or all zeros
 
 
 def committed_frames(log: Path) -> int:

@@ -60,6 +60,7 @@ class Subscription:
 
     Args:
         label: The `delivery` label of its metrics.
+        token_id: The id of the token it was opened with; None without one.
         stays_open: Whether the connection outlives its tasks (WebSocket).
         retry: Milliseconds for the `retry:` field of the first block; None once sent.
         ends_at: Monotonic seconds at which it reaches its maximum age.
@@ -87,6 +88,7 @@ class Subscription:
     waiting: bool = False
     closing: Closing | None = None
     ends_by: Closing = Closing.AGE
+    token_id: str | None = None
     stalled_since: float | None = None
     stalled_bytes: int = 0
     retry: int | None = None

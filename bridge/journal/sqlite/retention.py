@@ -115,7 +115,7 @@ def _forget(connection: sqlite3.Connection, rows: list[Any], step: Step, limit: 
     step.events += _delete(connection, "DELETE FROM events WHERE task IN", tasks)
     _delete(connection, "DELETE FROM tasks WHERE id IN", tasks)
     for _, upstream, account, task_id, newest, *_ in rows[:count]:
-        with contextlib.suppress(AttributeError, ValueError):  # a damaged row: no client can request such names
+        with contextlib.suppress(AttributeError, ValueError):  # a damaged row: no client requests it
             step.forgotten.append((decode_key(upstream, account, task_id), newest))
     if rows and not count:
         _drop_oldest(connection, rows[0][0], step, limit)

@@ -37,7 +37,7 @@ class AuthComponents:
         tickets: None where the bridge issues no tickets.
         keys: The keys of a JWKS endpoint, to be refreshed; None where shared secrets are configured.
         ownership: None unless callers bring provider keys.
-        revoked: The tokens that were taken back; None without a file of them.
+        revoked: The tokens that were revoked; None without a file of them.
     """
 
     authenticator: Authenticator

@@ -373,7 +373,7 @@ async def _watch_revoked(revoked: RevokedTokens, subscriptions: Subscriptions, c
         await clock.sleep(REVOKED_PERIOD_SECONDS)
         # In a thread: a network file system may be slow.
         await asyncio.to_thread(revoked.read)
-        # Each time: a connection may have been authenticated just before its token was taken back.
+        # Each time: a connection may have been authenticated just before its token was revoked.
         if revoked.ids:
             subscriptions.expire(revoked.ids)
 

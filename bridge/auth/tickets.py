@@ -43,7 +43,7 @@ class Tickets:
     a token as a ticket. New tickets are signed with the first; each is valid while its secret is configured.
 
     Args:
-        revoked: The tokens that were taken back, and with them the tickets issued for them.
+        revoked: The tokens that were revoked, and with them the tickets issued for them.
     """
 
     def __init__(self, secrets: Sequence[bytes], clock: Clock, revoked: RevokedTokens | None = None) -> None:

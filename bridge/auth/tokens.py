@@ -49,7 +49,7 @@ class Tokens:
     Args:
         issuer: The required `iss`.
         audience: The required `aud`, or one of its entries.
-        revoked: The tokens that were taken back; None where none can be.
+        revoked: The tokens that were revoked; None where none can be.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ def check_revoked(claim: object, revoked: RevokedTokens | None) -> str | None:
     """The id of a token, from the claim that carries it; None where there is none.
 
     Raises:
-        Unauthenticated: The token was taken back.
+        Unauthenticated: The token was revoked.
     """
     if not isinstance(claim, str):
         return None

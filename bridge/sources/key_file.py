@@ -86,8 +86,8 @@ def read_key(path: Path, dialect: Dialect) -> str:
     return key
 
 
-def read_regular(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes.
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file of at most `max_bytes` bytes.
 
     Raises:
         OSError: It cannot be read.
@@ -98,9 +98,9 @@ def read_regular(path: Path, most: int) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise UnusableKey("it is not a regular file")
-        content = os.read(descriptor, most + 1)
+        content = os.read(descriptor, max_bytes + 1)
     finally:
         os.close(descriptor)
-    if len(content) > most:
-        raise UnusableKey(f"it is larger than {most} bytes")
+    if len(content) > max_bytes:
+        raise UnusableKey(f"it is larger than {max_bytes} bytes")
     return content

@@ -1,4 +1,4 @@
-"""The file with the tokens that were taken back, read again and again while the bridge runs.
+"""The file with the tokens that were revoked, read again and again while the bridge runs.
 
 Read whole each time, for the reasons in `bridge.sources.key_file`. A file that is being written may be short
 for a moment: an entry is dropped only when two readings in a row do not have it.

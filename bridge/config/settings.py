@@ -254,7 +254,9 @@ class Settings(BaseModel):
         description="Connections close at a random age of 0.8 to 1.0 times this value, so that clients"
         " rebalance over replicas.",
     )
-    retention_seconds: Seconds = Field(86_400.0, description="How long a finished task is kept, counted while the bridge runs.")
+    retention_seconds: Seconds = Field(
+        86_400.0, description="How long a finished task is kept, counted while the bridge runs."
+    )
     drain_seconds: Annotated[float, Field(ge=0)] = Field(
         20.0, description="Period over which open streams are closed after SIGTERM."
     )

@@ -2,12 +2,13 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 PARALLEL := -n 3 --dist loadfile
 PYTHON ?= python3
 # as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
-.PHONY: help demo test test-all coverage check fix serve simulate clean tools bench chaos soak dist release releasable
+.PHONY: help demo test test-all test-lowest audit coverage check fix serve simulate clean tools bench chaos soak dist release releasable
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +38,18 @@ test: tools ## unit, contract, stateful, end to end, chaos and client tests: som
 
 test-all: tools ## what `make test` leaves out: browser, Node, deploy, recipes, release
 	$(BIN)/python -m pytest $(PARALLEL) -m extended
+
+test-lowest: $(VENV)/.develop ## `make test` with the lowest versions that pyproject.toml allows, in .venv-lowest
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "Python 3.11, the lowest, is needed: make PYTHON=python3.11 test-lowest"; exit 1; }
+	mkdir -p build && $(BIN)/python tests/tools/lowest.py > build/lowest.txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python -m pip install --quiet --requirement build/lowest.txt --editable .
+	$(LOWEST)/bin/python -m pytest $(PARALLEL) -m "not extended" $(TESTS)
+
+audit: $(VENV)/.develop ## look for published vulnerabilities in what is installed, where an advisory source answers
+	$(BIN)/python tests/tools/audit.py
 
 coverage: tools ## lines and branches of bridge/ that all tests run, in every process; COVERED="tests/unit" for some
 	rm -rf build/coverage && mkdir -p build/coverage
@@ -74,7 +87,7 @@ dist: $(VENV)/.develop ## build wheel and source distribution into dist/, checke
 	$(BIN)/check-wheel-contents dist/*.whl
 	$(BIN)/twine check --strict dist/*
 
-release: releasable check test test-all dist ## all that comes before a release; ends with the commands that publish it
+release: releasable check audit test test-all test-lowest dist ## all that comes before a release; ends with the commands that publish it
 	@version=$$($(BIN)/python -c 'import bridge; print(bridge.__version__)'); \
 	  printf 'Remaining steps:\n  %s\n  %s\n  %s\n' "git tag --annotate v$$version --message v$$version" \
 	    "git push --follow-tags" "$(BIN)/twine upload dist/*"
@@ -86,4 +99,4 @@ releasable: $(VENV)/.develop
 	  { echo "CHANGELOG.md has no heading '## [$$version] - DATE'."; exit 1; }
 
 clean: ## remove everything that can be built again
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

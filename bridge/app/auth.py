@@ -21,6 +21,7 @@ from bridge.config.settings import Settings, dialect_of
 from bridge.dialects.hosts import Hosts
 from bridge.sources.accounts import AccountRegistry
 from bridge.sources.jwks import fetch_keys
+from bridge.sources.revoked_tokens import RevokedTokens
 from bridge.sources.upstream import Upstream
 from bridge.watchers.pool import Pool
 from bridge.web.limits.limits import Limits
@@ -36,6 +37,7 @@ class AuthComponents:
         tickets: None where the bridge issues no tickets.
         keys: The keys of a JWKS endpoint, to be refreshed; None where shared secrets are configured.
         ownership: None unless callers bring provider keys.
+        revoked: The tokens that were revoked; None without a file of them.
     """
 
     authenticator: Authenticator
@@ -43,6 +45,7 @@ class AuthComponents:
     tickets: Tickets | None = None
     keys: SigningKeySet | None = None
     ownership: OwnershipVerifier | None = None
+    revoked: RevokedTokens | None = None
 
 
 def make_accounts(
@@ -70,6 +73,9 @@ def build_auth(
     keys: SigningKeySet | None = None
     tickets: Tickets | None = None
     by_token: TokenAuth | None = None
+    revoked = RevokedTokens(settings.revoked_tokens_file) if settings.revoked_tokens_file else None
+    if revoked is not None:
+        revoked.read()
     if settings.token_issuer:
         shared = [secret.get_secret_value().encode() for secret in settings.token_secrets]
         if settings.token_jwks_url:
@@ -80,15 +86,20 @@ def build_auth(
             clock,
             issuer=settings.token_issuer,
             audience=settings.token_audience,
+            revoked=revoked,
         )
         # without a secret of their own tickets are signed like tokens; we do not have a JWKS endpoint's keys
         signing = [own_secret] if own_secret else shared
-        tickets = Tickets(signing, clock) if signing else None
+        tickets = Tickets(signing, clock, revoked) if signing else None
         by_token = TokenAuth(origins, clock, tokens, tickets)
     if accounts is None:
         authenticator = by_token or NoAuth(clock)
         return AuthComponents(
-            authenticator=authenticator, operators=authenticator, tickets=tickets, keys=keys
+            authenticator=authenticator,
+            operators=authenticator,
+            tickets=tickets,
+            keys=keys,
+            revoked=revoked,
         )
     # beside provider keys, tokens are for operators alone: tickets are signed with their own secret only
     tickets = Tickets([own_secret], clock) if own_secret else None
@@ -109,7 +120,12 @@ def build_auth(
         tickets=tickets,
     )
     return AuthComponents(
-        authenticator=by_key, operators=by_token, tickets=tickets, keys=keys, ownership=ownership
+        authenticator=by_key,
+        operators=by_token,
+        tickets=tickets,
+        keys=keys,
+        ownership=ownership,
+        revoked=revoked,
     )
 
 

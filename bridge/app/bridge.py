@@ -37,6 +37,7 @@ from bridge.sources.credentials import Credential, RotatingCredential, credentia
 from bridge.sources.http_client import Session
 from bridge.sources.jwks import fetch_fal
 from bridge.sources.key_file import KeyFile
+from bridge.sources.revoked_tokens import RevokedTokens
 from bridge.sources.signatures import make_verifier
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.logs import keep_from_logs
@@ -52,6 +53,7 @@ from bridge.web.routes import make_app, make_operations_app
 from bridge.web.services import Services
 
 LAG_PERIOD_SECONDS = 0.25
+REVOKED_PERIOD_SECONDS = 1.0
 SAFETY_NET_INTERVALS = 6  # polls at this multiple of the longest interval while a stream or callbacks report
 
 logger = logging.getLogger(__name__)
@@ -133,6 +135,9 @@ class Bridge:
                     group.create_task(_measure_lag(self._clock, parts.metrics)),
                 ]
                 tasks += [group.create_task(rotation.run()) for rotation in parts.rotations]
+                if parts.auth.revoked is not None:
+                    watching = _watch_revoked(parts.auth.revoked, parts.subscriptions, self._clock)
+                    tasks.append(group.create_task(watching))
                 if parts.auth.keys is not None:
                     tasks.append(group.create_task(parts.auth.keys.run()))
                 try:
@@ -368,6 +373,16 @@ def _revealed(secret: SecretStr | None) -> str | None:
 
 def _nothing() -> None:
     """Default of `Bridge.died`."""
+
+
+async def _watch_revoked(revoked: RevokedTokens, subscriptions: Subscriptions, clock: Clock) -> None:
+    while True:
+        await clock.sleep(REVOKED_PERIOD_SECONDS)
+        # In a thread: a network file system may be slow.
+        await asyncio.to_thread(revoked.read)
+        # Each time: a connection may have been authenticated just before its token was revoked.
+        if revoked.ids:
+            subscriptions.expire(revoked.ids)
 
 
 async def _measure_lag(clock: Clock, metrics: Metrics) -> None:

@@ -166,7 +166,7 @@ class CredentialAuthenticator(Authenticator):
             if self._tickets is None:
                 raise Unauthenticated("this bridge issues no tickets")
             caller = self._tickets.caller(connection.query_params[TICKET])
-            name_caller(caller.name)
+            name_caller(caller.name, caller.token_id)
             return caller
         if credential is None:
             credential = connection.cookies.get(COOKIE)
@@ -182,7 +182,7 @@ class CredentialAuthenticator(Authenticator):
                     "requests with a cookie are accepted only from the bridge's own host and allowed origins"
                 )
         caller = await self.identify(credential)
-        name_caller(caller.name)
+        name_caller(caller.name, caller.token_id)
         self.admit(credential, connection)
         return caller
 

@@ -32,6 +32,7 @@ class Caller:
         tasks: The tasks the credential covers; None for all.
         expires_at: Unix seconds when the credential expires; None for never.
         account: The account whose provider key polls the caller's tasks; `-` for the bridge's own key.
+        token_id: The id (`jti`) of the token, or of the one a ticket was issued for; None without one.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Caller:
     tasks: Grant | None
     expires_at: float | None
     account: str = OWN_ACCOUNT
+    token_id: str | None = None
 
     def covers(self, key: TaskKey) -> bool:
         """Whether the credential covers the task; a task of another account is never covered."""

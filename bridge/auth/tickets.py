@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from bridge.auth.caller import Caller, TokenScope
 from bridge.auth.grants import EVERYTHING, read_grant
 from bridge.auth.signing_keys import SHARED_KEY_ALGORITHM, SigningKey
-from bridge.auth.tokens import MAX_CREDENTIAL, check_shape, mint, valid_until, verified_claims
+from bridge.auth.tokens import MAX_CREDENTIAL, check_revoked, check_shape, mint, valid_until, verified_claims
 from bridge.clock import Clock
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import InvalidRequest, Unauthenticated
+from bridge.sources.revoked_tokens import RevokedTokens
 
 MAX_TICKET_SECONDS = 900
 
 _ISSUER = "bridge"
 _AUDIENCE = "bridge-ticket"
+_PARENT = "parent_jti"
 _PURPOSE = b"task-event-bridge ticket 1"
 
 
@@ -39,9 +41,13 @@ class Tickets:
 
     The signing keys are derived from the operator's secrets, so that a ticket is never valid as a token, nor
     a token as a ticket. New tickets are signed with the first; each is valid while its secret is configured.
+
+    Args:
+        revoked: The tokens that were revoked, and with them the tickets issued for them.
     """
 
-    def __init__(self, secrets: Sequence[bytes], clock: Clock) -> None:
+    def __init__(self, secrets: Sequence[bytes], clock: Clock, revoked: RevokedTokens | None = None) -> None:
+        self._revoked = revoked
         self._keys = [
             SigningKey(SHARED_KEY_ALGORITHM, hmac.digest(secret, _PURPOSE, "sha256")) for secret in secrets
         ]
@@ -67,6 +73,8 @@ class Tickets:
         }
         if caller.account != OWN_ACCOUNT:
             claims["account"] = caller.account
+        if caller.token_id is not None:
+            claims[_PARENT] = caller.token_id
         text = mint(self._keys[0].key, claims)
         if len(text) > MAX_CREDENTIAL:
             raise InvalidRequest("too many tasks for one ticket; request several")
@@ -81,6 +89,7 @@ class Tickets:
         check_shape(ticket)
         claims = verified_claims(ticket, self._keys, issuer=_ISSUER, audience=_AUDIENCE)
         expires_at = valid_until(claims, self._clock.time(), skew=0.0)  # dated by this clock: no skew
+        token_id = check_revoked(claims.get(_PARENT), self._revoked)
         grant = read_grant(claims.get("tasks"))
         if grant is None or grant.upstreams:
             raise Unauthenticated("a ticket must name its tasks individually")
@@ -90,4 +99,5 @@ class Tickets:
             tasks=grant,
             expires_at=expires_at,
             account=str(claims.get("account", OWN_ACCOUNT)),
+            token_id=token_id,
         )

@@ -15,6 +15,7 @@ from bridge.auth.grants import read_grant
 from bridge.auth.signing_keys import SHARED_KEY_ALGORITHM, KeySource, SigningKey
 from bridge.clock import Clock
 from bridge.errors import Unauthenticated
+from bridge.sources.revoked_tokens import RevokedTokens
 
 SKEW_SECONDS = 60.0
 MAX_CREDENTIAL = 8 * 1024
@@ -48,10 +49,20 @@ class Tokens:
     Args:
         issuer: The required `iss`.
         audience: The required `aud`, or one of its entries.
+        revoked: The tokens that were revoked; None where none can be.
     """
 
-    def __init__(self, keys: KeySource, clock: Clock, *, issuer: str, audience: str) -> None:
+    def __init__(
+        self,
+        keys: KeySource,
+        clock: Clock,
+        *,
+        issuer: str,
+        audience: str,
+        revoked: RevokedTokens | None = None,
+    ) -> None:
         self._keys = keys
+        self._revoked = revoked
         self._clock = clock
         self._issuer = issuer
         self._audience = audience
@@ -69,6 +80,7 @@ class Tokens:
             raise Unauthenticated("malformed token: not a JWT") from None
         keys = await self._keys.candidates(kid if isinstance(kid, str) else None)
         claims = verified_claims(token, keys, issuer=self._issuer, audience=self._audience)
+        token_id = check_revoked(claims.get("jti"), self._revoked)
         subject = claims.get("sub")
         if isinstance(subject, str) and subject:
             name = subject[:_MAX_NAME]
@@ -80,6 +92,7 @@ class Tokens:
             scopes=_read_scopes(claims.get("scope")),
             tasks=read_grant(claims.get("tasks")),
             expires_at=valid_until(claims, self._clock.time(), skew=SKEW_SECONDS),
+            token_id=token_id,
         )
 
 
@@ -127,6 +140,19 @@ def verified_claims(
         except _UNREADABLE:
             continue
     raise Unauthenticated("invalid token signature")
+
+
+def check_revoked(claim: object, revoked: RevokedTokens | None) -> str | None:
+    """The id of a token, from the claim that carries it; None where there is none.
+
+    Raises:
+        Unauthenticated: The token was revoked.
+    """
+    if not isinstance(claim, str):
+        return None
+    if revoked is not None and claim.strip() in revoked.ids:
+        raise Unauthenticated("the token was revoked")
+    return claim
 
 
 def valid_until(claims: dict[str, Any], now: float, *, skew: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def mint(path: Path | None, tasks: tuple[str, ...], scope: str, seconds: int, na
         "iss": settings.token_issuer,
         "aud": settings.token_audience,
         "sub": name,
+        "jti": secrets.token_hex(16),
         "exp": int(SystemClock().time()) + seconds,
         "scope": " ".join(words),
         "tasks": list(tasks),

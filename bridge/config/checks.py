@@ -16,6 +16,7 @@ from bridge.dialects.custom import check_table, read_file
 from bridge.dialects.registry import CUSTOM, load_dialect, preset_names
 from bridge.errors import ConfigError, InvalidRequest
 from bridge.net import as_browsers_send, is_loopback
+from bridge.sources.revoked_tokens import UnusableList, read_list
 from bridge.sources.signatures import check_signing_key
 from bridge.telemetry.tracing import EXTRA, can_export
 
@@ -137,6 +138,19 @@ def _token_settings(settings: Settings) -> Errors:
         yield "ticket_secret", "only for use with token_jwks_url; token_secrets sign tickets too"
 
 
+def _revoked_tokens(settings: Settings) -> Errors:
+    path = settings.revoked_tokens_file
+    if path is None:
+        return
+    if not settings.token_issuer:
+        yield "revoked_tokens_file", "only for use with tokens, which need token_issuer"
+        return
+    try:
+        read_list(path)
+    except UnusableList as error:
+        yield "revoked_tokens_file", f"{path} is not usable: {error}"
+
+
 def _account_secret(settings: Settings) -> Errors:
     if settings.account_secret is not None and settings.auth != "upstream-key":
         yield "account_secret", 'needs auth = "upstream-key"'
@@ -180,6 +194,7 @@ def _upstreams(settings: Settings) -> Errors:
 _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Settings], Errors]], ...] = (
     (("host", "auth", "insecure"), _exposure),
     (("auth", "token_secrets", "token_jwks_url", "token_issuer", "ticket_secret"), _token_settings),
+    (("auth", "token_issuer", "revoked_tokens_file"), _revoked_tokens),
     (("auth", "account_secret"), _account_secret),
     (("auth", "admin_host", "token_secrets", "token_jwks_url", "token_issuer"), _operator_access),
     (("auth", "port", "admin_host", "admin_port"), _admin_port),

@@ -220,6 +220,11 @@ class Settings(BaseModel):
         description="With `token_jwks_url` or `upstream-key`: secret that signs tickets, at least 32"
         " bytes; without it the bridge issues no tickets.",
     )
+    revoked_tokens_file: Path | None = Field(
+        None,
+        description="File with the ids (`jti`) of tokens that are no longer accepted, one a line; relative to"
+        " the configuration file. It is read again when it changes.",
+    )
     public_url: str = Field(
         "",
         description="Base URL under which clients reach this bridge, with the prefix that a proxy leaves out:"
@@ -259,7 +264,9 @@ class Settings(BaseModel):
         description="Connections close at a random age of 0.8 to 1.0 times this value, so that clients"
         " rebalance over replicas.",
     )
-    retention_seconds: Seconds = Field(86_400.0, description="How long a finished task is kept.")
+    retention_seconds: Seconds = Field(
+        86_400.0, description="How long a finished task is kept, counted while the bridge runs."
+    )
     drain_seconds: Annotated[float, Field(ge=0)] = Field(
         20.0, description="Period over which open streams are closed after SIGTERM."
     )
@@ -396,6 +403,9 @@ class Settings(BaseModel):
                     if isinstance(table.get("api_key_file"), str) and origin.path is not None:
                         table["api_key_file"] = str(origin.path.parent / table["api_key_file"])
                     mapping += mapping_errors(str(name), table, origin.path, origin.text)
+        if isinstance(data, dict) and isinstance(data.get("revoked_tokens_file"), str) and origin.path:
+            path = str(origin.path.parent / data["revoked_tokens_file"])
+            data = {**data, "revoked_tokens_file": path}
         invalid: set[str] = set()
         try:
             settings = handler(data)

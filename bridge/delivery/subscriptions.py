@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bridge.clock import Clock
@@ -25,6 +25,7 @@ from bridge.hub.maintenance import retry_milliseconds
 from bridge.hub.subscription import Backlog, Subscription
 from bridge.journal.base import Journal
 from bridge.telemetry.metrics import LEFT, Metrics
+from bridge.telemetry.request_context import current_request
 from bridge.watchers.pool import Pool
 from bridge.wire.frames import Format
 
@@ -121,7 +122,16 @@ class Subscriptions:
         subscription = self.hub.reserve(fmt, ends_at=self.clock.monotonic() + age)
         if expires_at is not None and expires_at < subscription.ends_at:
             subscription.ends_at, subscription.ends_by = expires_at, Closing.EXPIRED
+        request = current_request()
+        subscription.token_id = request.token_id if request is not None else None
         return subscription
+
+    def expire(self, token_ids: Container[str]) -> None:
+        """End the connections opened with these tokens, as if the tokens had expired."""
+        for subscription in self.hub.subscriptions:
+            if subscription.token_id in token_ids:
+                # The next maintenance scan closes them.
+                subscription.ends_at, subscription.ends_by = self.clock.monotonic(), Closing.EXPIRED
 
     async def open(
         self, subscription: Subscription, request: SubscribeRequest, *, wait_for_state: bool

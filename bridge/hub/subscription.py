@@ -70,6 +70,7 @@ class Subscription:
     """The hub's state of one connection.
 
     Args:
+        token_id: The id of the token it was opened with; None without one.
         retry: Milliseconds for the `retry:` field of the first block; None once sent.
         ends_at: Monotonic seconds at which it reaches its maximum age.
         ends_by: The reason to report at that time.
@@ -107,6 +108,7 @@ class Subscription:
     waiting: bool = False
     asked: dict[TaskKey, object] | None = None
     closing: Closing | None = None
+    token_id: str | None = None
     stalled_since: float | None = None
     stalled_bytes: int = 0
     events: int = 0

@@ -35,6 +35,8 @@ class MemoryJournal(Feed):
         self._retention = retention_seconds
         self._max_tasks = max_tasks
         self._tasks: OrderedDict[TaskKey, deque[Event]] = OrderedDict()
+        # Monotonic seconds of the last append: the clock on the wall may be set while the bridge runs.
+        self._appended_at: dict[TaskKey, float] = {}
 
     async def append(self, key: TaskKey, state: State, *, observed_at: float = 0.0) -> Event:
         """Record a state and pass the event to the followers; never waits."""
@@ -44,6 +46,7 @@ class MemoryJournal(Feed):
         if events is None:
             events = self._tasks[key] = deque(maxlen=EVENTS_PER_TASK)
         events.append(event)
+        self._appended_at[key] = self._clock.monotonic()
         self._tasks.move_to_end(key)  # the first task is always the one unchanged for longest
         self._forget()
         self.publish(event)
@@ -73,17 +76,15 @@ class MemoryJournal(Feed):
     def _forget(self) -> None:
         """Delete a bounded number of expired tasks.
 
-        Bounded, because after a quiet night the next append would otherwise delete thousands at once. The
-        newest task stays even if its state carries an old timestamp.
+        Bounded, because after a quiet night the next append would otherwise delete thousands at once.
         """
-        oldest = self._clock.time() - self._retention
+        oldest = self._clock.monotonic() - self._retention
         for _ in range(FORGET_BATCH):
             if len(self._tasks) == 1:
                 return
             key = next(iter(self._tasks))
-            newest = self._tasks[key][-1].state
-            expired = newest.changed_at < oldest
+            expired = self._appended_at[key] < oldest
             # The order is by last append: if this task stays, so do all after it.
             if not expired and len(self._tasks) <= self._max_tasks:
                 return
-            del self._tasks[key]
+            del self._tasks[key], self._appended_at[key]

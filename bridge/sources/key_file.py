@@ -69,11 +69,9 @@ def read_key(path: Path, dialect: Dialect) -> str:
         UnusableKey: The file cannot be read, or holds no key of this provider.
     """
     try:
-        content = _content(path)
+        content = read_regular(path, MAX_KEY_BYTES)
     except OSError as error:
         raise UnusableKey(error.strerror or "it cannot be read") from None
-    if len(content) > MAX_KEY_BYTES:
-        raise UnusableKey(f"it is larger than {MAX_KEY_BYTES} bytes")
     try:
         # Editors of some systems put a byte order mark in front.
         key = content.decode("utf-8-sig").strip()
@@ -88,12 +86,21 @@ def read_key(path: Path, dialect: Dialect) -> str:
     return key
 
 
-def _content(path: Path) -> bytes:
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file of at most `max_bytes` bytes.
+
+    Raises:
+        OSError: It cannot be read.
+        UnusableKey: It is something else, or larger.
+    """
     # Without waiting: a named pipe would hold the thread until a writer comes.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise UnusableKey("it is not a regular file")
-        return os.read(descriptor, MAX_KEY_BYTES + 1)
+        content = os.read(descriptor, max_bytes + 1)
     finally:
         os.close(descriptor)
+    if len(content) > max_bytes:
+        raise UnusableKey(f"it is larger than {max_bytes} bytes")
+    return content

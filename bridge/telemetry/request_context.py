@@ -42,6 +42,7 @@ class RequestContext:
     Args:
         trace: The client's own trace; None if it sent none.
         caller: The authenticated caller; a name, never a credential.
+        token_id: The id of its token; None without one. Never logged.
         address: The address of the peer.
     """
 
@@ -49,6 +50,7 @@ class RequestContext:
     trace: Trace | None = None
     caller: str | None = None
     address: str | None = None
+    token_id: str | None = None
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("bridge_request", default=None)
@@ -92,11 +94,11 @@ def detach_from_request() -> None:
     _current.set(None)
 
 
-def name_caller(name: str) -> None:
-    """Set the caller of the current request."""
+def name_caller(name: str, token_id: str | None = None) -> None:
+    """Set the caller of the current request, and the id of its token."""
     request = _current.get()
     if request is not None:
-        request.caller = name
+        request.caller, request.token_id = name, token_id
 
 
 def parse_traceparent(value: bytes) -> Trace | None:

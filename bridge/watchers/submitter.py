@@ -41,8 +41,10 @@ from bridge.journal.base import Journal
 from bridge.sources.accounts import callback_secret
 from bridge.sources.poll import PollCache, WithoutResult, find, poll
 from bridge.sources.upstream import Upstream
+from bridge.telemetry.request_context import current_request
 from bridge.watchers.pool import Pool
 
+ANONYMOUS = "anonymous"  # in the log, where callers are not asked who they are
 MAY_EXIST = "the task may have been created; check at the provider before you submit it again"
 
 # After these errors of a submit call the task may exist. `UpstreamUnreachable`, a subclass, is the exception.
@@ -107,7 +109,8 @@ class Submitter:
             InvalidRequest: An option is missing, malformed or unknown.
             UpstreamError: The provider created no task; or it may have, and then the message states it.
         """
-        return await self._run_to_completion(self._submit(self._prepare(upstream, submission)))
+        call = self._prepare(upstream, submission)
+        return await self._run_to_completion(_logged("submit", upstream.name, self._submit(call)))
 
     async def forward_submit(self, upstream: Upstream, submission: Submission) -> Forwarded:
         """Submit a task and watch it until its end, without rule 1's recovery: the client sees the response.
@@ -121,7 +124,8 @@ class Submitter:
             UpstreamTimeout: The provider did not respond in time.
             UnreadablePayload: Its response is too large.
         """
-        return await self._run_to_completion(self._forward_submit(self._prepare(upstream, submission)))
+        call = self._prepare(upstream, submission)
+        return await self._run_to_completion(_logged("submit", upstream.name, self._forward_submit(call)))
 
     async def cancel(self, key: TaskKey) -> Event:
         """Ask the provider to cancel a task; its newest state, which may not be `cancelled` yet.
@@ -139,7 +143,7 @@ class Submitter:
         (known,) = await self._journal.latest([key])
         if known is not None and known.state.status.final:
             return known
-        return await self._run_to_completion(self._cancel(key))
+        return await self._run_to_completion(_logged("cancel", key.upstream, self._cancel(key), key))
 
     async def forward_cancel(self, key: TaskKey) -> Forwarded:
         """Ask the provider to cancel a task, and poll the task.
@@ -151,7 +155,7 @@ class Submitter:
             TaskNotFound: The id is not one of this provider.
             UpstreamError: The call failed.
         """
-        return await self._run_to_completion(self._forward_cancel(key))
+        return await self._run_to_completion(_logged("cancel", key.upstream, self._forward_cancel(key), key))
 
     async def close(self) -> None:
         """Wait for the running calls; each has its timeout."""
@@ -316,6 +320,42 @@ class Submitter:
     def _placeholder(self, key: TaskKey) -> Event:
         clock = self._pool.upstream(key.upstream).clock
         return Event(key, Cursor(self._journal.epoch, 0), unknown(unix_time=clock.time()))
+
+
+async def _logged(
+    call: str, upstream: str, running: Coroutine[Any, Any, Result], key: TaskKey | None = None
+) -> Result:
+    """Log who submitted or cancelled what, and how it ended, even if the client does not wait for it."""
+    request = current_request()
+    fields: dict[str, object] = {
+        "caller": (request.caller if request is not None else None) or ANONYMOUS,
+        "upstream": upstream,
+        "task": key.ref if key is not None else None,
+        "outcome": "interrupted",
+    }
+    try:
+        result = await running
+    except BridgeError as error:
+        fields["outcome"] = error.code
+        raise
+    else:
+        fields |= _outcome(result)
+        return result
+    finally:
+        logger.info(f"{call} answered", extra=fields)  # noqa: G004 - one of two constants
+
+
+def _outcome(result: object) -> dict[str, object]:
+    """The task and the status it has now, or the code of the error."""
+    key: TaskKey | None = None
+    if isinstance(result, Forwarded):
+        if result.error is not None:
+            return {"outcome": result.error.code}
+        key, result = result.key, result.event
+    elif isinstance(result, tuple) and not isinstance(result, Event):
+        key, result = result
+    fields: dict[str, object] = {"task": key.ref} if key is not None else {}
+    return fields | ({"outcome": result.state.status.value} if isinstance(result, Event) else {})
 
 
 async def _send_submit(call: _SubmitCall) -> HttpResponse:

@@ -52,6 +52,29 @@ async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
         yield made
 
 
+async def test_each_submit_and_cancel_is_one_line_of_who_did_what_and_how_it_ended(scene: Scene) -> None:
+    body = {"model": "wan2.7", "prompt": "a secret wish"}
+    made = await scene.call("POST", "/v1/tasks/qingbo", json=body, headers={"X-Request-Id": "made"})
+    ref = made.json["state"]["task"]
+    await scene.call("POST", "/proxy/qingbo/v1/tasks", json=body, headers={"X-Request-Id": "proxied"})
+    await scene.call("POST", f"{path_of(ref)}/cancel", headers={"X-Request-Id": "cancelled"})
+    line = await told(scene, "submit answered", request_id="made")
+    assert (line["level"], line["caller"], line["upstream"]) == ("info", "anonymous", "qingbo")
+    assert (line["task"], line["outcome"]) == (ref, made.json["state"]["status"])
+    line = await told(scene, "cancel answered", request_id="cancelled")
+    assert (line["caller"], line["upstream"], line["task"]) == ("anonymous", "qingbo", ref)
+    assert line["outcome"]
+    line = await told(scene, "submit answered", request_id="proxied")
+    assert line["task"].startswith("qingbo/")
+    assert line["task"] != ref
+    failed = await scene.call(
+        "POST", "/v1/tasks/qingbo/never-made/cancel", headers={"X-Request-Id": "failed"}
+    )
+    line = await told(scene, "cancel answered", request_id="failed")
+    assert (line["task"], line["outcome"]) == ("qingbo/never-made", failed.json["code"])
+    assert not any("a secret wish" in one for one in scene.bridge.log)
+
+
 async def test_a_stream_and_its_task_are_told_of_when_they_end_and_not_in_between(scene: Scene) -> None:
     task = scene.id()
     ref = await scene.script("qingbo", task, qingbo(task, "processing", 1))

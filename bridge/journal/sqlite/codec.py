@@ -8,22 +8,37 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import orjson
 
 from bridge.core.task import Failure, Output, Source, State, Status, TaskKey
 from bridge.errors import JournalError
 
+Value = TypeVar("Value", State, Output, Failure)
+
 LOST_MARK = b'"status":"lost"'
 """In every encoded lost state, and in no other: within a text the quotes are escaped."""
 
 MAX_BYTES = 256 * 1024 * 1024
 
+
+def _classes(hint: Any) -> tuple[type, ...]:
+    """The classes of the values of a field; JSON writes a whole number without its point."""
+    if isinstance(hint, UnionType):
+        return tuple(kind for part in get_args(hint) for kind in _classes(part))
+    return (int, float) if hint is float else (get_origin(hint) or hint,)
+
+
 _OWN_COLUMN = "raw"  # bytes are not JSON; they have a column of their own
 _STATE_FIELDS = [field.name for field in dataclasses.fields(State) if field.name != _OWN_COLUMN]
 _OUTPUT_FIELDS = [field.name for field in dataclasses.fields(Output)]
 _FAILURE_FIELDS = [field.name for field in dataclasses.fields(Failure)]
+_TYPES = {
+    kind: {name: _classes(hint) for name, hint in get_type_hints(kind).items()}
+    for kind in (State, Output, Failure)
+}
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
 
 
@@ -62,11 +77,11 @@ def decode(document: bytes, raw: bytes | None) -> State:
         if "result" in fields:
             fields["result"] = fields["result"].encode("utf-8", "surrogateescape")
         if "outputs" in fields:
-            fields["outputs"] = tuple(Output(**output) for output in fields["outputs"])
+            fields["outputs"] = tuple(_checked(Output(**output)) for output in fields["outputs"])
         if "error" in fields:
-            fields["error"] = Failure(**{"code": None, "message": None} | fields["error"])
-        return State(**fields, raw=raw)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+            fields["error"] = _checked(Failure(**{"code": None, "message": None} | fields["error"]))
+        return _checked(State(**fields, raw=raw))
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise JournalError(f"a recorded state cannot be read: {error}") from error
 
 
@@ -83,6 +98,13 @@ def encode_key(key: TaskKey) -> tuple[bytes, bytes, bytes]:
 def decode_key(upstream: bytes, account: bytes, task_id: bytes) -> TaskKey:
     names = (name.decode("utf-8", "surrogatepass") for name in (upstream, task_id, account))
     return TaskKey(*names)
+
+
+def _checked(value: Value) -> Value:
+    for name, classes in _TYPES[type(value)].items():
+        if not isinstance(getattr(value, name), classes):
+            raise TypeError(f"the field {name} has a wrong type")
+    return value
 
 
 def _dump(fields: dict[str, Any]) -> bytes:

@@ -6,13 +6,16 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
+import re
 import sqlite3
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from bridge.errors import JournalError
+from bridge.journal.sqlite.codec import LOST_MARK
+from bridge.journal.sqlite.wal import committed_frames, recovered_frames
 
 APPLICATION_ID = 0x54454252  # "TEBR": identifies our files
 SCHEMA_VERSION = 1
@@ -40,6 +43,10 @@ _SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+LOST_INDEX = "events_lost"
+# Before the status comes only the alias.
+IS_LOST = f"instr(substr(state, 1, 16384), x'{LOST_MARK.hex()}') > 0"
+_LATER_SCHEMA = (f"CREATE INDEX IF NOT EXISTS {LOST_INDEX} ON events (offset) WHERE {IS_LOST}",)
 _CANNOT_WRITE = (
     "cannot be written; give the user the bridge runs as write access to this file and its directory"
 )
@@ -66,7 +73,17 @@ _SYSTEM_SENTENCES = {
     errno.EDQUOT: _NO_ROOM,
 }
 
+_ROW_DAMAGE = re.compile("[A-Z]+ value in ")  # NULL, or of another type: costs that row
+_ACKNOWLEDGED = re.compile(rb"([A-Za-z0-9]{1,32}) *([0-9]{18})\n")
+
 Connect = Callable[[Path], sqlite3.Connection]
+
+
+class Acknowledged(NamedTuple):
+    """A position that the followers of a journal may have been passed."""
+
+    epoch: str
+    offset: int
 
 
 class Database:
@@ -74,11 +91,15 @@ class Database:
 
     Attributes:
         connection: The one that writes.
+        lost_commits: Whether commits in the write-ahead log could not be read.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, lock: int, *, lost_commits: bool = False
+    ) -> None:
         self.path = path
         self.connection = connection
+        self.lost_commits = lost_commits
         self._lock = lock
         self._inode = path.stat().st_ino
         self._second: sqlite3.Connection | None = None
@@ -91,6 +112,20 @@ class Database:
         )
         self._second.execute("PRAGMA query_only = ON")
         return self._second
+
+    def acknowledge(self, epoch: str, offset: int) -> None:
+        """Write beside the database which offset the followers may have been passed.
+
+        Not synced: after a kill it is exact, after a power failure it may be an older one. It shows what the
+        database itself cannot: that it is an older copy, or has lost its -wal file.
+        """
+        with contextlib.suppress(OSError):  # a full disk must not fail the append that succeeded
+            os.pwrite(self._lock, b"%-32s %018d\n" % (epoch.encode(), offset), 0)
+
+    def acknowledged(self) -> Acknowledged | None:
+        """What `acknowledge` wrote last, in this process or an earlier one."""
+        match = _ACKNOWLEDGED.fullmatch(os.pread(self._lock, 64, 0))
+        return Acknowledged(match[1].decode(), int(match[2])) if match else None
 
     def check_in_place(self) -> None:
         """Check that the path still names the open file.
@@ -150,10 +185,17 @@ def open_database(path: Path, connect: Connect = connect) -> Database:
         lock = _lock(path)
         try:
             _make(path)
+            committed = committed_frames(Path(f"{path}-wal"))
             connection = connect(path)
             try:
                 _prepare(connection, path)
-                return Database(path, connection, lock)
+                lost = committed > 0 and recovered_frames(connection) < committed
+                # Turns on syncing each commit, so that not even a power failure loses an event that
+                # clients have received. Its offset would be assigned a second time in the same epoch, and
+                # the cursor of such a client would skip the new event. Group commits make this cheap: one
+                # sync per group.
+                probe(connection)
+                return Database(path, connection, lock, lost_commits=lost)
             except BaseException:
                 connection.close()
                 raise
@@ -240,7 +282,7 @@ def check_ours(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables of a new file or check those of an old one, then make every commit durable."""
+    """Create the tables of a new file or check those of an old one."""
     fresh = check_ours(connection, path)
     if fresh:
         # Has an effect only before the first table exists.
@@ -258,21 +300,17 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             connection.execute(statement)
         connection.execute("INSERT INTO meta VALUES ('head', 0)")
         connection.execute("COMMIT")
-    # A restored copy has no epoch; see `bridge.journal.sqlite.backup`.
-    connection.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (secrets.token_hex(4),))
-    # Turns on syncing each commit, so that not even a power failure loses an event that clients have
-    # received. Its offset would be assigned a second time in the same epoch, and the cursor of such a client
-    # would skip the new event. Group commits make this cheap: one sync per group.
-    probe(connection)
+    for statement in _LATER_SCHEMA:
+        connection.execute(statement)  # older versions keep the index up to date without knowing it
 
 
 def _check_health(connection: sqlite3.Connection, path: Path) -> None:
     # A damaged table of tasks fails every append; damage elsewhere shows when that event is read.
     size = _number(connection, "page_count") * _number(connection, "page_size")
-    whole = size <= CHECKED_WHOLE_BYTES
-    (result,) = connection.execute(f"PRAGMA quick_check({'1' if whole else 'tasks'})").fetchone()
-    if result != "ok":
-        raise JournalError(f"the journal {path} {_DAMAGED} ({str(result).splitlines()[-1]})")
+    checked = "100" if size <= CHECKED_WHOLE_BYTES else "tasks"
+    for (result,) in connection.execute(f"PRAGMA quick_check({checked})"):
+        if result != "ok" and not _ROW_DAMAGE.match(str(result)):
+            raise JournalError(f"the journal {path} {_DAMAGED} ({str(result).splitlines()[-1]})")
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:

@@ -1,8 +1,14 @@
-"""Retention: deletes tasks unchanged for too long and events over the limit, a few at a time."""
+"""Retention: deletes tasks unchanged for too long and events over the limit, a few at a time.
+
+The journal has a time of its own: what the clock showed when the file was created, and from then on the
+seconds during which a bridge had it open. The clock on the wall may be set a week ahead or back, while the
+bridge runs or before it starts, and no task may be forgotten for that.
+"""
 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import sqlite3
 from dataclasses import dataclass, field
@@ -18,14 +24,15 @@ STEP_EVENTS = 64  # the events of a task are spread over the file: each may rewr
 SPARE_PAGES = 1024  # 4 MiB of free pages are kept for the next appends
 VACUUM_PAGES = 64
 
-_TASKS = "SELECT id, upstream, account, task_id, newest, kept, changed_at FROM tasks "
+_TASKS = "SELECT id, upstream, account, task_id, newest, max(1, CAST(kept AS INTEGER)) FROM tasks "
 _OLDEST_TASKS = _TASKS + "WHERE open = ? ORDER BY newest LIMIT ?"
-_EXPIRED = f"SELECT * FROM ({_OLDEST_TASKS}) WHERE changed_at < ?"  # noqa: S608 - built from constants
+_EXPIRED = f"""{_TASKS} WHERE id IN (SELECT id FROM tasks WHERE open = ? ORDER BY newest LIMIT ?)
+    AND changed_at < ? ORDER BY newest"""  # noqa: S608 - built from constants
 _LONG = _TASKS + "WHERE open = 1 AND kept > 1 ORDER BY newest LIMIT ?"
 _TOO_LONG = f"SELECT id, kept FROM tasks WHERE kept > {MAX_HISTORY} LIMIT 1"  # noqa: S608 - a constant
-_OLDEST = (
-    "DELETE FROM events WHERE offset IN (SELECT offset FROM events WHERE task = ? ORDER BY offset LIMIT ?)"
-)
+_OLDEST = """DELETE FROM events WHERE offset IN (SELECT offset FROM events
+    WHERE task = ? AND offset <> (SELECT newest FROM tasks WHERE id = task) ORDER BY offset LIMIT ?)"""
+_COUNT = "UPDATE tasks SET kept = (SELECT count(*) FROM events WHERE task = id) WHERE id = ?"
 
 
 @dataclass(slots=True)
@@ -48,8 +55,7 @@ class Retention:
     """How long and how much is kept.
 
     A task keeps its newest 256 events. By age, a finished task is deleted as a whole; an open one only
-    if it has also not changed for a week. Only the tasks unchanged for longest are checked, so timestamps
-    of a clock that jumped may keep them longer. By count, finished tasks go first, the one unchanged for
+    if it has also not changed for a week. By count, finished tasks go first, the one unchanged for
     longest before others; then the events of open tasks except the newest; then open tasks.
 
     Args:
@@ -66,7 +72,7 @@ class Retention:
         Args:
             events: How many the journal holds.
             head: The newest offset assigned. It is stored, because its event may be deleted here.
-            now: Unix seconds.
+            now: The journal's own time.
 
         Raises:
             sqlite3.Error: The step failed; nothing may be written before `probe` succeeds.
@@ -109,7 +115,8 @@ def _forget(connection: sqlite3.Connection, rows: list[Any], step: Step, limit: 
     step.events += _delete(connection, "DELETE FROM events WHERE task IN", tasks)
     _delete(connection, "DELETE FROM tasks WHERE id IN", tasks)
     for _, upstream, account, task_id, newest, *_ in rows[:count]:
-        step.forgotten.append((decode_key(upstream, account, task_id), newest))
+        with contextlib.suppress(AttributeError, ValueError):  # a damaged row: no client requests it
+            step.forgotten.append((decode_key(upstream, account, task_id), newest))
     if rows and not count:
         _drop_oldest(connection, rows[0][0], step, limit)
 
@@ -129,7 +136,7 @@ def _keep_newest(connection: sqlite3.Connection, step: Step, limit: int) -> bool
 
 def _drop_oldest(connection: sqlite3.Connection, task: int, step: Step, limit: int) -> None:
     deleted = connection.execute(_OLDEST, (task, limit - step.events)).rowcount
-    connection.execute("UPDATE tasks SET kept = kept - ? WHERE id = ?", (deleted, task))
+    connection.execute(_COUNT, (task,))
     step.events += deleted
 
 

@@ -8,22 +8,32 @@ Rule 2: values are passed as parameters only.
 from __future__ import annotations
 
 import itertools
-import math
+import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bridge.core.cursor import Cursor
 from bridge.core.event import Event
+from bridge.core.merge import unknown
 from bridge.core.task import State, TaskKey
 from bridge.errors import JournalError
-from bridge.journal.sqlite.codec import LOST_MARK, decode, decode_key, encode, encode_key
+from bridge.journal.sqlite.codec import decode, decode_key, encode, encode_key
+from bridge.journal.sqlite.database import IS_LOST, LOST_INDEX
 
 EVENTS_PER_TASK = 256
 PAGE = 500
-MAX_OFFSET = 2**63 - 1
+MAX_OFFSET = 10**17
+"""Larger offsets are damage: at a million events per second they would take three thousand years."""
+CURE_ROW = "check the disk; the provider is asked again, so restore a backup only if this state matters"
 
+MAX_REPORTED = 10_000
+
+logger = logging.getLogger(__name__)
+
+_UNREADABLE = (JournalError, ValueError, TypeError, AttributeError)  # JournalError: the document
 _CHUNK = 128  # rows per statement: old builds of SQLite bind at most 999 values
 
 _TASK = "(?, ?, ?, ?, 1, ?, ?)"
@@ -35,18 +45,17 @@ _PUT_TASKS = (
 _EVENT = "(?, (SELECT id FROM tasks WHERE upstream = ? AND account = ? AND task_id = ?), ?, ?, ?)"
 _PUT_EVENTS = "INSERT INTO events (offset, task, seen, state, raw) VALUES {}"
 _COLUMNS = "t.upstream, t.account, t.task_id, e.offset, e.seen, e.state, e.raw"
-_LATEST = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
-    WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset <= ?
-    ORDER BY e.offset DESC LIMIT 1"""  # noqa: S608 - built from constants
-_SINCE = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
+_OF_TASK = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
     WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset > ? AND e.offset <= ?
     ORDER BY e.offset DESC LIMIT ?"""  # noqa: S608 - built from constants
-_OPEN = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.offset = t.newest
+_OPEN = f"""SELECT t.id, t.newest, t.changed_at, {_COLUMNS}
+    FROM tasks t LEFT JOIN events e ON e.offset = t.newest AND e.task = t.id
     WHERE t.open = 1 AND t.newest > ? AND t.newest <= ? ORDER BY t.newest LIMIT ?"""  # noqa: S608 - built from constants
-
-
-_LOST = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.offset = t.newest
-    WHERE t.open = 0 AND t.newest <= ? AND instr(e.state, ?) ORDER BY t.newest DESC LIMIT ?"""  # noqa: S608 - built from constants
+_OPEN_NAMES = """SELECT id, newest, changed_at, upstream, account, task_id, NULL, NULL, NULL, NULL
+    FROM tasks WHERE open = 1 AND newest > ? AND newest <= ? ORDER BY newest LIMIT ?"""
+# The very expression of the index: SQLite uses it for no other.
+_LOST = f"""SELECT {_COLUMNS} FROM events e INDEXED BY {LOST_INDEX} JOIN tasks t ON t.id = e.task
+    WHERE {IS_LOST} AND e.offset <= ? AND t.newest = e.offset ORDER BY e.offset DESC LIMIT ?"""  # noqa: S608 - built from constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +67,11 @@ class Entry:
     observed_at: float
     names: tuple[bytes, bytes, bytes]
     document: bytes
-    changed_at: float
 
     @property
     def size(self) -> int:
         """Bytes on disk."""
         return len(self.document) + len(self.state.raw or b"")
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """The position of a database when it is opened.
-
-    Args:
-        head: The newest offset ever assigned in it.
-        events: How many events it holds.
-    """
-
-    epoch: str
-    head: int
-    events: int
 
 
 def make_entry(key: TaskKey, state: State, observed_at: float) -> Entry:
@@ -87,30 +81,24 @@ def make_entry(key: TaskKey, state: State, observed_at: float) -> Entry:
         JournalError: It cannot be recorded.
     """
     try:
-        changed_at = state.changed_at if math.isfinite(state.changed_at) else 0.0
-        return Entry(key, state, float(observed_at), encode_key(key), encode(state), float(changed_at))
+        float(state.changed_at)  # readers of the state compute with it
+        return Entry(key, state, float(observed_at), encode_key(key), encode(state))
     except (OverflowError, TypeError) as error:
         raise JournalError(f"the state cannot be recorded: {error}") from error
 
 
-def read_history(connection: sqlite3.Connection) -> History:
-    """Read the position of a journal."""
-    meta: dict[str, Any] = dict(
-        connection.execute("SELECT name, value FROM meta WHERE name IN ('epoch', 'head')")
-    )
-    newest, events = connection.execute("SELECT coalesce(max(offset), 0), count(*) FROM events").fetchone()
-    return History(str(meta["epoch"]), max(int(meta["head"]), newest), events)
-
-
-def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int) -> None:
+def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int, time: float) -> None:
     """Record entries with the offsets after `head`, all or none, durably.
+
+    Args:
+        time: The journal's own; see `bridge.journal.sqlite.retention`.
 
     Raises:
         sqlite3.Error: None is recorded.
     """
     # `executemany` would run one statement per row; see rule 1.
     rows = list(enumerate(entries, start=head + 1))
-    tasks = [(*entry.names, offset, not entry.state.status.final, entry.changed_at) for offset, entry in rows]
+    tasks = [(*entry.names, offset, not entry.state.status.final, time) for offset, entry in rows]
     events = [
         (offset, *entry.names, entry.observed_at, entry.document, entry.state.raw) for offset, entry in rows
     ]
@@ -141,50 +129,115 @@ class Transaction:
 class Reader:
     """Reads a journal's database up to the offset that the followers were passed.
 
+    A row that cannot be read is reported once and left out: the next newest state of its task counts, and a
+    task without any is polled again.
+
     Args:
+        path: Names the file in reports.
         start: Offsets up to this are from an earlier process, whose monotonic seconds mean nothing here.
     """
 
-    def __init__(self, connection: sqlite3.Connection, epoch: str, start: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, epoch: str, start: int) -> None:
         self._connection = connection
+        self._path = path
         self._epoch = epoch
         self._start = start
+        self._reported: set[object] = set()
+        connection.text_factory = bytes  # a text in place of bytes need not be UTF-8
 
     def latest(self, keys: Iterable[TaskKey], head: int) -> list[tuple[Event, int] | None]:
         """The newest event of each task and the size of its state."""
-        events = []
-        for key in keys:
-            row = self._connection.execute(_LATEST, (*encode_key(key), head)).fetchone()
-            events.append((self._event(row), _size(row)) if row is not None else None)
-        return events
+        return [self._newest(key, head) for key in keys]
 
     def since(self, key: TaskKey, offset: int, head: int) -> list[Event]:
         """The retained events of a task after `offset`, oldest first."""
         offset = min(max(offset, 0), MAX_OFFSET)  # a client chooses it, and SQLite takes 64 bits
-        values = (*encode_key(key), offset, head, EVENTS_PER_TASK)
-        return [self._event(row) for row in reversed(self._connection.execute(_SINCE, values).fetchall())]
+        rows = self._rows(_OF_TASK, (*encode_key(key), offset, head, EVENTS_PER_TASK))
+        return [event for row in reversed(list(rows)) if (event := self._event(row)) is not None]
 
     def unfinished(self, head: int) -> list[tuple[Event, int]]:
-        """The newest event of every open task, oldest first, with the size of its state."""
+        """The newest event of every open task, oldest first, with the size of its state.
+
+        Open tasks of which no state can be read are among them, as `unknown`: they are to be watched.
+        """
         events: list[tuple[Event, int]] = []
         after = 0
         while True:
-            rows = self._connection.execute(_OPEN, (after, head, PAGE)).fetchall()
-            events += [(self._event(row), _size(row)) for row in rows]
+            try:
+                rows = self._connection.execute(_OPEN, (after, head, PAGE)).fetchall()
+            except sqlite3.DatabaseError as error:
+                if not is_corrupt(error):
+                    raise
+                rows = self._connection.execute(_OPEN_NAMES, (after, head, PAGE)).fetchall()
+            events += [found for row in rows if (found := self._open_task(row, head)) is not None]
             if len(rows) < PAGE:
                 return events
-            after = events[-1][0].cursor.offset
+            after = rows[-1][1]
 
     def lost(self, head: int, limit: int) -> list[Event]:
         """The newest event of the newest lost tasks, newest first."""
-        rows = self._connection.execute(_LOST, (head, LOST_MARK, limit)).fetchall()
-        return [self._event(row) for row in rows]
+        rows = self._rows(_LOST, (head, limit))
+        return [event for row in rows if (event := self._event(row)) is not None]
 
-    def _event(self, row: tuple[Any, ...]) -> Event:
+    def _newest(self, key: TaskKey, head: int) -> tuple[Event, int] | None:
+        for limit in (1, EVENTS_PER_TASK):
+            rows = list(self._rows(_OF_TASK, (*encode_key(key), 0, head, limit)))
+            for row in rows:
+                event = self._event(row)
+                if event is not None:
+                    return event, _size(row)
+            if len(rows) < limit:
+                break
+        return None
+
+    def _open_task(self, row: tuple[Any, ...], head: int) -> tuple[Event, int] | None:
+        task, newest, changed_at, *columns = row
+        if columns[3] is not None:
+            event = self._event(tuple(columns))
+            if event is not None:
+                return event, _size(tuple(columns))
+        try:
+            key = decode_key(*columns[:3])
+        except _UNREADABLE:
+            self._report("tasks", task, "its names cannot be read")
+            return None
+        blank = Event(key, Cursor(self._epoch, newest), unknown(unix_time=changed_at))
+        return self._newest(key, head) or (blank, 0)
+
+    def _rows(self, statement: str, values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        """The rows of a statement, up to a page that cannot be read."""
+        try:
+            yield from self._connection.execute(statement, values)
+        except sqlite3.DatabaseError as error:
+            if not is_corrupt(error):
+                raise
+            self._report("events", "behind a damaged page", str(error))
+
+    def _event(self, row: tuple[Any, ...]) -> Event | None:
         upstream, account, task_id, offset, seen, document, raw = row
-        key = decode_key(upstream, account, task_id)
-        seen = seen if offset > self._start else 0.0
-        return Event(key, Cursor(self._epoch, offset), decode(document, raw), seen)
+        try:
+            key = decode_key(upstream, account, task_id)
+            seen = float(seen) if offset > self._start else 0.0
+            return Event(key, Cursor(self._epoch, offset), decode(document, raw), seen)
+        except _UNREADABLE:
+            self._report("events", offset, "it holds no state that the bridge wrote")
+            return None
+
+    def _report(self, table: str, row: object, error: str) -> None:
+        if (table, row) not in self._reported and len(self._reported) < MAX_REPORTED:
+            self._reported.add((table, row))
+            report_row(self._path, table, row, error)
+
+
+def report_row(path: Path, table: str, row: object, error: str) -> None:
+    """Log a row that cannot be used, without anything of its content."""
+    fields = {"file": str(path), "table": table, "row": row, "error": error, "cure": CURE_ROW}
+    logger.warning("journal row damaged", extra=fields)
+
+
+def is_corrupt(error: sqlite3.Error) -> bool:
+    """Whether a page of the file is damaged, so that other pages can still be read."""
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_CORRUPT
 
 
 def _insert(connection: sqlite3.Connection, statement: str, row: str, rows: list[tuple[Any, ...]]) -> None:

@@ -25,12 +25,15 @@ from bridge.core.event import Event
 from bridge.core.task import TaskKey
 from bridge.errors import JournalError
 from bridge.journal.sqlite.database import PROBE_BYTES, Connect, Database, explain, open_database, probe
+from bridge.journal.sqlite.mending import History, open_history, store_time
 from bridge.journal.sqlite.retention import Retention
-from bridge.journal.sqlite.storage import Entry, History, Reader, read_history, write
+from bridge.journal.sqlite.storage import Entry, Reader, is_corrupt, write
 
 GROUP_ENTRIES = 256  # appends per commit; one sync for all of them
 GROUP_BYTES = 8 * 1024 * 1024
 MAINTENANCE_SECONDS = 1.0
+TIME_STORED_SECONDS = 600.0
+CURE_RETENTION = "restart the bridge: it saves what can be read into a new file"
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +103,8 @@ class Writer:
         self._epoch = ""
         self._failure: JournalError | None = None
         self._failed_since = 0.0
+        self._time = self._time_at = self._time_stored_at = 0.0
+        self._retains = True
         self._probe_bytes = PROBE_BYTES
         self._more = False
         self._due = clock.monotonic()
@@ -141,6 +146,8 @@ class Writer:
                 pass
         finally:
             try:
+                if self._failure is None:
+                    self._store_time(database)
                 database.close()
             except (sqlite3.Error, OSError) as error:
                 # Nothing is lost: what is committed is in the -wal file, and the next start reads it.
@@ -150,8 +157,8 @@ class Writer:
     def _open(self) -> tuple[Database, OpenResult]:
         database = open_database(self._path, self._connect)
         try:
-            history = read_history(database.connection)
-            reader = Reader(database.second_connection(), history.epoch, history.head)
+            history = open_history(database, self._clock.time())
+            reader = Reader(database.second_connection(), self._path, history.epoch, history.head)
             result = OpenResult(history, reader, reader.unfinished(history.head))
         except BaseException as error:
             database.close()
@@ -159,6 +166,9 @@ class Writer:
                 raise explain(error, self._path) from error
             raise
         self._epoch, self._head, self._events = history.epoch, history.head, history.events
+        self._time, self._time_at = history.time, self._clock.monotonic()
+        self._time_stored_at = self._time_at
+        database.acknowledge(self._epoch, self._head)
         return database, result
 
     def _turn(self, database: Database) -> bool:
@@ -218,7 +228,7 @@ class Writer:
             self._refuse(appends, JournalError(f"the journal {self._path} failed unexpectedly: {error!r}"))
 
     def _record(self, database: Database, appends: Sequence[Append]) -> None:
-        write(database.connection, [append.entry for append in appends], self._head)
+        write(database.connection, [append.entry for append in appends], self._head, self._journal_time())
         recorded = []
         for offset, append in enumerate(appends, start=self._head + 1):
             entry = append.entry
@@ -227,6 +237,7 @@ class Writer:
         # Only after the commit: a failed group leaves the offsets unassigned.
         self._head += len(appends)
         self._events += len(appends)
+        database.acknowledge(self._epoch, self._head)
         self._post(self._listener.recorded, recorded)
 
     def _maintain(self, database: Database) -> None:
@@ -239,13 +250,37 @@ class Writer:
             # At the level that reports the failure too, so that a filter never shows one without the other.
             logger.warning("journal recovered", extra={"after_seconds": seconds})
             self._post(self._listener.recovered)
-        step = self._retention.forget(
-            database.connection, events=self._events, head=self._head, now=self._clock.time()
-        )
+        if self._retains:
+            self._forget(database)
+        if self._clock.monotonic() - self._time_stored_at >= TIME_STORED_SECONDS:
+            self._store_time(database)
+
+    def _forget(self, database: Database) -> None:
+        try:
+            step = self._retention.forget(
+                database.connection, events=self._events, head=self._head, now=self._journal_time()
+            )
+        except sqlite3.DatabaseError as error:
+            if not is_corrupt(error):
+                raise
+            # Appends may well succeed, and failed once a second they would all be refused for it.
+            self._retains = False
+            fields = {"file": str(self._path), "error": str(error), "cure": CURE_RETENTION}
+            logger.exception("journal retention stopped", extra=fields)
+            probe(database.connection)
+            return
         self._events -= step.events
         self._more = step.more
         if step.forgotten:
             self._post(self._listener.forgotten, step.forgotten)
+
+    def _journal_time(self) -> float:
+        """The journal's own time; see `bridge.journal.sqlite.retention`."""
+        return self._time + self._clock.monotonic() - self._time_at
+
+    def _store_time(self, database: Database) -> None:
+        store_time(database.connection, self._journal_time())
+        self._time_stored_at = self._clock.monotonic()
 
     def _refuse(self, appends: Sequence[Append], error: JournalError) -> None:
         if self._failure is None:

@@ -306,16 +306,6 @@ async def test_trouble_while_closing_keeps_what_was_recorded(
         assert await journal.latest([TASK]) == [event]
 
 
-async def test_a_page_that_rots_while_running_is_a_journal_error(path: Path) -> None:
-    async with opened(path, newest_bytes=1) as journal:
-        await journal.append(TASK, state())
-        with sqlite3.connect(path) as vandal:
-            vandal.execute("UPDATE events SET state = '{'")
-        vandal.close()
-        with pytest.raises(JournalError, match="cannot be read"):
-            await journal.latest([TASK])
-
-
 async def test_a_bug_answers_whoever_waits(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     disk = Disk()
     async with opened(path, connect=disk.connect) as journal:

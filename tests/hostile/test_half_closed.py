@@ -1,4 +1,4 @@
-"""Clients that close their half of the connection, or leave: what they asked for is answered, their place is free."""
+"""Clients that close their half of the connection, or leave: they are answered, and their place is free."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ async def test_a_sync_call_frees_its_connection_when_the_client_leaves(scene: Sc
         writer.write(head + SYNC)
         await asyncio.sleep(0.2)
         writer.write_eof()
-        async with asyncio.timeout(2 * SOON):
+        async with asyncio.timeout(SOON):
             said = await reader.read()
     assert statuses(said) == [200]
     assert b"poll_url" in said

@@ -1,6 +1,6 @@
 """What a file with damaged pages still holds, copied into a new file that takes its place.
 
-The damaged file is kept beside it, for whoever can read more of it. The copy has no epoch, as in
+The damaged file is kept beside it: other tools may read more of it. The copy has no epoch, as in
 `bridge.journal.sqlite.backup`: events are missing, so a bridge that opens it begins a new one.
 """
 

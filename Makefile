@@ -48,7 +48,7 @@ test-lowest: $(VENV)/.develop ## `make test` with the lowest versions that pypro
 	$(LOWEST)/bin/python -m pip install --quiet --requirement build/lowest.txt --editable .
 	$(LOWEST)/bin/python -m pytest $(PARALLEL) -m "not extended" $(TESTS)
 
-audit: $(VENV)/.develop ## look for published vulnerabilities in what is installed, where an advisory source answers
+audit: $(VENV)/.develop ## compare what is installed with published vulnerabilities, where an advisory source answers
 	$(BIN)/python tests/tools/audit.py
 
 coverage: tools ## lines and branches of bridge/ that all tests run, in every process; COVERED="tests/unit" for some

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from bridge.core.event import Event
 from bridge.core.task import Status, TaskKey
+from bridge.errors import JournalError
 from bridge.journal.sqlite.journal import SqliteJournal
 from bridge.journal.sqlite.wal import UNREADABLE, committed_frames
 from tests.fakes.clock import FakeClock
@@ -141,7 +142,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(DAMAGE, min_size=1, max_size=3))
 def test_whatever_one_row_holds_the_others_live(
     template: Path, tmp_path: Path, damage: list[tuple[str, str, Any]]
@@ -349,7 +350,7 @@ async def test_a_plain_kill_keeps_the_epoch(killed: tuple[str, Path], path: Path
     assert await epoch_of(path) == epoch
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.randoms(use_true_random=False))
 def test_a_kill_while_it_writes_keeps_the_epoch(
     killed: tuple[str, Path], tmp_path: Path, random: Random
@@ -374,7 +375,7 @@ def test_a_kill_while_it_writes_keeps_the_epoch(
     assert asyncio.run(epoch_of(path)) == epoch
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.randoms(use_true_random=False))
 def test_a_log_damaged_before_its_last_commit_begins_a_new_epoch(
     killed: tuple[str, Path], tmp_path: Path, random: Random
@@ -434,3 +435,123 @@ async def test_a_damaged_lock_file_says_nothing(path: Path, content: bytes) -> N
     epoch, _ = await fill(path)
     path.with_name("bridge.db-lock").write_bytes(content)
     assert await epoch_of(path) == epoch
+
+
+# Pages
+
+PAGES = st.lists(st.integers(1, 140), min_size=1, max_size=3)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[TaskKey, Any]]:
+    """A journal of 300 tasks over some 150 pages, and their states."""
+    path = tmp_path_factory.mktemp("large") / "bridge.db"
+
+    async def record() -> dict[TaskKey, Any]:
+        async with opened(path) as journal:
+            states = {key(number): state(progress=number % 100, raw=bytes(1200)) for number in range(300)}
+            await asyncio.gather(*(journal.append(*one) for one in states.items()))
+            return states
+
+    return path, asyncio.run(record())
+
+
+async def survivors(path: Path, states: dict[TaskKey, Any]) -> int:
+    """How many tasks are known, each as it was recorded; everything works."""
+    async with opened(path, newest_bytes=1) as journal:
+        found = await journal.latest(list(states))
+        for event, recorded in zip(found, states.values(), strict=True):
+            assert event is None or event.state == recorded or event.state.status is Status.UNKNOWN
+        await journal.unfinished()
+        await journal.lost(10)
+        await journal.append(OTHER, state())
+        await journal.tidy()
+        assert journal.usable
+        return sum(event is not None for event in found)
+
+
+def damaged_pages(path: Path, copy: Path, pages: list[int], rubbish: bytes) -> Path:
+    for one in copy.parent.glob(f"{copy.name}*"):
+        one.unlink()
+    shutil.copy(path, copy)
+    with copy.open("r+b") as file:
+        for page in pages:
+            file.seek(page * PAGE)
+            file.write(rubbish[:PAGE].ljust(PAGE, rubbish[:1] or b"\0"))
+    return copy
+
+
+async def test_a_damaged_page_costs_its_rows_and_is_reported_with_the_cure(
+    large: tuple[Path, dict[TaskKey, Any]], path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, states = large
+    with vandal(source) as connection:
+        (page,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'events_by_task'"
+        ).fetchone()
+    middle = source.stat().st_size // PAGE // 2
+    damaged_pages(source, path, [page - 1, middle], b"\xa5")
+    known = await survivors(path, states)
+    assert 250 < known <= 300
+    [report] = [one for one in caplog.records if one.msg == "journal damaged"]
+    told: Any = report
+    kept = path.with_name("bridge.db.damaged-1")
+    assert (told.file, told.damaged_file) == (str(path), str(kept))
+    assert told.cure
+    assert kept.stat().st_size == source.stat().st_size
+    caplog.clear()
+    assert await survivors(path, states) == known
+    assert "journal damaged" not in caplog.text
+
+
+async def test_a_disk_that_damages_every_file_is_not_filled_with_copies(
+    large: tuple[Path, dict[TaskKey, Any]], path: Path
+) -> None:
+    source, states = large
+    for number in range(4):
+        folder = path.with_name(f"again-{number}.db")
+        damaged_pages(source, folder, [source.stat().st_size // PAGE // 2], b"\xa5")
+        folder.replace(path)
+        if number < 3:
+            await survivors(path, states)
+        else:
+            with pytest.raises(JournalError, match=r"is damaged; .*3 damaged files are kept"):
+                await survivors(path, states)
+    assert len(list(path.parent.glob("bridge.db.damaged-*"))) == 3
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.integers(1, 140), min_size=1, max_size=3), st.sampled_from([b"\0", b"\xa5", b"\r\0\0\0\1"])
+)
+def test_whichever_pages_are_damaged_nothing_false_is_read(
+    large: tuple[Path, dict[TaskKey, Any]], tmp_path: Path, pages: list[int], rubbish: bytes
+) -> None:
+    source, states = large
+    path = damaged_pages(source, tmp_path / "bridge.db", pages, rubbish)
+    with contextlib.suppress(JournalError):  # nothing can be read: a page of the schema, or all of a table
+        asyncio.run(survivors(path, states))
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(PAGES)
+def test_damage_that_shows_only_while_it_runs_costs_its_rows(
+    large: tuple[Path, dict[TaskKey, Any]], tmp_path: Path, pages: list[int]
+) -> None:
+    """As in a file too large to be checked whole at the start."""
+    source, states = large
+    path = damaged_pages(source, tmp_path / "bridge.db", pages, b"\xa5")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bridge.journal.sqlite.database.CHECKED_WHOLE_BYTES", 0)
+        with contextlib.suppress(JournalError):
+            asyncio.run(read_all(path, states))
+
+
+async def read_all(path: Path, states: dict[TaskKey, Any]) -> None:
+    async with opened(path, newest_bytes=1) as journal:
+        found = await journal.latest(list(states))
+        await journal.unfinished()
+        for event, recorded in zip(found, states.values(), strict=True):
+            assert event is None or event.state == recorded
+        for one in states:
+            await journal.since(one, 0)

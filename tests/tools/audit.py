@@ -1,4 +1,4 @@
-"""Look for published vulnerabilities in what is installed: `make audit`.
+"""Compare what is installed with published vulnerabilities: `make audit`.
 
 Fails for a vulnerability, never for a missing network: then it reports that no advisory source answered.
 pip-audit itself exits with 0 if a source knows none of the packages, so its report is read.

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from bridge.errors import JournalError
 from bridge.journal.sqlite.codec import LOST_MARK
+from bridge.journal.sqlite.salvage import salvage
 from bridge.journal.sqlite.wal import committed_frames, recovered_frames
 
 APPLICATION_ID = 0x54454252  # "TEBR": identifies our files
@@ -186,7 +187,7 @@ def open_database(path: Path, connect: Connect = connect) -> Database:
         try:
             _make(path)
             committed = committed_frames(Path(f"{path}-wal"))
-            connection = connect(path)
+            connection = _connect_or_salvage(path, connect)
             try:
                 _prepare(connection, path)
                 lost = committed > 0 and recovered_frames(connection) < committed
@@ -204,6 +205,37 @@ def open_database(path: Path, connect: Connect = connect) -> Database:
             raise
     except (sqlite3.Error, OSError) as error:
         raise explain(error, path) from error
+
+
+def _connect_or_salvage(path: Path, connect: Connect) -> sqlite3.Connection:
+    """A connection to the file, or to one with what could be read from it."""
+    connection = connect(path)
+    try:
+        damage = None if check_ours(connection, path) else _damage(connection)
+    except BaseException:
+        connection.close()
+        raise
+    if damage is None:
+        return connection
+    connection.close()
+    try:
+        salvage(path, _create)
+    except (JournalError, sqlite3.Error, OSError) as error:
+        raise JournalError(f"the journal {path} {_DAMAGED} ({damage}; {error})") from error
+    return connect(path)
+
+
+def _create(path: Path) -> sqlite3.Connection:
+    """A new file with the tables of a journal."""
+    path.unlink(missing_ok=True)
+    _make(path)
+    connection = connect(path)
+    try:
+        _prepare(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def probe(connection: sqlite3.Connection, size: int = PROBE_BYTES) -> None:
@@ -282,13 +314,11 @@ def check_ours(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables of a new file or check those of an old one."""
+    """Create the tables of a new file; prepare the connection for those of an old one."""
     fresh = check_ours(connection, path)
     if fresh:
         # Has an effect only before the first table exists.
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    else:
-        _check_health(connection, path)
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise JournalError(f"the journal {path} is on a file system without shared memory; use a local disk")
@@ -304,13 +334,19 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(statement)  # older versions keep the index up to date without knowing it
 
 
-def _check_health(connection: sqlite3.Connection, path: Path) -> None:
+def _damage(connection: sqlite3.Connection) -> str | None:
+    """What is wrong with the pages of the file; None if nothing is, or only with single rows."""
     # A damaged table of tasks fails every append; damage elsewhere shows when that event is read.
     size = _number(connection, "page_count") * _number(connection, "page_size")
     checked = "100" if size <= CHECKED_WHOLE_BYTES else "tasks"
-    for (result,) in connection.execute(f"PRAGMA quick_check({checked})"):
-        if result != "ok" and not _ROW_DAMAGE.match(str(result)):
-            raise JournalError(f"the journal {path} {_DAMAGED} ({str(result).splitlines()[-1]})")
+    try:
+        results = [str(result) for (result,) in connection.execute(f"PRAGMA quick_check({checked})")]
+    except sqlite3.DatabaseError as error:
+        if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
+            raise
+        return str(error)
+    damage = (one.splitlines()[-1] for one in results if one != "ok" and not _ROW_DAMAGE.match(one))
+    return next(damage, None)
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:

@@ -241,3 +241,22 @@ async def test_finished_tasks_are_at_hand_while_open_ones_leave_room(path: Path)
         assert await journal.latest(keys[::-1]) == events[::-1]
         open_tasks = [one for one in events if one.state.status is Status.QUEUED]
         assert await journal.unfinished() == open_tasks
+
+
+async def test_lost_tasks_of_an_older_file_are_found_without_reading_the_others(path: Path) -> None:
+    """The index is created when a file of an earlier version is opened."""
+    async with opened(path) as journal:
+        lost = [await journal.append(TaskKey("qingbo", f"lost-{n}"), state("lost")) for n in range(3)]
+        await journal.append(TASK, state("completed"))
+        await journal.append(lost[1].key, state("completed"))
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP INDEX events_lost")
+    connection.close()
+    async with opened(path) as journal:
+        assert [one.key for one in await journal.lost(10)] == [lost[2].key, lost[0].key]
+        assert [one.key for one in await journal.lost(1)] == [lost[2].key]
+        await journal.append(lost[0].key, state("completed"))
+        assert [one.key for one in await journal.lost(10)] == [lost[2].key]
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT sql FROM sqlite_master WHERE name = 'events_lost'").fetchone()
+    connection.close()

@@ -10,8 +10,11 @@ from enum import StrEnum
 from bridge.auth.grants import Grant
 from bridge.core.rate_limit import ABOUT_ONE_TASK
 from bridge.core.task import OWN_ACCOUNT, TaskKey
-from bridge.errors import CredentialRefused, Forbidden, Unauthenticated
+from bridge.errors import CredentialRefused, Forbidden, TaskNotFound, Unauthenticated
 from bridge.sources.accounts import REFUSED_SENTENCE
+
+MISSING_SENTENCE = "the upstream does not return this task"
+NOT_COVERED_SENTENCE = "the credential does not cover every task of the request"
 
 
 class TokenScope(StrEnum):
@@ -59,7 +62,7 @@ class Caller:
         if scope not in self.scopes:
             raise Forbidden(f"the credential lacks the scope `{scope.value}`")
         if not all(self.covers(key) for key in keys):
-            raise Forbidden("the credential does not cover every task of the request")
+            raise Forbidden(NOT_COVERED_SENTENCE)
 
     def authorize_upstream(self, scope: TokenScope, upstream: str) -> None:
         """Check the scope and that every task of the upstream is covered.
@@ -71,6 +74,16 @@ class Caller:
         if not self.covers_all_of(upstream):
             raise Forbidden("the credential does not cover all tasks of the upstream")
 
+    def authorize_missing(self, upstream: str) -> None:
+        """Check that the caller may learn that the upstream has no such task.
+
+        Raises:
+            Forbidden: Not every task of the upstream is covered. The answer is the one for a task that exists
+                and is not covered.
+        """
+        if not self.covers_all_of(upstream):
+            raise Forbidden(NOT_COVERED_SENTENCE)
+
     def authorize_search(self, upstream: str) -> None:
         """Check that a search among the upstream's tasks could find one the caller may read.
 
@@ -80,6 +93,23 @@ class Caller:
         self.authorize(TokenScope.READ)
         if self.tasks is not None and not self.tasks.touches(upstream):
             raise Forbidden("the credential covers no task of the upstream")
+
+
+@contextmanager
+def one_answer_for_missing(account: str) -> Iterator[None]:
+    """Report a task that the provider does not show to a caller's own key as missing, all in the same words.
+
+    A provider that answers 403 for the tasks of its other customers would tell which ids exist.
+
+    Raises:
+        TaskNotFound: The task does not exist, or is another account's.
+    """
+    try:
+        yield
+    except (CredentialRefused, TaskNotFound) as error:
+        if account == OWN_ACCOUNT or (isinstance(error, CredentialRefused) and error.provider_status != 403):
+            raise
+        raise TaskNotFound(MISSING_SENTENCE) from None
 
 
 ANONYMOUS = Caller(name="anonymous", scopes=frozenset(TokenScope), tasks=None, expires_at=None)

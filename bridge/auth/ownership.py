@@ -11,9 +11,11 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
+from bridge.auth.caller import one_answer_for_missing
 from bridge.clock import Clock
 from bridge.core.rate_limit import CallKind
 from bridge.core.task import TaskKey
+from bridge.core.watch import MISSING_AGAIN_SECONDS
 from bridge.errors import (
     BridgeError,
     CredentialRefused,
@@ -119,15 +121,13 @@ class OwnershipVerifier:
             assert watcher is not None
             started_at = self._clock.monotonic()
             await watcher.hydrate()
-            if not watcher.ended:
-                await self._wait_for_poll(watcher, started_at)
-            # the recorded end of a finished task is not evidence (rule 1), and its watch no longer polls
-            if watcher.shown_at < started_at and watcher.ended:
-                await self._poll_finished(watcher.upstream, key)
-        except CredentialRefused as error:
-            if error.provider_status == _NOT_YOURS:
-                # 403 is about this task: the response is 404, so that ids of other accounts cannot be probed
-                raise TaskNotFound("the upstream does not return this task") from None
+            with one_answer_for_missing(key.account):
+                if not watcher.ended:
+                    await self._wait_for_poll(watcher, started_at)
+                # the recorded end of a finished task is not evidence (rule 1), and its watch no longer polls
+                if watcher.shown_at < started_at and watcher.ended:
+                    await self._poll_finished(watcher.upstream, key)
+        except CredentialRefused:
             raise Unauthenticated(REFUSED_SENTENCE) from None
         finally:
             self._pool.unwant(key)
@@ -150,6 +150,9 @@ class OwnershipVerifier:
             self._pool.upstream(key.upstream, key.account)  # raises once the key is rejected or evicted
             now, due = self._clock.monotonic(), watcher.watch.due
             if watcher.error is not None and not watcher.polling and (due is None or due > now):
+                if watcher.polled_at >= started_at and _is_forbidden(watcher.error):
+                    # As long as a 404 takes, which is asked for twice: the time must not reveal what exists.
+                    await self._clock.sleep(MISSING_AGAIN_SECONDS + now - started_at)
                 # without its traceback, which would grow with every caller that gets this exception
                 raise watcher.error.with_traceback(None)
             if now - started_at >= POLL_TIMEOUT_SECONDS:
@@ -163,6 +166,10 @@ class OwnershipVerifier:
         """Poll a task whose watch has ended, once, within the rate limit of the key."""
         async with upstream.acquire(CallKind.POLL, task_id=key.task_id, shown=True, wait_seconds=self._wait):
             await poll(upstream, key.task_id, PollCache())
+
+
+def _is_forbidden(error: BridgeError) -> bool:
+    return isinstance(error, CredentialRefused) and error.provider_status == _NOT_YOURS
 
 
 def _all_done(checks: Sequence[asyncio.Task[None]]) -> asyncio.Event:

@@ -268,8 +268,9 @@ def _base64_forms(secret: str) -> dict[bytes, tuple[int, int]]:
     """
     as_json = json.dumps(secret)[1:-1]
     cores = {}
-    for form in {secret, quote(secret, safe="", errors="replace"), as_json, as_json.replace("/", "\\/")}:
-        data = form.encode("utf-8", "replace")
+    texts = {secret, quote(secret, safe="", errors="replace"), as_json, as_json.replace("/", "\\/")}
+    # What Windows encodes is UTF-16.
+    for data in (*(text.encode("utf-8", "replace") for text in texts), secret.encode("utf-16-le", "replace")):
         for before, first in enumerate((0, 2, 3)):  # bytes before it modulo 3
             whole, rest = divmod((before + len(data)) * 8, 6)
             core = b64encode(bytes(before) + data)[first:whole]

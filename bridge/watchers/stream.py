@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from urllib.parse import unquote
 
 from bridge.core.schedule import backoff
 from bridge.core.task import Observation, Source, Status
@@ -110,7 +111,7 @@ class StreamFollower:
     def _is_trusted(self, observation: Observation) -> bool:
         # Case 1: a frame of another task, on a stream that several share.
         named = observation.task_id
-        if named is not None and named not in self.watcher.key.task_id:
+        if named is not None and unquote(named) not in unquote(self.watcher.key.task_id):
             return False
         # Case 2: an end without an id may be that of a part, or of another task: the poll decides.
         # Case 3: a completed task without its outputs. A final state is never corrected, so the outputs would

@@ -14,7 +14,7 @@ from bridge.core.event import Event
 from bridge.core.task import TaskKey
 from bridge.delivery.handoff import while_client_stays
 from bridge.delivery.longpoll import MAX_WAIT_SECONDS, etag, read
-from bridge.errors import Conflict, InvalidRequest, TaskNotFound
+from bridge.errors import Conflict, InvalidRequest
 from bridge.web import params
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.services import Services
@@ -65,14 +65,8 @@ class TaskRoutes:
         caller.authorize_search(request.path_params["upstream"])
         upstream = self._pool.upstream(request.path_params["upstream"], caller.account)
         include = params.include(params.query(request))
-        try:
-            with map_credential_errors(caller):
-                key, event = await self._aliases.find(upstream, request.path_params["alias"])
-        except TaskNotFound:
-            # 404 would reveal to a caller with few tasks which aliases of others do not exist
-            caller.authorize_upstream(TokenScope.READ, upstream.name)
-            raise
-        caller.authorize(TokenScope.READ, [key])
+        with map_credential_errors(caller):
+            key, event = await self._aliases.find(upstream, request.path_params["alias"], caller)
         location = links(key, params.root_path(request))["self"]
         headers = HEADERS | {"ETag": etag(event), "Content-Location": location}
         return state_response(event, include, headers, None)

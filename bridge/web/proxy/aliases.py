@@ -6,9 +6,10 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from bridge.auth.caller import Caller, TokenScope, one_answer_for_missing
 from bridge.core.event import Event
 from bridge.core.rate_limit import CallKind
-from bridge.core.task import Source, TaskKey, check_task_id, check_url_part
+from bridge.core.task import Observation, Source, TaskKey, check_task_id, check_url_part
 from bridge.errors import TaskNotFound, UpstreamError
 from bridge.sources.poll import find
 from bridge.sources.upstream import Upstream
@@ -22,7 +23,8 @@ class _AliasEntry:
     """What is known about one alias.
 
     Args:
-        error: Why the last lookup failed; raised again until `retry_at` (monotonic seconds).
+        error: Why the last lookup failed; raised again until `retry_at`.
+        retry_at: When the provider may be asked again, in monotonic seconds.
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -40,49 +42,72 @@ class Aliases:
         self._subscriptions = services.subscriptions
         self._entries: OrderedDict[tuple[str, str, str], _AliasEntry] = OrderedDict()
 
-    async def find(self, upstream: Upstream, alias: str) -> tuple[TaskKey, Event]:
+    async def find(self, upstream: Upstream, alias: str, caller: Caller) -> tuple[TaskKey, Event]:
         """Ask the provider for the task with that alias, within its rate limit.
 
         Raises:
             InvalidRequest: The alias is malformed.
+            Forbidden: The caller may not read the task, or may not learn that there is none.
             UpstreamError: The lookup failed; `TaskNotFound` if there is no such task, or the provider has no
                 lookup by alias.
             JournalError: The result could not be recorded.
         """
-        request = upstream.dialect.alias_request(check_url_part(alias))
-        if request is None:
-            raise TaskNotFound("this upstream has no lookup by the client's own id")
-        async with upstream.acquire(CallKind.CONTROL):
-            observation = await find(upstream, request)
-        assert observation.task_id is not None
-        key = TaskKey(upstream.name, check_task_id(observation.task_id), upstream.account)
+        try:
+            key, observation = await self._ask(upstream, alias)
+        except UpstreamError as error:
+            _authorize_error(error, upstream, caller)
+            raise
+        caller.authorize(TokenScope.READ, [key])
         event = await self._pool.show(key, observation, Source.POLL)
         return key, event or self._subscriptions.placeholder(key)
 
-    async def key(self, upstream: Upstream, alias: str) -> TaskKey:
+    async def key(self, upstream: Upstream, alias: str, caller: Caller) -> TaskKey:
         """The task with that alias, from the cache if possible; concurrent callers share one lookup.
+
+        A caller from whom the task is hidden causes the calls that one which does not exist would cause.
 
         Raises:
             BridgeError: As `find` raises.
         """
         entry = self._entry(upstream.name, upstream.account, alias)
         async with entry.lock:
-            if entry.key is not None:
+            if entry.key is not None and caller.covers(entry.key):
                 return entry.key
-            if entry.error is not None and upstream.clock.monotonic() < entry.retry_at:
+            if upstream.clock.monotonic() >= entry.retry_at:
+                await self._look_up(entry, upstream, alias, caller)
+            if entry.error is not None:
+                _authorize_error(entry.error, upstream, caller)
                 # without its traceback, which would grow with every caller that gets this exception
                 raise entry.error.with_traceback(None)
-            try:
-                entry.key, _ = await self.find(upstream, alias)
-            except UpstreamError as error:
-                wait = max(error.retry_after or 0.0, upstream.pace.min_seconds)
-                entry.error, entry.retry_at = error, upstream.clock.monotonic() + wait
-                raise
+            assert entry.key is not None
+            caller.authorize(TokenScope.READ, [entry.key])
             return entry.key
+
+    async def _look_up(self, entry: _AliasEntry, upstream: Upstream, alias: str, caller: Caller) -> None:
+        wait = upstream.pace.min_seconds
+        try:
+            entry.key, observation = await self._ask(upstream, alias)
+            entry.error = None
+            if caller.covers(entry.key):
+                await self._pool.show(entry.key, observation, Source.POLL)
+        except UpstreamError as error:
+            entry.error, wait = error, max(error.retry_after or 0.0, wait)
+        entry.retry_at = upstream.clock.monotonic() + wait
+
+    async def _ask(self, upstream: Upstream, alias: str) -> tuple[TaskKey, Observation]:
+        request = upstream.dialect.alias_request(check_url_part(alias))
+        if request is None:
+            raise TaskNotFound("this upstream has no lookup by the client's own id")
+        with one_answer_for_missing(upstream.account):
+            async with upstream.acquire(CallKind.CONTROL):
+                observation = await find(upstream, request)
+        assert observation.task_id is not None
+        return TaskKey(upstream.name, check_task_id(observation.task_id), upstream.account), observation
 
     def remember(self, alias: str, key: TaskKey) -> None:
         """Cache the alias of a task that was just submitted."""
-        self._entry(key.upstream, key.account, alias).key = key
+        entry = self._entry(key.upstream, key.account, alias)
+        entry.key, entry.error, entry.retry_at = key, None, 0.0
 
     def _entry(self, *name: str) -> _AliasEntry:
         upstream, account, alias = name
@@ -92,3 +117,13 @@ class Aliases:
         if len(self._entries) > CACHE_SIZE:
             self._entries.popitem(last=False)
         return entry
+
+
+def _authorize_error(error: UpstreamError, upstream: Upstream, caller: Caller) -> None:
+    """Check that the caller may learn that the provider shows no such task.
+
+    Raises:
+        Forbidden: It may not.
+    """
+    if not error.retryable:
+        caller.authorize_missing(upstream.name)

@@ -17,7 +17,7 @@ from bridge.auth.caller import TokenScope
 from bridge.core.task import TaskKey
 from bridge.delivery.sse import EventStream, OverloadedResponse, head
 from bridge.delivery.subscriptions import SubscribeRequest
-from bridge.errors import BridgeError, LimitExceeded, TaskNotFound, UnknownRoute
+from bridge.errors import BridgeError, LimitExceeded, UnknownRoute
 from bridge.web import params
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.proxy.files import ResultFiles
@@ -79,7 +79,8 @@ class ProxyRoutes:
         key = self._results.task_of(call)
         if key is None:
             # It is not known which task the file belongs to.
-            call.caller.authorize_upstream(TokenScope.READ, call.upstream.name)
+            call.caller.authorize(TokenScope.READ)
+            call.caller.authorize_missing(call.upstream.name)
             return await self._results.ask(call)
         await self._authenticator.authorize(call.caller, TokenScope.READ, [key])
         return await self._results.result(call, key)
@@ -91,12 +92,7 @@ class ProxyRoutes:
 
     async def _key_of_alias(self, call: ProxyCall) -> TaskKey:
         call.caller.authorize_search(call.upstream.name)
-        try:
-            return await self._aliases.key(call.upstream, call.match.alias or "")
-        except TaskNotFound:
-            # 404 would reveal to a caller with few tasks which aliases of others do not exist
-            call.caller.authorize_upstream(TokenScope.READ, call.upstream.name)
-            raise
+        return await self._aliases.key(call.upstream, call.match.alias or "", call.caller)
 
     async def _stream(self, call: ProxyCall) -> Response:
         await self._authenticator.authorize(call.caller, TokenScope.READ, [call.key])

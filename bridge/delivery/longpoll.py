@@ -1,12 +1,23 @@
-"""Long polling: respond as soon as the state differs from the one the client has."""
+"""Long polling: respond as soon as the state differs from the one the client has.
+
+Rule 1: a wait ends when the state changes, when its time is over, when the client has left, and at the drain.
+Rule 2: with `Prefer: wait`, one reader gets the same answer at most once a second. A loop whose entity tag
+        never matches, because a proxy strips or changes it, then makes one request a second, not thousands.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+from collections.abc import Hashable
 from dataclasses import dataclass
 
-from bridge.core.cursor import Cursor
-from bridge.core.event import Event
+from starlette.types import Receive
+
+from bridge.core.entity_tags import names
+from bridge.core.event import Closing, Event
+from bridge.core.repeats import REPEAT_SECONDS, RecentAnswers
 from bridge.core.task import TaskKey
 from bridge.delivery.subscriptions import Subscriptions
 from bridge.telemetry.metrics import LEFT
@@ -14,7 +25,25 @@ from bridge.telemetry.metrics import LEFT
 MAX_WAIT_SECONDS = 60
 LABEL = "longpoll"
 
+_FINISHED = "finished"
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LongPollRequest:
+    """One request for the state of a task.
+
+    Args:
+        reader: Who asks: rule 2 counts by it.
+        have: The entity tags of the states the client has; None for none.
+        wait: Seconds; None without `Prefer: wait`.
+    """
+
+    key: TaskKey
+    reader: Hashable
+    have: str | None = None
+    wait: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,47 +60,100 @@ class LongPollResult:
     observed_at: float | None
 
 
-async def read(
-    subscriptions: Subscriptions, key: TaskKey, *, have: str | None, wait: float | None
-) -> LongPollResult:
-    """The state of a task; with `wait`, once it differs from `have`.
+class LongPolls:
+    """The requests that wait for a change."""
 
-    Args:
-        have: The ETag of the state the client holds.
-        wait: Seconds; only together with `have`.
+    def __init__(self, subscriptions: Subscriptions) -> None:
+        self._subscriptions = subscriptions
+        self._waits: dict[asyncio.Timeout, None] = {}
+        self._answers = RecentAnswers()
 
-    Raises:
-        BridgeError: The task has no recorded state, and this is why.
-    """
-    event = await subscriptions.read_or_poll(key)
-    if have is None or not _matches(event, have):
-        return _result(subscriptions, event, modified=True)
-    if not wait or event.state.status.final:
-        return _result(subscriptions, event, modified=False)
-    subscriptions.metrics.connected(LABEL)
-    started_at, reason, newer = subscriptions.clock.monotonic(), LEFT, None
-    try:
-        newer = await subscriptions.hub.changed(key, event.cursor.offset, seconds=min(wait, MAX_WAIT_SECONDS))
-        reason = "finished"
-    finally:
-        # Also when the client disconnects, which cancels the wait: `reason` is still `LEFT` then.
-        subscriptions.metrics.disconnected(LABEL, reason)
-        logger.info(
-            "connection ended",
-            extra={
-                "delivery": LABEL,
-                "reason": reason,
-                "seconds": round(subscriptions.clock.monotonic() - started_at, 3),
-                "task": key.ref,
-                "events": int(newer is not None),
-            },
-        )
-    if newer is None:
-        return _result(subscriptions, event, modified=False)
-    # The hub counts only events it writes itself; this one is written by the route.
-    seconds = subscriptions.clock.monotonic() - newer.observed_at if newer.observed_at else None
-    subscriptions.metrics.record_broadcast({LABEL: 1}, {}, seconds, task=key.ref)
-    return _result(subscriptions, newer, modified=True)
+    async def read(self, request: LongPollRequest, receive: Receive) -> LongPollResult:
+        """The state of a task; with `wait`, once it differs from the one the client has.
+
+        Args:
+            receive: The request's own, whose body was read; it tells when the client has left.
+
+        Raises:
+            BridgeError: The task has no recorded state, and this is why.
+        """
+        event = await self._subscriptions.read_or_poll(request.key)
+        modified = request.have is None or not names(request.have, str(event.cursor))
+        seconds = 0.0
+        if request.wait and not modified and not event.state.status.final:
+            seconds = min(request.wait, MAX_WAIT_SECONDS)
+        elif request.wait is not None:
+            answer = (request.reader, request.key, event.cursor, modified)
+            seconds = self._answers.wait(answer, now=self._subscriptions.clock.monotonic())
+        if seconds > 0:
+            newer = await self._wait(event, seconds, receive)
+            event, modified = newer or event, modified or newer is not None
+        answer = (request.reader, request.key, event.cursor, modified)
+        self._answers.give(answer, now=self._subscriptions.clock.monotonic())
+        channel = self._subscriptions.hub.channel_of(event.key)
+        return LongPollResult(event, modified, channel.confirmed_at if channel is not None else None)
+
+    async def changed(self, event: Event, seconds: float, receive: Receive) -> Event | None:
+        """The next event of a task after `event`; None after `seconds`, or when rule 1 ends the wait."""
+        newer, _ = await self._changed(event, seconds, receive)
+        return newer
+
+    def end(self) -> None:
+        """End all waits (the bridge drains). Later ones last a second at most, so that no client spins."""
+        for wait in self._waits:
+            _end(wait)
+
+    async def _wait(self, event: Event, seconds: float, receive: Receive) -> Event | None:
+        """As `changed`, counted and logged as a connection."""
+        subscriptions = self._subscriptions
+        subscriptions.metrics.connected(LABEL)
+        started_at, reason, newer = subscriptions.clock.monotonic(), LEFT, None
+        try:
+            newer, reason = await self._changed(event, seconds, receive)
+        finally:
+            # Also when the server cancels the request: `reason` is still `LEFT` then.
+            subscriptions.metrics.disconnected(LABEL, reason)
+            logger.info(
+                "connection ended",
+                extra={
+                    "delivery": LABEL,
+                    "reason": reason,
+                    "seconds": round(subscriptions.clock.monotonic() - started_at, 3),
+                    "task": event.key.ref,
+                    "events": int(newer is not None),
+                },
+            )
+        if newer is not None:
+            # The hub counts only events it writes itself; this one is written by the route.
+            late = subscriptions.clock.monotonic() - newer.observed_at if newer.observed_at else None
+            subscriptions.metrics.record_broadcast({LABEL: 1}, {}, late, task=event.key.ref)
+        return newer
+
+    async def _changed(self, event: Event, seconds: float, receive: Receive) -> tuple[Event | None, str]:
+        """The next event of a task, if it comes in time, and why the wait ended."""
+        draining = self._subscriptions.closed is not None
+        newer, has_left = None, False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None) as wait:  # ended by `_end`
+                self._waits[wait] = None
+                watch = asyncio.ensure_future(_end_when_left(receive, wait))
+                try:
+                    newer = await self._next(event, min(seconds, REPEAT_SECONDS) if draining else seconds)
+                finally:
+                    del self._waits[wait]
+                    has_left = watch.done()
+                    watch.cancel()
+        if has_left:
+            return newer, LEFT
+        was_drained = newer is None and not draining and self._subscriptions.closed is not None
+        return newer, Closing.DRAIN.value if was_drained else _FINISHED
+
+    async def _next(self, event: Event, seconds: float) -> Event | None:
+        if event.state.status.final:
+            # A wait for rule 2 alone: the hub would begin to watch the task again.
+            await asyncio.sleep(seconds)
+            return None
+        return await self._subscriptions.hub.changed(event.key, event.cursor.offset, seconds=seconds)
 
 
 def etag(event: Event) -> str:
@@ -79,15 +161,12 @@ def etag(event: Event) -> str:
     return f'"{event.cursor}"'
 
 
-def _matches(event: Event, have: str) -> bool:
-    """Whether an `If-None-Match` header names the state of `event`."""
-    if have.strip() == "*":
-        return True
-    # Weak comparison, as RFC 9110 section 13.1.2 asks for If-None-Match.
-    tags = (tag.strip().removeprefix("W/").strip('"') for tag in have.split(","))
-    return any(Cursor.parse(tag) == event.cursor for tag in tags)
+async def _end_when_left(receive: Receive, wait: asyncio.Timeout) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    _end(wait)
 
 
-def _result(subscriptions: Subscriptions, event: Event, *, modified: bool) -> LongPollResult:
-    channel = subscriptions.hub.channel_of(event.key)
-    return LongPollResult(event, modified, channel.confirmed_at if channel is not None else None)
+def _end(wait: asyncio.Timeout) -> None:
+    if not wait.expired():
+        wait.reschedule(asyncio.get_running_loop().time())

@@ -342,8 +342,8 @@ def make_upstream(
             # With a base URL of the operator every call goes there, regardless of the hosts in the dialect.
             hosts=None if config.base_url else dialect.hosts,
             timeout_seconds=config.timeout_seconds,
-            # Status calls, streams and submits never wait for a connection: the limiter counts them apart.
-            connections=config.max_in_flight + config.max_streams + config.max_submits_in_flight,
+            # Status calls never wait for a connection: the limiter counts the calls of each kind apart.
+            connections=config.max_in_flight + config.max_streams,
             bodies=BodyLimit(config.max_response_bytes, bodies or BodyMemory()),
             on_lenient=metrics.lenient_readings.labels(name).inc,
             secrets=_callback_secrets(config),

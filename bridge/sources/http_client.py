@@ -243,7 +243,6 @@ async def _room(share: Share, size: int, limit: int, deadline: asyncio.Timeout |
     deadline.reschedule(now() + left)
 
 
-@lru_cache(8192)  # about 10 MB when full; a watch requests the same URL again and again
 def _client(connections: int, resolver: AbstractResolver | None) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60, resolver=resolver),
@@ -258,6 +257,7 @@ def _client(connections: int, resolver: AbstractResolver | None) -> aiohttp.Clie
     )
 
 
+@lru_cache(8192)  # about 10 MB when full; a watch requests the same URL again and again
 def _url(base_url: str, path: str) -> URL:
     # `encoded` keeps %2F in ids. Built from parts: parsing the whole URL takes three times as long.
     base = _base(base_url)

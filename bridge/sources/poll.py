@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from bridge.core.entity_tags import can_be_sent
 from bridge.core.task import Observation, Status
 from bridge.dialects.base import HttpResponse, Request
 from bridge.errors import InvalidRequest, ResultUnavailable, TaskNotFound, UpstreamError
@@ -128,7 +129,9 @@ def _remember(upstream: Upstream, answer: HttpResponse, cache: PollCache, *, who
     # Larger ones are not kept: thousands of watches with a few megabytes each would not fit in memory.
     cache.body = answer.body if len(answer.body) <= _MAX_CACHED_BYTES else None
     # An answer whose result is missing must be read again, though it does not change.
-    cache.whole, cache.etag = whole, answer.headers.get("etag") if whole else None
+    cache.whole = whole
+    tag = answer.headers.get("etag", "") if whole else ""
+    cache.etag = tag if can_be_sent(tag) else None
     cache.status, cache.at = answer.status, upstream.clock.monotonic()
     content_type = answer.headers.get("content-type", JSON)
     # The constant instead of an equal string per watch.

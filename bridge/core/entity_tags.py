@@ -1,4 +1,4 @@
-"""Entity tags: ours as they come back, whatever the proxies between made of them, and those of providers.
+"""Entity tags: ours as clients and proxies return them, and those of providers.
 
 Compressing proxies append the encoding inside or behind the quotes (`-gzip`, `-br`, `;gzip`, `--gzip`) and
 pass it back as it is; others make the tag weak, drop the quotes or encode them.
@@ -10,7 +10,7 @@ import re
 from urllib.parse import unquote
 
 # One tag, as RFC 9110 section 8.8.3 has it but in ASCII alone, or without its quotes. Not `*` nor a list:
-# both would match other states too, and the provider would answer 304 for ever.
+# both would match other states too, and the provider would always answer 304.
 _OF_A_PROVIDER = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{0,512}"|[A-Za-z0-9._:+/=-]{1,512}')
 _WILDCARD = "*"
 # What a cursor may consist of, without the characters that begin a suffix.

@@ -14,7 +14,7 @@ MAX_ANSWERS = 16_384
 class RecentAnswers:
     """The answers of the last second, in a memory of fixed size.
 
-    Each is kept as a hash, which Python keys anew in every process, and not as the names it consists of:
+    Each is kept as a hash, with a key of this process, and not as the names it consists of:
     those are as long as clients make them. With more than `size` answers a second, the oldest are forgotten.
 
     Args:
@@ -22,27 +22,27 @@ class RecentAnswers:
     """
 
     size: int = MAX_ANSWERS
-    _given: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    _times: OrderedDict[int, float] = field(default_factory=OrderedDict)
 
     def __len__(self) -> int:
-        return len(self._given)
+        return len(self._times)
 
     def give(self, answer: Hashable, *, now: float) -> None:
         """Remember that an answer is given now.
 
         Args:
-            answer: To whom, and what.
+            answer: The client and what it gets.
             now: Monotonic seconds, never less than before.
         """
         number = hash(answer)
-        self._given[number] = now
-        self._given.move_to_end(number)
-        oldest = next(iter(self._given))
-        while len(self._given) > self.size or self._given[oldest] + REPEAT_SECONDS <= now:
-            del self._given[oldest]
-            oldest = next(iter(self._given))
+        self._times[number] = now
+        self._times.move_to_end(number)
+        oldest = next(iter(self._times))
+        while len(self._times) > self.size or self._times[oldest] + REPEAT_SECONDS <= now:
+            del self._times[oldest]
+            oldest = next(iter(self._times))
 
     def wait(self, answer: Hashable, *, now: float) -> float:
         """Seconds until an answer may be given again; 0 for at once."""
-        given_at = self._given.get(hash(answer))
+        given_at = self._times.get(hash(answer))
         return 0.0 if given_at is None else max(given_at + REPEAT_SECONDS - now, 0.0)

@@ -1,8 +1,8 @@
 """Long polling: respond as soon as the state differs from the one the client has.
 
-Rule 1: a wait ends when the state changes, when its time is over, when the client has left, and at the drain.
+Rule 1: a wait ends when the state changes, on timeout, when the client has left, and on drain.
 Rule 2: with `Prefer: wait`, one reader gets the same answer at most once a second. A loop whose entity tag
-        never matches, because a proxy strips or changes it, then makes one request a second, not thousands.
+        never matches, because a proxy strips or changes it, is slowed down to one request per second.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LongPollRequest:
     """One request for the state of a task.
 
     Args:
-        reader: Who asks: rule 2 counts by it.
+        reader: The caller and its address, for rule 2.
         have: The entity tags of the states the client has; None for none.
         wait: Seconds; None without `Prefer: wait`.
     """
@@ -72,7 +72,7 @@ class LongPolls:
         """The state of a task; with `wait`, once it differs from the one the client has.
 
         Args:
-            receive: The request's own, whose body was read; it tells when the client has left.
+            receive: The request's own, whose body was read; returns when the client has left.
 
         Raises:
             BridgeError: The task has no recorded state, and this is why.

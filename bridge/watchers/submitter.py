@@ -3,7 +3,7 @@
 Rule 1: a submit is never retried automatically: the provider would bill a second task. The exception is a
         provider that finds tasks by the client's own id: if no response arrived, the task is looked up by
         that id, and submitted once more if it does not exist.
-Rule 2: a submit runs to completion even if the client disconnects or the bridge is told to stop; otherwise
+Rule 2: a submit runs to completion even if the client disconnects or the bridge gets SIGTERM; otherwise
         the provider would bill a task that was never recorded.
 Rule 3: the response to a cancel is not trusted; the next poll decides whether the task was cancelled.
 """
@@ -169,7 +169,7 @@ class Submitter:
             await asyncio.wait(self._running, timeout=seconds)
 
     def stop(self) -> None:
-        """Nobody waits any longer: what was not sent yet is not sent."""
+        """Send no submit that was not sent yet: its client has been answered."""
         self._draining = True
         self._stopped.set()
 

@@ -1,6 +1,6 @@
-"""The requests being answered: whatever cancels them, the bridge answers each itself, and its server none.
+"""The open requests: if the server cancels one, the bridge still responds to it, and not the server.
 
-A server that is told to stop cancels what is left after a while and answers a plain 500, without a word on
+A server that stops cancels what is left after a while and responds with a plain 500, which does not say
 whether a retry is safe. The SDKs of OpenAI and Anthropic repeat such a request, and a create is paid twice.
 """
 

@@ -21,7 +21,7 @@ TOO_LARGE_SENTENCE = "the request body exceeds the limit of this route"
 
 _NO_PARAMS = QueryParams()
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\"?)(\d+(?:\.\d*)?)\1(?=$|[,;\s])")
-_LONGEST_WAIT = 1e6  # a number may have thousands of digits
+_MAX_WAIT = 1e6  # a number may have thousands of digits
 
 
 class EncodedConvertor(Convertor[str]):
@@ -144,7 +144,7 @@ def variant(query: QueryParams) -> Variant:
 def preferred_wait(headers: Headers) -> float | None:
     """The seconds of `Prefer: wait` (RFC 7240); None if missing or malformed: it is only a preference."""
     match = _WAIT.search(",".join(headers.getlist("prefer")).lower())
-    return min(float(match[2]), _LONGEST_WAIT) if match else None
+    return min(float(match[2]), _MAX_WAIT) if match else None
 
 
 def known_states(headers: Headers, query: QueryParams) -> str | None:

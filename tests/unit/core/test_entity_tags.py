@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 from bridge.core.entity_tags import can_be_sent, names
 
 CURSOR = "k3f9-17"
-SUFFIXES = ["-gzip", "--gzip", ";gzip", "-br", "-zstd", "-deflate", "+gzip", ":gzip", ".gz", "/gzip", "-gzip-br"]
+SUFFIXES = [
+    "-gzip",
+    "--gzip",
+    ";gzip",
+    "-br",
+    "-zstd",
+    "-deflate",
+    "+gzip",
+    ":gzip",
+    ".gz",
+    "/gzip",
+    "-gzip-br",
+]
 CURSORS = st.from_regex(re.compile(r"[A-Za-z0-9]{1,12}-(0|[1-9][0-9]{0,6})", re.ASCII), fullmatch=True)
 
 

@@ -1,4 +1,4 @@
-"""Entity tags: ours as clients and proxies return them, and those of providers.
+"""Entity tags as clients and proxies return them.
 
 Compressing proxies append the encoding inside or behind the quotes (`-gzip`, `-br`, `;gzip`, `--gzip`) and
 pass it back as it is; others make the tag weak, drop the quotes or encode them.
@@ -6,12 +6,8 @@ pass it back as it is; others make the tag weak, drop the quotes or encode them.
 
 from __future__ import annotations
 
-import re
 from urllib.parse import unquote
 
-# One tag, as RFC 9110 section 8.8.3 has it but in ASCII alone, or without its quotes. Not `*` nor a list:
-# both would match other states too, and the provider would always answer 304.
-_OF_A_PROVIDER = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{0,512}"|[A-Za-z0-9._:+/=-]{1,512}')
 _WILDCARD = "*"
 # What a cursor may consist of, without the characters that begin a suffix.
 _OF_A_CURSOR = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789~")
@@ -39,8 +35,3 @@ def names(tags: str, cursor: str) -> bool:
             return True
         start = tags.find(cursor, end)
     return False
-
-
-def can_be_sent(tag: str) -> bool:
-    """Whether a provider's tag may be sent back to it: a header must not carry bytes that it cannot hold."""
-    return _OF_A_PROVIDER.fullmatch(tag) is not None

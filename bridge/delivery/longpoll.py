@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from starlette.types import Receive
+from starlette.requests import Request
 
 from bridge.core.entity_tags import names
 from bridge.core.event import Closing, Event
 from bridge.core.repeats import REPEAT_SECONDS, RecentAnswers
 from bridge.core.task import TaskKey
+from bridge.delivery.handoff import server_of
 from bridge.delivery.subscriptions import Subscriptions
 from bridge.telemetry.metrics import LEFT
 
@@ -65,10 +68,10 @@ class LongPolls:
 
     def __init__(self, subscriptions: Subscriptions) -> None:
         self._subscriptions = subscriptions
-        self._waits: dict[asyncio.Timeout, None] = {}
+        self._waits: dict[_Wait, None] = {}
         self._answers = RecentAnswers()
 
-    async def read(self, request: LongPollRequest, receive: Receive) -> LongPollResult:
+    async def read(self, request: LongPollRequest, client: Request) -> LongPollResult:
         """The state of a task; with `wait`, once it differs from the one the client has.
 
         Args:
@@ -86,30 +89,30 @@ class LongPolls:
             answer = (request.reader, request.key, event.cursor, modified)
             seconds = self._answers.wait(answer, now=self._subscriptions.clock.monotonic())
         if seconds > 0:
-            newer = await self._wait(event, seconds, receive)
+            newer = await self._wait(event, seconds, client)
             event, modified = newer or event, modified or newer is not None
         answer = (request.reader, request.key, event.cursor, modified)
         self._answers.give(answer, now=self._subscriptions.clock.monotonic())
         channel = self._subscriptions.hub.channel_of(event.key)
         return LongPollResult(event, modified, channel.confirmed_at if channel is not None else None)
 
-    async def changed(self, event: Event, seconds: float, receive: Receive) -> Event | None:
+    async def changed(self, event: Event, seconds: float, client: Request) -> Event | None:
         """The next event of a task after `event`; None after `seconds`, or when rule 1 ends the wait."""
-        newer, _ = await self._changed(event, seconds, receive)
+        newer, _ = await self._changed(event, seconds, client)
         return newer
 
     def end(self) -> None:
         """End all waits (the bridge drains). Later ones last a second at most, so that no client spins."""
         for wait in self._waits:
-            _end(wait)
+            wait.end(Closing.DRAIN.value)
 
-    async def _wait(self, event: Event, seconds: float, receive: Receive) -> Event | None:
+    async def _wait(self, event: Event, seconds: float, client: Request) -> Event | None:
         """As `changed`, counted and logged as a connection."""
         subscriptions = self._subscriptions
         subscriptions.metrics.connected(LABEL)
         started_at, reason, newer = subscriptions.clock.monotonic(), LEFT, None
         try:
-            newer, reason = await self._changed(event, seconds, receive)
+            newer, reason = await self._changed(event, seconds, client)
         finally:
             # Also when the server cancels the request: `reason` is still `LEFT` then.
             subscriptions.metrics.disconnected(LABEL, reason)
@@ -129,24 +132,22 @@ class LongPolls:
             subscriptions.metrics.record_broadcast({LABEL: 1}, {}, late, task=event.key.ref)
         return newer
 
-    async def _changed(self, event: Event, seconds: float, receive: Receive) -> tuple[Event | None, str]:
+    async def _changed(self, event: Event, seconds: float, client: Request) -> tuple[Event | None, str]:
         """The next event of a task, if it comes in time, and why the wait ended."""
-        draining = self._subscriptions.closed is not None
-        newer, has_left = None, False
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None) as wait:  # ended by `_end`
-                self._waits[wait] = None
-                watch = asyncio.ensure_future(_end_when_left(receive, wait))
-                try:
-                    newer = await self._next(event, min(seconds, REPEAT_SECONDS) if draining else seconds)
-                finally:
-                    del self._waits[wait]
-                    has_left = watch.done()
-                    watch.cancel()
-        if has_left:
-            return newer, LEFT
-        was_drained = newer is None and not draining and self._subscriptions.closed is not None
-        return newer, Closing.DRAIN.value if was_drained else _FINISHED
+        if self._subscriptions.closed is not None:
+            seconds = min(seconds, REPEAT_SECONDS)
+        newer: Event | None = None
+        wait = _Wait()
+        self._waits[wait] = None
+        try:
+            async with wait.timeout:
+                with _watching(client, partial(wait.end, LEFT)):
+                    newer = await self._next(event, seconds)
+        except TimeoutError:
+            pass
+        finally:
+            del self._waits[wait]
+        return newer, wait.reason
 
     async def _next(self, event: Event, seconds: float) -> Event | None:
         if event.state.status.final:
@@ -161,12 +162,43 @@ def etag(event: Event) -> str:
     return f'"{event.cursor}"'
 
 
-async def _end_when_left(receive: Receive, wait: asyncio.Timeout) -> None:
-    while (await receive())["type"] != "http.disconnect":
+class _Wait:
+    """A wait that can be ended from outside.
+
+    Attributes:
+        reason: Why it ended.
+    """
+
+    def __init__(self) -> None:
+        self.timeout = asyncio.timeout(None)
+        self.reason = _FINISHED
+
+    def end(self, reason: str) -> None:
+        """End it now, if it has not ended."""
+        if not self.timeout.expired():
+            self.reason = reason
+            self.timeout.reschedule(asyncio.get_running_loop().time())
+
+
+@contextlib.contextmanager
+def _watching(client: Request, left: Callable[[], None]) -> Iterator[None]:
+    """Call `left` once the client has closed the connection; under our server also if it closed its half."""
+    server: Any = server_of(client.scope)
+    if hasattr(server, "on_leave"):
+        server.on_leave(left)
+        try:
+            yield
+        finally:
+            server.on_leave(None)
+        return
+    watch = asyncio.ensure_future(_watch(client, left))
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
+async def _watch(client: Request, left: Callable[[], None]) -> None:
+    while (await client.receive())["type"] != "http.disconnect":
         pass
-    _end(wait)
-
-
-def _end(wait: asyncio.Timeout) -> None:
-    if not wait.expired():
-        wait.reschedule(asyncio.get_running_loop().time())
+    left()

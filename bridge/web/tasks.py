@@ -56,7 +56,7 @@ class TaskRoutes:
             # a long-poll must not outlive the credential it was authorized by
             wait=None if wait is None else self._authenticator.cap_wait(caller, wait),
         )
-        result = await self._longpolls.read(poll, request.receive)
+        result = await self._longpolls.read(poll, request)
         headers = HEADERS | {"ETag": etag(result.event)}
         if wait is not None:
             headers["Preference-Applied"] = f"wait={min(int(wait), MAX_WAIT_SECONDS)}"

@@ -86,7 +86,7 @@ class ProxyWrites:
         newer: Event | None = event
         while newer is not None and not event.state.status.final:
             left = until - self._clock.monotonic()
-            newer = await self._longpolls.changed(event, left, call.request.receive)
+            newer = await self._longpolls.changed(event, left, call.request)
             (latest,) = await self._journal.latest([key])
             event = latest or event
         if event.state.status.final:

@@ -163,25 +163,29 @@ class Bridge:
             if error is not None:
                 raise error
 
-    async def finish_requests(self, seconds: float, interrupted_seconds: float) -> None:
+    async def finish_requests(self, seconds: float, last_seconds: float) -> None:
         """Wait for the requests that are open now, then answer those that are left, at once.
 
         Args:
             seconds: The longest wait.
-            interrupted_seconds: The longest wait for the answers of those that are left.
+            last_seconds: The longest wait for those answers, and later for calls that still run.
         """
         if self._parts is None:
             return
         requests = self._parts.services.open_requests
         self._parts.services.longpolls.end()
         await requests.wait(seconds)
-        self.interrupt_requests()
-        await requests.wait(interrupted_seconds)
+        self.interrupt_requests(last_seconds)
+        await requests.wait(last_seconds)
 
-    def interrupt_requests(self) -> None:
-        """Answer every open request now, and send no submit that was not sent yet."""
+    def interrupt_requests(self, last_seconds: float) -> None:
+        """Answer every open request now, and send no submit that was not sent yet.
+
+        Args:
+            last_seconds: How long calls to providers that still run are waited for at the end.
+        """
         if self._parts is not None:
-            self._parts.services.submitter.stop()
+            self._parts.services.submitter.stop(last_seconds)
             self._parts.services.open_requests.interrupt()
 
     @property

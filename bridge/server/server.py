@@ -29,7 +29,9 @@ SEND_BUFFER = 64 * 1024
 GC_THRESHOLDS = (50_000, 50, 100)  # a full collection stops the event loop; let it be rare
 TRIM_PERIOD_SECONDS = 5.0
 SHUTDOWN_GRACE_SECONDS = 5
+LAST_SECONDS = 3.0
 IMMEDIATE_SECONDS = 1
+FORCED_SECONDS = 0.5
 MAX_WS_MESSAGE = 64 * 1024
 SLICE = 1000  # connections checked before the event loop gets a turn
 
@@ -158,14 +160,14 @@ class DrainingServer(uvicorn.Server):
             self._drain = asyncio.ensure_future(self._run_drain())
             return
         self.force_exit = self.should_exit = True
-        self._bridge.interrupt_requests()
+        self._bridge.interrupt_requests(FORCED_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close everything and end."""
         for task in self._housekeeping:
             task.cancel()
-        seconds = 0.0 if self.force_exit else SHUTDOWN_GRACE_SECONDS
-        await self._bridge.finish_requests(seconds, IMMEDIATE_SECONDS)
+        grace, last = (0, FORCED_SECONDS) if self.force_exit else (SHUTDOWN_GRACE_SECONDS, LAST_SECONDS)
+        await self._bridge.finish_requests(grace, last)
         if self.force_exit:
             # Otherwise uvicorn cancels the handlers of open connections, each with a traceback in the log.
             for connection in self.server_state.connections:

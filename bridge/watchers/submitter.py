@@ -45,7 +45,6 @@ from bridge.sources.upstream import Upstream
 from bridge.telemetry.request_context import current_request
 from bridge.watchers.pool import Pool
 
-LAST_SECONDS = 3.0  # for calls that were under way for longer than a drain waits
 RESTARTING_SENTENCE = "the bridge is restarting; nothing was submitted"
 RESTARTING_RETRY_SECONDS = 5.0
 MAY_EXIST = "the task may have been created; check at the provider before you submit it again"
@@ -103,6 +102,7 @@ class Submitter:
         self._running: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._stopped = asyncio.Event()
+        self._last_seconds = 0.0
 
     async def submit(self, upstream: Upstream, submission: Submission) -> tuple[TaskKey, Event]:
         """Submit a task and watch it until its end.
@@ -168,19 +168,27 @@ class Submitter:
         if self._running:
             await asyncio.wait(self._running, timeout=seconds)
 
-    def stop(self) -> None:
-        """Send no submit that was not sent yet: its client has been answered."""
+    def stop(self, last_seconds: float) -> None:
+        """Send no submit that was not sent yet: its client has been answered.
+
+        Args:
+            last_seconds: How long `close` waits for the calls that still run.
+        """
         self._draining = True
+        self._last_seconds = last_seconds
         self._stopped.set()
 
     async def close(self) -> None:
-        """Wait for the running calls: each has its timeout. After `stop` only for `LAST_SECONDS`."""
+        """Wait for the running calls, each of which has its timeout; after `stop` cancel them soon."""
         while self._running and not self._stopped.is_set():
             stopped = asyncio.ensure_future(self._stopped.wait())
             await asyncio.wait({*self._running, stopped}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
         if self._running:
-            await asyncio.wait(self._running, timeout=LAST_SECONDS)
+            _, late = await asyncio.wait(self._running, timeout=self._last_seconds)
+            for call in late:
+                call.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _run_to_completion(self, call: Coroutine[Any, Any, Result]) -> Result:
         """Run in a task of its own, which the client's disconnect does not cancel (rule 2)."""

@@ -63,13 +63,14 @@ logger = logging.getLogger(__name__)
 class _Parts:
     """What exists while the app runs."""
 
-    services: Services
+    subscriptions: Subscriptions
     maintenance: ConnectionMaintenance
     pool: Pool
     metrics: Metrics
     journal: Journal
     auth: AuthComponents
     rotations: list[KeyRotation]
+    services: Services
 
 
 class Bridge:
@@ -149,7 +150,7 @@ class Bridge:
 
         Submits have the longest `submit_timeout_seconds`; streams do not wait for them, nor they for streams.
         """
-        if self._parts is None or self._parts.services.subscriptions.closed is not None:
+        if self._parts is None or self._parts.subscriptions.closed is not None:
             return
         services = self._parts.services
         services.subscriptions.closed = Closing.DRAIN
@@ -191,7 +192,7 @@ class Bridge:
     @property
     def open_streams(self) -> int:
         """Number of open streams, WebSockets and long-polls."""
-        return len(self._parts.services.hub.subscriptions) if self._parts is not None else 0
+        return len(self._parts.subscriptions.hub.subscriptions) if self._parts is not None else 0
 
     @property
     def ended_streams(self) -> int:
@@ -268,7 +269,7 @@ class Bridge:
             )
             for name, (file, sent) in files.items()
         ]
-        self._parts = _Parts(services, maintenance, pool, metrics, journal, auth, rotations)
+        self._parts = _Parts(subscriptions, maintenance, pool, metrics, journal, auth, rotations, services)
         return self._parts
 
     def _with_host_check(self, app: ASGIApp) -> ASGIApp:

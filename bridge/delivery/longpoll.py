@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from starlette.requests import Request
 
@@ -21,7 +20,7 @@ from bridge.core.entity_tags import names
 from bridge.core.event import Closing, Event
 from bridge.core.repeats import REPEAT_SECONDS, RecentAnswers
 from bridge.core.task import TaskKey
-from bridge.delivery.handoff import server_of
+from bridge.delivery.handoff import on_leave, server_of
 from bridge.delivery.subscriptions import Subscriptions
 from bridge.telemetry.metrics import LEFT
 
@@ -183,13 +182,12 @@ class _Wait:
 @contextlib.contextmanager
 def _watching(client: Request, left: Callable[[], None]) -> Iterator[None]:
     """Call `left` once the client has closed the connection; under our server also if it closed its half."""
-    server: Any = server_of(client.scope)
-    if hasattr(server, "on_leave"):
-        server.on_leave(left)
+    if hasattr(server_of(client.scope), "on_leave"):
+        on_leave(client.scope, left)
         try:
             yield
         finally:
-            server.on_leave(None)
+            on_leave(client.scope, None)
         return
     watch = asyncio.ensure_future(_watch(client, left))
     try:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from tests.e2e.raw import connection
 from tests.e2e.scene import Scene, path_of, stage
-from tests.harness import qingbo, qingbo_done
+from tests.harness import PATIENCE, qingbo, qingbo_done
 
 pytestmark = pytest.mark.anyio
 
@@ -232,3 +232,16 @@ async def test_a_wait_whose_client_has_left_frees_its_place_at_once(scene: Scene
             writer.write(head.encode())
             await scene.reaches(LONGPOLLS, 1)
         await scene.reaches(LONGPOLLS, 0)
+
+
+async def test_a_wait_whose_client_has_closed_its_half_is_answered_with_what_is_known(scene: Scene) -> None:
+    ref = await _ref(scene)
+    tag = (await scene.get(path_of(ref))).headers["ETag"]
+    head = f"GET {path_of(ref)} HTTP/1.1\r\nHost: x\r\nIf-None-Match: {tag}\r\nPrefer: wait=60\r\n\r\n"
+    async with connection(scene.bridge.url) as (reader, writer):
+        writer.write(head.encode())
+        await scene.reaches(LONGPOLLS, 1)
+        writer.write_eof()
+        async with asyncio.timeout(PATIENCE):
+            assert (await reader.read()).startswith(b"HTTP/1.1 304 ")
+    await scene.reaches(LONGPOLLS, 0)

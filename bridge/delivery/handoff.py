@@ -7,9 +7,7 @@ runs here, and the layers are freed.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -82,22 +80,6 @@ def on_leave(scope: Scope, callback: CloseCallback | None) -> None:
     server = server_of(scope)
     if server is not None and hasattr(server, "on_leave"):
         server.on_leave(callback)
-
-
-@asynccontextmanager
-async def while_client_stays(scope: Scope) -> AsyncIterator[None]:
-    """Cancel the body once the client has left.
-
-    Raises:
-        TimeoutError: It has left; the response may still be read, if only half the connection is closed.
-    """
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(None) as timeout:
-        on_leave(scope, lambda: timeout.reschedule(loop.time()))
-        try:
-            yield
-        finally:
-            on_leave(scope, None)
 
 
 def on_close(scope: Scope, callback: CloseCallback) -> None:

@@ -44,6 +44,7 @@ class RequestContext:
         caller: The authenticated caller; a name, never a credential.
         token_id: The id of its token; None without one. Never logged.
         address: The address of the peer.
+        create_sent: Whether a create was sent to a provider for it: a repeat could create a second task.
     """
 
     request_id: str
@@ -51,6 +52,7 @@ class RequestContext:
     caller: str | None = None
     address: str | None = None
     token_id: str | None = None
+    create_sent: bool = False
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("bridge_request", default=None)

@@ -122,14 +122,20 @@ async def test_a_second_signal_stops_at_once() -> None:
         assert loop.time() - began < 3.0  # draining 400 streams would take four seconds
 
 
-async def test_a_client_that_does_not_read_does_not_hold_up_the_end() -> None:
+@pytest.mark.extended  # takes the grace; with a second signal: tests/hostile/test_drain_answers.py
+async def test_a_client_that_does_not_send_its_body_does_not_hold_up_the_end_and_is_answered() -> None:
     async with stage() as scene:
         ref = await _ref(scene)
-        async with connection(scene.bridge.url) as (_, writer):
-            writer.write(b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        async with connection(scene.bridge.url) as (reader, writer):
+            writer.write(b"POST /v1/tasks/qingbo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             async with scene.events(ref) as stream:
                 await stream.state()
                 assert await scene.bridge.stop() == 0
+            said = await reader.read()
+    assert said.startswith(b"HTTP/1.1 503 ")
+    assert b"application/problem+json" in said
+    assert b"retry-after: " in said
+    assert "Traceback" not in "".join(scene.bridge.log)
 
 
 async def test_without_anybody_inside_the_end_is_quick_and_sigint_does_the_same() -> None:

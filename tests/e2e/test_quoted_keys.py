@@ -79,7 +79,7 @@ PLACES: dict[str, tuple[int, str, Callable[[str], str]]] = {
 
 
 # The last ones hold up every other call: a circuit breaker, a key that rests.
-ALIKE = (*(list(PLACES)[at : at + 4] for at in range(0, 12, 4)), ["page"], ["rejected"])
+ALIKE = (*(list(PLACES)[at : at + 6] for at in range(0, 12, 6)), ["page"], ["rejected"])
 
 
 class Quoting:

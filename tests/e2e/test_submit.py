@@ -225,6 +225,7 @@ async def test_a_client_that_leaves_in_the_middle_loses_no_task(scene: Scene) ->
     await scene.ledger.reach("qingbo", task, 3)
 
 
+@pytest.mark.extended  # longer than the server's grace; without waiting: tests/hostile/test_drain_answers.py
 async def test_a_bridge_that_is_told_to_stop_takes_the_answer_first(tmp_path: Path) -> None:
     journal = f"sqlite:{tmp_path / 'bridge.db'}"
     async with stage(journal=journal) as scene:

@@ -81,6 +81,7 @@ async def test_a_short_disappearance_is_no_loss(scene: Scene) -> None:
         assert (await stream.state())["progress"] == 6
 
 
+@pytest.mark.extended  # the rule itself: tests/unit/core/test_watch.py, without waiting
 async def test_a_task_seen_before_is_lost_after_three_looks_over_ten_seconds(scene: Scene) -> None:
     task = scene.id()
     ref = await scene.script("qingbo", task, qingbo(task, "processing", 5), NOT_FOUND)

@@ -289,5 +289,5 @@ async def test_a_flood_of_ids_on_one_connection_is_read_slowly() -> None:
                 asked += 200
 
         with suppress(TimeoutError):
-            await asyncio.wait_for(flood(), 4)
-    assert 1000 <= asked <= 2200
+            await asyncio.wait_for(flood(), 2)
+    assert 800 <= asked <= 1600

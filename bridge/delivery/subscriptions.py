@@ -19,6 +19,7 @@ from bridge.core.merge import unknown
 from bridge.core.resume import Position, Resume, locate, resume
 from bridge.core.task import Status, TaskKey
 from bridge.core.watch import NO_LINK_SENTENCE
+from bridge.delivery.history import Pace, Replay
 from bridge.errors import BridgeError, CredentialRefused, TaskNotFound, UpstreamRefused
 from bridge.hub.hub import Hub
 from bridge.hub.maintenance import retry_milliseconds
@@ -46,12 +47,16 @@ class SubscribeRequest:
         token: The last event id the client sent.
         history: Whether to send all recorded states first instead of only the newest.
         unverified: Requested tasks that may not be shown, with the reason.
+        pace: Counts bytes of history; returns the seconds to wait before they may be read.
+        has_room: Whether the client's party reads what it is sent; without, nothing more is begun.
     """
 
     keys: Sequence[TaskKey]
     token: str | None = None
     history: bool = False
     unverified: Mapping[TaskKey, BridgeError] = field(default_factory=dict)
+    pace: Pace = lambda _: 0.0
+    has_room: Callable[[], bool] = lambda: True
 
 
 @dataclass(slots=True)
@@ -157,14 +162,27 @@ class Subscriptions:
         """Send the initial states; from then on the hub sends every new event."""
         subscription, request = pending.subscription, pending.request
         events = [event for event in pending.latest if event is not None]
-        if request.history:
-            events = await self._history(pending)
         preface = sse.OK_COMMENT if subscription.fmt.transport is Transport.SSE else b""
         retry: int | None = self.retry()
         if pending.position.reset_reason is not None:
             # The reset is the first block then, so it carries the reconnect delay.
             preface += reset_frame(subscription.fmt, pending.position.reset_reason, retry=retry)
             retry = None
+        if not request.has_room():
+            self.hub.finish(
+                subscription,
+                Closing.OVER_CAPACITY,
+                preface + self.final_frame(subscription, Closing.OVER_CAPACITY),
+            )
+            return
+        after = pending.position.after
+        if request.history:
+            replay = Replay(self.journal, self.hub, self.clock, self.metrics, first=preface, retry=retry)
+            recorded = await self.journal.history(request.keys, after or 0)
+            reached = await replay.run(subscription, recorded, pace=request.pace, has_room=request.has_room)
+            if reached:
+                # What it has been sent begins the stream: the newest states follow only where they are newer.
+                preface, retry, after = b"", None, reached
         if any(error.retryable for error in request.unverified.values()):
             # The check failed only for now. Closed early, the client reconnects and is checked again.
             subscription.ends_at = min(subscription.ends_at, self.clock.monotonic() + RECHECK_SECONDS)
@@ -193,7 +211,7 @@ class Subscriptions:
             request.keys,
             preface=preface,
             remarks=remarks,
-            after=pending.position.after,
+            after=after,
             retry=retry,
         )
         if new and pending.resume is not Resume.CURRENT:
@@ -280,14 +298,6 @@ class Subscriptions:
         refused = len(keys) == 1 and isinstance(first, UpstreamRefused)
         if first is not None and (missing or (refused and not isinstance(first, CredentialRefused))):
             raise first
-
-    async def _history(self, pending: PendingSubscription) -> list[Event]:
-        after = pending.position.after or 0
-        recorded = [await self.journal.since(key, after) for key in pending.request.keys]
-        newest = [event for event in pending.latest if event is not None]
-        # Keyed by cursor: the newest event of a task is usually in its history as well.
-        by_cursor = {event.cursor: event for events in [*recorded, newest] for event in events}
-        return sorted(by_cursor.values(), key=lambda event: event.cursor.offset)
 
     def _send_placeholders(self, pending: PendingSubscription, new: list[TaskKey]) -> None:
         """Send `unknown` for tasks without a state, once the time for their first poll is up."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 
-from bridge.core.event import Notice
+from bridge.core.event import Event, Notice
 from bridge.core.task import TaskKey
-from bridge.journal.base import Follower
+from bridge.journal.base import Follower, Recorded
 
 
-class Feed:
+class Feed(ABC):
     """The followers of one journal, called on the event loop in the order they were added."""
 
     def __init__(self) -> None:
@@ -17,6 +18,18 @@ class Feed:
 
     def __iter__(self) -> Iterator[Follower]:
         return iter(self._followers)
+
+    @abstractmethod
+    async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
+        """See `Journal.history`."""
+
+    @abstractmethod
+    async def read(self, recorded: Sequence[Recorded], *, raw: bool = True) -> Sequence[Event]:
+        """See `Journal.read`."""
+
+    async def since(self, key: TaskKey, after: int) -> Sequence[Event]:
+        """All retained events of a task after `after`, oldest first: for tools, not for clients."""
+        return await self.read(await self.history([key], after))
 
     def follow(self, follower: Follower) -> None:
         """Pass everything from now on to `follower`."""

@@ -6,6 +6,8 @@ import asyncio
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from bridge.web.limits.limits import UnsentBytes
+
 
 class WebSocketFlowControl:
     """Whether the write buffer of a WebSocket is full; see `bridge.hub.subscription.FlowControl`.
@@ -26,6 +28,7 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Create the flow control before the handshake begins."""
         self.flow_control = WebSocketFlowControl()
+        self.unsent: UnsentBytes | None = None
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -40,8 +43,12 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
         """The transport's buffer is above its high-water mark."""
         self.flow_control.write_paused = True
         super().pause_writing()
+        if self.unsent is not None:
+            self.unsent.set(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """The transport's buffer is below its low-water mark."""
         self.flow_control.write_paused = False
         super().resume_writing()
+        if self.unsent is not None:
+            self.unsent.set(0)

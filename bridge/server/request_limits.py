@@ -7,6 +7,7 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bridge.errors import TooLarge
+from bridge.web.limits.limits import UnsentBytes
 
 MIN_BODY_RATE = 1000.0  # bytes per second; below that the body timeout runs
 _PROBLEM = (
@@ -27,10 +28,11 @@ class TimeLimitedRequest(HttpToolsProtocol):
 
     Attributes:
         max_head_bytes: The largest request head, including the URL.
+        unsent: Counts what the client has not taken; None until it is known whose client it is.
     """
 
     # uvicorn's class has thirty attributes already; five more in the instance dict cost 1 KB per connection.
-    __slots__ = ("_field_bytes", "_head_bytes", "_in_body", "_in_head", "_waiting_since")
+    __slots__ = ("_field_bytes", "_head_bytes", "_in_body", "_in_head", "_waiting_since", "unsent")
 
     max_head_bytes = 256 * 1024
 
@@ -40,6 +42,7 @@ class TimeLimitedRequest(HttpToolsProtocol):
         self._in_head = self._in_body = False
         self._head_bytes = self._field_bytes = 0
         self._waiting_since: float | None = self.loop.time()  # None while it is the server's turn
+        self.unsent: UnsentBytes | None = None
 
     def data_received(self, data: bytes) -> None:
         """Parse `data` and count the bytes of an unfinished head."""
@@ -89,6 +92,18 @@ class TimeLimitedRequest(HttpToolsProtocol):
         self._in_body = False
         self._waiting_since = None
         super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Count the bytes in the write buffer: it is above its high-water mark."""
+        super().pause_writing()
+        if self.unsent is not None:
+            self.unsent.set(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Count them no longer."""
+        super().resume_writing()
+        if self.unsent is not None:
+            self.unsent.set(0)
 
     def check_timeout(self, now: float, header_timeout: float, body_timeout: float) -> None:
         """Close the connection if its request arrives too slowly.

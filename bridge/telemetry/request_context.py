@@ -42,13 +42,15 @@ class RequestContext:
     Args:
         trace: The client's own trace; None if it sent none.
         caller: The authenticated caller; a name, never a credential.
-        address: The address of the peer.
+        address: The address of the client, as limits count it.
+        shared: Whether that address is a proxy's that nobody configured.
     """
 
     request_id: str
     trace: Trace | None = None
     caller: str | None = None
     address: str | None = None
+    shared: bool = False
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("bridge_request", default=None)

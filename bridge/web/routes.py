@@ -62,13 +62,16 @@ def make_app(services: Services, *, operations_apart: bool = False) -> ASGIApp:
     settings = services.settings
     app = _app(routes(services, operations_apart=operations_apart))
     app = add_cors(app, settings.allowed_origins, cookies=settings.auth != "none")
-    return ConnectionHandoff(RequestIdMiddleware(RawPathMiddleware(app), services.clock))
+    return ConnectionHandoff(
+        RequestIdMiddleware(RawPathMiddleware(app), services.clock, services.limits.addresses)
+    )
 
 
 def make_operations_app(services: Services) -> ASGIApp:
     """The routes of operators and their tools, without CORS: no web page may use them."""
     health = HealthRoutes(services)
-    return RequestIdMiddleware(_app([*_probes(health), *_operations(health)]), services.clock)
+    app = _app([*_probes(health), *_operations(health)])
+    return RequestIdMiddleware(app, services.clock, services.limits.addresses)
 
 
 def _probes(health: HealthRoutes) -> list[Route]:

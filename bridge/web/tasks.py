@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge.auth.authenticator import TICKET
-from bridge.auth.caller import TokenScope, map_credential_errors
+from bridge.auth.caller import Caller, TokenScope, map_credential_errors
 from bridge.auth.tickets import MAX_TICKET_SECONDS
 from bridge.core.event import Event
 from bridge.core.task import TaskKey
@@ -24,6 +24,28 @@ HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Va
 DEFAULT_TICKET_SECONDS = 300
 
 
+class NewWatches:
+    """Counts the reads that start a watch as calls to the provider; the others cost it nothing."""
+
+    def __init__(self, services: Services) -> None:
+        self._pool = services.pool
+        self._journal = services.journal
+        self._limits = services.limits
+
+    async def count(self, request: Request, caller: Caller, key: TaskKey) -> None:
+        """Count a read of `key`.
+
+        Raises:
+            LimitExceeded: The caller or its address causes too many calls.
+            JournalError: The journal cannot be read.
+        """
+        if self._pool.watcher(key) is not None:
+            return
+        (known,) = await self._journal.latest([key])
+        if known is None or not known.state.status.final:
+            self._limits.check_provider_call(request, caller.name)
+
+
 class TaskRoutes:
     """The routes that respond with one state document."""
 
@@ -33,11 +55,14 @@ class TaskRoutes:
         self._limits = services.limits
         self._authenticator = services.authenticator
         self._aliases = aliases
+        self._new_watches = NewWatches(services)
 
     async def state(self, request: Request) -> Response:
         """`GET /v1/tasks/{upstream}/{task_id}`: the state; with `Prefer: wait` and an ETag, a long-poll."""
         caller = await self._authenticator.authenticate(request)
         key = params.path_key(self._pool, request, caller.account)
+        self._limits.open_document(request, caller.name)
+        await self._new_watches.count(request, caller, key)
         await self._authenticator.authorize(caller, TokenScope.READ, [key])
         include = params.include(params.query(request))
         wait, known_etag = params.preferred_wait(request.headers), request.headers.get("if-none-match")
@@ -59,6 +84,8 @@ class TaskRoutes:
         caller.authorize_search(request.path_params["upstream"])
         upstream = self._pool.upstream(request.path_params["upstream"], caller.account)
         include = params.include(params.query(request))
+        self._limits.open_document(request, caller.name)
+        self._limits.check_provider_call(request, caller.name)
         try:
             with map_credential_errors(caller):
                 key, event = await self._aliases.find(upstream, request.path_params["alias"])
@@ -78,6 +105,7 @@ class TicketRoutes:
     def __init__(self, services: Services) -> None:
         self._settings = services.settings
         self._pool = services.pool
+        self._limits = services.limits
         self._authenticator = services.authenticator
         self._tickets = services.tickets
 
@@ -86,7 +114,7 @@ class TicketRoutes:
         caller = await self._authenticator.authenticate(request)
         if self._tickets is None:
             raise Conflict("this bridge has no secret to sign tickets with")
-        body = await params.json_object(request, self._settings.max_body_bytes)
+        body = params.json_object(await self._limits.read_body(request, self._settings.max_body_bytes))
         if body.keys() - {"tasks", "seconds"}:
             raise InvalidRequest("a ticket request takes `tasks` and `seconds` only")
         refs = params.only_texts(body.get("tasks"), "tasks")

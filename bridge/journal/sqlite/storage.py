@@ -18,6 +18,7 @@ from bridge.core.cursor import Cursor
 from bridge.core.event import Event
 from bridge.core.task import State, TaskKey
 from bridge.errors import JournalError
+from bridge.journal.base import Recorded
 from bridge.journal.sqlite.codec import LOST_MARK, decode, decode_key, encode, encode_key
 
 EVENTS_PER_TASK = 256
@@ -38,9 +39,11 @@ _COLUMNS = "t.upstream, t.account, t.task_id, e.offset, e.seen, e.state, e.raw"
 _LATEST = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
     WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset <= ?
     ORDER BY e.offset DESC LIMIT 1"""  # noqa: S608 - built from constants
-_SINCE = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
+_HISTORY = """SELECT e.offset, length(e.state) + coalesce(length(e.raw), 0)
+    FROM tasks t JOIN events e ON e.task = t.id
     WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset > ? AND e.offset <= ?
-    ORDER BY e.offset DESC LIMIT ?"""  # noqa: S608 - built from constants
+    ORDER BY e.offset DESC LIMIT ?"""
+_EVENT_AT = "SELECT e.seen, e.state, {} FROM events e WHERE e.offset = ?"
 _OPEN = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.offset = t.newest
     WHERE t.open = 1 AND t.newest > ? AND t.newest <= ? ORDER BY t.newest LIMIT ?"""  # noqa: S608 - built from constants
 
@@ -158,11 +161,31 @@ class Reader:
             events.append((self._event(row), _size(row)) if row is not None else None)
         return events
 
-    def since(self, key: TaskKey, offset: int, head: int) -> list[Event]:
-        """The retained events of a task after `offset`, oldest first."""
-        offset = min(max(offset, 0), MAX_OFFSET)  # a client chooses it, and SQLite takes 64 bits
-        values = (*encode_key(key), offset, head, EVENTS_PER_TASK)
-        return [self._event(row) for row in reversed(self._connection.execute(_SINCE, values).fetchall())]
+    def history(self, keys: Iterable[TaskKey], after: int, head: int) -> list[Recorded]:
+        """What is retained of some tasks after the offset `after`, in journal order."""
+        after = min(max(after, 0), MAX_OFFSET)  # a client chooses it, and SQLite takes 64 bits
+        recorded = [
+            Recorded(key, offset, size)
+            for key in keys
+            for offset, size in self._connection.execute(
+                _HISTORY, (*encode_key(key), after, head, EVENTS_PER_TASK)
+            )
+        ]
+        return sorted(recorded, key=lambda one: one.offset)
+
+    def read(self, recorded: Iterable[Recorded], *, raw: bool) -> list[Event]:
+        """The events of some records that still exist.
+
+        Args:
+            raw: Whether to read the provider's own documents, which are most of the bytes.
+        """
+        statement = _EVENT_AT.format("e.raw" if raw else "NULL")
+        events = []
+        for key, offset, _ in recorded:
+            row = self._connection.execute(statement, (offset,)).fetchone()
+            if row is not None:
+                events.append(self._event((*encode_key(key), offset, *row)))
+        return events
 
     def unfinished(self, head: int) -> list[tuple[Event, int]]:
         """The newest event of every open task, oldest first, with the size of its state."""

@@ -18,7 +18,6 @@ from bridge.core.task import TaskKey
 from bridge.delivery.sse import EventStream, OverloadedResponse, head
 from bridge.delivery.subscriptions import SubscribeRequest
 from bridge.errors import BridgeError, LimitExceeded, TaskNotFound, UnknownRoute
-from bridge.web import params
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.proxy.files import ResultFiles
 from bridge.web.proxy.links import Answers
@@ -27,6 +26,7 @@ from bridge.web.proxy.responses import error_response
 from bridge.web.proxy.results import ProxyResults
 from bridge.web.proxy.writes import ProxyCall, ProxyWrites
 from bridge.web.services import Services
+from bridge.web.tasks import NewWatches
 from bridge.wire.document import PLAIN
 from bridge.wire.frames import Transport, Variant
 
@@ -41,6 +41,7 @@ class ProxyRoutes:
         self._limits = services.limits
         self._authenticator = services.authenticator
         self._aliases = aliases
+        self._new_watches = NewWatches(services)
         self._files = ResultFiles()
         self._reads = ProxyReads(services, self._files)
         self._results = ProxyResults(services, self._files)
@@ -63,7 +64,12 @@ class ProxyRoutes:
         try:
             caller = await self._authenticator.authenticate(request)
             upstream = self._pool.upstream(name, caller.account)
-            body = b"" if method == "GET" else await params.body(request, self._settings.max_submission_bytes)
+            self._limits.open_document(request, caller.name)
+            body = (
+                b""
+                if method == "GET"
+                else await self._limits.read_body(request, self._settings.max_submission_bytes)
+            )
             match = upstream.dialect.match(method, path, query, body)
             if match is None:
                 raise UnknownRoute(f"not a supported call of the upstream {name!r}")
@@ -73,6 +79,7 @@ class ProxyRoutes:
             return error_response(error)
 
     async def _status(self, call: ProxyCall) -> Response:
+        await self._new_watches.count(call.request, call.caller, call.key)
         await self._authenticator.authorize(call.caller, TokenScope.READ, [call.key])
         return await self._reads.status(call.key, call.answers)
 
@@ -92,6 +99,7 @@ class ProxyRoutes:
 
     async def _key_of_alias(self, call: ProxyCall) -> TaskKey:
         call.caller.authorize_search(call.upstream.name)
+        self._limits.check_provider_call(call.request, call.caller.name)
         try:
             return await self._aliases.key(call.upstream, call.match.alias or "")
         except TaskNotFound:
@@ -106,7 +114,7 @@ class ProxyRoutes:
         try:
             slot = self._limits.open_stream(call.request)
             slot.assign_to_caller(call.caller.name)
-            slot.set_watch_count(1)
+            slot.subscribe(1)
         except LimitExceeded:
             return OverloadedResponse(self._subscriptions, Transport.SSE, Variant.PROVIDER)
         return _ProviderStream(
@@ -131,6 +139,7 @@ class ProxyRoutes:
 
     async def _cancel(self, call: ProxyCall) -> Response:
         call.caller.authorize(TokenScope.CANCEL)
+        self._limits.check_provider_call(call.request, call.caller.name)
         key = call.key if call.match.alias is None else await self._key_of_alias(call)
         await self._authenticator.authorize(call.caller, TokenScope.CANCEL, [key])
         return await self._writes.cancel(call, key)

@@ -112,7 +112,7 @@ class ProxyWrites:
         check_write_request(self._origins, call.request.headers)
         if self._subscriptions.closed is not None:
             raise Overloaded(RESTARTING_SENTENCE)
-        self._limits.check_submit(call.caller.name)
+        self._limits.open_submit(call.request, call.caller.name)
         content_type = call.request.headers.get("content-type")
         submission = Submission(body=call.body, content_type=content_type, options=call.match.options)
         try:

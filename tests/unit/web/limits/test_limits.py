@@ -113,13 +113,13 @@ def test_longpolls_take_a_slot_and_no_rate_and_are_counted_when_refused() -> Non
 def test_submits_are_limited_by_the_minute_for_each_caller() -> None:
     door = Door(max_submits_per_minute_per_caller=3)
     for _ in range(3):
-        door.limits.check_submit("c")
+        door.limits.open_submit(door.connection(), "c")
     with pytest.raises(LimitExceeded) as refused:
-        door.limits.check_submit("c")
+        door.limits.open_submit(door.connection(), "c")
     assert refused.value.retry_after == pytest.approx(20)
-    door.limits.check_submit("d")
+    door.limits.open_submit(door.connection(), "d")
     door.clock.skip(20.001)
-    door.limits.check_submit("c")
+    door.limits.open_submit(door.connection(), "c")
 
 
 def test_watches_are_counted_over_all_connections_of_a_caller() -> None:
@@ -166,5 +166,6 @@ def test_whatever_comes_and_goes_at_the_end_nothing_is_held(steps: list[tuple[in
         assert door.limits._open == len(held) <= 6
     for one in held:
         end(one)
-    kept = (door.limits._open_by_address, door.limits._open_by_caller, door.limits._watches_by_caller)
-    assert (door.limits._open, kept) == (0, ({}, {}, {}))
+    kept = (door.limits._open_by_address, door.limits._open_by_caller)
+    assert (door.limits._open, kept) == (0, ({}, {}))
+    assert (door.limits._watches.total, len(door.limits._watches)) == (0, 0)

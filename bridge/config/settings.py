@@ -251,6 +251,11 @@ class Settings(BaseModel):
     write_timeout_seconds: Seconds = Field(
         30.0, description="Write timeout: a slow client that accepts no data for this long is disconnected."
     )
+    idle_connection_timeout_seconds: Seconds = Field(
+        75.0,
+        description="How long a connection without a request stays open. Keep it above the time for which a"
+        " proxy keeps its idle connections to the bridge, often 60 s, or requests are sent to closed ones.",
+    )
     max_connection_age_seconds: Seconds = Field(
         600.0,
         description="Connections close at a random age of 0.8 to 1.0 times this value, so that clients"

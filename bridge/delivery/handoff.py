@@ -7,7 +7,9 @@ runs here, and the layers are freed.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -45,6 +47,7 @@ class ConnectionHandoff:
                 if server is not None:
                     # Our own server does not read the request again: 3 KB less per open stream.
                     scope["headers"].clear()
+                    server.detached = True  # from here on `receive` reports a half-closed connection as ended
                     if scope["type"] == "websocket":
                         server.request = server.response = None
                         scope.clear()
@@ -56,12 +59,43 @@ class ConnectionHandoff:
 
 def server_of(scope: Scope) -> Any | None:
     """The server's protocol object for this request; None if it does not expose its transport."""
-    return scope["extensions"].get(SERVER)
+    return scope.get("extensions", {}).get(SERVER)
 
 
 def detach(scope: Scope, session: StreamSession) -> None:
     """Run `session` once the framework has returned. The response must have begun."""
     scope["extensions"][SESSION] = session
+
+
+def on_leave(scope: Scope, callback: CloseCallback | None) -> None:
+    """Call `callback` once the client has closed the connection, or its half of it.
+
+    At once if it has. Only one callback is kept; None removes it. Under another server: never.
+    """
+    server = server_of(scope)
+    if server is not None and hasattr(server, "on_leave"):
+        server.on_leave(callback)
+
+
+@asynccontextmanager
+async def while_client_stays(scope: Scope) -> AsyncIterator[None]:
+    """Cancel the body once the client has left.
+
+    Raises:
+        TimeoutError: It has left; the response may still be read, if only half the connection is closed.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as timeout:
+        on_leave(scope, lambda: timeout.reschedule(loop.time()))
+        try:
+            yield
+        finally:
+            on_leave(scope, None)
+
+
+def has_left(scope: Scope) -> bool:
+    """Whether the client has closed the connection, or its half of it."""
+    return bool(getattr(server_of(scope), "left", False))
 
 
 def on_close(scope: Scope, callback: CloseCallback) -> None:

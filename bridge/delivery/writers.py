@@ -281,7 +281,7 @@ def http_format(
 ) -> Format:
     """The format of the body of this HTTP response."""
     # Without this attribute it is unknown whether the server chunks; the body would be framed twice or never.
-    chunked = hasattr(server_of(scope), "chunked_encoding")
+    chunked = hasattr(server_of(scope), "chunked_encoding") and scope.get("http_version") != "1.0"
     if rewrite is not None:  # one for each connection: not worth a place in the cache
         return Format(transport, include, chunked, False, variant, rewrite)
     return _format(transport, include, chunked, False, variant)

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import asyncio
 
+import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bridge.errors import TooLarge
 from bridge.web.limits.limits import UnsentBytes
 
+MAX_FIELDS = 1000  # header fields of one request
 MIN_BODY_RATE = 1000.0  # bytes per second; below that the body timeout runs
-_PROBLEM = (
-    b'{"type":"about:blank","title":"invalid request","status":408,"code":"invalid_request",'
-    b'"detail":"the request was not received in time","retriable":true}'
+
+
+def _response(status: bytes, detail: str, *, retriable: bool) -> bytes:
+    """A problem document that ends the connection."""
+    code, _, _ = status.partition(b" ")
+    fields = {
+        "type": "about:blank",
+        "title": "invalid request",
+        "status": int(code),
+        "code": "invalid_request",
+        "detail": detail,
+        "retriable": retriable,
+    }
+    body = orjson.dumps(fields)
+    final = b"" if retriable else b"x-should-retry: false\r\n"
+    return (
+        b"HTTP/1.1 %b\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n%b"
+        b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (status, final, len(body), body)
+    )
+
+
+REQUEST_TIMEOUT_RESPONSE = _response(
+    b"408 Request Timeout", "the request was not received in time", retriable=True
 )
-REQUEST_TIMEOUT_RESPONSE = (
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n"
-    b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(_PROBLEM), _PROBLEM)
-)
+
+
+def bad_request(sentence: str) -> bytes:
+    """The response to a request whose head or body cannot be read."""
+    return _response(b"400 Bad Request", sentence, retriable=False)
 
 
 class TimeLimitedRequest(HttpToolsProtocol):
@@ -44,19 +67,6 @@ class TimeLimitedRequest(HttpToolsProtocol):
         self._waiting_since: float | None = self.loop.time()  # None while it is the server's turn
         self.unsent: UnsentBytes | None = None
 
-    def data_received(self, data: bytes) -> None:
-        """Parse `data` and count the bytes of an unfinished head."""
-        had_begun = self._in_head
-        super().data_received(data)
-        if had_begun and self._in_head:
-            # The parser reports only whole header fields; one endless field shows in the raw bytes alone.
-            self._head_bytes += len(data)
-            if self._head_bytes > self.max_head_bytes:
-                self.send_400_response("The head of the request is too large.")
-        elif self._waiting_since is None and self._is_idle():
-            # Line breaks between requests are legal, cancel uvicorn's keep-alive timer and begin no message.
-            self._waiting_since = self.loop.time()
-
     def on_message_begin(self) -> None:
         """Restart the counters and the header timeout."""
         self._in_head = True
@@ -70,28 +80,40 @@ class TimeLimitedRequest(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header field."""
+        """Count a header field; the trailer of a chunked body is counted and dropped."""
         self._count(len(name) + len(value))
-        super().on_header(name, value)
+        if self._in_head:
+            super().on_header(name, value)
+            if len(self.headers) > MAX_FIELDS:
+                raise TooLarge
 
-    def on_headers_complete(self) -> None:
+    def body_begins(self) -> None:
         """Start the body timeout."""
         self._in_head, self._in_body = False, True
         self._waiting_since = self.loop.time()
-        super().on_headers_complete()
 
-    def on_body(self, body: bytes) -> None:
-        """Extend the body timeout by the time `body` may take at the minimum rate."""
+    def body_arrives(self, size: int) -> None:
+        """Extend the body timeout by the time `size` bytes may take at the minimum rate."""
         if self._waiting_since is not None:
             # Never beyond now: a fast start must not pay for a long pause later.
-            self._waiting_since = min(self._waiting_since + len(body) / MIN_BODY_RATE, self.loop.time())
-        super().on_body(body)
+            self._waiting_since = min(self._waiting_since + size / MIN_BODY_RATE, self.loop.time())
 
-    def on_message_complete(self) -> None:
+    def body_ends(self) -> None:
         """Stop the timeout: the request is complete."""
         self._in_body = False
         self._waiting_since = None
-        super().on_message_complete()
+
+    def count_unfinished_head(self, size: int) -> bool:
+        """Count bytes of a head that began in an earlier read; whether it is still small enough."""
+        # The parser reports only whole header fields; one endless field shows in the raw bytes alone.
+        self._head_bytes += size
+        return self._head_bytes <= self.max_head_bytes
+
+    def nothing_arrived(self) -> None:
+        """Restart the header timeout after bytes that began no message."""
+        if self._waiting_since is None and self._is_idle():
+            # Line breaks between requests are legal, cancel uvicorn's keep-alive timer and begin no message.
+            self._waiting_since = self.loop.time()
 
     def pause_writing(self) -> None:
         """Count the bytes in the write buffer: it is above its high-water mark."""
@@ -123,9 +145,10 @@ class TimeLimitedRequest(HttpToolsProtocol):
         timeout = body_timeout if self._in_body else header_timeout
         if now - self._waiting_since < timeout:
             return
-        response_begun = self.cycle is not None and self.cycle.response_started
+        # Without a cycle, the response to the body that still arrives is complete.
+        response_begun = self.cycle is None or self.cycle.response_started
         if self._in_body:
-            if response_begun and not self.cycle.response_complete:
+            if response_begun and self.cycle is not None and not self.cycle.response_complete:
                 return
         elif not self._is_idle():
             return

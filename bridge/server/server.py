@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import os
 import resource
 import socket
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -20,9 +22,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from websockets import http11
 
 from bridge.app import Bridge
+from bridge.server.connection import HttpConnection
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.memory import MemoryTrimmer, trim_memory
-from bridge.server.request_limits import TimeLimitedRequest
+from bridge.server.peers import Peer, watch_peers
 
 BACKLOG = 4096
 SEND_BUFFER = 64 * 1024
@@ -32,6 +35,7 @@ SHUTDOWN_GRACE_SECONDS = 5
 IMMEDIATE_SECONDS = 1
 MAX_WS_MESSAGE = 64 * 1024
 SLICE = 1000  # connections checked before the event loop gets a turn
+PEER_TURNS = 3  # rounds in which the kernel is asked about each connection once
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +50,29 @@ def serve(bridge: Bridge) -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     bridge.served_by_us = True
-    listeners = [listen(bridge.settings.host, bridge.settings.port)]
+    timeout = bridge.settings.write_timeout_seconds
+    listeners = [listen(bridge.settings.host, bridge.settings.port, timeout)]
     admin = bridge.settings.admin_address
     if admin is not None:
-        listeners.append(listen(*admin))
+        listeners.append(listen(*admin, timeout))
         bridge.admin_port = listeners[-1].getsockname()[1]
-    server = DrainingServer(bridge, _config(bridge, max_head_bytes=bridge.settings.max_request_head_bytes))
+    config = _config(
+        bridge,
+        max_head_bytes=bridge.settings.max_request_head_bytes,
+        idle_seconds=bridge.settings.idle_connection_timeout_seconds,
+    )
+    server = DrainingServer(bridge, config)
     server.run(sockets=listeners)
     return 0 if server.started and not bridge.dead else 1
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket whose connections have small kernel send buffers.
+def listen(host: str, port: int, vanish_seconds: float = 30.0) -> socket.socket:
+    """A listening socket whose connections have small kernel send buffers, and notice vanished clients.
 
     By default the kernel buffers megabytes for a client that has stopped reading, and hides that from us.
+
+    Args:
+        vanish_seconds: How long a client that has vanished may keep its connection.
 
     Raises:
         OSError: The address cannot be bound; its `filename` is the address.
@@ -69,6 +82,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        watch_peers(listener, vanish_seconds)
         listener.bind((host.strip("[]"), port))
         listener.listen(BACKLOG)
     except OSError as error:
@@ -107,7 +121,7 @@ class DrainingServer(uvicorn.Server):
         gc.set_threshold(*GC_THRESHOLDS)
         self._housekeeping = [
             asyncio.ensure_future(self._trim_memory()),
-            asyncio.ensure_future(self._check_timeouts()),
+            asyncio.ensure_future(self._check_connections()),
         ]
 
     async def _trim_memory(self) -> None:
@@ -124,23 +138,25 @@ class DrainingServer(uvicorn.Server):
                 seconds = self._loop.time() - started_at
                 logger.debug("memory trimmed", extra={"objects": objects, "seconds": round(seconds, 4)})
 
-    async def _check_timeouts(self) -> None:
-        """Close connections whose request arrives too slowly. One periodic scan instead of one timer each."""
+    async def _check_connections(self) -> None:
+        """Close connections whose client is too slow or has left, in one periodic scan."""
         settings = self._bridge.settings
         period = min(
             1.0, settings.request_header_timeout_seconds / 4, settings.request_body_timeout_seconds / 4
         )
         assert self._loop is not None
-        while True:
+        for turn in itertools.count():
             await asyncio.sleep(period)
             # A copy, because connections come and go while the loop has its turn.
             for number, connection in enumerate(list(self.server_state.connections), start=1):
-                if isinstance(connection, TimeLimitedRequest):
+                if isinstance(connection, HttpConnection):
                     connection.check_timeout(
                         self._loop.time(),
                         settings.request_header_timeout_seconds,
                         settings.request_body_timeout_seconds,
                     )
+                if (turn + number) % PEER_TURNS == 0:
+                    _check_peer(connection, settings.write_timeout_seconds)
                 if number % SLICE == 0:
                     await asyncio.sleep(0)
 
@@ -184,19 +200,34 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True  # after a failed drain too, or the process would never end
 
 
-def _config(app: ASGIApp, *, max_head_bytes: int) -> uvicorn.Config:
+def _check_peer(connection: Any, timeout: float) -> None:
+    """End a connection whose client has vanished, or has left while we do not read from it."""
+    if connection.transport.is_closing():
+        return
+    peer = Peer(connection.transport)
+    if peer.silent_seconds is not None and peer.silent_seconds >= timeout:
+        connection.transport.abort()
+    elif peer.has_closed:
+        if isinstance(connection, HttpConnection):
+            connection.peer_closed()
+        else:
+            connection.transport.abort()
+
+
+def _config(app: ASGIApp, *, max_head_bytes: int, idle_seconds: float = 75.0) -> uvicorn.Config:
     # The library allows 8 KiB per line, which a ticket in the URL can exceed. `TimeLimitedRequest` checked
     # the size of the head before a handshake gets here.
     http11.MAX_LINE_LENGTH = max_head_bytes
     return uvicorn.Config(
         app,
-        http=type("Bounded", (TimeLimitedRequest,), {"__slots__": (), "max_head_bytes": max_head_bytes}),
+        http=type("Bounded", (HttpConnection,), {"__slots__": (), "max_head_bytes": max_head_bytes}),
         ws=FlowControlledWebSocket,
         ws_per_message_deflate=False,
         ws_max_size=MAX_WS_MESSAGE,
         access_log=False,
         log_config=None,
         backlog=BACKLOG,
+        timeout_keep_alive=idle_seconds,  # type: ignore[arg-type] # a number of seconds for `call_later`
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_SECONDS,

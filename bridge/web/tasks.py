@@ -13,6 +13,7 @@ from bridge.auth.caller import Caller, TokenScope, map_credential_errors
 from bridge.auth.tickets import MAX_TICKET_SECONDS
 from bridge.core.event import Event
 from bridge.core.task import TaskKey
+from bridge.delivery.handoff import while_client_stays
 from bridge.delivery.longpoll import MAX_WAIT_SECONDS, etag, read
 from bridge.errors import Conflict, InvalidRequest, TaskNotFound
 from bridge.web import params
@@ -70,7 +71,12 @@ class TaskRoutes:
             self._limits.open_longpoll(request, caller.name)
         # a long-poll must not outlive the credential it was authorized by
         capped = None if wait is None else self._authenticator.cap_wait(caller, wait)
-        result = await read(self._subscriptions, key, have=known_etag, wait=capped)
+        try:
+            async with while_client_stays(request.scope):
+                result = await read(self._subscriptions, key, have=known_etag, wait=capped)
+        except TimeoutError:
+            # It may only have closed its half of the connection: it gets what is known now.
+            result = await read(self._subscriptions, key, have=known_etag, wait=None)
         headers = HEADERS | {"ETag": etag(result.event)}
         if wait is not None:
             headers["Preference-Applied"] = f"wait={min(int(wait), MAX_WAIT_SECONDS)}"

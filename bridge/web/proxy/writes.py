@@ -11,6 +11,7 @@ from starlette.responses import Response
 from bridge.auth.caller import Caller
 from bridge.core.event import Event
 from bridge.core.task import TaskKey, check_task_id
+from bridge.delivery.handoff import has_left
 from bridge.dialects.base import ProxyMatch, Submission
 from bridge.errors import Overloaded, UpstreamUnreachable
 from bridge.sources.poll import JSON
@@ -86,7 +87,9 @@ class ProxyWrites:
         if key is None or event is None:
             return _forwarded_response(call, submitted)
         until = self._clock.monotonic() + seconds
-        while not event.state.status.final and self._subscriptions.closed is None:
+        while not (event.state.status.final or self._subscriptions.closed is not None):
+            if has_left(call.request.scope):
+                break
             left = until - self._clock.monotonic()
             if left <= 0:
                 break

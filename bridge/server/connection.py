@@ -1,0 +1,316 @@
+"""One HTTP connection: reads one request at a time, and agrees with proxies on where it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+
+from bridge.server.exchange import Exchange
+from bridge.server.request_head import FRAMING_FIELDS, Framing, Malformed, framing
+from bridge.server.request_limits import TimeLimitedRequest, bad_request
+
+# Of one read, which may be 256 KiB: so much is parsed before other connections have their turn.
+SLICE_BYTES = 64 * 1024
+SLICE_PIECES = 200
+CHUNKED_PIECE = 16 * 1024  # a body may consist of chunks of one byte, and each costs a call
+MAX_AHEAD = 64 * 1024  # bytes of further requests that are kept while one is answered
+
+_END = b"\r\n\r\n"  # of a head, and of a chunked body
+_HANDSHAKE = re.compile(rb"(?i)\nupgrade:[^\r\n]*websocket")
+_LONGEST_LINE = 512  # of a handshake's `Upgrade`, where it arrives in two parts
+
+
+class HttpConnection(TimeLimitedRequest):
+    """A connection whose requests are read one after the other, each once the one before is answered.
+
+    uvicorn's own protocol parses ahead, stops at any `Upgrade` without the body, and drops what it was about
+    to answer when the client closes its half of the connection.
+    """
+
+    __slots__ = ("_ahead", "_deaf", "_eof", "_framing", "_framing_fields", "_left", "_tail", "_upgrade")
+
+    cycle: Exchange | None  # type: ignore[assignment] # None between two requests: an idle connection is small
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Expect the first request."""
+        super().connection_made(transport)
+        self._ahead = b""  # received and not parsed yet
+        self._deaf = False  # whether everything that still arrives is ignored
+        self._eof = False
+        self._framing: Framing | None = None
+        self._framing_fields: list[tuple[bytes, bytes]] = []
+        self._left: int | None = 0  # bytes of the body to come; None if it is chunked
+        self._tail = b""  # the last bytes of an unfinished head or chunked body
+        self._upgrade = False  # whether the parser stops at the head that was just read
+
+    # Receiving
+
+    def data_received(self, data: bytes) -> None:
+        """Parse `data` up to the end of a request; keep the rest until that is answered."""
+        self._unset_keepalive_if_required()
+        if self._deaf:
+            return
+        if self._ahead or self._is_answering():
+            self._keep(data)
+        else:
+            self._parse(data)
+
+    def eof_received(self) -> bool:  # type: ignore[override] # as asyncio's
+        """The client sends nothing more: finish the requests it has sent, then close."""
+        self._eof = True
+        if self.cycle is not None and self._is_answering():
+            self.cycle.keep_alive &= bool(self._ahead)
+            self.cycle.leave()
+            return True
+        return bool(self._ahead)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the application, also one that waits for something else than the client."""
+        cycle, self._deaf, self._ahead = self.cycle, True, b""
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+        if cycle is not None and not cycle.response_complete:
+            cycle.leave()
+
+    def client_left(self) -> None:
+        """Treat the client as one that sends nothing more; what it sent ahead is dropped."""
+        self._deaf, self._ahead = True, b""
+        if self.cycle is not None and self._is_answering():
+            self.cycle.keep_alive = False
+            self.cycle.leave()
+        else:
+            self.transport.close()
+
+    def peer_closed(self) -> None:
+        """The client has closed its half while nothing is read from it."""
+        # A body that waits in the kernel may be complete: it is read first.
+        if not self._eof and self._is_answering():
+            self.client_left()
+
+    def _is_answering(self) -> bool:
+        """Whether a request was read to its end and its response is not complete."""
+        return self.cycle is not None and not self.cycle.response_complete and not self._in_body
+
+    def _keep(self, data: bytes) -> None:
+        fresh = max(0, len(self._ahead) - _LONGEST_LINE)
+        self._ahead += data
+        if self._is_answering() and _HANDSHAKE.search(self._ahead, fresh):
+            # Nothing can follow the open response on a connection that is about to change its protocol.
+            self.client_left()
+        elif len(self._ahead) > MAX_AHEAD:
+            if self.cycle is not None and self.cycle.detached:
+                self.client_left()  # a stream would hold these requests, and our view of the client, for long
+            else:
+                self.flow.pause_reading()
+
+    def _parse(self, data: bytes) -> None:
+        """Parse up to the end of one request, or of one slice."""
+        rest = data[self._parse_pieces(data) :]
+        if self._deaf:
+            return
+        answering = self._is_answering()
+        if rest and not answering:  # the next slice
+            self._ahead = rest
+            self.flow.pause_reading()
+            self.loop.call_soon(self._go_on)
+            return
+        if self.flow.read_paused and (self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT):
+            self.flow.resume_reading()
+        if rest:
+            self._keep(rest)
+        elif self._eof and answering and self.cycle is not None:
+            self.cycle.keep_alive = False
+        elif self._eof:
+            self.transport.close()
+        elif not answering:
+            self.nothing_arrived()
+
+    def _parse_pieces(self, data: bytes) -> int:
+        """The offset up to which `data` was parsed."""
+        at, limit, pieces = 0, min(len(data), SLICE_BYTES), 0
+        while at < limit and pieces < SLICE_PIECES and not (self._deaf or self._is_answering()):
+            end = self._end_of_piece(data, at)
+            self._feed(data[at:end])
+            at, pieces = end, pieces + 1
+            if self._upgrade and not self._deaf:
+                self._upgrade = False
+                if self._framing is not None and self._framing.websocket:
+                    self._switch_to_websocket(data[at:])
+                else:
+                    self._feed(self._head_without_upgrade())
+        return at
+
+    def _go_on(self) -> None:
+        """Parse what was kept."""
+        if self._deaf or self._is_answering():
+            return
+        data, self._ahead = self._ahead, b""
+        if data:
+            self._parse(data)
+
+    def _end_of_piece(self, data: bytes, at: int) -> int:
+        """The end of what can be parsed without reaching into another request."""
+        if self._in_body and self._left is not None:
+            end = min(len(data), at + self._left)
+            self._left -= end - at
+            return end
+        tail = self._tail
+        if tail:
+            found = (tail + data[at : at + 3]).find(_END)
+            if found >= 0:
+                self._tail = b""
+                return at + found + len(_END) - len(tail)
+        limit = min(len(data), at + CHUNKED_PIECE) if self._in_body else len(data)
+        found = data.find(_END, at, limit)
+        if found >= 0:
+            self._tail = b""
+            return found + len(_END)
+        self._tail = (tail + data[max(at, limit - 3) : limit])[-3:]
+        return limit
+
+    def _feed(self, data: bytes) -> None:
+        had_begun = self._in_head
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._upgrade = True
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self.refuse(str(cause) if isinstance(cause, Malformed) else "this is not valid HTTP/1.1")
+            return
+        if had_begun and self._in_head and not self._upgrade and not self.count_unfinished_head(len(data)):
+            self.refuse("the head of the request is too large")
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head once more, as the parser has to see it to go on with the body."""
+        # The parser stops at every `Upgrade`, also at one that the server ignores.
+        self.parser = httptools.HttpRequestParser(self)
+        version = self.scope["http_version"].encode()
+        lines = [self.scope["method"].encode() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _switch_to_websocket(self, rest: bytes) -> None:
+        """Hand the connection over to the WebSocket protocol.
+
+        Args:
+            rest: What the client sent behind the handshake.
+        """
+        self._deaf = True
+        self.connections.discard(self)
+        self.flow.resume_reading()
+        lines = [b"GET " + self.url + b" HTTP/1.1"]
+        lines += [name + b": " + value for name, value in self.headers]
+        protocol = self.ws_protocol_class(  # type: ignore[call-arg, misc] # as uvicorn's
+            config=self.config, server_state=self.server_state, app_state=self.app_state
+        )
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.data_received(b"\r\n".join([*lines, b"", b""]))
+        if rest:
+            protocol.data_received(rest)
+
+    # Responding
+
+    def refuse(self, sentence: str) -> None:
+        """Respond with 400, unless a response has begun, and close."""
+        self._deaf, self._ahead = True, b""
+        cycle = self.cycle
+        if cycle is None or not cycle.response_started:
+            self.transport.write(bad_request(sentence))
+        if cycle is not None:
+            cycle.disconnected = True  # before `connection_lost`, or the application would write behind it
+            cycle.message_event.set()
+        self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request."""
+        self.server_state.total_requests += 1
+        # Only the parser and the limits remain of an idle connection.
+        self.cycle = self._framing = self.scope = self.headers = None  # type: ignore[assignment] # as uvicorn's
+        if self.transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        if self._ahead:
+            self._go_on()
+        elif self._eof:
+            self.transport.close()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    # The parser's calls
+
+    def on_message_begin(self) -> None:
+        """Start a request."""
+        if self._is_answering():
+            raise Malformed("the end of the request before is ambiguous")
+        super().on_message_begin()
+        self._framing_fields = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header field."""
+        super().on_header(name, value)
+        if self._in_head and (field := self.headers[-1])[0] in FRAMING_FIELDS:
+            self._framing_fields.append(field)
+
+    def on_headers_complete(self) -> None:
+        """Decide where the request ends, and start to answer it."""
+        version, method = self.parser.get_http_version(), self.parser.get_method()
+        scope = self.scope
+        scope["method"], scope["http_version"] = method.decode("ascii"), version
+        decided = self._framing = framing(method, version, self.url, self._framing_fields)
+        if decided.websocket or self.parser.should_upgrade():
+            self._upgrade = True
+            return
+        target = httptools.parse_url(self.url)
+        raw_path = target.path or b"/"  # an absolute target may lack it
+        path = raw_path.decode("ascii")
+        scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
+        scope["raw_path"] = self.root_path.encode("ascii") + raw_path
+        scope["query_string"] = target.query or b""
+        self._left = decided.content_length
+        self.body_begins()
+        self.cycle = Exchange(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=decided.expects_continue,
+            keep_alive=decided.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        self._start_asgi_task(self.cycle, self.app)
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a part of the body on, if it is still wanted."""
+        self.body_arrives(len(body))
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.detached:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """End the body."""
+        if self._upgrade:  # the parser takes the end of the head for the end of the request
+            return
+        self.body_ends()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
+            if self._eof:
+                cycle.leave()

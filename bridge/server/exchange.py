@@ -1,0 +1,143 @@
+"""One request and its response: uvicorn's cycle with HTTP/1.0, and with clients that leave before the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    RequestResponseCycle,
+)
+
+_WITHOUT_BODY = (204, 304)
+_DISCONNECT: Message = {"type": "http.disconnect"}
+
+
+class Exchange(RequestResponseCycle):
+    """A request with its response.
+
+    Attributes:
+        left: Whether the client has closed its half of the connection, or all of it.
+        detached: Whether the response is a stream whose session runs by itself. From then on `receive`
+            reports a client that closed its half as disconnected; the body of other responses is finished.
+    """
+
+    left = False
+    detached = False
+    _on_leave: Callable[[], None] | None = None
+
+    def on_leave(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` once the client has left, at once if it has; replaces the one before."""
+        self._on_leave = callback
+        if self.left and callback is not None:
+            callback()
+
+    def leave(self) -> None:
+        """The client sends nothing more and may be gone: end what only waits."""
+        self.left = True
+        self.message_event.set()
+        if self._on_leave is not None:
+            self._on_leave()
+
+    async def run_asgi(self, app: ASGIApp) -> None:  # type: ignore[override] # as uvicorn's
+        """Run the application, and end the body of a stream whose client has closed its half."""
+        try:
+            await app(self.scope, self.receive, self.send)  # type: ignore[arg-type]
+            if self.left and self.response_started and not self.response_complete:
+                await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+        except BaseException:
+            self.logger.exception("unhandled exception in the application")
+            await self._give_up()
+        else:
+            if not (self.response_complete or self.disconnected):
+                self.logger.error("the application returned without a complete response")
+                await self._give_up()
+        finally:
+            self.on_response = lambda: None
+
+    async def _give_up(self) -> None:
+        if self.response_started:
+            self.transport.close()
+        else:
+            await self.send_500_response()
+
+    async def receive(self) -> Message:  # type: ignore[override] # as uvicorn's
+        """The next part of the request, or that the client has disconnected."""
+        if self.left and self.detached:
+            return _DISCONNECT
+        message = await super().receive()
+        return _DISCONNECT if self.left and self.detached else message  # type: ignore[return-value]
+
+    async def send(self, message: Message) -> None:  # type: ignore[override] # as uvicorn's
+        """Write the head or a part of the body.
+
+        Raises:
+            RuntimeError: The message does not belong here, or the body has not the announced length.
+        """
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        kind = message["type"]
+        if not self.response_started and kind == "http.response.start":
+            self._start(message)
+        elif self.response_started and not self.response_complete and kind == "http.response.body":
+            self._continue(message.get("body", b""), more_body=message.get("more_body", False))
+        else:
+            raise RuntimeError(f"unexpected ASGI message {kind!r}")
+
+    def _start(self, message: Message) -> None:
+        self.response_started = True
+        if self.waiting_for_100_continue and self.more_body:
+            # A client that was never told to go on may send the body or its next request: ambiguous.
+            self.keep_alive = False
+        self.waiting_for_100_continue = False
+        status: int = message["status"]
+        content = [STATUS_LINE[status]]
+        says_close = False
+        for given, value in [*self.default_headers, *message.get("headers", ())]:
+            if HEADER_RE.search(given) or HEADER_VALUE_RE.search(value):
+                raise RuntimeError("invalid HTTP header")
+            name = given.lower()
+            if name == b"content-length" and self.chunked_encoding is None:
+                self.expected_content_length = int(value)
+                self.chunked_encoding = False
+            elif name == b"connection" and b"close" in value.lower():
+                self.keep_alive, says_close = False, True
+            content += (name, b": ", value, b"\r\n")
+        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
+            # HTTP/1.0 has no chunks (RFC 9112 section 6.1): there the end of the connection ends the body.
+            self.chunked_encoding = self.scope["http_version"] != "1.0"
+            if self.chunked_encoding:
+                content.append(b"transfer-encoding: chunked\r\n")
+            else:
+                self.expected_content_length = -1
+        if not (self.keep_alive or says_close):
+            content.append(b"connection: close\r\n")
+        content.append(b"\r\n")
+        self.transport.write(b"".join(content))
+
+    def _continue(self, body: bytes, *, more_body: bool) -> None:
+        if self.scope["method"] == "HEAD":
+            self.expected_content_length = 0
+        elif self.chunked_encoding:
+            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            self.transport.write(chunk if more_body else chunk + b"0\r\n\r\n")
+        else:
+            if self.expected_content_length >= 0:
+                self.expected_content_length -= len(body)
+                if self.expected_content_length < 0:
+                    raise RuntimeError("the response is longer than its Content-Length")
+            self.transport.write(body)
+        if more_body:
+            return
+        if self.expected_content_length > 0:
+            raise RuntimeError("the response is shorter than its Content-Length")
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()

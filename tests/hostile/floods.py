@@ -186,6 +186,7 @@ async def half_sent_large_bodies(host: str, port: int, stop: asyncio.Event) -> i
 
 async def refused_credentials(host: str, port: int, stop: asyncio.Event) -> int:
     """A new key or token with every request."""
+
     def make() -> bytes:
         return request("GET", f"/v1/tasks/{GOOD}", f"Authorization: Bearer {secrets.token_hex(2000)}")
 
@@ -368,6 +369,7 @@ async def _drained(reader: asyncio.StreamReader) -> None:
 
 async def aliases(host: str, port: int, stop: asyncio.Event) -> int:
     """Lookups of random aliases."""
+
     def make() -> bytes:
         return request("GET", f"/v1/aliases/{UPSTREAM}/{secrets.token_hex(8)}")
 
@@ -376,9 +378,7 @@ async def aliases(host: str, port: int, stop: asyncio.Event) -> int:
 
 async def cancels(host: str, port: int, stop: asyncio.Event) -> int:
     """Cancels of random tasks."""
-    return await _repeat(
-        host, port, stop, lambda: request("POST", f"/v1/tasks/{_id()}/cancel", length=0), 32
-    )
+    return await _repeat(host, port, stop, lambda: request("POST", f"/v1/tasks/{_id()}/cancel", length=0), 32)
 
 
 async def longpolls(host: str, port: int, stop: asyncio.Event) -> int:

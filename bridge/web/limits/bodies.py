@@ -9,14 +9,17 @@ from bridge.config.settings import Settings
 from bridge.core.quota import Party, Quota
 from bridge.delivery.handoff import on_close
 from bridge.errors import InvalidRequest, LimitExceeded, TooLarge
-from bridge.sources.body_memory import BodyMemory
+from bridge.sources.body_memory import BodyMemory, Share
 
 TOO_LARGE_SENTENCE = "the request body exceeds the limit of this route"
 UNCOUNTED_BYTES = 16 * 1024
 """A small body never waits for the large ones."""
 
-HELD_BYTES = 64 * 1024 * 1024
+HELD_BYTES = 32 * 1024 * 1024
 """Complete bodies whose requests are not answered yet, over the whole bridge."""
+
+UNPLACED_BYTES = 4 * 1024 * 1024
+"""Parts that have arrived and wait for room, over the whole bridge."""
 
 RETRY_AFTER_SECONDS = 2.0
 
@@ -36,7 +39,8 @@ class RequestBodies:
             int(getattr(settings, f"max_reading_bytes{suffix}")) for suffix in (CALLER, ADDRESS)
         )
         self._reading = Quota(0, per_caller, per_address, oversize=True)
-        self._held = Quota(HELD_BYTES, oversize=True)
+        self._unplaced = Quota(UNPLACED_BYTES, oversize=True)
+        self._held = BodyMemory(HELD_BYTES, largest=largest, uncounted=UNCOUNTED_BYTES)
 
     async def read(self, request: Request, limit: int, party: Party) -> bytes:
         """The body of a request; no more than `limit` bytes are buffered.
@@ -54,12 +58,7 @@ class RequestBodies:
         # a body that declares too large a size is rejected unread
         if content_length.isdecimal() and int(content_length) > limit:
             raise TooLarge(TOO_LARGE_SENTENCE)
-        body = await self._read(request, limit, party)
-        if len(body) > UNCOUNTED_BYTES:
-            _check(self._held, Party(), len(body))
-            self._held.add(Party(), len(body))
-            on_close(request.scope, lambda: self._held.add(Party(), -len(body)))
-        return body
+        return await self._read(request, limit, party)
 
     async def _read(self, request: Request, limit: int, party: Party) -> bytes:
         parts: list[bytes] = []
@@ -74,12 +73,27 @@ class RequestBodies:
                         raise TooLarge(TOO_LARGE_SENTENCE)
                     parts.append(part)
                     if not share.covers(size):
-                        await share.grow(size, limit)
+                        await self._grow(share, size, len(part), limit)
             except ClientDisconnect:
                 raise InvalidRequest("the request body is incomplete") from None
             finally:
                 self._reading.add(party, -size)
-            return b"".join(parts)
+            body = b"".join(parts)
+            parts.clear()
+            if len(body) > UNCOUNTED_BYTES:
+                held = self._held.share()
+                on_close(request.scope, held.close)
+                await held.grow(len(body), limit)
+            return body
+
+    async def _grow(self, share: Share, size: int, arrived: int, limit: int) -> None:
+        """Wait for room; what has arrived already is in memory meanwhile, and there is little for that."""
+        _check(self._unplaced, Party(), arrived)
+        self._unplaced.add(Party(), arrived)
+        try:
+            await share.grow(size, limit)
+        finally:
+            self._unplaced.add(Party(), -arrived)
 
 
 def _check(quota: Quota, party: Party, size: int) -> None:

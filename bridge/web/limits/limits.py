@@ -409,8 +409,10 @@ def _check_rate(wait: float, who: str) -> None:
 def _attach(connection: HTTPConnection, count: UnsentBytes) -> None:
     """Let the server of this connection report the bytes in its write buffer; other servers report none."""
     server = server_of(connection.scope)
-    if server is not None and hasattr(server, "unsent"):
-        server.unsent = count
+    # HTTP responses have their connection's flow control; a WebSocket is one object.
+    flow = getattr(server, "flow", server)
+    if hasattr(flow, "unsent"):
+        flow.unsent = count
 
 
 def _set_count(counts: MutableMapping[str, int], key: str, count: int) -> None:

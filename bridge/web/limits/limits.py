@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import MutableMapping
+from typing import Any
 
 from starlette.requests import HTTPConnection, Request
 
@@ -410,7 +411,7 @@ def _attach(connection: HTTPConnection, count: UnsentBytes) -> None:
     """Let the server of this connection report the bytes in its write buffer; other servers report none."""
     server = server_of(connection.scope)
     # HTTP responses have their connection's flow control; a WebSocket is one object.
-    flow = getattr(server, "flow", server)
+    flow: Any = getattr(server, "flow", server)
     if hasattr(flow, "unsent"):
         flow.unsent = count
 

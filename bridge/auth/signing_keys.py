@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from bridge.sources.jwks import REFETCH_SECONDS, Fetch, JwksCache
 REFRESH_SECONDS = 600.0
 SHARED_KEY_ALGORITHM = "HS256"
 PUBLIC_KEY_ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
+
+logger = logging.getLogger(__name__)
 
 _UNUSABLE = (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError, AttributeError)
 
@@ -71,7 +74,11 @@ class SigningKeySet:
     async def run(self) -> None:
         """Refresh the keys until cancelled, so that requests do not wait for the endpoint."""
         while True:
-            await self._cache.refresh()
+            try:
+                await self._cache.refresh()
+            except Exception:
+                # Whatever the endpoint sent must not stop the bridge; the last keys stay valid.
+                logger.exception("unhandled exception in signing keys")
             await self._clock.sleep(REFRESH_SECONDS if self._cache.keys else REFETCH_SECONDS)
 
     async def candidates(self, kid: str | None) -> list[SigningKey]:

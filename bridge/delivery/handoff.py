@@ -30,11 +30,10 @@ class ConnectionHandoff:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or one connection for its whole life."""
-        extensions = scope.setdefault("extensions", {})
-        server = getattr(send, "__self__", None)
-        transport = getattr(server, "transport", None)
-        # Tested by method, not by type: uvloop's transports are not `asyncio.Transport`s.
-        if hasattr(transport, "get_write_buffer_size"):
+        # Optional in ASGI, and some servers send None.
+        extensions = scope["extensions"] = scope.get("extensions") or {}
+        server = _known_server(send)
+        if server is not None:
             extensions[SERVER] = server
         try:
             try:
@@ -45,7 +44,7 @@ class ConnectionHandoff:
             session: StreamSession | None = extensions.pop(SESSION, None)
             if session is not None:
                 if server is not None:
-                    # Our own server does not read the request again: 3 KB less per open stream.
+                    # This server does not read the request again: 3 KB less per open stream.
                     scope["headers"].clear()
                     server.detached = True  # from here on `receive` reports a half-closed connection as ended
                     if scope["type"] == "websocket":
@@ -55,6 +54,14 @@ class ConnectionHandoff:
         finally:
             for callback in extensions.pop(ON_CLOSE, ()):
                 callback()
+
+
+def _known_server(send: Send) -> Any | None:
+    """The protocol object behind `send`, if it is uvicorn's or like it: one that shows its transport."""
+    server = getattr(send, "__self__", None)
+    transport = getattr(server, "transport", None)
+    # Tested by method, not by type: uvloop's transports are not `asyncio.Transport`s.
+    return server if hasattr(transport, "get_write_buffer_size") else None
 
 
 def server_of(scope: Scope) -> Any | None:

@@ -11,7 +11,7 @@ from bridge.hub.hub import Hub
 from bridge.hub.subscription import Subscription
 from bridge.journal.base import Journal, Recorded
 from bridge.telemetry.metrics import Metrics
-from bridge.wire.frames import Variant, closing_frame, pack, state_frame
+from bridge.wire.frames import Frames
 
 PORTION_BYTES = 128 * 1024
 WITHOUT_RAW_BYTES = 4 * 1024  # of a state whose provider's document is not asked for, at most
@@ -45,12 +45,12 @@ class Replay:
         recorded: Sequence[Recorded],
         *,
         pace: Pace,
-        has_room: Callable[[], bool],
+        has_room: Callable[[int], bool],
     ) -> int:
         """Send the records in order; ends the connection when there is no room for what it does not read.
 
         Args:
-            has_room: Whether the bytes that wait for this client's party leave room for more.
+            has_room: Whether a portion of so many bytes may wait for the client.
 
         Returns:
             The offset of the newest state sent; 0 for none.
@@ -59,15 +59,15 @@ class Replay:
             JournalError: The journal cannot be read.
         """
         fmt = subscription.fmt
-        raw = fmt.include.raw or fmt.variant is Variant.PROVIDER
+        raw = fmt.carries_raw
         reached = 0
         for portion, size in _portions(recorded, raw=raw):
             while (wait := pace(size)) > 0:
                 await self._clock.sleep(min(wait, MAX_PAUSE_SECONDS))
-            if subscription.closing is not None or subscription.writer.gone:
+            if subscription.closing is not None or subscription.writer is None or subscription.writer.gone:
                 break
-            if not has_room():
-                frame = closing_frame(fmt, Closing.OVER_CAPACITY, retry=self._retry)
+            if not has_room(size):
+                frame = fmt.closing(Closing.OVER_CAPACITY, retry=self._retry)
                 self._hub.finish(subscription, Closing.OVER_CAPACITY, self._first + frame)
                 break
             events = await self._journal.read(portion, raw=raw)
@@ -80,11 +80,11 @@ class Replay:
     def _send(self, subscription: Subscription, events: Sequence[Event]) -> None:
         frames = [self._first]
         for event in events:
-            frames.append(state_frame(subscription.fmt, event, retry=self._retry))
+            frames.append(Frames(event).payload_for(subscription.fmt, retry=self._retry))
             self._retry = None
         self._first = b""
-        self._hub.write(subscription, pack(subscription.fmt, b"".join(frames)))
-        self._metrics.sent(subscription.label, len(events))
+        self._hub.write(subscription, subscription.fmt.pack(b"".join(frames)))
+        self._metrics.sent(subscription.fmt.label, len(events))
         subscription.events += len(events)
 
 
@@ -104,7 +104,7 @@ def _portions(recorded: Sequence[Recorded], *, raw: bool) -> Iterator[tuple[list
 
 
 async def _until_writable(subscription: Subscription) -> None:
-    if subscription.flow.write_paused:
+    if subscription.writer is not None and subscription.flow.write_paused:
         writable = asyncio.Event()
         subscription.writer.when_writable(writable.set)
         await writable.wait()

@@ -1,4 +1,4 @@
-"""Server-sent events and NDJSON: one response per client, the same bytes for all.
+"""Streams over HTTP (server-sent events, NDJSON): one response per client, the same bytes for all.
 
 From sse-starlette comes the shape of the response: its headers, HEAD, the denial of a WebSocket.
 Intentional: the body is produced here. The library starts four tasks per connection and encodes per
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from functools import cache
 
 from sse_starlette.sse import AppStatus, EventSourceResponse
 from starlette.responses import Response
@@ -18,12 +19,10 @@ from starlette.types import Receive, Scope, Send
 from bridge.core.event import Closing, Notice
 from bridge.delivery.handoff import detach
 from bridge.delivery.subscriptions import PendingSubscription, SubscribeRequest, Subscriptions
-from bridge.delivery.writers import AsgiWriter, TransportWriter, UnopenedWriter, http_format, http_writer
+from bridge.delivery.writers import AsgiWriter, TransportWriter, http_writer
 from bridge.hub.maintenance import retry_milliseconds
 from bridge.hub.subscription import Subscription
-from bridge.wire import sse
-from bridge.wire.document import PLAIN, Include
-from bridge.wire.frames import Format, Rewrite, Transport, Variant, closing_frame, notice_frame, pack
+from bridge.wire.frames import Format
 
 # Otherwise the library patches `uvicorn.Server.handle_exit` and ends streams before the drain does.
 AppStatus.enable_automatic_graceful_drain = False
@@ -32,7 +31,6 @@ STREAM_HEADERS = {
     "Cache-Control": "no-store, no-transform",
     "X-Content-Type-Options": "nosniff",
 }
-MEDIA_TYPES = {Transport.SSE: "text/event-stream", Transport.NDJSON: "application/x-ndjson"}
 
 
 async def _nothing() -> AsyncIterator[bytes]:
@@ -41,14 +39,16 @@ async def _nothing() -> AsyncIterator[bytes]:
     yield b""
 
 
-def head(transport: Transport) -> EventSourceResponse:
-    """The response to `HEAD` on a stream; its headers are those of every stream."""
+@cache
+def _head(content_type: str) -> EventSourceResponse:
     # With the type among the headers, Starlette adds no charset to it.
-    headers = STREAM_HEADERS | {"Content-Type": MEDIA_TYPES[transport]}
+    headers = STREAM_HEADERS | {"Content-Type": content_type}
     return EventSourceResponse(_nothing(), headers=headers, ping=0, sep="\n")
 
 
-_HEADERS = {transport: head(transport).raw_headers for transport in MEDIA_TYPES}
+def head(kind: type[Format]) -> EventSourceResponse:
+    """The response to `HEAD` on a stream; its headers are those of every stream."""
+    return _head(kind.content_type)
 
 
 class EventStream(Response):
@@ -57,6 +57,7 @@ class EventStream(Response):
     Backpressure: in the connection's writer; its coroutine never sends.
 
     Args:
+        fmt: Without the framing of HTTP.
         expires_at: Monotonic seconds at which the caller's credential expires; None for never.
     """
 
@@ -64,23 +65,17 @@ class EventStream(Response):
         self,
         subscriptions: Subscriptions,
         request: SubscribeRequest,
-        transport: Transport,
-        include: Include,
-        variant: Variant = Variant.BRIDGE,
+        fmt: Format,
         *,
         expires_at: float | None = None,
-        rewrite: Rewrite | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
-        self.raw_headers = list(_HEADERS[transport])
+        self.raw_headers = list(head(type(fmt)).raw_headers)
         self._subscriptions = subscriptions
         self._request = request
-        self._transport = transport
-        self._include = include
-        self._variant = variant
+        self._fmt = fmt
         self._expires_at = expires_at
-        self._rewrite = rewrite
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start the response, then detach the session that keeps the connection open.
@@ -88,10 +83,7 @@ class EventStream(Response):
         Raises:
             BridgeError: Nothing was sent yet; respond with a problem document.
         """
-        fmt = http_format(scope, self._transport, self._include, self._variant, self._rewrite)
-        subscription = self._subscriptions.reserve(
-            UnopenedWriter(fmt), self._transport.value, expires_at=self._expires_at
-        )
+        subscription = self._subscriptions.reserve(self._fmt, expires_at=self._expires_at)
         detached = False
         try:
             if self._subscriptions.closed is not None:
@@ -107,7 +99,7 @@ class EventStream(Response):
                 await self._reject(subscription, subscription.closing, send)
                 return
             await self._start(send)
-            detach(scope, _SseSession(self._subscriptions, pending, http_writer(scope, fmt)))
+            detach(scope, _SseSession(self._subscriptions, pending, http_writer(scope)))
             detached = True
         finally:
             if not detached:
@@ -120,9 +112,7 @@ class EventStream(Response):
         """
         await self._start(send)
         subscription.closing = closing
-        body = self._subscriptions.final_frame(subscription, closing)
-        if self._transport is Transport.SSE:
-            body = sse.OK_COMMENT + body
+        body = self._fmt.preface + self._subscriptions.final_frame(subscription, closing)
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _start(self, send: Send) -> None:
@@ -142,21 +132,19 @@ class OverloadedResponse(Response):
     def __init__(
         self,
         subscriptions: Subscriptions,
-        transport: Transport,
-        variant: Variant = Variant.BRIDGE,
+        fmt: Format,
         *,
         why: Notice | None = None,
     ) -> None:
         retry = retry_milliseconds(subscriptions.random(), busy=why is None)
-        fmt = Format(transport, PLAIN, variant=variant)
-        body = closing_frame(fmt, Closing.OVER_CAPACITY, retry=retry)
+        body = fmt.closing(Closing.OVER_CAPACITY, retry=retry)
         if why is not None:
-            body = notice_frame(fmt, None, why) + body
-        subscriptions.metrics.rejected(transport.value)
+            body = fmt.notice(None, why) + body
+        subscriptions.metrics.rejected(fmt.label)
         self.status_code = 200
         self.background = None
-        self.body = sse.OK_COMMENT + body if transport is Transport.SSE else body
-        self.raw_headers = [*_HEADERS[transport], (b"content-length", b"%d" % len(self.body))]
+        self.body = fmt.preface + body
+        self.raw_headers = [*head(type(fmt)).raw_headers, (b"content-length", b"%d" % len(self.body))]
 
 
 class _SseSession:
@@ -175,16 +163,18 @@ class _SseSession:
         """Begin the subscription and wait until the connection ends; the hub does the writing."""
         assert self._pending is not None
         subscription = self._pending.subscription
+        fmt = subscription.fmt.with_framing() if self._writer.framed else subscription.fmt
         try:
             self._writer.attach(send)
             if subscription.closing is not None:
                 # A drain closed it between the response head and here, when it had no writer yet.
                 final_frame = self._subscriptions.final_frame(subscription, subscription.closing)
                 if not self._writer.gone:
-                    self._writer.write(pack(subscription.fmt, final_frame))
+                    self._writer.write(fmt.pack(final_frame))
                 self._writer.finish(subscription.closing)
-            subscription.use(self._writer)
-            await self._subscriptions.begin(self._pending)
+            else:
+                subscription.begin(self._writer, fmt)
+                await self._subscriptions.begin(self._pending)
             self._pending = None  # frees the events read from the journal while the stream is open
             if self._writer.ended is None:
                 # Repeated here, because one more suspended coroutine costs each open stream 200 bytes.

@@ -9,26 +9,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bridge.clock import Clock
 from bridge.config.settings import Settings
-from bridge.core.cursor import Cursor
+from bridge.core.cursor import Cursor, mark_of
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.merge import unknown
-from bridge.core.resume import Position, Resume, locate, resume
+from bridge.core.resume import Decision, Resume, decide
 from bridge.core.task import Status, TaskKey
 from bridge.core.watch import NO_LINK_SENTENCE
 from bridge.delivery.history import Pace, Replay
 from bridge.errors import BridgeError, CredentialRefused, TaskNotFound, UpstreamRefused
 from bridge.hub.hub import Hub
 from bridge.hub.maintenance import retry_milliseconds
-from bridge.hub.subscription import ConnectionWriter, Subscription
+from bridge.hub.subscription import Backlog, Subscription
 from bridge.journal.base import Journal
 from bridge.telemetry.metrics import LEFT, Metrics
 from bridge.watchers.pool import Pool
-from bridge.wire import sse
-from bridge.wire.frames import Transport, closing_frame, reset_frame
+from bridge.wire.frames import Format
 
 LINKS_EXPIRE_SOON_SECONDS = 600.0
 LINKS_EXPIRING_SENTENCE = "a result link of this task has expired or expires within 10 minutes"
@@ -48,7 +47,7 @@ class SubscribeRequest:
         history: Whether to send all recorded states first instead of only the newest.
         unverified: Requested tasks that may not be shown, with the reason.
         pace: Counts bytes of history; returns the seconds to wait before they may be read.
-        has_room: Whether the client's party reads what it is sent; without, nothing more is begun.
+        has_room: Whether a first burst of so many bytes may wait for the client.
     """
 
     keys: Sequence[TaskKey]
@@ -56,7 +55,13 @@ class SubscribeRequest:
     history: bool = False
     unverified: Mapping[TaskKey, BridgeError] = field(default_factory=dict)
     pace: Pace = lambda _: 0.0
-    has_room: Callable[[], bool] = lambda: True
+    has_room: Callable[[int], bool] = lambda _: True
+
+    @property
+    def mark(self) -> str | None:
+        """What the event ids of this list carry; None for a request that names one task."""
+        # Of the tasks that are shown: one that may be seen later is then sent whatever its offset.
+        return mark_of(self.keys) if len(self.keys) + len(self.unverified) > 1 else None
 
 
 @dataclass(slots=True)
@@ -64,6 +69,7 @@ class PendingSubscription:
     """A subscription registered with the hub whose initial states have not been sent yet.
 
     Args:
+        decision: What the client gets.
         latest: The newest event of each task, in the order of the request; None without a recorded state.
         first_poll_until: Monotonic seconds until which the first poll of a new task is awaited.
         wait_done: Whether `Subscriptions.open` has already waited for it.
@@ -71,16 +77,15 @@ class PendingSubscription:
 
     subscription: Subscription
     request: SubscribeRequest
-    position: Position
-    resume: Resume | None
+    decision: Decision
     latest: list[Event | None]
     first_poll_until: float
     wait_done: bool = False
 
     @property
     def ended(self) -> bool:
-        """Whether all tasks have finished and the client has seen their final states."""
-        return self.resume is Resume.ENDED
+        """Whether nothing more will come, and the client that resumes has seen it all."""
+        return self.decision.resume is Resume.ENDED
 
 
 class Subscriptions:
@@ -110,14 +115,7 @@ class Subscriptions:
         """The reconnect delay for one client, in milliseconds."""
         return retry_milliseconds(self.random())
 
-    def reserve(
-        self,
-        writer: ConnectionWriter,
-        label: str,
-        *,
-        stays_open: bool = False,
-        expires_at: float | None = None,
-    ) -> Subscription:
+    def reserve(self, fmt: Format, *, expires_at: float | None = None) -> Subscription:
         """Register a connection with the hub.
 
         Args:
@@ -125,8 +123,7 @@ class Subscriptions:
         """
         # Spread over 20 % of the maximum age: clients that connected together reconnect apart.
         age = self.settings.max_connection_age_seconds * (0.8 + 0.2 * self.random())
-        ends_at = self.clock.monotonic() + age
-        subscription = self.hub.reserve(writer, label=label, ends_at=ends_at, stays_open=stays_open)
+        subscription = self.hub.reserve(fmt, ends_at=self.clock.monotonic() + age)
         if expires_at is not None and expires_at < subscription.ends_at:
             subscription.ends_at, subscription.ends_by = expires_at, Closing.EXPIRED
         return subscription
@@ -148,34 +145,58 @@ class Subscriptions:
         first_poll_until = self.clock.monotonic() + self.settings.first_state_timeout_seconds
         self.hub.join(subscription, request.keys)
         latest = await self.journal.latest(request.keys)
-        position = locate(request.token, epoch=self.journal.epoch, head=self.journal.head)
-        outcome = resume(position, latest)
-        if outcome is not None:
-            self.metrics.resumes.labels(subscription.label, outcome.value).inc()
-        pending = PendingSubscription(subscription, request, position, outcome, latest, first_poll_until)
-        if wait_for_state and not pending.ended and not any(latest):
+        decision = self._decide(request, latest)
+        pending = PendingSubscription(subscription, request, decision, latest, first_poll_until)
+        if wait_for_state and request.keys and not decision.nothing_more and not any(latest):
             pending.wait_done = True
             await self._wait_first_poll(pending)
+        decision = pending.decision
+        if decision.resume is not None:
+            self.metrics.resumes.labels(subscription.fmt.label, decision.resume.value).inc()
+        elif wait_for_state and decision.nothing_more:
+            raise self._why_missing(request)
         return pending
+
+    def _decide(self, request: SubscribeRequest, latest: Sequence[Event | None]) -> Decision:
+        missing = [
+            event is None and self.pool.known_missing(key) is not None
+            for key, event in zip(request.keys, latest, strict=True)
+        ]
+        decision = decide(
+            request.token,
+            request.mark,
+            epoch=self.journal.epoch,
+            head=self.journal.head,
+            latest=latest,
+            missing=missing,
+        )
+        hidden = request.unverified.values()
+        if decision.nothing_more and not all(isinstance(error, TaskNotFound) for error in hidden):
+            # A task that may be shown later: the stream says so.
+            resume = None if decision.resume is None else Resume.CURRENT
+            return replace(decision, resume=resume, nothing_more=False)
+        return decision
+
+    def _why_missing(self, request: SubscribeRequest) -> BridgeError:
+        errors = (self.pool.known_missing(key) for key in request.keys)
+        return next((error for error in errors if error is not None), TaskNotFound("no such task"))
 
     async def begin(self, pending: PendingSubscription) -> None:
         """Send the initial states; from then on the hub sends every new event."""
-        subscription, request = pending.subscription, pending.request
+        subscription, request, position = pending.subscription, pending.request, pending.decision.position
+        fmt = subscription.fmt
         events = [event for event in pending.latest if event is not None]
-        preface = sse.OK_COMMENT if subscription.fmt.transport is Transport.SSE else b""
+        preface = fmt.preface
         retry: int | None = self.retry()
-        if pending.position.reset_reason is not None:
+        if position.reset_reason is not None:
             # The reset is the first block then, so it carries the reconnect delay.
-            preface += reset_frame(subscription.fmt, pending.position.reset_reason, retry=retry)
+            preface += fmt.reset(position.reset_reason, retry=retry)
             retry = None
-        if not request.has_room():
-            self.hub.finish(
-                subscription,
-                Closing.OVER_CAPACITY,
-                preface + self.final_frame(subscription, Closing.OVER_CAPACITY),
-            )
+        if not request.has_room(sum(fmt.bytes_of(event) for event in events)):
+            frame = self.final_frame(subscription, Closing.OVER_CAPACITY)
+            self.hub.finish(subscription, Closing.OVER_CAPACITY, preface + frame)
             return
-        after = pending.position.after
+        after = position.after
         if request.history:
             replay = Replay(self.journal, self.hub, self.clock, self.metrics, first=preface, retry=retry)
             recorded = await self.journal.history(request.keys, after or 0)
@@ -205,17 +226,24 @@ class Subscriptions:
             and not self.hub.is_noticed(event.key, NoticeCode.RESULT_UNAVAILABLE)
         ]
         remarks += [(key, denied_notice(error)) for key, error in request.unverified.items()]
-        self.hub.begin(
-            subscription,
-            events,
-            request.keys,
-            preface=preface,
-            remarks=remarks,
-            after=after,
-            retry=retry,
-        )
-        if new and pending.resume is not Resume.CURRENT:
+        backlogs = self._backlogs(pending, events, after)
+        self.hub.begin(subscription, backlogs, preface=preface, remarks=remarks, retry=retry)
+        if new and pending.decision.resume is not Resume.CURRENT:
             self._send_placeholders(pending, new)
+
+    def _backlogs(
+        self, pending: PendingSubscription, events: Sequence[Event], after: int | None
+    ) -> dict[TaskKey, Backlog]:
+        recorded: dict[TaskKey, list[Event]] = {key: [] for key in pending.request.keys}
+        for event in events:
+            recorded[event.key].append(event)
+        floor = -1 if after is None else after
+        # A socket has no way to say that nothing more will come: the end of a finished task says it again.
+        repeats_end = pending.subscription.fmt.stays_open
+        return {
+            key: Backlog(states, -1 if repeats_end and states and states[-1].state.status.final else floor)
+            for key, states in recorded.items()
+        }
 
     async def read_or_poll(self, key: TaskKey) -> Event:
         """The newest event of a task; a task without a running watch is polled first.
@@ -250,12 +278,11 @@ class Subscriptions:
         closing = subscription.closing
         reason = closing.value if closing is not None else LEFT
         self.hub.leave(subscription, reason)
-        # `sent` is exact only now that the subscription has left every channel.
-        began = closing is not None or subscription.sent or subscription.stays_open
+        began = closing is not None or subscription.sent or subscription.fmt.stays_open
         logger.info(
             "connection ended",
             extra={
-                "delivery": subscription.label,
+                "delivery": subscription.fmt.label,
                 "reason": reason if began else REFUSED,
                 "seconds": round(self.clock.monotonic() - subscription.since, 3),
                 "tasks": subscription.tasks,
@@ -267,7 +294,7 @@ class Subscriptions:
     def final_frame(self, subscription: Subscription, closing: Closing) -> bytes:
         """The closing notice for a client that should reconnect later."""
         retry = retry_milliseconds(self.random(), busy=True)
-        return closing_frame(subscription.fmt, closing, retry=retry)
+        return subscription.fmt.closing(closing, retry=retry)
 
     async def _wait_first_poll(self, pending: PendingSubscription) -> None:
         """Wait until one task has a state, every task was polled, or the time is up."""
@@ -289,22 +316,21 @@ class Subscriptions:
             for poll in polls:
                 poll.cancel()
         pending.latest = await self.journal.latest(keys)
+        pending.decision = self._decide(pending.request, pending.latest)
         if any(pending.latest) or len(errors) < len(keys):
             return
         # Only an error that no reconnect can resolve decides the status (rule 2). A rejected credential can
         # be replaced by the operator while the stream is open.
         first = errors[keys[0]]
-        missing = all(isinstance(error, TaskNotFound) for error in errors.values())
         refused = len(keys) == 1 and isinstance(first, UpstreamRefused)
-        if first is not None and (missing or (refused and not isinstance(first, CredentialRefused))):
+        if first is not None and refused and not isinstance(first, CredentialRefused | TaskNotFound):
             raise first
 
     def _send_placeholders(self, pending: PendingSubscription, new: list[TaskKey]) -> None:
         """Send `unknown` for tasks without a state, once the time for their first poll is up."""
 
         def send() -> None:
-            for key in new:
-                self.hub.send_placeholder(pending.subscription, self.placeholder(key))
+            self.hub.send_placeholders(pending.subscription, [self.placeholder(key) for key in new])
 
         remaining = pending.first_poll_until - self.clock.monotonic()
         watchers = [self.pool.watcher(key) for key in new]

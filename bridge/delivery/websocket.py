@@ -15,10 +15,11 @@ from bridge.core.task import TaskKey
 from bridge.delivery.handoff import detach, server_of
 from bridge.delivery.subscriptions import SubscribeRequest, Subscriptions
 from bridge.delivery.writers import AsgiWriter, WebSocketWriter, websocket_writer
-from bridge.errors import BridgeError, InvalidRequest, LimitExceeded, TaskNotFound
+from bridge.errors import BridgeError, InvalidRequest, LimitExceeded
 from bridge.hub.subscription import Subscription
 from bridge.wire.document import Include
-from bridge.wire.frames import Transport, message
+from bridge.wire.formats import WebSocketFormat
+from bridge.wire.frames import format_of
 
 SUBPROTOCOL = "bridge.v1.json"
 MAX_MESSAGE = 64 * 1024
@@ -84,10 +85,11 @@ class WebSocketSession:
         detach(scope, partial(self._converse, server_of(scope)))
 
     async def _converse(self, server: Any | None, receive: Receive, send: Send) -> None:
-        writer = websocket_writer(server, send, self._include)
-        subscription = self._subscriptions.reserve(
-            writer, Transport.WEBSOCKET.value, stays_open=True, expires_at=self._expires_at
-        )
+        writer = websocket_writer(server, send)
+        fmt = format_of(WebSocketFormat, self._include, framed=writer.framed)
+        subscription = self._subscriptions.reserve(fmt, expires_at=self._expires_at)
+        subscription.begin(writer, fmt)
+        subscription.asked = {}
         conversation = _Conversation(
             self._subscriptions,
             subscription,
@@ -104,7 +106,6 @@ class WebSocketSession:
                 first = None
             await conversation.run(receive, send)
         finally:
-            conversation.cancel_polls()
             self._subscriptions.leave(subscription)
 
 
@@ -113,7 +114,6 @@ class _Conversation:
 
     __slots__ = (
         "_denied",
-        "_first_polls",
         "_max_tasks",
         "_resolve",
         "_slot",
@@ -139,7 +139,6 @@ class _Conversation:
         self._denied = denied
         self._max_tasks = max_tasks
         self._slot = slot
-        self._first_polls: dict[TaskKey, asyncio.Future[None]] = {}
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Reply to messages until the connection ends."""
@@ -180,43 +179,18 @@ class _Conversation:
         """
         # A repeated subscribe starts over, so that the client receives the states once more.
         for key in request.keys:
-            self._unsubscribe(key)
+            self._subscriptions.hub.unsubscribe(self._subscription, key)
         total = len(self._subscription.channels) + len(request.keys)
         if self._max_tasks and total > self._max_tasks:
             raise LimitExceeded(f"one connection may subscribe to at most {self._max_tasks} tasks")
         self._slot.set_watch_count(total)
         pending = await self._subscriptions.open(self._subscription, request, wait_for_state=False)
+        assert self._subscription.asked is not None
+        # A 404 is the reply to this message, however late it comes.
+        self._subscription.asked |= dict.fromkeys(request.keys, number)
         # The reply comes first: the client knows its subscribe succeeded before it gets a state.
-        self._send({"type": "subscribed", "id": number, "tasks": [key.ref for key in request.keys]})
+        self._send("subscribed", {"id": number, "tasks": [key.ref for key in request.keys]})
         await self._subscriptions.begin(pending)
-        for key, event in zip(request.keys, pending.latest, strict=True):
-            if event is None:
-                self._first_polls[key] = asyncio.ensure_future(self._wait_first_poll(number, key))
-
-    async def _wait_first_poll(self, number: Any, key: TaskKey) -> None:
-        """Reply to the subscribe with the provider's 404, if that is what the first poll brings.
-
-        Only a task without a recorded state costs this asyncio task.
-        """
-        error = await self._subscriptions.pool.wait_found(key)
-        del self._first_polls[key]
-        if isinstance(error, TaskNotFound):
-            self._subscriptions.hub.unsubscribe(self._subscription, key)
-            self._slot.set_watch_count(len(self._subscription.channels))
-            self._send_error(number, error, task=key.ref)
-
-    def _unsubscribe(self, key: TaskKey) -> None:
-        # Or each id of a client that subscribes and unsubscribes on and on would leave a task behind.
-        poll = self._first_polls.pop(key, None)
-        if poll is not None:
-            poll.cancel()
-        self._subscriptions.hub.unsubscribe(self._subscription, key)
-
-    def cancel_polls(self) -> None:
-        """Stop waiting for first polls; the connection has ended."""
-        for poll in self._first_polls.values():
-            poll.cancel()
-        self._first_polls.clear()
 
     async def _reply(self, raw: bytes) -> None:
         # Not part of `run`: its variables would keep the parsed message while the connection waits.
@@ -251,21 +225,23 @@ class _Conversation:
                 keys = self._resolve(_tasks(fields))
                 # Tasks the client never subscribed to are confirmed too: the result is the same.
                 for key in keys:
-                    self._unsubscribe(key)
+                    self._subscriptions.hub.unsubscribe(self._subscription, key)
                 self._slot.set_watch_count(len(self._subscription.channels))
-                self._send({"type": "unsubscribed", "id": number, "tasks": [key.ref for key in keys]})
+                self._send("unsubscribed", {"id": number, "tasks": [key.ref for key in keys]})
             case "ping":
-                self._send({"type": "pong", "id": number})
+                self._send("pong", {"id": number})
             case other:
                 raise InvalidRequest(f"unknown message type {str(other)[:40]!r}")
 
     def _send_error(self, number: Any, error: BridgeError, *, task: str | None = None) -> None:
-        fields = {"type": "error", "id": number, "code": error.code, "task": task, "message": str(error)}
-        self._send(fields)
+        fmt = self._subscription.fmt
+        assert isinstance(fmt, WebSocketFormat)
+        frame = fmt.error(number, error.code, str(error), task=task)
+        self._subscriptions.hub.write(self._subscription, frame)
 
-    def _send(self, fields: dict[str, Any]) -> None:
-        if self._subscription.closing is None:
-            self._subscriptions.hub.write(self._subscription, message(self._subscription.fmt, fields))
+    def _send(self, kind: str, fields: dict[str, Any]) -> None:
+        frame = self._subscription.fmt.control(kind, fields)
+        self._subscriptions.hub.write(self._subscription, frame)
 
 
 async def reject(closing: Closing, scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from functools import lru_cache
 from typing import Any, Protocol, cast
 
 from starlette.types import Message, Scope, Send
@@ -14,8 +13,6 @@ from starlette.types import Message, Scope, Send
 from bridge.core.event import Closing
 from bridge.delivery.handoff import server_of
 from bridge.hub.subscription import FlowControl
-from bridge.wire.document import Include
-from bridge.wire.frames import Format, Rewrite, Transport, Variant
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
@@ -43,16 +40,17 @@ class TransportWriter:
     ASGI `send` would cost each write a coroutine, a message and the checks of both.
     """
 
-    __slots__ = ("_send", "_transport", "flow", "fmt", "write")
+    __slots__ = ("_send", "_transport", "flow", "framed", "write")
 
     ended = None  # `receive` returns when the response has ended
 
-    def __init__(self, cycle: _Cycle, fmt: Format) -> None:
+    def __init__(self, cycle: _Cycle) -> None:
         self._send: Send | None = None
+        # False for HTTP/1.0: the body ends with the connection.
+        self.framed = bool(cycle.chunked_encoding)
         self._transport = cycle.transport
         self.flow = cycle.flow
         self.write = cycle.transport.write
-        self.fmt = fmt
 
     def attach(self, send: Send) -> None:
         """Set the server's `send`, used to end the body."""
@@ -79,7 +77,8 @@ class TransportWriter:
         if self.flow.write_paused or self._send is None:
             # The server's `send` would wait for the client. The last chunk goes behind the buffered bytes;
             # the transport closes once all of it has left.
-            self.write(_LAST_CHUNK)
+            if self.framed:
+                self.write(_LAST_CHUNK)
             self._transport.close()
             return
         drive(self._send({"type": "http.response.body", "body": b"", "more_body": False}))
@@ -92,16 +91,16 @@ class TransportWriter:
 class WebSocketWriter:
     """Writes frames to the transport of a WebSocket whose handshake the server has completed."""
 
-    __slots__ = ("_protocol", "_send", "_transport", "fmt", "write")
+    __slots__ = ("_protocol", "_send", "_transport", "write")
 
     ended = None  # `receive` returns when the response has ended
+    framed = True
 
-    def __init__(self, protocol: Any, send: Send, fmt: Format) -> None:
+    def __init__(self, protocol: Any, send: Send) -> None:
         self._protocol = protocol
         self._send = send
         self._transport: asyncio.Transport = protocol.transport
         self.write = self._transport.write
-        self.fmt = fmt
 
     @property
     def flow(self) -> FlowControl:
@@ -138,65 +137,34 @@ class WebSocketWriter:
         self._transport.abort()
 
 
-class UnopenedWriter:
-    """Placeholder until the response status is known: no byte may precede the response head.
-
-    If the connection is closed meanwhile, only `Subscription.closing` is set; the response reads it.
-    """
-
-    __slots__ = ("fmt",)
-
-    write_paused = True
-    gone = False
-    unsent = 0
-
-    def __init__(self, fmt: Format) -> None:
-        self.fmt = fmt
-
-    @property
-    def flow(self) -> FlowControl:
-        """Always paused, so that the hub keeps everything pending."""
-        return self
-
-    def write(self, data: bytes) -> None:
-        pass
-
-    def when_writable(self, resume: Callable[[], None]) -> None:
-        """Do nothing: `Hub.begin` sends everything once there is a real writer."""
-
-    def finish(self, closing: Closing) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
-
-
 class AsgiWriter:
-    """Writes through ASGI `send`, without a task while the server's buffer has room.
+    """Writes through ASGI `send` in an asyncio task, which lasts until everything written has been sent.
+
+    A server's `send` may be any awaitable, and may need to run in a task: of another server nothing else is
+    known.
 
     Ordering: messages are sent in the order they were written.
 
     Attributes:
-        ended: Set when the last message has been sent. Only this writer has one: an `asyncio.Event` takes a
-            tenth of the memory of a connection.
+        ended: Set when the last message has been sent, or one could not be. Only this writer has one: an
+            `asyncio.Event` takes a tenth of the memory of a connection.
     """
 
-    __slots__ = ("_finishing", "_messages", "_resumes", "_send", "_sending", "ended", "fmt")
+    __slots__ = ("_messages", "_resumes", "_send", "_sending", "ended")
 
-    def __init__(self, fmt: Format, send: Send | None = None) -> None:
+    framed = False
+    gone = False
+
+    def __init__(self, send: Send | None = None) -> None:
         self._send = send
         self._sending: asyncio.Task[None] | None = None
         self._messages: deque[Message] = deque()
         self._resumes: list[Callable[[], None]] = []
-        self._finishing = False
         self.ended = asyncio.Event()
-        self.fmt = fmt
 
     def attach(self, send: Send) -> None:
         """Set the server's `send`; nothing is written before."""
         self._send = send
-
-    gone = False
 
     @property
     def flow(self) -> FlowControl:
@@ -205,7 +173,7 @@ class AsgiWriter:
 
     @property
     def write_paused(self) -> bool:
-        """Whether a `send` is still waiting."""
+        """Whether something written has not been sent yet."""
         return self._sending is not None
 
     @property
@@ -215,14 +183,7 @@ class AsgiWriter:
 
     def write(self, data: bytes) -> None:
         """Send `data`, after everything written before."""
-        if self.fmt.transport is Transport.WEBSOCKET:
-            # One write may join several messages; the encoder separates them by a line break.
-            self._messages.extend(
-                {"type": "websocket.send", "text": line.decode()} for line in data.splitlines()
-            )
-        else:
-            self._messages.append({"type": "http.response.body", "body": data, "more_body": True})
-        self._pump()
+        self._put(self._messages_of(data))
 
     def when_writable(self, resume: Callable[[], None]) -> None:
         """Call `resume` when everything written has been sent."""
@@ -233,13 +194,7 @@ class AsgiWriter:
 
     def finish(self, closing: Closing) -> None:
         """End the response after what was written."""
-        if self.fmt.transport is Transport.WEBSOCKET:
-            code = closing.websocket_code
-            self._messages.append({"type": "websocket.close", "code": code, "reason": closing.value})
-        else:
-            self._messages.append({"type": "http.response.body", "body": b"", "more_body": False})
-        self._finishing = True
-        self._pump()
+        self._put([self._last_message(closing)])
 
     def abort(self) -> None:
         """Stop sending and let the connection's coroutine end; ASGI has no abort."""
@@ -248,58 +203,67 @@ class AsgiWriter:
             self._sending.cancel()
         self.ended.set()
 
-    def _pump(self) -> None:
+    def _messages_of(self, data: bytes) -> list[Message]:
+        return [{"type": "http.response.body", "body": data, "more_body": True}]
+
+    def _last_message(self, closing: Closing) -> Message:  # noqa: ARG002 - a body ends the same way for every reason
+        return {"type": "http.response.body", "body": b"", "more_body": False}
+
+    def _put(self, messages: list[Message]) -> None:
+        if self.ended.is_set():
+            return
+        self._messages.extend(messages)
+        if self._sending is None and self._messages:
+            self._sending = asyncio.ensure_future(self._send_all())
+            self._sending.add_done_callback(self._sent)
+
+    async def _send_all(self) -> None:
         assert self._send is not None
-        while self._messages and self._sending is None:
-            self._sending = drive(self._send(self._messages.popleft()))
-            if self._sending is not None:
-                self._sending.add_done_callback(self._sent)
-        if self._finishing and self._sending is None:
-            self.ended.set()
+        while self._messages:
+            message = self._messages.popleft()
+            await self._send(message)
+            if message["type"] == "websocket.close" or message.get("more_body") is False:
+                self.ended.set()
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending = None
         if task.cancelled() or task.exception() is not None:
-            # The client is gone. The server reports that by `receive`, so nothing is raised here.
+            # The client is gone. The server reports that by `receive`, or not at all.
             self._messages.clear()
-        self._pump()
-        if self._sending is None:
-            resumes, self._resumes = self._resumes, []
-            for resume in resumes:
-                resume()
+            self.ended.set()
+        resumes, self._resumes = self._resumes, []
+        for resume in resumes:
+            resume()
 
 
-_format = lru_cache(64)(Format)  # few exist, and a lookup by identity is faster than by value
+class AsgiSocketWriter(AsgiWriter):
+    """The same for a WebSocket."""
+
+    __slots__ = ()
+
+    def _messages_of(self, data: bytes) -> list[Message]:
+        # One write may join several messages; the format separates them by a line break.
+        lines = data.split(b"\n")
+        return [{"type": "websocket.send", "text": line.decode()} for line in lines if line]
+
+    def _last_message(self, closing: Closing) -> Message:
+        return {"type": "websocket.close", "code": closing.websocket_code, "reason": closing.value}
 
 
-def http_format(
-    scope: Scope,
-    transport: Transport,
-    include: Include,
-    variant: Variant = Variant.BRIDGE,
-    rewrite: Rewrite | None = None,
-) -> Format:
-    """The format of the body of this HTTP response."""
-    # Without this attribute it is unknown whether the server chunks; the body would be framed twice or never.
-    chunked = hasattr(server_of(scope), "chunked_encoding") and scope.get("http_version") != "1.0"
-    if rewrite is not None:  # one for each connection: not worth a place in the cache
-        return Format(transport, include, chunked, False, variant, rewrite)
-    return _format(transport, include, chunked, False, variant)
-
-
-def http_writer(scope: Scope, fmt: Format) -> TransportWriter | AsgiWriter:
-    """The fastest writer for an HTTP response; `attach` it once the response has begun."""
+def http_writer(scope: Scope) -> TransportWriter | AsgiWriter:
+    """The fastest writer for an HTTP response that has begun; `attach` it first."""
     server = server_of(scope)
-    if server is not None and fmt.chunked:
-        return TransportWriter(server, fmt)
-    return AsgiWriter(fmt)
+    # Without this attribute it is unknown whether the server chunks; the body would be framed twice or never.
+    if server is not None and hasattr(server, "chunked_encoding"):
+        return TransportWriter(server)
+    return AsgiWriter()
 
 
-def websocket_writer(server: Any | None, send: Send, include: Include) -> WebSocketWriter | AsgiWriter:
+def websocket_writer(server: Any | None, send: Send) -> WebSocketWriter | AsgiSocketWriter:
     """The fastest writer for an accepted WebSocket."""
     if server is not None and isinstance(getattr(server, "writable", None), asyncio.Event):
-        return WebSocketWriter(server, send, _format(Transport.WEBSOCKET, include, False, True))
-    return AsgiWriter(Format(Transport.WEBSOCKET, include), send)
+        return WebSocketWriter(server, send)
+    return AsgiSocketWriter(send)
 
 
 def drive(coroutine: Awaitable[None]) -> asyncio.Task[None] | None:

@@ -4,24 +4,30 @@ Rule 1: nothing here waits. Backpressure: for a slow client the newest state of 
         not queued.
 Rule 2: each connection receives events in journal order; otherwise its cursor would skip one.
 Rule 3: all events of one turn of the event loop leave in one write per connection.
+Rule 4: states are written in two places: a broadcast writes one event to all its subscribers, `flush` writes
+        everything pending to one connection. First states, resumed ones, placeholders, history, and whatever
+        a connection was too slow for or a failure kept from it: all of it is pending.
+Rule 5: whatever fails for one subscriber, one format or one task is caught there. What was not written is
+        pending again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bridge.clock import Clock
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.hub.channel import Channel
-from bridge.hub.subscription import ConnectionWriter, Subscription
+from bridge.hub.subscription import Backlog, Subscription
 from bridge.telemetry.metrics import Metrics
-from bridge.wire.frames import Format, Frames, Transport, end_frame, notice_frame, pack, state_frame
+from bridge.wire.frames import Format, Frames
 
+BURST_BYTES = 128 * 1024  # of states that one flush writes; a connection takes the rest when it has drained
 SLICE = 500  # writes before the event loop gets a turn: about 5 ms
 
 logger = logging.getLogger(__name__)
@@ -51,6 +57,7 @@ class Hub:
         self._channels: dict[TaskKey, Channel[Subscription]] = {}
         self._dirty: dict[Channel[Subscription], None] = {}  # channels with an event not yet broadcast
         self._batched: dict[Subscription, list[bytes]] = {}  # frames for the one write of this round
+        self._stuck: dict[Subscription, None] = {}  # those with a state that could not be encoded
         self._writes_left = SLICE
         self._broadcasting: Generator[None, None, None] | None = None
         self.subscriptions: dict[Subscription, None] = {}
@@ -65,8 +72,9 @@ class Hub:
         if channel in self._dirty:
             # Two events of one task in one turn: no subscriber receives the first.
             for fmt, group in channel.groups.items():
-                self._metrics.conflated.labels(fmt.transport.value).inc(len(group))
+                self._metrics.conflated.labels(fmt.label).inc(len(group))
         channel.update(event)
+        channel.revoke_notices()
         self._dirty[channel] = None
         if self._broadcasting is None:
             # Not at once: a group commit records many events in one turn, and rule 3 joins them.
@@ -81,21 +89,38 @@ class Hub:
             return
         channel.add_notice(notice)
         for fmt, group in list(channel.groups.items()):
-            silent = _answers_subscribe(fmt, notice)
-            frame = b"" if silent else pack(fmt, notice_frame(fmt, key, notice))
-            for subscription in list(group):  # a copy: closing a task below changes the group
-                if not silent and (subscription.waiting or subscription.flow.write_paused):
-                    subscription.add_pending_notice(key, notice)
-                    self._resume_when_writable(subscription)
-                    continue
-                self.write(subscription, frame)
-                if notice.code is NoticeCode.TASK_NOT_FOUND:
-                    self._close_task(subscription, channel)
+            subscribers = list(group)  # a copy: closing a task below changes the group
+            try:
+                frame = None if fmt.answers_subscribe(notice) else fmt.pack(fmt.notice(key, notice))
+            except Exception:
+                logger.exception("unhandled exception in notice", extra={"task": key.ref})
+                continue
+            for subscription in subscribers:
+                try:
+                    self._notify(subscription, channel, notice, frame)
+                except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
+                    self._drop_broken(subscription, error)
         if notice.code is NoticeCode.CREDENTIAL_REFUSED and key.account != OWN_ACCOUNT:
             # The rejected key belongs to these subscribers, so they may no longer read the task. The next
             # maintenance scan closes them.
             for subscription in [*channel.joining, *chain.from_iterable(channel.groups.values())]:
                 subscription.ends_at, subscription.ends_by = self._clock.monotonic(), Closing.EXPIRED
+
+    def _notify(
+        self, subscription: Subscription, channel: Channel[Subscription], notice: Notice, frame: bytes | None
+    ) -> None:
+        """Send a notice; after others if any are pending.
+
+        Args:
+            frame: Its bytes; None if they are this connection's own.
+        """
+        if frame is None or subscription.waiting or subscription.flow.write_paused:
+            subscription.add_pending_notice(channel.key, notice)
+            self.flush(subscription)
+            return
+        self.write(subscription, frame)
+        if notice.code is NoticeCode.TASK_NOT_FOUND:
+            self._close_task(subscription, channel)
 
     def confirmed(self, key: TaskKey, observed_at: float) -> None:
         """Store when the newest state was last seen (Unix seconds), for subscribers that join later."""
@@ -105,24 +130,12 @@ class Hub:
 
     # Joining and leaving
 
-    def reserve(
-        self, writer: ConnectionWriter, *, label: str, ends_at: float, stays_open: bool = False
-    ) -> Subscription:
+    def reserve(self, fmt: Format, *, ends_at: float) -> Subscription:
         """Register a connection; nothing is sent on it before `begin`."""
         now = self._clock.monotonic()
-        subscription = Subscription(
-            writer=writer,
-            label=label,
-            stays_open=stays_open,
-            ends_at=ends_at,
-            since=now,
-            last_write=now,
-            write=writer.write,
-            flow=writer.flow,
-            fmt=writer.fmt,
-        )
+        subscription = Subscription(fmt, ends_at, last_write=now, since=now)
         self.subscriptions[subscription] = None
-        self._metrics.connected(label)
+        self._metrics.connected(fmt.label)
         return subscription
 
     def join(self, subscription: Subscription, keys: Iterable[TaskKey]) -> None:
@@ -139,95 +152,54 @@ class Hub:
     def begin(
         self,
         subscription: Subscription,
-        events: Sequence[Event],
-        keys: Iterable[TaskKey],
+        backlogs: Mapping[TaskKey, Backlog],
         *,
         preface: bytes = b"",
         remarks: Sequence[tuple[TaskKey, Notice]] = (),
-        after: int | None = None,
         retry: int | None = None,
     ) -> None:
-        """Send the known states in journal order, and from now on every new event.
+        """Send what is known of tasks that were joined, and from now on every new event.
 
         Args:
-            events: What the journal returned; events recorded since `join` are added here.
-            after: Offset up to which the client has seen everything.
             preface: Bytes to send first, in the same write.
             remarks: Notices for this connection only.
             retry: Milliseconds for the `retry:` field of the first block.
         """
         if subscription.closing is not None:
             return
-        begun = {subscription.channels[key]: None for key in keys if key in subscription.channels}
-        behind: list[Channel[Subscription]] = []
-        if len(begun) < len(subscription.channels):
-            # A WebSocket adds tasks to tasks it has. Sending the new states moves its cursor, so pending
-            # events of the old tasks go into the same burst; otherwise a resume would skip them.
-            behind = [channel for channel in self._unsent(subscription) if channel not in begun]
-        channels = [*begun, *behind]
-        known: list[Event] = [event for event in events if event.key in subscription.channels]
-        newest = {event.key: event for event in known}
-        for channel in channels:
-            # The journal was read a moment ago; the channel may have received a newer event meanwhile.
-            latest = channel.latest
-            from_journal = newest.get(channel.key)
-            if latest is not None and (
-                from_journal is None or latest.cursor.offset > from_journal.cursor.offset
-            ):
-                known.append(latest)
-                newest[channel.key] = latest
-            self._mark_up_to_date(subscription, channel, newest.get(channel.key))
-        floor = -1 if after is None else after
-        burst = [preface]
+        subscription.preface += preface
         subscription.retry = retry
-        behind_keys = {channel.key for channel in behind}
-        for event in sorted(known, key=lambda event: event.cursor.offset):
-            # `after` says nothing about a task that this connection is behind on.
-            if event.cursor.offset > floor or event.key in behind_keys:
-                burst.append(self._initial_frame(subscription, event))
-                subscription.retry = None
-        self._metrics.sent(subscription.label, len(burst) - 1)
-        subscription.events += len(burst) - 1
-        active_notices = [
-            (channel.key, notice)
-            for channel in begun
-            for notice in channel.notices.values()
-            if not _answers_subscribe(subscription.fmt, notice)
-        ]
-        burst += [notice_frame(subscription.fmt, key, notice) for key, notice in (*active_notices, *remarks)]
-        for _, notice in remarks:
+        for key, backlog in backlogs.items():
+            channel = subscription.channels.get(key)
+            if channel is None:
+                continue
+            channel.add(subscription, 0)
+            subscription.pending[channel] = backlog
+            for notice in channel.notices.values():
+                subscription.add_pending_notice(key, notice)
+        for key, notice in remarks:
+            subscription.add_pending_notice(key, notice)
             self._metrics.notices.labels(notice.code.value).inc()
-        # Frames batched in this round are older than the burst, so they go first (rule 2).
-        batched = b"".join(self._batched.pop(subscription, ()))
-        self.write(subscription, batched + pack(subscription.fmt, b"".join(burst)))
-        for channel in channels:
-            last = newest.get(channel.key)
-            finished = last is not None and last.state.status.final
-            if finished or NoticeCode.TASK_NOT_FOUND in channel.notices:
-                self._close_task(subscription, channel)
+        self.flush(subscription)
 
-    def send_placeholder(self, subscription: Subscription, event: Event) -> None:
-        """Send the state `unknown` of a task without any recorded state, unless one arrived meanwhile."""
-        channel = subscription.channels.get(event.key)
-        if channel is None or channel.latest is not None or subscription.closing is not None:
-            return
-        # The placeholder's offset is 0. With other tasks on the connection, its cursor would move the
-        # client's position back and repeat their events after a reconnect.
-        alone = subscription.tasks == 1
-        frame = state_frame(subscription.fmt, event, with_cursor=alone, retry=subscription.retry)
-        subscription.retry = None
-        self.write(subscription, pack(subscription.fmt, frame))
-        self._metrics.sent(subscription.label, 1)
-        subscription.events += 1
+    def send_placeholders(self, subscription: Subscription, events: Sequence[Event]) -> None:
+        """Send the state `unknown` of tasks without any recorded state, unless one arrived meanwhile."""
+        for event in events:
+            channel = subscription.channels.get(event.key)
+            if channel is not None and channel.latest is None and channel.includes(subscription):
+                subscription.pending[channel] = Backlog([event])
+        self.flush(subscription)
 
     def unsubscribe(self, subscription: Subscription, key: TaskKey) -> None:
         """Stop sending events of one task. Idempotent."""
         channel = subscription.channels.pop(key, None)
         if channel is None:
             return
-        subscription.pending.discard(channel)
+        subscription.pending.pop(channel, None)
         if subscription.pending_notices:
             subscription.drop_pending_notices(key)
+        if subscription.asked is not None:
+            subscription.asked.pop(key, None)
         channel.remove(subscription)
         self._release(channel)
 
@@ -241,26 +213,39 @@ class Hub:
             self.unsubscribe(subscription, key)
         subscription.pending.clear()
         subscription.pending_notices.clear()
+        self._stuck.pop(subscription, None)
         if subscription.closing is None:
             subscription.closing = Closing.GONE
-        self._metrics.disconnected(subscription.label, reason)
+        self._metrics.disconnected(subscription.fmt.label, reason)
 
     def finish(self, subscription: Subscription, closing: Closing, final_frame: bytes = b"") -> None:
         """Close a connection cleanly, after `final_frame`. Idempotent."""
         if subscription.closing is not None:
             return
-        self.write(subscription, pack(subscription.fmt, final_frame))
+        self.write(subscription, subscription.fmt.pack(final_frame))
         if closing is not Closing.FINISHED:
             self._metrics.notices.labels(NoticeCode.CLOSING.value).inc()
+        if subscription.closing is not None:
+            return  # the write failed, and dropped it
         subscription.closing = closing
         subscription.write = _discard  # the body has ended; further bytes would corrupt the connection
-        subscription.writer.finish(closing)
+        if subscription.writer is None:
+            return  # whoever begins the response ends it
+        try:
+            subscription.writer.finish(closing)
+        except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
+            self._drop_broken(subscription, error)
 
     def drop(self, subscription: Subscription, closing: Closing) -> None:
         """Abort a connection without a final frame."""
         subscription.closing = closing
         subscription.write = _discard
-        subscription.writer.abort()
+        if subscription.writer is None:
+            return
+        try:
+            subscription.writer.abort()
+        except Exception:
+            logger.exception("unhandled exception in connection")
 
     async def changed(self, key: TaskKey, after: int, *, seconds: float) -> Event | None:
         """Wait for an event of `key` with an offset above `after`; None after `seconds`."""
@@ -317,11 +302,16 @@ class Hub:
             self._dirty = {}
             ended: list[tuple[Subscription, Channel[Subscription]]] = []
             for channel, frames in batch:
-                if frames is not None:
+                if frames is None:
+                    continue
+                try:
                     yield from self._broadcast_channel(channel, frames, ended, alone=len(batch) == 1)
-            for subscription, written in self._batched.items():
+                except Exception:
+                    logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
+                    self._put_back(channel, chain.from_iterable(channel.groups.values()), frames)
+            batched, self._batched = self._batched, {}
+            for subscription, written in batched.items():
                 self.write(subscription, b"".join(written))
-            self._batched = {}
             # Finished tasks close only now: the end frame has to follow everything batched above.
             for subscription, channel in ended:
                 self._close_task(subscription, channel)
@@ -345,21 +335,19 @@ class Hub:
         """
         sent: dict[str, int] = {}
         conflated: dict[str, int] = {}
-        for waiter in channel.waiters:
-            if not waiter.done():  # a waiter that timed out removes itself a turn later
-                waiter.set_result(frames.event)
+        _wake_waiters(channel, frames.event)
         offset = frames.event.cursor.offset
         for fmt in list(channel.groups):
             # Looked up only now: during a yield the last member of a format may have left and another joined.
             group = channel.groups.get(fmt)
             if group is None:
                 continue
-            data = frames.bytes_for(fmt)
-            label = fmt.transport.value
-            totals = channel.totals_of(fmt)
-            totals.events += 1
-            totals.sent += len(data)
             members = list(group)
+            data = self._encoded(channel, frames, fmt)
+            if data is None:
+                self._put_back(channel, members, frames)
+                continue
+            label = fmt.label
             position = 0
             while position < len(members):
                 part = members[position : position + self._writes_left]
@@ -368,13 +356,14 @@ class Hub:
                 # Subscribers that joined or were flushed meanwhile have this event or a newer one, and others
                 # left during a yield. Two comparisons skip that check in the common case.
                 if channel.max_join_offset >= offset or len(group) != len(members):
-                    part = _without_event(part, group, offset, data)
+                    # A subscriber that is not in the group has left.
+                    part = [one for one in part if group.get(one, offset) < offset]
                 written, skipped = self._write_part(channel, part, data, offset, alone=alone)
                 if written:
                     sent[label] = sent.get(label, 0) + written
                 conflated[label] = conflated.get(label, 0) + skipped
                 if frames.event.state.status.final:
-                    # A slow client still has to be sent its final state; `_flush_pending` closes the task.
+                    # A slow client still has to be sent its final state; `flush` closes the task.
                     ended += [
                         (subscription, channel)
                         for subscription in part
@@ -382,6 +371,7 @@ class Hub:
                     ]
                 if self._writes_left <= 0:
                     yield
+        frames.release()
         now = self._clock.monotonic()
         channel.last_write = now
         seconds = now - frames.event.observed_at if frames.event.observed_at else None
@@ -405,27 +395,47 @@ class Hub:
             How many subscribers were sent the event, and for how many an older one was conflated.
         """
         waiting = skipped = 0
+        size = len(data)
         for subscription in part:
             # A subscriber that waits keeps waiting even if its buffer has drained since: its pending tasks
             # are flushed together, in order.
             if subscription.waiting or subscription.flow.write_paused:
                 waiting += 1
-                _subtract(subscription, data)
                 skipped += subscription.mark_pending(channel)
                 self._resume_when_writable(subscription)
                 continue
             subscription.sent_offset = offset
+            subscription.events += 1
             if alone or len(subscription.channels) == 1:
-                # `write` is called directly, without the bookkeeping of `self.write`: `totals` has counted
-                # the bytes and `channel.last_write` holds the time.
+                # `write` is called directly, without the bookkeeping of `self.write`: `channel.last_write`
+                # holds the time.
+                subscription.sent += size
                 try:
                     subscription.write(data)
                 except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
                     self._drop_broken(subscription, error)
             else:
-                subscription.sent -= len(data)  # `self.write` counts it again with the batch
                 self._batched.setdefault(subscription, []).append(data)
         return len(part) - waiting, skipped
+
+    def _encoded(self, channel: Channel[Subscription], frames: Frames, fmt: Format) -> bytes | None:
+        try:
+            return frames.bytes_for(fmt)
+        except Exception:
+            logger.exception("state cannot be written", extra={"task": channel.key.ref})
+            return None
+
+    def _put_back(
+        self, channel: Channel[Subscription], members: Iterable[Subscription], frames: Frames
+    ) -> None:
+        """A broadcast failed: what it has not written of this event is pending."""
+        for subscription in list(members):
+            if subscription.sent_offset < frames.event.cursor.offset:
+                subscription.mark_pending(channel)
+                if not subscription.waiting:
+                    # Nothing newer overtakes it.
+                    subscription.waiting = True
+                    asyncio.get_running_loop().call_soon(self._resume, subscription)
 
     def _close_task(self, subscription: Subscription, channel: Channel[Subscription]) -> None:
         """Unsubscribe from a finished or missing task; close the connection if it was the last one.
@@ -433,79 +443,127 @@ class Hub:
         A lost task is kept as long as the connection has another: a real end may still replace it, and events
         of the other tasks would move the cursor past that end.
         """
-        if not channel.is_lost:
-            self.unsubscribe(subscription, channel.key)
-        if not subscription.stays_open and all(one.is_lost for one in subscription.channels.values()):
-            self.finish(subscription, Closing.FINISHED, end_frame(subscription.fmt, subscription.tasks))
+        try:
+            if not channel.is_lost:
+                self.unsubscribe(subscription, channel.key)
+            if not subscription.fmt.stays_open and all(
+                one.is_lost and one not in subscription.pending for one in subscription.channels.values()
+            ):
+                self.finish(subscription, Closing.FINISHED, subscription.fmt.end(subscription.tasks))
+        except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
+            self._drop_broken(subscription, error)
 
-    # Slow clients
+    # One connection
+
+    def flush(self, subscription: Subscription) -> None:
+        """Send everything pending on one connection, once it can be written to."""
+        if subscription.waiting or subscription.closing is not None or subscription.writer is None:
+            return
+        try:
+            if subscription.flow.write_paused:
+                self._resume_when_writable(subscription)
+            else:
+                self._flush(subscription)
+        except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
+            self._drop_broken(subscription, error)
+
+    def _flush(self, subscription: Subscription) -> None:
+        fmt = subscription.fmt
+        pending, subscription.pending = subscription.pending, {}
+        notices, subscription.pending_notices = subscription.pending_notices, {}
+        # Events that a broadcast is about to write belong to the same burst: what follows them here would
+        # move the cursor past them.
+        channels = subscription.channels.values()
+        held = dict.fromkeys(one for one in channels if _is_unsent(subscription, one))
+        states, more = self._states_due(subscription, held | pending)
+        burst, subscription.preface = [subscription.preface, *states], b""
+        if more:
+            subscription.pending_notices, notices = notices, {}
+            if not subscription.waiting:
+                subscription.waiting = True
+                asyncio.get_running_loop().call_soon(self._resume, subscription)
+        burst += [self._notice_frame(subscription, key, notice) for (key, _), notice in notices.items()]
+        # Frames batched in this round are older than anything pending, so they go first (rule 2).
+        batched = b"".join(self._batched.pop(subscription, ()))
+        self.write(subscription, batched + fmt.pack(b"".join(burst)))
+        self._metrics.sent(fmt.label, len(states))
+        subscription.events += len(states)
+        sent = [channel for channel in chain(pending, held) if channel not in subscription.pending]
+        for channel in sent:
+            # A broadcast under way skips the subscription for offsets up to this one; without that, it would
+            # send an older state after a newer one.
+            channel.add(subscription, channel.offset)
+            subscription.sent_offset = max(subscription.sent_offset, channel.offset)
+        # Tasks close after the write, so that the end frame follows their final states.
+        for channel in sent:
+            if channel.latest is not None and channel.latest.state.status.final:
+                self._close_task(subscription, channel)
+        for key, code in notices:
+            missing = subscription.channels.get(key)
+            if code is NoticeCode.TASK_NOT_FOUND and missing is not None:
+                self._close_task(subscription, missing)
+
+    def _states_due(
+        self, subscription: Subscription, due: Mapping[Channel[Subscription], Backlog | None]
+    ) -> tuple[list[bytes], bool]:
+        """The states to write now, oldest first, and whether others did not fit into the burst.
+
+        Those are pending again: 200 large documents must not wait in the write buffer of one connection.
+        """
+        frames: list[bytes] = []
+        size = 0
+        more = False
+        for state in sorted(_due_states(due), key=lambda state: state.offset):
+            again = Backlog([state.frames.event]) if state.first else None
+            if size >= BURST_BYTES:
+                more = True
+                subscription.pending[state.channel] = again
+                continue
+            try:
+                frames.append(_frame(subscription, state))
+                size += len(frames[-1])
+            except Exception:
+                logger.exception("state cannot be written", extra={"task": state.channel.key.ref})
+                # Its other tasks go on.
+                subscription.pending[state.channel] = again
+                subscription.waiting = True
+                self._stuck[subscription] = None
+            state.frames.release()
+        return frames, more
+
+    def _notice_frame(self, subscription: Subscription, key: TaskKey, notice: Notice) -> bytes:
+        fmt = subscription.fmt
+        try:
+            if not fmt.answers_subscribe(notice):
+                return fmt.notice(key, notice)
+            asked = subscription.asked or {}
+            return fmt.reply(asked.get(key), key, notice)
+        except Exception:
+            logger.exception("notice cannot be written", extra={"task": key.ref})
+            return b""
+
+    def retry_stuck(self) -> None:
+        """Try again to write the states that could not be encoded; once a second."""
+        stuck, self._stuck = self._stuck, {}
+        for subscription in stuck:
+            self._resume(subscription)
 
     def _resume_when_writable(self, subscription: Subscription) -> None:
-        if not subscription.waiting:
+        if not subscription.waiting and subscription.writer is not None:
             subscription.waiting = True
-            subscription.writer.when_writable(lambda: self._flush_pending(subscription))
+            try:
+                subscription.writer.when_writable(lambda: self._resume(subscription))
+            except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
+                self._drop_broken(subscription, error)
 
-    def _flush_pending(self, subscription: Subscription) -> None:
+    def _resume(self, subscription: Subscription) -> None:
         """The write buffer drained: send the newest state of every task skipped meanwhile."""
         subscription.waiting = False
-        if subscription.closing is not None:
-            return
-        behind = self._unsent(subscription)
-        notices = subscription.pending_notices
-        subscription.pending_notices = {}
-        # Frames batched in this round come first: they are older than anything pending (rule 2).
-        burst = self._batched.pop(subscription, [])
-        for channel in behind:
-            if channel.frames is not None:
-                burst.append(channel.frames.bytes_for(subscription.fmt))
-                self._mark_up_to_date(subscription, channel, channel.latest)
-        burst += [
-            pack(subscription.fmt, notice_frame(subscription.fmt, key, notice))
-            for (key, _), notice in notices.items()
-        ]
-        self.write(subscription, b"".join(burst))
-        self._metrics.sent(subscription.label, len(behind))
-        subscription.events += len(behind)
-        # Tasks close after the write, so that the end frame follows their final states.
-        missing = [
-            subscription.channels.get(key) for key, code in notices if code is NoticeCode.TASK_NOT_FOUND
-        ]
-        finished = [
-            channel for channel in behind if channel.latest is not None and channel.latest.state.status.final
-        ]
-        for ended in (*finished, *missing):
-            if ended is not None:
-                self._close_task(subscription, ended)
-
-    def _unsent(self, subscription: Subscription) -> list[Channel[Subscription]]:
-        """Channels with an event that `subscription` has not been sent, in journal order.
-
-        Channels it is still joining are left out: `begin` sends their first state.
-        """
-        return sorted(
-            (
-                channel
-                for channel in subscription.channels.values()
-                if _channel_offset(channel) > subscription.sent_offset or channel in subscription.pending
-                if channel.includes(subscription)
-            ),
-            key=_channel_offset,
-        )
-
-    def _mark_up_to_date(
-        self, subscription: Subscription, channel: Channel[Subscription], newest: Event | None
-    ) -> None:
-        """Record that every event of `channel` up to `newest` is sent, or about to be."""
-        # A broadcast under way skips the subscription for offsets up to this one; without that, it would
-        # send an older state after a newer one.
-        offset = newest.cursor.offset if newest is not None else 0
-        channel.add(subscription, offset)
-        subscription.pending.discard(channel)
-        subscription.sent_offset = max(subscription.sent_offset, offset)
+        self.flush(subscription)
 
     def _drop_broken(self, subscription: Subscription, error: Exception) -> None:
         """Drop a connection whose write failed; other connections are not affected."""
-        if subscription.writer.gone:
+        if subscription.writer is not None and subscription.writer.gone:
             return  # clients disconnect at any moment; the server reports it as a disconnect
         logger.error("unhandled exception in connection", exc_info=error)
         self.drop(subscription, Closing.GONE)
@@ -535,8 +593,8 @@ class Hub:
             self._dirty.pop(channel, None)
 
     def write(self, subscription: Subscription, data: bytes) -> None:
-        """Write to one connection now; does nothing if it is closed."""
-        if data:
+        """Write to one connection now; does nothing if it is closed or has not begun."""
+        if data and subscription.writer is not None:
             subscription.last_write = self._clock.monotonic()
             subscription.sent += len(data)
             try:
@@ -544,47 +602,67 @@ class Hub:
             except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
                 self._drop_broken(subscription, error)
 
-    def _initial_frame(self, subscription: Subscription, event: Event) -> bytes:
-        """The first frame of a task on this connection: includes the newest confirmation and `retry`."""
-        channel = subscription.channels.get(event.key)
-        if channel is None:
-            return state_frame(subscription.fmt, event, retry=subscription.retry)
-        channel.update(event)
-        # With the channel's own frames, subscribers that join between two polls share one encoding.
-        frames = channel.frames if channel.latest is event else None
-        return (frames or Frames(event)).first_for(
-            subscription.fmt, confirmed_at=channel.confirmed_at, retry=subscription.retry
-        )
+
+def _wake_waiters(channel: Channel[Subscription], event: Event) -> None:
+    for waiter in channel.waiters:
+        if not waiter.done():  # a waiter that timed out removes itself a turn later
+            waiter.set_result(event)
 
 
-def _without_event(
-    part: Sequence[Subscription], group: Mapping[Subscription, int], offset: int, data: bytes
-) -> list[Subscription]:
-    """The subscribers of `part` that do not have the event yet; corrects the totals of the others."""
-    without = []
-    for subscription in part:
-        if group.get(subscription, offset) < offset:  # not in the group: it has left
-            without.append(subscription)
-        else:
-            _subtract(subscription, data)
-    return without
+class _Due(NamedTuple):
+    """A state that a flush is about to write.
+
+    Args:
+        first: Whether it comes from a backlog: with the newest confirmation.
+    """
+
+    offset: int
+    channel: Channel[Subscription]
+    frames: Frames
+    first: bool
 
 
-def _subtract(subscription: Subscription, data: bytes) -> None:
-    """`FormatTotals` counted an event that this subscriber was not sent."""
-    subscription.events -= 1
-    subscription.sent -= len(data)
+def _frame(subscription: Subscription, due: _Due) -> bytes:
+    if not due.first:
+        return due.frames.payload_for(subscription.fmt)
+    frame = due.frames.payload_for(
+        subscription.fmt, confirmed_at=due.channel.confirmed_at, retry=subscription.retry
+    )
+    subscription.retry = None  # sent with the first block
+    return frame
+
+
+def _due_states(pending: Mapping[Channel[Subscription], Backlog | None]) -> Iterator[_Due]:
+    for channel, backlog in pending.items():
+        if backlog is None:
+            if channel.frames is not None:
+                yield _Due(channel.offset, channel, channel.frames, first=False)
+            continue
+        newest = channel.frames
+        for event in backlog.events:
+            if event.cursor.offset == 0:
+                if newest is None:  # a placeholder, which nothing has replaced
+                    yield _Due(0, channel, Frames(event), first=True)
+                continue
+            channel.update(event)
+            if event.cursor.offset > backlog.floor:
+                # With the channel's own frames, subscribers that join between two polls share one encoding.
+                shared = channel.frames if channel.offset == event.cursor.offset else None
+                yield _Due(event.cursor.offset, channel, shared or Frames(event), first=True)
+        # The journal was read a moment ago; the channel may have received a newer event meanwhile.
+        known = max((event.cursor.offset for event in backlog.events), default=0)
+        if newest is not None and newest.event.cursor.offset > max(known, backlog.floor):
+            yield _Due(newest.event.cursor.offset, channel, newest, first=True)
+
+
+def _is_unsent(subscription: Subscription, channel: Channel[Subscription]) -> bool:
+    """Whether a broadcast still has to write the newest event; False while the subscription is joining."""
+    return channel.offset > subscription.sent_offset and channel.includes(subscription)
 
 
 def _discard(_data: bytes) -> None:
     """Replaces the `write` of a closed connection."""
 
 
-def _answers_subscribe(fmt: Format, notice: Notice) -> bool:
-    """On a WebSocket the 404 is sent as the reply to its subscribe message: see delivery/websocket.py."""
-    return fmt.transport is Transport.WEBSOCKET and notice.code is NoticeCode.TASK_NOT_FOUND
-
-
 def _channel_offset(channel: Channel[Subscription]) -> int:
-    latest = channel.latest
-    return latest.cursor.offset if latest is not None else 0
+    return channel.offset

@@ -6,6 +6,7 @@ Slow clients are those past the write timeout.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from bridge.clock import Clock
@@ -13,13 +14,14 @@ from bridge.config.settings import Settings
 from bridge.core.event import Closing
 from bridge.hub.hub import Hub
 from bridge.hub.subscription import Subscription
-from bridge.wire.frames import closing_frame, keepalive
 
 SLICE = 1000  # connections checked before the event loop gets a turn
 DRAIN_BATCH = 20  # connections closed between two sleeps of a drain
 DRAIN_RATE = 100  # connections closed per second, where the drain time allows it
 RETRY_SECONDS = (1.0, 3.0)
 BUSY_RETRY_SECONDS = (5.0, 15.0)
+
+logger = logging.getLogger(__name__)
 
 
 class ConnectionMaintenance:
@@ -43,10 +45,16 @@ class ConnectionMaintenance:
 
     async def once(self) -> None:
         """Scan all connections once, yielding to the event loop after each slice."""
+        self._hub.retry_stuck()
         # A copy, because connections come and go while the loop has its turn.
         for number, subscription in enumerate(list(self._hub.subscriptions), start=1):
             if subscription.closing is None:
-                self._check(subscription, self._clock.monotonic())
+                try:
+                    self._check(subscription, self._clock.monotonic())
+                except Exception:
+                    # One connection must not end the scan of all the others.
+                    logger.exception("unhandled exception in connection")
+                    self._hub.drop(subscription, Closing.GONE)
             if number % SLICE == 0:
                 await asyncio.sleep(0)
 
@@ -59,17 +67,26 @@ class ConnectionMaintenance:
         window = min(seconds, len(subscriptions) / DRAIN_RATE)
         for number, subscription in enumerate(subscriptions, start=1):
             if subscription.closing is None:
-                self.close(subscription, Closing.DRAIN)
+                try:
+                    self.close(subscription, Closing.DRAIN)
+                except Exception:
+                    logger.exception("unhandled exception in connection")
+                    self._hub.drop(subscription, Closing.DRAIN)
             if number % DRAIN_BATCH == 0:
                 await self._clock.sleep(window * DRAIN_BATCH / len(subscriptions))
 
     def close(self, subscription: Subscription, closing: Closing) -> None:
         """Send the reason and the reconnect delay, then close."""
         retry = retry_milliseconds(self._random(), busy=closing is Closing.OVER_CAPACITY)
-        final_frame = closing_frame(subscription.fmt, closing, retry=retry)
+        final_frame = subscription.fmt.closing(closing, retry=retry)
         self._hub.finish(subscription, closing, final_frame)
 
     def _check(self, subscription: Subscription, now: float) -> None:
+        if subscription.writer is None:
+            # Its response has not begun; it is told when it does.
+            if now >= subscription.ends_at:
+                self.close(subscription, subscription.ends_by)
+            return
         if self._is_stalled(subscription, now):
             # Aborted, not closed: a closing notice would only wait behind the bytes the client does not read.
             self._hub.drop(subscription, Closing.SLOW)
@@ -82,11 +99,12 @@ class ConnectionMaintenance:
             )
             if now - last_write >= self._settings.keepalive_seconds:
                 if not subscription.flow.write_paused:  # a full buffer already keeps the connection busy
-                    self._hub.write(subscription, keepalive(subscription.fmt))
+                    self._hub.write(subscription, subscription.fmt.keepalive())
                 subscription.last_write = now
 
     def _is_stalled(self, subscription: Subscription, now: float) -> bool:
         """Whether the kernel has accepted no byte of a non-empty write buffer for the write timeout."""
+        assert subscription.writer is not None
         unsent = subscription.writer.unsent
         # A shrinking buffer is progress, however slow. It may grow while the client reads, but only up to the
         # high-water mark, where the hub stops writing; from then on every byte read shows.

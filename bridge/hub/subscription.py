@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bridge.core.event import Closing, Notice, NoticeCode
+from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.hub.channel import Channel
 from bridge.wire.frames import Format
@@ -26,8 +26,6 @@ class FlowControl(Protocol):
 
 class ConnectionWriter(Protocol):
     """Writes bytes to one client. No method blocks."""
-
-    fmt: Format
 
     @property
     def flow(self) -> FlowControl:
@@ -54,60 +52,85 @@ class ConnectionWriter(Protocol):
         """Close immediately and discard the write buffer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a connection has to be sent of one task before it follows its broadcasts.
+
+    Args:
+        events: Recorded states, oldest first, or the placeholder of a task without any (offset 0).
+        floor: Offset up to which the client has seen everything.
+    """
+
+    events: Sequence[Event] = ()
+    floor: int = -1
+
+
 @dataclass(slots=True, eq=False)
 class Subscription:
     """The hub's state of one connection.
 
     Args:
-        label: The `delivery` label of its metrics.
-        stays_open: Whether the connection outlives its tasks (WebSocket).
         retry: Milliseconds for the `retry:` field of the first block; None once sent.
         ends_at: Monotonic seconds at which it reaches its maximum age.
         ends_by: The reason to report at that time.
         since: Monotonic seconds at which it was opened.
-        events: States written; exact only after it has left every channel (see `FormatTotals`).
-        sent: Bytes written, framing included; exact under the same condition.
+        tasks: How many it has subscribed to so far.
+
+    Attributes:
+        writer: None until the response has begun; `write` and `flow` are unset until then.
+        events: States written.
+        sent: Bytes written, framing included.
         sent_offset: Offset of the newest event written.
-        pending: Channels with an event that was not written because the client is slow.
+        pending: What `Hub.flush` sends next: the backlog of a task that has just been asked for, None for the
+            newest state of one that was held back.
+        pending_notices: The notices that follow it.
+        preface: Bytes that precede it.
+        waiting: Whether `Hub.flush` will be called once the write buffer has drained.
+        asked: On a WebSocket, the id of the subscribe message that named a task; None for no such ids.
     """
 
-    writer: ConnectionWriter
-    label: str
-    stays_open: bool
+    fmt: Format
     ends_at: float
     last_write: float
-    write: Callable[[bytes], None]
-    flow: FlowControl
-    fmt: Format
+    since: float = 0.0
+    retry: int | None = None
+    ends_by: Closing = Closing.AGE
+    writer: ConnectionWriter | None = None
+    write: Callable[[bytes], None] = field(init=False)
+    flow: FlowControl = field(init=False)
     tasks: int = 0
     sent_offset: int = 0
     channels: dict[TaskKey, Channel[Subscription]] = field(default_factory=dict)
-    pending: set[Channel[Subscription]] = field(default_factory=set)
+    pending: dict[Channel[Subscription], Backlog | None] = field(default_factory=dict)
     pending_notices: dict[tuple[TaskKey, NoticeCode], Notice] = field(default_factory=dict)
+    preface: bytes = b""
     waiting: bool = False
+    asked: dict[TaskKey, object] | None = None
     closing: Closing | None = None
-    ends_by: Closing = Closing.AGE
     stalled_since: float | None = None
     stalled_bytes: int = 0
-    retry: int | None = None
-    since: float = 0.0
     events: int = 0
     sent: int = 0
 
-    def use(self, writer: ConnectionWriter) -> None:
-        """Replace the writer, once the response has begun."""
+    def begin(self, writer: ConnectionWriter, fmt: Format) -> None:
+        """The response has begun: from now on there is somewhere to write.
+
+        Args:
+            fmt: With the framing that this writer needs.
+        """
+        self.fmt = fmt
         # `write` and `flow` are copied so that a delivery costs one attribute access instead of two.
         self.writer, self.write, self.flow = writer, writer.write, writer.flow
 
     def mark_pending(self, channel: Channel[Subscription]) -> bool:
-        """Remember that `channel` has an event this slow client has not been sent.
+        """Remember that `channel` has an event this client has not been sent.
 
         Returns:
             Whether an older event of the same task was pending and is now conflated.
         """
         if channel in self.pending:
             return True
-        self.pending.add(channel)
+        self.pending[channel] = None
         return False
 
     def add_pending_notice(self, key: TaskKey, notice: Notice) -> None:

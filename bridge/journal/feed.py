@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from bridge.core.event import Event, Notice
 from bridge.core.task import TaskKey
 from bridge.journal.base import Follower, Recorded
 
+logger = logging.getLogger(__name__)
+
 
 class Feed(ABC):
-    """The followers of one journal, called on the event loop in the order they were added."""
+    """The followers of one journal, called on the event loop in the order they were added.
+
+    A follower that raises costs neither the others nor whoever reports to them: what is recorded stays so.
+    """
 
     def __init__(self) -> None:
         self._followers: list[Follower] = []
-
-    def __iter__(self) -> Iterator[Follower]:
-        return iter(self._followers)
 
     @abstractmethod
     async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
@@ -35,12 +38,21 @@ class Feed(ABC):
         """Pass everything from now on to `follower`."""
         self._followers.append(follower)
 
+    def publish(self, event: Event) -> None:
+        """Pass a recorded event to the followers."""
+        self._tell(event.key, lambda follower: follower.recorded(event))
+
     def announce(self, key: TaskKey, notice: Notice) -> None:
         """Pass a notice to the followers; it is not recorded."""
-        for follower in self._followers:
-            follower.noticed(key, notice)
+        self._tell(key, lambda follower: follower.noticed(key, notice))
 
     def confirm(self, key: TaskKey, observed_at: float) -> None:
         """Report to the followers that the newest state was seen again (Unix seconds)."""
+        self._tell(key, lambda follower: follower.confirmed(key, observed_at))
+
+    def _tell(self, key: TaskKey, what: Callable[[Follower], None]) -> None:
         for follower in self._followers:
-            follower.confirmed(key, observed_at)
+            try:
+                what(follower)
+            except Exception:
+                logger.exception("unhandled exception in journal follower", extra={"task": key.ref})

@@ -69,8 +69,7 @@ class MemoryJournal(Feed):
         self._forget()
         while self._bytes > self._max_bytes and self._with_history:
             self._forget_oldest_event()
-        for follower in self:
-            follower.recorded(event)
+        self.publish(event)
         return event
 
     async def latest(self, keys: Sequence[TaskKey]) -> list[Event | None]:

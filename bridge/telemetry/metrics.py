@@ -18,11 +18,12 @@ from bridge.core.resume import Resume
 from bridge.core.task import Source, Status
 from bridge.telemetry.instruments import Counter, Histogram
 from bridge.telemetry.process import Process
+from bridge.wire.formats import FORMATS
 
 CALLS = ("status", "submit", "cancel", "stream", "alias")
 OUTCOMES = ("ok", "not_modified", "refused", "not_found", "busy", "error", "timeout", "unreadable")
 POLL_RESULTS = ("changed", "unchanged", "failed")
-DELIVERIES = ("sse", "websocket", "longpoll", "ndjson")
+DELIVERIES = tuple(kind.label for kind in FORMATS)
 CALLBACK_RESULTS = ("accepted", "forged", "unknown_task", "challenge")
 LEFT = "left"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from bridge.sources.credentials import RotatingCredential, credential_of
@@ -11,6 +12,8 @@ from bridge.sources.upstream import Upstream
 from bridge.telemetry.request_context import detach_from_request
 
 PERIOD_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 class KeyRotation:
@@ -42,7 +45,13 @@ class KeyRotation:
         detach_from_request()
         while True:
             await self._upstream.clock.sleep(PERIOD_SECONDS)
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:
+                # One upstream's file must not stop the bridge for the others; the old key stays in use.
+                logger.exception(
+                    "unhandled exception in key rotation", extra={"upstream": self._upstream.name}
+                )
 
     async def refresh(self) -> None:
         """Read the file; if it holds another key, use that one."""

@@ -279,13 +279,13 @@ class Pool:
         await watcher.polled_once.wait()
         return watcher.error
 
-    async def wait_found(self, key: TaskKey) -> BridgeError | None:
-        """Wait until a watched task has a state, through failed polls; returns why there is no such task."""
-        while (watcher := self._watchers.get(key)) is not None and watcher.watch.known is None:
-            if watcher.watch.not_found:
-                return watcher.error
-            await watcher.wait_news(NEWS_SECONDS)
-        return None
+    def known_missing(self, key: TaskKey) -> BridgeError | None:
+        """The provider's 404 about a task, while it is believed; asks nobody."""
+        watcher = self._watchers.get(key)
+        if watcher is not None:
+            return watcher.error if self._just_not_found(watcher) else None
+        error, at = self._missing.get(key, (None, 0.0))
+        return error if self._clock.monotonic() - at < BELIEVED_MISSING_SECONDS else None
 
     async def shown(self, key: TaskKey, *, seconds: float) -> CachedResponse | BridgeError | None:
         """The provider's response to a status call.
@@ -434,19 +434,17 @@ class Pool:
         lost = 0
         open_watches: Counter[tuple[str, str]] = Counter()
         for number, watcher in enumerate(list(self._watchers.values()), start=1):
-            lost += watcher.lost
-            kept = lost <= MAX_LOST and watcher.own if watcher.lost else watcher.persistent
             if self._watchers.get(watcher.key) is not watcher:
                 continue  # ended while the others had their tick
-            needed = watcher.viewers or (kept and not watcher.over)
-            if not needed and now - watcher.left_at >= self._linger:
-                self._end(watcher)
-                continue
-            if watcher.upstream.limiter.off:
-                continue  # it waits: no deadline passes
             try:
-                open_watches[watcher.key.upstream, watcher.key.account] += not watcher.over
-                await watcher.tick(self._spacing(watcher))
+                lost += watcher.lost
+                kept = lost <= MAX_LOST and watcher.own if watcher.lost else watcher.persistent
+                needed = watcher.viewers or (kept and not watcher.over)
+                if not needed and now - watcher.left_at >= self._linger:
+                    self._end(watcher)
+                elif not watcher.upstream.limiter.off:  # while it is off, no deadline passes
+                    open_watches[watcher.key.upstream, watcher.key.account] += not watcher.over
+                    await watcher.tick(self._spacing(watcher))
             except BridgeError as error:
                 logger.warning("watch tick failed", extra={"task": watcher.key.ref, "error": str(error)})
             except Exception:
@@ -482,7 +480,10 @@ class Pool:
         await self._hydrate(waiting)
         for number, watcher in enumerate(waiting, start=1):
             if watcher.hydrated and (watcher.watch.known is None or watcher.upstream.limiter.off):
-                watcher.held_up(holds[watcher.upstream])
+                try:
+                    watcher.held_up(holds[watcher.upstream])
+                except Exception:
+                    logger.exception("unhandled exception in watch", extra={"task": watcher.key.ref})
             if number % 250 == 0:
                 await asyncio.sleep(0)
 

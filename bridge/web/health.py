@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,6 +11,7 @@ from bridge.sources.upstream import Upstream
 from bridge.telemetry.exposition import scraped
 from bridge.web.services import Services
 from bridge.wire.document import timestamp
+from bridge.wire.text import dumps
 
 
 class HealthRoutes:
@@ -78,4 +78,4 @@ class HealthRoutes:
 
 def _json(fields: dict[str, object], *, status: int = 200) -> Response:
     headers = {"Cache-Control": "no-store"}
-    return Response(orjson.dumps(fields), status_code=status, headers=headers, media_type="application/json")
+    return Response(dumps(fields), status_code=status, headers=headers, media_type="application/json")

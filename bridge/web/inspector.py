@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from itertools import islice
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -20,7 +19,8 @@ from bridge.web.services import Services
 from bridge.web.static_files import StaticFile, StaticFolder
 from bridge.wire import sse
 from bridge.wire.document import timestamp
-from bridge.wire.frames import Transport
+from bridge.wire.formats import SseFormat
+from bridge.wire.text import dumps
 
 MAX_LISTED = 200
 MAX_SCANNED = 5_000  # about 5 ms of the event loop
@@ -97,7 +97,7 @@ class InspectorRoutes:
             },
         }
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        return Response(orjson.dumps(fields), headers=headers, media_type="application/json")
+        return Response(dumps(fields), headers=headers, media_type="application/json")
 
     async def pulse(self, request: Request) -> Response:
         """`GET /inspector/pulse`: the self-test stream, whose blocks carry the time they were sent.
@@ -111,7 +111,7 @@ class InspectorRoutes:
             raise LimitExceeded("too many self-tests are running", retry_after=self._silence)
         self._self_tests += 1
         on_close(request.scope, self._self_test_ended)
-        headers = dict(head(Transport.SSE).headers)
+        headers = dict(head(SseFormat).headers)
         headers.pop("content-length", None)
         return StreamingResponse(self._beats(), headers=headers)
 
@@ -143,7 +143,7 @@ class InspectorRoutes:
 
     def _beat(self, number: int, started_at: float) -> bytes:
         elapsed = round((self._clock.monotonic() - started_at) * 1000)
-        return orjson.dumps({"beat": number, "of": BEATS, "elapsed_ms": elapsed})
+        return dumps({"beat": number, "of": BEATS, "elapsed_ms": elapsed})
 
     async def _sleep_until(self, moment: float) -> None:
         """Sleep in short steps: a self-test must not delay the shutdown."""

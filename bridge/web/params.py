@@ -15,9 +15,11 @@ from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import InvalidRequest
 from bridge.watchers.pool import Pool
 from bridge.wire.document import PLAIN, Include
-from bridge.wire.frames import Transport, Variant
+from bridge.wire.formats import STREAMS, OpenAiFormat
+from bridge.wire.frames import Format
 
 _NO_PARAMS = QueryParams()
+_WEIGHT = re.compile(r"q\s*=\s*([01](?:\.[0-9]{0,3})?)")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?=$|[,;\s])")
 
 
@@ -121,21 +123,40 @@ def flag(query: QueryParams, name: str) -> bool:
     return value in {"1", "true"}
 
 
-def transport(headers: Headers) -> Transport:
-    """The stream format the client accepts; SSE unless it asks for NDJSON."""
-    return Transport.NDJSON if "application/x-ndjson" in headers.get("accept", "") else Transport.SSE
-
-
-def variant(query: QueryParams) -> Variant:
-    """The shape of a stream's events: `format=openai`, else our own.
+def stream_format(headers: Headers, query: QueryParams) -> type[Format]:
+    """The format of a stream: `format=openai`, else what `Accept` prefers, else SSE.
 
     Raises:
         InvalidRequest: The format is unknown.
     """
-    value = query.get("format") if query else None
-    if value not in (None, Variant.OPENAI.value):
-        raise InvalidRequest("`format` must be openai")
-    return Variant.BRIDGE if value is None else Variant.OPENAI
+    named = query.get("format") if query else None
+    if named is not None:
+        if named != "openai":
+            raise InvalidRequest("`format` must be openai")
+        return OpenAiFormat
+    ranges = _accepted(headers)
+    return max(STREAMS, key=lambda kind: _weight(kind.content_type.partition(";")[0], ranges))
+
+
+def _accepted(headers: Headers) -> list[tuple[str, float]]:
+    """The media ranges of `Accept` with their weights (RFC 9110 section 12.5.1), in lower case."""
+    ranges = []
+    for part in ",".join(headers.getlist("accept")).lower().split(","):
+        name, *parameters = (word.strip() for word in part.split(";"))
+        weights = [_WEIGHT.fullmatch(parameter) for parameter in parameters if parameter.startswith("q")]
+        weight = next((float(match[1]) for match in weights if match is not None), 1.0)
+        if name:
+            ranges.append((name, weight))
+    return ranges
+
+
+def _weight(content_type: str, ranges: list[tuple[str, float]]) -> tuple[float, int]:
+    """How welcome a type is: its weight by the most specific range, then how early that is named."""
+    for pattern in (content_type, content_type.partition("/")[0] + "/*", "*/*"):
+        for place, (name, weight) in enumerate(ranges):
+            if name == pattern:
+                return weight, -place
+    return 0.0, -len(ranges)
 
 
 def preferred_wait(headers: Headers) -> float | None:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,6 +25,7 @@ from bridge.telemetry.request_context import current_request
 from bridge.web.limits.bodies import TOO_LARGE_SENTENCE
 from bridge.web.middleware.request_id import route_of
 from bridge.web.proxy.responses import error_response
+from bridge.wire.text import dumps
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def problem(error: BridgeError) -> Response:
     if error.retryable or error.retry_after is not None:
         wait = error.retry_after if error.retry_after is not None else 1.0
         headers["Retry-After"] = str(max(1, round(wait)))
-    return Response(orjson.dumps(fields), status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
+    return Response(dumps(fields), status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def error_to(scope: Scope, error: BridgeError) -> Response:

@@ -22,7 +22,8 @@ from bridge.web import params
 from bridge.web.limits.limits import ConnectionSlot, log_rejected
 from bridge.web.problems import problem
 from bridge.web.services import Services
-from bridge.wire.frames import Transport, Variant
+from bridge.wire.formats import WebSocketFormat
+from bridge.wire.frames import format_of
 
 MAX_CLOSE_REASON = 120  # RFC 6455 section 5.5 allows 123 bytes
 
@@ -53,12 +54,11 @@ class StreamRoutes:
 
     async def _stream(self, request: Request, keys_of: KeysOf) -> Response:
         query = params.query(request)
-        variant = params.variant(query)
-        transport = params.transport(request.headers) if variant is Variant.BRIDGE else Transport.SSE
+        kind = params.stream_format(request.headers, query)
         if request.method == "HEAD":
             caller = await self._authenticator.authenticate(request, ticket=True)
             await self._authenticator.authorize(caller, TokenScope.READ, await keys_of(request, caller))
-            return head(transport)
+            return head(kind)
         try:
             # limits first: a rejected connection must not cost a signature check or a call to a provider
             slot = self._limits.open_stream(request)
@@ -69,16 +69,17 @@ class StreamRoutes:
             unverified = await self._authenticator.authorize(caller, TokenScope.READ, keys)
         except LimitExceeded as error:
             # 200 with a closing event and a longer `retry:`: on any other status EventSource never reconnects
-            log_rejected(transport.value, error)
-            return OverloadedResponse(self._subscriptions, transport, variant)
+            log_rejected(kind.label, error)
+            return OverloadedResponse(self._subscriptions, format_of(kind))
         except UpstreamError as error:
             if not error.retryable:
                 raise
-            return OverloadedResponse(self._subscriptions, transport, variant, why=denied_notice(error))
+            return OverloadedResponse(self._subscriptions, format_of(kind), why=denied_notice(error))
         include = params.include(query)
         subscribe = _subscribe_request(request, slot, query, keys, unverified)
         expires_at = self._authenticator.ends_at(caller)
-        return EventStream(self._subscriptions, subscribe, transport, include, variant, expires_at=expires_at)
+        fmt = format_of(kind, include, subscribe.mark)
+        return EventStream(self._subscriptions, subscribe, fmt, expires_at=expires_at)
 
     async def _keys_of_path(self, request: Request, caller: Caller) -> list[TaskKey]:
         return [params.path_key(self._pool, request, caller.account)]
@@ -106,8 +107,8 @@ class StreamRoutes:
             slot.assign_to_caller(caller.name)
             session = await self._session(websocket, slot, caller)
         except LimitExceeded as error:
-            log_rejected(Transport.WEBSOCKET.value, error)
-            self._metrics.rejected(Transport.WEBSOCKET.value)
+            log_rejected(WebSocketFormat.label, error)
+            self._metrics.rejected(WebSocketFormat.label)
             await reject(Closing.OVER_CAPACITY, scope, receive, send)
         except Unauthenticated as error:
             # 401 if the server supports it, so that the client learns that it needs another credential

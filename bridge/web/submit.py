@@ -16,6 +16,7 @@ from bridge.web import params
 from bridge.web.services import Services
 from bridge.web.tasks import HEADERS, links, state_response
 from bridge.wire.document import document
+from bridge.wire.text import dumps
 
 RESTARTING_SENTENCE = "the bridge is restarting; nothing was submitted"
 
@@ -52,7 +53,7 @@ class SubmitRoutes:
         with map_credential_errors(caller):
             key, event = await self._submitter.submit(upstream, submission)
         task_links = links(key, params.root_path(request))
-        body = orjson.dumps({"state": orjson.Fragment(document(event, include=include)), "links": task_links})
+        body = dumps({"state": orjson.Fragment(document(event, include=include)), "links": task_links})
         headers = HEADERS | {"ETag": etag(event), "Location": task_links["self"]}
         return Response(body, status_code=201, headers=headers, media_type="application/json")
 

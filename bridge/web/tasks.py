@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import quote, urlencode
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,6 +19,7 @@ from bridge.web import params
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.services import Services
 from bridge.wire.document import Include, document, timestamp
+from bridge.wire.text import dumps
 
 HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Vary": "Prefer, Accept"}
 DEFAULT_TICKET_SECONDS = 300
@@ -62,7 +62,6 @@ class TaskRoutes:
         """`GET /v1/tasks/{upstream}/{task_id}`: the state; with `Prefer: wait` and an ETag, a long-poll."""
         caller = await self._authenticator.authenticate(request)
         key = params.path_key(self._pool, request, caller.account)
-        self._limits.open_document(request, caller.name)
         await self._new_watches.count(request, caller, key)
         await self._authenticator.authorize(caller, TokenScope.READ, [key])
         include = params.include(params.query(request))
@@ -82,7 +81,9 @@ class TaskRoutes:
             headers["Preference-Applied"] = f"wait={min(int(wait), MAX_WAIT_SECONDS)}"
         if not result.modified:
             return Response(status_code=304, headers=headers)
-        return state_response(result.event, include, headers, result.observed_at)
+        response = state_response(result.event, include, headers, result.observed_at)
+        self._limits.check_document(request, caller.name, len(response.body))
+        return response
 
     async def by_alias(self, request: Request) -> Response:
         """`GET /v1/aliases/{upstream}/{alias}`: the state of the task with the client's own id."""
@@ -90,7 +91,6 @@ class TaskRoutes:
         caller.authorize_search(request.path_params["upstream"])
         upstream = self._pool.upstream(request.path_params["upstream"], caller.account)
         include = params.include(params.query(request))
-        self._limits.open_document(request, caller.name)
         self._limits.check_provider_call(request, caller.name)
         try:
             with map_credential_errors(caller):
@@ -102,7 +102,9 @@ class TaskRoutes:
         caller.authorize(TokenScope.READ, [key])
         location = links(key, params.root_path(request))["self"]
         headers = HEADERS | {"ETag": etag(event), "Content-Location": location}
-        return state_response(event, include, headers, None)
+        response = state_response(event, include, headers, None)
+        self._limits.check_document(request, caller.name, len(response.body))
+        return response
 
 
 class TicketRoutes:
@@ -139,7 +141,7 @@ class TicketRoutes:
             "links": {"events": f"{root_path}/v1/events?{query}", "ws": f"{root_path}/v1/ws?{query}"},
         }
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        return Response(orjson.dumps(fields), 201, headers, media_type="application/json")
+        return Response(dumps(fields), 201, headers, media_type="application/json")
 
 
 def links(key: TaskKey, root_path: str) -> dict[str, str]:

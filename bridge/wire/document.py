@@ -13,6 +13,7 @@ import orjson
 from bridge.core.columns import Write, generate
 from bridge.core.event import Event
 from bridge.core.task import FIELDS, Output, State, Status
+from bridge.wire.text import escaped, on_one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +38,17 @@ def document(event: Event, *, include: Include = PLAIN, observed_at: float | Non
     Args:
         observed_at: Unix seconds of a confirmation later than the recorded one.
     """
-    return orjson.dumps(_fields(event, include, observed_at))
+    return encoded(event, include, observed_at)[0]
 
 
-def on_one_line(raw: bytes) -> bytes:
-    """JSON text without line breaks, which would end an SSE field.
-
-    Valid JSON has them between its tokens only. Parsed and written again, a number may lose digits, and a
-    document nested deeper than 254 levels cannot be written.
-    """
-    return raw.translate(_SPACES) if b"\n" in raw or b"\r" in raw else raw
-
-
-_SPACES = bytes.maketrans(b"\r\n", b"  ")
+def encoded(event: Event, include: Include, observed_at: float | None = None) -> tuple[bytes, bool]:
+    """The same, and whether what `include` asks for was left out because it cannot be written."""
+    if include == PLAIN:
+        return escaped(orjson.dumps(_fields(event, PLAIN, observed_at))), False
+    try:
+        return escaped(orjson.dumps(_fields(event, include, observed_at))), False
+    except Exception:  # noqa: BLE001 - whatever a provider sent must not cost its viewers the state
+        return document(event, observed_at=observed_at), True
 
 
 def _raw(state: State) -> orjson.Fragment | None:

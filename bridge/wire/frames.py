@@ -1,18 +1,15 @@
-"""Frames of every format as bytes; the frames of an event are encoded once and shared by all subscribers."""
+"""What a format is, and the frames of an event: encoded once per format and shared by its subscribers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from typing import Any, ClassVar
 
-import orjson
-
+from bridge.core.cursor import Cursor
 from bridge.core.event import Closing, Event, Notice, NoticeCode
-from bridge.core.task import State, TaskKey
-from bridge.wire import sse
-from bridge.wire.document import PLAIN, Include, document, on_one_line
+from bridge.core.task import TaskKey
+from bridge.wire.document import PLAIN, Include, encoded
 
 CLOSING_SENTENCES = {
     Closing.FINISHED: "all tasks have finished",
@@ -23,196 +20,163 @@ CLOSING_SENTENCES = {
     Closing.EXPIRED: "the credential of this connection expired",
     Closing.OVER_CAPACITY: "the bridge is at capacity; please reconnect later",
 }
+LARGE_BYTES = 64 * 1024
+STATE_BYTES = 2 * 1024  # of a document without its optional parts, roughly
+RAW_OMITTED = Notice(NoticeCode.RAW_OMITTED, "the provider's own document cannot be written", retriable=False)
 
 
-class Transport(StrEnum):
-    """How events are sent; also the `delivery` label of metrics."""
+class Format(ABC):
+    """How everything on one connection is written: the one object in which two deliveries differ.
 
-    SSE = "sse"
-    NDJSON = "ndjson"
-    WEBSOCKET = "websocket"
-
-
-class Variant(StrEnum):
-    """The shape of the events on an SSE stream."""
-
-    BRIDGE = "bridge"
-    OPENAI = "openai"
-    PROVIDER = "provider"
-
-
-Rewrite = Callable[[State], bytes | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """Everything in which the bytes of two subscribers can differ.
+    Compared by identity; `format_of` gives all connections of one kind the same object, and they share bytes.
 
     Args:
         include: What the documents contain besides the state.
-        chunked: Whether HTTP chunk framing is added here, because the writer bypasses the server.
-        framed: Whether the WebSocket frame header is added here, for the same reason.
-        variant: `openai`: unnamed events, each an object with a `type`, and `[DONE]` at the end. `provider`:
-            only the provider's own documents. SSE only.
-        rewrite: Makes the document that the client of this connection gets of a state; only with `provider`.
+        mark: What the event ids carry besides the cursor (`bridge.core.cursor.mark_of`); None for nothing.
+        framed: Whether the framing of the protocol below is added here, because the writer bypasses the
+            server: HTTP chunks, or the headers of WebSocket frames.
     """
 
-    transport: Transport
-    include: Include = PLAIN
-    chunked: bool = False
-    framed: bool = False
-    variant: Variant = Variant.BRIDGE
-    rewrite: Rewrite | None = None
+    __slots__ = ("framed", "include", "mark")
+
+    label: ClassVar[str]
+    """The `delivery` label of its metrics."""
+
+    content_type: ClassVar[str] = ""
+    preface: ClassVar[bytes] = b""
+    """Sent first, before any event."""
+
+    stays_open: ClassVar[bool] = False
+    """Whether a connection outlives its tasks."""
+
+    def __init__(self, include: Include = PLAIN, mark: str | None = None, *, framed: bool = False) -> None:
+        self.include = include
+        self.mark = mark
+        self.framed = framed
+
+    def with_framing(self) -> Format:
+        """The same format for a writer that bypasses the server."""
+        return format_of(type(self), self.include, self.mark, framed=True)
+
+    @property
+    def shared(self) -> bool:
+        """Whether its bytes are worth keeping: other connections will want the same."""
+        return self.mark is None
+
+    def pack(self, payload: bytes) -> bytes:
+        """Add HTTP chunk framing, if it is added here."""
+        if self.framed and payload:  # an empty chunk would end the body
+            return b"%x\r\n%b\r\n" % (len(payload), payload)
+        return payload
+
+    @property
+    def carries_raw(self) -> bool:
+        """Whether the provider's own documents are written."""
+        return self.include.raw
+
+    def bytes_of(self, event: Event) -> int:
+        """About how many bytes a state has in this format, without encoding it."""
+        return STATE_BYTES + (len(event.state.raw or b"") if self.carries_raw else 0)
+
+    def event_id(self, cursor: Cursor) -> str:
+        """What a client sends back to resume after `cursor`."""
+        return str(cursor) if self.mark is None else f"{cursor}.{self.mark}"
+
+    @abstractmethod
+    def state(self, event: Event, text: bytes, *, retry: int | None = None) -> bytes:
+        """A state, followed by `done` if it is final.
+
+        Args:
+            text: Its document.
+            retry: Milliseconds a browser should wait before it reconnects.
+        """
+
+    def notice(self, key: TaskKey | None, notice: Notice) -> bytes:
+        """An out-of-band message; `task` is null if it concerns the connection."""
+        return self.control("notice", _fields(key, notice))
+
+    def closing(self, closing: Closing, *, retry: int | None) -> bytes:
+        """Why the connection is closed, with the reconnect delay in milliseconds."""
+        fields = _fields(None, Notice(NoticeCode.CLOSING, CLOSING_SENTENCES[closing]))
+        return self.control("notice", fields | {"reason": closing.value}, retry=retry)
+
+    def reset(self, reason: str, *, retry: int | None = None) -> bytes:
+        """The client's cursor is not usable; the current states follow."""
+        return self.control("reset", {"reason": reason}, retry=retry)
+
+    def end(self, tasks: int) -> bytes:
+        """All tasks have finished."""
+        return self.control("end", {"tasks": tasks})
+
+    def keepalive(self) -> bytes:
+        """The shortest bytes that reset the idle timers of proxies and clients."""
+        return b""
+
+    def answers_subscribe(self, notice: Notice) -> bool:  # noqa: ARG002 - most formats have no subscribe message
+        """Whether this notice is the reply to a subscribe message: each connection gets its own bytes."""
+        return False
+
+    def reply(self, number: object, key: TaskKey, notice: Notice) -> bytes:
+        """A notice as the reply to the subscribe message `number`."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def control(self, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:
+        """A control event."""
+
+
+@lru_cache(1024)
+def format_of(
+    kind: type[Format], include: Include = PLAIN, mark: str | None = None, *, framed: bool = False
+) -> Format:
+    """The format of this kind that all its connections share."""
+    return kind(include, mark, framed=framed)
 
 
 class Frames:
     """One event in every requested format, each encoded at the first request."""
 
-    __slots__ = ("_confirmed", "_encoded", "event")
+    __slots__ = ("_encoded", "_texts", "event")
 
     def __init__(self, event: Event) -> None:
         self.event = event
-        self._encoded: list[tuple[Format, bytes]] = []  # rarely more than two: a scan is cheaper than a hash
-        self._confirmed: tuple[Include, float | None, bytes] | None = None
+        self._encoded: dict[Format, bytes] = {}
+        self._texts: dict[Include, tuple[float | None, bytes, bool]] = {}
 
     def bytes_for(self, fmt: Format) -> bytes:
         """The state, followed by `done` if it is final, with all framing."""
-        for known, data in self._encoded:
-            if (
-                known is fmt or known == fmt
-            ):  # identity first: formats are cached, and `==` compares five fields
-                return data
-        data = pack(fmt, state_frame(fmt, self.event))
-        self._encoded.append((fmt, data))
+        data = self._encoded.get(fmt)
+        if data is None:
+            data = fmt.pack(self.payload_for(fmt))
+            if fmt.shared:
+                self._encoded[fmt] = data
         return data
 
-    def first_for(self, fmt: Format, *, confirmed_at: float | None, retry: int | None) -> bytes:
-        """The first frame of a new subscriber: with the newest confirmation and its own reconnect delay.
+    def release(self) -> None:
+        """Drop the bytes of a large document: the event has it, and few will want them again."""
+        if any(len(text) > LARGE_BYTES for _, text, _ in self._texts.values()):
+            self._encoded.clear()
+            self._texts.clear()
+
+    def payload_for(
+        self, fmt: Format, *, confirmed_at: float | None = None, retry: int | None = None
+    ) -> bytes:
+        """The same without framing, for one subscriber.
 
         Args:
             confirmed_at: Unix seconds at which the state was last seen; None for the recorded time.
             retry: Milliseconds; None for none.
         """
-        # Many clients join between two polls. They share the document, which is most of the cost.
-        cached = self._confirmed
-        if cached is None or cached[0] != fmt.include or cached[1] != confirmed_at:
-            text = document(self.event, include=fmt.include, observed_at=confirmed_at)
-            cached = self._confirmed = (fmt.include, confirmed_at, text)
-        return state_frame(fmt, self.event, text=cached[2], retry=retry)
+        # The document is most of the cost. Those who join between two polls share it, whatever their format.
+        at, text, omitted = self._texts.get(fmt.include, (None, b"", False))
+        if not text or at != confirmed_at:
+            text, omitted = encoded(self.event, fmt.include, confirmed_at)
+            self._texts[fmt.include] = confirmed_at, text, omitted
+        frame = fmt.state(self.event, text, retry=retry)
+        return frame + fmt.notice(self.event.key, RAW_OMITTED) if omitted else frame
 
 
-def pack(fmt: Format, payload: bytes) -> bytes:
-    """Add HTTP chunk framing if the format requires it."""
-    if fmt.chunked and payload:  # an empty chunk would end the body
-        return b"%x\r\n%b\r\n" % (len(payload), payload)
-    return payload
-
-
-def state_frame(
-    fmt: Format,
-    event: Event,
-    *,
-    text: bytes | None = None,
-    with_cursor: bool = True,
-    retry: int | None = None,
-) -> bytes:
-    """A state, followed by `done` if it is final.
-
-    Args:
-        text: Its document, if it is encoded already.
-        with_cursor: False for a state whose cursor is not a position to resume from on this connection.
-        retry: Milliseconds a browser should wait before it reconnects (SSE only).
-    """
-    if fmt.variant is Variant.PROVIDER:
-        raw = event.state.raw if fmt.rewrite is None else fmt.rewrite(event.state)
-        return b"" if raw is None else sse.encode(on_one_line(raw), retry=retry)
-    text = text or document(event, include=fmt.include)
-    cursor = str(event.cursor)
-    if fmt.variant is Variant.OPENAI:
-        payload = b'{"type":"state","cursor":"%b","task":%b}' % (cursor.encode(), text)
-        return sse.encode(payload, id=cursor if with_cursor else None, retry=retry)
-    if fmt.transport is Transport.SSE:
-        frame = sse.encode(text, id=cursor if with_cursor else None, retry=retry)
-    elif fmt.transport is Transport.NDJSON:
-        frame = text + b"\n"
-    else:
-        frame = text_frame(fmt, b'{"type":"state","cursor":"%b","state":%b}' % (cursor.encode(), text))
-    if not event.state.status.final:
-        return frame
-    fields = {"task": event.key.ref, "status": event.state.status.value}
-    if fmt.transport is Transport.SSE:
-        # With the same id as the state: a client cut off between the two has already seen the end.
-        return frame + sse.encode(orjson.dumps(fields), id=cursor, event="done")
-    return frame + _control(fmt, "done", fields | {"cursor": cursor})
-
-
-def end_frame(fmt: Format, tasks: int) -> bytes:
-    """All tasks have finished. A WebSocket gets none, because it stays open for the next subscribe."""
-    if fmt.transport is Transport.WEBSOCKET:
-        return b""
-    if fmt.variant is Variant.OPENAI:
-        return sse.encode(b"[DONE]")
-    return _control(fmt, "end", {"tasks": tasks})
-
-
-def reset_frame(fmt: Format, reason: str, *, retry: int | None = None) -> bytes:
-    """The client's cursor is not usable; the current states follow."""
-    return _control(fmt, "reset", {"reason": reason}, retry=retry)
-
-
-def notice_frame(fmt: Format, key: TaskKey | None, notice: Notice) -> bytes:
-    """An out-of-band message; `task` is null if it concerns the connection."""
-    return _control(fmt, "notice", _notice(key, notice))
-
-
-def closing_frame(fmt: Format, closing: Closing, *, retry: int | None) -> bytes:
-    """Why the connection is closed, with the reconnect delay in milliseconds."""
-    fields = _notice(None, Notice(NoticeCode.CLOSING, CLOSING_SENTENCES[closing])) | {"reason": closing.value}
-    return _control(fmt, "notice", fields, retry=retry)
-
-
-def keepalive(fmt: Format) -> bytes:
-    """The shortest bytes that reset the idle timers of proxies and clients."""
-    if fmt.transport is Transport.SSE:
-        return pack(fmt, sse.KEEPALIVE)
-    if fmt.transport is Transport.NDJSON:
-        return pack(fmt, b"\n")
-    return b""  # the server sends WebSocket pings
-
-
-def text_frame(fmt: Format, payload: bytes) -> bytes:
-    """A WebSocket text message: unmasked, uncompressed, final (RFC 6455 section 5.2).
-
-    If the server adds the frame header, a line break separates messages that are joined into one write.
-    """
-    if not fmt.framed:
-        return payload + b"\n"
-    size = len(payload)
-    if size < 126:
-        return bytes((0x81, size)) + payload
-    if size < 65_536:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
-
-
-def message(fmt: Format, fields: dict[str, Any]) -> bytes:
-    """A control message on a WebSocket."""
-    return text_frame(fmt, orjson.dumps(fields))
-
-
-def _control(fmt: Format, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:
-    if fmt.variant is Variant.PROVIDER:
-        return b""  # the provider's own API has no such events
-    if fmt.variant is Variant.OPENAI:
-        return sse.encode(orjson.dumps({"type": name} | fields), retry=retry)
-    if fmt.transport is Transport.SSE:
-        return sse.encode(orjson.dumps(fields), event=name, retry=retry)
-    if fmt.transport is Transport.NDJSON:
-        return orjson.dumps({"event": name} | fields) + b"\n"
-    return message(fmt, {"type": name} | fields)
-
-
-def _notice(key: TaskKey | None, notice: Notice) -> dict[str, Any]:
+def _fields(key: TaskKey | None, notice: Notice) -> dict[str, Any]:
     return {
         "code": notice.code.value,
         "task": key.ref if key is not None else None,

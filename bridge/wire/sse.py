@@ -167,25 +167,26 @@ def encode(
     event: str | None = None,
     retry: int | None = None,
 ) -> bytes:
-    """One of our frames: LF only, one data line.
+    """One of our frames: LF only, one data line, the id last.
 
     Raises:
         ValueError: A value would break the frame, or is not allowed by the contract.
     """
     # Values are checked, because a line break in one would let a provider inject fields into the stream.
-    head = ""
-    if id is not None:
-        if not EVENT_ID.fullmatch(id):
-            raise ValueError(f"not an event id: {id[:140]!r}")
-        head = f"id: {id}\n"
+    head, tail = "", ""
+    if retry is not None:
+        if retry < 0:
+            raise ValueError(f"not a number of milliseconds: {retry}")
+        head = f"retry: {retry:d}\n"
     if event is not None:
         if not EVENT_NAME.fullmatch(event):
             raise ValueError(f"not an event name: {event[:80]!r}")
         head += f"event: {event}\n"
-    if retry is not None:
-        if retry < 0:
-            raise ValueError(f"not a number of milliseconds: {retry}")
-        head += f"retry: {retry:d}\n"
+    if id is not None:
+        if not EVENT_ID.fullmatch(id):
+            raise ValueError(f"not an event id: {id[:140]!r}")
+        # Last: some clients take an id as seen once its line is read. Cut off before it, they ask again.
+        tail = f"id: {id}\n"
     if b"\n" in data or b"\r" in data:
         raise ValueError("data contains a line end")
-    return b"%bdata: %b\n\n" % (head.encode("ascii"), data)
+    return b"%bdata: %b\n%b\n" % (head.encode("ascii"), data, tail.encode("ascii"))

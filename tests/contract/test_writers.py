@@ -10,9 +10,8 @@ import pytest
 from bridge.core.event import Closing
 from bridge.delivery.writers import AsgiWriter, TransportWriter, WebSocketWriter
 from bridge.hub.subscription import ConnectionWriter
-from bridge.wire.frames import Format, Transport
 from tests.fakes.clock import settle
-from tests.fakes.writers import SSE, FakeServer, RecordingWriter
+from tests.fakes.writers import FakeServer, RecordingWriter
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +36,7 @@ class Recording:
 class FakeTransport:
     def __init__(self) -> None:
         self.server = FakeServer()
-        self.writer: Any = TransportWriter(self.server, Format(Transport.SSE, chunked=True))
+        self.writer: Any = TransportWriter(self.server)
         self.writer.attach(self.server.send)
 
     def stop_reading(self) -> None:
@@ -54,13 +53,13 @@ class FakeTransport:
 class Socket(FakeTransport):
     def __init__(self) -> None:
         super().__init__()
-        self.writer = WebSocketWriter(self.server, self.server.send, Format(Transport.WEBSOCKET, framed=True))
+        self.writer = WebSocketWriter(self.server, self.server.send)
 
 
 class Asgi(FakeTransport):
     def __init__(self) -> None:
         super().__init__()
-        self.writer = AsgiWriter(SSE, self.server.send)
+        self.writer = AsgiWriter(self.server.send)
 
     @property
     def received(self) -> bytes:

@@ -125,7 +125,7 @@ async def test_streams_are_passed_as_they_are_whatever_the_client_could_unpack(f
     path = f"{path_of(await front.ref())}/events"
     async with stream(front.edge, path, Accept_Encoding="gzip, deflate, br, zstd") as behind:
         assert "content-encoding" not in behind.headers
-        assert behind.headers["content-type"] == "text/event-stream"
+        assert behind.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert behind.headers["cache-control"] == "no-store, no-transform"
         await behind.state()
 

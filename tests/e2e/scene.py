@@ -29,6 +29,7 @@ from tests.harness import (
     upstreams_of,
 )
 
+EVENT_STREAM = "text/event-stream; charset=utf-8"
 QUICK = {"poll_min_seconds": 0.05, "poll_max_seconds": 0.1}
 
 

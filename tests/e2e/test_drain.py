@@ -13,7 +13,7 @@ import pytest
 import websockets
 
 from tests.e2e.raw import connection
-from tests.e2e.scene import Scene, stage, until
+from tests.e2e.scene import EVENT_STREAM, Scene, stage, until
 from tests.harness import PATIENCE, qingbo
 
 pytestmark = pytest.mark.anyio
@@ -71,7 +71,7 @@ async def test_while_it_drains_it_is_unready_and_turns_newcomers_away_survivably
         assert (reply.json["ready"], reply.json["reasons"]) == (False, ["drain"])
         assert (await scene.get("/livez")).status == 200
         async with scene.events(ref) as stream:
-            assert (stream.status, stream.headers["content-type"]) == (200, "text/event-stream")
+            assert (stream.status, stream.headers["content-type"]) == (200, EVENT_STREAM)
             (only,) = await stream.rest()
             assert only.comments == [b": ok"]
             assert (only.event, only.data["code"], only.data["reason"]) == ("notice", "closing", "drain")

@@ -251,7 +251,7 @@ async def check_beginning(stream: raw.RawStream) -> None:
         payload = state_payload("state") if "event" not in line else said(line.pop("event"))
         payload.validate(line)
         return
-    assert kind == "text/event-stream"
+    assert kind == "text/event-stream; charset=utf-8"
     assert first.startswith(b": ok\n")
     data = raw.Block.parse(first.partition(b"\n\n")[0]) if b"\n\n" in first else await stream.block()
     assert data is not None

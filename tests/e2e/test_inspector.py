@@ -124,7 +124,7 @@ async def test_the_pulse_says_when_each_block_left(scene: Scene) -> None:
     async with scene.stream("/inspector/pulse") as stream:
         assert stream.status == 200
         assert stream.headers["cache-control"] == "no-store, no-transform"
-        assert stream.headers["content-type"] == "text/event-stream"
+        assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
         beats = [await stream.event(None) for _ in range(10)]
         end = await stream.event("end")
     took = asyncio.get_running_loop().time() - began

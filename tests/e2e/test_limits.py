@@ -12,7 +12,7 @@ import pytest
 import websockets
 
 from tests.e2e.raw import RawStream
-from tests.e2e.scene import Scene, path_of, stage
+from tests.e2e.scene import EVENT_STREAM, Scene, path_of, stage
 from tests.harness import PATIENCE, qingbo
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ def _from(address: str) -> dict[str, str]:
 
 async def _turned_away(stream: RawStream) -> None:
     """200, why, when to come back, and a clean end: what an EventSource survives."""
-    assert (stream.status, stream.headers["content-type"]) == (200, "text/event-stream")
+    assert (stream.status, stream.headers["content-type"]) == (200, EVENT_STREAM)
     (only,) = await stream.rest()
     assert only.comments == [b": ok"]
     assert only.event == "notice"
@@ -199,6 +199,6 @@ async def test_the_providers_own_stream_is_turned_away_without_an_error() -> Non
         ref = await _ref(scene)
         await _let_in(await stack.enter_async_context(scene.events(ref)))
         async with scene.stream("/proxy/bytespike/v1/tasks/stream/any") as stream:
-            assert (stream.status, stream.headers["content-type"]) == (200, "text/event-stream")
+            assert (stream.status, stream.headers["content-type"]) == (200, EVENT_STREAM)
             assert await stream.body() == b": ok\n", "no provider says why, so nothing is said"
         assert await scene.metric(_over("sse")) == 1

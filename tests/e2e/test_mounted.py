@@ -93,13 +93,13 @@ async def test_a_mounted_bridge_streams_to_its_end(server: Any, http: aiohttp.Cl
         async with mounted(Bridge(settings)) as app, server(app) as url:
             events = f"{url}/bridge/v1/tasks/qingbo/a%2Fb/events"
             async with await connected(http, events) as stream:
-                assert stream.headers["content-type"] == "text/event-stream"
+                assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
                 seen = b""
                 while b'"progress":40' not in seen:
                     seen += await stream.content.readany()
                 await provider.then("a/b", qingbo_done("a/b"))
                 seen += await stream.content.read()
-            assert seen.startswith(b": ok\nid: ")
+            assert seen.startswith(b": ok\nretry: ")
             assert seen.endswith(b'event: end\ndata: {"tasks":1}\n\n')
             assert seen.count(b"\nevent: done\n") == 1
             async with http.ws_connect(f"{url}/bridge/v1/ws", protocols=["bridge.v1.json"]) as socket_:

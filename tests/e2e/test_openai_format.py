@@ -71,9 +71,9 @@ async def test_on_the_wire_nothing_is_named_and_done_is_the_last_word(scene: Sce
     task = scene.id()
     ref = await scene.script("qingbo", task, qingbo_done(task))
     async with scene.events(ref, QUERY, headers={"Accept": "application/x-ndjson"}) as stream:
-        assert stream.headers["content-type"] == "text/event-stream"
+        assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
         blocks = [block.fields for block in await stream.rest()]
-    assert [set(fields) for fields in blocks] == [{"id", "retry", "data"}, {"data"}]
+    assert [set(fields) for fields in blocks] == [{"id", "retry", "data"}, {"retry", "data"}]
     assert blocks[-1]["data"] == "[DONE]"
 
 

@@ -28,7 +28,7 @@ async def test_a_stream_begins_with_the_comment_the_state_and_a_retry_and_nothin
     assert first is not None
     lines = first.raw.split(b"\n")
     assert lines[0] == b": ok"
-    assert [line.partition(b":")[0] for line in lines[1:]] == [b"id", b"retry", b"data"]
+    assert [line.partition(b":")[0] for line in lines[1:]] == [b"retry", b"data", b"id"]
     assert first.event is None
     assert re.fullmatch(r"[A-Za-z0-9._~-]{1,128}", first.id or "")
     assert 1000 <= int(first.fields["retry"]) <= 3000
@@ -47,7 +47,7 @@ async def test_the_headers_are_the_contracts(scene: Scene) -> None:
             name: stream.headers.get(name)
             for name in ("content-type", "cache-control", "x-accel-buffering", "x-content-type-options")
         } == {
-            "content-type": "text/event-stream",
+            "content-type": "text/event-stream; charset=utf-8",
             "cache-control": "no-store, no-transform",
             "x-accel-buffering": "no",
             "x-content-type-options": "nosniff",
@@ -65,7 +65,7 @@ async def test_a_head_request_answers_at_once_with_the_same_headers(scene: Scene
             assert head.headers[name] == stream.headers[name]
     async with scene.stream("/v1/events?task=qingbo/nobody-asked", method="HEAD") as many:
         assert many.status == 200
-        assert many.headers["content-type"] == "text/event-stream"
+        assert many.headers["content-type"] == "text/event-stream; charset=utf-8"
 
 
 async def test_silence_is_broken_by_two_bytes(scene: Scene) -> None:
@@ -94,10 +94,12 @@ async def test_every_block_carries_data_and_a_finished_task_ends_with_done_end_a
     assert stream.ended_cleanly
     assert [block.event for block in states] == [None] * len(states)
     assert all("data" in block.fields for block in stream.blocks)
-    assert all("retry" not in block.fields for block in stream.blocks[1:])
+    assert ["retry" in block.fields for block in stream.blocks[1:]] == [False] * (len(states) + 1) + [True]
     assert final.data["status"] == "completed"
     assert (done.event, done.id, done.data) == ("done", final.id, {"task": ref, "status": "completed"})
     assert (end.event, end.id, end.data) == ("end", None, {"tasks": 1})
+    assert end.fields["retry"] == "86400000"
+    assert all(block.raw.splitlines()[-1].startswith(b"id: ") for block in [*states, final, done])
     offsets = [int((block.id or "").rpartition("-")[2]) for block in [*states, final]]
     assert offsets == sorted(set(offsets))
 

@@ -58,7 +58,7 @@ async def test_a_long_list_goes_by_post(scene: Scene) -> None:
     refs = await _three(scene)
     body = orjson.dumps({"tasks": refs})
     async with scene.stream("/v1/events", method="POST", body=body) as stream:
-        assert stream.headers["content-type"] == "text/event-stream"
+        assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
         blocks = await stream.rest()
     assert sorted(block.data["task"] for block in blocks if block.event == "done") == sorted(refs)
     async with scene.stream(

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from bridge.core.event import Event
 from bridge.core.task import State, TaskKey
 from bridge.hub.hub import Hub
-from bridge.hub.subscription import Subscription
+from bridge.hub.subscription import Backlog, Subscription
 from bridge.journal.memory import MemoryJournal
 from bridge.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock, settle
@@ -61,20 +61,18 @@ class Scene:
         await settle()
         return event
 
-    def place(self, writer: RecordingWriter, *, stays_open: bool = False) -> Subscription:
+    def place(self, writer: RecordingWriter) -> Subscription:
         """A connection that asks for nothing yet."""
-        label = writer.fmt.transport.value
-        return self.hub.reserve(
-            writer, label=label, ends_at=self.clock.monotonic() + 600, stays_open=stays_open
-        )
+        subscription = self.hub.reserve(writer.fmt, ends_at=self.clock.monotonic() + 600)
+        subscription.begin(writer, writer.fmt)
+        return subscription
 
     async def join(
         self, keys: Sequence[TaskKey], writer: RecordingWriter | None = None, **more: Any
     ) -> tuple[Subscription, RecordingWriter]:
         """A connection that asks for `keys` and is told what is known."""
         writer = writer or RecordingWriter()
-        stays_open = more.pop("stays_open", False)
-        subscription = self.place(writer, stays_open=stays_open)
+        subscription = self.place(writer)
         await self.subscribe(subscription, keys, **more)
         return subscription, writer
 
@@ -82,7 +80,20 @@ class Scene:
         """An open connection asks for `keys`."""
         self.hub.join(subscription, keys)
         latest = await self.journal.latest(keys)
-        self.hub.begin(subscription, [one for one in latest if one is not None], keys, **more)
+        self.begin(subscription, [one for one in latest if one is not None], keys, **more)
+
+    def begin(
+        self,
+        subscription: Subscription,
+        events: Sequence[Event],
+        keys: Sequence[TaskKey],
+        *,
+        after: int = -1,
+        **more: Any,
+    ) -> None:
+        """It is sent what was read of them."""
+        backlogs = {key: Backlog([one for one in events if one.key == key], after) for key in keys}
+        self.hub.begin(subscription, backlogs, **more)
 
     def count(self, name: str, **labels: str) -> float:
         """A metric."""

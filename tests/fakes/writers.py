@@ -7,12 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge.core.event import Closing
-from bridge.wire.frames import Format, Transport
+from bridge.wire.document import Include
+from bridge.wire.formats import NdjsonFormat, SseFormat, WebSocketFormat
+from bridge.wire.frames import Format, format_of
 from bridge.wire.sse import Decoder, ServerSentEvent
 
-SSE = Format(Transport.SSE)
-NDJSON = Format(Transport.NDJSON)
-SOCKET = Format(Transport.WEBSOCKET)
+RAW = Include(raw=True)
+SSE = format_of(SseFormat)
+NDJSON = format_of(NdjsonFormat)
+SOCKET = format_of(WebSocketFormat)
+CHUNKED = format_of(SseFormat, framed=True)
+FRAMED = format_of(WebSocketFormat, framed=True)
 
 
 class RecordingWriter:

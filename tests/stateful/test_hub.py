@@ -13,14 +13,14 @@ from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.hub import hub as hub_module
 from bridge.hub.subscription import Subscription
-from bridge.wire.frames import Format, Transport
+from bridge.wire.frames import Format
 from tests.fakes.hub import Scene
 from tests.fakes.loop import ManualLoop
 from tests.fakes.tasks import state
-from tests.fakes.writers import RecordingWriter
+from tests.fakes.writers import NDJSON, SSE, RecordingWriter
 
 KEYS = [TaskKey("qingbo", f"task-{number}") for number in range(4)]
-FORMS = [Format(Transport.SSE), Format(Transport.NDJSON)]
+FORMS = [SSE, NDJSON]
 asked_for = st.lists(st.sampled_from(KEYS), min_size=1, max_size=4, unique=True)
 some = st.integers(0, 1_000_000)
 
@@ -38,7 +38,7 @@ class Client:
 
     def states(self) -> list[tuple[TaskKey, int]]:
         """The task and the offset of every state written."""
-        if self.writer.fmt.transport is Transport.SSE:
+        if self.writer.fmt is SSE:
             documents = [orjson.loads(one.data) for one in self.writer.events if one.name is None]
         else:
             lines = [orjson.loads(line) for line in self.writer.sent.splitlines()]
@@ -50,7 +50,7 @@ class Client:
 
     def controls(self) -> list[str]:
         """The names of the control events written."""
-        if self.writer.fmt.transport is Transport.SSE:
+        if self.writer.fmt is SSE:
             return [one.name for one in self.writer.events if one.name is not None]
         lines = [orjson.loads(line) for line in self.writer.sent.splitlines()]
         return [line["event"] for line in lines if "event" in line]
@@ -113,7 +113,7 @@ class AnyCrowd(RuleBasedStateMachine):
         if client is not None:
             client.begun = True
             with self.loop.running():
-                self.scene.hub.begin(client.subscription, client.read, client.keys)
+                self.scene.begin(client.subscription, client.read, client.keys)
 
     @rule(key=st.sampled_from(KEYS), final=st.integers(0, 12).map(lambda n: n == 0))
     def record(self, key: TaskKey, final: bool) -> None:

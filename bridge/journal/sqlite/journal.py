@@ -192,13 +192,12 @@ class SqliteJournal(Feed):
         self._completed(len(events))
         for append, event in events:
             self.head = event.cursor.offset
-            self._cache.put(event, append.entry.size)
-            for follower in self:
-                try:
-                    follower.recorded(event)
-                except Exception:
-                    # The state is on disk: neither the other followers nor the append may fail for it.
-                    logger.exception("unhandled exception in journal follower", extra={"task": event.key.ref})
+            try:
+                self._cache.put(event, append.entry.size)
+            except Exception:
+                # Recorded is recorded: neither this append nor the later ones of its group may fail for it.
+                logger.exception("unhandled exception in journal cache", extra={"task": event.key.ref})
+            self.publish(event)
             if not append.done.done():  # the caller may have been cancelled
                 append.done.set_result(event)
 

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 BURST_SECONDS = 10.0
 RETRY_AFTER_SECONDS = 5.0
+SMALL_BYTES = 64 * 1024  # fits into the write buffer: a server does not wait with it
 
 
 class Limits:
@@ -82,12 +83,10 @@ class Limits:
         """Count a stream or WebSocket until its connection ends; assign the slot to its caller once known.
 
         Raises:
-            LimitExceeded: The bridge or the address has too many connections or takes too few of its bytes,
-                or the address opens too many.
+            LimitExceeded: The bridge or the address has too many connections, or the address opens too many.
         """
         slot = self._open_slot(connection)
         _check_rate(self._streams.take(slot.party("max_streams_per_second")), "this address opens streams")
-        self._check_waiting(slot.party("max_waiting_bytes"))
         slot.count_waiting(connection)
         return slot
 
@@ -148,14 +147,20 @@ class Limits:
         party = self.party(request, "max_reading_bytes", caller or ANONYMOUS.name)
         return await self._bodies.read(request, limit, party)
 
-    def open_document(self, connection: HTTPConnection, caller: str) -> None:
-        """Count the bytes of a document that its client does not take.
+    def check_document(self, connection: HTTPConnection, caller: str, size: int) -> None:
+        """Count the bytes of a large document that its client does not take.
+
+        Call it just before the response, without waiting in between.
 
         Raises:
             LimitExceeded: The bridge, the caller or its address has too many of them already.
         """
+        if size <= SMALL_BYTES:
+            return
         party = self.party(connection, "max_waiting_bytes", caller)
-        self._check_waiting(party)
+        scope = self._waiting.exceeded(party, size)
+        if scope is not None:
+            raise LimitExceeded(f"too many bytes wait for clients {scope}", retry_after=RETRY_AFTER_SECONDS)
         count = UnsentBytes(self._waiting, party)
         _attach(connection, count)
         on_close(connection.scope, count.close)
@@ -184,7 +189,6 @@ class Limits:
         _check_connections(of_caller, self._settings.max_connections_per_caller, "per caller")
         if rated:
             _check_rate(self._streams.take(Party(caller)), "this caller opens streams")
-            self._check_waiting(Party(caller))
         self._open_by_caller[caller] = of_caller + 1
         slot.caller = caller
 
@@ -208,9 +212,9 @@ class Limits:
         """
         return self._subscribes.take(slot.party("max_subscribes_per_second"), tasks)
 
-    def has_room_to_write(self, slot: ConnectionSlot) -> bool:
-        """Whether the clients of its caller and its address take the bytes they are sent."""
-        return self._waiting.exceeded(slot.party("max_waiting_bytes")) is None
+    def has_room_to_write(self, slot: ConnectionSlot, size: int) -> bool:
+        """Whether `size` bytes may wait for a client: few always may."""
+        return size <= SMALL_BYTES or self._waiting.exceeded(slot.party("max_waiting_bytes"), size) is None
 
     def unsent_bytes(self, slot: ConnectionSlot) -> UnsentBytes:
         """The counter of the bytes that the client of a connection has not taken."""
@@ -226,11 +230,6 @@ class Limits:
     def is_exempt(self, limit: str) -> bool:
         """Whether a limit per address does not count what comes through a proxy that nobody configured."""
         return limit in self._exempt
-
-    def _check_waiting(self, party: Party) -> None:
-        scope = self._waiting.exceeded(party)
-        if scope is not None:
-            raise LimitExceeded(f"too many bytes wait for clients {scope}", retry_after=RETRY_AFTER_SECONDS)
 
     def _open_slot(self, connection: HTTPConnection) -> ConnectionSlot:
         settings, address = self._settings, self.addresses.of(connection.scope)
@@ -308,9 +307,9 @@ class ConnectionSlot:
         if wait > 0:
             raise LimitExceeded("too many tasks are subscribed to per second", retry_after=wait)
 
-    def has_room_to_write(self) -> bool:
-        """Whether a first burst may be written: not while its caller's clients leave too much untaken."""
-        return self._limits.has_room_to_write(self)
+    def has_room_to_write(self, size: int) -> bool:
+        """Whether `size` bytes may wait for the client: not while its party leaves too much untaken."""
+        return self._limits.has_room_to_write(self, size)
 
     def history_wait(self, size: int) -> float:
         """Count `size` bytes of history.

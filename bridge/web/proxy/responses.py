@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from math import ceil
 
-import orjson
 from starlette.responses import Response
 
 from bridge.dialects.base import HttpResponse
 from bridge.errors import BridgeError, Conflict, Unauthenticated, UpstreamError
+from bridge.wire.text import dumps
 
 # A provider's document must not run as a page of the bridge's origin, regardless of the type it claims.
 _SANDBOX_HEADERS = {
@@ -73,7 +73,7 @@ def error_response(error: BridgeError, *, repeatable: bool = True, wait: float |
     if error.retryable and repeatable:
         seconds = error.retry_after if wait is None else wait
         headers = {"Retry-After": str(max(1, ceil(seconds if seconds is not None else 1.0)))}
-    body = orjson.dumps({"error": {"message": str(error), "code": code}})
+    body = dumps({"error": {"message": str(error), "code": code}})
     return provider_response(
         status if status is not None and status >= 400 else error.status, _JSON, body, headers
     )

@@ -27,8 +27,9 @@ from bridge.web.proxy.results import ProxyResults
 from bridge.web.proxy.writes import ProxyCall, ProxyWrites
 from bridge.web.services import Services
 from bridge.web.tasks import NewWatches
-from bridge.wire.document import PLAIN
-from bridge.wire.frames import Transport, Variant
+from bridge.wire.formats import ProviderFormat
+
+READS = frozenset({"status", "alias", "follow_up"})
 
 
 class ProxyRoutes:
@@ -64,7 +65,6 @@ class ProxyRoutes:
         try:
             caller = await self._authenticator.authenticate(request)
             upstream = self._pool.upstream(name, caller.account)
-            self._limits.open_document(request, caller.name)
             body = (
                 b""
                 if method == "GET"
@@ -74,9 +74,13 @@ class ProxyRoutes:
             if match is None:
                 raise UnknownRoute(f"not a supported call of the upstream {name!r}")
             answers = Answers.to(request, upstream, self._settings.public_url)
-            return await self._calls[match.call](ProxyCall(request, caller, upstream, match, body, answers))
+            call = ProxyCall(request, caller, upstream, match, body, answers)
+            response = await self._calls[match.call](call)
+            if match.call in READS:
+                self._limits.check_document(request, caller.name, len(response.body))
         except BridgeError as error:
             return error_response(error)
+        return response
 
     async def _status(self, call: ProxyCall) -> Response:
         await self._new_watches.count(call.request, call.caller, call.key)
@@ -110,21 +114,19 @@ class ProxyRoutes:
     async def _stream(self, call: ProxyCall) -> Response:
         await self._authenticator.authorize(call.caller, TokenScope.READ, [call.key])
         if call.request.method == "HEAD":
-            return head(Transport.SSE)
+            return head(ProviderFormat)
+        fmt = ProviderFormat(call.answers.document)
         try:
             slot = self._limits.open_stream(call.request)
             slot.assign_to_caller(call.caller.name)
             slot.subscribe(1)
         except LimitExceeded:
-            return OverloadedResponse(self._subscriptions, Transport.SSE, Variant.PROVIDER)
+            return OverloadedResponse(self._subscriptions, fmt)
         return _ProviderStream(
             self._subscriptions,
             SubscribeRequest([call.key]),
-            Transport.SSE,
-            PLAIN,
-            Variant.PROVIDER,
+            fmt,
             expires_at=self._authenticator.ends_at(call.caller),
-            rewrite=call.answers.document,
         )
 
     async def _submit(self, call: ProxyCall) -> Response:

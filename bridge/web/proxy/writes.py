@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,6 +24,7 @@ from bridge.web.proxy.responses import error_response, provider_response
 from bridge.web.services import Services
 from bridge.web.submit import RESTARTING_SENTENCE, check_write_request
 from bridge.web.tasks import links
+from bridge.wire.text import dumps
 
 DRAIN_CHECK_SECONDS = 1.0
 
@@ -149,4 +149,4 @@ def _unfinished_response(call: ProxyCall, key: TaskKey, event: Event) -> Respons
         "progress": int(progress) if progress is not None and progress == int(progress) else progress,
         "poll_url": poll_url,
     }
-    return provider_response(200, JSON, orjson.dumps(fields))
+    return provider_response(200, JSON, dumps(fields))

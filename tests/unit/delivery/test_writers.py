@@ -11,25 +11,19 @@ import pytest
 from bridge.core.event import Closing
 from bridge.delivery import writers as writers_module
 from bridge.delivery.writers import (
+    AsgiSocketWriter,
     AsgiWriter,
     TransportWriter,
-    UnopenedWriter,
     WebSocketWriter,
     drive,
-    http_format,
     http_writer,
     websocket_writer,
 )
 from bridge.server.flow_control import WebSocketFlowControl
-from bridge.wire.document import PLAIN
-from bridge.wire.frames import Format, Transport
 from tests.fakes.clock import settle
-from tests.fakes.writers import SOCKET, SSE, FakeServer, FakeTransport
+from tests.fakes.writers import FakeServer, FakeTransport
 
 pytestmark = pytest.mark.anyio
-
-CHUNKED = Format(Transport.SSE, chunked=True)
-FRAMED = Format(Transport.WEBSOCKET, framed=True)
 
 
 @pytest.fixture
@@ -150,9 +144,10 @@ def bodies(server: FakeServer) -> list[bytes]:
 
 
 async def test_under_any_server_a_body_ends_with_its_last_message(server: FakeServer) -> None:
-    writer = AsgiWriter(SSE, server.send)
+    writer = AsgiWriter(server.send)
     writer.write(b"one")
     writer.finish(Closing.AGE)
+    await settle()
     assert server.messages == [
         {"type": "http.response.body", "body": b"one", "more_body": True},
         {"type": "http.response.body", "body": b"", "more_body": False},
@@ -161,10 +156,11 @@ async def test_under_any_server_a_body_ends_with_its_last_message(server: FakeSe
 
 
 async def test_under_any_server_each_line_is_a_message_and_the_close_says_why(server: FakeServer) -> None:
-    writer = AsgiWriter(SOCKET, server.send)
+    writer = AsgiSocketWriter(server.send)
     writer.write(b'{"a":"\xe2\x80\xa8"}\n{"b":2}\n')
     writer.write(b"")
     writer.finish(Closing.DRAIN)
+    await settle()
     assert server.messages == [
         {"type": "websocket.send", "text": '{"a":"\u2028"}'},
         {"type": "websocket.send", "text": '{"b":2}'},
@@ -173,7 +169,7 @@ async def test_under_any_server_each_line_is_a_message_and_the_close_says_why(se
 
 
 async def test_the_end_waits_for_what_is_being_sent(server: FakeServer) -> None:
-    writer = AsgiWriter(SSE, server.send)
+    writer = AsgiWriter(server.send)
     server.transport.fill()
     writer.write(b"one")
     writer.write(b"two")
@@ -187,7 +183,7 @@ async def test_the_end_waits_for_what_is_being_sent(server: FakeServer) -> None:
 
 
 async def test_the_connection_ends_only_once_its_last_message_was_taken(server: FakeServer) -> None:
-    writer = AsgiWriter(SSE, server.send)
+    writer = AsgiWriter(server.send)
     writer.write(b"one")
     server.transport.fill()
     writer.finish(Closing.AGE)
@@ -199,7 +195,7 @@ async def test_the_connection_ends_only_once_its_last_message_was_taken(server: 
 
 
 async def test_messages_of_one_write_stay_together_when_each_has_to_wait(server: FakeServer) -> None:
-    writer = AsgiWriter(SOCKET, server.send)
+    writer = AsgiSocketWriter(server.send)
 
     async def slow(message: Any) -> None:
         await asyncio.sleep(0)
@@ -221,7 +217,7 @@ async def test_messages_of_one_write_stay_together_when_each_has_to_wait(server:
 
 
 async def test_after_a_send_that_failed_nothing_more_is_sent(server: FakeServer) -> None:
-    writer = AsgiWriter(SSE, server.send)
+    writer = AsgiWriter(server.send)
     server.transport.fill()
     writer.write(b"one")
     writer.write(b"two")
@@ -233,7 +229,7 @@ async def test_after_a_send_that_failed_nothing_more_is_sent(server: FakeServer)
 
 
 async def test_dropping_a_connection_stops_its_send_and_ends_it(server: FakeServer) -> None:
-    writer = AsgiWriter(SSE, server.send)
+    writer = AsgiWriter(server.send)
     server.transport.fill()
     writer.write(b"one")
     writer.abort()
@@ -247,7 +243,7 @@ async def test_dropping_a_connection_stops_its_send_and_ends_it(server: FakeServ
 
 
 async def test_under_our_own_server_a_body_ends_through_the_server(server: FakeServer) -> None:
-    writer = TransportWriter(server, CHUNKED)  # type: ignore[arg-type]
+    writer = TransportWriter(server)  # type: ignore[arg-type]
     writer.attach(server.send)
     writer.write(b"3\r\none\r\n")
     writer.finish(Closing.FINISHED)
@@ -256,7 +252,7 @@ async def test_under_our_own_server_a_body_ends_through_the_server(server: FakeS
 
 
 async def test_who_does_not_read_gets_the_last_chunk_after_the_rest_and_is_closed(server: FakeServer) -> None:
-    writer = TransportWriter(server, CHUNKED)  # type: ignore[arg-type]
+    writer = TransportWriter(server)  # type: ignore[arg-type]
     writer.attach(server.send)
     server.transport.fill()
     writer.write(b"3\r\none\r\n")
@@ -268,7 +264,7 @@ async def test_who_does_not_read_gets_the_last_chunk_after_the_rest_and_is_close
 
 
 async def test_a_socket_is_closed_with_its_code(server: FakeServer) -> None:
-    writer = WebSocketWriter(server, server.send, FRAMED)
+    writer = WebSocketWriter(server, server.send)
     writer.finish(Closing.SLOW)
     assert server.messages == [{"type": "websocket.close", "code": 4001, "reason": "slow"}]
     writer.abort()
@@ -278,7 +274,7 @@ async def test_a_socket_is_closed_with_its_code(server: FakeServer) -> None:
 async def test_who_has_left_is_told_no_end() -> None:
     server = FakeServer()
     server.transport = server.flow = FakeTransport(closed_raises=True)
-    writer = TransportWriter(server, CHUNKED)  # type: ignore[arg-type]
+    writer = TransportWriter(server)  # type: ignore[arg-type]
     assert not writer.gone
     writer.abort()
     assert writer.gone
@@ -288,7 +284,7 @@ async def test_who_has_left_is_told_no_end() -> None:
 
 
 async def test_a_server_that_says_so_itself_is_asked_itself(server: FakeServer) -> None:
-    writer = WebSocketWriter(server, server.send, FRAMED)
+    writer = WebSocketWriter(server, server.send)
     assert writer.flow is writer
     flow = WebSocketFlowControl()
     server.flow_control = flow  # type: ignore[attr-defined]
@@ -304,20 +300,11 @@ def scope(server: object) -> Any:
 
 async def test_the_cheapest_way_out_is_taken_where_the_server_shows_it(server: FakeServer) -> None:
     own, foreign = scope(server), scope(None)
-    assert http_format(own, Transport.SSE, PLAIN) == CHUNKED
-    assert http_format(foreign, Transport.SSE, PLAIN) == SSE
-    assert isinstance(http_writer(own, CHUNKED), TransportWriter)
-    assert isinstance(http_writer(foreign, SSE), AsgiWriter)
-    assert isinstance(websocket_writer(server, server.send, PLAIN), WebSocketWriter)
-    assert isinstance(websocket_writer(None, server.send, PLAIN), AsgiWriter)
+    assert isinstance(http_writer(own), TransportWriter)
+    assert type(http_writer(foreign)) is AsgiWriter
+    assert isinstance(websocket_writer(server, server.send), WebSocketWriter)
+    assert isinstance(websocket_writer(None, server.send), AsgiSocketWriter)
+    server.chunked_encoding = False  # HTTP/1.0
+    assert not http_writer(own).framed
     del server.chunked_encoding  # a server we do not know frames for itself
-    assert http_format(own, Transport.SSE, PLAIN) == SSE
-
-
-async def test_before_the_head_nothing_leaves_and_nothing_is_counted_as_stuck() -> None:
-    writer = UnopenedWriter(SSE)
-    writer.write(b"too soon")
-    writer.when_writable(pytest.fail)
-    writer.finish(Closing.DRAIN)
-    writer.abort()
-    assert (writer.flow.write_paused, writer.unsent) == (True, 0)
+    assert type(http_writer(own)) is AsgiWriter

@@ -9,11 +9,10 @@ from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import Status, TaskKey
 from bridge.errors import UnknownUpstream
 from bridge.hub import hub as hub_module
-from bridge.wire.frames import Format, Transport
 from tests.fakes.clock import settle
 from tests.fakes.hub import Scene
 from tests.fakes.tasks import OTHER, TASK, state
-from tests.fakes.writers import NDJSON, SOCKET, SSE, RecordingWriter
+from tests.fakes.writers import CHUNKED, NDJSON, SOCKET, SSE, RecordingWriter
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +54,7 @@ def cursors(writer: RecordingWriter) -> list[int]:
 async def test_a_newcomer_gets_the_current_state_and_then_every_one_that_follows(scene: Scene) -> None:
     await scene.tell(TASK, state(progress=1))
     _, writer = await scene.join([TASK], preface=b": ok\n", retry=2140)
-    assert writer.sent.startswith(b": ok\nid: ")
+    assert writer.sent.startswith(b": ok\nretry: 2140\ndata: ")
     assert writer.events[0].retry == 2140
     await scene.tell(TASK, state(progress=2))
     await scene.tell(TASK, state(progress=3))
@@ -70,7 +69,7 @@ async def test_what_was_recorded_between_reading_the_journal_and_beginning_is_no
     scene.hub.join(subscription, [TASK])
     read = [one for one in await scene.journal.latest([TASK]) if one is not None]
     await scene.tell(TASK, state(progress=2))
-    scene.hub.begin(subscription, read, [TASK])
+    scene.begin(subscription, read, [TASK])
     assert progress(writer) == [1, 2]
 
 
@@ -89,7 +88,7 @@ async def test_nothing_is_sent_before_the_connection_has_begun(scene: Scene) -> 
     await scene.tell(TASK, state(progress=1))
     scene.journal.announce(TASK, STALE)
     assert writer.writes == []
-    scene.hub.begin(subscription, [], [TASK])
+    scene.begin(subscription, [], [TASK])
     assert names(writer) == [None, "notice"]
 
 
@@ -112,7 +111,7 @@ async def test_everybody_gets_the_same_bytes_object(scene: Scene) -> None:
 
 
 async def test_each_form_gets_its_own_bytes(scene: Scene) -> None:
-    forms = [SSE, NDJSON, SOCKET, Format(Transport.SSE, chunked=True)]
+    forms = [SSE, NDJSON, SOCKET, CHUNKED]
     writers = [(await scene.join([TASK], RecordingWriter(form)))[1] for form in forms]
     await scene.tell(TASK, state(progress=7))
     event_stream, lines, messages, chunked = (writer.sent for writer in writers)
@@ -144,7 +143,7 @@ async def test_who_comes_after_the_end_gets_it_and_is_done(scene: Scene) -> None
 
 
 async def test_a_socket_stays_open_after_its_tasks(scene: Scene) -> None:
-    _, writer = await scene.join([TASK], RecordingWriter(SOCKET), stays_open=True)
+    _, writer = await scene.join([TASK], RecordingWriter(SOCKET))
     await scene.tell(TASK, state("completed"))
     kinds = [orjson.loads(line)["type"] for line in writer.sent.splitlines()]
     assert kinds == ["state", "done"]
@@ -171,10 +170,12 @@ async def test_who_joins_while_a_task_is_known_not_to_be_there_is_told_so(scene:
     assert names(later) == [None]
 
 
-async def test_on_a_socket_a_404_is_not_a_notice(scene: Scene) -> None:
-    _, writer = await scene.join([TASK], RecordingWriter(SOCKET), stays_open=True)
+async def test_on_a_socket_a_404_is_the_reply_to_the_subscribe_message(scene: Scene) -> None:
+    subscription, writer = await scene.join([TASK], RecordingWriter(SOCKET))
+    subscription.asked = {TASK: 7}
     scene.journal.announce(TASK, MISSING)
-    assert writer.sent == b""
+    told = orjson.loads(writer.sent)
+    assert (told["type"], told["id"], told["code"], told["task"]) == ("error", 7, "task_not_found", TASK.ref)
     assert scene.interests.total == 0
 
 
@@ -200,17 +201,17 @@ async def test_history_comes_in_journal_order_before_what_follows(scene: Scene) 
     subscription = scene.place(writer)
     scene.hub.join(subscription, [TASK, OTHER])
     await scene.tell(OTHER, state(progress=9))
-    scene.hub.begin(subscription, kept, [TASK, OTHER])
+    scene.begin(subscription, kept, [TASK, OTHER])
     assert progress(writer) == [0, 1, 2, 3, 9]
 
 
 async def test_a_placeholder_is_sent_only_while_nothing_better_is_known(scene: Scene) -> None:
     subscription, writer = await scene.join([TASK], retry=1500)
     unknown = Event(TASK, (await scene.journal.append(OTHER, state())).cursor, state("unknown"))
-    scene.hub.send_placeholder(subscription, unknown)
+    scene.hub.send_placeholders(subscription, [unknown])
     assert writer.events[0].retry == 1500
     await scene.tell(TASK, state(progress=1))
-    scene.hub.send_placeholder(subscription, unknown)
+    scene.hub.send_placeholders(subscription, [unknown])
     assert [status for _, status, _ in shown(writer)] == ["unknown", "processing"]
 
 
@@ -327,7 +328,7 @@ async def test_news_in_the_turn_a_client_wakes_does_not_overtake_what_it_is_owed
 
 
 async def test_an_unsubscribed_task_is_owed_nothing(scene: Scene) -> None:
-    subscription, slow = await scene.join([TASK, OTHER], RecordingWriter(SOCKET), stays_open=True)
+    subscription, slow = await scene.join([TASK, OTHER], RecordingWriter(SOCKET))
     slow.pause()
     await scene.tell(TASK, state(progress=1))
     scene.journal.announce(TASK, STALE)
@@ -338,7 +339,7 @@ async def test_an_unsubscribed_task_is_owed_nothing(scene: Scene) -> None:
 
 
 async def test_asking_for_more_first_brings_what_was_owed(scene: Scene) -> None:
-    subscription, slow = await scene.join([TASK], stays_open=True)
+    subscription, slow = await scene.join([TASK])
     slow.pause()
     await scene.tell(TASK, state(progress=1))
     await scene.tell(OTHER, state(progress=2))
@@ -415,7 +416,7 @@ async def test_who_stalls_and_wakes_within_a_round_keeps_the_order(scene: Scene)
         scene.hub._step()
     assert first in scene.hub._batched, "one task's news is kept for the write of this round"
     writer.write_paused = False
-    scene.hub._flush_pending(first)
+    scene.hub._resume(first)
     await settle()
     assert progress(writer) == [0, 1, 2]
     assert cursors(writer) == sorted(cursors(writer))
@@ -436,7 +437,7 @@ async def test_who_leaves_between_two_slices_is_written_to_no_more(scene: Scene)
 
 @pytest.mark.usefixtures("small_slices")
 async def test_who_unsubscribes_between_two_slices_gets_no_more_of_the_task(scene: Scene) -> None:
-    joined = [await scene.join([TASK], stays_open=True) for _ in range(6)]
+    joined = [await scene.join([TASK]) for _ in range(6)]
     await scene.record(TASK, state(progress=1))
     scene.hub._step()
     for subscription, _ in joined:
@@ -468,7 +469,7 @@ async def test_leaving_before_beginning_leaves_nothing(scene: Scene) -> None:
     scene.hub.join(subscription, [TASK, TASK])
     assert scene.interests.total == 1
     scene.hub.leave(subscription, "left")
-    scene.hub.begin(subscription, [], [TASK])
+    scene.begin(subscription, [], [TASK])
     assert scene.hub.channel_of(TASK) is None
     assert scene.interests.total == 0
 

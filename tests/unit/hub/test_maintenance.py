@@ -72,7 +72,7 @@ async def test_whatever_is_written_puts_the_keepalive_off(scene: Swept) -> None:
 
 
 async def test_a_socket_is_pinged_by_its_library_and_a_stalled_stream_not_at_all(scene: Swept) -> None:
-    _, socket = await scene.join([TASK], RecordingWriter(SOCKET), stays_open=True)
+    _, socket = await scene.join([TASK], RecordingWriter(SOCKET))
     _, stalled = await scene.join([TASK])
     stalled.pause()
     await scene.seconds(60)

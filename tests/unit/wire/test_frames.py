@@ -11,24 +11,12 @@ from hypothesis import strategies as st
 
 from bridge.core.event import Closing, Notice, NoticeCode
 from bridge.core.task import State, TaskKey
-from bridge.wire.document import Include
-from bridge.wire.frames import (
-    Format,
-    Frames,
-    Transport,
-    closing_frame,
-    end_frame,
-    keepalive,
-    message,
-    notice_frame,
-    pack,
-    reset_frame,
-    state_frame,
-    text_frame,
-)
+from bridge.wire.document import PLAIN
+from bridge.wire.formats import NdjsonFormat, SseFormat, WebSocketFormat
+from bridge.wire.frames import Format, Frames, format_of
 from bridge.wire.sse import Decoder
 from tests.fakes.tasks import TASK, event, state, video
-from tests.fakes.writers import NDJSON, SOCKET, SSE
+from tests.fakes.writers import CHUNKED, FRAMED, NDJSON, RAW, SOCKET, SSE
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
     ["\n", "\r\ndata: x", "\u2028", "\x85", '"', "\x00"]
@@ -45,41 +33,40 @@ states = st.builds(
 )
 keys = st.builds(TaskKey, st.just("qingbo"), texts.filter(bool))
 NOTICE = Notice(NoticeCode.STALE, "not\nconfirmed")
-FRAMED = Format(Transport.WEBSOCKET, framed=True)
-RAW = Include(raw=True)
+MARKED = format_of(SseFormat, mark="abcd2345")
 
 
 def test_the_example_of_the_contract_comes_out_byte_for_byte() -> None:
-    first = state_frame(SSE, event(17, state(progress=42)), retry=2140)
-    last = state_frame(SSE, event(31, state("completed", 100)))
+    first = Frames(event(17, state(progress=42))).payload_for(SSE, retry=2140)
+    last = Frames(event(31, state("completed", 100))).payload_for(SSE)
     assert re.fullmatch(
-        rb'id: k3f9-17\nretry: 2140\ndata: \{"task":"qingbo/task-1",.*'
-        rb'"status":"processing",.*"progress":42,.*\}\n\n',
+        rb'retry: 2140\ndata: \{"task":"qingbo/task-1",.*'
+        rb'"status":"processing",.*"progress":42,.*\}\nid: k3f9-17\n\n',
         first,
     )
     assert re.fullmatch(
-        rb'id: k3f9-31\ndata: \{"task":"qingbo/task-1",.*"status":"completed",.*\}\n\n'
-        rb'id: k3f9-31\nevent: done\ndata: \{"task":"qingbo/task-1","status":"completed"\}\n\n',
+        rb'data: \{"task":"qingbo/task-1",.*"status":"completed",.*\}\nid: k3f9-31\n\n'
+        rb'event: done\ndata: \{"task":"qingbo/task-1","status":"completed"\}\nid: k3f9-31\n\n',
         last,
     )
-    assert end_frame(SSE, 1) == b'event: end\ndata: {"tasks":1}\n\n'
+    assert SSE.end(1) == b'retry: 86400000\nevent: end\ndata: {"tasks":1}\n\n'
 
 
 def test_control_events_have_names_and_no_place_in_the_journal() -> None:
-    assert reset_frame(SSE, "new_epoch") == b'event: reset\ndata: {"reason":"new_epoch"}\n\n'
-    assert notice_frame(SSE, TASK, NOTICE) == (
+    assert SSE.reset("new_epoch") == b'event: reset\ndata: {"reason":"new_epoch"}\n\n'
+    assert SSE.notice(TASK, NOTICE) == (
         b'event: notice\ndata: {"code":"stale","task":"qingbo/task-1","retriable":true,'
         b'"message":"not\\nconfirmed"}\n\n'
     )
-    assert closing_frame(SSE, Closing.DRAIN, retry=1500) == (
-        b'event: notice\nretry: 1500\ndata: {"code":"closing","task":null,"retriable":true,'
+    assert SSE.closing(Closing.DRAIN, retry=1500) == (
+        b'retry: 1500\nevent: notice\ndata: {"code":"closing","task":null,"retriable":true,'
         b'"message":"the bridge is restarting; please reconnect","reason":"drain"}\n\n'
     )
 
 
-@given(keys, states, st.sampled_from([SSE, Format(Transport.SSE, RAW)]))
+@given(keys, states, st.sampled_from([SSE, format_of(SseFormat, RAW)]))
 def test_nothing_a_provider_says_breaks_an_event(key: TaskKey, known: State, form: Format) -> None:
-    frame = state_frame(form, event(7, known, key))
+    frame = Frames(event(7, known, key)).payload_for(form)
     names = [one.name for one in Decoder().feed(frame)]
     assert names == ([None, "done"] if known.status.final else [None])
     assert all(line.startswith((b"id: ", b"event: ", b"data: ")) for line in frame.split(b"\n") if line)
@@ -89,14 +76,14 @@ def test_nothing_a_provider_says_breaks_an_event(key: TaskKey, known: State, for
 @given(
     keys,
     states,
-    st.sampled_from([NDJSON, Format(Transport.NDJSON, RAW), SOCKET, Format(Transport.WEBSOCKET, RAW)]),
+    st.sampled_from([NDJSON, format_of(NdjsonFormat, RAW), SOCKET, format_of(WebSocketFormat, RAW)]),
 )
 def test_nothing_a_provider_says_breaks_a_line(key: TaskKey, known: State, form: Format) -> None:
-    lines = state_frame(form, event(7, known, key)).split(b"\n")
+    lines = Frames(event(7, known, key)).payload_for(form).split(b"\n")
     assert lines.pop() == b""
     assert len(lines) == (2 if known.status.final else 1)
     documents = [orjson.loads(line) for line in lines]
-    if form.transport is Transport.NDJSON:
+    if isinstance(form, NdjsonFormat):
         assert documents[0]["task"] == key.ref
         assert documents[1:] == [
             {"event": "done", "task": key.ref, "status": known.status.value, "cursor": "k3f9-7"}
@@ -109,35 +96,42 @@ def test_nothing_a_provider_says_breaks_a_line(key: TaskKey, known: State, form:
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_no_message_breaks_a_notice(text: str) -> None:
     notice = Notice(NoticeCode.UPSTREAM_UNAVAILABLE, text, retriable=False)
-    [one] = Decoder().feed(notice_frame(SSE, None, notice))
+    [one] = Decoder().feed(SSE.notice(None, notice))
     told = {"code": "upstream_unavailable", "task": None, "retriable": False, "message": text}
     assert orjson.loads(one.data) == told
-    assert orjson.loads(notice_frame(NDJSON, None, notice)) == {"event": "notice"} | told
-    assert orjson.loads(notice_frame(SOCKET, None, notice)) == {"type": "notice"} | told
+    assert orjson.loads(NDJSON.notice(None, notice)) == {"event": "notice"} | told
+    assert orjson.loads(SOCKET.notice(None, notice)) == {"type": "notice"} | told
 
 
-def test_a_state_that_is_no_place_in_the_journal_moves_no_cursor() -> None:
-    frame = state_frame(SSE, event(0, state("unknown")), with_cursor=False)
-    assert frame.startswith(b"data: ")
+def test_an_id_carries_the_mark_of_its_list_and_the_document_does_not() -> None:
+    one, done = Decoder().feed(Frames(event(7, state("completed"))).payload_for(MARKED))
+    assert one.id == done.id == "k3f9-7.abcd2345"
+    assert orjson.loads(one.data)["cursor"] == "k3f9-7"
+
+
+def test_a_state_that_is_no_place_in_the_journal_moves_no_position_of_a_list() -> None:
+    placeholder = Frames(event(0, state("unknown")))
+    assert b"\nid: " not in placeholder.payload_for(MARKED)
+    assert placeholder.payload_for(SSE).endswith(b"\nid: k3f9-0\n\n")
 
 
 def test_keepalives_are_as_short_as_can_be() -> None:
-    assert keepalive(SSE) == b":\n"
-    assert keepalive(Format(Transport.SSE, chunked=True)) == b"2\r\n:\n\r\n"
-    assert keepalive(NDJSON) == b"\n"
-    assert keepalive(SOCKET) == keepalive(FRAMED) == b""
+    assert SSE.keepalive() == b":\n"
+    assert CHUNKED.keepalive() == b"2\r\n:\n\r\n"
+    assert NDJSON.keepalive() == b"\n"
+    assert SOCKET.keepalive() == FRAMED.keepalive() == b""
 
 
 @given(st.binary(max_size=5000))
 def test_chunks_are_framed_as_http_has_it_and_an_empty_one_ends_nothing(payload: bytes) -> None:
-    packed = pack(Format(Transport.SSE, chunked=True), payload)
+    packed = CHUNKED.pack(payload)
     if not payload:
         assert packed == b""
         return
     size, _, rest = packed.partition(b"\r\n")
     assert int(size, 16) == len(payload)
     assert rest == payload + b"\r\n"
-    assert pack(SSE, payload) == payload
+    assert SSE.pack(payload) == payload
 
 
 @pytest.mark.parametrize(
@@ -152,30 +146,30 @@ def test_chunks_are_framed_as_http_has_it_and_an_empty_one_ends_nothing(payload:
 )
 def test_a_websocket_frame_says_its_size_as_the_rfc_has_it(size: int, head: bytes) -> None:
     payload = b"x" * size
-    assert text_frame(FRAMED, payload) == head + payload
-    assert text_frame(SOCKET, payload) == payload + b"\n"
+    assert FRAMED._frame(payload) == head + payload
+    assert SOCKET._frame(payload) == payload + b"\n"
 
 
 def test_a_socket_has_no_end_and_control_messages_have_types() -> None:
-    assert end_frame(SOCKET, 1) == b""
-    assert end_frame(NDJSON, 2) == b'{"event":"end","tasks":2}\n'
-    assert message(SOCKET, {"type": "pong", "id": 3}) == b'{"type":"pong","id":3}\n'
+    assert SOCKET.end(1) == b""
+    assert NDJSON.end(2) == b'{"event":"end","tasks":2}\n'
+    assert SOCKET.control("pong", {"id": 3}) == b'{"type":"pong","id":3}\n'
 
 
 def test_the_bytes_of_an_event_are_made_once_a_form() -> None:
     frames = Frames(event(17, state(progress=42)))
-    assert frames.bytes_for(SSE) is frames.bytes_for(Format(Transport.SSE))
-    chunked = frames.bytes_for(Format(Transport.SSE, chunked=True))
-    assert chunked == pack(Format(Transport.SSE, chunked=True), frames.bytes_for(SSE))
+    assert frames.bytes_for(SSE) is frames.bytes_for(format_of(SseFormat))
+    chunked = frames.bytes_for(CHUNKED)
+    assert chunked == CHUNKED.pack(frames.bytes_for(SSE))
 
 
 def test_newcomers_share_a_document_and_each_has_its_own_wait() -> None:
     frames = Frames(event(17, state(raw=b"{}")))
     at = 1_800_000_100.0
-    for include in (Include(), RAW, Include()):
+    for include in (PLAIN, RAW, PLAIN):
         for retry in (None, 1500):
-            form = Format(Transport.SSE, include)
-            [one] = Decoder().feed(frames.first_for(form, confirmed_at=at, retry=retry))
+            form = format_of(SseFormat, include)
+            [one] = Decoder().feed(frames.payload_for(form, confirmed_at=at, retry=retry))
             told = orjson.loads(one.data)
             assert one.retry == retry
             assert told["raw"] == ({} if include.raw else None)

@@ -206,11 +206,11 @@ def test_a_megabyte_in_single_bytes_arrives_whole() -> None:
 
 def test_our_frames_are_those_of_the_contract() -> None:
     assert encode(b'{"task":"q/1"}', id="k3f9-17", retry=2140) == (
-        b'id: k3f9-17\nretry: 2140\ndata: {"task":"q/1"}\n\n'
+        b'retry: 2140\ndata: {"task":"q/1"}\nid: k3f9-17\n\n'
     )
     assert (
         encode(b"{}", id="k3f9-31", event="done", retry=1)
-        == b"id: k3f9-31\nevent: done\nretry: 1\ndata: {}\n\n"
+        == b"retry: 1\nevent: done\ndata: {}\nid: k3f9-31\n\n"
     )
     assert encode(b'{"tasks":1}', event="end") == b'event: end\ndata: {"tasks":1}\n\n'
     assert OK_COMMENT == b": ok\n"

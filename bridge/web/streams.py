@@ -126,7 +126,7 @@ class StreamRoutes:
         query = params.query(websocket)
         refs = query.getlist("task")
         keys = self._keys(caller, refs) if refs else []
-        slot.subscribe(len(keys))
+        slot.check_subscribes(len(keys))
         # not `authorize`: a socket stays open without visible tasks, as it can subscribe to others
         unverified = await self._authenticator.unverified(caller, TokenScope.READ, keys)
         return WebSocketSession(

@@ -303,7 +303,15 @@ class ConnectionSlot:
             LimitExceeded: Its caller or address watches too many, or subscribes to too many per second.
         """
         self.set_watch_count(tasks)
-        wait = self.subscribe_wait(tasks)
+        self.check_subscribes(tasks)
+
+    def check_subscribes(self, tasks: int) -> None:
+        """Count that it subscribes to `tasks` tasks, if there are any.
+
+        Raises:
+            LimitExceeded: Its caller or address subscribes to too many per second.
+        """
+        wait = self.subscribe_wait(tasks) if tasks else 0.0
         if wait > 0:
             raise LimitExceeded("too many tasks are subscribed to per second", retry_after=wait)
 

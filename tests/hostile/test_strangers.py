@@ -1,0 +1,173 @@
+"""What one stranger costs the others: counts and bytes of a real process, one flood a test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import orjson
+import pytest
+
+from tests.e2e.raw import RawStream
+from tests.e2e.scene import Scene, path_of, stage
+from tests.harness import PATIENCE, qingbo
+from tests.hostile import floods
+
+pytestmark = pytest.mark.anyio
+
+MEGABYTE = 1024 * 1024
+LARGE = "x" * 300_000
+PADDING = "x" * 60_000
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
+    fast = {"poll_min_seconds": 0.01, "poll_max_seconds": 0.02, "callback_secret": "s" * 20}
+    async with stage(each=fast, limits="exposed") as made:
+        yield made
+
+
+def _place(scene: Scene) -> tuple[str, int]:
+    return "127.0.0.1", int(scene.bridge.url.rsplit(":", 1)[1])
+
+
+def _resident(scene: Scene) -> int:
+    """Bytes of memory of the bridge's process."""
+    with open(f"/proc/{scene.bridge.process.pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+async def _answers(stack: AsyncExitStack, scene: Scene, data: bytes, number: int) -> Counter[bytes]:
+    """The statuses of so many connections that send `data` and stay open; those without one are `waits`."""
+    lines = [await stack.enter_async_context(floods.connected(*_place(scene))) for _ in range(number)]
+    statuses: Counter[bytes] = Counter()
+
+    async def one(line: floods.Line) -> None:
+        status = b"waits"
+        with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(1.0):
+                await line.send(data)
+                status = (await line.reader.readuntil(b"\r\n\r\n"))[9:12]
+        statuses[status] += 1
+
+    await asyncio.gather(*(one(line) for line in lines))
+    return statuses
+
+
+async def _closing(stream: RawStream) -> str | None:
+    """The reason of the closing notice that the stream consists of; None for a state."""
+    data = (await stream.block()).data
+    return str(data["reason"]) if "reason" in data else None
+
+
+async def test_a_stranger_follows_200_tasks_and_behind_an_unknown_proxy_everybody_does(scene: Scene) -> None:
+    task = scene.id()
+    known = await scene.script("qingbo", task, qingbo(task, "processing", 5))
+
+    async def follow(name: str, **fields: str) -> str | None:
+        query = f"task={known}&" + "&".join(f"task=qingbo/{name}-{number}" for number in range(149))
+        stream = await stack.enter_async_context(scene.stream(f"/v1/events?{query}", headers=fields))
+        return await _closing(stream)
+
+    async with AsyncExitStack() as stack:
+        relayed = [await follow(name, **{"X-Forwarded-For": "192.0.2.1"}) for name in "abc"]
+        assert relayed == [None, None, None]
+        assert [await follow(name) for name in "de"] == [None, "over_capacity"]
+        async with asyncio.timeout(PATIENCE):
+            while not (named := [line for line in scene.bridge.log if "unknown proxy" in line]):
+                await asyncio.sleep(0)
+        assert len(named) == 1
+
+
+async def test_bodies_that_are_half_sent_are_refused_or_not_read_on(scene: Scene) -> None:
+    before = _resident(scene)
+    data = floods.request("POST", "/v1/tasks/qingbo", body=b"{" + b" " * 300_000, length=15_000_000)
+    async with AsyncExitStack() as stack:
+        statuses = await _answers(stack, scene, data, 150)
+        assert statuses[b"429"] > 0, statuses
+        assert _resident(scene) - before < 40 * MEGABYTE
+        assert (await scene.get("/livez")).status == 200
+
+
+async def test_heads_that_never_end_are_refused_together(scene: Scene) -> None:
+    before = _resident(scene)
+    data = floods.request("GET", "/livez", "X-Padding: " + "x" * 100_000)[:-2]
+    async with AsyncExitStack() as stack:
+        statuses = await _answers(stack, scene, data, 150)
+        assert statuses[b"429"] >= 60, statuses
+        assert statuses[b"waits"] <= 90
+        assert _resident(scene) - before < 20 * MEGABYTE
+
+
+async def test_a_callback_with_the_wrong_secret_is_refused_before_its_body(scene: Scene) -> None:
+    async with floods.connected(*_place(scene)) as line, asyncio.timeout(PATIENCE):
+        await line.send(floods.request("POST", "/v1/callbacks/qingbo/wrong", length=1_000_000))
+        assert (await line.reader.readuntil(b"\r\n\r\n"))[9:12] == b"403"
+
+
+async def test_documents_and_streams_that_nobody_reads_are_let_wait_up_to_two_megabytes(scene: Scene) -> None:
+    task = scene.id()
+    ref = await scene.script("qingbo", task, qingbo(task, "processing", 5, pad=LARGE * 3))
+    assert (await scene.get(path_of(ref))).status == 200
+    before = _resident(scene)
+    ask = floods.request("GET", f"{path_of(ref)}?include=raw")
+    stream = floods.request("GET", f"{path_of(ref)}/events?include=raw")
+    async with AsyncExitStack() as stack:
+        for data in [ask] * 20 + [stream] * 20:
+            line = await stack.enter_async_context(floods.connected(*_place(scene)))
+            line.stop_reading()
+            await line.send(data)
+        async with asyncio.timeout(PATIENCE):
+            while (large := await scene.get(f"{path_of(ref)}?include=raw")).status != 429:
+                await asyncio.sleep(0)
+        assert int(large.headers["Retry-After"]) >= 1
+        assert (await scene.get(path_of(ref))).status == 200, "what is small never waits"
+        assert _resident(scene) - before < 30 * MEGABYTE
+
+
+async def test_a_history_is_read_as_the_client_reads_and_is_complete() -> None:
+    fast = {"poll_min_seconds": 0.01, "poll_max_seconds": 0.02}
+    async with stage(each=fast, journal_cache_bytes=64 * MEGABYTE) as scene:
+        task = scene.id()
+        states = [qingbo(task, "processing", number, pad=PADDING) for number in range(16)]
+        ref = await scene.script("qingbo", task, *states)
+        async with scene.events(ref) as live:
+            await live.state_with(progress=15)
+        before = _resident(scene)
+        async with AsyncExitStack() as stack:
+            for _ in range(20):
+                line = await stack.enter_async_context(floods.connected(*_place(scene)))
+                line.stop_reading()
+                path = f"{path_of(ref)}/events?history=1&include=raw"
+                await line.send(floods.request("GET", path))
+            async with scene.events(ref, "?history=1&include=raw") as stream:
+                replayed = [await stream.state() for _ in range(16)]
+            assert [state["progress"] for state in replayed] == list(range(16))
+            assert all(len(orjson.dumps(state["raw"])) > len(PADDING) for state in replayed)
+            assert _resident(scene) - before < 12 * MEGABYTE, "twenty histories are 20 MB"
+        async with scene.events(ref, "?history=1", headers={"Last-Event-ID": replayed[10]["cursor"]}) as rest:
+            assert [(await rest.state())["progress"] for _ in range(5)] == list(range(11, 16))
+
+
+async def test_random_ids_on_a_socket_are_read_at_the_rate_of_their_address(scene: Scene) -> None:
+    async with floods.connected(*_place(scene)) as line, asyncio.timeout(PATIENCE):
+        await line.send(floods.HANDSHAKE)
+        await line.reader.readuntil(b"\r\n\r\n")
+        for number in range(5):
+            refs = [f"qingbo/random-{number}-{one}" for one in range(200)]
+            await line.send(floods.frame(orjson.dumps({"type": "subscribe", "id": number, "tasks": refs})))
+            leave = {"type": "unsubscribe", "id": number, "tasks": refs}
+            await line.send(floods.frame(orjson.dumps(leave)))
+        # A burst of 200 at once, and 200 that are owed; then there is none for ten seconds.
+        await line.reader.readuntil(b'"unsubscribed","id":1')
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await line.reader.readuntil(b'"subscribed","id":2')

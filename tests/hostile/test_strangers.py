@@ -7,12 +7,13 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import orjson
 import pytest
 
 from tests.e2e.raw import RawStream
-from tests.e2e.scene import Scene, path_of, stage
+from tests.e2e.scene import Scene, path_of, stage, until
 from tests.harness import PATIENCE, qingbo
 from tests.hostile import floods
 
@@ -41,8 +42,7 @@ def _place(scene: Scene) -> tuple[str, int]:
 
 def _resident(scene: Scene) -> int:
     """Bytes of memory of the bridge's process."""
-    with open(f"/proc/{scene.bridge.process.pid}/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * 4096
+    return int(Path(f"/proc/{scene.bridge.process.pid}/statm").read_text("ascii").split()[1]) * 4096
 
 
 async def _answers(stack: AsyncExitStack, scene: Scene, data: bytes, number: int) -> Counter[bytes]:
@@ -81,10 +81,11 @@ async def test_a_stranger_follows_200_tasks_and_behind_an_unknown_proxy_everybod
         relayed = [await follow(name, **{"X-Forwarded-For": "192.0.2.1"}) for name in "abc"]
         assert relayed == [None, None, None]
         assert [await follow(name) for name in "de"] == [None, "over_capacity"]
-        async with asyncio.timeout(PATIENCE):
-            while not (named := [line for line in scene.bridge.log if "unknown proxy" in line]):
-                await asyncio.sleep(0)
-        assert len(named) == 1
+        await until(lambda: _lines_with(scene, "unknown proxy"), 1)
+
+
+async def _lines_with(scene: Scene, text: str) -> int:
+    return sum(text in line for line in scene.bridge.log)
 
 
 async def test_bodies_that_are_half_sent_are_refused_or_not_read_on(scene: Scene) -> None:
@@ -125,12 +126,13 @@ async def test_documents_and_streams_that_nobody_reads_are_let_wait_up_to_two_me
             line = await stack.enter_async_context(floods.connected(*_place(scene)))
             line.stop_reading()
             await line.send(data)
-        async with asyncio.timeout(PATIENCE):
-            while (large := await scene.get(f"{path_of(ref)}?include=raw")).status != 429:
-                await asyncio.sleep(0)
-        assert int(large.headers["Retry-After"]) >= 1
+        await until(lambda: _status(scene, f"{path_of(ref)}?include=raw"), 429)
         assert (await scene.get(path_of(ref))).status == 200, "what is small never waits"
         assert _resident(scene) - before < 30 * MEGABYTE
+
+
+async def _status(scene: Scene, path: str) -> int:
+    return (await scene.get(path)).status
 
 
 async def test_a_history_is_read_as_the_client_reads_and_is_complete() -> None:

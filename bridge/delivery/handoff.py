@@ -100,11 +100,6 @@ async def while_client_stays(scope: Scope) -> AsyncIterator[None]:
             on_leave(scope, None)
 
 
-def has_left(scope: Scope) -> bool:
-    """Whether the client has closed the connection, or its half of it."""
-    return bool(getattr(server_of(scope), "left", False))
-
-
 def on_close(scope: Scope, callback: CloseCallback) -> None:
     """Call `callback` when the request, or the connection it became, has ended for any reason."""
     scope["extensions"].setdefault(ON_CLOSE, []).append(callback)

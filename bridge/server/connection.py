@@ -10,10 +10,16 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from bridge.server.exchange import Exchange
+<<<<<<< HEAD
 from bridge.server.request_head import FRAMING_FIELDS, Framing, Malformed, framing
 from bridge.server.request_limits import OVERLOADED_RESPONSE, TimeLimitedRequest, bad_request
+=======
+from bridge.server.request_head import FRAMING_FIELDS, Malformed, framing
+from bridge.server.request_limits import TimeLimitedRequest, bad_request
+>>>>>>> a83827c65041b5fb530cb9fb6b2b2978b66827f9
 
 # Of one read, which may be 256 KiB: so much is parsed before other connections have their turn.
+MAX_FIELDS = 1000  # header fields of one request
 SLICE_BYTES = 64 * 1024
 SLICE_PIECES = 200
 CHUNKED_PIECE = 16 * 1024  # a body may consist of chunks of one byte, and each costs a call
@@ -31,7 +37,7 @@ class HttpConnection(TimeLimitedRequest):
     to answer when the client closes its half of the connection.
     """
 
-    __slots__ = ("_ahead", "_deaf", "_eof", "_framing", "_framing_fields", "_left", "_tail", "_upgrade")
+    __slots__ = ("_ahead", "_deaf", "_eof", "_left", "_tail", "_upgrade", "_websocket")
 
     cycle: Exchange | None  # type: ignore[assignment] # None between two requests: an idle connection is small
 
@@ -41,25 +47,32 @@ class HttpConnection(TimeLimitedRequest):
         self._ahead = b""  # received and not parsed yet
         self._deaf = False  # whether everything that still arrives is ignored
         self._eof = False
-        self._framing: Framing | None = None
-        self._framing_fields: list[tuple[bytes, bytes]] = []
         self._left: int | None = 0  # bytes of the body to come; None if it is chunked
         self._tail = b""  # the last bytes of an unfinished head or chunked body
         self._upgrade = False  # whether the parser stops at the head that was just read
+        self._websocket = False  # whether that head is a WebSocket handshake
 
     # Receiving
 
     def data_received(self, data: bytes) -> None:
         """Parse `data` up to the end of a request; keep the rest until that is answered."""
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         if self._deaf:
             return
         if self._ahead or self._is_answering():
             self._keep(data)
-        else:
+        elif self._tail or self._in_body or data.find(_END) != len(data) - len(_END):
             self._parse(data)
+<<<<<<< HEAD
         if not (self._deaf or self._has_room()):
             self.refuse_for_now()
+=======
+        else:  # one whole head and nothing else, as nearly always
+            self._feed(data)
+            if self.cycle is None:
+                self._parse(b"")
+>>>>>>> a83827c65041b5fb530cb9fb6b2b2978b66827f9
 
     def eof_received(self) -> bool:  # type: ignore[override] # as asyncio's
         """The client sends nothing more: finish the requests it has sent, then close."""
@@ -112,6 +125,8 @@ class HttpConnection(TimeLimitedRequest):
 
     def _parse(self, data: bytes) -> None:
         """Parse up to the end of one request, or of one slice."""
+        if self._upgrade:
+            self._upgrade_after(data)
         rest = data[self._parse_pieces(data) :]
         if self._deaf:
             return
@@ -139,13 +154,19 @@ class HttpConnection(TimeLimitedRequest):
             end = self._end_of_piece(data, at)
             self._feed(data[at:end])
             at, pieces = end, pieces + 1
-            if self._upgrade and not self._deaf:
-                self._upgrade = False
-                if self._framing is not None and self._framing.websocket:
-                    self._switch_to_websocket(data[at:])
-                else:
-                    self._feed(self._head_without_upgrade())
+            if self._upgrade:
+                self._upgrade_after(data[at:])
         return at
+
+    def _upgrade_after(self, rest: bytes) -> None:
+        """Switch to WebSockets, or let the parser go on with the request whose upgrade is ignored."""
+        self._upgrade = False
+        if self._deaf:
+            return
+        if self._websocket:
+            self._switch_to_websocket(rest)
+        else:
+            self._feed(self._head_without_upgrade())
 
     def _go_on(self) -> None:
         """Parse what was kept."""
@@ -202,10 +223,10 @@ class HttpConnection(TimeLimitedRequest):
     def _head_without_upgrade(self) -> bytes:
         """The head once more, as the parser has to see it to go on with the body."""
         # The parser stops at every `Upgrade`, also at one that the server ignores.
-        self.parser = httptools.HttpRequestParser(self)
-        version = self.scope["http_version"].encode()
-        lines = [self.scope["method"].encode() + b" " + self.url + b" HTTP/" + version]
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
         return b"\r\n".join([*lines, b"", b""])
 
     def _switch_to_websocket(self, rest: bytes) -> None:
@@ -254,7 +275,7 @@ class HttpConnection(TimeLimitedRequest):
         self.server_state.total_requests += 1
         self.has_room_for(0)
         # Only the parser and the limits remain of an idle connection.
-        self.cycle = self._framing = self.scope = self.headers = None  # type: ignore[assignment] # as uvicorn's
+        self.cycle = self.headers = None  # type: ignore[assignment] # as uvicorn's
         if self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
@@ -272,46 +293,56 @@ class HttpConnection(TimeLimitedRequest):
 
     def on_message_begin(self) -> None:
         """Start a request."""
-        if self._is_answering():
+        if self.cycle is not None and self._is_answering():
             raise Malformed("the end of the request before is ambiguous")
-        super().on_message_begin()
-        self._framing_fields = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header field."""
-        super().on_header(name, value)
-        if self._in_head and (field := self.headers[-1])[0] in FRAMING_FIELDS:
-            self._framing_fields.append(field)
+        self._in_head = True
+        self._head_bytes = self._field_bytes = 0
+        self._waiting_since = self.loop.time()
+        self.url = b""
+        self.headers = []
 
     def on_headers_complete(self) -> None:
         """Decide where the request ends, and start to answer it."""
         version, method = self.parser.get_http_version(), self.parser.get_method()
-        scope = self.scope
-        scope["method"], scope["http_version"] = method.decode("ascii"), version
-        decided = self._framing = framing(method, version, self.url, self._framing_fields)
+        headers = self.headers
+        if len(headers) > MAX_FIELDS:
+            raise Malformed("the request has too many header fields")
+        fields = [field for field in headers if field[0] in FRAMING_FIELDS]
+        decided = framing(method, version, self.url, fields)
         if decided.websocket or self.parser.should_upgrade():
-            self._upgrade = True
+            self._upgrade, self._websocket = True, decided.websocket
             return
         target = httptools.parse_url(self.url)
         raw_path = target.path or b"/"  # an absolute target may lack it
         path = raw_path.decode("ascii")
-        scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
-        scope["raw_path"] = self.root_path.encode("ascii") + raw_path
-        scope["query_string"] = target.query or b""
         self._left = decided.content_length
         self.body_begins()
         self.cycle = Exchange(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=decided.expects_continue,
-            keep_alive=decided.keep_alive,
-            on_response=self.on_response_complete,
+            {
+                "type": "http",
+                "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+                "http_version": version,
+                "method": method.decode("ascii"),
+                "server": self.server,
+                "client": self.client,
+                "scheme": self.scheme or "http",
+                "root_path": self.root_path,
+                "path": self.root_path + (unquote(path) if "%" in path else path),
+                "raw_path": self.root_path.encode("ascii") + raw_path if self.root_path else raw_path,
+                "query_string": target.query or b"",
+                "headers": headers,
+                "state": self.app_state.copy(),
+            },
+            self.transport,
+            self.flow,
+            self.logger,
+            self.access_logger,
+            False,
+            self.server_state.default_headers,
+            asyncio.Event(),
+            decided.expects_continue,
+            decided.keep_alive,
+            self.on_response_complete,
         )
         self._start_asgi_task(self.cycle, self.app)
 

@@ -7,10 +7,10 @@ the other must not take for the next request (request smuggling, RFC 9112 sectio
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-Fields = Sequence[tuple[bytes, bytes]]
+Fields = Iterable[tuple[bytes, bytes]]
 
 FRAMING_FIELDS = frozenset(
     {b"connection", b"content-length", b"expect", b"host", b"transfer-encoding", b"upgrade"}
@@ -19,6 +19,7 @@ FRAMING_FIELDS = frozenset(
 # RFC 3986 section 3.2.2 without the comma, which joins two fields of a proxy into one.
 _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]*)?")
 _ABSOLUTE = re.compile(rb"(?i)(https?)://([^/?]+)(?:[/?]|$)")
+_BLANKS = b" \t"
 _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 
 
@@ -54,42 +55,60 @@ def framing(method: bytes, version: str, target: bytes, fields: Fields) -> Frami
     Raises:
         Malformed: The head is ambiguous; respond with 400 and close.
     """
-    if version not in {"1.0", "1.1"}:
-        raise Malformed("only HTTP/1.0 and HTTP/1.1 are spoken here")
-    if method == b"CONNECT":
-        raise Malformed("this server is not a proxy")
-    values: dict[bytes, list[bytes]] = {}
-    for name, value in fields:
-        values.setdefault(name, []).append(value.strip(b" \t"))
-    _check_host(values.get(b"host", []), version, method, target)
-    content_length = _content_length(
-        values.get(b"content-length", []), values.get(b"transfer-encoding", []), version
-    )
-    options = {
-        one.strip(b" \t").lower() for line in values.get(b"connection", ()) for one in line.split(b",")
-    }
-    websocket = (
-        b"upgrade" in options
-        and [line.lower() for line in values.get(b"upgrade", ())] == [b"websocket"]
-        and method == b"GET"
-        and version == "1.1"
-    )
-    if websocket and content_length != 0:
-        raise Malformed("a WebSocket handshake has no body")
-    expects_continue = version == "1.1" and any(
-        value.lower() == b"100-continue" for value in values.get(b"expect", ())
-    )
-    return Framing(content_length, version == "1.1" and b"close" not in options, websocket, expects_continue)
-
-
-def _check_host(hosts: list[bytes], version: str, method: bytes, target: bytes) -> None:
-    if len(hosts) > 1 or (not hosts and version == "1.1"):
+    hosts, connection, upgrades, lengths, encodings, expects_continue = _sorted(fields)
+    newest = version == "1.1"
+    if method == b"CONNECT" or not (newest or version == "1.0"):
+        raise Malformed("only HTTP/1.0 and HTTP/1.1 are spoken here, and nothing is tunnelled")
+    if len(hosts) != 1 and (newest or hosts):
         raise Malformed("one `Host` field is required")
     if hosts and not _AUTHORITY.fullmatch(hosts[0]):
         raise Malformed("`Host` is not a host name")
+    if target[:1] != b"/" or b"#" in target:
+        _check_target(target, hosts, method)
+    content_length = _content_length(lengths, encodings, newest=newest) if lengths or encodings else 0
+    options = _options(connection) if connection else ()
+    websocket = b"upgrade" in options and upgrades == [b"websocket"] and method == b"GET" and newest
+    if websocket and content_length != 0:
+        raise Malformed("a WebSocket handshake has no body")
+    keep_alive = newest and b"close" not in options
+    return Framing(content_length, keep_alive, websocket, newest and expects_continue)
+
+
+def _sorted(
+    fields: Fields,
+) -> tuple[list[bytes], bytes, list[bytes], list[bytes], list[bytes], bool]:
+    """`Host`, `Connection`, `Upgrade`, `Content-Length`, `Transfer-Encoding`, and whether `100-continue`."""
+    hosts: list[bytes] = []
+    connection = b""
+    upgrades: list[bytes] = []
+    lengths: list[bytes] = []
+    encodings: list[bytes] = []
+    expects_continue = False
+    for name, value in fields:
+        if name == b"host":
+            hosts.append(value.strip(_BLANKS))
+        elif name == b"connection":
+            connection += b"," + value  # several fields are one list
+        elif name == b"upgrade":
+            upgrades.append(value.strip(_BLANKS).lower())
+        elif name == b"content-length":
+            lengths.append(value.strip(_BLANKS))
+        elif name == b"transfer-encoding":
+            encodings.append(value.strip(_BLANKS).lower())
+        elif value.lower() == b"100-continue":
+            expects_continue = True
+    return hosts, connection, upgrades, lengths, encodings, expects_continue
+
+
+def _options(connection: bytes) -> list[bytes]:
+    return [option.strip(_BLANKS).lower() for option in connection.split(b",")]
+
+
+def _check_target(target: bytes, hosts: list[bytes], method: bytes) -> None:
+    """Check a target that is not simply a path."""
     if b"#" in target:
         raise Malformed("a request target has no fragment")
-    if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
+    if target == b"*" and method == b"OPTIONS":
         return
     absolute = _ABSOLUTE.match(target)
     if absolute is None:
@@ -101,13 +120,11 @@ def _check_host(hosts: list[bytes], version: str, method: bytes, target: bytes) 
         raise Malformed("the request target and `Host` name different hosts")
 
 
-def _content_length(lengths: list[bytes], encodings: list[bytes], version: str) -> int | None:
+def _content_length(lengths: list[bytes], encodings: list[bytes], *, newest: bool) -> int | None:
     if not encodings:
-        if not lengths:
-            return 0
         if len(lengths) > 1 or not lengths[0].isdigit():
             raise Malformed("`Content-Length` must be one number")
         return int(lengths[0])
-    if lengths or version == "1.0" or len(encodings) > 1 or encodings[0].lower() != b"chunked":
+    if lengths or encodings != [b"chunked"] or not newest:
         raise Malformed("`Transfer-Encoding` must be `chunked`, in HTTP/1.1, and without `Content-Length`")
     return None

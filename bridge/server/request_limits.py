@@ -11,9 +11,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from bridge.errors import TooLarge
 from bridge.web.limits.limits import UnsentBytes
 
+<<<<<<< HEAD
 MAX_FIELDS = 1000  # header fields of one request
 MAX_INCOMING_BYTES = 8 * 1024 * 1024  # of all requests that arrived in part
 SMALL_BYTES = 16 * 1024  # of one such request, which is always let in
+=======
+>>>>>>> a83827c65041b5fb530cb9fb6b2b2978b66827f9
 MIN_BODY_RATE = 1000.0  # bytes per second; below that the body timeout runs
 
 
@@ -110,6 +113,7 @@ class TimeLimitedRequest(HttpToolsProtocol):
         self._waiting_since: float | None = self.loop.time()  # None while it is the server's turn
         self.flow = CountedFlow(transport)
 
+<<<<<<< HEAD
     def on_message_begin(self) -> None:
         """Restart the counters and the header timeout."""
         self._in_head = True
@@ -117,18 +121,22 @@ class TimeLimitedRequest(HttpToolsProtocol):
         self._waiting_since = self.loop.time()
         super().on_message_begin()
 
+=======
+>>>>>>> a83827c65041b5fb530cb9fb6b2b2978b66827f9
     def on_url(self, url: bytes) -> None:
         """Count the URL as part of the head."""
-        self._count(len(url))
-        super().on_url(url)
+        self._field_bytes += len(url)
+        if self._field_bytes > self.max_head_bytes:
+            raise TooLarge  # raised through the parser, which ends the connection with 400
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count a header field; the trailer of a chunked body is counted and dropped."""
-        self._count(len(name) + len(value))
+        self._field_bytes += len(name) + len(value)
+        if self._field_bytes > self.max_head_bytes:
+            raise TooLarge
         if self._in_head:
-            super().on_header(name, value)
-            if len(self.headers) > MAX_FIELDS:
-                raise TooLarge
+            self.headers.append((name.lower(), value))
 
     def body_begins(self) -> None:
         """Start the body timeout."""
@@ -215,8 +223,3 @@ class TimeLimitedRequest(HttpToolsProtocol):
         """Whether no request is in progress and uvicorn's own keep-alive timer is not running."""
         in_progress = self.cycle is not None and not self.cycle.response_complete
         return not in_progress and self.timeout_keep_alive_task is None
-
-    def _count(self, number: int) -> None:
-        self._field_bytes += number
-        if self._field_bytes > self.max_head_bytes:
-            raise TooLarge  # raised through the parser, which ends the connection with 400

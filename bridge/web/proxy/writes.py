@@ -10,7 +10,7 @@ from starlette.responses import Response
 from bridge.auth.caller import Caller
 from bridge.core.event import Event
 from bridge.core.task import TaskKey, check_task_id
-from bridge.delivery.handoff import has_left
+from bridge.delivery.handoff import while_client_stays
 from bridge.dialects.base import ProxyMatch, Submission
 from bridge.errors import Overloaded, UpstreamUnreachable
 from bridge.sources.poll import JSON
@@ -88,13 +88,15 @@ class ProxyWrites:
             return _forwarded_response(call, submitted)
         until = self._clock.monotonic() + seconds
         while not (event.state.status.final or self._subscriptions.closed is not None):
-            if has_left(call.request.scope):
-                break
             left = until - self._clock.monotonic()
             if left <= 0:
                 break
             # in steps: a waiting client must not delay the shutdown
-            await self._hub.changed(key, event.cursor.offset, seconds=min(left, DRAIN_CHECK_SECONDS))
+            try:
+                async with while_client_stays(call.request.scope):
+                    await self._hub.changed(key, event.cursor.offset, seconds=min(left, DRAIN_CHECK_SECONDS))
+            except TimeoutError:
+                break
             (latest,) = await self._journal.latest([key])
             event = latest or event
         if event.state.status.final:

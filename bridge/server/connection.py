@@ -10,13 +10,8 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from bridge.server.exchange import Exchange
-<<<<<<< HEAD
-from bridge.server.request_head import FRAMING_FIELDS, Framing, Malformed, framing
-from bridge.server.request_limits import OVERLOADED_RESPONSE, TimeLimitedRequest, bad_request
-=======
 from bridge.server.request_head import FRAMING_FIELDS, Malformed, framing
-from bridge.server.request_limits import TimeLimitedRequest, bad_request
->>>>>>> a83827c65041b5fb530cb9fb6b2b2978b66827f9
+from bridge.server.request_limits import OVERLOADED_RESPONSE, TimeLimitedRequest, bad_request
 
 # Of one read, which may be 256 KiB: so much is parsed before other connections have their turn.
 MAX_FIELDS = 1000  # header fields of one request
@@ -64,15 +59,13 @@ class HttpConnection(TimeLimitedRequest):
             self._keep(data)
         elif self._tail or self._in_body or data.find(_END) != len(data) - len(_END):
             self._parse(data)
-<<<<<<< HEAD
-        if not (self._deaf or self._has_room()):
-            self.refuse_for_now()
-=======
         else:  # one whole head and nothing else, as nearly always
             self._feed(data)
             if self.cycle is None:
                 self._parse(b"")
->>>>>>> a83827c65041b5fb530cb9fb6b2b2978b66827f9
+            return
+        if not (self._deaf or self._has_room()):
+            self.refuse_for_now()
 
     def eof_received(self) -> bool:  # type: ignore[override] # as asyncio's
         """The client sends nothing more: finish the requests it has sent, then close."""
@@ -215,9 +208,11 @@ class HttpConnection(TimeLimitedRequest):
             cause = error.__context__
             self.refuse(str(cause) if isinstance(cause, Malformed) else "this is not valid HTTP/1.1")
             return
+        if not self._in_head:
+            return
         if not had_begun:
             self._head_start = len(data)
-        if had_begun and self._in_head and not self._upgrade and not self.count_unfinished_head(len(data)):
+        elif not self._upgrade and not self.count_unfinished_head(len(data)):
             self.refuse("the head of the request is too large")
 
     def _head_without_upgrade(self) -> bytes:
@@ -273,7 +268,8 @@ class HttpConnection(TimeLimitedRequest):
     def on_response_complete(self) -> None:
         """Go on with the next request."""
         self.server_state.total_requests += 1
-        self.has_room_for(0)
+        if self._counted:
+            self.has_room_for(0)
         # Only the parser and the limits remain of an idle connection.
         self.cycle = self.headers = None  # type: ignore[assignment] # as uvicorn's
         if self.transport.is_closing():

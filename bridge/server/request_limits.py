@@ -11,12 +11,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from bridge.errors import TooLarge
 from bridge.web.limits.limits import UnsentBytes
 
-<<<<<<< HEAD
-MAX_FIELDS = 1000  # header fields of one request
 MAX_INCOMING_BYTES = 8 * 1024 * 1024  # of all requests that arrived in part
 SMALL_BYTES = 16 * 1024  # of one such request, which is always let in
-=======
->>>>>>> a83827c65041b5fb530cb9fb6b2b2978b66827f9
 MIN_BODY_RATE = 1000.0  # bytes per second; below that the body timeout runs
 
 
@@ -113,16 +109,6 @@ class TimeLimitedRequest(HttpToolsProtocol):
         self._waiting_since: float | None = self.loop.time()  # None while it is the server's turn
         self.flow = CountedFlow(transport)
 
-<<<<<<< HEAD
-    def on_message_begin(self) -> None:
-        """Restart the counters and the header timeout."""
-        self._in_head = True
-        self._head_bytes = self._field_bytes = self._head_start = 0
-        self._waiting_since = self.loop.time()
-        super().on_message_begin()
-
-=======
->>>>>>> a83827c65041b5fb530cb9fb6b2b2978b66827f9
     def on_url(self, url: bytes) -> None:
         """Count the URL as part of the head."""
         self._field_bytes += len(url)

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from bridge import errors
+from bridge.config.limits import ADDRESS, CALLER, LIMITS, MEBIBYTE
 from bridge.config.load import NESTED, PREFIX
 from bridge.config.settings import Settings, UpstreamSettings
 from bridge.core.event import Closing
@@ -72,9 +73,34 @@ def closings_table() -> str:
     return _table(("reason", "WebSocket close code"), rows)
 
 
+def limits_table() -> str:
+    """Every limit per caller and per address, with what the one above it gets."""
+    fields = Settings.model_fields
+    rows = []
+    for row in LIMITS:
+        counted = {CALLER: row.per != "address", ADDRESS: row.per != "caller"}
+        exposed = {CALLER: row.exposed_caller, ADDRESS: row.exposed_address}
+        defaults = [
+            _amount(fields[row.setting + suffix].default) if exists else "-"
+            for suffix, exists in counted.items()
+        ]
+        profile = [_amount(exposed[suffix]) if exists else "-" for suffix, exists in counted.items()]
+        rows.append((f"`{row.setting}`", row.counts, _amount(row.total), *defaults, *profile, row.beyond))
+    columns = ("setting", "counts", "total", "caller", "address", "exposed: caller", "exposed: address")
+    return _table((*columns, "beyond it"), rows)
+
+
+def _amount(value: float | None) -> str:
+    if value is None:
+        return "-"
+    whole = int(value)
+    return f"{whole // MEBIBYTE} MiB" if whole and whole % MEBIBYTE == 0 else f"{whole}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "upstream": upstream_table,
+    "limits": limits_table,
     "metrics": metrics_table,
     "errors": errors_table,
     "closings": closings_table,

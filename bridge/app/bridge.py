@@ -20,8 +20,10 @@ from bridge.auth.origins import Origins
 from bridge.clock import Clock, SystemClock
 from bridge.config.effective import longest_submit, poll_interval, task_deadline
 from bridge.config.keys import missing_keys
+from bridge.config.limits import Profile
 from bridge.config.settings import SQLITE, Settings, UpstreamSettings, dialect_of
 from bridge.core.event import Closing
+from bridge.core.quota import Lingering
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
 from bridge.delivery.longpoll import LongPolls
@@ -235,6 +237,11 @@ class Bridge:
             metrics,
             random=rng,
             linger_seconds=settings.linger_seconds,
+            lingering=Lingering(
+                settings.max_lingering_watches,
+                settings.max_lingering_watches_per_caller,
+                settings.max_lingering_watches_per_address,
+            ),
             accounts=accounts,
         )
         hub = Hub(pool, metrics, clock)
@@ -243,7 +250,8 @@ class Bridge:
         maintenance = ConnectionMaintenance(hub, clock, rng, settings)
         submitter = Submitter(pool, journal, callback_url=settings.called_back_at or None)
         stack.push_async_callback(submitter.close)
-        limits = Limits(settings, ClientAddresses(settings.trusted_proxies), clock, metrics)
+        exposed = settings.limits is Profile.EXPOSED
+        limits = Limits(settings, ClientAddresses(settings.trusted_proxies, warn=exposed), clock, metrics)
         origins = Origins(settings.allowed_origins)
         auth = build_auth(settings, origins, limits, clock, pool, accounts)
         if auth.ownership is not None:
@@ -326,9 +334,16 @@ async def open_journal(settings: Settings, clock: Clock) -> Journal:
         JournalError: It cannot be used, and why.
     """
     if settings.journal == "memory":
-        return MemoryJournal(clock, retention_seconds=settings.retention_seconds)
+        return MemoryJournal(
+            clock, retention_seconds=settings.retention_seconds, max_bytes=settings.journal_cache_bytes
+        )
     path = settings.journal.removeprefix(SQLITE)
-    return await SqliteJournal.open(path, clock, retention_seconds=settings.retention_seconds)
+    return await SqliteJournal.open(
+        path,
+        clock,
+        retention_seconds=settings.retention_seconds,
+        newest_bytes=settings.journal_cache_bytes,
+    )
 
 
 def make_upstream(

@@ -16,6 +16,7 @@ LAST_SECONDS = 10
 
 PRESET = "preset"
 DEFAULT = "default"
+IMPLIED = "limits"
 
 
 class Setting(NamedTuple):
@@ -23,7 +24,7 @@ class Setting(NamedTuple):
 
     Args:
         value: Ready for JSON; a secret is `***`.
-        source: `command line`, `environment`, `file`, `preset` or `default`.
+        source: `command line`, `environment`, `file`, `limits`, `preset` or `default`.
     """
 
     value: Any
@@ -33,7 +34,10 @@ class Setting(NamedTuple):
 def effective(settings: Settings) -> dict[str, Setting]:
     """Every setting in use, by name; those of an upstream as `upstreams.NAME.SETTING`."""
     shown = {
-        name: Setting(_shown(getattr(settings, name)), settings.sources.get(name, DEFAULT))
+        name: Setting(
+            _shown(getattr(settings, name)),
+            settings.sources.get(name, IMPLIED if settings.is_exposed(name) else DEFAULT),
+        )
         for name in Settings.model_fields
         if name != "upstreams"
     }

@@ -26,7 +26,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from bridge.config import limits
 from bridge.config.checks import check_origin, cross_field_errors, mapping_errors
+from bridge.config.limits import MEBIBYTE, Profile
 from bridge.dialects.dialect import Dialect
 from bridge.dialects.hosts import is_host_name
 from bridge.dialects.registry import CUSTOM, load_dialect, preset_names
@@ -239,6 +241,11 @@ class Settings(BaseModel):
         "sqlite:./bridge.db",
         description="Where states are recorded: `sqlite:PATH`, or `memory`, which is lost at exit.",
     )
+    journal_cache_bytes: Bytes = Field(
+        64 * MEBIBYTE,
+        description="Memory for recorded states: with `sqlite` for the newest of each task, the others are"
+        " read from the file; with `memory` for the older ones of each task, the oldest are forgotten.",
+    )
     linger_seconds: Annotated[float, Field(ge=0)] = Field(
         30.0, description="How long a watch continues after its last subscriber has left."
     )
@@ -270,33 +277,90 @@ class Settings(BaseModel):
     drain_seconds: Annotated[float, Field(ge=0)] = Field(
         20.0, description="Period over which open streams are closed after SIGTERM."
     )
+    limits: Profile = Field(
+        Profile.DEFAULT,
+        description="`exposed` for a bridge that strangers reach: sets the limits per address, and lower ones"
+        " per caller ([table](operations.md#limits)); a limit that is set itself wins.",
+    )
     max_connections: Limit = Field(
-        100_000, description="Maximum open streams, WebSockets and long-polls; 0 for no limit."
+        100_000,
+        description="Maximum open streams, WebSockets and long-polls; 0 for no limit, here and below.",
     )
     max_connections_per_address: Limit = Field(
-        0,
-        description="Maximum open streams, WebSockets and long-polls per client address, or per IPv6 /64;"
-        " 0 for no limit.",
+        0, description="Maximum open streams, WebSockets and long-polls per client address, or per IPv6 /64."
     )
     max_connections_per_caller: Limit = Field(
-        0, description="Maximum open streams, WebSockets and long-polls per caller; 0 for no limit."
+        10_000,
+        description="Maximum open streams, WebSockets and long-polls per caller. Limits per caller are 0 by"
+        ' default with `auth = "none"`, here and below.',
     )
     max_streams_per_second_per_address: Rate = Field(
         0.0,
-        description="Maximum new streams and WebSockets per second and client address; burst of ten"
-        " seconds; 0 for no limit.",
+        description="Maximum new streams and WebSockets per second and client address; burst of ten seconds.",
     )
     max_streams_per_second_per_caller: Rate = Field(
-        0.0,
-        description="Maximum new streams and WebSockets per second and caller; burst of ten seconds; 0"
-        " for no limit.",
+        500.0, description="Maximum new streams and WebSockets per second and caller; burst of ten seconds."
     )
-    max_tasks_per_connection: Limit = Field(200, description="Maximum tasks per connection; 0 for no limit.")
+    max_tasks_per_connection: Limit = Field(200, description="Maximum tasks per connection.")
+    max_watches_per_address: Limit = Field(
+        0, description="Maximum tasks per client address, over all its connections."
+    )
     max_watches_per_caller: Limit = Field(
-        0, description="Maximum tasks per caller, over all its connections; 0 for no limit."
+        20_000, description="Maximum tasks per caller, over all its connections."
     )
+    max_subscribes_per_second_per_address: Rate = Field(
+        0.0,
+        description="Maximum tasks that one client address subscribes to per second; burst of ten seconds.",
+    )
+    max_subscribes_per_second_per_caller: Rate = Field(
+        1_000.0, description="Maximum tasks that one caller subscribes to per second; burst of ten seconds."
+    )
+    max_provider_calls_per_second_per_address: Rate = Field(
+        0.0,
+        description="Maximum calls to providers that the requests of one client address cause per second:"
+        " submits, cancels, lookups by alias, and reads of tasks that nobody watches; burst of ten seconds.",
+    )
+    max_provider_calls_per_second_per_caller: Rate = Field(100.0, description="The same per caller.")
+    max_lingering_watches: Limit = Field(
+        10_000,
+        description="Maximum watches without a viewer; above it, here and in the next two, the oldest ends.",
+    )
+    max_lingering_watches_per_address: Limit = Field(
+        0, description="Maximum watches without a viewer that one client address has left behind."
+    )
+    max_lingering_watches_per_caller: Limit = Field(
+        2_000, description="Maximum watches without a viewer that one caller has left behind."
+    )
+    max_waiting_bytes: Limit = Field(
+        64 * MEBIBYTE,
+        description="Maximum bytes that clients have not taken yet, over all connections.",
+    )
+    max_waiting_bytes_per_address: Limit = Field(
+        0, description="The same over the connections of one client address."
+    )
+    max_waiting_bytes_per_caller: Limit = Field(
+        32 * MEBIBYTE, description="The same over the connections of one caller."
+    )
+    max_history_bytes_per_second: Limit = Field(
+        32 * MEBIBYTE,
+        description="Maximum bytes per second that are read for `?history=1`; burst of ten seconds.",
+    )
+    max_history_bytes_per_second_per_address: Limit = Field(0, description="The same per client address.")
+    max_history_bytes_per_second_per_caller: Limit = Field(16 * MEBIBYTE, description="The same per caller.")
+    max_reading_bytes: Limit = Field(
+        24 * MEBIBYTE,
+        description="Maximum bytes of request bodies that have not arrived completely; the next one is read"
+        " when there is room. At least the largest body.",
+    )
+    max_reading_bytes_per_address: Limit = Field(0, description="The same per client address.")
+    max_reading_bytes_per_caller: Limit = Field(16 * MEBIBYTE, description="The same per caller.")
+    max_submits_in_flight: Limit = Field(
+        1_000, description="Maximum submits that wait for a provider, over all upstreams."
+    )
+    max_submits_in_flight_per_address: Limit = Field(0, description="The same per client address.")
+    max_submits_in_flight_per_caller: Limit = Field(100, description="The same per caller.")
     max_submits_per_minute_per_caller: Rate = Field(
-        0.0, description="Maximum submits per minute and caller; burst of one minute; 0 for no limit."
+        0.0, description="Maximum submits per minute and caller; burst of one minute."
     )
     max_request_head_bytes: Bytes = Field(
         256 * 1024, description="Maximum size of a request head (request line with URL, and headers)."
@@ -354,6 +418,7 @@ class Settings(BaseModel):
         default_factory=dict, description="The providers, by name; at least one."
     )
     _origin: Origin = PrivateAttr(default_factory=Origin)
+    _implied: frozenset[str] = PrivateAttr(default_factory=frozenset)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -364,6 +429,10 @@ class Settings(BaseModel):
     def sources(self) -> Mapping[str, str]:
         """Which layer set each setting: `file`, `environment` or `command line`; defaults are left out."""
         return self._origin.sources
+
+    def is_exposed(self, name: str) -> bool:
+        """Whether `limits = "exposed"` set this limit, not the operator."""
+        return self.limits is Profile.EXPOSED and name in self._implied
 
     @property
     def admin_address(self) -> tuple[str, int] | None:
@@ -406,6 +475,8 @@ class Settings(BaseModel):
         if isinstance(data, dict) and isinstance(data.get("revoked_tokens_file"), str) and origin.path:
             path = str(origin.path.parent / data["revoked_tokens_file"])
             data = {**data, "revoked_tokens_file": path}
+        implied = limits.fill(data) if isinstance(data, dict) else {}
+        data = {**data, **implied} if implied else data
         invalid: set[str] = set()
         try:
             settings = handler(data)
@@ -425,6 +496,7 @@ class Settings(BaseModel):
         if errors:
             raise ValidationError.from_exception_data(cls.__name__, errors, hide_input=True)
         settings._origin = origin  # noqa: SLF001 - its own, and set before it is returned
+        settings._implied = frozenset(implied)  # noqa: SLF001 - as above
         return settings
 
     @field_validator("token_secrets")

@@ -19,6 +19,7 @@ from bridge.core.merge import unknown
 from bridge.core.resume import Decision, Resume, decide
 from bridge.core.task import Status, TaskKey
 from bridge.core.watch import NO_LINK_SENTENCE
+from bridge.delivery.history import Pace, Replay
 from bridge.errors import BridgeError, CredentialRefused, TaskNotFound, UpstreamRefused
 from bridge.hub.hub import Hub
 from bridge.hub.maintenance import retry_milliseconds
@@ -46,12 +47,16 @@ class SubscribeRequest:
         token: The last event id the client sent.
         history: Whether to send all recorded states first instead of only the newest.
         unverified: Requested tasks that may not be shown, with the reason.
+        pace: Counts bytes of history; returns the seconds to wait before they may be read.
+        has_room: Whether a first burst of so many bytes may wait for the client.
     """
 
     keys: Sequence[TaskKey]
     token: str | None = None
     history: bool = False
     unverified: Mapping[TaskKey, BridgeError] = field(default_factory=dict)
+    pace: Pace = lambda _: 0.0
+    has_room: Callable[[int], bool] = lambda _: True
 
     @property
     def mark(self) -> str | None:
@@ -191,14 +196,24 @@ class Subscriptions:
         subscription, request, position = pending.subscription, pending.request, pending.decision.position
         fmt = subscription.fmt
         events = [event for event in pending.latest if event is not None]
-        if request.history:
-            events = await self._history(pending)
         preface = fmt.preface
         retry: int | None = self.retry()
         if position.reset_reason is not None:
             # The reset is the first block then, so it carries the reconnect delay.
             preface += fmt.reset(position.reset_reason, retry=retry)
             retry = None
+        if not request.has_room(sum(fmt.bytes_of(event) for event in events)):
+            frame = self.final_frame(subscription, Closing.OVER_CAPACITY)
+            self.hub.finish(subscription, Closing.OVER_CAPACITY, preface + frame)
+            return
+        after = position.after
+        if request.history:
+            replay = Replay(self.journal, self.hub, self.clock, self.metrics, first=preface, retry=retry)
+            recorded = await self.journal.history(request.keys, after or 0)
+            reached = await replay.run(subscription, recorded, pace=request.pace, has_room=request.has_room)
+            if reached:
+                # What it has been sent begins the stream: the newest states follow only where they are newer.
+                preface, retry, after = b"", None, reached
         if any(error.retryable for error in request.unverified.values()):
             # The check failed only for now. Closed early, the client reconnects and is checked again.
             subscription.ends_at = min(subscription.ends_at, self.clock.monotonic() + RECHECK_SECONDS)
@@ -221,16 +236,17 @@ class Subscriptions:
             and not self.hub.is_noticed(event.key, NoticeCode.RESULT_UNAVAILABLE)
         ]
         remarks += [(key, denied_notice(error)) for key, error in request.unverified.items()]
-        backlogs = self._backlogs(pending, events)
+        backlogs = self._backlogs(pending, events, after)
         self.hub.begin(subscription, backlogs, preface=preface, remarks=remarks, retry=retry)
         if new and pending.decision.resume is not Resume.CURRENT:
             self._send_placeholders(pending, new)
 
-    def _backlogs(self, pending: PendingSubscription, events: Sequence[Event]) -> dict[TaskKey, Backlog]:
+    def _backlogs(
+        self, pending: PendingSubscription, events: Sequence[Event], after: int | None
+    ) -> dict[TaskKey, Backlog]:
         recorded: dict[TaskKey, list[Event]] = {key: [] for key in pending.request.keys}
         for event in events:
             recorded[event.key].append(event)
-        after = pending.decision.position.after
         floor = -1 if after is None else after
         # A socket has no way to say that nothing more will come: the end of a finished task says it again.
         repeats_end = pending.subscription.fmt.stays_open
@@ -319,14 +335,6 @@ class Subscriptions:
         refused = len(keys) == 1 and isinstance(first, UpstreamRefused)
         if first is not None and refused and not isinstance(first, CredentialRefused | TaskNotFound):
             raise first
-
-    async def _history(self, pending: PendingSubscription) -> list[Event]:
-        after = pending.decision.position.after or 0
-        recorded = [await self.journal.since(key, after) for key in pending.request.keys]
-        newest = [event for event in pending.latest if event is not None]
-        # Keyed by cursor: the newest event of a task is usually in its history as well.
-        by_cursor = {event.cursor: event for events in [*recorded, newest] for event in events}
-        return sorted(by_cursor.values(), key=lambda event: event.cursor.offset)
 
     def _send_placeholders(self, pending: PendingSubscription, new: list[TaskKey]) -> None:
         """Send `unknown` for tasks without a state, once the time for their first poll is up."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -25,12 +25,22 @@ SUBPROTOCOL = "bridge.v1.json"
 MAX_MESSAGE = 64 * 1024
 MAX_QUEUED = 1000  # first polls of one connection that wait for their turn
 SLOW_READ_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 5.0
 TOO_BIG = 1009
 REFUSED = 1008
 
 Resolve = Callable[[Sequence[str]], list[TaskKey]]
-Follow = Callable[[int], None]
 Denied = Callable[[Sequence[TaskKey]], Awaitable[Mapping[TaskKey, BridgeError]]]
+
+
+class TaskCounts(Protocol):
+    """Counts the tasks of one connection."""
+
+    def set_watch_count(self, tasks: int) -> None:
+        """The connection is about to have this many; raises `LimitExceeded`."""
+
+    def subscribe_wait(self, tasks: int) -> float:
+        """It subscribes to this many; returns the seconds to wait before it may, else 0."""
 
 
 class WebSocketSession:
@@ -40,7 +50,7 @@ class WebSocketSession:
         resolve: Parses task refs; raises `InvalidRequest` or `UnknownUpstream`.
         first: Tasks named in the URL, subscribed to immediately.
         max_tasks: Tasks one connection may subscribe to; 0 for no limit.
-        follow: Called with the number of tasks the connection is about to have; raises `LimitExceeded`.
+        slot: Counts its tasks.
         denied: Returns the tasks the caller may not read, with the reason; raises `Unauthenticated`.
         expires_at: Monotonic seconds at which the caller's credential expires; None for never.
     """
@@ -53,7 +63,7 @@ class WebSocketSession:
         first: SubscribeRequest | None,
         include: Include,
         max_tasks: int,
-        follow: Follow,
+        slot: TaskCounts,
         denied: Denied,
         expires_at: float | None = None,
     ) -> None:
@@ -64,7 +74,7 @@ class WebSocketSession:
         self._first = first
         self._include = include
         self._max_tasks = max_tasks
-        self._follow = follow
+        self._slot = slot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Accept the handshake, then detach the session that exchanges messages."""
@@ -87,7 +97,7 @@ class WebSocketSession:
             self._resolve,
             self._denied,
             self._max_tasks,
-            self._follow,
+            self._slot,
         )
         try:
             first, self._first = self._first, None  # frees the request while the connection is open
@@ -104,9 +114,9 @@ class _Conversation:
 
     __slots__ = (
         "_denied",
-        "_follow",
         "_max_tasks",
         "_resolve",
+        "_slot",
         "_subscription",
         "_subscriptions",
         "_writer",
@@ -120,7 +130,7 @@ class _Conversation:
         resolve: Resolve,
         denied: Denied,
         max_tasks: int,
-        follow: Follow,
+        slot: TaskCounts,
     ) -> None:
         self._subscriptions = subscriptions
         self._subscription = subscription
@@ -128,7 +138,7 @@ class _Conversation:
         self._resolve = resolve
         self._denied = denied
         self._max_tasks = max_tasks
-        self._follow = follow
+        self._slot = slot
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Reply to messages until the connection ends."""
@@ -173,7 +183,7 @@ class _Conversation:
         total = len(self._subscription.channels) + len(request.keys)
         if self._max_tasks and total > self._max_tasks:
             raise LimitExceeded(f"one connection may subscribe to at most {self._max_tasks} tasks")
-        self._follow(total)
+        self._slot.set_watch_count(total)
         pending = await self._subscriptions.open(self._subscription, request, wait_for_state=False)
         assert self._subscription.asked is not None
         # A 404 is the reply to this message, however late it comes.
@@ -201,6 +211,9 @@ class _Conversation:
                 if self._subscriptions.pool.queued_by(self._subscription) > MAX_QUEUED:
                     # Its first polls wait for their turn as it is: what it asks for beyond is read slowly.
                     await self._subscriptions.clock.sleep(SLOW_READ_SECONDS)
+                while (wait := self._slot.subscribe_wait(len(keys))) > 0:
+                    # More a second than its caller may subscribe to: it is not read on.
+                    await self._subscriptions.clock.sleep(min(wait, MAX_PAUSE_SECONDS))
                 # Each denied task gets an error of its own; the others are subscribed to nevertheless.
                 denied = await self._denied(keys)
                 for key, error in denied.items():
@@ -213,7 +226,7 @@ class _Conversation:
                 # Tasks the client never subscribed to are confirmed too: the result is the same.
                 for key in keys:
                     self._subscriptions.hub.unsubscribe(self._subscription, key)
-                self._follow(len(self._subscription.channels))
+                self._slot.set_watch_count(len(self._subscription.channels))
                 self._send("unsubscribed", {"id": number, "tasks": [key.ref for key in keys]})
             case "ping":
                 self._send("pong", {"id": number})

@@ -27,6 +27,7 @@ from bridge.hub.subscription import Backlog, Subscription
 from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import Format, Frames
 
+BURST_BYTES = 128 * 1024  # of states that one flush writes; a connection takes the rest when it has drained
 SLICE = 500  # writes before the event loop gets a turn: about 5 ms
 
 logger = logging.getLogger(__name__)
@@ -370,6 +371,7 @@ class Hub:
                     ]
                 if self._writes_left <= 0:
                     yield
+        frames.release()
         now = self._clock.monotonic()
         channel.last_write = now
         seconds = now - frames.event.observed_at if frames.event.observed_at else None
@@ -473,24 +475,19 @@ class Hub:
         # move the cursor past them.
         channels = subscription.channels.values()
         held = dict.fromkeys(one for one in channels if _is_unsent(subscription, one))
-        written = 0
-        burst, subscription.preface = [subscription.preface], b""
-        for due in sorted(_due_states(held | pending), key=lambda due: due.offset):
-            try:
-                burst.append(_frame(subscription, due))
-                written += 1
-            except Exception:
-                logger.exception("state cannot be written", extra={"task": due.channel.key.ref})
-                # Its other tasks go on.
-                subscription.pending[due.channel] = None if not due.first else Backlog([due.frames.event])
+        states, more = self._states_due(subscription, held | pending)
+        burst, subscription.preface = [subscription.preface, *states], b""
+        if more:
+            subscription.pending_notices, notices = notices, {}
+            if not subscription.waiting:
                 subscription.waiting = True
-                self._stuck[subscription] = None
+                asyncio.get_running_loop().call_soon(self._resume, subscription)
         burst += [self._notice_frame(subscription, key, notice) for (key, _), notice in notices.items()]
         # Frames batched in this round are older than anything pending, so they go first (rule 2).
         batched = b"".join(self._batched.pop(subscription, ()))
         self.write(subscription, batched + fmt.pack(b"".join(burst)))
-        self._metrics.sent(fmt.label, written)
-        subscription.events += written
+        self._metrics.sent(fmt.label, len(states))
+        subscription.events += len(states)
         sent = [channel for channel in chain(pending, held) if channel not in subscription.pending]
         for channel in sent:
             # A broadcast under way skips the subscription for offsets up to this one; without that, it would
@@ -505,6 +502,34 @@ class Hub:
             missing = subscription.channels.get(key)
             if code is NoticeCode.TASK_NOT_FOUND and missing is not None:
                 self._close_task(subscription, missing)
+
+    def _states_due(
+        self, subscription: Subscription, due: Mapping[Channel[Subscription], Backlog | None]
+    ) -> tuple[list[bytes], bool]:
+        """The states to write now, oldest first, and whether others did not fit into the burst.
+
+        Those are pending again: 200 large documents must not wait in the write buffer of one connection.
+        """
+        frames: list[bytes] = []
+        size = 0
+        more = False
+        for state in sorted(_due_states(due), key=lambda state: state.offset):
+            again = Backlog([state.frames.event]) if state.first else None
+            if size >= BURST_BYTES:
+                more = True
+                subscription.pending[state.channel] = again
+                continue
+            try:
+                frames.append(_frame(subscription, state))
+                size += len(frames[-1])
+            except Exception:
+                logger.exception("state cannot be written", extra={"task": state.channel.key.ref})
+                # Its other tasks go on.
+                subscription.pending[state.channel] = again
+                subscription.waiting = True
+                self._stuck[subscription] = None
+            state.frames.release()
+        return frames, more
 
     def _notice_frame(self, subscription: Subscription, key: TaskKey, notice: Notice) -> bytes:
         fmt = subscription.fmt

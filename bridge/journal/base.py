@@ -5,10 +5,23 @@ them to followers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bridge.core.event import Event, Notice
 from bridge.core.task import State, TaskKey
+
+
+class Recorded(NamedTuple):
+    """One retained event, without its document.
+
+    Args:
+        offset: Of its cursor.
+        size: Bytes of the document in memory.
+    """
+
+    key: TaskKey
+    offset: int
+    size: int
 
 
 class Follower(Protocol):
@@ -56,8 +69,15 @@ class Journal(Protocol):
     async def latest(self, keys: Sequence[TaskKey]) -> list[Event | None]:
         """The newest event of each task; None for a task without a recorded state."""
 
-    async def since(self, key: TaskKey, offset: int) -> Sequence[Event]:
-        """The retained events of a task after `offset`, oldest first."""
+    async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
+        """What is retained of some tasks after the offset `after`, in journal order; read it in portions."""
+
+    async def read(self, recorded: Sequence[Recorded], *, raw: bool = True) -> Sequence[Event]:
+        """The events of some records, in the same order, without those deleted meanwhile.
+
+        Args:
+            raw: Whether the provider's own documents are needed too.
+        """
 
     async def unfinished(self) -> Sequence[Event]:
         """The newest event of every task whose state is not final."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 from bridge.core.event import Event, Notice
 from bridge.core.task import TaskKey
-from bridge.journal.base import Follower
+from bridge.journal.base import Follower, Recorded
 
 logger = logging.getLogger(__name__)
 
 
-class Feed:
+class Feed(ABC):
     """The followers of one journal, called on the event loop in the order they were added.
 
     A follower that raises costs neither the others nor whoever reports to them: what is recorded stays so.
@@ -20,6 +21,18 @@ class Feed:
 
     def __init__(self) -> None:
         self._followers: list[Follower] = []
+
+    @abstractmethod
+    async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
+        """See `Journal.history`."""
+
+    @abstractmethod
+    async def read(self, recorded: Sequence[Recorded], *, raw: bool = True) -> Sequence[Event]:
+        """See `Journal.read`."""
+
+    async def since(self, key: TaskKey, after: int) -> Sequence[Event]:
+        """All retained events of a task after `after`, oldest first: for tools, not for clients."""
+        return await self.read(await self.history([key], after))
 
     def follow(self, follower: Follower) -> None:
         """Pass everything from now on to `follower`."""

@@ -11,9 +11,12 @@ from bridge.clock import Clock
 from bridge.core.cursor import Cursor
 from bridge.core.event import Event
 from bridge.core.task import State, Status, TaskKey
+from bridge.journal.base import Recorded
 from bridge.journal.feed import Feed
 
 EVENTS_PER_TASK = 256
+EVENT_BYTES = 1500  # without documents and links
+MAX_BYTES = 64 * 1024 * 1024
 FORGET_BATCH = 64
 
 
@@ -24,9 +27,18 @@ class MemoryJournal(Feed):
 
     Args:
         max_tasks: Above this, the task unchanged for longest is deleted.
+        max_bytes: Memory for the events that are not the newest of their task; above it the oldest events of
+            the task unchanged for longest are deleted.
     """
 
-    def __init__(self, clock: Clock, *, retention_seconds: float, max_tasks: int = 200_000) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        retention_seconds: float,
+        max_tasks: int = 200_000,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
         super().__init__()
         self.epoch = secrets.token_hex(4)
         self.head = 0
@@ -37,6 +49,9 @@ class MemoryJournal(Feed):
         self._tasks: OrderedDict[TaskKey, deque[Event]] = OrderedDict()
         # Monotonic seconds of the last append: the clock on the wall may be set while the bridge runs.
         self._appended_at: dict[TaskKey, float] = {}
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._with_history: OrderedDict[TaskKey, None] = OrderedDict()
 
     async def append(self, key: TaskKey, state: State, *, observed_at: float = 0.0) -> Event:
         """Record a state and pass the event to the followers; never waits."""
@@ -44,11 +59,19 @@ class MemoryJournal(Feed):
         event = Event(key, Cursor(self.epoch, self.head), state, observed_at)
         events = self._tasks.get(key)
         if events is None:
-            events = self._tasks[key] = deque(maxlen=EVENTS_PER_TASK)
+            events = self._tasks[key] = deque()
+        else:
+            self._bytes += _size(events[-1])
+            self._with_history[key] = None
+            self._with_history.move_to_end(key)
         events.append(event)
         self._appended_at[key] = self._clock.monotonic()
+        if len(events) > EVENTS_PER_TASK:
+            self._bytes -= _size(events.popleft())
         self._tasks.move_to_end(key)  # the first task is always the one unchanged for longest
         self._forget()
+        while self._bytes > self._max_bytes and self._with_history:
+            self._forget_oldest_event()
         self.publish(event)
         return event
 
@@ -56,9 +79,26 @@ class MemoryJournal(Feed):
         """The newest event of each task."""
         return [events[-1] if (events := self._tasks.get(key)) else None for key in keys]
 
-    async def since(self, key: TaskKey, offset: int) -> Sequence[Event]:
-        """The retained events of a task after `offset`."""
-        return [event for event in self._tasks.get(key, ()) if event.cursor.offset > offset]
+    async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
+        """What is retained of some tasks after `after`, in journal order."""
+        recorded = (
+            Recorded(key, event.cursor.offset, _size(event))
+            for key in keys
+            for event in self._tasks.get(key, ())
+        )
+        return sorted((one for one in recorded if one.offset > after), key=lambda one: one.offset)
+
+    async def read(self, recorded: Sequence[Recorded], *, raw: bool = True) -> Sequence[Event]:
+        """The events of some records that still exist."""
+        del raw  # they are in memory as they are
+        wanted = {(one.key, one.offset) for one in recorded}
+        events = [
+            event
+            for key in {one.key for one in recorded}
+            for event in self._tasks.get(key, ())
+            if (key, event.cursor.offset) in wanted
+        ]
+        return sorted(events, key=lambda event: event.cursor.offset)
 
     async def unfinished(self) -> Sequence[Event]:
         """The newest event of every task whose state is not final."""
@@ -87,4 +127,22 @@ class MemoryJournal(Feed):
             # The order is by last append: if this task stays, so do all after it.
             if not expired and len(self._tasks) <= self._max_tasks:
                 return
+            self._with_history.pop(key, None)
+            self._bytes -= sum(
+                _size(event) for event in itertools.islice(self._tasks[key], len(self._tasks[key]) - 1)
+            )
             del self._tasks[key], self._appended_at[key]
+
+    def _forget_oldest_event(self) -> None:
+        key = next(iter(self._with_history))
+        events = self._tasks[key]
+        self._bytes -= _size(events.popleft())
+        if len(events) == 1:
+            del self._with_history[key]
+
+
+def _size(event: Event) -> int:
+    """Bytes of an event in memory, roughly."""
+    state = event.state
+    links = sum(len(output.url or "") for output in state.outputs)
+    return EVENT_BYTES + len(state.raw or b"") + len(state.result or b"") + links

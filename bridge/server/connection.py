@@ -11,7 +11,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from bridge.server.exchange import Exchange
 from bridge.server.request_head import FRAMING_FIELDS, Malformed, framing
-from bridge.server.request_limits import TimeLimitedRequest, bad_request
+from bridge.server.request_limits import OVERLOADED_RESPONSE, TimeLimitedRequest, bad_request
 
 # Of one read, which may be 256 KiB: so much is parsed before other connections have their turn.
 MAX_FIELDS = 1000  # header fields of one request
@@ -63,6 +63,9 @@ class HttpConnection(TimeLimitedRequest):
             self._feed(data)
             if self.cycle is None:
                 self._parse(b"")
+            return
+        if not (self._deaf or self._has_room()):
+            self.refuse_for_now()
 
     def eof_received(self) -> bool:  # type: ignore[override] # as asyncio's
         """The client sends nothing more: finish the requests it has sent, then close."""
@@ -76,6 +79,7 @@ class HttpConnection(TimeLimitedRequest):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application, also one that waits for something else than the client."""
         cycle, self._deaf, self._ahead = self.cycle, True, b""
+        self.has_room_for(0)
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
         if cycle is not None and not cycle.response_complete:
@@ -185,6 +189,15 @@ class HttpConnection(TimeLimitedRequest):
         self._tail = (tail + data[max(at, limit - 3) : limit])[-3:]
         return limit
 
+    def _has_room(self) -> bool:
+        """Whether what this connection holds of a request that is not complete may stay."""
+        held = len(self._ahead)
+        if self._in_head:
+            held += self._head_start + self._head_bytes
+        elif self._in_body and self.cycle is not None:
+            held += len(self.cycle.body)
+        return self.has_room_for(held)
+
     def _feed(self, data: bytes) -> None:
         had_begun = self._in_head
         try:
@@ -195,7 +208,11 @@ class HttpConnection(TimeLimitedRequest):
             cause = error.__context__
             self.refuse(str(cause) if isinstance(cause, Malformed) else "this is not valid HTTP/1.1")
             return
-        if had_begun and self._in_head and not self._upgrade and not self.count_unfinished_head(len(data)):
+        if not self._in_head:
+            return
+        if not had_begun:
+            self._head_start = len(data)
+        elif not self._upgrade and not self.count_unfinished_head(len(data)):
             self.refuse("the head of the request is too large")
 
     def _head_without_upgrade(self) -> bytes:
@@ -231,10 +248,18 @@ class HttpConnection(TimeLimitedRequest):
 
     def refuse(self, sentence: str) -> None:
         """Respond with 400, unless a response has begun, and close."""
+        self._end_with(bad_request(sentence))
+
+    def refuse_for_now(self) -> None:
+        """Respond with 429, unless a response has begun, and close: there is no memory for the request."""
+        self._end_with(OVERLOADED_RESPONSE)
+
+    def _end_with(self, response: bytes) -> None:
         self._deaf, self._ahead = True, b""
+        self.has_room_for(0)
         cycle = self.cycle
         if cycle is None or not cycle.response_started:
-            self.transport.write(bad_request(sentence))
+            self.transport.write(response)
         if cycle is not None:
             cycle.disconnected = True  # before `connection_lost`, or the application would write behind it
             cycle.message_event.set()
@@ -243,6 +268,8 @@ class HttpConnection(TimeLimitedRequest):
     def on_response_complete(self) -> None:
         """Go on with the next request."""
         self.server_state.total_requests += 1
+        if self._counted:
+            self.has_room_for(0)
         # Only the parser and the limits remain of an idle connection.
         self.cycle = self.headers = None  # type: ignore[assignment] # as uvicorn's
         if self.transport.is_closing():

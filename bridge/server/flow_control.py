@@ -7,6 +7,8 @@ from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from bridge.web.limits.limits import UnsentBytes
+
 # The library spends about 10 µs on a frame, and one read may hold 40,000 frames without content.
 SLICE_BYTES = 2048  # parsed before other connections have their turn
 FRAMES_PER_SECOND = 200.0  # a frame counts as one, and so does a slice
@@ -58,6 +60,7 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Create the flow control before the handshake begins."""
         self.flow_control = WebSocketFlowControl()
+        self.unsent: UnsentBytes | None = None
         self._unread = b""
         self._held = False  # whether reading is paused
         self._turn: asyncio.Handle | None = None  # the scheduled call that goes on
@@ -160,10 +163,14 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
         """The transport's buffer is above its high-water mark."""
         self.flow_control.write_paused = True
         super().pause_writing()
+        if self.unsent is not None:
+            self.unsent.set(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """The transport's buffer is below its low-water mark."""
         self.flow_control.write_paused = False
         super().resume_writing()
+        if self.unsent is not None:
+            self.unsent.set(0)
         if self._held:
             self._read_on()

@@ -5,26 +5,30 @@ from __future__ import annotations
 import asyncio
 
 import orjson
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bridge.errors import TooLarge
+from bridge.web.limits.limits import UnsentBytes
 
+MAX_INCOMING_BYTES = 8 * 1024 * 1024  # of all requests that arrived in part
+SMALL_BYTES = 16 * 1024  # of one such request, which is always let in
 MIN_BODY_RATE = 1000.0  # bytes per second; below that the body timeout runs
 
 
-def _response(status: bytes, detail: str, *, retriable: bool) -> bytes:
+def _response(status: bytes, detail: str, *, code: str = "invalid_request", retriable: bool) -> bytes:
     """A problem document that ends the connection."""
-    code, _, _ = status.partition(b" ")
+    number, _, _ = status.partition(b" ")
     fields = {
         "type": "about:blank",
-        "title": "invalid request",
-        "status": int(code),
-        "code": "invalid_request",
+        "title": code.replace("_", " "),
+        "status": int(number),
+        "code": code,
         "detail": detail,
         "retriable": retriable,
     }
     body = orjson.dumps(fields)
-    final = b"" if retriable else b"x-should-retry: false\r\n"
+    final = b"retry-after: 5\r\n" if retriable else b"x-should-retry: false\r\n"
     return (
         b"HTTP/1.1 %b\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n%b"
         b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (status, final, len(body), body)
@@ -41,6 +45,36 @@ def bad_request(sentence: str) -> bytes:
     return _response(b"400 Bad Request", sentence, retriable=False)
 
 
+OVERLOADED_RESPONSE = _response(
+    b"429 Too Many Requests", "too many requests arrive in part", code="too_many_requests", retriable=True
+)
+
+
+class IncomingBytes:
+    """Bytes of requests that arrived in part and that nobody has read, over all connections.
+
+    Attributes:
+        total: The sum.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+
+
+class CountedFlow(FlowControl):
+    """uvicorn's flow control of one connection.
+
+    Attributes:
+        unsent: Counts what the client has not taken; None until it is known whose client it is.
+    """
+
+    __slots__ = ("unsent",)
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self.unsent: UnsentBytes | None = None
+
+
 class TimeLimitedRequest(HttpToolsProtocol):
     """uvicorn's HTTP protocol with the limits its parser lacks: it buffers any head and waits forever.
 
@@ -49,19 +83,31 @@ class TimeLimitedRequest(HttpToolsProtocol):
 
     Attributes:
         max_head_bytes: The largest request head, including the URL.
+        incoming: What all connections hold of requests that arrived in part.
     """
 
     # uvicorn's class has thirty attributes already; five more in the instance dict cost 1 KB per connection.
-    __slots__ = ("_field_bytes", "_head_bytes", "_in_body", "_in_head", "_waiting_since")
+    __slots__ = (
+        "_counted",
+        "_field_bytes",
+        "_head_bytes",
+        "_head_start",
+        "_in_body",
+        "_in_head",
+        "_waiting_since",
+    )
 
+    flow: CountedFlow
     max_head_bytes = 256 * 1024
+    incoming = IncomingBytes()  # one for each server, in its own subclass
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Start the header timeout: a client that connects has to send a request."""
         super().connection_made(transport)
         self._in_head = self._in_body = False
-        self._head_bytes = self._field_bytes = 0
+        self._head_bytes = self._field_bytes = self._head_start = self._counted = 0
         self._waiting_since: float | None = self.loop.time()  # None while it is the server's turn
+        self.flow = CountedFlow(transport)
 
     def on_url(self, url: bytes) -> None:
         """Count the URL as part of the head."""
@@ -100,11 +146,33 @@ class TimeLimitedRequest(HttpToolsProtocol):
         self._head_bytes += size
         return self._head_bytes <= self.max_head_bytes
 
+    def has_room_for(self, size: int) -> bool:
+        """Count that the connection holds `size` bytes of a request that arrived in part.
+
+        Returns:
+            False when all connections hold too much and this one is to blame, too.
+        """
+        self.incoming.total += size - self._counted
+        self._counted = size
+        return size <= SMALL_BYTES or self.incoming.total <= MAX_INCOMING_BYTES
+
     def nothing_arrived(self) -> None:
         """Restart the header timeout after bytes that began no message."""
         if self._waiting_since is None and self._is_idle():
             # Line breaks between requests are legal, cancel uvicorn's keep-alive timer and begin no message.
             self._waiting_since = self.loop.time()
+
+    def pause_writing(self) -> None:
+        """Count the bytes in the write buffer: it is above its high-water mark."""
+        super().pause_writing()
+        if (unsent := self.flow.unsent) is not None:
+            unsent.set(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Count them no longer."""
+        super().resume_writing()
+        if (unsent := self.flow.unsent) is not None:
+            unsent.set(0)
 
     def check_timeout(self, now: float, header_timeout: float, body_timeout: float) -> None:
         """Close the connection if its request arrives too slowly.

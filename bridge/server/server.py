@@ -26,6 +26,7 @@ from bridge.server.connection import HttpConnection
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.memory import MemoryTrimmer, trim_memory
 from bridge.server.peers import Peer, watch_peers
+from bridge.server.request_limits import IncomingBytes
 
 BACKLOG = 4096
 SEND_BUFFER = 64 * 1024
@@ -225,9 +226,10 @@ def _config(app: ASGIApp, *, max_head_bytes: int, idle_seconds: float = 75.0) ->
     # The library allows 8 KiB per line, which a ticket in the URL can exceed. `TimeLimitedRequest` checked
     # the size of the head before a handshake gets here.
     http11.MAX_LINE_LENGTH = max_head_bytes
+    limits = {"__slots__": (), "max_head_bytes": max_head_bytes, "incoming": IncomingBytes()}
     return uvicorn.Config(
         app,
-        http=type("Bounded", (HttpConnection,), {"__slots__": (), "max_head_bytes": max_head_bytes}),
+        http=type("Bounded", (HttpConnection,), limits),
         ws=FlowControlledWebSocket,
         ws_per_message_deflate=False,
         ws_max_size=MAX_WS_MESSAGE,

@@ -21,11 +21,19 @@ class BodyMemory:
     bodies that are half read never wait for each other without end: the first can always be finished.
 
     Args:
-        size: Bytes that all bodies share beyond the first 64 KiB of each, which are not counted.
+        size: Bytes that all bodies share beyond the first of each, which are not counted.
         largest: Bytes that one body may have.
+        uncounted: Bytes of each body that are not counted: small ones never wait.
     """
 
-    def __init__(self, size: int = POOL_BYTES, *, largest: int = DEFAULT_MAX_BODY) -> None:
+    def __init__(
+        self,
+        size: int = POOL_BYTES,
+        *,
+        largest: int = DEFAULT_MAX_BODY,
+        uncounted: int = UNCOUNTED_BYTES,
+    ) -> None:
+        self.uncounted = uncounted
         self._free = max(size, largest)
         self._largest = largest
         self._first: Share | None = None
@@ -99,7 +107,7 @@ class Share:
     """What one body has taken from the pool.
 
     Attributes:
-        taken: Bytes, beyond the first 64 KiB.
+        taken: Bytes, beyond the first, uncounted ones.
     """
 
     __slots__ = ("_memory", "taken")
@@ -114,15 +122,19 @@ class Share:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Return what it has taken."""
         if self.taken:
             self._memory.give_back(self)
 
     def covers(self, size: int) -> bool:
         """Whether a body of this many bytes needs no more room."""
-        return size <= UNCOUNTED_BYTES + self.taken
+        return size <= self._memory.uncounted + self.taken
 
     async def grow(self, size: int, limit: int) -> None:
         """Take room for a body of this many bytes and a step more, at most for one of `limit` bytes."""
-        missing = size - UNCOUNTED_BYTES - self.taken
+        missing = size - self._memory.uncounted - self.taken
         steps = -(-missing // _STEP) * _STEP
-        await self._memory.take(self, min(steps, max(limit - UNCOUNTED_BYTES - self.taken, missing)))
+        await self._memory.take(self, min(steps, max(limit - self._memory.uncounted - self.taken, missing)))

@@ -34,6 +34,18 @@ class CallbackOutcome:
     reply: bytes | None = None
 
 
+def is_addressed(upstream: Upstream, secret: str) -> bool:
+    """Whether the secret of a callback's URL is right; one that is wrong is counted as forged.
+
+    Args:
+        upstream: With the operator's own credential.
+    """
+    if upstream.callback_secret and called_account(upstream.callback_secret, secret) is not None:
+        return True
+    _counted(upstream, CallbackOutcome(CallbackResult.FORGED))
+    return False
+
+
 async def take(
     upstream: Upstream,
     secret: str,

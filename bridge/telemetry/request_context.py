@@ -43,7 +43,8 @@ class RequestContext:
         trace: The client's own trace; None if it sent none.
         caller: The authenticated caller; a name, never a credential.
         token_id: The id of its token; None without one. Never logged.
-        address: The address of the peer.
+        address: The address of the client, as limits count it.
+        shared: Whether that address is a proxy's that nobody configured.
         create_sent: Whether a create was sent to a provider for it: a repeat could create a second task.
     """
 
@@ -53,6 +54,7 @@ class RequestContext:
     address: str | None = None
     token_id: str | None = None
     create_sent: bool = False
+    shared: bool = False
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("bridge_request", default=None)

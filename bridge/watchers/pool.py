@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from bridge.clock import Clock
 from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.quota import Lingering, Party
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, TaskKey
 from bridge.core.watch import LOST_POLL_SECONDS
 from bridge.errors import (
@@ -71,6 +72,7 @@ class Pool:
     Args:
         random: Returns 0-1, for jitter.
         linger_seconds: How long a watch outlives its last viewer.
+        lingering: How many may do that, by who left them.
         accounts: Callers' own provider keys; None where the operator's keys poll.
     """
 
@@ -83,6 +85,7 @@ class Pool:
         *,
         random: Callable[[], float],
         linger_seconds: float,
+        lingering: Lingering[TaskKey] | None = None,
         accounts: AccountRegistry | None = None,
     ) -> None:
         self.upstreams = upstreams
@@ -92,6 +95,7 @@ class Pool:
         self._metrics = metrics
         self._random = random
         self._linger = linger_seconds
+        self._lingering: Lingering[TaskKey] = lingering or Lingering()
         self._watchers: dict[TaskKey, Watcher] = {}
         self._schedulers = PollSchedulers(upstreams.values())
         self._audiences = {name: _Audience(since=clock.monotonic()) for name in upstreams}
@@ -193,9 +197,8 @@ class Pool:
         Args:
             by: The connection whose turn the first poll takes; the caller and address of the request if None.
         """
-        request = current_request() if by is None else None
-        if request is not None:
-            by = (request.caller, request.address)
+        party = _party()
+        by = party if by is None else by
         watcher = self._watchers.get(key)
         if watcher is None:
             watcher = self._start(key)
@@ -210,13 +213,14 @@ class Pool:
         # which a flood asked for before does not wait behind the flood.
         shorter = watcher.viewers == 0 or scheduler.queued_by(by) < scheduler.queued_by(watcher.asked_by)
         if watcher.watch.known is None and watcher.asked_by != by and shorter:
-            watcher.asked_by = by
+            watcher.asked_by, watcher.party = by, party
             scheduler.schedule(watcher)
         if watcher.viewers == 0:
             # With viewers the hub remembers the active notices for newcomers; without, it has dropped them.
             for notice in watcher.watch.active_notices.values():
                 self._journal.announce(key, notice)
         watcher.viewers += 1
+        self._lingering.remove(key)
         watcher.joined()
         if watcher.viewers == 1:
             # Scheduled again with the shorter grace of a watched task.
@@ -233,7 +237,19 @@ class Pool:
         if watcher is not None and watcher.viewers > 0:
             watcher.viewers -= 1
             watcher.left_at = self._clock.monotonic()
+            if not (watcher.viewers or watcher.persistent or watcher.lost):
+                self._end_lingering(key)
         self._count_viewers(key.upstream, -1)
+
+    def _end_lingering(self, left: TaskKey) -> None:
+        """The last viewer of a task has left: end the oldest watches of whoever leaves too many behind."""
+        request = current_request()
+        shared = request is None or request.shared
+        party = Party() if request is None else Party(request.caller, None if shared else request.address)
+        for key in self._lingering.add(left, party):
+            watcher = self._watchers.get(key)
+            if watcher is not None and not (watcher.viewers or watcher.persistent or watcher.lost):
+                self._end(watcher)
 
     def keep(self, key: TaskKey, *, called_back: bool = False) -> None:
         """Watch a task until its end, with or without viewers; starts the watch if none runs.
@@ -418,6 +434,8 @@ class Pool:
         lost = 0
         open_watches: Counter[tuple[str, str]] = Counter()
         for number, watcher in enumerate(list(self._watchers.values()), start=1):
+            if self._watchers.get(watcher.key) is not watcher:
+                continue  # ended while the others had their tick
             try:
                 lost += watcher.lost
                 kept = lost <= MAX_LOST and watcher.own if watcher.lost else watcher.persistent
@@ -571,6 +589,7 @@ class Pool:
         watcher.log_end()
         if self._watchers.get(watcher.key) is watcher:
             del self._watchers[watcher.key]
+            self._lingering.remove(watcher.key)
             if self._just_not_found(watcher) and watcher.error is not None:
                 self._missing[watcher.key] = watcher.error, watcher.watch.last_poll
                 if len(self._missing) > MAX_BELIEVED_MISSING:
@@ -623,3 +642,9 @@ class Pool:
     def _census(self) -> Mapping[tuple[str, str], int]:
         """Number of watches by upstream and source, in one walk: a scrape of many thousands stays short."""
         return Counter((watcher.key.upstream, watcher.source) for watcher in self._watchers.values())
+
+
+def _party() -> Hashable:
+    """Who asks: the caller and address of the request being served; None outside of one."""
+    request = current_request()
+    return None if request is None else (request.caller, request.address)

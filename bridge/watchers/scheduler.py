@@ -216,7 +216,8 @@ class PollScheduler:
             if not current:
                 continue
             if watcher.watch.known is None:
-                self._first.add(watcher.asked_by, (generation, watcher, due, watcher.asked_by))
+                turn = (generation, watcher, due, watcher.asked_by)
+                self._first.add(watcher.asked_by, turn, party=watcher.party)
             else:
                 heapq.heappush(ready, (due + self._grace(watcher), generation, watcher, due))
         # A task rescheduled while it waited for the limiter is in `_waiting` again.

@@ -33,6 +33,7 @@ class Watcher:
 
     Attributes:
         asked_by: The connection whose turn the first poll takes; None for the bridge itself.
+        party: The caller and address of that connection.
         persistent: Whether the watch continues without viewers until the task ends.
         polling: Whether a poll is in flight.
         polled_at: Monotonic seconds when the last poll finished; minus infinity before the first.
@@ -62,6 +63,7 @@ class Watcher:
         "key",
         "left_at",
         "origin",
+        "party",
         "persistent",
         "polled_at",
         "polled_once",
@@ -88,6 +90,7 @@ class Watcher:
         self.persistent = False
         self.left_at = upstream.clock.monotonic()
         self.asked_by: Hashable = None
+        self.party: Hashable = None
         self.generation = 0
         self.source = Source.POLL
         self.polled_once = asyncio.Event()

@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from bridge.errors import Forbidden, Unauthenticated
 from bridge.sources.upstream import Upstream
-from bridge.sources.webhook import CallbackResult, take
-from bridge.web import params
+from bridge.sources.webhook import CallbackResult, is_addressed, take
 from bridge.web.services import Services
+
+FORGED_SENTENCE = "invalid callback: its address or its signature is wrong"
 
 
 class CallbackRoutes:
@@ -20,20 +21,25 @@ class CallbackRoutes:
     def __init__(self, services: Services) -> None:
         self._pool = services.pool
         self._settings = services.settings
+        self._limits = services.limits
 
     async def receive(self, request: Request) -> Response:
         """Poll the task the callback names, if the secret is right and the task is watched."""
         upstream = self._pool.upstream(request.path_params["upstream"])
+        secret = request.path_params["secret"]
+        if not is_addressed(upstream, secret):
+            # before the body is read: a stranger must not make the bridge hold it
+            raise Forbidden(FORGED_SENTENCE)
         outcome = await take(
             upstream,
-            request.path_params["secret"],
+            secret,
             request.headers,
-            await params.body(request, self._settings.max_body_bytes),
+            await self._limits.read_body(request, self._settings.max_body_bytes),
             called_back=self._pool.called_back,
             seen_by=partial(self._upstream_of, upstream.name),
         )
         if outcome.result is CallbackResult.FORGED:
-            raise Forbidden("invalid callback: its address or its signature is wrong")
+            raise Forbidden(FORGED_SENTENCE)
         return Response(outcome.reply or b"{}", media_type="application/json")
 
     def _upstream_of(self, name: str, account: str) -> Upstream | None:

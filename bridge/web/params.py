@@ -9,16 +9,14 @@ from urllib.parse import unquote
 import orjson
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import Headers, QueryParams
-from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.requests import HTTPConnection
 
 from bridge.core.task import OWN_ACCOUNT, TaskKey
-from bridge.errors import InvalidRequest, TooLarge
+from bridge.errors import InvalidRequest
 from bridge.watchers.pool import Pool
 from bridge.wire.document import PLAIN, Include
 from bridge.wire.formats import STREAMS, OpenAiFormat
 from bridge.wire.frames import Format
-
-TOO_LARGE_SENTENCE = "the request body exceeds the limit of this route"
 
 _NO_PARAMS = QueryParams()
 _WEIGHT = re.compile(r"q\s*=\s*([01](?:\.[0-9]{0,3})?)")
@@ -195,43 +193,14 @@ def options(query: QueryParams, *, without: str) -> dict[str, str]:
     return values
 
 
-async def body(request: Request, limit: int) -> bytes:
-    """The request body; no more than `limit` bytes are buffered.
-
-    Intentional: Starlette's own limit responds in plain text, not with a problem document.
-
-    Raises:
-        InvalidRequest: The client disconnected before the end.
-        TooLarge: It is larger than `limit` bytes.
-    """
-    content_length = request.headers.get("content-length", "")
-    parts: list[bytes] = []
-    # a body that declares too large a size is rejected unread
-    size = int(content_length) if content_length.isdecimal() else 0
-    if size <= limit:
-        size = 0
-        try:
-            async for part in request.stream():
-                size += len(part)
-                if size > limit:
-                    break
-                parts.append(part)
-        except ClientDisconnect:
-            raise InvalidRequest("the request body is incomplete") from None
-    if size > limit:
-        raise TooLarge(TOO_LARGE_SENTENCE)
-    return b"".join(parts)
-
-
-async def json_object(request: Request, limit: int) -> dict[str, object]:
+def json_object(body: bytes) -> dict[str, object]:
     """A body that is one JSON object.
 
     Raises:
         InvalidRequest: It is anything else.
-        TooLarge: It is larger than `limit` bytes.
     """
     try:
-        document = orjson.loads(await body(request, limit))
+        document = orjson.loads(body)
     except orjson.JSONDecodeError:
         document = None
     if not isinstance(document, dict):

@@ -22,8 +22,8 @@ from bridge.errors import (
     UpstreamError,
 )
 from bridge.telemetry.request_context import current_request
+from bridge.web.limits.bodies import TOO_LARGE_SENTENCE
 from bridge.web.middleware.request_id import route_of
-from bridge.web.params import TOO_LARGE_SENTENCE
 from bridge.web.proxy.responses import error_response
 from bridge.wire.text import dumps
 

@@ -12,7 +12,6 @@ from bridge.delivery.handoff import ConnectionHandoff
 from bridge.web.callbacks import CallbackRoutes
 from bridge.web.health import HealthRoutes
 from bridge.web.inspector import InspectorRoutes
-from bridge.web.limits.client_address import ClientAddresses
 from bridge.web.middleware.cors import add_cors
 from bridge.web.middleware.raw_path import RawPathMiddleware
 from bridge.web.middleware.request_id import RequestIdMiddleware
@@ -63,16 +62,16 @@ def make_app(services: Services, *, operations_apart: bool = False) -> ASGIApp:
     settings = services.settings
     app = services.open_requests.middleware(_app(routes(services, operations_apart=operations_apart)))
     app = add_cors(app, services.origins, cookies=settings.auth != "none")
-    addresses = ClientAddresses(settings.trusted_proxies)
+    addresses = services.limits.addresses
     app = RawPathMiddleware(app, public_url=settings.public_url, addresses=addresses)
-    return ConnectionHandoff(RequestIdMiddleware(app, services.clock))
+    return ConnectionHandoff(RequestIdMiddleware(app, services.clock, addresses))
 
 
 def make_operations_app(services: Services) -> ASGIApp:
     """The routes of operators and their tools, without CORS: no web page may use them."""
     health = HealthRoutes(services)
     app = services.open_requests.middleware(_app([*_probes(health), *_operations(health)]))
-    return RequestIdMiddleware(app, services.clock)
+    return RequestIdMiddleware(app, services.clock, services.limits.addresses)
 
 
 def _probes(health: HealthRoutes) -> list[Route]:

@@ -65,7 +65,7 @@ class StreamRoutes:
             caller = await self._authenticator.authenticate(request, ticket=True)
             slot.assign_to_caller(caller.name)
             keys = await keys_of(request, caller)
-            slot.set_watch_count(len(keys))
+            slot.subscribe(len(keys))
             unverified = await self._authenticator.authorize(caller, TokenScope.READ, keys)
         except LimitExceeded as error:
             # 200 with a closing event and a longer `retry:`: on any other status EventSource never reconnects
@@ -76,7 +76,7 @@ class StreamRoutes:
                 raise
             return OverloadedResponse(self._subscriptions, format_of(kind), why=denied_notice(error))
         include = params.include(query)
-        subscribe = _subscribe_request(request, query, keys, unverified)
+        subscribe = _subscribe_request(request, slot, query, keys, unverified)
         expires_at = self._authenticator.ends_at(caller)
         fmt = format_of(kind, include, subscribe.mark)
         return EventStream(self._subscriptions, subscribe, fmt, expires_at=expires_at)
@@ -87,7 +87,7 @@ class StreamRoutes:
     async def _keys_of_request(self, request: Request, caller: Caller) -> list[TaskKey]:
         refs = params.query(request).getlist("task")
         if request.method == "POST":
-            body = await params.json_object(request, self._settings.max_body_bytes)
+            body = params.json_object(await self._limits.read_body(request, self._settings.max_body_bytes))
             refs = refs + params.only_texts(body.get("tasks"), "tasks")
         return self._keys(caller, refs)
 
@@ -126,15 +126,16 @@ class StreamRoutes:
         query = params.query(websocket)
         refs = query.getlist("task")
         keys = self._keys(caller, refs) if refs else []
+        slot.check_subscribes(len(keys))
         # not `authorize`: a socket stays open without visible tasks, as it can subscribe to others
         unverified = await self._authenticator.unverified(caller, TokenScope.READ, keys)
         return WebSocketSession(
             self._subscriptions,
             resolve=partial(self._keys, caller),
-            first=_subscribe_request(websocket, query, keys, unverified) if refs else None,
+            first=_subscribe_request(websocket, slot, query, keys, unverified) if refs else None,
             include=params.include(query),
             max_tasks=self._settings.max_tasks_per_connection,
-            follow=slot.set_watch_count,
+            slot=slot,
             denied=partial(self._authenticator.denied, caller, TokenScope.READ),
             expires_at=self._authenticator.ends_at(caller),
         )
@@ -142,13 +143,21 @@ class StreamRoutes:
 
 def _subscribe_request(
     connection: HTTPConnection,
+    slot: ConnectionSlot,
     query: QueryParams,
     keys: Sequence[TaskKey],
     unverified: Mapping[TaskKey, BridgeError],
 ) -> SubscribeRequest:
     history = params.flag(query, "history")
     visible = [key for key in keys if key not in unverified]
-    return SubscribeRequest(visible, params.resume_token(connection, query), history, unverified)
+    return SubscribeRequest(
+        visible,
+        params.resume_token(connection, query),
+        history,
+        unverified,
+        pace=slot.history_wait,
+        has_room=slot.has_room_to_write,
+    )
 
 
 async def _refuse(receive: Receive, send: Send, reason: str) -> None:

@@ -39,9 +39,9 @@ class SubmitRoutes:
         caller.authorize_upstream(TokenScope.SUBMIT, request.path_params["upstream"])
         upstream = self._pool.upstream(request.path_params["upstream"], caller.account)
         include = params.include(params.query(request))
-        self._limits.check_submit(caller.name)
+        self._limits.open_submit(request, caller.name)
         submission = Submission(
-            body=await params.body(request, self._settings.max_submission_bytes),
+            body=await self._limits.read_body(request, self._settings.max_submission_bytes),
             content_type=request.headers.get("content-type"),
             options=params.options(params.query(request), without=_INCLUDE),
         )
@@ -59,7 +59,8 @@ class SubmitRoutes:
         key = params.path_key(self._pool, request, caller.account)
         await self._authenticator.authorize(caller, TokenScope.CANCEL, [key])
         include = params.include(params.query(request))
-        await params.body(request, self._settings.max_body_bytes)
+        self._limits.check_provider_call(request, caller.name)
+        await self._limits.read_body(request, self._settings.max_body_bytes)
         with map_credential_errors(caller):
             event = await self._submitter.cancel(key)
         return state_response(event, include, HEADERS | {"ETag": etag(event)}, None)

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge.auth.authenticator import TICKET
-from bridge.auth.caller import TokenScope, map_credential_errors
+from bridge.auth.caller import Caller, TokenScope, map_credential_errors
 from bridge.auth.tickets import MAX_TICKET_SECONDS
 from bridge.core.event import Event
 from bridge.core.task import TaskKey
@@ -29,6 +29,28 @@ HEADERS = {
 DEFAULT_TICKET_SECONDS = 300
 
 
+class NewWatches:
+    """Counts the reads that start a watch as calls to the provider; the others cost it nothing."""
+
+    def __init__(self, services: Services) -> None:
+        self._pool = services.pool
+        self._journal = services.journal
+        self._limits = services.limits
+
+    async def count(self, request: Request, caller: Caller, key: TaskKey) -> None:
+        """Count a read of `key`.
+
+        Raises:
+            LimitExceeded: The caller or its address causes too many calls.
+            JournalError: The journal cannot be read.
+        """
+        if self._pool.watcher(key) is not None:
+            return
+        (known,) = await self._journal.latest([key])
+        if known is None or not known.state.status.final:
+            self._limits.check_provider_call(request, caller.name)
+
+
 class TaskRoutes:
     """The routes that respond with one state document."""
 
@@ -38,11 +60,13 @@ class TaskRoutes:
         self._limits = services.limits
         self._authenticator = services.authenticator
         self._aliases = aliases
+        self._new_watches = NewWatches(services)
 
     async def state(self, request: Request) -> Response:
         """`GET /v1/tasks/{upstream}/{task_id}`: the state; with `Prefer: wait` and a cursor, a long-poll."""
         caller = await self._authenticator.authenticate(request)
         key = params.path_key(self._pool, request, caller.account)
+        await self._new_watches.count(request, caller, key)
         await self._authenticator.authorize(caller, TokenScope.READ, [key])
         query = params.query(request)
         include = params.include(query)
@@ -62,7 +86,9 @@ class TaskRoutes:
             headers["Preference-Applied"] = f"wait={min(int(wait), MAX_WAIT_SECONDS)}"
         if not result.modified:
             return Response(status_code=304, headers=headers)
-        return state_response(result.event, include, headers, result.observed_at)
+        response = state_response(result.event, include, headers, result.observed_at)
+        self._limits.check_document(request, caller.name, len(response.body))
+        return response
 
     async def by_alias(self, request: Request) -> Response:
         """`GET /v1/aliases/{upstream}/{alias}`: the state of the task with the client's own id."""
@@ -70,11 +96,14 @@ class TaskRoutes:
         caller.authorize_search(request.path_params["upstream"])
         upstream = self._pool.upstream(request.path_params["upstream"], caller.account)
         include = params.include(params.query(request))
+        self._limits.check_provider_call(request, caller.name)
         with map_credential_errors(caller):
             key, event = await self._aliases.find(upstream, request.path_params["alias"], caller)
         location = links(key, params.root_path(request))["self"]
         headers = HEADERS | {"ETag": etag(event), "Content-Location": location}
-        return state_response(event, include, headers, None)
+        response = state_response(event, include, headers, None)
+        self._limits.check_document(request, caller.name, len(response.body))
+        return response
 
 
 class TicketRoutes:
@@ -83,6 +112,7 @@ class TicketRoutes:
     def __init__(self, services: Services) -> None:
         self._settings = services.settings
         self._pool = services.pool
+        self._limits = services.limits
         self._authenticator = services.authenticator
         self._tickets = services.tickets
 
@@ -91,7 +121,7 @@ class TicketRoutes:
         caller = await self._authenticator.authenticate(request)
         if self._tickets is None:
             raise Conflict("this bridge has no secret to sign tickets with")
-        body = await params.json_object(request, self._settings.max_body_bytes)
+        body = params.json_object(await self._limits.read_body(request, self._settings.max_body_bytes))
         if body.keys() - {"tasks", "seconds"}:
             raise InvalidRequest("a ticket request takes `tasks` and `seconds` only")
         refs = params.only_texts(body.get("tasks"), "tasks")

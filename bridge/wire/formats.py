@@ -92,6 +92,11 @@ class ProviderFormat(SseFormat):
         """False: made for one client."""
         return False
 
+    @property
+    def carries_raw(self) -> bool:
+        """Always: there is nothing else."""
+        return True
+
     def with_framing(self) -> Format:
         """The same with HTTP chunks."""
         return ProviderFormat(self._rewrite, framed=True)

@@ -20,6 +20,8 @@ CLOSING_SENTENCES = {
     Closing.EXPIRED: "the credential of this connection expired",
     Closing.OVER_CAPACITY: "the bridge is at capacity; please reconnect later",
 }
+LARGE_BYTES = 64 * 1024
+STATE_BYTES = 2 * 1024  # of a document without its optional parts, roughly
 RAW_OMITTED = Notice(NoticeCode.RAW_OMITTED, "the provider's own document cannot be written", retriable=False)
 
 
@@ -66,6 +68,15 @@ class Format(ABC):
         if self.framed and payload:  # an empty chunk would end the body
             return b"%x\r\n%b\r\n" % (len(payload), payload)
         return payload
+
+    @property
+    def carries_raw(self) -> bool:
+        """Whether the provider's own documents are written."""
+        return self.include.raw
+
+    def bytes_of(self, event: Event) -> int:
+        """About how many bytes a state has in this format, without encoding it."""
+        return STATE_BYTES + (len(event.state.raw or b"") if self.carries_raw else 0)
 
     def event_id(self, cursor: Cursor) -> str:
         """What a client sends back to resume after `cursor`."""
@@ -140,6 +151,12 @@ class Frames:
             if fmt.shared:
                 self._encoded[fmt] = data
         return data
+
+    def release(self) -> None:
+        """Drop the bytes of a large document: the event has it, and few will want them again."""
+        if any(len(text) > LARGE_BYTES for _, text, _ in self._texts.values()):
+            self._encoded.clear()
+            self._texts.clear()
 
     def payload_for(
         self, fmt: Format, *, confirmed_at: float | None = None, retry: int | None = None

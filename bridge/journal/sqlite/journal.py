@@ -14,6 +14,7 @@ from bridge.clock import Clock
 from bridge.core.event import Event
 from bridge.core.task import State, TaskKey
 from bridge.errors import JournalError
+from bridge.journal.base import Recorded
 from bridge.journal.feed import Feed
 from bridge.journal.sqlite.cache import LatestCache
 from bridge.journal.sqlite.database import Connect, connect, explain
@@ -21,7 +22,7 @@ from bridge.journal.sqlite.retention import Retention
 from bridge.journal.sqlite.storage import Reader, make_entry
 from bridge.journal.sqlite.writer import Append, Writer
 
-NEWEST_BYTES = 256 * 1024 * 1024
+NEWEST_BYTES = 64 * 1024 * 1024
 MAX_WAITING = 50_000  # appends; beyond that the disk is too slow and memory would fill up
 STUCK_SECONDS = 5.0  # without progress while an append waits: `usable` turns False
 
@@ -139,12 +140,21 @@ class SqliteJournal(Feed):
                         self._cache.put(*row)
         return [events[key] for key in keys]
 
-    async def since(self, key: TaskKey, offset: int) -> Sequence[Event]:
-        """The retained events of a task after `offset`."""
-        newest, head = self._cache.get(key), self.head
-        if newest is not None and newest.cursor.offset <= offset:
-            return []  # the common case of a reconnect, without a read from disk
-        return await self._read(lambda: self._reader.since(key, offset, head))
+    async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
+        """What is retained of some tasks after `after`, in journal order."""
+        head = self.head
+        newest = [self._cache.get(key) for key in keys]
+        # The common case of a reconnect is a task without news: it needs no read from disk.
+        unread = [
+            key
+            for key, event in zip(keys, newest, strict=True)
+            if event is None or event.cursor.offset > after
+        ]
+        return await self._read(lambda: self._reader.history(unread, after, head)) if unread else []
+
+    async def read(self, recorded: Sequence[Recorded], *, raw: bool = True) -> Sequence[Event]:
+        """The events of some records that still exist."""
+        return await self._read(lambda: self._reader.read(recorded, raw=raw))
 
     async def unfinished(self) -> Sequence[Event]:
         """The newest event of every task whose state is not final."""

@@ -20,6 +20,7 @@ from bridge.core.event import Event
 from bridge.core.merge import unknown
 from bridge.core.task import State, TaskKey
 from bridge.errors import JournalError
+from bridge.journal.base import Recorded
 from bridge.journal.sqlite.codec import decode, decode_key, encode, encode_key
 from bridge.journal.sqlite.database import IS_LOST, LOST_INDEX
 
@@ -48,6 +49,11 @@ _COLUMNS = "t.upstream, t.account, t.task_id, e.offset, e.seen, e.state, e.raw"
 _OF_TASK = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
     WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset > ? AND e.offset <= ?
     ORDER BY e.offset DESC LIMIT ?"""  # noqa: S608 - built from constants
+_HISTORY = """SELECT e.offset, length(e.state) + coalesce(length(e.raw), 0)
+    FROM tasks t JOIN events e ON e.task = t.id
+    WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset > ? AND e.offset <= ?
+    ORDER BY e.offset DESC LIMIT ?"""
+_EVENT_AT = "SELECT e.seen, e.state, {} FROM events e WHERE e.offset = ?"
 _OPEN = f"""SELECT t.id, t.newest, t.changed_at, {_COLUMNS}
     FROM tasks t LEFT JOIN events e ON e.offset = t.newest AND e.task = t.id
     WHERE t.open = 1 AND t.newest > ? AND t.newest <= ? ORDER BY t.newest LIMIT ?"""  # noqa: S608 - built from constants
@@ -149,11 +155,30 @@ class Reader:
         """The newest event of each task and the size of its state."""
         return [self._newest(key, head) for key in keys]
 
-    def since(self, key: TaskKey, offset: int, head: int) -> list[Event]:
-        """The retained events of a task after `offset`, oldest first."""
-        offset = min(max(offset, 0), MAX_OFFSET)  # a client chooses it, and SQLite takes 64 bits
-        rows = self._rows(_OF_TASK, (*encode_key(key), offset, head, EVENTS_PER_TASK))
-        return [event for row in reversed(list(rows)) if (event := self._event(row)) is not None]
+    def history(self, keys: Iterable[TaskKey], after: int, head: int) -> list[Recorded]:
+        """What is retained of some tasks after the offset `after`, in journal order."""
+        after = min(max(after, 0), MAX_OFFSET)  # a client chooses it, and SQLite takes 64 bits
+        recorded = [
+            Recorded(key, offset, size)
+            for key in keys
+            for offset, size in self._rows(_HISTORY, (*encode_key(key), after, head, EVENTS_PER_TASK))
+        ]
+        return sorted(recorded, key=lambda one: one.offset)
+
+    def read(self, recorded: Iterable[Recorded], *, raw: bool) -> list[Event]:
+        """The events of some records that still exist.
+
+        Args:
+            raw: Whether to read the provider's own documents, which are most of the bytes.
+        """
+        statement = _EVENT_AT.format("e.raw" if raw else "NULL")
+        events = []
+        for key, offset, _ in recorded:
+            for row in self._rows(statement, (offset,)):
+                event = self._event((*encode_key(key), offset, *row))
+                if event is not None:
+                    events.append(event)
+        return events
 
     def unfinished(self, head: int) -> list[tuple[Event, int]]:
         """The newest event of every open task, oldest first, with the size of its state.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -15,6 +16,25 @@ UNKNOWN_ADDRESS = "-"
 
 _IPV6_PREFIX_BITS = 64  # a single customer has at least a /64, and can use every address in it
 _X_FORWARDED_FOR, _FORWARDED = b"x-forwarded-for", b"forwarded"
+_FORWARDING = frozenset(
+    {
+        _X_FORWARDED_FOR,
+        _FORWARDED,
+        b"x-forwarded",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-real-ip",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"true-client-ip",
+        b"cf-connecting-ip",
+        b"fastly-client-ip",
+        b"fly-client-ip",
+        b"via",
+    }
+)
+
+logger = logging.getLogger(__name__)
 
 
 class ClientAddresses:
@@ -25,14 +45,16 @@ class ClientAddresses:
 
     Args:
         trusted: Addresses and networks of proxies.
+        warn: Whether to log the first proxy that nobody configured.
 
     Raises:
         ValueError: One of them is neither.
     """
 
-    def __init__(self, trusted: Sequence[str]) -> None:
+    def __init__(self, trusted: Sequence[str], *, warn: bool = False) -> None:
         self._trusted = tuple(network(text) for text in trusted)
         self._is_trusted = lru_cache(4096)(self._in_trusted_network)
+        self._warn = warn
 
     def of(self, scope: Mapping[str, Any]) -> str:
         """The address limits count by: an IPv4 address, the /64 of an IPv6 address, or `-` if unknown."""
@@ -50,6 +72,21 @@ class ClientAddresses:
         if not self._trusted or not peer:
             return False
         return self._is_trusted(_normalized(peer[0]) or UNKNOWN_ADDRESS)
+
+    def is_shared(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the peer seems to be a proxy that nobody configured: all its users have its address.
+
+        Once `trusted_proxies` names the proxies, no other peer is taken for one: a stranger could claim to be
+        a proxy to get around the limits of its address.
+        """
+        if self._trusted or not any(name in _FORWARDING for name, _ in scope["headers"]):
+            return False
+        if self._warn:
+            self._warn = False
+            peer = scope.get("client") or (UNKNOWN_ADDRESS,)
+            advice = "name it in trusted_proxies, or limits per address do not apply to its users"
+            logger.warning("unknown proxy", extra={"address": str(peer[0]), "advice": advice})
+        return True
 
     def _forwarded(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """The client named by the headers; None if there is none, or the two headers disagree.

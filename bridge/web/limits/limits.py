@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import MutableMapping
+from typing import Any
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
+from bridge.auth.caller import ANONYMOUS
 from bridge.clock import Clock
+from bridge.config.limits import ADDRESS, CALLER, LIMITS
 from bridge.config.settings import Settings
-from bridge.delivery.handoff import on_close
+from bridge.core.quota import Party, Quota
+from bridge.delivery.handoff import on_close, server_of
 from bridge.delivery.longpoll import LABEL
 from bridge.errors import LimitExceeded
 from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.request_context import current_request
+from bridge.web.limits.bodies import RequestBodies
 from bridge.web.limits.client_address import ClientAddresses
 from bridge.web.limits.rate_limiter import RateLimiter
 
@@ -23,24 +29,34 @@ logger = logging.getLogger(__name__)
 
 BURST_SECONDS = 10.0
 RETRY_AFTER_SECONDS = 5.0
+SMALL_BYTES = 64 * 1024  # fits into the write buffer: a server does not wait with it
 
 
 class Limits:
     """Connection limits, watch limits and rate limits; 0 disables a limit.
 
     Connection counts are released when the server reports the end of the connection, however it ends.
+
+    Attributes:
+        addresses: Whose address a request counts for.
+        history: Bytes of `?history=1` per second.
     """
 
     def __init__(
         self, settings: Settings, addresses: ClientAddresses, clock: Clock, metrics: Metrics
     ) -> None:
         self._settings = settings
-        self._addresses = addresses
+        self.addresses = addresses
         self._metrics = metrics
-        per_address = settings.max_streams_per_second_per_address
-        self._address_rate = RateLimiter(per_address, per_address * BURST_SECONDS, clock)
-        per_caller = settings.max_streams_per_second_per_caller
-        self._caller_rate = RateLimiter(per_caller, per_caller * BURST_SECONDS, clock)
+        self._exempt = frozenset(
+            row.setting
+            for row in LIMITS
+            if settings.is_exposed(row.setting + ADDRESS) and row.per != "address"
+        )
+        self._streams = PartyRate(settings, "max_streams_per_second", clock)
+        self._subscribes = PartyRate(settings, "max_subscribes_per_second", clock)
+        self._calls = PartyRate(settings, "max_provider_calls_per_second", clock)
+        self.history = PartyRate(settings, "max_history_bytes_per_second", clock)
         submits = settings.max_submits_per_minute_per_caller
         self._submit_rate = RateLimiter(submits / 60, submits, clock)
         keys = settings.max_new_keys_per_minute_per_address
@@ -48,7 +64,20 @@ class Limits:
         self._open = 0
         self._open_by_address: dict[str, int] = {}
         self._open_by_caller: dict[str, int] = {}
-        self._watches_by_caller: dict[str, int] = {}
+        self._watches = quota(settings, "max_watches")
+        self._submits = quota(settings, "max_submits_in_flight")
+        self._waiting = quota(settings, "max_waiting_bytes", oversize=True)
+        self._bodies = RequestBodies(settings)
+
+    def party(self, connection: HTTPConnection, limit: str, caller: str | None = None) -> Party:
+        """Whose counts of `limit` a request belongs to.
+
+        A default per address does not count what comes through a proxy that nobody configured.
+        """
+        address: str | None = self.addresses.of(connection.scope)
+        if limit in self._exempt and self.addresses.is_shared(connection.scope):
+            address = None
+        return Party(caller, address)
 
     def open_stream(self, connection: HTTPConnection) -> ConnectionSlot:
         """Count a stream or WebSocket until its connection ends; assign the slot to its caller once known.
@@ -57,12 +86,13 @@ class Limits:
             LimitExceeded: The bridge or the address has too many connections, or the address opens too many.
         """
         slot = self._open_slot(connection)
-        _check_rate(self._address_rate, slot.address, "this address")
+        _check_rate(self._streams.take(slot.party("max_streams_per_second")), "this address opens streams")
+        slot.count_waiting(connection)
         return slot
 
     def address_of(self, connection: HTTPConnection) -> str:
         """The client address that limits count by."""
-        return self._addresses.of(connection.scope)
+        return self.addresses.of(connection.scope)
 
     def open_longpoll(self, connection: HTTPConnection, caller: str) -> None:
         """Count a long-poll until its response.
@@ -77,17 +107,67 @@ class Limits:
             log_rejected(LABEL, error)
             raise
 
-    def check_submit(self, caller: str) -> None:
-        """Count one submit.
+    def open_submit(self, connection: HTTPConnection, caller: str) -> None:
+        """Count one submit, until its response among those in flight.
 
         Raises:
-            LimitExceeded: The caller submits too often.
+            LimitExceeded: The caller submits too often, or it or its address has too many in flight.
         """
+        self.check_provider_call(connection, caller)
         wait = self._submit_rate.take(caller)
-        if wait > 0:
+        party = self.party(connection, "max_submits_in_flight", caller)
+        scope = self._submits.exceeded(party)
+        if wait > 0 or scope is not None:
             # the contract has no metric for rejected requests; of its metrics this is the closest
             self._metrics.rejected(LABEL)
+        if wait > 0:
             raise LimitExceeded("this caller exceeds its submits per minute", retry_after=wait)
+        if scope is not None:
+            raise LimitExceeded(f"too many submits in flight {scope}", retry_after=RETRY_AFTER_SECONDS)
+        self._submits.add(party)
+        on_close(connection.scope, lambda: self._submits.add(party, -1))
+
+    def check_provider_call(self, connection: HTTPConnection, caller: str) -> None:
+        """Count one call to a provider.
+
+        Raises:
+            LimitExceeded: The caller or its address causes too many.
+        """
+        wait = self._calls.take(self.party(connection, "max_provider_calls_per_second", caller))
+        if wait > 0:
+            self._metrics.rejected(LABEL)
+            raise LimitExceeded("too many calls to providers: at most the rate allowed", retry_after=wait)
+
+    async def read_body(self, request: Request, limit: int) -> bytes:
+        """The body of a request, at most `limit` bytes.
+
+        Raises:
+            InvalidRequest: The client disconnected before the end.
+            LimitExceeded: The caller, its address or the bridge has too many bodies in memory.
+            TooLarge: It is larger than `limit` bytes.
+        """
+        context = current_request()
+        caller = context.caller if context is not None else None
+        party = self.party(request, "max_reading_bytes", caller or ANONYMOUS.name)
+        return await self._bodies.read(request, limit, party)
+
+    def check_document(self, connection: HTTPConnection, caller: str, size: int) -> None:
+        """Count the bytes of a large document that its client does not take.
+
+        Call it just before the response, without waiting in between.
+
+        Raises:
+            LimitExceeded: The bridge, the caller or its address has too many of them already.
+        """
+        if size <= SMALL_BYTES:
+            return
+        party = self.party(connection, "max_waiting_bytes", caller)
+        scope = self._waiting.exceeded(party, size)
+        if scope is not None:
+            raise LimitExceeded(f"too many bytes wait for clients {scope}", retry_after=RETRY_AFTER_SECONDS)
+        count = UnsentBytes(self._waiting, party)
+        _attach(connection, count)
+        on_close(connection.scope, count.close)
 
     def check_unverified_key(self, connection: HTTPConnection) -> None:
         """Count one request with a provider key that no provider has accepted yet.
@@ -95,7 +175,7 @@ class Limits:
         Raises:
             LimitExceeded: The address sends too many of them.
         """
-        wait = self._key_rate.take(self._addresses.of(connection.scope))
+        wait = self._key_rate.take(self.addresses.of(connection.scope))
         if wait > 0:
             self._metrics.rejected(LABEL)
             raise LimitExceeded("this address sends too many unverified keys", retry_after=wait)
@@ -112,25 +192,37 @@ class Limits:
         of_caller = self._open_by_caller.get(caller, 0)
         _check_connections(of_caller, self._settings.max_connections_per_caller, "per caller")
         if rated:
-            _check_rate(self._caller_rate, caller, "this caller")
+            _check_rate(self._streams.take(Party(caller)), "this caller opens streams")
         self._open_by_caller[caller] = of_caller + 1
         slot.caller = caller
 
-    def change_watch_count(self, caller: str, before: int, after: int) -> None:
-        """Count that a connection of `caller` watches `after` tasks instead of `before`.
+    def change_watch_count(self, slot: ConnectionSlot, before: int, after: int) -> None:
+        """Count that a connection watches `after` tasks instead of `before`.
 
         Raises:
-            LimitExceeded: The caller watches too many tasks on all its connections; nothing was counted.
+            LimitExceeded: Its caller or address watches too many tasks; nothing was counted.
         """
-        limit = self._settings.max_watches_per_caller
-        if not limit:
-            return
-        total = self._watches_by_caller.get(caller, 0) + after - before
-        if after > before and total > limit:
-            raise LimitExceeded(
-                f"at most {limit} watched tasks per caller are allowed", retry_after=RETRY_AFTER_SECONDS
-            )
-        _set_count(self._watches_by_caller, caller, total)
+        party = slot.party("max_watches")
+        scope = self._watches.exceeded(party, after - before) if after > before else None
+        if scope is not None:
+            raise LimitExceeded(f"too many watched tasks {scope}", retry_after=RETRY_AFTER_SECONDS)
+        self._watches.add(party, after - before)
+
+    def subscribe_wait(self, slot: ConnectionSlot, tasks: int) -> float:
+        """Count that a connection subscribes to `tasks` more tasks.
+
+        Returns:
+            0, else the seconds to wait before it may; nothing was counted then.
+        """
+        return self._subscribes.take(slot.party("max_subscribes_per_second"), tasks)
+
+    def has_room_to_write(self, slot: ConnectionSlot, size: int) -> bool:
+        """Whether `size` bytes may wait for a client: few always may."""
+        return size <= SMALL_BYTES or self._waiting.exceeded(slot.party("max_waiting_bytes"), size) is None
+
+    def unsent_bytes(self, slot: ConnectionSlot) -> UnsentBytes:
+        """The counter of the bytes that the client of a connection has not taken."""
+        return UnsentBytes(self._waiting, slot.party("max_waiting_bytes"))
 
     def release(self, slot: ConnectionSlot) -> None:
         """Count a connection no longer."""
@@ -139,14 +231,20 @@ class Limits:
         if slot.caller is not None:
             _set_count(self._open_by_caller, slot.caller, self._open_by_caller[slot.caller] - 1)
 
+    def is_exempt(self, limit: str) -> bool:
+        """Whether a limit per address does not count what comes through a proxy that nobody configured."""
+        return limit in self._exempt
+
     def _open_slot(self, connection: HTTPConnection) -> ConnectionSlot:
-        settings, address = self._settings, self._addresses.of(connection.scope)
+        settings, address = self._settings, self.addresses.of(connection.scope)
+        shared = bool(self._exempt) and self.addresses.is_shared(connection.scope)
         of_address = self._open_by_address.get(address, 0)
         _check_connections(self._open, settings.max_connections, "on this bridge")
-        _check_connections(of_address, settings.max_connections_per_address, "per address")
+        if not (shared and "max_connections" in self._exempt):
+            _check_connections(of_address, settings.max_connections_per_address, "per address")
         self._open += 1
         self._open_by_address[address] = of_address + 1
-        slot = ConnectionSlot(self, address)
+        slot = ConnectionSlot(self, address, shared=shared)
         # registered before anything else can fail: every slot is released exactly once
         on_close(connection.scope, slot.release)
         return slot
@@ -159,13 +257,20 @@ class ConnectionSlot:
         caller: Whose connection it is; None until the caller is known.
     """
 
-    __slots__ = ("_limits", "_watch_count", "address", "caller")
+    __slots__ = ("_limits", "_shared", "_unsent", "_watch_count", "address", "caller")
 
-    def __init__(self, limits: Limits, address: str) -> None:
+    def __init__(self, limits: Limits, address: str, *, shared: bool = False) -> None:
         self._limits = limits
+        self._shared = shared
+        self._unsent: UnsentBytes | None = None
         self.address = address
         self.caller: str | None = None
         self._watch_count = 0
+
+    def party(self, limit: str) -> Party:
+        """Whose counts of `limit` the connection belongs to."""
+        exempt = self._shared and self._limits.is_exempt(limit)
+        return Party(self.caller, None if exempt else self.address)
 
     def assign_to_caller(self, caller: str) -> None:
         """Count the connection as a new stream of `caller`.
@@ -174,6 +279,8 @@ class ConnectionSlot:
             LimitExceeded: The caller has too many connections, or opens too many.
         """
         self._limits.assign_to_caller(self, caller, rated=True)
+        if self._unsent is not None:
+            self._unsent.party = self.party("max_waiting_bytes")
 
     def set_watch_count(self, tasks: int) -> None:
         """Set how many tasks the connection watches.
@@ -182,13 +289,116 @@ class ConnectionSlot:
             LimitExceeded: Its caller would watch too many; the count is unchanged.
         """
         if self.caller is not None:
-            self._limits.change_watch_count(self.caller, self._watch_count, tasks)
+            self._limits.change_watch_count(self, self._watch_count, tasks)
             self._watch_count = tasks
+
+    def subscribe_wait(self, tasks: int) -> float:
+        """Count that it subscribes to `tasks` more tasks.
+
+        Returns:
+            0, else the seconds to wait before it may; nothing was counted then.
+        """
+        return self._limits.subscribe_wait(self, tasks)
+
+    def subscribe(self, tasks: int) -> None:
+        """Count the tasks of a stream.
+
+        Raises:
+            LimitExceeded: Its caller or address watches too many, or subscribes to too many per second.
+        """
+        self.set_watch_count(tasks)
+        self.check_subscribes(tasks)
+
+    def check_subscribes(self, tasks: int) -> None:
+        """Count that it subscribes to `tasks` tasks, if there are any.
+
+        Raises:
+            LimitExceeded: Its caller or address subscribes to too many per second.
+        """
+        wait = self.subscribe_wait(tasks) if tasks else 0.0
+        if wait > 0:
+            raise LimitExceeded("too many tasks are subscribed to per second", retry_after=wait)
+
+    def has_room_to_write(self, size: int) -> bool:
+        """Whether `size` bytes may wait for the client: not while its party leaves too much untaken."""
+        return self._limits.has_room_to_write(self, size)
+
+    def history_wait(self, size: int) -> float:
+        """Count `size` bytes of history.
+
+        Returns:
+            0, else the seconds to wait before they may be read; nothing was counted then.
+        """
+        return self._limits.history.take(self.party("max_history_bytes_per_second"), size)
+
+    def count_waiting(self, connection: HTTPConnection) -> None:
+        """Count the bytes that the client has not taken, from now on."""
+        self._unsent = self._limits.unsent_bytes(self)
+        _attach(connection, self._unsent)
 
     def release(self) -> None:
         """The connection has ended."""
         self.set_watch_count(0)
+        if self._unsent is not None:
+            self._unsent.close()
         self._limits.release(self)
+
+
+class UnsentBytes:
+    """The bytes that one client has not taken; the server sets them when its write buffer fills and empties.
+
+    Attributes:
+        party: Whose they are; change it only while there are none.
+    """
+
+    __slots__ = ("_quota", "_size", "party")
+
+    def __init__(self, quota: Quota, party: Party) -> None:
+        self._quota = quota
+        self._size = 0
+        self.party = party
+
+    def set(self, size: int) -> None:
+        """The write buffer holds `size` bytes."""
+        self._quota.add(self.party, size - self._size)
+        self._size = size
+
+    def close(self) -> None:
+        """The response has ended: what is left belongs to nobody who can be told."""
+        self.set(0)
+
+
+class PartyRate:
+    """A rate over the whole bridge, per caller and per address; see `RateLimiter`."""
+
+    def __init__(self, settings: Settings, name: str, clock: Clock) -> None:
+        rates = [float(getattr(settings, name + suffix, 0)) for suffix in ("", CALLER, ADDRESS)]
+        self._total, self._callers, self._addresses = (
+            RateLimiter(rate, rate * BURST_SECONDS, clock) for rate in rates
+        )
+
+    def take(self, party: Party, tokens: float = 1.0) -> float:
+        """Take tokens of all that the party has.
+
+        Returns:
+            0 if they were taken, else the seconds to wait; nothing was taken then.
+        """
+        limiters = [(self._total, "")]
+        if party.caller is not None:
+            limiters.append((self._callers, party.caller))
+        if party.address is not None:
+            limiters.append((self._addresses, party.address))
+        wait = max(limiter.wait(key) for limiter, key in limiters)
+        if wait <= 0:
+            for limiter, key in limiters:
+                limiter.take(key, tokens)
+        return wait
+
+
+def quota(settings: Settings, name: str, *, oversize: bool = False) -> Quota:
+    """The counts behind the settings of that name."""
+    limits = [int(getattr(settings, name + suffix, 0)) for suffix in ("", CALLER, ADDRESS)]
+    return Quota(*limits, oversize=oversize)
 
 
 def log_rejected(delivery: str, error: LimitExceeded) -> None:
@@ -203,10 +413,18 @@ def _check_connections(count: int, limit: int, scope: str) -> None:
         )
 
 
-def _check_rate(rate: RateLimiter, key: str, subject: str) -> None:
-    wait = rate.take(key)
+def _check_rate(wait: float, who: str) -> None:
     if wait > 0:
-        raise LimitExceeded(f"{subject} opens streams too quickly", retry_after=wait)
+        raise LimitExceeded(f"{who} too quickly", retry_after=wait)
+
+
+def _attach(connection: HTTPConnection, count: UnsentBytes) -> None:
+    """Let the server of this connection report the bytes in its write buffer; other servers report none."""
+    server = server_of(connection.scope)
+    # HTTP responses have their connection's flow control; a WebSocket is one object.
+    flow: Any = getattr(server, "flow", server)
+    if hasattr(flow, "unsent"):
+        flow.unsent = count
 
 
 def _set_count(counts: MutableMapping[str, int], key: str, count: int) -> None:

@@ -30,20 +30,24 @@ class RateLimiter:
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def take(self, key: str) -> float:
-        """Take one token.
-
-        Returns:
-            0 if it was taken, else the seconds until there is one.
-        """
+    def wait(self, key: str) -> float:
+        """Seconds until there is a token; 0 if there is one."""
         if not self._interval:
             return 0.0
         now = self._clock.monotonic()
-        full_at = max(self._full_at.get(key, now), now)
-        wait = full_at - now - self._tolerance
-        if wait > 0:
+        return max(max(self._full_at.get(key, now), now) - now - self._tolerance, 0.0)
+
+    def take(self, key: str, tokens: float = 1.0) -> float:
+        """Take tokens. One is enough to take more: the others are owed, so that the next waits for longer.
+
+        Returns:
+            0 if they were taken, else the seconds until there is one.
+        """
+        wait = self.wait(key)
+        if wait > 0 or not self._interval:
             return wait
-        self._full_at[key] = full_at + self._interval
+        now = self._clock.monotonic()
+        self._full_at[key] = max(self._full_at.get(key, now), now) + tokens * self._interval
         self._full_at.move_to_end(key)
         # at most two keys are removed for one added: the table shrinks, and no single call pays for many
         for _ in range(2):

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.clock import Clock
 from bridge.telemetry.request_context import REQUEST_ID, bind
+from bridge.web.limits.client_address import ClientAddresses
 
 _HEADS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
@@ -20,8 +21,9 @@ class RequestIdMiddleware:
     It is inside `ConnectionHandoff`, whose streams bypass its `send`; their head, which has the id, does not.
     """
 
-    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, clock: Clock, addresses: ClientAddresses) -> None:
         self._app = app
+        self._addresses = addresses
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -31,7 +33,8 @@ class RequestIdMiddleware:
             return
         request = bind(scope["headers"])
         if scope.get("client"):
-            request.address = scope["client"][0]
+            request.address = self._addresses.of(scope)
+            request.shared = self._addresses.is_shared(scope)
         send_with_id = _SendWithId(send, request.request_id)
         started_at = self._clock.monotonic()
         try:

@@ -18,7 +18,6 @@ from bridge.core.task import TaskKey
 from bridge.delivery.sse import EventStream, OverloadedResponse, head
 from bridge.delivery.subscriptions import SubscribeRequest
 from bridge.errors import BridgeError, LimitExceeded, UnknownRoute
-from bridge.web import params
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.proxy.files import ResultFiles
 from bridge.web.proxy.links import Answers
@@ -27,7 +26,10 @@ from bridge.web.proxy.responses import error_response
 from bridge.web.proxy.results import ProxyResults
 from bridge.web.proxy.writes import ProxyCall, ProxyWrites
 from bridge.web.services import Services
+from bridge.web.tasks import NewWatches
 from bridge.wire.formats import ProviderFormat
+
+READS = frozenset({"status", "alias", "follow_up"})
 
 
 class ProxyRoutes:
@@ -40,6 +42,7 @@ class ProxyRoutes:
         self._limits = services.limits
         self._authenticator = services.authenticator
         self._aliases = aliases
+        self._new_watches = NewWatches(services)
         self._files = ResultFiles()
         self._reads = ProxyReads(services, self._files)
         self._results = ProxyResults(services, self._files)
@@ -62,16 +65,25 @@ class ProxyRoutes:
         try:
             caller = await self._authenticator.authenticate(request)
             upstream = self._pool.upstream(name, caller.account)
-            body = b"" if method == "GET" else await params.body(request, self._settings.max_submission_bytes)
+            body = (
+                b""
+                if method == "GET"
+                else await self._limits.read_body(request, self._settings.max_submission_bytes)
+            )
             match = upstream.dialect.match(method, path, query, body)
             if match is None:
                 raise UnknownRoute(f"not a supported call of the upstream {name!r}")
             answers = Answers.to(request, upstream, self._settings)
-            return await self._calls[match.call](ProxyCall(request, caller, upstream, match, body, answers))
+            call = ProxyCall(request, caller, upstream, match, body, answers)
+            response = await self._calls[match.call](call)
+            if match.call in READS:
+                self._limits.check_document(request, caller.name, len(response.body))
         except BridgeError as error:
             return error_response(error)
+        return response
 
     async def _status(self, call: ProxyCall) -> Response:
+        await self._new_watches.count(call.request, call.caller, call.key)
         await self._authenticator.authorize(call.caller, TokenScope.READ, [call.key])
         return await self._reads.status(call.key, call.answers)
 
@@ -92,6 +104,7 @@ class ProxyRoutes:
 
     async def _key_of_alias(self, call: ProxyCall) -> TaskKey:
         call.caller.authorize_search(call.upstream.name)
+        self._limits.check_provider_call(call.request, call.caller.name)
         return await self._aliases.key(call.upstream, call.match.alias or "", call.caller)
 
     async def _stream(self, call: ProxyCall) -> Response:
@@ -102,7 +115,7 @@ class ProxyRoutes:
         try:
             slot = self._limits.open_stream(call.request)
             slot.assign_to_caller(call.caller.name)
-            slot.set_watch_count(1)
+            slot.subscribe(1)
         except LimitExceeded:
             return OverloadedResponse(self._subscriptions, fmt)
         return _ProviderStream(
@@ -124,6 +137,7 @@ class ProxyRoutes:
 
     async def _cancel(self, call: ProxyCall) -> Response:
         call.caller.authorize(TokenScope.CANCEL)
+        self._limits.check_provider_call(call.request, call.caller.name)
         key = call.key if call.match.alias is None else await self._key_of_alias(call)
         await self._authenticator.authorize(call.caller, TokenScope.CANCEL, [key])
         return await self._writes.cancel(call, key)

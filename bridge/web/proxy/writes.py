@@ -105,7 +105,7 @@ class ProxyWrites:
 
     async def _submit(self, call: ProxyCall) -> Forwarded | Response:
         check_write_request(self._origins, call.request.headers)
-        self._limits.check_submit(call.caller.name)
+        self._limits.open_submit(call.request, call.caller.name)
         content_type = call.request.headers.get("content-type")
         submission = Submission(body=call.body, content_type=content_type, options=call.match.options)
         try:

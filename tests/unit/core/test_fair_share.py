@@ -112,3 +112,33 @@ def test_nothing_is_lost_or_started_twice(steps: list[tuple[str, bool]]) -> None
     for connection in "abc":
         mine = [item for item in added if item[0] == connection]
         assert [item for item in started if item[0] == connection] == mine, "in the order they came"
+
+
+def test_a_flood_by_ever_new_connections_of_one_party_leaves_the_next_turn_to_another() -> None:
+    share: FairShare[str] = FairShare()
+    for number in range(300):
+        share.add(f"flood-{number}", f"flood-{number}", party=("-", "192.0.2.1"))
+    assert set(turns(share, 12)) == {"repeat", "flood-0", "flood-1", "flood-2"}
+    share.add("newcomer", "newcomer", party=("-", "192.0.2.2"))
+    share.add("flood-x", "flood-x", party=("-", "192.0.2.1"))
+    assert "newcomer" in turns(share, 5)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.booleans()), max_size=60))
+def test_parties_take_turns_however_many_connections_they_have(steps: list[tuple[str, int, bool]]) -> None:
+    share: FairShare[tuple[str, int]] = FairShare()
+    waiting: list[tuple[str, int]] = []
+    for party, number, takes in steps:
+        if not takes:
+            share.add((party, number), (party, number), party=party)
+            waiting.append((party, number))
+            continue
+        item = share.next_first(repeats_wait=False, in_flight=0, share=4, limit=8)
+        assert (item is None) == (not waiting)
+        if item is not None:
+            waiting.remove(item)
+            share.finished(item)
+        assert len(share) == len(waiting)
+    for connection in set(waiting):
+        share.drop(connection)
+    assert (len(share), share._queues, share._party_of, share._connections) == (0, {}, {}, {})

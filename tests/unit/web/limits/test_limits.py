@@ -113,13 +113,13 @@ def test_longpolls_take_a_slot_and_no_rate_and_are_counted_when_refused() -> Non
 def test_submits_are_limited_by_the_minute_for_each_caller() -> None:
     door = Door(max_submits_per_minute_per_caller=3)
     for _ in range(3):
-        door.limits.check_submit("c")
+        door.limits.open_submit(door.connection(), "c")
     with pytest.raises(LimitExceeded) as refused:
-        door.limits.check_submit("c")
+        door.limits.open_submit(door.connection(), "c")
     assert refused.value.retry_after == pytest.approx(20)
-    door.limits.check_submit("d")
+    door.limits.open_submit(door.connection(), "d")
     door.clock.skip(20.001)
-    door.limits.check_submit("c")
+    door.limits.open_submit(door.connection(), "c")
 
 
 def test_watches_are_counted_over_all_connections_of_a_caller() -> None:
@@ -166,5 +166,114 @@ def test_whatever_comes_and_goes_at_the_end_nothing_is_held(steps: list[tuple[in
         assert door.limits._open == len(held) <= 6
     for one in held:
         end(one)
-    kept = (door.limits._open_by_address, door.limits._open_by_caller, door.limits._watches_by_caller)
-    assert (door.limits._open, kept) == (0, ({}, {}, {}))
+    kept = (door.limits._open_by_address, door.limits._open_by_caller)
+    assert (door.limits._open, kept) == (0, ({}, {}))
+    assert (door.limits._watches.total, len(door.limits._watches)) == (0, 0)
+
+
+def exposed(**wishes: Any) -> Door:
+    """A door that strangers reach."""
+    door = Door()
+    settings = Settings.model_validate({"limits": "exposed", "upstreams": {"qingbo": {}}} | wishes)
+    addresses = ClientAddresses(settings.trusted_proxies, warn=True)
+    door.limits = Limits(settings, addresses, door.clock, door.metrics)
+    return door
+
+
+def test_strangers_have_the_streams_of_their_address_and_others_theirs() -> None:
+    door = exposed(max_streams_per_second_per_address=0)
+    for _ in range(100):
+        door.enter(caller="anonymous")
+    assert door.refuses(caller="anonymous")
+    assert not door.refuses(address="192.0.2.2", caller="anonymous")
+
+
+def test_a_limit_that_is_set_wins_over_the_profile() -> None:
+    door = exposed(max_connections_per_address=3)
+    for _ in range(3):
+        door.enter(caller="anonymous")
+    assert door.refuses(caller="anonymous")
+
+
+@pytest.mark.parametrize("field", [b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via"])
+def test_the_users_of_an_unknown_proxy_are_not_one_stranger_and_it_is_named_once(
+    field: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    door = exposed()
+    made = door.connection
+    door.connection = lambda address="192.0.2.1": _relayed(made(address), field)  # type: ignore[method-assign]
+    for _ in range(300):
+        door.enter(caller="anonymous")
+    assert [record.getMessage() for record in caplog.records] == ["unknown proxy"]
+    limited = exposed(max_connections_per_address=3)
+    limited.connection = door.connection  # type: ignore[method-assign]
+    assert [limited.refuses(caller="anonymous") for _ in range(3)] == [False] * 3
+    for _ in range(3):
+        limited.enter(caller="anonymous")
+    assert limited.refuses(caller="anonymous"), "a limit that the operator set counts whoever comes"
+
+
+def test_where_the_proxies_are_known_nobody_else_is_taken_for_one() -> None:
+    door = exposed(trusted_proxies=["198.51.100.1"], max_streams_per_second_per_address=0)
+    made = door.connection
+    door.connection = lambda address="192.0.2.1": _relayed(made(address), b"x-real-ip")  # type: ignore[method-assign]
+    for _ in range(100):
+        door.enter(caller="anonymous")
+    assert door.refuses(caller="anonymous")
+
+
+def _relayed(connection: HTTPConnection, field: bytes) -> HTTPConnection:
+    connection.scope["headers"].append((field, b"192.0.2.77"))
+    return connection
+
+
+def test_tasks_subscribed_to_are_limited_by_the_second_and_owed_beyond() -> None:
+    door = Door(max_subscribes_per_second_per_address=20)
+    slot = door.limits.open_stream(door.connection())
+    slot.assign_to_caller("c")
+    assert slot.subscribe_wait(200) == 0
+    assert slot.subscribe_wait(1) == pytest.approx(1 / 20)
+    door.clock.skip(0.06)
+    assert slot.subscribe_wait(200) == 0
+    assert slot.subscribe_wait(1) == pytest.approx(10, abs=0.1)
+    other = door.limits.open_stream(door.connection("192.0.2.2"))
+    other.subscribe(200)
+
+
+def test_what_clients_do_not_take_is_counted_until_they_do() -> None:
+    door = Door(max_waiting_bytes_per_address=1_000_000, max_waiting_bytes=0)
+    slot = door.limits.open_stream(door.connection())
+    unsent = door.limits.unsent_bytes(slot)
+    assert slot.has_room_to_write(5_000_000), "alone, a large document is let through"
+    unsent.set(900_000)
+    assert not slot.has_room_to_write(200_000)
+    assert slot.has_room_to_write(50_000), "small ones fit into the write buffer"
+    other = door.limits.open_stream(door.connection("192.0.2.2"))
+    assert other.has_room_to_write(200_000)
+    unsent.set(0)
+    assert slot.has_room_to_write(200_000)
+    unsent.set(900_000)
+    unsent.close()
+    assert (door.limits._waiting.total, len(door.limits._waiting)) == (0, 0)
+
+
+def test_submits_in_flight_are_counted_until_their_response() -> None:
+    door = Door(max_submits_in_flight_per_address=2)
+    held = [door.connection() for _ in range(2)]
+    for connection in held:
+        door.limits.open_submit(connection, "c")
+    with pytest.raises(LimitExceeded) as refused:
+        door.limits.open_submit(door.connection(), "c")
+    assert (refused.value.retry_after or 0) > 0
+    door.limits.open_submit(door.connection("192.0.2.2"), "c")
+    end(held[0])
+    door.limits.open_submit(door.connection(), "c")
+
+
+def test_calls_to_providers_are_limited_by_the_second() -> None:
+    door = Door(max_provider_calls_per_second_per_caller=2)
+    for _ in range(20):
+        door.limits.check_provider_call(door.connection(), "c")
+    with pytest.raises(LimitExceeded):
+        door.limits.check_provider_call(door.connection(), "c")
+    door.limits.check_provider_call(door.connection(), "d")

@@ -1,9 +1,9 @@
 """How much of the event loop's time the bytes of one provider's connection may take.
 
 Whatever a provider sends is parsed in slices of a few milliseconds. A connection that keeps within its rate
-is parsed at once. One that was above it in the last seconds rests between two slices, and all such take turns,
-so that together they get a fixed part of the loop however many they are. Billed is time, not bytes or events: a
-megabyte of one string costs less than a kilobyte of empty events.
+is parsed at once. One that was above it in the last seconds rests between two slices, and all such take
+turns, so that together they get a fixed part of the loop however many they are. Billed is time, not bytes or
+events: a megabyte of one string costs less than a kilobyte of empty events.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ ANSWERS: dict[str, Callable[[str], tuple[bytes, bytes]]] = {
         _JSON_HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
         _filled(b"X: y\r\n"),
     ),
-    "bomb": lambda _: (_bomb(b" ", 400_000_000), b""),
+    "bomb": lambda _: (_bomb(b" ", 100_000_000), b""),
     "bomb-wide": lambda _: (_bomb(b'{"a":[],"b":{}},', 20_000_000), b""),
     "wide-document": lambda task_id: (
         _answer(state(task_id, 1)[:-1] + b',"x":[' + b'{"a":[]},' * 2_000_000 + b"1]}"),

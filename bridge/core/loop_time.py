@@ -15,6 +15,7 @@ HEAVY_RATE = 0.2
 HEAVY_SECONDS = 5.0
 CROWD_RATE = 0.4
 CROWD_BURST_SECONDS = 0.05
+CROWDED_RATE = 0.005  # of one connection, once all together are above `CROWD_RATE`
 
 MIN_PIECE = 512
 MAX_PIECE = 256 * 1024
@@ -50,11 +51,11 @@ class ConnectionTime:
         piece: How many bytes to parse before the clock is read again: what lately took half a slice.
     """
 
-    __slots__ = ("_heavy_until", "_rests_until", "_shared", "_until", "piece")
+    __slots__ = ("_crowded_until", "_heavy_until", "_rests_until", "_shared", "_until", "piece")
 
     def __init__(self, shared: LoopTime) -> None:
         self._shared = shared
-        self._until = self._rests_until = self._heavy_until = float("-inf")
+        self._until = self._crowded_until = self._rests_until = self._heavy_until = float("-inf")
         self.piece = _FIRST_PIECE
 
     def spend(self, seconds: float, now: float) -> None:
@@ -65,11 +66,12 @@ class ConnectionTime:
             now: When it ended, in monotonic seconds.
         """
         self._until = max(self._until, now) + seconds / CONNECTION_RATE
-        crowded = self._shared.spend(seconds, now)
+        over = self._until - now - CONNECTION_BURST_SECONDS / CONNECTION_RATE
         # In a crowd a small answer is still read at once: it is not what takes the time.
-        burst = SLICE_SECONDS if crowded else CONNECTION_BURST_SECONDS
-        over = self._until - now - burst / CONNECTION_RATE
-        if over > 0:
+        self._crowded_until = max(self._crowded_until, now) + seconds / CROWDED_RATE
+        in_the_way = self._crowded_until - now > SLICE_SECONDS / CROWDED_RATE
+        crowded = self._shared.spend(seconds, now)
+        if over > 0 or (crowded and in_the_way):
             self._heavy_until = now + HEAVY_SECONDS
         if now < self._heavy_until:
             self._rests_until = max(now + over, self._shared.turn(seconds, now))

@@ -40,7 +40,7 @@ def _states(task_id: str) -> bytes:
 
 
 def _bomb(unit: bytes, size: int) -> bytes:
-    packed = gzip.compress(unit * (size // len(unit)), 9)
+    packed = gzip.compress(unit * (size // len(unit)), 1)
     return _JSON_HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
 
 
@@ -86,7 +86,7 @@ ANSWERS: dict[str, Callable[[str], tuple[bytes, bytes]]] = {
         _JSON_HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
         _filled(b"X: y\r\n"),
     ),
-    "bomb": lambda _: (_bomb(b" ", 100_000_000), b""),
+    "bomb": lambda _: (_bomb(b" ", 64_000_000), b""),
     "bomb-wide": lambda _: (_bomb(b'{"a":[],"b":{}},', 20_000_000), b""),
     "wide-document": lambda task_id: (
         _answer(state(task_id, 1)[:-1] + b',"x":[' + b'{"a":[]},' * 2_000_000 + b"1]}"),
@@ -103,11 +103,13 @@ class FloodingProvider:
 
     Attributes:
         calls: How many requests came for each task id.
+        streams: How many of them asked for its stream.
         sent: Bytes handed to the kernel for each kind.
     """
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
+        self.streams: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
         self.port = 0
         self._ready: dict[tuple[str, str], tuple[bytes, bytes]] = {}
@@ -128,6 +130,7 @@ class FloodingProvider:
         is_stream = "/stream/" in path
         task_id = path.rpartition("/")[2] if is_stream else str(json.loads(body).get("task_id"))
         self.calls[task_id] += 1
+        self.streams[task_id] += is_stream
         kind = task_id.rpartition("-")[0]
         table = STREAMS if is_stream else ANSWERS
         if kind in table:

@@ -38,7 +38,7 @@ VOLUME ["/data"]
 # Numeric, so that an orchestrator can verify that it is not root.
 USER 10001:10001
 EXPOSE 8080 8081
-# The bridge drains on it, for at most drain_seconds (20): give `docker stop` more than its default 10 seconds.
+# The bridge drains on it, and sees submits through: give `docker stop` 90 seconds instead of its default 10.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["taskbridge", "health"]
 ENTRYPOINT ["taskbridge"]

@@ -18,12 +18,13 @@ from bridge.app.auth import AuthComponents, build_auth, make_accounts
 from bridge.auth.authenticator import NoAuth
 from bridge.auth.origins import Origins
 from bridge.clock import Clock, SystemClock
-from bridge.config.effective import poll_interval, task_deadline
+from bridge.config.effective import longest_submit, poll_interval, task_deadline
 from bridge.config.keys import missing_keys
 from bridge.config.settings import SQLITE, Settings, UpstreamSettings, dialect_of
 from bridge.core.event import Closing
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
+from bridge.delivery.longpoll import LongPolls
 from bridge.delivery.subscriptions import Subscriptions
 from bridge.errors import JournalError
 from bridge.hub.hub import Hub
@@ -48,6 +49,7 @@ from bridge.watchers.submitter import Submitter
 from bridge.web.limits.client_address import ClientAddresses
 from bridge.web.limits.limits import Limits
 from bridge.web.middleware.allowed_hosts import AllowedHostsMiddleware
+from bridge.web.open_requests import OpenRequests
 from bridge.web.routes import make_app, make_operations_app
 from bridge.web.services import Services
 
@@ -61,7 +63,7 @@ logger = logging.getLogger(__name__)
 class _Parts:
     """What exists while the app runs."""
 
-    subscriptions: Subscriptions
+    services: Services
     maintenance: ConnectionMaintenance
     pool: Pool
     metrics: Metrics
@@ -143,16 +145,53 @@ class Bridge:
             self._parts = self._app = self._operations = None
 
     async def drain(self) -> None:
-        """Reject new connections and close the open ones, spread over `drain_seconds`."""
-        if self._parts is None or self._parts.subscriptions.closed is not None:
+        """Reject new connections, end the open ones over `drain_seconds`, and see submits through.
+
+        Submits have the longest `submit_timeout_seconds`; streams do not wait for them, nor they for streams.
+        """
+        if self._parts is None or self._parts.services.subscriptions.closed is not None:
             return
-        self._parts.subscriptions.closed = Closing.DRAIN
-        await self._parts.maintenance.drain(self.settings.drain_seconds)
+        services = self._parts.services
+        services.subscriptions.closed = Closing.DRAIN
+        services.longpolls.end()
+        results = await asyncio.gather(
+            self._parts.maintenance.drain(self.settings.drain_seconds),
+            services.submitter.drain(longest_submit(self.settings)),
+            return_exceptions=True,  # or the failure of one would cut the other short
+        )
+        for error in results:
+            if error is not None:
+                raise error
+
+    async def finish_requests(self, seconds: float, last_seconds: float) -> None:
+        """Wait for the requests that are open now, then answer those that are left, at once.
+
+        Args:
+            seconds: The longest wait.
+            last_seconds: The longest wait for those answers, and later for calls that still run.
+        """
+        if self._parts is None:
+            return
+        requests = self._parts.services.open_requests
+        self._parts.services.longpolls.end()
+        await requests.wait(seconds)
+        self.interrupt_requests(last_seconds)
+        await requests.wait(last_seconds)
+
+    def interrupt_requests(self, last_seconds: float) -> None:
+        """Answer every open request now, and send no submit that was not sent yet.
+
+        Args:
+            last_seconds: How long calls to providers that still run are waited for at the end.
+        """
+        if self._parts is not None:
+            self._parts.services.submitter.stop(last_seconds)
+            self._parts.services.open_requests.interrupt()
 
     @property
     def open_streams(self) -> int:
         """Number of open streams, WebSockets and long-polls."""
-        return len(self._parts.subscriptions.hub.subscriptions) if self._parts is not None else 0
+        return len(self._parts.services.hub.subscriptions) if self._parts is not None else 0
 
     @property
     def ended_streams(self) -> int:
@@ -211,7 +250,9 @@ class Bridge:
             pool=pool,
             hub=hub,
             subscriptions=subscriptions,
+            longpolls=LongPolls(subscriptions),
             submitter=submitter,
+            open_requests=OpenRequests(subscriptions),
             origins=origins,
             limits=limits,
             authenticator=auth.authenticator,
@@ -227,7 +268,7 @@ class Bridge:
             )
             for name, (file, sent) in files.items()
         ]
-        self._parts = _Parts(subscriptions, maintenance, pool, metrics, journal, auth, rotations)
+        self._parts = _Parts(services, maintenance, pool, metrics, journal, auth, rotations)
         return self._parts
 
     def _with_host_check(self, app: ASGIApp) -> ASGIApp:
@@ -305,8 +346,8 @@ def make_upstream(
             # With a base URL of the operator every call goes there, regardless of the hosts in the dialect.
             hosts=None if config.base_url else dialect.hosts,
             timeout_seconds=config.timeout_seconds,
-            # Status calls, streams and submits never wait for a connection: the limiter counts them apart.
-            connections=config.max_in_flight + config.max_streams + config.max_submits_in_flight,
+            # Status calls never wait for a connection: the limiter counts the calls of each kind apart.
+            connections=config.max_in_flight + config.max_streams,
             bodies=BodyLimit(config.max_response_bytes, bodies or BodyMemory()),
             on_lenient=metrics.lenient_readings.labels(name).inc,
             secrets=_callback_secrets(config),

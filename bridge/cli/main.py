@@ -104,12 +104,12 @@ def serve(path: Path | None, **overrides: Any) -> None:
 def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
     """Print the effective configuration and where each value comes from, without secrets.
 
-    Exit code: 0 if the configuration is valid, 2 if not; then all errors are printed. Warnings, such as the
-    old name of a setting, go to standard error.
+    Below it the grace period that a stop needs. Exit code: 0 if the configuration is valid, 2 if not; then
+    all errors are printed. Warnings, such as the old name of a setting, go to standard error.
     """
     import orjson
 
-    from bridge.config.effective import effective, table
+    from bridge.config.effective import effective, stop_sentence, table
     from bridge.config.keys import missing_keys
 
     settings = _settings(path, **overrides)
@@ -122,7 +122,7 @@ def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
         document = {name: setting._asdict() for name, setting in shown.items()}
         click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
     else:
-        click.echo(table(shown))
+        click.echo(f"{table(shown)}\n\n{stop_sentence(settings)}")
 
 
 @main.command()

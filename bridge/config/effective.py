@@ -11,6 +11,9 @@ from pydantic import SecretStr
 from bridge.config.settings import Settings, UpstreamSettings, dialect_of
 from bridge.dialects.dialect import Dialect
 
+LAST_SECONDS = 10
+"""What a stop may take beyond the longest submit and `drain_seconds`: the last answers, and the journal."""
+
 PRESET = "preset"
 DEFAULT = "default"
 
@@ -94,6 +97,24 @@ def poll_interval(upstream: UpstreamSettings, dialect: Dialect) -> tuple[float, 
     if shortest is None:
         shortest = min(dialect.poll.min_seconds, upstream.poll_max_seconds or dialect.poll.min_seconds)
     return shortest, max(upstream.poll_max_seconds or dialect.poll.max_seconds, shortest)
+
+
+def longest_submit(settings: Settings) -> float:
+    """Seconds that a submit may take at the slowest upstream."""
+    return max((upstream.submit_timeout_seconds for upstream in settings.upstreams.values()), default=0.0)
+
+
+def stop_seconds(settings: Settings) -> float:
+    """How long a supervisor has to wait after SIGTERM before it kills the process."""
+    return longest_submit(settings) + settings.drain_seconds + LAST_SECONDS
+
+
+def stop_sentence(settings: Settings) -> str:
+    """`stop_seconds`, and what they consist of."""
+    parts = (
+        f"{longest_submit(settings):g} for the longest submit, {settings.drain_seconds:g} of drain_seconds"
+    )
+    return f"A stop needs a grace period of {stop_seconds(settings):g} seconds: {parts}, {LAST_SECONDS} more."
 
 
 def task_deadline(upstream: UpstreamSettings, dialect: Dialect) -> float | None:

@@ -1,20 +1,52 @@
-"""Long polling: respond as soon as the state differs from the one the client has."""
+"""Long polling: respond as soon as the state differs from the one the client has.
+
+Rule 1: a wait ends when the state changes, on timeout, when the client has left, and on drain.
+Rule 2: with `Prefer: wait`, one reader gets the same answer at most once a second. A loop whose entity tag
+        never matches, because a proxy strips or changes it, is slowed down to one request per second.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from bridge.core.cursor import Cursor
-from bridge.core.event import Event
+from starlette.requests import Request
+
+from bridge.core.entity_tags import names
+from bridge.core.event import Closing, Event
+from bridge.core.repeats import REPEAT_SECONDS, RecentAnswers
 from bridge.core.task import TaskKey
+from bridge.delivery.handoff import server_of
 from bridge.delivery.subscriptions import Subscriptions
 from bridge.telemetry.metrics import LEFT
 
 MAX_WAIT_SECONDS = 60
 LABEL = "longpoll"
 
+_FINISHED = "finished"
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LongPollRequest:
+    """One request for the state of a task.
+
+    Args:
+        reader: The caller and its address, for rule 2.
+        have: The entity tags of the states the client has; None for none.
+        wait: Seconds; None without `Prefer: wait`.
+    """
+
+    key: TaskKey
+    reader: Hashable
+    have: str | None = None
+    wait: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,47 +63,98 @@ class LongPollResult:
     observed_at: float | None
 
 
-async def read(
-    subscriptions: Subscriptions, key: TaskKey, *, have: str | None, wait: float | None
-) -> LongPollResult:
-    """The state of a task; with `wait`, once it differs from `have`.
+class LongPolls:
+    """The requests that wait for a change."""
 
-    Args:
-        have: The ETag of the state the client holds.
-        wait: Seconds; only together with `have`.
+    def __init__(self, subscriptions: Subscriptions) -> None:
+        self._subscriptions = subscriptions
+        self._waits: dict[_Wait, None] = {}
+        self._answers = RecentAnswers()
 
-    Raises:
-        BridgeError: The task has no recorded state, and this is why.
-    """
-    event = await subscriptions.read_or_poll(key)
-    if have is None or not _matches(event, have):
-        return _result(subscriptions, event, modified=True)
-    if not wait or event.state.status.final:
-        return _result(subscriptions, event, modified=False)
-    subscriptions.metrics.connected(LABEL)
-    started_at, reason, newer = subscriptions.clock.monotonic(), LEFT, None
-    try:
-        newer = await subscriptions.hub.changed(key, event.cursor.offset, seconds=min(wait, MAX_WAIT_SECONDS))
-        reason = "finished"
-    finally:
-        # Also when the client disconnects, which cancels the wait: `reason` is still `LEFT` then.
-        subscriptions.metrics.disconnected(LABEL, reason)
-        logger.info(
-            "connection ended",
-            extra={
-                "delivery": LABEL,
-                "reason": reason,
-                "seconds": round(subscriptions.clock.monotonic() - started_at, 3),
-                "task": key.ref,
-                "events": int(newer is not None),
-            },
-        )
-    if newer is None:
-        return _result(subscriptions, event, modified=False)
-    # The hub counts only events it writes itself; this one is written by the route.
-    seconds = subscriptions.clock.monotonic() - newer.observed_at if newer.observed_at else None
-    subscriptions.metrics.record_broadcast({LABEL: 1}, {}, seconds, task=key.ref)
-    return _result(subscriptions, newer, modified=True)
+    async def read(self, request: LongPollRequest, client: Request) -> LongPollResult:
+        """The state of a task; with `wait`, once it differs from the one the client has.
+
+        Args:
+            receive: The request's own, whose body was read; returns when the client has left.
+
+        Raises:
+            BridgeError: The task has no recorded state, and this is why.
+        """
+        event = await self._subscriptions.read_or_poll(request.key)
+        modified = request.have is None or not names(request.have, str(event.cursor))
+        seconds = 0.0
+        if request.wait and not modified and not event.state.status.final:
+            seconds = min(request.wait, MAX_WAIT_SECONDS)
+        elif request.wait is not None:
+            answer = (request.reader, request.key, event.cursor, modified)
+            seconds = self._answers.wait(answer, now=self._subscriptions.clock.monotonic())
+        if seconds > 0:
+            newer = await self._wait(event, seconds, client)
+            event, modified = newer or event, modified or newer is not None
+        answer = (request.reader, request.key, event.cursor, modified)
+        self._answers.give(answer, now=self._subscriptions.clock.monotonic())
+        channel = self._subscriptions.hub.channel_of(event.key)
+        return LongPollResult(event, modified, channel.confirmed_at if channel is not None else None)
+
+    async def changed(self, event: Event, seconds: float, client: Request) -> Event | None:
+        """The next event of a task after `event`; None after `seconds`, or when rule 1 ends the wait."""
+        newer, _ = await self._changed(event, seconds, client)
+        return newer
+
+    def end(self) -> None:
+        """End all waits (the bridge drains). Later ones last a second at most, so that no client spins."""
+        for wait in self._waits:
+            wait.end(Closing.DRAIN.value)
+
+    async def _wait(self, event: Event, seconds: float, client: Request) -> Event | None:
+        """As `changed`, counted and logged as a connection."""
+        subscriptions = self._subscriptions
+        subscriptions.metrics.connected(LABEL)
+        started_at, reason, newer = subscriptions.clock.monotonic(), LEFT, None
+        try:
+            newer, reason = await self._changed(event, seconds, client)
+        finally:
+            # Also when the server cancels the request: `reason` is still `LEFT` then.
+            subscriptions.metrics.disconnected(LABEL, reason)
+            logger.info(
+                "connection ended",
+                extra={
+                    "delivery": LABEL,
+                    "reason": reason,
+                    "seconds": round(subscriptions.clock.monotonic() - started_at, 3),
+                    "task": event.key.ref,
+                    "events": int(newer is not None),
+                },
+            )
+        if newer is not None:
+            # The hub counts only events it writes itself; this one is written by the route.
+            late = subscriptions.clock.monotonic() - newer.observed_at if newer.observed_at else None
+            subscriptions.metrics.record_broadcast({LABEL: 1}, {}, late, task=event.key.ref)
+        return newer
+
+    async def _changed(self, event: Event, seconds: float, client: Request) -> tuple[Event | None, str]:
+        """The next event of a task, if it comes in time, and why the wait ended."""
+        if self._subscriptions.closed is not None:
+            seconds = min(seconds, REPEAT_SECONDS)
+        newer: Event | None = None
+        wait = _Wait()
+        self._waits[wait] = None
+        try:
+            async with wait.timeout:
+                with _watching(client, partial(wait.end, LEFT)):
+                    newer = await self._next(event, seconds)
+        except TimeoutError:
+            pass
+        finally:
+            del self._waits[wait]
+        return newer, wait.reason
+
+    async def _next(self, event: Event, seconds: float) -> Event | None:
+        if event.state.status.final:
+            # A wait for rule 2 alone: the hub would begin to watch the task again.
+            await asyncio.sleep(seconds)
+            return None
+        return await self._subscriptions.hub.changed(event.key, event.cursor.offset, seconds=seconds)
 
 
 def etag(event: Event) -> str:
@@ -79,15 +162,43 @@ def etag(event: Event) -> str:
     return f'"{event.cursor}"'
 
 
-def _matches(event: Event, have: str) -> bool:
-    """Whether an `If-None-Match` header names the state of `event`."""
-    if have.strip() == "*":
-        return True
-    # Weak comparison, as RFC 9110 section 13.1.2 asks for If-None-Match.
-    tags = (tag.strip().removeprefix("W/").strip('"') for tag in have.split(","))
-    return any(Cursor.parse(tag) == event.cursor for tag in tags)
+class _Wait:
+    """A wait that can be ended from outside.
+
+    Attributes:
+        reason: Why it ended.
+    """
+
+    def __init__(self) -> None:
+        self.timeout = asyncio.timeout(None)
+        self.reason = _FINISHED
+
+    def end(self, reason: str) -> None:
+        """End it now, if it has not ended."""
+        if not self.timeout.expired():
+            self.reason = reason
+            self.timeout.reschedule(asyncio.get_running_loop().time())
 
 
-def _result(subscriptions: Subscriptions, event: Event, *, modified: bool) -> LongPollResult:
-    channel = subscriptions.hub.channel_of(event.key)
-    return LongPollResult(event, modified, channel.confirmed_at if channel is not None else None)
+@contextlib.contextmanager
+def _watching(client: Request, left: Callable[[], None]) -> Iterator[None]:
+    """Call `left` once the client has closed the connection; under our server also if it closed its half."""
+    server: Any = server_of(client.scope)
+    if hasattr(server, "on_leave"):
+        server.on_leave(left)
+        try:
+            yield
+        finally:
+            server.on_leave(None)
+        return
+    watch = asyncio.ensure_future(_watch(client, left))
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
+async def _watch(client: Request, left: Callable[[], None]) -> None:
+    while (await client.receive())["type"] != "http.disconnect":
+        pass
+    left()

@@ -29,7 +29,9 @@ SEND_BUFFER = 64 * 1024
 GC_THRESHOLDS = (50_000, 50, 100)  # a full collection stops the event loop; let it be rare
 TRIM_PERIOD_SECONDS = 5.0
 SHUTDOWN_GRACE_SECONDS = 5
+LAST_SECONDS = 3.0
 IMMEDIATE_SECONDS = 1
+FORCED_SECONDS = 0.5
 MAX_WS_MESSAGE = 64 * 1024
 SLICE = 1000  # connections checked before the event loop gets a turn
 
@@ -145,18 +147,27 @@ class DrainingServer(uvicorn.Server):
                     await asyncio.sleep(0)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: drain. Second signal: stop immediately."""
+        """First signal: drain. Second signal: answer what is open, and stop immediately."""
         del sig, frame
-        if self._loop is None or self._drain is not None:
+        if self._loop is None:
             self.force_exit = self.should_exit = True
             return
         # A signal handler may run between any two bytecodes; only this call is safe there.
-        self._loop.call_soon_threadsafe(self._begin_drain)
+        self._loop.call_soon_threadsafe(self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._drain is None:
+            self._drain = asyncio.ensure_future(self._run_drain())
+            return
+        self.force_exit = self.should_exit = True
+        self._bridge.interrupt_requests(FORCED_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close everything and end."""
         for task in self._housekeeping:
             task.cancel()
+        grace, last = (0, FORCED_SECONDS) if self.force_exit else (SHUTDOWN_GRACE_SECONDS, LAST_SECONDS)
+        await self._bridge.finish_requests(grace, last)
         if self.force_exit:
             # Otherwise uvicorn cancels the handlers of open connections, each with a traceback in the log.
             for connection in self.server_state.connections:
@@ -170,10 +181,6 @@ class DrainingServer(uvicorn.Server):
 
     def _stop(self) -> None:
         self.should_exit = True
-
-    def _begin_drain(self) -> None:
-        if self._drain is None:
-            self._drain = asyncio.ensure_future(self._run_drain())
 
     async def _run_drain(self) -> None:
         logger.info("draining", extra={"streams": self._bridge.open_streams})

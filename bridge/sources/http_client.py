@@ -33,6 +33,7 @@ STREAM_HEAD_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
 _CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
 _MAX_WAIT_FOR_ROOM = 60.0
+_NO_LIMIT = 0
 _MAX_HEADER = 64 * 1024
 _MAX_HEADERS = 1024
 _MAX_UNCHUNKED_BODY = 1024 * 1024
@@ -48,7 +49,8 @@ class Session:
         hosts: Hosts that a request may name instead of `base_url`; None where the operator set `base_url`,
             and every request goes there.
         timeout_seconds: For one whole request, connecting and reading the body included.
-        connections: Maximum of open connections.
+        connections: Maximum of open connections for calls that are answered soon. Creates and streams, which
+            hold theirs for longer, have connections of their own, counted by the limiter alone.
         resolver: Used instead of the system's resolver.
         bodies: How large a response may be, and the memory for reading it.
         on_lenient: Called for each response that only a lenient reading can read.
@@ -78,25 +80,17 @@ class Session:
         self._on_lenient = on_lenient
         self._mask = SecretMask(secrets)
         self._loop_time = loop_time or LoopTime()
-        connector = aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60, resolver=resolver)
-        slice_connections(connector, self._loop_time)
-        self._http = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept": "application/json", "User-Agent": "task-event-bridge"},
-            timeout=_CONNECTING,
-            # Browsers, curl and httpx take what the library's default of 8,190 bytes and 128 headers refuses:
-            # a content security policy, the cookies of a gateway.
-            max_line_size=_MAX_HEADER,
-            max_field_size=_MAX_HEADER,
-            max_headers=_MAX_HEADERS,
-        )
+        self._http = _client(connections, resolver, self._loop_time)
+        self._long_http = _client(_NO_LIMIT, resolver, self._loop_time)
 
-    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
+    async def ask(
+        self, request: Request, timeout_seconds: float | None = None, *, create: bool = False
+    ) -> HttpResponse:
         """Send one request, once: it is never retried, so a submit cannot create two tasks.
 
         Args:
             timeout_seconds: Replaces the session's own.
+            create: Whether it creates a task.
 
         Raises:
             UpstreamUnavailable: The provider cannot be reached, or the response was cut short.
@@ -110,10 +104,11 @@ class Session:
             # In chunks: aiohttp would hand a large body over at once and hold the event loop meanwhile.
             body = BytesIO(request.body)
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        http = self._long_http if create else self._http
         try:
             async with (
                 asyncio.timeout(seconds) as deadline,
-                self._http.request(
+                http.request(
                     request.method,
                     url,
                     data=body,
@@ -143,7 +138,7 @@ class Session:
             async with (
                 # Without this limit, interim responses (1xx) without end would be read without end.
                 asyncio.timeout(STREAM_HEAD_SECONDS) as head_deadline,
-                self._http.request(
+                self._long_http.request(
                     request.method,
                     url,
                     data=request.body,
@@ -179,6 +174,7 @@ class Session:
     async def close(self) -> None:
         """Close all connections."""
         await self._http.close()
+        await self._long_http.close()
 
     @property
     def base_url(self) -> str:
@@ -269,6 +265,24 @@ async def _room(share: Share, size: int, limit: int, deadline: asyncio.Timeout |
     deadline.reschedule(until + _MAX_WAIT_FOR_ROOM)
     await share.grow(size, limit)
     deadline.reschedule(now() + left)
+
+
+def _client(
+    connections: int, resolver: AbstractResolver | None, loop_time: LoopTime
+) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60, resolver=resolver)
+    slice_connections(connector, loop_time)
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept": "application/json", "User-Agent": "task-event-bridge"},
+        timeout=_CONNECTING,
+        # Browsers, curl and httpx take what the library's default of 8,190 bytes and 128 headers refuses:
+        # a content security policy, the cookies of a gateway.
+        max_line_size=_MAX_HEADER,
+        max_field_size=_MAX_HEADER,
+        max_headers=_MAX_HEADERS,
+    )
 
 
 @lru_cache(8192)  # about 10 MB when full; a watch requests the same URL again and again

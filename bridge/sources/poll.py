@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from bridge.core.task import Observation, Status
@@ -12,6 +13,8 @@ from bridge.sources.upstream import Upstream
 JSON = "application/json"
 
 _MAX_CACHED_BYTES = 256 * 1024
+# Sent back as it is. Anything else would break our request, or mean something else in it, as `*` does.
+_ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{1,512}"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,8 @@ def _remember(upstream: Upstream, answer: HttpResponse, cache: PollCache, *, who
     # Larger ones are not kept: thousands of watches with a few megabytes each would not fit in memory.
     cache.body = answer.body if len(answer.body) <= _MAX_CACHED_BYTES else None
     # An answer whose result is missing must be read again, though it does not change.
-    cache.whole, cache.etag = whole, answer.headers.get("etag") if whole else None
+    etag = answer.headers.get("etag", "") if whole else ""
+    cache.whole, cache.etag = whole, etag if _ETAG.fullmatch(etag) else None
     cache.status, cache.at = answer.status, upstream.clock.monotonic()
     content_type = answer.headers.get("content-type", JSON)
     # The constant instead of an equal string per watch.

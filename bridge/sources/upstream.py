@@ -158,7 +158,7 @@ class Upstream:
         started_at = self.clock.monotonic()
         try:
             with self.tracing.request(self.name, call, request, self.session.base_of(request)) as span:
-                answer = await self.session.ask(request, timeout_seconds)
+                answer = await self.session.ask(request, timeout_seconds, create=call == "submit")
                 span.answered(answer.status)
                 return answer
         finally:

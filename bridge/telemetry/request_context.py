@@ -43,12 +43,14 @@ class RequestContext:
         trace: The client's own trace; None if it sent none.
         caller: The authenticated caller; a name, never a credential.
         address: The address of the peer.
+        create_sent: Whether a create was sent to a provider for it: a repeat could create a second task.
     """
 
     request_id: str
     trace: Trace | None = None
     caller: str | None = None
     address: str | None = None
+    create_sent: bool = False
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("bridge_request", default=None)

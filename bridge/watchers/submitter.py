@@ -3,8 +3,8 @@
 Rule 1: a submit is never retried automatically: the provider would bill a second task. The exception is a
         provider that finds tasks by the client's own id: if no response arrived, the task is looked up by
         that id, and submitted once more if it does not exist.
-Rule 2: a submit runs to completion even if the client disconnects; otherwise the provider would bill a task
-        that was never recorded.
+Rule 2: a submit runs to completion even if the client disconnects or the bridge gets SIGTERM; otherwise
+        the provider would bill a task that was never recorded.
 Rule 3: the response to a cancel is not trusted; the next poll decides whether the task was cancelled.
 """
 
@@ -29,6 +29,7 @@ from bridge.errors import (
     CredentialRefused,
     InvalidRequest,
     JournalError,
+    Overloaded,
     TaskNotFound,
     UnreadablePayload,
     UpstreamError,
@@ -41,8 +42,11 @@ from bridge.journal.base import Journal
 from bridge.sources.accounts import callback_secret
 from bridge.sources.poll import PollCache, WithoutResult, find, poll
 from bridge.sources.upstream import Upstream
+from bridge.telemetry.request_context import current_request
 from bridge.watchers.pool import Pool
 
+RESTARTING_SENTENCE = "the bridge is restarting; nothing was submitted"
+RESTARTING_RETRY_SECONDS = 5.0
 MAY_EXIST = "the task may have been created; check at the provider before you submit it again"
 
 # After these errors of a submit call the task may exist. `UpstreamUnreachable`, a subclass, is the exception.
@@ -96,6 +100,9 @@ class Submitter:
         self._journal = journal
         self._public_url = public_url
         self._running: set[asyncio.Task[Any]] = set()
+        self._draining = False
+        self._stopped = asyncio.Event()
+        self._last_seconds = 0.0
 
     async def submit(self, upstream: Upstream, submission: Submission) -> tuple[TaskKey, Event]:
         """Submit a task and watch it until its end.
@@ -105,6 +112,7 @@ class Submitter:
         Raises:
             Conflict: The provider has no submit call.
             InvalidRequest: An option is missing, malformed or unknown.
+            Overloaded: The bridge is restarting; nothing was sent.
             UpstreamError: The provider created no task; or it may have, and then the message states it.
         """
         return await self._run_to_completion(self._submit(self._prepare(upstream, submission)))
@@ -117,6 +125,7 @@ class Submitter:
         Raises:
             Conflict: The provider has no submit call.
             InvalidRequest: An option is missing, malformed or unknown.
+            Overloaded: The bridge is restarting; nothing was sent.
             UpstreamUnavailable: The provider cannot be reached, or its response is incomplete.
             UpstreamTimeout: The provider did not respond in time.
             UnreadablePayload: Its response is too large.
@@ -153,9 +162,33 @@ class Submitter:
         """
         return await self._run_to_completion(self._forward_cancel(key))
 
+    async def drain(self, seconds: float) -> None:
+        """Accept no further submit, and wait for the running calls, at most `seconds`."""
+        self._draining = True
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+
+    def stop(self, last_seconds: float) -> None:
+        """Send no submit that was not sent yet: its client has been answered.
+
+        Args:
+            last_seconds: How long `close` waits for the calls that still run.
+        """
+        self._draining = True
+        self._last_seconds = last_seconds
+        self._stopped.set()
+
     async def close(self) -> None:
-        """Wait for the running calls; each has its timeout."""
-        await asyncio.gather(*self._running, return_exceptions=True)
+        """Wait for the running calls, each of which has its timeout; after `stop` cancel them soon."""
+        while self._running and not self._stopped.is_set():
+            stopped = asyncio.ensure_future(self._stopped.wait())
+            await asyncio.wait({*self._running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=self._last_seconds)
+            for call in late:
+                call.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _run_to_completion(self, call: Coroutine[Any, Any, Result]) -> Result:
         """Run in a task of its own, which the client's disconnect does not cancel (rule 2)."""
@@ -166,6 +199,8 @@ class Submitter:
         return await asyncio.shield(task)
 
     def _prepare(self, upstream: Upstream, submission: Submission) -> _SubmitCall:
+        if self._draining:
+            raise Overloaded(RESTARTING_SENTENCE, retry_after=RESTARTING_RETRY_SECONDS)
         sent = submission
         if self._public_url is not None and upstream.callback_secret is not None:
             secret = quote(callback_secret(upstream.callback_secret, upstream.account), safe="")
@@ -189,7 +224,7 @@ class Submitter:
         response: HttpResponse | None = None
         try:
             async with call.upstream.acquire(CallKind.CREATE):
-                response = await _send_submit(call)
+                response = await self._send_submit(call)
                 key, observation = _read_submitted(call, response)
         except UpstreamError as error:
             if response is None:
@@ -197,9 +232,17 @@ class Submitter:
             return Forwarded(response, error=error)
         return Forwarded(response, key, await self._watch_submitted(call, key, observation))
 
+    async def _send_submit(self, call: _SubmitCall) -> HttpResponse:
+        if self._stopped.is_set():
+            raise UpstreamUnreachable(RESTARTING_SENTENCE, retry_after=RESTARTING_RETRY_SECONDS)
+        request = current_request()
+        if request is not None:
+            request.create_sent = True
+        return await _send(call.upstream, "submit", call.request, call.upstream.submit_timeout_seconds)
+
     async def _send_and_record(self, call: _SubmitCall) -> tuple[TaskKey, Event]:
         async with call.upstream.acquire(CallKind.CREATE):
-            key, observation = _read_submitted(call, await _send_submit(call))
+            key, observation = _read_submitted(call, await self._send_submit(call))
         return key, await self._watch_submitted(call, key, observation)
 
     async def _recover(self, call: _SubmitCall, error: UpstreamError) -> tuple[TaskKey, Event]:
@@ -313,10 +356,6 @@ class Submitter:
     def _placeholder(self, key: TaskKey) -> Event:
         clock = self._pool.upstream(key.upstream).clock
         return Event(key, Cursor(self._journal.epoch, 0), unknown(unix_time=clock.time()))
-
-
-async def _send_submit(call: _SubmitCall) -> HttpResponse:
-    return await _send(call.upstream, "submit", call.request, call.upstream.submit_timeout_seconds)
 
 
 async def _send(

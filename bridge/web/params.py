@@ -20,7 +20,8 @@ from bridge.wire.frames import Transport, Variant
 TOO_LARGE_SENTENCE = "the request body exceeds the limit of this route"
 
 _NO_PARAMS = QueryParams()
-_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?=$|[,;\s])")
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\"?)(\d+(?:\.\d*)?)\1(?=$|[,;\s])")
+_MAX_WAIT = 1e6  # a number may have thousands of digits
 
 
 class EncodedConvertor(Convertor[str]):
@@ -143,7 +144,16 @@ def variant(query: QueryParams) -> Variant:
 def preferred_wait(headers: Headers) -> float | None:
     """The seconds of `Prefer: wait` (RFC 7240); None if missing or malformed: it is only a preference."""
     match = _WAIT.search(",".join(headers.getlist("prefer")).lower())
-    return float(match[1]) if match else None
+    return min(float(match[2]), _MAX_WAIT) if match else None
+
+
+def known_states(headers: Headers, query: QueryParams) -> str | None:
+    """The entity tags of the states the client has; None for none.
+
+    From `If-None-Match`, and from `after` in the URL for clients behind a proxy that strips the header.
+    """
+    tags = [*headers.getlist("if-none-match"), *(query.getlist("after") if query else ())]
+    return ", ".join(tags) or None
 
 
 def options(query: QueryParams, *, without: str) -> dict[str, str]:

@@ -58,9 +58,9 @@ def routes(services: Services, *, operations_apart: bool = False) -> list[Route 
 
 
 def make_app(services: Services, *, operations_apart: bool = False) -> ASGIApp:
-    """The routes behind their middleware, outside in: handoff, request id, raw path, CORS."""
+    """The routes behind their middleware, outside in: handoff, request id, raw path, CORS, open requests."""
     settings = services.settings
-    app = _app(routes(services, operations_apart=operations_apart))
+    app = services.open_requests.middleware(_app(routes(services, operations_apart=operations_apart)))
     app = add_cors(app, settings.allowed_origins, cookies=settings.auth != "none")
     return ConnectionHandoff(RequestIdMiddleware(RawPathMiddleware(app), services.clock))
 
@@ -68,7 +68,8 @@ def make_app(services: Services, *, operations_apart: bool = False) -> ASGIApp:
 def make_operations_app(services: Services) -> ASGIApp:
     """The routes of operators and their tools, without CORS: no web page may use them."""
     health = HealthRoutes(services)
-    return RequestIdMiddleware(_app([*_probes(health), *_operations(health)]), services.clock)
+    app = services.open_requests.middleware(_app([*_probes(health), *_operations(health)]))
+    return RequestIdMiddleware(app, services.clock)
 
 
 def _probes(health: HealthRoutes) -> list[Route]:

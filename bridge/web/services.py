@@ -9,6 +9,7 @@ from bridge.auth.origins import Origins
 from bridge.auth.tickets import Tickets
 from bridge.clock import Clock
 from bridge.config.settings import Settings
+from bridge.delivery.longpoll import LongPolls
 from bridge.delivery.subscriptions import Subscriptions
 from bridge.hub.hub import Hub
 from bridge.journal.base import Journal
@@ -16,6 +17,7 @@ from bridge.telemetry.metrics import Metrics
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
 from bridge.web.limits.limits import Limits
+from bridge.web.open_requests import OpenRequests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,9 @@ class Services:
     pool: Pool
     hub: Hub
     subscriptions: Subscriptions
+    longpolls: LongPolls
     submitter: Submitter
+    open_requests: OpenRequests
     origins: Origins
     limits: Limits
     authenticator: Authenticator

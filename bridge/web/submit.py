@@ -11,13 +11,11 @@ from bridge.auth.caller import TokenScope, map_credential_errors
 from bridge.auth.origins import Origins
 from bridge.delivery.longpoll import etag
 from bridge.dialects.base import Submission
-from bridge.errors import Forbidden, InvalidRequest, Overloaded
+from bridge.errors import Forbidden, InvalidRequest
 from bridge.web import params
 from bridge.web.services import Services
 from bridge.web.tasks import HEADERS, links, state_response
 from bridge.wire.document import document
-
-RESTARTING_SENTENCE = "the bridge is restarting; nothing was submitted"
 
 _INCLUDE = "include"
 
@@ -28,7 +26,6 @@ class SubmitRoutes:
     def __init__(self, services: Services) -> None:
         self._settings = services.settings
         self._pool = services.pool
-        self._subscriptions = services.subscriptions
         self._submitter = services.submitter
         self._origins = services.origins
         self._limits = services.limits
@@ -41,8 +38,6 @@ class SubmitRoutes:
         caller.authorize_upstream(TokenScope.SUBMIT, request.path_params["upstream"])
         upstream = self._pool.upstream(request.path_params["upstream"], caller.account)
         include = params.include(params.query(request))
-        if self._subscriptions.closed is not None:
-            raise Overloaded(RESTARTING_SENTENCE)
         self._limits.check_submit(caller.name)
         submission = Submission(
             body=await params.body(request, self._settings.max_submission_bytes),

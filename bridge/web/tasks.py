@@ -13,14 +13,19 @@ from bridge.auth.caller import TokenScope, map_credential_errors
 from bridge.auth.tickets import MAX_TICKET_SECONDS
 from bridge.core.event import Event
 from bridge.core.task import TaskKey
-from bridge.delivery.longpoll import MAX_WAIT_SECONDS, etag, read
+from bridge.delivery.longpoll import MAX_WAIT_SECONDS, LongPollRequest, etag
 from bridge.errors import Conflict, InvalidRequest, TaskNotFound
 from bridge.web import params
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.services import Services
 from bridge.wire.document import Include, document, timestamp
 
-HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Vary": "Prefer, Accept"}
+HEADERS = {
+    # `no-transform`: a proxy that compresses also changes the entity tag, and a long-poll needs it back.
+    "Cache-Control": "no-cache, no-transform",
+    "X-Content-Type-Options": "nosniff",
+    "Vary": "Prefer, Accept",
+}
 DEFAULT_TICKET_SECONDS = 300
 
 
@@ -29,23 +34,29 @@ class TaskRoutes:
 
     def __init__(self, services: Services, aliases: Aliases) -> None:
         self._pool = services.pool
-        self._subscriptions = services.subscriptions
+        self._longpolls = services.longpolls
         self._limits = services.limits
         self._authenticator = services.authenticator
         self._aliases = aliases
 
     async def state(self, request: Request) -> Response:
-        """`GET /v1/tasks/{upstream}/{task_id}`: the state; with `Prefer: wait` and an ETag, a long-poll."""
+        """`GET /v1/tasks/{upstream}/{task_id}`: the state; with `Prefer: wait` and a cursor, a long-poll."""
         caller = await self._authenticator.authenticate(request)
         key = params.path_key(self._pool, request, caller.account)
         await self._authenticator.authorize(caller, TokenScope.READ, [key])
-        include = params.include(params.query(request))
-        wait, known_etag = params.preferred_wait(request.headers), request.headers.get("if-none-match")
-        if wait and known_etag is not None:
+        query = params.query(request)
+        include = params.include(query)
+        wait = params.preferred_wait(request.headers)
+        if wait is not None:
             self._limits.open_longpoll(request, caller.name)
-        # a long-poll must not outlive the credential it was authorized by
-        capped = None if wait is None else self._authenticator.cap_wait(caller, wait)
-        result = await read(self._subscriptions, key, have=known_etag, wait=capped)
+        poll = LongPollRequest(
+            key,
+            reader=(caller.name, self._limits.address_of(request)),
+            have=params.known_states(request.headers, query),
+            # a long-poll must not outlive the credential it was authorized by
+            wait=None if wait is None else self._authenticator.cap_wait(caller, wait),
+        )
+        result = await self._longpolls.read(poll, request)
         headers = HEADERS | {"ETag": etag(result.event)}
         if wait is not None:
             headers["Preference-Applied"] = f"wait={min(int(wait), MAX_WAIT_SECONDS)}"

@@ -12,12 +12,13 @@ from typing import Any
 
 import orjson
 
+from bridge.config.effective import stop_seconds
 from bridge.config.settings import Settings
 from tests.docs.pages import ROOT
 
 DEPLOY = ROOT / "deploy"
-DRAIN_SECONDS = Settings.model_fields["drain_seconds"].default
-LAST_ANSWERS_SECONDS = 5
+DEFAULTS = Settings.model_validate({"upstreams": {"qingbo": {}}})
+STOP_SECONDS = stop_seconds(DEFAULTS)
 
 
 def tool(name: str) -> Path | None:

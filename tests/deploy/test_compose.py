@@ -16,7 +16,7 @@ import yaml
 
 from tests.conftest import missing
 from tests.deploy.dockerfile import stages
-from tests.deploy.manifests import DEPLOY, DRAIN_SECONDS, LAST_ANSWERS_SECONDS, effective, seconds, tool
+from tests.deploy.manifests import DEPLOY, STOP_SECONDS, effective, seconds, tool
 from tests.deploy.tokens import SECRET
 from tests.docs.pages import ROOT
 from tests.harness import running_bridge
@@ -81,8 +81,8 @@ def test_secrets_are_asked_for_and_have_no_default() -> None:
     assert ignored.returncode == 0
 
 
-def test_a_stop_takes_longer_than_a_drain() -> None:
-    assert seconds(SERVICES["bridge"]["stop_grace_period"]) >= DRAIN_SECONDS + LAST_ANSWERS_SECONDS
+def test_a_stop_is_given_the_time_of_the_longest_submit_and_a_drain() -> None:
+    assert seconds(SERVICES["bridge"]["stop_grace_period"]) >= STOP_SECONDS
 
 
 def test_the_bridge_finds_its_settings_right() -> None:

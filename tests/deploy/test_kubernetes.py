@@ -10,9 +10,10 @@ import orjson
 import pytest
 import yaml
 
+from bridge.config.effective import LAST_SECONDS
 from tests.conftest import missing
 from tests.deploy.dockerfile import stages
-from tests.deploy.manifests import DEPLOY, DRAIN_SECONDS, LAST_ANSWERS_SECONDS, effective, tool
+from tests.deploy.manifests import DEPLOY, effective, tool
 from tests.deploy.tokens import SECRET
 from tests.docs.pages import PAGES, ROOT, snippets
 
@@ -94,10 +95,13 @@ def test_the_pod_is_who_the_image_says(objects: list[dict[str, Any]]) -> None:
     assert final.words("VOLUME")[0] in [mount["mountPath"] for mount in _container(objects)["volumeMounts"]]
 
 
-def test_a_pod_is_given_the_time_a_drain_takes(objects: list[dict[str, Any]]) -> None:
-    container = _container(objects)
-    before = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    needed = before + DRAIN_SECONDS + LAST_ANSWERS_SECONDS
+def test_a_pod_is_given_the_time_of_its_longest_submit_and_a_drain(
+    objects: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = _settings(objects, tmp_path)
+    before = float(_container(objects)["lifecycle"]["preStop"]["exec"]["command"][1])
+    submits = [value for name, value in settings.items() if name.endswith(".submit_timeout_seconds")]
+    needed = before + max(submits) + settings["drain_seconds"] + LAST_SECONDS
     assert _pod(objects)["terminationGracePeriodSeconds"] >= needed
 
 

@@ -60,6 +60,10 @@ class Limits:
         _check_rate(self._address_rate, slot.address, "this address")
         return slot
 
+    def address_of(self, connection: HTTPConnection) -> str:
+        """The client address that limits count by."""
+        return self._addresses.of(connection.scope)
+
     def open_longpoll(self, connection: HTTPConnection, caller: str) -> None:
         """Count a long-poll until its response.
 

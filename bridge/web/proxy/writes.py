@@ -12,7 +12,7 @@ from bridge.auth.caller import Caller
 from bridge.core.event import Event
 from bridge.core.task import TaskKey, check_task_id
 from bridge.dialects.base import ProxyMatch, Submission
-from bridge.errors import Overloaded, UpstreamUnreachable
+from bridge.errors import UpstreamUnreachable
 from bridge.sources.poll import JSON
 from bridge.sources.upstream import Upstream
 from bridge.watchers.submitter import UNCERTAIN, Forwarded
@@ -22,10 +22,8 @@ from bridge.web.proxy.links import Answers
 from bridge.web.proxy.reads import recorded_response
 from bridge.web.proxy.responses import error_response, provider_response
 from bridge.web.services import Services
-from bridge.web.submit import RESTARTING_SENTENCE, check_write_request
+from bridge.web.submit import check_write_request
 from bridge.web.tasks import links
-
-DRAIN_CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +53,7 @@ class ProxyWrites:
     def __init__(self, services: Services, aliases: Aliases) -> None:
         self._clock = services.clock
         self._journal = services.journal
-        self._hub = services.hub
-        self._subscriptions = services.subscriptions
+        self._longpolls = services.longpolls
         self._submitter = services.submitter
         self._origins = services.origins
         self._limits = services.limits
@@ -86,12 +83,10 @@ class ProxyWrites:
         if key is None or event is None:
             return _forwarded_response(call, submitted)
         until = self._clock.monotonic() + seconds
-        while not event.state.status.final and self._subscriptions.closed is None:
+        newer: Event | None = event
+        while newer is not None and not event.state.status.final:
             left = until - self._clock.monotonic()
-            if left <= 0:
-                break
-            # in steps: a waiting client must not delay the shutdown
-            await self._hub.changed(key, event.cursor.offset, seconds=min(left, DRAIN_CHECK_SECONDS))
+            newer = await self._longpolls.changed(event, left, call.request)
             (latest,) = await self._journal.latest([key])
             event = latest or event
         if event.state.status.final:
@@ -110,8 +105,6 @@ class ProxyWrites:
 
     async def _submit(self, call: ProxyCall) -> Forwarded | Response:
         check_write_request(self._origins, call.request.headers)
-        if self._subscriptions.closed is not None:
-            raise Overloaded(RESTARTING_SENTENCE)
         self._limits.check_submit(call.caller.name)
         content_type = call.request.headers.get("content-type")
         submission = Submission(body=call.body, content_type=content_type, options=call.match.options)

@@ -1,4 +1,6 @@
-"""A provider that floods: each task id names a kind of flood, `good-*` a task that behaves.
+"""A provider that floods: each task id names a kind of flood.
+
+`good*` is a task that behaves, `fat*` one with a large document.
 
 In a process of its own (`python -m tests.hostile.provider`, which prints its port), because a flood must not
 take the time of the program that measures. ByteSpike's paths: a status call, and a stream of each task.
@@ -10,12 +12,16 @@ import asyncio
 import gzip
 import json
 import sys
+import time
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 BLOCK = 64 * 1024
+FAT_BYTES = 200_000
+HANG_SECONDS = 60.0
+_NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}"
 _JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 _CHUNKED_STREAM_HEAD = _STREAM_HEAD[:-2] + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -23,7 +29,13 @@ _CHUNKED_STREAM_HEAD = _STREAM_HEAD[:-2] + b"Transfer-Encoding: chunked\r\n\r\n"
 
 def state(task_id: str, number: int, **more: object) -> bytes:
     """A state document that differs for each number."""
-    body = {"task_id": task_id, "status": "running", "model": f"m{number}", "progress": number % 90, **more}
+    body = {
+        "task_id": task_id,
+        "status": "processing",
+        "model": f"m{number}",
+        "progress": number % 90,
+        **more,
+    }
     return json.dumps(body).encode()
 
 
@@ -128,7 +140,11 @@ class FloodingProvider:
 
     async def _answered(self, path: str, body: bytes, writer: asyncio.StreamWriter) -> None:
         is_stream = "/stream/" in path
-        task_id = path.rpartition("/")[2] if is_stream else str(json.loads(body).get("task_id"))
+        if path == "/v1/tasks":
+            await self._submitted(body, writer)
+            return
+        is_query = path == "/v1/tasks/query"
+        task_id = str(json.loads(body).get("task_id")) if is_query else path.rpartition("/")[2]
         self.calls[task_id] += 1
         self.streams[task_id] += is_stream
         kind = task_id.rpartition("-")[0]
@@ -137,9 +153,27 @@ class FloodingProvider:
             head, block = self._of(kind, task_id, table[kind])
             await self._flood(kind, head, block, writer)
         elif is_stream:
-            writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}")
+            writer.write(_NOT_FOUND)
         else:
-            writer.write(_answer(state(task_id, self.calls[task_id])))
+            await self._tell(task_id, writer)
+        await writer.drain()
+
+    async def _tell(self, task_id: str, writer: asyncio.StreamWriter) -> None:
+        """A new state of a task that behaves; nobody has the others."""
+        number = self.calls[task_id]
+        if task_id.startswith("good"):
+            # The moment of the answer, from which the delivery is measured.
+            moment = time.monotonic_ns() / 1e6
+            writer.write(_answer(state(task_id, number, model=f"at-{moment:.3f}")))
+        elif task_id.startswith("fat"):
+            writer.write(_answer(state(task_id, number, prompt="x" * FAT_BYTES)))
+        else:
+            writer.write(_NOT_FOUND)
+
+    async def _submitted(self, body: bytes, writer: asyncio.StreamWriter) -> None:
+        if b"hangs" in body:
+            await asyncio.sleep(HANG_SECONDS)
+        writer.write(_answer(b'{"task_id":"good-submitted","status":"queued"}'))
         await writer.drain()
 
     def _of(self, kind: str, task_id: str, make: Callable[[str], tuple[bytes, bytes]]) -> tuple[bytes, bytes]:

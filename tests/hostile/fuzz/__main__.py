@@ -2,8 +2,8 @@
 
 python -m tests.hostile.fuzz [TARGET ...]   in a process each, because a fuzzer never returns
 
-Starts from the seeds, the kept corpus and what earlier runs found in `build/fuzz/TARGET`. An input that breaks a
-promise is left in `build/fuzz/`: mend it, and keep the file in `tests/hostile/corpus/TARGET`.
+Starts from the seeds, the kept corpus and what earlier runs found in `build/fuzz/TARGET`. An input that
+breaks a promise is left in `build/fuzz/`: mend it, and keep the file in `tests/hostile/corpus/TARGET`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ import re
 import subprocess
 import sys
 from hashlib import sha1
+from importlib import import_module
 from pathlib import Path
-
-from tests.hostile.fuzz.seeds import kept, seeds
 
 BUILD = Path("build") / "fuzz"
 MAX_INPUT = 4096
+# What is instrumented takes a minute for the whole program.
+SERVER = [
+    "bridge.server.server",
+    "uvicorn.protocols.http.httptools_impl",
+    "uvicorn.protocols.websockets.websockets_sansio_impl",
+]
+READERS = ["bridge.core", "bridge.dialects", "bridge.wire", "bridge.client", "bridge.auth.tokens"]
 SLOW_SECONDS = 5
 
 
@@ -38,7 +44,8 @@ def main(names: list[str]) -> int:
         done = re.findall(r"Done (\d+) runs in (\d+)", text) or re.findall(r"^#(\d+)()", text, re.MULTILINE)
         runs, took = done[-1] if done else ("?", "?")
         covered = re.findall(r"cov: (\d+)", text)
-        _say(f"{name}: {runs} runs in {took or '?'} s, {covered[-1] if covered else '?'} edges, exit code {code}")
+        edges = covered[-1] if covered else "?"
+        _say(f"{name}: {runs} runs in {took or '?'} s, {edges} edges, exit code {code}")
         if code:
             failed.append(name)
             _say("\n".join(text.splitlines()[-40:]))
@@ -49,8 +56,13 @@ def one(name: str, seconds: int) -> None:
     """One target in this process, until the time is up."""
     import atheris
 
-    with atheris.instrument_imports(include=["bridge", "uvicorn.protocols", "websockets"]):
+    parts = SERVER if name in {"heads", "frames"} else READERS
+    with atheris.instrument_imports(include=parts):
+        for part in parts:
+            import_module(part)
         from tests.hostile.fuzz.targets import TARGETS
+    from tests.hostile.fuzz.seeds import kept, seeds
+
     folder = BUILD / name
     folder.mkdir(parents=True, exist_ok=True)
     for seed in (*seeds(name), *kept(name)):

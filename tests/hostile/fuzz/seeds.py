@@ -44,7 +44,17 @@ EVENTS = (
     b'event: reset\ndata: {"reason":"x"}\n\n: ok\nretry: 2000\r\n\r\n\r\r',
     b"\xef\xbb\xbfdata\ndata:\ndata: \xe4\xbd\nid: \0\nid\n\n",
 )
-CURSORS = (b"k3f9-17", b"k3f9-0", b"k-01", b"k3f9-17.abcdefgh", b"k3f9-17~p500", b"-1", b"a-1-2", b"*", b"a" * 129)
+CURSORS = (
+    b"k3f9-17",
+    b"k3f9-0",
+    b"k-01",
+    b"k3f9-17.abcdefgh",
+    b"k3f9-17~p500",
+    b"-1",
+    b"a-1-2",
+    b"*",
+    b"a" * 129,
+)
 CLAIMS = ({"iss": ISSUER, "aud": AUDIENCE, "exp": 1e12, "tasks": ["a/*"], "scope": "read", "sub": "x"},)
 PATHS = (
     b"v1/tasks/task-1",

@@ -112,7 +112,7 @@ async def main(config: argparse.Namespace) -> int:
             async with _bridge(provider, settings) as bridge:
                 quiet = await _observed(bridge, quiet_seconds)
                 before = _rss(bridge)
-                async with _flooding(name, bridge.url):
+                async with flooding(name, bridge.url):
                     watching = asyncio.ensure_future(_peak(bridge, over := asyncio.Event()))
                     flooded = await _observed(bridge, flood_seconds)
                     over.set()
@@ -163,7 +163,7 @@ async def _observed(bridge: BridgeProcess, seconds: float) -> Seen:
 
 
 @asynccontextmanager
-async def _flooding(name: str, url: str) -> AsyncIterator[None]:
+async def flooding(name: str, url: str) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.bench.hostile", "--flood", name, url),
         stderr=asyncio.subprocess.DEVNULL,

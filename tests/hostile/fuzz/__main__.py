@@ -71,7 +71,7 @@ def one(name: str, seconds: int) -> None:
         if len(seed) <= MAX_INPUT:
             (folder / sha1(seed, usedforsecurity=False).hexdigest()).write_bytes(seed)
     options = [f"-max_total_time={seconds}", f"-max_len={MAX_INPUT}", f"-timeout={SLOW_SECONDS}"]
-    options += [f"-artifact_prefix={BUILD}/{name}-", "-print_final_stats=1", str(folder)]
+    options += [f"-artifact_prefix={BUILD}/{name}-", "-len_control=20", "-print_final_stats=1", str(folder)]
     atheris.Setup([sys.argv[0], *options], TARGETS[name])
     atheris.Fuzz()
 

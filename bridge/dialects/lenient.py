@@ -20,7 +20,7 @@ import orjson
 
 MAX_UNFOLDED = 3
 MAX_VALUES = 200_000
-_COUNTED_AT_ONCE = 1024 * 1024
+_COUNTED_BLOCK = 1024 * 1024
 _MAX_DIGITS = 400  # a float has at most 309 before its point
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 # Charsets that are named in practice, by their names in Python; a header must not choose a codec such as
@@ -95,8 +95,8 @@ def has_too_many_values(body: bytes) -> bool:
     if len(body) <= MAX_VALUES:
         return False
     left = MAX_VALUES
-    for at in range(0, len(body), _COUNTED_AT_ONCE):
-        end = at + _COUNTED_AT_ONCE
+    for at in range(0, len(body), _COUNTED_BLOCK):
+        end = at + _COUNTED_BLOCK
         left -= body.count(b",", at, end) + body.count(b"[", at, end) + body.count(b"{", at, end)
         if left < 0:
             return True

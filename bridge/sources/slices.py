@@ -1,4 +1,4 @@
-"""Parses what providers send in slices of time, so that no flood of theirs holds up anybody else.
+"""Parses what providers send in slices of time, so that no flood of theirs blocks the event loop.
 
 aiohttp parses what the kernel hands over in one go, 256 KiB at a time: ten thousand `103 Early Hints` take
 over a second. Here its protocol gets them in pieces, and a connection above its rate is not read from.
@@ -18,7 +18,7 @@ from aiohttp.client_proto import ResponseHandler
 from bridge.clock import SystemClock
 from bridge.core.loop_time import SLICE_SECONDS, ConnectionTime, LoopTime
 
-_MAX_QUEUED = 64  # messages that aiohttp has parsed and nobody has read: a connection that is idle
+_MAX_QUEUED = 64  # messages that aiohttp has parsed and no reader has taken: an idle connection
 _PARSED_AND_READ = 2  # for tiny chunks, taking them from the buffer costs as much as parsing
 _CLOCK = SystemClock().monotonic
 _TRANSPORT_ERRORS = (AttributeError, NotImplementedError, RuntimeError)  # closed, or without flow control
@@ -96,7 +96,7 @@ class SlicedConnection(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         """Parse it, or hold it back until the next turn."""
         if not data:
-            # aiohttp goes on with what it has, such as a body to decompress.
+            # aiohttp continues with what it has, such as a body to decompress.
             began = self.turns.clock()
             super().data_received(data)
             self.turns.bill(0, began, _PARSED_AND_READ)
@@ -135,7 +135,7 @@ class SlicedConnection(ResponseHandler):
 
     @property
     def should_close(self) -> bool:
-        """Whether it cannot be used for another request: bytes nobody asked for are held."""
+        """Whether it cannot be used for another request: it holds bytes that answer no request."""
         return bool(self._held) or super().should_close
 
     def _parse(self) -> None:

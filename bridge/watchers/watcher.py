@@ -334,7 +334,7 @@ class Watcher:
     async def take_pushed(self, observations: Sequence[Observation]) -> None:
         """Merge what a stream showed in one slice of time, in order, and record the newest state of it.
 
-        However many states a provider streams, each slice makes one event at most.
+        No matter how many states a provider streams, each slice makes at most one event.
 
         Raises:
             JournalError: It could not be recorded.

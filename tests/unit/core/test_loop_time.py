@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from bridge.core.loop_time import (
     CONNECTION_BURST_SECONDS,
     CONNECTION_RATE,
-    CROWD_BURST_SECONDS,
-    CROWD_RATE,
     HEAVY_RATE,
     MAX_PIECE,
     MIN_PIECE,
     SLICE_SECONDS,
+    TOTAL_BURST_SECONDS,
+    TOTAL_RATE,
     ConnectionTime,
     LoopTime,
 )
@@ -40,8 +40,8 @@ def test_however_many_flood_they_get_their_part_and_no_more(number: int, slice_m
 
     parsed, passed = played(flooding, 10.0, slice_ms / 1000)
 
-    bursts = CROWD_BURST_SECONDS + number * 3 * CONNECTION_BURST_SECONDS
-    assert parsed <= max(HEAVY_RATE, CROWD_RATE) * passed + bursts
+    bursts = TOTAL_BURST_SECONDS + number * 3 * CONNECTION_BURST_SECONDS
+    assert parsed <= max(HEAVY_RATE, TOTAL_RATE) * passed + bursts
     if number == 1:
         assert parsed <= CONNECTION_RATE * passed + bursts
 

@@ -8,7 +8,7 @@ PYTHON ?= python3
 # as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
-.PHONY: help demo test test-all test-lowest audit coverage check fix serve simulate clean tools bench chaos soak dist release releasable
+.PHONY: help demo test test-all test-lowest audit coverage check fix serve simulate clean tools bench hostile fuzz chaos soak dist release releasable
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -72,13 +72,25 @@ serve: $(VENV)/.run ## run the bridge with ./bridge.toml
 simulate: $(VENV)/.run ## run three simulated providers on port 9090
 	$(BIN)/taskbridge simulate
 
+ifneq ($(filter hostile,$(MAKECMDGOALS)),)
+bench: $(VENV)/.develop
+	$(BIN)/python -m tests.bench.hostile $(HOSTILE)
+else
 bench: $(VENV)/.run ## run the benchmarks of docs/performance.md; BENCH="fanout idle" for some
 	$(BIN)/python -m bench.run $(BENCH)
+endif
+
+hostile: bench ## `make bench hostile`: floods beside quiet passes, eight minutes; HOSTILE="--quick --exposed NAME"
+	@true
+
+fuzz: $(VENV)/.develop ## each fuzz target for ten minutes; FUZZ="heads events", FUZZ_SECONDS=60
+	$(BIN)/python -m pip install --quiet --group fuzz
+	$(BIN)/python -m tests.hostile.fuzz $(FUZZ)
 
 chaos: $(VENV)/.develop ## kill and break everything at random, at full size; CHAOS_SECONDS=600 CHAOS_SEED=...
 	$(BIN)/python -m tests.chaos.long
 
-soak: $(VENV)/.develop ## connection churn for half an hour, memory as a table; SOAK_SECONDS=1800
+soak: $(VENV)/.develop ## churn, floods and faults for half an hour, memory as a table; SOAK_MINUTES=30
 	$(BIN)/python -m tests.chaos.soak
 
 dist: $(VENV)/.develop ## build wheel and source distribution into dist/, checked

@@ -23,6 +23,7 @@ from bridge.config.keys import missing_keys
 from bridge.config.limits import Profile
 from bridge.config.settings import SQLITE, Settings, UpstreamSettings, dialect_of
 from bridge.core.event import Closing
+from bridge.core.loop_time import LoopTime
 from bridge.core.quota import Lingering
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
@@ -218,7 +219,7 @@ class Bridge:
         stack.push_async_callback(journal.close)
         upstreams = {}
         sizes = [config.max_response_bytes for config in settings.upstreams.values()]
-        bodies = BodyMemory(largest=max(sizes, default=DEFAULT_MAX_BODY))
+        bodies, loop_time = BodyMemory(largest=max(sizes, default=DEFAULT_MAX_BODY)), LoopTime()
         files: dict[str, tuple[KeyFile, RotatingCredential]] = {}
         for name, config in settings.upstreams.items():
             credential = None
@@ -226,7 +227,7 @@ class Bridge:
                 files[name] = _open_key_file(name, config, clock)
                 credential = files[name][1]
             upstreams[name] = make_upstream(
-                name, config, clock, metrics, tracing, bodies, credential=credential
+                name, config, clock, metrics, tracing, bodies, credential=credential, loop_time=loop_time
             )
             stack.push_async_callback(upstreams[name].session.close)
         accounts = make_accounts(settings, upstreams, clock)
@@ -355,12 +356,14 @@ def make_upstream(
     bodies: BodyMemory | None = None,
     *,
     credential: Credential | None = None,
+    loop_time: LoopTime | None = None,
 ) -> Upstream:
     """One provider, from its settings and its dialect.
 
     Args:
         bodies: Memory for reading responses, shared by all upstreams; None for its own.
         credential: Replaces the key in the settings.
+        loop_time: The time of the event loop for what providers send, shared likewise.
     """
     dialect = dialect_of(name, config)
     key = _revealed(config.api_key) or ""
@@ -379,6 +382,7 @@ def make_upstream(
             bodies=BodyLimit(config.max_response_bytes, bodies or BodyMemory()),
             on_lenient=metrics.lenient_readings.labels(name).inc,
             secrets=_callback_secrets(config),
+            loop_time=loop_time,
         ),
         limiter=CredentialLimiter(
             max_in_flight=config.max_in_flight,

@@ -19,14 +19,17 @@ from aiohttp.abc import AbstractResolver
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from bridge.core.loop_time import LoopTime
 from bridge.core.secrets import SecretMask
 from bridge.dialects.base import HttpResponse, Request
 from bridge.dialects.hosts import Hosts
 from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable, UpstreamUnreachable
 from bridge.sources.body_memory import BodyLimit, Share
 from bridge.sources.credentials import Credential
+from bridge.sources.slices import SlicedConnection, Turns, slice_connections
 
 STREAM_SILENCE_SECONDS = 90.0
+STREAM_HEAD_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
 _CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
 _MAX_WAIT_FOR_ROOM = 60.0
@@ -52,6 +55,7 @@ class Session:
         bodies: How large a response may be, and the memory for reading it.
         on_lenient: Called for each response that only a lenient reading can read.
         secrets: Secrets that the provider knows besides the credential, to be masked in its responses too.
+        loop_time: The time of the event loop for what providers send, shared by all of them.
     """
 
     def __init__(  # noqa: PLR0913 - one connection pool, and each limit of it by name
@@ -66,6 +70,7 @@ class Session:
         bodies: BodyLimit | None = None,
         on_lenient: Callable[[], None] | None = None,
         secrets: Iterable[str] = (),
+        loop_time: LoopTime | None = None,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._credential = credential
@@ -74,8 +79,9 @@ class Session:
         self._bodies = bodies or BodyLimit()
         self._on_lenient = on_lenient
         self._mask = SecretMask(secrets)
-        self._http = _client(connections, resolver)
-        self._long_http = _client(_NO_LIMIT, resolver)
+        self._loop_time = loop_time or LoopTime()
+        self._http = _client(connections, resolver, self._loop_time)
+        self._long_http = _client(_NO_LIMIT, resolver, self._loop_time)
 
     async def ask(
         self, request: Request, timeout_seconds: float | None = None, *, create: bool = False
@@ -120,7 +126,7 @@ class Session:
 
         Raises:
             UpstreamUnavailable: The provider cannot be reached, or the stream broke.
-            UpstreamTimeout: Nothing arrived for 90 s.
+            UpstreamTimeout: There was no head after 30 s, or nothing arrived for 90 s.
         """
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=_CONNECT_SECONDS, sock_read=STREAM_SILENCE_SECONDS
@@ -129,21 +135,30 @@ class Session:
         url = _url(base_url, request.path)
         stream_headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         try:
-            async with self._long_http.request(
-                request.method,
-                url,
-                data=request.body,
-                headers={**request.headers, **stream_headers, **self._credential_for(base_url)},
-                allow_redirects=False,
-                timeout=timeout,
-            ) as response:
+            async with (
+                # Without this limit, interim responses (1xx) without end would be read without end.
+                asyncio.timeout(STREAM_HEAD_SECONDS) as head_deadline,
+                self._long_http.request(
+                    request.method,
+                    url,
+                    data=request.body,
+                    headers={**request.headers, **stream_headers, **self._credential_for(base_url)},
+                    allow_redirects=False,
+                    timeout=timeout,
+                ) as response,
+            ):
                 # Anything else is an error document, which the dialect reads like any other response.
                 is_stream = response.status == 200 and response.content_type == "text/event-stream"
                 body = b"" if is_stream else await self._read(response)
                 head = await self._shown(response, str(url), body)
-                yield head, response.content.iter_any()
+                head_deadline.reschedule(None)
+                yield head, self._chunks(response)
         except _LIBRARY_ERRORS as error:
             raise _our_error(error) from error
+
+    def turns(self) -> Turns:
+        """The turns of a reader of what the provider sends."""
+        return Turns(self._loop_time)
 
     def acting_as(self, credential: Credential, *, secrets: Iterable[str] = ()) -> Self:
         """A session with another credential over the same connections; close the original, not this one.
@@ -215,7 +230,7 @@ class Session:
         size = 0
         with self._bodies.memory.share() as share, _body_of(response):
             # Chunked or compressed, the length is known only while reading: 1 kB of gzip may hold a gigabyte.
-            async for part in response.content.iter_any():
+            async for part in self._chunks(response):
                 size += len(part)
                 if size > limit:
                     response.close()
@@ -224,6 +239,15 @@ class Session:
                     await _room(share, size, limit, deadline)
                 parts.append(part)
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """What of the body has arrived, again and again, in the turns of the connection."""
+        connection = response.connection  # None when all has arrived
+        protocol = connection.protocol if connection is not None else None
+        turns = protocol.turns if isinstance(protocol, SlicedConnection) else self.turns()
+        async for part in response.content.iter_any():
+            yield part
+            await turns.pause()
 
     def _credential_for(self, base_url: str) -> Mapping[str, str]:
         # Result links lead to hosts of other companies: they must never see the key.
@@ -243,9 +267,13 @@ async def _room(share: Share, size: int, limit: int, deadline: asyncio.Timeout |
     deadline.reschedule(now() + left)
 
 
-def _client(connections: int, resolver: AbstractResolver | None) -> aiohttp.ClientSession:
+def _client(
+    connections: int, resolver: AbstractResolver | None, loop_time: LoopTime
+) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60, resolver=resolver)
+    slice_connections(connector, loop_time)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60, resolver=resolver),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept": "application/json", "User-Agent": "task-event-bridge"},
         timeout=_CONNECTING,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from bridge.core.rate_limit import CallKind
 from bridge.core.task import Observation
 from bridge.dialects.base import Request
 from bridge.errors import UnreadablePayload, UpstreamError, UpstreamRefused
 from bridge.sources.upstream import Upstream
-from bridge.wire.sse import Decoder
+from bridge.wire.sse import Decoder, ServerSentEvent
 
 OPEN_WAIT_SECONDS = 30.0  # polls carry the state meanwhile
+_MAX_MASKED_IN_LOOP = 32 * 1024
+_MAX_NAME = 256
 
 OnObservations = Callable[[Sequence[Observation]], Awaitable[bool]]
 
@@ -26,8 +30,8 @@ async def follow(
     """Pass on what the stream shows until it ends or shows the end of the task.
 
     Args:
-        on_observations: Called with the observations of one chunk, in order; returns whether the task has
-            ended.
+        on_observations: Called with the observations of one slice of time, in order; returns whether the task
+            has ended.
         on_alive: Called for every chunk, heartbeats included.
 
     Raises:
@@ -42,26 +46,53 @@ async def follow(
                 upstream.dialect.read_status(head)  # raises the provider's own error
             if head.status != 200 or not head.headers.get("content-type", "").startswith("text/event-stream"):
                 raise UpstreamRefused("the upstream has no stream for this task", provider_status=head.status)
-            decoder = Decoder()
-            async for chunk in chunks:
-                on_alive()
-                read = [_read(upstream, frame.name, frame.data) for frame in decoder.feed(chunk)]
-                observations = [observation for observation in read if observation is not None]
-                if observations and await on_observations(observations):
-                    break
+            await _read_frames(upstream, chunks, on_observations, on_alive)
     except UpstreamError as error:
         upstream.record_stream(error.outcome)
         raise
     upstream.record_stream("ok")
 
 
-def _read(upstream: Upstream, name: str | None, data: str) -> Observation | None:
+async def _read_frames(
+    upstream: Upstream,
+    chunks: AsyncIterator[bytes],
+    on_observations: OnObservations,
+    on_alive: Callable[[], None],
+) -> None:
+    """In turns: a chunk of half a megabyte may hold sixty thousand frames."""
+    decoder, turns = Decoder(), upstream.session.turns()
+    async for chunk in chunks:
+        on_alive()
+        async for piece in turns.pieces(chunk):
+            began = turns.clock()
+            observations: list[Observation] = []
+            for frame in decoder.feed(piece):
+                if len(frame.data) > _MAX_MASKED_IN_LOOP:
+                    masked = await asyncio.to_thread(_masked, upstream, frame)
+                    began = turns.clock()
+                else:
+                    masked = _masked(upstream, frame)
+                observation = _read(upstream, masked)
+                if observation is not None:
+                    observations.append(observation)
+            # Merging the observations takes about as long as reading them.
+            turns.bill(len(piece), began, 2 if observations else 1)
+            if observations and await on_observations(observations):
+                return
+
+
+def _read(upstream: Upstream, frame: ServerSentEvent) -> Observation | None:
     try:
-        shown_name = None if name is None else _shown(upstream, name)
-        return upstream.dialect.read_stream_event(shown_name, _shown(upstream, data))
+        return upstream.dialect.read_stream_event(frame.name, frame.data)
     except UnreadablePayload:
         # One malformed frame is skipped: the next one, or a poll, carries the same state.
         return None
+
+
+def _masked(upstream: Upstream, frame: ServerSentEvent) -> ServerSentEvent:
+    """Without secrets; a name is a word, so its rest is cut off."""
+    name = None if frame.name is None else _shown(upstream, frame.name[:_MAX_NAME])
+    return replace(frame, name=name, data=_shown(upstream, frame.data))
 
 
 def _shown(upstream: Upstream, text: str) -> str:

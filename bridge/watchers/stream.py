@@ -90,8 +90,7 @@ class StreamFollower:
         async def observed(observations: Sequence[Observation]) -> bool:
             trusted = [observation for observation in observations if self._is_trusted(observation)]
             if trusted:
-                # Together, so that frames of one chunk are recorded in one transaction, and conflate.
-                await asyncio.gather(*(self.watcher.take(one, Source.STREAM) for one in trusted))
+                await self.watcher.take_pushed(trusted)
                 self.watcher.polled_once.set()
             return any(observation.status.final for observation in trusted)
 

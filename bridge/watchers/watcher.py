@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 from bridge.core.estimate import PLAUSIBLE_SECONDS, TaskKind
-from bridge.core.event import Event
+from bridge.core.event import Event, Notice
 from bridge.core.rate_limit import Permit
 from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, State, Status, TaskKey
@@ -333,6 +333,34 @@ class Watcher:
         elif not self.over:
             self._journal.confirm(self.key, clock.time())
         await self._act(update)
+
+    async def take_pushed(self, observations: Sequence[Observation]) -> None:
+        """Merge what a stream showed in one slice of time, in order, and record the newest state of it.
+
+        No matter how many states a provider streams, each slice makes at most one event.
+
+        Raises:
+            JournalError: It could not be recorded.
+        """
+        clock = self.upstream.clock
+        self._log_start()
+        newest: State | None = None
+        notices: list[Notice] = []
+        for observation in observations:
+            before = self.watch.known
+            update = self.watch.observed(
+                observation, source=Source.STREAM, now=clock.monotonic(), unix_time=clock.time()
+            )
+            self._log_word(observation)
+            notices += update.notices
+            if update.state is not None:
+                newest = update.state
+                self._measure(before, newest, observation)
+        if newest is not None:
+            self._cache = PollCache()  # for the reason given in `take`
+        elif not self.over:
+            self._journal.confirm(self.key, clock.time())
+        await self._act(Update(newest, tuple(notices)))
 
     async def _take_without_result(self, reading: WithoutResult, source: Source, started_at: float) -> None:
         clock = self.upstream.clock

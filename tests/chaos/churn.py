@@ -53,11 +53,11 @@ class Churn:
             self.tasks += 1
             self._recent.append(ref)
             self._ending.append(ref)
-            for _ in range(self.rng.randint(1, 2 * self.viewers_per_task - 1)):
+            for _ in range(self.chance.randint(1, 2 * self.viewers_per_task - 1)):
                 self._arrive(ref)
             self._vanish()
             self.settle()
-            await asyncio.sleep(self.rng.expovariate(self.tasks_per_second))
+            await asyncio.sleep(self.chance.expovariate(self.tasks_per_second))
 
     def settle(self) -> None:
         """Judge who is over; forget them and the tasks that nobody asks for any more."""
@@ -81,13 +81,13 @@ class Churn:
         return [*self.viewers.judge.faults, *self.wrong]
 
     def _life(self) -> dict[str, Any]:
-        outcome = "failed" if self.rng.random() < 0.15 else "completed"
-        queue, run = self.rng.uniform(0, 1.5), self.rng.uniform(0.5, 8)
+        outcome = "failed" if self.chance.random() < 0.15 else "completed"
+        queue, run = self.chance.uniform(0, 1.5), self.chance.uniform(0.5, 8)
         return {"queue_seconds": queue, "run_seconds": run, "outcome": outcome}
 
     def _arrive(self, ref: str) -> None:
-        kind = self.rng.random()
-        some = list(dict.fromkeys([ref, *self._recent]))[: self.rng.randint(2, 8)]
+        kind = self.chance.random()
+        some = list(dict.fromkeys([ref, *self._recent]))[: self.chance.randint(2, 8)]
         if kind < 0.6 or len(some) < 2:
             self.viewers.sse(ref)
         elif kind < 0.8:
@@ -99,8 +99,8 @@ class Churn:
 
     def _vanish(self) -> None:
         staying = [one for one in self.viewers.judge.accounts if not (one.over or one.left)]
-        number = sum(self.rng.random() < self.leaving for _ in range(self.viewers_per_task))
-        leaving: list[Account] = self.rng.sample(staying, min(number, len(staying)))
+        number = sum(self.chance.random() < self.leaving for _ in range(self.viewers_per_task))
+        leaving: list[Account] = self.chance.sample(staying, min(number, len(staying)))
         self.vanished += len(leaving)
         self.viewers.vanish(leaving)
 

@@ -124,6 +124,7 @@ class Site:
     Args:
         journal: The journal's file; None for none.
         upstream: What `qingbo` is beside its quick pace.
+        others: Base URLs of further upstreams, by name.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class Site:
         port: int | None = None,
         under: Sequence[str] = (),
         upstream: dict[str, Any] | None = None,
+        others: dict[str, str] | None = None,
         **settings: Any,
     ) -> None:
         self.port = free_port() if port is None else port
@@ -142,6 +144,8 @@ class Site:
         self._journal = journal
         self._under = under
         self._upstreams = {name: {"base_url": base_url, "api_key": KEY} | QUICK | (upstream or {})}
+        for other, url in (others or {}).items():
+            self._upstreams[other] = {"base_url": url, "api_key": KEY} | QUICK
         where = "memory" if journal is None else f"sqlite:{journal}"
         self._settings = {"journal": where, "keepalive_seconds": 1.0, "log_level": "warning"} | settings
         self._running: AbstractAsyncContextManager[BridgeProcess] | None = None

@@ -12,11 +12,13 @@ from typing import Any
 import orjson
 from prometheus_client import CollectorRegistry
 
+from bridge.core.loop_time import LoopTime
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
 from bridge.core.task import Observation, Status
 from bridge.dialects.base import HttpResponse, PollAdvice, Request, StatusReading
 from bridge.errors import CredentialRefused, TaskNotFound, UpstreamBusy, UpstreamUnavailable
+from bridge.sources.slices import Turns
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
@@ -83,6 +85,10 @@ class FakeProvider:
         task_id = request.path.rpartition("/")[2]
         self.opened.append((task_id, self.clock.monotonic()))
         yield HttpResponse(200, EVENT_STREAM, b""), self.streams[task_id]()
+
+    def turns(self) -> Turns:
+        """Turns of a reader, by the test's clock."""
+        return Turns(LoopTime(), self.clock.monotonic)
 
     def acting_as(self, credential: Any, *, secrets: Any = ()) -> FakeProvider:
         """The same provider with a key as credential; `shows` of the copy sets what that key sees."""

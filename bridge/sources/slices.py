@@ -1,0 +1,201 @@
+"""Parses what providers send in slices of time, so that no flood of theirs blocks the event loop.
+
+aiohttp parses what the kernel hands over in one go, 256 KiB at a time: ten thousand `103 Early Hints` take
+over a second. Here its protocol gets them in pieces, and a connection above its rate is not read from.
+Nothing is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+from bridge.clock import SystemClock
+from bridge.core.loop_time import SLICE_SECONDS, ConnectionTime, LoopTime
+
+_MAX_QUEUED = 64  # messages that aiohttp has parsed and no reader has taken: an idle connection
+_PARSED_AND_READ = 2  # for tiny chunks, taking them from the buffer costs as much as parsing
+_CLOCK = SystemClock().monotonic
+_TRANSPORT_ERRORS = (AttributeError, NotImplementedError, RuntimeError)  # closed, or without flow control
+
+
+class Turns:
+    """The turns of one connection, or of one reader of what came over it.
+
+    Args:
+        shared: The time of all connections.
+        clock: Monotonic seconds.
+    """
+
+    __slots__ = ("_shared", "_since", "_time", "clock")
+
+    def __init__(self, shared: LoopTime, clock: Callable[[], float] = _CLOCK) -> None:
+        self._time = ConnectionTime(shared)
+        self._since = clock()
+        self.clock = clock
+
+    @property
+    def rest(self) -> float:
+        """Seconds until the next turn; 0 for now."""
+        return self._time.rest(self.clock())
+
+    @property
+    def piece(self) -> int:
+        """How many bytes to parse next."""
+        return self._time.piece
+
+    def bill(self, size: int, began: float, times: int = 1) -> float:
+        """Bill the time since `began`, in which so many bytes were parsed; returns that time.
+
+        Args:
+            times: How often to bill it: what is parsed here may take as long again elsewhere.
+        """
+        now = self.clock()
+        self._time.spend((now - began) * times, now)
+        self._time.measured(size, now - began)
+        return now - began
+
+    async def pause(self) -> None:
+        """Wait for the next turn, and let others run when this reader has not for a whole slice."""
+        now = self.clock()
+        seconds = self._time.rest(now)
+        if seconds > 0 or now - self._since > SLICE_SECONDS:
+            await asyncio.sleep(seconds)
+            self._since = self.clock()
+
+    async def pieces(self, chunk: bytes) -> AsyncIterator[bytes]:
+        """The chunk cut into what one turn can parse, each in its turn; the caller bills them."""
+        at = 0
+        while at < len(chunk):
+            await self.pause()
+            piece = chunk[at : at + self.piece]
+            at += len(piece)
+            yield piece
+
+
+class SlicedConnection(ResponseHandler):
+    """aiohttp's protocol of one connection, which parses in turns.
+
+    Args:
+        turns: Those of this connection.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, turns: Turns) -> None:
+        super().__init__(loop)
+        self.turns = turns
+        self._held = bytearray()
+        self._next: asyncio.Handle | None = None
+        self._is_slowed = False
+        self._lost: tuple[BaseException | None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Parse it, or hold it back until the next turn."""
+        if not data:
+            # aiohttp continues with what it has, such as a body to decompress.
+            began = self.turns.clock()
+            super().data_received(data)
+            self.turns.bill(0, began, _PARSED_AND_READ)
+            return
+        self._held += data
+        if self._next is None:
+            self._parse()
+
+    def resume_reading(self, *args: Any, **more: Any) -> None:  # the signature differs between versions
+        """Read again, in turns; aiohttp calls this for every chunk that is taken."""
+        if not self._reading_paused:
+            return
+        super().resume_reading(*args, **more)
+        if self._next is None:
+            self._continue()
+        else:
+            self._slow()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """What was received before is parsed first."""
+        if self._held and self.transport is not None:
+            self._lost = (exc,)
+            return
+        self._forget()
+        super().connection_lost(exc)
+
+    def close(self) -> None:
+        """Close it; what is held is not read."""
+        self._drop()
+        super().close()
+
+    def abort(self) -> None:
+        """Close it at once."""
+        self._drop()
+        super().abort()
+
+    @property
+    def should_close(self) -> bool:
+        """Whether it cannot be used for another request: it holds bytes that answer no request."""
+        return bool(self._held) or super().should_close
+
+    def _parse(self) -> None:
+        """One slice of what is held."""
+        self._next = None
+        left = SLICE_SECONDS
+        while self._held and left > 0 and self._may_parse() and not self.turns.rest:
+            piece = bytes(self._held[: self.turns.piece])
+            del self._held[: len(piece)]
+            began = self.turns.clock()
+            super().data_received(piece)
+            left -= self.turns.bill(len(piece), began, _PARSED_AND_READ)
+        self._continue()
+
+    def _may_parse(self) -> bool:
+        return not self._reading_paused and len(self) <= _MAX_QUEUED
+
+    def _continue(self) -> None:
+        """Arrange the next slice, or read on."""
+        rest = self.turns.rest
+        if self._held and len(self) > _MAX_QUEUED:
+            rest = max(rest, SLICE_SECONDS * 5)
+        if rest > 0:
+            self._slow()
+            self._next = self._loop.call_later(rest, self._parse)
+        elif self._held and not self._reading_paused:
+            self._slow()
+            self._next = self._loop.call_soon(self._parse)
+        elif self._held:
+            self._slow()  # until the reader has taken what aiohttp holds
+        elif self._lost is not None:
+            self.connection_lost(self._lost[0])
+        elif self._is_slowed:
+            self._is_slowed = False
+            if not self._reading_paused and self.transport is not None:
+                with suppress(*_TRANSPORT_ERRORS):
+                    self.transport.resume_reading()
+
+    def _slow(self) -> None:
+        self._is_slowed = True
+        if self.transport is not None:
+            with suppress(*_TRANSPORT_ERRORS):
+                self.transport.pause_reading()
+
+    def _forget(self) -> None:
+        self._held.clear()
+        self._lost = None
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+
+    def _drop(self) -> None:
+        lost = self._lost
+        self._forget()
+        if lost is not None:
+            super().connection_lost(lost[0])
+
+
+def slice_connections(connector: aiohttp.BaseConnector, shared: LoopTime) -> None:
+    """Let all connections of a connector parse in turns."""
+    loop = asyncio.get_running_loop()
+    # The library has no setting for its protocol class; a test fails when this name is another.
+    connector._factory = lambda: SlicedConnection(loop, Turns(shared))  # type: ignore[assignment]  # noqa: SLF001

@@ -99,7 +99,7 @@ class Caller:
 def one_answer_for_missing(account: str) -> Iterator[None]:
     """Report a task that the provider does not show to a caller's own key as missing, all in the same words.
 
-    A provider that answers 403 for the tasks of its other customers would tell which ids exist.
+    A provider that answers 403 for the tasks of its other customers would reveal which ids exist.
 
     Raises:
         TaskNotFound: The task does not exist, or is another account's.

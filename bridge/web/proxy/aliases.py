@@ -64,7 +64,7 @@ class Aliases:
     async def key(self, upstream: Upstream, alias: str, caller: Caller) -> TaskKey:
         """The task with that alias, from the cache if possible; concurrent callers share one lookup.
 
-        A caller from whom the task is hidden causes the calls that one which does not exist would cause.
+        A caller that cannot read the task causes the same calls as if it did not exist.
 
         Raises:
             BridgeError: As `find` raises.

@@ -140,3 +140,12 @@ def test_text_with_characters_beyond_ascii() -> None:
     mask = SecretMask(["schlüssel-für-uns"])
     for form in ("schlüssel-für-uns", quote("schlüssel-für-uns"), json.dumps("schlüssel-für-uns")):
         assert "ssel" not in mask.text(f"ein {form} \ud800 bleibt")
+
+
+@pytest.mark.parametrize("before", ["", "x", "xy", "Bearer "])
+def test_base64_of_utf_16_is_masked(before: str) -> None:
+    key = "sk-secret/of+16-bits"
+    quoted = b64encode(f"{before}{key} and more".encode("utf-16-le")).decode()
+    shown = SecretMask([key])(f'{{"message":"{quoted}"}}'.encode())
+    assert b"***" in shown
+    assert len(shown) < len(quoted)

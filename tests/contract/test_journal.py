@@ -19,6 +19,7 @@ from bridge.journal.base import Follower, Journal
 from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite.journal import SqliteJournal
 from tests.fakes.clock import FakeClock, settle
+from tests.fakes.journal import recorded_after
 from tests.fakes.tasks import OTHER, TASK, state, video
 
 pytestmark = pytest.mark.anyio
@@ -112,7 +113,7 @@ async def test_a_new_journal_knows_nothing(journal: Journal) -> None:
     assert journal.head == 0
     assert re.fullmatch(r"[A-Za-z0-9]{1,32}", journal.epoch)
     assert await journal.latest([TASK, OTHER]) == [None, None]
-    assert list(await journal.since(TASK, 0)) == []
+    assert list(await recorded_after(journal, TASK, 0)) == []
     assert list(await journal.unfinished()) == []
     assert await journal.latest([]) == []
 
@@ -152,7 +153,7 @@ async def test_what_was_appended_is_read_as_it_was(made: Made) -> None:
     assert (event.key, event.state) == (TASK, whole)
     [read] = await made.journal.latest([TASK])
     assert read == event
-    [kept] = await made.journal.since(TASK, 0)
+    [kept] = await recorded_after(made.journal, TASK, 0)
     assert (kept.key, kept.cursor, kept.state) == (TASK, event.cursor, whole)
 
 
@@ -169,7 +170,7 @@ async def test_since_brings_what_came_after_oldest_first(made: Made) -> None:
     events = [await made.journal.append(TASK, now(made, progress=n)) for n in range(5)]
     await made.journal.append(OTHER, now(made))
     for number, event in enumerate(events):
-        kept = [one.cursor for one in await made.journal.since(TASK, event.cursor.offset)]
+        kept = [one.cursor for one in await recorded_after(made.journal, TASK, event.cursor.offset)]
         assert kept == [one.cursor for one in events[number + 1 :]]
 
 
@@ -239,7 +240,7 @@ async def test_a_cancelled_append_has_happened_or_not(made: Made) -> None:
     await asyncio.gather(task, return_exceptions=True)
     later = await made.journal.append(TASK, now(made, progress=2))
     heard = [one.cursor for one in listener.events]
-    assert heard == [one.cursor for one in await made.journal.since(TASK, 0)]
+    assert heard == [one.cursor for one in await recorded_after(made.journal, TASK, 0)]
     assert heard[-1] == later.cursor
 
 
@@ -248,7 +249,7 @@ async def test_a_task_keeps_its_newest_events(made: Made) -> None:
         last = await made.journal.append(TASK, now(made, progress=number % 90))
     for _ in range(5):
         await made.tidy()
-    kept = list(await made.journal.since(TASK, 0))
+    kept = list(await recorded_after(made.journal, TASK, 0))
     assert KEEPS <= len(kept) <= KEEPS + 40
     assert kept[-1].cursor == last.cursor
 
@@ -265,7 +266,7 @@ async def test_a_finished_task_is_forgotten_after_its_time_and_not_before(make: 
         await made.tidy()
         await settle()
         assert await made.journal.latest([TASK]) == [None]
-        assert list(await made.journal.since(TASK, 0)) == []
+        assert list(await recorded_after(made.journal, TASK, 0)) == []
         assert (await made.journal.latest([OTHER]))[0] is not None
 
 

@@ -23,6 +23,7 @@ from bridge.journal.sqlite.journal import SqliteJournal
 from bridge.journal.sqlite.wal import UNREADABLE, committed_frames
 from tests.fakes.clock import FakeClock
 from tests.fakes.disk import opened
+from tests.fakes.journal import recorded_after
 from tests.fakes.tasks import OTHER, TASK, WALL, state
 
 pytestmark = pytest.mark.anyio
@@ -91,7 +92,7 @@ async def test_a_state_that_is_rubbish_costs_only_itself(
         others = [events[4], events[6], events[7]]
         assert await journal.latest([key(0), key(2), key(3)]) == others
         assert await journal.latest([key(1)]) == [events[1]], "the state before it counts"
-        assert await journal.since(key(1), 0) == [events[1]]
+        assert await recorded_after(journal, key(1), 0) == [events[1]]
         assert {one.key for one in await journal.unfinished()} == {key(0), key(1), key(2)}
         assert (await journal.append(key(1), state("completed"))).cursor.offset == 9
     [report] = [one for one in caplog.records if one.msg == "journal row damaged"]
@@ -171,7 +172,7 @@ async def _others_live(path: Path) -> None:
         latest = await journal.latest([*others, key(1)])
         assert [one.state.progress for one in latest[:2] if one] == [2, 2]
         assert {key(0), key(2)} <= {one.key for one in await journal.unfinished()}
-        assert len(await journal.since(key(0), 0)) == 2
+        assert len(await recorded_after(journal, key(0), 0)) == 2
         await journal.lost(10)
         await journal.tidy()  # deletes something, as there are eight events
         assert journal.usable
@@ -554,4 +555,4 @@ async def read_all(path: Path, states: dict[TaskKey, Any]) -> None:
         for event, recorded in zip(found, states.values(), strict=True):
             assert event is None or event.state == recorded
         for one in states:
-            await journal.since(one, 0)
+            await recorded_after(journal, one, 0)

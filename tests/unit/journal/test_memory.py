@@ -7,6 +7,7 @@ import pytest
 from bridge.core.task import State, TaskKey
 from bridge.journal.memory import EVENTS_PER_TASK, FORGET_BATCH, MemoryJournal
 from tests.fakes.clock import FakeClock
+from tests.fakes.journal import recorded_after
 from tests.fakes.tasks import OTHER, TASK, state
 
 pytestmark = pytest.mark.anyio
@@ -62,6 +63,6 @@ async def test_a_task_keeps_a_bounded_number_of_events() -> None:
     journal = MemoryJournal(clock, retention_seconds=86_400)
     for _ in range(EVENTS_PER_TASK + 10):
         await journal.append(TASK, now(clock))
-    events = await journal.since(TASK, 0)
+    events = await recorded_after(journal, TASK, 0)
     assert len(events) == EVENTS_PER_TASK
     assert events[0].cursor.offset == 11

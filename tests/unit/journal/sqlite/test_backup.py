@@ -13,6 +13,7 @@ from bridge.errors import JournalError
 from bridge.journal.sqlite import backup
 from bridge.journal.sqlite.backup import back_up
 from tests.fakes.disk import opened
+from tests.fakes.journal import recorded_after
 from tests.fakes.tasks import OTHER, TASK, state
 
 pytestmark = pytest.mark.anyio
@@ -62,7 +63,7 @@ async def test_a_copy_of_an_open_journal_holds_what_was_recorded_and_the_journal
         await journal.append(OTHER, state())
         assert journal.usable
     async with opened(copy) as copied:
-        assert [one.state for one in await copied.since(TASK, 0)] == [one.state for one in recorded]
+        assert [one.state for one in await recorded_after(copied, TASK, 0)] == [one.state for one in recorded]
         assert await copied.latest([OTHER]) == [None]
         assert (await copied.append(OTHER, state())).cursor.offset == 4
 

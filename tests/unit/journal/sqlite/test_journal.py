@@ -17,6 +17,7 @@ from bridge.journal.sqlite.journal import SqliteJournal
 from bridge.journal.sqlite.storage import MAX_OFFSET
 from tests.fakes.clock import FakeClock
 from tests.fakes.disk import Disk, Witness, opened
+from tests.fakes.journal import recorded_after
 from tests.fakes.tasks import OTHER, TASK, state
 
 pytestmark = pytest.mark.anyio
@@ -50,10 +51,14 @@ async def test_what_is_appended_is_found_again(path: Path, at_hand: int) -> None
         assert [one.cursor.offset for one in (first, other, last)] == [1, 2, 3]
         assert {one.cursor.epoch for one in (first, other, last)} == {journal.epoch}
         assert await journal.latest([TASK, OTHER, TaskKey("vapi", "none"), TASK]) == [last, other, None, last]
-        assert await journal.since(TASK, 0) == [first, last]
-        assert await journal.since(TASK, 1) == [last]
-        assert await journal.since(TASK, 3) == await journal.since(TASK, MAX_OFFSET + 5) == []
-        assert await journal.since(TASK, -7) == [first, last]
+        assert await recorded_after(journal, TASK, 0) == [first, last]
+        assert await recorded_after(journal, TASK, 1) == [last]
+        assert (
+            await recorded_after(journal, TASK, 3)
+            == await recorded_after(journal, TASK, MAX_OFFSET + 5)
+            == []
+        )
+        assert await recorded_after(journal, TASK, -7) == [first, last]
         assert await journal.unfinished() == [other]
         assert journal.head == 3
 
@@ -70,7 +75,7 @@ async def test_it_goes_on_after_it_was_closed(path: Path, at_hand: int) -> None:
         assert (newest.key, newest.cursor.offset, newest.observed_at) == (TASK, 3, 0.0)
         assert newest.state == state(progress=2, raw=b"\0\xff")
         assert await journal.latest([TASK]) == [newest]
-        assert [one.state.progress for one in await journal.since(TASK, 0)] == [0, 1, 2]
+        assert [one.state.progress for one in await recorded_after(journal, TASK, 0)] == [0, 1, 2]
         assert (await journal.append(TASK, state())).cursor.offset == 5
 
 
@@ -97,7 +102,7 @@ async def test_names_are_values_never_statements(path: Path, key: TaskKey) -> No
         event = await journal.append(key, state())
         await journal.append(TaskKey(key.upstream, key.task_id, "somebody else"), state(progress=1))
         assert await journal.latest([key]) == [event]
-        assert await journal.since(key, 0) == [event]
+        assert await recorded_after(journal, key, 0) == [event]
 
 
 async def test_followers_hear_everything_in_journal_order(path: Path) -> None:
@@ -114,7 +119,7 @@ async def test_followers_hear_everything_in_journal_order(path: Path) -> None:
         journal.announce(TASK, STALE)
         journal.confirm(TASK, 7.0)
         assert witness.heard[1000:] == [STALE, 7.0]
-        kept = await journal.since(keys[7], 0)
+        kept = await recorded_after(journal, keys[7], 0)
         assert kept == [one for one in events if one.key == keys[7]]
 
 
@@ -161,7 +166,7 @@ async def test_a_cancelled_append_happened_and_is_told(path: Path) -> None:
         disk.turning.set()
         second = await journal.append(OTHER, state())
         assert witness.offsets == [1, 2]
-        assert [one.cursor.offset for one in await journal.since(TASK, 0)] == [1]
+        assert [one.cursor.offset for one in await recorded_after(journal, TASK, 0)] == [1]
         assert second.cursor.offset == 2
 
 
@@ -206,7 +211,7 @@ def test_it_can_be_closed_after_its_loop_is_gone(path: Path) -> None:
 
     async def read() -> list[float | None]:
         async with opened(path) as journal:
-            return [one.state.progress for one in await journal.since(TASK, 0)]
+            return [one.state.progress for one in await recorded_after(journal, TASK, 0)]
 
     asyncio.run(asyncio.wait_for(_close(asyncio.run(begin())), 10))
     assert asyncio.run(read()) == [1, 2]

@@ -23,6 +23,7 @@ from bridge.clock import SystemClock
 from bridge.core.task import TaskKey
 from bridge.journal.sqlite.journal import SqliteJournal
 from tests.fakes.tasks import state
+from tests.fakes.journal import recorded_after
 
 async def keep_appending(journal, task):
     for progress in range(1_000_000):
@@ -53,7 +54,7 @@ async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         kept = {
             (task, event.state.progress, str(event.cursor))
             for task in range(20)
-            for event in await journal.since(TaskKey("qingbo", f"task-{task}"), 0)
+            for event in await recorded_after(journal, TaskKey("qingbo", f"task-{task}"), 0)
         }
         newest = {event.key.task_id: event for event in await journal.unfinished()}
         head = journal.head

@@ -15,6 +15,7 @@ from bridge.journal.sqlite.retention import OPEN_SECONDS
 from bridge.journal.sqlite.storage import EVENTS_PER_TASK
 from tests.fakes.clock import FakeClock
 from tests.fakes.disk import Witness, opened
+from tests.fakes.journal import recorded_after
 from tests.fakes.tasks import OTHER, TASK, WALL, state
 
 pytestmark = pytest.mark.anyio
@@ -68,12 +69,12 @@ async def test_a_finished_task_is_forgotten_as_a_whole_when_its_time_is_over(
         await journal.append(OTHER, state("completed"))
         clock.skip(RETENTION - 50)
         await journal.tidy()
-        assert len(await journal.since(TASK, 0)) == 2
+        assert len(await recorded_after(journal, TASK, 0)) == 2
         clock.skip(1)
         await journal.tidy()
         assert await journal.latest([TASK]) == [None]
-        assert await journal.since(TASK, 0) == []
-        assert len(await journal.since(OTHER, 0)) == 1
+        assert await recorded_after(journal, TASK, 0) == []
+        assert len(await recorded_after(journal, OTHER, 0)) == 1
 
 
 async def test_an_open_task_is_kept_a_week(path: Path, clock: FakeClock) -> None:
@@ -111,9 +112,9 @@ async def test_offsets_go_on_although_everything_is_forgotten(path: Path, clock:
 async def test_a_task_keeps_its_newest_256(path: Path, clock: FakeClock) -> None:
     async with opened(path, clock) as journal:
         await record(journal, *((TASK, state(progress=number)) for number in range(EVENTS_PER_TASK + 100)))
-        assert len(await journal.since(TASK, 0)) == EVENTS_PER_TASK
+        assert len(await recorded_after(journal, TASK, 0)) == EVENTS_PER_TASK
         await journal.tidy()
-        kept = await journal.since(TASK, 0)
+        kept = await recorded_after(journal, TASK, 0)
         assert [one.state.progress for one in kept] == list(range(100, EVENTS_PER_TASK + 100))
         assert count(path) <= MAX_HISTORY
 
@@ -145,7 +146,7 @@ async def test_a_long_past_goes_in_steps_oldest_first(path: Path, clock: FakeClo
     async with opened(path, clock, max_events=20) as journal:
         await record(journal, *((TASK, state(progress=progress)) for progress in range(200)))
         await journal.tidy()
-        assert [one.state.progress for one in await journal.since(TASK, 0)] == list(range(180, 200))
+        assert [one.state.progress for one in await recorded_after(journal, TASK, 0)] == list(range(180, 200))
 
 
 async def test_forgetting_keeps_appends_coming(path: Path, clock: FakeClock) -> None:

@@ -17,6 +17,7 @@ from bridge.journal.sqlite import database
 from bridge.journal.sqlite.journal import STUCK_SECONDS, SqliteJournal
 from tests.fakes.clock import FakeClock
 from tests.fakes.disk import Disk, Witness, opened, without_privileges
+from tests.fakes.journal import recorded_after
 from tests.fakes.tasks import OTHER, TASK, state
 
 pytestmark = pytest.mark.anyio
@@ -195,13 +196,13 @@ async def test_a_full_disk_refuses_appends_until_it_has_room(path: Path) -> None
         assert not journal.usable, "the probe needs room as well"
         with pytest.raises(JournalError, match="no space left on its disk"):
             await journal.append(TASK, state(progress=3))
-        assert await journal.since(TASK, 0) == witness.heard == [first]
+        assert await recorded_after(journal, TASK, 0) == witness.heard == [first]
         disk.mend()
         await journal.tidy()
         assert journal.usable
         second = await journal.append(TASK, state(progress=2, raw=LARGE))
         assert second.cursor.offset == 2
-        assert await journal.since(TASK, 0) == witness.heard == [first, second]
+        assert await recorded_after(journal, TASK, 0) == witness.heard == [first, second]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from bridge.core.task import TaskKey
 from bridge.errors import JournalError
 from tests.fakes.disk import opened
+from tests.fakes.journal import recorded_after
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +24,6 @@ from bridge.clock import SystemClock
 from bridge.core.task import TaskKey
 from bridge.journal.sqlite.journal import SqliteJournal
 from tests.fakes.tasks import state
-from tests.fakes.journal import recorded_after
 
 async def keep_appending(journal, task):
     for progress in range(1_000_000):

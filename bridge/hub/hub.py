@@ -23,9 +23,9 @@ from bridge.clock import Clock
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.hub.channel import Channel
-from bridge.hub.subscription import Backlog, Subscription
+from bridge.hub.subscription import ONE_EVENT, Backlog, Subscription, tally_of
 from bridge.telemetry.metrics import Metrics
-from bridge.wire.frames import Format, Frames
+from bridge.wire.frames import ANY_LIST, Format, Frames
 
 SLICE = 500  # writes before the event loop gets a turn: about 5 ms
 
@@ -347,6 +347,7 @@ class Hub:
                 self._put_back(channel, members, frames)
                 continue
             label = fmt.label
+            marked: dict[str | None, bytes] | None = {} if fmt.mark == ANY_LIST else None
             position = 0
             while position < len(members):
                 part = members[position : position + self._writes_left]
@@ -357,7 +358,7 @@ class Hub:
                 if channel.max_join_offset >= offset or len(group) != len(members):
                     # A subscriber that is not in the group has left.
                     part = [one for one in part if group.get(one, offset) < offset]
-                written, skipped = self._write_part(channel, part, data, offset, alone=alone)
+                written, skipped = self._write_part(channel, part, frames, data, marked, alone=alone)
                 if written:
                     sent[label] = sent.get(label, 0) + written
                 conflated[label] = conflated.get(label, 0) + skipped
@@ -380,8 +381,9 @@ class Hub:
         self,
         channel: Channel[Subscription],
         part: Sequence[Subscription],
+        frames: Frames,
         data: bytes,
-        offset: int,
+        marked: dict[str | None, bytes] | None,
         *,
         alone: bool,
     ) -> tuple[int, int]:
@@ -389,11 +391,15 @@ class Hub:
 
         Hot path: this loop is all that a delivery costs besides the socket.
 
+        Args:
+            marked: The bytes by mark; filled here. None for a format without marks.
+
         Returns:
             How many subscribers were sent the event, and for how many an older one was conflated.
         """
         waiting = skipped = 0
-        size = len(data)
+        offset = frames.event.cursor.offset
+        tally = tally_of(data)
         for subscription in part:
             # A subscriber that waits keeps waiting even if its buffer has drained since: its pending tasks
             # are flushed together, in order.
@@ -403,22 +409,26 @@ class Hub:
                 self._resume_when_writable(subscription)
                 continue
             subscription.sent_offset = offset
-            subscription.events += 1
+            if marked is not None:
+                mark = subscription.fmt.mark
+                data = marked.get(mark) or marked.setdefault(mark, frames.marked_bytes(subscription.fmt))
+                tally = tally_of(data)
             if alone or len(subscription.channels) == 1:
                 # `write` is called directly, without the bookkeeping of `self.write`: `channel.last_write`
                 # holds the time.
-                subscription.sent += size
+                subscription.tally += tally
                 try:
                     subscription.write(data)
                 except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
                     self._drop_broken(subscription, error)
             else:
+                subscription.tally += ONE_EVENT  # `self.write` counts the bytes
                 self._batched.setdefault(subscription, []).append(data)
         return len(part) - waiting, skipped
 
     def _encoded(self, channel: Channel[Subscription], frames: Frames, fmt: Format) -> bytes | None:
         try:
-            return frames.bytes_for(fmt)
+            return frames.bytes_for(fmt.plain if fmt.mark == ANY_LIST else fmt)
         except Exception:
             logger.exception("state cannot be written", extra={"task": channel.key.ref})
             return None
@@ -490,7 +500,7 @@ class Hub:
         batched = b"".join(self._batched.pop(subscription, ()))
         self.write(subscription, batched + fmt.pack(b"".join(burst)))
         self._metrics.sent(fmt.label, written)
-        subscription.events += written
+        subscription.tally += ONE_EVENT * written
         sent = [channel for channel in chain(pending, held) if channel not in subscription.pending]
         for channel in sent:
             # A broadcast under way skips the subscription for offsets up to this one; without that, it would
@@ -571,7 +581,7 @@ class Hub:
         """Write to one connection now; does nothing if it is closed or has not begun."""
         if data and subscription.writer is not None:
             subscription.last_write = self._clock.monotonic()
-            subscription.sent += len(data)
+            subscription.tally += tally_of(data, events=0)
             try:
                 subscription.write(data)
             except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only

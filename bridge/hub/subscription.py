@@ -65,6 +65,15 @@ class Backlog:
     floor: int = -1
 
 
+ONE_EVENT = 1
+_BYTE = 2**32
+
+
+def tally_of(data: bytes, events: int = 1) -> int:
+    """The bytes and states of a write in one number, so that counting both costs a delivery one addition."""
+    return len(data) * _BYTE + events
+
+
 @dataclass(slots=True, eq=False)
 class Subscription:
     """The hub's state of one connection.
@@ -78,8 +87,7 @@ class Subscription:
 
     Attributes:
         writer: None until the response has begun; `write` and `flow` are unset until then.
-        events: States written.
-        sent: Bytes written, framing included.
+        tally: States and bytes written, see `tally_of`.
         sent_offset: Offset of the newest event written.
         pending: What `Hub.flush` sends next: the backlog of a task that has just been asked for, None for the
             newest state of one that was held back.
@@ -109,8 +117,17 @@ class Subscription:
     closing: Closing | None = None
     stalled_since: float | None = None
     stalled_bytes: int = 0
-    events: int = 0
-    sent: int = 0
+    tally: int = 0
+
+    @property
+    def events(self) -> int:
+        """States written."""
+        return self.tally % _BYTE
+
+    @property
+    def sent(self) -> int:
+        """Bytes written, framing included."""
+        return self.tally // _BYTE
 
     def begin(self, writer: ConnectionWriter, fmt: Format) -> None:
         """The response has begun: from now on there is somewhere to write.

@@ -29,6 +29,7 @@ class SseFormat(Format):
     label = "sse"
     content_type = "text/event-stream; charset=utf-8"
     preface = sse.OK_COMMENT
+    marks_ids = True
 
     def state(self, event: Event, text: bytes, *, retry: int | None = None) -> bytes:
         """An unnamed event, then `done` with the same id: who is cut off between the two has seen the end."""

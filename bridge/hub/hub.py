@@ -5,9 +5,9 @@ Rule 1: nothing here waits. Backpressure: for a slow client the newest state of 
 Rule 2: each connection receives events in journal order; otherwise its cursor would skip one.
 Rule 3: all events of one turn of the event loop leave in one write per connection.
 Rule 4: states are written in two places: a broadcast writes one event to all its subscribers, `flush` writes
-        everything pending to one connection. First states, resumed ones, placeholders, history, and whatever
-        a connection was too slow for or a failure kept from it: all of it is pending.
-Rule 5: whatever fails for one subscriber, one format or one task is caught there. What was not written is
+        everything pending to one connection. First states, resumed ones, placeholders, history, what a
+        connection was too slow for, what a failure kept from it: all of it is pending.
+Rule 5: an exception of one subscriber, one format or one task is caught there. What was not written is
         pending again.
 """
 
@@ -23,7 +23,7 @@ from bridge.clock import Clock
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.hub.channel import Channel
-from bridge.hub.subscription import ONE_EVENT, Backlog, Subscription, tally_of
+from bridge.hub.subscription import ONE_EVENT, Backlog, Subscription, counts_of
 from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import ANY_LIST, Format, Frames
 
@@ -197,8 +197,8 @@ class Hub:
         subscription.pending.pop(channel, None)
         if subscription.pending_notices:
             subscription.drop_pending_notices(key)
-        if subscription.asked is not None:
-            subscription.asked.pop(key, None)
+        if subscription.subscribe_ids is not None:
+            subscription.subscribe_ids.pop(key, None)
         channel.remove(subscription)
         self._release(channel)
 
@@ -229,7 +229,7 @@ class Hub:
         subscription.closing = closing
         subscription.write = _discard  # the body has ended; further bytes would corrupt the connection
         if subscription.writer is None:
-            return  # whoever begins the response ends it
+            return  # the coroutine that begins the response ends it
         try:
             subscription.writer.finish(closing)
         except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
@@ -399,7 +399,7 @@ class Hub:
         """
         waiting = skipped = 0
         offset = frames.event.cursor.offset
-        tally = tally_of(data)
+        counts = counts_of(data)
         for subscription in part:
             # A subscriber that waits keeps waiting even if its buffer has drained since: its pending tasks
             # are flushed together, in order.
@@ -412,17 +412,17 @@ class Hub:
             if marked is not None:
                 mark = subscription.fmt.mark
                 data = marked.get(mark) or marked.setdefault(mark, frames.marked_bytes(subscription.fmt))
-                tally = tally_of(data)
+                counts = counts_of(data)
             if alone or len(subscription.channels) == 1:
                 # `write` is called directly, without the bookkeeping of `self.write`: `channel.last_write`
                 # holds the time.
-                subscription.tally += tally
+                subscription.counts += counts
                 try:
                     subscription.write(data)
                 except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
                     self._drop_broken(subscription, error)
             else:
-                subscription.tally += ONE_EVENT  # `self.write` counts the bytes
+                subscription.counts += ONE_EVENT  # `self.write` counts the bytes
                 self._batched.setdefault(subscription, []).append(data)
         return len(part) - waiting, skipped
 
@@ -491,7 +491,7 @@ class Hub:
                 written += 1
             except Exception:
                 logger.exception("state cannot be written", extra={"task": due.channel.key.ref})
-                # Its other tasks go on.
+                # Its other tasks continue.
                 subscription.pending[due.channel] = None if not due.first else Backlog([due.frames.event])
                 subscription.waiting = True
                 self._stuck[subscription] = None
@@ -500,7 +500,7 @@ class Hub:
         batched = b"".join(self._batched.pop(subscription, ()))
         self.write(subscription, batched + fmt.pack(b"".join(burst)))
         self._metrics.sent(fmt.label, written)
-        subscription.tally += ONE_EVENT * written
+        subscription.counts += ONE_EVENT * written
         sent = [channel for channel in chain(pending, held) if channel not in subscription.pending]
         for channel in sent:
             # A broadcast under way skips the subscription for offsets up to this one; without that, it would
@@ -521,8 +521,8 @@ class Hub:
         try:
             if not fmt.answers_subscribe(notice):
                 return fmt.notice(key, notice)
-            asked = subscription.asked or {}
-            return fmt.reply(asked.get(key), key, notice)
+            ids = subscription.subscribe_ids or {}
+            return fmt.reply(ids.get(key), key, notice)
         except Exception:
             logger.exception("notice cannot be written", extra={"task": key.ref})
             return b""
@@ -581,7 +581,7 @@ class Hub:
         """Write to one connection now; does nothing if it is closed or has not begun."""
         if data and subscription.writer is not None:
             subscription.last_write = self._clock.monotonic()
-            subscription.tally += tally_of(data, events=0)
+            subscription.counts += counts_of(data, events=0)
             try:
                 subscription.write(data)
             except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only

@@ -18,7 +18,7 @@ from bridge.wire.text import dumps, on_one_line
 Rewrite = Callable[[State], bytes | None]
 
 END_RETRY = 86_400_000
-"""Milliseconds until a client comes back that comes back whatever it is told: a day."""
+"""Milliseconds; for clients that reconnect after `end` and 204 alike: a day."""
 
 
 class SseFormat(Format):

@@ -171,7 +171,7 @@ class Frames:
             confirmed_at: Unix seconds at which the state was last seen; None for the recorded time.
             retry: Milliseconds; None for none.
         """
-        # The document is most of the cost. Those who join between two polls share it, whatever their format.
+        # The document is most of the cost. Clients that join between two polls share it, in every format.
         at, text, omitted = self._texts.get(fmt.include, (None, b"", False))
         if not text or at != confirmed_at:
             text, omitted = encoded(self.event, fmt.include, confirmed_at)

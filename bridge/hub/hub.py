@@ -92,7 +92,7 @@ class Hub:
             try:
                 frame = None if fmt.answers_subscribe(notice) else fmt.pack(fmt.notice(key, notice))
             except Exception:
-                logger.exception("unhandled exception in notice", extra={"task": key.ref})
+                logger.exception("unhandled exception in broadcast", extra={"task": key.ref})
                 continue
             for subscription in subscribers:
                 try:
@@ -430,7 +430,7 @@ class Hub:
         try:
             return frames.bytes_for(fmt.plain if fmt.mark == ANY_LIST else fmt)
         except Exception:
-            logger.exception("state cannot be written", extra={"task": channel.key.ref})
+            logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
             return None
 
     def _put_back(
@@ -490,7 +490,7 @@ class Hub:
                 burst.append(_frame(subscription, due))
                 written += 1
             except Exception:
-                logger.exception("state cannot be written", extra={"task": due.channel.key.ref})
+                logger.exception("unhandled exception in broadcast", extra={"task": due.channel.key.ref})
                 # Its other tasks continue.
                 subscription.pending[due.channel] = None if not due.first else Backlog([due.frames.event])
                 subscription.waiting = True
@@ -524,7 +524,7 @@ class Hub:
             ids = subscription.subscribe_ids or {}
             return fmt.reply(ids.get(key), key, notice)
         except Exception:
-            logger.exception("notice cannot be written", extra={"task": key.ref})
+            logger.exception("unhandled exception in broadcast", extra={"task": key.ref})
             return b""
 
     def retry_stuck(self) -> None:

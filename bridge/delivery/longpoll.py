@@ -10,9 +10,10 @@ from bridge.core.event import Event
 from bridge.core.task import TaskKey
 from bridge.delivery.subscriptions import Subscriptions
 from bridge.telemetry.metrics import LEFT
+from bridge.wire.formats import JsonFormat
 
 MAX_WAIT_SECONDS = 60
-LABEL = "longpoll"
+LABEL = JsonFormat.label
 
 logger = logging.getLogger(__name__)
 

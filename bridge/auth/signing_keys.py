@@ -77,7 +77,7 @@ class SigningKeySet:
             try:
                 await self._cache.refresh()
             except Exception:
-                # Whatever the endpoint sent must not stop the bridge; the last keys stay valid.
+                # No response of the endpoint may stop the bridge; the last keys stay valid.
                 logger.exception("unhandled exception in signing keys")
             await self._clock.sleep(REFRESH_SECONDS if self._cache.keys else REFETCH_SECONDS)
 

@@ -40,8 +40,8 @@ class Decision:
 
     Args:
         resume: The result for a client that came with a cursor; None for a new client.
-        nothing_more: Everything asked for is over and seen, or does not exist: no stream, and no look at the
-            provider. HTTP 204 for a client that came with a cursor, 404 for one without.
+        nothing_more: Every task is final and its end was received, or it does not exist: no stream, and no
+            call to the provider. HTTP 204 for a client that came with a cursor, 404 for one without.
     """
 
     position: Position

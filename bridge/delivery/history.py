@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from bridge.clock import Clock
 from bridge.core.event import Closing, Event
 from bridge.hub.hub import Hub
-from bridge.hub.subscription import Subscription
+from bridge.hub.subscription import ONE_EVENT, Subscription
 from bridge.journal.base import Journal, Recorded
 from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import Frames
@@ -85,7 +85,7 @@ class Replay:
         self._first = b""
         self._hub.write(subscription, subscription.fmt.pack(b"".join(frames)))
         self._metrics.sent(subscription.fmt.label, len(events))
-        subscription.events += len(events)
+        subscription.counts += ONE_EVENT * len(events)
 
 
 def _portions(recorded: Sequence[Recorded], *, raw: bool) -> Iterator[tuple[list[Recorded], int]]:

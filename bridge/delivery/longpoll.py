@@ -23,9 +23,10 @@ from bridge.core.task import TaskKey
 from bridge.delivery.handoff import on_leave, server_of
 from bridge.delivery.subscriptions import Subscriptions
 from bridge.telemetry.metrics import LEFT
+from bridge.wire.formats import JsonFormat
 
 MAX_WAIT_SECONDS = 60
-LABEL = "longpoll"
+LABEL = JsonFormat.label
 
 _FINISHED = "finished"
 

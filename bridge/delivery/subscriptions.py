@@ -61,7 +61,7 @@ class SubscribeRequest:
     @property
     def mark(self) -> str | None:
         """What the event ids of this list carry; None for a request that names one task."""
-        # Of the tasks that are shown: one that may be seen later is then sent whatever its offset.
+        # Of the tasks that are shown: one that may be seen later is then sent at any offset.
         return mark_of(self.keys) if len(self.keys) + len(self.unverified) > 1 else None
 
 
@@ -182,7 +182,7 @@ class Subscriptions:
         )
         hidden = request.unverified.values()
         if decision.nothing_more and not all(isinstance(error, TaskNotFound) for error in hidden):
-            # A task that may be shown later: the stream says so.
+            # A task that may be shown later: the stream has a notice about it.
             resume = None if decision.resume is None else Resume.CURRENT
             return replace(decision, resume=resume, nothing_more=False)
         return decision
@@ -248,7 +248,7 @@ class Subscriptions:
         for event in events:
             recorded[event.key].append(event)
         floor = -1 if after is None else after
-        # A socket has no way to say that nothing more will come: the end of a finished task says it again.
+        # A WebSocket has no status 204: the end of a finished task is sent again instead.
         repeats_end = pending.subscription.fmt.stays_open
         return {
             key: Backlog(states, -1 if repeats_end and states and states[-1].state.status.final else floor)

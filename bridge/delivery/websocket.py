@@ -89,7 +89,7 @@ class WebSocketSession:
         fmt = format_of(WebSocketFormat, self._include, framed=writer.framed)
         subscription = self._subscriptions.reserve(fmt, expires_at=self._expires_at)
         subscription.begin(writer, fmt)
-        subscription.asked = {}
+        subscription.subscribe_ids = {}
         conversation = _Conversation(
             self._subscriptions,
             subscription,
@@ -185,9 +185,9 @@ class _Conversation:
             raise LimitExceeded(f"one connection may subscribe to at most {self._max_tasks} tasks")
         self._slot.set_watch_count(total)
         pending = await self._subscriptions.open(self._subscription, request, wait_for_state=False)
-        assert self._subscription.asked is not None
+        assert self._subscription.subscribe_ids is not None
         # A 404 is the reply to this message, however late it comes.
-        self._subscription.asked |= dict.fromkeys(request.keys, number)
+        self._subscription.subscribe_ids |= dict.fromkeys(request.keys, number)
         # The reply comes first: the client knows its subscribe succeeded before it gets a state.
         self._send("subscribed", {"id": number, "tasks": [key.ref for key in request.keys]})
         await self._subscriptions.begin(pending)

@@ -87,17 +87,17 @@ class Channel(Generic[Subscriber]):
     def add(self, subscription: Subscriber, offset: int) -> None:
         """From now on, send `subscription` every event after `offset`."""
         self.joining.pop(subscription, None)
-        self.groups.setdefault(subscription.fmt, {})[subscription] = offset
+        self.groups.setdefault(subscription.fmt.group, {})[subscription] = offset
         self.max_join_offset = max(self.max_join_offset, offset)
 
     def includes(self, subscription: Subscriber) -> bool:
         """Whether broadcasts reach `subscription`; False while it is still joining."""
-        return subscription in self.groups.get(subscription.fmt, ())
+        return subscription in self.groups.get(subscription.fmt.group, ())
 
     def remove(self, subscription: Subscriber) -> None:
         """Stop sending events to `subscription`. Idempotent."""
         self.joining.pop(subscription, None)
-        group = self.groups.get(subscription.fmt)
+        group = self.groups.get(subscription.fmt.group)
         if group is not None and group.pop(subscription, None) is not None and not group:
             # Otherwise each event would be encoded for a format that has no subscriber left.
-            del self.groups[subscription.fmt]
+            del self.groups[subscription.fmt.group]

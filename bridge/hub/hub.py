@@ -5,9 +5,9 @@ Rule 1: nothing here waits. Backpressure: for a slow client the newest state of 
 Rule 2: each connection receives events in journal order; otherwise its cursor would skip one.
 Rule 3: all events of one turn of the event loop leave in one write per connection.
 Rule 4: states are written in two places: a broadcast writes one event to all its subscribers, `flush` writes
-        everything pending to one connection. First states, resumed ones, placeholders, history, and whatever
-        a connection was too slow for or a failure kept from it: all of it is pending.
-Rule 5: whatever fails for one subscriber, one format or one task is caught there. What was not written is
+        everything pending to one connection. First states, resumed ones, placeholders, history, what a
+        connection was too slow for, what a failure kept from it: all of it is pending.
+Rule 5: an exception of one subscriber, one format or one task is caught there. What was not written is
         pending again.
 """
 
@@ -23,9 +23,9 @@ from bridge.clock import Clock
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.hub.channel import Channel
-from bridge.hub.subscription import Backlog, Subscription
+from bridge.hub.subscription import ONE_EVENT, Backlog, Subscription, counts_of
 from bridge.telemetry.metrics import Metrics
-from bridge.wire.frames import Format, Frames
+from bridge.wire.frames import ANY_LIST, Format, Frames
 
 BURST_BYTES = 128 * 1024  # of states that one flush writes; a connection takes the rest when it has drained
 SLICE = 500  # writes before the event loop gets a turn: about 5 ms
@@ -93,7 +93,7 @@ class Hub:
             try:
                 frame = None if fmt.answers_subscribe(notice) else fmt.pack(fmt.notice(key, notice))
             except Exception:
-                logger.exception("unhandled exception in notice", extra={"task": key.ref})
+                logger.exception("unhandled exception in broadcast", extra={"task": key.ref})
                 continue
             for subscription in subscribers:
                 try:
@@ -198,8 +198,8 @@ class Hub:
         subscription.pending.pop(channel, None)
         if subscription.pending_notices:
             subscription.drop_pending_notices(key)
-        if subscription.asked is not None:
-            subscription.asked.pop(key, None)
+        if subscription.subscribe_ids is not None:
+            subscription.subscribe_ids.pop(key, None)
         channel.remove(subscription)
         self._release(channel)
 
@@ -230,7 +230,7 @@ class Hub:
         subscription.closing = closing
         subscription.write = _discard  # the body has ended; further bytes would corrupt the connection
         if subscription.writer is None:
-            return  # whoever begins the response ends it
+            return  # the coroutine that begins the response ends it
         try:
             subscription.writer.finish(closing)
         except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
@@ -348,6 +348,7 @@ class Hub:
                 self._put_back(channel, members, frames)
                 continue
             label = fmt.label
+            marked: dict[str | None, bytes] | None = {} if fmt.mark == ANY_LIST else None
             position = 0
             while position < len(members):
                 part = members[position : position + self._writes_left]
@@ -358,7 +359,7 @@ class Hub:
                 if channel.max_join_offset >= offset or len(group) != len(members):
                     # A subscriber that is not in the group has left.
                     part = [one for one in part if group.get(one, offset) < offset]
-                written, skipped = self._write_part(channel, part, data, offset, alone=alone)
+                written, skipped = self._write_part(channel, part, frames, data, marked, alone=alone)
                 if written:
                     sent[label] = sent.get(label, 0) + written
                 conflated[label] = conflated.get(label, 0) + skipped
@@ -382,8 +383,9 @@ class Hub:
         self,
         channel: Channel[Subscription],
         part: Sequence[Subscription],
+        frames: Frames,
         data: bytes,
-        offset: int,
+        marked: dict[str | None, bytes] | None,
         *,
         alone: bool,
     ) -> tuple[int, int]:
@@ -391,11 +393,15 @@ class Hub:
 
         Hot path: this loop is all that a delivery costs besides the socket.
 
+        Args:
+            marked: The bytes by mark; filled here. None for a format without marks.
+
         Returns:
             How many subscribers were sent the event, and for how many an older one was conflated.
         """
         waiting = skipped = 0
-        size = len(data)
+        offset = frames.event.cursor.offset
+        counts = counts_of(data)
         for subscription in part:
             # A subscriber that waits keeps waiting even if its buffer has drained since: its pending tasks
             # are flushed together, in order.
@@ -405,24 +411,28 @@ class Hub:
                 self._resume_when_writable(subscription)
                 continue
             subscription.sent_offset = offset
-            subscription.events += 1
+            if marked is not None:
+                mark = subscription.fmt.mark
+                data = marked.get(mark) or marked.setdefault(mark, frames.marked_bytes(subscription.fmt))
+                counts = counts_of(data)
             if alone or len(subscription.channels) == 1:
                 # `write` is called directly, without the bookkeeping of `self.write`: `channel.last_write`
                 # holds the time.
-                subscription.sent += size
+                subscription.counts += counts
                 try:
                     subscription.write(data)
                 except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
                     self._drop_broken(subscription, error)
             else:
+                subscription.counts += ONE_EVENT  # `self.write` counts the bytes
                 self._batched.setdefault(subscription, []).append(data)
         return len(part) - waiting, skipped
 
     def _encoded(self, channel: Channel[Subscription], frames: Frames, fmt: Format) -> bytes | None:
         try:
-            return frames.bytes_for(fmt)
+            return frames.bytes_for(fmt.plain if fmt.mark == ANY_LIST else fmt)
         except Exception:
-            logger.exception("state cannot be written", extra={"task": channel.key.ref})
+            logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
             return None
 
     def _put_back(
@@ -487,7 +497,7 @@ class Hub:
         batched = b"".join(self._batched.pop(subscription, ()))
         self.write(subscription, batched + fmt.pack(b"".join(burst)))
         self._metrics.sent(fmt.label, len(states))
-        subscription.events += len(states)
+        subscription.counts += ONE_EVENT * len(states)
         sent = [channel for channel in chain(pending, held) if channel not in subscription.pending]
         for channel in sent:
             # A broadcast under way skips the subscription for offsets up to this one; without that, it would
@@ -536,10 +546,10 @@ class Hub:
         try:
             if not fmt.answers_subscribe(notice):
                 return fmt.notice(key, notice)
-            asked = subscription.asked or {}
-            return fmt.reply(asked.get(key), key, notice)
+            ids = subscription.subscribe_ids or {}
+            return fmt.reply(ids.get(key), key, notice)
         except Exception:
-            logger.exception("notice cannot be written", extra={"task": key.ref})
+            logger.exception("unhandled exception in broadcast", extra={"task": key.ref})
             return b""
 
     def retry_stuck(self) -> None:
@@ -596,7 +606,7 @@ class Hub:
         """Write to one connection now; does nothing if it is closed or has not begun."""
         if data and subscription.writer is not None:
             subscription.last_write = self._clock.monotonic()
-            subscription.sent += len(data)
+            subscription.counts += counts_of(data, events=0)
             try:
                 subscription.write(data)
             except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only

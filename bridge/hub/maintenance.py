@@ -83,7 +83,7 @@ class ConnectionMaintenance:
 
     def _check(self, subscription: Subscription, now: float) -> None:
         if subscription.writer is None:
-            # Its response has not begun; it is told when it does.
+            # Its response has not begun: the reason is sent when it does.
             if now >= subscription.ends_at:
                 self.close(subscription, subscription.ends_by)
             return

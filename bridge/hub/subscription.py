@@ -65,6 +65,15 @@ class Backlog:
     floor: int = -1
 
 
+ONE_EVENT = 1
+_BYTE = 2**32
+
+
+def counts_of(data: bytes, events: int = 1) -> int:
+    """The bytes and states of a write in one number, so that counting both costs a delivery one addition."""
+    return len(data) * _BYTE + events
+
+
 @dataclass(slots=True, eq=False)
 class Subscription:
     """The hub's state of one connection.
@@ -79,15 +88,14 @@ class Subscription:
 
     Attributes:
         writer: None until the response has begun; `write` and `flow` are unset until then.
-        events: States written.
-        sent: Bytes written, framing included.
+        counts: States and bytes written, see `counts_of`.
         sent_offset: Offset of the newest event written.
         pending: What `Hub.flush` sends next: the backlog of a task that has just been asked for, None for the
             newest state of one that was held back.
         pending_notices: The notices that follow it.
         preface: Bytes that precede it.
         waiting: Whether `Hub.flush` will be called once the write buffer has drained.
-        asked: On a WebSocket, the id of the subscribe message that named a task; None for no such ids.
+        subscribe_ids: The ids of the subscribe messages that named its tasks; None where there are none.
     """
 
     fmt: Format
@@ -106,13 +114,22 @@ class Subscription:
     pending_notices: dict[tuple[TaskKey, NoticeCode], Notice] = field(default_factory=dict)
     preface: bytes = b""
     waiting: bool = False
-    asked: dict[TaskKey, object] | None = None
+    subscribe_ids: dict[TaskKey, object] | None = None
     closing: Closing | None = None
     token_id: str | None = None
     stalled_since: float | None = None
     stalled_bytes: int = 0
-    events: int = 0
-    sent: int = 0
+    counts: int = 0
+
+    @property
+    def events(self) -> int:
+        """States written."""
+        return self.counts % _BYTE
+
+    @property
+    def sent(self) -> int:
+        """Bytes written, framing included."""
+        return self.counts // _BYTE
 
     def begin(self, writer: ConnectionWriter, fmt: Format) -> None:
         """The response has begun: from now on there is somewhere to write.

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 class Feed(ABC):
     """The followers of one journal, called on the event loop in the order they were added.
 
-    A follower that raises costs neither the others nor whoever reports to them: what is recorded stays so.
+    A follower that raises costs neither the others nor the caller: what is recorded stays recorded.
     """
 
     def __init__(self) -> None:
@@ -40,17 +40,17 @@ class Feed(ABC):
 
     def publish(self, event: Event) -> None:
         """Pass a recorded event to the followers."""
-        self._tell(event.key, lambda follower: follower.recorded(event))
+        self._pass_on(event.key, lambda follower: follower.recorded(event))
 
     def announce(self, key: TaskKey, notice: Notice) -> None:
         """Pass a notice to the followers; it is not recorded."""
-        self._tell(key, lambda follower: follower.noticed(key, notice))
+        self._pass_on(key, lambda follower: follower.noticed(key, notice))
 
     def confirm(self, key: TaskKey, observed_at: float) -> None:
         """Report to the followers that the newest state was seen again (Unix seconds)."""
-        self._tell(key, lambda follower: follower.confirmed(key, observed_at))
+        self._pass_on(key, lambda follower: follower.confirmed(key, observed_at))
 
-    def _tell(self, key: TaskKey, what: Callable[[Follower], None]) -> None:
+    def _pass_on(self, key: TaskKey, what: Callable[[Follower], None]) -> None:
         for follower in self._followers:
             try:
                 what(follower)

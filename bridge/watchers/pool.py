@@ -280,7 +280,7 @@ class Pool:
         return watcher.error
 
     def known_missing(self, key: TaskKey) -> BridgeError | None:
-        """The provider's 404 about a task, while it is believed; asks nobody."""
+        """The provider's 404 about a task, while it is believed; sends no request."""
         watcher = self._watchers.get(key)
         if watcher is not None:
             return watcher.error if self._just_not_found(watcher) else None

@@ -19,6 +19,7 @@ from bridge.wire.formats import STREAMS, OpenAiFormat
 from bridge.wire.frames import Format
 
 _NO_PARAMS = QueryParams()
+_UNWELCOME = (0.0, -1_000_000)
 _WEIGHT = re.compile(r"q\s*=\s*([01](?:\.[0-9]{0,3})?)")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\"?)(\d+(?:\.\d*)?)\1(?=$|[,;\s])")
 _MAX_WAIT = 1e6  # a number may have thousands of digits
@@ -156,8 +157,8 @@ def _weight(content_type: str, ranges: list[tuple[str, float]]) -> tuple[float, 
     for pattern in (content_type, content_type.partition("/")[0] + "/*", "*/*"):
         for place, (name, weight) in enumerate(ranges):
             if name == pattern:
-                return weight, -place
-    return 0.0, -len(ranges)
+                return (weight, -place) if weight else _UNWELCOME
+    return _UNWELCOME
 
 
 def preferred_wait(headers: Headers) -> float | None:

@@ -18,7 +18,7 @@ from bridge.wire.text import dumps, on_one_line
 Rewrite = Callable[[State], bytes | None]
 
 END_RETRY = 86_400_000
-"""Milliseconds until a client comes back that comes back whatever it is told: a day."""
+"""Milliseconds; for clients that reconnect after `end` and 204 alike: a day."""
 
 
 class SseFormat(Format):
@@ -29,6 +29,7 @@ class SseFormat(Format):
     label = "sse"
     content_type = "text/event-stream; charset=utf-8"
     preface = sse.OK_COMMENT
+    marks_ids = True
 
     def state(self, event: Event, text: bytes, *, retry: int | None = None) -> bytes:
         """An unnamed event, then `done` with the same id: who is cut off between the two has seen the end."""

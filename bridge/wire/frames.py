@@ -25,10 +25,18 @@ STATE_BYTES = 2 * 1024  # of a document without its optional parts, roughly
 RAW_OMITTED = Notice(NoticeCode.RAW_OMITTED, "the provider's own document cannot be written", retriable=False)
 
 
+ANY_LIST = ""
+"""In place of a mark: those of all lists."""
+
+
 class Format(ABC):
     """How everything on one connection is written: the one object in which two deliveries differ.
 
     Compared by identity; `format_of` gives all connections of one kind the same object, and they share bytes.
+
+    Attributes:
+        group: The format of all connections that differ from this one in their mark only.
+        plain: The same without mark and framing.
 
     Args:
         include: What the documents contain besides the state.
@@ -37,7 +45,7 @@ class Format(ABC):
             server: HTTP chunks, or the headers of WebSocket frames.
     """
 
-    __slots__ = ("framed", "include", "mark")
+    __slots__ = ("framed", "group", "include", "mark", "plain")
 
     label: ClassVar[str]
     """The `delivery` label of its metrics."""
@@ -46,6 +54,9 @@ class Format(ABC):
     preface: ClassVar[bytes] = b""
     """Sent first, before any event."""
 
+    marks_ids: ClassVar[bool] = False
+    """Whether its events have an id that carries the mark."""
+
     stays_open: ClassVar[bool] = False
     """Whether a connection outlives its tasks."""
 
@@ -53,6 +64,9 @@ class Format(ABC):
         self.include = include
         self.mark = mark
         self.framed = framed
+        # Each list has a mark of its own, often for one connection. They are one group nevertheless.
+        self.group: Format = self if not mark else format_of(type(self), include, ANY_LIST, framed=framed)
+        self.plain: Format = self if not mark else format_of(type(self), include)
 
     def with_framing(self) -> Format:
         """The same format for a writer that bypasses the server."""
@@ -130,7 +144,7 @@ def format_of(
     kind: type[Format], include: Include = PLAIN, mark: str | None = None, *, framed: bool = False
 ) -> Format:
     """The format of this kind that all its connections share."""
-    return kind(include, mark, framed=framed)
+    return kind(include, mark if kind.marks_ids else None, framed=framed)
 
 
 class Frames:
@@ -158,6 +172,13 @@ class Frames:
             self._encoded.clear()
             self._texts.clear()
 
+    def marked_bytes(self, fmt: Format) -> bytes:
+        """The same for a format with a mark, made from the bytes without."""
+        # Only a line of ours can begin so: data has one line.
+        line = b"\nid: %b" % str(self.event.cursor).encode()
+        marked = b"%b.%b\n" % (line, str(fmt.mark).encode())
+        return fmt.pack(self.bytes_for(fmt.plain).replace(line + b"\n", marked))
+
     def payload_for(
         self, fmt: Format, *, confirmed_at: float | None = None, retry: int | None = None
     ) -> bytes:
@@ -167,7 +188,7 @@ class Frames:
             confirmed_at: Unix seconds at which the state was last seen; None for the recorded time.
             retry: Milliseconds; None for none.
         """
-        # The document is most of the cost. Those who join between two polls share it, whatever their format.
+        # The document is most of the cost. Clients that join between two polls share it, in every format.
         at, text, omitted = self._texts.get(fmt.include, (None, b"", False))
         if not text or at != confirmed_at:
             text, omitted = encoded(self.event, fmt.include, confirmed_at)

@@ -1,4 +1,4 @@
-"""JSON that every reader takes for one line, whatever it takes for the end of a line."""
+"""JSON that is one line for every reader, by any definition of a line end."""
 
 from __future__ import annotations
 

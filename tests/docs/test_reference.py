@@ -145,7 +145,7 @@ def test_every_closing_reason_says_whether_to_come_back(closing):
 
 @pytest.mark.parametrize("token", ["not a cursor", "other-1", "epoch-9"])
 def test_every_reason_of_a_reset_is_explained(token):
-    reason = locate(token, epoch="epoch", head=1).reset_reason
+    reason = locate(token, None, epoch="epoch", head=1).reset_reason
     assert re.search(rf"^\| `{reason}` \| \w", ENDPOINTS, re.MULTILINE)
 
 

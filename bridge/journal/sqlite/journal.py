@@ -196,7 +196,7 @@ class SqliteJournal(Feed):
                 self._cache.put(event, append.entry.size)
             except Exception:
                 # Recorded is recorded: neither this append nor the later ones of its group may fail for it.
-                logger.exception("unhandled exception in journal cache", extra={"task": event.key.ref})
+                logger.exception("unhandled exception in journal writer", extra={"task": event.key.ref})
             self.publish(event)
             if not append.done.done():  # the caller may have been cancelled
                 append.done.set_result(event)

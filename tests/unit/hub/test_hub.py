@@ -172,7 +172,7 @@ async def test_who_joins_while_a_task_is_known_not_to_be_there_is_told_so(scene:
 
 async def test_on_a_socket_a_404_is_the_reply_to_the_subscribe_message(scene: Scene) -> None:
     subscription, writer = await scene.join([TASK], RecordingWriter(SOCKET))
-    subscription.asked = {TASK: 7}
+    subscription.subscribe_ids = {TASK: 7}
     scene.journal.announce(TASK, MISSING)
     told = orjson.loads(writer.sent)
     assert (told["type"], told["id"], told["code"], told["task"]) == ("error", 7, "task_not_found", TASK.ref)

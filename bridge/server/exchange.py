@@ -22,7 +22,7 @@ class Exchange(RequestResponseCycle):
 
     Attributes:
         left: Whether the client has closed its half of the connection, or all of it.
-        detached: Whether the response is a stream whose session runs by itself. From then on `receive`
+        detached: Whether the response is a stream whose session runs detached. From then on `receive`
             reports a client that closed its half as disconnected; the body of other responses is finished.
     """
 
@@ -101,7 +101,7 @@ class Exchange(RequestResponseCycle):
     def _start(self, message: Message) -> None:
         self.response_started = True
         if self.waiting_for_100_continue and self.more_body:
-            # A client that was never told to go on may send the body or its next request: ambiguous.
+            # A client that got no `100 Continue` may send the body or its next request: ambiguous.
             self.keep_alive = False
         self.waiting_for_100_continue = False
         status: int = message["status"]

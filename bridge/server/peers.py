@@ -1,6 +1,6 @@
 """Clients that have vanished: no FIN and no RST ever comes from a phone without network.
 
-Written bytes that nobody acknowledges end a connection after `TCP_USER_TIMEOUT`; an idle connection is
+Written bytes that are never acknowledged end a connection after `TCP_USER_TIMEOUT`; an idle connection is
 probed by the kernel (`SO_KEEPALIVE`). Both are set on the listening socket, whose connections inherit them.
 They add up, so the time since the last acknowledgement is also read from the kernel.
 """
@@ -34,7 +34,7 @@ def watch_peers(listener: socket.socket, timeout: float) -> None:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
-def look_at_peer(transport: Any) -> tuple[bool, float]:
+def peer_status(transport: Any) -> tuple[bool, float]:
     """What the kernel knows about the other end of a connection.
 
     Returns:

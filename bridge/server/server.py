@@ -25,7 +25,7 @@ from bridge.app import Bridge
 from bridge.server.connection import HttpConnection
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.memory import MemoryTrimmer, trim_memory
-from bridge.server.peers import look_at_peer, watch_peers
+from bridge.server.peers import peer_status, watch_peers
 
 BACKLOG = 4096
 SEND_BUFFER = 64 * 1024
@@ -204,7 +204,7 @@ def _check_peer(connection: Any, timeout: float) -> None:
     """End a connection whose client has vanished, or has left while we do not read from it."""
     if connection.transport.is_closing():
         return
-    has_closed, silent_seconds = look_at_peer(connection.transport)
+    has_closed, silent_seconds = peer_status(connection.transport)
     if silent_seconds >= timeout:
         connection.transport.abort()
     elif has_closed:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from bridge.server.peers import look_at_peer, watch_peers
+from bridge.server.peers import peer_status, watch_peers
 from tests.conftest import missing
 from tests.e2e.scene import Scene, path_of, stage, until
 from tests.harness import qingbo
@@ -52,7 +52,7 @@ async def test_a_client_that_closed_its_half_shows_while_nothing_is_read() -> No
     server = await asyncio.start_server(keep, "127.0.0.1", 0)
     _, client = await asyncio.open_connection(*server.sockets[0].getsockname())
     there = await accepted
-    assert look_at_peer(there.transport) == (False, pytest.approx(0, abs=5))
+    assert peer_status(there.transport) == (False, pytest.approx(0, abs=5))
     client.write_eof()
     await until(lambda: _has_closed(there), True)
     client.close()
@@ -61,7 +61,7 @@ async def test_a_client_that_closed_its_half_shows_while_nothing_is_read() -> No
 
 
 async def _has_closed(writer: asyncio.StreamWriter) -> bool:
-    return look_at_peer(writer.transport)[0]
+    return peer_status(writer.transport)[0]
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ class HttpConnection(TimeLimitedRequest):
                 self._parse(b"")
 
     def eof_received(self) -> bool:  # type: ignore[override] # as asyncio's
-        """The client sends nothing more: finish the requests it has sent, then close."""
+        """The connection is half-closed: finish the requests that the client has sent, then close."""
         self._eof = True
         if self.cycle is not None and self._is_answering():
             self.cycle.keep_alive &= bool(self._ahead)

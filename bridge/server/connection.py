@@ -22,7 +22,7 @@ MAX_AHEAD = 64 * 1024  # bytes of further requests that are kept while one is an
 
 _END = b"\r\n\r\n"  # of a head, and of a chunked body
 _HANDSHAKE = re.compile(rb"(?i)\nupgrade:[^\r\n]*websocket")
-_LONGEST_LINE = 512  # of a handshake's `Upgrade`, where it arrives in two parts
+_MAX_LINE = 512  # of a handshake's `Upgrade`, where it arrives in two parts
 
 
 class HttpConnection(TimeLimitedRequest):
@@ -68,7 +68,7 @@ class HttpConnection(TimeLimitedRequest):
             self.refuse_for_now()
 
     def eof_received(self) -> bool:  # type: ignore[override] # as asyncio's
-        """The client sends nothing more: finish the requests it has sent, then close."""
+        """The connection is half-closed: finish the requests that the client has sent, then close."""
         self._eof = True
         if self.cycle is not None and self._is_answering():
             self.cycle.keep_alive &= bool(self._ahead)
@@ -77,7 +77,7 @@ class HttpConnection(TimeLimitedRequest):
         return bool(self._ahead)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the application, also one that waits for something else than the client."""
+        """Report it to the application, also to one that waits for something else than the client."""
         cycle, self._deaf, self._ahead = self.cycle, True, b""
         self.has_room_for(0)
         self._unset_keepalive_if_required()
@@ -105,7 +105,7 @@ class HttpConnection(TimeLimitedRequest):
         return self.cycle is not None and not self.cycle.response_complete and not self._in_body
 
     def _keep(self, data: bytes) -> None:
-        fresh = max(0, len(self._ahead) - _LONGEST_LINE)
+        fresh = max(0, len(self._ahead) - _MAX_LINE)
         self._ahead += data
         if self._is_answering() and _HANDSHAKE.search(self._ahead, fresh):
             # Nothing can follow the open response on a connection that is about to change its protocol.
@@ -127,7 +127,7 @@ class HttpConnection(TimeLimitedRequest):
         if rest and not answering:  # the next slice
             self._ahead = rest
             self.flow.pause_reading()
-            self.loop.call_soon(self._go_on)
+            self.loop.call_soon(self._continue)
             return
         if self.flow.read_paused and (self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT):
             self.flow.resume_reading()
@@ -152,7 +152,7 @@ class HttpConnection(TimeLimitedRequest):
         return at
 
     def _upgrade_after(self, rest: bytes) -> None:
-        """Switch to WebSockets, or let the parser go on with the request whose upgrade is ignored."""
+        """Switch to WebSockets, or continue with a request whose upgrade is ignored."""
         self._upgrade = False
         if self._deaf:
             return
@@ -161,7 +161,7 @@ class HttpConnection(TimeLimitedRequest):
         else:
             self._feed(self._head_without_upgrade())
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         """Parse what was kept."""
         if self._deaf or self._is_answering():
             return
@@ -216,7 +216,7 @@ class HttpConnection(TimeLimitedRequest):
             self.refuse("the head of the request is too large")
 
     def _head_without_upgrade(self) -> bytes:
-        """The head once more, as the parser has to see it to go on with the body."""
+        """The head once more, as the parser has to see it to continue with the body."""
         # The parser stops at every `Upgrade`, also at one that the server ignores.
         version = self.parser.get_http_version().encode()
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
@@ -266,7 +266,7 @@ class HttpConnection(TimeLimitedRequest):
         self.transport.close()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request."""
+        """Continue with the next request."""
         self.server_state.total_requests += 1
         if self._counted:
             self.has_room_for(0)
@@ -277,7 +277,7 @@ class HttpConnection(TimeLimitedRequest):
         self._unset_keepalive_if_required()
         self.flow.resume_reading()
         if self._ahead:
-            self._go_on()
+            self._continue()
         elif self._eof:
             self.transport.close()
         else:

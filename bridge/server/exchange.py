@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 _WITHOUT_BODY = (204, 304)
+_LAST_CHUNK = b"0\r\n\r\n"
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
 
@@ -21,12 +22,13 @@ class Exchange(RequestResponseCycle):
 
     Attributes:
         left: Whether the client has closed its half of the connection, or all of it.
-        detached: Whether the response is a stream whose session runs by itself. From then on `receive`
+        detached: Whether the response is a stream whose session runs detached. From then on `receive`
             reports a client that closed its half as disconnected; the body of other responses is finished.
     """
 
     left = False
     detached = False
+    _waits = False  # whether a detached session has written what was known and waits for the end
     _on_leave: Callable[[], None] | None = None
 
     def on_leave(self, callback: Callable[[], None] | None) -> None:
@@ -38,6 +40,11 @@ class Exchange(RequestResponseCycle):
     def leave(self) -> None:
         """The client sends nothing more and may be gone: end what only waits."""
         self.left = True
+        if self._waits and not (self.keep_alive or self.flow.write_paused or self.disconnected):
+            # As `send` does, without a turn of the session: `connection_lost` ends that.
+            self.transport.write(_LAST_CHUNK if self.chunked_encoding else b"")
+            self.transport.close()
+            return
         self.message_event.set()
         if self._on_leave is not None:
             self._on_leave()
@@ -66,8 +73,10 @@ class Exchange(RequestResponseCycle):
 
     async def receive(self) -> Message:  # type: ignore[override] # as uvicorn's
         """The next part of the request, or that the client has disconnected."""
-        if self.left and self.detached:
-            return _DISCONNECT
+        if self.detached:
+            if self.left:
+                return _DISCONNECT
+            self._waits = True
         message = await super().receive()
         return _DISCONNECT if self.left and self.detached else message  # type: ignore[return-value]
 
@@ -92,7 +101,7 @@ class Exchange(RequestResponseCycle):
     def _start(self, message: Message) -> None:
         self.response_started = True
         if self.waiting_for_100_continue and self.more_body:
-            # A client that was never told to go on may send the body or its next request: ambiguous.
+            # A client that got no `100 Continue` may send the body or its next request: ambiguous.
             self.keep_alive = False
         self.waiting_for_100_continue = False
         status: int = message["status"]
@@ -125,7 +134,7 @@ class Exchange(RequestResponseCycle):
             self.expected_content_length = 0
         elif self.chunked_encoding:
             chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            self.transport.write(chunk if more_body else chunk + b"0\r\n\r\n")
+            self.transport.write(chunk if more_body else chunk + _LAST_CHUNK)
         else:
             if self.expected_content_length >= 0:
                 self.expected_content_length -= len(body)

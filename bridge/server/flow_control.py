@@ -63,7 +63,7 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
         self.unsent: UnsentBytes | None = None
         self._unread = b""
         self._held = False  # whether reading is paused
-        self._turn: asyncio.Handle | None = None  # the scheduled call that goes on
+        self._turn: asyncio.Handle | None = None  # the scheduled call that continues
         self._rate = FrameRate(self.loop.time())
         super().connection_made(transport)
 
@@ -108,7 +108,7 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
             self._read_on()
 
     def _read_on(self) -> None:
-        """Go on once others had their turn; a message or the write buffer may have to go first."""
+        """Continue once others had their turn; a message or the write buffer may have to come first."""
         if self._turn is not None:
             self._hold()
         elif self.transport.is_closing():

@@ -25,7 +25,7 @@ from bridge.app import Bridge
 from bridge.server.connection import HttpConnection
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.memory import MemoryTrimmer, trim_memory
-from bridge.server.peers import Peer, watch_peers
+from bridge.server.peers import peer_status, watch_peers
 from bridge.server.request_limits import IncomingBytes
 
 BACKLOG = 4096
@@ -38,7 +38,7 @@ IMMEDIATE_SECONDS = 1
 FORCED_SECONDS = 0.5
 MAX_WS_MESSAGE = 64 * 1024
 SLICE = 1000  # connections checked before the event loop gets a turn
-PEER_TURNS = 3  # rounds in which the kernel is asked about each connection once
+PEER_TURNS = 5  # rounds in which the kernel is asked about each connection once
 
 logger = logging.getLogger(__name__)
 
@@ -212,10 +212,10 @@ def _check_peer(connection: Any, timeout: float) -> None:
     """End a connection whose client has vanished, or has left while we do not read from it."""
     if connection.transport.is_closing():
         return
-    peer = Peer(connection.transport)
-    if peer.silent_seconds is not None and peer.silent_seconds >= timeout:
+    has_closed, silent_seconds = peer_status(connection.transport)
+    if silent_seconds >= timeout:
         connection.transport.abort()
-    elif peer.has_closed:
+    elif has_closed:
         if isinstance(connection, HttpConnection):
             connection.peer_closed()
         else:

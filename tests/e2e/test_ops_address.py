@@ -58,6 +58,8 @@ async def test_what_a_client_writes_as_host_or_address_does_not_bring_it_there()
         for headers in ({"Host": place}, {"X-Forwarded-Host": place, "Forwarded": f"host={place}"}):
             assert (await scene.call("GET", "/metrics", headers=headers)).status == 404
         async with scene.stream(f"{operations}/metrics") as stream:
+            assert stream.status == 400  # a target that names another host than `Host`
+        async with scene.stream(f"{scene.bridge.url}/metrics") as stream:
             assert stream.status == 404
 
 

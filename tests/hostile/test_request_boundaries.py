@@ -72,6 +72,11 @@ async def exchange(url: str, *parts: bytes, half_close: bool = False) -> bytes:
             return await reader.read()
 
 
+def submitted(bare: Bare, before: int) -> list[bytes]:
+    """The bodies of the submits that the provider got."""
+    return [asked.body for asked in bare.asked[before:] if asked.line.startswith("POST ")]
+
+
 def statuses(said: bytes) -> list[int]:
     """Of every response in it."""
     return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d{3}) ", said)]
@@ -103,11 +108,11 @@ async def test_the_body_behind_an_upgrade_is_the_body(
         end_of_head + 3,
         create.lower().index(b"upgrade") + 3,
     ):
-        bare.answers.append(CREATED)
+        bare.answers[:] = [CREATED] * 9  # it may also be polled
         before = len(bare.asked)
         said = await exchange(bridge.url, create[:cut], create[cut:] + closing)
         assert statuses(said) == [201, 200]
-        assert [asked.body for asked in bare.asked[before:]] == [BODY]
+        assert submitted(bare, before) == [BODY]
 
 
 async def test_a_body_that_looks_like_a_request_is_not_one(scene: Scene) -> None:

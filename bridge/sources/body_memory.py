@@ -114,6 +114,10 @@ class Share:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Return what it has taken."""
         if self.taken:
             self._memory.give_back(self)
 

@@ -120,9 +120,7 @@ class Session:
                     allow_redirects=False,
                 ) as response,
             ):
-                turns = self._turns_of(response)
-                body = await self._read(response, turns, deadline)
-                return await self._shown(response, str(url), body, turns)
+                return await self._document(response, str(url), self._turns_of(response), deadline)
         except _LIBRARY_ERRORS as error:
             raise _our_error(error) from error
 
@@ -156,8 +154,10 @@ class Session:
                 # Anything else is an error document, which the dialect reads like any other response.
                 is_stream = response.status == 200 and response.content_type == "text/event-stream"
                 turns = self._turns_of(response)
-                document = b"" if is_stream else await self._read(response, turns)
-                head = await self._shown(response, str(url), document, turns)
+                if is_stream:
+                    head = await self._shown(response, str(url), b"", turns)
+                else:
+                    head = await self._document(response, str(url), turns)
                 head_deadline.reschedule(None)
                 yield head, _chunks(response, turns)
         except _LIBRARY_ERRORS as error:
@@ -241,8 +241,28 @@ class Session:
             )
         )
 
+    async def _document(
+        self,
+        response: aiohttp.ClientResponse,
+        url: str,
+        turns: Turns,
+        deadline: asyncio.Timeout | None = None,
+    ) -> HttpResponse:
+        """The response with its body, whose memory is counted until its secrets are masked.
+
+        Raises:
+            UnreadablePayload: It is larger than `bodies` allows.
+        """
+        with self._bodies.memory.share() as share:
+            body = await self._read(response, share, turns, deadline)
+            return await self._shown(response, url, body, turns)
+
     async def _read(
-        self, response: aiohttp.ClientResponse, turns: Turns, deadline: asyncio.Timeout | None = None
+        self,
+        response: aiohttp.ClientResponse,
+        share: Share,
+        turns: Turns,
+        deadline: asyncio.Timeout | None,
     ) -> bytes:
         """The body, decompressed.
 
@@ -258,7 +278,7 @@ class Session:
             raise _too_large(response, limit)
         parts: list[bytes] = []
         size = 0
-        with self._bodies.memory.share() as share, _body_of(response):
+        with _body_of(response):
             # Chunked or compressed, the length is known only while reading: 1 kB of gzip may hold a gigabyte.
             async for part in _chunks(response, turns):
                 size += len(part)

@@ -24,9 +24,10 @@ from bridge.core.secrets import SecretMask
 from bridge.dialects.base import HttpResponse, Request
 from bridge.dialects.hosts import Hosts
 from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable, UpstreamUnreachable
-from bridge.sources.body_memory import BodyLimit, Share
+from bridge.sources.body_memory import BodyLimit, BodyMemory, Share
 from bridge.sources.credentials import Credential
 from bridge.sources.slices import SlicedConnection, Turns, slice_connections
+from bridge.wire.sse import MAX_EVENT_BYTES
 
 STREAM_SILENCE_SECONDS = 90.0
 STREAM_HEAD_SECONDS = 30.0
@@ -34,10 +35,11 @@ _CONNECT_SECONDS = 10.0
 _CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
 _MAX_WAIT_FOR_ROOM = 60.0
 _NO_LIMIT = 0
+_STREAM_POOL = 32 * 1024 * 1024
 _MAX_HEADER = 64 * 1024
 _MAX_HEADERS = 1024
 _MAX_UNCHUNKED_BODY = 1024 * 1024
-_MAX_MASKED_IN_LOOP = 1024 * 1024
+MAX_MASKED_IN_LOOP = 64 * 1024
 
 
 class Session:
@@ -80,6 +82,8 @@ class Session:
         self._on_lenient = on_lenient
         self._mask = SecretMask(secrets)
         self._loop_time = loop_time or LoopTime()
+        self._masking = asyncio.Lock()
+        self._events = BodyMemory(_STREAM_POOL, largest=MAX_EVENT_BYTES)
         self._http = _client(connections, resolver, self._loop_time)
         self._long_http = _client(_NO_LIMIT, resolver, self._loop_time)
 
@@ -116,7 +120,7 @@ class Session:
                     allow_redirects=False,
                 ) as response,
             ):
-                return await self._shown(response, str(url), await self._read(response, deadline))
+                return await self._document(response, str(url), self._turns_of(response), deadline)
         except _LIBRARY_ERRORS as error:
             raise _our_error(error) from error
 
@@ -149,16 +153,23 @@ class Session:
             ):
                 # Anything else is an error document, which the dialect reads like any other response.
                 is_stream = response.status == 200 and response.content_type == "text/event-stream"
-                body = b"" if is_stream else await self._read(response)
-                head = await self._shown(response, str(url), body)
+                turns = self._turns_of(response)
+                if is_stream:
+                    head = await self._shown(response, str(url), b"", turns)
+                else:
+                    head = await self._document(response, str(url), turns)
                 head_deadline.reschedule(None)
-                yield head, self._chunks(response)
+                yield head, _chunks(response, turns)
         except _LIBRARY_ERRORS as error:
             raise _our_error(error) from error
 
     def turns(self) -> Turns:
         """The turns of a reader of what the provider sends."""
         return Turns(self._loop_time)
+
+    def event_share(self) -> Share:
+        """The share of one stream of the memory for events that have not ended."""
+        return self._events.share()
 
     def acting_as(self, credential: Credential, *, secrets: Iterable[str] = ()) -> Self:
         """A session with another credential over the same connections; close the original, not this one.
@@ -192,11 +203,28 @@ class Session:
         """
         return self._mask(self._credential.hide(data))
 
-    async def _shown(self, response: aiohttp.ClientResponse, url: str, body: bytes) -> HttpResponse:
+    async def hide_large(self, data: bytes, turns: Turns) -> bytes:
+        """The same for data of more than `MAX_MASKED_IN_LOOP` bytes; the connection is billed for it.
+
+        In a thread, because megabytes of escapes take a second. One at a time: more threads would leave the
+        event loop less of the interpreter.
+        """
+        async with self._masking:
+            masked, seconds = await asyncio.to_thread(self._hide_timed, data, turns.clock)
+        turns.bill(0, turns.clock() - seconds)
+        return masked
+
+    def _hide_timed(self, data: bytes, clock: Callable[[], float]) -> tuple[bytes, float]:
+        began = clock()
+        masked = self.hide(data)
+        return masked, clock() - began
+
+    async def _shown(
+        self, response: aiohttp.ClientResponse, url: str, body: bytes, turns: Turns
+    ) -> HttpResponse:
         """The response without secrets: the one place where a provider's words enter the bridge."""
-        if len(body) > _MAX_MASKED_IN_LOOP:
-            # In a thread: 32 MB can take a second, in which the event loop must not stop.
-            body = await asyncio.to_thread(self.hide, body)
+        if len(body) > MAX_MASKED_IN_LOOP:
+            body = await self.hide_large(body, turns)
         else:
             body = self.hide(body)
         return HttpResponse(response.status, self._shown_headers(response), body, url, self._on_lenient)
@@ -213,7 +241,29 @@ class Session:
             )
         )
 
-    async def _read(self, response: aiohttp.ClientResponse, deadline: asyncio.Timeout | None = None) -> bytes:
+    async def _document(
+        self,
+        response: aiohttp.ClientResponse,
+        url: str,
+        turns: Turns,
+        deadline: asyncio.Timeout | None = None,
+    ) -> HttpResponse:
+        """The response with its body, whose memory is counted until its secrets are masked.
+
+        Raises:
+            UnreadablePayload: It is larger than `bodies` allows.
+        """
+        with self._bodies.memory.share() as share:
+            body = await self._read(response, share, turns, deadline)
+            return await self._shown(response, url, body, turns)
+
+    async def _read(
+        self,
+        response: aiohttp.ClientResponse,
+        share: Share,
+        turns: Turns,
+        deadline: asyncio.Timeout | None,
+    ) -> bytes:
         """The body, decompressed.
 
         Args:
@@ -228,9 +278,9 @@ class Session:
             raise _too_large(response, limit)
         parts: list[bytes] = []
         size = 0
-        with self._bodies.memory.share() as share, _body_of(response):
+        with _body_of(response):
             # Chunked or compressed, the length is known only while reading: 1 kB of gzip may hold a gigabyte.
-            async for part in self._chunks(response):
+            async for part in _chunks(response, turns):
                 size += len(part)
                 if size > limit:
                     response.close()
@@ -240,19 +290,22 @@ class Session:
                 parts.append(part)
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        """What of the body has arrived, again and again, in the turns of the connection."""
+    def _turns_of(self, response: aiohttp.ClientResponse) -> Turns:
         connection = response.connection  # None when all has arrived
         protocol = connection.protocol if connection is not None else None
-        turns = protocol.turns if isinstance(protocol, SlicedConnection) else self.turns()
-        async for part in response.content.iter_any():
-            yield part
-            await turns.pause()
+        return protocol.turns if isinstance(protocol, SlicedConnection) else self.turns()
 
     def _credential_for(self, base_url: str) -> Mapping[str, str]:
         # Result links lead to hosts of other companies: they must never see the key.
         trusted = base_url == self._base or (self._hosts is not None and self._hosts.own(base_url))
         return self._credential.headers() if trusted else {}
+
+
+async def _chunks(response: aiohttp.ClientResponse, turns: Turns) -> AsyncIterator[bytes]:
+    """What of the body has arrived, again and again, in the turns of the connection."""
+    async for part in response.content.iter_any():
+        yield part
+        await turns.pause()
 
 
 async def _room(share: Share, size: int, limit: int, deadline: asyncio.Timeout | None) -> None:

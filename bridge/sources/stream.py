@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
 
 from bridge.core.rate_limit import CallKind
 from bridge.core.task import Observation
 from bridge.dialects.base import Request
 from bridge.errors import UnreadablePayload, UpstreamError, UpstreamRefused
+from bridge.sources.body_memory import UNCOUNTED_BYTES
+from bridge.sources.http_client import MAX_MASKED_IN_LOOP
+from bridge.sources.slices import Turns
 from bridge.sources.upstream import Upstream
-from bridge.wire.sse import Decoder, ServerSentEvent
+from bridge.wire.sse import MAX_EVENT_BYTES, Decoder
 
 OPEN_WAIT_SECONDS = 30.0  # polls carry the state meanwhile
-_MAX_MASKED_IN_LOOP = 32 * 1024
 _MAX_NAME = 256
 
 OnObservations = Callable[[Sequence[Observation]], Awaitable[bool]]
@@ -61,39 +61,43 @@ async def _read_frames(
 ) -> None:
     """In turns: a chunk of half a megabyte may hold sixty thousand frames."""
     decoder, turns = Decoder(), upstream.session.turns()
-    async for chunk in chunks:
-        on_alive()
-        async for piece in turns.pieces(chunk):
+    with upstream.session.event_share() as share:
+        async for chunk in chunks:
+            on_alive()
+            async for piece in turns.pieces(chunk):
+                observations = await _read_piece(upstream, decoder, piece, turns)
+                if observations and await on_observations(observations):
+                    return
+                # A hundred streams may each be in the middle of an event of 8 MB.
+                if not share.covers(decoder.held):
+                    await share.grow(decoder.held, MAX_EVENT_BYTES)
+                elif decoder.held < UNCOUNTED_BYTES:
+                    share.close()
+
+
+async def _read_piece(upstream: Upstream, decoder: Decoder, piece: bytes, turns: Turns) -> list[Observation]:
+    began = turns.clock()
+    observations: list[Observation] = []
+    for frame in decoder.feed(piece):
+        if len(frame.data) > MAX_MASKED_IN_LOOP:
+            data = await upstream.session.hide_large(frame.data.encode(), turns)
             began = turns.clock()
-            observations: list[Observation] = []
-            for frame in decoder.feed(piece):
-                if len(frame.data) > _MAX_MASKED_IN_LOOP:
-                    masked = await asyncio.to_thread(_masked, upstream, frame)
-                    began = turns.clock()
-                else:
-                    masked = _masked(upstream, frame)
-                observation = _read(upstream, masked)
-                if observation is not None:
-                    observations.append(observation)
-            # Merging the observations takes about as long as reading them.
-            turns.bill(len(piece), began, 2 if observations else 1)
-            if observations and await on_observations(observations):
-                return
+        else:
+            data = upstream.session.hide(frame.data.encode())
+        observation = _read(upstream, frame.name, data.decode("utf-8", "replace"))
+        if observation is not None:
+            observations.append(observation)
+    # Merging the observations takes about as long as reading them.
+    turns.bill(len(piece), began, 2 if observations else 1)
+    return observations
 
 
-def _read(upstream: Upstream, frame: ServerSentEvent) -> Observation | None:
+def _read(upstream: Upstream, name: str | None, data: str) -> Observation | None:
+    if name is not None:
+        # A name is a word: its rest is cut off.
+        name = upstream.session.hide(name[:_MAX_NAME].encode()).decode("utf-8", "replace")
     try:
-        return upstream.dialect.read_stream_event(frame.name, frame.data)
+        return upstream.dialect.read_stream_event(name, data)
     except UnreadablePayload:
         # One malformed frame is skipped: the next one, or a poll, carries the same state.
         return None
-
-
-def _masked(upstream: Upstream, frame: ServerSentEvent) -> ServerSentEvent:
-    """Without secrets; a name is a word, so its rest is cut off."""
-    name = None if frame.name is None else _shown(upstream, frame.name[:_MAX_NAME])
-    return replace(frame, name=name, data=_shown(upstream, frame.data))
-
-
-def _shown(upstream: Upstream, text: str) -> str:
-    return upstream.session.hide(text.encode()).decode("utf-8", "replace")

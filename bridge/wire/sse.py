@@ -77,6 +77,11 @@ class Decoder:
         self._first_line = True
         self._after_cr = False
 
+    @property
+    def held(self) -> int:
+        """Bytes of the unfinished event."""
+        return len(self._data) + len(self._line)
+
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """The events that end within `chunk`.
 

@@ -102,7 +102,7 @@ def client_floods() -> dict[str, Any]:
 
 async def main(config: argparse.Namespace) -> int:
     """Run the floods; the exit code is 1 when one of them costs the others more than it may."""
-    quiet_seconds, flood_seconds = (1.5, 2.0) if config.quick else (3.0, 5.0)
+    quiet_seconds, flood_seconds = (1.0, 1.5) if config.quick else (2.0, 3.5)
     settings = SETTINGS | ({"limits": "exposed"} if config.exposed else {})
     known = floods()
     rows: list[Row] = []

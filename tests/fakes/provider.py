@@ -18,6 +18,7 @@ from bridge.core.schedule import Pace
 from bridge.core.task import Observation, Status
 from bridge.dialects.base import HttpResponse, PollAdvice, Request, StatusReading
 from bridge.errors import CredentialRefused, TaskNotFound, UpstreamBusy, UpstreamUnavailable
+from bridge.sources.body_memory import BodyMemory, Share
 from bridge.sources.slices import Turns
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.metrics import Metrics
@@ -89,6 +90,14 @@ class FakeProvider:
     def turns(self) -> Turns:
         """Turns of a reader, by the test's clock."""
         return Turns(LoopTime(), self.clock.monotonic)
+
+    def event_share(self) -> Share:
+        """Memory for an event that has not ended."""
+        return BodyMemory().share()
+
+    async def hide_large(self, data: bytes, turns: Turns) -> bytes:
+        """This provider never quotes a key."""
+        return data
 
     def acting_as(self, credential: Any, *, secrets: Any = ()) -> FakeProvider:
         """The same provider with a key as credential; `shows` of the copy sets what that key sees."""

@@ -11,6 +11,7 @@ import pytest
 from bridge.core.loop_time import SLICE_SECONDS, LoopTime
 from bridge.core.task import Observation, Status
 from bridge.errors import UpstreamUnavailable
+from bridge.sources.body_memory import UNCOUNTED_BYTES, BodyMemory, Share
 from bridge.sources.slices import SlicedConnection, Turns
 from bridge.sources.stream import follow
 from tests.fakes.clock import FakeClock
@@ -179,6 +180,50 @@ class CountingProvider(FakeProvider):
         self.read += 1
         self.passed.now += EVENT_SECONDS
         return Observation(status=Status.PROCESSING, progress=self.read % 90) if data == "state" else None
+
+
+class EndlessProvider(FakeProvider):
+    """A provider whose streams are one line without end; counts what was taken of them."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self.taken = 0
+        self.memory = BodyMemory(512 * 1024, largest=512 * 1024)
+        self.streams = {f"task-{number}": self.line for number in range(10)}
+
+    def event_share(self) -> Share:
+        return self.memory.share()
+
+    async def line(self) -> AsyncIterator[bytes]:
+        yield b"data:"
+        while True:
+            self.taken += 16 * 1024
+            yield b"x" * 16 * 1024
+            await asyncio.sleep(0)
+
+
+async def test_events_without_end_take_no_more_than_their_memory() -> None:
+    clock = FakeClock()
+    provider = EndlessProvider(clock)
+    upstream = make_upstream(provider, clock)
+
+    async def followed(task_id: str) -> None:
+        request = provider.stream_request(task_id)
+        assert request is not None
+        await follow(upstream, request, on_observations=never, on_alive=lambda: None)
+
+    async def never(_: Any) -> bool:
+        raise AssertionError("there was no event")
+
+    following = [asyncio.ensure_future(followed(task_id)) for task_id in provider.streams]
+    for _ in range(2000):
+        await asyncio.sleep(0)
+
+    assert 10 * UNCOUNTED_BYTES <= provider.taken <= 10 * (UNCOUNTED_BYTES + 32 * 1024) + 512 * 1024
+    for task in following:
+        task.cancel()
+    await asyncio.gather(*following, return_exceptions=True)
+    assert provider.memory.free == 512 * 1024
 
 
 @pytest.mark.parametrize("frame", [b"data:1\n\n", b"data:state\n\n"])

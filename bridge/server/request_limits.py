@@ -51,7 +51,7 @@ OVERLOADED_RESPONSE = _response(
 
 
 class IncomingBytes:
-    """Bytes of requests that arrived in part and that nobody has read, over all connections.
+    """Bytes of requests that arrived in part and that no handler has read, over all connections.
 
     Attributes:
         total: The sum.

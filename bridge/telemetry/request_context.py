@@ -43,7 +43,7 @@ class RequestContext:
         trace: The client's own trace; None if it sent none.
         caller: The authenticated caller; a name, never a credential.
         address: The address of the client, as limits count it.
-        shared: Whether that address is a proxy's that nobody configured.
+        shared: Whether that address is that of a proxy missing from the configuration.
     """
 
     request_id: str

@@ -72,7 +72,7 @@ class Limits:
     def party(self, connection: HTTPConnection, limit: str, caller: str | None = None) -> Party:
         """Whose counts of `limit` a request belongs to.
 
-        A default per address does not count what comes through a proxy that nobody configured.
+        A default per address does not count what comes through a proxy missing from the configuration.
         """
         address: str | None = self.addresses.of(connection.scope)
         if limit in self._exempt and self.addresses.is_shared(connection.scope):
@@ -228,7 +228,7 @@ class Limits:
             _set_count(self._open_by_caller, slot.caller, self._open_by_caller[slot.caller] - 1)
 
     def is_exempt(self, limit: str) -> bool:
-        """Whether a limit per address does not count what comes through a proxy that nobody configured."""
+        """Whether a limit per address does not count what comes through an unknown proxy."""
         return limit in self._exempt
 
     def _open_slot(self, connection: HTTPConnection) -> ConnectionSlot:
@@ -360,7 +360,7 @@ class UnsentBytes:
         self._size = size
 
     def close(self) -> None:
-        """The response has ended: what is left belongs to nobody who can be told."""
+        """The response has ended: what is left is no longer limited."""
         self.set(0)
 
 
@@ -369,7 +369,7 @@ class PartyRate:
 
     def __init__(self, settings: Settings, name: str, clock: Clock) -> None:
         rates = [float(getattr(settings, name + suffix, 0)) for suffix in ("", CALLER, ADDRESS)]
-        self._total, self._callers, self._addresses = (
+        self._total, self._by_caller, self._by_address = (
             RateLimiter(rate, rate * BURST_SECONDS, clock) for rate in rates
         )
 
@@ -381,9 +381,9 @@ class PartyRate:
         """
         limiters = [(self._total, "")]
         if party.caller is not None:
-            limiters.append((self._callers, party.caller))
+            limiters.append((self._by_caller, party.caller))
         if party.address is not None:
-            limiters.append((self._addresses, party.address))
+            limiters.append((self._by_address, party.address))
         wait = max(limiter.wait(key) for limiter, key in limiters)
         if wait <= 0:
             for limiter, key in limiters:
@@ -409,9 +409,9 @@ def _check_connections(count: int, limit: int, scope: str) -> None:
         )
 
 
-def _check_rate(wait: float, who: str) -> None:
+def _check_rate(wait: float, subject: str) -> None:
     if wait > 0:
-        raise LimitExceeded(f"{who} too quickly", retry_after=wait)
+        raise LimitExceeded(f"{subject} too quickly", retry_after=wait)
 
 
 def _attach(connection: HTTPConnection, count: UnsentBytes) -> None:

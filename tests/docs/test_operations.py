@@ -77,7 +77,7 @@ def test_the_example_is_calculated_right():
     assert pytest.approx(5000 * 20 / 120, rel=0.01) == 830
     assert pytest.approx(830 * (150 + 4 * 13) / 1e6, abs=0.01) == float(rows["states"].split("|")[1])
     assert pytest.approx(1000 * 340 / 1e6, abs=0.01) == float(rows["polls, every 5 s"].split("|")[1])
-    assert "= 580 MB" in rows["memory"]
+    assert "= 380 MB" in rows["memory"]
     assert pytest.approx(67 + 20_000 * 12.1 / 1000 + 64 * 1.048576, rel=0.02) == 380
     assert "600 MB" in rows["disk, one day retained"]
     streams = planned("new streams")[0]

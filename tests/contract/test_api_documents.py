@@ -47,19 +47,12 @@ from bridge.web.services import Services
 from bridge.web.static_files import StaticFile, StaticFolder
 from bridge.web.tasks import DEFAULT_TICKET_SECONDS
 from bridge.wire.document import Include, document
-from bridge.wire.frames import (
-    Format,
-    Transport,
-    Variant,
-    closing_frame,
-    end_frame,
-    notice_frame,
-    reset_frame,
-    state_frame,
-)
+from bridge.wire.formats import OpenAiFormat
+from bridge.wire.frames import Frames, format_of
 from tests.conftest import missing
 from tests.contract.test_dialects import FILES, below, named, preset_of, recorded
 from tests.fakes.tasks import EPOCH, TASK, event, state
+from tests.fakes.writers import NDJSON, SOCKET, SSE
 
 FOLDER = Path(__file__).parents[2] / "bridge" / "web" / "static" / "api"
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -468,8 +461,8 @@ def test_codes_and_reasons_of_messages_are_those_of_the_code():
     assert kind("Notice")["reason"]["enum"] == [one.value for one in Closing]
     assert kind("Done")["status"]["enum"] == [one.value for one in Status if one.final]
     tokens = ["not a cursor", "other-1", "epoch-9"]
-    reasons = [locate(token, epoch="epoch", head=1).reset_reason for token in tokens]
-    assert kind("Reset")["reason"]["enum"] == reasons
+    reasons = [locate(token, None, epoch="epoch", head=1).reset_reason for token in tokens]
+    assert kind("Reset")["reason"]["enum"] == list(dict.fromkeys(reasons))
     problems = {code for code, _ in error_codes()}
     assert set(MESSAGES["error"]["payload"]["properties"]["code"]["enum"]) <= problems
 
@@ -490,15 +483,15 @@ def test_close_codes_are_those_of_the_code():
 def frames(form):
     """Everything the encoder can say in one form."""
     for one in Status:
-        yield state_frame(form, event(3, state(one, 50.0)))
-    yield end_frame(form, 2)
+        yield Frames(event(3, state(one, 50.0))).payload_for(form)
+    yield form.end(2)
     for token in ("not a cursor", "other-1", "epoch-9"):
-        yield reset_frame(form, locate(token, epoch="epoch", head=1).reset_reason, retry=1000)
+        yield form.reset(locate(token, None, epoch="epoch", head=1).reset_reason, retry=1000)
     for code in NoticeCode:
         if code is not NoticeCode.CLOSING:
-            yield notice_frame(form, TASK, Notice(code, "a sentence", retriable=False))
+            yield form.notice(TASK, Notice(code, "a sentence", retriable=False))
     for closing in Closing:
-        yield closing_frame(form, closing, retry=2000)
+        yield form.closing(closing, retry=2000)
 
 
 def payload(name):
@@ -517,7 +510,7 @@ def blocks(stream):
 
 def test_every_event_is_a_message():
     said = set()
-    for name, data in blocks(b"".join(frames(Format(Transport.SSE)))):
+    for name, data in blocks(b"".join(frames(SSE))):
         (state_payload("state") if name is None else payload(name)).validate(data)
         said.add(name or "state")
     assert said == ASYNCAPI["channels"]["events"]["messages"].keys()
@@ -526,7 +519,7 @@ def test_every_event_is_a_message():
 
 def test_every_line_is_a_message():
     said = set()
-    for line in b"".join(frames(Format(Transport.NDJSON))).splitlines():
+    for line in b"".join(frames(NDJSON)).splitlines():
         data = json.loads(line)
         name = data.pop("event", None)
         (state_payload("state") if name is None else payload(name)).validate(data)
@@ -544,7 +537,7 @@ def message_of(data):
 
 def test_every_message_of_a_socket_is_one():
     said = set()
-    for line in b"".join(frames(Format(Transport.WEBSOCKET))).splitlines():
+    for line in b"".join(frames(SOCKET)).splitlines():
         data = json.loads(line)
         message_of(data).validate(data)
         said.add(data["type"])
@@ -560,6 +553,6 @@ def test_a_message_that_is_none_is_found():
 
 
 def test_in_the_openai_format_a_state_is_the_same_document():
-    frame = state_frame(Format(Transport.SSE, variant=Variant.OPENAI), event(3, state("processing", 50.0)))
+    frame = Frames(event(3, state("processing", 50.0))).payload_for(format_of(OpenAiFormat))
     ((_, data),) = blocks(frame)
     STRICT.validate(data["task"])

@@ -66,6 +66,22 @@ async def under_hypercorn(app: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
+async def under_granian(app: Any) -> AsyncIterator[str]:
+    """A server in Rust, whose `send` returns no coroutine."""
+    embed = pytest.importorskip("granian.server.embed")
+    listener = free_port()
+    port = listener.getsockname()[1]
+    listener.close()
+    server = embed.Server(app, address="127.0.0.1", port=port, interface="asgi", log_enabled=False)
+    serving = asyncio.ensure_future(server.serve())
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop()
+        await serving
+
+
+@asynccontextmanager
 async def mounted(bridge: Bridge) -> AsyncIterator[Starlette]:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -83,7 +99,9 @@ async def connected(http: aiohttp.ClientSession, url: str) -> aiohttp.ClientResp
                 return await http.get(url)
 
 
-@pytest.mark.parametrize("server", [under_uvicorn, under_hypercorn], ids=["uvicorn", "hypercorn"])
+@pytest.mark.parametrize(
+    "server", [under_uvicorn, under_hypercorn, under_granian], ids=["uvicorn", "hypercorn", "granian"]
+)
 async def test_a_mounted_bridge_streams_to_its_end(server: Any, http: aiohttp.ClientSession) -> None:
     async with running_simulator() as simulator:
         provider = Provider(simulator, "qingbo", http)

@@ -103,10 +103,10 @@ LIMITS = (
         "max_waiting_bytes",
         "bytes of responses and events that clients have not taken yet",
         "streams: 200 and `over_capacity`, a running one is not written to; documents: 429",
-        caller=32 * MEBIBYTE,
-        exposed_caller=16 * MEBIBYTE,
+        caller=16 * MEBIBYTE,
+        exposed_caller=8 * MEBIBYTE,
         exposed_address=2 * MEBIBYTE,
-        total=64 * MEBIBYTE,
+        total=32 * MEBIBYTE,
     ),
     LimitRow(
         "max_history_bytes_per_second",

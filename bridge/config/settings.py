@@ -320,14 +320,14 @@ class Settings(BaseModel):
         2_000, description="Maximum watches without a viewer that one caller has left behind."
     )
     max_waiting_bytes: Limit = Field(
-        64 * MEBIBYTE,
+        32 * MEBIBYTE,
         description="Maximum bytes that clients have not taken yet, over all connections.",
     )
     max_waiting_bytes_per_address: Limit = Field(
         0, description="The same over the connections of one client address."
     )
     max_waiting_bytes_per_caller: Limit = Field(
-        32 * MEBIBYTE, description="The same over the connections of one caller."
+        16 * MEBIBYTE, description="The same over the connections of one caller."
     )
     max_history_bytes_per_second: Limit = Field(
         32 * MEBIBYTE,

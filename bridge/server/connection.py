@@ -28,7 +28,7 @@ _LONGEST_LINE = 512  # of a handshake's `Upgrade`, where it arrives in two parts
 
 
 class PipelineTurns:
-    """Connections whose next request has arrived already: a few of them are continued at each turn of the loop.
+    """Connections whose next request has arrived already: a few are continued at each turn of the loop.
 
     Otherwise every one of a hundred connections with pipelined requests would have a request under way at all
     times, and others, with one request each, would wait for a hundred at every step.

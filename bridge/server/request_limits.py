@@ -74,6 +74,18 @@ class CountedFlow(FlowControl):
         super().__init__(transport)
         self.unsent: UnsentBytes | None = None
 
+    def pause_writing(self) -> None:
+        """Count the bytes in the write buffer: it is above its high-water mark."""
+        super().pause_writing()
+        if self.unsent is not None:
+            self.unsent.set(self._transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Count them no longer: the client has taken them, or is gone."""
+        super().resume_writing()
+        if self.unsent is not None:
+            self.unsent.set(0)
+
 
 class TimeLimitedRequest(HttpToolsProtocol):
     """uvicorn's HTTP protocol with the limits its parser lacks: it buffers any head and waits forever.
@@ -161,18 +173,6 @@ class TimeLimitedRequest(HttpToolsProtocol):
         if self._waiting_since is None and self._is_idle():
             # Line breaks between requests are legal, cancel uvicorn's keep-alive timer and begin no message.
             self._waiting_since = self.loop.time()
-
-    def pause_writing(self) -> None:
-        """Count the bytes in the write buffer: it is above its high-water mark."""
-        super().pause_writing()
-        if (unsent := self.flow.unsent) is not None:
-            unsent.set(self.transport.get_write_buffer_size())
-
-    def resume_writing(self) -> None:
-        """Count them no longer."""
-        super().resume_writing()
-        if (unsent := self.flow.unsent) is not None:
-            unsent.set(0)
 
     def check_timeout(self, now: float, header_timeout: float, body_timeout: float) -> None:
         """Close the connection if its request arrives too slowly.

@@ -81,7 +81,7 @@ class TaskRoutes:
             headers["Preference-Applied"] = f"wait={min(int(wait), MAX_WAIT_SECONDS)}"
         if not result.modified:
             return Response(status_code=304, headers=headers)
-        self._limits.check_document(request, caller.name, document_bytes(result.event, include))
+        await self._limits.admit_document(request, caller.name, document_bytes(result.event, include))
         return state_response(result.event, include, headers, result.observed_at)
 
     async def by_alias(self, request: Request) -> Response:
@@ -101,7 +101,7 @@ class TaskRoutes:
         caller.authorize(TokenScope.READ, [key])
         location = links(key, params.root_path(request))["self"]
         headers = HEADERS | {"ETag": etag(event), "Content-Location": location}
-        self._limits.check_document(request, caller.name, document_bytes(event, include))
+        await self._limits.admit_document(request, caller.name, document_bytes(event, include))
         return state_response(event, include, headers, None)
 
 

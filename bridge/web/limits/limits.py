@@ -147,8 +147,8 @@ class Limits:
         party = self.party(request, "max_reading_bytes", caller or ANONYMOUS.name)
         return await self._bodies.read(request, limit, party)
 
-    def check_document(self, connection: HTTPConnection, caller: str, size: int) -> None:
-        """Count the bytes of a large document that its client does not take.
+    async def admit_document(self, connection: HTTPConnection, caller: str, size: int) -> None:
+        """Wait until the client has taken its last response; count what it does not take of a large document.
 
         Call it just before the response, without waiting in between.
 
@@ -157,13 +157,14 @@ class Limits:
         """
         if size <= SMALL_BYTES:
             return
+        flow: Any = getattr(server_of(connection.scope), "flow", None)
+        if flow is not None and flow.write_paused:
+            await flow.drain()
         party = self.party(connection, "max_waiting_bytes", caller)
         scope = self._waiting.exceeded(party, size)
         if scope is not None:
             raise LimitExceeded(f"too many bytes wait for clients {scope}", retry_after=RETRY_AFTER_SECONDS)
-        count = UnsentBytes(self._waiting, party)
-        _attach(connection, count)
-        on_close(connection.scope, count.close)
+        _attach(connection, UnsentBytes(self._waiting, party))
 
     def check_unverified_key(self, connection: HTTPConnection) -> None:
         """Count one request with a provider key that no provider has accepted yet.
@@ -335,8 +336,6 @@ class ConnectionSlot:
     def release(self) -> None:
         """The connection has ended."""
         self.set_watch_count(0)
-        if self._unsent is not None:
-            self._unsent.close()
         self._limits.release(self)
 
 
@@ -358,10 +357,6 @@ class UnsentBytes:
         """The write buffer holds `size` bytes."""
         self._quota.add(self.party, size - self._size)
         self._size = size
-
-    def close(self) -> None:
-        """The response has ended: what is left is no longer limited."""
-        self.set(0)
 
 
 class PartyRate:
@@ -420,6 +415,8 @@ def _attach(connection: HTTPConnection, count: UnsentBytes) -> None:
     # HTTP responses have their connection's flow control; a WebSocket is one object.
     flow: Any = getattr(server, "flow", server)
     if hasattr(flow, "unsent"):
+        if flow.unsent is not None:
+            flow.unsent.set(0)  # of the request before
         flow.unsent = count
 
 

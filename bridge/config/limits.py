@@ -84,7 +84,7 @@ LIMITS = (
     LimitRow(
         "max_provider_calls_per_second",
         "calls that a request causes at once: submits, cancels, lookups by alias, and reads of tasks that"
-        " nobody watches; burst of ten seconds",
+        " have no watch; burst of ten seconds",
         "429",
         caller=100,
         exposed_caller=50,
@@ -92,7 +92,7 @@ LIMITS = (
     ),
     LimitRow(
         "max_lingering_watches",
-        "watches that go on for `linger_seconds` without a viewer",
+        "watches that continue for `linger_seconds` without a viewer",
         "its oldest one ends early",
         caller=2_000,
         exposed_caller=1_000,
@@ -103,10 +103,10 @@ LIMITS = (
         "max_waiting_bytes",
         "bytes of responses and events that clients have not taken yet",
         "streams: 200 and `over_capacity`, a running one is not written to; documents: 429",
-        caller=32 * MEBIBYTE,
-        exposed_caller=16 * MEBIBYTE,
+        caller=16 * MEBIBYTE,
+        exposed_caller=8 * MEBIBYTE,
         exposed_address=2 * MEBIBYTE,
-        total=64 * MEBIBYTE,
+        total=32 * MEBIBYTE,
     ),
     LimitRow(
         "max_history_bytes_per_second",
@@ -159,7 +159,7 @@ def fill(data: Mapping[str, Any]) -> dict[str, Any]:
         data: As the operator wrote it, not validated yet.
     """
     exposed = data.get("limits") == Profile.EXPOSED
-    # All callers are one then: its limits would throttle everyone together.
+    # All callers are one then: its limits would throttle all clients together.
     anonymous = data.get("auth", "none") == "none"
     filled: dict[str, Any] = {}
     for row in LIMITS:

@@ -279,7 +279,7 @@ class Settings(BaseModel):
     )
     limits: Profile = Field(
         Profile.DEFAULT,
-        description="`exposed` for a bridge that strangers reach: sets the limits per address, and lower ones"
+        description="`exposed` for a bridge on the internet: sets the limits per address, and lower ones"
         " per caller ([table](operations.md#limits)); a limit that is set itself wins.",
     )
     max_connections: Limit = Field(
@@ -318,7 +318,7 @@ class Settings(BaseModel):
     max_provider_calls_per_second_per_address: Rate = Field(
         0.0,
         description="Maximum calls to providers that the requests of one client address cause per second:"
-        " submits, cancels, lookups by alias, and reads of tasks that nobody watches; burst of ten seconds.",
+        " submits, cancels, lookups by alias, and reads of tasks without a watch; burst of ten seconds.",
     )
     max_provider_calls_per_second_per_caller: Rate = Field(100.0, description="The same per caller.")
     max_lingering_watches: Limit = Field(
@@ -332,14 +332,14 @@ class Settings(BaseModel):
         2_000, description="Maximum watches without a viewer that one caller has left behind."
     )
     max_waiting_bytes: Limit = Field(
-        64 * MEBIBYTE,
+        32 * MEBIBYTE,
         description="Maximum bytes that clients have not taken yet, over all connections.",
     )
     max_waiting_bytes_per_address: Limit = Field(
         0, description="The same over the connections of one client address."
     )
     max_waiting_bytes_per_caller: Limit = Field(
-        32 * MEBIBYTE, description="The same over the connections of one caller."
+        16 * MEBIBYTE, description="The same over the connections of one caller."
     )
     max_history_bytes_per_second: Limit = Field(
         32 * MEBIBYTE,

@@ -55,7 +55,7 @@ class _Turns:
             self._names[name] = None
 
     def remove(self, name: Hashable) -> None:
-        """Nothing of it waits any more."""
+        """Nothing of it waits any longer."""
         self._names.pop(name, None)
         self._new.pop(name, None)
 

@@ -20,7 +20,7 @@ class Party(NamedTuple):
 
 
 class Quota:
-    """A maximum over everybody, per caller and per address; 0 for no limit.
+    """A maximum in total, per caller and per address; 0 for no limit.
 
     Args:
         oversize: Whether something larger than a whole maximum is let through alone, because it could never
@@ -72,7 +72,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Lingering(Generic[Key]):
-    """Watches that go on without a viewer, by who left them last.
+    """Watches without a viewer, by the party that left them last.
 
     Args:
         total: The most of them; 0 for no limit, here and below.
@@ -91,7 +91,7 @@ class Lingering(Generic[Key]):
         """The last viewer of `key` has left.
 
         Returns:
-            The watches to end now: the oldest of whoever has too many. They are removed.
+            The watches to end now: the oldest of the party that has too many. They are removed.
         """
         self.remove(key)
         total, per_caller, per_address = self._limits

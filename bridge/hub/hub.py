@@ -28,6 +28,7 @@ from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import ANY_LIST, Format, Frames
 
 BURST_BYTES = 128 * 1024  # of states that one flush writes; a connection takes the rest when it has drained
+MAX_LARGE = 8  # large documents whose bytes are kept for the next subscriber
 SLICE = 500  # writes before the event loop gets a turn: about 5 ms
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Hub:
         self._clock = clock
         self._channels: dict[TaskKey, Channel[Subscription]] = {}
         self._dirty: dict[Channel[Subscription], None] = {}  # channels with an event not yet broadcast
+        self._large: dict[Frames, None] = {}  # those whose bytes are kept, the newest last
         self._batched: dict[Subscription, list[bytes]] = {}  # frames for the one write of this round
         self._stuck: dict[Subscription, None] = {}  # those with a state that could not be encoded
         self._writes_left = SLICE
@@ -372,7 +374,7 @@ class Hub:
                     ]
                 if self._writes_left <= 0:
                     yield
-        frames.release()
+        self._bound_memory(frames)
         now = self._clock.monotonic()
         channel.last_write = now
         seconds = now - frames.event.observed_at if frames.event.observed_at else None
@@ -538,8 +540,19 @@ class Hub:
                 subscription.pending[state.channel] = again
                 subscription.waiting = True
                 self._stuck[subscription] = None
-            state.frames.release()
+            self._bound_memory(state.frames)
         return frames, more
+
+    def _bound_memory(self, frames: Frames) -> None:
+        """Keep the bytes of a few large documents only: the event has each of them already."""
+        if not frames.large:
+            return
+        self._large.pop(frames, None)
+        self._large[frames] = None
+        if len(self._large) > MAX_LARGE:
+            oldest = next(iter(self._large))
+            del self._large[oldest]
+            oldest.release()
 
     def _notice_frame(self, subscription: Subscription, key: TaskKey, notice: Notice) -> bytes:
         fmt = subscription.fmt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from urllib.parse import unquote
 
 import httptools
@@ -18,11 +19,36 @@ MAX_FIELDS = 1000  # header fields of one request
 SLICE_BYTES = 64 * 1024
 SLICE_PIECES = 200
 CHUNKED_PIECE = 16 * 1024  # a body may consist of chunks of one byte, and each costs a call
+PIPELINED_PER_TURN = 2
 MAX_AHEAD = 64 * 1024  # bytes of further requests that are kept while one is answered
 
 _END = b"\r\n\r\n"  # of a head, and of a chunked body
 _HANDSHAKE = re.compile(rb"(?i)\nupgrade:[^\r\n]*websocket")
 _MAX_LINE = 512  # of a handshake's `Upgrade`, where it arrives in two parts
+
+
+class PipelineTurns:
+    """Connections whose next request has arrived already: a few are continued at each turn of the loop.
+
+    Otherwise every one of a hundred connections with pipelined requests would have a request under way at all
+    times, and others, with one request each, would wait for a hundred at every step.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[HttpConnection] = deque()
+
+    def wait(self, connection: HttpConnection) -> None:
+        """Continue `connection` when its turn comes."""
+        self._waiting.append(connection)
+        if len(self._waiting) == 1:
+            connection.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        for _ in range(min(PIPELINED_PER_TURN, len(self._waiting))):
+            connection = self._waiting.popleft()
+            connection.continue_reading()
+        if self._waiting:
+            self._waiting[0].loop.call_soon(self._turn)
 
 
 class HttpConnection(TimeLimitedRequest):
@@ -34,6 +60,7 @@ class HttpConnection(TimeLimitedRequest):
 
     __slots__ = ("_ahead", "_deaf", "_eof", "_left", "_tail", "_upgrade", "_websocket")
 
+    turns = PipelineTurns()  # one for each server, in its own subclass
     cycle: Exchange | None  # type: ignore[assignment] # None between two requests: an idle connection is small
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
@@ -127,7 +154,7 @@ class HttpConnection(TimeLimitedRequest):
         if rest and not answering:  # the next slice
             self._ahead = rest
             self.flow.pause_reading()
-            self.loop.call_soon(self._continue)
+            self.loop.call_soon(self.continue_reading)
             return
         if self.flow.read_paused and (self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT):
             self.flow.resume_reading()
@@ -161,7 +188,7 @@ class HttpConnection(TimeLimitedRequest):
         else:
             self._feed(self._head_without_upgrade())
 
-    def _continue(self) -> None:
+    def continue_reading(self) -> None:
         """Parse what was kept."""
         if self._deaf or self._is_answering():
             return
@@ -277,7 +304,7 @@ class HttpConnection(TimeLimitedRequest):
         self._unset_keepalive_if_required()
         self.flow.resume_reading()
         if self._ahead:
-            self._continue()
+            self.turns.wait(self)
         elif self._eof:
             self.transport.close()
         else:

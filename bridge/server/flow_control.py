@@ -159,6 +159,12 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
             self._read_on()
         return message
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone, and what it has not taken with it."""
+        super().connection_lost(exc)
+        if self.unsent is not None:
+            self.unsent.set(0)
+
     def pause_writing(self) -> None:
         """The transport's buffer is above its high-water mark."""
         self.flow_control.write_paused = True

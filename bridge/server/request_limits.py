@@ -51,7 +51,7 @@ OVERLOADED_RESPONSE = _response(
 
 
 class IncomingBytes:
-    """Bytes of requests that arrived in part and that nobody has read, over all connections.
+    """Bytes of requests that arrived in part and that no handler has read, over all connections.
 
     Attributes:
         total: The sum.
@@ -73,6 +73,18 @@ class CountedFlow(FlowControl):
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__(transport)
         self.unsent: UnsentBytes | None = None
+
+    def pause_writing(self) -> None:
+        """Count the bytes in the write buffer: it is above its high-water mark."""
+        super().pause_writing()
+        if self.unsent is not None:
+            self.unsent.set(self._transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Count them no longer: the client has taken them, or is gone."""
+        super().resume_writing()
+        if self.unsent is not None:
+            self.unsent.set(0)
 
 
 class TimeLimitedRequest(HttpToolsProtocol):
@@ -161,18 +173,6 @@ class TimeLimitedRequest(HttpToolsProtocol):
         if self._waiting_since is None and self._is_idle():
             # Line breaks between requests are legal, cancel uvicorn's keep-alive timer and begin no message.
             self._waiting_since = self.loop.time()
-
-    def pause_writing(self) -> None:
-        """Count the bytes in the write buffer: it is above its high-water mark."""
-        super().pause_writing()
-        if (unsent := self.flow.unsent) is not None:
-            unsent.set(self.transport.get_write_buffer_size())
-
-    def resume_writing(self) -> None:
-        """Count them no longer."""
-        super().resume_writing()
-        if (unsent := self.flow.unsent) is not None:
-            unsent.set(0)
 
     def check_timeout(self, now: float, header_timeout: float, body_timeout: float) -> None:
         """Close the connection if its request arrives too slowly.

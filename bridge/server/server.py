@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from websockets import http11
 
 from bridge.app import Bridge
-from bridge.server.connection import HttpConnection
+from bridge.server.connection import HttpConnection, PipelineTurns
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.memory import MemoryTrimmer, trim_memory
 from bridge.server.peers import peer_status, watch_peers
@@ -226,7 +226,12 @@ def _config(app: ASGIApp, *, max_head_bytes: int, idle_seconds: float = 75.0) ->
     # The library allows 8 KiB per line, which a ticket in the URL can exceed. `TimeLimitedRequest` checked
     # the size of the head before a handshake gets here.
     http11.MAX_LINE_LENGTH = max_head_bytes
-    limits = {"__slots__": (), "max_head_bytes": max_head_bytes, "incoming": IncomingBytes()}
+    limits = {
+        "__slots__": (),
+        "max_head_bytes": max_head_bytes,
+        "incoming": IncomingBytes(),
+        "turns": PipelineTurns(),
+    }
     return uvicorn.Config(
         app,
         http=type("Bounded", (HttpConnection,), limits),

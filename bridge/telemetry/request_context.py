@@ -44,7 +44,7 @@ class RequestContext:
         caller: The authenticated caller; a name, never a credential.
         token_id: The id of its token; None without one. Never logged.
         address: The address of the client, as limits count it.
-        shared: Whether that address is a proxy's that nobody configured.
+        shared: Whether that address is that of a proxy missing from the configuration.
         create_sent: Whether a create was sent to a provider for it: a repeat could create a second task.
     """
 

@@ -242,7 +242,7 @@ class Pool:
         self._count_viewers(key.upstream, -1)
 
     def _end_lingering(self, left: TaskKey) -> None:
-        """The last viewer of a task has left: end the oldest watches of whoever leaves too many behind."""
+        """The last viewer of a task has left: end the oldest watches of a party with too many."""
         request = current_request()
         shared = request is None or request.shared
         party = Party() if request is None else Party(request.caller, None if shared else request.address)
@@ -645,6 +645,6 @@ class Pool:
 
 
 def _party() -> Hashable:
-    """Who asks: the caller and address of the request being served; None outside of one."""
+    """The caller and address of the request being served; None outside of one."""
     request = current_request()
     return None if request is None else (request.caller, request.address)

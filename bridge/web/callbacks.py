@@ -28,7 +28,7 @@ class CallbackRoutes:
         upstream = self._pool.upstream(request.path_params["upstream"])
         secret = request.path_params["secret"]
         if not is_addressed(upstream, secret):
-            # before the body is read: a stranger must not make the bridge hold it
+            # before the body is read: an unauthenticated client must not fill the memory
             raise Forbidden(FORGED_SENTENCE)
         outcome = await take(
             upstream,

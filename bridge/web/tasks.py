@@ -86,9 +86,8 @@ class TaskRoutes:
             headers["Preference-Applied"] = f"wait={min(int(wait), MAX_WAIT_SECONDS)}"
         if not result.modified:
             return Response(status_code=304, headers=headers)
-        response = state_response(result.event, include, headers, result.observed_at)
-        self._limits.check_document(request, caller.name, len(response.body))
-        return response
+        await self._limits.admit_document(request, caller.name, document_bytes(result.event, include))
+        return state_response(result.event, include, headers, result.observed_at)
 
     async def by_alias(self, request: Request) -> Response:
         """`GET /v1/aliases/{upstream}/{alias}`: the state of the task with the client's own id."""
@@ -101,9 +100,8 @@ class TaskRoutes:
             key, event = await self._aliases.find(upstream, request.path_params["alias"], caller)
         location = links(key, params.root_path(request))["self"]
         headers = HEADERS | {"ETag": etag(event), "Content-Location": location}
-        response = state_response(event, include, headers, None)
-        self._limits.check_document(request, caller.name, len(response.body))
-        return response
+        await self._limits.admit_document(request, caller.name, document_bytes(event, include))
+        return state_response(event, include, headers, None)
 
 
 class TicketRoutes:
@@ -157,6 +155,12 @@ def links(key: TaskKey, root_path: str) -> dict[str, str]:
         "ws": f"{root_path}/v1/ws?task={key.upstream}/{task_id}",
         "cancel": f"{path}/cancel",
     }
+
+
+def document_bytes(event: Event, include: Include) -> int:
+    """About how many bytes the document of a state has, without encoding it."""
+    raw = len(event.state.raw or b"") if include.raw else 0
+    return raw + sum(len(output.url or "") for output in event.state.outputs)
 
 
 def state_response(

@@ -166,11 +166,15 @@ class Frames:
                 self._encoded[fmt] = data
         return data
 
+    @property
+    def large(self) -> bool:
+        """Whether its bytes are too many to be kept for as long as the event is the newest."""
+        return any(len(text) > LARGE_BYTES for _, text, _ in self._texts.values())
+
     def release(self) -> None:
-        """Drop the bytes of a large document: the event has it, and few will want them again."""
-        if any(len(text) > LARGE_BYTES for _, text, _ in self._texts.values()):
-            self._encoded.clear()
-            self._texts.clear()
+        """Drop its bytes; they are encoded again when they are needed."""
+        self._encoded.clear()
+        self._texts.clear()
 
     def marked_bytes(self, fmt: Format) -> bytes:
         """The same for a format with a mark, made from the bytes without."""

@@ -77,8 +77,8 @@ def test_the_example_is_calculated_right():
     assert pytest.approx(5000 * 20 / 120, rel=0.01) == 830
     assert pytest.approx(830 * (150 + 4 * 13) / 1e6, abs=0.01) == float(rows["states"].split("|")[1])
     assert pytest.approx(1000 * 340 / 1e6, abs=0.01) == float(rows["polls, every 5 s"].split("|")[1])
-    assert "= 580 MB" in rows["memory"]
-    assert pytest.approx(67 + 20_000 * 12.1 / 1000 + 256 * 1.048576, rel=0.01) == 580
+    assert "= 380 MB" in rows["memory"]
+    assert pytest.approx(67 + 20_000 * 12.1 / 1000 + 64 * 1.048576, rel=0.02) == 380
     assert "600 MB" in rows["disk, one day retained"]
     streams = planned("new streams")[0]
     assert f"20,000 streams at {streams:,.0f} per second: {20_000 / streams:.0f} s" in rows["after a restart"]
@@ -93,8 +93,8 @@ def test_the_limit_of_memory_is_calculated_from_the_sizing():
     assert f"| the process, without connections | {alone} MB |" in part
     assert f"| an SSE stream | {stream} KB |\n| a WebSocket | {socket} KB |" in part
     assert f"| {stays[0]:.0f} MB (SSE), {stays[1]:.0f} MB (WebSocket) |" in part
-    assert f"{alone} MB + 15,000 x {socket} KB + 256 MiB = 620 MB" in part
-    assert pytest.approx(int(alone) + 15 * socket + 256 * 1.048576, rel=0.01) == 620
+    assert f"{alone} MB + 15,000 x {socket} KB + 64 MiB = 420 MB" in part
+    assert pytest.approx(int(alone) + 15 * socket + 64 * 1.048576, rel=0.02) == 420
 
 
 def test_the_comparison_gives_the_figures_of_the_tables():

@@ -45,7 +45,7 @@ class ClientAddresses:
 
     Args:
         trusted: Addresses and networks of proxies.
-        warn: Whether to log the first proxy that nobody configured.
+        warn: Whether to log the first proxy missing from `trusted`.
 
     Raises:
         ValueError: One of them is neither.
@@ -74,9 +74,9 @@ class ClientAddresses:
         return self._is_trusted(_normalized(peer[0]) or UNKNOWN_ADDRESS)
 
     def is_shared(self, scope: Mapping[str, Any]) -> bool:
-        """Whether the peer seems to be a proxy that nobody configured: all its users have its address.
+        """Whether the peer seems to be an unknown proxy: all its users have its address.
 
-        Once `trusted_proxies` names the proxies, no other peer is taken for one: a stranger could claim to be
+        Once `trusted_proxies` names the proxies, no other peer is taken for one: any client could claim to be
         a proxy to get around the limits of its address.
         """
         if self._trusted or not any(name in _FORWARDING for name, _ in scope["headers"]):

@@ -72,7 +72,7 @@ class Limits:
     def party(self, connection: HTTPConnection, limit: str, caller: str | None = None) -> Party:
         """Whose counts of `limit` a request belongs to.
 
-        A default per address does not count what comes through a proxy that nobody configured.
+        A default per address does not count what comes through a proxy missing from the configuration.
         """
         address: str | None = self.addresses.of(connection.scope)
         if limit in self._exempt and self.addresses.is_shared(connection.scope):
@@ -151,8 +151,8 @@ class Limits:
         party = self.party(request, "max_reading_bytes", caller or ANONYMOUS.name)
         return await self._bodies.read(request, limit, party)
 
-    def check_document(self, connection: HTTPConnection, caller: str, size: int) -> None:
-        """Count the bytes of a large document that its client does not take.
+    async def admit_document(self, connection: HTTPConnection, caller: str, size: int) -> None:
+        """Wait until the client has taken its last response; count what it does not take of a large document.
 
         Call it just before the response, without waiting in between.
 
@@ -161,13 +161,14 @@ class Limits:
         """
         if size <= SMALL_BYTES:
             return
+        flow: Any = getattr(server_of(connection.scope), "flow", None)
+        if flow is not None and flow.write_paused:
+            await flow.drain()
         party = self.party(connection, "max_waiting_bytes", caller)
         scope = self._waiting.exceeded(party, size)
         if scope is not None:
             raise LimitExceeded(f"too many bytes wait for clients {scope}", retry_after=RETRY_AFTER_SECONDS)
-        count = UnsentBytes(self._waiting, party)
-        _attach(connection, count)
-        on_close(connection.scope, count.close)
+        _attach(connection, UnsentBytes(self._waiting, party))
 
     def check_unverified_key(self, connection: HTTPConnection) -> None:
         """Count one request with a provider key that no provider has accepted yet.
@@ -232,7 +233,7 @@ class Limits:
             _set_count(self._open_by_caller, slot.caller, self._open_by_caller[slot.caller] - 1)
 
     def is_exempt(self, limit: str) -> bool:
-        """Whether a limit per address does not count what comes through a proxy that nobody configured."""
+        """Whether a limit per address does not count what comes through an unknown proxy."""
         return limit in self._exempt
 
     def _open_slot(self, connection: HTTPConnection) -> ConnectionSlot:
@@ -339,8 +340,6 @@ class ConnectionSlot:
     def release(self) -> None:
         """The connection has ended."""
         self.set_watch_count(0)
-        if self._unsent is not None:
-            self._unsent.close()
         self._limits.release(self)
 
 
@@ -363,17 +362,13 @@ class UnsentBytes:
         self._quota.add(self.party, size - self._size)
         self._size = size
 
-    def close(self) -> None:
-        """The response has ended: what is left belongs to nobody who can be told."""
-        self.set(0)
-
 
 class PartyRate:
     """A rate over the whole bridge, per caller and per address; see `RateLimiter`."""
 
     def __init__(self, settings: Settings, name: str, clock: Clock) -> None:
         rates = [float(getattr(settings, name + suffix, 0)) for suffix in ("", CALLER, ADDRESS)]
-        self._total, self._callers, self._addresses = (
+        self._total, self._by_caller, self._by_address = (
             RateLimiter(rate, rate * BURST_SECONDS, clock) for rate in rates
         )
 
@@ -385,9 +380,9 @@ class PartyRate:
         """
         limiters = [(self._total, "")]
         if party.caller is not None:
-            limiters.append((self._callers, party.caller))
+            limiters.append((self._by_caller, party.caller))
         if party.address is not None:
-            limiters.append((self._addresses, party.address))
+            limiters.append((self._by_address, party.address))
         wait = max(limiter.wait(key) for limiter, key in limiters)
         if wait <= 0:
             for limiter, key in limiters:
@@ -413,9 +408,9 @@ def _check_connections(count: int, limit: int, scope: str) -> None:
         )
 
 
-def _check_rate(wait: float, who: str) -> None:
+def _check_rate(wait: float, subject: str) -> None:
     if wait > 0:
-        raise LimitExceeded(f"{who} too quickly", retry_after=wait)
+        raise LimitExceeded(f"{subject} too quickly", retry_after=wait)
 
 
 def _attach(connection: HTTPConnection, count: UnsentBytes) -> None:
@@ -424,6 +419,8 @@ def _attach(connection: HTTPConnection, count: UnsentBytes) -> None:
     # HTTP responses have their connection's flow control; a WebSocket is one object.
     flow: Any = getattr(server, "flow", server)
     if hasattr(flow, "unsent"):
+        if flow.unsent is not None:
+            flow.unsent.set(0)  # of the request before
         flow.unsent = count
 
 

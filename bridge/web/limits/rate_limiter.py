@@ -38,7 +38,7 @@ class RateLimiter:
         return max(max(self._full_at.get(key, now), now) - now - self._tolerance, 0.0)
 
     def take(self, key: str, tokens: float = 1.0) -> float:
-        """Take tokens. One is enough to take more: the others are owed, so that the next waits for longer.
+        """Take tokens. One is enough to take more: the rest is a debt, so that the next call waits longer.
 
         Returns:
             0 if they were taken, else the seconds until there is one.

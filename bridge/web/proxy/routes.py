@@ -77,7 +77,7 @@ class ProxyRoutes:
             call = ProxyCall(request, caller, upstream, match, body, answers)
             response = await self._calls[match.call](call)
             if match.call in READS:
-                self._limits.check_document(request, caller.name, len(response.body))
+                await self._limits.admit_document(request, caller.name, len(response.body))
         except BridgeError as error:
             return error_response(error)
         return response

@@ -64,8 +64,14 @@ def test_only_the_oldest_watches_of_whoever_leaves_too_many_end_early(limits, st
         model[key] = party
         ended = lingering.add(key, party)
         for one in ended:
-            mine = [other for other, owner in model.items() if _shares(owner, party, per_caller, per_address)]
-            assert one == next(iter(model)) if total and len(model) > total else one in mine or one in model
+            groups = [(list(model), total)]
+            if party.caller is not None:
+                groups.append(([key for key, own in model.items() if own.caller == party.caller], per_caller))
+            if party.address is not None:
+                groups.append(
+                    ([key for key, own in model.items() if own.address == party.address], per_address)
+                )
+            assert one in {group[0] for group, limit in groups if limit and len(group) > limit}
             model.pop(one)
         assert len(lingering) == len(model)
         assert not total or len(model) <= total
@@ -76,13 +82,6 @@ def test_only_the_oldest_watches_of_whoever_leaves_too_many_end_early(limits, st
     for key in list(model):
         lingering.remove(key)
     assert (len(lingering), lingering._of_caller, lingering._of_address) == (0, {}, {})
-
-
-def _shares(owner: Party, party: Party, per_caller: int, per_address: int) -> bool:
-    return bool(
-        (per_caller and owner.caller is not None and owner.caller == party.caller)
-        or (per_address and owner.address is not None and owner.address == party.address)
-    )
 
 
 def test_who_leaves_watches_behind_ends_its_own():

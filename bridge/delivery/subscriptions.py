@@ -164,7 +164,8 @@ class Subscriptions:
         if decision.resume is not None:
             self.metrics.resumes.labels(subscription.fmt.label, decision.resume.value).inc()
         elif wait_for_state and decision.nothing_more:
-            raise self._why_missing(request)
+            # Without its traceback, which would grow with every client that gets this exception.
+            raise self._why_missing(request).with_traceback(None)
         return pending
 
     def _decide(self, request: SubscribeRequest, latest: Sequence[Event | None]) -> Decision:

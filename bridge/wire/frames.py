@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar
 
 from bridge.core.cursor import Cursor
@@ -139,12 +139,23 @@ class Format(ABC):
         """A control event."""
 
 
-@lru_cache(1024)
 def format_of(
     kind: type[Format], include: Include = PLAIN, mark: str | None = None, *, framed: bool = False
 ) -> Format:
     """The format of this kind that all its connections share."""
-    return kind(include, mark if kind.marks_ids else None, framed=framed)
+    if mark and kind.marks_ids:
+        return _with_mark(kind, include, mark, framed=framed)
+    return _without_mark(kind, include, mark if kind.marks_ids else None, framed=framed)
+
+
+@cache
+def _without_mark(kind: type[Format], include: Include, mark: str | None, *, framed: bool) -> Format:
+    return kind(include, mark, framed=framed)
+
+
+@lru_cache(1024)  # apart: any number of lists leaves the few others alone
+def _with_mark(kind: type[Format], include: Include, mark: str, *, framed: bool) -> Format:
+    return kind(include, mark, framed=framed)
 
 
 class Frames:

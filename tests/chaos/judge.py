@@ -153,7 +153,7 @@ class Account:
         self.judge.states += 1
         if ref not in self.refs:
             self._wrong(ref, "was never asked for")
-        if event_id is not None and event_id != document["cursor"]:
+        if event_id is not None and event_id.partition(".")[0] != document["cursor"]:
             self._wrong(ref, f"came under the id {event_id} with the cursor {document['cursor']}")
         if new.offset == 0:  # the placeholder of a task nobody has seen; it is no recorded state
             if ref in self._seen or new.status != "unknown":

@@ -13,14 +13,15 @@ from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.hub import hub as hub_module
 from bridge.hub.subscription import Subscription
-from bridge.wire.frames import Format
+from bridge.wire.formats import SseFormat
+from bridge.wire.frames import Format, format_of
 from tests.fakes.hub import Scene
 from tests.fakes.loop import ManualLoop
 from tests.fakes.tasks import state
 from tests.fakes.writers import NDJSON, SSE, RecordingWriter
 
 KEYS = [TaskKey("qingbo", f"task-{number}") for number in range(4)]
-FORMS = [SSE, NDJSON]
+FORMS = [SSE, NDJSON, *(format_of(SseFormat, mark=mark) for mark in ("abcd2345", "efgh2345"))]
 asked_for = st.lists(st.sampled_from(KEYS), min_size=1, max_size=4, unique=True)
 some = st.integers(0, 1_000_000)
 
@@ -38,7 +39,7 @@ class Client:
 
     def states(self) -> list[tuple[TaskKey, int]]:
         """The task and the offset of every state written."""
-        if self.writer.fmt is SSE:
+        if isinstance(self.writer.fmt, SseFormat):
             documents = [orjson.loads(one.data) for one in self.writer.events if one.name is None]
         else:
             lines = [orjson.loads(line) for line in self.writer.sent.splitlines()]
@@ -50,7 +51,7 @@ class Client:
 
     def controls(self) -> list[str]:
         """The names of the control events written."""
-        if self.writer.fmt is SSE:
+        if isinstance(self.writer.fmt, SseFormat):
             return [one.name for one in self.writer.events if one.name is not None]
         lines = [orjson.loads(line) for line in self.writer.sent.splitlines()]
         return [line["event"] for line in lines if "event" in line]
@@ -96,7 +97,7 @@ class AnyCrowd(RuleBasedStateMachine):
     def a_crowd_is_there(self, crowd: int, size: int) -> None:
         hub_module.SLICE = size
         for number in range(crowd):
-            self.arrive(KEYS, FORMS[number % 2])
+            self.arrive(KEYS, FORMS[number % 4])
             self.begin(number)
 
     @rule(keys=asked_for, form=st.sampled_from(FORMS))
@@ -181,6 +182,15 @@ class AnyCrowd(RuleBasedStateMachine):
                 newest = self.newest.get(key)
                 if newest is not None and newest.cursor.offset <= cursor:
                     assert given.get(key) == newest.cursor.offset, "the cursor went over a state never sent"
+
+    @invariant()
+    def an_id_is_the_cursor_with_the_mark_of_its_own_list(self) -> None:
+        for client in self.clients:
+            fmt = client.writer.fmt
+            if isinstance(fmt, SseFormat):
+                states = [one for one in client.writer.events if one.name is None]
+                ids = [fmt.event_id(orjson.loads(one.data)["cursor"]) for one in states]
+                assert ids == [one.id for one in states]
 
     @invariant()
     def interest_is_counted_exactly(self) -> None:

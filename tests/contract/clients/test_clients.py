@@ -2,8 +2,8 @@
 
 How each of them stops, which is what their users are to be told:
 
-- `eventsource`, `eventsource-client`, `aiohttp-sse-client2` and `requests-sse` come back a day after the end (at
-  once in this test), are answered 204 and stop for good (the Python ones by an exception that their own examples
+- `eventsource`, `eventsource-client`, `aiohttp-sse-client2` and `requests-sse` come back a day after the end
+  (here at once), are answered 204 and stop for good (the Python ones by an exception that their own examples
   catch);
 - `@microsoft/fetch-event-source` and `launchdarkly-eventsource` retry a 204 for ever: leave on `end`;
 - `httpx-sse`, `curl` and the `openai` client end with the stream; a WebSocket stays open: leave on `done`.

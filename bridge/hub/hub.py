@@ -536,7 +536,7 @@ class Hub:
                 size += len(frames[-1])
             except Exception:
                 logger.exception("state cannot be written", extra={"task": state.channel.key.ref})
-                # Its other tasks go on.
+                # Its other tasks continue.
                 subscription.pending[state.channel] = again
                 subscription.waiting = True
                 self._stuck[subscription] = None

@@ -384,7 +384,10 @@ async def _logged(
         fields |= _outcome(result)
         return result
     finally:
-        logger.info(f"{call} answered", extra=fields)  # noqa: G004 - one of two constants
+        if call == "submit":
+            logger.info("submit answered", extra=fields)
+        else:
+            logger.info("cancel answered", extra=fields)
 
 
 def _outcome(result: object) -> dict[str, object]:

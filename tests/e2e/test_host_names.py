@@ -32,7 +32,6 @@ STRANGE = [
     "bridge.example.com.evil.example",
     "127.0.0.1.nip.io",
     "corp.example",
-    "x]y.z",
 ]
 REFUSED = "host name refused"
 PATHS = [

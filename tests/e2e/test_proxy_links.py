@@ -260,8 +260,6 @@ async def test_links_of_a_gateway_its_provider_and_the_public_address() -> None:
     [
         ({"Host": "127.0.0.1:9"}, "http://127.0.0.1:9"),
         ({"Host": "[::1]:9", "X-Forwarded-Proto": "http, https"}, "https://[::1]:9"),
-        ({"Host": "a b"}, ""),
-        ({"Host": "evil@x/y"}, ""),
     ],
 )
 async def test_links_have_the_address_by_which_the_client_came(headers: dict[str, str], base: str) -> None:
@@ -269,6 +267,8 @@ async def test_links_have_the_address_by_which_the_client_came(headers: dict[str
         fal.answers[f"GET {AT}/status"] = fal_document("IN_PROGRESS")
         reply = await call(bridge, "GET", f"/proxy/fal{AT}/status", headers=headers)
         assert reply.json["status_url"] == f"{base}/proxy/fal{AT}/status"
+        for host in ("a b", "evil@x/y"):
+            assert (await call(bridge, "GET", f"/proxy/fal{AT}/status", headers={"Host": host})).status == 400
 
 
 @pytest.mark.parametrize(

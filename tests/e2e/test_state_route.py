@@ -110,7 +110,6 @@ async def test_observed_at_moves_while_the_state_stays(scene: Scene) -> None:
 IDS = [
     "operations/veo 3/abc",
     "100%",
-    "a%2Fb",
     "\u4efb\u52a1-\u00fc",
     "a?b#c&d=e",
     "a..b/..c/d",

@@ -16,7 +16,7 @@ from bridge.config.settings import Settings
 from bridge.core.cursor import Cursor, mark_of
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.merge import unknown
-from bridge.core.resume import Decision, Resume, decide
+from bridge.core.resume import Decision, Resume, decide, is_seen
 from bridge.core.task import Status, TaskKey
 from bridge.core.watch import NO_LINK_SENTENCE
 from bridge.delivery.history import Pace, Replay
@@ -209,7 +209,7 @@ class Subscriptions:
             return
         after = position.after
         if request.history:
-            replay = Replay(self.journal, self.hub, self.clock, self.metrics, first=preface, retry=retry)
+            replay = Replay(self.journal, self.hub, self.clock, preface=preface, retry=retry)
             recorded = await self.journal.history(request.keys, after or 0)
             reached = await replay.run(subscription, recorded, pace=request.pace, has_room=request.has_room)
             if reached:
@@ -245,16 +245,14 @@ class Subscriptions:
     def _backlogs(
         self, pending: PendingSubscription, events: Sequence[Event], after: int | None
     ) -> dict[TaskKey, Backlog]:
-        recorded: dict[TaskKey, list[Event]] = {key: [] for key in pending.request.keys}
-        for event in events:
-            recorded[event.key].append(event)
         floor = -1 if after is None else after
-        # A WebSocket has no status 204: the end of a finished task is sent again instead.
+        backlogs = {key: Backlog(None, floor) for key in pending.request.keys}
+        # A WebSocket has no status 204: the end that the client saw on another connection is sent again.
         repeats_end = pending.subscription.fmt.stays_open
-        return {
-            key: Backlog(states, -1 if repeats_end and states and states[-1].state.status.final else floor)
-            for key, states in recorded.items()
-        }
+        for event in events:
+            repeated = repeats_end and event.state.status.final and is_seen(event, pending.decision.position)
+            backlogs[event.key] = Backlog(event, -1 if repeated else floor)
+        return backlogs
 
     async def read_or_poll(self, key: TaskKey) -> Event:
         """The newest event of a task; a task without a running watch is polled first.

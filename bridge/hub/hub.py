@@ -184,12 +184,36 @@ class Hub:
             self._metrics.notices.labels(notice.code.value).inc()
         self.flush(subscription)
 
+    def replay(
+        self,
+        subscription: Subscription,
+        events: Sequence[Event],
+        *,
+        preface: bytes = b"",
+        retry: int | None = None,
+    ) -> None:
+        """Send recorded states of tasks that were joined, oldest first; before `begin`.
+
+        What is recorded meanwhile follows with `begin`, only the newest state of each task.
+
+        Args:
+            events: All of the portion before must have been written (`Subscription.replayed` is empty).
+            preface: Bytes to send first, in the same write.
+            retry: Milliseconds for the `retry:` field of the first block.
+        """
+        if subscription.closing is not None:
+            return
+        subscription.preface += preface
+        subscription.retry = retry
+        subscription.replayed = events
+        self.flush(subscription)
+
     def send_placeholders(self, subscription: Subscription, events: Sequence[Event]) -> None:
         """Send the state `unknown` of tasks without any recorded state, unless one arrived meanwhile."""
         for event in events:
             channel = subscription.channels.get(event.key)
             if channel is not None and channel.latest is None and channel.includes(subscription):
-                subscription.pending[channel] = Backlog([event])
+                subscription.pending[channel] = Backlog(event)
         self.flush(subscription)
 
     def unsubscribe(self, subscription: Subscription, key: TaskKey) -> None:
@@ -213,6 +237,7 @@ class Hub:
         subscription.write = _discard
         for key in list(subscription.channels):
             self.unsubscribe(subscription, key)
+        subscription.replayed = ()
         subscription.pending.clear()
         subscription.pending_notices.clear()
         self._stuck.pop(subscription, None)
@@ -444,10 +469,7 @@ class Hub:
         for subscription in list(members):
             if subscription.sent_offset < frames.event.cursor.offset:
                 subscription.mark_pending(channel)
-                if not subscription.waiting:
-                    # Nothing newer overtakes it.
-                    subscription.waiting = True
-                    asyncio.get_running_loop().call_soon(self._resume, subscription)
+                self._resume_soon(subscription)  # nothing newer overtakes it
 
     def _close_task(self, subscription: Subscription, channel: Channel[Subscription]) -> None:
         """Unsubscribe from a finished or missing task; close the connection if it was the last one.
@@ -474,6 +496,8 @@ class Hub:
         try:
             if subscription.flow.write_paused:
                 self._resume_when_writable(subscription)
+            elif subscription.replayed:
+                self._flush_replayed(subscription)
             else:
                 self._flush(subscription)
         except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
@@ -491,9 +515,7 @@ class Hub:
         burst, subscription.preface = [subscription.preface, *states], b""
         if more:
             subscription.pending_notices, notices = notices, {}
-            if not subscription.waiting:
-                subscription.waiting = True
-                asyncio.get_running_loop().call_soon(self._resume, subscription)
+            self._resume_soon(subscription)
         burst += [self._notice_frame(subscription, key, notice) for (key, _), notice in notices.items()]
         # Frames batched in this round are older than anything pending, so they go first (rule 2).
         batched = b"".join(self._batched.pop(subscription, ()))
@@ -515,6 +537,33 @@ class Hub:
             if code is NoticeCode.TASK_NOT_FOUND and missing is not None:
                 self._close_task(subscription, missing)
 
+    def _flush_replayed(self, subscription: Subscription) -> None:
+        """Write one burst of recorded states; the rest of them follows before anything else."""
+        fmt = subscription.fmt
+        burst, subscription.preface = [subscription.preface], b""
+        size = position = states = 0
+        events = subscription.replayed
+        while position < len(events) and size < BURST_BYTES:
+            event = events[position]
+            position += 1
+            try:
+                frame = Frames(event).payload_for(fmt, retry=subscription.retry)
+            except Exception:
+                # The states behind it continue; the newest one of its task is pending.
+                logger.exception("state cannot be written", extra={"task": event.key.ref})
+                continue
+            burst.append(frame)
+            size += len(frame)
+            states += 1
+            subscription.retry = None
+            subscription.sent_offset = event.cursor.offset
+        subscription.replayed = events[position:]
+        if subscription.replayed or subscription.pending or subscription.pending_notices:
+            self._resume_soon(subscription)
+        subscription.counts += ONE_EVENT * states
+        self._metrics.sent(fmt.label, states)
+        self.write(subscription, fmt.pack(b"".join(burst)))
+
     def _states_due(
         self, subscription: Subscription, due: Mapping[Channel[Subscription], Backlog | None]
     ) -> tuple[list[bytes], bool]:
@@ -526,7 +575,7 @@ class Hub:
         size = 0
         more = False
         for state in sorted(_due_states(due), key=lambda state: state.offset):
-            again = Backlog([state.frames.event]) if state.first else None
+            again = Backlog(state.frames.event) if state.first else None
             if size >= BURST_BYTES:
                 more = True
                 subscription.pending[state.channel] = again
@@ -570,6 +619,11 @@ class Hub:
         stuck, self._stuck = self._stuck, {}
         for subscription in stuck:
             self._resume(subscription)
+
+    def _resume_soon(self, subscription: Subscription) -> None:
+        if not subscription.waiting:
+            subscription.waiting = True
+            asyncio.get_running_loop().call_soon(self._resume, subscription)
 
     def _resume_when_writable(self, subscription: Subscription) -> None:
         if not subscription.waiting and subscription.writer is not None:
@@ -661,19 +715,19 @@ def _due_states(pending: Mapping[Channel[Subscription], Backlog | None]) -> Iter
             if channel.frames is not None:
                 yield _Due(channel.offset, channel, channel.frames, first=False)
             continue
-        newest = channel.frames
-        for event in backlog.events:
-            if event.cursor.offset == 0:
-                if newest is None:  # a placeholder, which nothing has replaced
-                    yield _Due(0, channel, Frames(event), first=True)
-                continue
+        newest, event = channel.frames, backlog.event
+        known = 0
+        if event is not None and event.cursor.offset == 0:
+            if newest is None:  # a placeholder, which nothing has replaced
+                yield _Due(0, channel, Frames(event), first=True)
+        elif event is not None:
+            known = event.cursor.offset
             channel.update(event)
-            if event.cursor.offset > backlog.floor:
+            if known > backlog.floor:
                 # With the channel's own frames, subscribers that join between two polls share one encoding.
-                shared = channel.frames if channel.offset == event.cursor.offset else None
-                yield _Due(event.cursor.offset, channel, shared or Frames(event), first=True)
+                shared = channel.frames if channel.offset == known else None
+                yield _Due(known, channel, shared or Frames(event), first=True)
         # The journal was read a moment ago; the channel may have received a newer event meanwhile.
-        known = max((event.cursor.offset for event in backlog.events), default=0)
         if newest is not None and newest.event.cursor.offset > max(known, backlog.floor):
             yield _Due(newest.event.cursor.offset, channel, newest, first=True)
 

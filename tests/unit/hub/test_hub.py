@@ -200,9 +200,46 @@ async def test_history_comes_in_journal_order_before_what_follows(scene: Scene) 
     writer = RecordingWriter()
     subscription = scene.place(writer)
     scene.hub.join(subscription, [TASK, OTHER])
+    scene.hub.replay(subscription, kept[:3], preface=b": ok\n", retry=1500)
     await scene.tell(OTHER, state(progress=9))
-    scene.begin(subscription, kept, [TASK, OTHER])
+    scene.hub.replay(subscription, kept[3:])
+    scene.begin(subscription, kept, [TASK, OTHER], after=kept[-1].cursor.offset)
     assert progress(writer) == [0, 1, 2, 3, 9]
+    assert cursors(writer) == sorted(cursors(writer))
+    assert writer.sent.startswith(b": ok\nretry: 1500\n")
+    assert writer.sent.count(b"retry:") == 1
+    assert subscription.events == 5
+
+
+async def test_a_full_buffer_holds_back_a_replay_and_nothing_overtakes_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "BURST_BYTES", 1)  # one state a write
+    kept = [await scene.tell(TASK, state(progress=number)) for number in range(4)]
+    writer = RecordingWriter()
+    subscription = scene.place(writer)
+    scene.hub.join(subscription, [TASK])
+    scene.hub.replay(subscription, kept)
+    assert progress(writer) == [0]
+    writer.pause()
+    await scene.tell(TASK, state(progress=4))
+    scene.begin(subscription, kept[-1:], [TASK], after=kept[-1].cursor.offset)
+    await scene.tell(TASK, state(progress=5))
+    assert progress(writer) == [0]
+    writer.wake()
+    for _ in range(5):
+        await settle()
+    assert progress(writer) == [0, 1, 2, 3, 5], "only what was recorded meanwhile is conflated"
+
+
+async def test_a_recorded_state_that_cannot_be_written_is_left_out_of_a_replay(scene: Scene) -> None:
+    kept = [await scene.tell(TASK, state(progress=number)) for number in range(3)]
+    broken = Event(TASK, kept[1].cursor, state(progress=object()))
+    writer = RecordingWriter()
+    subscription = scene.place(writer)
+    scene.hub.join(subscription, [TASK])
+    scene.hub.replay(subscription, [kept[0], broken, kept[2]])
+    assert progress(writer) == [0, 2]
 
 
 async def test_a_placeholder_is_sent_only_while_nothing_better_is_known(scene: Scene) -> None:

@@ -76,7 +76,8 @@ class Hub:
             for fmt, group in channel.groups.items():
                 self._metrics.conflated.labels(fmt.label).inc(len(group))
         channel.update(event)
-        channel.revoke_notices()
+        if channel.notices:
+            channel.revoke_notices()
         self._dirty[channel] = None
         if self._broadcasting is None:
             # Not at once: a group commit records many events in one turn, and rule 3 joins them.
@@ -325,8 +326,10 @@ class Hub:
         while self._dirty:
             # The round keeps the events it began with. An event recorded during the round waits for the
             # next one: written early, it would overtake older events of other tasks (rule 2).
-            batch = [(channel, channel.frames) for channel in sorted(self._dirty, key=_channel_offset)]
-            self._dirty = {}
+            dirty, self._dirty = list(self._dirty), {}
+            if len(dirty) > 1:
+                dirty.sort(key=_channel_offset)
+            batch = [(channel, channel.frames) for channel in dirty]
             ended: list[tuple[Subscription, Channel[Subscription]]] = []
             for channel, frames in batch:
                 if frames is None:
@@ -362,7 +365,8 @@ class Hub:
         """
         sent: dict[str, int] = {}
         conflated: dict[str, int] = {}
-        _wake_waiters(channel, frames.event)
+        if channel.waiters:
+            _wake_waiters(channel, frames.event)
         offset = frames.event.cursor.offset
         for fmt in list(channel.groups):
             # Looked up only now: during a yield the last member of a format may have left and another joined.
@@ -370,8 +374,10 @@ class Hub:
             if group is None:
                 continue
             members = list(group)
-            data = self._encoded(channel, frames, fmt)
-            if data is None:
+            try:
+                data = frames.bytes_for(fmt.plain if fmt.mark == ANY_LIST else fmt)
+            except Exception:
+                logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
                 self._put_back(channel, members, frames)
                 continue
             label = fmt.label
@@ -399,7 +405,8 @@ class Hub:
                     ]
                 if self._writes_left <= 0:
                     yield
-        self._bound_memory(frames)
+        if frames.large:
+            self._bound_memory(frames)
         now = self._clock.monotonic()
         channel.last_write = now
         seconds = now - frames.event.observed_at if frames.event.observed_at else None
@@ -454,13 +461,6 @@ class Hub:
                 subscription.counts += ONE_EVENT  # `self.write` counts the bytes
                 self._batched.setdefault(subscription, []).append(data)
         return len(part) - waiting, skipped
-
-    def _encoded(self, channel: Channel[Subscription], frames: Frames, fmt: Format) -> bytes | None:
-        try:
-            return frames.bytes_for(fmt.plain if fmt.mark == ANY_LIST else fmt)
-        except Exception:
-            logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
-            return None
 
     def _put_back(
         self, channel: Channel[Subscription], members: Iterable[Subscription], frames: Frames
@@ -589,13 +589,12 @@ class Hub:
                 subscription.pending[state.channel] = again
                 subscription.waiting = True
                 self._stuck[subscription] = None
-            self._bound_memory(state.frames)
+            if state.frames.large:
+                self._bound_memory(state.frames)
         return frames, more
 
     def _bound_memory(self, frames: Frames) -> None:
         """Keep the bytes of a few large documents only: the event has each of them already."""
-        if not frames.large:
-            return
         self._large.pop(frames, None)
         self._large[frames] = None
         if len(self._large) > MAX_LARGE:

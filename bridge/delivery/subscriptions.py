@@ -49,6 +49,9 @@ class SubscribeRequest:
         unverified: Requested tasks that may not be shown, with the reason.
         pace: Counts bytes of history; returns the seconds to wait before they may be read.
         has_room: Whether a first burst of so many bytes may wait for the client.
+
+    Attributes:
+        mark: What the event ids of this list carry; None for a request that names one task.
     """
 
     keys: Sequence[TaskKey]
@@ -58,11 +61,12 @@ class SubscribeRequest:
     pace: Pace = lambda _: 0.0
     has_room: Callable[[int], bool] = lambda _: True
 
-    @property
-    def mark(self) -> str | None:
-        """What the event ids of this list carry; None for a request that names one task."""
+    mark: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
         # Of the tasks that are shown: one that may be seen later is then sent at any offset.
-        return mark_of(self.keys) if len(self.keys) + len(self.unverified) > 1 else None
+        several = len(self.keys) + len(self.unverified) > 1
+        object.__setattr__(self, "mark", mark_of(self.keys) if several else None)
 
 
 @dataclass(slots=True)

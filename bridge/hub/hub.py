@@ -509,9 +509,10 @@ class Hub:
         notices, subscription.pending_notices = subscription.pending_notices, {}
         # Events that a broadcast is about to write belong to the same burst: what follows them here would
         # move the cursor past them.
-        channels = subscription.channels.values()
-        held = dict.fromkeys(one for one in channels if _is_unsent(subscription, one))
-        states, more = self._states_due(subscription, held | pending)
+        for channel in subscription.channels.values():
+            if channel not in pending and _is_unsent(subscription, channel):
+                pending[channel] = None
+        states, more = self._states_due(subscription, pending)
         burst, subscription.preface = [subscription.preface, *states], b""
         if more:
             subscription.pending_notices, notices = notices, {}
@@ -522,12 +523,13 @@ class Hub:
         self.write(subscription, batched + fmt.pack(b"".join(burst)))
         self._metrics.sent(fmt.label, len(states))
         subscription.counts += ONE_EVENT * len(states)
-        sent = [channel for channel in chain(pending, held) if channel not in subscription.pending]
+        sent = [channel for channel in pending if channel not in subscription.pending]
         for channel in sent:
             # A broadcast under way skips the subscription for offsets up to this one; without that, it would
             # send an older state after a newer one.
-            channel.add(subscription, channel.offset)
-            subscription.sent_offset = max(subscription.sent_offset, channel.offset)
+            offset = channel.offset
+            channel.add(subscription, offset)
+            subscription.sent_offset = max(subscription.sent_offset, offset)
         # Tasks close after the write, so that the end frame follows their final states.
         for channel in sent:
             if channel.latest is not None and channel.latest.state.status.final:

@@ -79,7 +79,7 @@ class ClientAddresses:
         Once `trusted_proxies` names the proxies, no other peer is taken for one: any client could claim to be
         a proxy to get around the limits of its address.
         """
-        if self._trusted or not any(name in _FORWARDING for name, _ in scope["headers"]):
+        if self._trusted or not _FORWARDING.intersection([name for name, _ in scope["headers"]]):
             return False
         if self._warn:
             self._warn = False

@@ -195,7 +195,7 @@ class Limits:
         if rated:
             _check_rate(self._streams.take(Party(caller)), "this caller opens streams")
         self._open_by_caller[caller] = of_caller + 1
-        slot.caller = caller
+        slot.whose = Party(caller, slot.whose.address)
 
     def change_watch_count(self, slot: ConnectionSlot, before: int, after: int) -> None:
         """Count that a connection watches `after` tasks instead of `before`.
@@ -228,9 +228,11 @@ class Limits:
     def release(self, slot: ConnectionSlot) -> None:
         """Count a connection no longer."""
         self._open -= 1
-        _set_count(self._open_by_address, slot.address, self._open_by_address[slot.address] - 1)
-        if slot.caller is not None:
-            _set_count(self._open_by_caller, slot.caller, self._open_by_caller[slot.caller] - 1)
+        caller, address = slot.whose
+        assert address is not None
+        _set_count(self._open_by_address, address, self._open_by_address[address] - 1)
+        if caller is not None:
+            _set_count(self._open_by_caller, caller, self._open_by_caller[caller] - 1)
 
     def is_exempt(self, limit: str) -> bool:
         """Whether a limit per address does not count what comes through an unknown proxy."""
@@ -255,23 +257,23 @@ class ConnectionSlot:
     """One counted connection.
 
     Attributes:
-        caller: Whose connection it is; None until the caller is known.
+        whose: Its caller, once known, and its address.
     """
 
-    __slots__ = ("_limits", "_shared", "_unsent", "_watch_count", "address", "caller")
+    __slots__ = ("_limits", "_shared", "_unsent", "_watch_count", "whose")
 
     def __init__(self, limits: Limits, address: str, *, shared: bool = False) -> None:
         self._limits = limits
         self._shared = shared
         self._unsent: UnsentBytes | None = None
-        self.address = address
-        self.caller: str | None = None
+        self.whose = Party(None, address)
         self._watch_count = 0
 
     def party(self, limit: str) -> Party:
         """Whose counts of `limit` the connection belongs to."""
-        exempt = self._shared and self._limits.is_exempt(limit)
-        return Party(self.caller, None if exempt else self.address)
+        if self._shared and self._limits.is_exempt(limit):
+            return Party(self.whose.caller)
+        return self.whose
 
     def assign_to_caller(self, caller: str) -> None:
         """Count the connection as a new stream of `caller`.
@@ -289,7 +291,7 @@ class ConnectionSlot:
         Raises:
             LimitExceeded: Its caller would watch too many; the count is unchanged.
         """
-        if self.caller is not None:
+        if self.whose.caller is not None:
             self._limits.change_watch_count(self, self._watch_count, tasks)
             self._watch_count = tasks
 
@@ -368,8 +370,9 @@ class PartyRate:
 
     def __init__(self, settings: Settings, name: str, clock: Clock) -> None:
         rates = [float(getattr(settings, name + suffix, 0)) for suffix in ("", CALLER, ADDRESS)]
+        # Without those that are off: each request takes of several rates.
         self._total, self._by_caller, self._by_address = (
-            RateLimiter(rate, rate * BURST_SECONDS, clock) for rate in rates
+            RateLimiter(rate, rate * BURST_SECONDS, clock) if rate else None for rate in rates
         )
 
     def take(self, party: Party, tokens: float = 1.0) -> float:
@@ -378,16 +381,19 @@ class PartyRate:
         Returns:
             0 if they were taken, else the seconds to wait; nothing was taken then.
         """
-        limiters = [(self._total, "")]
-        if party.caller is not None:
+        limiters: list[tuple[RateLimiter, str]] = []
+        if self._total is not None:
+            limiters.append((self._total, ""))
+        if self._by_caller is not None and party.caller is not None:
             limiters.append((self._by_caller, party.caller))
-        if party.address is not None:
+        if self._by_address is not None and party.address is not None:
             limiters.append((self._by_address, party.address))
-        wait = max(limiter.wait(key) for limiter, key in limiters)
-        if wait <= 0:
-            for limiter, key in limiters:
-                limiter.take(key, tokens)
-        return wait
+        if len(limiters) > 1:
+            wait = max([limiter.wait(key) for limiter, key in limiters])
+            if wait > 0:
+                return wait
+        # `take` of a single one checks it itself.
+        return max([limiter.take(key, tokens) for limiter, key in limiters], default=0.0)
 
 
 def quota(settings: Settings, name: str, *, oversize: bool = False) -> Quota:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from bridge.clock import Clock
 from bridge.config.settings import Settings
@@ -189,7 +189,7 @@ class Subscriptions:
         if decision.nothing_more and not all(isinstance(error, TaskNotFound) for error in hidden):
             # A task that may be shown later: the stream has a notice about it.
             resume = None if decision.resume is None else Resume.CURRENT
-            return replace(decision, resume=resume, nothing_more=False)
+            return decision._replace(resume=resume, nothing_more=False)
         return decision
 
     def _why_missing(self, request: SubscribeRequest) -> BridgeError:

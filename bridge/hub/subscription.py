@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import TaskKey
@@ -56,8 +56,7 @@ class ConnectionWriter(Protocol):
         """Close immediately and discard the write buffer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(NamedTuple):
     """What a connection has to be sent of one task before it follows its broadcasts.
 
     Args:

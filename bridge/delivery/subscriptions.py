@@ -219,32 +219,32 @@ class Subscriptions:
             if reached:
                 # What it has been sent begins the stream: the newest states follow only where they are newer.
                 preface, retry, after = b"", None, reached
-        if any(error.retryable for error in request.unverified.values()):
+        if request.unverified and any(error.retryable for error in request.unverified.values()):
             # The check failed only for now. Closed early, the client reconnects and is checked again.
             subscription.ends_at = min(subscription.ends_at, self.clock.monotonic() + RECHECK_SECONDS)
         new = [key for key, event in zip(request.keys, pending.latest, strict=True) if event is None]
-        links_expire_before = self.clock.time() + LINKS_EXPIRE_SOON_SECONDS
-        remarks = [
-            (event.key, Notice(NoticeCode.LINKS_EXPIRING, LINKS_EXPIRING_SENTENCE))
-            for event in events
-            if any(
-                output.expires_at is not None and output.expires_at < links_expire_before
-                for output in event.state.outputs
-            )
-        ]
-        # While its watch lingers, the task's own notice says why.
-        remarks += [
-            (event.key, Notice(NoticeCode.RESULT_UNAVAILABLE, NO_LINK_SENTENCE, retriable=False))
-            for event in events
-            if event.state.status is Status.COMPLETED
-            and not all(output.fetchable for output in event.state.outputs)
-            and not self.hub.is_noticed(event.key, NoticeCode.RESULT_UNAVAILABLE)
-        ]
-        remarks += [(key, denied_notice(error)) for key, error in request.unverified.items()]
+        remarks = self._remarks(request, events)
         backlogs = self._backlogs(pending, events, after)
         self.hub.begin(subscription, backlogs, preface=preface, remarks=remarks, retry=retry)
         if new and pending.decision.resume is not Resume.CURRENT:
             self._send_placeholders(pending, new)
+
+    def _remarks(self, request: SubscribeRequest, events: Sequence[Event]) -> list[tuple[TaskKey, Notice]]:
+        """The notices about its tasks that are for this client alone."""
+        remarks: list[tuple[TaskKey, Notice]] = []
+        links_expire_before = self.clock.time() + LINKS_EXPIRE_SOON_SECONDS
+        for key, state in [(event.key, event.state) for event in events if event.state.outputs]:
+            expiries = [output.expires_at for output in state.outputs if output.expires_at is not None]
+            if expiries and min(expiries) < links_expire_before:
+                remarks.append((key, Notice(NoticeCode.LINKS_EXPIRING, LINKS_EXPIRING_SENTENCE)))
+            lacks_link = not all(output.fetchable for output in state.outputs)
+            # While its watch lingers, the task's own notice says why.
+            told = self.hub.is_noticed(key, NoticeCode.RESULT_UNAVAILABLE)
+            if state.status is Status.COMPLETED and lacks_link and not told:
+                notice = Notice(NoticeCode.RESULT_UNAVAILABLE, NO_LINK_SENTENCE, retriable=False)
+                remarks.append((key, notice))
+        remarks += [(key, denied_notice(error)) for key, error in request.unverified.items()]
+        return remarks
 
     def _backlogs(
         self, pending: PendingSubscription, events: Sequence[Event], after: int | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from bridge.clock import Clock
 from bridge.core.event import Closing, Notice, NoticeCode
@@ -80,12 +80,24 @@ class Connections(ABC):
         if more:
             subscription.pending_notices, notices = notices, {}
             self.resume_soon(subscription)
-        burst += [self._notice_frame(subscription, key, notice) for (key, _), notice in notices.items()]
-        # Frames batched in this round are older than anything pending, so they go first (rule 2).
-        batched = b"".join(self.batched.pop(subscription, ()))
-        self.write(subscription, batched + fmt.pack(b"".join(burst)))
+        if notices:
+            burst += [self._notice_frame(subscription, key, notice) for (key, _), notice in notices.items()]
+        data = fmt.pack(b"".join(burst))
+        if self.batched:
+            # Frames batched in this round are older than anything pending, so they go first (rule 2).
+            data = b"".join([*self.batched.pop(subscription, ()), data])
+        self.write(subscription, data)
         self._metrics.sent(fmt.label, len(states))
         subscription.counts += ONE_EVENT * len(states)
+        self._flushed(subscription, pending, notices)
+
+    def _flushed(
+        self,
+        subscription: Subscription,
+        pending: Iterable[Channel[Subscription]],
+        notices: Iterable[tuple[TaskKey, NoticeCode]],
+    ) -> None:
+        """Record what a flush has written, and close the tasks that it ended."""
         sent = [channel for channel in pending if channel not in subscription.pending]
         for channel in sent:
             # A broadcast under way skips the subscription for offsets up to this one; without that, it would

@@ -117,16 +117,20 @@ class Exchange(RequestResponseCycle):
             self.keep_alive = False
         self.waiting_for_100_continue = False
         status: int = message["status"]
-        content = [STATUS_LINE[status]]
+        headers = [*self.default_headers, *message.get("headers", ())]
+        kept, made = _kept_line, _line
+        lines = [
+            kept(name, value) if len(value) <= _MAX_KEPT else made(name, value) for name, value in headers
+        ]
+        content = [STATUS_LINE[status], *lines]
         says_close = False
-        for given, value in [*self.default_headers, *message.get("headers", ())]:
-            content.append((_kept_line if len(value) <= _MAX_KEPT else _line)(given, value))
-            name = given.lower()
-            if name == b"content-length" and self.chunked_encoding is None:
-                self.expected_content_length = int(value)
-                self.chunked_encoding = False
-            elif name == b"connection" and b"close" in value.lower():
-                self.keep_alive, says_close = False, True
+        fields = [name.lower() for name, _ in headers]
+        if b"content-length" in fields and self.chunked_encoding is None:
+            self.expected_content_length = int(headers[fields.index(b"content-length")][1])
+            self.chunked_encoding = False
+        if b"connection" in fields:
+            says_close = b"close" in headers[fields.index(b"connection")][1].lower()
+            self.keep_alive = self.keep_alive and not says_close
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
             # HTTP/1.0 has no chunks (RFC 9112 section 6.1): there the end of the connection ends the body.
             self.chunked_encoding = self.scope["http_version"] != "1.0"

@@ -622,8 +622,8 @@ class Watch:
             self.interval = max(self.interval, self.pace.max_seconds)
         self.due = now + self.interval
         if self._poll_requested:
-            # The request came while this poll was running, which may have read the state before the change. It
-            # hurries the next poll and delays none: callbacks without end ask for one a second later each.
+            # The request came while this poll was running, which may have read the state before the change.
+            # It hurries the next poll and delays none: callbacks without end ask for one a second later each.
             self.due = min(self.due, max(now, self._poll_requested_at))
         elif now < self._stream_alive_at + self.pace.max_seconds:
             self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))

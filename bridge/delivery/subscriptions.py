@@ -47,6 +47,7 @@ class SubscribeRequest:
         token: The last event id the client sent.
         history: Whether to send all recorded states first instead of only the newest.
         unverified: Requested tasks that may not be shown, with the reason.
+        refused: How many more tasks of the same list were refused already.
         pace: Counts bytes of history; returns the seconds to wait before they may be read.
         has_room: Whether a first burst of so many bytes may wait for the client.
     """
@@ -55,6 +56,7 @@ class SubscribeRequest:
     token: str | None = None
     history: bool = False
     unverified: Mapping[TaskKey, BridgeError] = field(default_factory=dict)
+    refused: int = 0
     pace: Pace = lambda _: 0.0
     has_room: Callable[[int], bool] = lambda _: True
 
@@ -62,7 +64,8 @@ class SubscribeRequest:
     def mark(self) -> str | None:
         """What the event ids of this list carry; None for a request that names one task."""
         # Of the tasks that are shown: one that may be seen later is then sent at any offset.
-        return mark_of(self.keys) if len(self.keys) + len(self.unverified) > 1 else None
+        listed = len(self.keys) + len(self.unverified) + self.refused
+        return mark_of(self.keys) if listed > 1 else None
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from bridge.wire.frames import Format
 _NO_PARAMS = QueryParams()
 _UNWELCOME = (0.0, -1_000_000)
 _WEIGHT = re.compile(r"q\s*=\s*([01](?:\.[0-9]{0,3})?)")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\"?)(\d+(?:\.\d*)?)\1(?=$|[,;\s])")
 _MAX_WAIT = 1e6  # a number may have thousands of digits
 
@@ -56,9 +57,10 @@ def task_keys(pool: Pool, refs: Sequence[str], limit: int, account: str) -> list
     """
     if not refs:
         raise InvalidRequest("at least one task is required")
-    if limit and len(refs) > limit:
+    different = dict.fromkeys(refs)
+    if limit and len(different) > limit:
         raise InvalidRequest(f"at most {limit} tasks per connection are allowed")
-    keys = dict.fromkeys(TaskKey.parse(ref, account) for ref in refs)
+    keys = dict.fromkeys(TaskKey.parse(ref, account) for ref in different)
     for key in keys:
         pool.upstream(key.upstream)
     # rule 1 of accounts: a key must never be sent to a provider it was not meant for
@@ -143,7 +145,9 @@ def stream_format(headers: Headers, query: QueryParams) -> type[Format]:
 def _accepted(headers: Headers) -> list[tuple[str, float]]:
     """The media ranges of `Accept` with their weights (RFC 9110 section 12.5.1), in lower case."""
     ranges = []
-    for part in ",".join(headers.getlist("accept")).lower().split(","):
+    # A quoted parameter may hold a comma or a weight; it tells none of our types apart.
+    accept = _QUOTED.sub("", ",".join(headers.getlist("accept")))
+    for part in accept.lower().split(","):
         name, *parameters = (word.strip() for word in part.split(";"))
         weights = [_WEIGHT.fullmatch(parameter) for parameter in parameters if parameter.startswith("q")]
         weight = next((float(match[1]) for match in weights if match is not None), 1.0)

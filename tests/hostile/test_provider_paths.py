@@ -30,7 +30,21 @@ PRESETS = {name: load_preset(name) for name in preset_names()}
 # One of every way to write a dot, a slash and a backslash that a server is known to decode.
 WIDE_DOT, WIDE_SLASH, WIDE_BACKSLASH = "\uff0e", "\uff0f", "\uff3c"
 DOTS = (
-    *("..", "%2e%2e", "%2E.", ".%2e", "%252e%252E", "%c0%ae%c0%ae", "%u002e.", "..;", "..;x=1", ".. ", "..?q", "..#f", ".. ;x"),
+    *(
+        "..",
+        "%2e%2e",
+        "%2E.",
+        ".%2e",
+        "%252e%252E",
+        "%c0%ae%c0%ae",
+        "%u002e.",
+        "..;",
+        "..;x=1",
+        ".. ",
+        "..?q",
+        "..#f",
+        ".. ;x",
+    ),
     *(WIDE_DOT * 2, "\u2025"),
 )
 SLASHES = ("/", "%2f", "%2F", "%252F", "%c0%af", WIDE_SLASH, "\\", "%5c", "%255C", WIDE_BACKSLASH)

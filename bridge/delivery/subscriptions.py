@@ -47,6 +47,7 @@ class SubscribeRequest:
         token: The last event id the client sent.
         history: Whether to send all recorded states first instead of only the newest.
         unverified: Requested tasks that may not be shown, with the reason.
+        refused: How many more tasks of the same list were refused already.
         pace: Counts bytes of history; returns the seconds to wait before they may be read.
         has_room: Whether a first burst of so many bytes may wait for the client.
 
@@ -58,6 +59,7 @@ class SubscribeRequest:
     token: str | None = None
     history: bool = False
     unverified: Mapping[TaskKey, BridgeError] = field(default_factory=dict)
+    refused: int = 0
     pace: Pace = lambda _: 0.0
     has_room: Callable[[int], bool] = lambda _: True
 
@@ -65,7 +67,7 @@ class SubscribeRequest:
 
     def __post_init__(self) -> None:
         # Of the tasks that are shown: one that may be seen later is then sent at any offset.
-        several = len(self.keys) + len(self.unverified) > 1
+        several = len(self.keys) + len(self.unverified) + self.refused > 1
         object.__setattr__(self, "mark", mark_of(self.keys) if several else None)
 
 

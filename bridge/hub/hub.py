@@ -30,6 +30,7 @@ from bridge.wire.frames import ANY_LIST, Format, Frames
 BURST_BYTES = 128 * 1024  # of states that one flush writes; a connection takes the rest when it has drained
 MAX_LARGE = 8  # large documents whose bytes are kept for the next subscriber
 SLICE = 500  # writes before the event loop gets a turn: about 5 ms
+RESPONSE_WRITES = 50  # writes that take as long as the whole response of one long-poll
 
 logger = logging.getLogger(__name__)
 
@@ -311,6 +312,8 @@ class Hub:
                 except Exception:
                     logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
                     self._put_back(channel, chain.from_iterable(channel.groups.values()), frames)
+                if channel.waiters:
+                    yield from self._wake_waiters(channel, frames.event)
             batched, self._batched = self._batched, {}
             for subscription, written in batched.items():
                 self.write(subscription, b"".join(written))
@@ -318,6 +321,14 @@ class Hub:
             for subscription, channel in ended:
                 self._close_task(subscription, channel)
                 self._writes_left -= 1
+                if self._writes_left <= 0:
+                    yield
+
+    def _wake_waiters(self, channel: Channel[Subscription], event: Event) -> Generator[None, None, None]:
+        for waiter in list(channel.waiters):
+            if not waiter.done():  # a waiter that timed out removes itself a turn later
+                waiter.set_result(event)
+                self._writes_left -= RESPONSE_WRITES
                 if self._writes_left <= 0:
                     yield
 
@@ -337,7 +348,6 @@ class Hub:
         """
         sent: dict[str, int] = {}
         conflated: dict[str, int] = {}
-        _wake_waiters(channel, frames.event)
         offset = frames.event.cursor.offset
         for fmt in list(channel.groups):
             # Looked up only now: during a yield the last member of a format may have left and another joined.
@@ -624,12 +634,6 @@ class Hub:
                 subscription.write(data)
             except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
                 self._drop_broken(subscription, error)
-
-
-def _wake_waiters(channel: Channel[Subscription], event: Event) -> None:
-    for waiter in channel.waiters:
-        if not waiter.done():  # a waiter that timed out removes itself a turn later
-            waiter.set_result(event)
 
 
 class _Due(NamedTuple):

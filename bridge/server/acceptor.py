@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class Acceptor:
-    """Takes the place of the event loop's own server, which has other limits per turn: one, or the backlog.
+    """Takes the place of the event loop's own server, which takes one per turn, or the whole backlog.
 
-    With one, the queue of the listening socket grows behind clients that open and reset connections, and a new
-    client waits for all of it.
+    With one, the queue of the listening socket grows behind clients that open and reset connections, and a
+    new client waits for all of it.
     """
 
     def __init__(self, listener: socket.socket, make_protocol: Callable[[], asyncio.Protocol]) -> None:

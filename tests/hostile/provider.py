@@ -178,7 +178,9 @@ class FloodingProvider:
 
     def _of(self, kind: str, task_id: str, make: Callable[[str], tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
         if (kind, task_id) not in self._ready:
-            self._ready = {(kind, task_id): make(task_id)}
+            if not any(known == kind for known, _ in self._ready):
+                self._ready = {}
+            self._ready[kind, task_id] = make(task_id)
         return self._ready[kind, task_id]
 
     async def _flood(self, kind: str, head: bytes, block: bytes, writer: asyncio.StreamWriter) -> None:

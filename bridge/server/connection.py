@@ -11,6 +11,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from bridge.server.exchange import Exchange
+from bridge.server.peers import was_reset
 from bridge.server.request_head import FRAMING_FIELDS, Malformed, framing
 from bridge.server.request_limits import OVERLOADED_RESPONSE, TimeLimitedRequest, bad_request
 
@@ -70,7 +71,10 @@ class RequestTurns:
                 self._waiting.move_to_end(address)
             else:
                 del self._waiting[address]
-            self._begun += connection.continue_reading()
+            if was_reset(connection.transport):
+                connection.transport.abort()
+            else:
+                self._begun += connection.continue_reading()
         if self._waiting and not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._turn, loop)

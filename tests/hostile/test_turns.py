@@ -40,6 +40,7 @@ class Connection:
 
     def __init__(self, loop: Loop, address: str, begun: list[str]) -> None:
         self.loop, self.client, self._begun = loop, (address, 1), begun
+        self.transport = None
 
     def continue_reading(self) -> bool:
         self._begun.append(self.client[0])

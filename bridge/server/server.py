@@ -25,7 +25,7 @@ from bridge.app import Bridge
 from bridge.server.connection import HttpConnection, PipelineTurns
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.memory import MemoryTrimmer, trim_memory
-from bridge.server.peers import peer_status, watch_peers
+from bridge.server.peers import peer_status, silence_limit, watch_peers
 from bridge.server.request_limits import IncomingBytes
 
 BACKLOG = 4096
@@ -159,7 +159,7 @@ class DrainingServer(uvicorn.Server):
                         settings.request_body_timeout_seconds,
                     )
                 if (turn + number) % PEER_TURNS == 0:
-                    _check_peer(connection, settings.write_timeout_seconds)
+                    _check_peer(connection, silence_limit(settings.write_timeout_seconds))
                 if number % SLICE == 0:
                     await asyncio.sleep(0)
 
@@ -208,12 +208,12 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True  # after a failed drain too, or the process would never end
 
 
-def _check_peer(connection: Any, timeout: float) -> None:
+def _check_peer(connection: Any, silence: float) -> None:
     """End a connection whose client has vanished, or has left while we do not read from it."""
     if connection.transport.is_closing():
         return
     has_closed, silent_seconds = peer_status(connection.transport)
-    if silent_seconds >= timeout:
+    if silent_seconds >= silence:
         connection.transport.abort()
     elif has_closed:
         if isinstance(connection, HttpConnection):

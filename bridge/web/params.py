@@ -25,6 +25,7 @@ _MAX_KEPT_ACCEPT = 200
 _WEIGHT = re.compile(r"q\s*=\s*([01](?:\.[0-9]{0,3})?)")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\"?)(\d+(?:\.\d*)?)\1(?=$|[,;\s])")
+_ANY_WAIT = re.compile(r"(?:^|[,;\s])wait(?=$|[,;\s=])")
 _MAX_WAIT = 1e6  # a number may have thousands of digits
 
 
@@ -174,9 +175,13 @@ def _weight(content_type: str, ranges: list[tuple[str, float]]) -> tuple[float, 
 
 
 def preferred_wait(headers: Headers) -> float | None:
-    """The seconds of `Prefer: wait` (RFC 7240); None if missing or malformed: it is only a preference."""
-    match = _WAIT.search(",".join(headers.getlist("prefer")).lower())
-    return min(float(match[2]), _MAX_WAIT) if match else None
+    """The seconds of `Prefer: wait` (RFC 7240); 0 if malformed; None if missing."""
+    preferences = ",".join(headers.getlist("prefer")).lower()
+    match = _WAIT.search(preferences)
+    if match is None:
+        # A loop that sends it would spin as a plain request; as a wait it is held to one answer a second.
+        return 0.0 if _ANY_WAIT.search(preferences) else None
+    return min(float(match[2]), _MAX_WAIT)
 
 
 def known_states(headers: Headers, query: QueryParams) -> str | None:

@@ -67,7 +67,7 @@ def peer_status(transport: Any) -> tuple[bool, float]:
 
 
 def was_reset(transport: Any) -> bool:
-    """Whether the connection is over, which the event loop has not noticed while nothing is read."""
+    """Whether the connection has ended, which the event loop has not noticed while nothing is read."""
     try:
         raw = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
     except (OSError, AttributeError):

@@ -154,7 +154,7 @@ def _preferred(accept: str) -> type[Format]:
 def _accepted(accept: str) -> list[tuple[str, float]]:
     """The media ranges of `Accept` with their weights (RFC 9110 section 12.5.1), in lower case."""
     ranges = []
-    # A quoted parameter may hold a comma or a weight; it tells none of our types apart.
+    # A quoted parameter may hold a comma or a weight; no two of our types differ in one.
     accept = _QUOTED.sub("", accept)
     for part in accept.lower().split(","):
         name, *parameters = (word.strip() for word in part.split(";"))

@@ -35,16 +35,24 @@ class Loop:
             call()
 
 
+class Transport:
+    def is_closing(self) -> bool:
+        return False
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+
 class Connection:
     """One with a request that has arrived."""
 
     def __init__(self, loop: Loop, address: str, begun: list[str]) -> None:
         self.loop, self.client, self._begun = loop, (address, 1), begun
-        self.transport = None
+        self.transport = Transport()
 
-    def continue_reading(self) -> bool:
+    def continue_reading(self) -> int:
         self._begun.append(self.client[0])
-        return True
+        return 1
 
 
 def arrived(turns: Any, connections: list[Connection]) -> None:
@@ -83,6 +91,22 @@ async def test_a_probe_begins_at_once_beside_a_crowd() -> None:
     loop.turn()
     allowed = [turns.may_begin(one, PROBE) for one in crowd]
     assert sum(allowed) == REQUESTS_PER_TURN  # probes are a share, not a way around
+
+
+async def test_one_that_raises_does_not_keep_the_others_waiting() -> None:
+    loop, turns, begun = Loop(), RequestTurns(), list[str]()
+    connections = [Connection(loop, "a", begun) for _ in range(10)]
+    arrived(turns, connections)
+
+    def fail() -> int:
+        raise RuntimeError("planted")
+
+    connections[REQUESTS_PER_TURN].continue_reading = fail  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="planted"):
+        loop.turn()
+    while loop.ready:
+        loop.turn()
+    assert len(begun) == 9
 
 
 def connect(address: tuple[str, int]) -> socket.socket:

@@ -364,7 +364,7 @@ class HttpConnection(TimeLimitedRequest):
             raise Malformed("the end of the request before is ambiguous")
         self._in_head = True
         self._head_bytes = self._field_bytes = 0
-        self._waiting_since = self.loop.time()
+        self.waiting_since = self.loop.time()
         self.url = b""
         self.headers = []
 

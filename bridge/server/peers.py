@@ -26,13 +26,25 @@ def watch_peers(listener: socket.socket, timeout: float) -> None:
     """Let the kernel end connections whose client has vanished for `timeout` seconds."""
     if not _LINUX:
         return
-    interval = max(1, round(timeout / PROBES))
+    interval = _probe_interval(timeout)
     milliseconds = int((timeout + MARGIN_SECONDS) * 1000)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, interval)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def silence_limit(timeout: float) -> float:
+    """Seconds without an acknowledgement after which a client has vanished: at least those of all probes.
+
+    The kernel probes once a second at most, so with a shorter timeout an idle client would seem to be gone.
+    """
+    return max(timeout, float(PROBES * _probe_interval(timeout)))
+
+
+def _probe_interval(timeout: float) -> int:
+    return max(1, round(timeout / PROBES))
 
 
 def peer_status(transport: Any) -> tuple[bool, float]:

@@ -26,7 +26,7 @@ from bridge.server.acceptor import Acceptor
 from bridge.server.connection import HttpConnection, RequestTurns
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.memory import MemoryTrimmer, trim_memory
-from bridge.server.peers import peer_status, watch_peers
+from bridge.server.peers import peer_status, silence_limit, watch_peers
 from bridge.server.request_limits import IncomingBytes
 
 BACKLOG = 4096
@@ -151,24 +151,21 @@ class DrainingServer(uvicorn.Server):
     async def _check_connections(self) -> None:
         """Close connections whose client is too slow or has left, in one periodic scan."""
         settings = self._bridge.settings
-        period = min(
-            1.0, settings.request_header_timeout_seconds / 4, settings.request_body_timeout_seconds / 4
-        )
+        head, body = settings.request_header_timeout_seconds, settings.request_body_timeout_seconds
+        silence = silence_limit(settings.write_timeout_seconds)
         assert self._loop is not None
         for turn in itertools.count():
-            await asyncio.sleep(period)
+            await asyncio.sleep(min(1.0, head / 4, body / 4))
+            now = self._loop.time()
             # A copy, because connections come and go while the loop has its turn.
             for number, connection in enumerate(list(self.server_state.connections), start=1):
-                if isinstance(connection, HttpConnection):
-                    connection.check_timeout(
-                        self._loop.time(),
-                        settings.request_header_timeout_seconds,
-                        settings.request_body_timeout_seconds,
-                    )
+                if isinstance(connection, HttpConnection) and connection.waiting_since is not None:
+                    connection.check_timeout(now, head, body)
                 if (turn + number) % PEER_TURNS == 0:
-                    _check_peer(connection, settings.write_timeout_seconds)
+                    _check_peer(connection, silence)
                 if number % SLICE == 0:
                     await asyncio.sleep(0)
+                    now = self._loop.time()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Second signal: answer what is open, and stop immediately."""
@@ -215,12 +212,12 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True  # after a failed drain too, or the process would never end
 
 
-def _check_peer(connection: Any, timeout: float) -> None:
+def _check_peer(connection: Any, silence: float) -> None:
     """End a connection whose client has vanished, or has left while we do not read from it."""
     if connection.transport.is_closing():
         return
     has_closed, silent_seconds = peer_status(connection.transport)
-    if silent_seconds >= timeout:
+    if silent_seconds >= silence:
         connection.transport.abort()
     elif has_closed:
         if isinstance(connection, HttpConnection):

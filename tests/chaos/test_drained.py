@@ -67,7 +67,7 @@ async def test_with_a_second_instance_behind_a_balancer_everybody_gets_the_end_i
         viewers = Viewers(lambda: ("127.0.0.1", balancer.front.port), judge, clean=True)
         url = f"{balancer.front.url}/v1/tasks/{refs[-1]}/events"
         try:
-            async with driven(EVENTSOURCE, url, "204") as told:
+            async with driven(EVENTSOURCE, url, "end") as told:
                 await told.until_states(1)
                 _arrive(viewers, refs)
                 await viewers.until(lambda: all(one.known for one in judge.accounts), PATIENCE)

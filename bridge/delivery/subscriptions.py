@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
@@ -18,7 +18,7 @@ from bridge.config.settings import Settings
 from bridge.core.cursor import Cursor, mark_of
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.merge import unknown
-from bridge.core.resume import Decision, Resume, decide
+from bridge.core.resume import Decision, Resume, decide, is_seen
 from bridge.core.task import Status, TaskKey
 from bridge.core.watch import NO_LINK_SENTENCE
 from bridge.delivery.handoff import timeout_of_client
@@ -50,22 +50,28 @@ class SubscribeRequest:
         token: The last event id the client sent.
         history: Whether to send all recorded states first instead of only the newest.
         unverified: Requested tasks that may not be shown, with the reason.
+        refused: How many more tasks of the same list were refused already.
         pace: Counts bytes of history; returns the seconds to wait before they may be read.
         has_room: Whether a first burst of so many bytes may wait for the client.
+
+    Attributes:
+        mark: What the event ids of this list carry; None for a request that names one task.
     """
 
     keys: Sequence[TaskKey]
     token: str | None = None
     history: bool = False
     unverified: Mapping[TaskKey, BridgeError] = field(default_factory=dict)
+    refused: int = 0
     pace: Pace = lambda _: 0.0
     has_room: Callable[[int], bool] = lambda _: True
 
-    @property
-    def mark(self) -> str | None:
-        """What the event ids of this list carry; None for a request that names one task."""
+    mark: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
         # Of the tasks that are shown: one that may be seen later is then sent at any offset.
-        return mark_of(self.keys) if len(self.keys) + len(self.unverified) > 1 else None
+        several = len(self.keys) + len(self.unverified) + self.refused > 1
+        object.__setattr__(self, "mark", mark_of(self.keys) if several else None)
 
 
 @dataclass(slots=True)
@@ -194,7 +200,7 @@ class Subscriptions:
         if decision.nothing_more and not all(isinstance(error, TaskNotFound) for error in hidden):
             # A task that may be shown later: the stream has a notice about it.
             resume = None if decision.resume is None else Resume.CURRENT
-            return replace(decision, resume=resume, nothing_more=False)
+            return decision._replace(resume=resume, nothing_more=False)
         return decision
 
     def _why_missing(self, request: SubscribeRequest) -> BridgeError:
@@ -218,52 +224,50 @@ class Subscriptions:
             return
         after = position.after
         if request.history:
-            replay = Replay(self.journal, self.hub, self.clock, self.metrics, first=preface, retry=retry)
+            replay = Replay(self.journal, self.hub, self.clock, preface=preface, retry=retry)
             recorded = await self.journal.history(request.keys, after or 0)
             reached = await replay.run(subscription, recorded, pace=request.pace, has_room=request.has_room)
             if reached:
                 # What it has been sent begins the stream: the newest states follow only where they are newer.
                 preface, retry, after = b"", None, reached
-        if any(error.retryable for error in request.unverified.values()):
+        if request.unverified and any(error.retryable for error in request.unverified.values()):
             # The check failed only for now. Closed early, the client reconnects and is checked again.
             subscription.ends_at = min(subscription.ends_at, self.clock.monotonic() + RECHECK_SECONDS)
         new = [key for key, event in zip(request.keys, pending.latest, strict=True) if event is None]
-        links_expire_before = self.clock.time() + LINKS_EXPIRE_SOON_SECONDS
-        remarks = [
-            (event.key, Notice(NoticeCode.LINKS_EXPIRING, LINKS_EXPIRING_SENTENCE))
-            for event in events
-            if any(
-                output.expires_at is not None and output.expires_at < links_expire_before
-                for output in event.state.outputs
-            )
-        ]
-        # While its watch lingers, the task's own notice says why.
-        remarks += [
-            (event.key, Notice(NoticeCode.RESULT_UNAVAILABLE, NO_LINK_SENTENCE, retriable=False))
-            for event in events
-            if event.state.status is Status.COMPLETED
-            and not all(output.fetchable for output in event.state.outputs)
-            and not self.hub.is_noticed(event.key, NoticeCode.RESULT_UNAVAILABLE)
-        ]
-        remarks += [(key, denied_notice(error)) for key, error in request.unverified.items()]
+        remarks = self._remarks(request, events)
         backlogs = self._backlogs(pending, events, after)
         self.hub.begin(subscription, backlogs, preface=preface, remarks=remarks, retry=retry)
         if new and pending.decision.resume is not Resume.CURRENT:
             self._send_placeholders(pending, new)
 
+    def _remarks(self, request: SubscribeRequest, events: Sequence[Event]) -> list[tuple[TaskKey, Notice]]:
+        """The notices about its tasks that are for this client alone."""
+        remarks: list[tuple[TaskKey, Notice]] = []
+        links_expire_before = self.clock.time() + LINKS_EXPIRE_SOON_SECONDS
+        for key, state in [(event.key, event.state) for event in events if event.state.outputs]:
+            expiries = [output.expires_at for output in state.outputs if output.expires_at is not None]
+            if expiries and min(expiries) < links_expire_before:
+                remarks.append((key, Notice(NoticeCode.LINKS_EXPIRING, LINKS_EXPIRING_SENTENCE)))
+            lacks_link = not all(output.fetchable for output in state.outputs)
+            # While its watch lingers, the task's own notice says why.
+            told = self.hub.is_noticed(key, NoticeCode.RESULT_UNAVAILABLE)
+            if state.status is Status.COMPLETED and lacks_link and not told:
+                notice = Notice(NoticeCode.RESULT_UNAVAILABLE, NO_LINK_SENTENCE, retriable=False)
+                remarks.append((key, notice))
+        remarks += [(key, denied_notice(error)) for key, error in request.unverified.items()]
+        return remarks
+
     def _backlogs(
         self, pending: PendingSubscription, events: Sequence[Event], after: int | None
     ) -> dict[TaskKey, Backlog]:
-        recorded: dict[TaskKey, list[Event]] = {key: [] for key in pending.request.keys}
-        for event in events:
-            recorded[event.key].append(event)
         floor = -1 if after is None else after
-        # A WebSocket has no status 204: the end of a finished task is sent again instead.
+        backlogs = {key: Backlog(None, floor) for key in pending.request.keys}
+        # A WebSocket has no status 204: the end that the client saw on another connection is sent again.
         repeats_end = pending.subscription.fmt.stays_open
-        return {
-            key: Backlog(states, -1 if repeats_end and states and states[-1].state.status.final else floor)
-            for key, states in recorded.items()
-        }
+        for event in events:
+            repeated = repeats_end and event.state.status.final and is_seen(event, pending.decision.position)
+            backlogs[event.key] = Backlog(event, -1 if repeated else floor)
+        return backlogs
 
     async def read_or_poll(self, key: TaskKey, scope: Scope | None = None) -> Event:
         """The newest event of a task; a task without a running watch is polled first.

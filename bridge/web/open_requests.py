@@ -7,7 +7,7 @@ whether a retry is safe. The SDKs of OpenAI and Anthropic repeat such a request,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,11 +35,11 @@ class OpenRequests:
     def middleware(self, app: ASGIApp) -> ASGIApp:
         """The app, with its requests among these."""
 
-        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        def serve(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            # Not a coroutine itself: one less for each request.
             if scope["type"] == "http":
-                await self._serve(app, scope, receive, send)
-            else:
-                await app(scope, receive, send)
+                return self._serve(app, scope, receive, send)
+            return app(scope, receive, send)
 
         return serve
 

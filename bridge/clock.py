@@ -24,6 +24,11 @@ class Clock(Protocol):
         """Wait for `event`, at most `seconds`; None waits without a timeout."""
 
 
+def thread_seconds() -> float:
+    """CPU seconds of the calling thread: what a piece of work took, however busy the machine is."""
+    return time.thread_time()
+
+
 class SystemClock:
     """The clocks of the operating system and the running event loop."""
 

@@ -210,8 +210,8 @@ class Session:
         event loop less of the interpreter.
         """
         async with self._masking:
-            masked, seconds = await asyncio.to_thread(self._hide_timed, data, turns.clock)
-        turns.bill(0, turns.clock() - seconds)
+            masked, seconds = await asyncio.to_thread(self._hide_timed, data, turns.work)
+        turns.bill(0, turns.work() - seconds)
         return masked
 
     def _hide_timed(self, data: bytes, clock: Callable[[], float]) -> tuple[bytes, float]:

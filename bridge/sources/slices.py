@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from bridge.clock import SystemClock
+from bridge.clock import SystemClock, thread_seconds
 from bridge.core.loop_time import SLICE_SECONDS, ConnectionTime, LoopTime
 
 _MAX_QUEUED = 64  # messages that aiohttp has parsed and no reader has taken: an idle connection
@@ -30,24 +30,32 @@ class Turns:
     Args:
         shared: The time of all connections.
         clock: Monotonic seconds.
+        work: CPU seconds of the calling thread, which are billed: on a busy machine a short piece of work may
+            be interrupted for long.
     """
 
-    __slots__ = ("_shared", "_since", "_time", "clock")
+    __slots__ = ("_clock", "_shared", "_since", "_time", "work")
 
-    def __init__(self, shared: LoopTime, clock: Callable[[], float] = _CLOCK) -> None:
+    def __init__(
+        self,
+        shared: LoopTime,
+        clock: Callable[[], float] = _CLOCK,
+        work: Callable[[], float] = thread_seconds,
+    ) -> None:
         self._shared = shared
         self._time = ConnectionTime(shared)
         self._since = clock()
-        self.clock = clock
+        self._clock = clock
+        self.work = work
 
     def anew(self) -> Turns:
         """Those of the next response on the same connection."""
-        return Turns(self._shared, self.clock)
+        return Turns(self._shared, self._clock, self.work)
 
     @property
     def rest(self) -> float:
         """Seconds until the next turn; 0 for now."""
-        return self._time.rest(self.clock())
+        return self._time.rest(self._clock())
 
     @property
     def piece(self) -> int:
@@ -55,23 +63,24 @@ class Turns:
         return self._time.piece
 
     def bill(self, size: int, began: float, times: int = 1) -> float:
-        """Bill the time since `began`, in which so many bytes were parsed; returns that time.
+        """Bill the work since `began`, in which so many bytes were parsed; returns its seconds.
 
         Args:
+            began: What `work` said then.
             times: How often to bill it: what is parsed here may take as long again elsewhere.
         """
-        now = self.clock()
-        self._time.spend((now - began) * times, now)
-        self._time.measured(size, now - began)
-        return now - began
+        seconds = self.work() - began
+        self._time.spend(seconds * times, self._clock())
+        self._time.measured(size, seconds)
+        return seconds
 
     async def pause(self) -> None:
         """Wait for the next turn, and let others run when this reader has not for a whole slice."""
-        now = self.clock()
+        now = self._clock()
         seconds = self._time.rest(now)
         if seconds > 0 or now - self._since > SLICE_SECONDS:
             await asyncio.sleep(seconds)
-            self._since = self.clock()
+            self._since = self._clock()
 
     async def pieces(self, chunk: bytes) -> AsyncIterator[bytes]:
         """The chunk cut into what one turn can parse, each in its turn; the caller bills them."""
@@ -102,7 +111,7 @@ class SlicedConnection(ResponseHandler):
         """Parse it, or hold it back until the next turn."""
         if not data:
             # aiohttp continues with what it has, such as a body to decompress.
-            began = self.turns.clock()
+            began = self.turns.work()
             super().data_received(data)
             self.turns.bill(0, began, _PARSED_AND_READ)
             return
@@ -155,7 +164,7 @@ class SlicedConnection(ResponseHandler):
         while self._held and left > 0 and self._may_parse() and not self.turns.rest:
             piece = bytes(self._held[: self.turns.piece])
             del self._held[: len(piece)]
-            began = self.turns.clock()
+            began = self.turns.work()
             super().data_received(piece)
             left -= self.turns.bill(len(piece), began, _PARSED_AND_READ)
         self._continue()

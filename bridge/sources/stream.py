@@ -76,12 +76,12 @@ async def _read_frames(
 
 
 async def _read_piece(upstream: Upstream, decoder: Decoder, piece: bytes, turns: Turns) -> list[Observation]:
-    began = turns.clock()
+    began = turns.work()
     observations: list[Observation] = []
     for frame in decoder.feed(piece):
         if len(frame.data) > MAX_MASKED_IN_LOOP:
             data = await upstream.session.hide_large(frame.data.encode(), turns)
-            began = turns.clock()
+            began = turns.work()
         else:
             data = upstream.session.hide(frame.data.encode())
         observation = _read(upstream, frame.name, data.decode("utf-8", "replace"))

@@ -89,7 +89,7 @@ class FakeProvider:
 
     def turns(self) -> Turns:
         """Turns of a reader, by the test's clock."""
-        return Turns(LoopTime(), self.clock.monotonic)
+        return Turns(LoopTime(), self.clock.monotonic, self.clock.monotonic)
 
     def event_share(self) -> Share:
         """Memory for an event that has not ended."""

@@ -66,7 +66,7 @@ class Transport(asyncio.Transport):
 
 def connection(clock: SlowClock, monkeypatch: pytest.MonkeyPatch) -> tuple[SlicedConnection, Transport]:
     """A connection on which each parsed kilobyte takes a tenth of a slice."""
-    protocol = SlicedConnection(asyncio.get_running_loop(), Turns(LoopTime(), clock))
+    protocol = SlicedConnection(asyncio.get_running_loop(), Turns(LoopTime(), clock, clock))
     transport = Transport()
     protocol.connection_made(transport)
     protocol.set_response_params()
@@ -170,7 +170,7 @@ class CountingProvider(FakeProvider):
         self.streams["task"] = self.flood
 
     def turns(self) -> Turns:
-        return Turns(LoopTime(), self.passed)
+        return Turns(LoopTime(), self.passed, self.passed)
 
     async def flood(self) -> AsyncIterator[bytes]:
         yield self.frame * 20_000

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bridge.errors import TaskNotFound, without_frames
-from bridge.hub.hub import RESPONSE_WRITES, SLICE
+from bridge.hub.broadcast import RESPONSE_WRITES, SLICE
 from bridge.server.acceptor import Acceptor
 from bridge.server.connection import REQUESTS_PER_TURN, RequestTurns
 from bridge.server.server import listen
@@ -142,17 +142,17 @@ async def test_long_polls_of_one_task_wake_over_several_turns() -> None:
 async def test_an_error_that_is_kept_holds_nothing_that_was_read() -> None:
     def read() -> None:
         try:
-            raise ValueError("inner")
+            int("inner")
         except ValueError as error:
             raise TaskNotFound("outer") from error
 
-    try:
+    with pytest.raises(TaskNotFound) as raised:
         read()
-    except TaskNotFound as error:
-        without_frames(error)
-        assert error.__traceback__ is None
-        assert error.__cause__ is not None
-        assert error.__cause__.__traceback__ is None
+    error = raised.value
+    without_frames(error)
+    assert error.__traceback__ is None
+    assert error.__cause__ is not None
+    assert error.__cause__.__traceback__ is None
 
 
 async def test_connections_that_were_reset_while_they_waited_cost_no_protocol() -> None:

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from starlette.types import Scope
+
 from bridge.clock import Clock
 from bridge.config.settings import Settings
 from bridge.core.cursor import Cursor, mark_of
@@ -19,6 +21,7 @@ from bridge.core.merge import unknown
 from bridge.core.resume import Decision, Resume, decide, is_seen
 from bridge.core.task import Status, TaskKey
 from bridge.core.watch import NO_LINK_SENTENCE
+from bridge.delivery.handoff import timeout_of_client
 from bridge.delivery.history import Pace, Replay
 from bridge.errors import BridgeError, CredentialRefused, TaskNotFound, UpstreamRefused
 from bridge.hub.hub import Hub
@@ -47,6 +50,7 @@ class SubscribeRequest:
         token: The last event id the client sent.
         history: Whether to send all recorded states first instead of only the newest.
         unverified: Requested tasks that may not be shown, with the reason.
+        refused: How many more tasks of the same list were refused already.
         pace: Counts bytes of history; returns the seconds to wait before they may be read.
         has_room: Whether a first burst of so many bytes may wait for the client.
 
@@ -58,6 +62,7 @@ class SubscribeRequest:
     token: str | None = None
     history: bool = False
     unverified: Mapping[TaskKey, BridgeError] = field(default_factory=dict)
+    refused: int = 0
     pace: Pace = lambda _: 0.0
     has_room: Callable[[int], bool] = lambda _: True
 
@@ -65,7 +70,7 @@ class SubscribeRequest:
 
     def __post_init__(self) -> None:
         # Of the tasks that are shown: one that may be seen later is then sent at any offset.
-        several = len(self.keys) + len(self.unverified) > 1
+        several = len(self.keys) + len(self.unverified) + self.refused > 1
         object.__setattr__(self, "mark", mark_of(self.keys) if several else None)
 
 
@@ -143,13 +148,19 @@ class Subscriptions:
                 subscription.ends_at, subscription.ends_by = self.clock.monotonic(), Closing.EXPIRED
 
     async def open(
-        self, subscription: Subscription, request: SubscribeRequest, *, wait_for_state: bool
+        self,
+        subscription: Subscription,
+        request: SubscribeRequest,
+        *,
+        wait_for_state: bool,
+        scope: Scope | None = None,
     ) -> PendingSubscription:
         """Register for the tasks and read their newest states.
 
         Args:
             wait_for_state: Wait for the first poll if no task has a state: the response status depends
                 on it.
+            scope: The HTTP request; that wait ends soon after its client has left.
 
         Raises:
             TaskNotFound: The provider has none of the tasks.
@@ -163,7 +174,7 @@ class Subscriptions:
         pending = PendingSubscription(subscription, request, decision, latest, first_poll_until)
         if wait_for_state and request.keys and not decision.nothing_more and not any(latest):
             pending.wait_done = True
-            await self._wait_first_poll(pending)
+            await self._wait_first_poll(pending, scope)
         decision = pending.decision
         if decision.resume is not None:
             self.metrics.resumes.labels(subscription.fmt.label, decision.resume.value).inc()
@@ -258,8 +269,11 @@ class Subscriptions:
             backlogs[event.key] = Backlog(event, -1 if repeated else floor)
         return backlogs
 
-    async def read_or_poll(self, key: TaskKey) -> Event:
+    async def read_or_poll(self, key: TaskKey, scope: Scope | None = None) -> Event:
         """The newest event of a task; a task without a running watch is polled first.
+
+        Args:
+            scope: The HTTP request; the wait for that poll ends soon after its client has left.
 
         Raises:
             BridgeError: The task has no recorded state, and this is why.
@@ -271,7 +285,7 @@ class Subscriptions:
         self.pool.want(key)
         error: BridgeError | None = None
         try:
-            async with asyncio.timeout(self.settings.first_state_timeout_seconds):
+            async with timeout_of_client(self.settings.first_state_timeout_seconds, scope):
                 error = await self.pool.wait_polled(key)
         except TimeoutError:
             pass
@@ -309,13 +323,13 @@ class Subscriptions:
         retry = retry_milliseconds(self.random(), busy=True)
         return subscription.fmt.closing(closing, retry=retry)
 
-    async def _wait_first_poll(self, pending: PendingSubscription) -> None:
+    async def _wait_first_poll(self, pending: PendingSubscription, scope: Scope | None) -> None:
         """Wait until one task has a state, every task was polled, or the time is up."""
         keys = pending.request.keys
         errors: dict[TaskKey, BridgeError | None] = {}
         polls = {asyncio.ensure_future(self.pool.wait_polled(key)): key for key in keys}
         try:
-            async with asyncio.timeout(self.settings.first_state_timeout_seconds):
+            async with timeout_of_client(self.settings.first_state_timeout_seconds, scope):
                 for completed in asyncio.as_completed(polls):
                     await completed
                     errors = {key: poll.result() for poll, key in polls.items() if poll.done()}
@@ -324,7 +338,7 @@ class Subscriptions:
                     if any(watcher is not None and watcher.watch.known is not None for watcher in watchers):
                         break
         except TimeoutError:
-            pass
+            pending.first_poll_until = self.clock.monotonic()
         finally:
             for poll in polls:
                 poll.cancel()

@@ -16,6 +16,7 @@ from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import ANY_LIST, Format, Frames
 
 SLICE = 500  # writes before the event loop gets a turn: about 5 ms
+RESPONSE_WRITES = 50  # writes that take as long as the whole response of one long-poll
 
 Ended = list[tuple[Subscription, Channel[Subscription]]]
 
@@ -79,6 +80,8 @@ class Broadcast:
                 except Exception:
                     logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
                     self._put_back(channel, chain.from_iterable(channel.groups.values()), frames)
+                if channel.waiters:
+                    yield from self._wake(channel, frames.event)
             batched, self._connections.batched = self._connections.batched, {}
             for subscription, written in batched.items():
                 self._connections.write(subscription, b"".join(written))
@@ -86,6 +89,14 @@ class Broadcast:
             for subscription, channel in ended:
                 self._connections.close_task(subscription, channel)
                 self._writes_left -= 1
+                if self._writes_left <= 0:
+                    yield
+
+    def _wake(self, channel: Channel[Subscription], event: Event) -> Generator[None, None, None]:
+        for waiter in list(channel.waiters):
+            if not waiter.done():  # a waiter that timed out removes itself a turn later
+                waiter.set_result(event)
+                self._writes_left -= RESPONSE_WRITES
                 if self._writes_left <= 0:
                     yield
 
@@ -100,8 +111,6 @@ class Broadcast:
         """
         sent: dict[str, int] = {}
         conflated: dict[str, int] = {}
-        if channel.waiters:
-            _wake(channel.waiters, frames.event)
         for fmt in list(channel.groups):
             # Looked up only now: during a yield the last member of a format may have left and another joined.
             group = channel.groups.get(fmt)
@@ -234,12 +243,6 @@ def _by_mark(
         if data is None:
             data = marked[mark] = frames.marked_bytes(same[0].fmt)
         yield same, data
-
-
-def _wake(waiters: Iterable[asyncio.Future[Event]], event: Event) -> None:
-    for waiter in waiters:
-        if not waiter.done():  # a waiter that timed out removes itself a turn later
-            waiter.set_result(event)
 
 
 def _channel_offset(channel: Channel[Subscription]) -> int:

@@ -22,7 +22,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from websockets import http11
 
 from bridge.app import Bridge
-from bridge.server.connection import HttpConnection, PipelineTurns
+from bridge.server.acceptor import Acceptor
+from bridge.server.connection import HttpConnection, RequestTurns
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.memory import MemoryTrimmer, trim_memory
 from bridge.server.peers import peer_status, silence_limit, watch_peers
@@ -111,7 +112,8 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start serving, then exempt everything loaded so far from garbage collection."""
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets=sockets)
+        await super().startup(sockets=[])
+        self.servers = [Acceptor(listener, self._protocol) for listener in sockets or []]  # type: ignore[misc]
         self._bridge.died = self._stop
         for listener, name in zip(sockets or [], ("bridge", "bridge operations"), strict=False):
             host, port = listener.getsockname()[:2]
@@ -126,6 +128,11 @@ class DrainingServer(uvicorn.Server):
             asyncio.ensure_future(self._trim_memory()),
             asyncio.ensure_future(self._check_connections()),
         ]
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     async def _trim_memory(self) -> None:
         """Free the memory of ended connections. The WebSocket library leaves a reference cycle for each."""
@@ -227,7 +234,7 @@ def _config(app: ASGIApp, *, max_head_bytes: int, idle_seconds: float = 75.0) ->
         "__slots__": (),
         "max_head_bytes": max_head_bytes,
         "incoming": IncomingBytes(),
-        "turns": PipelineTurns(),
+        "turns": RequestTurns(),
     }
     return uvicorn.Config(
         app,

@@ -332,6 +332,8 @@ class Pool:
         Raises:
             JournalError: It could not be recorded.
         """
+        if self._accounts is not None:
+            self._accounts.mark_verified(key.account)  # it answered for this key
         new = key not in self._watchers
         self.want(key)
         watcher = self._watchers[key]

@@ -80,7 +80,7 @@ class OpenRequests:
             error = Overloaded(f"{INTERRUPTED_SENTENCE}; {MAY_EXIST}")
             error.retryable = False
             return error_to(scope, error)
-        if any(name == b"accept" and STREAM_TYPE in value for name, value in scope["headers"]):
+        if any(name == b"accept" and STREAM_TYPE in value.lower() for name, value in scope["headers"]):
             # On any other status than 200 an EventSource never reconnects.
             return OverloadedResponse(self._subscriptions, SseFormat())
         return error_to(scope, Overloaded(INTERRUPTED_SENTENCE, retry_after=RESTARTING_RETRY_SECONDS))

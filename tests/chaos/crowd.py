@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from typing import Self
 
 from tests.chaos.proxy import LINGER_0
 from tests.harness import PATIENCE
@@ -24,6 +25,13 @@ class Crowd:
         self._request = f"GET {path} HTTP/1.1\r\nHost: bridge\r\n\r\n".encode()
         self._receive_buffer = receive_buffer
         self.sockets: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave no socket to be collected in another test, whatever failed in this one."""
+        self.vanish()
 
     async def come(self, number: int) -> None:
         """So many more; returns once each was answered."""

@@ -69,19 +69,19 @@ async def test_thousands_vanish_at_once_and_one_that_stays_notices_nothing(scene
     path = f"/v1/tasks/{ref}/events"
     async with request(scene.bridge.url, path) as stream:
         first = await stream.state()
-        crowd = Crowd(scene.bridge.address, path)
-        await crowd.come(MANY)
-        assert await scene.value('bridge_connections{delivery="sse"}') == MANY + 1
-        crowd.vanish()
-        scene.provider.advance(10)
-        assert (await stream.state())["progress"] > first["progress"]
-        await until(lambda: scene.value('bridge_connections{delivery="sse"}'), 1.0)
-        assert await scene.value('bridge_interests{upstream="qingbo"}') == 1
-        resting = scene.bridge.rss()
-        await crowd.come(MANY)
-        crowd.vanish()
-        await until(lambda: scene.value('bridge_connections{delivery="sse"}'), 1.0)
-        assert scene.bridge.rss() < resting + 10 * MIB  # what the first crowd took serves the second
+        with Crowd(scene.bridge.address, path) as crowd:
+            await crowd.come(MANY)
+            assert await scene.value('bridge_connections{delivery="sse"}') == MANY + 1
+            crowd.vanish()
+            scene.provider.advance(10)
+            assert (await stream.state())["progress"] > first["progress"]
+            await until(lambda: scene.value('bridge_connections{delivery="sse"}'), 1.0)
+            assert await scene.value('bridge_interests{upstream="qingbo"}') == 1
+            resting = scene.bridge.rss()
+            await crowd.come(MANY)
+            crowd.vanish()
+            await until(lambda: scene.value('bridge_connections{delivery="sse"}'), 1.0)
+            assert scene.bridge.rss() < resting + 10 * MIB  # what the first crowd took serves the second
 
 
 @pytest.mark.parametrize(
@@ -162,29 +162,29 @@ async def test_those_who_stop_reading_are_let_go_as_slow_while_others_go_on(scen
     path = f"/v1/tasks/{task}/events?include=raw"
     scene.provider.task(task).body["model"] = "m" * 60_000  # a document that fills buffers
     before_slow = await scene.value('bridge_disconnects_total{delivery="sse",reason="slow"}')
-    stuck = Crowd(scene.bridge.address, path, receive_buffer=4096)
-    async with request(scene.bridge.url, path) as stream:
-        await stream.state()
-        await stuck.come(STUCK)
-        before = scene.bridge.rss()
-        progress, loop, worst = -1.0, asyncio.get_running_loop(), 0.0
-        for _ in range(30):
-            scene.provider.advance(200)
-            began = loop.time()
-            state = await stream.state()
-            worst = max(worst, loop.time() - began)
-            assert state["progress"] > progress
-            progress = state["progress"]
-        assert scene.bridge.rss() < before + STUCK * MIB // 2
-        assert worst < 5.0
-        series = 'bridge_disconnects_total{delivery="sse",reason="slow"}'
-        await until(lambda: scene.value(series), before_slow + STUCK)
-        scene.provider.advance(20_000)
-        said = [block.event for block in await stream.rest()]
-        assert said[-1] == "end"
-    stuck.vanish()
-    status, _ = await get(scene.provider.http, scene.bridge.url + "/readyz")
-    assert status == 200
+    with Crowd(scene.bridge.address, path, receive_buffer=4096) as stuck:
+        async with request(scene.bridge.url, path) as stream:
+            await stream.state()
+            await stuck.come(STUCK)
+            before = scene.bridge.rss()
+            progress, loop, worst = -1.0, asyncio.get_running_loop(), 0.0
+            for _ in range(30):
+                scene.provider.advance(200)
+                began = loop.time()
+                state = await stream.state()
+                worst = max(worst, loop.time() - began)
+                assert state["progress"] > progress
+                progress = state["progress"]
+            assert scene.bridge.rss() < before + STUCK * MIB // 2
+            assert worst < 5.0
+            series = 'bridge_disconnects_total{delivery="sse",reason="slow"}'
+            await until(lambda: scene.value(series), before_slow + STUCK)
+            scene.provider.advance(20_000)
+            said = [block.event for block in await stream.rest()]
+            assert said[-1] == "end"
+        stuck.vanish()
+        status, _ = await get(scene.provider.http, scene.bridge.url + "/readyz")
+        assert status == 200
 
 
 def _socket(scene: Scene) -> connect:

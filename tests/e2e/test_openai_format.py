@@ -34,7 +34,11 @@ async def read(scene: Scene, path: str) -> list[dict[str, Any]]:
     def work() -> list[dict[str, Any]]:
         direct = openai.DefaultHttpxClient(trust_env=False)
         with openai.OpenAI(base_url=scene.bridge.url, api_key="any", http_client=direct) as client:
-            return list(client.get(path, cast_to=dict, stream=True, stream_cls=openai.Stream[dict]))
+            return list(
+                client.get(
+                    path, cast_to=dict[str, object], stream=True, stream_cls=openai.Stream[dict[str, object]]
+                )
+            )
 
     async with asyncio.timeout(PATIENCE):
         return await asyncio.to_thread(work)

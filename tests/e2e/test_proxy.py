@@ -43,7 +43,7 @@ async def alone(work: Callable[..., Result], *args: Any) -> Result:
         return await asyncio.to_thread(work, *args)
 
 
-# Seed code (qingbo, task system page). Added: `cast_to=dict`, without which today's openai client takes no
+# Seed code (qingbo, task system page). Added: `cast_to=dict[str, object]`, without which today's openai client takes no
 # call; and `time.sleep(2)` became a parameter, for the test's sake.
 
 
@@ -56,7 +56,7 @@ def submit_a_task(client: openai.OpenAI) -> str:
             "prompt": "A cat walking on the beach",
             "duration": 5,
         },
-        cast_to=dict,
+        cast_to=dict[str, object],
     )
     return response["task_id"]
 
@@ -64,7 +64,7 @@ def submit_a_task(client: openai.OpenAI) -> str:
 def wait_for_task(client, task_id, timeout=300, between=2.0):
     start = time.time()  # noqa: TID251 - as the seed has it
     while time.time() - start < timeout:  # noqa: TID251 - as the seed has it
-        result = client.get(f"/tasks/{task_id}", cast_to=dict)
+        result = client.get(f"/tasks/{task_id}", cast_to=dict[str, object])
         status = result["status"]
 
         if status == "completed":
@@ -150,7 +150,7 @@ async def test_a_task_that_is_not_there_is_404_in_the_providers_shape_and_not_as
     assert reply.json["error"]["code"] == "task_not_found"
     assert reply.headers["x-should-retry"] == "false"
     with openai_at(scene, "calm") as client, pytest.raises(openai.NotFoundError) as refused:
-        await alone(lambda: client.get("/tasks/nowhere", cast_to=dict))
+        await alone(lambda: client.get("/tasks/nowhere", cast_to=dict[str, object]))
     assert refused.value.code == "task_not_found"
     assert scene.ledger.of("qingbo", "nowhere") == 2  # a single 404 is not believed
 
@@ -173,7 +173,9 @@ async def test_sync_answers_the_whole_task_when_it_ends_in_time(scene: Scene) ->
     before = await scene.metric(SUBMITTED)
     with openai_at(scene) as client:
         body = {"model": "veo3", "prompt": "x"}
-        waiting = asyncio.create_task(alone(lambda: client.post("/tasks/sync", body=body, cast_to=dict)))
+        waiting = asyncio.create_task(
+            alone(lambda: client.post("/tasks/sync", body=body, cast_to=dict[str, object]))
+        )
         await scene.reaches(SUBMITTED, before + 1)
         scene.advance(600)
         done = await waiting

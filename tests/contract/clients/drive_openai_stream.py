@@ -9,5 +9,10 @@ import openai
 from report import URL, report
 
 client = openai.OpenAI(base_url=URL.partition("/v1/")[0] + "/v1", api_key="any")
-for data in client.get(URL.partition("/v1")[2], cast_to=dict, stream=True, stream_cls=openai.Stream[dict]):
+for data in client.get(
+    URL.partition("/v1")[2],
+    cast_to=dict[str, object],
+    stream=True,
+    stream_cls=openai.Stream[dict[str, object]],
+):
     report(None, None, json.dumps(data))

@@ -268,6 +268,6 @@ async def test_the_openai_client_does_not_ask_twice_for_what_is_not_there():
         direct = openai.DefaultAsyncHttpxClient(trust_env=False)
         async with openai.AsyncOpenAI(base_url=f"{tap.url}/v1", api_key="any", http_client=direct) as client:
             with pytest.raises(openai.NotFoundError) as refused:
-                await client.get("/tasks/qingbo/nowhere", cast_to=dict)
+                await client.get("/tasks/qingbo/nowhere", cast_to=dict[str, object])
     assert refused.value.code == "task_not_found"
     assert tap.statuses == [404]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.loop_time import (
@@ -33,12 +33,13 @@ def played(flooding: list[ConnectionTime], seconds: float, slice_seconds: float)
     return parsed, now
 
 
+@settings(max_examples=40)
 @given(number=st.integers(1, 60), slice_ms=st.floats(0.1, 2.0))
 def test_however_many_flood_they_get_their_part_and_no_more(number: int, slice_ms: float) -> None:
     shared = LoopTime()
     flooding = [ConnectionTime(shared) for _ in range(number)]
 
-    parsed, passed = played(flooding, 10.0, slice_ms / 1000)
+    parsed, passed = played(flooding, 4.0, slice_ms / 1000)
 
     bursts = TOTAL_BURST_SECONDS + number * 3 * CONNECTION_BURST_SECONDS
     assert parsed <= max(HEAVY_RATE, TOTAL_RATE) * passed + bursts

@@ -128,7 +128,12 @@ def test_a_mutated_document_reads_as_one_that_agrees_with_its_text(value, noise,
     text = json.dumps({"value": value}).encode()
     at = data.draw(st.integers(0, len(text)))
     read = read_json(text[:at] + noise + text[at + data.draw(st.integers(0, 3)) :])
-    assert read is None or json.loads(read.raw) == json.loads(write_json(read.document))
+    assert read is None or with_floats(read.raw) == with_floats(write_json(read.document))
+
+
+def with_floats(text):
+    """The document with all numbers as floats, as orjson reads an integer beyond 64 bits."""
+    return json.loads(text, parse_int=float)
 
 
 def shown(body, task_id=None, status=200, **headers):

@@ -41,7 +41,7 @@ class MissingTasks:
         return found if found is not None and now - found[1] < BELIEVED_SECONDS else None
 
     def forget_old(self, now: float) -> None:
-        """Forget those that are not believed any more."""
+        """Forget those that are no longer believed."""
         while self._errors:
             key, (_, at) = next(iter(self._errors.items()))
             if now - at < BELIEVED_SECONDS:

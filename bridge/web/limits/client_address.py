@@ -45,7 +45,7 @@ class ClientAddresses:
 
     Args:
         trusted: Addresses and networks of proxies.
-        detect: Whether to look for proxies missing from `trusted`; the first one is logged.
+        detect: Whether to detect proxies missing from `trusted`; the first one is logged.
 
     Raises:
         ValueError: One of them is neither.

@@ -64,7 +64,7 @@ class TransportWriter:
 
     @property
     def left(self) -> bool:
-        """Whether the client has closed its half of the connection too, where the server reports that."""
+        """Whether the client has closed its half of the connection too, where the server reports it."""
         return self.gone or getattr(self._cycle, "left", False)
 
     @property

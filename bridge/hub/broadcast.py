@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain
 
 from bridge.clock import Clock
@@ -152,7 +152,7 @@ class Broadcast:
         group = channel.groups[fmt]
         offset = frames.event.cursor.offset
         final = frames.event.state.status.final
-        marked: dict[str | None, bytes] | None = {} if fmt.mark == ANY_LIST else None
+        marked: dict[str | None, bytes] = {}
         position = written = skipped = 0
         while position < len(members):
             part = members[position : position + self._writes_left]
@@ -163,9 +163,10 @@ class Broadcast:
             if channel.max_join_offset >= offset or len(group) != len(members):
                 # A subscriber that is not in the group has left.
                 part = [one for one in part if group.get(one, offset) < offset]
-            counts = self._write_part(channel, part, frames, data, marked, alone=alone)
-            written += counts[0]
-            skipped += counts[1]
+            for same, theirs in _by_mark(part, frames, marked) if fmt.mark == ANY_LIST else ((part, data),):
+                counts = self._write_part(channel, same, offset, theirs, alone=alone)
+                written += counts[0]
+                skipped += counts[1]
             if final:
                 # A slow client still has to be sent its final state; `flush` closes the task.
                 ended += [(one, channel) for one in part if channel not in one.pending]
@@ -177,9 +178,8 @@ class Broadcast:
         self,
         channel: Channel[Subscription],
         part: Sequence[Subscription],
-        frames: Frames,
+        offset: int,
         data: bytes,
-        marked: dict[str | None, bytes] | None,
         *,
         alone: bool,
     ) -> tuple[int, int]:
@@ -188,13 +188,12 @@ class Broadcast:
         Hot path: this loop is all that a delivery costs besides the socket.
 
         Args:
-            marked: The bytes by mark; filled here. None for a format without marks.
+            offset: Of the event.
 
         Returns:
             How many subscribers were sent the event, and for how many an older one was conflated.
         """
         waiting = skipped = 0
-        offset = frames.event.cursor.offset
         counts = counts_of(data)
         for subscription in part:
             # A subscriber that waits keeps waiting even if its buffer has drained since: its pending tasks
@@ -205,10 +204,6 @@ class Broadcast:
                 self._connections.resume_when_writable(subscription)
                 continue
             subscription.sent_offset = offset
-            if marked is not None:
-                mark = subscription.fmt.mark
-                data = marked.get(mark) or marked.setdefault(mark, frames.marked_bytes(subscription.fmt))
-                counts = counts_of(data)
             if alone or len(subscription.channels) == 1:
                 # Called directly, without the bookkeeping of `Connections.write`: `channel.last_write` holds
                 # the time.
@@ -230,6 +225,24 @@ class Broadcast:
             if subscription.sent_offset < frames.event.cursor.offset:
                 subscription.mark_pending(channel)
                 self._connections.resume_soon(subscription)  # nothing newer overtakes it
+
+
+def _by_mark(
+    part: Sequence[Subscription], frames: Frames, marked: dict[str | None, bytes]
+) -> Iterator[tuple[Sequence[Subscription], bytes]]:
+    """The subscribers of each list with the bytes that carry its mark.
+
+    Args:
+        marked: The bytes by mark; filled here.
+    """
+    lists: dict[str | None, list[Subscription]] = {}
+    for subscription in part:
+        lists.setdefault(subscription.fmt.mark, []).append(subscription)
+    for mark, same in lists.items():
+        data = marked.get(mark)
+        if data is None:
+            data = marked[mark] = frames.marked_bytes(same[0].fmt)
+        yield same, data
 
 
 def _channel_offset(channel: Channel[Subscription]) -> int:

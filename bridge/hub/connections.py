@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 class Connections(ABC):
     """Writes what is pending, closes, aborts. A failure of one connection is caught here.
 
+    For a slow client only the newest state of a task is pending: see `Hub`, rule 1.
+
     Attributes:
         subscriptions: All of them, in the order they came.
         batched: Frames for the one write of this round (`bridge.hub.broadcast`).

@@ -275,3 +275,9 @@ def test_calls_to_providers_are_limited_by_the_second() -> None:
     with pytest.raises(LimitExceeded):
         door.limits.check_provider_call(door.connection(), "c")
     door.limits.check_provider_call(door.connection(), "d")
+
+
+@pytest.mark.parametrize("detect", [False, True])
+def test_a_forged_header_exempts_nobody_where_no_limit_is_exempt(*, detect: bool) -> None:
+    scope = {"client": ("192.0.2.1", 1), "headers": [(b"via", b"1.1 x")]}
+    assert ClientAddresses((), detect=detect).is_shared(scope) is detect

@@ -211,7 +211,7 @@ def climbs(path: str) -> bool:
 
 def _names_another(segment: str) -> bool:
     # Java servers leave out `;` and what follows; one that decodes before it splits, also `?` and `#`.
-    return _PARAMETERS.split(segment, maxsplit=1)[0].rstrip() in _DOTS
+    return segment in _DOTS or _PARAMETERS.split(segment, maxsplit=1)[0].rstrip() == ".."
 
 
 def _usual(odd: re.Match[str]) -> str:

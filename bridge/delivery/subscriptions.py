@@ -37,6 +37,7 @@ LINKS_EXPIRE_SOON_SECONDS = 600.0
 LINKS_EXPIRING_SENTENCE = "a result link of this task has expired or expires within 10 minutes"
 REFUSED = "refused"  # in the log: a problem document was the response, or the client left before it
 
+JOINED_PER_TURN = 20
 RECHECK_SECONDS = 30.0  # age of a connection with tasks that could not be verified yet
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ class Subscriptions:
             JournalError: The journal cannot be read.
         """
         first_poll_until = self.clock.monotonic() + self.settings.first_state_timeout_seconds
-        self.hub.join(subscription, request.keys)
+        await self._join(subscription, request.keys)
         latest = await self.journal.latest(request.keys)
         decision = self._decide(request, latest)
         pending = PendingSubscription(subscription, request, decision, latest, first_poll_until)
@@ -182,6 +183,15 @@ class Subscriptions:
             # Without its traceback, which would grow with every client that gets this exception.
             raise self._why_missing(request).with_traceback(None)
         return pending
+
+    async def _join(self, subscription: Subscription, keys: Sequence[TaskKey]) -> None:
+        """Register for the tasks, some at each turn of the event loop: each new one starts a watch."""
+        for start in range(0, len(keys), JOINED_PER_TURN):
+            if start:
+                await asyncio.sleep(0)
+                if subscription.closing is not None:
+                    return
+            self.hub.join(subscription, keys[start : start + JOINED_PER_TURN])
 
     def _decide(self, request: SubscribeRequest, latest: Sequence[Event | None]) -> Decision:
         missing = [

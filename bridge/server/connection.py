@@ -20,7 +20,7 @@ MAX_FIELDS = 1000  # header fields of one request
 SLICE_BYTES = 64 * 1024
 SLICE_PIECES = 200
 CHUNKED_PIECE = 16 * 1024  # a body may consist of chunks of one byte, and each costs a call
-REQUESTS_PER_TURN = 4
+REQUESTS_PER_TURN = 4  # each counts once more per kilobyte
 PROBES = (b"GET /livez ", b"GET /readyz ")
 MAX_AHEAD = 64 * 1024  # bytes of further requests that are kept while one is answered
 
@@ -47,8 +47,8 @@ class RequestTurns:
         if data.startswith(PROBES):
             self._probes += 1
             return self._probes <= REQUESTS_PER_TURN
-        self._begun += 1
-        return self._begun <= REQUESTS_PER_TURN and not self._waiting
+        begun, self._begun = self._begun, self._begun + _weight(data)
+        return begun < REQUESTS_PER_TURN and not self._waiting
 
     def wait(self, connection: HttpConnection) -> None:
         """Continue `connection` when its turn comes."""
@@ -64,20 +64,30 @@ class RequestTurns:
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._begun = self._probes = 0
         self._scheduled = False
-        while self._waiting and self._begun < REQUESTS_PER_TURN:
-            address, connections = next(iter(self._waiting.items()))
-            connection = connections.popleft()
-            if connections:
-                self._waiting.move_to_end(address)
-            else:
-                del self._waiting[address]
-            if was_reset(connection.transport):
-                connection.transport.abort()
-            else:
-                self._begun += connection.continue_reading()
-        if self._waiting and not self._scheduled:
-            self._scheduled = True
-            loop.call_soon(self._turn, loop)
+        try:
+            while self._waiting and self._begun < REQUESTS_PER_TURN:
+                self._begun += self._continue(self._next())
+        finally:  # also when one of them raised: the others go on
+            if self._waiting and not self._scheduled:
+                self._scheduled = True
+                loop.call_soon(self._turn, loop)
+
+    def _next(self) -> HttpConnection:
+        address, connections = next(iter(self._waiting.items()))
+        connection = connections.popleft()
+        if connections:
+            self._waiting.move_to_end(address)
+        else:
+            del self._waiting[address]
+        return connection
+
+    def _continue(self, connection: HttpConnection) -> int:
+        if connection.transport.is_closing():
+            return 0
+        if was_reset(connection.transport):
+            connection.transport.abort()
+            return 0
+        return connection.continue_reading()
 
 
 class HttpConnection(TimeLimitedRequest):
@@ -221,14 +231,14 @@ class HttpConnection(TimeLimitedRequest):
         else:
             self._feed(self._head_without_upgrade())
 
-    def continue_reading(self) -> bool:
-        """Parse what was kept; whether there was something."""
+    def continue_reading(self) -> int:
+        """Parse what was kept; how much of a turn it takes."""
         if self._deaf or self._is_answering():
-            return False
+            return 0
         data, self._ahead = self._ahead, b""
         if data:
             self._parse(data)
-        return bool(data)
+        return _weight(data) if data else 0
 
     def _end_of_piece(self, data: bytes, at: int) -> int:
         """The end of what can be parsed without reaching into another request."""
@@ -425,3 +435,8 @@ class HttpConnection(TimeLimitedRequest):
             cycle.message_event.set()
             if self._eof:
                 cycle.leave()
+
+
+def _weight(data: bytes) -> int:
+    """How many requests a request counts as: one with a list of many tasks takes longer."""
+    return 1 + min(len(data), MAX_AHEAD) // 1024

@@ -70,6 +70,6 @@ def was_reset(transport: Any) -> bool:
     """Whether the connection has ended, which the event loop has not noticed while nothing is read."""
     try:
         raw = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, ValueError):  # closed meanwhile, or not TCP
         return False
     return _LINUX and raw[0] == _CLOSED

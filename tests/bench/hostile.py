@@ -2,9 +2,10 @@
 
 python -m tests.bench.hostile [--quick] [--exposed] [FLOOD ...]
 
-The bridge, the provider, the flood and the observer (this process) are apart: the bridge has a core of its own,
-and on the other one the flood comes last, in both passes. The observer follows tasks of an honest provider from an address of its own, and asks `/livez` over new connections; every state carries the
-moment in which the provider answered, so delivery is measured from there to the client.
+The bridge, the provider, the flood and the observer (this process) are apart: the bridge has a core of its
+own, and on the other one the flood comes last. The observer follows tasks of an honest provider from an
+address of its own, and asks `/livez` over new connections; every state carries the moment in which the
+provider answered, so delivery is measured from there to the client.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ SAMPLE_SECONDS = 0.05
 SETTINGS = {"journal": "memory", "log_level": "warning"}
 LIMIT_MEGABYTES = 150
 LIVEZ_MS = 250.0
+FLOOR_MS = 25.0  # of the deliveries: what another program on the machine costs now and then
 HEAD = (
     "| flood | RSS | at most | `/livez` p99 | quiet | delivery p99 | quiet | states/s | quiet | |\n"
     "|---|---|---|---|---|---|---|---|---|---|"
@@ -72,7 +74,7 @@ class Row:
             faults.append("RSS")
         if self.flooded.livez_p99 > LIVEZ_MS or self.flooded.failed:
             faults.append("/livez")
-        if self.flooded.delivery_p99 > max(2 * self.quiet.delivery_p99, 50.0):
+        if self.flooded.delivery_p99 > max(2 * self.quiet.delivery_p99, FLOOR_MS):
             faults.append("delivery")
         return "**" + ", ".join(faults) + "**" if faults else "good"
 
@@ -140,7 +142,7 @@ async def _bridge(provider: str, settings: dict[str, Any]) -> AsyncIterator[Brid
         "callback_secret": "a-callback-secret-of-tests",
     }
     async with running_bridge({"bytespike": each, "qingbo": each}, **settings) as bridge:
-        for thread in os.listdir(f"/proc/{bridge.process.pid}/task"):
+        for thread in os.listdir(f"/proc/{bridge.process.pid}/task"):  # noqa: PTH208 - does not wait
             place("bridge", int(thread))
         yield bridge
 

@@ -49,7 +49,7 @@ DOTS = (
 )
 SLASHES = ("/", "%2f", "%2F", "%252F", "%c0%af", WIDE_SLASH, "\\", "%5c", "%255C", WIDE_BACKSLASH)
 CLIMBING = [
-    *("..", ".", "%2e", "%252e", "\\", "a\\b", "%5C", "%255c", "x/..?q", "x/..%23", "x/.;v=1", "x/..%253Fq"),
+    *("..", ".", "%2e", "%252e", "\\", "a\\b", "%5C", "%255c", "x/..?q", "x/..%23", "x/..%253Fq"),
     *(f"x{slash}{dots}{slash}{dots}{slash}account" for dots in DOTS for slash in SLASHES),
     *(f"{dots}{slash}x" for dots in DOTS for slash in ("/", "%2f")),
 ]

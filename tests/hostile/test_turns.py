@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import struct
 from collections.abc import Callable
@@ -10,9 +11,14 @@ from typing import Any
 
 import pytest
 
+from bridge.errors import TaskNotFound, without_frames
+from bridge.hub.hub import RESPONSE_WRITES, SLICE
 from bridge.server.acceptor import Acceptor
 from bridge.server.connection import REQUESTS_PER_TURN, RequestTurns
 from bridge.server.server import listen
+from tests.fakes.hub import Scene as HubScene
+from tests.fakes.tasks import TASK, state
+from tests.fakes.writers import RecordingWriter
 
 pytestmark = pytest.mark.anyio
 
@@ -35,16 +41,24 @@ class Loop:
             call()
 
 
+class Transport:
+    def is_closing(self) -> bool:
+        return False
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+
 class Connection:
     """One with a request that has arrived."""
 
     def __init__(self, loop: Loop, address: str, begun: list[str]) -> None:
         self.loop, self.client, self._begun = loop, (address, 1), begun
-        self.transport = None
+        self.transport = Transport()
 
-    def continue_reading(self) -> bool:
+    def continue_reading(self) -> int:
         self._begun.append(self.client[0])
-        return True
+        return 1
 
 
 def arrived(turns: Any, connections: list[Connection]) -> None:
@@ -85,6 +99,22 @@ async def test_a_probe_begins_at_once_beside_a_crowd() -> None:
     assert sum(allowed) == REQUESTS_PER_TURN  # probes are a share, not a way around
 
 
+async def test_one_that_raises_does_not_keep_the_others_waiting() -> None:
+    loop, turns, begun = Loop(), RequestTurns(), list[str]()
+    connections = [Connection(loop, "a", begun) for _ in range(10)]
+    arrived(turns, connections)
+
+    def fail() -> int:
+        raise RuntimeError("planted")
+
+    connections[REQUESTS_PER_TURN].continue_reading = fail  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="planted"):
+        loop.turn()
+    while loop.ready:
+        loop.turn()
+    assert len(begun) == 9
+
+
 def connect(address: tuple[str, int]) -> socket.socket:
     return socket.create_connection(address)
 
@@ -92,6 +122,37 @@ def connect(address: tuple[str, int]) -> socket.socket:
 def reset(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
+
+
+async def test_long_polls_of_one_task_wake_over_several_turns() -> None:
+    scene = HubScene()
+    writer = RecordingWriter()
+    await scene.join([TASK], writer)
+    polls = [asyncio.ensure_future(scene.hub.changed(TASK, 0, seconds=60)) for _ in range(100)]
+    await asyncio.sleep(0)
+    woken = [0]
+    event = await scene.record(TASK, state(progress=1))
+    while not all(poll.done() for poll in polls):
+        await asyncio.sleep(0)
+        woken.append(sum(poll.done() for poll in polls))
+    assert max(b - a for a, b in itertools.pairwise(woken)) <= SLICE // RESPONSE_WRITES
+    assert [await poll for poll in polls] == [event] * 100
+
+
+async def test_an_error_that_is_kept_holds_nothing_that_was_read() -> None:
+    def read() -> None:
+        try:
+            raise ValueError("inner")
+        except ValueError as error:
+            raise TaskNotFound("outer") from error
+
+    try:
+        read()
+    except TaskNotFound as error:
+        without_frames(error)
+        assert error.__traceback__ is None
+        assert error.__cause__ is not None
+        assert error.__cause__.__traceback__ is None
 
 
 async def test_connections_that_were_reset_while_they_waited_cost_no_protocol() -> None:

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from bridge.core.task import TaskKey
+from bridge.delivery.subscriptions import JOINED_PER_TURN, Subscriptions
 from bridge.errors import TaskNotFound, without_frames
-from bridge.hub.hub import RESPONSE_WRITES, SLICE
+from bridge.hub.broadcast import RESPONSE_WRITES, SLICE
 from bridge.server.acceptor import Acceptor
 from bridge.server.connection import REQUESTS_PER_TURN, RequestTurns
 from bridge.server.server import listen
@@ -142,17 +144,32 @@ async def test_long_polls_of_one_task_wake_over_several_turns() -> None:
 async def test_an_error_that_is_kept_holds_nothing_that_was_read() -> None:
     def read() -> None:
         try:
-            raise ValueError("inner")
+            bytes.fromhex("no")
         except ValueError as error:
             raise TaskNotFound("outer") from error
 
-    try:
+    with pytest.raises(TaskNotFound) as raised:
         read()
-    except TaskNotFound as error:
-        without_frames(error)
-        assert error.__traceback__ is None
-        assert error.__cause__ is not None
-        assert error.__cause__.__traceback__ is None
+    kept = raised.value
+    without_frames(kept)
+    assert kept.__traceback__ is None
+    assert kept.__cause__ is not None
+    assert kept.__cause__.__traceback__ is None
+
+
+async def test_the_tasks_of_a_list_are_joined_over_several_turns() -> None:
+    scene = HubScene()
+    subscription = scene.place(RecordingWriter())
+    subscriptions = Subscriptions.__new__(Subscriptions)
+    subscriptions.hub = scene.hub
+    keys = [TaskKey("qingbo", str(number)) for number in range(100)]
+    joining = asyncio.ensure_future(subscriptions._join(subscription, keys))
+    joined = [0]
+    while not joining.done():
+        await asyncio.sleep(0)
+        joined.append(len(subscription.channels))
+    assert joined[-1] == 100
+    assert max(b - a for a, b in itertools.pairwise(joined)) == JOINED_PER_TURN
 
 
 async def test_connections_that_were_reset_while_they_waited_cost_no_protocol() -> None:

@@ -14,7 +14,7 @@ import pytest
 from bridge.core.task import TaskKey
 from bridge.delivery.subscriptions import JOINED_PER_TURN, Subscriptions
 from bridge.errors import TaskNotFound, without_frames
-from bridge.hub.broadcast import RESPONSE_WRITES, SLICE
+from bridge.hub.broadcast import WOKEN_PER_TURN
 from bridge.server.acceptor import Acceptor
 from bridge.server.connection import REQUESTS_PER_TURN, RequestTurns
 from bridge.server.server import listen
@@ -137,7 +137,7 @@ async def test_long_polls_of_one_task_wake_over_several_turns() -> None:
     while not all(poll.done() for poll in polls):
         await asyncio.sleep(0)
         woken.append(sum(poll.done() for poll in polls))
-    assert max(b - a for a, b in itertools.pairwise(woken)) <= SLICE // RESPONSE_WRITES
+    assert max(b - a for a, b in itertools.pairwise(woken)) <= WOKEN_PER_TURN
     assert [await poll for poll in polls] == [event] * 100
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain
 
@@ -16,7 +17,7 @@ from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import ANY_LIST, Format, Frames
 
 SLICE = 500  # writes before the event loop gets a turn: about 5 ms
-RESPONSE_WRITES = 50  # writes that take as long as the whole response of one long-poll
+WOKEN_PER_TURN = 10  # long-polls: the whole response of one takes as long as 50 writes
 
 Ended = list[tuple[Subscription, Channel[Subscription]]]
 
@@ -35,6 +36,7 @@ class Broadcast:
         self._metrics = metrics
         self._clock = clock
         self._writes_left = SLICE
+        self._waking: deque[tuple[asyncio.Future[Event], Event]] = deque()
         self._round: Generator[None, None, None] | None = None
         self.dirty: dict[Channel[Subscription], None] = {}
 
@@ -81,7 +83,7 @@ class Broadcast:
                     logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
                     self._put_back(channel, chain.from_iterable(channel.groups.values()), frames)
                 if channel.waiters:
-                    yield from self._wake(channel, frames.event)
+                    self._wake(channel, frames.event)
             batched, self._connections.batched = self._connections.batched, {}
             for subscription, written in batched.items():
                 self._connections.write(subscription, b"".join(written))
@@ -92,13 +94,21 @@ class Broadcast:
                 if self._writes_left <= 0:
                     yield
 
-    def _wake(self, channel: Channel[Subscription], event: Event) -> Generator[None, None, None]:
-        for waiter in list(channel.waiters):
+    def _wake(self, channel: Channel[Subscription], event: Event) -> None:
+        """Wake the long-polls of a task, some at each turn: the next round does not wait for them."""
+        if not self._waking:
+            asyncio.get_running_loop().call_soon(self._wake_some)
+        self._waking.extend((waiter, event) for waiter in channel.waiters)
+
+    def _wake_some(self) -> None:
+        woken = 0
+        while self._waking and woken < WOKEN_PER_TURN:
+            waiter, event = self._waking.popleft()
             if not waiter.done():  # a waiter that timed out removes itself a turn later
                 waiter.set_result(event)
-                self._writes_left -= RESPONSE_WRITES
-                if self._writes_left <= 0:
-                    yield
+                woken += 1
+        if self._waking:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
     def _broadcast(
         self, channel: Channel[Subscription], frames: Frames, ended: Ended, *, alone: bool

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from bridge.core.task import TaskKey
+from bridge.delivery.subscriptions import JOINED_PER_TURN, Subscriptions
 from bridge.errors import TaskNotFound, without_frames
-from bridge.hub.broadcast import RESPONSE_WRITES, SLICE
+from bridge.hub.broadcast import WOKEN_PER_TURN
 from bridge.server.acceptor import Acceptor
 from bridge.server.connection import REQUESTS_PER_TURN, RequestTurns
 from bridge.server.server import listen
@@ -135,24 +137,39 @@ async def test_long_polls_of_one_task_wake_over_several_turns() -> None:
     while not all(poll.done() for poll in polls):
         await asyncio.sleep(0)
         woken.append(sum(poll.done() for poll in polls))
-    assert max(b - a for a, b in itertools.pairwise(woken)) <= SLICE // RESPONSE_WRITES
+    assert max(b - a for a, b in itertools.pairwise(woken)) <= WOKEN_PER_TURN
     assert [await poll for poll in polls] == [event] * 100
 
 
 async def test_an_error_that_is_kept_holds_nothing_that_was_read() -> None:
     def read() -> None:
         try:
-            int("inner")
+            bytes.fromhex("no")
         except ValueError as error:
             raise TaskNotFound("outer") from error
 
     with pytest.raises(TaskNotFound) as raised:
         read()
-    error = raised.value
-    without_frames(error)
-    assert error.__traceback__ is None
-    assert error.__cause__ is not None
-    assert error.__cause__.__traceback__ is None
+    kept = raised.value
+    without_frames(kept)
+    assert kept.__traceback__ is None
+    assert kept.__cause__ is not None
+    assert kept.__cause__.__traceback__ is None
+
+
+async def test_the_tasks_of_a_list_are_joined_over_several_turns() -> None:
+    scene = HubScene()
+    subscription = scene.place(RecordingWriter())
+    subscriptions = Subscriptions.__new__(Subscriptions)
+    subscriptions.hub = scene.hub
+    keys = [TaskKey("qingbo", str(number)) for number in range(100)]
+    joining = asyncio.ensure_future(subscriptions._join(subscription, keys))
+    joined = [0]
+    while not joining.done():
+        await asyncio.sleep(0)
+        joined.append(len(subscription.channels))
+    assert joined[-1] == 100
+    assert max(b - a for a, b in itertools.pairwise(joined)) == JOINED_PER_TURN
 
 
 async def test_connections_that_were_reset_while_they_waited_cost_no_protocol() -> None:

@@ -324,3 +324,11 @@ class Overloaded(BridgeError):
     code = "over_capacity"
     status = 503
     retryable = True
+
+
+def without_frames(error: BaseException) -> None:
+    """Drop the tracebacks of an error that is kept: their frames hold all that was read, up to 32 MB."""
+    known: BaseException | None = error
+    while known is not None and known.__traceback__ is not None:
+        known.__traceback__ = None
+        known = known.__cause__ or known.__context__

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
+from socket import inet_aton
 
 from yarl import URL
 
@@ -16,7 +17,9 @@ _WITHOUT_SCHEME = re.compile(r"(?:https?:(?!\d)/*|//)", re.IGNORECASE)
 _END_OF_AUTHORITY = re.compile(r"[/?#\\]")
 _HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?")
 _OPAQUE_HOST = re.compile(r"[A-Za-z0-9_.-]{0,253}:\d{0,5}")
-_IPV4 = re.compile(r"\d+\.\d+\.\d+\.\d+")
+_IPV4 = re.compile(
+    r"(?:.*\.)?(?:\d+|0x[0-9a-f]*)"
+)  # what browsers take for one: also `127.1` and `0x7f000001`
 
 
 def network(text: str) -> Network:
@@ -102,7 +105,12 @@ def _ascii_host(host: str) -> str:
         raise ValueError("an origin needs a host") from error
     if not _HOST_NAME.fullmatch(name) or ".." in name:
         raise ValueError(f"{host[:80]!r} is not a host name")
-    return str(ip_address(name)) if _IPV4.fullmatch(name) else name
+    if not _IPV4.fullmatch(name):
+        return name
+    try:
+        return str(IPv4Address(inet_aton(name)))
+    except OSError as error:
+        raise ValueError(f"{host[:80]!r} is neither a host name nor an address") from error
 
 
 def _is_local(host: str) -> bool:

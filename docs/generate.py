@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -140,6 +141,8 @@ def _default(value: object) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(value, float):
         return f"`{value:g}`"
+    if isinstance(value, Enum):
+        value = value.value
     return f"`{value!r}`".replace("'", '"')
 
 

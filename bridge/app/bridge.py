@@ -252,7 +252,7 @@ class Bridge:
         submitter = Submitter(pool, journal, callback_url=settings.called_back_at or None)
         stack.push_async_callback(submitter.close)
         exposed = settings.limits is Profile.EXPOSED
-        limits = Limits(settings, ClientAddresses(settings.trusted_proxies, warn=exposed), clock, metrics)
+        limits = Limits(settings, ClientAddresses(settings.trusted_proxies, detect=exposed), clock, metrics)
         origins = Origins(settings.allowed_origins)
         auth = build_auth(settings, origins, limits, clock, pool, accounts)
         if auth.ownership is not None:

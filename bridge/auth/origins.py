@@ -71,8 +71,13 @@ class Origins:
         origin = origin[:MAX_ORIGIN].lower()
         if origin not in self._logged and len(self._logged) < MAX_LOGGED:
             self._logged.add(origin)
-            advice = "add it to allowed_origins if its pages are yours"
-            logger.warning("origin refused", extra={"origin": origin, "advice": advice})
+            logger.warning("origin refused", extra={"origin": origin, "advice": _advice(origin)})
+
+
+def _advice(origin: str) -> str:
+    if origin == "null":
+        return f"a file, or a page in a sandbox; only {ANY!r} in allowed_origins allows those, of every site"
+    return "add it to allowed_origins if its pages are yours"
 
 
 def _is_own_host(origin: str, headers: Headers) -> bool:

@@ -377,8 +377,8 @@ class Settings(BaseModel):
     )
     trusted_proxies: list[str] = Field(
         default_factory=list,
-        description="Addresses and networks of the proxies whose `X-Forwarded-For` and `Forwarded` are"
-        " trusted.",
+        description="Addresses and networks of the proxies whose `X-Forwarded-For`, `Forwarded` and"
+        " `X-Forwarded-Prefix` are trusted.",
     )
     private_hosts: list[str] = Field(
         default_factory=list,

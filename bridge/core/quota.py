@@ -31,6 +31,7 @@ class Quota:
         self, total: int = 0, per_caller: int = 0, per_address: int = 0, *, oversize: bool = False
     ) -> None:
         self._limits = total, per_caller, per_address
+        self._off = not any(self._limits)
         self._oversize = oversize
         self.total = 0
         self._of_caller: dict[Hashable, int] = {}
@@ -41,6 +42,8 @@ class Quota:
 
     def exceeded(self, party: Party, amount: int = 1) -> str | None:
         """Whose maximum that is exceeded by `amount` more: `on this bridge`, `per caller`, `per address`."""
+        if self._off:
+            return None
         total, per_caller, per_address = self._limits
         if self._is_full(self.total, amount, total):
             return "on this bridge"
@@ -57,6 +60,8 @@ class Quota:
     def add(self, party: Party, amount: int = 1) -> None:
         """Count `amount` more, a negative one less; the maximum is not checked."""
         self.total += amount
+        if self._off:
+            return
         # Only what a limit reads is counted, and no count of zero is kept: the dicts must not grow with every
         # address ever seen.
         if party.caller is not None and self._limits[1]:

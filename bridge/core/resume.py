@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from bridge.core.cursor import EventId
 from bridge.core.event import Event
@@ -19,8 +19,7 @@ class Resume(StrEnum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where a client left off.
 
     Args:
@@ -34,8 +33,7 @@ class Position:
     resumes: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The answer to a request for some tasks.
 
     Args:

@@ -23,6 +23,7 @@ CLIMBS_SENTENCE = "an id must not contain a segment `.` or `..` or a backslash, 
 
 _SUSPICIOUS = re.compile(r"[%\\]|(?:^|/)\s*\.")
 _DOTS = frozenset({".", ".."})
+_PARAMETERS = re.compile("[;?#]")
 _DECODINGS = 4  # the path as it is sent, and decoded up to three times
 # What some servers take for a dot, a slash or a backslash: too long UTF-8, and the escapes of JavaScript.
 _ODD_ESCAPE = re.compile(
@@ -209,7 +210,8 @@ def climbs(path: str) -> bool:
 
 
 def _names_another(segment: str) -> bool:
-    return segment in _DOTS or segment.startswith("..;")  # Java servers leave out `;` and what follows
+    # Java servers leave out `;` and what follows; one that decodes before it splits, also `?` and `#`.
+    return segment in _DOTS or _PARAMETERS.split(segment, maxsplit=1)[0].rstrip() == ".."
 
 
 def _usual(odd: re.Match[str]) -> str:

@@ -623,7 +623,8 @@ class Watch:
         self.due = now + self.interval
         if self._poll_requested:
             # The request came while this poll was running, which may have read the state before the change.
-            self.due = max(now, self._poll_requested_at)
+            # It hurries the next poll and delays none: callbacks without end ask for one a second later each.
+            self.due = min(self.due, max(now, self._poll_requested_at))
         elif now < self._stream_alive_at + self.pace.max_seconds:
             self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
         self._wait = max(self.due - now, 0.0)
@@ -632,7 +633,7 @@ class Watch:
         self.due = max(now + wait, self._not_before)
         self._wait = self.due - now
         if self._poll_requested:
-            self.due = max(now, self._poll_requested_at, self._not_before)
+            self.due = max(min(self.due, max(now, self._poll_requested_at)), self._not_before)
 
     def _lost_delay(self) -> float:
         # Spread: tasks that were lost together must not be polled together.

@@ -7,7 +7,9 @@ runs here, and the layers are freed.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,6 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 SERVER = "bridge.server"
 SESSION = "bridge.session"
 ON_CLOSE = "bridge.on_close"
+
+# A client that has closed its half may still read: a provider that responds fast can be waited for.
+LEFT_SECONDS = 0.5
 
 StreamSession = Callable[[Receive, Send], Awaitable[None]]
 CloseCallback = Callable[[], None]
@@ -80,6 +85,29 @@ def on_leave(scope: Scope, callback: CloseCallback | None) -> None:
     server = server_of(scope)
     if server is not None and hasattr(server, "on_leave"):
         server.on_leave(callback)
+
+
+@asynccontextmanager
+async def timeout_of_client(seconds: float, scope: Scope | None) -> AsyncIterator[None]:
+    """`asyncio.timeout`, which ends within `LEFT_SECONDS` once the client has closed its half.
+
+    Args:
+        scope: The HTTP request; None for a plain timeout.
+
+    Raises:
+        TimeoutError: The time is up.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(seconds) as limit:
+        if scope is None:
+            yield
+            return
+        ends_at = loop.time() + seconds
+        on_leave(scope, lambda: limit.reschedule(min(ends_at, loop.time() + LEFT_SECONDS)))
+        try:
+            yield
+        finally:
+            on_leave(scope, None)
 
 
 def on_close(scope: Scope, callback: CloseCallback) -> None:

@@ -1,8 +1,9 @@
 """Long polling: respond as soon as the state differs from the one the client has.
 
 Rule 1: a wait ends when the state changes, on timeout, when the client has left, and on drain.
-Rule 2: with `Prefer: wait`, one reader gets the same answer at most once a second. A loop whose entity tag
-        never matches, because a proxy strips or changes it, is slowed down to one request per second.
+Rule 2: with `Prefer: wait`, one reader gets the same answer at most once a second, an error too.
+        A loop whose entity tag never matches, because a proxy strips or changes it, is slowed down to one
+        request per second.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bridge.core.repeats import REPEAT_SECONDS, RecentAnswers
 from bridge.core.task import TaskKey
 from bridge.delivery.handoff import on_leave, server_of
 from bridge.delivery.subscriptions import Subscriptions
+from bridge.errors import BridgeError
 from bridge.telemetry.metrics import LEFT
 from bridge.wire.formats import JsonFormat
 
@@ -80,14 +82,18 @@ class LongPolls:
         Raises:
             BridgeError: The task has no recorded state, and this is why.
         """
-        event = await self._subscriptions.read_or_poll(request.key)
+        try:
+            event = await self._subscriptions.read_or_poll(request.key, client.scope)
+        except BridgeError as error:
+            if request.wait is not None:
+                await self._hold((request.reader, request.key, error.code), client)
+            raise
         modified = request.have is None or not names(request.have, str(event.cursor))
         seconds = 0.0
-        if request.wait and not modified and not event.state.status.final:
-            seconds = min(request.wait, MAX_WAIT_SECONDS)
-        elif request.wait is not None:
-            answer = (request.reader, request.key, event.cursor, modified)
-            seconds = self._answers.wait(answer, now=self._subscriptions.clock.monotonic())
+        if request.wait is not None:
+            seconds = self._repeat_wait((request.reader, request.key, event.cursor, modified))
+            if not modified and not event.state.status.final:
+                seconds = max(seconds, min(request.wait, MAX_WAIT_SECONDS))
         if seconds > 0:
             newer = await self._wait(event, seconds, client)
             event, modified = newer or event, modified or newer is not None
@@ -105,6 +111,20 @@ class LongPolls:
         """End all waits (the bridge drains). Later ones last a second at most, so that no client spins."""
         for wait in self._waits:
             wait.end(Closing.DRAIN.value)
+
+    def _repeat_wait(self, answer: Hashable) -> float:
+        return self._answers.wait(answer, now=self._subscriptions.clock.monotonic())
+
+    async def _hold(self, answer: Hashable, client: Request) -> None:
+        """Wait until an error may be given to the same reader once more (rule 2)."""
+        seconds = self._repeat_wait(answer)
+        if seconds > 0:
+            wait = _Wait()
+            with contextlib.suppress(TimeoutError):
+                async with wait.timeout:
+                    with _watching(client, partial(wait.end, LEFT)):
+                        await asyncio.sleep(seconds)
+        self._answers.give(answer, now=self._subscriptions.clock.monotonic())
 
     async def _wait(self, event: Event, seconds: float, client: Request) -> Event | None:
         """As `changed`, counted and logged as a connection."""

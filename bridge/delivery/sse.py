@@ -89,7 +89,9 @@ class EventStream(Response):
             if self._subscriptions.closed is not None:
                 await self._reject(subscription, self._subscriptions.closed, send)
                 return
-            pending = await self._subscriptions.open(subscription, self._request, wait_for_state=True)
+            pending = await self._subscriptions.open(
+                subscription, self._request, wait_for_state=True, scope=scope
+            )
             if pending.ended:
                 # 204 makes an EventSource stop reconnecting (WHATWG HTML, section 9.2.3).
                 subscription.closing = Closing.FINISHED

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from starlette.types import Scope
 
 from bridge.clock import Clock
 from bridge.config.settings import Settings
 from bridge.core.cursor import Cursor, mark_of
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.merge import unknown
-from bridge.core.resume import Decision, Resume, decide
+from bridge.core.resume import Decision, Resume, decide, is_seen
 from bridge.core.task import Status, TaskKey
 from bridge.core.watch import NO_LINK_SENTENCE
+from bridge.delivery.handoff import timeout_of_client
 from bridge.delivery.history import Pace, Replay
 from bridge.errors import BridgeError, CredentialRefused, TaskNotFound, UpstreamRefused
 from bridge.hub.hub import Hub
@@ -34,6 +37,7 @@ LINKS_EXPIRE_SOON_SECONDS = 600.0
 LINKS_EXPIRING_SENTENCE = "a result link of this task has expired or expires within 10 minutes"
 REFUSED = "refused"  # in the log: a problem document was the response, or the client left before it
 
+JOINED_PER_TURN = 20
 RECHECK_SECONDS = 30.0  # age of a connection with tasks that could not be verified yet
 
 logger = logging.getLogger(__name__)
@@ -47,22 +51,28 @@ class SubscribeRequest:
         token: The last event id the client sent.
         history: Whether to send all recorded states first instead of only the newest.
         unverified: Requested tasks that may not be shown, with the reason.
+        refused: How many more tasks of the same list were refused already.
         pace: Counts bytes of history; returns the seconds to wait before they may be read.
         has_room: Whether a first burst of so many bytes may wait for the client.
+
+    Attributes:
+        mark: What the event ids of this list carry; None for a request that names one task.
     """
 
     keys: Sequence[TaskKey]
     token: str | None = None
     history: bool = False
     unverified: Mapping[TaskKey, BridgeError] = field(default_factory=dict)
+    refused: int = 0
     pace: Pace = lambda _: 0.0
     has_room: Callable[[int], bool] = lambda _: True
 
-    @property
-    def mark(self) -> str | None:
-        """What the event ids of this list carry; None for a request that names one task."""
+    mark: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
         # Of the tasks that are shown: one that may be seen later is then sent at any offset.
-        return mark_of(self.keys) if len(self.keys) + len(self.unverified) > 1 else None
+        several = len(self.keys) + len(self.unverified) + self.refused > 1
+        object.__setattr__(self, "mark", mark_of(self.keys) if several else None)
 
 
 @dataclass(slots=True)
@@ -139,13 +149,19 @@ class Subscriptions:
                 subscription.ends_at, subscription.ends_by = self.clock.monotonic(), Closing.EXPIRED
 
     async def open(
-        self, subscription: Subscription, request: SubscribeRequest, *, wait_for_state: bool
+        self,
+        subscription: Subscription,
+        request: SubscribeRequest,
+        *,
+        wait_for_state: bool,
+        scope: Scope | None = None,
     ) -> PendingSubscription:
         """Register for the tasks and read their newest states.
 
         Args:
             wait_for_state: Wait for the first poll if no task has a state: the response status depends
                 on it.
+            scope: The HTTP request; that wait ends soon after its client has left.
 
         Raises:
             TaskNotFound: The provider has none of the tasks.
@@ -153,13 +169,13 @@ class Subscriptions:
             JournalError: The journal cannot be read.
         """
         first_poll_until = self.clock.monotonic() + self.settings.first_state_timeout_seconds
-        self.hub.join(subscription, request.keys)
+        await self._join(subscription, request.keys)
         latest = await self.journal.latest(request.keys)
         decision = self._decide(request, latest)
         pending = PendingSubscription(subscription, request, decision, latest, first_poll_until)
         if wait_for_state and request.keys and not decision.nothing_more and not any(latest):
             pending.wait_done = True
-            await self._wait_first_poll(pending)
+            await self._wait_first_poll(pending, scope)
         decision = pending.decision
         if decision.resume is not None:
             self.metrics.resumes.labels(subscription.fmt.label, decision.resume.value).inc()
@@ -167,6 +183,15 @@ class Subscriptions:
             # Without its traceback, which would grow with every client that gets this exception.
             raise self._why_missing(request).with_traceback(None)
         return pending
+
+    async def _join(self, subscription: Subscription, keys: Sequence[TaskKey]) -> None:
+        """Register for the tasks, some at each turn of the event loop: each new one starts a watch."""
+        for start in range(0, len(keys), JOINED_PER_TURN):
+            if start:
+                await asyncio.sleep(0)
+                if subscription.closing is not None:
+                    return
+            self.hub.join(subscription, keys[start : start + JOINED_PER_TURN])
 
     def _decide(self, request: SubscribeRequest, latest: Sequence[Event | None]) -> Decision:
         missing = [
@@ -185,7 +210,7 @@ class Subscriptions:
         if decision.nothing_more and not all(isinstance(error, TaskNotFound) for error in hidden):
             # A task that may be shown later: the stream has a notice about it.
             resume = None if decision.resume is None else Resume.CURRENT
-            return replace(decision, resume=resume, nothing_more=False)
+            return decision._replace(resume=resume, nothing_more=False)
         return decision
 
     def _why_missing(self, request: SubscribeRequest) -> BridgeError:
@@ -209,55 +234,56 @@ class Subscriptions:
             return
         after = position.after
         if request.history:
-            replay = Replay(self.journal, self.hub, self.clock, self.metrics, first=preface, retry=retry)
+            replay = Replay(self.journal, self.hub, self.clock, preface=preface, retry=retry)
             recorded = await self.journal.history(request.keys, after or 0)
             reached = await replay.run(subscription, recorded, pace=request.pace, has_room=request.has_room)
             if reached:
                 # What it has been sent begins the stream: the newest states follow only where they are newer.
                 preface, retry, after = b"", None, reached
-        if any(error.retryable for error in request.unverified.values()):
+        if request.unverified and any(error.retryable for error in request.unverified.values()):
             # The check failed only for now. Closed early, the client reconnects and is checked again.
             subscription.ends_at = min(subscription.ends_at, self.clock.monotonic() + RECHECK_SECONDS)
         new = [key for key, event in zip(request.keys, pending.latest, strict=True) if event is None]
-        links_expire_before = self.clock.time() + LINKS_EXPIRE_SOON_SECONDS
-        remarks = [
-            (event.key, Notice(NoticeCode.LINKS_EXPIRING, LINKS_EXPIRING_SENTENCE))
-            for event in events
-            if any(
-                output.expires_at is not None and output.expires_at < links_expire_before
-                for output in event.state.outputs
-            )
-        ]
-        # While its watch lingers, the task's own notice says why.
-        remarks += [
-            (event.key, Notice(NoticeCode.RESULT_UNAVAILABLE, NO_LINK_SENTENCE, retriable=False))
-            for event in events
-            if event.state.status is Status.COMPLETED
-            and not all(output.fetchable for output in event.state.outputs)
-            and not self.hub.is_noticed(event.key, NoticeCode.RESULT_UNAVAILABLE)
-        ]
-        remarks += [(key, denied_notice(error)) for key, error in request.unverified.items()]
+        remarks = self._remarks(request, events)
         backlogs = self._backlogs(pending, events, after)
         self.hub.begin(subscription, backlogs, preface=preface, remarks=remarks, retry=retry)
         if new and pending.decision.resume is not Resume.CURRENT:
             self._send_placeholders(pending, new)
 
+    def _remarks(self, request: SubscribeRequest, events: Sequence[Event]) -> list[tuple[TaskKey, Notice]]:
+        """The notices about its tasks that are for this client alone."""
+        remarks: list[tuple[TaskKey, Notice]] = []
+        links_expire_before = self.clock.time() + LINKS_EXPIRE_SOON_SECONDS
+        for key, state in [(event.key, event.state) for event in events if event.state.outputs]:
+            expiries = [output.expires_at for output in state.outputs if output.expires_at is not None]
+            if expiries and min(expiries) < links_expire_before:
+                remarks.append((key, Notice(NoticeCode.LINKS_EXPIRING, LINKS_EXPIRING_SENTENCE)))
+            lacks_link = not all(output.fetchable for output in state.outputs)
+            # While its watch lingers, the task's own notice says why.
+            told = self.hub.is_noticed(key, NoticeCode.RESULT_UNAVAILABLE)
+            if state.status is Status.COMPLETED and lacks_link and not told:
+                notice = Notice(NoticeCode.RESULT_UNAVAILABLE, NO_LINK_SENTENCE, retriable=False)
+                remarks.append((key, notice))
+        remarks += [(key, denied_notice(error)) for key, error in request.unverified.items()]
+        return remarks
+
     def _backlogs(
         self, pending: PendingSubscription, events: Sequence[Event], after: int | None
     ) -> dict[TaskKey, Backlog]:
-        recorded: dict[TaskKey, list[Event]] = {key: [] for key in pending.request.keys}
-        for event in events:
-            recorded[event.key].append(event)
         floor = -1 if after is None else after
-        # A WebSocket has no status 204: the end of a finished task is sent again instead.
+        backlogs = {key: Backlog(None, floor) for key in pending.request.keys}
+        # A WebSocket has no status 204: the end that the client saw on another connection is sent again.
         repeats_end = pending.subscription.fmt.stays_open
-        return {
-            key: Backlog(states, -1 if repeats_end and states and states[-1].state.status.final else floor)
-            for key, states in recorded.items()
-        }
+        for event in events:
+            repeated = repeats_end and event.state.status.final and is_seen(event, pending.decision.position)
+            backlogs[event.key] = Backlog(event, -1 if repeated else floor)
+        return backlogs
 
-    async def read_or_poll(self, key: TaskKey) -> Event:
+    async def read_or_poll(self, key: TaskKey, scope: Scope | None = None) -> Event:
         """The newest event of a task; a task without a running watch is polled first.
+
+        Args:
+            scope: The HTTP request; the wait for that poll ends soon after its client has left.
 
         Raises:
             BridgeError: The task has no recorded state, and this is why.
@@ -269,7 +295,7 @@ class Subscriptions:
         self.pool.want(key)
         error: BridgeError | None = None
         try:
-            async with asyncio.timeout(self.settings.first_state_timeout_seconds):
+            async with timeout_of_client(self.settings.first_state_timeout_seconds, scope):
                 error = await self.pool.wait_polled(key)
         except TimeoutError:
             pass
@@ -307,13 +333,13 @@ class Subscriptions:
         retry = retry_milliseconds(self.random(), busy=True)
         return subscription.fmt.closing(closing, retry=retry)
 
-    async def _wait_first_poll(self, pending: PendingSubscription) -> None:
+    async def _wait_first_poll(self, pending: PendingSubscription, scope: Scope | None) -> None:
         """Wait until one task has a state, every task was polled, or the time is up."""
         keys = pending.request.keys
         errors: dict[TaskKey, BridgeError | None] = {}
         polls = {asyncio.ensure_future(self.pool.wait_polled(key)): key for key in keys}
         try:
-            async with asyncio.timeout(self.settings.first_state_timeout_seconds):
+            async with timeout_of_client(self.settings.first_state_timeout_seconds, scope):
                 for completed in asyncio.as_completed(polls):
                     await completed
                     errors = {key: poll.result() for poll, key in polls.items() if poll.done()}
@@ -322,7 +348,7 @@ class Subscriptions:
                     if any(watcher is not None and watcher.watch.known is not None for watcher in watchers):
                         break
         except TimeoutError:
-            pass
+            pending.first_poll_until = self.clock.monotonic()
         finally:
             for poll in polls:
                 poll.cancel()

@@ -220,7 +220,7 @@ class _Conversation:
                     self._send_error(number, error, task=key.ref)
                 allowed = [key for key in keys if key not in denied]
                 if allowed:
-                    await self.subscribe(number, SubscribeRequest(allowed, token))
+                    await self.subscribe(number, SubscribeRequest(allowed, token, refused=len(denied)))
             case "unsubscribe":
                 keys = self._resolve(_tasks(fields))
                 # Tasks the client never subscribed to are confirmed too: the result is the same.

@@ -40,7 +40,7 @@ class TransportWriter:
     ASGI `send` would cost each write a coroutine, a message and the checks of both.
     """
 
-    __slots__ = ("_send", "_transport", "flow", "framed", "write")
+    __slots__ = ("_cycle", "_send", "_transport", "flow", "framed", "write")
 
     ended = None  # `receive` returns when the response has ended
 
@@ -48,6 +48,7 @@ class TransportWriter:
         self._send: Send | None = None
         # False for HTTP/1.0: the body ends with the connection.
         self.framed = bool(cycle.chunked_encoding)
+        self._cycle = cycle
         self._transport = cycle.transport
         self.flow = cycle.flow
         self.write = cycle.transport.write
@@ -60,6 +61,11 @@ class TransportWriter:
     def gone(self) -> bool:
         """Whether the transport is closed or closing."""
         return self._transport.is_closing()
+
+    @property
+    def left(self) -> bool:
+        """Whether the client has closed its half of the connection too, where the server reports that."""
+        return self.gone or getattr(self._cycle, "left", False)
 
     @property
     def unsent(self) -> int:
@@ -118,6 +124,11 @@ class WebSocketWriter:
         return self._transport.is_closing()
 
     @property
+    def left(self) -> bool:
+        """The same: the server closes a WebSocket whose client has closed its half."""
+        return self.gone
+
+    @property
     def unsent(self) -> int:
         """Bytes in the transport's write buffer."""
         return self._transport.get_write_buffer_size()
@@ -165,6 +176,11 @@ class AsgiWriter:
     def attach(self, send: Send) -> None:
         """Set the server's `send`; nothing is written before."""
         self._send = send
+
+    @property
+    def left(self) -> bool:
+        """Whether a message could not be sent; before that, `gone` is all that is known."""
+        return self.ended.is_set()
 
     @property
     def flow(self) -> FlowControl:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import TaskKey
@@ -36,6 +36,10 @@ class ConnectionWriter(Protocol):
         """Whether the socket is closed. The server reports the disconnect separately."""
 
     @property
+    def left(self) -> bool:
+        """Whether the client has closed its half of the connection, or all of it."""
+
+    @property
     def unsent(self) -> int:
         """Bytes written that the kernel has not accepted yet."""
 
@@ -52,16 +56,16 @@ class ConnectionWriter(Protocol):
         """Close immediately and discard the write buffer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(NamedTuple):
     """What a connection has to be sent of one task before it follows its broadcasts.
 
     Args:
-        events: Recorded states, oldest first, or the placeholder of a task without any (offset 0).
+        event: The newest recorded state, or the placeholder of a task without any (offset 0); None for
+            nothing but what comes.
         floor: Offset up to which the client has seen everything.
     """
 
-    events: Sequence[Event] = ()
+    event: Event | None = None
     floor: int = -1
 
 
@@ -90,6 +94,7 @@ class Subscription:
         writer: None until the response has begun; `write` and `flow` are unset until then.
         counts: States and bytes written, see `counts_of`.
         sent_offset: Offset of the newest event written.
+        replayed: Recorded states, oldest first, that precede everything pending.
         pending: What `Hub.flush` sends next: the backlog of a task that has just been asked for, None for the
             newest state of one that was held back.
         pending_notices: The notices that follow it.
@@ -110,6 +115,7 @@ class Subscription:
     tasks: int = 0
     sent_offset: int = 0
     channels: dict[TaskKey, Channel[Subscription]] = field(default_factory=dict)
+    replayed: Sequence[Event] = ()
     pending: dict[Channel[Subscription], Backlog | None] = field(default_factory=dict)
     pending_notices: dict[tuple[TaskKey, NoticeCode], Notice] = field(default_factory=dict)
     preface: bytes = b""

@@ -65,11 +65,11 @@ class MemoryJournal(Feed):
             self._with_history[key] = None
             self._with_history.move_to_end(key)
         events.append(event)
-        self._appended_at[key] = self._clock.monotonic()
+        now = self._appended_at[key] = self._clock.monotonic()
         if len(events) > EVENTS_PER_TASK:
             self._bytes -= _size(events.popleft())
         self._tasks.move_to_end(key)  # the first task is always the one unchanged for longest
-        self._forget()
+        self._forget(now)
         while self._bytes > self._max_bytes and self._with_history:
             self._forget_oldest_event()
         self.publish(event)
@@ -113,12 +113,12 @@ class MemoryJournal(Feed):
     async def close(self) -> None:
         """Do nothing: there is no storage."""
 
-    def _forget(self) -> None:
+    def _forget(self, now: float) -> None:
         """Delete a bounded number of expired tasks.
 
         Bounded, because after a quiet night the next append would otherwise delete thousands at once.
         """
-        oldest = self._clock.monotonic() - self._retention
+        oldest = now - self._retention
         for _ in range(FORGET_BATCH):
             if len(self._tasks) == 1:
                 return
@@ -144,5 +144,7 @@ class MemoryJournal(Feed):
 def _size(event: Event) -> int:
     """Bytes of an event in memory, roughly."""
     state = event.state
-    links = sum(len(output.url or "") for output in state.outputs)
-    return EVENT_BYTES + len(state.raw or b"") + len(state.result or b"") + links
+    size = EVENT_BYTES + len(state.raw or b"") + len(state.result or b"")
+    for output in state.outputs:
+        size += len(output.url or "")
+    return size

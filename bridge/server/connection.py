@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import deque
+from collections import OrderedDict, deque
 from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from bridge.server.exchange import Exchange
+from bridge.server.peers import was_reset
 from bridge.server.request_head import FRAMING_FIELDS, Malformed, framing
 from bridge.server.request_limits import OVERLOADED_RESPONSE, TimeLimitedRequest, bad_request
 
@@ -19,7 +20,8 @@ MAX_FIELDS = 1000  # header fields of one request
 SLICE_BYTES = 64 * 1024
 SLICE_PIECES = 200
 CHUNKED_PIECE = 16 * 1024  # a body may consist of chunks of one byte, and each costs a call
-PIPELINED_PER_TURN = 2
+REQUESTS_PER_TURN = 4  # each counts once more per kilobyte
+PROBES = (b"GET /livez ", b"GET /readyz ")
 MAX_AHEAD = 64 * 1024  # bytes of further requests that are kept while one is answered
 
 _END = b"\r\n\r\n"  # of a head, and of a chunked body
@@ -27,28 +29,65 @@ _HANDSHAKE = re.compile(rb"(?i)\nupgrade:[^\r\n]*websocket")
 _MAX_LINE = 512  # of a handshake's `Upgrade`, where it arrives in two parts
 
 
-class PipelineTurns:
-    """Connections whose next request has arrived already: a few are continued at each turn of the loop.
+class RequestTurns:
+    """Which requests begin at this turn of the event loop: a few, by turns of addresses.
 
-    Otherwise every one of a hundred connections with pipelined requests would have a request under way at all
-    times, and others, with one request each, would wait for a hundred at every step.
+    Otherwise a thousand connections whose requests arrive together would have a thousand requests under way,
+    and all others would wait for each step of all of them. A probe of an orchestrator has a share of its own.
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[HttpConnection] = deque()
+        self._waiting: OrderedDict[str, deque[HttpConnection]] = OrderedDict()
+        self._begun = self._probes = 0
+        self._scheduled = False
+
+    def may_begin(self, connection: HttpConnection, data: bytes) -> bool:
+        """Whether a request that has just arrived begins now; if not, let it `wait`."""
+        self._schedule(connection)
+        if data.startswith(PROBES):
+            self._probes += 1
+            return self._probes <= REQUESTS_PER_TURN
+        begun, self._begun = self._begun, self._begun + _weight(data)
+        return begun < REQUESTS_PER_TURN and not self._waiting
 
     def wait(self, connection: HttpConnection) -> None:
         """Continue `connection` when its turn comes."""
-        self._waiting.append(connection)
-        if len(self._waiting) == 1:
-            connection.loop.call_soon(self._turn)
+        address = connection.client[0] if connection.client else ""
+        self._waiting.setdefault(address, deque()).append(connection)
+        self._schedule(connection)
 
-    def _turn(self) -> None:
-        for _ in range(min(PIPELINED_PER_TURN, len(self._waiting))):
-            connection = self._waiting.popleft()
-            connection.continue_reading()
-        if self._waiting:
-            self._waiting[0].loop.call_soon(self._turn)
+    def _schedule(self, connection: HttpConnection) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            connection.loop.call_soon(self._turn, connection.loop)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._begun = self._probes = 0
+        self._scheduled = False
+        try:
+            while self._waiting and self._begun < REQUESTS_PER_TURN:
+                self._begun += self._continue(self._next())
+        finally:  # also when one of them raised: the others go on
+            if self._waiting and not self._scheduled:
+                self._scheduled = True
+                loop.call_soon(self._turn, loop)
+
+    def _next(self) -> HttpConnection:
+        address, connections = next(iter(self._waiting.items()))
+        connection = connections.popleft()
+        if connections:
+            self._waiting.move_to_end(address)
+        else:
+            del self._waiting[address]
+        return connection
+
+    def _continue(self, connection: HttpConnection) -> int:
+        if connection.transport.is_closing():
+            return 0
+        if was_reset(connection.transport):
+            connection.transport.abort()
+            return 0
+        return connection.continue_reading()
 
 
 class HttpConnection(TimeLimitedRequest):
@@ -60,7 +99,7 @@ class HttpConnection(TimeLimitedRequest):
 
     __slots__ = ("_ahead", "_deaf", "_eof", "_left", "_tail", "_upgrade", "_websocket")
 
-    turns = PipelineTurns()  # one for each server, in its own subclass
+    turns = RequestTurns()  # one for each server, in its own subclass
     cycle: Exchange | None  # type: ignore[assignment] # None between two requests: an idle connection is small
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
@@ -84,6 +123,10 @@ class HttpConnection(TimeLimitedRequest):
             return
         if self._ahead or self._is_answering():
             self._keep(data)
+        elif not (self._in_head or self._in_body or self.turns.may_begin(self, data)):
+            self._ahead = data
+            self.flow.pause_reading()
+            self.turns.wait(self)
         elif self._tail or self._in_body or data.find(_END) != len(data) - len(_END):
             self._parse(data)
         else:  # one whole head and nothing else, as nearly always
@@ -188,13 +231,14 @@ class HttpConnection(TimeLimitedRequest):
         else:
             self._feed(self._head_without_upgrade())
 
-    def continue_reading(self) -> None:
-        """Parse what was kept."""
+    def continue_reading(self) -> int:
+        """Parse what was kept; how much of a turn it takes."""
         if self._deaf or self._is_answering():
-            return
+            return 0
         data, self._ahead = self._ahead, b""
         if data:
             self._parse(data)
+        return _weight(data) if data else 0
 
     def _end_of_piece(self, data: bytes, at: int) -> int:
         """The end of what can be parsed without reaching into another request."""
@@ -320,7 +364,7 @@ class HttpConnection(TimeLimitedRequest):
             raise Malformed("the end of the request before is ambiguous")
         self._in_head = True
         self._head_bytes = self._field_bytes = 0
-        self._waiting_since = self.loop.time()
+        self.waiting_since = self.loop.time()
         self.url = b""
         self.headers = []
 
@@ -391,3 +435,8 @@ class HttpConnection(TimeLimitedRequest):
             cycle.message_event.set()
             if self._eof:
                 cycle.leave()
+
+
+def _weight(data: bytes) -> int:
+    """How many requests a request counts as: one with a list of many tasks takes longer."""
+    return 1 + min(len(data), MAX_AHEAD) // 1024

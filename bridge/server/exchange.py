@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from starlette.types import ASGIApp, Message
 from uvicorn.protocols.http.httptools_impl import (
@@ -14,6 +15,8 @@ from uvicorn.protocols.http.httptools_impl import (
 
 _WITHOUT_BODY = (204, 304)
 _LAST_CHUNK = b"0\r\n\r\n"
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_MAX_KEPT = 64  # bytes of a field whose line is kept
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
 
@@ -77,8 +80,17 @@ class Exchange(RequestResponseCycle):
             if self.left:
                 return _DISCONNECT
             self._waits = True
-        message = await super().receive()
-        return _DISCONNECT if self.left and self.detached else message  # type: ignore[return-value]
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.waiting_for_100_continue = False
+            self.transport.write(_CONTINUE)
+        if not (self.disconnected or self.response_complete):
+            self.flow.resume_reading()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self.disconnected or self.response_complete or (self.left and self.detached):
+            return _DISCONNECT
+        body, self.body = bytes(self.body), bytearray()
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Message) -> None:  # type: ignore[override] # as uvicorn's
         """Write the head or a part of the body.
@@ -105,18 +117,20 @@ class Exchange(RequestResponseCycle):
             self.keep_alive = False
         self.waiting_for_100_continue = False
         status: int = message["status"]
-        content = [STATUS_LINE[status]]
+        headers = [*self.default_headers, *message.get("headers", ())]
+        kept, made = _kept_line, _line
+        lines = [
+            kept(name, value) if len(value) <= _MAX_KEPT else made(name, value) for name, value in headers
+        ]
+        content = [STATUS_LINE[status], *lines]
         says_close = False
-        for given, value in [*self.default_headers, *message.get("headers", ())]:
-            if HEADER_RE.search(given) or HEADER_VALUE_RE.search(value):
-                raise RuntimeError("invalid HTTP header")
-            name = given.lower()
-            if name == b"content-length" and self.chunked_encoding is None:
-                self.expected_content_length = int(value)
-                self.chunked_encoding = False
-            elif name == b"connection" and b"close" in value.lower():
-                self.keep_alive, says_close = False, True
-            content += (name, b": ", value, b"\r\n")
+        fields = [name.lower() for name, _ in headers]
+        if b"content-length" in fields and self.chunked_encoding is None:
+            self.expected_content_length = int(headers[fields.index(b"content-length")][1])
+            self.chunked_encoding = False
+        if b"connection" in fields:
+            says_close = b"close" in headers[fields.index(b"connection")][1].lower()
+            self.keep_alive = self.keep_alive and not says_close
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
             # HTTP/1.0 has no chunks (RFC 9112 section 6.1): there the end of the connection ends the body.
             self.chunked_encoding = self.scope["http_version"] != "1.0"
@@ -150,3 +164,17 @@ class Exchange(RequestResponseCycle):
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+
+def _line(name: bytes, value: bytes) -> bytes:
+    """A line of the head.
+
+    Raises:
+        RuntimeError: It would be more than one.
+    """
+    if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
+        raise RuntimeError("invalid HTTP header")
+    return b"%b: %b\r\n" % (name.lower(), value)
+
+
+_kept_line = lru_cache(512)(_line)  # most lines are the same in all responses

@@ -18,7 +18,8 @@ MARGIN_SECONDS = 2.0  # by which the kernel is later than our own checks, which 
 _LINUX = sys.platform == "linux"
 _TCP_INFO_BYTES = 60
 _STATE_AND_LAST_ACK = struct.Struct("=B55xI")  # struct tcp_info of linux/tcp.h
-_LEFT = frozenset({7, 8})  # TCP_CLOSE and TCP_CLOSE_WAIT of include/net/tcp_states.h
+_CLOSED = 7
+_LEFT = frozenset({_CLOSED, 8})  # TCP_CLOSE and TCP_CLOSE_WAIT of include/net/tcp_states.h
 
 
 def watch_peers(listener: socket.socket, timeout: float) -> None:
@@ -63,3 +64,12 @@ def peer_status(transport: Any) -> tuple[bool, float]:
     except (OSError, AttributeError, struct.error):  # closed meanwhile, or not TCP
         return False, 0.0
     return state in _LEFT, milliseconds / 1000
+
+
+def was_reset(transport: Any) -> bool:
+    """Whether the connection has ended, which the event loop has not noticed while nothing is read."""
+    try:
+        raw = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    except (OSError, AttributeError, ValueError):  # closed meanwhile, or not TCP
+        return False
+    return _LINUX and raw[0] == _CLOSED

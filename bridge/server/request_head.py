@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Fields = Iterable[tuple[bytes, bytes]]
 
@@ -27,8 +27,7 @@ class Malformed(Exception):
     """The head is ambiguous or not HTTP/1; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
+class Framing(NamedTuple):
     """How the rest of one request is read.
 
     Args:

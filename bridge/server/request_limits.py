@@ -96,6 +96,8 @@ class TimeLimitedRequest(HttpToolsProtocol):
     Attributes:
         max_head_bytes: The largest request head, including the URL.
         incoming: What all connections hold of requests that arrived in part.
+        waiting_since: The event loop's time since which more of a request is awaited; None while it is the
+            server's turn.
     """
 
     # uvicorn's class has thirty attributes already; five more in the instance dict cost 1 KB per connection.
@@ -106,7 +108,7 @@ class TimeLimitedRequest(HttpToolsProtocol):
         "_head_start",
         "_in_body",
         "_in_head",
-        "_waiting_since",
+        "waiting_since",
     )
 
     flow: CountedFlow
@@ -118,7 +120,7 @@ class TimeLimitedRequest(HttpToolsProtocol):
         super().connection_made(transport)
         self._in_head = self._in_body = False
         self._head_bytes = self._field_bytes = self._head_start = self._counted = 0
-        self._waiting_since: float | None = self.loop.time()  # None while it is the server's turn
+        self.waiting_since: float | None = self.loop.time()
         self.flow = CountedFlow(transport)
 
     def on_url(self, url: bytes) -> None:
@@ -139,18 +141,18 @@ class TimeLimitedRequest(HttpToolsProtocol):
     def body_begins(self) -> None:
         """Start the body timeout."""
         self._in_head, self._in_body = False, True
-        self._waiting_since = self.loop.time()
+        self.waiting_since = self.loop.time()
 
     def body_arrives(self, size: int) -> None:
         """Extend the body timeout by the time `size` bytes may take at the minimum rate."""
-        if self._waiting_since is not None:
+        if self.waiting_since is not None:
             # Never beyond now: a fast start must not pay for a long pause later.
-            self._waiting_since = min(self._waiting_since + size / MIN_BODY_RATE, self.loop.time())
+            self.waiting_since = min(self.waiting_since + size / MIN_BODY_RATE, self.loop.time())
 
     def body_ends(self) -> None:
         """Stop the timeout: the request is complete."""
         self._in_body = False
-        self._waiting_since = None
+        self.waiting_since = None
 
     def count_unfinished_head(self, size: int) -> bool:
         """Count bytes of a head that began in an earlier read; whether it is still small enough."""
@@ -170,9 +172,9 @@ class TimeLimitedRequest(HttpToolsProtocol):
 
     def nothing_arrived(self) -> None:
         """Restart the header timeout after bytes that began no message."""
-        if self._waiting_since is None and self._is_idle():
+        if self.waiting_since is None and self._is_idle():
             # Line breaks between requests are legal, cancel uvicorn's keep-alive timer and begin no message.
-            self._waiting_since = self.loop.time()
+            self.waiting_since = self.loop.time()
 
     def check_timeout(self, now: float, header_timeout: float, body_timeout: float) -> None:
         """Close the connection if its request arrives too slowly.
@@ -184,13 +186,13 @@ class TimeLimitedRequest(HttpToolsProtocol):
             header_timeout: Seconds for the head, from the connection or the first byte of a request.
             body_timeout: Seconds for the body while less than `MIN_BODY_RATE` arrives.
         """
-        if self._waiting_since is None or self.transport.is_closing():
+        if self.waiting_since is None or self.transport.is_closing():
             return
         if self._in_body and self.flow.read_paused:
-            self._waiting_since = now  # the application does not read; the client is not to blame
+            self.waiting_since = now  # the application does not read; the client is not to blame
             return
         timeout = body_timeout if self._in_body else header_timeout
-        if now - self._waiting_since < timeout:
+        if now - self.waiting_since < timeout:
             return
         # Without a cycle, the response to the body that still arrives is complete.
         response_begun = self.cycle is None or self.cycle.response_started

@@ -22,7 +22,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from websockets import http11
 
 from bridge.app import Bridge
-from bridge.server.connection import HttpConnection, PipelineTurns
+from bridge.server.acceptor import Acceptor
+from bridge.server.connection import HttpConnection, RequestTurns
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.memory import MemoryTrimmer, trim_memory
 from bridge.server.peers import peer_status, silence_limit, watch_peers
@@ -111,7 +112,8 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start serving, then exempt everything loaded so far from garbage collection."""
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets=sockets)
+        await super().startup(sockets=[])
+        self.servers = [Acceptor(listener, self._protocol) for listener in sockets or []]  # type: ignore[misc]
         self._bridge.died = self._stop
         for listener, name in zip(sockets or [], ("bridge", "bridge operations"), strict=False):
             host, port = listener.getsockname()[:2]
@@ -126,6 +128,11 @@ class DrainingServer(uvicorn.Server):
             asyncio.ensure_future(self._trim_memory()),
             asyncio.ensure_future(self._check_connections()),
         ]
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     async def _trim_memory(self) -> None:
         """Free the memory of ended connections. The WebSocket library leaves a reference cycle for each."""
@@ -144,24 +151,21 @@ class DrainingServer(uvicorn.Server):
     async def _check_connections(self) -> None:
         """Close connections whose client is too slow or has left, in one periodic scan."""
         settings = self._bridge.settings
-        period = min(
-            1.0, settings.request_header_timeout_seconds / 4, settings.request_body_timeout_seconds / 4
-        )
+        head, body = settings.request_header_timeout_seconds, settings.request_body_timeout_seconds
+        silence = silence_limit(settings.write_timeout_seconds)
         assert self._loop is not None
         for turn in itertools.count():
-            await asyncio.sleep(period)
+            await asyncio.sleep(min(1.0, head / 4, body / 4))
+            now = self._loop.time()
             # A copy, because connections come and go while the loop has its turn.
             for number, connection in enumerate(list(self.server_state.connections), start=1):
-                if isinstance(connection, HttpConnection):
-                    connection.check_timeout(
-                        self._loop.time(),
-                        settings.request_header_timeout_seconds,
-                        settings.request_body_timeout_seconds,
-                    )
+                if isinstance(connection, HttpConnection) and connection.waiting_since is not None:
+                    connection.check_timeout(now, head, body)
                 if (turn + number) % PEER_TURNS == 0:
-                    _check_peer(connection, silence_limit(settings.write_timeout_seconds))
+                    _check_peer(connection, silence)
                 if number % SLICE == 0:
                     await asyncio.sleep(0)
+                    now = self._loop.time()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Second signal: answer what is open, and stop immediately."""
@@ -230,7 +234,7 @@ def _config(app: ASGIApp, *, max_head_bytes: int, idle_seconds: float = 75.0) ->
         "__slots__": (),
         "max_head_bytes": max_head_bytes,
         "incoming": IncomingBytes(),
-        "turns": PipelineTurns(),
+        "turns": RequestTurns(),
     }
     return uvicorn.Config(
         app,

@@ -35,9 +35,14 @@ class Turns:
     __slots__ = ("_shared", "_since", "_time", "clock")
 
     def __init__(self, shared: LoopTime, clock: Callable[[], float] = _CLOCK) -> None:
+        self._shared = shared
         self._time = ConnectionTime(shared)
         self._since = clock()
         self.clock = clock
+
+    def anew(self) -> Turns:
+        """Those of the next response on the same connection."""
+        return Turns(self._shared, self.clock)
 
     @property
     def rest(self) -> float:
@@ -104,6 +109,11 @@ class SlicedConnection(ResponseHandler):
         self._held += data
         if self._next is None:
             self._parse()
+
+    def set_response_params(self, *args: Any, **more: Any) -> None:  # the signature differs between versions
+        """A request begins: another task's response does not rest for what the one before it took."""
+        self.turns = self.turns.anew()
+        super().set_response_params(*args, **more)
 
     def resume_reading(self, *args: Any, **more: Any) -> None:  # the signature differs between versions
         """Read again, in turns; aiohttp calls this for every chunk that is taken."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,7 +16,6 @@ from bridge.core.watch import LOST_POLL_SECONDS
 from bridge.errors import (
     BridgeError,
     CredentialRefused,
-    InvalidRequest,
     TaskNotFound,
     Unauthenticated,
     UnknownUpstream,
@@ -27,23 +26,17 @@ from bridge.sources.poll import CachedResponse
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.request_context import current_request
+from bridge.watchers.followers import StreamFollowers
+from bridge.watchers.missing import BELIEVED_SECONDS, MissingTasks
 from bridge.watchers.scheduler import PollSchedulers
-from bridge.watchers.stream import StreamFollower
 from bridge.watchers.watcher import Watcher
 
 TICK_SECONDS = 1.0
-NEWS_SECONDS = 30.0
-"""How often a task that no poll has shown yet is checked for a state from another source."""
-
 NOTICE_AFTER_SECONDS = 0.8
 """How long a due first poll waits before its viewers get a notice. With one tick more it is less than 2 s."""
 
 CALLBACK_PERIOD_SECONDS = 1.0
 RESTORED_PER_SECOND = 100.0
-BELIEVED_MISSING_SECONDS = 60.0
-"""How long a provider's 404 is believed without another poll."""
-
-MAX_BELIEVED_MISSING = 10_000
 MAX_HYDRATED = 1000
 MAX_LOST = 500
 """Lost tasks that are still polled. At one poll in five minutes each, less than two requests per second."""
@@ -99,14 +92,11 @@ class Pool:
         self._watchers: dict[TaskKey, Watcher] = {}
         self._schedulers = PollSchedulers(upstreams.values())
         self._audiences = {name: _Audience(since=clock.monotonic()) for name in upstreams}
-        self._followers: dict[TaskKey, StreamFollower] = {}
-        self._following = dict.fromkeys(upstreams, 0)
-        self._without_stream: dict[str, dict[TaskKey, None]] = {name: {} for name in upstreams}
+        self._streams = StreamFollowers(upstreams, self._watchers.get, random)
         self._callback_polls: dict[TaskKey, float] = {}
-        self._missing: OrderedDict[TaskKey, tuple[BridgeError, float]] = OrderedDict()
+        self._missing = MissingTasks()
         self._called_back: set[TaskKey] = set()
         self._open_watches: Counter[tuple[str, str]] = Counter()
-        self._group: asyncio.TaskGroup | None = None
         metrics.watches.census = self._census
         for name, upstream in upstreams.items():
             metrics.budget_paused_seconds.labels(name).set_function(self._paused(upstream))
@@ -115,9 +105,9 @@ class Pool:
     async def run(self) -> None:
         """Run all watches until cancelled."""
         async with asyncio.TaskGroup() as group:
-            self._group = group
+            self._streams.run_in(group)
             for watcher in self._watchers.values():
-                self._follow(watcher)
+                self._streams.follow(watcher)
             self._schedulers.run(group)
             try:
                 while True:
@@ -125,7 +115,7 @@ class Pool:
                     await self.tick()
             finally:
                 # A stream that ends from now on must not hand its slot to another: the group takes no tasks.
-                self._group = None
+                self._streams.run_in(None)
 
     async def restore(self) -> int:
         """Resume the watches of all recorded tasks without a final status, and of the lost ones.
@@ -284,8 +274,7 @@ class Pool:
         watcher = self._watchers.get(key)
         if watcher is not None:
             return watcher.error if self._just_not_found(watcher) else None
-        error, at = self._missing.get(key, (None, 0.0))
-        return error if self._clock.monotonic() - at < BELIEVED_MISSING_SECONDS else None
+        return self._missing.error(key, self._clock.monotonic())
 
     async def shown(self, key: TaskKey, *, seconds: float) -> CachedResponse | BridgeError | None:
         """The provider's response to a status call.
@@ -343,6 +332,8 @@ class Pool:
         Raises:
             JournalError: It could not be recorded.
         """
+        if self._accounts is not None:
+            self._accounts.mark_verified(key.account)  # it answered for this key
         new = key not in self._watchers
         self.want(key)
         watcher = self._watchers[key]
@@ -400,7 +391,7 @@ class Pool:
                 self._end(missing)
             else:
                 viewers = 0
-            self._missing.pop(key, None)
+            self._missing.take(key, self._clock.monotonic())
             watcher = self._start(key)
         except BridgeError:
             return None
@@ -430,7 +421,7 @@ class Pool:
             key: at for key, at in self._callback_polls.items() if now - at < CALLBACK_PERIOD_SECONDS
         }
         self._called_back = {key for key in self._called_back if self._is_unseen(key)}
-        self._forget_missing(now)
+        self._missing.forget_old(now)
         lost = 0
         open_watches: Counter[tuple[str, str]] = Counter()
         for number, watcher in enumerate(list(self._watchers.values()), start=1):
@@ -517,28 +508,21 @@ class Pool:
         scheduler = self._schedulers.of(upstream)
         watcher = Watcher(key, upstream, self._journal, self._random, scheduler.schedule)
         self._watchers[key] = watcher
-        error, at = self._missing.pop(key, (None, 0.0))
-        if error is not None and self._clock.monotonic() - at < BELIEVED_MISSING_SECONDS:
-            watcher.recall_missing(error, at)
+        missing = self._missing.take(key, self._clock.monotonic())
+        if missing is not None:
+            watcher.recall_missing(*missing)
             return watcher
         scheduler.schedule(watcher)
         watcher.error = upstream.held_up()
         if watcher.error is not None:
             # No client waits for a poll that does not start.
             watcher.polled_once.set()
-        self._follow(watcher)
+        self._streams.follow(watcher)
         return watcher
 
     def _is_unseen(self, key: TaskKey) -> bool:
         watcher = self._watchers.get(key)
         return watcher is not None and watcher.watch.known is None and not watcher.watch.not_found
-
-    def _forget_missing(self, now: float) -> None:
-        while self._missing:
-            key, (_, at) = next(iter(self._missing.items()))
-            if now - at < BELIEVED_MISSING_SECONDS and len(self._missing) <= MAX_BELIEVED_MISSING:
-                return
-            del self._missing[key]
 
     def _evict_accounts(self, accounts: AccountRegistry) -> None:
         """End the watches of rejected keys; stop the schedulers of evicted ones."""
@@ -551,39 +535,6 @@ class Pool:
         for account in accounts.evict({key.account for key in self._watchers}):
             self._schedulers.close(account)
 
-    def _follow(self, watcher: Watcher) -> None:
-        try:
-            request = watcher.upstream.dialect.stream_request(watcher.key.task_id)
-        except InvalidRequest:
-            return  # the first poll fails with the same error, and reports it
-        if self._group is None or request is None or watcher.key in self._followers:
-            return
-        if watcher.upstream.limiter.off:
-            return
-        name = watcher.key.upstream
-        if self._following[name] >= watcher.upstream.max_streams:
-            # Polled as any other task until a slot is free. A dict keeps the order in which they came.
-            self._without_stream[name][watcher.key] = None
-            return
-        follower = StreamFollower(watcher, request, self._random, self._unfollow)
-        self._followers[watcher.key] = follower
-        self._following[name] += 1
-        follower.start(self._group)
-
-    def _unfollow(self, follower: StreamFollower) -> None:
-        """A stream has ended: its slot goes to the task that has waited longest for one."""
-        key = follower.watcher.key
-        if self._followers.get(key) is follower:
-            del self._followers[key]
-        self._following[key.upstream] -= 1
-        waiting = self._without_stream[key.upstream]
-        while waiting and self._following[key.upstream] < follower.watcher.upstream.max_streams:
-            next_key = next(iter(waiting))
-            del waiting[next_key]
-            watcher = self._watchers.get(next_key)
-            if watcher is not None and not watcher.watch.ended:
-                self._follow(watcher)
-
     def _end(self, watcher: Watcher) -> None:
         self._schedulers.of(watcher.upstream).cancel(watcher)
         watcher.log_end()
@@ -591,13 +542,8 @@ class Pool:
             del self._watchers[watcher.key]
             self._lingering.remove(watcher.key)
             if self._just_not_found(watcher) and watcher.error is not None:
-                self._missing[watcher.key] = watcher.error, watcher.watch.last_poll
-                if len(self._missing) > MAX_BELIEVED_MISSING:
-                    self._missing.popitem(last=False)
-        self._without_stream[watcher.key.upstream].pop(watcher.key, None)
-        follower = self._followers.pop(watcher.key, None)
-        if follower is not None:
-            follower.stop()
+                self._missing.add(watcher.key, watcher.error, watcher.watch.last_poll)
+        self._streams.end(watcher.key)
 
     def _with_id_ending_in(self, key: TaskKey) -> Watcher | None:
         # Where the bridge's id is made of several parts (`model/id`), callbacks name the last one only. A
@@ -615,11 +561,7 @@ class Pool:
     def _just_not_found(self, watcher: Watcher) -> bool:
         """Whether the provider's 404 is still believed: it is not asked again for each new subscriber."""
         age = self._clock.monotonic() - watcher.watch.last_poll
-        return (
-            watcher.watch.not_found
-            and isinstance(watcher.error, TaskNotFound)
-            and age < BELIEVED_MISSING_SECONDS
-        )
+        return watcher.watch.not_found and isinstance(watcher.error, TaskNotFound) and age < BELIEVED_SECONDS
 
     def _count_viewers(self, name: str, change: int) -> None:
         """Add the viewer seconds since the last change to the polls that clients were spared."""

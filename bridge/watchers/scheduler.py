@@ -20,6 +20,7 @@ UNWATCHED_GRACE_SECONDS = 10.0
 WATCHED_GRACE_SECONDS = 1.0
 RETRY_AFTER_ERROR_SECONDS = 5.0
 CANCELLED = -1
+FIRST_PER_TURN = 4  # first polls started before the event loop gets a turn: a flood of ids makes nothing else
 MAX_SKIPPED = 100
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class PollScheduler:
         self._generations = count(1)
         self._woken = asyncio.Event()
         self._polling: set[Watcher] = set()
+        self._firsts = 0  # first polls started at this turn of the event loop
         # A cancel or a submit that ends may free what a poll waits for.
         upstream.capacity_freed = self._woken.set
 
@@ -117,7 +119,8 @@ class PollScheduler:
         limiter.polls_wait = bool(self._ready) or len(self._first) > 0
         repeat_at = limiter.free_at(CallKind.POLL, now) if self._ready else None
         repeats_wait = repeat_at is not None and repeat_at <= now
-        if len(self._first) and not (repeats_wait and self._has_probe_for_key()):
+        in_turn = self._firsts < FIRST_PER_TURN
+        if len(self._first) and in_turn and not (repeats_wait and self._has_probe_for_key()):
             # Case 1: a newcomer's turn.
             first_at = limiter.free_at(CallKind.FIRST, now)
             skipped = 0
@@ -139,6 +142,9 @@ class PollScheduler:
                 if watcher.generation != generation:
                     self._first.not_started(owner)  # cancelled, or rescheduled, while it waited
                     continue
+                if not self._firsts:
+                    asyncio.get_running_loop().call_soon(self._end_turn)
+                self._firsts += 1
                 return watcher, self._start(CallKind.FIRST, watcher, due, now, owner)
         if not repeats_wait:
             return None
@@ -146,6 +152,11 @@ class PollScheduler:
         _, _, watcher, due = heapq.heappop(self._ready) if not limiter.probing else self._pop_probe()
         self._first.repeat_started()
         return watcher, self._start(CallKind.POLL, watcher, due, now)
+
+    def _end_turn(self) -> None:
+        self._firsts = 0
+        if len(self._first):
+            self._woken.set()
 
     def _start(
         self, call: CallKind, watcher: Watcher, due: float, now: float, owner: Hashable = None

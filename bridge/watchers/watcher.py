@@ -13,7 +13,7 @@ from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, State, Status, TaskKey
 from bridge.core.watch import MISSING_RESULT_SECONDS, Update, Watch
 from bridge.dialects.words import fold
-from bridge.errors import BridgeError, JournalError, TaskNotFound, UpstreamError
+from bridge.errors import BridgeError, JournalError, TaskNotFound, UpstreamError, without_frames
 from bridge.journal.base import Journal
 from bridge.sources.poll import CachedResponse, PollCache, WithoutResult, poll
 from bridge.sources.upstream import Upstream
@@ -269,6 +269,7 @@ class Watcher:
                 with self.upstream.hold(permit), self.upstream.tracing.about(self.key, self.origin):
                     observation = await poll(self.upstream, self.key.task_id, self._cache)
             except UpstreamError as error:
+                without_frames(error)
                 self.upstream.record_poll("failed")
                 # The next poll brings what the callback was about.
                 self._called_back |= source is Source.CALLBACK

@@ -7,7 +7,7 @@ whether a retry is safe. The SDKs of OpenAI and Anthropic repeat such a request,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,11 +35,11 @@ class OpenRequests:
     def middleware(self, app: ASGIApp) -> ASGIApp:
         """The app, with its requests among these."""
 
-        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        def serve(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            # Not a coroutine itself: one less for each request.
             if scope["type"] == "http":
-                await self._serve(app, scope, receive, send)
-            else:
-                await app(scope, receive, send)
+                return self._serve(app, scope, receive, send)
+            return app(scope, receive, send)
 
         return serve
 
@@ -80,7 +80,7 @@ class OpenRequests:
             error = Overloaded(f"{INTERRUPTED_SENTENCE}; {MAY_EXIST}")
             error.retryable = False
             return error_to(scope, error)
-        if any(name == b"accept" and STREAM_TYPE in value for name, value in scope["headers"]):
+        if any(name == b"accept" and STREAM_TYPE in value.lower() for name, value in scope["headers"]):
             # On any other status than 200 an EventSource never reconnects.
             return OverloadedResponse(self._subscriptions, SseFormat())
         return error_to(scope, Overloaded(INTERRUPTED_SENTENCE, retry_after=RESTARTING_RETRY_SECONDS))

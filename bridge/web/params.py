@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import unquote
 
 import orjson
@@ -20,8 +21,11 @@ from bridge.wire.frames import Format
 
 _NO_PARAMS = QueryParams()
 _UNWELCOME = (0.0, -1_000_000)
+_MAX_KEPT_ACCEPT = 200
 _WEIGHT = re.compile(r"q\s*=\s*([01](?:\.[0-9]{0,3})?)")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\"?)(\d+(?:\.\d*)?)\1(?=$|[,;\s])")
+_ANY_WAIT = re.compile(r"(?:^|[,;\s])wait(?=$|[,;\s=])")
 _MAX_WAIT = 1e6  # a number may have thousands of digits
 
 
@@ -56,9 +60,10 @@ def task_keys(pool: Pool, refs: Sequence[str], limit: int, account: str) -> list
     """
     if not refs:
         raise InvalidRequest("at least one task is required")
-    if limit and len(refs) > limit:
+    different = dict.fromkeys(refs)
+    if limit and len(different) > limit:
         raise InvalidRequest(f"at most {limit} tasks per connection are allowed")
-    keys = dict.fromkeys(TaskKey.parse(ref, account) for ref in refs)
+    keys = dict.fromkeys(TaskKey.parse(ref, account) for ref in different)
     for key in keys:
         pool.upstream(key.upstream)
     # rule 1 of accounts: a key must never be sent to a provider it was not meant for
@@ -136,14 +141,22 @@ def stream_format(headers: Headers, query: QueryParams) -> type[Format]:
         if named != "openai":
             raise InvalidRequest("`format` must be openai")
         return OpenAiFormat
-    ranges = _accepted(headers)
+    accept = ",".join(headers.getlist("accept"))
+    return _preferred(accept) if len(accept) <= _MAX_KEPT_ACCEPT else _preferred.__wrapped__(accept)
+
+
+@lru_cache(64)  # nearly all clients send one of a few
+def _preferred(accept: str) -> type[Format]:
+    ranges = _accepted(accept)
     return max(STREAMS, key=lambda kind: _weight(kind.content_type.partition(";")[0], ranges))
 
 
-def _accepted(headers: Headers) -> list[tuple[str, float]]:
+def _accepted(accept: str) -> list[tuple[str, float]]:
     """The media ranges of `Accept` with their weights (RFC 9110 section 12.5.1), in lower case."""
     ranges = []
-    for part in ",".join(headers.getlist("accept")).lower().split(","):
+    # A quoted parameter may hold a comma or a weight; no two of our types differ in one.
+    accept = _QUOTED.sub("", accept)
+    for part in accept.lower().split(","):
         name, *parameters = (word.strip() for word in part.split(";"))
         weights = [_WEIGHT.fullmatch(parameter) for parameter in parameters if parameter.startswith("q")]
         weight = next((float(match[1]) for match in weights if match is not None), 1.0)
@@ -162,9 +175,13 @@ def _weight(content_type: str, ranges: list[tuple[str, float]]) -> tuple[float, 
 
 
 def preferred_wait(headers: Headers) -> float | None:
-    """The seconds of `Prefer: wait` (RFC 7240); None if missing or malformed: it is only a preference."""
-    match = _WAIT.search(",".join(headers.getlist("prefer")).lower())
-    return min(float(match[2]), _MAX_WAIT) if match else None
+    """The seconds of `Prefer: wait` (RFC 7240); 0 if malformed; None if missing."""
+    preferences = ",".join(headers.getlist("prefer")).lower()
+    match = _WAIT.search(preferences)
+    if match is None:
+        # A loop that sends it would spin as a plain request; as a wait it is held to one answer a second.
+        return 0.0 if _ANY_WAIT.search(preferences) else None
+    return min(float(match[2]), _MAX_WAIT)
 
 
 def known_states(headers: Headers, query: QueryParams) -> str | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -16,8 +15,7 @@ from bridge.core.task import FIELDS, Output, State, Status
 from bridge.wire.text import escaped, on_one_line
 
 
-@dataclass(frozen=True, slots=True)
-class Include:
+class Include(NamedTuple):
     """What the client requested besides the plain document.
 
     Args:
@@ -43,7 +41,7 @@ def document(event: Event, *, include: Include = PLAIN, observed_at: float | Non
 
 def encoded(event: Event, include: Include, observed_at: float | None = None) -> tuple[bytes, bool]:
     """The same, and whether what `include` asks for was left out because it cannot be written."""
-    if include == PLAIN:
+    if not (include.raw or include.data):
         return escaped(orjson.dumps(_fields(event, PLAIN, observed_at))), False
     try:
         return escaped(orjson.dumps(_fields(event, include, observed_at))), False

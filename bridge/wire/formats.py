@@ -87,11 +87,7 @@ class ProviderFormat(SseFormat):
     def __init__(self, rewrite: Rewrite, *, framed: bool = False) -> None:
         super().__init__(framed=framed)
         self._rewrite = rewrite
-
-    @property
-    def shared(self) -> bool:
-        """False: made for one client."""
-        return False
+        self.shared = False  # made for one client
 
     @property
     def carries_raw(self) -> bool:

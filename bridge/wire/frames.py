@@ -37,6 +37,7 @@ class Format(ABC):
     Attributes:
         group: The format of all connections that differ from this one in their mark only.
         plain: The same without mark and framing.
+        shared: Whether its bytes are worth keeping: other connections will want the same.
 
     Args:
         include: What the documents contain besides the state.
@@ -45,7 +46,7 @@ class Format(ABC):
             server: HTTP chunks, or the headers of WebSocket frames.
     """
 
-    __slots__ = ("framed", "group", "include", "mark", "plain")
+    __slots__ = ("framed", "group", "include", "mark", "plain", "shared")
 
     label: ClassVar[str]
     """The `delivery` label of its metrics."""
@@ -64,6 +65,7 @@ class Format(ABC):
         self.include = include
         self.mark = mark
         self.framed = framed
+        self.shared = mark is None
         # Each list has a mark of its own, often for one connection. They are one group nevertheless.
         self.group: Format = self if not mark else format_of(type(self), include, ANY_LIST, framed=framed)
         self.plain: Format = self if not mark else format_of(type(self), include)
@@ -71,11 +73,6 @@ class Format(ABC):
     def with_framing(self) -> Format:
         """The same format for a writer that bypasses the server."""
         return format_of(type(self), self.include, self.mark, framed=True)
-
-    @property
-    def shared(self) -> bool:
-        """Whether its bytes are worth keeping: other connections will want the same."""
-        return self.mark is None
 
     def pack(self, payload: bytes) -> bytes:
         """Add HTTP chunk framing, if it is added here."""
@@ -159,12 +156,17 @@ def _with_mark(kind: type[Format], include: Include, mark: str, *, framed: bool)
 
 
 class Frames:
-    """One event in every requested format, each encoded at the first request."""
+    """One event in every requested format, each encoded at the first request.
 
-    __slots__ = ("_encoded", "_texts", "event")
+    Attributes:
+        large: Whether its bytes are too many to be kept for as long as the event is the newest.
+    """
+
+    __slots__ = ("_encoded", "_texts", "event", "large")
 
     def __init__(self, event: Event) -> None:
         self.event = event
+        self.large = False
         self._encoded: dict[Format, bytes] = {}
         self._texts: dict[Include, tuple[float | None, bytes, bool]] = {}
 
@@ -177,13 +179,9 @@ class Frames:
                 self._encoded[fmt] = data
         return data
 
-    @property
-    def large(self) -> bool:
-        """Whether its bytes are too many to be kept for as long as the event is the newest."""
-        return any(len(text) > LARGE_BYTES for _, text, _ in self._texts.values())
-
     def release(self) -> None:
         """Drop its bytes; they are encoded again when they are needed."""
+        self.large = False
         self._encoded.clear()
         self._texts.clear()
 
@@ -208,6 +206,7 @@ class Frames:
         if not text or at != confirmed_at:
             text, omitted = encoded(self.event, fmt.include, confirmed_at)
             self._texts[fmt.include] = confirmed_at, text, omitted
+            self.large = self.large or len(text) > LARGE_BYTES
         frame = fmt.state(self.event, text, retry=retry)
         return frame + fmt.notice(self.event.key, RAW_OMITTED) if omitted else frame
 

@@ -133,8 +133,8 @@ export interface TaskState {
   observed_at: Time;
   source: Source;
   cursor: Cursor;
-  /** The provider's own document. Only with `include=raw`, null otherwise. */
-  raw: Record<string, unknown> | null;
+  /** The provider's own document, an object or a list. Only with `include=raw`, null otherwise. */
+  raw: Record<string, unknown> | unknown[] | null;
 }
 
 /** `queued`, `processing`, `input_required` and `unknown` are open. `completed`, `failed`, `cancelled` and `lost` are final and never change, except that `lost` may be replaced by one of the other three. `lost`: the provider no longer returns the task (`error.code` `not_found`), or its deadline passed (`deadline`); it is still polled every 5 minutes. `unknown`: not polled yet, or a provider status without a mapping (notice `unknown_status`). */

@@ -45,7 +45,7 @@ function typeOf(schema) {
   if (schema.anyOf) return schema.anyOf.map(typeOf).join(" | ");
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" | ");
   if (Array.isArray(schema.type)) return schema.type.map((type) => typeOf({ ...schema, type })).join(" | ");
-  if (schema.type === "array") return `${typeOf(schema.items)}[]`;
+  if (schema.type === "array") return `${schema.items ? typeOf(schema.items) : "unknown"}[]`;
   const plain = { string: "string", number: "number", integer: "number", boolean: "boolean", null: "null", object: "Record<string, unknown>" };
   if (!(schema.type in plain)) throw new Error(`no type for ${JSON.stringify(schema)}`);
   return plain[schema.type];

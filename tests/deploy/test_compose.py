@@ -50,6 +50,12 @@ def test_it_has_the_shape_of_a_compose_file() -> None:
     assert done.returncode == 0, done.stdout.decode()
 
 
+def test_no_client_is_refused_for_the_name_it_calls_the_bridge_by_until_names_are_set() -> None:
+    settings = effective(_variables("bridge"))
+    assert settings["auth"] == "token"  # so every route asks for a credential
+    assert settings["allowed_hosts"] == []
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_what_a_service_mounts_is_there_or_is_a_volume(name: str) -> None:
     for mount in SERVICES[name].get("volumes", []):

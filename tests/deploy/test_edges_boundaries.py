@@ -118,6 +118,18 @@ async def test_nobody_gets_the_answer_to_a_request_hidden_in_a_body(stage: Stage
     assert submitted(stage.bare, before) == [hidden]
 
 
+@pytest.mark.parametrize("fields", [b"", UPGRADES["h2c"]], ids=["plain", "h2c"])
+async def test_a_client_that_expects_100_continue_gets_it_once(stage: Stage, fields: bytes) -> None:
+    """Caddy sent its own and the bridge's: Java's client waited without end."""
+    expects = b"Expect: 100-continue\r\nConnection: close\r\n" + fields
+    create = _create(stage.edge, expects, BODIES["length"])
+    head = create.index(b"\r\n\r\n") + 4
+    for parts in ([create], [create[:head], create[head:]]):
+        stage.bare.answers[:] = [CREATED] * 9
+        codes = statuses(await _exchange(stage.edge, *parts))
+        assert codes in ([201], [100, 201])
+
+
 async def test_a_handshake_passes(stage: Stage) -> None:
     fields = b"Upgrade: websocket\r\nConnection: keep-alive\r\nConnection: Upgrade\r\n\r\n"
     reader, writer = await asyncio.open_connection(HOST, stage.edge.port, ssl=stage.edge.trust)

@@ -176,6 +176,9 @@ async def test_more_tasks_than_a_connection_may_follow_are_a_mistake_that_stays_
         reply = await scene.call("POST", "/v1/events", json={"tasks": tasks})
         assert (reply.status, reply.json["code"]) == (400, "invalid_request")
         assert "at most 2 tasks" in reply.json["detail"]
+        refs = [await _ref(scene), await _ref(scene)] * 3
+        async with scene.stream("/v1/events", method="POST", body=orjson.dumps({"tasks": refs})) as stream:
+            assert stream.status == 200, "named three times, they are two tasks"
 
 
 @pytest.mark.parametrize("path", ["/v1/tasks/qingbo", "/proxy/qingbo/v1/tasks"])

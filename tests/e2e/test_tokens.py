@@ -253,6 +253,21 @@ async def test_a_websocket_is_refused_before_it_opens(
     assert caught.value.response.status_code == status
 
 
+async def test_a_cursor_beside_a_refused_task_is_not_that_of_the_other(scene: Scene, ref: str) -> None:
+    task = scene.id()
+    other = await scene.script("qingbo", task, qingbo_done(task))
+    for one in (ref, other):  # the second has the newer cursor
+        newer = (await asked(scene, path_of(one), headers=bearer(one))).json["cursor"]
+    async with (
+        asyncio.timeout(PATIENCE),
+        websockets.connect(address(scene), additional_headers=bearer(ref)) as socket,
+    ):
+        subscribe = {"type": "subscribe", "id": 1, "tasks": [ref, "qingbo/strange"], "after": newer}
+        await socket.send(orjson.dumps(subscribe).decode())
+        heard = [orjson.loads(await socket.recv()) for _ in range(3)]
+        assert [one["type"] for one in heard] == ["error", "subscribed", "state"]
+
+
 async def test_each_subscribe_is_authorised_and_the_connection_stays(scene: Scene, ref: str) -> None:
     options: dict[str, Any] = {
         "additional_headers": {"Cookie": f"bridge_token={token(ref)}"},

@@ -444,6 +444,16 @@ async def test_an_address_that_tries_keys_is_slowed_down(provider: TenantProvide
         assert (await place.call(ann, path_of(ref))).status == 200, "a key that was proven is not slowed"
 
 
+async def test_a_key_that_only_submits_is_proven_by_what_the_provider_created(
+    provider: TenantProvider,
+) -> None:
+    ann = provider.tenant("ann-creates")
+    async with house(provider, max_new_keys_per_minute_per_address=3) as place:
+        body = {"model": "wan2.7", "prompt": "x"}
+        said = [(await place.call(ann, "/v1/tasks/qingbo", "POST", json=body)).status for _ in range(6)]
+        assert said == [201] * 6
+
+
 async def test_operators_are_somebody_else(place: House, ann: Tenant) -> None:
     for path in ("/status", "/metrics"):
         assert (await place.call(ann, path)).status == 404

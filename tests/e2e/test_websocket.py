@@ -99,6 +99,24 @@ async def test_tasks_on_the_url_are_subscribed_at_once(scene: Scene) -> None:
     assert done == set(refs)
 
 
+async def test_a_history_on_the_url_has_each_state_once_and_the_end_is_repeated_where_it_was_seen(
+    scene: Scene,
+) -> None:
+    task = scene.id()
+    ref = await scene.script("qingbo", task, qingbo(task, "processing", 5), qingbo_done(task))
+    async with scene.events(ref) as stream:
+        final = await stream.state_with(status="completed")
+    replayed = ["processing", "completed", "done"]
+    for query, kinds in [("", replayed), (f"&last_event_id={final['cursor']}", ["completed", "done"])]:
+        async with connected(scene, f"?task={ref}&history=1{query}") as client:
+            await client.hear_type("subscribed")
+            await client.say(type="ping", id=1)
+            heard = []
+            while (message := await client.hear())["type"] != "pong":
+                heard.append(message["state"]["status"] if message["type"] == "state" else message["type"])
+        assert heard == kinds
+
+
 async def test_after_sends_only_what_is_newer_and_resets_what_it_does_not_know(scene: Scene) -> None:
     task = scene.id()
     ref = await scene.script("qingbo", task, qingbo(task, "processing", 5))

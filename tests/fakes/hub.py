@@ -92,7 +92,8 @@ class Scene:
         **more: Any,
     ) -> None:
         """It is sent what was read of them."""
-        backlogs = {key: Backlog([one for one in events if one.key == key], after) for key in keys}
+        newest = {one.key: one for one in events}
+        backlogs = {key: Backlog(newest.get(key), after) for key in keys}
         self.hub.begin(subscription, backlogs, **more)
 
     def count(self, name: str, **labels: str) -> float:

@@ -29,7 +29,7 @@ class RecordingWriter:
         self.write_paused = False
         self.unsent = 0
         self.finished: Closing | None = None
-        self.aborted = False
+        self.aborted = self.half_closed = False
         self._waiting: list[Callable[[], None]] = []
 
     @property
@@ -41,6 +41,11 @@ class RecordingWriter:
     def gone(self) -> bool:
         """Whether it was dropped."""
         return self.aborted
+
+    @property
+    def left(self) -> bool:
+        """Whether it was dropped, or the client sends nothing more."""
+        return self.aborted or self.half_closed
 
     @property
     def sent(self) -> bytes:

@@ -286,6 +286,37 @@ async def histories(host: str, port: int, stop: asyncio.Event) -> int:
     return await _hold(host, port, stop, ask, 50, reads=False)
 
 
+# Crowds
+
+
+async def crowds(host: str, port: int, stop: asyncio.Event) -> int:
+    """A thousand connections that read a document again and again."""
+    data = request("GET", f"/v1/tasks/{GOOD}")
+    return await _repeat(host, port, stop, lambda: data, 1000)
+
+
+async def new_connections(host: str, port: int, stop: asyncio.Event) -> int:
+    """A document from a new connection each time, from two hundred at once."""
+    ask = request("GET", f"/v1/tasks/{GOOD}", "Connection: close")
+
+    async def one() -> int:
+        opened = 0
+        while not stop.is_set():
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
+                async with connected(host, port) as line, asyncio.timeout(10):
+                    opened += 1
+                    await line.send(ask)
+                    await line.answer()
+        return opened
+
+    return sum(await asyncio.gather(*(one() for _ in range(200))))
+
+
+async def probes(host: str, port: int, stop: asyncio.Event) -> int:
+    """The probe of orchestrators, from five hundred connections."""
+    return await _repeat(host, port, stop, lambda: request("GET", "/livez"), 500)
+
+
 # Ids that nobody has
 
 
@@ -419,6 +450,9 @@ FLOODS: dict[str, tuple[Flood, int]] = {
             unread_documents,
             unread_pipelines,
             histories,
+            crowds,
+            new_connections,
+            probes,
             random_documents,
             random_streams,
             random_lists,

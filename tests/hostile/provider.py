@@ -17,6 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 
 BLOCK = 64 * 1024
 FAT_BYTES = 200_000
@@ -51,6 +52,7 @@ def _states(task_id: str) -> bytes:
     return b"".join(b"data: %b\n\n" % state(task_id, number) for number in range(600))
 
 
+@cache
 def _bomb(unit: bytes, size: int) -> bytes:
     packed = gzip.compress(unit * (size // len(unit)), 1)
     return _JSON_HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
@@ -178,7 +180,9 @@ class FloodingProvider:
 
     def _of(self, kind: str, task_id: str, make: Callable[[str], tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
         if (kind, task_id) not in self._ready:
-            self._ready = {(kind, task_id): make(task_id)}
+            if not any(known == kind for known, _ in self._ready):
+                self._ready = {}
+            self._ready[kind, task_id] = make(task_id)
         return self._ready[kind, task_id]
 
     async def _flood(self, kind: str, head: bytes, block: bytes, writer: asyncio.StreamWriter) -> None:
@@ -222,6 +226,7 @@ async def provider_process() -> AsyncIterator[str]:
 async def _main() -> None:
     forever: Awaitable[object] = asyncio.Event().wait()
     async with flooding_provider() as provider:
+        ANSWERS["bomb"](""), ANSWERS["bomb-wide"]("")  # packed once: they must not keep the good ones waiting
         sys.stdout.write(f"{provider.port}\n")
         sys.stdout.flush()
         await forever

@@ -97,6 +97,27 @@ async def test_a_stream_of_a_task_nobody_knew_gets_its_first_state(scene: Scene)
     assert b'"progress":7' in said
 
 
+@pytest.mark.parametrize(
+    ("suffix", "field"),
+    [(b"/events", b"Accept: */*"), (b"", b"Prefer: wait=60")],
+    ids=["stream", "long-poll"],
+)
+async def test_a_provider_that_does_not_respond_holds_no_place_of_a_client_that_left(
+    scene: Scene, suffix: bytes, field: bytes
+) -> None:
+    await scene.faults(qingbo=[{"name": "slow", "seconds": 3}])
+    try:
+        async with connection(scene.bridge.url) as (reader, writer):
+            writer.write(_get(path_of(f"qingbo/{scene.id()}").encode() + suffix, field))
+            writer.write_eof()
+            async with asyncio.timeout(SOON):
+                said = await reader.read()
+    finally:
+        await scene.faults(qingbo=[])
+    assert statuses(said) == [200]
+    assert b'"status":"unknown"' in said
+
+
 @pytest.mark.parametrize("leaves", ["half", "whole", "reset"])
 async def test_a_long_poll_frees_its_place_when_the_client_leaves(scene: Scene, leaves: str) -> None:
     wait = await _waiting(scene, await _open(scene))

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from tests.e2e.raw import connection
-from tests.e2e.scene import Scene, path_of, stage
+from tests.e2e.scene import Scene, path_of, stage, until
 from tests.harness import PATIENCE, qingbo, qingbo_done
 
 pytestmark = pytest.mark.anyio
@@ -133,6 +133,29 @@ async def test_loops_whose_tag_never_matches_get_a_state_once_a_second(scene: Sc
         assert answers[200] <= 1 + LOOP_SECONDS
 
 
+@pytest.mark.parametrize("prefer", ["wait=0.001", "wait", "wait=-1", "wait=1e9"])
+async def test_loops_whose_wait_is_short_or_malformed_are_answered_once_a_second(
+    scene: Scene, prefer: str
+) -> None:
+    ref = await _ref(scene)
+    known = {"If_None_Match": (await scene.get(path_of(ref))).headers["ETag"]}
+    loops = [_loop(scene, path_of(ref), Prefer=prefer, **more) for more in ({}, known)]
+    for answers in await asyncio.gather(*loops):
+        assert answers.total() <= 1 + LOOP_SECONDS
+
+
+async def test_a_loop_over_a_missing_task_is_answered_once_a_second(scene: Scene) -> None:
+    path = path_of(f"qingbo/{scene.id()}")
+
+    async def status() -> int:
+        return (await scene.get(path)).status
+
+    await until(status, 404)  # the second look, a second later, decides
+    answers = await _loop(scene, path, Prefer="wait=25")
+    assert set(answers) == {404}
+    assert answers[404] <= 1 + LOOP_SECONDS
+
+
 async def test_loops_that_go_on_after_the_end_are_answered_once_a_second(scene: Scene) -> None:
     refs = []
     for _ in range(2):
@@ -210,11 +233,11 @@ async def test_what_proxies_and_caches_are_told(scene: Scene) -> None:
         ("handling=lenient;x, wait=1.9", "wait=1"),
         ("wait=99999999999999999999", "wait=60"),
         ("wait=0", "wait=0"),
-        ("wait", None),
-        ("wait=soon", None),
-        ("wait=-1", None),
+        ("wait", "wait=0"),
+        ("wait=soon", "wait=0"),
+        ("wait=-1", "wait=0"),
         ("await=1", None),
-        ('wait="1', None),
+        ('wait="1', "wait=0"),
     ],
 )
 async def test_every_spelling_of_a_wait(scene: Scene, prefer: str, applied: str | None) -> None:

@@ -53,6 +53,8 @@ MISSPELLED = {
     "https://BÜCHER.example": "https://xn--bcher-kva.example",
     "http://[0:0::1]:3000": "http://[::1]:3000",
     "http://[2001:DB8::1]": "http://[2001:db8::1]",
+    "http://127.1": "http://127.0.0.1",
+    "http://0x7f000001:3000": "http://127.0.0.1:3000",
 }
 NONE = [
     *(
@@ -166,6 +168,17 @@ def test_a_refused_origin_is_logged_once_and_not_without_end(caplog: pytest.LogC
             origins.is_allowed(_headers(f"https://{number}.example"))
             origins.passes_csrf_check(_headers(f"HTTPS://{number}.example"))
     assert len(caplog.records) == MAX_LOGGED
+
+
+def test_the_advice_for_a_refused_origin_is_one_that_the_settings_take(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    origins = Origins(["https://app.example.com"])
+    assert not origins.is_allowed(_headers("null"))
+    assert not origins.is_allowed(_headers("https://third.example"))
+    nowhere, other = (vars(record)["advice"] for record in caplog.records)
+    assert "'*'" in nowhere
+    assert "add it to allowed_origins" in other
 
 
 @pytest.fixture(scope="module")

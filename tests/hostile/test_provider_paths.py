@@ -30,12 +30,26 @@ PRESETS = {name: load_preset(name) for name in preset_names()}
 # One of every way to write a dot, a slash and a backslash that a server is known to decode.
 WIDE_DOT, WIDE_SLASH, WIDE_BACKSLASH = "\uff0e", "\uff0f", "\uff3c"
 DOTS = (
-    *("..", "%2e%2e", "%2E.", ".%2e", "%252e%252E", "%c0%ae%c0%ae", "%u002e.", "..;", "..;x=1", ".. "),
+    *(
+        "..",
+        "%2e%2e",
+        "%2E.",
+        ".%2e",
+        "%252e%252E",
+        "%c0%ae%c0%ae",
+        "%u002e.",
+        "..;",
+        "..;x=1",
+        ".. ",
+        "..?q",
+        "..#f",
+        ".. ;x",
+    ),
     *(WIDE_DOT * 2, "\u2025"),
 )
 SLASHES = ("/", "%2f", "%2F", "%252F", "%c0%af", WIDE_SLASH, "\\", "%5c", "%255C", WIDE_BACKSLASH)
 CLIMBING = [
-    *("..", ".", "%2e", "%252e", "\\", "a\\b", "%5C", "%255c"),
+    *("..", ".", "%2e", "%252e", "\\", "a\\b", "%5C", "%255c", "x/..?q", "x/..%23", "x/..%253Fq"),
     *(f"x{slash}{dots}{slash}{dots}{slash}account" for dots in DOTS for slash in SLASHES),
     *(f"{dots}{slash}x" for dots in DOTS for slash in ("/", "%2f")),
 ]

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import TaskKey
-from bridge.hub import hub as hub_module
+from bridge.hub import broadcast
 from bridge.hub.subscription import Subscription
 from bridge.wire.formats import SseFormat
 from bridge.wire.frames import Format, format_of
@@ -63,7 +63,7 @@ class AnyCrowd(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = ManualLoop()
-        self.slice = hub_module.SLICE
+        self.slice = broadcast.SLICE
         self.scene = Scene()
         self.clients: list[Client] = []
         self.newest: dict[TaskKey, Event] = {}
@@ -77,12 +77,12 @@ class AnyCrowd(RuleBasedStateMachine):
                 told = client.subscription
                 assert told.sent == len(client.writer.sent), "the tally counts other bytes than were written"
                 assert told.events == len(client.states())
-        hub_module.SLICE = self.slice
+        broadcast.SLICE = self.slice
         assert self.scene.hub._channels == {}, "channels were kept"
         assert self.scene.interests.total == 0
         assert not self.scene.hub.subscriptions
-        assert not self.scene.hub._dirty
-        assert not self.scene.hub._batched
+        assert not self.scene.hub.broadcast.dirty
+        assert not self.scene.hub.batched
 
     def leave(self, client: Client) -> None:
         client.gone = True
@@ -95,7 +95,7 @@ class AnyCrowd(RuleBasedStateMachine):
 
     @initialize(crowd=st.integers(1, 5), size=st.sampled_from([1, 2, 500]))
     def a_crowd_is_there(self, crowd: int, size: int) -> None:
-        hub_module.SLICE = size
+        broadcast.SLICE = size
         for number in range(crowd):
             self.arrive(KEYS, FORMS[number % 4])
             self.begin(number)

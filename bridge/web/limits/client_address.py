@@ -45,16 +45,17 @@ class ClientAddresses:
 
     Args:
         trusted: Addresses and networks of proxies.
-        warn: Whether to log the first proxy missing from `trusted`.
+        detect: Whether to detect proxies missing from `trusted`; the first one is logged.
 
     Raises:
         ValueError: One of them is neither.
     """
 
-    def __init__(self, trusted: Sequence[str], *, warn: bool = False) -> None:
+    def __init__(self, trusted: Sequence[str], *, detect: bool = False) -> None:
         self._trusted = tuple(network(text) for text in trusted)
         self._is_trusted = lru_cache(4096)(self._in_trusted_network)
-        self._warn = warn
+        self._detect = detect
+        self._warned = False
 
     def of(self, scope: Mapping[str, Any]) -> str:
         """The address limits count by: an IPv4 address, the /64 of an IPv6 address, or `-` if unknown."""
@@ -79,10 +80,14 @@ class ClientAddresses:
         Once `trusted_proxies` names the proxies, no other peer is taken for one: any client could claim to be
         a proxy to get around the limits of its address.
         """
-        if self._trusted or not any(name in _FORWARDING for name, _ in scope["headers"]):
+        if (
+            not self._detect
+            or self._trusted
+            or not _FORWARDING.intersection([name for name, _ in scope["headers"]])
+        ):
             return False
-        if self._warn:
-            self._warn = False
+        if not self._warned:
+            self._warned = True
             peer = scope.get("client") or (UNKNOWN_ADDRESS,)
             advice = "name it in trusted_proxies, or limits per address do not apply to its users"
             logger.warning("unknown proxy", extra={"address": str(peer[0]), "advice": advice})

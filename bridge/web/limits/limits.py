@@ -39,7 +39,10 @@ class Limits:
 
     Attributes:
         addresses: Whose address a request counts for.
+        subscribes: Tasks subscribed to per second.
         history: Bytes of `?history=1` per second.
+        watches: Tasks that connections watch.
+        waiting: Bytes that clients have not taken.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class Limits:
             if settings.is_exposed(row.setting + ADDRESS) and row.per != "address"
         )
         self._streams = PartyRate(settings, "max_streams_per_second", clock)
-        self._subscribes = PartyRate(settings, "max_subscribes_per_second", clock)
+        self.subscribes = PartyRate(settings, "max_subscribes_per_second", clock)
         self._calls = PartyRate(settings, "max_provider_calls_per_second", clock)
         self.history = PartyRate(settings, "max_history_bytes_per_second", clock)
         submits = settings.max_submits_per_minute_per_caller
@@ -64,9 +67,9 @@ class Limits:
         self._open = 0
         self._open_by_address: dict[str, int] = {}
         self._open_by_caller: dict[str, int] = {}
-        self._watches = quota(settings, "max_watches")
+        self.watches = quota(settings, "max_watches")
         self._submits = quota(settings, "max_submits_in_flight")
-        self._waiting = quota(settings, "max_waiting_bytes", oversize=True)
+        self.waiting = quota(settings, "max_waiting_bytes", oversize=True)
         self._bodies = RequestBodies(settings)
 
     def party(self, connection: HTTPConnection, limit: str, caller: str | None = None) -> Party:
@@ -165,10 +168,10 @@ class Limits:
         if flow is not None and flow.write_paused:
             await flow.drain()
         party = self.party(connection, "max_waiting_bytes", caller)
-        scope = self._waiting.exceeded(party, size)
+        scope = self.waiting.exceeded(party, size)
         if scope is not None:
             raise LimitExceeded(f"too many bytes wait for clients {scope}", retry_after=RETRY_AFTER_SECONDS)
-        _attach(connection, UnsentBytes(self._waiting, party))
+        _attach(connection, UnsentBytes(self.waiting, party))
 
     def check_unverified_key(self, connection: HTTPConnection) -> None:
         """Count one request with a provider key that no provider has accepted yet.
@@ -195,42 +198,16 @@ class Limits:
         if rated:
             _check_rate(self._streams.take(Party(caller)), "this caller opens streams")
         self._open_by_caller[caller] = of_caller + 1
-        slot.caller = caller
-
-    def change_watch_count(self, slot: ConnectionSlot, before: int, after: int) -> None:
-        """Count that a connection watches `after` tasks instead of `before`.
-
-        Raises:
-            LimitExceeded: Its caller or address watches too many tasks; nothing was counted.
-        """
-        party = slot.party("max_watches")
-        scope = self._watches.exceeded(party, after - before) if after > before else None
-        if scope is not None:
-            raise LimitExceeded(f"too many watched tasks {scope}", retry_after=RETRY_AFTER_SECONDS)
-        self._watches.add(party, after - before)
-
-    def subscribe_wait(self, slot: ConnectionSlot, tasks: int) -> float:
-        """Count that a connection subscribes to `tasks` more tasks.
-
-        Returns:
-            0, else the seconds to wait before it may; nothing was counted then.
-        """
-        return self._subscribes.take(slot.party("max_subscribes_per_second"), tasks)
-
-    def has_room_to_write(self, slot: ConnectionSlot, size: int) -> bool:
-        """Whether `size` bytes may wait for a client: few always may."""
-        return size <= SMALL_BYTES or self._waiting.exceeded(slot.party("max_waiting_bytes"), size) is None
-
-    def unsent_bytes(self, slot: ConnectionSlot) -> UnsentBytes:
-        """The counter of the bytes that the client of a connection has not taken."""
-        return UnsentBytes(self._waiting, slot.party("max_waiting_bytes"))
+        slot.whose = Party(caller, slot.whose.address)
 
     def release(self, slot: ConnectionSlot) -> None:
         """Count a connection no longer."""
         self._open -= 1
-        _set_count(self._open_by_address, slot.address, self._open_by_address[slot.address] - 1)
-        if slot.caller is not None:
-            _set_count(self._open_by_caller, slot.caller, self._open_by_caller[slot.caller] - 1)
+        caller, address = slot.whose
+        assert address is not None
+        _set_count(self._open_by_address, address, self._open_by_address[address] - 1)
+        if caller is not None:
+            _set_count(self._open_by_caller, caller, self._open_by_caller[caller] - 1)
 
     def is_exempt(self, limit: str) -> bool:
         """Whether a limit per address does not count what comes through an unknown proxy."""
@@ -255,23 +232,23 @@ class ConnectionSlot:
     """One counted connection.
 
     Attributes:
-        caller: Whose connection it is; None until the caller is known.
+        whose: Its caller, once known, and its address.
     """
 
-    __slots__ = ("_limits", "_shared", "_unsent", "_watch_count", "address", "caller")
+    __slots__ = ("_limits", "_shared", "_unsent", "_watch_count", "whose")
 
     def __init__(self, limits: Limits, address: str, *, shared: bool = False) -> None:
         self._limits = limits
         self._shared = shared
         self._unsent: UnsentBytes | None = None
-        self.address = address
-        self.caller: str | None = None
+        self.whose = Party(None, address)
         self._watch_count = 0
 
     def party(self, limit: str) -> Party:
         """Whose counts of `limit` the connection belongs to."""
-        exempt = self._shared and self._limits.is_exempt(limit)
-        return Party(self.caller, None if exempt else self.address)
+        if self._shared and self._limits.is_exempt(limit):
+            return Party(self.whose.caller)
+        return self.whose
 
     def assign_to_caller(self, caller: str) -> None:
         """Count the connection as a new stream of `caller`.
@@ -289,9 +266,15 @@ class ConnectionSlot:
         Raises:
             LimitExceeded: Its caller would watch too many; the count is unchanged.
         """
-        if self.caller is not None:
-            self._limits.change_watch_count(self, self._watch_count, tasks)
-            self._watch_count = tasks
+        if self.whose.caller is None:
+            return
+        watches, party = self._limits.watches, self.party("max_watches")
+        more = tasks - self._watch_count
+        scope = watches.exceeded(party, more) if more > 0 else None
+        if scope is not None:
+            raise LimitExceeded(f"too many watched tasks {scope}", retry_after=RETRY_AFTER_SECONDS)
+        watches.add(party, more)
+        self._watch_count = tasks
 
     def subscribe_wait(self, tasks: int) -> float:
         """Count that it subscribes to `tasks` more tasks.
@@ -299,7 +282,7 @@ class ConnectionSlot:
         Returns:
             0, else the seconds to wait before it may; nothing was counted then.
         """
-        return self._limits.subscribe_wait(self, tasks)
+        return self._limits.subscribes.take(self.party("max_subscribes_per_second"), tasks)
 
     def subscribe(self, tasks: int) -> None:
         """Count the tasks of a stream.
@@ -321,8 +304,10 @@ class ConnectionSlot:
             raise LimitExceeded("too many tasks are subscribed to per second", retry_after=wait)
 
     def has_room_to_write(self, size: int) -> bool:
-        """Whether `size` bytes may wait for the client: not while its party leaves too much untaken."""
-        return self._limits.has_room_to_write(self, size)
+        """Whether `size` bytes may wait for the client: few always may, more not while it leaves too much."""
+        if size <= SMALL_BYTES:
+            return True
+        return self._limits.waiting.exceeded(self.party("max_waiting_bytes"), size) is None
 
     def history_wait(self, size: int) -> float:
         """Count `size` bytes of history.
@@ -334,7 +319,7 @@ class ConnectionSlot:
 
     def count_waiting(self, connection: HTTPConnection) -> None:
         """Count the bytes that the client has not taken, from now on."""
-        self._unsent = self._limits.unsent_bytes(self)
+        self._unsent = UnsentBytes(self._limits.waiting, self.party("max_waiting_bytes"))
         _attach(connection, self._unsent)
 
     def release(self) -> None:
@@ -368,8 +353,10 @@ class PartyRate:
 
     def __init__(self, settings: Settings, name: str, clock: Clock) -> None:
         rates = [float(getattr(settings, name + suffix, 0)) for suffix in ("", CALLER, ADDRESS)]
+        # Without those that are off: each request takes of several rates.
+        self._off = not any(rates)
         self._total, self._by_caller, self._by_address = (
-            RateLimiter(rate, rate * BURST_SECONDS, clock) for rate in rates
+            RateLimiter(rate, rate * BURST_SECONDS, clock) if rate else None for rate in rates
         )
 
     def take(self, party: Party, tokens: float = 1.0) -> float:
@@ -378,16 +365,21 @@ class PartyRate:
         Returns:
             0 if they were taken, else the seconds to wait; nothing was taken then.
         """
-        limiters = [(self._total, "")]
-        if party.caller is not None:
+        if self._off:
+            return 0.0
+        limiters: list[tuple[RateLimiter, str]] = []
+        if self._total is not None:
+            limiters.append((self._total, ""))
+        if self._by_caller is not None and party.caller is not None:
             limiters.append((self._by_caller, party.caller))
-        if party.address is not None:
+        if self._by_address is not None and party.address is not None:
             limiters.append((self._by_address, party.address))
-        wait = max(limiter.wait(key) for limiter, key in limiters)
-        if wait <= 0:
-            for limiter, key in limiters:
-                limiter.take(key, tokens)
-        return wait
+        if len(limiters) > 1:
+            wait = max([limiter.wait(key) for limiter, key in limiters])
+            if wait > 0:
+                return wait
+        # `take` of a single one checks it itself.
+        return max([limiter.take(key, tokens) for limiter, key in limiters], default=0.0)
 
 
 def quota(settings: Settings, name: str, *, oversize: bool = False) -> Quota:

@@ -43,11 +43,14 @@ class RateLimiter:
         Returns:
             0 if they were taken, else the seconds until there is one.
         """
-        wait = self.wait(key)
-        if wait > 0 or not self._interval:
-            return wait
+        if not self._interval:
+            return 0.0
         now = self._clock.monotonic()
-        self._full_at[key] = max(self._full_at.get(key, now), now) + tokens * self._interval
+        full_at = self._full_at.get(key, now)
+        wait = full_at - now - self._tolerance
+        if wait > 0:
+            return wait
+        self._full_at[key] = max(full_at, now) + tokens * self._interval
         self._full_at.move_to_end(key)
         # at most two keys are removed for one added: the table shrinks, and no single call pays for many
         for _ in range(2):

@@ -95,6 +95,6 @@ class _LoggedOrigins:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass on. Not a coroutine itself: one less is suspended for as long as a stream lasts."""
-        if scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"]):
+        if scope["type"] == "http" and b"origin" in [name for name, _ in scope["headers"]]:
             self._origins.is_allowed(Headers(scope=scope))
         return self._app(scope, receive, send)

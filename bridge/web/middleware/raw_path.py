@@ -38,7 +38,8 @@ class RawPathMiddleware:
         raw = scope.get("raw_path")
         if raw is not None and scope["type"] in {"http", "websocket"}:
             scope["path"] = raw.decode("latin-1")
-            self._set_prefix(scope)
+            if self._public or self._addresses.trusts_peer(scope):
+                self._set_prefix(scope)
         await self._app(scope, receive, send)
 
     def _set_prefix(self, scope: Scope) -> None:
@@ -51,8 +52,6 @@ class RawPathMiddleware:
 
     def _forwarded(self, scope: Scope) -> str:
         """The prefix that trusted proxies left out, in their order; empty for none or a hostile one."""
-        if not self._addresses.trusts_peer(scope):
-            return ""
         values = [value for name, value in scope["headers"] if name == _FORWARDED_PREFIX]
         parts = [part.strip().rstrip("/") for part in b",".join(values).decode("latin-1").split(",")]
         prefix = "".join(parts)

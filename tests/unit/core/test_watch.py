@@ -101,6 +101,17 @@ def codes(update: Update) -> list[NoticeCode]:
     return [notice.code for notice in update.notices]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_callbacks_without_end_delay_no_poll(*, fails: bool) -> None:
+    shows = UpstreamUnavailable("busy") if fails else seen("processing", 10)
+    quiet, called = Story(state("processing")), Story(state("processing"))
+    for _ in range(5):
+        called.watch.poll_now(now=called.now + 60)  # as far ahead as a flood can push it, and further
+        quiet.poll(shows)
+        called.poll(shows)
+        assert called.wait == quiet.wait
+
+
 def test_a_new_watch_looks_at_once_and_one_that_saw_the_end_never() -> None:
     assert Story().wait == 0
     assert Story(state("processing")).wait == 0

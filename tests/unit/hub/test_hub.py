@@ -8,7 +8,7 @@ import pytest
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.task import Status, TaskKey
 from bridge.errors import UnknownUpstream
-from bridge.hub import hub as hub_module
+from bridge.hub import broadcast, connections
 from tests.fakes.clock import settle
 from tests.fakes.hub import Scene
 from tests.fakes.tasks import OTHER, TASK, state
@@ -29,7 +29,7 @@ def scene() -> Scene:
 
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "SLICE", 2)
+    monkeypatch.setattr(broadcast, "SLICE", 2)
 
 
 def shown(writer: RecordingWriter) -> list[tuple[str, str, object]]:
@@ -200,9 +200,46 @@ async def test_history_comes_in_journal_order_before_what_follows(scene: Scene) 
     writer = RecordingWriter()
     subscription = scene.place(writer)
     scene.hub.join(subscription, [TASK, OTHER])
+    scene.hub.replay(subscription, kept[:3], preface=b": ok\n", retry=1500)
     await scene.tell(OTHER, state(progress=9))
-    scene.begin(subscription, kept, [TASK, OTHER])
+    scene.hub.replay(subscription, kept[3:])
+    scene.begin(subscription, kept, [TASK, OTHER], after=kept[-1].cursor.offset)
     assert progress(writer) == [0, 1, 2, 3, 9]
+    assert cursors(writer) == sorted(cursors(writer))
+    assert writer.sent.startswith(b": ok\nretry: 1500\n")
+    assert writer.sent.count(b"retry:") == 1
+    assert subscription.events == 5
+
+
+async def test_a_full_buffer_holds_back_a_replay_and_nothing_overtakes_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "BURST_BYTES", 1)  # one state a write
+    kept = [await scene.tell(TASK, state(progress=number)) for number in range(4)]
+    writer = RecordingWriter()
+    subscription = scene.place(writer)
+    scene.hub.join(subscription, [TASK])
+    scene.hub.replay(subscription, kept)
+    assert progress(writer) == [0]
+    writer.pause()
+    await scene.tell(TASK, state(progress=4))
+    scene.begin(subscription, kept[-1:], [TASK], after=kept[-1].cursor.offset)
+    await scene.tell(TASK, state(progress=5))
+    assert progress(writer) == [0]
+    writer.wake()
+    for _ in range(5):
+        await settle()
+    assert progress(writer) == [0, 1, 2, 3, 5], "only what was recorded meanwhile is conflated"
+
+
+async def test_a_recorded_state_that_cannot_be_written_is_left_out_of_a_replay(scene: Scene) -> None:
+    kept = [await scene.tell(TASK, state(progress=number)) for number in range(3)]
+    broken = Event(TASK, kept[1].cursor, state(progress=object()))
+    writer = RecordingWriter()
+    subscription = scene.place(writer)
+    scene.hub.join(subscription, [TASK])
+    scene.hub.replay(subscription, [kept[0], broken, kept[2]])
+    assert progress(writer) == [0, 2]
 
 
 async def test_a_placeholder_is_sent_only_while_nothing_better_is_known(scene: Scene) -> None:
@@ -357,7 +394,7 @@ async def test_asking_for_more_first_brings_what_was_owed(scene: Scene) -> None:
 async def test_an_ending_heard_between_two_slices_reaches_everybody(scene: Scene) -> None:
     writers = [(await scene.join([TASK]))[1] for _ in range(7)]
     await scene.record(TASK, state(progress=50))
-    scene.hub._step()
+    scene.hub.broadcast.step()
     await scene.record(TASK, state("completed", 100))
     await settle()
     assert all(progress(writer) == [50, 100] for writer in writers)
@@ -369,7 +406,7 @@ async def test_news_between_two_slices_overtakes_nothing(scene: Scene) -> None:
     writers = [(await scene.join([TASK, OTHER, THIRD]))[1] for _ in range(5)]
     for number, key in enumerate([TASK, OTHER, THIRD]):
         await scene.record(key, state(progress=number))
-    scene.hub._step()
+    scene.hub.broadcast.step()
     await scene.record(OTHER, state(progress=9))
     await settle()
     for writer in writers:
@@ -382,7 +419,7 @@ async def test_who_joins_between_two_slices_sees_nothing_older_after_something_n
     for form in (SSE, SSE, SSE, NDJSON):
         await scene.join([TASK], RecordingWriter(form))
     await scene.record(TASK, state(progress=1))
-    scene.hub._step()
+    scene.hub.broadcast.step()
     await scene.record(TASK, state(progress=2))
     _, writer = await scene.join([TASK], RecordingWriter(NDJSON))
     await settle()
@@ -396,7 +433,7 @@ async def test_who_wakes_between_two_slices_sees_nothing_twice_or_late(scene: Sc
     await scene.tell(TASK, state(progress=1))
     await scene.record(TASK, state(progress=2))
     await scene.record(OTHER, state(progress=3))
-    scene.hub._step()
+    scene.hub.broadcast.step()
     writers[5].wake()
     await scene.record(TASK, state(progress=4))
     await settle()
@@ -410,11 +447,11 @@ async def test_who_stalls_and_wakes_within_a_round_keeps_the_order(scene: Scene)
     first, writer = joined[0]
     for number, key in enumerate([TASK, OTHER, THIRD]):
         await scene.record(key, state(progress=number))
-    scene.hub._step()
+    scene.hub.broadcast.step()
     writer.pause()
     while not first.pending:
-        scene.hub._step()
-    assert first in scene.hub._batched, "one task's news is kept for the write of this round"
+        scene.hub.broadcast.step()
+    assert first in scene.hub.batched, "one task's news is kept for the write of this round"
     writer.write_paused = False
     scene.hub._resume(first)
     await settle()
@@ -426,7 +463,7 @@ async def test_who_stalls_and_wakes_within_a_round_keeps_the_order(scene: Scene)
 async def test_who_leaves_between_two_slices_is_written_to_no_more(scene: Scene) -> None:
     joined = [await scene.join([TASK]) for _ in range(6)]
     await scene.record(TASK, state(progress=1))
-    scene.hub._step()
+    scene.hub.broadcast.step()
     for subscription, _ in joined:
         scene.hub.leave(subscription, "left")
     written = [len(writer.writes) for _, writer in joined]
@@ -439,7 +476,7 @@ async def test_who_leaves_between_two_slices_is_written_to_no_more(scene: Scene)
 async def test_who_unsubscribes_between_two_slices_gets_no_more_of_the_task(scene: Scene) -> None:
     joined = [await scene.join([TASK]) for _ in range(6)]
     await scene.record(TASK, state(progress=1))
-    scene.hub._step()
+    scene.hub.broadcast.step()
     for subscription, _ in joined:
         scene.hub.unsubscribe(subscription, TASK)
     await settle()

@@ -12,6 +12,7 @@ import pytest
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.task import Observation, Source, Status, TaskKey
 from bridge.errors import JournalError, TaskNotFound, UnknownUpstream, UpstreamUnavailable
+from bridge.watchers.scheduler import FIRST_PER_TURN
 from tests.fakes.clock import settle
 from tests.fakes.tasks import TASK, state
 
@@ -511,3 +512,17 @@ async def test_after_a_restart_sick_tasks_hold_up_no_healthy_one(house: Any, htt
         polls = [house.clock.monotonic() - 30, *house.provider.polls(key(number).task_id)]
         assert max(later - earlier for earlier, later in pairwise(polls)) < 15, number
         assert len(polls) > 3
+
+
+async def test_first_looks_begin_over_several_turns(open_house: Any) -> None:
+    house = open_house
+    house.provider.takes = 1.0
+    for number in range(20):
+        house.provider.shows(f"task-{number}", "processing", 10)
+        house.pool.want(key(number))
+    begun = [0]
+    for _ in range(60):
+        await asyncio.sleep(0)
+        begun.append(sum(len(house.provider.polls(f"task-{number}")) for number in range(20)))
+    assert begun[-1] > 2 * FIRST_PER_TURN
+    assert max(later - earlier for earlier, later in pairwise(begun)) <= FIRST_PER_TURN

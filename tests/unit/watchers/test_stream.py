@@ -138,7 +138,7 @@ async def test_the_stream_ends_with_the_watch(open_house: Any, script: Script) -
     house.pool.unwant(TASK)
     await house.clock.advance(100)
     assert house.pool.watcher(TASK) is None
-    assert house.pool._followers == {}
+    assert not house.pool._streams
 
 
 async def test_no_more_streams_are_held_than_the_upstream_allows(house: Any, script: Script) -> None:

@@ -52,6 +52,7 @@ def test_lines_where_they_are_more_welcome(accept: str) -> None:
         f"{LINES};q=0.000, */*;q=0.1",
         f"{LINES};q=0.4, {EVENTS};q=0.5",
         f"{LINES};q=0.4, */*;q=0.5",
+        f'{LINES};p="a,b;q=1";q=0.4, {EVENTS};q=0.5',
         "application/json",
         "text/html",
         f"x{LINES}",

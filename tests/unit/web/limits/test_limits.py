@@ -16,7 +16,7 @@ from bridge.delivery.handoff import ON_CLOSE
 from bridge.errors import LimitExceeded
 from bridge.telemetry.metrics import Metrics
 from bridge.web.limits.client_address import ClientAddresses
-from bridge.web.limits.limits import Limits
+from bridge.web.limits.limits import Limits, UnsentBytes
 from tests.fakes.clock import FakeClock
 
 
@@ -168,14 +168,14 @@ def test_whatever_comes_and_goes_at_the_end_nothing_is_held(steps: list[tuple[in
         end(one)
     kept = (door.limits._open_by_address, door.limits._open_by_caller)
     assert (door.limits._open, kept) == (0, ({}, {}))
-    assert (door.limits._watches.total, len(door.limits._watches)) == (0, 0)
+    assert (door.limits.watches.total, len(door.limits.watches)) == (0, 0)
 
 
 def exposed(**wishes: Any) -> Door:
     """A door that strangers reach."""
     door = Door()
     settings = Settings.model_validate({"limits": "exposed", "upstreams": {"qingbo": {}}} | wishes)
-    addresses = ClientAddresses(settings.trusted_proxies, warn=True)
+    addresses = ClientAddresses(settings.trusted_proxies, detect=True)
     door.limits = Limits(settings, addresses, door.clock, door.metrics)
     return door
 
@@ -243,7 +243,7 @@ def test_tasks_subscribed_to_are_limited_by_the_second_and_owed_beyond() -> None
 def test_what_clients_do_not_take_is_counted_until_they_do() -> None:
     door = Door(max_waiting_bytes_per_address=1_000_000, max_waiting_bytes=0)
     slot = door.limits.open_stream(door.connection())
-    unsent = door.limits.unsent_bytes(slot)
+    unsent = UnsentBytes(door.limits.waiting, slot.party("max_waiting_bytes"))
     assert slot.has_room_to_write(5_000_000), "alone, a large document is let through"
     unsent.set(900_000)
     assert not slot.has_room_to_write(200_000)
@@ -252,7 +252,7 @@ def test_what_clients_do_not_take_is_counted_until_they_do() -> None:
     assert other.has_room_to_write(200_000)
     unsent.set(0)
     assert slot.has_room_to_write(200_000)
-    assert (door.limits._waiting.total, len(door.limits._waiting)) == (0, 0)
+    assert (door.limits.waiting.total, len(door.limits.waiting)) == (0, 0)
 
 
 def test_submits_in_flight_are_counted_until_their_response() -> None:

@@ -1,0 +1,236 @@
+"""Rounds of writes: each event to all subscribers of its task; see the rules in `bridge.hub.hub`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Generator, Iterable, Sequence
+from itertools import chain
+
+from bridge.clock import Clock
+from bridge.core.event import Event
+from bridge.hub.channel import Channel
+from bridge.hub.connections import Connections
+from bridge.hub.subscription import ONE_EVENT, Subscription, counts_of
+from bridge.telemetry.metrics import Metrics
+from bridge.wire.frames import ANY_LIST, Format, Frames
+
+SLICE = 500  # writes before the event loop gets a turn: about 5 ms
+RESPONSE_WRITES = 50  # writes that take as long as the whole response of one long-poll
+
+Ended = list[tuple[Subscription, Channel[Subscription]]]
+
+logger = logging.getLogger(__name__)
+
+
+class Broadcast:
+    """Writes the newest event of each changed task, a slice at a time.
+
+    Attributes:
+        dirty: Channels with an event not yet written.
+    """
+
+    def __init__(self, connections: Connections, metrics: Metrics, clock: Clock) -> None:
+        self._connections = connections
+        self._metrics = metrics
+        self._clock = clock
+        self._writes_left = SLICE
+        self._round: Generator[None, None, None] | None = None
+        self.dirty: dict[Channel[Subscription], None] = {}
+
+    def add(self, channel: Channel[Subscription]) -> None:
+        """Write the newest event of `channel` at the end of this turn of the event loop."""
+        self.dirty[channel] = None
+        if self._round is None:
+            # Not at once: a group commit records many events in one turn, and rule 3 joins them.
+            self._round = self._rounds()
+            asyncio.get_running_loop().call_soon(self.step)
+
+    def step(self) -> None:
+        """Run the broadcast for one slice, then give the event loop a turn."""
+        if self._round is None:
+            return
+        self._writes_left = SLICE
+        try:
+            next(self._round)
+        except StopIteration:
+            self._round = None
+            return
+        except Exception:
+            # One failed round must not end the fan-out: what is still dirty goes into a new one.
+            logger.exception("unhandled exception in broadcast")
+            self._round = self._rounds()
+        asyncio.get_running_loop().call_soon(self.step)
+
+    def _rounds(self) -> Generator[None, None, None]:
+        """Write all dirty channels, one slice at a time, until none is left."""
+        while self.dirty:
+            # The round keeps the events it began with. An event recorded during the round waits for the
+            # next one: written early, it would overtake older events of other tasks (rule 2).
+            dirty, self.dirty = list(self.dirty), {}
+            if len(dirty) > 1:
+                dirty.sort(key=_channel_offset)
+            batch = [(channel, channel.frames) for channel in dirty]
+            ended: Ended = []
+            for channel, frames in batch:
+                if frames is None:
+                    continue
+                try:
+                    yield from self._broadcast(channel, frames, ended, alone=len(batch) == 1)
+                except Exception:
+                    logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
+                    self._put_back(channel, chain.from_iterable(channel.groups.values()), frames)
+                if channel.waiters:
+                    yield from self._wake(channel, frames.event)
+            batched, self._connections.batched = self._connections.batched, {}
+            for subscription, written in batched.items():
+                self._connections.write(subscription, b"".join(written))
+            # Finished tasks close only now: the end frame has to follow everything batched above.
+            for subscription, channel in ended:
+                self._connections.close_task(subscription, channel)
+                self._writes_left -= 1
+                if self._writes_left <= 0:
+                    yield
+
+    def _wake(self, channel: Channel[Subscription], event: Event) -> Generator[None, None, None]:
+        for waiter in list(channel.waiters):
+            if not waiter.done():  # a waiter that timed out removes itself a turn later
+                waiter.set_result(event)
+                self._writes_left -= RESPONSE_WRITES
+                if self._writes_left <= 0:
+                    yield
+
+    def _broadcast(
+        self, channel: Channel[Subscription], frames: Frames, ended: Ended, *, alone: bool
+    ) -> Generator[None, None, None]:
+        """Write one event to every subscriber of its task.
+
+        Args:
+            ended: Receives the subscribers that have now been sent the final state.
+            alone: Whether this is the only event of the round, so that nothing needs batching.
+        """
+        sent: dict[str, int] = {}
+        conflated: dict[str, int] = {}
+        for fmt in list(channel.groups):
+            # Looked up only now: during a yield the last member of a format may have left and another joined.
+            group = channel.groups.get(fmt)
+            if group is None:
+                continue
+            members = list(group)
+            try:
+                data = frames.bytes_for(fmt.plain if fmt.mark == ANY_LIST else fmt)
+            except Exception:
+                logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
+                self._put_back(channel, members, frames)
+                continue
+            written, skipped = yield from self._write_group(
+                channel, fmt, members, frames, data, ended, alone=alone
+            )
+            if written:
+                sent[fmt.label] = sent.get(fmt.label, 0) + written
+            conflated[fmt.label] = conflated.get(fmt.label, 0) + skipped
+        if frames.large:
+            self._connections.bound_memory(frames)
+        now = self._clock.monotonic()
+        channel.last_write = now
+        seconds = now - frames.event.observed_at if frames.event.observed_at else None
+        # Counted once per broadcast: a metric call per subscriber would cost more than the write.
+        self._metrics.record_broadcast(sent, conflated, seconds, task=channel.key.ref)
+
+    def _write_group(
+        self,
+        channel: Channel[Subscription],
+        fmt: Format,
+        members: Sequence[Subscription],
+        frames: Frames,
+        data: bytes,
+        ended: Ended,
+        *,
+        alone: bool,
+    ) -> Generator[None, None, tuple[int, int]]:
+        """Write one event to the subscribers of one format, a slice at a time; returns as `_write_part`."""
+        group = channel.groups[fmt]
+        offset = frames.event.cursor.offset
+        final = frames.event.state.status.final
+        marked: dict[str | None, bytes] | None = {} if fmt.mark == ANY_LIST else None
+        position = written = skipped = 0
+        while position < len(members):
+            part = members[position : position + self._writes_left]
+            position += len(part)
+            self._writes_left -= len(part)
+            # Subscribers that joined or were flushed meanwhile have this event or a newer one, and others
+            # left during a yield. Two comparisons skip that check in the common case.
+            if channel.max_join_offset >= offset or len(group) != len(members):
+                # A subscriber that is not in the group has left.
+                part = [one for one in part if group.get(one, offset) < offset]
+            counts = self._write_part(channel, part, frames, data, marked, alone=alone)
+            written += counts[0]
+            skipped += counts[1]
+            if final:
+                # A slow client still has to be sent its final state; `flush` closes the task.
+                ended += [(one, channel) for one in part if channel not in one.pending]
+            if self._writes_left <= 0:
+                yield
+        return written, skipped
+
+    def _write_part(
+        self,
+        channel: Channel[Subscription],
+        part: Sequence[Subscription],
+        frames: Frames,
+        data: bytes,
+        marked: dict[str | None, bytes] | None,
+        *,
+        alone: bool,
+    ) -> tuple[int, int]:
+        """Write `data` now, or batch it if a subscriber has several tasks in this round.
+
+        Hot path: this loop is all that a delivery costs besides the socket.
+
+        Args:
+            marked: The bytes by mark; filled here. None for a format without marks.
+
+        Returns:
+            How many subscribers were sent the event, and for how many an older one was conflated.
+        """
+        waiting = skipped = 0
+        offset = frames.event.cursor.offset
+        counts = counts_of(data)
+        for subscription in part:
+            # A subscriber that waits keeps waiting even if its buffer has drained since: its pending tasks
+            # are flushed together, in order.
+            if subscription.waiting or subscription.flow.write_paused:
+                waiting += 1
+                skipped += subscription.mark_pending(channel)
+                self._connections.resume_when_writable(subscription)
+                continue
+            subscription.sent_offset = offset
+            if marked is not None:
+                mark = subscription.fmt.mark
+                data = marked.get(mark) or marked.setdefault(mark, frames.marked_bytes(subscription.fmt))
+                counts = counts_of(data)
+            if alone or len(subscription.channels) == 1:
+                # Called directly, without the bookkeeping of `Connections.write`: `channel.last_write` holds
+                # the time.
+                subscription.counts += counts
+                try:
+                    subscription.write(data)
+                except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
+                    self._connections.drop_broken(subscription, error)
+            else:
+                subscription.counts += ONE_EVENT  # `Connections.write` counts the bytes
+                self._connections.batched.setdefault(subscription, []).append(data)
+        return len(part) - waiting, skipped
+
+    def _put_back(
+        self, channel: Channel[Subscription], members: Iterable[Subscription], frames: Frames
+    ) -> None:
+        """A broadcast failed: what it has not written of this event is pending."""
+        for subscription in list(members):
+            if subscription.sent_offset < frames.event.cursor.offset:
+                subscription.mark_pending(channel)
+                self._connections.resume_soon(subscription)  # nothing newer overtakes it
+
+
+def _channel_offset(channel: Channel[Subscription]) -> int:
+    return channel.offset

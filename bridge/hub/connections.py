@@ -1,0 +1,273 @@
+"""Everything that is written to one connection apart from a broadcast: see the rules in `bridge.hub.hub`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+
+from bridge.clock import Clock
+from bridge.core.event import Closing, Notice, NoticeCode
+from bridge.core.task import TaskKey
+from bridge.hub.channel import Channel
+from bridge.hub.due import due_states, frame_of, is_unsent
+from bridge.hub.subscription import ONE_EVENT, Backlog, Subscription, counts_of
+from bridge.telemetry.metrics import Metrics
+from bridge.wire.frames import Frames
+
+BURST_BYTES = 128 * 1024  # of states that one flush writes; a connection takes the rest when it has drained
+MAX_LARGE = 8  # large documents whose bytes are kept for the next subscriber
+
+logger = logging.getLogger(__name__)
+
+
+class Connections(ABC):
+    """Writes what is pending, closes, aborts. A failure of one connection is caught here.
+
+    Attributes:
+        subscriptions: All of them, in the order they came.
+        batched: Frames for the one write of this round (`bridge.hub.broadcast`).
+    """
+
+    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._large: dict[Frames, None] = {}  # those whose bytes are kept, the newest last
+        self._stuck: dict[Subscription, None] = {}  # those with a state that could not be encoded
+        self.subscriptions: dict[Subscription, None] = {}
+        self.batched: dict[Subscription, list[bytes]] = {}
+
+    @abstractmethod
+    def unsubscribe(self, subscription: Subscription, key: TaskKey) -> None:
+        """Stop sending events of one task. Idempotent."""
+
+    def write(self, subscription: Subscription, data: bytes) -> None:
+        """Write to one connection now; does nothing if it is closed or has not begun."""
+        if data and subscription.writer is not None:
+            subscription.last_write = self._clock.monotonic()
+            subscription.counts += counts_of(data, events=0)
+            try:
+                subscription.write(data)
+            except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
+                self.drop_broken(subscription, error)
+
+    def flush(self, subscription: Subscription) -> None:
+        """Send everything pending on one connection, once it can be written to."""
+        if subscription.waiting or subscription.closing is not None or subscription.writer is None:
+            return
+        try:
+            if subscription.flow.write_paused:
+                self.resume_when_writable(subscription)
+            elif subscription.replayed:
+                self._flush_replayed(subscription)
+            else:
+                self._flush(subscription)
+        except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
+            self.drop_broken(subscription, error)
+
+    def _flush(self, subscription: Subscription) -> None:
+        fmt = subscription.fmt
+        pending, subscription.pending = subscription.pending, {}
+        notices, subscription.pending_notices = subscription.pending_notices, {}
+        # Events that a broadcast is about to write belong to the same burst: what follows them here would
+        # move the cursor past them.
+        for channel in subscription.channels.values():
+            if channel not in pending and is_unsent(subscription, channel):
+                pending[channel] = None
+        states, more = self._states_due(subscription, pending)
+        burst, subscription.preface = [subscription.preface, *states], b""
+        if more:
+            subscription.pending_notices, notices = notices, {}
+            self.resume_soon(subscription)
+        if notices:
+            burst += [self._notice_frame(subscription, key, notice) for (key, _), notice in notices.items()]
+        data = fmt.pack(b"".join(burst))
+        if self.batched:
+            # Frames batched in this round are older than anything pending, so they go first (rule 2).
+            data = b"".join([*self.batched.pop(subscription, ()), data])
+        self.write(subscription, data)
+        self._metrics.sent(fmt.label, len(states))
+        subscription.counts += ONE_EVENT * len(states)
+        self._flushed(subscription, pending, notices)
+
+    def _flushed(
+        self,
+        subscription: Subscription,
+        pending: Iterable[Channel[Subscription]],
+        notices: Iterable[tuple[TaskKey, NoticeCode]],
+    ) -> None:
+        """Record what a flush has written, and close the tasks that it ended."""
+        sent = [channel for channel in pending if channel not in subscription.pending]
+        for channel in sent:
+            # A broadcast under way skips the subscription for offsets up to this one; without that, it would
+            # send an older state after a newer one.
+            offset = channel.offset
+            channel.add(subscription, offset)
+            subscription.sent_offset = max(subscription.sent_offset, offset)
+        # Tasks close after the write, so that the end frame follows their final states.
+        for channel in sent:
+            if channel.latest is not None and channel.latest.state.status.final:
+                self.close_task(subscription, channel)
+        for key, code in notices:
+            missing = subscription.channels.get(key)
+            if code is NoticeCode.TASK_NOT_FOUND and missing is not None:
+                self.close_task(subscription, missing)
+
+    def _flush_replayed(self, subscription: Subscription) -> None:
+        """Write one burst of recorded states; the rest of them follows before anything else."""
+        fmt = subscription.fmt
+        burst, subscription.preface = [subscription.preface], b""
+        size = position = states = 0
+        events = subscription.replayed
+        while position < len(events) and size < BURST_BYTES:
+            event = events[position]
+            position += 1
+            try:
+                frame = Frames(event).payload_for(fmt, retry=subscription.retry)
+            except Exception:
+                # The states behind it continue; the newest one of its task is pending.
+                logger.exception("state cannot be written", extra={"task": event.key.ref})
+                continue
+            burst.append(frame)
+            size += len(frame)
+            states += 1
+            subscription.retry = None
+            subscription.sent_offset = event.cursor.offset
+        subscription.replayed = events[position:]
+        if subscription.replayed or subscription.pending or subscription.pending_notices:
+            self.resume_soon(subscription)
+        subscription.counts += ONE_EVENT * states
+        self._metrics.sent(fmt.label, states)
+        self.write(subscription, fmt.pack(b"".join(burst)))
+
+    def _states_due(
+        self, subscription: Subscription, due: Mapping[Channel[Subscription], Backlog | None]
+    ) -> tuple[list[bytes], bool]:
+        """The states to write now, oldest first, and whether others did not fit into the burst.
+
+        Those are pending again: 200 large documents must not wait in the write buffer of one connection.
+        """
+        frames: list[bytes] = []
+        size = 0
+        more = False
+        for state in sorted(due_states(due), key=lambda state: state.offset):
+            again = Backlog(state.frames.event) if state.first else None
+            if size >= BURST_BYTES:
+                more = True
+                subscription.pending[state.channel] = again
+                continue
+            try:
+                frames.append(frame_of(subscription, state))
+                size += len(frames[-1])
+            except Exception:
+                logger.exception("state cannot be written", extra={"task": state.channel.key.ref})
+                # Its other tasks continue.
+                subscription.pending[state.channel] = again
+                subscription.waiting = True
+                self._stuck[subscription] = None
+            if state.frames.large:
+                self.bound_memory(state.frames)
+        return frames, more
+
+    def bound_memory(self, frames: Frames) -> None:
+        """Keep the bytes of a few large documents only: the event has each of them already."""
+        self._large.pop(frames, None)
+        self._large[frames] = None
+        if len(self._large) > MAX_LARGE:
+            oldest = next(iter(self._large))
+            del self._large[oldest]
+            oldest.release()
+
+    def _notice_frame(self, subscription: Subscription, key: TaskKey, notice: Notice) -> bytes:
+        fmt = subscription.fmt
+        try:
+            if not fmt.answers_subscribe(notice):
+                return fmt.notice(key, notice)
+            ids = subscription.subscribe_ids or {}
+            return fmt.reply(ids.get(key), key, notice)
+        except Exception:
+            logger.exception("unhandled exception in broadcast", extra={"task": key.ref})
+            return b""
+
+    def retry_stuck(self) -> None:
+        """Try again to write the states that could not be encoded; once a second."""
+        stuck, self._stuck = self._stuck, {}
+        for subscription in stuck:
+            self._resume(subscription)
+
+    def resume_soon(self, subscription: Subscription) -> None:
+        """Flush in the next turn of the event loop; until then everything of the connection is pending."""
+        if not subscription.waiting:
+            subscription.waiting = True
+            asyncio.get_running_loop().call_soon(self._resume, subscription)
+
+    def resume_when_writable(self, subscription: Subscription) -> None:
+        """Flush once the write buffer has drained; until then everything of the connection is pending."""
+        if not subscription.waiting and subscription.writer is not None:
+            subscription.waiting = True
+            try:
+                subscription.writer.when_writable(lambda: self._resume(subscription))
+            except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
+                self.drop_broken(subscription, error)
+
+    def _resume(self, subscription: Subscription) -> None:
+        """The write buffer drained: send the newest state of every task skipped meanwhile."""
+        subscription.waiting = False
+        self.flush(subscription)
+
+    def drop_broken(self, subscription: Subscription, error: Exception) -> None:
+        """Drop a connection whose write failed; other connections are not affected."""
+        if subscription.writer is not None and subscription.writer.gone:
+            return  # clients disconnect at any moment; the server reports it as a disconnect
+        logger.error("unhandled exception in connection", exc_info=error)
+        self.drop(subscription, Closing.GONE)
+
+    def close_task(self, subscription: Subscription, channel: Channel[Subscription]) -> None:
+        """Unsubscribe from a finished or missing task; close the connection if it was the last one.
+
+        A lost task is kept as long as the connection has another: a real end may still replace it, and events
+        of the other tasks would move the cursor past that end.
+        """
+        try:
+            if not channel.is_lost:
+                self.unsubscribe(subscription, channel.key)
+            if not subscription.fmt.stays_open and all(
+                one.is_lost and one not in subscription.pending for one in subscription.channels.values()
+            ):
+                self.finish(subscription, Closing.FINISHED, subscription.fmt.end(subscription.tasks))
+        except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
+            self.drop_broken(subscription, error)
+
+    def finish(self, subscription: Subscription, closing: Closing, final_frame: bytes = b"") -> None:
+        """Close a connection cleanly, after `final_frame`. Idempotent."""
+        if subscription.closing is not None:
+            return
+        self.write(subscription, subscription.fmt.pack(final_frame))
+        if closing is not Closing.FINISHED:
+            self._metrics.notices.labels(NoticeCode.CLOSING.value).inc()
+        if subscription.closing is not None:
+            return  # the write failed, and dropped it
+        subscription.closing = closing
+        subscription.write = discard  # the body has ended; further bytes would corrupt the connection
+        if subscription.writer is None:
+            return  # the coroutine that begins the response ends it
+        try:
+            subscription.writer.finish(closing)
+        except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
+            self.drop_broken(subscription, error)
+
+    def drop(self, subscription: Subscription, closing: Closing) -> None:
+        """Abort a connection without a final frame."""
+        subscription.closing = closing
+        subscription.write = discard
+        if subscription.writer is None:
+            return
+        try:
+            subscription.writer.abort()
+        except Exception:
+            logger.exception("unhandled exception in connection")
+
+
+def discard(_data: bytes) -> None:
+    """Replaces the `write` of a closed connection."""

@@ -67,7 +67,7 @@ class RequestTurns:
         try:
             while self._waiting and self._begun < REQUESTS_PER_TURN:
                 self._begun += self._continue(self._next())
-        finally:  # also when one of them raised: the others go on
+        finally:  # also when one of them raised: the others continue
             if self._waiting and not self._scheduled:
                 self._scheduled = True
                 loop.call_soon(self._turn, loop)

@@ -43,8 +43,8 @@ async def alone(work: Callable[..., Result], *args: Any) -> Result:
         return await asyncio.to_thread(work, *args)
 
 
-# Seed code (qingbo, task system page). Added: `cast_to=dict[str, object]`, without which today's client of
-# openai takes no call; and `time.sleep(2)` became a parameter, for the test's sake.
+# Seed code (qingbo, task system page). Added: `cast_to=dict[str, object]`, without which an openai client of
+# today takes no call; and `time.sleep(2)` became a parameter, for the sake of the test.
 
 
 def submit_a_task(client: openai.OpenAI) -> str:

@@ -19,6 +19,9 @@ from tests.harness import PATIENCE, running_bridge
 
 pytestmark = pytest.mark.anyio
 
+PATIENT = {
+    "first_state_timeout_seconds": PATIENCE
+}  # on a busy machine too, each route waits for the provider
 SAID = {"request_id": None, "id": None, "task": None}
 ROUTES = [
     ("GET", "/v1/tasks/bytespike/{}", {}),
@@ -67,7 +70,9 @@ async def place(**settings: Any) -> AsyncIterator[tuple[Provider, str, aiohttp.C
     upstream = QUICK | {"base_url": site.name, "api_key": "key-of-all", "poll_min_seconds": 30}
     try:
         async with (
-            running_bridge({"bytespike": upstream | {"poll_max_seconds": 60}}, **settings) as bridge,
+            running_bridge(
+                {"bytespike": upstream | {"poll_max_seconds": 60}}, **PATIENT | settings
+            ) as bridge,
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as http,
         ):
             yield provider, bridge.url, http

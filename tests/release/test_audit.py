@@ -35,6 +35,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
         ([KNOWN, VULNERABLE], "", 1, "pypi: 2 packages audited, 1 vulnerabilities"),
         ([SKIPPED], [VULNERABLE], 1, "osv: 1 packages audited, 1 vulnerabilities"),
         ([SKIPPED], "Traceback", 0, "no advisory source answered (pypi, osv): nothing was audited"),
+        ("[]", '{"dependencies": null}', 0, "no advisory source answered (pypi, osv): nothing was audited"),
         (OSError(), subprocess.TimeoutExpired("x", 1), 0, "no advisory source answered (pypi, osv)"),
     ],
 )

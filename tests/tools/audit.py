@@ -42,9 +42,9 @@ def audited_by(source: str) -> list[dict[str, Any]]:
             timeout=SOURCE_SECONDS,
         )
         packages = json.loads(done.stdout)["dependencies"]
-    except (OSError, subprocess.TimeoutExpired, ValueError, KeyError):
+        return [one for one in packages if "vulns" in one]
+    except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
         return []
-    return [one for one in packages if "vulns" in one]
 
 
 def report(source: str, audited: list[dict[str, Any]]) -> int:

@@ -27,7 +27,7 @@ from bridge.core.task import TaskKey
 from bridge.errors import Forbidden, InvalidRequest, Unauthenticated, UpstreamUnavailable
 from bridge.sources.jwks import REFETCH_SECONDS, keys_in
 from tests.fakes.clock import FakeClock
-from tests.fakes.credentials import AUDIENCE, ISSUER, OTHER_SECRET, SECRET, claims, part, token
+from tests.fakes.credentials import AUDIENCE, DAY, ISSUER, OTHER_SECRET, SECRET, claims, part, token
 
 pytestmark = pytest.mark.anyio
 
@@ -59,7 +59,7 @@ async def test_a_good_token_says_who_calls_and_what_they_may_do() -> None:
     caller = await tokens().caller(good("qingbo/a", "vapi/*", scope="read cancel openid"))
     assert caller.name == "ann"
     assert caller.scopes == {TokenScope.READ, TokenScope.CANCEL}
-    assert caller.expires_at == NOW + 600
+    assert caller.expires_at == NOW + DAY
     assert [caller.covers(key) for key in (A, B, ELSEWHERE)] == [True, False, True]
     assert (caller.covers_all_of("vapi"), caller.covers_all_of("qingbo")) == (True, False)
 

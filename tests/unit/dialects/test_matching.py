@@ -60,7 +60,7 @@ def test_a_call_about_a_task_matches_back_to_its_id(name, call, data):
     assert asked == ProxyMatch(call=call, task_id=check_task_id(task_id))
 
 
-@pytest.mark.parametrize("task_id", [".?", "..#", ".;a", "...", "a.", ".%25", "%25!", "a?/.b"])
+@pytest.mark.parametrize("task_id", [".?", ".;a", "...", "a.", ".%25", "%25!", "a?/.b"])
 def test_dots_beside_another_character_are_an_id(task_id):
     for name in ("dashscope", "qingbo", "replicate", "runway"):
         request = PRESETS[name].status_request(task_id)

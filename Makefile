@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
-PARALLEL := -n 3 --dist loadfile
+PARALLEL := -n 4 --dist loadfile
 PYTHON ?= python3
 # as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }

@@ -213,8 +213,8 @@ async def test_where_a_proxy_holds_streams_back_it_polls(scene: Scene) -> None:
     async with holding(scene.bridge.url) as proxy:
         many = "&".join(f"task={ref}" for _, ref in begun_tasks)
         async with (
-            helper(f"{proxy.url}{path_of(begun_tasks[0][1])}/events", firstByteSeconds=0.3) as one,
-            helper(f"{proxy.url}/v1/events?{many}&include=raw", firstByteSeconds=0.3) as all_of_them,
+            helper(f"{proxy.url}{path_of(begun_tasks[0][1])}/events", firstByteSeconds=1.5) as one,
+            helper(f"{proxy.url}/v1/events?{many}&include=raw", firstByteSeconds=1.5) as all_of_them,
         ):
             await one.until_told("state")
             await all_of_them.until_told("state", 6)

@@ -289,7 +289,7 @@ async def histories(host: str, port: int, stop: asyncio.Event) -> int:
 # Crowds
 
 
-async def crowds(host: str, port: int, stop: asyncio.Event) -> int:
+async def many_requests(host: str, port: int, stop: asyncio.Event) -> int:
     """A thousand connections that read a document again and again."""
     data = request("GET", f"/v1/tasks/{GOOD}")
     return await _repeat(host, port, stop, lambda: data, 1000)
@@ -450,7 +450,7 @@ FLOODS: dict[str, tuple[Flood, int]] = {
             unread_documents,
             unread_pipelines,
             histories,
-            crowds,
+            many_requests,
             new_connections,
             probes,
             random_documents,

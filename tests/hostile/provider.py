@@ -54,8 +54,8 @@ def _states(task_id: str) -> bytes:
 
 @cache
 def _bomb(unit: bytes, size: int) -> bytes:
-    packed = gzip.compress(unit * (size // len(unit)), 1)
-    return _JSON_HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
+    body = gzip.compress(unit * (size // len(unit)), 1)
+    return _JSON_HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
 def _stream_bomb() -> tuple[bytes, bytes]:
@@ -79,7 +79,7 @@ STREAMS: dict[str, Callable[[str], tuple[bytes, bytes]]] = {
     "escapes": lambda _: (_STREAM_HEAD, b'data:{"a":"' + rb"\u0041%41&#65;" * 150_000 + b'"}\n\n'),
     "wide": lambda _: (_STREAM_HEAD, b'data:{"a":[' + b"{}," * 300_000 + b"1]}\n\n"),
     "chunks": lambda _: (_CHUNKED_STREAM_HEAD, _filled(b"1\r\n:\r\n1\r\n\n\r\n")),
-    "packed": lambda _: _stream_bomb(),
+    "compressed": lambda _: _stream_bomb(),
 }
 
 # What each kind sends to a status call: a head, then a block again and again; without a block, once.
@@ -226,7 +226,10 @@ async def provider_process() -> AsyncIterator[str]:
 async def _main() -> None:
     forever: Awaitable[object] = asyncio.Event().wait()
     async with flooding_provider() as provider:
-        ANSWERS["bomb"](""), ANSWERS["bomb-wide"]("")  # packed once: they must not keep the good ones waiting
+        (
+            ANSWERS["bomb"](""),
+            ANSWERS["bomb-wide"](""),
+        )  # compressed once: they must not keep the good ones waiting
         sys.stdout.write(f"{provider.port}\n")
         sys.stdout.flush()
         await forever

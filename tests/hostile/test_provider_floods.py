@@ -20,7 +20,7 @@ MEGABYTE = 2**20
 RSS_MEGABYTES = 150
 # Of each kind of work that did not yield, the one that took longest; the others are the extended run's.
 QUICK = {
-    *("documents", "states", "chunks", "packed", "informational", "wide-document"),
+    *("documents", "states", "chunks", "compressed", "informational", "wide-document"),
 }
 # An answer that is too long for a line, a head or a document is an error of its task, and asked for again.
 ENDS = {"line", "lines", "head", "header", "trailers", "bomb", "bomb-wide", "wide-document", "pipelined"}

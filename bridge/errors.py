@@ -2,6 +2,7 @@
 
 BridgeError
 ├── ConfigError              at start only; holds every error found
+├── Reported                 what has the provider's status and code: Conflict, UpstreamError
 ├── RequestError             the caller's fault
 │   ├── InvalidRequest 400 · Unauthenticated 401 · Forbidden 403
 │   ├── UnknownTask 404 · UnknownUpstream 404 · UnknownRoute 404 · MethodNotAllowed 405
@@ -121,16 +122,13 @@ class MethodNotAllowed(RequestError):
     status = 405
 
 
-class Conflict(RequestError):
-    """The request conflicts with the current state.
+class Reported(BridgeError):
+    """The provider, or the bridge on its behalf, reported an error.
 
     Attributes:
-        provider_status: HTTP status of the provider's response, if the conflict was reported by the provider.
+        provider_status: HTTP status of the provider's response, if there was one.
         provider_code: The provider's own error code, verbatim.
     """
-
-    code = "conflict"
-    status = 409
 
     def __init__(
         self,
@@ -143,6 +141,13 @@ class Conflict(RequestError):
         super().__init__(message, retry_after=retry_after)
         self.provider_status = provider_status
         self.provider_code = provider_code
+
+
+class Conflict(Reported, RequestError):
+    """The request conflicts with the current state."""
+
+    code = "conflict"
+    status = 409
 
 
 class TooLarge(RequestError):
@@ -160,12 +165,10 @@ class LimitExceeded(RequestError):
     retryable = True
 
 
-class UpstreamError(BridgeError):
+class UpstreamError(Reported):
     """The provider, or the connection to it, failed.
 
     Attributes:
-        provider_status: HTTP status of the provider's response, if there was one.
-        provider_code: The provider's own error code, verbatim.
         about_task: Whether the failure is about this task alone, and the provider works: such an error slows
             down the polls of this task only.
     """
@@ -176,35 +179,14 @@ class UpstreamError(BridgeError):
     outcome = "error"
     about_task = False
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        retry_after: float | None = None,
-        provider_status: int | None = None,
-        provider_code: str | None = None,
-    ) -> None:
-        super().__init__(message, retry_after=retry_after)
-        self.provider_status = provider_status
-        self.provider_code = provider_code
-
 
 class UpstreamUnavailable(UpstreamError):
     """The provider cannot be reached or is failing."""
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        retry_after: float | None = None,
-        provider_status: int | None = None,
-        provider_code: str | None = None,
-    ) -> None:
-        super().__init__(
-            message, retry_after=retry_after, provider_status=provider_status, provider_code=provider_code
-        )
-        # A redirect, a 409, a body that breaks after a 200: the provider answers, if not about this task.
-        self.about_task = provider_status is not None and provider_status < 500
+    @property
+    def about_task(self) -> bool:  # type: ignore[override] # decided by the response here
+        """A redirect, a 409, a body that breaks after a 200: the provider answers, if not about this task."""
+        return self.provider_status is not None and self.provider_status < 500
 
 
 class UpstreamUnreachable(UpstreamUnavailable):

@@ -496,7 +496,7 @@ class Settings(BaseModel):
         if errors:
             raise ValidationError.from_exception_data(cls.__name__, errors, hide_input=True)
         settings._origin = origin  # noqa: SLF001 - its own, and set before it is returned
-        settings._implied = frozenset(implied)  # noqa: SLF001 - as above
+        settings._implied = frozenset(implied)  # noqa: SLF001 - its own, and set before it is returned
         return settings
 
     @field_validator("token_secrets")

@@ -22,6 +22,25 @@ MAX_LARGE = 8  # large documents whose bytes are kept for the next subscriber
 logger = logging.getLogger(__name__)
 
 
+class Guard:
+    """Drops a connection if the body raises: a failure of one connection is its own, no other may notice."""
+
+    __slots__ = ("_connections", "_subscription")
+
+    def __init__(self, connections: Connections, subscription: Subscription) -> None:
+        self._connections = connections
+        self._subscription = subscription
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._connections.drop_broken(self._subscription, error)
+        return True
+
+
 class Connections(ABC):
     """Writes what is pending, closes, aborts. A failure of one connection is caught here.
 
@@ -44,29 +63,29 @@ class Connections(ABC):
     def unsubscribe(self, subscription: Subscription, key: TaskKey) -> None:
         """Stop sending events of one task. Idempotent."""
 
+    def guard(self, subscription: Subscription) -> Guard:
+        """Drop `subscription` if the body of the `with` statement raises."""
+        return Guard(self, subscription)
+
     def write(self, subscription: Subscription, data: bytes) -> None:
         """Write to one connection now; does nothing if it is closed or has not begun."""
         if data and subscription.writer is not None:
             subscription.last_write = self._clock.monotonic()
             subscription.counts += counts_of(data, events=0)
-            try:
+            with self.guard(subscription):
                 subscription.write(data)
-            except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
-                self.drop_broken(subscription, error)
 
     def flush(self, subscription: Subscription) -> None:
         """Send everything pending on one connection, once it can be written to."""
         if subscription.waiting or subscription.closing is not None or subscription.writer is None:
             return
-        try:
+        with self.guard(subscription):
             if subscription.flow.write_paused:
                 self.resume_when_writable(subscription)
             elif subscription.replayed:
                 self._flush_replayed(subscription)
             else:
                 self._flush(subscription)
-        except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
-            self.drop_broken(subscription, error)
 
     def _flush(self, subscription: Subscription) -> None:
         fmt = subscription.fmt
@@ -208,10 +227,8 @@ class Connections(ABC):
         """Flush once the write buffer has drained; until then everything of the connection is pending."""
         if not subscription.waiting and subscription.writer is not None:
             subscription.waiting = True
-            try:
+            with self.guard(subscription):
                 subscription.writer.when_writable(lambda: self._resume(subscription))
-            except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
-                self.drop_broken(subscription, error)
 
     def _resume(self, subscription: Subscription) -> None:
         """The write buffer drained: send the newest state of every task skipped meanwhile."""
@@ -231,15 +248,13 @@ class Connections(ABC):
         A lost task is kept as long as the connection has another: a real end may still replace it, and events
         of the other tasks would move the cursor past that end.
         """
-        try:
+        with self.guard(subscription):
             if not channel.is_lost:
                 self.unsubscribe(subscription, channel.key)
             if not subscription.fmt.stays_open and all(
                 one.is_lost and one not in subscription.pending for one in subscription.channels.values()
             ):
                 self.finish(subscription, Closing.FINISHED, subscription.fmt.end(subscription.tasks))
-        except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
-            self.drop_broken(subscription, error)
 
     def finish(self, subscription: Subscription, closing: Closing, final_frame: bytes = b"") -> None:
         """Close a connection cleanly, after `final_frame`. Idempotent."""
@@ -254,10 +269,8 @@ class Connections(ABC):
         subscription.write = discard  # the body has ended; further bytes would corrupt the connection
         if subscription.writer is None:
             return  # the coroutine that begins the response ends it
-        try:
+        with self.guard(subscription):
             subscription.writer.finish(closing)
-        except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
-            self.drop_broken(subscription, error)
 
     def drop(self, subscription: Subscription, closing: Closing) -> None:
         """Abort a connection without a final frame."""

@@ -86,10 +86,8 @@ class Hub(Connections):
                 logger.exception("unhandled exception in broadcast", extra={"task": key.ref})
                 continue
             for subscription in subscribers:
-                try:
+                with self.guard(subscription):
                     self._notify(subscription, channel, notice, frame)
-                except Exception as error:  # noqa: BLE001 - any failure concerns this one connection only
-                    self.drop_broken(subscription, error)
         if notice.code is NoticeCode.CREDENTIAL_REFUSED and key.account != OWN_ACCOUNT:
             # The rejected key belongs to these subscribers, so they may no longer read the task. The next
             # maintenance scan closes them.

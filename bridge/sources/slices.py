@@ -217,4 +217,4 @@ def slice_connections(connector: aiohttp.BaseConnector, shared: LoopTime) -> Non
     """Let all connections of a connector parse in turns."""
     loop = asyncio.get_running_loop()
     # The library has no setting for its protocol class; a test fails when this name is another.
-    connector._factory = lambda: SlicedConnection(loop, Turns(shared))  # type: ignore[assignment]  # noqa: SLF001
+    connector._factory = lambda: SlicedConnection(loop, Turns(shared))  # type: ignore[assignment]  # noqa: SLF001 - see above

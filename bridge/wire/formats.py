@@ -110,7 +110,7 @@ class ProviderFormat(SseFormat):
         """Nothing: the provider only closes."""
         return b""
 
-    def control(self, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:  # noqa: ARG002
+    def control(self, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:  # noqa: ARG002 - SSE only
         """Nothing: the provider's own API has no such events."""
         return b""
 
@@ -134,7 +134,7 @@ class NdjsonFormat(Format):
         """An empty line."""
         return self.pack(b"\n")
 
-    def control(self, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:  # noqa: ARG002
+    def control(self, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:  # noqa: ARG002 - SSE only
         """An object with the event's name."""
         return dumps({"event": name} | fields) + b"\n"
 
@@ -179,7 +179,7 @@ class WebSocketFormat(Format):
         fields = {"id": number, "code": code, "task": task, "message": message}
         return self.control("error", fields)
 
-    def control(self, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:  # noqa: ARG002
+    def control(self, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:  # noqa: ARG002 - SSE only
         """Any other message."""
         return self._frame(dumps({"type": name} | fields))
 
@@ -206,7 +206,7 @@ class JsonFormat(Format):
         """The document."""
         return text
 
-    def control(self, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:  # noqa: ARG002
+    def control(self, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:  # noqa: ARG002 - SSE only
         """Nothing: status and headers say it."""
         return b""
 

@@ -98,6 +98,29 @@ async def connected(host: str, port: int) -> AsyncIterator[Line]:
         line.abort()
 
 
+async def _reopen(
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    talk: Callable[[Line], Awaitable[None]],
+    number: int,
+    *,
+    seconds: float,
+) -> int:
+    """So many connections at a time, each new one for one `talk` of at most `seconds`."""
+
+    async def one() -> int:
+        opened = 0
+        while not stop.is_set():
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
+                async with connected(host, port) as line, asyncio.timeout(seconds):
+                    opened += 1
+                    await talk(line)
+        return opened
+
+    return sum(await asyncio.gather(*(one() for _ in range(number))))
+
+
 async def _hold(host: str, port: int, stop: asyncio.Event, first: bytes, number: int, *, reads: bool) -> int:
     """Open connections that send `first` and then wait; one that is closed is opened again."""
 
@@ -299,17 +322,11 @@ async def new_connections(host: str, port: int, stop: asyncio.Event) -> int:
     """A document from a new connection each time, from two hundred at once."""
     ask = request("GET", f"/v1/tasks/{GOOD}", "Connection: close")
 
-    async def one() -> int:
-        opened = 0
-        while not stop.is_set():
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
-                async with connected(host, port) as line, asyncio.timeout(10):
-                    opened += 1
-                    await line.send(ask)
-                    await line.answer()
-        return opened
+    async def talk(line: Line) -> None:
+        await line.send(ask)
+        await line.answer()
 
-    return sum(await asyncio.gather(*(one() for _ in range(200))))
+    return await _reopen(host, port, stop, talk, 200, seconds=10)
 
 
 async def probes(host: str, port: int, stop: asyncio.Event) -> int:
@@ -328,18 +345,12 @@ async def random_documents(host: str, port: int, stop: asyncio.Event) -> int:
 async def random_streams(host: str, port: int, stop: asyncio.Event) -> int:
     """Streams of random tasks, each on a new connection."""
 
-    async def one() -> int:
-        opened = 0
-        while not stop.is_set():
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
-                async with connected(host, port) as line, asyncio.timeout(2):
-                    opened += 1
-                    path = f"/v1/tasks/{_id()}/events"
-                    await line.send(request("GET", path, "Accept: text/event-stream"))
-                    await line.reader.read(_READ)
-        return opened
+    async def talk(line: Line) -> None:
+        path = f"/v1/tasks/{_id()}/events"
+        await line.send(request("GET", path, "Accept: text/event-stream"))
+        await line.reader.read(_READ)
 
-    return sum(await asyncio.gather(*(one() for _ in range(100))))
+    return await _reopen(host, port, stop, talk, 100, seconds=2)
 
 
 async def random_lists(host: str, port: int, stop: asyncio.Event) -> int:
@@ -353,18 +364,12 @@ async def random_lists(host: str, port: int, stop: asyncio.Event) -> int:
             return request("POST", "/v1/events", "Accept: text/event-stream", body=body)
         return request("GET", "/v1/events?" + "&".join(f"task={ref}" for ref in refs))
 
-    async def one() -> int:
-        opened = 0
-        while not stop.is_set():
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
-                async with connected(host, port) as line, asyncio.timeout(2):
-                    opened += 1
-                    await line.send(make())
-                    while await line.reader.read(_READ):
-                        pass
-        return opened
+    async def talk(line: Line) -> None:
+        await line.send(make())
+        while await line.reader.read(_READ):
+            pass
 
-    return sum(await asyncio.gather(*(one() for _ in range(20))))
+    return await _reopen(host, port, stop, talk, 20, seconds=2)
 
 
 async def subscribe_churn(host: str, port: int, stop: asyncio.Event) -> int:

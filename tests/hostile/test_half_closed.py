@@ -39,6 +39,19 @@ def _get(path: bytes, *fields: bytes) -> bytes:
     return b"\r\n".join([b"GET %b HTTP/1.1" % path, b"Host: x", *fields, b"", b""])
 
 
+@contextlib.asynccontextmanager
+async def _following(
+    scene: Scene, *fields: bytes
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection whose stream has sent its first state."""
+    path = await _open(scene)
+    async with connection(scene.bridge.url) as (reader, writer):
+        writer.write(_get(path + b"/events", *fields))
+        async with asyncio.timeout(PATIENCE):
+            await reader.readuntil(b'"progress":5')
+        yield reader, writer
+
+
 async def _places(scene: Scene) -> int:
     kinds = ("sse", "ndjson", "longpoll", "websocket")
     return int(sum([await scene.metric(f'bridge_connections{{delivery="{kind}"}}') for kind in kinds]))
@@ -148,11 +161,7 @@ async def test_a_sync_call_frees_its_connection_when_the_client_leaves(scene: Sc
 
 
 async def test_requests_behind_an_open_stream_do_not_hide_that_its_client_left(scene: Scene) -> None:
-    path = await _open(scene)
-    async with connection(scene.bridge.url) as (reader, writer):
-        writer.write(_get(path + b"/events"))
-        async with asyncio.timeout(PATIENCE):
-            await reader.readuntil(b'"progress":5')
+    async with _following(scene) as (_, writer):
         writer.write(_get(b"/livez") * 100)
         await writer.drain()
         writer.transport.abort()
@@ -161,11 +170,8 @@ async def test_requests_behind_an_open_stream_do_not_hide_that_its_client_left(s
 
 
 async def test_a_client_that_sends_without_end_behind_a_stream_is_let_go(scene: Scene) -> None:
-    path = await _open(scene)
-    async with connection(scene.bridge.url) as (reader, writer):
-        writer.write(_get(path + b"/events"))
+    async with _following(scene) as (reader, writer):
         async with asyncio.timeout(PATIENCE):
-            await reader.readuntil(b'"progress":5')
             writer.write(_get(b"/livez") * 10_000)
             with contextlib.suppress(ConnectionError):  # what was not read of it is thrown away
                 assert b"HTTP/1.1" not in await reader.read()
@@ -173,11 +179,8 @@ async def test_a_client_that_sends_without_end_behind_a_stream_is_let_go(scene: 
 
 
 async def test_the_body_of_a_stream_is_not_kept(scene: Scene) -> None:
-    path = await _open(scene)
-    async with connection(scene.bridge.url) as (reader, writer):
-        writer.write(_get(path + b"/events", b"Content-Length: 100000000"))
+    async with _following(scene, b"Content-Length: 100000000") as (_, writer):
         async with asyncio.timeout(PATIENCE):
-            await reader.readuntil(b'"progress":5')
             for _ in range(40):
                 writer.write(b"x" * 100_000)
                 await writer.drain()

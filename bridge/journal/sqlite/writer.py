@@ -25,7 +25,7 @@ from bridge.core.event import Event
 from bridge.core.task import TaskKey
 from bridge.errors import JournalError
 from bridge.journal.sqlite.database import PROBE_BYTES, Connect, Database, explain, open_database, probe
-from bridge.journal.sqlite.mending import History, open_history, store_time
+from bridge.journal.sqlite.repair import History, open_history, store_time
 from bridge.journal.sqlite.retention import Retention
 from bridge.journal.sqlite.storage import Entry, Reader, is_corrupt, write
 

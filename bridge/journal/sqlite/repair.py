@@ -51,7 +51,7 @@ class History:
 
 
 def open_history(database: Database, unix_time: float) -> History:
-    """The position of a journal, after mending the rows it depends on.
+    """The position of a journal, after repairing the rows it depends on.
 
     Raises:
         sqlite3.Error: They cannot be read or written.
@@ -76,7 +76,7 @@ def open_history(database: Database, unix_time: float) -> History:
     with Transaction(connection):
         rows = {"epoch": history.epoch, "head": history.head, "time": history.time}
         connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
-        _mend_tasks(connection, database.path, history)
+        _repair_tasks(connection, database.path, history)
     return history
 
 
@@ -126,10 +126,12 @@ def _stamps(connection: sqlite3.Connection) -> list[float]:
     return [row[0] for row in rows if row is not None and isinstance(row[0], float) and math.isfinite(row[0])]
 
 
-def _mend_tasks(connection: sqlite3.Connection, path: Path, history: History) -> None:
+def _repair_tasks(connection: sqlite3.Connection, path: Path, history: History) -> None:
     """Give rows of tasks with impossible values what their events say."""
-    later = "changed_at > :now OR typeof(changed_at) <> 'real'"
-    connection.execute(f"UPDATE tasks SET changed_at = :now WHERE {later}", {"now": history.time})  # noqa: S608
+    connection.execute(
+        "UPDATE tasks SET changed_at = :now WHERE changed_at > :now OR typeof(changed_at) <> 'real'",
+        {"now": history.time},
+    )
     for (task,) in connection.execute(_DAMAGED, (max(history.head, 1),)).fetchall():
         kept, newest = connection.execute(_EVENTS, (task, history.head)).fetchone()
         ended = newest is not None and _ended(connection, newest)

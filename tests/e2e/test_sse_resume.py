@@ -49,9 +49,7 @@ async def test_nothing_newer_keeps_quiet_and_goes_on(scene: Scene, way: str) -> 
         assert await stream.piece() == b": ok\n"
         assert await stream.piece() == b":\n"
         await scene.then("qingbo", task, qingbo(task, "processing", 11))
-        block = await stream.block()
-        assert block is not None
-        assert block.data["progress"] == 11
+        assert (await stream.state())["progress"] == 11  # on a busy machine perhaps after a notice
 
 
 async def test_the_header_wins_over_the_parameters(scene: Scene) -> None:

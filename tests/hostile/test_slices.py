@@ -94,6 +94,17 @@ async def test_a_small_response_is_parsed_at_once(monkeypatch: pytest.MonkeyPatc
     assert transport.pauses == 0
 
 
+async def test_the_next_response_does_not_rest_for_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SlowClock()
+    protocol, _ = connection(clock, monkeypatch)
+    protocol.turns.bill(1, clock() - 1.0)
+    assert protocol.turns.rest > 0
+
+    protocol.set_response_params()
+
+    assert protocol.turns.rest == 0
+
+
 async def test_interim_responses_are_parsed_a_slice_at_a_time_and_reading_pauses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.core.task import State, TaskKey
-from bridge.journal.memory import EVENTS_PER_TASK, FORGET_BATCH, MemoryJournal
+from bridge.journal.memory import EVENT_BYTES, EVENTS_PER_TASK, FORGET_BATCH, MemoryJournal
 from tests.fakes.clock import FakeClock
 from tests.fakes.journal import recorded_after
 from tests.fakes.tasks import OTHER, TASK, state
@@ -32,6 +32,17 @@ async def test_each_process_begins_a_new_history() -> None:
         MemoryJournal(clock, retention_seconds=86_400).epoch
         != MemoryJournal(clock, retention_seconds=86_400).epoch
     )
+
+
+async def test_above_the_most_bytes_histories_go_and_the_newest_states_stay() -> None:
+    clock = FakeClock()
+    journal = MemoryJournal(clock, retention_seconds=86_400, max_bytes=3 * EVENT_BYTES)
+    for _ in range(4):
+        for number in range(3):
+            await journal.append(key(number), now(clock))
+    assert await kept(journal, 3) == [0, 1, 2]
+    histories = [len(await recorded_after(journal, key(number), 0)) for number in range(3)]
+    assert sum(histories) - 3 == 3  # besides the newest of each
 
 
 async def test_above_the_most_tasks_the_one_quiet_for_longest_goes() -> None:

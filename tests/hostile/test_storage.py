@@ -165,6 +165,21 @@ def test_whatever_one_row_holds_the_others_live(
     asyncio.run(_others_live(path))
 
 
+@pytest.mark.parametrize("time", ["1e300", "9e18", "'late'", "x'00'"])
+async def test_a_finished_task_with_an_impossible_time_is_forgotten_like_others(
+    path: Path, time: str
+) -> None:
+    clock = FakeClock(unix_time=WALL)
+    await fill(path, clock=clock)
+    with vandal(path) as connection:
+        connection.execute(f"UPDATE tasks SET changed_at = {time} WHERE open = 0")
+    async with opened(path, clock, newest_bytes=1, retention_seconds=RETENTION) as journal:
+        clock.skip(RETENTION + 1)
+        await journal.tidy()
+        assert await journal.latest([key(3)]) == [None]
+        assert {one.key for one in await journal.unfinished()} == {key(0), key(1), key(2)}
+
+
 async def _others_live(path: Path) -> None:
     clock = FakeClock(unix_time=WALL)
     async with opened(path, clock, newest_bytes=1, max_events=7, retention_seconds=RETENTION) as journal:

@@ -40,6 +40,34 @@ def test_the_framing(fields: list[tuple[bytes, bytes]], found: Framing) -> None:
     assert framing(b"GET", "1.1", b"/", fields) == found
 
 
+CHUNKED = (b"transfer-encoding", b"chunked")
+LENGTH = (b"content-length", b"3")
+
+
+@pytest.mark.parametrize(
+    ("version", "fields"),
+    [
+        ("1.1", [HOST, LENGTH, CHUNKED]),
+        ("1.1", [HOST, CHUNKED, CHUNKED]),
+        ("1.1", [HOST, (b"transfer-encoding", b"gzip, chunked")]),
+        ("1.1", [HOST, (b"transfer-encoding", b"identity")]),
+        ("1.0", [HOST, CHUNKED]),
+        ("1.1", [HOST, LENGTH, LENGTH]),
+        *(
+            ("1.1", [HOST, (b"content-length", value)])
+            for value in (b"", b"+3", b"-3", b"0x3", b"3, 3", b"3.0")
+        ),
+        ("1.1", [HOST, HOST]),
+        ("1.1", []),
+    ],
+)
+def test_an_ambiguous_end_is_refused_whatever_the_parser_takes(
+    version: str, fields: list[tuple[bytes, bytes]]
+) -> None:
+    with pytest.raises(Malformed):
+        framing(b"POST", version, b"/", fields)
+
+
 @pytest.mark.parametrize(
     ("target", "host"),
     [

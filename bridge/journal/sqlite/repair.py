@@ -128,10 +128,8 @@ def _stamps(connection: sqlite3.Connection) -> list[float]:
 
 def _repair_tasks(connection: sqlite3.Connection, path: Path, history: History) -> None:
     """Give rows of tasks with impossible values what their events say."""
-    connection.execute(
-        "UPDATE tasks SET changed_at = :now WHERE changed_at > :now OR typeof(changed_at) <> 'real'",
-        {"now": history.time},
-    )
+    # In SQLite a text is greater than any number, so that this finds them as well.
+    connection.execute("UPDATE tasks SET changed_at = :now WHERE changed_at > :now", {"now": history.time})
     for (task,) in connection.execute(_DAMAGED, (max(history.head, 1),)).fetchall():
         kept, newest = connection.execute(_EVENTS, (task, history.head)).fetchone()
         ended = newest is not None and _ended(connection, newest)

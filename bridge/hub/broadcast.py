@@ -220,7 +220,7 @@ class Broadcast:
                 subscription.counts += counts
                 try:
                     subscription.write(data)
-                except Exception as error:  # noqa: BLE001 - `Guard` inlined, as this loop is hot
+                except Exception as error:  # noqa: BLE001 - `ConnectionGuard` inlined, as this loop is hot
                     self._connections.drop_broken(subscription, error)
             else:
                 subscription.counts += ONE_EVENT  # `Connections.write` counts the bytes

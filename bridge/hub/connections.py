@@ -22,7 +22,7 @@ MAX_LARGE = 8  # large documents whose bytes are kept for the next subscriber
 logger = logging.getLogger(__name__)
 
 
-class Guard:
+class ConnectionGuard:
     """Drops a connection if the body raises: a failure of one connection is its own, no other may notice."""
 
     __slots__ = ("_connections", "_subscription")
@@ -63,9 +63,9 @@ class Connections(ABC):
     def unsubscribe(self, subscription: Subscription, key: TaskKey) -> None:
         """Stop sending events of one task. Idempotent."""
 
-    def guard(self, subscription: Subscription) -> Guard:
+    def guard(self, subscription: Subscription) -> ConnectionGuard:
         """Drop `subscription` if the body of the `with` statement raises."""
-        return Guard(self, subscription)
+        return ConnectionGuard(self, subscription)
 
     def write(self, subscription: Subscription, data: bytes) -> None:
         """Write to one connection now; does nothing if it is closed or has not begun."""

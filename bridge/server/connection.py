@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import OrderedDict, deque
 from urllib.parse import unquote
 
@@ -12,7 +11,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from bridge.server.exchange import Exchange
 from bridge.server.peers import was_reset
-from bridge.server.request_head import FRAMING_FIELDS, Malformed, framing
+from bridge.server.request_head import FRAMING_FIELDS, Malformed, ends_in_handshake, framing
 from bridge.server.request_limits import OVERLOADED_RESPONSE, TimeLimitedRequest, bad_request
 
 # Of one read, which may be 256 KiB: so much is parsed before other connections have their turn.
@@ -25,8 +24,6 @@ PROBES = (b"GET /livez ", b"GET /readyz ")
 MAX_AHEAD = 64 * 1024  # bytes of further requests that are kept while one is answered
 
 _END = b"\r\n\r\n"  # of a head, and of a chunked body
-_HANDSHAKE = re.compile(rb"(?i)\nupgrade:[^\r\n]*websocket")
-_MAX_LINE = 512  # of a handshake's `Upgrade`, where it arrives in two parts
 
 
 class RequestTurns:
@@ -175,9 +172,9 @@ class HttpConnection(TimeLimitedRequest):
         return self.cycle is not None and not self.cycle.response_complete and not self._in_body
 
     def _keep(self, data: bytes) -> None:
-        fresh = max(0, len(self._ahead) - _MAX_LINE)
+        fresh = max(0, len(self._ahead) - len(_END) + 1)
         self._ahead += data
-        if self._is_answering() and _HANDSHAKE.search(self._ahead, fresh):
+        if self._is_answering() and self._kept_handshake(fresh):
             # Nothing can follow the open response on a connection that is about to change its protocol.
             self.client_left()
         elif len(self._ahead) > MAX_AHEAD:
@@ -185,6 +182,17 @@ class HttpConnection(TimeLimitedRequest):
                 self.client_left()  # a stream would hold these requests, and our view of the client, for long
             else:
                 self.flow.pause_reading()
+
+    def _kept_handshake(self, fresh: int) -> bool:
+        """Whether a head that ends behind the offset `fresh` of what is kept is a WebSocket handshake."""
+        # Heads are found by their empty lines. A body that holds one may be taken for a request here, which
+        # costs its sender this connection, and nobody sends such a body without waiting for the response.
+        while (end := self._ahead.find(_END, fresh)) >= 0:
+            start = self._ahead.rfind(_END, 0, end)
+            if ends_in_handshake(self._ahead[start + len(_END) if start >= 0 else 0 : end + len(_END)]):
+                return True
+            fresh = end + len(_END)
+        return False
 
     def _parse(self, data: bytes) -> None:
         """Parse up to the end of one request, or of one slice."""

@@ -73,6 +73,25 @@ def framing(method: bytes, version: str, target: bytes, fields: Fields) -> Frami
     return Framing(content_length, keep_alive, websocket, newest and expects_continue)
 
 
+def ends_in_handshake(received: bytes) -> bool:
+    """Whether the last head in `received`, which its empty line ends, is a WebSocket handshake.
+
+    Args:
+        received: Ends with the head; the body of another request may stand in front, without an empty line.
+    """
+    lines = received.split(b"\r\n")
+    first = next((at for at in reversed(range(len(lines))) if lines[at].endswith(b" HTTP/1.1")), None)
+    if first is None:
+        return False
+    _, method, target = lines[first].removesuffix(b" HTTP/1.1").rpartition(b"GET ")
+    parted = (line.partition(b":") for line in lines[first + 1 :])
+    fields = [(name.lower(), value) for name, _, value in parted if name.lower() in FRAMING_FIELDS]
+    try:
+        return bool(method) and framing(b"GET", "1.1", target, fields).websocket
+    except Malformed:
+        return False
+
+
 def _sorted(
     fields: Fields,
 ) -> tuple[list[bytes], bytes, list[bytes], list[bytes], list[bytes], bool]:

@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 import uvicorn
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from bridge.server import connection
 from bridge.server.connection import CHUNKED_PIECE, HttpConnection
-from bridge.server.request_head import Framing, Malformed, framing
+from bridge.server.request_head import Framing, Malformed, ends_in_handshake, framing
 
 HOST = (b"host", b"x")
 CORPUS = Path(__file__).parents[2] / "hostile" / "corpus" / "heads"
 READ = sorted((CORPUS / "read").iterdir())
+STAR, WEBSOCKET_POST = (
+    (CORPUS / "read" / name).read_bytes() for name in ("star.txt", "websocket-of-a-post.txt")
+)
 MESSAGES = [path.read_bytes() for path in [*READ, *sorted((CORPUS / "refused").iterdir())]]
 
 
@@ -107,6 +110,44 @@ def test_what_is_read_has_one_host_and_one_length(version: str, fields: list[tup
     assert version == "1.1" or not (decided.keep_alive or decided.websocket or decided.expects_continue)
 
 
+UPGRADE = b"Host: x\r\nUPGRADE: websocket\r\nConnection: keep-alive, Upgrade\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("received", "is_one"),
+    [
+        (b"GET /v1/ws HTTP/1.1\r\n" + UPGRADE, True),
+        (b"abcGET /v1/ws HTTP/1.1\r\n" + UPGRADE, True),
+        (b"a\r\nGET /v1/ws HTTP/1.1\r\nA: GET / HTTP/1\r\n" + UPGRADE, True),
+        (b"POST /v1/ws HTTP/1.1\r\n" + UPGRADE, False),
+        (b"GET /v1/ws HTTP/1.0\r\n" + UPGRADE, False),
+        (b"GET /v1/ws HTTP/1.1\r\nHost: y\r\n" + UPGRADE, False),
+        (b"GET /v1/ws HTTP/1.1\r\n" + UPGRADE.replace(b"Connection", b"X"), False),
+        (UPGRADE, False),
+        (b"\r\n\r\n", False),
+    ],
+)
+def test_the_end_of_a_handshake(received: bytes, is_one: bool) -> None:
+    assert ends_in_handshake(received) == is_one
+
+
+@pytest.mark.parametrize("cut", range(0, 140, 7))
+def test_a_handshake_behind_an_open_response_ends_it_and_a_post_does_not(cut: int) -> None:
+    async def closes(behind: bytes) -> bool:
+        served = Served(holds=True)
+        served.connection.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + STAR)
+        await served.settle()
+        served.connection.data_received(behind[:cut])
+        served.connection.data_received(behind[cut:])
+        await served.settle()
+        served.go.set()
+        await served.settle(100)
+        return len(served.requests) == 1 and served.wire.closed
+
+    assert asyncio.run(closes(b"GET /v1/ws HTTP/1.1\r\n" + UPGRADE))
+    assert not asyncio.run(closes(WEBSOCKET_POST))
+
+
 class Wire(asyncio.Transport):
     """A connection that keeps what is written."""
 
@@ -190,6 +231,7 @@ def _parts(data: bytes, cuts: list[int]) -> list[bytes]:
     messages=st.lists(st.sampled_from(MESSAGES), min_size=1, max_size=3),
     cuts=st.lists(st.integers(1, 10_000), max_size=4),
 )
+@example(messages=[STAR, WEBSOCKET_POST], cuts=[31])
 def test_requests_are_the_same_in_any_portions(messages: list[bytes], cuts: list[int]) -> None:
     data = b"".join(messages)
     whole = asyncio.run(_read([data]))

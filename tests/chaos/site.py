@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from bridge.simulator.tasks import Task
 from tests.chaos.judge import Ending
 from tests.chaos.proxy import HOST, free_port
 from tests.harness import PATIENCE, BridgeProcess, running_bridge, running_simulator
+
+LISTENING = "0A"  # a state in /proc/net/tcp
 
 KEY = "test-key"
 QUICK = {"poll_min_seconds": 0.05, "poll_max_seconds": 0.2}
@@ -206,6 +208,17 @@ class Site:
     def descriptors(self) -> int:
         """How many files and sockets are open."""
         return sum(1 for _ in self._proc("fd").iterdir())
+
+    def own_descriptors(self) -> int:
+        """How many are open without those of clients, which may be idle connections for a minute."""
+        port = f":{self.port:04X}"
+        rows = [line.split() for line in self._proc("net/tcp").read_text().splitlines()[1:]]
+        accepted = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(port) and row[3] != LISTENING}
+        own = 0
+        for path in self._proc("fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since
+                own += str(path.readlink()) not in accepted
+        return own
 
     def cpu_seconds(self) -> float:
         """How long the process has computed."""

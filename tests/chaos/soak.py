@@ -30,12 +30,13 @@ from tests.chaos.site import Site, get, site, studio
 from tests.chaos.viewers import Viewers
 from tests.hostile.provider import provider_process
 
-SAMPLES = 200
-ROWS = 20
+SAMPLES = 600
+ROWS = 30
 GROWTH = 1.05
 MOST_DESCRIPTORS_MORE = 3
 FLOOD_SECONDS = 4.0
-CALM_SECONDS = 6.0
+CALM_SECONDS = 5.0
+REST_SECONDS = 30.0  # after each of them was done once
 SETTLED_SECONDS = 3.0  # after a flood, until the memory is compared
 # In this order, again and again, so that every part of the run has all of them.
 PROVIDER_FLOODS = ("states", "informational", "packed", "chunks", "wide-document")
@@ -53,24 +54,21 @@ class Sample:
     """The bridge at one moment.
 
     Args:
+        own_descriptors: Those that are no connections of clients.
         calm: Whether no flood runs, and the last one is over for some seconds.
     """
 
     second: float
     rss: int
     descriptors: int
+    own_descriptors: int
     watches: int
     connections: int
     calm: bool
 
-    @property
-    def own_descriptors(self) -> int:
-        """All but the clients'."""
-        return self.descriptors - self.connections
-
     def __str__(self) -> str:
         return (
-            f"{self.second:8.0f} {self.rss / 2**20:9.1f} {self.descriptors:12}"
+            f"{self.second:8.0f} {self.rss / 2**20:9.1f} {self.descriptors:12} {self.own_descriptors:4}"
             f" {self.watches:8} {self.connections:12} {'' if self.calm else 'flood':>6}"
         )
 
@@ -93,7 +91,10 @@ class Trouble:
         """Until cancelled."""
         known = floods()
         wished = [*(f"provider: {kind}" for kind in PROVIDER_FLOODS), *CLIENT_FLOODS, *FAULTS]
-        for name in cycle([name for name in wished if name in known or name in FAULTS]):
+        for name in cycle([name for name in wished if name in known or name in FAULTS] + ["rest"]):
+            if name == "rest":
+                await asyncio.sleep(REST_SECONDS)
+                continue
             self.calm_since = float("inf")
             if name in FAULTS:
                 await getattr(self.disasters, name)()
@@ -166,7 +167,9 @@ async def main() -> int:
 async def _sample(
     bridge: Site, http: aiohttp.ClientSession, seconds: float, samples: list[Sample], trouble: Trouble
 ) -> None:
-    say(f"{'second':>8} {'RSS, MiB':>9} {'descriptors':>12} {'watches':>8} {'connections':>12} {'':>6}")
+    say(
+        f"{'second':>8} {'RSS, MiB':>9} {'descriptors':>12} {'own':>4} {'watches':>8} {'connections':>12} {'':>6}"
+    )
     loop = asyncio.get_running_loop()
     began = loop.time()
     for number in range(1, SAMPLES + 1):
@@ -174,7 +177,8 @@ async def _sample(
         _, text = await get(http, bridge.url + "/metrics")
         watches, connections = (_total(str(text), name) for name in ("bridge_watches", "bridge_connections"))
         second = loop.time() - began
-        one = Sample(second, bridge.rss(), bridge.descriptors(), watches, connections, trouble.calm)
+        descriptors = (bridge.descriptors(), bridge.own_descriptors())
+        one = Sample(second, bridge.rss(), *descriptors, watches, connections, trouble.calm)
         samples.append(one)
         if number % (SAMPLES // ROWS) == 0:
             say(str(one))

@@ -32,6 +32,7 @@ from tests.hostile.provider import provider_process
 
 SAMPLES = 600
 ROWS = 30
+COLUMNS = "  second  RSS, MiB  descriptors  own  watches  connections       "
 GROWTH = 1.05
 MOST_DESCRIPTORS_MORE = 3
 FLOOD_SECONDS = 4.0
@@ -167,9 +168,7 @@ async def main() -> int:
 async def _sample(
     bridge: Site, http: aiohttp.ClientSession, seconds: float, samples: list[Sample], trouble: Trouble
 ) -> None:
-    say(
-        f"{'second':>8} {'RSS, MiB':>9} {'descriptors':>12} {'own':>4} {'watches':>8} {'connections':>12} {'':>6}"
-    )
+    say(COLUMNS)
     loop = asyncio.get_running_loop()
     began = loop.time()
     for number in range(1, SAMPLES + 1):

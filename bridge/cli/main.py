@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from bridge import __version__
-from bridge.errors import ConfigError
+from bridge.cli.configuration import (
+    BAD_CONFIGURATION,
+    config_option,
+    config_path,
+    explain_journal_failure,
+    fail_to_listen,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bridge.config.settings import Settings
 
-BAD_CONFIGURATION = 2
+__all__ = ["BAD_CONFIGURATION", "main"]
 
 
 class Commands(click.Group):
@@ -26,6 +32,7 @@ class Commands(click.Group):
 
     elsewhere: ClassVar = {
         "dialect": "bridge.cli.dialect",
+        "init": "bridge.cli.init",
         "simulate": "bridge.simulator.command",
         "submit": "bridge.cli.watch",
         "token": "bridge.cli.token",
@@ -57,14 +64,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on; 0 picks a free one."),
         click.option("--host", help="Address to listen on."),
-        click.option(
-            "--config",
-            "path",
-            type=click.Path(path_type=Path, dir_okay=False),
-            envvar="BRIDGE_CONFIG",
-            show_envvar=True,
-            help="TOML file; if omitted, settings come from BRIDGE_* variables.",
-        ),
+        config_option,
     ):
         command = option(command)
     return command
@@ -79,8 +79,13 @@ def main() -> None:
 @main.command()
 @_settings_options
 def serve(path: Path | None, **overrides: Any) -> None:
-    """Run the bridge until SIGTERM; then drain connections and exit 0."""
-    settings = _settings(path, **overrides)
+    """Run the bridge until SIGTERM; then drain connections and exit 0.
+
+    Exit code: 0 after a stop, 1 if it cannot listen or failed while running, 2 for errors in the
+    configuration, 3 if the journal cannot be used. A failed start ends with the command to run next.
+    """
+    settings = read_settings(path, command="serve", quiet=True, **overrides)
+    path, found = config_path(path)
     from bridge.app import Bridge
     from bridge.config.settings import secrets_of
     from bridge.net import is_loopback
@@ -88,13 +93,20 @@ def serve(path: Path | None, **overrides: Any) -> None:
     from bridge.telemetry.logs import configure
 
     configure(settings.log_level, settings.log_format, secrets=secrets_of(settings))
+    logger = logging.getLogger("bridge")
+    if found:
+        logger.info("configuration found in the working directory", extra={"path": str(path)})
     if not is_loopback(settings.host) and settings.auth == "none":
-        logger = logging.getLogger("bridge")
         logger.warning("serving without authentication", extra={"host": settings.host})
+    bridge = Bridge(settings)
     try:
-        code = run(Bridge(settings))
+        code = run(bridge)
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {error.filename}: {error.strerror}") from None
+        fail_to_listen(error, path, settings)
+    except SystemExit:
+        if bridge.journal_error is not None:
+            explain_journal_failure(bridge.journal_error, path, settings)
+        raise
     sys.exit(code)
 
 
@@ -112,7 +124,7 @@ def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
     from bridge.config.effective import effective, stop_sentence, table
     from bridge.config.keys import missing_keys
 
-    settings = _settings(path, **overrides)
+    settings = read_settings(path, command="check-config", **overrides)
     for warning in settings.warnings:
         click.echo(f"warning: {warning}", err=True)
     for name, sentence in missing_keys(settings).items():
@@ -179,13 +191,3 @@ def demo(port: int, speed: float) -> None:
     from bridge.cli.demo import run
 
     sys.exit(run(port=port, speed=speed))
-
-
-def _settings(path: Path | None, **overrides: Any) -> Settings:
-    from bridge.config.load import load
-
-    try:
-        return load(path, **overrides)
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(BAD_CONFIGURATION)

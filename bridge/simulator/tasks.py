@@ -46,6 +46,7 @@ class Task:
     vendor: str = ""
     action: str = ""
     callback_url: str | None = None
+    files_url: str = ""
     cancelled_at: float | None = None
     gone: bool = False
     shown: int = 0

@@ -1,5 +1,31 @@
-"""Runs `taskbridge` as `python -m bridge`."""
+"""Runs `taskbridge`, also as `python -m bridge`."""
 
-from bridge.cli import main
+from __future__ import annotations
 
-main()
+import os
+import signal
+import sys
+
+INTERRUPTED = 130
+STOPPED = 0
+
+
+def run() -> None:
+    """Run the command line.
+
+    Ctrl-C while modules are still imported ends the process without a traceback. The demo ends successfully
+    whenever it is stopped: `make` reports every other exit code.
+    """
+    is_demo = sys.argv[1:2] == ["demo"]
+    for number in (signal.SIGINT, *((signal.SIGTERM, signal.SIGHUP) if is_demo else ())):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and `&` want it
+            signal.signal(number, lambda *_: os._exit(STOPPED if is_demo else INTERRUPTED))
+    from bridge.cli import main  # noqa: PLC0415 - see above
+
+    if not is_demo and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    main()
+
+
+if __name__ == "__main__":
+    run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import shlex
 import sys
 from pathlib import Path
@@ -74,7 +75,7 @@ def print_next(command: str | None) -> None:
 
 def fail_to_listen(error: OSError, path: Path | None, settings: Settings) -> NoReturn:
     """Print why an address cannot be listened on, with the command that uses another one, and exit."""
-    click.echo(f"Error: cannot listen on {error.filename}: {error.strerror}", err=True)
+    _print_last(f"cannot listen on {error.filename}: {error.strerror}")
     host, _, text = str(error.filename).rpartition(":")
     port = int(text) if text.isdecimal() else settings.port
     is_admin = settings.admin_address == (host, port)
@@ -90,7 +91,7 @@ def fail_to_listen(error: OSError, path: Path | None, settings: Settings) -> NoR
 
 def explain_journal_failure(error: JournalError, path: Path | None, settings: Settings) -> None:
     """Print why the journal cannot be used, with the command that makes room for it or uses another one."""
-    click.echo(f"Error: {error}", err=True)
+    _print_last(str(error))
     journal = Path(settings.journal.partition(":")[2])
     serve = with_config("serve", path)
     if not journal.parent.exists():
@@ -98,6 +99,13 @@ def explain_journal_failure(error: JournalError, path: Path | None, settings: Se
     else:
         other = journal.with_name(f"{journal.stem}-2{journal.suffix}")
         print_next(f"BRIDGE_JOURNAL={shlex.quote(f'sqlite:{other}')} {serve}")
+
+
+def _print_last(sentence: str) -> None:
+    """Print an error below the log lines, which another thread writes."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    click.echo(f"Error: {sentence}", err=True)
 
 
 def with_config(command: str, path: Path | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from importlib import import_module
@@ -13,10 +14,13 @@ import click
 from bridge import __version__
 from bridge.cli.configuration import (
     BAD_CONFIGURATION,
+    CANNOT_LISTEN,
+    PROGRAM,
     config_option,
     config_path,
     explain_journal_failure,
     fail_to_listen,
+    print_next,
     read_settings,
 )
 
@@ -184,10 +188,56 @@ def backup(journal: Path, copy: Path) -> None:
 
 
 @main.command()
-@click.option("--port", default=8080, show_default=True, help="Port; falls back to a free one if taken.")
-@click.option("--speed", default=1.0, show_default=True, help="Speed factor of the simulated tasks.")
-def demo(port: int, speed: float) -> None:
-    """Run simulated providers and the bridge, and show the progress of four sample tasks."""
-    from bridge.cli.demo import run
+@click.option(
+    "--host",
+    envvar="BRIDGE_HOST",
+    default="127.0.0.1",
+    show_default=True,
+    show_envvar=True,
+    help="Address to listen on.",
+)
+@click.option(
+    "--port",
+    envvar="BRIDGE_PORT",
+    type=click.IntRange(0, 65_535),
+    show_envvar=True,
+    help="Port to listen on; default: 8080, or a free one if it is taken; 0 picks a free one.",
+)
+@click.option(
+    "--public-url",
+    envvar="BRIDGE_PUBLIC_URL",
+    default="",
+    show_envvar=True,
+    help="Base URL under which browsers reach the demo, if it is another, as behind a container's port.",
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Speed factor of the simulated tasks.",
+)
+@click.option("--once", is_flag=True, help="Submit each sample task once, and end when all have ended.")
+def demo(host: str, port: int | None, public_url: str, *, speed: float, once: bool) -> None:
+    """Run simulated providers, the bridge, and tasks that keep coming, until it is stopped.
 
-    sys.exit(run(port=port, speed=speed))
+    It prints a link to the page that shows them. Nothing is written to disk and no key is needed.
+
+    Exit code: 0 when stopped by Ctrl-C or a signal, or with --once when all tasks have ended; 1 if it cannot
+    listen, or with --once a task did not end; 2 for bad usage.
+    """
+    from bridge.cli.demo import run
+    from bridge.errors import ConfigError
+
+    try:
+        code = run(host=host, port=port, speed=speed, once=once, public_url=public_url)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.echo(f"Error: cannot listen on {error.filename}: {error.strerror}", err=True)
+        print_next(f"{PROGRAM} demo" + ("" if error.errno == errno.EADDRINUSE else " --host 127.0.0.1"))
+        sys.exit(CANNOT_LISTEN)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(BAD_CONFIGURATION)
+    sys.exit(code)

@@ -35,3 +35,8 @@ class SimulatorState:
     store: TaskStore = field(default_factory=TaskStore)
     calls: CallCounts = field(default_factory=CallCounts)
     scripts: dict[tuple[str, str], Script] = field(default_factory=dict)
+
+    def forget(self, *, ended_before: float) -> None:
+        """Remove the tasks that ended before a time, so that a simulator that runs for days stays small."""
+        for task in self.store.forget(ended_before=ended_before):
+            self.calls.forget(task.provider, task.id)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
@@ -74,9 +75,7 @@ SAMPLES = (
     Sample("qingbo", {"model": "veo3", "action": "generate", "prompt": "a cat walking on the beach"}, 150),
     Sample("fal", {"prompt": "a lighthouse at night, oil on canvas"}, 12, {"endpoint": "fal-ai/flux/dev"}),
     Sample("vapi", {"model": "hailuo-02", "prompt": "a paper boat sails away"}, 32, _HAILUO),
-    Sample(
-        "bytespike", {"model": "sora-2", "params": {"prompt": "a city made of glass"}}, 60, cancelled=True
-    ),
+    Sample("bytespike", {"model": "sora-2", "params": {"prompt": "a glass city"}}, 60, cancelled=True),
     Sample("qingbo", {"model": "suno-v5", "action": "generate", "prompt": "rain, slow piano"}, 16),
     Sample("vapi", {"model": "hailuo-02", "prompt": "a clock that melts"}, 14, _HAILUO, "failed"),
     Sample("qingbo", {"model": "nano-banana", "action": "generate", "prompt": "a red fox, line art"}, 8),
@@ -101,7 +100,7 @@ def run(*, host: str, port: int | None, speed: float, once: bool, public_url: st
     listener = _listener(host, port)
     configure("error", "auto")
     # Standard output may be closed; the page works without it.
-    out = sys.stdout if sys.stdout is not None else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    out = sys.stdout if sys.stdout is not None else Path(os.devnull).open("w", encoding="utf-8")
     demo = Demo(listener, host, speed=speed, once=once, public_url=public_url.rstrip("/"), out=out)
     if port is None and demo.port != DEFAULT_PORT:
         demo.say(f"Port {DEFAULT_PORT} is taken: the demo is at {demo.link}/", "")
@@ -199,7 +198,7 @@ class Demo:
     async def _feed(self, client: Client, simulator: SimulatorState, serving: asyncio.Future[None]) -> None:
         """Print the link, then submit the samples, again and again unless the demo ends with them."""
         assert self._server is not None
-        while not self._server.started and not serving.done():
+        while not self._server.started and not serving.done():  # noqa: ASYNC110 - uvicorn sets a flag
             await asyncio.sleep(0.01)
         self.say("Open in a browser:", "", f"  {self.link}/", "")
         self._bars = ProgressBars(self._out, now=asyncio.get_running_loop().time)
@@ -211,14 +210,15 @@ class Demo:
                     pause = 1.0 if self._once else PAUSE_SECONDS
                     await asyncio.sleep(max(pause / self._speed, MIN_PAUSE_SECONDS))
                 sample = SAMPLES[number % len(SAMPLES)]
-                ref = await self._submit(client, sample)
-                if ref is None:
+                state = await self._submit(client, sample)
+                if state is None:
                     continue
                 if number == 0:
-                    self._say_commands(ref)
-                following.append(group.create_task(self._follow(client, ref)))
+                    self._say_commands(state.task)
+                self._show(state)
+                following.append(group.create_task(self._follow(client, state.task)))
                 if sample.cancelled:
-                    following.append(group.create_task(self._cancel(client, ref)))
+                    following.append(group.create_task(self._cancel(client, state.task)))
                 following = [task for task in following if not task.done()]
                 simulator.forget(ended_before=simulator.clock.now() - KEPT_SECONDS)
             await asyncio.gather(*following)
@@ -226,8 +226,8 @@ class Demo:
 
     def _say_commands(self, ref: str) -> None:
         self.say(
-            "Tasks keep coming on four simulated providers. The bridge polls each once and streams updates to",
-            "every client. From another terminal:",
+            f"{'Sample tasks run' if self._once else 'Tasks keep coming'} on four simulated providers.",
+            "The bridge polls each once and streams updates to every client. From another terminal:",
             "",
             f"  curl -N {self.link}/v1/tasks/{ref}/events",
             f"  curl -s {self.link}/metrics | grep bridge_polls",
@@ -235,17 +235,15 @@ class Demo:
             *([] if self._once else ["Ctrl-C stops it.", ""]),
         )
 
-    async def _submit(self, client: Client, sample: Sample) -> str | None:
+    async def _submit(self, client: Client, sample: Sample) -> TaskState | None:
         longest = LONGEST_ONCE_SECONDS if self._once else sample.run_seconds
         sim = {"run_seconds": min(sample.run_seconds, longest), "outcome": sample.outcome}
         try:
-            state = await client.submit(sample.upstream, {**sample.body, "sim": sim}, options=sample.options)
+            return await client.submit(sample.upstream, {**sample.body, "sim": sim}, options=sample.options)
         except BridgeError as error:
             self._failed = self._once
             self.say(f"{sample.upstream}: {error}")
             return None
-        self._show(state)
-        return state.task
 
     async def _follow(self, client: Client, ref: str) -> None:
         try:

@@ -30,8 +30,8 @@ $(VENV)/.develop: $(VENV)/.run
 tools: $(VENV)/.develop ## install what tests need besides Python packages
 	$(BIN)/python tests/tools/install.py
 
-demo: $(VENV)/.run ## simulated providers, the bridge and sample tasks
-	$(BIN)/taskbridge demo
+demo: $(VENV)/.run ## simulated providers, the bridge and tasks that keep coming; without a terminal, each task once
+	@if [ -t 1 ]; then exec $(BIN)/taskbridge demo; else exec $(BIN)/taskbridge demo --once; fi
 
 test: tools ## unit, contract, stateful, end to end, chaos and client tests: some three minutes
 	$(BIN)/python -m pytest $(PARALLEL) -m "not extended"

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+from types import FrameType
 
 INTERRUPTED = 130
 STOPPED = 0
+# `make` prints `make: *** wait: No child processes` if its job ends before it has seen the signal itself.
+MAKE_SECONDS = 0.2
 
 
 def run() -> None:
@@ -19,12 +23,23 @@ def run() -> None:
     is_demo = sys.argv[1:2] == ["demo"]
     for number in (signal.SIGINT, *((signal.SIGTERM, signal.SIGHUP) if is_demo else ())):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and `&` want it
-            signal.signal(number, lambda *_: os._exit(STOPPED if is_demo else INTERRUPTED))
+            signal.signal(number, _stop_demo if is_demo else _interrupt)
     from bridge.cli import main  # noqa: PLC0415 - see above
 
     if not is_demo and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     main()
+
+
+def _stop_demo(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    time.sleep(MAKE_SECONDS)
+    os._exit(STOPPED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

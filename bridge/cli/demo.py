@@ -156,7 +156,8 @@ class Demo:
             feeding = asyncio.ensure_future(self._feed(client, simulator.state, serving))
             try:
                 await asyncio.wait({serving, feeding}, return_when=asyncio.FIRST_COMPLETED)
-                if feeding.done():
+                ended = feeding.done()
+                if ended:
                     feeding.result()
                     self._stop()
                 await serving
@@ -164,7 +165,7 @@ class Demo:
                 feeding.cancel()
                 with suppress(asyncio.CancelledError):
                     await feeding
-        return NOT_COMPLETE if self._failed else STOPPED
+        return NOT_COMPLETE if ended and self._failed else STOPPED
 
     def say(self, *lines: str) -> None:
         """Print lines; a reader that has left ends the demo."""
@@ -241,8 +242,9 @@ class Demo:
         try:
             return await client.submit(sample.upstream, {**sample.body, "sim": sim}, options=sample.options)
         except BridgeError as error:
-            self._failed = self._once
-            self.say(f"{sample.upstream}: {error}")
+            self._failed = True
+            if self._server is not None and not self._server.stopping:
+                self.say(f"{sample.upstream}: {error}")
             return None
 
     async def _follow(self, client: Client, ref: str) -> None:
@@ -250,7 +252,7 @@ class Demo:
             async for state in client.watch(ref, unreachable_after=GIVE_UP_SECONDS):
                 self._show(state)
         except BridgeError:  # the bridge is stopping
-            self._failed = self._once
+            self._failed = True
 
     async def _cancel(self, client: Client, ref: str) -> None:
         await asyncio.sleep(CANCEL_SECONDS / self._speed)

@@ -235,7 +235,12 @@ def demo(host: str, port: int | None, public_url: str, *, speed: float, once: bo
         if error.filename is None:
             raise
         click.echo(f"Error: cannot listen on {error.filename}: {error.strerror}", err=True)
-        print_next(f"{PROGRAM} demo" + ("" if error.errno == errno.EADDRINUSE else " --host 127.0.0.1"))
+        taken = error.errno == errno.EADDRINUSE
+        print_next(
+            f"{PROGRAM} demo --port {(port or 0) % 65_535 + 1}"
+            if taken
+            else f"{PROGRAM} demo --host 127.0.0.1"
+        )
         sys.exit(CANNOT_LISTEN)
     except ConfigError as error:
         click.echo(str(error), err=True)

@@ -210,6 +210,11 @@ class DrainingServer(uvicorn.Server):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.lifespan.shutdown(), IMMEDIATE_SECONDS)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal, or a failure of the bridge, has begun to end it."""
+        return self._drain is not None or self.should_exit
+
     def _stop(self) -> None:
         self.should_exit = True
 

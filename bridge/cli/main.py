@@ -236,11 +236,8 @@ def demo(host: str, port: int | None, public_url: str, *, speed: float, once: bo
             raise
         click.echo(f"Error: cannot listen on {error.filename}: {error.strerror}", err=True)
         taken = error.errno == errno.EADDRINUSE
-        print_next(
-            f"{PROGRAM} demo --port {(port or 0) % 65_535 + 1}"
-            if taken
-            else f"{PROGRAM} demo --host 127.0.0.1"
-        )
+        option = f"--port {(port or 0) % 65_535 + 1}" if taken else "--host 127.0.0.1"
+        print_next(f"{PROGRAM} demo {option}")
         sys.exit(CANNOT_LISTEN)
     except ConfigError as error:
         click.echo(str(error), err=True)

@@ -107,13 +107,15 @@ def test_the_linters_of_packages_have_nothing_to_say(built: Built) -> None:
 
 def test_the_wheel_is_the_package_and_nothing_else(built: Built) -> None:
     inside = {name for name in built.contents if ".dist-info/" not in name}
-    assert inside == tree("bridge")
+    assert inside == tree("bridge", "task_event_bridge")
 
 
 @pytest.mark.parametrize(
     "kind",
     [
         r"bridge/py\.typed",
+        r"task_event_bridge/py\.typed",
+        r"task_event_bridge/__init__\.py",
         r"bridge/dialects/presets/\w+\.toml",
         r"bridge/simulator/recordings/fal/.+\.json",  # `bridge simulate --preset fal` plays them
         r"bridge/web/static/inspector\.html",
@@ -130,7 +132,7 @@ def test_the_wheel_has_what_the_program_reads(built: Built, kind: str) -> None:
 
 
 def test_the_source_has_all_it_takes_to_build_test_and_deploy(built: Built) -> None:
-    folders = tree("bench", "bridge", "clients", "deploy", "docs", "grafana", "tests")
+    folders = tree("bench", "bridge", "clients", "deploy", "docs", "grafana", "task_event_bridge", "tests")
     single = {path.name for path in ROOT.glob("*.md")} | {
         ".dockerignore", ".gitignore", "Dockerfile", "LICENSE", "Makefile", "PKG-INFO",
         "bridge.example.toml", "llms.txt", "pyproject.toml",

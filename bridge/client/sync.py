@@ -45,15 +45,15 @@ class SyncBridge:
             for state in bridge.watch("qingbo/task-1"):
                 print(state.status, state.progress)
 
-    One instance serves all threads of a process, and each process forked from it. Without `with`, call `close`,
-    or leave it to the end of the program.
+    One instance serves all threads of a process, and each process forked from it. Without `with`, call
+    `close`, or leave it to the end of the program.
 
     Callbacks run in the thread of the call. In async code use `Bridge`: each method here blocks its thread.
 
     Args:
         url: Address of the bridge, such as `https://bridge.example.com`; a path prefix is kept.
-        token: The bearer token, or a callable that returns it; called before every request and every reconnect,
-            in another thread.
+        token: The bearer token, or a callable that returns it; called in another thread, before every request
+            and every reconnect.
         session_factory: Returns an aiohttp session (proxies, certificates), called in a running event loop;
             the session is closed with the client.
         timeouts: Timeouts of watches; the defaults match the bridge's own.

@@ -202,6 +202,65 @@ async def test_an_installation_says_its_version(installed: Installed) -> None:
     assert out == [f"taskbridge, version {__version__}"]
 
 
+USER_SCRIPT = """
+import asyncio
+from task_event_bridge import Bridge, BridgeError, Ref, ResultTimeout, SyncBridge
+from task_event_bridge import TaskFailed, TaskNotice, TaskState
+
+def show(state: TaskState) -> None:
+    print(state.status, state.progress)
+
+async def tell(notice: TaskNotice) -> None:
+    print(notice.code)
+
+async def main(ref: Ref) -> TaskState | None:
+    async with Bridge("http://127.0.0.1:8080", token=lambda: "secret") as bridge:
+        async for state in bridge.watch(ref, ("qingbo", "a/b"), on_notice=tell):
+            show(state)
+        try:
+            return await bridge.result(ref, timeout=60, on_state=show, on_notice=tell)
+        except TaskFailed as failed:
+            reveal_type(failed.state)
+        except ResultTimeout as late:
+            reveal_type(late.state)
+        except BridgeError as error:
+            print(error.code, error.retryable)
+    return None
+
+def plain() -> str:
+    with SyncBridge("http://127.0.0.1:8080") as bridge:
+        for state in bridge.watch("qingbo/1"):
+            show(state)
+        return bridge.result(bridge.submit("qingbo", {"prompt": "x"}), on_state=show).task
+
+if __name__ == "__main__":
+    reveal_type(asyncio.run(main(("qingbo", "1"))))
+"""
+
+
+def test_a_script_of_a_user_is_checked_strictly_against_what_is_installed(
+    installed: Installed, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(USER_SCRIPT)
+    strict = ("mypy", "--strict", "--cache-dir", tmp_path / "cache", "--python-executable")
+    said = tool(*strict, installed.program("python"), "script.py", cwd=tmp_path)
+    assert re.findall('Revealed type is "([^"]+)"', said) == [
+        "bridge.client.state.TaskState",
+        "bridge.client.state.TaskState | None",
+        "bridge.client.state.TaskState | None",
+    ]
+
+
+@pytest.mark.parametrize("package", ["task_event_bridge", "bridge.client"])
+async def test_the_client_is_imported_by_either_name(installed: Installed, package: str) -> None:
+    names = (
+        f"import {package} as it; print(*sorted(it.__all__), all(hasattr(it, name) for name in it.__all__))"
+    )
+    out = await installed.runs(installed.program("python"), "-W", "error", "-c", names)
+    assert out[0].split()[-1] == "True"
+    assert {"Bridge", "SyncBridge", "TaskFailed"} <= set(out[0].split())
+
+
 async def test_an_installation_checks_a_configuration(installed: Installed) -> None:
     python = installed.program("python")
     out = await installed.runs(

@@ -124,7 +124,7 @@ class Bridge:
         Survives the same failures as `watch`.
 
         Args:
-            timeout: Seconds to wait; None for ever. The task goes on after a timeout.
+            timeout: Seconds to wait; None to wait without limit. After a timeout the task still runs.
             on_state: Called with each state, the final one included; may be async. What it raises is raised
                 here, and ends the wait.
             on_notice: As in `watch`.
@@ -164,7 +164,7 @@ class Bridge:
         """News of one task up to its final state.
 
         A watch can end without one, where the bridge believes that this client has seen it (204, `end`). Then
-        it is requested anew, without a cursor.
+        it is requested again, without a cursor.
         """
         backoff = Backoff(self._timeouts, self._rng)
         final = False

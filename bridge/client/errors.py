@@ -97,7 +97,7 @@ class TaskFailed(Exception):
 
 
 class ResultTimeout(BridgeError, TimeoutError):
-    """The task is not final yet. It goes on: a later `result` may have it.
+    """The task is not final yet; it still runs, and can be waited for again.
 
     Attributes:
         state: The newest state; None if none arrived.

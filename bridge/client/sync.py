@@ -234,7 +234,7 @@ class _LoopThread:
             self.stop()
             raise
 
-    def run(self, call: Coroutine[Any, Any, Outcome], *, patience: float | None = None) -> Outcome:
+    def run(self, call: Coroutine[Any, Any, Outcome], *, timeout: float | None = None) -> Outcome:
         """Run a coroutine of the client; wait for what it returns.
 
         Cancellation: what interrupts this thread meanwhile (Ctrl-C, the time limit of a worker) cancels it.
@@ -248,7 +248,7 @@ class _LoopThread:
             call.close()
             raise RuntimeError(_CLOSED) from None
         try:
-            return future.result(patience)
+            return future.result(timeout)
         except concurrent.futures.CancelledError:
             raise RuntimeError(_CLOSED) from None
         except BaseException:
@@ -385,7 +385,7 @@ class _Feed(Generic[Outcome]):
             self._loop.post(self._cancel())
             return
         with contextlib.suppress(RuntimeError, TimeoutError):
-            self._loop.run(self._cancel(), patience=_STOP_SECONDS)
+            self._loop.run(self._cancel(), timeout=_STOP_SECONDS)
 
     async def _cancel(self) -> None:
         if self._task is not None:

@@ -3,8 +3,8 @@
     pip install django uvicorn task-event-bridge
     uvicorn asgi:application --port 8000
 
-BRIDGE_URL is the address of the bridge, BRIDGE_TOKEN its bearer token (scopes `read submit`, tasks `qingbo/*`),
-if it asks for one. Never use `SyncBridge` in an async view: it would block all others.
+BRIDGE_URL is the address of the bridge; BRIDGE_TOKEN, if it asks for one, a bearer token for the scopes
+`read submit` and the tasks `qingbo/*`. Never use `SyncBridge` in an async view: it would block all others.
 """
 
 from __future__ import annotations
@@ -12,24 +12,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+import project
 from django.core.asgi import get_asgi_application
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 from django.views.decorators.http import require_GET, require_POST
 
-import project
-    project.BRIDGE_TOKEN,
-    project.BRIDGE_URL,
-    project.STREAM,
-    project.configure,
-    project.created,
-    project.event,
-    project.owned,
-    project.page,
-    project.shown,
-    project.sign_in,
-    project.wanted,
-)
 from task_event_bridge import Bridge, ResultTimeout, TaskFailed, TaskState
 
 

@@ -3,32 +3,21 @@
     pip install django gunicorn task-event-bridge
     gunicorn --worker-class gthread --threads 20 --bind 127.0.0.1:8000 wsgi:application
 
-BRIDGE_URL is the address of the bridge, BRIDGE_TOKEN its bearer token (scopes `read submit`, tasks `qingbo/*`),
-if it asks for one. A stream holds a thread until its task is final; `asgi.py` has no such limit.
+BRIDGE_URL is the address of the bridge; BRIDGE_TOKEN, if it asks for one, a bearer token for the scopes
+`read submit` and the tasks `qingbo/*`. A stream holds a thread until its task is final; `asgi.py` has no
+such limit.
 """
 
 from __future__ import annotations
 
 from itertools import chain
 
+import project
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 from django.views.decorators.http import require_GET, require_POST
 
-import project
-    project.BRIDGE_TOKEN,
-    project.BRIDGE_URL,
-    project.STREAM,
-    project.configure,
-    project.created,
-    project.event,
-    project.owned,
-    project.page,
-    project.shown,
-    project.sign_in,
-    project.wanted,
-)
 from task_event_bridge import ResultTimeout, SyncBridge, TaskFailed
 
 # One client for all threads, also of workers that gunicorn forks: each has connections of its own.

@@ -3,9 +3,9 @@
     pip install flask gunicorn task-event-bridge
     gunicorn --worker-class gthread --threads 20 --bind 127.0.0.1:8000 app:app
 
-`flask run` works too. BRIDGE_URL is the address of the bridge, BRIDGE_TOKEN its bearer token (scopes
-`read submit`, tasks `qingbo/*`), if it asks for one. A stream holds a thread until its task is final: for many
-viewers return the address of a stream with a ticket instead, as the FastAPI backend does.
+`flask run` works too. BRIDGE_URL is the address of the bridge; BRIDGE_TOKEN, if it asks for one, a bearer token
+for the scopes `read submit` and the tasks `qingbo/*`. A stream holds a thread until its task is final: for
+many viewers return the address of a stream with a ticket instead, as the FastAPI backend does.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ from task_event_bridge import (
 app = Flask(__name__)
 app.secret_key = os.environ.get("SECRET_KEY", "replace me: it signs the session cookies")
 
-# One client for all threads. It may be made before gunicorn forks its workers: each gets connections of its own.
-bridge = SyncBridge(
-    os.environ.get("BRIDGE_URL", "http://127.0.0.1:8080"), token=os.environ.get("BRIDGE_TOKEN")
-)
+BRIDGE_URL = os.environ.get("BRIDGE_URL", "http://127.0.0.1:8080")
+# One client for all threads, also of workers that gunicorn forks: each has connections of its own.
+bridge = SyncBridge(BRIDGE_URL, token=os.environ.get("BRIDGE_TOKEN"))
 
 
 @app.get("/")

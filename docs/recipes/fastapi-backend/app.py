@@ -6,8 +6,8 @@ contain this page's origin.
     pip install fastapi uvicorn httpx
     uvicorn app:app --port 8000
 
-With BRIDGE_TOKEN (scopes `read submit`, tasks `qingbo/*`) the page gets a ticket, which can read this one
-task for ten minutes, and never sees a key. Without it, for trying out, the bridge must have no authentication.
+With BRIDGE_TOKEN (scopes `read submit`, tasks `qingbo/*`) the page gets a ticket, which can read this
+task for ten minutes, and never sees a key. Without it, for trying out, the bridge has no authentication.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     pip install flask gunicorn task-event-bridge
     gunicorn --worker-class gthread --threads 20 --bind 127.0.0.1:8000 app:app
 
-`flask run` works too. BRIDGE_URL is the address of the bridge; BRIDGE_TOKEN, if it asks for one, a bearer token
-for the scopes `read submit` and the tasks `qingbo/*`. A stream holds a thread until its task is final: for
-many viewers return the address of a stream with a ticket instead, as the FastAPI backend does.
+`flask run` works too. BRIDGE_URL is the address of the bridge; BRIDGE_TOKEN, if it asks for one, a bearer
+token for the scopes `read submit` and the tasks `qingbo/*`. A stream holds a thread until its task is final.
+For many viewers return the address of a stream with a ticket instead, as the FastAPI backend does.
 """
 
 from __future__ import annotations

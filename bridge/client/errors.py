@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from bridge.core.task import Status
 from bridge.errors import (
     BridgeError,
     Conflict,
@@ -89,7 +90,8 @@ class TaskFailed(Exception):
         self.state = state
         error = state.error or {}
         details = [str(detail) for detail in (error.get("message"), error.get("code")) if detail]
-        super().__init__(": ".join([f"{state.task} is {state.status}", *details])[:MAX_MESSAGE])
+        ended = state.status if state.status is Status.FAILED else f"was {state.status}"
+        super().__init__(": ".join([f"{state.task} {ended}", *details])[:MAX_MESSAGE])
 
     def __reduce__(self) -> tuple[type[TaskFailed], tuple[TaskState]]:
         """Task queues send exceptions to other processes."""

@@ -130,7 +130,7 @@ async def test_a_result_outlives_a_drain_and_a_kill_of_the_bridge(
             async with running_bridge(upstreams, **wishes):
                 assert (await program.ends(), await plain.ends()) == (0, 0)
         assert program.out == ["10", "20", "100", "the result https://cdn.example/v.mp4"]
-        assert plain.out == ["10", "20", "20", "qingbo/other is failed: not that: nsfw"]
+        assert plain.out == ["10", "20", "20", "qingbo/other failed: not that: nsfw"]
         assert program.err == plain.err == []
 
 

@@ -35,11 +35,13 @@ async def test_the_final_state_of_a_completed_task_is_returned(fake):
     assert (state.status, state.outputs) == (Status.COMPLETED, ({"url": "u"},))
 
 
-@pytest.mark.parametrize("status", ["failed", "cancelled", "lost"])
-async def test_a_task_without_a_result_raises_its_final_state(fake, status):
+@pytest.mark.parametrize(
+    ("status", "ended"), [("failed", "failed"), ("cancelled", "was cancelled"), ("lost", "was lost")]
+)
+async def test_a_task_without_a_result_raises_its_final_state(fake, status, ended):
     error = {"code": "nsfw", "message": "not that"}
     fake.plays([fake.state("e-1"), fake.finish("e-2", status, error=error)])
-    with pytest.raises(TaskFailed, match=f"q/1 is {status}: not that: nsfw") as failed:
+    with pytest.raises(TaskFailed, match=f"q/1 {ended}: not that: nsfw") as failed:
         await result(fake)
     assert not isinstance(failed.value, BridgeError)  # the bridge works
     assert failed.value.state.status == status
@@ -49,7 +51,7 @@ async def test_a_task_without_a_result_raises_its_final_state(fake, status):
 
 async def test_a_task_that_fails_without_a_reason_is_named(fake):
     fake.plays([fake.finish("e-1", "failed")])
-    with pytest.raises(TaskFailed, match=r"^q/1 is failed$"):
+    with pytest.raises(TaskFailed, match=r"^q/1 failed$"):
         await result(fake)
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
@@ -150,7 +150,7 @@ async def answers(url: str, program: Program) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The empty directory of the page, once its first commands were typed; what they install is built here."""
+    """The empty directory of the page, its first commands typed; what they install is built here."""
     folder = tmp_path_factory.mktemp("reader")
     build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", folder / "dist"]
     built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -203,15 +203,9 @@ async def reader(request: pytest.FixtureRequest, home: Path) -> AsyncIterator[Re
 
 
 @pytest.fixture
-def here(reader: Reader, tmp_path: Path) -> Iterator[Reader]:
+def here(reader: Reader, tmp_path: Path) -> Reader:
     """The reader, in an empty directory."""
-    yield Reader(
-        tmp_path,
-        reader.home,
-        bridge=reader.bridge,
-        provider=reader.provider,
-        variables=dict(reader.variables),
-    )
+    return replace(reader, folder=tmp_path, web=free_port(), variables=dict(reader.variables))
 
 
 async def ends_well_or_says_why(page: Page) -> None:

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 PARALLEL := -n 4 --dist loadfile
 PYTHON ?= python3
-# GNU make 4 sets MAKE_TERMOUT when its output is a terminal; older ones cannot tell
+# GNU make 4 sets MAKE_TERMOUT when its output is a terminal; with an older one it is taken for one
 ONCE := $(if $(MAKE_TERMOUT)$(filter 3.%,$(MAKE_VERSION)),,--once)
 # as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }

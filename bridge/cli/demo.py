@@ -42,14 +42,14 @@ TRIED_PORTS = 20  # after the default one, before any free one
 PROVIDERS = ("qingbo", "vapi", "bytespike", "fal")
 API_KEY = "demo-key"
 FILES = "/demo/files"
-AT_ONCE = 4  # tasks submitted without a pause, so that the page has something to show
+FIRST_TASKS = 4  # tasks submitted without a pause, so that the page has something to show
 PAUSE_SECONDS = 6.0
 MIN_PAUSE_SECONDS = 0.1
 KEPT_SECONDS = 3600.0
 SHOWN_ENDED = 4
 GIVE_UP_SECONDS = 10.0
 CANCEL_SECONDS = 8.0
-LONGEST_ONCE_SECONDS = 20.0
+MAX_RUN_ONCE_SECONDS = 20.0
 REDRAW_SECONDS = 1.0
 
 
@@ -57,7 +57,7 @@ class Sample(NamedTuple):
     """A task of the demo.
 
     Args:
-        run_seconds: How long it runs at speed 1; with `--once` at most `LONGEST_ONCE_SECONDS`.
+        run_seconds: How long it runs at speed 1; with `--once` at most `MAX_RUN_ONCE_SECONDS`.
         cancelled: Whether the demo cancels it while it runs.
     """
 
@@ -209,7 +209,7 @@ class Demo:
             ticker = group.create_task(self._redraw())
             following = []
             for number in range(len(SAMPLES)) if self._once else count():
-                if number >= AT_ONCE:
+                if number >= FIRST_TASKS:
                     pause = 1.0 if self._once else PAUSE_SECONDS
                     await asyncio.sleep(max(pause / self._speed, MIN_PAUSE_SECONDS))
                 sample = SAMPLES[number % len(SAMPLES)]
@@ -239,7 +239,7 @@ class Demo:
         )
 
     async def _submit(self, client: Client, sample: Sample) -> TaskState | None:
-        longest = LONGEST_ONCE_SECONDS if self._once else sample.run_seconds
+        longest = MAX_RUN_ONCE_SECONDS if self._once else sample.run_seconds
         sim = {"run_seconds": min(sample.run_seconds, longest), "outcome": sample.outcome}
         try:
             return await client.submit(sample.upstream, {**sample.body, "sim": sim}, options=sample.options)

@@ -191,6 +191,25 @@ async def test_the_page_of_the_client_from_top_to_bottom(desk: Desk, http: aioht
                     await run_in(text, bridge)
 
 
+async def test_the_first_commands_of_troubleshooting(desk: Desk, http: aiohttp.ClientSession) -> None:
+    text = snippets("sh", page="docs/troubleshooting.md")[0].text
+    (desk.folder / "bridge.toml").write_text(desk.read(only("toml", QUICKSTART).text))
+    async with AsyncExitStack() as stack:
+        await runs(stack, desk, "taskbridge simulate", f"--port {desk.provider} --speed 20")
+        await runs(stack, desk, "taskbridge serve", "--config bridge.toml")
+        wish = {"model": "veo3", "prompt": "x", "sim": {"queue_seconds": 1, "run_seconds": 4}}
+        async with http.post(desk.read("http://127.0.0.1:8080/v1/tasks/qingbo"), json=wish) as answer:
+            desk.task = (await answer.json())["state"]["task_id"]
+        told = "\n".join(await desk.types(f"set -e\n{text}"))
+    for part in (
+        "event: end",
+        '"state":"VALID"',
+        'bridge_disconnects_total{delivery="sse"',
+        "upstreams.qingbo",
+    ):
+        assert part in told, part
+
+
 async def run_in(text: str, bridge: Bridge) -> None:
     """Run lines that use `await` and a client."""
     code = compile(text, CLIENT, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

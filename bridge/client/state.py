@@ -121,7 +121,7 @@ def ref_of(name: Ref) -> str:
         return name.task
     if isinstance(name, str):
         return name
-    # No other sequence: a list of refs is a mistake, not the two parts of one.
+    # No other sequence: a list of refs is not the two parts of one.
     if isinstance(name, tuple) and len(name) == 2 and all(isinstance(part, str) for part in name):
         upstream, task_id = name
         return f"{check_upstream_name(upstream)}/{task_id}"

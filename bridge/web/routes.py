@@ -49,7 +49,7 @@ def routes(services: Services, *, operations_apart: bool = False) -> list[Route 
         Route("/v1/tickets", tickets.issue, methods=["POST"]),
         Route("/v1/callbacks/{upstream}/{secret:encoded}", callbacks.receive, methods=["POST"]),
         Route("/proxy/{upstream}/{path:path}", proxy.serve, methods=PROXIED_METHODS),
-        *(_inspector(services) if services.settings.inspector else []),
+        *(_inspector(services, operations_apart=operations_apart) if services.settings.inspector else []),
         Route("/bridge.js", StaticFile("bridge.js").serve),
         Route("/bridge.d.ts", StaticFile("bridge.d.ts").serve),
         *_probes(health),
@@ -89,8 +89,8 @@ def _operations(health: HealthRoutes) -> list[Route]:
     ]
 
 
-def _inspector(services: Services) -> list[Route]:
-    inspector = InspectorRoutes(services)
+def _inspector(services: Services, *, operations_apart: bool) -> list[Route]:
+    inspector = InspectorRoutes(services, operations_apart=operations_apart)
     return [
         Route("/", inspector.page.serve),
         Route("/inspector/tasks", inspector.tasks),

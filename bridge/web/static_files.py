@@ -34,6 +34,13 @@ COMMON_HEADERS = {
 }
 
 
+def has_tag(request: Request, etag: str) -> bool:
+    """Whether the client has the representation with that tag already."""
+    # weak comparison: proxies that compress the file weaken its tag
+    tags = request.headers.get("if-none-match", "").split(",")
+    return not {etag, "*"}.isdisjoint(tag.strip().removeprefix("W/") for tag in tags)
+
+
 class StaticFile:
     """One file of the package, with its headers.
 
@@ -54,9 +61,7 @@ class StaticFile:
 
     async def serve(self, request: Request) -> Response:
         """Respond to `GET` or `HEAD`; 304 if the client has the file already."""
-        # weak comparison: proxies that compress the file weaken its tag
-        tags = request.headers.get("if-none-match", "").split(",")
-        if not {self.etag, "*"}.isdisjoint(tag.strip().removeprefix("W/") for tag in tags):
+        if has_tag(request, self.etag):
             return Response(status_code=304, headers=self._headers)
         if request.method == "HEAD":
             return Response(headers=self._headers | {"Content-Length": str(len(self.body))})

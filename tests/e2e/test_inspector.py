@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from bridge.web.listing import MAX_OPEN
 from tests.e2e.scene import Scene, stage
 from tests.fakes.credentials import TOKEN_SETTINGS, bearer
 from tests.harness import PATIENCE, qingbo
@@ -107,9 +108,9 @@ async def test_the_list_of_watched_tasks(scene: Scene) -> None:
 
 
 async def test_the_list_is_bounded(scene: Scene) -> None:
-    await asyncio.gather(*(watch(scene, f"crowd-{number}") for number in range(205)))
+    await asyncio.gather(*(watch(scene, f"crowd-{number}") for number in range(MAX_OPEN + 5)))
     answer = (await scene.get("/inspector/tasks")).json
-    assert len(answer["tasks"]) == 200
+    assert len(answer["tasks"]) == MAX_OPEN
     assert answer["more"] is True
 
 

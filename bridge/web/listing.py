@@ -1,8 +1,8 @@
 """The list of tasks that the inspector shows: what is open, and what ended within the hour.
 
-It is read from the journal, so that it outlives a restart. Only the newest tasks of an account are read, by an
-index, and one reading serves all pages that ask meanwhile and shortly after: the cost grows neither with the
-journal nor with the number of pages.
+It is read from the journal, so that it outlives a restart. Only the newest tasks of an account are read, by
+an index, and one reading serves all pages that ask meanwhile and shortly after: the cost grows neither with
+the journal nor with the number of pages.
 """
 
 from __future__ import annotations

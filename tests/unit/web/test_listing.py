@@ -67,10 +67,8 @@ def desk() -> Desk:
     return Desk()
 
 
-def caller(
-    *refs: str, upstreams: tuple[str, ...] = (), account: str = "-", everything: bool = False
-) -> Caller:
-    grant = None if everything else Grant(frozenset(refs), frozenset(upstreams))
+def caller(*refs: str, upstreams: tuple[str, ...] = (), account: str = "-") -> Caller:
+    grant = None if "*" in refs else Grant(frozenset(refs), frozenset(upstreams))
     return Caller(
         name="ann", scopes=frozenset({TokenScope.READ}), tasks=grant, expires_at=None, account=account
     )

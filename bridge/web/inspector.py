@@ -172,7 +172,7 @@ class InspectorRoutes:
 
 
 def _reason(upstream: Upstream, *, operator: bool) -> str | None:
-    """Why an upstream does not work; None if it does.
+    """What is wrong with an upstream; None if nothing is.
 
     Args:
         operator: Whether the caller may read the provider's own words.

@@ -71,7 +71,7 @@ class _Reading:
         now = self._clock.monotonic()
         self._expires_at = now + min((now - self._started_at) * IDLE_SHARE, MAX_AGE_SECONDS)
         if not rows.cancelled():
-            rows.exception()  # all who wait may have disconnected: asyncio must not log it as never retrieved
+            rows.exception()  # without a client left, asyncio would log it as never retrieved
 
 
 class TaskListing:
@@ -186,7 +186,7 @@ def _is_unseen(watcher: Watcher) -> bool:
 
 def _unseen_row(watcher: Watcher) -> Row:
     fields = {"task": watcher.key.ref, "status": Status.UNKNOWN, "watched": True, "viewers": watcher.viewers}
-    # Above all others: somebody asks for it now.
+    # Above all others: it is asked for now.
     return Row(watcher.key, float("inf"), False, orjson.Fragment(escaped(orjson.dumps(fields))))
 
 

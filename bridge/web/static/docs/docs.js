@@ -14,3 +14,8 @@ window.SwaggerUIBundle({
   tryItOutEnabled: true,
   validatorUrl: null, // it would send the address of this page to another host
 });
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", follow);
+follow();

@@ -99,6 +99,7 @@ class InspectorRoutes:
                 "version": __version__,
                 "keepalive_seconds": self._silence,
                 "max_tasks_per_connection": self._settings.max_tasks_per_connection,
+                "documents": not self._operations_apart,
             },
         }
         body = dumps(fields)

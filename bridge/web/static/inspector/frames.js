@@ -30,7 +30,7 @@ export class Frames {
   /** Frames are drawn in batches, at any rate. */
   add(text, sent) {
     this.total += 1;
-    const line = sent ? { label: "sent", words: text.split("\n")[0] } : this.fold(text);
+    const line = sent ? { label: "", words: shortened(text) } : this.fold(text);
     if (this.paused) return;
     this.waiting.push({ text, sent, line, at: performance.now() });
     if (this.waiting.length > MAX_FRAMES) this.waiting.shift();
@@ -60,7 +60,8 @@ export class Frames {
 
   /** @returns One line about a received frame; `folds` names what is counted instead of repeated. */
   fold(text) {
-    if (text.startsWith(":")) return { label: KEEPALIVE, words: text.slice(1).trim(), folds: text === ":" ? KEEPALIVE : null };
+    if (text === ":") return { label: KEEPALIVE, words: "", folds: KEEPALIVE };
+    if (text.startsWith(":")) return { label: "comment", words: text.slice(1).trim() };
     const { event, data } = parts(text);
     if (event === null && data === null) return { label: "", words: text.split("\n")[0] };
     if (data === null) return { label: event, words: "" };
@@ -117,7 +118,7 @@ class Item {
         {},
         make("span.when", {}, seconds),
         make("span.way", { role: "img", "aria-label": sent ? "sent" : "received" }, sent ? "→" : "←"),
-        make("span.fold", {}, line.task ? make("span.of", {}, splitRef(line.task)) : make("b", {}, sent ? "" : line.label), ` ${line.words}`, this.counter),
+        make("span.fold", {}, line.task ? make("span.of", {}, splitRef(line.task)) : make("b", {}, line.label), ` ${line.words}`, this.counter),
       ),
     );
     this.node = make("li", { data: { way: sent ? "out" : "in" } }, this.details);
@@ -152,6 +153,14 @@ function json(text) {
   } catch {
     return null;
   }
+}
+
+/** @returns The first line of a request, with the number of its tasks instead of their ids. */
+function shortened(text) {
+  const line = text.split("\n")[0];
+  const tasks = line.split(/[?&]task=/).length - 1;
+  if (tasks > 1) return `${line.slice(0, line.search(/[?&]task=/))} (${count(tasks, "task")})`;
+  return line.length > 2 * MAX_VALUE ? `${line.slice(0, 2 * MAX_VALUE)}…` : line;
 }
 
 /** @returns What differs between two states: `progress 42 → 55`. */

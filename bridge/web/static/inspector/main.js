@@ -28,6 +28,7 @@ class Page {
   constructor() {
     this.tasks = new Tasks();
     this.selected = null;
+    this.selectedByPage = null;
     this.via = "sse";
     this.connection = null;
     this.regroupedAt = -Infinity;
@@ -141,17 +142,23 @@ class Page {
 
   select(ref) {
     this.selected = ref;
+    this.selectedByPage = null;
     this.readHistory(ref);
     this.writeAddress();
     this.draw();
   }
 
-  /** Without a selection by the user, shows the newest open task, or else the one that ended last. */
+  /**
+   * Without a selection by the user, shows the newest open task, or else the one that ended last. A task selected like
+   * that is left when it ends without a result and another is open.
+   */
   selectNewest() {
-    if (this.selected) return;
-    const task = this.tasks.rows.find((row) => row.final || row.listed?.watched);
+    const shown = this.tasks.get(this.selected);
+    const over = this.selected === this.selectedByPage && shown?.final && !shown.state?.outputs.length;
+    if (this.selected && !over) return;
+    const task = this.tasks.rows.find((row) => (row.final && !over) || (!row.final && row.listed?.watched));
     if (!task) return;
-    this.selected = task.ref;
+    this.selected = this.selectedByPage = task.ref;
     this.readHistory(task.ref);
   }
 

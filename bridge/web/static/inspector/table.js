@@ -80,7 +80,7 @@ class Row {
     set(this.name, "aria-current", selected ? "true" : null);
     setText(this.status, task.problem ? "rejected" : statusText(status));
     set(this.status, "data-status", task.problem ? "failed" : status);
-    set(this.status, "title", task.problem);
+    set(this.status, "title", task.problem ?? task.shown.error?.message ?? null);
     set(this.bar, "data-status", status);
     const known = progress ?? (status === "completed" ? 100 : null);
     set(this.bar, "value", known); // without a value it is indeterminate
@@ -92,6 +92,7 @@ class Row {
     const label = task.followed ? (task.done || task.problem ? "Remove" : "Stop") : "Watch";
     setText(this.toggle, label);
     set(this.toggle, "aria-label", `${label} ${task.ref}`);
+    show(this.toggle, task.followed || !task.final);
     this.tick(task);
   }
 

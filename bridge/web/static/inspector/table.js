@@ -75,7 +75,9 @@ class Row {
   render(task, selected) {
     const { status, progress, source } = task.shown;
     this.followed = task.followed;
+    this.idle = task.idle;
     set(this.node, "data-followed", task.followed);
+    set(this.node, "data-idle", this.idle);
     set(this.node, "data-selected", selected);
     set(this.name, "aria-current", selected ? "true" : null);
     setText(this.status, task.problem ? "rejected" : statusText(status));
@@ -100,7 +102,9 @@ class Row {
     const { eta_seconds: eta, changed_at: changed } = task.shown;
     const now = Date.now();
     const left = eta === null || eta === undefined || task.final ? null : eta - since(changed, now);
-    setText(this.eta, left === null ? "–" : left > 0 ? duration(left) : "soon");
+    set(this.eta, "title", this.idle ? "Its last viewer left, so the bridge does not poll it. Watch it to go on." : null);
+    if (this.idle) setText(this.eta, "not polled");
+    else setText(this.eta, left === null ? "–" : left > 0 ? duration(left) : "soon");
     const age = since(task.startedAt, task.final ? Date.parse(changed) : now);
     setText(this.age, task.final && age <= 0 ? "–" : duration(age)); // it had ended when the bridge first saw it
   }

@@ -31,6 +31,11 @@ class Task {
     return isFinal(this.shown.status);
   }
 
+  /** Whether it is open and nobody polls it: what is shown is what was known when its last viewer left. */
+  get idle() {
+    return this.listed?.watched === false && !this.final && this.shown === this.listed;
+  }
+
   /** When the bridge first saw it; the page itself, where the bridge does not say. */
   get startedAt() {
     return this.listed?.first_seen_at ?? this.timeline[0]?.changed_at ?? this.firstSeen;

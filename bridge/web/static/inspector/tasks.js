@@ -33,7 +33,7 @@ class Task {
 
   /** Whether it is open and nobody polls it: what is shown is what was known when its last viewer left. */
   get idle() {
-    return this.listed?.watched === false && !this.final && this.shown === this.listed;
+    return this.listed?.watched === false && !this.final;
   }
 
   /** When the bridge first saw it; the page itself, where the bridge does not say. */

@@ -125,6 +125,7 @@ def test_the_wheel_is_the_package_and_nothing_else(built: Built) -> None:
         r"bridge/web/static/api/state\.schema\.json",
         r".+\.dist-info/licenses/LICENSE",
         r".+\.dist-info/licenses/.+/uPlot\.LICENSE\.txt",
+        r".+\.dist-info/licenses/.+/swagger-ui\.LICENSE\.txt",
     ],
 )
 def test_the_wheel_has_what_the_program_reads(built: Built, kind: str) -> None:

@@ -21,8 +21,8 @@ import { Upstreams } from "./upstreams.js";
 const LISTING_MS = 1000;
 const HISTORY_TIMEOUT_MS = 1500;
 const MAX_FOLLOWED = 200;
-const REGROUP_MS = 3000; // between two connections that differ only in the tasks followed by themselves
-const HIDDEN_MS = 60_000; // a hidden page follows nothing by itself for longer
+const REGROUP_MS = 3000; // between two connections that differ only in the tasks followed automatically
+const HIDDEN_MS = 60_000; // a hidden page follows nothing automatically for longer
 
 class Page {
   constructor() {

@@ -99,7 +99,7 @@ function audio(type, url) {
   return orSentence(player, "loadedmetadata", type, url, () => sentence(type, url));
 }
 
-/** Replaces an element that failed, or that shows nothing for too long: a black player tells nothing. */
+/** Replaces an element that failed, or that shows nothing for too long: a black player explains nothing. */
 function orSentence(element, loaded, type, url, instead) {
   const finish = (replacement) => {
     clearTimeout(timer);

@@ -102,7 +102,7 @@ class Row {
     const { eta_seconds: eta, changed_at: changed } = task.shown;
     const now = Date.now();
     const left = eta === null || eta === undefined || task.final ? null : eta - since(changed, now);
-    set(this.eta, "title", this.idle ? "Its last viewer left, so the bridge does not poll it. Watch it to go on." : null);
+    set(this.eta, "title", this.idle ? "Its last viewer left, so the bridge does not poll it. Watch it to continue." : null);
     if (this.idle) setText(this.eta, "not polled");
     else setText(this.eta, left === null ? "–" : left > 0 ? duration(left) : "soon");
     const age = since(task.startedAt, task.final ? Date.parse(changed) : now);

@@ -31,7 +31,7 @@ class Task {
     return isFinal(this.shown.status);
   }
 
-  /** Whether it is open and nobody polls it: what is shown is what was known when its last viewer left. */
+  /** Whether it is open and not polled: the state shown is the one from when its last viewer left. */
   get idle() {
     return this.listed?.watched === false && !this.final;
   }
@@ -121,7 +121,7 @@ export class Tasks {
     if (notice.code === "task_not_found") task.problem = notice.message;
   }
 
-  /** Applies the bridge's list. What has ended stays, up to a limit; other tasks that nobody lists or watches go. */
+  /** Applies the bridge's list. What has ended stays, up to a limit; other tasks that are neither listed nor watched are removed. */
   list(rows, keep) {
     const refs = new Set(rows.map((row) => row.task));
     for (const row of rows) this.of(row.task).listed = row;

@@ -18,7 +18,7 @@ import { makeTabs } from "./tabs.js";
 import { Tasks } from "./tasks.js";
 import { Upstreams } from "./upstreams.js";
 
-const LISTING_MS = 1000;
+const LISTING_MS = 2000;
 const HISTORY_TIMEOUT_MS = 1500;
 const MAX_FOLLOWED = 200;
 const REGROUP_MS = 3000; // between two connections that differ only in the tasks followed automatically
@@ -171,7 +171,7 @@ class Page {
 
   // State
 
-  /** Lists once a second while the page can be seen, each time after the last answer. */
+  /** Lists every two seconds while the page is visible, each time after the last response. */
   async keepListing() {
     if (document.visibilityState === "visible") await this.list();
     setTimeout(() => this.keepListing(), LISTING_MS);

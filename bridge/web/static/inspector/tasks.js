@@ -13,7 +13,7 @@ class Task {
     this.followed = false; // the user asked for it
     this.done = false;
     this.state = null; // the newest complete state, from a stream
-    this.listed = null; // the bridge's summary row, refreshed every second
+    this.listed = null; // the bridge's summary row, refreshed every two seconds
     this.problem = null; // the error if it cannot be followed
     this.notices = new Map(); // by code
     this.timeline = []; // states, oldest first, each cursor once

@@ -35,7 +35,7 @@ MAX_SCANNED = 5_000  # watches; about 5 ms of the event loop
 IDLE_SHARE = 20  # after a reading of 1 ms none follows for 20 ms: at most 5 % of the time is spent on them
 MAX_AGE_SECONDS = 1.0
 MAX_CACHED = 64
-ROWS_AT_ONCE = 50
+MAX_BATCH = 50
 MAX_MESSAGE = 300  # characters of an error
 
 _UNSEEN = ("", "", "unseen")
@@ -154,7 +154,7 @@ class TaskListing:
         for number, (event, seen) in enumerate(zip(events, first_seen, strict=True), start=1):
             if event is not None and (not event.state.status.final or event.state.changed_at >= since):
                 rows.append(self._row(event, seen))
-            if number % ROWS_AT_ONCE == 0:
+            if number % MAX_BATCH == 0:
                 await asyncio.sleep(0)  # about 1 ms of the event loop
         return rows
 

@@ -21,11 +21,11 @@ from tests.e2e.test_commands import started
 from tests.harness import PATIENCE
 
 PICTURES = Path(__file__).parents[2] / "docs/pictures"
-WIDE = (1240, 800)
+WIDE, TALL = (1240, 660), (NARROW[0], 1160)
 LOOKS: dict[str, dict[str, Any]] = {
     "inspector-light.png": {"scheme": "light", "size": WIDE},
     "inspector-dark.png": {"scheme": "dark", "size": WIDE},
-    "inspector-narrow.png": {"scheme": "light", "size": NARROW},
+    "inspector-narrow.png": {"scheme": "light", "size": TALL},
 }
 MAX_BYTES = 150_000
 ROWS = 9
@@ -100,7 +100,7 @@ async def take(seen: Inspector, ref: str, path: Path) -> None:
     await seen.page.mouse.move(0, 0)
     await seen.page.evaluate("() => document.activeElement.blur()")
     await seen.page.wait_for_timeout(1000)
-    await seen.page.screenshot(path=path, full_page=True)
+    await seen.page.screenshot(path=path)
 
 
 if __name__ == "__main__":

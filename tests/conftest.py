@@ -30,6 +30,8 @@ EXTENDED = (
     "contract/clients/test_bridge_js.py",
     "contract/clients/test_bridge_js_bytes.py",
     "contract/clients/test_bridge_js_package.py",
+    "contract/sdks/test_fal_in_chromium.py",
+    "contract/sdks/test_node.py",
     "deploy",
     "docs/test_recipes.py",
     "docs/test_recipes_pages.py",

@@ -25,6 +25,9 @@ _TARGET = re.compile(
 )
 
 
+_NO = frozenset({"", "0", "false"})
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """The address that a client would have called.
@@ -128,7 +131,7 @@ class ProxyRules:
 
     def has_wish(self, query: Mapping[str, str]) -> bool:
         """Whether a client's query asks for what the bridge leaves out unless somebody wants it."""
-        return bool(self.wished) and all(query.get(name) == value for name, value in self.wished.items())
+        return bool(self.wished) and all(query.get(name, "").lower() not in _NO for name in self.wished)
 
     def with_wishes(self, request: Request) -> Request:
         """The status call with them."""

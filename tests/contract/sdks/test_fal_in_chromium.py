@@ -209,6 +209,7 @@ WAYS = {
         "requestMiddleware": "async (request) => ({ ...request, headers: { ...request.headers,"
         f" Authorization: 'Bearer {TOKEN}' }} }})"
     },
+    "its own option": {"credentials": f"() => '{TOKEN}'", "suppressLocalCredentialsWarning": "true"},
     "a cookie": {"fetch": "(url, init) => fetch(url, { ...init, credentials: 'include' })"},
 }
 

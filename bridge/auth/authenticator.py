@@ -24,7 +24,7 @@ COOKIE = "bridge_token"
 TICKET = "ticket"
 
 _BEARER = "bearer"
-# The word before the key at fal, and at others: their libraries write it before whatever they are given.
+# The word before the key at fal, and at others: their libraries send it before every key.
 _KEY_WORDS = frozenset({"key", "token"})
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
@@ -212,7 +212,7 @@ class TokenAuth(CredentialAuthenticator):
     def read_header(self, connection: HTTPConnection) -> str | None:
         """The bearer token, also behind a provider's own word; other schemes may be meant for a proxy.
 
-        A provider's key behind that word is no token, and stays unread.
+        A provider's key behind that word has not the form of a token, and is ignored.
         """
         tokens = []
         for value in connection.headers.getlist("authorization"):

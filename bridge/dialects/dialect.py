@@ -130,17 +130,17 @@ class Dialect:
         values = {"api_key": api_key}
         return {name: header_of(template, values) for name, template in self._rules.auth_headers}
 
-    def status_request(self, task_id: str, *, wishes: bool = False) -> Request:
+    def status_request(self, task_id: str, *, details: bool = False) -> Request:
         """The call that shows a task.
 
         Args:
-            wishes: Ask also for what only some clients need.
+            details: Ask also for what only some clients need.
 
         Raises:
             InvalidRequest: The id cannot be one of this provider's.
         """
         request = self._request(self._rules.calls["status"], self._rules.ids.values(task_id))
-        return self.proxy.with_wishes(request) if wishes else request
+        return self.proxy.with_details(request) if details else request
 
     def alias_request(self, alias: str) -> Request | None:
         """The call that finds a task by the client's own id; None where the provider has none."""

@@ -44,7 +44,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A call of the provider's clients that the bridge does not carry, and the sentence that says so.
+    """A call of the provider's clients that the bridge does not carry, and the message of its error.
 
     Args:
         methods: Empty for any.
@@ -78,9 +78,9 @@ class ProxyRules:
         submit_headers: The headers of a client's submit that the provider gets, in lower case.
         answer_headers: Headers of answers about a task, made of its id and its parts.
         error_keys: Further keys of the bridge's errors, beside `error`; of `{message}` and `{code}`.
-        wished: Query parameters of the status call that only some clients need: sent from then on, once a
+        details: Query parameters of the status call that only some clients need: sent from then on, once a
             client of the task has sent them.
-        absent: What a document without the answer to such a parameter is given: by key.
+        without_details: What a document without the answer to such a parameter is given: by key.
         wait_word: The status word of an open task for a client that waited in vain; None where the provider
             has no such submit.
         events: Name, wrapper, number and query parameter of the events of a stream made of polls.
@@ -93,8 +93,8 @@ class ProxyRules:
     submit_headers: tuple[str, ...] = ()
     answer_headers: tuple[tuple[str, Template], ...] = ()
     error_keys: Mapping[str, Template] = field(default_factory=dict)
-    wished: Mapping[str, str] = field(default_factory=dict)
-    absent: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
+    without_details: Mapping[str, Any] = field(default_factory=dict)
     wait_word: str | None = None
     events: tuple[str, str, str, str] | None = None
     passed: re.Pattern[str] | None = None
@@ -129,13 +129,13 @@ class ProxyRules:
             return False
         return self.passed.fullmatch(path[:MAX_TARGET]) is not None
 
-    def has_wish(self, query: Mapping[str, str]) -> bool:
-        """Whether a client's query asks for what the bridge leaves out unless somebody wants it."""
-        return bool(self.wished) and all(query.get(name, "").lower() not in _NO for name in self.wished)
+    def asks_for_details(self, query: Mapping[str, str]) -> bool:
+        """Whether a client's query asks for the details that the bridge's polls usually leave out."""
+        return bool(self.details) and all(query.get(name, "").lower() not in _NO for name in self.details)
 
-    def with_wishes(self, request: Request) -> Request:
+    def with_details(self, request: Request) -> Request:
         """The status call with them."""
-        added = "&".join(f"{percent(name)}={percent(value)}" for name, value in self.wished.items())
+        added = "&".join(f"{percent(name)}={percent(value)}" for name, value in self.details.items())
         path = f"{request.path}{'&' if '?' in request.path else '?'}{added}"
         return replace(request, path=path)
 

@@ -450,8 +450,8 @@ class _Compiler:
                 if not is_host_name(name) or "*" in name:
                     message = f"{name!r} is not a host name (rest.example.com)"
                     self._error("proxy", "refused", position, "hosts", message=message)
-        if table.absent and not table.wished:
-            self._error("proxy", "absent", message="needs [proxy.wished]")
+        if table.without_details and not table.details:
+            self._error("proxy", "without_details", message="needs [proxy.details]")
         events = table.events
         if events is not None and self._document.calls.stream is None:
             self._error("proxy", "events", message="needs [calls.stream]")
@@ -462,8 +462,10 @@ class _Compiler:
             submit_headers=tuple(name.lower() for name in table.submit_headers),
             answer_headers=self._templates(table.answer_headers, names, "proxy", "answer_headers"),
             error_keys=dict(self._templates(table.error, {"message", "code"}, "proxy", "error")),
-            wished=table.wished,
-            absent={key: tree.fill({}) for key, tree in table.absent.items() if not tree.names},
+            details=table.details,
+            without_details={
+                key: tree.fill({}) for key, tree in table.without_details.items() if not tree.names
+            },
             wait_word=table.wait_word or None,
             events=(events.name, events.wrapper, events.number, events.after) if events else None,
             passed=table.passed,

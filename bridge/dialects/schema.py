@@ -440,7 +440,7 @@ class RefusedCallTable(Table):
 
 
 class EventsTable(Table):
-    """How the events look in which /proxy serves the stream of a task, made of the bridge's polls."""
+    """The form of the events in which /proxy serves the stream of a task, made of the bridge's polls."""
 
     name: Text = Field(description="Name and `type`; {status} is the provider's word.")
     wrapper: Text = Field(description="Key of the document.")
@@ -463,11 +463,12 @@ class ProxyTable(Table):
     error: dict[str, TemplateText] = Field(
         {}, description="Further keys of the bridge's errors; templates of {message} and {code}."
     )
-    wished: dict[str, Text] = Field(
+    details: dict[str, Text] = Field(
         {}, description="Query of the status call that the bridge sends once a client of the task has."
     )
-    absent: dict[str, BodyTree] = Field(
-        {}, description="What is put into a document for a client that sent it, until the provider tells."
+    without_details: dict[str, BodyTree] = Field(
+        {},
+        description="Put into documents for such a client until a poll has returned the details.",
     )
     wait_word: Text = Field(
         "",

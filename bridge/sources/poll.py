@@ -47,7 +47,7 @@ class PollCache:
     Args:
         at: Monotonic seconds when it was last confirmed; None before the first response.
         whole: Whether everything the response leads to was read: the result of a completed task too.
-        wishes: Whether a client wanted what the provider leaves out unless asked.
+        details: Whether a client needs what the provider leaves out by default.
     """
 
     request: Request | None = None
@@ -57,12 +57,12 @@ class PollCache:
     content_type: str = JSON
     at: float | None = None
     whole: bool = True
-    wishes: bool = False
+    details: bool = False
 
-    def wish(self) -> None:
+    def ask_for_details(self) -> None:
         """From the next poll on, ask also for what the provider leaves out unless asked."""
-        if not self.wishes:
-            self.request, self.etag, self.wishes = None, None, True
+        if not self.details:
+            self.request, self.etag, self.details = None, None, True
 
     @property
     def shown(self) -> CachedResponse | None:
@@ -84,8 +84,8 @@ async def poll(upstream: Upstream, task_id: str, cache: PollCache) -> Observatio
     if request is None:
         try:
             # The keyword only where it is needed: dialects of other authors may not take it.
-            wishes = {"wishes": True} if cache.wishes else {}
-            request = cache.request = upstream.dialect.status_request(task_id, **wishes)
+            details = {"details": True} if cache.details else {}
+            request = cache.request = upstream.dialect.status_request(task_id, **details)
         except InvalidRequest as error:
             # No id of this provider looks like that: no request is needed to know that there is no such task.
             raise TaskNotFound(str(error)) from error

@@ -136,10 +136,10 @@ class ProviderFormat(SseFormat):
 class ProviderEventsFormat(ProviderFormat):
     """The provider's own documents in events with a name and a number, as OpenAI streams its Responses.
 
-    A state has one number, whoever asks: a client that returns with the last one it saw gets what is newer.
+    The number belongs to the state: a client that reconnects with the last one it saw gets what is newer.
 
     Args:
-        shape: How the events look.
+        shape: The form of the events.
         after: Events up to this number are left out.
     """
 

@@ -31,15 +31,17 @@ class Answers:
     What the journal keeps is never changed.
 
     Args:
-        wishes: Whether the client wants what the bridge's polls leave out unless somebody does.
+        details: Whether the client needs what the bridge's polls leave out by default.
     """
 
     _links: LinkRewriter
     _rules: ProxyRules
-    wishes: bool = False
+    details: bool = False
 
     @classmethod
-    def to(cls, request: Request, upstream: Upstream, settings: Settings, *, wishes: bool = False) -> Answers:
+    def to(
+        cls, request: Request, upstream: Upstream, settings: Settings, *, details: bool = False
+    ) -> Answers:
         """For the client of a request."""
         base, called_back_at = settings.public_url or base_url(request), settings.called_back_at
         links = upstream.dialect.link_rewriter(
@@ -47,7 +49,7 @@ class Answers:
             prefix=f"{base}/proxy/{upstream.name}",
             secret_prefix=f"{called_back_at}/v1/callbacks/" if called_back_at else "",
         )
-        return cls(links, upstream.dialect.proxy, wishes)
+        return cls(links, upstream.dialect.proxy, details)
 
     def document(self, state: State) -> bytes | None:
         """The provider's document of a recorded state; None where it was not recorded."""
@@ -56,9 +58,11 @@ class Answers:
     def status(self, body: bytes, content_type: str = JSON, outputs: tuple[Output, ...] = ()) -> bytes:
         """The document of a status call, with what its client relies on to be in it."""
         body = self.rewritten(body, content_type, outputs)
-        document = object_from(body) if self.wishes else None
+        document = object_from(body) if self.details else None
         missing = {
-            key: value for key, value in self._rules.absent.items() if (document or {}).get(key) is None
+            key: value
+            for key, value in self._rules.without_details.items()
+            if (document or {}).get(key) is None
         }
         if not document or not missing:
             return body

@@ -37,8 +37,8 @@ class ProxyReads:
             return recorded_response(latest, answers)
         polled = await self._pool.shown(key, seconds=self._settings.first_state_timeout_seconds)
         watcher = self._pool.watcher(key)
-        if watcher is not None and answers.wishes:
-            watcher.wish()
+        if watcher is not None and answers.details:
+            watcher.ask_for_details()
         if isinstance(polled, BridgeError):
             due = watcher.watch.due if watcher is not None else None
             # A rejected key or an open circuit holds back a poll that is due.

@@ -90,7 +90,7 @@ class ProxyRoutes:
         if refusal is not None or target.host:
             raise UnknownRoute(refusal or _unsupported(upstream))
         query = dict(parse_qsl(target.query))
-        answers = Answers.to(request, upstream, self._settings, wishes=dialect.proxy.has_wish(query))
+        answers = Answers.to(request, upstream, self._settings, details=dialect.proxy.asks_for_details(query))
         match = dialect.match(method, target.path, target.query, body)
         if match is None:
             passed = dialect.passed_request(method, target.path)
@@ -182,6 +182,8 @@ def _target(request: Request, rules: ProxyRules) -> Target:
     """
     path = f"/{request.path_params.get('path', '')}"
     values = request.headers.getlist(rules.target_header) if rules.target_header else []
+    if not values and path == "/" and rules.target_header:
+        raise InvalidRequest(f"send the provider's path below this one, or {rules.target_header}")
     if not values:
         return Target("", path, request.scope["query_string"].decode("latin-1"))
     if path != "/":
@@ -222,7 +224,7 @@ def _stream_format(call: ProxyCall) -> ProviderFormat:
     """The format of a stream.
 
     Raises:
-        InvalidRequest: The number after which it shall begin is none.
+        InvalidRequest: The number after which it begins is malformed.
     """
     events = call.upstream.dialect.proxy.events
     if events is None:

@@ -38,7 +38,11 @@ async def test_openais_library(scene: Scene) -> None:
     told = await drive(scene, "drive_openai.mjs")
     first, last, has_result, missing = told["qingbo"]
     assert (first, last, has_result) == ("queued", "completed", True)
-    assert (missing["kind"], missing["code"], missing["retry"]) == ("NotFoundError", "task_not_found", "false")
+    assert (missing["kind"], missing["code"], missing["retry"]) == (
+        "NotFoundError",
+        "task_not_found",
+        "false",
+    )
     assert told["videos"] == ["queued", "completed", "failed", "blocked", 0]
     words = {
         "delete": "deletes nothing",

@@ -37,6 +37,7 @@ test: tools ## unit, contract, stateful, end to end, chaos and client tests: som
 	$(BIN)/python -m pytest $(PARALLEL) -m "not extended"
 
 test-all: tools ## what `make test` leaves out: browser, Node, deploy, recipes, release
+	$(BIN)/python tests/tools/install.py --extended
 	$(BIN)/python -m pytest $(PARALLEL) -m extended
 
 test-lowest: tools ## `make test` with the lowest versions that pyproject.toml allows, in .venv-lowest; TESTS="tests/unit" for some

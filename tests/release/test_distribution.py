@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 BUILD_SECONDS, INSTALL_SECONDS = 60.0, 100.0  # dependencies come over the network
 IGNORED = GitIgnoreSpec.from_lines((ROOT / ".gitignore").read_text("utf-8").splitlines())
-FETCHED = ("node_modules", "tests/tools/prometheus")  # by tests/tools/install.py
+FETCHED = ("node_modules", "tests/tools/prometheus", "tests/tools/go")  # by tests/tools/install.py
 OF_THIS_MACHINE = re.compile(rb"%s/(bridge|tests|docs|build|\.venv)\b" % re.escape(os.fsencode(ROOT)))
 LARGEST_BYTES = 512 * 1024
 

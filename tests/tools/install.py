@@ -1,5 +1,7 @@
 """What tests need beside Python packages: npm clients, Prometheus, curl, Chromium. Run it as often as needed.
 
+With `--extended` also what only `make test-all` uses and what takes minutes to compile: Helm and Compose's own reader.
+
 Everything lands in folders git does not see. What cannot be had is told in one line each: a laptop goes on
 and the tests that need it are skipped; with CI set it is an error.
 """
@@ -17,6 +19,7 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parent
 NODE_MODULES = TOOLS / "node_modules"
 PROMETHEUS = TOOLS / "prometheus"
+GO = TOOLS / "go"
 
 NPM_INSTALL = ("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
 PROGRAMS = {  # each with the package of Debian that has it
@@ -27,6 +30,11 @@ PROGRAMS = {  # each with the package of Debian that has it
     "go": "golang-go",
 }
 SCRAPERS = ("prometheus", "promtool")
+GO_PROGRAMS = {  # by module and version: the sum database of Go vouches for their content
+    "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
+    "compose-config": "github.com/compose-spec/compose-go/v2/cmd@v2.16.2",
+}
+GO_ANSWERS_SECONDS = 30
 CHROMIUM = "chromium"  # the program and its package
 PROXIES = {"nginx": "nginx-light", "caddy": "caddy", "haproxy": "haproxy"}
 WHERE_ROOT_LOOKS = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -39,7 +47,10 @@ class Unavailable(Exception):
 def main() -> int:
     """Install what is missing; the exit code."""
     complaints = []
-    for install in (programs, npm_packages, prometheus, chromium, proxies):
+    steps = [programs, npm_packages, prometheus, chromium, proxies]
+    if "--extended" in sys.argv[1:]:
+        steps.append(go_programs)
+    for install in steps:
         try:
             install()
         except Unavailable as reason:
@@ -116,6 +127,44 @@ def proxies() -> None:
     _apt("install", "--yes", "--no-install-recommends", *(PROXIES[name] for name in wanted))
 
 
+def go_programs() -> None:
+    """Programs that are compiled from Go modules: the versions above and no others, some three minutes once."""
+    wanted = {name: module for name, module in GO_PROGRAMS.items() if not _is_built(name, module)}
+    if not wanted:
+        return
+    if shutil.which("go") is None:
+        raise Unavailable(f"{' and '.join(wanted)} are compiled with go, which is not found")
+    GO.mkdir(exist_ok=True)
+    (GO / ".gitignore").write_text("*\n")
+    for name, module in wanted.items():
+        with tempfile.TemporaryDirectory(dir=GO) as folder:
+            _answers(module, Path(folder))
+            _run("go", "install", "-ldflags=-s -w", module, environment={"GOBIN": folder, "GOFLAGS": ""})
+            (built,) = Path(folder).iterdir()
+            built.rename(GO / name)
+        _stamp(name).write_text(module)
+
+
+def _is_built(name: str, module: str) -> bool:
+    return (GO / name).is_file() and _stamp(name).is_file() and _stamp(name).read_text() == module
+
+
+def _stamp(name: str) -> Path:
+    return GO / f"{name}.version"
+
+
+def _answers(module: str, folder: Path) -> None:
+    """Ask the module proxy for one small file first, so that one that is out of reach is noticed soon."""
+    path, _, version = module.partition("@")
+    try:
+        _run(
+            "go", "list", "-m", f"{path.removesuffix('/cmd/helm').removesuffix('/cmd')}@{version}",
+            cwd=folder, seconds=GO_ANSWERS_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{module}: the Go module proxy does not answer") from None
+
+
 def _apt(*arguments: str, cwd: Path | None = None) -> None:
     command = ["apt-get", "--quiet", "--quiet", *arguments]
     if not _is_root():
@@ -129,9 +178,16 @@ def _apt(*arguments: str, cwd: Path | None = None) -> None:
         _run(*command, cwd=cwd)
 
 
-def _run(*command: str, cwd: Path | None = None) -> None:
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+def _run(
+    *command: str,
+    cwd: Path | None = None,
+    environment: dict[str, str] | None = None,
+    seconds: float | None = None,
+) -> None:
+    inherited = os.environ | {"DEBIAN_FRONTEND": "noninteractive"} | (environment or {})
+    done = subprocess.run(
+        command, cwd=cwd, env=inherited, capture_output=True, text=True, check=False, timeout=seconds
+    )
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip() or "no word why").splitlines()
         errors = [line for line in said if not line.startswith(("npm warn", "W:"))] or said

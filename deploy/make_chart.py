@@ -1,7 +1,7 @@
 """Writes what the Helm chart repeats of the rest: its schema, the table of its values, alerts and dashboard.
 
-Run `python deploy/make_chart.py` after a change of settings, of deploy/helm/values.yaml or of grafana/; a test fails
-if a file differs from its output.
+Run `python deploy/make_chart.py` after a change of settings, of the chart's values.yaml or of grafana/; a
+test fails if a file differs from its output.
 """  # noqa: INP001 - a script, not a package
 
 from __future__ import annotations

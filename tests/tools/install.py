@@ -1,6 +1,7 @@
 """What tests need beside Python packages: npm clients, Prometheus, curl, Chromium. Run it as often as needed.
 
-With `--extended` also what only `make test-all` uses and what takes minutes to compile: Helm and Compose's own reader.
+With `--extended` also what only `make test-all` uses and what takes minutes to compile: Helm, and the reader of
+Compose files.
 
 Everything lands in folders git does not see. What cannot be had is told in one line each: a laptop goes on
 and the tests that need it are skipped; with CI set it is an error.
@@ -128,7 +129,7 @@ def proxies() -> None:
 
 
 def go_programs() -> None:
-    """Programs that are compiled from Go modules: the versions above and no others, some three minutes once."""
+    """Programs that are compiled from Go modules, in exactly these versions; some three minutes, once."""
     wanted = {name: module for name, module in GO_PROGRAMS.items() if not _is_built(name, module)}
     if not wanted:
         return

@@ -69,10 +69,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- .Values.metrics.serviceMonitor.tokenSecret.name | default (printf "%s-prometheus" (include "bridge.fullname" .)) }}
 {{- end }}
 
-{{/* Without these nobody could be authenticated, so the Secret must be there before the pod starts. */}}
+{{/* Without token secrets neither clients nor operators could be authenticated: the Secret must be there before the pod starts. */}}
 {{- define "bridge.needsSecret" -}}
 {{- $config := .Values.config }}
-{{- if and (eq (toString (default "none" $config.auth)) "token") (not $config.token_jwks_url) (not $config.token_secrets) }}true{{ end }}
+{{- $asks := or (eq (toString $config.auth) "token") (and (eq (toString $config.auth) "upstream-key") (eq (toString $config.admin_host) "0.0.0.0")) }}
+{{- if and $asks (not $config.token_jwks_url) (not $config.token_secrets) }}true{{ end }}
 {{- end }}
 
 {{/* Values arrive as floats: 16777216 would be written as 1.6777216e+07. Changes the dictionary in place. */}}

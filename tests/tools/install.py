@@ -1,7 +1,7 @@
 """What tests need beside Python packages: npm clients, Prometheus, curl, Chromium. Run it as often as needed.
 
-With `--extended` also what only `make test-all` uses and what takes minutes to compile: Helm, and the reader of
-Compose files.
+With `--extended` also what only `make test-all` uses and what takes minutes to compile: Helm, and the reader
+of Compose files.
 
 Everything lands in folders git does not see. What cannot be had is told in one line each: a laptop goes on
 and the tests that need it are skipped; with CI set it is an error.
@@ -31,10 +31,8 @@ PROGRAMS = {  # each with the package of Debian that has it
     "go": "golang-go",
 }
 SCRAPERS = ("prometheus", "promtool")
-GO_PROGRAMS = {  # by module and version: the sum database of Go vouches for their content
-    "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
-    "compose-config": "github.com/compose-spec/compose-go/v2/cmd@v2.16.2",
-}
+HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"  # the sum database of Go vouches for its content
+COMPOSE = TOOLS / "compose"  # its go.sum names what it is built from
 GO_ANSWERS_SECONDS = 30
 CHROMIUM = "chromium"  # the program and its package
 PROXIES = {"nginx": "nginx-light", "caddy": "caddy", "haproxy": "haproxy"}
@@ -130,40 +128,42 @@ def proxies() -> None:
 
 def go_programs() -> None:
     """Programs that are compiled from Go modules, in exactly these versions; some three minutes, once."""
-    wanted = {name: module for name, module in GO_PROGRAMS.items() if not _is_built(name, module)}
+    sources = sha256(b"".join(path.read_bytes() for path in sorted(COMPOSE.iterdir()))).hexdigest()
+    build = {  # the command that leaves each as the only file of a folder, and what it depends on
+        "helm": (("go", "install", "-ldflags=-s -w", HELM), HELM),
+        "compose-config": (("go", "build", "-C", str(COMPOSE), "-ldflags=-s -w", "-o"), sources),
+    }
+    wanted = [name for name, (_, version) in build.items() if not _is_built(name, version)]
     if not wanted:
         return
     if shutil.which("go") is None:
         raise Unavailable(f"{' and '.join(wanted)} are compiled with go, which is not found")
+    _check_module_proxy()
     GO.mkdir(exist_ok=True)
     (GO / ".gitignore").write_text("*\n")
-    for name, module in wanted.items():
+    for name in wanted:
+        command, version = build[name]
         with tempfile.TemporaryDirectory(dir=GO) as folder:
-            _answers(module, Path(folder))
-            _run("go", "install", "-ldflags=-s -w", module, environment={"GOBIN": folder, "GOFLAGS": ""})
+            place = (f"{folder}/",) if command[-1] == "-o" else ()
+            _run(*command, *place, environment={"GOBIN": folder, "GOFLAGS": "-buildvcs=false"})
             (built,) = Path(folder).iterdir()
             built.rename(GO / name)
-        _stamp(name).write_text(module)
+        (GO / f"{name}.version").write_text(version)
 
 
-def _is_built(name: str, module: str) -> bool:
-    return (GO / name).is_file() and _stamp(name).is_file() and _stamp(name).read_text() == module
+def _is_built(name: str, version: str) -> bool:
+    stamp = GO / f"{name}.version"
+    return (GO / name).is_file() and stamp.is_file() and stamp.read_text() == version
 
 
-def _stamp(name: str) -> Path:
-    return GO / f"{name}.version"
-
-
-def _answers(module: str, folder: Path) -> None:
-    """Ask the module proxy for one small file first, so that one that is out of reach is noticed soon."""
-    path, _, version = module.partition("@")
-    try:
-        _run(
-            "go", "list", "-m", f"{path.removesuffix('/cmd/helm').removesuffix('/cmd')}@{version}",
-            cwd=folder, seconds=GO_ANSWERS_SECONDS,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise Unavailable(f"{module}: the Go module proxy does not answer") from None
+def _check_module_proxy() -> None:
+    """Ask for one small file first: a proxy that is out of reach is noticed within half a minute."""
+    module = HELM.replace("/cmd/helm", "")
+    with tempfile.TemporaryDirectory() as folder:  # outside of any module
+        try:
+            _run("go", "list", "-m", module, cwd=Path(folder), seconds=GO_ANSWERS_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise Unavailable(f"{module}: the Go module proxy does not answer") from None
 
 
 def _apt(*arguments: str, cwd: Path | None = None) -> None:

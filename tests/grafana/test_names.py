@@ -11,11 +11,11 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from bridge.telemetry.metrics import Metrics
+from grafana import make_dashboard
 from tests.docs.pages import PAGES, anchors
 from tests.grafana.pages import (
     EXEMPLARS,
     GRAFANA,
-    MAKE,
     ROOT,
     RULE_TESTS,
     alerts,
@@ -127,6 +127,10 @@ def test_the_first_row_is_the_overview() -> None:
     overview = [panel["title"] for panel in panels if panel["type"] == "stat"]
     assert overview == [panel["title"] for panel in panels[: len(overview)]]
     assert overview == [
+        "Upstreams",
+        "Version",
+        "Uptime",
+        "Alerts firing",
         "Tasks finished",
         "Detection latency p95",
         "Delivery latency p99",
@@ -154,11 +158,14 @@ def test_points_stand_where_the_bridge_gives_examples_and_nowhere_else() -> None
 
 def test_the_dashboard_is_the_one_that_the_script_makes() -> None:
     written = (GRAFANA / "dashboards" / "bridge.json").read_text("utf-8")
-    assert written == MAKE["text"](), "run `python grafana/make_dashboard.py`"
+    assert written == make_dashboard.text(), "run `python -m grafana.make_dashboard`"
 
 
 def test_the_picture_of_the_docs_knows_every_kind_of_panel_and_is_small_enough_for_a_page() -> None:
     draws = (GRAFANA / "picture.py").read_text("utf-8")
+    assert "drawn by grafana/picture.py" in draws  # below the picture, in it
+    shown = PAGES["docs/operations.md"].partition("(pictures/dashboard.png)")[2]
+    assert "drew it" in shown[:300], "the page says that Grafana did not draw the picture"
     assert all(f'"{panel["type"]}": _' in draws for panel in panels)
     assert 20_000 < (ROOT / "docs" / "pictures" / "dashboard.png").stat().st_size < 250_000
 

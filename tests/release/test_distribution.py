@@ -133,7 +133,7 @@ def test_the_source_has_all_it_takes_to_build_test_and_deploy(built: Built) -> N
     folders = tree("bench", "bridge", "clients", "deploy", "docs", "grafana", "tests")
     single = {path.name for path in ROOT.glob("*.md")} | {
         ".dockerignore", ".gitignore", "Dockerfile", "LICENSE", "Makefile", "PKG-INFO",
-        "bridge.example.toml", "compose.yaml", "llms.txt", "pyproject.toml",
+        "bridge.example.toml", "compose.yaml", "hatch_build.py", "llms.txt", "pyproject.toml",
     }  # fmt: skip
     assert set(built.sources) == folders | single
 

@@ -239,11 +239,14 @@ def _stat(figure: Figure, panel: dict[str, Any], prometheus: Prometheus, box: An
         axes.set_ylim(0, max(axes.get_ylim()[1], 1e-9) * 1.05)
         middle = x + (number + 0.5) * part
         value = _worded(newest, defaults) or said(newest, defaults["unit"], defaults.get("decimals"))
+        name = line.name
+        if panel["options"]["textMode"] == "name":
+            value, name = name, ""
         big = 21 if len(found) == 1 else 14
         figure.text(
             middle, y + 0.58 * high, value, color=colour, size=big, weight="bold", ha="center", va="center"
         )
-        figure.text(middle, y + 0.38 * high, line.name, color=FAINT, size=6, ha="center", va="center")
+        figure.text(middle, y + 0.38 * high, name, color=FAINT, size=6, ha="center", va="center")
 
 
 def _heatmap(figure: Figure, panel: dict[str, Any], prometheus: Prometheus, box: Any, size: Any) -> None:

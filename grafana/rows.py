@@ -49,11 +49,11 @@ def state() -> Iterator[Panel]:
     )
     yield stat(
         "Version",
-        "The version of each running bridge, and how many run it.",
+        "The version of each running bridge.",
         Target(f"count by (version) (bridge_build_info{{{OF}}})", "{{version}}"),
         unit="none",
         width=4,
-        options={"textMode": "value_and_name", "graphMode": "none"},
+        options={"textMode": "name", "graphMode": "none"},
         runbook="operations.md#rolling-updates",
     )
     yield stat(

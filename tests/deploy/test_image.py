@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from packaging.utils import canonicalize_name
 from tests.conftest import missing
 from tests.deploy.container import Container, container, why_not
 from tests.deploy.dockerfile import labels, stages
+from tests.deploy.manifests import tool
 from tests.deploy.tokens import SECRET, mint
 from tests.docs.pages import ROOT
 from tests.e2e import raw
@@ -96,6 +98,27 @@ def test_the_lock_holds_what_the_package_needs() -> None:
     assert {canonicalize_name(Requirement(one).name) for one in package["build-system"]["requires"]} <= set(
         building
     )
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_lock_can_be_installed_on_every_platform_without_a_compiler(machine: str, tmp_path: Path) -> None:
+    uv = tool("uv")
+    if uv is None:
+        missing("uv")
+    (minor,) = re.findall(r"^python:(3\.\d+)\.", FINAL.says["FROM"])
+    done = subprocess.run(
+        [
+            *(uv, "pip", "install", "--dry-run", "--no-deps", "--only-binary=:all:", "--require-hashes"),
+            *("--python-platform", f"{machine}-manylinux_2_28", "--python-version", minor),
+            *("--target", tmp_path, "--requirement", ROOT / "deploy" / "image" / "requirements.txt"),
+        ],
+        env=os.environ | {"UV_SYSTEM_CERTS": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Would install" in done.stderr
 
 
 def _pins(lock: Path) -> dict[str, str]:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
 
 from bridge import __version__
 from tests.conftest import missing
+from tests.deploy.manifests import tool
 from tests.docs.pages import ROOT
 
-RUNNERS = ("uv==0.13.9", "pipx==1.8.0")
 INSTALL_SECONDS = 100.0  # dependencies come over the network
-QUIET = ("--quiet", "--disable-pip-version-check")
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +29,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `uvx` and `pipx` in it."""
-    folder = tmp_path_factory.mktemp("programs")
-    venv.create(folder, with_pip=False)
-    there = ("--python", str(folder / "bin" / "python"))
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", *there, "install", *QUIET, *RUNNERS],
-        capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS,
-    )  # fmt: skip
-    if done.returncode != 0:
-        missing("uv and pipx, from the package index,")
-    return folder / "bin"
+def programs() -> Path:
+    """The folder with `uvx` and `pipx` in it."""
+    for name in ("uvx", "pipx"):
+        if tool(name) is None:
+            missing(name)
+    return Path(sys.executable).parent
 
 
 @pytest.fixture

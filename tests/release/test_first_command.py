@@ -66,7 +66,7 @@ def typed(programs: Path, home: Path, command: str) -> str:
 def test_uvx_runs_the_demo_without_an_installation(programs: Path, home: Path, wheel: Path) -> None:
     run = f"uvx --from {wheel} task-event-bridge"
     assert typed(programs, home, f"{run} --version") == f"taskbridge, version {__version__}\n"
-    shown = typed(programs, home, f"{run} demo --port 0 --speed 50")
+    shown = typed(programs, home, f"{run} demo --once --port 0 --speed 50")
     assert "http://127.0.0.1:" in shown
     assert " completed 100%" in shown
 
@@ -75,6 +75,6 @@ def test_pipx_installs_the_three_names_and_removes_them(programs: Path, home: Pa
     typed(programs, home, f"pipx install {wheel}")
     for name in ("taskbridge", "bridge", "task-event-bridge"):
         assert typed(programs, home, f"{name} --version") == f"taskbridge, version {__version__}\n"
-    assert " completed 100%" in typed(programs, home, "task-event-bridge demo --port 0 --speed 50")
+    assert " completed 100%" in typed(programs, home, "task-event-bridge demo --once --port 0 --speed 50")
     typed(programs, home, "pipx uninstall task-event-bridge")
     assert typed(programs, home, "ls .local/bin") == ""

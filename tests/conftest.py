@@ -31,6 +31,7 @@ EXTENDED = (
     "contract/clients/test_bridge_js_bytes.py",
     "contract/clients/test_bridge_js_package.py",
     "deploy",
+    "docs/test_operators.py",
     "docs/test_recipes.py",
     "docs/test_recipes_pages.py",
     "docs/test_walkthrough.py",

@@ -34,6 +34,7 @@ EXTENDED = (
     "docs/test_operators.py",
     "docs/test_recipes.py",
     "docs/test_recipes_pages.py",
+    "docs/test_recipes_typed.py",
     "docs/test_walkthrough.py",
     "grafana/test_live.py",
     "release",

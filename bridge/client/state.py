@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 
 from bridge.core.task import Status
-from bridge.errors import UnreadablePayload
+from bridge.errors import InvalidRequest, UnreadablePayload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,6 +105,27 @@ class TaskNotice:
             message=str(document.get("message") or ""),
             reason=reason if isinstance(reason, str) else None,
         )
+
+
+Ref = str | tuple[str, str] | TaskState
+"""How a task is named: its ref `upstream/task_id`, both parts of it as a tuple, or one of its states."""
+
+
+def ref_of(name: Ref) -> str:
+    """Return the ref of a task, unchecked.
+
+    Raises:
+        InvalidRequest: `name` is none of the three.
+    """
+    if isinstance(name, TaskState):
+        return name.task
+    if isinstance(name, str):
+        return name
+    try:
+        upstream, task_id = name
+    except (TypeError, ValueError):
+        raise InvalidRequest("a task is named by upstream/task_id, or by both as a tuple") from None
+    return f"{upstream}/{task_id}"
 
 
 def read_json(text: bytes | str) -> Any:  # any JSON value

@@ -1,8 +1,9 @@
 """`make soak`: tasks and clients come and go, clients and providers flood, the way to the provider breaks.
 
 SOAK_MINUTES (30) is how long. Exit code 1 when the last fifth holds over 5 % more than the third, or when the
-judge found a fault. The fifths before fill tables and caches, whose size is bounded: of URLs, of missing tasks. Memory is compared between floods, and descriptors without those of clients: how
-many clients are there is chance.
+judge found a fault. The fifths before fill tables and caches, whose size is bounded: of URLs, missing tasks.
+Memory is compared between floods, and descriptors without those of clients: how many clients are there is
+chance.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from tests.grafana.prometheus import program
 from tests.tools.install import GO
 
 DEPLOYMENT, OPERATIONS = "docs/deployment.md", "docs/operations.md"
-CLONED = ("bridge", "deploy", "grafana")
+CLONED = ("bridge", "deploy", "grafana", "task_event_bridge")
 SINGLE = ("Dockerfile", "LICENSE", "README.md", "compose.yaml", "hatch_build.py", "pyproject.toml")
 STOOD_IN = ("docker", "helm", "kubectl", "systemctl")
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -16,74 +14,22 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.browser.chromium import launch_chromium
-from tests.chaos.proxy import free_port
 from tests.docs.browsing import visited
+from tests.docs.desk import BIN, Desk, commands, runs
 from tests.docs.pages import ROOT, Snippet, snippets
-from tests.docs.programs import ran, started
+from tests.docs.programs import ran
 from tests.docs.recipes import needed
 from tests.harness import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
 QUICKSTART, README = "docs/quickstart.md", "README.md"
-BIN = Path(sys.executable).parent
 LANGUAGES = ("sh", "toml", "html", "python", "")
 
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
-
-
-def commands(page: str) -> list[str]:
-    """The commands that a page asks the reader to type, in order."""
-    return [
-        re.sub(r"\s+#.*$", "", line)
-        for one in snippets("sh", page=page)
-        for line in one.text.replace("\\\n", "").splitlines()
-    ]
-
-
-@dataclass
-class Desk:
-    """A reader's machine: their folder, their ports, their task.
-
-    Attributes:
-        typed: The commands of the page that were typed, as they stand there.
-        more: What stands in the environment besides.
-    """
-
-    folder: Path
-    bridge: int = field(default_factory=free_port)
-    provider: int = field(default_factory=free_port)
-    task: str = "YOUR_TASK_ID"
-    typed: list[str] = field(default_factory=list)
-    more: dict[str, str] = field(default_factory=dict)
-
-    def read(self, text: str) -> str:
-        """A text of the page, with what differs here put in."""
-        text = text.replace("8080", str(self.bridge)).replace("9090", str(self.provider))
-        text = re.sub(r"\bYOUR_TASK_ID\b|\bONE\b", self.task, text)
-        return text.replace("vapi/ANOTHER", f"qingbo/{self.task}")
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "BRIDGE_PORT": str(self.bridge),
-            "BRIDGE_URL": f"http://127.0.0.1:{self.bridge}",
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "NO_COLOR": "1",
-            **self.more,
-        }
-
-    async def types(self, command: str) -> Sequence[str]:
-        """Type a command and wait for its end; what it printed."""
-        self.typed.append(command)
-        code, out, err = await ran(
-            "bash", "-c", self.read(command), environment=self.environment, cwd=self.folder
-        )
-        assert code == 0, (command, out, err)
-        return out
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +50,6 @@ def desk(tmp_path: Path) -> Desk:
 def only(language: str, page: str) -> Snippet:
     (found,) = snippets(language, page=page)
     return found
-
-
-async def runs(stack: AsyncExitStack, desk: Desk, command: str, *more: str) -> None:
-    """Type a command that stays, and wait until it listens."""
-    desk.typed.append(command)
-    line = " ".join(["exec", desk.read(command), *more])
-    program = await stack.enter_async_context(
-        started("bash", "-c", line, environment=desk.environment, cwd=desk.folder)
-    )
-    await program.line("listening on ")
 
 
 async def test_the_quickstart_from_top_to_bottom(

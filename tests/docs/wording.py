@@ -34,6 +34,7 @@ NOT_OURS = (
     "bridge/simulator/recordings/*",
     "bridge/web/static/inspector/uPlot*",
     "deploy/image/*.txt",
+    "deploy/helm/files/*",  # copies
     "docs/performance.svg",
     "*/node_modules/*",
     "*/__pycache__/*",

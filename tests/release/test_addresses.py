@@ -30,7 +30,7 @@ BUILD: dict[str, Any] = runpy.run_path(str(ROOT / "hatch_build.py"))
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """What is built and what repeats the address, of a project that has one."""
-    for name in ("bridge", "clients/js", "deploy", "docs", "grafana"):
+    for name in ("bridge", "clients/js", "deploy", "docs", "grafana", "task_event_bridge"):
         shutil.copytree(
             ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules")
         )

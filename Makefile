@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 PARALLEL := -n 4 --dist loadfile
 PYTHON ?= python3
+# GNU make 4 sets MAKE_TERMOUT when its output is a terminal; with an older one it is taken for one
+ONCE := $(if $(MAKE_TERMOUT)$(filter 3.%,$(MAKE_VERSION)),,--once)
 # as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
@@ -30,8 +32,8 @@ $(VENV)/.develop: $(VENV)/.run
 tools: $(VENV)/.develop ## install what tests need besides Python packages
 	$(BIN)/python tests/tools/install.py
 
-demo: $(VENV)/.run ## simulated providers, the bridge and sample tasks
-	$(BIN)/taskbridge demo
+demo: $(VENV)/.run ## simulated providers, the bridge and tasks that keep coming; without a terminal, each task once
+	$(BIN)/taskbridge demo $(ONCE)
 
 test: tools ## unit, contract, stateful, end to end, chaos and client tests: some three minutes
 	$(BIN)/python -m pytest $(PARALLEL) -m "not extended"

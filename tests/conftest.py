@@ -32,6 +32,7 @@ EXTENDED = (
     "contract/clients/test_bridge_js_package.py",
     "contract/sdks",
     "deploy",
+    "docs/test_operators.py",
     "docs/test_recipes.py",
     "docs/test_recipes_pages.py",
     "docs/test_recipes_typed.py",

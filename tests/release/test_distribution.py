@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 BUILD_SECONDS, INSTALL_SECONDS = 60.0, 100.0  # dependencies come over the network
 IGNORED = GitIgnoreSpec.from_lines((ROOT / ".gitignore").read_text("utf-8").splitlines())
-FETCHED = ("node_modules", "tests/tools/prometheus")  # by tests/tools/install.py
+FETCHED = ("node_modules", "tests/tools/prometheus", "tests/tools/go")  # by tests/tools/install.py
 OF_THIS_MACHINE = re.compile(rb"%s/(bridge|tests|docs|build|\.venv)\b" % re.escape(os.fsencode(ROOT)))
 LARGEST_BYTES = 512 * 1024
 
@@ -138,7 +138,7 @@ def test_the_source_has_all_it_takes_to_build_test_and_deploy(built: Built) -> N
     folders = tree("bench", "bridge", "clients", "deploy", "docs", "grafana", "task_event_bridge", "tests")
     single = {path.name for path in ROOT.glob("*.md")} | {
         ".dockerignore", ".gitignore", "Dockerfile", "LICENSE", "Makefile", "PKG-INFO",
-        "bridge.example.toml", "llms.txt", "pyproject.toml",
+        "bridge.example.toml", "compose.yaml", "hatch_build.py", "llms.txt", "pyproject.toml",
     }  # fmt: skip
     assert set(built.sources) == folders | single
 

@@ -1,8 +1,8 @@
 """Generates the tables in the documentation from the code, and `openapi.json` from `openapi.yaml`.
 
 Run `python docs/generate.py` after a change of settings, metrics, errors, closing reasons or
-`openapi.yaml`; `make bench` runs it for the figures of the newest results. A page has each table between two markers,
-`<!-- generated: NAME -->` and `<!-- end -->`; the rest is written by hand.
+`openapi.yaml`; `make bench` runs it for the figures of the newest results. A page has each table between two
+markers, `<!-- generated: NAME -->` and `<!-- end -->`; the rest is written by hand.
 """  # noqa: INP001 - a script, not a package
 
 from __future__ import annotations

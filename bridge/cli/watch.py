@@ -139,8 +139,8 @@ def _read_standard_input(upstream: str) -> bytes:
         raise click.BadParameter("standard input is closed", param_hint="BODY")
     if sys.stdin.isatty():
         click.echo(
-            f"Waiting for the JSON of the task on standard input: type it, then Ctrl-D. Or pass it:"
-            f" taskbridge submit {upstream} '{{...}}', or @FILE",
+            "Waiting for the JSON of the task on standard input; Ctrl-D ends it.\n"
+            f"Or pass it: taskbridge submit {upstream} '{{...}}', or @FILE",
             err=True,
         )
     text = sys.stdin.buffer.read()

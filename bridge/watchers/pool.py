@@ -24,7 +24,7 @@ from bridge.errors import (
 from bridge.journal.base import Journal
 from bridge.sources.accounts import REFUSED_SENTENCE, AccountRegistry
 from bridge.sources.poll import CachedResponse
-from bridge.sources.upstream import Upstream
+from bridge.sources.upstream import Upstream, UpstreamState
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.request_context import current_request
 from bridge.watchers.followers import StreamFollowers
@@ -106,6 +106,8 @@ class Pool:
         metrics.watches.census = self._census
         for name, upstream in upstreams.items():
             metrics.budget_paused_seconds.labels(name).set_function(self._paused(upstream))
+            for state in UpstreamState:
+                metrics.upstream_state.labels(name, state.value).set_function(_is_in(upstream, state))
             metrics.interests.labels(name).set_function(self._viewers(name))
 
     async def run(self) -> None:
@@ -594,6 +596,10 @@ class Pool:
     def _census(self) -> Mapping[tuple[str, str], int]:
         """Number of watches by upstream and source, in one walk: a scrape of many thousands stays short."""
         return Counter((watcher.key.upstream, watcher.source) for watcher in self._watchers.values())
+
+
+def _is_in(upstream: Upstream, state: UpstreamState) -> Callable[[], float]:
+    return lambda: float(upstream.health.state is state)
 
 
 def _party() -> Hashable:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge.cli.configuration import PROGRAM
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -140,7 +142,7 @@ def _read_standard_input(upstream: str) -> bytes:
     if sys.stdin.isatty():
         click.echo(
             "Waiting for the JSON of the task on standard input; Ctrl-D ends it.\n"
-            f"Or pass it: taskbridge submit {upstream} '{{...}}', or @FILE",
+            f"Or pass it: {PROGRAM} submit {upstream} '{{...}}', or @FILE",
             err=True,
         )
     text = sys.stdin.buffer.read()

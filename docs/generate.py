@@ -1,13 +1,14 @@
 """Generates the tables in the documentation from the code, and `openapi.json` from `openapi.yaml`.
 
-Run `python docs/generate.py` after a change of settings, metrics, errors, closing reasons or `openapi.yaml`.
-A page has each table between two markers, `<!-- generated: NAME -->` and `<!-- end -->`; the rest is
-written by hand.
+Run `python docs/generate.py` after a change of settings, metrics, errors, closing reasons or
+`openapi.yaml`; `make bench` runs it for the figures of the newest results. A page has each table between two
+markers, `<!-- generated: NAME -->` and `<!-- end -->`; the rest is written by hand.
 """  # noqa: INP001 - a script, not a package
 
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
@@ -26,6 +27,7 @@ from bridge.telemetry.metrics import Metrics
 
 DOCS = Path(__file__).parent
 API = DOCS.parent / "bridge/web/static/api"
+FIGURES = runpy.run_path(str(DOCS / "figures.py"))
 # For codes that several classes share: what the first of them says would be too narrow.
 _SENTENCES = {
     "internal_error": "Unhandled exception in the bridge; see its log.",
@@ -109,6 +111,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "metrics": metrics_table,
     "errors": errors_table,
     "closings": closings_table,
+    **{name: FIGURES[name] for name in ("sizing", "memory", "costs", "example", "compared")},
 }
 
 

@@ -9,6 +9,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from bridge.delivery.handoff import ConnectionHandoff
+from bridge.dialects.proxied import header_names
 from bridge.web.callbacks import CallbackRoutes
 from bridge.web.documents import document_routes
 from bridge.web.health import HealthRoutes
@@ -26,6 +27,7 @@ from bridge.web.submit import SubmitRoutes
 from bridge.web.tasks import TaskRoutes, TicketRoutes
 
 PROXIED_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+TARGETED_METHODS = ("GET", "POST", "PUT")  # of the client that names the address in a header
 
 
 def routes(services: Services, *, operations_apart: bool = False) -> list[Route | WebSocketRoute]:
@@ -49,6 +51,7 @@ def routes(services: Services, *, operations_apart: bool = False) -> list[Route 
         Route("/v1/aliases/{upstream}/{alias:encoded}", tasks.by_alias),
         Route("/v1/tickets", tickets.issue, methods=["POST"]),
         Route("/v1/callbacks/{upstream}/{secret:encoded}", callbacks.receive, methods=["POST"]),
+        Route("/proxy/{upstream}", proxy.serve, methods=TARGETED_METHODS),
         Route("/proxy/{upstream}/{path:path}", proxy.serve, methods=PROXIED_METHODS),
         *(_inspector(services, operations_apart=operations_apart) if services.settings.inspector else []),
         Route("/bridge.js", StaticFile("bridge.js").serve),
@@ -62,7 +65,8 @@ def make_app(services: Services, *, operations_apart: bool = False) -> ASGIApp:
     """The routes behind their middleware, outside in: handoff, request id, raw path, CORS, open requests."""
     settings = services.settings
     app = services.open_requests.middleware(_app(routes(services, operations_apart=operations_apart)))
-    app = add_cors(app, services.origins, cookies=settings.auth != "none")
+    exposed = header_names(upstream.dialect.proxy for upstream in services.pool.upstreams.values())
+    app = add_cors(app, services.origins, cookies=settings.auth != "none", exposed=exposed)
     addresses = services.limits.addresses
     app = RawPathMiddleware(app, public_url=settings.public_url, addresses=addresses)
     return ConnectionHandoff(RequestIdMiddleware(app, services.clock, addresses))

@@ -36,6 +36,7 @@ NOT_OURS = (
     "bridge/web/static/docs/swagger-ui*",
     "bridge/web/static/api/openapi.json",
     "deploy/image/*.txt",
+    "deploy/helm/files/*",  # copies
     "docs/performance.svg",
     "*/node_modules/*",
     "*/__pycache__/*",

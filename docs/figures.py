@@ -53,6 +53,16 @@ def bench() -> Bench:
     return Bench((DOCS / "performance.md").read_text("utf-8"))
 
 
+def headline() -> str:
+    """Three numbers, for the first screen of the README."""
+    sse = bench().value("fanout", "ours SSE, 1,000", "events/s")
+    return _items(
+        "**1** status call per task and interval, whether one client waits or a thousand",
+        f"**{_rounded(sse)}** states delivered per second to 1,000 SSE clients of one task",
+        f"**{_idle('SSE')} KB** of memory for an idle SSE stream",
+    )
+
+
 def sizing() -> str:
     """What one process does and needs."""
     of = bench().value

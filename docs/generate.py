@@ -111,7 +111,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "metrics": metrics_table,
     "errors": errors_table,
     "closings": closings_table,
-    **{name: FIGURES[name] for name in ("sizing", "memory", "costs", "example", "compared")},
+    **{name: FIGURES[name] for name in ("headline", "sizing", "memory", "costs", "example", "compared")},
 }
 
 
@@ -122,7 +122,8 @@ def filled(page: str) -> str:
 
 def pages() -> Iterator[Path]:
     """The pages with generated tables."""
-    return (path for path in sorted(DOCS.glob("*.md")) if _PLACE.search(path.read_text("utf-8")))
+    candidates = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+    return (path for path in candidates if _PLACE.search(path.read_text("utf-8")))
 
 
 def _settings(model: type[BaseModel], prefix: str) -> str:

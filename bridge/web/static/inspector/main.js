@@ -438,6 +438,7 @@ class Page {
 
   tick() {
     this.table.tick(this.tasks.rows);
+    this.upstreams.tick();
     this.details.tick(this.tasks.get(this.selected));
   }
 }

@@ -1,4 +1,4 @@
-"""What the providers' own clients send and read below `/proxy`; tests/contract/sdks has the clients themselves."""
+"""What the providers' own clients send and read below `/proxy`; tests/contract/sdks has those clients."""
 
 from __future__ import annotations
 

@@ -62,6 +62,11 @@ class Authenticator(ABC):
         del keys
         return {}
 
+    def is_shown(self, key: TaskKey) -> bool:
+        """Whether the account of a task may be shown it now, without a request to the provider."""
+        del key
+        return True
+
     def retain_key(self, caller: Caller, seconds: float) -> None:  # noqa: B027 - most modes hold no keys
         """Keep what the caller's tickets need for at least `seconds`; nothing by default."""
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 BUILD_SECONDS, INSTALL_SECONDS = 60.0, 100.0  # dependencies come over the network
 IGNORED = GitIgnoreSpec.from_lines((ROOT / ".gitignore").read_text("utf-8").splitlines())
-FETCHED = ("node_modules", "tests/tools/prometheus")  # by tests/tools/install.py
+FETCHED = ("node_modules", "tests/tools/prometheus", "tests/tools/go")  # by tests/tools/install.py
 OF_THIS_MACHINE = re.compile(rb"%s/(bridge|tests|docs|build|\.venv)\b" % re.escape(os.fsencode(ROOT)))
 LARGEST_BYTES = 512 * 1024
 
@@ -122,9 +122,12 @@ def test_the_wheel_is_the_package_and_nothing_else(built: Built) -> None:
         r"bridge/web/static/inspector/main\.js",
         r"bridge/web/static/bridge\.js",
         r"bridge/web/static/api/openapi\.yaml",
+        r"bridge/web/static/api/openapi\.json",
+        r"bridge/web/static/docs/swagger-ui-bundle\.js\.gz",
         r"bridge/web/static/api/state\.schema\.json",
         r".+\.dist-info/licenses/LICENSE",
         r".+\.dist-info/licenses/.+/uPlot\.LICENSE\.txt",
+        r".+\.dist-info/licenses/.+/swagger-ui\.LICENSE\.txt",
     ],
 )
 def test_the_wheel_has_what_the_program_reads(built: Built, kind: str) -> None:
@@ -135,7 +138,7 @@ def test_the_source_has_all_it_takes_to_build_test_and_deploy(built: Built) -> N
     folders = tree("bench", "bridge", "clients", "deploy", "docs", "grafana", "task_event_bridge", "tests")
     single = {path.name for path in ROOT.glob("*.md")} | {
         ".dockerignore", ".gitignore", "Dockerfile", "LICENSE", "Makefile", "PKG-INFO",
-        "bridge.example.toml", "llms.txt", "pyproject.toml",
+        "bridge.example.toml", "compose.yaml", "hatch_build.py", "llms.txt", "pyproject.toml",
     }  # fmt: skip
     assert set(built.sources) == folders | single
 
@@ -279,7 +282,7 @@ async def test_an_installation_serves_its_page_and_its_documents(
         installed.program("bridge"), "serve", environment=environment, cwd=installed.folder
     ) as program:
         url = (await program.line("listening on http://")).rpartition(" ")[2]
-        for path in ("/", "/bridge.js", "/openapi.yaml", "/asyncapi.yaml"):
+        for path in ("/", "/bridge.js", "/openapi.yaml", "/openapi.json", "/asyncapi.yaml", "/docs"):
             async with http.get(url + path) as answer:
                 assert answer.status == 200, path
         async with http.get(f"{url}/status") as answer:
@@ -288,5 +291,6 @@ async def test_an_installation_serves_its_page_and_its_documents(
 
 
 async def test_a_program_of_the_name_of_the_package_shows_the_demo_to_its_end(installed: Installed) -> None:
-    out = await installed.runs(installed.program("task-event-bridge"), "demo", "--port", "0", "--speed", "50")
-    assert len([line for line in out if " completed 100%" in line]) == 4
+    program = installed.program("task-event-bridge")
+    out = await installed.runs(program, "demo", "--once", "--port", "0", "--speed", "50")
+    assert len([line for line in out if " completed 100%" in line]) >= 6

@@ -217,6 +217,11 @@ async def ends_well_or_says_why(page: Page) -> None:
     await page.wait_for_function(alive)
 
 
+async def plays(page: Page) -> None:
+    """The page shows the video of its task, which this browser can play."""
+    await page.wait_for_function("document.querySelector('video')?.readyState > 0")
+
+
 @pytest.mark.parametrize("outcome", ["completed", "failed"])
 async def test_the_plain_page(here: Reader, browser: Browser, tmp_path: Path, outcome: str) -> None:
     await here.submits(outcome)
@@ -229,7 +234,7 @@ async def test_the_plain_page(here: Reader, browser: Browser, tmp_path: Path, ou
             url += f"#ticket={answered['ticket']}"
         async with visited(browser, url) as (page, _):
             await page.wait_for_function("/lighthouse|qingbo/.test(document.body.innerText)")
-            await ends_well_or_says_why(page)
+            await (plays(page) if outcome == "completed" else ends_well_or_says_why(page))
 
 
 async def test_the_python_script(here: Reader, tmp_path: Path) -> None:
@@ -354,7 +359,7 @@ async def test_the_apps_of_vite(
                 url += f"#ticket={answered['ticket']}"
             async with visited(browser, url) as (page, _):
                 await page.wait_for_selector("progress")
-                await ends_well_or_says_why(page)
+                await (plays(page) if outcome == "completed" else ends_well_or_says_why(page))
 
 
 async def test_the_app_of_next(here: Reader, browser: Browser, tmp_path: Path, package: str) -> None:

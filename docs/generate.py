@@ -108,7 +108,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "metrics": metrics_table,
     "errors": errors_table,
     "closings": closings_table,
-    **{name: FIGURES[name] for name in ("sizing", "memory", "costs", "example", "compared")},
+    **{name: FIGURES[name] for name in ("sizing", "memory", "costs", "example", "compared", "numbers")},
 }
 
 
@@ -119,7 +119,8 @@ def filled(page: str) -> str:
 
 def pages() -> Iterator[Path]:
     """The pages with generated tables."""
-    return (path for path in sorted(DOCS.glob("*.md")) if _PLACE.search(path.read_text("utf-8")))
+    places = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+    return (path for path in places if _PLACE.search(path.read_text("utf-8")))
 
 
 def _settings(model: type[BaseModel], prefix: str) -> str:

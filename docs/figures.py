@@ -173,7 +173,7 @@ def numbers() -> str:
         f"**{rate} events per second** delivered to 1,000 SSE clients on one core; each change is on disk "
         "before it is sent",
         f"**{_idle('SSE')} KB** per idle SSE stream",
-        f"**{seconds:.1f} s** until {clients:,.0f} clients are back after a kill, with everything they missed",
+        f"**{seconds:.1f} s** until {clients:,.0f} clients are back after a kill, with all they missed",
     )
 
 

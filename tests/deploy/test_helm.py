@@ -309,12 +309,13 @@ def test_the_notes_print_commands_for_what_is_still_missing(tmp_path: Path) -> N
     copy = shutil.copytree(CHART, tmp_path / "chart")
     asked = 'notes: |\n{{ include (print $.Template.BasePath "/NOTES.txt") . | indent 2 }}\n'
     (copy / "templates" / "notes.yaml").write_text(asked)
-    words = ("--set", "existingSecret=mine", "--set", "metrics.serviceMonitor.enabled=true")
+    given = "existingSecret=mine,metrics.serviceMonitor.enabled=true,config.upstreams.our-fal.preset=fal"
+    words = ("--set", given)
     done = helm("template", RELEASE, copy, *words, "--show-only", "templates/notes.yaml")
     assert done.returncode == 0, done.stderr
     notes = yaml.safe_load(done.stdout)["notes"]
     assert "create secret generic mine" in notes
-    assert "BRIDGE_UPSTREAMS__FAL__API_KEY=" in notes
+    assert "BRIDGE_UPSTREAMS__OUR-FAL__API_KEY=" in notes  # the name in the settings, dash and all
     assert "--scope admin --name prometheus" in notes
     assert f"create secret generic {RELEASE}-task-event-bridge-prometheus --from-file=token=token" in notes
 

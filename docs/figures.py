@@ -53,6 +53,16 @@ def bench() -> Bench:
     return Bench((DOCS / "performance.md").read_text("utf-8"))
 
 
+def headline() -> str:
+    """Three numbers, for the first screen of the README."""
+    sse = bench().value("fanout", "ours SSE, 1,000", "events/s")
+    return _items(
+        "**1** status call per task and interval, whether one client waits or a thousand",
+        f"**{_rounded(sse)}** states delivered per second to 1,000 SSE clients of one task",
+        f"**{_idle('SSE')} KB** of memory for an idle SSE stream",
+    )
+
+
 def sizing() -> str:
     """What one process does and needs."""
     of = bench().value
@@ -161,19 +171,6 @@ def compared() -> str:
         f"New streams: {new[0]:,.0f} per second, nchan {new[1]:,.0f}.",
         f"An idle SSE connection: {idle[0]} KB, nchan {idle[1]} KB. More than {most:,.0f} concurrent "
         "connections were not measured.",
-    )
-
-
-def numbers() -> str:
-    """Three numbers for the first screen of the README."""
-    of = bench().value
-    clients, seconds = (of("restart", "ours", column) for column in ("connections", "seconds"))
-    rate = _rounded(of("fanout", "ours SSE, 1,000", "events/s"))
-    return _items(
-        f"**{rate} events per second** delivered to 1,000 SSE clients on one core; each change is on disk "
-        "before it is sent",
-        f"**{_idle('SSE')} KB** per idle SSE stream",
-        f"**{seconds:.1f} s** until {clients:,.0f} clients are back after a kill, with all they missed",
     )
 
 

@@ -30,6 +30,7 @@ EXTENDED = (
     "contract/clients/test_bridge_js.py",
     "contract/clients/test_bridge_js_bytes.py",
     "contract/clients/test_bridge_js_package.py",
+    "contract/sdks",
     "deploy",
     "docs/test_operators.py",
     "docs/test_recipes.py",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
-from bridge.core.task import Status
+from bridge.core.task import Status, check_upstream_name
 from bridge.errors import InvalidRequest, UnreadablePayload
 
 if TYPE_CHECKING:
@@ -115,17 +115,17 @@ def ref_of(name: Ref) -> str:
     """Return the ref of a task, unchecked.
 
     Raises:
-        InvalidRequest: `name` is none of the three.
+        InvalidRequest: `name` is none of the three, such as a list of several.
     """
     if isinstance(name, TaskState):
         return name.task
     if isinstance(name, str):
         return name
-    try:
+    # No other sequence: a list of refs is not the two parts of one.
+    if isinstance(name, tuple) and len(name) == 2 and all(isinstance(part, str) for part in name):
         upstream, task_id = name
-    except (TypeError, ValueError):
-        raise InvalidRequest("a task is named by upstream/task_id, or by both as a tuple") from None
-    return f"{upstream}/{task_id}"
+        return f"{check_upstream_name(upstream)}/{task_id}"
+    raise InvalidRequest("a task is named by its ref, upstream/task_id, or by both parts as a tuple")
 
 
 def read_json(text: bytes | str) -> Any:  # any JSON value

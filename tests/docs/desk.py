@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.chaos.proxy import free_port
 from tests.docs.pages import snippets
-from tests.docs.programs import ran, started
+from tests.docs.programs import Program, ran, started
 
 BIN = Path(sys.executable).parent
 
@@ -68,7 +68,7 @@ class Desk:
         return out
 
 
-async def runs(stack: AsyncExitStack, desk: Desk, command: str, *more: str) -> None:
+async def runs(stack: AsyncExitStack, desk: Desk, command: str, *more: str) -> Program:
     """Type a command that stays, and wait until it listens."""
     desk.typed.append(command)
     line = " ".join(["exec", desk.read(command), *more])
@@ -76,3 +76,4 @@ async def runs(stack: AsyncExitStack, desk: Desk, command: str, *more: str) -> N
         started("bash", "-c", line, environment=desk.environment, cwd=desk.folder)
     )
     await program.line("listening on ")
+    return program

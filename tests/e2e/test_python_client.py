@@ -70,18 +70,24 @@ import sys
 from task_event_bridge import SyncBridge
 
 bridge, ref = SyncBridge(sys.argv[1]), sys.argv[2]
-try:
-    if sys.argv[3] == "watch":
-        for state in bridge.watch(ref):
-            print("waiting", flush=True)
-    elif sys.argv[3] == "result":
-        bridge.result(ref, on_state=lambda state: print("waiting", flush=True))
-    else:
-        etag = bridge.state(ref).cursor
-        print("waiting", flush=True)
-        bridge.state(ref, wait=60, etag=etag)
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
+
+def watch():
+    for state in bridge.watch(ref):
+        print("watching", flush=True)
+
+def result():
+    bridge.result(ref, on_state=lambda state: print("waiting", flush=True))
+
+def state():
+    etag = bridge.state(ref).cursor
+    print("polling", flush=True)
+    bridge.state(ref, wait=60, etag=etag)
+
+for call in (watch, result, state):
+    try:
+        call()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
 """
 
 
@@ -134,14 +140,15 @@ async def test_a_result_outlives_a_drain_and_a_kill_of_the_bridge(
         assert program.err == plain.err == []
 
 
-@pytest.mark.parametrize("how", ["watch", "result", "state"])
-async def test_ctrl_c_interrupts_a_plain_program_at_once(scene: Scene, how: str) -> None:
+async def test_ctrl_c_interrupts_a_plain_program_at_once(scene: Scene) -> None:
     task = scene.id()
     ref = await scene.script("qingbo", task, qingbo(task, "processing", 10))
-    async with started(*python(WAITS, scene.bridge.url, ref, how)) as program:
-        await program.line("waiting")
-        assert await program.told(signal.SIGINT) == 0
-        assert program.out == ["waiting", "interrupted"]
+    async with started(*python(WAITS, scene.bridge.url, ref)) as program:
+        for waits in ("watching", "waiting", "polling"):
+            await program.line(waits)
+            program.process.send_signal(signal.SIGINT)
+        assert await program.ends() == 0
+        assert program.out == ["watching", "interrupted", "waiting", "interrupted", "polling", "interrupted"]
         assert program.err == []
 
 

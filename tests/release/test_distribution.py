@@ -122,9 +122,12 @@ def test_the_wheel_is_the_package_and_nothing_else(built: Built) -> None:
         r"bridge/web/static/inspector/main\.js",
         r"bridge/web/static/bridge\.js",
         r"bridge/web/static/api/openapi\.yaml",
+        r"bridge/web/static/api/openapi\.json",
+        r"bridge/web/static/docs/swagger-ui-bundle\.js\.gz",
         r"bridge/web/static/api/state\.schema\.json",
         r".+\.dist-info/licenses/LICENSE",
         r".+\.dist-info/licenses/.+/uPlot\.LICENSE\.txt",
+        r".+\.dist-info/licenses/.+/swagger-ui\.LICENSE\.txt",
     ],
 )
 def test_the_wheel_has_what_the_program_reads(built: Built, kind: str) -> None:
@@ -279,7 +282,7 @@ async def test_an_installation_serves_its_page_and_its_documents(
         installed.program("bridge"), "serve", environment=environment, cwd=installed.folder
     ) as program:
         url = (await program.line("listening on http://")).rpartition(" ")[2]
-        for path in ("/", "/bridge.js", "/openapi.yaml", "/asyncapi.yaml"):
+        for path in ("/", "/bridge.js", "/openapi.yaml", "/openapi.json", "/asyncapi.yaml", "/docs"):
             async with http.get(url + path) as answer:
                 assert answer.status == 200, path
         async with http.get(f"{url}/status") as answer:

@@ -18,11 +18,12 @@ from hashlib import sha256
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
-NODE_MODULES = TOOLS / "node_modules"
 PROMETHEUS = TOOLS / "prometheus"
 GO = TOOLS / "go"
 
+SDKS = TOOLS / "sdks"
 NPM_INSTALL = ("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
+NPM_LOCKED = ("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
 PROGRAMS = {  # each with the package of Debian that has it
     "node": "nodejs",
     "npm": "npm",
@@ -48,7 +49,7 @@ def main() -> int:
     complaints = []
     steps = [programs, npm_packages, prometheus, chromium, proxies]
     if "--extended" in sys.argv[1:]:
-        steps.append(go_programs)
+        steps += [sdks, go_programs]
     for install in steps:
         try:
             install()
@@ -72,14 +73,23 @@ def programs() -> None:
 
 def npm_packages() -> None:
     """What package.json names, unless exactly that was installed before."""
-    asked = sha256(" ".join(NPM_INSTALL).encode() + (TOOLS / "package.json").read_bytes()).hexdigest()
-    stamp = NODE_MODULES / ".asked-for"
+    _npm(NPM_INSTALL, TOOLS / "package.json")
+
+
+def sdks() -> None:
+    """The providers' own client libraries, as sdks/package-lock.json says."""
+    _npm(NPM_LOCKED, SDKS / "package-lock.json")
+
+
+def _npm(command: tuple[str, ...], wanted: Path) -> None:
+    asked = sha256(" ".join(command).encode() + wanted.read_bytes()).hexdigest()
+    stamp = wanted.parent / "node_modules" / ".asked-for"
     if stamp.is_file() and stamp.read_text() == asked:
         return
     if shutil.which("npm") is None:
         raise Unavailable("the npm packages need npm")
     stamp.unlink(missing_ok=True)
-    _run(*NPM_INSTALL, cwd=TOOLS)
+    _run(*command, cwd=wanted.parent)
     stamp.write_text(asked)
 
 

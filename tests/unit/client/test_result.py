@@ -180,7 +180,10 @@ async def test_a_task_is_named_by_its_ref_or_both_of_its_parts(fake, ref, path):
     assert fake.seen[-1].path == "/v1/tasks/q/1/events"
 
 
-@pytest.mark.parametrize("ref", ["q", "", ("q",), ("q", "a", "b"), ("q", ""), ("Q", "a"), 5, None])
+@pytest.mark.parametrize(
+    "ref",
+    ["q", "", ("q",), ("q", "a", "b"), ("q", ""), ("Q", "a"), ("q", 1), ("q/1", "q/2"), ["q/1", "q/2"], 5],
+)
 async def test_what_names_no_task_is_told_at_once(fake, ref):
     async with fake() as bridge:
         with pytest.raises(InvalidRequest):

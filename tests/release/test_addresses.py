@@ -103,11 +103,6 @@ def test_every_kind_of_link_is_made_absolute(relative: str, absolute: str) -> No
     assert BUILD["absolute"](relative, ADDRESS, __version__, page=page) == absolute
 
 
-def test_the_files_that_repeat_it_are_those_of_the_script() -> None:
-    for path, text in runpy.run_path(str(ROOT / "docs" / "addresses.py"))["files"]().items():
-        assert path.read_text("utf-8") == text, f"run `python docs/addresses.py`: {path.name}"
-
-
 def test_once_there_is_an_address_everything_that_needs_one_has_it(tree: Path) -> None:
     told(tree, sys.executable, "docs/addresses.py")
     told(tree, sys.executable, "docs/addresses.py")  # a second time changes nothing

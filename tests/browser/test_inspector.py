@@ -357,7 +357,11 @@ async def test_everything_can_be_done_from_the_keyboard(browser: Browser, scene:
             await press("Enter")
             await seen.says(one, "processing")
         await tab_to(seen, "button.ref")
+        assert await focused.get_attribute("title") == other  # it is selected
+        await press("End")
+        await press("Home")
         chosen = await focused.get_attribute("title")
+        assert chosen == ref
         await press("Enter")
         await expect(seen.page.locator("#details-heading")).to_have_text(chosen or "")
         await tab_to(seen, "#cancel")

@@ -49,7 +49,7 @@ export class Details {
   }
 
   renderRemarks(task) {
-    const remarks = [...task.notices.values()].map((notice) => notice.message);
+    const remarks = [...new Set([...task.notices.values()].map((notice) => notice.message))];
     if (task.problem && !remarks.includes(task.problem)) remarks.push(task.problem);
     const list = byId("remarks");
     show(list, remarks.length > 0);

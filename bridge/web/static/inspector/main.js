@@ -383,7 +383,7 @@ class Page {
 
   setPhase(phase, detail) {
     this.phase = phase;
-    const open = this.tasks.wanted.length;
+    const open = this.tasks.wanted.filter((task) => this.connection?.tasks.includes(task.ref)).length;
     const texts = {
       idle: "Waiting for tasks",
       connecting: "Connecting…",
@@ -438,6 +438,7 @@ class Page {
 
   tick() {
     this.table.tick(this.tasks.rows);
+    this.upstreams.tick();
     this.details.tick(this.tasks.get(this.selected));
   }
 }

@@ -11,6 +11,10 @@ export class Table {
     this.act = act;
     this.body = byId("rows");
     this.rows = new Map();
+    this.selected = null;
+    this.active = null; // the row in the order of the Tab key: with all of them, nothing behind the table could be reached
+    this.body.addEventListener("focusin", ({ target }) => this.activate(target.closest("tr")?.dataset.task));
+    this.body.addEventListener("keydown", (event) => this.step(event));
   }
 
   render(tasks, selected) {
@@ -28,8 +32,28 @@ export class Table {
       if (row.node === next) next = next.nextSibling;
       else move(this.body, row.node, next);
     }
+    if (selected !== this.selected && refs.has(selected)) this.activate(selected);
+    if (!refs.has(this.active)) this.activate(tasks[0]?.ref);
+    this.selected = selected;
     show(byId("empty"), tasks.length === 0);
     show(byId("table"), tasks.length > 0);
+  }
+
+  activate(ref) {
+    if (ref === undefined || ref === this.active) return;
+    this.rows.get(this.active)?.reachable(false);
+    this.active = ref;
+    this.rows.get(ref)?.reachable(true);
+  }
+
+  /** The arrow keys move between rows, Home and End to the first and the last. */
+  step(event) {
+    const { body } = this;
+    const row = event.target.closest("tr");
+    const next = { ArrowDown: row?.nextElementSibling, ArrowUp: row?.previousElementSibling, Home: body.firstElementChild, End: body.lastElementChild }[event.key];
+    if (!next) return;
+    event.preventDefault();
+    next.querySelector(".ref").focus();
   }
 
   /** Updates the elapsed times. */
@@ -48,7 +72,7 @@ function move(body, node, before) {
 class Row {
   constructor(ref, act) {
     const name = splitRef(ref);
-    this.name = make("button.ref", { type: "button", title: ref, on: { click: () => act.select(ref) } }, name);
+    this.name = make("button.ref", { type: "button", title: ref, tabindex: -1, on: { click: () => act.select(ref) } }, name);
     this.status = make("span.status");
     this.bar = make("progress", { max: 100 });
     this.percent = make("span.number");
@@ -56,7 +80,7 @@ class Row {
     this.age = make("td.number.optional", CELL);
     this.source = make("td.optional.wide", CELL);
     this.viewers = make("td.number.optional", CELL);
-    this.toggle = make("button.small", { type: "button", on: { click: () => (this.followed ? act.unfollow(ref) : act.follow(ref)) } });
+    this.toggle = make("button.small", { type: "button", tabindex: -1, on: { click: () => (this.followed ? act.unfollow(ref) : act.follow(ref)) } });
     this.node = make(
       "tr",
       { role: "row", data: { task: ref } }, // explicit roles: on narrow screens the CSS layout would remove the table semantics
@@ -70,6 +94,10 @@ class Row {
       make("td.action", CELL, this.toggle),
     );
     this.ref = ref;
+  }
+
+  reachable(yes) {
+    for (const button of [this.name, this.toggle]) set(button, "tabindex", yes ? "0" : "-1");
   }
 
   render(task, selected) {

@@ -11,23 +11,30 @@ export class Upstreams {
   constructor(announce) {
     this.announce = announce;
     this.rendered = "";
+    this.upstreams = [];
     this.states = new Map();
   }
 
   /** @param {object[]} upstreams `name`, `state`, `since` and `reason` of each, of those the user may know. */
   render(upstreams) {
-    const list = byId("upstream-health");
-    show(list, upstreams.length > 0);
+    show(byId("upstream-health"), upstreams.length > 0);
     for (const { name, state, reason } of upstreams) {
       const before = this.states.get(name);
       if (before && before !== state && state === "INTERRUPTED") this.announce(`${name} is interrupted: ${reason}`);
       if (before === "INTERRUPTED" && state === "VALID") this.announce(`${name} works again.`);
       this.states.set(name, state);
     }
-    const text = JSON.stringify(upstreams.map(({ name, state, reason }) => [name, state, reason]));
+    this.upstreams = upstreams;
+    this.tick();
+  }
+
+  /** Updates for how long they have failed. */
+  tick() {
+    const items = this.upstreams.map(item);
+    const text = items.map((node) => `${node.dataset.state} ${node.textContent}`).join("\n");
     if (text === this.rendered) return;
     this.rendered = text;
-    list.replaceChildren(...upstreams.map(item));
+    byId("upstream-health").replaceChildren(...items);
   }
 }
 

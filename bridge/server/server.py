@@ -23,11 +23,12 @@ from websockets import http11
 
 from bridge.app import Bridge
 from bridge.server.acceptor import Acceptor
-from bridge.server.connection import HttpConnection, RequestTurns
+from bridge.server.connection import HttpConnection
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.memory import MemoryTrimmer, trim_memory
 from bridge.server.peers import peer_status, silence_limit, watch_peers
 from bridge.server.request_limits import IncomingBytes
+from bridge.server.turns import RequestTurns
 
 BACKLOG = 4096
 SEND_BUFFER = 64 * 1024

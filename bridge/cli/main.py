@@ -93,6 +93,9 @@ def serve(path: Path | None, **overrides: Any) -> None:
         logger.warning("serving without authentication", extra={"host": settings.host})
     try:
         code = run(Bridge(settings))
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        code = BAD_CONFIGURATION
     except OSError as error:
         raise click.ClickException(f"cannot listen on {error.filename}: {error.strerror}") from None
     sys.exit(code)

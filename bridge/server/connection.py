@@ -14,7 +14,6 @@ from bridge.server.request_limits import OVERLOADED_RESPONSE, TimeLimitedRequest
 from bridge.server.turns import RequestTurns, weight
 
 # Of one read, which may be 256 KiB: so much is parsed before other connections have their turn.
-MAX_FIELDS = 1000  # header fields of one request
 SLICE_BYTES = 64 * 1024
 SLICE_PIECES = 200
 CHUNKED_PIECE = 16 * 1024  # a body may consist of chunks of one byte, and each costs a call
@@ -316,8 +315,6 @@ class HttpConnection(TimeLimitedRequest):
         """Decide where the request ends, and start to answer it."""
         version, method = self.parser.get_http_version(), self.parser.get_method()
         headers = self.headers
-        if len(headers) > MAX_FIELDS:
-            raise Malformed("the request has too many header fields")
         fields = [field for field in headers if field[0] in FRAMING_FIELDS]
         decided = framing(method, version, self.url, fields)
         if decided.websocket or self.parser.should_upgrade():

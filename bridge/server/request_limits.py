@@ -9,10 +9,13 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bridge.errors import TooLarge
+from bridge.server.request_head import Malformed
 from bridge.web.limits.limits import UnsentBytes
 
 MAX_INCOMING_BYTES = 8 * 1024 * 1024  # of all requests that arrived in part
 SMALL_BYTES = 16 * 1024  # of one such request, which is always let in
+MAX_FIELDS = 1000  # header fields of one request
+TRAILER_BYTES = 256  # that each trailer counts besides its own: hundreds are a fault or an attack
 MIN_BODY_RATE = 1000.0  # bytes per second; below that the body timeout runs
 
 
@@ -133,10 +136,14 @@ class TimeLimitedRequest(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count a header field; the trailer of a chunked body is counted and dropped."""
         self._field_bytes += len(name) + len(value)
-        if self._field_bytes > self.max_head_bytes:
-            raise TooLarge
         if self._in_head:
             self.headers.append((name.lower(), value))
+            if len(self.headers) > MAX_FIELDS:  # asked at each, as the parser stops where this raises
+                raise Malformed("the request has too many header fields")
+        else:
+            self._field_bytes += TRAILER_BYTES
+        if self._field_bytes > self.max_head_bytes:
+            raise TooLarge
 
     def body_begins(self) -> None:
         """Start the body timeout."""

@@ -258,6 +258,25 @@ def test_trailers_are_no_header_fields() -> None:
     assert requests == [("POST /", b"host,transfer-encoding", b"a")]
 
 
+@pytest.mark.parametrize("where", ["head", "trailer"])
+def test_the_parser_stops_at_too_many_fields(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+    count = HttpConnection.on_header
+
+    def counted(self: HttpConnection, name: bytes, value: bytes) -> None:
+        seen.append(name)
+        count(self, name, value)
+
+    monkeypatch.setattr(HttpConnection, "on_header", counted)
+    begin = b"POST / HTTP/1.1\r\nHost: x\r\n"
+    body = b"Transfer-Encoding: chunked\r\n\r\n0\r\n" if where == "trailer" else b""
+    requests, written, closed = asyncio.run(_read([begin + body + b"A: b\r\n" * 40_000 + b"\r\n"]))
+    assert len(seen) < 1100
+    assert closed
+    assert written.startswith(b"HTTP/1.1 400 ") or where == "trailer"
+    assert not requests
+
+
 def test_a_wave_of_requests_is_kept_as_bytes_and_then_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "MAX_AHEAD", 1000)
 

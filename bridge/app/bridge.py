@@ -472,16 +472,19 @@ async def _watch_revoked(revoked: RevokedTokens, subscriptions: Subscriptions, c
 
 
 async def _watch_certificate(files: CertificateFiles, clock: Clock) -> None:
-    warning = files.current.warning(clock.time())
-    if warning is not None:
-        logger.warning("TLS certificate", extra={"file": str(files.certificate_file), "warning": warning})
+    replaced = True
     while True:
+        warning = files.current.warning(clock.time()) if replaced else None
+        if warning is not None:
+            fields = {"file": str(files.certificate_file), "warning": warning}
+            logger.warning("TLS certificate not valid for long", extra=fields)
         await clock.sleep(CERTIFICATE_PERIOD_SECONDS)
         try:
             # In a thread: a network file system may be slow.
-            await asyncio.to_thread(files.read)
+            replaced = await asyncio.to_thread(files.read)
         except Exception:
-            logger.exception("unhandled exception in certificate rotation")  # the last pair stays in use
+            # The last pair stays in use.
+            logger.exception("unhandled exception in certificate rotation")
 
 
 async def _measure_lag(clock: Clock, metrics: Metrics) -> None:

@@ -74,6 +74,13 @@ class BridgeUnreachable(BridgeError):
     retryable = True
 
 
+class UntrustedBridge(BridgeUnreachable):
+    """The certificate of the bridge cannot be verified. Not retried: it takes somebody to change that."""
+
+    code = "bridge_untrusted"
+    retryable = False
+
+
 def refusal(
     status: int, headers: Mapping[str, str], body: bytes, *, secret: str | None = None
 ) -> BridgeError:

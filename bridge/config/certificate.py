@@ -17,11 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from bridge.sources.key_file import UnusableKey, read_regular
+
+if TYPE_CHECKING:
+    from bridge.config.settings import Settings
 
 CERTIFICATE, KEY = "tls_certificate_file", "tls_key_file"
 MAX_PEM_BYTES = 1024 * 1024
@@ -120,13 +124,14 @@ class CertificateFiles:
             except UnusablePair as error:
                 self._reject(error)
                 return False
-            self._used = digest
-            fields = {"file": str(self.certificate_file), "valid_until": _moment(self.current.valid_until)}
-            logger.info("TLS certificate replaced", extra=fields)
         elif self.problem is not None:
             logger.warning("TLS certificate files usable again", extra={"file": str(self.certificate_file)})
         self.problem = None
-        return True
+        replaced, self._used = digest != self._used, digest
+        if replaced:
+            fields = {"file": str(self.certificate_file), "valid_until": _moment(self.current.valid_until)}
+            logger.info("TLS certificate replaced", extra=fields)
+        return replaced
 
     def _is_settled(self, reading: str) -> bool:
         """Whether two readings in a row agree on something that was not decided about yet."""
@@ -183,6 +188,15 @@ def make_certificate(certificate: bytes, key: bytes) -> Certificate:
     return Certificate(
         context, _names(leaf), leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
     )
+
+
+def certificate_warnings(settings: Settings, now: float) -> list[str]:
+    """What clients object to in the certificate of valid settings, at `now` (Unix seconds)."""
+    if settings.tls_certificate_file is None or settings.tls_key_file is None:
+        return []
+    pair = read_pair(settings.tls_certificate_file, settings.tls_key_file)
+    warning = make_certificate(*pair).warning(now)
+    return [] if warning is None else [f"{CERTIFICATE}: {warning}"]
 
 
 def _chain(certificate: bytes) -> list[x509.Certificate]:

@@ -18,7 +18,7 @@ from bridge.errors import ConfigError
 
 PREFIX = "BRIDGE_"
 NESTED = "__"
-CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG"})
+CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG", "BRIDGE_CA_FILE"})
 
 
 def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

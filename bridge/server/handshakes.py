@@ -73,7 +73,7 @@ class Handshakes:
         for connection in list(self._open):
             if now - connection.since < timeout:
                 return
-            connection.abort()
+            connection.close()
 
     def close(self) -> None:
         """End all of them."""

@@ -212,7 +212,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
     def _receive(self, data: bytes) -> None:
         """Decrypt; hand on all of it in one call, as a socket would."""
         tls, incoming = self._tls, self._incoming
-        if tls is None or self._ended:
+        if tls is None or self._ended or self._closing:
             return
         received: list[bytes] = []
         ended, error = False, None
@@ -285,6 +285,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
 
     def _close_now(self) -> None:
         self._closing = True
+        self._handshakes.discard(self)
         self.transport.close()
 
     def abort(self) -> None:

@@ -3,7 +3,8 @@
 The event loop's own TLS does not do here. It buffers another 512 KiB which its `get_write_buffer_size` hides
 from us, or the socket's buffer, depending on where the bytes are; it reserves 256 KiB for reading; it drops
 what is to be sent to a client that has closed its half; and all handshakes that arrive together are done in
-one turn. This one encrypts at once and leaves all waiting to the socket's transport.
+one turn. This one encrypts what the socket's buffer has room for. What is above that waits as it was written,
+so that the clients which do not read share the bytes of an event as they do without TLS.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -42,6 +44,8 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
     __slots__ = (
         "_ahead",
         "_answered",
+        "_backlog",
+        "_backlog_bytes",
         "_closing",
         "_ended",
         "_handshakes",
@@ -71,6 +75,8 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         self._answered = False  # whether the expensive step of the handshake is done
         self._ended = False  # whether the client has closed its half
         self._closing = False
+        self._backlog: deque[memoryview] | None = None  # written, and not encrypted; None while there is none
+        self._backlog_bytes = 0
         self._paused = False  # whether the HTTP connection does not read
         self._stuck = False  # whether the write buffer is full
         self._held = False  # whether nothing is read until it is not
@@ -110,7 +116,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         if self._protocol is None:
             return False
         self._end_of_input()
-        return not self._closing
+        return not self._closing or self._backlog is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report it; free the memory of OpenSSL now."""
@@ -118,6 +124,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         self._handshakes.discard(self)
         protocol, self._protocol = self._protocol, None
         self._tls, self._ahead = None, b""
+        self._drop_backlog()
         if protocol is not None:
             protocol.connection_lost(exc)
 
@@ -134,7 +141,8 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
             self._held = False
             if not (self._paused or self._closing):
                 self.transport.resume_reading()
-        if self._protocol is not None:
+        self._work_off()
+        if self._protocol is not None and not self._stuck:
             self._protocol.resume_writing()
 
     # The handshake
@@ -229,6 +237,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
             self._protocol.data_received(received[0] if len(received) == 1 else b"".join(received))
         if error is not None:
             logger.debug("TLS connection broken", extra={"error": reason_of(error)})
+            self._drop_backlog()
             self._close_now()
         elif ended:
             self._end_of_input()
@@ -241,7 +250,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
                 self.transport.pause_reading()
 
     def _end_of_input(self) -> None:
-        if self._ended:
+        if self._ended or self._closing:
             return
         self._ended = True
         if self._protocol is not None and not self._protocol.eof_received():
@@ -258,16 +267,45 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         tls = self._tls
         if tls is None or self._closing or not data:
             return
+        if self._stuck or len(data) > RECORD:
+            if self._backlog is None:
+                self._backlog = deque()
+            self._backlog.append(memoryview(data))
+            self._backlog_bytes += len(data)
+            self._work_off()
+            return
         try:
-            written = tls.write(data)
-            while written < len(data):  # one record at a time
-                self.transport.write(self._outgoing.read())
-                written += tls.write(memoryview(data)[written : written + RECORD])
+            tls.write(data)
         except ssl.SSLError as error:
-            logger.debug("TLS connection broken", extra={"error": reason_of(error)})
-            self.abort()
+            self._break(error)
             return
         self.transport.write(self._outgoing.read())
+
+    def _work_off(self) -> None:
+        """Encrypt what waits, one record at a time, up to the high-water mark of the socket's buffer."""
+        backlog, tls = self._backlog, self._tls
+        try:
+            while backlog and tls is not None and not self._stuck:
+                data = backlog.popleft()
+                if len(data) > RECORD:
+                    backlog.appendleft(data[RECORD:])
+                tls.write(data[:RECORD])
+                self._backlog_bytes -= min(len(data), RECORD)
+                self.transport.write(self._outgoing.read())
+        except ssl.SSLError as error:
+            self._break(error)
+            return
+        if backlog is not None and not backlog:
+            self._backlog = None
+            if self._closing:
+                self._say_goodbye()
+
+    def _drop_backlog(self) -> None:
+        self._backlog, self._backlog_bytes = None, 0
+
+    def _break(self, error: ssl.SSLError) -> None:
+        logger.debug("TLS connection broken", extra={"error": reason_of(error)})
+        self.abort()
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         """Write all of them."""
@@ -277,6 +315,11 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         """Tell the client, and close once the write buffer is empty; its own farewell is not awaited."""
         if self._closing:
             return
+        self._closing = True
+        if not self._backlog:
+            self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
         if self._protocol is not None and self._tls is not None:
             with contextlib.suppress(ssl.SSLError):
                 self._tls.unwrap()
@@ -292,6 +335,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         """Close at once; what was not sent is lost."""
         self._closing = True
         self._handshakes.discard(self)
+        self._drop_backlog()
         self.transport.abort()
 
     def is_closing(self) -> bool:
@@ -341,8 +385,8 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         return self.transport.get_write_buffer_limits()
 
     def get_write_buffer_size(self) -> int:
-        """Encrypted bytes that the kernel has not accepted: there are no others."""
-        return self.transport.get_write_buffer_size()
+        """Bytes that the kernel has not accepted, encrypted or not."""
+        return self.transport.get_write_buffer_size() + self._backlog_bytes
 
     def can_write_eof(self) -> bool:
         """Never, as with any TLS transport."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bridge.server.connection import HttpConnection
     from bridge.server.tls import TlsConnection
 
+HANDSHAKES_PER_TURN = 2  # the signature of one takes a millisecond with an RSA key
 MAX_BEGUN = 1000  # each holds about 50 KB
 MAX_LOGGED = 64  # reasons; a client can send some of them at will
 
@@ -22,9 +23,9 @@ logger = logging.getLogger(__name__)
 class Handshakes:
     """The connections of all listeners that have not shaken hands.
 
-    A handshake costs a signature, about as much time as a request, so they take turns like requests. A client
-    that begins one and does not go on holds more memory than an idle connection: above `MAX_BEGUN` the oldest
-    of the address that has the most of them ends. Clients that do go on need a round trip.
+    A handshake costs a signature, as much time as a request or two, so they take turns like requests. A
+    client that begins one and does not go on holds more memory than an idle connection: above `MAX_BEGUN` the
+    oldest of the address that has the most of them ends. Clients that do go on need a round trip.
 
     Args:
         context: The newest context, for the next handshake.
@@ -36,7 +37,7 @@ class Handshakes:
     ) -> None:
         self.context = context
         self.make_protocol = make_protocol
-        self.turns = RequestTurns()
+        self.turns = RequestTurns(HANDSHAKES_PER_TURN)
         self._open: dict[TlsConnection, None] = {}  # in the order they were accepted
         self._begun: dict[str, dict[TlsConnection, None]] = {}  # by address
         self._count = 0

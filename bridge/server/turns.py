@@ -30,9 +30,13 @@ class RequestTurns:
 
     Otherwise a thousand connections whose requests arrive together would have a thousand requests under way,
     and all others would wait for each step of all of them. A probe of an orchestrator has a share of its own.
+
+    Args:
+        per_turn: How many begin at one turn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, per_turn: int = REQUESTS_PER_TURN) -> None:
+        self._per_turn = per_turn
         self._waiting: OrderedDict[str, deque[Waiting]] = OrderedDict()
         self._begun = self._probes = 0
         self._scheduled = False
@@ -42,9 +46,9 @@ class RequestTurns:
         self._schedule(connection)
         if data.startswith(PROBES):
             self._probes += 1
-            return self._probes <= REQUESTS_PER_TURN
+            return self._probes <= self._per_turn
         begun, self._begun = self._begun, self._begun + weight(data)
-        return begun < REQUESTS_PER_TURN and not self._waiting
+        return begun < self._per_turn and not self._waiting
 
     def wait(self, connection: Waiting) -> None:
         """Continue `connection` when its turn comes."""
@@ -61,7 +65,7 @@ class RequestTurns:
         self._begun = self._probes = 0
         self._scheduled = False
         try:
-            while self._waiting and self._begun < REQUESTS_PER_TURN:
+            while self._waiting and self._begun < self._per_turn:
                 self._begun += self._continue(self._next())
         finally:  # also when one of them raised: the others continue
             if self._waiting and not self._scheduled:

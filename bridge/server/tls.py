@@ -298,7 +298,8 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         if backlog is not None and not backlog:
             self._backlog = None
             if self._closing:
-                self._say_goodbye()
+                # Not at once: asyncio's transport loses its connection twice if `resume_writing` closes it.
+                self.loop.call_soon(self._say_goodbye)
 
     def _drop_backlog(self) -> None:
         self._backlog, self._backlog_bytes = None, 0

@@ -146,8 +146,10 @@ async def test_what_a_client_does_not_take_is_not_encrypted(site: Site) -> None:
     cast(Any, writer.transport).resume_reading()
     async with asyncio.timeout(PATIENCE):
         assert await reader.readexactly(2 * len(document)) == document * 2
-    await until(lambda: not served.paused)
-    assert transport.get_write_buffer_size() == 0
+        await until(lambda: not served.paused)
+        assert transport.get_write_buffer_size() == 0
+        transport.close()
+        assert await reader.read() == b""
 
 
 async def test_an_abort_drops_what_waits(site: Site) -> None:

@@ -171,7 +171,11 @@ class Metrics:
     def report_certificate(self, valid_until: Callable[[], float]) -> None:
         """Report when the server's certificate expires (Unix seconds); without TLS there is no series."""
         name = "bridge_tls_certificate_expiry_timestamp_seconds"
-        Gauge(name, "When the certificate served expires.", registry=self.registry).set_function(valid_until)
+        Gauge(
+            name,
+            "When the certificate expires that the bridge serves; only with TLS.",
+            registry=self.registry,
+        ).set_function(valid_until)
 
     def exposition(self, *, openmetrics: bool) -> Exposition:
         """Everything that one scrape reads."""

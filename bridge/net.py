@@ -47,7 +47,7 @@ def trusting(ca_file: str | PathLike[str]) -> ssl.SSLContext:
 
 
 def unverified(host: str, error: Exception) -> str:
-    """What to tell about a server whose certificate a client does not trust, in one line.
+    """The error message about a server whose certificate a client does not trust, in one line.
 
     Args:
         error: Python's own; other libraries wrap it, and some have errors of their own.

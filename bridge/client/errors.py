@@ -75,7 +75,7 @@ class BridgeUnreachable(BridgeError):
 
 
 class UntrustedBridge(BridgeUnreachable):
-    """The certificate of the bridge cannot be verified. Not retried: it takes somebody to change that."""
+    """The certificate of the bridge cannot be verified. Not retried: that changes only by hand."""
 
     code = "bridge_untrusted"
     retryable = False

@@ -90,7 +90,7 @@ class CertificateFiles:
     key_file: Path
     current: Certificate = field(init=False)
     problem: str | None = field(init=False, default=None)
-    _seen: str = field(init=False, repr=False)  # by the newest reading: a digest, or a problem
+    _newest: str = field(init=False, repr=False)  # by the newest reading: a digest, or a problem
     _used: str = field(init=False, repr=False)  # the same of `current`
     _decided: str = field(init=False, repr=False)  # the same of what was accepted or rejected last
 
@@ -102,7 +102,7 @@ class CertificateFiles:
         """
         certificate, key = read_pair(self.certificate_file, self.key_file)
         self.current = make_certificate(certificate, key)
-        self._seen = self._used = self._decided = _digest(certificate, key)
+        self._newest = self._used = self._decided = _digest(certificate, key)
 
     def read(self) -> bool:
         """Read the files again; whether `current` is another pair now.
@@ -135,7 +135,7 @@ class CertificateFiles:
 
     def _is_settled(self, reading: str) -> bool:
         """Whether two readings in a row agree on something that was not decided about yet."""
-        agree, self._seen = reading == self._seen, reading
+        agree, self._newest = reading == self._newest, reading
         if not agree or reading == self._decided:
             return False
         self._decided = reading

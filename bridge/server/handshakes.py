@@ -24,8 +24,8 @@ class Handshakes:
     """The connections of all listeners that have not shaken hands.
 
     A handshake costs a signature, as much time as a request or two, so they take turns like requests. A
-    client that begins one and does not go on holds more memory than an idle connection: above `MAX_BEGUN` the
-    oldest of the address that has the most of them ends. Clients that do go on need a round trip.
+    client that begins one and does not continue holds more memory than an idle connection: above `MAX_BEGUN`
+    the oldest of the address that has the most of them ends. Others need one round trip.
 
     Args:
         context: The newest context, for the next handshake.

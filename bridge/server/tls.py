@@ -97,7 +97,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         self._handshakes.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Decrypt, or go on with the handshake when its turn comes."""
+        """Decrypt, or continue the handshake when its turn comes."""
         if self._protocol is not None:
             self._receive(data)
         elif self._closing:
@@ -148,7 +148,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
     # The handshake
 
     def continue_reading(self) -> int:
-        """Go on with what waited for its turn; how much of a turn it takes."""
+        """Process what waited for its turn; how much of a turn it takes."""
         data, self._ahead = self._ahead, b""
         if self._closing or not data:
             return 0
@@ -299,7 +299,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
             self._backlog = None
             if self._closing:
                 # Not at once: asyncio's transport loses its connection twice if `resume_writing` closes it.
-                self.loop.call_soon(self._say_goodbye)
+                self.loop.call_soon(self._close_cleanly)
 
     def _drop_backlog(self) -> None:
         self._backlog, self._backlog_bytes = None, 0
@@ -313,14 +313,14 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         self.write(b"".join(list_of_data))
 
     def close(self) -> None:
-        """Tell the client, and close once the write buffer is empty; its own farewell is not awaited."""
+        """Send `close_notify` and close once the write buffer is empty; the client's is not awaited."""
         if self._closing:
             return
         self._closing = True
         if not self._backlog:
-            self._say_goodbye()
+            self._close_cleanly()
 
-    def _say_goodbye(self) -> None:
+    def _close_cleanly(self) -> None:
         if self._protocol is not None and self._tls is not None:
             with contextlib.suppress(ssl.SSLError):
                 self._tls.unwrap()

@@ -11,8 +11,9 @@ RUN python -m pip install --no-cache-dir --no-deps --only-binary=:all: --require
     && uv venv --no-cache --python /usr/local/bin/python /app \
     && uv pip install --python /app --no-cache --no-deps --only-binary=:all: --compile-bytecode \
         --require-hashes --requirement requirements.txt
-COPY deploy/image/build-requirements.txt pyproject.toml README.md LICENSE ./
+COPY deploy/image/build-requirements.txt pyproject.toml hatch_build.py README.md LICENSE ./
 COPY bridge bridge
+COPY task_event_bridge task_event_bridge
 RUN uv build --no-cache --wheel --out-dir wheels --require-hashes --build-constraints build-requirements.txt \
     && uv pip install --python /app --no-cache --no-deps --no-index --compile-bytecode wheels/*.whl \
     && mkdir /data

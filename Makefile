@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 PARALLEL := -n 4 --dist loadfile
 PYTHON ?= python3
+# GNU make 4 sets MAKE_TERMOUT when its output is a terminal; with an older one it is taken for one
+ONCE := $(if $(MAKE_TERMOUT)$(filter 3.%,$(MAKE_VERSION)),,--once)
 # as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
-.PHONY: help demo test test-all test-lowest audit coverage check fix serve simulate clean tools bench hostile fuzz chaos soak dist release releasable
+.PHONY: help demo test test-all test-lowest audit coverage check fix generate serve simulate clean tools bench hostile fuzz chaos soak dist release releasable
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,13 +32,14 @@ $(VENV)/.develop: $(VENV)/.run
 tools: $(VENV)/.develop ## install what tests need besides Python packages
 	$(BIN)/python tests/tools/install.py
 
-demo: $(VENV)/.run ## simulated providers, the bridge and sample tasks
-	$(BIN)/taskbridge demo
+demo: $(VENV)/.run ## simulated providers, the bridge and tasks that keep coming; without a terminal, each task once
+	$(BIN)/taskbridge demo $(ONCE)
 
 test: tools ## unit, contract, stateful, end to end, chaos and client tests: some three minutes
 	$(BIN)/python -m pytest $(PARALLEL) -m "not extended"
 
 test-all: tools ## what `make test` leaves out: browser, Node, deploy, recipes, release
+	$(BIN)/python tests/tools/install.py --extended
 	$(BIN)/python -m pytest $(PARALLEL) -m extended
 
 test-lowest: tools ## `make test` with the lowest versions that pyproject.toml allows, in .venv-lowest; TESTS="tests/unit" for some
@@ -67,6 +70,10 @@ check: $(VENV)/.develop ## format, lint, types and import contracts
 fix: $(VENV)/.develop ## auto-format and auto-fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+generate: $(VENV)/.develop ## rewrite the files that repeat others: tables of pages, dashboard, Helm chart, addresses
+	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/addresses.py
 
 serve: $(VENV)/.run ## run the bridge with ./bridge.toml
 	$(BIN)/taskbridge serve --config bridge.toml

@@ -301,6 +301,8 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "connections": ("connections", lambda value: f"{value:,.0f}"),
     "kb_per_connection": ("KB per connection", lambda value: f"{value:.1f}"),
     "kernel_kb_per_connection": ("kernel KB", lambda value: f"{value:.1f}"),
+    "process_mb": ("MB at first", lambda value: f"{value:.0f}"),
+    "kept_mb": ("MB kept", lambda value: f"{value:.0f}"),
     "per_second": ("per second", lambda value: f"{value:,.0f}"),
     "cpu_us_per_connection": ("CPU µs/connection", lambda value: f"{value:.0f}"),
     "first_p99_us": ("first state p99 ms", lambda value: f"{value / 1000:.1f}"),

@@ -206,6 +206,9 @@ def idle(sizes: Sizes) -> Iterator[Row]:
                 load("drop", 0)
                 time.sleep(sizes.release)
                 numbers["after_kb"].append(machine.memory_kb(server.pids))
+                if name.startswith("ours"):
+                    numbers["process_mb"] = before / 1024
+                    numbers["kept_mb"] = (max(numbers["after_kb"]) - before) / 1024
                 yield name, numbers
 
 

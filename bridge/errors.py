@@ -55,12 +55,14 @@ class ConfigError(BridgeError):
     Attributes:
         errors: One sentence per error.
         warnings: What works today and stops working in the next release, such as the old name of a setting.
+        unreadable: Whether the error is the file, so that its settings are unknown.
     """
 
     code = "invalid_config"
 
-    def __init__(self, errors: list[str], warnings: Sequence[str] = ()) -> None:
+    def __init__(self, errors: list[str], warnings: Sequence[str] = (), *, unreadable: bool = False) -> None:
         self.errors = errors
+        self.unreadable = unreadable
         self.warnings = tuple(warnings)
         count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
         lines = [f"Configuration error: {count}"]

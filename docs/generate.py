@@ -1,16 +1,20 @@
-"""Generates the tables in the documentation from the code.
+"""Generates the tables in the documentation from the code, and `openapi.json` from `openapi.yaml`.
 
-Run `python docs/generate.py` after a change of settings, metrics, errors or closing reasons. A page has each
-table between two markers, `<!-- generated: NAME -->` and `<!-- end -->`; the rest is written by hand.
+Run `python docs/generate.py` after a change of settings, metrics, errors, closing reasons or
+`openapi.yaml`; `make bench` runs it for the figures of the newest results. A page has each table between two
+markers, `<!-- generated: NAME -->` and `<!-- end -->`; the rest is written by hand.
 """  # noqa: INP001 - a script, not a package
 
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 
+import orjson
+import yaml
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
@@ -22,6 +26,8 @@ from bridge.core.event import Closing
 from bridge.telemetry.metrics import Metrics
 
 DOCS = Path(__file__).parent
+API = DOCS.parent / "bridge/web/static/api"
+FIGURES = runpy.run_path(str(DOCS / "figures.py"))
 # For codes that several classes share: what the first of them says would be too narrow.
 _SENTENCES = {
     "internal_error": "Unhandled exception in the bridge; see its log.",
@@ -106,6 +112,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "metrics": metrics_table,
     "errors": errors_table,
     "closings": closings_table,
+    **{name: FIGURES[name] for name in ("headline", "sizing", "memory", "costs", "example", "compared")},
 }
 
 
@@ -116,7 +123,8 @@ def filled(page: str) -> str:
 
 def pages() -> Iterator[Path]:
     """The pages with generated tables."""
-    return (path for path in sorted(DOCS.glob("*.md")) if _PLACE.search(path.read_text("utf-8")))
+    candidates = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+    return (path for path in candidates if _PLACE.search(path.read_text("utf-8")))
 
 
 def _settings(model: type[BaseModel], prefix: str) -> str:
@@ -184,8 +192,16 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def openapi_json() -> bytes:
+    """The OpenAPI document as JSON, on one line."""
+    return orjson.dumps(
+        yaml.safe_load((API / "openapi.yaml").read_text("utf-8")), option=orjson.OPT_APPEND_NEWLINE
+    )
+
+
 def main() -> None:
-    """Regenerate every page."""
+    """Regenerate every page, and the document in its other format."""
+    (API / "openapi.json").write_bytes(openapi_json())
     for path in pages():
         path.write_text(filled(path.read_text("utf-8")), "utf-8")
 

@@ -4,7 +4,7 @@
 
 It reads the same file and sends the same queries as Grafana, but is not Grafana: good enough for a docs page.
 It needs matplotlib (`pip install --group pictures`).
-"""  # noqa: INP001 - a script, not a package
+"""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ BOARD = HERE / "dashboards" / "bridge.json"
 WIDE, ROW = 1360, 27  # pixels: the picture, and one row of Grafana's grid
 DOTS = 100
 GAP = 6
+FOOT = 16  # pixels for the line that says what drew it
+DRAWN_BY = (
+    "drawn by grafana/picture.py from the dashboard's own queries; Grafana draws the same panels its own way"
+)
 MAX_NAMES = 5
 PAGE, CARD, LINE, TEXT, FAINT = "#111217", "#181b1f", "#2c3235", "#d8d9da", "#8e9297"
 PALETTE = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#b877d9", "#5794f2", "#ff7383", "#c0d8ff", "#fade2a")
@@ -105,7 +109,7 @@ def draw(board: dict[str, Any], prometheus: Prometheus, output: Path) -> None:
     """The whole dashboard as one PNG."""
     mpl.rcParams.update({"font.size": 6.5, "font.family": "DejaVu Sans", "text.parse_math": False})
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
-    tall = rows * ROW + 2 * GAP
+    tall = rows * ROW + 2 * GAP + FOOT
     figure = Figure(figsize=(WIDE / DOTS, tall / DOTS), dpi=DOTS, facecolor=PAGE)
     for panel in board["panels"]:
         grid = panel["gridPos"]
@@ -118,6 +122,7 @@ def draw(board: dict[str, Any], prometheus: Prometheus, output: Path) -> None:
             )
         else:
             _panel(figure, panel, prometheus, box, (wide, high))
+    figure.text(1 - 8 / WIDE, 8 / tall, DRAWN_BY, color=FAINT, size=6.5, ha="right", va="center")
     figure.savefig(output)
     Image.open(output).convert("RGB").quantize(224, dither=Image.Dither.NONE).save(output, optimize=True)
 
@@ -227,17 +232,21 @@ def _stat(figure: Figure, panel: dict[str, Any], prometheus: Prometheus, box: An
         axes.axis("off")
         newest = next(value for value in reversed(line.values) if math.isfinite(value))
         colour = _step(defaults["thresholds"]["steps"], newest)
-        axes.fill_between(line.times, line.values, color=colour, alpha=0.22, lw=0)
-        axes.plot(line.times, line.values, color=colour, lw=0.8)
+        if panel["options"]["graphMode"] != "none":
+            axes.fill_between(line.times, line.values, color=colour, alpha=0.22, lw=0)
+            axes.plot(line.times, line.values, color=colour, lw=0.8)
         axes.set_xlim(prometheus.start, prometheus.end)
         axes.set_ylim(0, max(axes.get_ylim()[1], 1e-9) * 1.05)
         middle = x + (number + 0.5) * part
-        value = said(newest, defaults["unit"], defaults.get("decimals"))
+        value = _worded(newest, defaults) or said(newest, defaults["unit"], defaults.get("decimals"))
+        name = line.name
+        if panel["options"]["textMode"] == "name":
+            value, name = name, ""
         big = 21 if len(found) == 1 else 14
         figure.text(
             middle, y + 0.58 * high, value, color=colour, size=big, weight="bold", ha="center", va="center"
         )
-        figure.text(middle, y + 0.38 * high, line.name, color=FAINT, size=6, ha="center", va="center")
+        figure.text(middle, y + 0.38 * high, name, color=FAINT, size=6, ha="center", va="center")
 
 
 def _heatmap(figure: Figure, panel: dict[str, Any], prometheus: Prometheus, box: Any, size: Any) -> None:
@@ -254,6 +263,10 @@ def _heatmap(figure: Figure, panel: dict[str, Any], prometheus: Prometheus, box:
     shown = [[value if value > 0 else math.nan for value in row] for row in counts]
     axes.grid(visible=False)
     axes.pcolormesh(spans, range(len(found) + 1), shown, cmap="Blues_r", norm=PowerNorm(0.4))
+    bounds = [float(line.labels["le"]) for line in found]
+    points = [(at, _height(value, bounds)) for at, value in prometheus.examples(target)]
+    if points:
+        axes.scatter(*zip(*points, strict=True), s=3, marker="D", color="#ff9830", lw=0, alpha=0.7, zorder=3)
     axes.set_yticks(range(1, len(found) + 1, 2), [_bound(line.labels["le"]) for line in found][::2])
     _time_axis(axes, prometheus)
 
@@ -295,11 +308,26 @@ def said(value: float, unit: str, decimals: int | None = None) -> str:
         return f"{100 * value:.{decimals or 0}f} %"
     if unit == "s":
         size = abs(value)
+        if size >= 120:
+            return f"{value / 3600:.1f} h" if size >= 7200 else f"{value / 60:.1f} min"
         return f"{value:.3g} s" if size >= 1 or size == 0 else f"{1000 * value:.3g} ms"
     if unit == "bytes":
         return f"{value / 2**20:.0f} MiB"
     per = {"reqps": " req/s", "cps": "/s"}.get(unit, "")
     return f"{value:.3g}{per}" if decimals is None else f"{value:.{decimals}f}{per}"
+
+
+def _worded(value: float, defaults: dict[str, Any]) -> str:
+    """The word that the panel maps a value to; empty if it maps none."""
+    options = defaults["mappings"][0]["options"] if defaults["mappings"] else {}
+    return str(options.get(f"{value:g}", {}).get("text", ""))
+
+
+def _height(value: float, bounds: Sequence[float]) -> float:
+    """Where a value is among the rows of a heat map, one row a bucket."""
+    row = next(number for number, bound in enumerate(bounds) if value <= bound)
+    low, high = bounds[row - 1] if row else 0.0, bounds[row]
+    return row + (0.5 if math.isinf(high) else (value - low) / (high - low))
 
 
 def _bound(text: str) -> str:

@@ -92,6 +92,7 @@ class Bridge:
         certificate: What `bridge.server` serves TLS with; None without.
         dead: Whether a background task ended with an unhandled exception.
         died: Called when that happens.
+        journal_error: Why the journal could not be used at the start; None unless it was that.
     """
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
@@ -105,6 +106,7 @@ class Bridge:
         self.certificate: CertificateFiles | None = None
         self.dead = False
         self.died: Callable[[], None] = _nothing
+        self.journal_error: JournalError | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection.
@@ -255,6 +257,8 @@ class Bridge:
             ),
             accounts=accounts,
         )
+        # /status lists them to the same callers; callers of other modes learn only of what is theirs
+        pool.names_upstreams = settings.auth == "none"
         hub = Hub(pool, metrics, clock)
         journal.follow(hub)
         subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
@@ -322,6 +326,7 @@ class Bridge:
                 started = True
                 await receive()
         except JournalError as error:
+            self.journal_error = error
             # An operational error with a clear cause: a traceback would only bury the message.
             logger.error("journal cannot be used", extra={"error": str(error)})  # noqa: TRY400
             await send({"type": "lifespan.startup.failed", "message": ""})

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -23,6 +24,9 @@ COOKIE = "bridge_token"
 TICKET = "ticket"
 
 _BEARER = "bearer"
+# The word before the key at fal, and at others: their libraries send it before every key.
+_KEY_WORDS = frozenset({"key", "token"})
+_JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
@@ -57,6 +61,11 @@ class Authenticator(ABC):
         """
         del keys
         return {}
+
+    def is_shown(self, key: TaskKey) -> bool:
+        """Whether the account of a task may be shown it now, without a request to the provider."""
+        del key
+        return True
 
     def retain_key(self, caller: Caller, seconds: float) -> None:  # noqa: B027 - most modes hold no keys
         """Keep what the caller's tickets need for at least `seconds`; nothing by default."""
@@ -206,12 +215,16 @@ class TokenAuth(CredentialAuthenticator):
         self._tokens = tokens
 
     def read_header(self, connection: HTTPConnection) -> str | None:
-        """The bearer token; another scheme may be meant for a proxy in front of the bridge."""
+        """The bearer token, also behind a provider's own word; other schemes may be meant for a proxy.
+
+        A provider's key behind that word has not the form of a token, and is ignored.
+        """
         tokens = []
         for value in connection.headers.getlist("authorization"):
             scheme, _, text = value.partition(" ")
-            if scheme.lower() == _BEARER:
-                tokens.append(text.strip())
+            word, text = scheme.lower(), text.strip()
+            if word == _BEARER or (word in _KEY_WORDS and _JWT.fullmatch(text)):
+                tokens.append(text)
         # a proxy that appends its own header must not decide which of two tokens counts
         if len(tokens) > 1:
             raise Unauthenticated("more than one bearer token was sent")

@@ -65,7 +65,7 @@ class OwnershipVerifier:
         Raises:
             Unauthenticated: The provider rejects the key.
         """
-        unverified = [key for key in keys if not self._is_cached(key)]
+        unverified = [key for key in keys if not self.is_cached(key)]
         if not unverified:
             return {}
         checks = [self._check(key) for key in unverified]
@@ -82,13 +82,8 @@ class OwnershipVerifier:
                 raise error
         return denied
 
-    async def close(self) -> None:
-        """Cancel all checks and wait for them."""
-        for check in list(self._checks.values()):
-            check.cancel()
-        await asyncio.gather(*self._checks.values(), return_exceptions=True)
-
-    def _is_cached(self, key: TaskKey) -> bool:
+    def is_cached(self, key: TaskKey) -> bool:
+        """Whether the provider returned the task for the account's key lately; sends nothing."""
         watcher, verified_at = self._pool.watcher(key), self._verified_at.get(key, _NEVER)
         if watcher is not None:
             # the watch polls with the same key: what it learned last counts, in either direction
@@ -100,6 +95,12 @@ class OwnershipVerifier:
         if not self._accounts.accepts(key.upstream, key.account, verified_at):
             return False
         return self._clock.monotonic() - verified_at < self._seconds
+
+    async def close(self) -> None:
+        """Cancel all checks and wait for them."""
+        for check in list(self._checks.values()):
+            check.cancel()
+        await asyncio.gather(*self._checks.values(), return_exceptions=True)
 
     def _check(self, key: TaskKey) -> asyncio.Task[None]:
         """The running check of a task, started if there is none."""

@@ -82,6 +82,10 @@ class ProviderKeyAuth(CredentialAuthenticator):
         """The tasks the provider does not show to the account's key."""
         return await self._ownership.verify(keys)
 
+    def is_shown(self, key: TaskKey) -> bool:
+        """Whether the provider returned the task for the account's key lately."""
+        return self._ownership.is_cached(key)
+
     def retain_key(self, caller: Caller, seconds: float) -> None:
         """Keep the caller's key while its tickets are valid: a ticket does not carry the key."""
         self._accounts.retain(caller.account, seconds)

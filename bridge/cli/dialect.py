@@ -91,6 +91,7 @@ def test(
 
 
 def _load(file: str) -> Dialect:
+    from bridge.core.suggestion import did_you_mean  # noqa: PLC0415 - see above
     from bridge.core.task import UPSTREAM_NAME  # noqa: PLC0415 - see above
     from bridge.dialects.custom import read_file  # noqa: PLC0415 - see above
     from bridge.dialects.registry import load_document, load_preset, preset_names  # noqa: PLC0415 - see above
@@ -101,6 +102,8 @@ def _load(file: str) -> Dialect:
         return load_preset(file)
     errors: list[str] = []
     document = read_file(path, errors)
+    if errors and not path.exists() and not path.suffix:
+        errors = [f"{error}{did_you_mean(file, preset_names())}" for error in errors]
     if errors or document is None:
         click.echo(str(ConfigError(errors)), err=True)
         sys.exit(_BAD_USAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from importlib import import_module
@@ -11,14 +12,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from bridge import __version__
-from bridge.errors import ConfigError
+from bridge.cli.configuration import (
+    BAD_CONFIGURATION,
+    CANNOT_LISTEN,
+    PROGRAM,
+    config_option,
+    config_path,
+    explain_journal_failure,
+    fail_to_listen,
+    print_next,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bridge.config.settings import Settings
 
-BAD_CONFIGURATION = 2
+__all__ = ["BAD_CONFIGURATION", "main"]
 
 
 class Commands(click.Group):
@@ -26,6 +36,7 @@ class Commands(click.Group):
 
     elsewhere: ClassVar = {
         "dialect": "bridge.cli.dialect",
+        "init": "bridge.cli.init",
         "simulate": "bridge.simulator.command",
         "submit": "bridge.cli.watch",
         "token": "bridge.cli.token",
@@ -57,14 +68,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on; 0 picks a free one."),
         click.option("--host", help="Address to listen on."),
-        click.option(
-            "--config",
-            "path",
-            type=click.Path(path_type=Path, dir_okay=False),
-            envvar="BRIDGE_CONFIG",
-            show_envvar=True,
-            help="TOML file; if omitted, settings come from BRIDGE_* variables.",
-        ),
+        config_option,
     ):
         command = option(command)
     return command
@@ -79,25 +83,38 @@ def main() -> None:
 @main.command()
 @_settings_options
 def serve(path: Path | None, **overrides: Any) -> None:
-    """Run the bridge until SIGTERM; then drain connections and exit 0."""
-    settings = _settings(path, **overrides)
+    """Run the bridge until SIGTERM; then drain connections and exit 0.
+
+    Exit code: 0 after a stop, 1 if it cannot listen or failed while running, 2 for errors in the
+    configuration, 3 if the journal cannot be used. A failed start ends with the command to run next.
+    """
+    settings = read_settings(path, command="serve", quiet=True, **overrides)
+    path, found = config_path(path)
     from bridge.app import Bridge
     from bridge.config.settings import secrets_of
+    from bridge.errors import ConfigError
     from bridge.net import is_loopback
     from bridge.server.server import serve as run
     from bridge.telemetry.logs import configure
 
     configure(settings.log_level, settings.log_format, secrets=secrets_of(settings))
+    logger = logging.getLogger("bridge")
+    if found:
+        logger.info("configuration found in the working directory", extra={"path": str(path)})
     if not is_loopback(settings.host) and settings.auth == "none":
-        logger = logging.getLogger("bridge")
         logger.warning("serving without authentication", extra={"host": settings.host})
+    bridge = Bridge(settings)
     try:
-        code = run(Bridge(settings))
+        code = run(bridge)
     except ConfigError as error:
         click.echo(str(error), err=True)
         code = BAD_CONFIGURATION
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {error.filename}: {error.strerror}") from None
+        fail_to_listen(error, path, settings)
+    except SystemExit:
+        if bridge.journal_error is not None:
+            explain_journal_failure(bridge.journal_error, path, settings)
+        raise
     sys.exit(code)
 
 
@@ -117,7 +134,7 @@ def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
     from bridge.config.effective import effective, stop_sentence, table
     from bridge.config.keys import missing_keys
 
-    settings = _settings(path, **overrides)
+    settings = read_settings(path, command="check-config", **overrides)
     for warning in settings.warnings:
         click.echo(f"warning: {warning}", err=True)
     for sentence in certificate_warnings(settings, SystemClock().time()):
@@ -203,20 +220,58 @@ def backup(journal: Path, copy: Path) -> None:
 
 
 @main.command()
-@click.option("--port", default=8080, show_default=True, help="Port; falls back to a free one if taken.")
-@click.option("--speed", default=1.0, show_default=True, help="Speed factor of the simulated tasks.")
-def demo(port: int, speed: float) -> None:
-    """Run simulated providers and the bridge, and show the progress of four sample tasks."""
+@click.option(
+    "--host",
+    envvar="BRIDGE_HOST",
+    default="127.0.0.1",
+    show_default=True,
+    show_envvar=True,
+    help="Address to listen on.",
+)
+@click.option(
+    "--port",
+    envvar="BRIDGE_PORT",
+    type=click.IntRange(0, 65_535),
+    show_envvar=True,
+    help="Port to listen on; default: 8080, or a free one if it is taken; 0 picks a free one.",
+)
+@click.option(
+    "--public-url",
+    envvar="BRIDGE_PUBLIC_URL",
+    default="",
+    show_envvar=True,
+    help="Base URL under which browsers reach the demo, if it is another, as behind a container's port.",
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Speed factor of the simulated tasks.",
+)
+@click.option("--once", is_flag=True, help="Submit each sample task once, and end when all have ended.")
+def demo(host: str, port: int | None, public_url: str, *, speed: float, once: bool) -> None:
+    """Run simulated providers, the bridge, and tasks that keep coming, until it is stopped.
+
+    It prints a link to the page that shows them. Nothing is written to disk and no key is needed.
+
+    Exit code: 0 when stopped by Ctrl-C or a signal, or with --once when all tasks have ended; 1 if it cannot
+    listen, or with --once a task did not end; 2 for bad usage.
+    """
     from bridge.cli.demo import run
-
-    sys.exit(run(port=port, speed=speed))
-
-
-def _settings(path: Path | None, **overrides: Any) -> Settings:
-    from bridge.config.load import load
+    from bridge.errors import ConfigError
 
     try:
-        return load(path, **overrides)
+        code = run(host=host, port=port, speed=speed, once=once, public_url=public_url)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.echo(f"Error: cannot listen on {error.filename}: {error.strerror}", err=True)
+        taken = error.errno == errno.EADDRINUSE
+        option = f"--port {(port or 0) % 65_535 + 1}" if taken else "--host 127.0.0.1"
+        print_next(f"{PROGRAM} demo {option}")
+        sys.exit(CANNOT_LISTEN)
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(BAD_CONFIGURATION)
+    sys.exit(code)

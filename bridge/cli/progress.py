@@ -8,7 +8,7 @@ import shutil
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bridge.core.task import Status
 
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
     from bridge.client.state import TaskNotice, TaskState
 
+_GAP = "  "
 _BAR_CELLS = 20
-_MIN_NAME = 12
-_TAIL_CELLS = 44  # percent, status, time taken and left
+_MIN_BAR = 4
+_NAME_CELLS = 18  # enough for the upstream and the end of the id
+_PERCENT_CELLS = 5
+_STATUS_CELLS = 10
+_TIMING_CELLS = 26  # time taken and left
 _ERASE_DOWN = "\x1b[J"
 _RESET = "\x1b[0m"
 _COLOURS = {
@@ -43,6 +47,18 @@ class _Row:
     updated_at: float
     started_at: float
     note: str = ""
+
+    @property
+    def status(self) -> Status:
+        return self.state.status if self.state is not None else Status.UNKNOWN
+
+
+class _Columns(NamedTuple):
+    """Widths of the columns of one drawing; a bar of 0 is left out."""
+
+    name: int
+    bar: int
+    status: int
 
 
 class ProgressBars:
@@ -73,6 +89,7 @@ class ProgressBars:
         self._size = size
         self._ansi = out.isatty() if ansi is None else ansi
         self._colour = self._ansi and not os.environ.get("NO_COLOR")
+        self._ellipsis = "…" if _can_encode(out, "…") else "~"
         self._full, self._empty = ("█", "░") if _can_encode(out, "█░") else ("#", "-")
         self._rows = {ref: _Row(ref, None, now(), now()) for ref in refs}
         self._drawn = 0
@@ -102,6 +119,10 @@ class ProgressBars:
             self._print_above()
             self._print(" ".join(part for part in (safe(notice.task or "--"), text, detail) if part))
 
+    def forget(self, ref: str) -> None:
+        """Remove the bar of a task."""
+        self._rows.pop(ref, None)
+
     def draw(self) -> None:
         """Redraw everything; without a terminal, print header lines not printed yet."""
         if not self._ansi:
@@ -118,8 +139,9 @@ class ProgressBars:
         else:
             hidden = 0
         longest = max((cells(safe(row.ref)) for row in rows), default=0)
-        column = min(longest, max(_MIN_NAME, width - _BAR_CELLS - _TAIL_CELLS))
-        lines += [self._bar(row, column, width) for row in rows]
+        status_cells = max((len(row.status.value) for row in rows), default=0)
+        columns = _columns(longest, max(status_cells, _STATUS_CELLS), width)
+        lines += [self._bar(row, columns, width) for row in rows]
         if hidden:
             lines.append(clip(f"... and {hidden} more", width))
         lines = lines[-height:]
@@ -142,18 +164,23 @@ class ProgressBars:
             self._rows[ref] = _Row(ref, None, self._now(), self._now())
         return self._rows[ref]
 
-    def _bar(self, row: _Row, column: int, width: int) -> str:
+    def _bar(self, row: _Row, columns: _Columns, width: int) -> str:
         state = row.state
-        status = state.status if state is not None else Status.UNKNOWN
         progress = state.progress if state is not None else None
-        filled = 0 if progress is None else int(_BAR_CELLS * min(max(progress, 0), 100) / 100)
-        bar = self._full * filled + self._empty * (_BAR_CELLS - filled)
+        filled = 0 if progress is None else int(columns.bar * min(max(progress, 0), 100) / 100)
+        bar = self._full * filled + self._empty * (columns.bar - filled)
         parts = [row.note, *self._timing(row), *(self._results(state)[:1] if state and state.error else [])]
-        tail = f"  {_percent(progress)}  {status.value:<10}  " + "  ".join(part for part in parts if part)
-        name = clip(safe(row.ref), column)
-        head = name + " " * (column - cells(name)) + "  "
-        line = clip(head + bar + tail, width)
-        colour = _COLOURS.get(status) if self._colour else None
+        name = shorten(safe(row.ref), columns.name, self._ellipsis)
+        name += " " * (columns.name - cells(name))
+        status = f"{row.status.value:<{columns.status}}"
+        line = clip(_GAP.join(filter(None, (name, bar, _percent(progress), status))), width)
+        for part in filter(None, parts):
+            # An error is worth its beginning; a time is shown whole or not at all.
+            room = width - cells(line) - len(_GAP)
+            if cells(part) <= room or (state is not None and state.final and room >= _STATUS_CELLS):
+                line += _GAP + clip(part, room)
+        line = line.rstrip()
+        colour = _COLOURS.get(row.status) if self._colour else None
         return f"{colour}{line}{_RESET}" if colour else line
 
     def _sentence(self, row: _Row) -> str:
@@ -226,6 +253,16 @@ def clip(text: str, width: int) -> str:
     return "".join(shown) + "~"
 
 
+def shorten(text: str, width: int, ellipsis: str = "~") -> str:
+    """Truncate a ref to `width` columns in its middle: ids of one provider differ at their end."""
+    if cells(text) <= width:
+        return text
+    upstream = text.partition("/")[0] + "/"
+    head = _fitting(upstream, width * 3 // 5)
+    tail = _fitting(text[len(head) :][::-1], width - 1 - cells(head))[::-1]
+    return head + ellipsis + tail
+
+
 def duration(seconds: float) -> str:
     """Format a duration: `7s`, `2m05s`, `1h03m`."""
     whole = max(0, int(seconds))
@@ -234,6 +271,32 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+
+
+def _columns(longest: int, status: int, width: int) -> _Columns:
+    """The widths of the columns: percent and status always have room, times if there is more.
+
+    Args:
+        longest: The width of the longest name.
+        status: The width of the longest status.
+    """
+    room = width - _PERCENT_CELLS - status - 2 * len(_GAP)
+    spare = room - _BAR_CELLS - _TIMING_CELLS - len(_GAP)
+    name = min(longest, max(_NAME_CELLS, spare), max(room, _MIN_BAR))
+    left = room - name - len(_GAP)
+    with_times = left - _TIMING_CELLS
+    bar = min(with_times if with_times >= _MIN_BAR else left, _BAR_CELLS)
+    return _Columns(name, bar if bar >= _MIN_BAR else 0, status)
+
+
+def _fitting(text: str, width: int) -> str:
+    """The beginning of a text that takes at most `width` columns."""
+    used = 0
+    for index, character in enumerate(text):
+        used += _cells(character)
+        if used > width:
+            return text[:index]
+    return text
 
 
 def _cells(character: str) -> int:

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from bridge.cli.configuration import config_option, read_settings
+
 # Commands import late: the imports of a command take longer than `taskbridge --help` should.
 
-BAD_CONFIGURATION = 2
 YEAR_SECONDS = 366 * 86_400
 
 
@@ -20,14 +21,7 @@ def token() -> None:
 
 
 @token.command()
-@click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    envvar="BRIDGE_CONFIG",
-    show_envvar=True,
-    help="TOML file with the secret, issuer and audience; if omitted, they come from BRIDGE_* variables.",
-)
+@config_option
 @click.option(
     "--tasks",
     multiple=True,
@@ -51,8 +45,7 @@ def mint(path: Path | None, tasks: tuple[str, ...], scope: str, seconds: int, na
     from bridge.auth.caller import TokenScope  # noqa: PLC0415 - see above
     from bridge.auth.grants import read_grant  # noqa: PLC0415 - see above
     from bridge.clock import SystemClock  # noqa: PLC0415 - see above
-    from bridge.config.load import load  # noqa: PLC0415 - see above
-    from bridge.errors import ConfigError, Unauthenticated  # noqa: PLC0415 - see above
+    from bridge.errors import Unauthenticated  # noqa: PLC0415 - see above
 
     words = scope.replace(",", " ").split()
     unknown = [word for word in words if word not in set(TokenScope)]
@@ -60,12 +53,9 @@ def mint(path: Path | None, tasks: tuple[str, ...], scope: str, seconds: int, na
         raise click.BadParameter(f"unknown scope {unknown[0]!r}", param_hint="--scope")
     try:
         read_grant(list(tasks))
-        settings = load(path)
     except Unauthenticated:
         raise click.BadParameter("must be upstream/task_id, UPSTREAM/* or *", param_hint="--tasks") from None
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        raise SystemExit(BAD_CONFIGURATION) from None
+    settings = read_settings(path, command="token mint")
     if not settings.token_secrets:
         raise click.ClickException("no token_secrets are configured, so this bridge cannot sign tokens")
     claims: dict[str, Any] = {

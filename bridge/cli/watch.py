@@ -116,8 +116,15 @@ def submit(  # noqa: PLR0913 - one for each option
 
     BODY is the provider's own JSON: as text, @FILE, or - for standard input (the default). Submits are
     never retried automatically.
+
+    Exit code: 0 if the task was created (with --watch: if it completed), 1 with --watch if it failed, was
+    cancelled or lost, 2 for bad usage or a rejected request, 3 if the bridge cannot be reached.
     """
-    document, provider_options = _read_body(body), _read_options(option_texts)
+    provider_options = _read_options(option_texts)
+    try:
+        document = _read_body(body, upstream)
+    except KeyboardInterrupt:  # click would print "Aborted!" and exit with 1
+        sys.exit(_INTERRUPTED)
 
     async def run() -> int:
         from bridge.cli import terminal  # noqa: PLC0415 - see above
@@ -136,12 +143,12 @@ def submit(  # noqa: PLR0913 - one for each option
     _exit_with(run)
 
 
-def _read_body(body: str) -> dict[str, Any]:
+def _read_body(body: str, upstream: str) -> dict[str, Any]:
     import orjson  # noqa: PLC0415 - see above
 
     try:
         if body == "-":
-            text = sys.stdin.buffer.read()
+            text = _read_standard_input(upstream)
         elif body.startswith("@"):
             text = Path(body[1:]).read_bytes()
         else:
@@ -154,6 +161,21 @@ def _read_body(body: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise click.BadParameter("must be a JSON object", param_hint="BODY")
     return document
+
+
+def _read_standard_input(upstream: str) -> bytes:
+    if sys.stdin is None:
+        raise click.BadParameter("standard input is closed", param_hint="BODY")
+    if sys.stdin.isatty():
+        click.echo(
+            f"Waiting for the JSON of the task on standard input: type it, then Ctrl-D. Or pass it:"
+            f" taskbridge submit {upstream} '{{...}}', or @FILE",
+            err=True,
+        )
+    text = sys.stdin.buffer.read()
+    if not text.strip():
+        raise click.BadParameter("nothing on standard input; pass the JSON, or @FILE", param_hint="BODY")
+    return text
 
 
 def _read_options(option_texts: tuple[str, ...]) -> dict[str, str]:

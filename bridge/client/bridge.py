@@ -1,26 +1,32 @@
-"""Client of a bridge: watch tasks; read, find, submit and cancel a task."""
+"""Client of a bridge: watch tasks, wait for results; read, find, submit and cancel a task."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
-from typing import TYPE_CHECKING, Any, Self
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import orjson
 
 from bridge.client.backoff import Backoff, Timeouts
+from bridge.client.errors import ResultTimeout, TaskFailed
 from bridge.client.follow import Follow
-from bridge.client.state import TaskNotice, TaskState, read_json
+from bridge.client.state import Ref, TaskNotice, TaskState, read_json
 from bridge.client.transport import HttpTransport, Token, task_path
-from bridge.core.task import check_id, check_upstream_name
+from bridge.core.task import Status, check_id, check_upstream_name
+from bridge.errors import UnknownTask
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
     import aiohttp
+
+Item = TypeVar("Item", TaskState, TaskNotice)
 
 _DEFAULT_TIMEOUTS = Timeouts()
 _JSON = {"Accept": "application/json"}
@@ -73,7 +79,7 @@ class Bridge:
 
     def watch(
         self,
-        *refs: str,
+        *refs: Ref,
         last_event_id: str | None = None,
         history: bool = False,
         on_notice: Callable[[TaskNotice], object] | None = None,
@@ -90,7 +96,7 @@ class Bridge:
             last_event_id: A `cursor` saved earlier: only newer states are yielded.
             history: Whether to yield the recorded states first.
             on_notice: Called with each notice of the bridge, and with the client's own `reset` and
-                `reconnecting`.
+                `reconnecting`; may be async. What it raises ends the watch.
             unreachable_after: Seconds without the bridge after which to give up; None for never.
 
         Raises:
@@ -102,19 +108,102 @@ class Bridge:
             BridgeUnreachable: Only with `unreachable_after`.
             UnreadablePayload: The server is not a bridge.
         """
+        follow = self._follow(
+            refs, cursor=last_event_id, history=history, unreachable_after=unreachable_after
+        )
+        return _states(follow, on_notice)
+
+    async def result(
+        self,
+        ref: Ref,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the caller wants the newest state with it
+        on_state: Callable[[TaskState], object] | None = None,
+        on_notice: Callable[[TaskNotice], object] | None = None,
+        unreachable_after: float | None = None,
+    ) -> TaskState:
+        """Wait until a task is final; return the final state if it completed.
+
+        Survives the same failures as `watch`.
+
+        Args:
+            timeout: Seconds to wait; None to wait without limit. After a timeout the task still runs.
+            on_state: Called with each state, the final one included; may be async. What it raises is raised
+                here, and ends the wait.
+            on_notice: As in `watch`.
+            unreachable_after: Seconds without the bridge after which to give up; None for never.
+
+        Raises:
+            TaskFailed: The task failed, was cancelled or was lost; its `state` says why.
+            ResultTimeout: The task is not final after `timeout` seconds; a `TimeoutError` too.
+            UnknownTask: There is no such task.
+            BridgeError: As in `watch`.
+        """
+        newest: TaskState | None = None
+        try:
+            async with (
+                asyncio.timeout(timeout) as limit,
+                aclosing(self._to_the_end(ref, unreachable_after)) as news,
+            ):
+                async for item in news:
+                    if isinstance(item, TaskState):
+                        newest = item
+                        await _call(on_state, item)
+                    else:
+                        await _call(on_notice, item)
+        except TimeoutError:
+            if not limit.expired():  # it comes from a callback
+                raise
+            status = newest.status if newest else "unknown"
+            raise ResultTimeout(f"no result within {timeout:g} s: {status}", state=newest) from None
+        assert newest is not None
+        if newest.status is not Status.COMPLETED:
+            raise TaskFailed(newest)
+        return newest
+
+    async def _to_the_end(
+        self, ref: Ref, unreachable_after: float | None
+    ) -> AsyncGenerator[TaskState | TaskNotice, None]:
+        """News of one task up to its final state.
+
+        A watch can end without one, where the bridge believes that this client has seen it (204, `end`). Then
+        it is requested again, without a cursor.
+        """
+        backoff = Backoff(self._timeouts, self._rng)
+        final = False
+        while True:
+            follow = self._follow((ref,), unreachable_after=unreachable_after)
+            async with aclosing(follow.news()) as news:
+                async for item in news:
+                    if isinstance(item, TaskState):
+                        final = item.final
+                    elif item.code == "task_not_found" and not item.retriable:
+                        raise UnknownTask(item.message)
+                    yield item
+            if final:
+                return
+            await self._sleep(backoff.next())
+
+    def _follow(
+        self,
+        refs: Sequence[Ref],
+        *,
+        unreachable_after: float | None,
+        cursor: str | None = None,
+        history: bool = False,
+    ) -> Follow:
         return Follow(
             self._transport,
             refs,
-            cursor=last_event_id,
+            cursor=cursor,
             history=history,
-            on_notice=on_notice,
             unreachable_after=unreachable_after,
             backoff=Backoff(self._timeouts, self._rng),
             sleep=self._sleep,
-        ).states()
+        )
 
     async def state(
-        self, ref: str, *, wait: float | None = None, etag: str | None = None, include: Iterable[str] = ()
+        self, ref: Ref, *, wait: float | None = None, etag: str | None = None, include: Iterable[str] = ()
     ) -> TaskState | None:
         """Return the state of a task; None when it is still the one named by `etag`.
 
@@ -166,13 +255,30 @@ class Bridge:
         )
         return _state(text)
 
-    async def cancel(self, ref: str) -> TaskState:
+    async def cancel(self, ref: Ref) -> TaskState:
         """Ask the provider to cancel. Returns the resulting state, which need not be `cancelled` yet."""
         path = task_path(ref, "/cancel")
         _, text = await self._transport.call(
             "POST", path, headers=_JSON, body=b"{}", timeout_seconds=_TIMEOUT
         )
         return _state(text)
+
+
+async def _states(
+    follow: Follow, on_notice: Callable[[TaskNotice], object] | None
+) -> AsyncGenerator[TaskState, None]:
+    async with aclosing(follow.news()) as news:
+        async for item in news:
+            if isinstance(item, TaskState):
+                yield item
+            else:
+                await _call(on_notice, item)
+
+
+async def _call(callback: Callable[[Item], object] | None, item: Item) -> None:
+    """Call a callback of the caller, plain or async."""
+    if callback is not None and inspect.isawaitable(pending := callback(item)):
+        await pending
 
 
 def _state(text: bytes) -> TaskState:

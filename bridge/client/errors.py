@@ -1,4 +1,6 @@
-"""Errors of the client: an unreachable bridge, and problem documents mapped back to `bridge.errors`."""
+"""Errors of the client: an unreachable bridge, a task without a result, and problem documents mapped back to
+`bridge.errors`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from bridge.core.task import Status
 from bridge.errors import (
     BridgeError,
     Conflict,
@@ -29,6 +32,8 @@ from bridge.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from bridge.client.state import TaskState
 
 MAX_MESSAGE = 500
 MAX_RETRY_AFTER = 300.0
@@ -79,6 +84,41 @@ class UntrustedBridge(BridgeUnreachable):
 
     code = "bridge_untrusted"
     retryable = False
+
+
+class TaskFailed(Exception):
+    """The task ended without a result. Not a `BridgeError`: the bridge works.
+
+    Attributes:
+        state: The final state: `failed`, `cancelled` or `lost`.
+    """
+
+    def __init__(self, state: TaskState) -> None:
+        self.state = state
+        error = state.error or {}
+        details = [str(detail) for detail in (error.get("message"), error.get("code")) if detail]
+        ended = state.status if state.status is Status.FAILED else f"was {state.status}"
+        super().__init__(": ".join([f"{state.task} {ended}", *details])[:MAX_MESSAGE])
+
+    def __reduce__(self) -> tuple[type[TaskFailed], tuple[TaskState]]:
+        """Task queues send exceptions to other processes."""
+        return TaskFailed, (self.state,)
+
+
+class ResultTimeout(BridgeError, TimeoutError):
+    """The task is not final yet; it still runs, and can be waited for again.
+
+    Attributes:
+        state: The newest state; None if none arrived.
+    """
+
+    code = "result_timeout"
+    status = 504
+    retryable = True
+
+    def __init__(self, message: str = "", *, state: TaskState | None = None) -> None:
+        super().__init__(message)
+        self.state = state
 
 
 def refusal(

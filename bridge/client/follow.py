@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 
 from bridge.client.errors import BridgeUnreachable
-from bridge.client.state import TaskNotice, TaskState
+from bridge.client.state import Ref, TaskNotice, TaskState, ref_of
 from bridge.client.transport import HttpTransport, task_path, unreachable
 from bridge.client.watch_state import WatchState
 from bridge.core.task import TaskKey
@@ -36,7 +36,6 @@ class Follow:
     Args:
         cursor: Where to resume; None for the current state first.
         history: Whether to request the recorded states too.
-        on_notice: Called with notices, resets and reconnects.
         unreachable_after: Seconds without the bridge after which to give up; None for never.
         sleep: Sleeps between attempts.
     """
@@ -44,33 +43,31 @@ class Follow:
     def __init__(
         self,
         transport: HttpTransport,
-        refs: Sequence[str],
+        refs: Sequence[Ref],
         *,
         cursor: str | None,
         history: bool,
-        on_notice: Callable[[TaskNotice], object] | None,
         unreachable_after: float | None,
         backoff: Backoff,
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
         if not refs:
             raise InvalidRequest("no task to watch")
-        refs = [TaskKey.parse(ref).ref for ref in refs]  # as the bridge will name them
+        named = [TaskKey.parse(ref_of(ref)).ref for ref in refs]  # as the bridge will name them
         if cursor is not None and not EVENT_ID.fullmatch(cursor):
             raise InvalidRequest("invalid cursor")
         self._transport = transport
-        self._tasks = WatchState(refs)
+        self._tasks = WatchState(named)
         self._cursor = cursor
         self._history = history
-        self._on_notice = on_notice
         self._unreachable_after = unreachable_after
         self._timeouts = backoff.timeouts
         self._backoff = backoff
         self._sleep = sleep
         self._lost_at: float | None = None
 
-    async def states(self) -> AsyncGenerator[TaskState, None]:
-        """Yield each state, until every task is final.
+    async def news(self) -> AsyncGenerator[TaskState | TaskNotice, None]:
+        """Yield each state, notice, reset and reconnect, until every task is final.
 
         Raises:
             BridgeUnreachable: The bridge was unreachable for `unreachable_after` seconds.
@@ -78,52 +75,56 @@ class Follow:
         """
         self._lost_at = _now()
         while not self._finished:
-            connection = await self._connect()
-            if connection is None:
-                return
             try:
-                while not self._tasks.ended and (events := await self._read(connection)) is not None:
-                    for event in events:
-                        state = self._accept(event)
-                        if state is not None:
-                            yield state
-            finally:
-                connection.close()
+                response = await self._open()
+            except BridgeError as failure:
+                if not failure.retryable:
+                    raise
+                lost = failure
+            else:
+                connection = self._connected(response)
+                if connection is None:
+                    return
+                try:
+                    while not self._tasks.ended and (events := await self._read(connection)) is not None:
+                        for event in events:
+                            if (news := self._accept(event)) is not None:
+                                yield news
+                finally:
+                    connection.close()
+                lost = BridgeUnreachable(connection.reason)
             if not self._finished:
-                await self._pause(BridgeUnreachable(connection.reason))
+                delay = self._delay(lost)
+                yield TaskNotice(code="reconnecting", message=str(lost))
+                await self._sleep(delay)
 
     @property
     def _finished(self) -> bool:
         return self._tasks.ended or self._tasks.settled
 
-    async def _connect(self) -> _Connection | None:
-        """Open a stream, retrying as needed; None when the bridge has nothing more to send (204)."""
-        while True:
-            method, path, body = self._request()
-            headers = {
-                "Accept": "text/event-stream",
-                "Accept-Encoding": "identity",
-                "Cache-Control": "no-store",
-            }
-            if self._cursor is not None:
-                headers["Last-Event-ID"] = self._cursor
-            try:
-                response = await self._transport.open(
-                    method, path, headers=headers, body=body, timeout_seconds=self._open_timeout()
-                )
-            except BridgeError as failure:
-                if not failure.retryable:
-                    raise
-                await self._pause(failure)
-                continue
-            if response.status == 204:
-                response.release()
-                return None
-            if response.status != 200 or response.content_type != "text/event-stream":
-                response.close()
-                raise UnreadablePayload("not an event stream; is this the address of a bridge?")
-            self._tasks.connected()
-            return _Connection(response, self._cursor)
+    async def _open(self) -> aiohttp.ClientResponse:
+        method, path, body = self._request()
+        headers = {
+            "Accept": "text/event-stream",
+            "Accept-Encoding": "identity",
+            "Cache-Control": "no-store",
+        }
+        if self._cursor is not None:
+            headers["Last-Event-ID"] = self._cursor
+        return await self._transport.open(
+            method, path, headers=headers, body=body, timeout_seconds=self._open_timeout()
+        )
+
+    def _connected(self, response: aiohttp.ClientResponse) -> _Connection | None:
+        """Return the stream in a response; None when the bridge has nothing more to send (204)."""
+        if response.status == 204:
+            response.release()
+            return None
+        if response.status != 200 or response.content_type != "text/event-stream":
+            response.close()
+            raise UnreadablePayload("not an event stream; is this the address of a bridge?")
+        self._tasks.connected()
+        return _Connection(response, self._cursor)
 
     def _request(self) -> tuple[str, str, bytes | None]:
         """Request only the open tasks: the bridge may have deleted the final ones by now."""
@@ -151,18 +152,11 @@ class Follow:
             self._backoff.reset()
         return events
 
-    def _accept(self, event: ServerSentEvent) -> TaskState | None:
+    def _accept(self, event: ServerSentEvent) -> TaskState | TaskNotice | None:
         news = self._tasks.accept(event)
         # An id that is not a cursor, or that a header cannot carry, would make every reconnect fail.
         self._cursor = event.id if event.id and EVENT_ID.fullmatch(event.id) else None
-        if isinstance(news, TaskNotice):
-            self._notify(news)
-            return None
         return news
-
-    def _notify(self, notice: TaskNotice) -> None:
-        if self._on_notice is not None:
-            self._on_notice(notice)
 
     def _open_timeout(self) -> float:
         left = self._left()
@@ -174,19 +168,20 @@ class Follow:
             return self._unreachable_after
         return self._unreachable_after - (_now() - self._lost_at)
 
-    async def _pause(self, failure: BridgeError) -> None:
-        """Sleep before the next attempt, or give up."""
+    def _delay(self, failure: BridgeError) -> float:
+        """Return the seconds to sleep before the next attempt, or give up."""
         # The time without the bridge starts here: the silence before, or a slow caller, does not count.
         if self._lost_at is None:
             self._lost_at = _now()
         delay = self._backoff.next(failure.retry_after)
         left = self._left()
-        if left is not None and left <= 0:
+        if left is None:
+            return delay
+        if left <= 0:
             raise BridgeUnreachable(
                 f"no response from the bridge for {self._unreachable_after:g} s: {failure}"
             )
-        self._notify(TaskNotice(code="reconnecting", message=str(failure)))
-        await self._sleep(delay if left is None else min(delay, left))
+        return min(delay, left)
 
 
 class _Connection:

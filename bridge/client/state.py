@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
-from bridge.core.task import Status
-from bridge.errors import UnreadablePayload
+from bridge.core.task import Status, check_upstream_name
+from bridge.errors import InvalidRequest, UnreadablePayload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,6 +105,27 @@ class TaskNotice:
             message=str(document.get("message") or ""),
             reason=reason if isinstance(reason, str) else None,
         )
+
+
+Ref = str | tuple[str, str] | TaskState
+"""How a task is named: its ref `upstream/task_id`, both parts of it as a tuple, or one of its states."""
+
+
+def ref_of(name: Ref) -> str:
+    """Return the ref of a task, unchecked.
+
+    Raises:
+        InvalidRequest: `name` is none of the three, such as a list of several.
+    """
+    if isinstance(name, TaskState):
+        return name.task
+    if isinstance(name, str):
+        return name
+    # No other sequence: a list of refs is not the two parts of one.
+    if isinstance(name, tuple) and len(name) == 2 and all(isinstance(part, str) for part in name):
+        upstream, task_id = name
+        return f"{check_upstream_name(upstream)}/{task_id}"
+    raise InvalidRequest("a task is named by its ref, upstream/task_id, or by both parts as a tuple")
 
 
 def read_json(text: bytes | str) -> Any:  # any JSON value

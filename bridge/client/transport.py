@@ -13,6 +13,7 @@ import aiohttp
 from yarl import URL
 
 from bridge.client.errors import BridgeUnreachable, UntrustedBridge, refusal
+from bridge.client.state import Ref, ref_of
 from bridge.core.task import TaskKey
 from bridge.errors import InvalidRequest, UnreadablePayload
 from bridge.net import trusting, unverified
@@ -159,13 +160,13 @@ def unreachable(error: Exception) -> BridgeUnreachable:
     return BridgeUnreachable(f"the bridge cannot be reached: {detail or type(error).__name__}")
 
 
-def task_path(ref: str, rest: str = "") -> str:
+def task_path(ref: Ref, rest: str = "") -> str:
     """Return the URL path of a task.
 
     Raises:
         InvalidRequest: The ref is malformed.
     """
-    key = TaskKey.parse(ref)
+    key = TaskKey.parse(ref_of(ref))
     return f"/v1/tasks/{key.upstream}/{quote(key.task_id, safe='')}{rest}"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.config.certificate import CERTIFICATE, KEY, UnusablePair, make_certificate, read_pair
+from bridge.core.suggestion import did_you_mean
 from bridge.core.task import UPSTREAM_NAME
 from bridge.dialects.credentials import check_key
 from bridge.dialects.custom import check_table, read_file
@@ -84,6 +85,13 @@ def mapping_errors(name: str, upstream: dict[str, Any], path: Path | None, text:
         except InvalidRequest as error:
             errors.append(f"{prefix}.{setting}: {error}")
     return errors
+
+
+def unknown_preset(name: str) -> str:
+    """The error about the name of a preset that does not exist: the closest one, else all of them."""
+    choices = (*preset_names(), CUSTOM)
+    all_of_them = f"; choose one of: {', '.join(choices)}"
+    return f"unknown preset {name!r}{did_you_mean(name, choices, all_of_them)}"
 
 
 def check_origin(origin: str) -> str | None:
@@ -225,8 +233,7 @@ def _name(name: str, upstream: UpstreamSettings) -> Errors:
     if not UPSTREAM_NAME.fullmatch(name):
         yield prefix, "an upstream name is a-z, then a-z, 0-9 or -, at most 32 characters"
     elif upstream.preset is None and name not in preset_names():
-        choices = ", ".join((*preset_names(), CUSTOM))
-        yield f"{prefix}.preset", f"unknown preset {name!r}; choose one of: {choices}"
+        yield f"{prefix}.preset", unknown_preset(name)
 
 
 def _poll_interval(name: str, upstream: UpstreamSettings) -> Errors:

@@ -13,12 +13,15 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 
 from bridge.config import renamed
 from bridge.config.renamed import RenamedSettings
-from bridge.config.settings import Origin, Settings
+from bridge.config.settings import Origin, Settings, UpstreamSettings
+from bridge.core.suggestion import did_you_mean
+from bridge.dialects.registry import preset_names
 from bridge.errors import ConfigError
 
 PREFIX = "BRIDGE_"
 NESTED = "__"
 CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG", "BRIDGE_CA_FILE"})
+FILE = Path("bridge.toml")
 
 
 def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -30,16 +33,16 @@ def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **o
         overrides: Settings of the command line, over everything else; None leaves a setting alone.
 
     Raises:
-        ConfigError: With every error found.
+        ConfigError: With every error found; a file that cannot be read or is not TOML is reported alone.
     """
     variables = dict(os.environ if environment is None else environment)
+    text, document = _document(path)
     errors = _unknown_variables(variables)
-    text = _text(path, errors)
     names = RenamedSettings()
     config: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for source, layer in (
-        ("file", _document(path, text, errors)),
+        ("file", document),
         ("environment", _from_environment(variables, errors)),
         ("command line", {name: value for name, value in overrides.items() if value is not None}),
     ):
@@ -52,11 +55,26 @@ def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **o
     try:
         settings = Settings.model_validate(config, context=origin)
     except ValidationError as error:
-        errors += [names.as_written(_sentence(detail)) for detail in error.errors()]
-        raise ConfigError(errors, warnings) from None
+        errors += [names.as_written(_sentence(detail, document)) for detail in error.errors()]
+        raise ConfigError(_causes(errors), warnings) from None
     if errors:
         raise ConfigError(errors, warnings)
     return settings
+
+
+def _causes(errors: list[str]) -> list[str]:
+    """The errors without the one that no provider is configured, if another one says why."""
+    causes = [error for error in errors if not error.startswith("upstreams: configure")]
+    misplaced = any("upstreams" in error.lower() for error in causes)
+    return causes if misplaced else errors
+
+
+def in_working_directory() -> Path | None:
+    """The file that is read if none is named: `bridge.toml` in the working directory; None without one."""
+    try:
+        return FILE if FILE.is_file() else None
+    except OSError:  # a directory that may not be searched
+        return None
 
 
 class _Variables(Settings, BaseSettings):
@@ -108,26 +126,29 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _text(path: Path | None, errors: list[str]) -> str:
+def _document(path: Path | None) -> tuple[str, dict[str, Any]]:
+    """The text of the file and its content.
+
+    Raises:
+        ConfigError: The file cannot be read, or is not TOML. What its settings are is unknown then: checks of
+            them would only report what follows from that.
+    """
     if path is None:
-        return ""
+        return "", {}
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
     except OSError as error:
-        errors.append(f"{path}: {error.strerror}")
-    except UnicodeDecodeError:
-        errors.append(f"{path}: not UTF-8 text")
-    return ""
-
-
-def _document(path: Path | None, text: str, errors: list[str]) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
+        message = error.strerror or str(error)
     except tomllib.TOMLDecodeError as error:
-        errors.append(f"{path}: {error}")
+        message = str(error)
+    except UnicodeDecodeError:
+        message = "not UTF-8 text"
+    except ValueError as error:  # a path with a null byte
+        message = str(error)
     except RecursionError:
-        errors.append(f"{path}: nested too deeply")
-    return {}
+        message = "nested too deeply"
+    raise ConfigError([f"{path}: {message}"], unreadable=True)
 
 
 def _unknown_variables(variables: Mapping[str, str]) -> list[str]:
@@ -136,14 +157,34 @@ def _unknown_variables(variables: Mapping[str, str]) -> list[str]:
     for name in sorted(variables):
         if not name.upper().startswith(PREFIX) or name.upper() in CLIENT_VARIABLES:
             continue
-        if name.upper().removeprefix(PREFIX).split(NESTED)[0] not in known:
-            unknown.append(f"{name}: no such setting")
+        setting = name.upper().removeprefix(PREFIX).split(NESTED)[0]
+        if setting not in known:
+            variables_known = [*CLIENT_VARIABLES, *(f"{PREFIX}{field}" for field in known)]
+            advice = did_you_mean(name.upper(), variables_known)
+            if setting.lower() in UpstreamSettings.model_fields:
+                advice = f"; it is a setting of an upstream: {PREFIX}UPSTREAMS{NESTED}NAME{NESTED}{setting}"
+            unknown.append(f"{name}: no such setting{advice}")
     return unknown
 
 
-def _sentence(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"])
+def _sentence(error: Any, document: Mapping[str, Any]) -> str:
+    path = tuple(str(part) for part in error["loc"])
+    place = ".".join(path)
     if error["type"] == "extra_forbidden":
-        return f"{place}: no such setting"
+        return f"{place}: no such setting{_advice(path, document)}"
     message = error["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
+
+
+def _advice(path: tuple[str, ...], document: Mapping[str, Any]) -> str:
+    """What was probably meant by a setting that does not exist."""
+    name = path[-1]
+    if path[0] == "upstreams":
+        if name in Settings.model_fields:
+            return "; it is a setting of the bridge: move it above the first table"
+        return did_you_mean(name, UpstreamSettings.model_fields)
+    if name in UpstreamSettings.model_fields:
+        return "; it is a setting of an upstream: move it below [upstreams.NAME]"
+    if isinstance(document.get(name), dict) and name in preset_names():
+        return f"; did you mean [upstreams.{name}]?"
+    return did_you_mean(name, Settings.model_fields)

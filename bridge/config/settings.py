@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from bridge.config import limits
-from bridge.config.checks import check_origin, cross_field_errors, mapping_errors
+from bridge.config.checks import check_origin, cross_field_errors, mapping_errors, unknown_preset
 from bridge.config.limits import MEBIBYTE, Profile
 from bridge.dialects.dialect import Dialect
 from bridge.dialects.hosts import is_host_name
@@ -151,8 +151,7 @@ class UpstreamSettings(BaseModel):
     @classmethod
     def _is_known(cls, value: str | None) -> str | None:
         if value is not None and value not in (CUSTOM, *preset_names()):
-            choices = ", ".join((*preset_names(), CUSTOM))
-            raise ValueError(f"unknown preset {value!r}; choose one of: {choices}")
+            raise ValueError(unknown_preset(value))
         return value
 
     @field_serializer("dialect")

@@ -103,7 +103,12 @@ async def timeout_of_client(seconds: float, scope: Scope | None) -> AsyncIterato
             yield
             return
         ends_at = loop.time() + seconds
-        on_leave(scope, lambda: limit.reschedule(min(ends_at, loop.time() + LEFT_SECONDS)))
+
+        def left() -> None:
+            if not limit.expired():  # it may have, and the task has not noticed yet
+                limit.reschedule(min(ends_at, loop.time() + LEFT_SECONDS))
+
+        on_leave(scope, left)
         try:
             yield
         finally:

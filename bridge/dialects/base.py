@@ -34,11 +34,13 @@ class Submission:
         content_type: Of the body; None for JSON.
         options: Values for the templates of the submit call, such as an endpoint: the query parameters of the
             client's request.
+        headers: Further headers of the client's request that the provider gets, by their lower-case names.
     """
 
     body: bytes
     content_type: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from bridge.core.task import Failure, Observation, Status, check_id
 from bridge.dialects.answers import NO_ERROR, Choose, Document, ParsedAnswer, ProviderError, first, only_one
@@ -23,6 +23,7 @@ from bridge.dialects.lenient import read_json, write_json
 from bridge.dialects.links import LinkRewriter
 from bridge.dialects.matching import Matcher
 from bridge.dialects.outputs import complete, gather, has_empty_link, is_fetchable, is_foreign
+from bridge.dialects.proxied import ProxyRules
 from bridge.dialects.retry import retry_after
 from bridge.dialects.rules import Rules
 from bridge.dialects.signature import Signature
@@ -53,7 +54,7 @@ class Dialect:
             rules.ids,
             rules.submit,
             accepted=rules.accepted,
-            frames_are_documents=rules.stream.documents,
+            serves_stream=rules.stream.documents or rules.proxy.events is not None,
         )
 
     def __repr__(self) -> str:
@@ -95,6 +96,11 @@ class Dialect:
         return self._rules.auth_hook
 
     @property
+    def proxy(self) -> ProxyRules:
+        """How `/proxy` meets the provider's own clients."""
+        return self._rules.proxy
+
+    @property
     def callback_signature(self) -> Signature | None:
         """How callbacks are signed; None where they are not."""
         return self._rules.signature
@@ -124,13 +130,17 @@ class Dialect:
         values = {"api_key": api_key}
         return {name: header_of(template, values) for name, template in self._rules.auth_headers}
 
-    def status_request(self, task_id: str) -> Request:
+    def status_request(self, task_id: str, *, details: bool = False) -> Request:
         """The call that shows a task.
+
+        Args:
+            details: Ask also for what only some clients need.
 
         Raises:
             InvalidRequest: The id cannot be one of this provider's.
         """
-        return self._request(self._rules.calls["status"], self._rules.ids.values(task_id))
+        request = self._request(self._rules.calls["status"], self._rules.ids.values(task_id))
+        return self.proxy.with_details(request) if details else request
 
     def alias_request(self, alias: str) -> Request | None:
         """The call that finds a task by the client's own id; None where the provider has none."""
@@ -340,6 +350,17 @@ class Dialect:
     def documented(self, path: str) -> str:
         """The path of a request with the path of the provider's base URL before it."""
         return self._matcher.documented(path)
+
+    def passed_request(self, method: str, path: str) -> Request | None:
+        """The call about no task that a request makes and that is passed on; None for any other."""
+        if not self.proxy.passes(method, path):
+            return None
+        base = urlsplit(self.base_url).path.rstrip("/")
+        return Request(method=method, path=path.removeprefix(base)) if path.startswith(f"{base}/") else None
+
+    def answer_headers(self, task_id: str) -> dict[str, str]:
+        """Headers that the provider's clients read in answers about a task."""
+        return self.proxy.headers(self._rules.ids, task_id)
 
     def link_rewriter(self, called: str, prefix: str, secret_prefix: str = "") -> LinkRewriter:
         """Makes the provider's links to its own API lead to the bridge.

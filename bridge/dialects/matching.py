@@ -98,7 +98,7 @@ class Matcher:
     Args:
         base_url: The dialect's own: what follows its host is part of the documented paths.
         accepted: Further forms of the calls, by their names: served, but never made by the bridge.
-        frames_are_documents: Whether the bridge can serve the provider's stream itself.
+        serves_stream: Whether the bridge can serve the provider's stream itself.
     """
 
     def __init__(
@@ -109,11 +109,11 @@ class Matcher:
         submit: SubmitRules,
         *,
         accepted: Sequence[tuple[str, Call]] = (),
-        frames_are_documents: bool,
+        serves_stream: bool,
     ) -> None:
         self._ids = ids
         self._submit = submit
-        self._frames_are_documents = frames_are_documents
+        self._serves_stream = serves_stream
         self._base = base_url
         self._matchers = [
             _call_matcher(name, call, base_url)
@@ -158,7 +158,7 @@ class Matcher:
             if match is not None:
                 if any(matcher.excludes(other, parameters) for other in self._matchers):
                     raise InvalidRequest("the query asks for two different things at once")
-                return match if match.call != "stream" or self._frames_are_documents else None
+                return match if match.call != "stream" or self._serves_stream else None
         if path_matched:
             raise InvalidRequest("the query or the body does not match this call")
         return None
@@ -179,7 +179,7 @@ class Matcher:
         for matcher in self._matchers:
             in_path = matcher.path.read(path, _decoded) if matcher.name not in _CREATES else None
             values = None if in_path is None else matcher.values_in_query(parameters, in_path)
-            if values is None or (matcher.name == "stream" and not self._frames_are_documents):
+            if values is None or (matcher.name == "stream" and not self._serves_stream):
                 continue
             before = ""
             if matcher.host is not None:

@@ -18,6 +18,7 @@ from bridge.dialects.calls import Call, IdShape
 from bridge.dialects.hosts import Hosts, host_of, is_host_name
 from bridge.dialects.outputs import Content, OutputRule
 from bridge.dialects.paths import Field, holds
+from bridge.dialects.proxied import ProxyRules, Refusal
 from bridge.dialects.retry import RetryRules
 from bridge.dialects.schema import (
     AnswerTable,
@@ -85,6 +86,7 @@ class Rules:
     stream: StreamRules
     callback: CallbackRules
     signature: Signature | None
+    proxy: ProxyRules
 
 
 def compile_document(data: Mapping[str, object]) -> tuple[Rules | None, list[DocumentError]]:
@@ -136,6 +138,7 @@ class _Compiler:
             stream=self._stream(state),
             callback=self._callback(),
             signature=self._signature(),
+            proxy=self._proxy(),
         )
 
     def _error(self, *keys: str | int, message: str) -> None:
@@ -438,6 +441,44 @@ class _Compiler:
             ends=frozenset({"", *table.ends}),
             events={name: status for name, status in events.items() if isinstance(status, Status)},
             documents=table.documents,
+        )
+
+    def _proxy(self) -> ProxyRules:
+        table = self._document.proxy
+        for position, refused in enumerate(table.refused):
+            for name in refused.hosts:
+                if not is_host_name(name) or "*" in name:
+                    message = f"{name!r} is not a host name (rest.example.com)"
+                    self._error("proxy", "refused", position, "hosts", message=message)
+        if table.without_details and not table.details:
+            self._error("proxy", "without_details", message="needs [proxy.details]")
+        events = table.events
+        if events is not None and self._document.calls.stream is None:
+            self._error("proxy", "events", message="needs [calls.stream]")
+        names = {"task_id", *self._groups}
+        return ProxyRules(
+            host=host_of(self._document.base_url) or "",
+            target_header=table.target_header.lower() or None,
+            submit_headers=tuple(name.lower() for name in table.submit_headers),
+            answer_headers=self._templates(table.answer_headers, names, "proxy", "answer_headers"),
+            error_keys=dict(self._templates(table.error, {"message", "code"}, "proxy", "error")),
+            details=table.details,
+            without_details={
+                key: tree.fill({}) for key, tree in table.without_details.items() if not tree.names
+            },
+            wait_word=table.wait_word or None,
+            events=(events.name, events.wrapper, events.number, events.after) if events else None,
+            passed=table.passed,
+            refused=tuple(
+                Refusal(
+                    methods=frozenset(refused.methods),
+                    hosts=frozenset(name.lower() for name in refused.hosts),
+                    path=refused.path,
+                    condition=refused.condition,
+                    message=refused.message,
+                )
+                for refused in table.refused
+            ),
         )
 
     def _callback(self) -> CallbackRules:

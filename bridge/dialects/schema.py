@@ -427,6 +427,60 @@ class StreamTable(Table):
     )
 
 
+class RefusedCallTable(Table):
+    """A call of the provider's clients that /proxy refuses with a sentence of its own."""
+
+    methods: Texts = Field((), description="HTTP methods (default: any).")
+    hosts: Texts = Field((), description="Other hosts of the provider (default: that of `base_url`).")
+    path: Pattern = Field(description="Regular expression that the whole path must match.")
+    condition: OnePath | None = Field(
+        None, alias="if", description="One path in the JSON body; refused only where it finds something."
+    )
+    message: Text = Field(description="The sentence.")
+
+
+class EventsTable(Table):
+    """The form of the events in which /proxy serves the stream of a task, made of the bridge's polls."""
+
+    name: Text = Field(description="Name and `type`; {status} is the provider's word.")
+    wrapper: Text = Field(description="Key of the document.")
+    number: Text = Field(description="Key of the event's number.")
+    after: Text = Field(description="Query parameter with the last number that the client saw.")
+
+
+class ProxyTable(Table):
+    """What /proxy knows of the provider's own clients."""
+
+    target_header: Text = Field(
+        "", description="Header in which a client that is given /proxy/NAME names the address it would call."
+    )
+    submit_headers: Texts = Field(
+        (), description="Headers of a client's submit that are passed on to the provider."
+    )
+    answer_headers: dict[str, TemplateText] = Field(
+        {}, description="Headers of answers about a task; templates of {task_id} and its pattern's groups."
+    )
+    error: dict[str, TemplateText] = Field(
+        {}, description="Further keys of the bridge's errors; templates of {message} and {code}."
+    )
+    details: dict[str, Text] = Field(
+        {}, description="Query of the status call that the bridge sends once a client of the task has."
+    )
+    without_details: dict[str, BodyTree] = Field(
+        {},
+        description="Put into documents for such a client until a poll has returned the details.",
+    )
+    wait_word: Text = Field(
+        "",
+        description="Word of a task that outlasts `Prefer: wait` at its submit, which the bridge waits for.",
+    )
+    events: EventsTable | None = Field(None, description="The events in which /proxy serves the stream.")
+    passed: Pattern | None = Field(
+        None, description="Regular expression of whole paths whose GET is passed on: calls about no task."
+    )
+    refused: list[RefusedCallTable] = Field([], description="Calls that are refused.")
+
+
 class HeaderSignatureTable(Table):
     """The secret itself is in a header."""
 
@@ -499,6 +553,7 @@ class Document(Table):
     follow_up: FollowUpTable | None = Field(None, description="A further call for the result.")
     stream: StreamTable = _with_default({}, "The event stream.")
     callback: CallbackTable = _with_default({}, "Callbacks.")
+    proxy: ProxyTable = _with_default({}, "The provider's own clients, at /proxy.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,10 @@ class SubmitRules:
             return None
         self._check(submission.options)
         request = self.call.request(submission.options, submission.body)
+        if submission.headers:
+            passed_on = {name: header_text(value) for name, value in submission.headers.items()}
+            own = {key: value for key, value in request.headers.items() if key.lower() not in passed_on}
+            request = replace(request, headers={**own, **passed_on})
         if submission.content_type is not None:
             content_type = header_text(submission.content_type)
             others = {key: value for key, value in request.headers.items() if key.lower() != "content-type"}

@@ -85,6 +85,15 @@ class Journal(Protocol):
     async def lost(self, limit: int) -> Sequence[Event]:
         """The newest event of the newest `limit` tasks whose status is `lost`, newest first."""
 
+    async def newest(self, upstream: str, account: str, *, final: bool, limit: int) -> Sequence[TaskKey]:
+        """The tasks of one account that are open, or that have ended; the one that changed last comes first.
+
+        Costs the same however much is recorded.
+        """
+
+    async def first_seen(self, keys: Sequence[TaskKey]) -> list[float | None]:
+        """When the first state of each task was recorded (Unix seconds); None for a task without any."""
+
     def follow(self, follower: Follower) -> None:
         """Pass everything from now on to `follower`."""
 

@@ -52,6 +52,9 @@ class MemoryJournal(Feed):
         self._max_bytes = max_bytes
         self._bytes = 0
         self._with_history: OrderedDict[TaskKey, None] = OrderedDict()
+        self._first_seen: dict[TaskKey, float] = {}
+        # Of each upstream and account: the open tasks and the ended ones, unchanged for longest first.
+        self._by_account: dict[tuple[str, str], tuple[dict[TaskKey, None], dict[TaskKey, None]]] = {}
 
     async def append(self, key: TaskKey, state: State, *, observed_at: float = 0.0) -> Event:
         """Record a state and pass the event to the followers; never waits."""
@@ -60,6 +63,7 @@ class MemoryJournal(Feed):
         events = self._tasks.get(key)
         if events is None:
             events = self._tasks[key] = deque()
+            self._first_seen[key] = state.changed_at
         else:
             self._bytes += _size(events[-1])
             self._with_history[key] = None
@@ -68,6 +72,7 @@ class MemoryJournal(Feed):
         now = self._appended_at[key] = self._clock.monotonic()
         if len(events) > EVENTS_PER_TASK:
             self._bytes -= _size(events.popleft())
+        self._sort(key, final=state.status.final)
         self._tasks.move_to_end(key)  # the first task is always the one unchanged for longest
         self._forget(now)
         while self._bytes > self._max_bytes and self._with_history:
@@ -110,8 +115,30 @@ class MemoryJournal(Feed):
         lost = (event for event in newest if event.state.status is Status.LOST)
         return list(itertools.islice(lost, limit))
 
+    async def newest(self, upstream: str, account: str, *, final: bool, limit: int) -> Sequence[TaskKey]:
+        """The tasks of one account that are open, or that have ended, newest change first."""
+        keys = self._by_account.get((upstream, account), ({}, {}))[final]
+        return list(itertools.islice(reversed(keys), limit))
+
+    async def first_seen(self, keys: Sequence[TaskKey]) -> list[float | None]:
+        """When the first state of each task was recorded."""
+        return [self._first_seen.get(key) for key in keys]
+
     async def close(self) -> None:
         """Do nothing: there is no storage."""
+
+    def _sort(self, key: TaskKey, *, final: bool | None) -> None:
+        """Move a task to the end of the open or of the ended ones of its account; None if it is deleted."""
+        account = (key.upstream, key.account)
+        by_end = self._by_account.get(account)
+        if by_end is None:
+            by_end = self._by_account[account] = ({}, {})
+        for keys in by_end:
+            keys.pop(key, None)
+        if final is not None:
+            by_end[final][key] = None
+        elif not any(by_end):
+            del self._by_account[account]
 
     def _forget(self, now: float) -> None:
         """Delete a bounded number of expired tasks.
@@ -131,7 +158,8 @@ class MemoryJournal(Feed):
             self._bytes -= sum(
                 _size(event) for event in itertools.islice(self._tasks[key], len(self._tasks[key]) - 1)
             )
-            del self._tasks[key], self._appended_at[key]
+            del self._tasks[key], self._appended_at[key], self._first_seen[key]
+            self._sort(key, final=None)
 
     def _forget_oldest_event(self) -> None:
         key = next(iter(self._with_history))

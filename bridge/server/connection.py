@@ -121,7 +121,7 @@ class HttpConnection(TimeLimitedRequest):
     def _kept_handshake(self, fresh: int) -> bool:
         """Whether a head that ends behind the offset `fresh` of what is kept is a WebSocket handshake."""
         # Heads are found by their empty lines. A body that holds one may be taken for a request here, which
-        # costs its sender this connection, and nobody sends such a body without waiting for the response.
+        # costs its sender this connection, and clients send no such body without waiting for the response.
         while (end := self._ahead.find(_END, fresh)) >= 0:
             start = self._ahead.rfind(_END, 0, end)
             if ends_in_handshake(self._ahead[start + len(_END) if start >= 0 else 0 : end + len(_END)]):

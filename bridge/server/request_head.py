@@ -77,7 +77,7 @@ def ends_in_handshake(received: bytes) -> bool:
     """Whether the last head in `received`, which its empty line ends, is a WebSocket handshake.
 
     Args:
-        received: Ends with the head; the body of another request may stand in front, without an empty line.
+        received: Ends with the head; the body of another request may precede it, without an empty line.
     """
     lines = received.split(b"\r\n")
     first = next((at for at in reversed(range(len(lines))) if lines[at].endswith(b" HTTP/1.1")), None)

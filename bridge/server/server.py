@@ -13,6 +13,7 @@ import logging
 import os
 import resource
 import socket
+import sys
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -38,6 +39,7 @@ from bridge.server.turns import RequestTurns
 BACKLOG = 4096
 SEND_BUFFER = 64 * 1024
 GC_THRESHOLDS = (50_000, 50, 100)  # a full collection stops the event loop; let it be rare
+GIL_SECONDS = 0.001  # that a thread which masks a large document keeps the event loop waiting, each time
 TRIM_PERIOD_SECONDS = 5.0
 SHUTDOWN_GRACE_SECONDS = 5
 LAST_SECONDS = 3.0
@@ -67,14 +69,19 @@ def serve(bridge: Bridge) -> int:
     if admin is not None:
         listeners.append(listen(*admin, timeout))
         bridge.admin_port = listeners[-1].getsockname()[1]
+    server = make_server(bridge)
+    server.run(sockets=listeners)
+    return 0 if server.started and not bridge.dead else 1
+
+
+def make_server(bridge: Bridge) -> DrainingServer:
+    """The server of a bridge, with its settings."""
     config = _config(
         bridge,
         max_head_bytes=bridge.settings.max_request_head_bytes,
         idle_seconds=bridge.settings.idle_connection_timeout_seconds,
     )
-    server = DrainingServer(bridge, config)
-    server.run(sockets=listeners)
-    return 0 if server.started and not bridge.dead else 1
+    return DrainingServer(bridge, config)
 
 
 def listen(host: str, port: int, vanish_seconds: float = 30.0) -> socket.socket:
@@ -107,10 +114,14 @@ class DrainingServer(uvicorn.Server):
     """Keeps listening while it drains: a new client gets a response that makes it reconnect later.
 
     With the socket closed, it would get a refused connection, which some client libraries treat as final.
+
+    Attributes:
+        announces: Whether its addresses are printed when it listens.
     """
 
     def __init__(self, bridge: Bridge, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self.announces = True
         self._bridge = bridge
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -131,12 +142,14 @@ class DrainingServer(uvicorn.Server):
             host, port = listener.getsockname()[:2]
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             scheme = "http" if certificate is None or plain_too else "https"
-            _announce(f"{name} listening on {scheme}://{address}")
+            if self.announces:
+                _announce(f"{name} listening on {scheme}://{address}")
             logger.info("listening", extra={"listener": name, "address": address, "scheme": scheme})
         # Modules and settings live as long as the process; a full collection need not scan them.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        sys.setswitchinterval(GIL_SECONDS)
         self._housekeeping = [
             asyncio.ensure_future(self._trim_memory()),
             asyncio.ensure_future(self._check_connections()),
@@ -227,6 +240,11 @@ class DrainingServer(uvicorn.Server):
             # uvicorn skips the lifespan on a forced exit, and the journal would not be closed.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.lifespan.shutdown(), IMMEDIATE_SECONDS)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal, or a failure of the bridge, has begun to end it."""
+        return self._drain is not None or self.should_exit
 
     def _stop(self) -> None:
         self.should_exit = True

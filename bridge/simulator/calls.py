@@ -22,6 +22,10 @@ class CallCounts:
         report["total"] = total
         return report
 
+    def forget(self, provider: str, task_id: str) -> None:
+        for tasks in self._counts.get(provider, {}).values():
+            tasks.pop(task_id, None)
+
     def reset(self) -> None:
         self._counts.clear()
 

@@ -130,6 +130,7 @@ class ProviderEndpoint:
             shape=submit.shape,
             faults=tuple(ArmedFault(fault) for fault in submit.faults),
             callback_url=str(callback) if callback else None,
+            files_url=self.state.files_url,
         )
         self.state.store.add(task)
         return task

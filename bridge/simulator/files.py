@@ -1,10 +1,16 @@
-"""Generates the small files that results link to."""
+"""The small files that results link to: videos, images and sounds that browsers play."""
 
 import math
+import re
 import struct
 import wave
 import zlib
+from array import array
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
 from io import BytesIO
+from sys import byteorder
 
 from aiohttp import web
 
@@ -12,28 +18,69 @@ from bridge.simulator.calls import CallCounts
 from bridge.simulator.lifecycle import Media
 from bridge.simulator.tasks import Task
 
-# An animated SVG, which any browser shows in an image element; a real video would need an encoder.
-ENDINGS = {Media.VIDEO: "svg", Media.IMAGE: "png", Media.AUDIO: "wav"}
-# Which generated file is served under the extension of a recorded link; the content type is the real one.
-GENERATED_AS = {
-    **dict.fromkeys(("svg", "mp4", "webm", "mov", "m4v"), "svg"),
-    **dict.fromkeys(("png", "jpg", "jpeg", "webp", "gif"), "png"),
+# Drawn by tests/tools/media.py. Every browser plays VP8 in WebM; the H.264 in MP4 is for recorded links.
+VIDEOS = files("bridge.simulator").joinpath("media")
+VARIANTS = 3
+ENDINGS = {Media.VIDEO: "webm", Media.IMAGE: "png", Media.AUDIO: "wav"}
+# Which file is served under the extension of a recorded link; the content type is the real one.
+SERVED_AS = {
+    **dict.fromkeys(("mp4", "mov", "m4v"), "mp4"),
+    "webm": "webm",
+    **dict.fromkeys(("png", "jpg", "jpeg", "webp", "gif", "svg"), "png"),
     **dict.fromkeys(("wav", "mp3", "m4a", "ogg", "flac"), "wav"),
     "bin": "bin",
 }
+CONTENT_TYPES = {
+    "webm": "video/webm",
+    "mp4": "video/mp4",
+    "png": "image/png",
+    "wav": "audio/wav",
+    "bin": "application/octet-stream",
+}
 ENDING_OF = {"video": "mp4", "image": "png", "audio": "wav"}
-SIDE = 64
-SAMPLES_PER_SECOND = 8000
+WIDTH, HEIGHT = 256, 144
+SAMPLES_PER_SECOND = 16_000
+NOTES = (0, 4, 7, 12)  # semitones above the first: a chord, one note after the other
+SECONDS_PER_NOTE = 0.4
+# A page of any origin may load them and read them in parts, as from a CDN.
+SHARED_HEADERS = {
+    "Accept-Ranges": "bytes",
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": "Accept-Ranges, Content-Length, Content-Range",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "Cache-Control": "public, max-age=3600",
+}
+PREFLIGHT_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, HEAD",
+    "Access-Control-Allow-Headers": "*",
+    "Access-Control-Max-Age": "3600",
+}
+_RANGE = re.compile(r"bytes=(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class FileResponse:
+    """A response with a file, or with a part of it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def files_of(task: Task) -> str:
+    """Return the prefix of the links to the files of a task, without a slash at the end."""
+    return task.files_url or f"{task.origin}/files"
 
 
 def file_url(task: Task) -> str:
-    return f"{task.origin}/files/{task.id}.{ENDINGS[task.media]}"
+    return f"{files_of(task)}/{task.id}.{ENDINGS[task.media]}"
 
 
 def known_ending(path: str) -> str:
     """Return the extension of a recorded link, or an empty string if the simulator has no such file."""
     ending = path.rpartition(".")[2].lower()
-    return ending if ending in GENERATED_AS else ""
+    return ending if ending in SERVED_AS else ""
 
 
 def routes(calls: CallCounts) -> list[web.RouteDef]:
@@ -44,48 +91,75 @@ def routes(calls: CallCounts) -> list[web.RouteDef]:
             text="<html><body>You followed a redirect.</body></html>", content_type="text/html"
         )
 
-    return [web.get("/files/{name}", serve), web.get("/_sim/elsewhere", elsewhere)]
+    return [
+        web.get("/files/{name}", serve),
+        web.options("/files/{name}", preflight),
+        web.get("/_sim/elsewhere", elsewhere),
+    ]
 
 
 async def serve(request: web.Request) -> web.Response:
-    """Serve a file whose colour or tone depends on its name; any origin may load it, as from a CDN."""
-    name, _, ending = request.match_info["name"].rpartition(".")
-    hue = zlib.crc32(name.encode()) % 360
-    makers = {
-        "svg": (svg, "image/svg+xml"),
-        "png": (png, "image/png"),
-        "wav": (wav, "audio/wav"),
-        "bin": (noise, "application/octet-stream"),
-    }
-    if ending not in GENERATED_AS:
+    """Serve a file, or the part that `Range` asks for."""
+    response = respond(request.match_info["name"], request.headers.get("Range", ""))
+    if response is None:
         raise web.HTTPNotFound
-    make, content_type = makers[GENERATED_AS[ending]]
-    headers = {"Content-Type": content_type, "Access-Control-Allow-Origin": "*"}
-    return web.Response(body=make(hue), headers=headers)
+    return web.Response(body=response.body, status=response.status, headers=response.headers)
+
+
+async def preflight(request: web.Request) -> web.Response:
+    """Allow pages of every origin to ask for a part of a file."""
+    del request
+    return web.Response(status=204, headers=PREFLIGHT_HEADERS)
+
+
+def respond(name: str, requested: str = "") -> FileResponse | None:
+    """Return the response for a file, whose picture or tone depends on its name; None if there is none.
+
+    Args:
+        requested: The header `Range`. Safari plays no video without an answer to it; several ranges in one
+            request are answered with the whole file, which RFC 9110 allows.
+    """
+    stem, _, ending = name.rpartition(".")
+    kind = SERVED_AS.get(ending.lower())
+    if kind is None:
+        return None
+    body = _content(kind, zlib.crc32(stem.encode("utf-8", "surrogatepass")) % 12 * 30)
+    headers = {**SHARED_HEADERS, "Content-Type": CONTENT_TYPES[kind]}
+    match = _RANGE.fullmatch(requested.strip())
+    if match is None or not (match["first"] or match["last"]):
+        return FileResponse(200, headers, body)
+    if match["first"]:
+        first, last = int(match["first"]), min(int(match["last"] or len(body)), len(body) - 1)
+    else:
+        first, last = max(len(body) - int(match["last"]), 0), len(body) - 1
+    if match["first"] and match["last"] and int(match["last"]) < first:
+        return FileResponse(200, headers, body)
+    if first >= len(body):
+        return FileResponse(416, {**headers, "Content-Range": f"bytes */{len(body)}"}, b"")
+    headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
+    return FileResponse(206, headers, body[first : last + 1])
+
+
+@lru_cache(maxsize=64)
+def _content(kind: str, hue: int) -> bytes:
+    if kind in ("webm", "mp4"):
+        return VIDEOS.joinpath(f"video-{hue // 30 % VARIANTS + 1}.{kind}").read_bytes()
+    return {"png": png, "wav": wav, "bin": noise}[kind](hue)
 
 
 def noise(hue: int) -> bytes:
     """Return bytes that are neither an image nor audio."""
-    return bytes((hue + index) % 256 for index in range(SIDE))
-
-
-def svg(hue: int) -> bytes:
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="320" height="180" viewBox="0 0 320 180">'
-        f'<rect width="320" height="180" fill="hsl({hue} 60% 25%)"/>'
-        f'<circle cx="60" cy="90" r="40" fill="hsl({(hue + 40) % 360} 80% 60%)">'
-        '<animate attributeName="cx" values="60;260;60" dur="3s" repeatCount="indefinite"/></circle></svg>'
-    ).encode()
+    return bytes((hue + index) % 256 for index in range(64))
 
 
 def png(hue: int) -> bytes:
     """Return a gradient with 8 bits per channel (PNG, third edition, sections 5 and 11)."""
     red, green, blue = (int(127 + 127 * math.cos(math.radians(hue + turn))) for turn in (0, 120, 240))
     rows = b"".join(
-        b"\0" + b"".join(bytes((red * x // SIDE, green * y // SIDE, blue)) for x in range(SIDE))
-        for y in range(SIDE)
+        b"\0" + b"".join(bytes((red * x // WIDTH, green * y // HEIGHT, blue)) for x in range(WIDTH))
+        for y in range(HEIGHT)
     )
-    header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -94,16 +168,20 @@ def png(hue: int) -> bytes:
 
 
 def wav(hue: int) -> bytes:
-    """Return half a second of a tone."""
-    tone = 220 + hue
-    samples = (
-        int(127 + 60 * math.sin(2 * math.pi * tone * index / SAMPLES_PER_SECOND))
-        for index in range(SAMPLES_PER_SECOND // 2)
-    )
+    """Return a chord of 1.6 seconds, one note after the other (16 bits, mono)."""
+    base, count = 220 * 2 ** (hue / 360), int(SAMPLES_PER_SECOND * SECONDS_PER_NOTE)
+    samples = array("h")
+    for note in NOTES:
+        step = 2 * math.pi * base * 2 ** (note / 12) / SAMPLES_PER_SECOND
+        samples.extend(
+            int(9000 * math.sin(step * index) * min(index / 160, 1 - index / count)) for index in range(count)
+        )
+    if byteorder == "big":
+        samples.byteswap()
     buffer = BytesIO()
     with wave.open(buffer, "wb") as out:
         out.setnchannels(1)
-        out.setsampwidth(1)
+        out.setsampwidth(2)
         out.setframerate(SAMPLES_PER_SECOND)
-        out.writeframes(bytes(samples))
+        out.writeframes(samples.tobytes())
     return buffer.getvalue()

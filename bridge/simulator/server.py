@@ -57,6 +57,7 @@ class SimulatorOptions:
         sync_seconds: how long qingbo's synchronous call waits; not documented.
         challenge_seconds: time limit for the echo of a V-API challenge.
         heartbeat_seconds: seconds between heartbeats of a stream.
+        files_url: prefix of the links to result files, if these are served elsewhere too.
     """
 
     presets: tuple[str, ...] = tuple(HANDWRITTEN)
@@ -70,6 +71,7 @@ class SimulatorOptions:
     sync_seconds: float = 30.0
     challenge_seconds: float = 3.0
     heartbeat_seconds: float = 15.0
+    files_url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,7 @@ def make_app(options: SimulatorOptions) -> web.Application:
         framing=options.framing,
         sync_seconds=options.sync_seconds,
         heartbeat_seconds=options.heartbeat_seconds,
+        files_url=options.files_url,
         clock=clock,
         waits=waits,
         faults=FaultSet(options.seed, parse_faults(options.faults), options.fault_rate),

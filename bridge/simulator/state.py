@@ -18,6 +18,7 @@ class SimulatorState:
         providers: names of the simulated providers.
         sync_seconds: how long qingbo's synchronous call waits; not documented.
         heartbeat_seconds: seconds between heartbeats of a stream.
+        files_url: prefix of the links to result files; empty for the simulator's own address.
     """
 
     providers: tuple[str, ...]
@@ -30,6 +31,12 @@ class SimulatorState:
     waits: WaitRegistry
     faults: FaultSet
     callbacks: CallbackSender
+    files_url: str = ""
     store: TaskStore = field(default_factory=TaskStore)
     calls: CallCounts = field(default_factory=CallCounts)
     scripts: dict[tuple[str, str], Script] = field(default_factory=dict)
+
+    def forget(self, *, ended_before: float) -> None:
+        """Remove the tasks that ended before a time, so that a simulator that runs for days stays small."""
+        for task in self.store.forget(ended_before=ended_before):
+            self.calls.forget(task.provider, task.id)

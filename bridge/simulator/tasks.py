@@ -46,6 +46,7 @@ class Task:
     vendor: str = ""
     action: str = ""
     callback_url: str | None = None
+    files_url: str = ""
     cancelled_at: float | None = None
     gone: bool = False
     shown: int = 0
@@ -122,6 +123,15 @@ class TaskStore:
 
     def named(self, kind: str, key: str, alias: str) -> Task | None:
         return self._aliases.get((kind, key, alias))
+
+    def forget(self, *, ended_before: float) -> list[Task]:
+        """Remove the tasks that ended before a time, with their aliases; return them."""
+        ended = [task for task in self._tasks.values() if task.ends_at < ended_before]
+        for task in ended:
+            del self._tasks[task.provider, task.id]
+        gone = {id(task) for task in ended}
+        self._aliases = {name: task for name, task in self._aliases.items() if id(task) not in gone}
+        return ended
 
     def everything(self) -> list[Task]:
         return list(self._tasks.values())

@@ -47,6 +47,7 @@ class PollCache:
     Args:
         at: Monotonic seconds when it was last confirmed; None before the first response.
         whole: Whether everything the response leads to was read: the result of a completed task too.
+        details: Whether a client needs what the provider leaves out by default.
     """
 
     request: Request | None = None
@@ -56,6 +57,12 @@ class PollCache:
     content_type: str = JSON
     at: float | None = None
     whole: bool = True
+    details: bool = False
+
+    def ask_for_details(self) -> None:
+        """From the next poll on, ask also for what the provider leaves out unless asked."""
+        if not self.details:
+            self.request, self.etag, self.details = None, None, True
 
     @property
     def shown(self) -> CachedResponse | None:
@@ -76,7 +83,9 @@ async def poll(upstream: Upstream, task_id: str, cache: PollCache) -> Observatio
     request = cache.request
     if request is None:
         try:
-            request = cache.request = upstream.dialect.status_request(task_id)
+            # The keyword only where it is needed: dialects of other authors may not take it.
+            details = {"details": True} if cache.details else {}
+            request = cache.request = upstream.dialect.status_request(task_id, **details)
         except InvalidRequest as error:
             # No id of this provider looks like that: no request is needed to know that there is no such task.
             raise TaskNotFound(str(error)) from error

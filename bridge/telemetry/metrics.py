@@ -22,6 +22,7 @@ from bridge.wire.formats import FORMATS
 
 CALLS = ("status", "submit", "cancel", "stream", "alias")
 OUTCOMES = ("ok", "not_modified", "refused", "not_found", "busy", "error", "timeout", "unreadable")
+UPSTREAM_STATES = ("VALID", "INITIALIZING", "INTERRUPTED", "OFF")  # as in `/status`
 POLL_RESULTS = ("changed", "unchanged", "failed")
 DELIVERIES = tuple(kind.label for kind in FORMATS)
 CALLBACK_RESULTS = ("accepted", "forged", "unknown_task", "challenge")
@@ -118,6 +119,12 @@ class Metrics:
             "bridge_circuit_open",
             "1 while the circuit breaker of a provider allows one probe at a time.",
             upstream=names,
+        )
+        self.upstream_state = declare.gauge(
+            "bridge_upstream_state",
+            "1 for the state that a provider is in, as in /status; 0 for the others.",
+            upstream=names,
+            state=UPSTREAM_STATES,
         )
 
         # Fan-out

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from bridge.clock import Clock
 from bridge.core.event import Event, Notice, NoticeCode
 from bridge.core.quota import Lingering, Party
+from bridge.core.suggestion import did_you_mean
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, TaskKey
 from bridge.core.watch import LOST_POLL_SECONDS
 from bridge.errors import (
@@ -23,7 +24,7 @@ from bridge.errors import (
 from bridge.journal.base import Journal
 from bridge.sources.accounts import REFUSED_SENTENCE, AccountRegistry
 from bridge.sources.poll import CachedResponse
-from bridge.sources.upstream import Upstream
+from bridge.sources.upstream import Upstream, UpstreamState
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.request_context import current_request
 from bridge.watchers.followers import StreamFollowers
@@ -42,6 +43,7 @@ MAX_LOST = 500
 """Lost tasks that are still polled. At one poll in five minutes each, less than two requests per second."""
 
 MAX_CALLED_BACK = 1000
+MAX_NAMED = 30  # upstreams in the error about an unknown one
 """Watches that callbacks started and whose task no poll has shown yet."""
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,9 @@ class Pool:
         linger_seconds: How long a watch outlives its last viewer.
         lingering: How many may do that, by who left them.
         accounts: Callers' own provider keys; None where the operator's keys poll.
+
+    Attributes:
+        names_upstreams: Whether an error about an unknown upstream names the configured ones.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Pool:
         accounts: AccountRegistry | None = None,
     ) -> None:
         self.upstreams = upstreams
+        self.names_upstreams = False
         self._accounts = accounts
         self._journal = journal
         self._clock = clock
@@ -100,6 +106,8 @@ class Pool:
         metrics.watches.census = self._census
         for name, upstream in upstreams.items():
             metrics.budget_paused_seconds.labels(name).set_function(self._paused(upstream))
+            for state in UpstreamState:
+                metrics.upstream_state.labels(name, state.value).set_function(_is_in(upstream, state))
             metrics.interests.labels(name).set_function(self._viewers(name))
 
     async def run(self) -> None:
@@ -178,7 +186,11 @@ class Pool:
             return self._accounts.upstream(name, account)
         upstream = self.upstreams.get(name)
         if upstream is None:
-            raise UnknownUpstream(f"no upstream {name[:40]!r} is configured")
+            names = sorted(self.upstreams) if self.names_upstreams else []
+            listed = f"; configured: {', '.join(names[:MAX_NAMED])}" if names else ""
+            raise UnknownUpstream(
+                f"no upstream {name[:40]!r} is configured{did_you_mean(name, names, listed)}"
+            )
         return upstream
 
     def want(self, key: TaskKey, by: Hashable = None) -> None:
@@ -584,6 +596,10 @@ class Pool:
     def _census(self) -> Mapping[tuple[str, str], int]:
         """Number of watches by upstream and source, in one walk: a scrape of many thousands stays short."""
         return Counter((watcher.key.upstream, watcher.source) for watcher in self._watchers.values())
+
+
+def _is_in(upstream: Upstream, state: UpstreamState) -> Callable[[], float]:
+    return lambda: float(upstream.health.state is state)
 
 
 def _party() -> Hashable:

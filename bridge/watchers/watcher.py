@@ -158,6 +158,10 @@ class Watcher:
         """The provider was asked to call back about this task: poll only as a safety net while it does."""
         self._callbacks = self.watch.callbacks = self.upstream.callbacks
 
+    def ask_for_details(self) -> None:
+        """A client wants what the provider leaves out unless asked: the next polls ask for it."""
+        self._cache.ask_for_details()
+
     @property
     def shown(self) -> CachedResponse | None:
         """The newest response to a status call; None before it, or if another source is ahead."""

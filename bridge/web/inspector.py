@@ -1,29 +1,28 @@
-"""The inspector: a page that lists the watched tasks, and the two routes that only this page needs."""
+"""The inspector: a page that lists the newest tasks, and the two routes that only this page needs."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from itertools import islice
+from collections.abc import AsyncIterator
+from hashlib import blake2s
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from bridge import __version__
 from bridge.auth.caller import Caller, TokenScope
-from bridge.core.task import Status, TaskKey
+from bridge.core.task import OWN_ACCOUNT
 from bridge.delivery.handoff import on_close
 from bridge.delivery.sse import head
 from bridge.errors import Forbidden, LimitExceeded
-from bridge.watchers.watcher import Watcher
+from bridge.sources.upstream import Upstream, UpstreamState
+from bridge.web.listing import TaskListing
 from bridge.web.services import Services
-from bridge.web.static_files import StaticFile, StaticFolder
+from bridge.web.static_files import StaticFile, StaticFolder, has_tag
 from bridge.wire import sse
 from bridge.wire.document import timestamp
 from bridge.wire.formats import SseFormat
 from bridge.wire.text import dumps
 
-MAX_LISTED = 200
-MAX_SCANNED = 5_000  # about 5 ms of the event loop
 MAX_SELF_TESTS = 8
 BEATS = 10
 BEAT_SECONDS = 0.5
@@ -57,9 +56,14 @@ class InspectorRoutes:
 
     The page itself needs no credential: it contains no data. Everything it shows comes from the bridge's
     routes, with the credential of the person who uses it.
+
+    Args:
+        operations_apart: Whether `/status` is on another address than this page.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, *, operations_apart: bool = False) -> None:
+        self._operations_apart = operations_apart
+        self._listing = TaskListing(services.journal, services.pool, services.clock)
         self._settings = services.settings
         self._clock = services.clock
         self._pool = services.pool
@@ -74,17 +78,18 @@ class InspectorRoutes:
         self.files = StaticFolder("inspector", PAGE_HEADERS)
 
     async def tasks(self, request: Request) -> Response:
-        """`GET /inspector/tasks`: the newest watched tasks the caller may read, and the caller's rights."""
+        """`GET /inspector/tasks`: the newest tasks the caller may read, and what else the page shows."""
         caller = await self._authenticate(request)
-        watchers = list(islice(self._readable(caller), MAX_LISTED + 1))
+        tasks, more = await self._listing.of(caller, self._authenticator.is_shown)
         submits = [
             name
             for name in self._pool.upstreams
             if TokenScope.SUBMIT in caller.scopes and caller.covers_all_of(name)
         ]
         fields = {
-            "tasks": [_summary(watcher) for watcher in watchers[:MAX_LISTED]],
-            "more": len(watchers) > MAX_LISTED,
+            "tasks": tasks,
+            "more": more,
+            "upstreams": self._upstreams(caller),
             "caller": {
                 "scopes": sorted(caller.scopes),
                 "submits": submits,
@@ -94,10 +99,15 @@ class InspectorRoutes:
                 "version": __version__,
                 "keepalive_seconds": self._silence,
                 "max_tasks_per_connection": self._settings.max_tasks_per_connection,
+                "documents": not self._operations_apart,
             },
         }
-        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        return Response(dumps(fields), headers=headers, media_type="application/json")
+        body = dumps(fields)
+        etag = f'"{blake2s(body, digest_size=10).hexdigest()}"'
+        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "ETag": etag}
+        if has_tag(request, etag):
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type="application/json")
 
     async def pulse(self, request: Request) -> Response:
         """`GET /inspector/pulse`: the self-test stream, whose blocks carry the time they were sent.
@@ -123,14 +133,22 @@ class InspectorRoutes:
         caller.authorize(TokenScope.READ)
         return caller
 
-    def _readable(self, caller: Caller) -> Iterable[Watcher]:
-        """The watches the caller may read, newest first; at most `MAX_SCANNED` are examined."""
-        grant = caller.tasks
-        if grant is None or grant.upstreams:
-            candidates: Iterable[Watcher | None] = islice(self._pool.newest(), MAX_SCANNED)
-        else:
-            candidates = (self._pool.watcher(TaskKey.parse(ref)) for ref in sorted(grant.refs))
-        return (watcher for watcher in candidates if watcher is not None and caller.covers(watcher.key))
+    def _upstreams(self, caller: Caller) -> list[dict[str, object]]:
+        """The upstreams all of whose tasks the caller may read, with what is wrong with each.
+
+        The provider's own words are what `/status` shows: only for operators, and only where it is served.
+        """
+        operator = TokenScope.ADMIN in caller.scopes and not self._operations_apart
+        return [
+            {
+                "name": name,
+                "state": upstream.health.state.value,
+                "since": timestamp(upstream.health.since),
+                "reason": _reason(upstream, operator=operator),
+            }
+            for name, upstream in self._pool.upstreams.items()
+            if caller.account == OWN_ACCOUNT and caller.covers_all_of(name)
+        ]
 
     async def _beats(self) -> AsyncIterator[bytes]:
         started_at = self._clock.monotonic()
@@ -154,19 +172,18 @@ class InspectorRoutes:
         self._self_tests -= 1
 
 
-def _summary(watcher: Watcher) -> dict[str, object]:
-    """One row of the table; the page fetches the whole state on demand."""
-    state = watcher.watch.known
-    if state is None:
-        return {"task": watcher.key.ref, "status": Status.UNKNOWN, "viewers": watcher.viewers}
-    return {
-        "task": watcher.key.ref,
-        "status": state.status,
-        "progress": state.progress,
-        "eta_seconds": state.eta_seconds,
-        "model": state.model,
-        "created_at": timestamp(state.created_at),
-        "changed_at": timestamp(state.changed_at),
-        "source": state.source,
-        "viewers": watcher.viewers,
-    }
+def _reason(upstream: Upstream, *, operator: bool) -> str | None:
+    """What is wrong with an upstream; None if nothing is.
+
+    Args:
+        operator: Whether the caller may read the provider's own words.
+    """
+    if upstream.health.state is UpstreamState.OFF:
+        return "switched off (enabled = false)"
+    if upstream.health.state is not UpstreamState.INTERRUPTED:
+        return None
+    if operator and upstream.health.last_error is not None:
+        return upstream.health.last_error
+    if upstream.limiter.rejected is not None:
+        return f"the provider rejects {upstream.limiter.key_name}"
+    return "the provider does not respond, or with errors"

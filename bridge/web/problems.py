@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from bridge.core.task import climbs
 from bridge.errors import (
     BridgeError,
     Conflict,
@@ -31,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 PROXY = "/proxy"
+MAX_SUGGESTED = 4096
+_TASK_PATH = re.compile(
+    r"(?P<route>/v1/(?:tasks|aliases)/[a-z0-9-]+/)(?P<id>[^/]+/.*?[^/])(?P<call>/events|/cancel)?"
+)
 
 
 def problem(error: BridgeError) -> Response:
@@ -76,13 +82,25 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     """Handle an error found by Starlette, as one of ours."""
     assert isinstance(error, HTTPException)
     errors: dict[int, BridgeError] = {
-        404: UnknownRoute("no such route"),
+        404: UnknownRoute(f"no such route{_encoded_path(request.scope)}"),
         405: MethodNotAllowed("method not allowed"),
         413: TooLarge(TOO_LARGE_SENTENCE),
     }
     response = error_to(request.scope, errors.get(error.status_code) or InvalidRequest(str(error.detail)))
     response.headers.update(error.headers or {})
     return response
+
+
+def _encoded_path(scope: Scope) -> str:
+    """For the path of a task whose id has slashes: how to write it. Else nothing."""
+    root = str(scope.get("root_path", "")).rstrip("/")
+    path = str(scope.get("path", "")).removeprefix(root)
+    match = _TASK_PATH.fullmatch(path) if len(path) <= MAX_SUGGESTED else None
+    if match is None or climbs(match["id"]):
+        return ""
+    task_id = match["id"].replace("/", "%2F")
+    whole = f"{root}{match['route']}{task_id}{match['call'] or ''}"
+    return f"; the slashes of a task id are percent-encoded: {whole}"
 
 
 async def on_unhandled_exception(request: Request, error: Exception) -> Response:

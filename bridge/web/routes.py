@@ -9,7 +9,9 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from bridge.delivery.handoff import ConnectionHandoff
+from bridge.dialects.proxied import header_names
 from bridge.web.callbacks import CallbackRoutes
+from bridge.web.documents import document_routes
 from bridge.web.health import HealthRoutes
 from bridge.web.inspector import InspectorRoutes
 from bridge.web.middleware.cors import add_cors
@@ -19,12 +21,13 @@ from bridge.web.problems import HANDLERS
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.proxy.routes import ProxyRoutes
 from bridge.web.services import Services
-from bridge.web.static_files import OpenApiDocument, StaticFile
+from bridge.web.static_files import StaticFile
 from bridge.web.streams import StreamRoutes
 from bridge.web.submit import SubmitRoutes
 from bridge.web.tasks import TaskRoutes, TicketRoutes
 
 PROXIED_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+TARGETED_METHODS = ("GET", "POST", "PUT")  # of the client that names the address in a header
 
 
 def routes(services: Services, *, operations_apart: bool = False) -> list[Route | WebSocketRoute]:
@@ -48,12 +51,13 @@ def routes(services: Services, *, operations_apart: bool = False) -> list[Route 
         Route("/v1/aliases/{upstream}/{alias:encoded}", tasks.by_alias),
         Route("/v1/tickets", tickets.issue, methods=["POST"]),
         Route("/v1/callbacks/{upstream}/{secret:encoded}", callbacks.receive, methods=["POST"]),
+        Route("/proxy/{upstream}", proxy.serve, methods=TARGETED_METHODS),
         Route("/proxy/{upstream}/{path:path}", proxy.serve, methods=PROXIED_METHODS),
-        *(_inspector(services) if services.settings.inspector else []),
+        *(_inspector(services, operations_apart=operations_apart) if services.settings.inspector else []),
         Route("/bridge.js", StaticFile("bridge.js").serve),
         Route("/bridge.d.ts", StaticFile("bridge.d.ts").serve),
         *_probes(health),
-        *([] if operations_apart else _operations(health)),
+        *([] if operations_apart else _operations(health, document_routes(services.settings, apart=False))),
     ]
 
 
@@ -61,7 +65,8 @@ def make_app(services: Services, *, operations_apart: bool = False) -> ASGIApp:
     """The routes behind their middleware, outside in: handoff, request id, raw path, CORS, open requests."""
     settings = services.settings
     app = services.open_requests.middleware(_app(routes(services, operations_apart=operations_apart)))
-    app = add_cors(app, services.origins, cookies=settings.auth != "none")
+    exposed = header_names(upstream.dialect.proxy for upstream in services.pool.upstreams.values())
+    app = add_cors(app, services.origins, cookies=settings.auth != "none", exposed=exposed)
     addresses = services.limits.addresses
     app = RawPathMiddleware(app, public_url=settings.public_url, addresses=addresses)
     return ConnectionHandoff(RequestIdMiddleware(app, services.clock, addresses))
@@ -70,7 +75,8 @@ def make_app(services: Services, *, operations_apart: bool = False) -> ASGIApp:
 def make_operations_app(services: Services) -> ASGIApp:
     """The routes of operators and their tools, without CORS: no web page may use them."""
     health = HealthRoutes(services)
-    app = services.open_requests.middleware(_app([*_probes(health), *_operations(health)]))
+    documents = document_routes(services.settings, apart=True)
+    app = services.open_requests.middleware(_app([*_probes(health), *_operations(health, documents)]))
     return RequestIdMiddleware(app, services.clock, services.limits.addresses)
 
 
@@ -78,19 +84,16 @@ def _probes(health: HealthRoutes) -> list[Route]:
     return [Route("/livez", health.live), Route("/readyz", health.ready)]
 
 
-def _operations(health: HealthRoutes) -> list[Route]:
+def _operations(health: HealthRoutes, documents: list[Route]) -> list[Route]:
     return [
         Route("/status", health.status),
         Route("/metrics", health.metrics),
-        # the first two refer to the third by its name
-        Route("/openapi.yaml", OpenApiDocument("api/openapi.yaml").serve),
-        Route("/asyncapi.yaml", StaticFile("api/asyncapi.yaml").serve),
-        Route("/state.schema.json", StaticFile("api/state.schema.json").serve),
+        *documents,
     ]
 
 
-def _inspector(services: Services) -> list[Route]:
-    inspector = InspectorRoutes(services)
+def _inspector(services: Services, *, operations_apart: bool) -> list[Route]:
+    inspector = InspectorRoutes(services, operations_apart=operations_apart)
     return [
         Route("/", inspector.page.serve),
         Route("/inspector/tasks", inspector.tasks),

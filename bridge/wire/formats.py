@@ -7,10 +7,11 @@ only one in `STREAMS` besides: clients ask for its `content_type`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from bridge.core.event import Event, Notice, NoticeCode
-from bridge.core.task import State, TaskKey
+from bridge.core.task import State, Status, TaskKey
 from bridge.wire import sse
 from bridge.wire.frames import Format
 from bridge.wire.text import dumps, on_one_line
@@ -75,6 +76,23 @@ class OpenAiFormat(SseFormat):
         return sse.encode(dumps({"type": name} | fields), retry=retry)
 
 
+@dataclass(frozen=True, slots=True)
+class EventShape:
+    """How a provider names and numbers the events of its streams.
+
+    Args:
+        name: Also the `type` in the data; `{status}` is the provider's word.
+        wrapper: The key of the document.
+        number: The key of the number.
+        after: The query parameter with the last number that a client saw.
+    """
+
+    name: str
+    wrapper: str
+    number: str
+    after: str
+
+
 class ProviderFormat(SseFormat):
     """The provider's own documents and nothing else, below `/proxy`.
 
@@ -113,6 +131,45 @@ class ProviderFormat(SseFormat):
     def control(self, name: str, fields: dict[str, Any], *, retry: int | None = None) -> bytes:  # noqa: ARG002 - SSE only
         """Nothing: the provider's own API has no such events."""
         return b""
+
+
+class ProviderEventsFormat(ProviderFormat):
+    """The provider's own documents in events with a name and a number, as OpenAI streams its Responses.
+
+    The number belongs to the state: a client that reconnects with the last one it saw gets what is newer.
+
+    Args:
+        shape: The form of the events.
+        after: Events up to this number are left out.
+    """
+
+    __slots__ = ("_after", "_shape")
+
+    def __init__(
+        self, rewrite: Rewrite, *, shape: EventShape, after: int | None = None, framed: bool = False
+    ) -> None:
+        super().__init__(rewrite, framed=framed)
+        self._shape = shape
+        self._after = -1 if after is None else after
+
+    def with_framing(self) -> Format:
+        """The same with HTTP chunks."""
+        return ProviderEventsFormat(self._rewrite, shape=self._shape, after=self._after, framed=True)
+
+    def state(self, event: Event, text: bytes, *, retry: int | None = None) -> bytes:  # noqa: ARG002 - not our document
+        """The event of a state; nothing where the client has it or no document was recorded."""
+        status, shape = event.state.status, self._shape
+        number = 2 if status.final else 0 if status is Status.QUEUED else 1
+        try:
+            raw = self._rewrite(event.state) if number > self._after else None
+        except Exception:  # noqa: BLE001 - as it came, its links would lead past the bridge
+            raw = None
+        if raw is None:
+            return b""
+        word = event.state.upstream_status or ""
+        name = shape.name.replace("{status}", word if sse.EVENT_NAME.fullmatch(word) else status.value)
+        head = dumps({"type": name, shape.number: number})
+        return sse.encode(head[:-1] + b',"%b":%b}' % (shape.wrapper.encode(), on_one_line(raw)), event=name)
 
 
 class NdjsonFormat(Format):

@@ -23,7 +23,7 @@ KEEPALIVE = b":\n"
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 EVENT_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
-EVENT_NAME = re.compile(r"[a-z_]+")
+EVENT_NAME = re.compile(r"[a-z_]+(?:\.[a-z_]+)*")
 
 _BOM = b"\xef\xbb\xbf"
 # More milliseconds than any client waits; int() raises an error of its own for thousands of digits.

@@ -1,4 +1,4 @@
-"""Takes the screenshots of docs/inspector.md; check them after changing the page.
+"""Takes the screenshots of README.md and docs/inspector.md from the running demo; check them afterwards.
 
 `python -m tests.browser.pictures`
 """
@@ -6,82 +6,102 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 
-from bridge.clock import SystemClock
 from tests.browser.chromium import launch_chromium
-from tests.browser.inspecting import NARROW, Inspector, inspecting
-from tests.e2e.scene import Scene, stage
-from tests.harness import qingbo
+from tests.browser.inspecting import GONE, NARROW, Inspector, inspecting
+from tests.e2e.test_commands import started
+from tests.harness import PATIENCE
 
 PICTURES = Path(__file__).parents[2] / "docs/pictures"
-WIDE = (1240, 780)
-IDS = ("task-wave1775285160b950328499", "task_01PQ7B3EJM91Z0QYXM1GG43Q9Q", "task_01AK9ZJ02YG5235RF0SHM1EM4Y")
-PICTURE = "https://cdn.example/results/lighthouse.svg"
-SVG = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 160 90">'
-    '<rect width="160" height="90" fill="#27476e"/>'
-    '<circle cx="122" cy="22" r="10" fill="#f3d9a4"/><path d="M0 66q40-14 80 0t80 0v24H0z" fill="#173049"/>'
-    '<path d="M38 66l4-34h10l4 34z" fill="#e8e4da"/><path d="M41 38h12l1 7H40z" fill="#b3443b"/></svg>'
-)
+WIDE, TALL = (1240, 660), (NARROW[0], 1160)
+LOOKS: dict[str, dict[str, Any]] = {
+    "inspector-light.png": {"scheme": "light", "size": WIDE},
+    "inspector-dark.png": {"scheme": "dark", "size": WIDE},
+    "inspector-narrow.png": {"scheme": "light", "size": TALL},
+}
+MAX_BYTES = 150_000
+ROWS = 9
+SECONDS = 90.0
 
 
-async def main() -> None:
-    """Take them all."""
+async def main() -> int:
+    """Take them all; the exit code."""
     PICTURES.mkdir(exist_ok=True)
-    async with launch_chromium("--disable-lcd-text") as browser:
-        async with stage(keepalive_seconds=2) as scene:
-            await take(browser, scene, "inspector-light.png", scheme="light", tab="Self-test")
-        async with stage() as scene:
-            await take(browser, scene, "inspector-dark.png", scheme="dark", tab="Bridge")
-        async with stage() as scene:
-            await take(browser, scene, "inspector-narrow.png", scheme="light", tab="Frames", size=NARROW)
+    async with AsyncExitStack() as stack:
+        browser = await stack.enter_async_context(launch_chromium("--disable-lcd-text"))
+        address = await stack.enter_async_context(demo())
+        pages = {
+            name: await stack.enter_async_context(inspecting(browser, expected=[GONE], **look))
+            for name, look in LOOKS.items()
+        }
+        for seen in pages.values():
+            await seen.open(address)
+        ref = await shown(next(iter(pages.values())))
+        for name, seen in pages.items():
+            await take(seen, ref, PICTURES / name)
+    large = [name for name in LOOKS if (PICTURES / name).stat().st_size > MAX_BYTES]
+    sys.stderr.writelines(f"{name} has more than {MAX_BYTES} bytes\n" for name in large)
+    return 1 if large else 0
 
 
-async def take(
-    browser: Browser, scene: Scene, name: str, *, scheme: str, tab: str, size: tuple[int, int] = WIDE
-) -> None:
-    """One picture of four tasks on their way, one of them done."""
-    done, half, begun = IDS
-    now = int(SystemClock().time())
-    refs = [
-        await scene.script("qingbo", done, qingbo(done, "queued", 0, created_at=now - 38)),
-        await scene.script("qingbo", half, qingbo(half, "processing", 61, created_at=now - 21)),
-        await scene.script("qingbo", begun, qingbo(begun, "queued", 0, created_at=now - 2)),
-    ]
-    body = {"model": "hailuo-02", "prompt": "a paper boat"}
-    refs.append(f"vapi/{await scene.submit('vapi', '/task/minimax/v1/video_generation', body)}")
-    async with inspecting(browser, scheme=scheme, size=size) as seen:
-        await seen.page.route(PICTURE, lambda route: route.fulfill(body=SVG, content_type="image/svg+xml"))
-        await seen.open(scene.bridge.url, *refs)
-        await seen.says(refs[1], "processing", "61 %")
-        for progress in (2, 27, 55, 83):
-            await asyncio.sleep(0.3 + progress / 60)
-            await scene.then("qingbo", done, qingbo(done, "processing", progress, created_at=now - 38))
-            await seen.says(refs[0], "processing", f"{progress} %")
-        result = {"images": [{"url": [PICTURE], "expires_at": now + 86_300}]}
-        await scene.then("qingbo", done, qingbo(done, "completed", 100, result=result, created_at=now - 38))
-        await seen.says(refs[0], "completed", "100 %")
-        await seen.select(refs[0])
-        await seen.tab(tab)
-        await expect(seen.page.locator("#outputs img")).to_be_visible()
-        if tab == "Bridge":
-            await moving(seen)
-        if tab == "Self-test":
-            await seen.page.get_by_role("button", name="Run self-test").click()
-            await expect(seen.page.locator("#selftest-progress")).to_have_text("Finished.")
-        await seen.page.mouse.move(0, 0)
-        await seen.page.evaluate("() => document.activeElement.blur()")
-        await seen.page.screenshot(path=PICTURES / name, full_page=True)
+@asynccontextmanager
+async def demo() -> AsyncIterator[str]:
+    """The demo on a free port; the address of its page."""
+    async with started("demo", "--port", "0") as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            found = None
+            while found is None:
+                line = (await process.stdout.readline()).decode()
+                assert line, "the demo printed no link"
+                found = re.search(r"http://[^/\s]+/", line)
+        reading = asyncio.ensure_future(process.stdout.read())  # or it would wait for a reader
+        try:
+            yield found[0].rstrip("/")
+        finally:
+            process.terminate()
+            await process.wait()
+            await reading
 
 
-async def moving(seen: Inspector) -> None:
-    """Until the plots have something to show."""
-    await expect(seen.page.locator(".plot canvas")).to_have_count(3)
-    await seen.page.wait_for_timeout(9000)
+async def shown(seen: Inspector) -> str:
+    """Wait until there is something to see; the task to select."""
+    completed = seen.page.locator("#rows tr:has(.status[data-status=completed])")
+    best: dict[str, str] = {}
+    async with asyncio.timeout(SECONDS + PATIENCE):
+        while "video" not in best or await seen.page.locator("#rows tr").count() < ROWS:
+            for ref in await completed.evaluate_all("(rows) => rows.map((row) => row.dataset.task)"):
+                if ref not in best.values():
+                    best[await kind(seen, ref)] = ref
+            await seen.page.wait_for_timeout(1000)
+    return best["video"]
+
+
+async def kind(seen: Inspector, ref: str) -> str:
+    """What a task resulted in."""
+    await seen.select(ref)
+    await expect(seen.page.locator("#outputs li").first).to_be_visible()
+    text = await seen.page.locator("#outputs .facts .muted").first.text_content() or ""
+    return text.partition(" ")[0]
+
+
+async def take(seen: Inspector, ref: str, path: Path) -> None:
+    """One picture, with a task selected."""
+    await seen.select(ref)
+    await expect(seen.page.locator("#outputs :is(video, img)")).to_be_visible()
+    await seen.page.mouse.move(0, 0)
+    await seen.page.evaluate("() => document.activeElement.blur()")
+    await seen.page.wait_for_timeout(1000)
+    await seen.page.screenshot(path=path)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(asyncio.run(main()))

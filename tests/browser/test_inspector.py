@@ -65,6 +65,10 @@ async def test_a_task_is_seen_moving_to_its_end(browser: Browser, scene: Scene, 
         await ends(scene, ref)
         await seen.says(ref, "completed", "100 %")
         await seen.connected("All watched tasks are final")
+        await expect(seen.page.locator("#frames .fold").filter(has_text="progress 10 → 60")).to_have_count(1)
+        assert await seen.page.locator("#frames pre").count() == 0
+        await seen.page.get_by_role("button", name="Raw").click()
+        await expect(seen.page.locator("#frames pre").first).to_be_visible()
         frames = " ".join(await seen.page.locator("#frames pre").all_text_contents())
         assert '"progress":60' in frames
         assert f"watch={ref}" in seen.page.url
@@ -86,25 +90,56 @@ async def test_the_timeline_begins_before_the_page_came(browser: Browser, scene:
             await expect(seen.page.locator("#timeline li")).to_have_count(2)
 
 
-async def test_what_others_watch_is_listed_and_costs_nothing_until_it_is_watched(
+async def test_what_others_watch_is_listed_while_the_page_watches_something_else(
     browser: Browser, scene: Scene
 ) -> None:
-    ref = await running(scene)
+    ref, own = await running(scene), await running(scene)
     async with scene.events(ref) as stream, inspecting(browser) as seen:
         await stream.state()
-        await seen.open(scene.bridge.url)
+        await seen.open(scene.bridge.url, own)
         await seen.says(ref, "processing", "10 %")
         viewers = seen.row(ref).locator("td").nth(5)
         await expect(viewers).to_have_text("1")
         await moves(scene, ref, 30)
         await seen.says(ref, "processing", "30 %")  # by the list alone
-        await seen.connected("No tasks watched")
         await seen.page.get_by_role("button", name="Watch all open").click()
         await seen.connected("Live")
         await expect(viewers).to_have_text("2")
         await seen.row(ref).get_by_role("button", name=f"Stop {ref}").click()
         await expect(viewers).to_have_text("1")
         await ends(scene, ref)
+        await ends(scene, own)
+
+
+async def test_with_nothing_asked_for_it_follows_what_is_open_and_what_comes_and_keeps_what_ended(
+    browser: Browser,
+) -> None:
+    async with stage(linger_seconds=1) as scene, inspecting(browser) as seen:
+        await seen.open(scene.bridge.url)
+        await seen.connected("Waiting for tasks")
+        await expect(seen.page.locator("#empty")).to_be_visible()
+        refs = []
+        for number in range(3):
+            refs.append(await running(scene, f"task-{number}"))
+            async with scene.events(refs[-1]) as stream:
+                await stream.state()
+                await seen.says(refs[-1], "processing", "10 %")
+                await seen.connected(f"Live via SSE, {number + 1} task")
+        rows = seen.page.locator("#rows tr")
+        assert await rows.evaluate_all("(rows) => rows.map((row) => row.dataset.task)") == refs[::-1]
+        await expect(seen.page.locator("#details-heading")).to_have_text(refs[0])  # the first stays selected
+        await moves(scene, refs[1], 60)
+        await seen.says(refs[1], "processing", "60 %")
+        await ends(scene, refs[2])
+        await seen.says(refs[2], "completed", "100 %")
+        await expect(rows.last).to_have_attribute("data-task", refs[2])
+        await ends(scene, refs[0])
+        await expect(seen.page.locator("#outputs a")).to_have_attribute("href", "https://cdn.example/v.mp4")
+        assert seen.page.url == f"{scene.bridge.url}/"
+        await seen.page.reload()
+        for ref in (refs[0], refs[2]):
+            await seen.says(ref, "completed", "100 %")
+        await seen.says(refs[1], "processing", "60 %")
 
 
 async def test_kill_9_and_a_restart_under_the_page(browser: Browser, tmp_path: Path) -> None:
@@ -185,9 +220,7 @@ async def test_nothing_but_a_task_ref_is_taken(browser: Browser, scene: Scene) -
 HOSTILE = "<img src=x onerror=pwned(1)>'\"; $(touch pwned) `touch pwned` / javascript:pwned(2)"
 
 
-async def test_what_a_provider_says_is_never_more_than_text(
-    browser: Browser, scene: Scene, tmp_path: Path
-) -> None:
+async def test_what_a_provider_says_is_never_more_than_text(browser: Browser, tmp_path: Path) -> None:
     urls = [
         "javascript:pwned(3)",
         "data:text/html,<script>opener.pwned(4)</script>",
@@ -198,11 +231,11 @@ async def test_what_a_provider_says_is_never_more_than_text(
     error = {"code": HOSTILE, "message": HOSTILE + "</p><script>pwned(6)</script>"}
     failed = qingbo(HOSTILE, "failed", 50, error=error, model=HOSTILE)
     done = qingbo("hostile", "completed", 100, result={"images": [{"url": urls}]})
-    refs = [
-        await scene.script("qingbo", HOSTILE, failed),
-        await scene.script("qingbo", "hostile", done),
-    ]
-    async with inspecting(browser) as seen:
+    async with stage() as scene, inspecting(browser) as seen:
+        refs = [
+            await scene.script("qingbo", HOSTILE, failed),
+            await scene.script("qingbo", "hostile", done),
+        ]
         await seen.open(scene.bridge.url)
         for ref in refs:
             await seen.page.get_by_label("Task ref").fill(ref)
@@ -405,14 +438,13 @@ async def test_outputs_that_came_as_bytes_are_shown_when_asked_for(browser: Brow
 
 async def test_the_link_of_the_demo_shows_its_tasks_moving(browser: Browser) -> None:
     async with started("demo", "--port", "0", "--speed", "4") as process:
-        link = await line_with(process, r"http://\S+/#\S+")
+        link = await line_with(process, r"http://\S+/$")
         async with inspecting(browser, expected=[GONE]) as seen:
             await seen.page.goto(link)
-            await expect(seen.page.locator("tr[data-followed]")).to_have_count(4)
-            await seen.connected("Live via SSE")
-            await expect(seen.page.locator("#rows .progress").first).to_have_text(re.compile(r"^[1-9]"))
-        process.terminate()  # it ends what it started
-        await process.wait()
+            await expect(seen.page.locator("#rows tr").nth(4)).to_be_visible()
+            await expect(seen.page.locator("#rows")).to_contain_text("completed")
+        process.terminate()
+        assert await process.wait() == 0
 
 
 async def line_with(process: Any, pattern: str) -> str:

@@ -348,6 +348,7 @@ def test_the_routes_are_those_of_the_application():
     assert api <= documented
     assert {path for _, path in documented & files} == {
         "/openapi.yaml",
+        "/openapi.json",
         "/asyncapi.yaml",
         "/state.schema.json",
     }

@@ -295,3 +295,46 @@ async def test_closing_is_idempotent_where_it_matters(made: Made) -> None:
     if not isinstance(made.journal, MemoryJournal):
         with pytest.raises(JournalError):
             await made.journal.append(TASK, now(made))
+
+
+async def test_the_tasks_of_an_account_open_or_ended_newest_change_first(made: Made) -> None:
+    foreign = TaskKey(TASK.upstream, "their-task", "somebody")
+    third = TaskKey(TASK.upstream, "third")
+    done = TaskKey(TASK.upstream, "done")
+    for key in (TASK, done, third, foreign, OTHER):
+        await made.journal.append(key, now(made))
+    await made.journal.append(TASK, now(made, progress=50))
+    await made.journal.append(done, now(made, "completed"))
+
+    async def newest(account: str, *, final: bool, limit: int = 10) -> list[TaskKey]:
+        return list(await made.journal.newest(TASK.upstream, account, final=final, limit=limit))
+
+    assert await newest("-", final=False) == [TASK, third]
+    assert await newest("-", final=False, limit=1) == [TASK]
+    assert await newest("-", final=True) == [done]
+    assert await newest("somebody", final=False) == [foreign]
+    assert await newest("nobody", final=False) == []
+    assert list(await made.journal.newest("nowhere", "-", final=False, limit=10)) == []
+
+
+async def test_when_a_task_was_first_seen_never_changes(made: Made) -> None:
+    began = made.clock.time()
+    await made.journal.append(TASK, now(made))
+    await made.clock.advance(30)
+    for _ in range(KEEPS + 80):
+        await made.journal.append(TASK, now(made, progress=1))
+    await made.journal.append(OTHER, now(made))
+    await made.tidy()
+    missing = TaskKey("qingbo", "never-was")
+    assert await made.journal.first_seen([OTHER, missing, TASK]) == [began + 30, None, began]
+    assert await made.journal.first_seen([]) == []
+
+
+async def test_a_forgotten_task_is_in_no_list(make: Any, tmp_path: Path) -> None:
+    async with make(tmp_path, retention=60) as made:
+        await made.journal.append(TASK, now(made, "completed"))
+        await made.clock.advance(120)
+        await made.journal.append(OTHER, now(made))
+        await made.tidy()
+        assert list(await made.journal.newest(TASK.upstream, "-", final=True, limit=10)) == []
+        assert await made.journal.first_seen([TASK]) == [None]

@@ -102,6 +102,10 @@ PROMISED = {
     "bridge_budget_wait_seconds": ("histogram", UPSTREAM),
     "bridge_budget_paused_seconds": ("gauge", UPSTREAM),
     "bridge_circuit_open": ("gauge", UPSTREAM),
+    "bridge_upstream_state": (
+        "gauge",
+        UPSTREAM | {"state": {"VALID", "INITIALIZING", "INTERRUPTED", "OFF"}},
+    ),
     "bridge_journal_failures_total": ("counter", {}),
     "bridge_journal_append_seconds": ("histogram", {}),
     "bridge_loop_lag_seconds": ("histogram", {}),

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import yaml
 
 from bridge.config.effective import stop_seconds
 from bridge.config.settings import Settings
+from tests.conftest import missing
 from tests.docs.pages import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -44,3 +46,61 @@ def seconds(text: str) -> float:
     """A time as Compose and systemd write it."""
     (number,) = re.findall(r"^(\d+)s?$", str(text))
     return float(number)
+
+
+CUSTOM = ("monitoring.coreos.com/", "gateway.networking.k8s.io/")  # resources that an operator brings
+
+
+def of(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """All objects of a kind."""
+    return [one for one in objects if one["kind"] == kind]
+
+
+def pod(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """The pod of the one workload."""
+    (found,) = of(objects, "StatefulSet")
+    return found["spec"]["template"]["spec"]
+
+
+def container(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """Its one container."""
+    (found,) = pod(objects)["containers"]
+    return found
+
+
+def assert_valid(objects: list[dict[str, Any]], folder: Path) -> None:
+    """Judge every object by the schemas of Kubernetes, which know no custom resource."""
+    validate = tool("kubernetes-validate")
+    if validate is None:
+        missing("kubernetes-validate")
+    known = [one for one in objects if not one["apiVersion"].startswith(CUSTOM)]
+    (folder / "all.yaml").write_text(yaml.safe_dump_all(known))
+    done = subprocess.run(
+        [validate, "--strict", folder / "all.yaml"], capture_output=True, text=True, check=False
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert said.count("passed for resource") == len(known), said
+
+
+def assert_harmless(objects: list[dict[str, Any]]) -> None:
+    """A pod may nothing that it need not."""
+    inside, allowed = pod(objects), container(objects)["securityContext"]
+    assert inside["securityContext"]["runAsNonRoot"]
+    assert inside["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert allowed == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert inside["automountServiceAccountToken"] is False
+    assert inside["enableServiceLinks"] is False  # a Service called `bridge` would set BRIDGE_PORT
+
+
+def assert_probed(objects: list[dict[str, Any]]) -> None:
+    """Each probe asks the path that answers its question, at a port of the container."""
+    one = container(objects)
+    asked = {kind: one[f"{kind}Probe"]["httpGet"] for kind in ("liveness", "readiness", "startup")}
+    paths = {kind: get["path"] for kind, get in asked.items()}
+    assert paths == {"liveness": "/livez", "readiness": "/readyz", "startup": "/livez"}
+    assert {get["port"] for get in asked.values()} <= {port["name"] for port in one["ports"]}

@@ -20,7 +20,7 @@ from tests.deploy.manifests import DEPLOY, STOP_SECONDS, effective, seconds, too
 from tests.deploy.tokens import SECRET
 from tests.docs.pages import ROOT
 from tests.harness import running_bridge
-from tests.tools.install import PROMETHEUS
+from tests.tools.install import GO, PROMETHEUS
 
 pytestmark = pytest.mark.anyio
 
@@ -32,8 +32,8 @@ GIVEN = {"BRIDGE_TOKEN_SECRETS": orjson.dumps([SECRET]).decode(), "GRAFANA_PASSW
 
 
 def _filled(text: str) -> str:
-    """`${NAME:-default}` and `${NAME:?why}` as Compose reads them."""
-    return re.sub(r"\$\{(\w+):([-?])([^}]*)\}", lambda found: GIVEN.get(found[1], found[3]), str(text))
+    """`${NAME:-default}` as Compose reads it."""
+    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: GIVEN.get(found[1], found[2]), str(text))
 
 
 def _variables(service: str) -> dict[str, str]:
@@ -77,14 +77,80 @@ def test_images_of_others_are_pinned_to_a_version() -> None:
     assert all(re.search(r":v?\d+\.\d+\.\d+", image) for image in images)
 
 
-def test_secrets_are_asked_for_and_have_no_default() -> None:
+def test_secrets_have_no_default_and_stay_out_of_git() -> None:
     text = FILE.read_text("utf-8")
-    asked = set(re.findall(r"\$\{(\w+):\?", text))
-    assert asked == {"BRIDGE_TOKEN_SECRETS", "GRAFANA_PASSWORD"}
+    assert not re.search(r"\$\{\w+:?\?", text), "Compose would ask for it in every profile"
+    defaults = dict(re.findall(r"\$\{(BRIDGE_TOKEN_SECRETS|GRAFANA_PASSWORD):-([^}]*)\}", text))
+    assert defaults == {"BRIDGE_TOKEN_SECRETS": "[]", "GRAFANA_PASSWORD": ""}
     example = (DEPLOY / "compose" / "env.example").read_text("utf-8")
-    assert asked <= set(re.findall(r"^(\w+)=", example, re.MULTILINE))
+    assert set(GIVEN) <= set(re.findall(r"^(\w+)=", example, re.MULTILINE))
     ignored = subprocess.run(["git", "check-ignore", "-q", "deploy/.env"], cwd=ROOT, check=False)
     assert ignored.returncode == 0
+
+
+@pytest.mark.parametrize("name", [name for name, one in SERVICES.items() if "stack" in one["profiles"]])
+def test_nothing_of_the_stack_starts_before_its_secrets_were_checked(name: str) -> None:
+    def before(service: str) -> set[str]:
+        needs = SERVICES[service].get("depends_on", [])
+        return {service, *(one for need in needs for one in before(need))}
+
+    assert name == "simulator" or "preflight" in before(name)
+
+
+@pytest.mark.parametrize("wrong", [{"BRIDGE_TOKEN_SECRETS": "[]"}, {"GRAFANA_PASSWORD": ""}], ids=str)
+def test_the_check_says_which_secret_is_missing(wrong: dict[str, str], tmp_path: Path) -> None:
+    done = _preflight(_variables("preflight") | wrong, tmp_path / "token")
+    assert (done.returncode, done.stdout) == (2, "")
+    (name,) = wrong
+    assert done.stderr == f"{name} is not set in deploy/.env: see deploy/compose/env.example\n"
+
+
+def config(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What `docker compose config` says in a folder, by the loader of Compose itself."""
+    reader = shutil.which("compose-config", path=GO)
+    if reader is None:
+        missing("compose-config")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)} | variables
+    return subprocess.run(
+        [reader, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The files of a fresh clone that Compose reads; no `.env`."""
+    shutil.copy(ROOT / "compose.yaml", tmp_path)
+    shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns(".env"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("below", [".", "deploy"])
+def test_the_demo_needs_no_setting_and_nothing_else_starts_with_it(clone: Path, below: str) -> None:
+    done = config(clone / below, "--profile", "demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    project = orjson.loads(done.stdout)
+    assert project["name"] == "task-event-bridge"
+    (demo,) = project["services"].values()
+    assert demo["command"] == ["demo"]
+    (port,) = demo["ports"]
+    assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "8080", 8080)
+    assert demo["build"]["context"] == str(clone)
+
+
+def test_the_stack_is_what_starts_once_the_example_is_copied(clone: Path) -> None:
+    assert "no service" in config(clone, "--file", "deploy/compose.yaml").stderr or not orjson.loads(
+        config(clone, "--file", "deploy/compose.yaml").stdout
+    ).get("services")
+    shutil.copy(DEPLOY / "compose" / "env.example", clone / "deploy" / ".env")
+    with (clone / "deploy" / ".env").open("a") as file:
+        file.write("GRAFANA_PASSWORD=secret\n")
+    done = config(clone, "--file", "deploy/compose.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+    services = orjson.loads(done.stdout)["services"]
+    assert set(services) == {"bridge", "grafana", "preflight", "prometheus", "simulator"}
+    assert services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "secret"
+    demo = config(clone, "--file", "deploy/compose.yaml", "--profile", "demo")
+    assert set(orjson.loads(demo.stdout)["services"]) == {"demo"}
 
 
 def test_a_stop_is_given_the_time_of_the_longest_submit_and_a_drain() -> None:
@@ -136,20 +202,27 @@ def test_promtool_finds_the_scrape_configuration_right(tmp_path: Path) -> None:
     assert "rules found" in done.stdout
 
 
-def _write_token(variables: dict[str, str], to: Path) -> str:
+def _preflight(variables: dict[str, str], to: Path) -> subprocess.CompletedProcess[str]:
     """Run the service's own command."""
-    script = SERVICES["metrics-token"]["entrypoint"][-1].replace("/token/prometheus", str(to))
+    script = SERVICES["preflight"]["entrypoint"][-1].replace("/token/prometheus", str(to)).replace("$$", "$")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    subprocess.run(["/bin/sh", "-ec", script], env={"PATH": path} | variables, check=True)
-    assert to.stat().st_mode & 0o444 == 0o444  # Prometheus is another user
-    return to.read_text().strip()
+    return subprocess.run(
+        ["/bin/sh", "-ec", script],
+        env={"PATH": path} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 async def test_the_token_that_is_written_for_prometheus_opens_the_metrics(tmp_path: Path) -> None:
     """The service's own command, and the bridge with the service's own settings, on this machine."""
-    variables = _variables("metrics-token")
-    token = _write_token(variables, tmp_path / "token")
-    own = {name: value for name, value in variables.items() if "UPSTREAMS" not in name}
+    variables = _variables("preflight")
+    done = _preflight(variables, tmp_path / "token")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "token").stat().st_mode & 0o444 == 0o444  # Prometheus is another user
+    token = (tmp_path / "token").read_text().strip()
+    own = {name: value for name, value in _variables("bridge").items() if "UPSTREAMS" not in name}
     own |= {"BRIDGE_ADMIN_HOST": "127.0.0.1", "BRIDGE_ADMIN_PORT": "0"}
     async with running_bridge({"qingbo": {}}, environment=own) as bridge, aiohttp.ClientSession() as http:
         assert bridge.process.stdout is not None

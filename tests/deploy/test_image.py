@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import tomllib
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import orjson
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.chaos.proxy import free_port
 from tests.conftest import missing
 from tests.deploy.container import Container, container, why_not
 from tests.deploy.dockerfile import labels, stages
+from tests.deploy.manifests import tool
 from tests.deploy.tokens import SECRET, mint
 from tests.docs.pages import ROOT
 from tests.e2e import raw
-from tests.harness import Provider, qingbo, qingbo_done, running_simulator
+from tests.harness import PATIENCE, Provider, qingbo, qingbo_done, running_simulator
 
 pytestmark = pytest.mark.anyio
 
@@ -98,6 +107,27 @@ def test_the_lock_holds_what_the_package_needs() -> None:
     )
 
 
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_lock_can_be_installed_on_every_platform_without_a_compiler(machine: str, tmp_path: Path) -> None:
+    uv = tool("uv")
+    if uv is None:
+        missing("uv")
+    (minor,) = re.findall(r"^python:(3\.\d+)\.", FINAL.says["FROM"])
+    done = subprocess.run(
+        [
+            *(uv, "pip", "install", "--dry-run", "--no-deps", "--only-binary=:all:", "--require-hashes"),
+            *("--python-platform", f"{machine}-manylinux_2_28", "--python-version", minor),
+            *("--target", tmp_path, "--requirement", ROOT / "deploy" / "image" / "requirements.txt"),
+        ],
+        env=os.environ | {"UV_SYSTEM_CERTS": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Would install" in done.stderr
+
+
 def _pins(lock: Path) -> dict[str, str]:
     text = re.sub(r"^#.*\n", "", lock.read_text("utf-8"), flags=re.MULTILINE).replace("\\\n", " ")
     return {
@@ -110,8 +140,6 @@ async def running() -> AsyncIterator[tuple[Container, Provider]]:
     """The container, with a simulated provider; built once."""
     if (reason := why_not()) is not None:
         missing(reason)
-    import aiohttp
-
     async with running_simulator() as simulator, aiohttp.ClientSession() as http:
         upstream = {"base_url": f"{simulator.url}/qingbo", "api_key": "test-key", "poll_min_seconds": 0.05}
         variables = {
@@ -186,6 +214,72 @@ async def test_a_file_may_say_everything(running: tuple[Container, Provider]) ->
     assert code == 0, said
     settings = {name: setting["value"] for name, setting in orjson.loads(said).items()}
     assert (settings["host"], settings["journal"]) == ("0.0.0.0", "sqlite:./bridge.db")
+
+
+@asynccontextmanager
+async def demo_of(image: Container, port: int) -> AsyncIterator[tuple[Process, list[str]]]:
+    """`docker run IMAGE demo`, in the file system of the container that runs, and what it printed."""
+    user, _, group = FINAL.says["USER"].partition(":")
+    inside = [
+        "nsenter",
+        f"--target={image.pid}",
+        "--mount",
+        "--root",
+        f"--setuid={user}",
+        f"--setgid={group}",
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *(*inside, f"--wdns={FINAL.place}", "--", *FINAL.words("ENTRYPOINT"), "demo"),
+        env=FINAL.environment | {"BRIDGE_PORT": str(port)},  # all containers of this test share one network
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    printed: list[str] = []
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not any(f":{port}/" in line for line in printed):
+                line = (await process.stdout.readline()).decode()
+                assert line, "".join(printed)
+                printed.append(line)
+        yield process, printed
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        process._transport.close()
+
+
+def address_of_this_machine() -> str:
+    """An address that is not loopback, as a container has; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            missing("a network")
+        return probe.getsockname()[0]
+
+
+async def test_the_demo_in_the_image_is_reached_through_the_published_port(
+    running: tuple[Container, Provider], http: aiohttp.ClientSession
+) -> None:
+    made, _ = running
+    port = free_port()
+    async with demo_of(made, port) as (process, printed):
+        (link,) = re.findall(rf"http://\S*:{port}/\s", "".join(printed))[:1]
+        assert link.strip() == f"http://127.0.0.1:{port}/"  # what a browser beside the engine opens
+        inside = f"http://{address_of_this_machine()}:{port}"  # what the engine forwards a published port to
+        for host in (f"localhost:{port}", f"127.0.0.1:{port}"):
+            async with http.get(f"{inside}/", headers={"Host": host}) as page:
+                assert (page.status, page.content_type) == (200, "text/html")
+        async with http.get(f"{inside}/inspector/tasks", headers={"Host": f"localhost:{port}"}) as answer:
+            assert answer.status in {200, 404}  # the list behind the page, where the page has one
+        code, said = await made.run(*FINAL.words("HEALTHCHECK"), BRIDGE_URL=f"http://127.0.0.1:{port}")
+        assert (code, orjson.loads(said)["ready"]) == (0, True)
+        process.terminate()
+        async with asyncio.timeout(10):  # the patience of `docker stop`
+            assert await process.wait() == 0
 
 
 async def test_sigterm_drains_and_the_exit_code_is_0(running: tuple[Container, Provider]) -> None:

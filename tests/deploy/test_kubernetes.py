@@ -13,7 +13,17 @@ import yaml
 from bridge.config.effective import LAST_SECONDS
 from tests.conftest import missing
 from tests.deploy.dockerfile import stages
-from tests.deploy.manifests import DEPLOY, effective, tool
+from tests.deploy.manifests import (
+    DEPLOY,
+    assert_harmless,
+    assert_probed,
+    assert_valid,
+    container,
+    effective,
+    of,
+    pod,
+    tool,
+)
 from tests.deploy.tokens import SECRET
 from tests.docs.pages import PAGES, ROOT, snippets
 
@@ -47,72 +57,33 @@ def objects(
     return rendered[request.param]
 
 
-def _of(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [one for one in objects if one["kind"] == kind]
-
-
-def _pod(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    (found,) = _of(objects, "StatefulSet")
-    return found["spec"]["template"]["spec"]
-
-
-def _container(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    (found,) = _pod(objects)["containers"]
-    return found
-
-
 def test_every_object_is_valid_for_the_cluster(objects: list[dict[str, Any]], tmp_path: Path) -> None:
-    validate = tool("kubernetes-validate")
-    if validate is None:
-        missing("kubernetes-validate")
-    known = [one for one in objects if not one["apiVersion"].startswith("monitoring.coreos.com/")]
-    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(known))
-    done = subprocess.run(
-        [validate, "--strict", tmp_path / "all.yaml"], capture_output=True, text=True, check=False
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert said.count("passed for resource") == len(known), said
+    assert_valid(objects, tmp_path)
 
 
 def test_a_pod_may_nothing_that_it_need_not(objects: list[dict[str, Any]]) -> None:
-    pod, container = _pod(objects), _container(objects)
-    assert pod["securityContext"]["runAsNonRoot"]
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert pod["automountServiceAccountToken"] is False
-    assert pod["enableServiceLinks"] is False  # a Service called `bridge` would set BRIDGE_PORT
+    assert_harmless(objects)
 
 
 def test_the_pod_is_who_the_image_says(objects: list[dict[str, Any]]) -> None:
-    context = _pod(objects)["securityContext"]
+    context = pod(objects)["securityContext"]
     final = stages(ROOT / "Dockerfile")[-1]
     assert f"{context['runAsUser']}:{context['runAsGroup']}" == final.says["USER"]
-    assert final.words("VOLUME")[0] in [mount["mountPath"] for mount in _container(objects)["volumeMounts"]]
+    assert final.words("VOLUME")[0] in [mount["mountPath"] for mount in container(objects)["volumeMounts"]]
 
 
 def test_a_pod_is_given_the_time_of_its_longest_submit_and_a_drain(
     objects: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     settings = _settings(objects, tmp_path)
-    before = float(_container(objects)["lifecycle"]["preStop"]["exec"]["command"][1])
+    before = float(container(objects)["lifecycle"]["preStop"]["exec"]["command"][1])
     submits = [value for name, value in settings.items() if name.endswith(".submit_timeout_seconds")]
     needed = before + max(submits) + settings["drain_seconds"] + LAST_SECONDS
-    assert _pod(objects)["terminationGracePeriodSeconds"] >= needed
+    assert pod(objects)["terminationGracePeriodSeconds"] >= needed
 
 
 def test_probes_ask_what_they_should(objects: list[dict[str, Any]]) -> None:
-    container = _container(objects)
-    asked = {
-        kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("liveness", "readiness", "startup")
-    }
-    assert asked == {"liveness": "/livez", "readiness": "/readyz", "startup": "/livez"}
-    names = {port["name"] for port in container["ports"]}
-    assert {container[f"{kind}Probe"]["httpGet"]["port"] for kind in asked} <= names
+    assert_probed(objects)
 
 
 _known: dict[str, dict[str, Any]] = {}
@@ -120,7 +91,7 @@ _known: dict[str, dict[str, Any]] = {}
 
 def _settings(objects: list[dict[str, Any]], tmp_path: Path) -> dict[str, Any]:
     """What the bridge of the pod makes of its configuration, given the Secret."""
-    (config,) = _of(objects, "ConfigMap")
+    (config,) = of(objects, "ConfigMap")
     text = config["data"]["bridge.toml"]
     if text not in _known:
         _known[text] = _asked(text, tmp_path)
@@ -138,7 +109,7 @@ def test_the_configuration_is_right_and_listens_where_the_pod_says(
     objects: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     settings = _settings(objects, tmp_path)
-    ports = {port["name"]: port["containerPort"] for port in _container(objects)["ports"]}
+    ports = {port["name"]: port["containerPort"] for port in container(objects)["ports"]}
     assert ports == {"http": settings["port"], "operations": settings["admin_port"]}
     assert (settings["auth"], settings["admin_host"], settings["journal"]) == (
         "token",
@@ -150,30 +121,30 @@ def test_the_configuration_is_right_and_listens_where_the_pod_says(
 def test_the_memory_has_room_for_as_many_connections_as_are_let_in(
     objects: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    limit = _container(objects)["resources"]["limits"]["memory"]
+    limit = container(objects)["resources"]["limits"]["memory"]
     room = int(limit.removesuffix("Gi")) * 1024 * MIB
     assert EMPTY_PROCESS + _settings(objects, tmp_path)["max_connections"] * CONNECTION * KEPT <= room
 
 
 def test_everything_finds_the_pods_by_the_same_labels(objects: list[dict[str, Any]]) -> None:
-    (workload,) = _of(objects, "StatefulSet")
+    (workload,) = of(objects, "StatefulSet")
     labels = workload["spec"]["template"]["metadata"]["labels"]
-    selectors = [one["spec"]["selector"] for one in _of(objects, "Service")]
-    selectors += [one["spec"]["selector"]["matchLabels"] for one in _of(objects, "PodDisruptionBudget")]
-    selectors += [one["spec"]["podSelector"]["matchLabels"] for one in _of(objects, "NetworkPolicy")]
+    selectors = [one["spec"]["selector"] for one in of(objects, "Service")]
+    selectors += [one["spec"]["selector"]["matchLabels"] for one in of(objects, "PodDisruptionBudget")]
+    selectors += [one["spec"]["podSelector"]["matchLabels"] for one in of(objects, "NetworkPolicy")]
     selectors += [workload["spec"]["selector"]["matchLabels"]]
     assert len(selectors) == 6
     assert all(selector and selector.items() <= labels.items() for selector in selectors)
-    (policy,) = _of(objects, "NetworkPolicy")
+    (policy,) = of(objects, "NetworkPolicy")
     (names,) = (rule for rule in policy["spec"]["egress"] if rule["ports"][0]["port"] == 53)
     assert [peer["podSelector"]["matchLabels"] for peer in names["to"]] == [{"k8s-app": "kube-dns"}]
-    assert workload["spec"]["serviceName"] in [one["metadata"]["name"] for one in _of(objects, "Service")]
+    assert workload["spec"]["serviceName"] in [one["metadata"]["name"] for one in of(objects, "Service")]
 
 
 def test_a_budget_that_lets_a_node_be_emptied_although_there_is_one_replica(
     objects: list[dict[str, Any]],
 ) -> None:
-    (budget,) = _of(objects, "PodDisruptionBudget")
+    (budget,) = of(objects, "PodDisruptionBudget")
     assert {"maxUnavailable": 1}.items() <= budget["spec"].items()
     assert "minAvailable" not in budget["spec"]
 
@@ -182,10 +153,10 @@ def test_the_operator_scrapes_the_operations_port_under_the_jobs_name(
     rendered: dict[str, list[dict[str, Any]]],
 ) -> None:
     objects = rendered["overlays/example"]
-    (monitor,) = _of(objects, "ServiceMonitor")
+    (monitor,) = of(objects, "ServiceMonitor")
     (service,) = (
         one
-        for one in _of(objects, "Service")
+        for one in of(objects, "Service")
         if monitor["spec"]["selector"]["matchLabels"].items() <= one["metadata"]["labels"].items()
     )
     (endpoint,) = monitor["spec"]["endpoints"]

@@ -69,6 +69,6 @@ def test_the_program_is_where_the_page_installs_it() -> None:
 
 
 def test_a_configuration_with_mistakes_is_not_tried_again() -> None:
-    from bridge.cli.main import BAD_CONFIGURATION
+    from bridge.cli.configuration import BAD_CONFIGURATION
 
     assert _values("RestartPreventExitStatus") == [str(BAD_CONFIGURATION)]

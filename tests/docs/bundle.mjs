@@ -1,4 +1,4 @@
-// Builds the recipes as the build of an app would: `node bundle.mjs OUT` writes react.js, vue.js, next.js, route.mjs.
+// Builds the recipes as the build of an app would: `node bundle.mjs OUT` writes react.js, vue.js, next.js, routes.mjs.
 
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -44,6 +44,11 @@ const VUE = `
   window.show = (next) => (task.value = next);
   createApp(() => task.value && h(TaskProgress, { task: task.value, address })).mount("main");
 `;
+const ROUTES = `
+  export { POST as renders } from "./nextjs/app/api/renders/route.js";
+  export { POST as signIn } from "./nextjs/app/api/sign-in/route.js";
+  export { POST as stream } from "./nextjs/app/api/stream/route.js";
+`;
 const DIRECT = "const address = (task) => `${window.BRIDGE}/v1/events?task=${task}`;";
 const BY_TICKET = 'import { address } from "./nextjs/lib/address.js";';
 
@@ -70,7 +75,7 @@ await Promise.all([
     format: "esm",
     platform: "node",
     logLevel: "error",
-    entryPoints: [`${RECIPES}/nextjs/app/api/stream/route.js`],
-    outfile: `${out}/route.mjs`,
+    stdin: { contents: ROUTES, resolveDir: RECIPES },
+    outfile: `${out}/routes.mjs`,
   }),
 ]);

@@ -305,7 +305,7 @@ async def test_the_script_says_why_there_is_nothing(scene: Scene, tmp_path: Path
     task = scene.id()
     ref = await scene.script("qingbo", task, qingbo(task, "failed", 5, error={"message": "not that"}))
     code, _, err = await ran(*python(ref), environment=environment, cwd=tmp_path)
-    assert (code, err[-1]) == (1, "failed: not that")
+    assert (code, err[-1]) == (1, f"{ref} failed: not that")
     code, _, err = await ran(*python("nobody/1"), environment=environment, cwd=tmp_path)
     assert (code, err[-1].partition(":")[0]) == (2, "upstream_not_found")
     assert not os.listdir(tmp_path)  # noqa: PTH208 - one call, and nothing to wait for

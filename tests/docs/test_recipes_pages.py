@@ -36,8 +36,6 @@ pytestmark = pytest.mark.anyio
 
 OPEN: dict[str, Any] = {"allowed_origins": '["*"]'}
 PAGES = ("page", "react", "vue")
-ADA = {"session": "session-of-ada"}
-BOB = {"session": "session-of-bob"}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +76,10 @@ async def test_a_page_shows_a_task_to_its_end(scene: Scene, browser: Browser, pa
         assert await page.evaluate("document.querySelector('progress').value") == 40
         await scene.then("qingbo", task, qingbo_done(task))
         await shows(page, "completed")
-        assert await page.locator("video").get_attribute("src") == "https://cdn.example/v.mp4"
+        # The link leads nowhere, as an expired one: no dead player is left, but the link and a sentence.
+        await shows(page, "This video cannot be shown here.")
+        assert await page.locator("video").count() == 0
+        assert await page.locator("a").get_attribute("href") == "https://cdn.example/v.mp4"
         await scene.reaches('bridge_connections{delivery="sse"}', 0)
 
 
@@ -133,7 +134,7 @@ async def test_the_plain_page_follows_many_tasks_on_one_connection(
         await has_said(page, f"{nobody}: ")
         for task in ids:
             await scene.then("qingbo", task, qingbo_done(task))
-        await page.wait_for_function("document.querySelectorAll('video').length === 8")
+        await page.wait_for_function("document.querySelectorAll('section a').length === 8")
         await scene.reaches('bridge_connections{delivery="sse"}', 0)
 
 
@@ -194,6 +195,28 @@ async def fastapi(guarded: Scene) -> AsyncIterator[tuple[str, Program]]:
         yield made
 
 
+async def signed_in(http: aiohttp.ClientSession, url: str, user: str) -> dict[str, str]:
+    """The cookies of a user of a recipe."""
+    async with http.post(url, json={"user": user}) as said:
+        assert said.status in {200, 204}, await said.text()
+        return {"session": said.cookies["session"].value}
+
+
+async def both(guarded: Scene, url: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The cookies of Ada and of Bob."""
+    http = guarded.http
+    return await signed_in(http, f"{url}/sign-in", "ada"), await signed_in(http, f"{url}/sign-in", "bob")
+
+
+async def clicks(page: Page) -> None:
+    """Sign in and render, as a reader does."""
+    await page.click("#render button")
+    await shows(page, "sign in first")
+    await page.click("#sign-in button")
+    await shows(page, "Signed in as ada.")
+    await page.click("#render button")
+
+
 IT_IS_OVER = "!/queued|processing/.test(document.querySelector('p').textContent)"
 
 
@@ -208,14 +231,14 @@ async def test_the_page_of_the_backend_renders_and_shows_the_result(
     guarded: Scene, browser: Browser, fastapi: tuple[str, Program]
 ) -> None:
     url, program = fastapi
-    async with visited(browser, url, ADA) as (page, _):
+    async with visited(browser, url) as (page, _):
         asked = streams_of(page)
-        await page.click("button")
+        await clicks(page)
         await shows(page, "queued")
         guarded.advance(100_000)
         await page.wait_for_function(IT_IS_OVER)
         completed = await page.locator("p").inner_text() == "completed"
-        assert await page.locator("#outputs a").count() == completed
+        assert await page.locator("#outputs > *").count() == completed
         assert len(asked) == 1
     said = "".join((*program.out, *program.err, *guarded.bridge.log))
     assert "/stream" in said
@@ -224,9 +247,9 @@ async def test_the_page_of_the_backend_renders_and_shows_the_result(
 
 
 async def test_a_page_whose_ticket_is_over_gets_another(guarded: Scene, browser: Browser) -> None:
-    async with backend(guarded, TICKET_SECONDS="1") as (url, _), visited(browser, url, ADA) as (page, _):
+    async with backend(guarded, TICKET_SECONDS="1") as (url, _), visited(browser, url) as (page, _):
         asked = streams_of(page)
-        await page.click("button")
+        await clicks(page)
         await shows(page, "queued")
         await until(lambda: _different(asked), 2)
         assert re.search(r"last_event_id=[\w-]+-\d+$", asked[-1])
@@ -243,16 +266,17 @@ async def test_the_backend_shows_nobody_the_renders_of_others(
 ) -> None:
     url, _ = fastapi
     http = guarded.http
+    ada, bob = await both(guarded, url)
     async with http.post(f"{url}/renders", json={"prompt": "x"}) as said:
         assert said.status == 401
-    async with http.post(f"{url}/renders", json={"prompt": ""}, cookies=ADA) as said:
+    async with http.post(f"{url}/renders", json={"prompt": ""}, cookies=ada) as said:
         assert said.status == 422
-    async with http.post(f"{url}/renders", json={"prompt": "x"}, cookies=ADA) as said:
+    async with http.post(f"{url}/renders", json={"prompt": "x"}, cookies=ada) as said:
         assert said.status == 201
         task = (await said.json())["task"]
-    async with http.post(f"{url}/renders/{task}/stream", cookies=BOB) as said:
+    async with http.post(f"{url}/renders/{task}/stream", cookies=bob) as said:
         assert said.status == 404
-    async with http.post(f"{url}/renders/{task}/stream", cookies=ADA) as said:
+    async with http.post(f"{url}/renders/{task}/stream", cookies=ada) as said:
         assert said.headers["cache-control"] == "no-store"
         given = await said.json()
     assert list(given) == ["events"]
@@ -266,9 +290,10 @@ async def test_the_backend_passes_on_what_the_provider_says(
     guarded: Scene, fastapi: tuple[str, Program]
 ) -> None:
     url, _ = fastapi
+    ada, _ = await both(guarded, url)
     await guarded.faults(qingbo=[{"name": "402", "calls": ["submit"]}])
     try:
-        async with guarded.http.post(f"{url}/renders", json={"prompt": "x"}, cookies=ADA) as said:
+        async with guarded.http.post(f"{url}/renders", json={"prompt": "x"}, cookies=ada) as said:
             assert said.status == 502
             assert "bridge" not in (await said.json())["detail"]
     finally:
@@ -276,25 +301,23 @@ async def test_the_backend_passes_on_what_the_provider_says(
 
 
 async def test_a_backend_without_a_bridge_says_so(guarded: Scene) -> None:
-    async with (
-        backend(guarded, BRIDGE_URL=f"http://127.0.0.1:{free_port()}") as (url, _),
-        guarded.http.post(f"{url}/renders", json={"prompt": "x"}, cookies=ADA) as said,
-    ):
-        assert said.status == 503
+    async with backend(guarded, BRIDGE_URL=f"http://127.0.0.1:{free_port()}") as (url, _):
+        ada, _ = await both(guarded, url)
+        async with guarded.http.post(f"{url}/renders", json={"prompt": "x"}, cookies=ada) as said:
+            assert said.status == 503
 
 
 async def test_a_bridge_that_refuses_the_backend_is_no_fault_of_the_user(guarded: Scene) -> None:
-    async with (
-        backend(guarded, BRIDGE_TOKEN="wrong") as (url, _),
-        guarded.http.post(f"{url}/renders", json={"prompt": "x"}, cookies=ADA) as said,
-    ):
-        assert (said.status, (await said.json())["detail"]) == (
-            502,
-            "the bridge rejected this backend: unauthenticated",
-        )
+    async with backend(guarded, BRIDGE_TOKEN="wrong") as (url, _):
+        ada, _ = await both(guarded, url)
+        async with guarded.http.post(f"{url}/renders", json={"prompt": "x"}, cookies=ada) as said:
+            assert (said.status, (await said.json())["detail"]) == (
+                502,
+                "the bridge rejected this backend: unauthenticated",
+            )
 
 
-# -- the route handler of Next.js
+# -- the route handlers of Next.js
 
 
 @asynccontextmanager
@@ -304,42 +327,56 @@ async def next_server(guarded: Scene, built: Path, **more: str) -> AsyncIterator
     command = (
         needed("node"),
         Path(__file__).with_name("next_server.mjs"),
-        built / "route.mjs",
+        built / "routes.mjs",
         page,
         built / "next.js",
     )
-    environment = {"BRIDGE_URL": guarded.bridge.url, "BRIDGE_TOKEN": token("qingbo/*"), **more}
+    credential = token("qingbo/*", scope="read submit")
+    environment = {"BRIDGE_URL": guarded.bridge.url, "BRIDGE_TOKEN": credential, **more}
     async with started(*command, environment=environment) as program:
         yield (await program.line("listening on ")).partition("listening on ")[2], program
 
 
-async def test_the_route_handler_lets_a_page_see_the_tasks_of_its_user(
+async def rendered(guarded: Scene, url: str, cookies: dict[str, str]) -> str:
+    """A task that this user submitted through the handlers."""
+    async with guarded.http.post(f"{url}/api/renders", json={"prompt": "x"}, cookies=cookies) as said:
+        assert said.status == 201, await said.text()
+        return str((await said.json())["task"])
+
+
+async def test_the_route_handlers_let_a_page_see_the_tasks_of_its_user(
     guarded: Scene, browser: Browser, built: Path
 ) -> None:
-    ref = await guarded.script("qingbo", "of-ada", qingbo("of-ada", "processing", 30))
     async with next_server(guarded, built) as (url, program):
-        async with visited(browser, f"{url}/?task={ref}", ADA) as (page, _):
-            await page.wait_for_function("document.querySelector('progress')?.value === 30")
-            await guarded.then("qingbo", "of-ada", qingbo_done("of-ada"))
-            await shows(page, "completed")
-        async with visited(browser, f"{url}/?task={ref}", BOB) as (page, _):
+        ada, bob = await both(guarded, f"{url}/api")
+        ref = await rendered(guarded, url, ada)
+        async with visited(browser, f"{url}/?task={ref}", ada) as (page, _):
+            await shows(page, "queued")
+            guarded.advance(100_000)
+            await page.wait_for_function("!/queued|processing/.test(document.body.innerText)")
+        async with visited(browser, f"{url}/?task={ref}", bob) as (page, _):
             await page.wait_for_selector("[role=alert]")
         assert program.out[1:] == program.err == []
 
 
-async def test_the_route_handler_answers_strangers_and_nonsense(guarded: Scene, built: Path) -> None:
+async def test_the_route_handlers_answer_strangers_and_nonsense(guarded: Scene, built: Path) -> None:
     async with next_server(guarded, built) as (url, _):
-        for cookies, body, status in (
-            ({}, '{"task": "qingbo/of-ada"}', 401),
-            (ADA, "nonsense", 400),
-            (ADA, "null", 400),
-            (ADA, '{"task": ["qingbo/of-ada"]}', 400),
-            (ADA, '{"task": "qingbo/of-bob"}', 404),
-            (BOB, '{"task": "qingbo/of-ada"}', 404),
-            (ADA, '{"task": "qingbo/of-ada"}', 200),
+        ada, bob = await both(guarded, f"{url}/api")
+        ref = await rendered(guarded, url, ada)
+        for path, cookies, body, status in (
+            ("sign-in", {}, "nonsense", 400),
+            ("renders", {}, '{"prompt": "x"}', 401),
+            ("renders", ada, "{}", 400),
+            ("stream", {}, f'{{"task": "{ref}"}}', 401),
+            ("stream", ada, "nonsense", 400),
+            ("stream", ada, "null", 400),
+            ("stream", ada, f'{{"task": ["{ref}"]}}', 400),
+            ("stream", ada, '{"task": "qingbo/of-bob"}', 404),
+            ("stream", bob, f'{{"task": "{ref}"}}', 404),
+            ("stream", ada, f'{{"task": "{ref}"}}', 200),
         ):
-            async with guarded.http.post(f"{url}/api/stream", data=body, cookies=cookies) as said:
-                assert said.status == status, (cookies, body)
+            async with guarded.http.post(f"{url}/api/{path}", data=body, cookies=cookies) as said:
+                assert said.status == status, (path, cookies, body)
                 assert said.headers["cache-control"] == "no-store"
                 given = await said.json()
         assert list(given) == ["events"]
@@ -347,11 +384,10 @@ async def test_the_route_handler_answers_strangers_and_nonsense(guarded: Scene, 
         ({"BRIDGE_TOKEN": "wrong"}, 502),
         ({"BRIDGE_URL": f"http://127.0.0.1:{free_port()}"}, 503),
     ):
-        async with (
-            next_server(guarded, built, **more) as (url, program),
-            guarded.http.post(f"{url}/api/stream", json={"task": "qingbo/of-ada"}, cookies=ADA) as said,
-        ):
-            assert said.status == status
+        async with next_server(guarded, built, **more) as (url, program):
+            ada, _ = await both(guarded, f"{url}/api")
+            async with guarded.http.post(f"{url}/api/renders", json={"prompt": "x"}, cookies=ada) as said:
+                assert said.status == status
             assert "wrong" not in "".join(program.err)
 
 
@@ -365,22 +401,25 @@ async def test_the_mounted_bridge_shows_each_user_their_own_and_ends_with_the_ap
     environment = {"BRIDGE_JOURNAL": "memory", "BRIDGE_UPSTREAMS": orjson.dumps(upstreams).decode()}
     async with started(*uvicorn("fastapi-mounted"), environment=environment) as program:
         url = address(await program.line("Uvicorn running on "))
+        ada, bob = [await signed_in(http, f"{url}/sign-in", user) for user in ("ada", "bob")]
+        async with http.get(url) as said:
+            assert said.content_type == "text/html"
         async with http.post(f"{url}/renders", json={"prompt": "x"}) as said:
             assert said.status == 401
-        async with http.post(f"{url}/renders", json={"prompt": "x"}, cookies=ADA) as said:
+        async with http.post(f"{url}/renders", json={"prompt": "x"}, cookies=ada) as said:
             assert said.status == 201, await said.text()
             made = await said.json()
         assert made["events"] == f"/bridge{path_of(made['task'])}/events"
-        for cookies, status in (({}, 401), (BOB, 403)):
+        for cookies, status in (({}, 401), (bob, 403)):
             async with http.get(url + made["events"], cookies=cookies) as said:
                 assert said.status == status
         foreign = bearer("qingbo/*")
-        for cookies, status in (({}, 401), (BOB, 403), (ADA, 200)):
+        for cookies, status in (({}, 401), (bob, 403), (ada, 200)):
             async with http.get(url + made["events"], headers=foreign, cookies=cookies) as said:
                 assert said.status == status  # the session counts, and no token from outside
-        async with http.post(f"{url}/bridge/v1/tasks/qingbo", json={"prompt": "x"}, cookies=ADA) as said:
+        async with http.post(f"{url}/bridge/v1/tasks/qingbo", json={"prompt": "x"}, cookies=ada) as said:
             assert said.status == 403
-        async with http.get(url + made["events"], cookies=ADA) as stream:
+        async with http.get(url + made["events"], cookies=ada) as stream:
             assert stream.status == 200
             seen = b""
             while b'"status":"queued"' not in seen:

@@ -44,6 +44,11 @@ def test_generated_tables_are_current():
     assert stale == [], "run `python docs/generate.py`"
 
 
+def test_the_openapi_document_is_the_same_in_both_formats():
+    stale = GENERATE["openapi_json"]() != (GENERATE["API"] / "openapi.json").read_bytes()
+    assert not stale, "run `python docs/generate.py`"
+
+
 def test_every_table_that_can_be_generated_stands_in_a_page():
     named = re.findall(r"<!-- generated: (\w+) -->", "".join(PAGES.values()))
     assert sorted(named) == sorted(GENERATE["TABLES"])

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tomllib
 
+import aiohttp
 import click
 import pytest
 from click.testing import CliRunner
@@ -111,11 +112,13 @@ def test_the_browser_example_shows_each_state_and_closes_when_the_task_is_done(t
 
 @pytest.mark.anyio
 async def test_the_browser_example_asks_for_a_task_of_the_demo():
-    async with start(SimulatorOptions()) as running:
-        refs = await demo._submit_all(running.url)
-    assert re.search(r'const task = "([^"]+)"', script())[1] == refs[0]
-    port = next(one.default for one in main.get_command(None, "demo").params if one.name == "port")
-    assert f"http://127.0.0.1:{port}/v1/tasks/${{task}}/events" in script()
+    first = demo.SAMPLES[0]
+    async with start(SimulatorOptions(presets=demo.PROVIDERS)) as running, aiohttp.ClientSession() as http:
+        link = f"{running.url}/{first.upstream}/v1/tasks"
+        async with http.post(link, json=first.body, headers={"Authorization": "Bearer k"}) as answer:
+            ref = f"{first.upstream}/{(await answer.json())['task_id']}"
+    assert re.search(r'const task = "([^"]+)"', script())[1] == ref
+    assert f"http://127.0.0.1:{demo.DEFAULT_PORT}/v1/tasks/${{task}}/events" in script()
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])

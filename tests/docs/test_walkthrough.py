@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import ast
+import inspect
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import pytest
 from playwright.async_api import Browser
 
+from task_event_bridge import Bridge
 from tests.browser.chromium import launch_chromium
-from tests.chaos.proxy import free_port
 from tests.docs.browsing import visited
+from tests.docs.desk import BIN, Desk, commands, runs
 from tests.docs.pages import ROOT, Snippet, snippets
 from tests.docs.programs import ran, started
 from tests.docs.recipes import needed
@@ -25,65 +27,27 @@ from tests.harness import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
-QUICKSTART, README = "docs/quickstart.md", "README.md"
-BIN = Path(sys.executable).parent
+QUICKSTART, README, CLIENT = "docs/quickstart.md", "README.md", "docs/client.md"
+THREE_PROVIDERS = """
+[upstreams.qingbo]
+base_url = "http://127.0.0.1:9090/qingbo"
+api_key = "any"
+
+[upstreams.vapi]
+base_url = "http://127.0.0.1:9090/vapi"
+api_key = "any"
+
+[upstreams.bytespike]
+base_url = "http://127.0.0.1:9090/bytespike"
+api_key = "any"
+"""
+VAPI_CALL = "vapi?endpoint=minimax/v1/video_generation"
 LANGUAGES = ("sh", "toml", "html", "python", "")
 
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
-
-
-def commands(page: str) -> list[str]:
-    """The commands that a page asks the reader to type, in order."""
-    return [
-        re.sub(r"\s+#.*$", "", line)
-        for one in snippets("sh", page=page)
-        for line in one.text.replace("\\\n", "").splitlines()
-    ]
-
-
-@dataclass
-class Desk:
-    """A reader's machine: their folder, their ports, their task.
-
-    Attributes:
-        typed: The commands of the page that were typed, as they stand there.
-        more: What stands in the environment besides.
-    """
-
-    folder: Path
-    bridge: int = field(default_factory=free_port)
-    provider: int = field(default_factory=free_port)
-    task: str = "YOUR_TASK_ID"
-    typed: list[str] = field(default_factory=list)
-    more: dict[str, str] = field(default_factory=dict)
-
-    def read(self, text: str) -> str:
-        """A text of the page, with what differs here put in."""
-        text = text.replace("8080", str(self.bridge)).replace("9090", str(self.provider))
-        text = re.sub(r"\bYOUR_TASK_ID\b|\bONE\b", self.task, text)
-        return text.replace("vapi/ANOTHER", f"qingbo/{self.task}")
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "BRIDGE_PORT": str(self.bridge),
-            "BRIDGE_URL": f"http://127.0.0.1:{self.bridge}",
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "NO_COLOR": "1",
-            **self.more,
-        }
-
-    async def types(self, command: str) -> Sequence[str]:
-        """Type a command and wait for its end; what it printed."""
-        self.typed.append(command)
-        code, out, err = await ran(
-            "bash", "-c", self.read(command), environment=self.environment, cwd=self.folder
-        )
-        assert code == 0, (command, out, err)
-        return out
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +68,6 @@ def desk(tmp_path: Path) -> Desk:
 def only(language: str, page: str) -> Snippet:
     (found,) = snippets(language, page=page)
     return found
-
-
-async def runs(stack: AsyncExitStack, desk: Desk, command: str, *more: str) -> None:
-    """Type a command that stays, and wait until it listens."""
-    desk.typed.append(command)
-    line = " ".join(["exec", desk.read(command), *more])
-    program = await stack.enter_async_context(
-        started("bash", "-c", line, environment=desk.environment, cwd=desk.folder)
-    )
-    await program.line("listening on ")
 
 
 async def test_the_quickstart_from_top_to_bottom(
@@ -162,10 +116,11 @@ async def test_the_quickstart_from_top_to_bottom(
 async def test_the_readme_from_top_to_bottom(
     desk: Desk, browser: Browser, http: aiohttp.ClientSession
 ) -> None:
-    wanted = [one for one in commands(README) if one not in {"make demo", "make test"}]
-    copy, make_serve, *rest = wanted
-    (desk.folder / "bridge.example.toml").write_text((ROOT / "bridge.example.toml").read_text("utf-8"))
-    await desk.types(copy)
+    # The first screen: tests/release/test_first_command.py and the repository's own checks run these.
+    first, *wanted = (one for one in commands(README) if one not in {"make demo", "make test"})
+    assert first == "uvx task-event-bridge demo"
+    init, make_serve, *rest = wanted
+    assert "BRIDGE_UPSTREAMS__QINGBO__API_KEY" in "".join(await desk.types(init))
     (desk.folder / "bridge.toml").write_text(only("toml", README).text)  # the shortest that works
     desk.more = {
         "BRIDGE_UPSTREAMS__QINGBO__BASE_URL": f"http://127.0.0.1:{desk.provider}/qingbo",
@@ -196,6 +151,89 @@ async def test_the_readme_from_top_to_bottom(
         assert code == 0, err
         assert out[-1].startswith("completed 100")
     assert desk.typed == wanted
+
+
+async def test_the_page_of_the_client_from_top_to_bottom(desk: Desk, http: aiohttp.ClientSession) -> None:
+    install, watch_json = commands(CLIENT)
+    assert install == "pip install task-event-bridge"  # tests/docs/test_recipes_typed.py types it
+    (desk.folder / "bridge.toml").write_text(desk.read(THREE_PROVIDERS))
+    url = desk.read("http://127.0.0.1:8080")
+    async with AsyncExitStack() as stack:
+        await runs(stack, desk, "taskbridge simulate", f"--port {desk.provider} --speed 20")
+        await runs(stack, desk, "taskbridge serve", "--config bridge.toml")
+        sim = {"sim": {"outcome": "completed", "queue_seconds": 1, "run_seconds": 20}}
+
+        async def submitted(upstream: str, **more: object) -> str:
+            body = {"model": "veo3", "prompt": "x"} | sim | more
+            async with http.post(f"{url}/v1/tasks/{upstream}", json=body) as answer:
+                assert answer.status == 201, await answer.text()
+                return str((await answer.json())["state"]["task"])
+
+        one, other = await submitted("qingbo"), await submitted(VAPI_CALL)
+        await submitted("bytespike", out_task_id="my-own-id")
+
+        def here(text: str) -> str:
+            return desk.read(text).replace("qingbo/task-1", one).replace("vapi/task-2", other)
+
+        (shown,) = snippets("console", page=CLIENT)
+        out = await desk.types(here(shown.text.splitlines()[0].removeprefix("$ ")))
+        assert [line.split()[0] for line in out if "completed" in line] == [one, other]
+        assert (await desk.types(here(watch_json)))[-1] == "completed"
+        for number, snippet in enumerate(snippets("python", page=CLIENT)):
+            text = here(snippet.text).replace('("qingbo", "task-1")', repr(tuple(one.split("/", 1))))
+            if "asyncio.run(" in text or "SyncBridge(" in text:
+                path = desk.folder / f"script{number}.py"
+                path.write_text(text)
+                code, out, err = await ran(sys.executable, path, environment=desk.environment)
+                assert (code, list(err)) == (0, []), (text, err)
+                assert re.search("completed|failed|http://", out[-1]), out
+            else:  # lines of a program that has a client
+                async with Bridge(url) as bridge:
+                    await run_in(text, bridge)
+
+
+async def test_the_first_commands_of_troubleshooting(desk: Desk, http: aiohttp.ClientSession) -> None:
+    text = snippets("sh", page="docs/troubleshooting.md")[0].text
+    (desk.folder / "bridge.toml").write_text(desk.read(only("toml", QUICKSTART).text))
+    async with AsyncExitStack() as stack:
+        await runs(stack, desk, "taskbridge simulate", f"--port {desk.provider} --speed 20")
+        await runs(stack, desk, "taskbridge serve", "--config bridge.toml")
+        wish = {"model": "veo3", "prompt": "x", "sim": {"queue_seconds": 1, "run_seconds": 4}}
+        async with http.post(desk.read("http://127.0.0.1:8080/v1/tasks/qingbo"), json=wish) as answer:
+            desk.task = (await answer.json())["state"]["task_id"]
+        told = "\n".join(await desk.types(f"set -e\n{text}"))
+    for part in (
+        "event: end",
+        '"state":"VALID"',
+        'bridge_disconnects_total{delivery="sse"',
+        "upstreams.qingbo",
+    ):
+        assert part in told, part
+
+
+async def run_in(text: str, bridge: Bridge) -> None:
+    """Run lines that use `await` and a client."""
+    code = compile(text, CLIENT, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    running = eval(code, {"bridge": bridge})
+    if inspect.isawaitable(running):
+        await running
+
+
+async def test_the_script_of_the_quickstart_outlives_a_restart_of_the_bridge(desk: Desk) -> None:
+    simulate, serve = commands(QUICKSTART)[1:3]
+    (desk.folder / "bridge.toml").write_text(desk.read(only("toml", QUICKSTART).text))
+    script = desk.folder / "script.py"
+    script.write_text(desk.read(only("python", QUICKSTART).text))
+    async with AsyncExitStack() as stack:
+        await runs(stack, desk, simulate, f"--port {desk.provider} --speed 2")
+        async with AsyncExitStack() as first:
+            bridge = await runs(first, desk, serve)
+            program = await stack.enter_async_context(started(sys.executable, "-u", script))
+            await program.line("queued ")
+            assert await bridge.told(signal.SIGINT) == 0  # Ctrl-C
+        await runs(stack, desk, serve)
+        assert await program.ends() == 0
+        assert (program.err, re.match("(completed|failed) ", program.out[-1]) is not None) == ([], True)
 
 
 def made(target: str) -> str:

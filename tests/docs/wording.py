@@ -33,7 +33,10 @@ PLACES = (
 NOT_OURS = (
     "bridge/simulator/recordings/*",
     "bridge/web/static/inspector/uPlot*",
+    "bridge/web/static/docs/swagger-ui*",
+    "bridge/web/static/api/openapi.json",
     "deploy/image/*.txt",
+    "deploy/helm/files/*",  # copies
     "docs/performance.svg",
     "*/node_modules/*",
     "*/__pycache__/*",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -296,6 +297,28 @@ async def test_serve_listens_where_the_file_and_the_options_say(file: Path) -> N
     assert "Traceback" not in gone.err
 
 
+async def test_a_failed_start_ends_with_one_cause_and_one_next_command(file: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        runs = (
+            run("serve", "--config", str(file), "--port", str(port)),
+            run("serve", "--config", str(file), "--port", "0", BRIDGE_JOURNAL=f"sqlite:{missing}/b.db"),
+            run("serve", "--config", str(file), "--port", "0", BRIDGE_JOURNAL=f"sqlite:{tmp_path}"),
+        )
+        busy, no_folder, no_file = await asyncio.gather(*runs)
+    assert (busy.code, no_folder.code, no_file.code) == (1, 3, 3)
+    assert busy.err.endswith(
+        f"Error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+        f"Next: taskbridge serve --config {file} --port {port + 1}\n"
+    )
+    assert no_folder.err.endswith(f"create it first\nNext: mkdir -p {missing}\n")
+    assert re.search(
+        r"\nError: the journal \S+ is a directory.*\nNext: BRIDGE_JOURNAL=sqlite:\S+ taskbridge serve .*\n$",
+        no_file.err,
+    )
+
+
 async def test_health_of_an_address_that_is_none_is_an_error_and_no_traceback() -> None:
     urls = ["ftp://x", "nonsense", "http://", "http://127.0.0.1:99999"]
     for ended in await asyncio.gather(*(run("health", "--url", url) for url in urls)):
@@ -347,14 +370,6 @@ async def test_watch_exits_2_for_a_task_that_does_not_exist_or_is_no_ref(scene: 
     for ended in await asyncio.gather(*runs):
         assert ended.code == 2, ended
         assert "Traceback" not in ended.err
-
-
-async def test_the_demo_without_a_terminal_prints_lines_and_exits_0() -> None:
-    ended = await run("demo", "--port", "0", "--speed", "50")
-    assert (ended.code, ended.err) == (0, "")
-    assert "curl -N http://127.0.0.1:" in ended.out
-    assert "\x1b" not in ended.out
-    assert len(re.findall(r" completed ", ended.out)) == 4
 
 
 async def test_simulate_prints_where_it_listens_and_the_base_urls() -> None:

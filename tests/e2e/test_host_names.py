@@ -42,6 +42,9 @@ PATHS = [
     "/metrics",
     "/livez",
     "/inspector/tasks",
+    "/docs",
+    "/docs/docs.js",
+    "/openapi.json",
 ]
 
 

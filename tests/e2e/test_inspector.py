@@ -6,12 +6,23 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
-from tests.e2e.scene import Scene, stage
+from tests.e2e.scene import QUICK, Scene, stage, until
 from tests.fakes.credentials import TOKEN_SETTINGS, bearer
-from tests.harness import PATIENCE, qingbo
+from tests.harness import (
+    PATIENCE,
+    Provider,
+    qingbo,
+    qingbo_done,
+    running_bridge,
+    running_simulator,
+    upstreams_of,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -106,11 +117,93 @@ async def test_the_list_of_watched_tasks(scene: Scene) -> None:
     assert answer["bridge"]["keepalive_seconds"] == 1.0
 
 
-async def test_the_list_is_bounded(scene: Scene) -> None:
-    await asyncio.gather(*(watch(scene, f"crowd-{number}") for number in range(205)))
-    answer = (await scene.get("/inspector/tasks")).json
-    assert len(answer["tasks"]) == 200
-    assert answer["more"] is True
+async def test_what_ended_stays_in_the_list_and_its_watch_does_not() -> None:
+    async with stage(linger_seconds=0.1) as made:
+        opened, ref = await watch(made, "open"), await watch(made, "ending")
+        error = {"code": "e", "message": "why"}
+        await made.then("qingbo", "ending", qingbo("ending", "failed", 5, error=error))
+        async with made.events(ref) as stream:
+            await stream.state_with(status="failed")
+
+        async def row() -> tuple[str, bool, Any]:
+            rows = {row["task"]: row for row in (await made.get("/inspector/tasks")).json["tasks"]}
+            assert list(rows) == [opened, ref]
+            return rows[ref]["status"], rows[ref]["watched"], rows[ref]["error"]
+
+        await until(row, ("failed", False, error))
+
+
+async def test_an_unchanged_list_is_304(scene: Scene) -> None:
+    async def again() -> int:
+        first = await scene.get("/inspector/tasks")
+        assert first.headers["Cache-Control"] == "no-store"
+        second = await scene.get("/inspector/tasks", If_None_Match=f"W/{first.headers['ETag']}")
+        return second.status
+
+    await until(again, 304)
+
+
+async def test_after_a_restart_the_list_is_the_same_and_so_is_the_age_of_its_tasks(tmp_path: Path) -> None:
+    async with running_simulator() as simulator, aiohttp.ClientSession() as http:
+        settings = {"journal": f"sqlite:{tmp_path / 'bridge.db'}"}
+        provider = Provider(simulator, "qingbo", http)
+        refs = [await provider.script(name, qingbo(name, "processing", 5)) for name in ("runs", "ends")]
+        seen: list[dict[str, tuple[str, str]]] = []
+        for life in range(2):
+            async with running_bridge(upstreams_of(simulator, **QUICK), **settings) as bridge:
+                if life == 0:
+                    for ref in refs:
+                        await http.get(f"{bridge.url}/v1/tasks/{ref}")
+                    await provider.then("ends", qingbo_done("ends"))
+
+                async def rows(url: str = bridge.url) -> dict[str, tuple[str, str]]:
+                    async with http.get(f"{url}/inspector/tasks") as answer:
+                        rows = (await answer.json())["tasks"]
+                    return {row["task"]: (row["status"], row["first_seen_at"]) for row in rows}
+
+                async def status(url: str = bridge.url) -> str | None:
+                    return (await rows(url)).get(refs[1], (None,))[0]
+
+                await until(status, "completed")
+                seen.append(await rows())
+                await bridge.stop()
+        assert set(seen[0]) == set(refs)
+        assert seen[1] == seen[0]
+
+
+async def test_an_upstream_that_rejects_the_key_is_red_and_says_why() -> None:
+    async with stage(**TOKEN_SETTINGS, also={"off": {"preset": "qingbo", "enabled": False}}) as made:
+        await made.faults(qingbo=["401"])
+        task = made.id()
+        await made.script("qingbo", task, qingbo(task, "processing"))
+        async with made.events(f"qingbo/{task}", headers=bearer("*")) as stream:
+            await stream.notice("credential_refused")
+
+        async def upstreams(*tasks: str, **more: Any) -> dict[str, tuple[str, str | None]]:
+            reply = await made.call("GET", "/inspector/tasks", headers=bearer(*tasks, **more))
+            return {one["name"]: (one["state"], one["reason"]) for one in reply.json["upstreams"]}
+
+        everything = await upstreams("*")
+        rejected = ("INTERRUPTED", "the provider rejects the bridge's key for the upstream 'qingbo'")
+        assert everything["qingbo"] == rejected
+        assert everything["off"] == ("OFF", "switched off (enabled = false)")
+        assert everything["vapi"] == ("INITIALIZING", None)
+        # `/status` is on the admin address: an operator's token reads no more of it here
+        assert await upstreams("*", scope="read admin") == everything
+        assert await upstreams("qingbo/*") == {"qingbo": rejected}
+        assert await upstreams(f"qingbo/{task}") == {}
+
+
+async def test_an_operator_reads_the_providers_own_words() -> None:
+    async with stage() as made:
+        await made.faults(qingbo=["500"])
+        task = made.id()
+        await made.script("qingbo", task, qingbo(task, "processing"))
+        await made.get(f"/v1/tasks/qingbo/{task}")
+        rows = {one["name"]: one for one in (await made.get("/inspector/tasks")).json["upstreams"]}
+        said = (await made.get("/status")).json["upstreams"]["qingbo"]
+        assert rows["qingbo"]["state"] == "INTERRUPTED"
+        assert rows["qingbo"]["reason"] == said["last_error"]["message"]
 
 
 @pytest.mark.parametrize("path", ROUTES[2:])

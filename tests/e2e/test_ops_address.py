@@ -44,7 +44,8 @@ async def _status(scene: Scene, url: str) -> int:
 async def test_what_tells_about_the_bridge_is_there_and_not_here_and_probes_are_at_both() -> None:
     async with apart() as (scene, operations):
         assert operations != scene.bridge.url
-        for path in ("/metrics", "/status"):
+        documents = ("/openapi.yaml", "/openapi.json", "/asyncapi.yaml", "/state.schema.json")
+        for path in ("/metrics", "/status", "/docs", "/docs/docs.js", *documents):
             assert (await _status(scene, operations + path), (await scene.get(path)).status) == (200, 404)
         for path in ("/livez", "/readyz"):
             assert (await _status(scene, operations + path), (await scene.get(path)).status) == (200, 200)

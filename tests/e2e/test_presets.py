@@ -30,18 +30,20 @@ class Stub:
     url: str = ""
     answers: dict[str, Any] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
+    heads: list[tuple[str, Any]] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
     key_header: str = "Authorization"
 
     async def answer(self, request: web.Request) -> web.Response:
         call = f"{request.method} {request.raw_path}"
         self.asked.append((call, await request.text()))
+        self.heads.append((call, request.headers))
         self.keys.add(request.headers.get(self.key_header))
         if call not in self.answers:
             return web.json_response({"detail": "nothing here"}, status=404)
         answer = self.answers[call]
-        status, body = answer if isinstance(answer, tuple) else (200, answer)
-        return web.json_response(body, status=status)
+        status, body, *headers = answer if isinstance(answer, tuple) else (200, answer)
+        return web.json_response(body, status=status, headers=headers[0] if headers else None)
 
     @property
     def calls(self) -> set[str]:

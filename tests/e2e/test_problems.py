@@ -192,3 +192,38 @@ async def test_a_refused_request_is_502_with_the_providers_own_sentence(scene: S
 
 async def test_a_wrong_callback_secret_is_403(scene: Scene) -> None:
     check(await scene.call("POST", "/v1/callbacks/qingbo/guess", json={}), 403, "forbidden", again=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "encoded"),
+    [
+        ("/v1/tasks/fal/fal-ai/flux/7", "/v1/tasks/fal/fal-ai%2Fflux%2F7"),
+        ("/v1/tasks/fal/fal-ai/flux/7/events", "/v1/tasks/fal/fal-ai%2Fflux%2F7/events"),
+        ("/v1/tasks/fal/fal-ai/flux/7/cancel", "/v1/tasks/fal/fal-ai%2Fflux%2F7/cancel"),
+        ("/v1/tasks/veo/models%2Fx/operations/y", "/v1/tasks/veo/models%2Fx%2Foperations%2Fy"),
+        ("/v1/aliases/kling/videos/mine", "/v1/aliases/kling/videos%2Fmine"),
+        ("/v1/tasks/fal/../../x", None),
+        ("/v1/tasks/fal/%2e%2e/x/y", None),
+        ("/v1/tasks/fal/" + "a/" * 3000 + "b", None),
+        ("/v1/tasks/fal/a/b/", None),
+        ("/v1/nothing/fal/a/b", None),
+    ],
+)
+async def test_a_task_id_with_slashes_is_answered_with_how_to_write_it(
+    scene: Scene, path: str, encoded: str | None
+) -> None:
+    reply = await scene.get(path)
+    check(reply, 404, "route_not_found", again=False)
+    assert reply.json["detail"] == (
+        f"no such route; the slashes of a task id are percent-encoded: {encoded}"
+        if encoded
+        else "no such route"
+    )
+
+
+async def test_an_unknown_upstream_is_answered_with_the_closest_one(scene: Scene) -> None:
+    close = await scene.get("/v1/tasks/qingo/x")
+    check(close, 404, "upstream_not_found", again=False)
+    assert close.json["detail"] == "no upstream 'qingo' is configured; did you mean 'qingbo'?"
+    far = await scene.get("/v1/tasks/zzzzzz/x")
+    assert far.json["detail"].startswith("no upstream 'zzzzzz' is configured; configured: busy, bytespike, ")

@@ -198,6 +198,29 @@ async def test_somebody_elses_task_is_not_there(place: House, ann: Tenant, bob: 
     assert (await place.call(bob, "/proxy/qingbo/v1/tasks/private")).status == 404
 
 
+async def test_the_inspector_lists_an_account_its_own_tasks_while_the_provider_shows_them(
+    provider: TenantProvider,
+) -> None:
+    async with house(provider, ownership_cache_seconds=0.3, linger_seconds=0.1) as place:
+        ann, bob = place.tenant(), place.tenant()
+        ref = ann.put("mine", "completed")
+        bob.put("other")
+        for tenant, task in ((ann, ref), (bob, "qingbo/other")):
+            assert (await place.call(tenant, path_of(task))).status == 200
+
+        async def listed(tenant: Tenant) -> list[str]:
+            reply = await place.call(tenant, "/inspector/tasks")
+            assert reply.json["upstreams"] == []
+            return [row["task"] for row in reply.json["tasks"]]
+
+        assert (await listed(ann), await listed(bob)) == ([ref], ["qingbo/other"])
+        assert await listed(place.tenant()) == []
+        asked = provider.of(ann)
+        # rule 1 of ownership: the recorded end is shown only while the provider showed it to this key lately
+        await until(lambda: listed(ann), [])
+        assert provider.of(ann) == asked  # the list itself asks nobody
+
+
 async def test_of_many_tasks_only_those_of_the_key_are_shown(place: House, ann: Tenant, bob: Tenant) -> None:
     bob.put("theirs")
     ann.put("mine")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ GRAFANA = ROOT / "grafana"
 RULES = GRAFANA / "rules" / "bridge.rules.yaml"
 RULE_TESTS = sorted((GRAFANA / "rules" / "tests").glob("*.yaml"))
 DASHBOARD = GRAFANA / "dashboards" / "bridge.json"
-MAKE = runpy.run_path(str(GRAFANA / "make_dashboard.py"))
 
 # what the bridge gives examples of
 EXEMPLARS = {

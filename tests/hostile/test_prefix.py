@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.e2e.scene import Scene, stage
 from tests.harness import qingbo
@@ -65,6 +66,11 @@ async def test_a_trusted_proxy_names_it(behind: Scene, named: str, prefix: str) 
     assert links == _under(prefix, task_id)
     ticketless = await behind.get("/openapi.yaml", X_Forwarded_Prefix=named)
     assert f"\n  - url: {prefix or '/'}\n".encode() in ticketless.body
+    same = await behind.get("/openapi.json", X_Forwarded_Prefix=named)
+    assert [server["url"] for server in same.json["servers"]] == [prefix or "/"]
+    messages = yaml.safe_load((await behind.get("/asyncapi.yaml", X_Forwarded_Prefix=named)).body)
+    assert messages["servers"]["http"].get("pathname") == (prefix or None)
+    assert messages["servers"]["ws"].get("pathname") == (prefix or None)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 BUILD_SECONDS, INSTALL_SECONDS = 60.0, 100.0  # dependencies come over the network
 IGNORED = GitIgnoreSpec.from_lines((ROOT / ".gitignore").read_text("utf-8").splitlines())
-FETCHED = ("node_modules", "tests/tools/prometheus")  # by tests/tools/install.py
+FETCHED = ("node_modules", "tests/tools/prometheus", "tests/tools/go")  # by tests/tools/install.py
 OF_THIS_MACHINE = re.compile(rb"%s/(bridge|tests|docs|build|\.venv)\b" % re.escape(os.fsencode(ROOT)))
 LARGEST_BYTES = 512 * 1024
 
@@ -107,22 +107,27 @@ def test_the_linters_of_packages_have_nothing_to_say(built: Built) -> None:
 
 def test_the_wheel_is_the_package_and_nothing_else(built: Built) -> None:
     inside = {name for name in built.contents if ".dist-info/" not in name}
-    assert inside == tree("bridge")
+    assert inside == tree("bridge", "task_event_bridge")
 
 
 @pytest.mark.parametrize(
     "kind",
     [
         r"bridge/py\.typed",
+        r"task_event_bridge/py\.typed",
+        r"task_event_bridge/__init__\.py",
         r"bridge/dialects/presets/\w+\.toml",
         r"bridge/simulator/recordings/fal/.+\.json",  # `bridge simulate --preset fal` plays them
         r"bridge/web/static/inspector\.html",
         r"bridge/web/static/inspector/main\.js",
         r"bridge/web/static/bridge\.js",
         r"bridge/web/static/api/openapi\.yaml",
+        r"bridge/web/static/api/openapi\.json",
+        r"bridge/web/static/docs/swagger-ui-bundle\.js\.gz",
         r"bridge/web/static/api/state\.schema\.json",
         r".+\.dist-info/licenses/LICENSE",
         r".+\.dist-info/licenses/.+/uPlot\.LICENSE\.txt",
+        r".+\.dist-info/licenses/.+/swagger-ui\.LICENSE\.txt",
     ],
 )
 def test_the_wheel_has_what_the_program_reads(built: Built, kind: str) -> None:
@@ -130,10 +135,10 @@ def test_the_wheel_has_what_the_program_reads(built: Built, kind: str) -> None:
 
 
 def test_the_source_has_all_it_takes_to_build_test_and_deploy(built: Built) -> None:
-    folders = tree("bench", "bridge", "clients", "deploy", "docs", "grafana", "tests")
+    folders = tree("bench", "bridge", "clients", "deploy", "docs", "grafana", "task_event_bridge", "tests")
     single = {path.name for path in ROOT.glob("*.md")} | {
         ".dockerignore", ".gitignore", "Dockerfile", "LICENSE", "Makefile", "PKG-INFO",
-        "bridge.example.toml", "llms.txt", "pyproject.toml",
+        "bridge.example.toml", "compose.yaml", "hatch_build.py", "llms.txt", "pyproject.toml",
     }  # fmt: skip
     assert set(built.sources) == folders | single
 
@@ -200,6 +205,65 @@ async def test_an_installation_says_its_version(installed: Installed) -> None:
     assert out == [f"taskbridge, version {__version__}"]
 
 
+USER_SCRIPT = """
+import asyncio
+from task_event_bridge import Bridge, BridgeError, Ref, ResultTimeout, SyncBridge
+from task_event_bridge import TaskFailed, TaskNotice, TaskState
+
+def show(state: TaskState) -> None:
+    print(state.status, state.progress)
+
+async def tell(notice: TaskNotice) -> None:
+    print(notice.code)
+
+async def main(ref: Ref) -> TaskState | None:
+    async with Bridge("http://127.0.0.1:8080", token=lambda: "secret") as bridge:
+        async for state in bridge.watch(ref, ("qingbo", "a/b"), on_notice=tell):
+            show(state)
+        try:
+            return await bridge.result(ref, timeout=60, on_state=show, on_notice=tell)
+        except TaskFailed as failed:
+            reveal_type(failed.state)
+        except ResultTimeout as late:
+            reveal_type(late.state)
+        except BridgeError as error:
+            print(error.code, error.retryable)
+    return None
+
+def plain() -> str:
+    with SyncBridge("http://127.0.0.1:8080") as bridge:
+        for state in bridge.watch("qingbo/1"):
+            show(state)
+        return bridge.result(bridge.submit("qingbo", {"prompt": "x"}), on_state=show).task
+
+if __name__ == "__main__":
+    reveal_type(asyncio.run(main(("qingbo", "1"))))
+"""
+
+
+def test_a_script_of_a_user_is_checked_strictly_against_what_is_installed(
+    installed: Installed, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(USER_SCRIPT)
+    strict = ("mypy", "--strict", "--cache-dir", tmp_path / "cache", "--python-executable")
+    said = tool(*strict, installed.program("python"), "script.py", cwd=tmp_path)
+    assert re.findall('Revealed type is "([^"]+)"', said) == [
+        "bridge.client.state.TaskState",
+        "bridge.client.state.TaskState | None",
+        "bridge.client.state.TaskState | None",
+    ]
+
+
+@pytest.mark.parametrize("package", ["task_event_bridge", "bridge.client"])
+async def test_the_client_is_imported_by_either_name(installed: Installed, package: str) -> None:
+    names = (
+        f"import {package} as it; print(*sorted(it.__all__), all(hasattr(it, name) for name in it.__all__))"
+    )
+    out = await installed.runs(installed.program("python"), "-W", "error", "-c", names)
+    assert out[0].split()[-1] == "True"
+    assert {"Bridge", "SyncBridge", "TaskFailed"} <= set(out[0].split())
+
+
 async def test_an_installation_checks_a_configuration(installed: Installed) -> None:
     python = installed.program("python")
     out = await installed.runs(
@@ -218,7 +282,7 @@ async def test_an_installation_serves_its_page_and_its_documents(
         installed.program("bridge"), "serve", environment=environment, cwd=installed.folder
     ) as program:
         url = (await program.line("listening on http://")).rpartition(" ")[2]
-        for path in ("/", "/bridge.js", "/openapi.yaml", "/asyncapi.yaml"):
+        for path in ("/", "/bridge.js", "/openapi.yaml", "/openapi.json", "/asyncapi.yaml", "/docs"):
             async with http.get(url + path) as answer:
                 assert answer.status == 200, path
         async with http.get(f"{url}/status") as answer:
@@ -227,5 +291,6 @@ async def test_an_installation_serves_its_page_and_its_documents(
 
 
 async def test_a_program_of_the_name_of_the_package_shows_the_demo_to_its_end(installed: Installed) -> None:
-    out = await installed.runs(installed.program("task-event-bridge"), "demo", "--port", "0", "--speed", "50")
-    assert len([line for line in out if " completed 100%" in line]) == 4
+    program = installed.program("task-event-bridge")
+    out = await installed.runs(program, "demo", "--once", "--port", "0", "--speed", "50")
+    assert len([line for line in out if " completed 100%" in line]) >= 6

@@ -31,10 +31,15 @@ def test_the_manifests_run_the_same(path: str) -> None:
     assert [one["newTag"] for one in images] == [__version__]
 
 
+def test_the_helm_chart_has_the_same() -> None:
+    chart = yaml.safe_load((ROOT / "deploy" / "helm" / "Chart.yaml").read_text("utf-8"))
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+
+
 def test_the_pages_show_the_same() -> None:
     shown = {
         "docs/endpoints.md": r'"version": "(\d[^"]*)"',
-        "docs/deployment.md": r"VERSION=(\S+)",
+        "docs/deployment.md": r"(?:VERSION=|task-event-bridge:)(\d\S+)",
     }
     for page, pattern in shown.items():
         assert set(re.findall(pattern, PAGES[page])) == {__version__}, page

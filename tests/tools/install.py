@@ -1,5 +1,8 @@
 """What tests need beside Python packages: npm clients, Prometheus, curl, Chromium. Run it as often as needed.
 
+With `--extended` also what only `make test-all` uses and what takes minutes to compile: Helm, and the reader
+of Compose files.
+
 Everything lands in folders git does not see. What cannot be had is told in one line each: a laptop goes on
 and the tests that need it are skipped; with CI set it is an error.
 """
@@ -15,10 +18,12 @@ from hashlib import sha256
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
-NODE_MODULES = TOOLS / "node_modules"
 PROMETHEUS = TOOLS / "prometheus"
+GO = TOOLS / "go"
 
+SDKS = TOOLS / "sdks"
 NPM_INSTALL = ("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
+NPM_LOCKED = ("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
 PROGRAMS = {  # each with the package of Debian that has it
     "node": "nodejs",
     "npm": "npm",
@@ -27,6 +32,9 @@ PROGRAMS = {  # each with the package of Debian that has it
     "go": "golang-go",
 }
 SCRAPERS = ("prometheus", "promtool")
+HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"  # the sum database of Go vouches for its content
+COMPOSE = TOOLS / "compose"  # its go.sum names what it is built from
+GO_ANSWERS_SECONDS = 30
 CHROMIUM = "chromium"  # the program and its package
 PROXIES = {"nginx": "nginx-light", "caddy": "caddy", "haproxy": "haproxy"}
 WHERE_ROOT_LOOKS = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -39,7 +47,10 @@ class Unavailable(Exception):
 def main() -> int:
     """Install what is missing; the exit code."""
     complaints = []
-    for install in (programs, npm_packages, prometheus, chromium, proxies):
+    steps = [programs, npm_packages, prometheus, chromium, proxies]
+    if "--extended" in sys.argv[1:]:
+        steps += [sdks, go_programs]
+    for install in steps:
         try:
             install()
         except Unavailable as reason:
@@ -62,14 +73,23 @@ def programs() -> None:
 
 def npm_packages() -> None:
     """What package.json names, unless exactly that was installed before."""
-    asked = sha256(" ".join(NPM_INSTALL).encode() + (TOOLS / "package.json").read_bytes()).hexdigest()
-    stamp = NODE_MODULES / ".asked-for"
+    _npm(NPM_INSTALL, TOOLS / "package.json")
+
+
+def sdks() -> None:
+    """The providers' own client libraries, as sdks/package-lock.json says."""
+    _npm(NPM_LOCKED, SDKS / "package-lock.json")
+
+
+def _npm(command: tuple[str, ...], wanted: Path) -> None:
+    asked = sha256(" ".join(command).encode() + wanted.read_bytes()).hexdigest()
+    stamp = wanted.parent / "node_modules" / ".asked-for"
     if stamp.is_file() and stamp.read_text() == asked:
         return
     if shutil.which("npm") is None:
         raise Unavailable("the npm packages need npm")
     stamp.unlink(missing_ok=True)
-    _run(*NPM_INSTALL, cwd=TOOLS)
+    _run(*command, cwd=wanted.parent)
     stamp.write_text(asked)
 
 
@@ -116,6 +136,46 @@ def proxies() -> None:
     _apt("install", "--yes", "--no-install-recommends", *(PROXIES[name] for name in wanted))
 
 
+def go_programs() -> None:
+    """Programs that are compiled from Go modules, in exactly these versions; some three minutes, once."""
+    sources = sha256(b"".join(path.read_bytes() for path in sorted(COMPOSE.iterdir()))).hexdigest()
+    build = {  # the command that leaves each as the only file of a folder, and what it depends on
+        "helm": (("go", "install", "-ldflags=-s -w", HELM), HELM),
+        "compose-config": (("go", "build", "-C", str(COMPOSE), "-ldflags=-s -w", "-o"), sources),
+    }
+    wanted = [name for name, (_, version) in build.items() if not _is_built(name, version)]
+    if not wanted:
+        return
+    if shutil.which("go") is None:
+        raise Unavailable(f"{' and '.join(wanted)} are compiled with go, which is not found")
+    _check_module_proxy()
+    GO.mkdir(exist_ok=True)
+    (GO / ".gitignore").write_text("*\n")
+    for name in wanted:
+        command, version = build[name]
+        with tempfile.TemporaryDirectory(dir=GO) as folder:
+            place = (f"{folder}/",) if command[-1] == "-o" else ()
+            _run(*command, *place, environment={"GOBIN": folder, "GOFLAGS": "-buildvcs=false"})
+            (built,) = Path(folder).iterdir()
+            built.rename(GO / name)
+        (GO / f"{name}.version").write_text(version)
+
+
+def _is_built(name: str, version: str) -> bool:
+    stamp = GO / f"{name}.version"
+    return (GO / name).is_file() and stamp.is_file() and stamp.read_text() == version
+
+
+def _check_module_proxy() -> None:
+    """Ask for one small file first: a proxy that is out of reach is noticed within half a minute."""
+    module = HELM.replace("/cmd/helm", "")
+    with tempfile.TemporaryDirectory() as folder:  # outside of any module
+        try:
+            _run("go", "list", "-m", module, cwd=Path(folder), seconds=GO_ANSWERS_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise Unavailable(f"{module}: the Go module proxy does not answer") from None
+
+
 def _apt(*arguments: str, cwd: Path | None = None) -> None:
     command = ["apt-get", "--quiet", "--quiet", *arguments]
     if not _is_root():
@@ -129,9 +189,16 @@ def _apt(*arguments: str, cwd: Path | None = None) -> None:
         _run(*command, cwd=cwd)
 
 
-def _run(*command: str, cwd: Path | None = None) -> None:
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+def _run(
+    *command: str,
+    cwd: Path | None = None,
+    environment: dict[str, str] | None = None,
+    seconds: float | None = None,
+) -> None:
+    inherited = os.environ | {"DEBIAN_FRONTEND": "noninteractive"} | (environment or {})
+    done = subprocess.run(
+        command, cwd=cwd, env=inherited, capture_output=True, text=True, check=False, timeout=seconds
+    )
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip() or "no word why").splitlines()
         errors = [line for line in said if not line.startswith(("npm warn", "W:"))] or said

@@ -47,7 +47,11 @@ _SCHEMA = (
 LOST_INDEX = "events_lost"
 # Before the status comes only the alias.
 IS_LOST = f"instr(substr(state, 1, 16384), x'{LOST_MARK.hex()}') > 0"
-_LATER_SCHEMA = (f"CREATE INDEX IF NOT EXISTS {LOST_INDEX} ON events (offset) WHERE {IS_LOST}",)
+_LATER_SCHEMA = (
+    f"CREATE INDEX IF NOT EXISTS {LOST_INDEX} ON events (offset) WHERE {IS_LOST}",
+    "CREATE INDEX IF NOT EXISTS tasks_by_account ON tasks (upstream, account, open, newest)",
+)
+_LATER_COLUMN = "ALTER TABLE tasks ADD COLUMN first_seen REAL"  # Unix seconds; NULL before it
 _CANNOT_WRITE = (
     "cannot be written; give the user the bridge runs as write access to this file and its directory"
 )
@@ -330,8 +334,12 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             connection.execute(statement)
         connection.execute("INSERT INTO meta VALUES ('head', 0)")
         connection.execute("COMMIT")
+    # Older versions keep the indexes up to date without knowing them, and leave the column empty.
+    columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(tasks)")}
+    if "first_seen" not in columns:
+        connection.execute(_LATER_COLUMN)
     for statement in _LATER_SCHEMA:
-        connection.execute(statement)  # older versions keep the index up to date without knowing it
+        connection.execute(statement)
 
 
 def _damage(connection: sqlite3.Connection) -> str | None:

@@ -166,6 +166,17 @@ class SqliteJournal(Feed):
         head = self.head
         return await self._read(lambda: self._reader.lost(head, limit))
 
+    async def newest(self, upstream: str, account: str, *, final: bool, limit: int) -> Sequence[TaskKey]:
+        """The tasks of one account that are open, or that have ended, newest change first."""
+        head = self.head
+        return await self._read(
+            lambda: self._reader.newest(upstream, account, final=final, head=head, limit=limit)
+        )
+
+    async def first_seen(self, keys: Sequence[TaskKey]) -> list[float | None]:
+        """When the first state of each task was recorded."""
+        return await self._read(lambda: self._reader.first_seen(keys)) if keys else []
+
     async def tidy(self) -> None:
         """Run the maintenance of once per second now: recover after a failure, delete, shrink the file."""
         if not self._closed:

@@ -7,8 +7,10 @@ Rule 2: values are passed as parameters only.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from bridge.core.merge import unknown
 from bridge.core.task import State, TaskKey
 from bridge.errors import JournalError
 from bridge.journal.base import Recorded
-from bridge.journal.sqlite.codec import decode, decode_key, encode, encode_key
+from bridge.journal.sqlite.codec import decode, decode_key, encode, encode_key, encode_text
 from bridge.journal.sqlite.database import IS_LOST, LOST_INDEX
 
 EVENTS_PER_TASK = 256
@@ -37,9 +39,9 @@ logger = logging.getLogger(__name__)
 _UNREADABLE = (JournalError, ValueError, TypeError, AttributeError)  # JournalError: the document
 _CHUNK = 128  # rows per statement: old builds of SQLite bind at most 999 values
 
-_TASK = "(?, ?, ?, ?, 1, ?, ?)"
+_TASK = "(?, ?, ?, ?, 1, ?, ?, ?)"
 _PUT_TASKS = (
-    "INSERT INTO tasks (upstream, account, task_id, newest, kept, open, changed_at) VALUES {} "
+    "INSERT INTO tasks (upstream, account, task_id, newest, kept, open, changed_at, first_seen) VALUES {} "
     "ON CONFLICT (upstream, account, task_id) DO UPDATE SET "
     "newest = excluded.newest, kept = kept + 1, open = excluded.open, changed_at = excluded.changed_at"
 )
@@ -59,6 +61,11 @@ _OPEN = f"""SELECT t.id, t.newest, t.changed_at, {_COLUMNS}
     WHERE t.open = 1 AND t.newest > ? AND t.newest <= ? ORDER BY t.newest LIMIT ?"""  # noqa: S608 - built from constants
 _OPEN_NAMES = """SELECT id, newest, changed_at, upstream, account, task_id, NULL, NULL, NULL, NULL
     FROM tasks WHERE open = 1 AND newest > ? AND newest <= ? ORDER BY newest LIMIT ?"""
+_NEWEST = """SELECT task_id FROM tasks INDEXED BY tasks_by_account
+    WHERE upstream = ? AND account = ? AND open = ? AND newest <= ? ORDER BY newest DESC LIMIT ?"""
+# Without the column's value, for a task of an older version, the oldest state still retained.
+_FIRST = """SELECT first_seen, (SELECT state FROM events WHERE task = id ORDER BY offset LIMIT 1)
+    FROM tasks WHERE upstream = ? AND account = ? AND task_id = ?"""
 # The very expression of the index: SQLite uses it for no other.
 _LOST = f"""SELECT {_COLUMNS} FROM events e INDEXED BY {LOST_INDEX} JOIN tasks t ON t.id = e.task
     WHERE {IS_LOST} AND e.offset <= ? AND t.newest = e.offset ORDER BY e.offset DESC LIMIT ?"""  # noqa: S608 - built from constants
@@ -104,7 +111,10 @@ def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int, t
     """
     # `executemany` would run one statement per row; see rule 1.
     rows = list(enumerate(entries, start=head + 1))
-    tasks = [(*entry.names, offset, not entry.state.status.final, time) for offset, entry in rows]
+    tasks = [
+        (*entry.names, offset, not entry.state.status.final, time, entry.state.changed_at)
+        for offset, entry in rows
+    ]
     events = [
         (offset, *entry.names, entry.observed_at, entry.document, entry.state.raw) for offset, entry in rows
     ]
@@ -204,6 +214,19 @@ class Reader:
         rows = self._rows(_LOST, (head, limit))
         return [event for row in rows if (event := self._event(row)) is not None]
 
+    def newest(self, upstream: str, account: str, *, final: bool, head: int, limit: int) -> list[TaskKey]:
+        """The tasks of one account that are open, or that have ended, newest change first."""
+        names = encode_text(upstream), encode_text(account)
+        keys = []
+        for (task_id,) in self._rows(_NEWEST, (*names, not final, head, limit)):
+            with contextlib.suppress(*_UNREADABLE):  # a damaged row: no client requests it
+                keys.append(decode_key(names[0], names[1], task_id))
+        return keys
+
+    def first_seen(self, keys: Iterable[TaskKey]) -> list[float | None]:
+        """When the first state of each task was recorded (Unix seconds)."""
+        return [next(map(_first_seen, self._rows(_FIRST, encode_key(key))), None) for key in keys]
+
     def _newest(self, key: TaskKey, head: int) -> tuple[Event, int] | None:
         for limit in (1, EVENTS_PER_TASK):
             rows = list(self._rows(_OF_TASK, (*encode_key(key), 0, head, limit)))
@@ -263,6 +286,16 @@ def report_row(path: Path, table: str, row: object, error: str) -> None:
 def is_corrupt(error: sqlite3.Error) -> bool:
     """Whether a page of the file is damaged, so that other pages can still be read."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_CORRUPT
+
+
+def _first_seen(row: tuple[Any, Any]) -> float | None:
+    seen, oldest = row
+    if isinstance(seen, float) and math.isfinite(seen):
+        return seen
+    try:
+        return decode(oldest, None).changed_at
+    except _UNREADABLE:
+        return None
 
 
 def _insert(connection: sqlite3.Connection, statement: str, row: str, rows: list[tuple[Any, ...]]) -> None:

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
+from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -123,7 +124,9 @@ def load_preset(name: str) -> Preset:
         NotSimulatable: states the reason.
     """
     if name not in recorded_names():
-        raise NotSimulatable(f"unknown preset {name[:80]!r}; available: {', '.join(recorded_names())}")
+        close = get_close_matches(name[:80], recorded_names(), n=1)
+        advice = f"did you mean {close[0]!r}?" if close else f"available: {', '.join(recorded_names())}"
+        raise NotSimulatable(f"unknown preset {name[:80]!r}; {advice}")
     document = tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text("utf-8"))
     return read_preset(name, document, RECORDINGS.joinpath(name))
 

@@ -5,6 +5,7 @@ from functools import partial
 
 import orjson
 
+from bridge.simulator.files import files_of
 from bridge.simulator.lifecycle import Stage, seeded_random
 from bridge.simulator.recorded import paths
 from bridge.simulator.recorded.ids import similar_id
@@ -175,7 +176,7 @@ class RecordedStyle:
             own=own,
             base_url=self.preset.base_url,
             here=f"{task.origin}/{self.name}",
-            files=f"{task.origin}/files/{file_name(task.id)}",
+            files=f"{files_of(task)}/{file_name(task.id)}",
             is_call=self.preset.is_call,
             kinds=recording.links,
             retime=retime,

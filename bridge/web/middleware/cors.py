@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -42,13 +42,15 @@ MAX_AGE_SECONDS = 600
 _FIELD_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z, \t-]{0,4096}")
 
 
-def add_cors(app: ASGIApp, origins: Origins, *, cookies: bool) -> ASGIApp:
+def add_cors(app: ASGIApp, origins: Origins, *, cookies: bool, exposed: Sequence[str] = ()) -> ASGIApp:
     """The app behind CORS; where no origin is allowed, behind a check that only logs refused ones.
 
     Args:
         cookies: Whether pages of the listed origins may send the cookie; `*` never allows that.
+        exposed: Further headers of responses that pages may read.
     """
-    return _LoggedOrigins(app if origins.none else _Cors(app, origins, cookies=cookies), origins)
+    inner = app if origins.none else _Cors(app, origins, cookies=cookies, exposed=exposed)
+    return _LoggedOrigins(inner, origins)
 
 
 class _Cors(CORSMiddleware):
@@ -58,13 +60,13 @@ class _Cors(CORSMiddleware):
     (`traceparent`, `baggage`, `sentry-trace`, `x-stainless-os`), and a preflight that lacks one breaks it.
     """
 
-    def __init__(self, app: ASGIApp, origins: Origins, *, cookies: bool) -> None:
+    def __init__(self, app: ASGIApp, origins: Origins, *, cookies: bool, exposed: Sequence[str]) -> None:
         super().__init__(
             app,
             allow_origins=("*",) if origins.any else (),
             allow_methods=METHODS,
             allow_headers=("*",),
-            expose_headers=EXPOSED_HEADERS,
+            expose_headers=(*EXPOSED_HEADERS, *exposed),
             allow_credentials=cookies and not origins.any,
             allow_private_network=True,
             max_age=MAX_AGE_SECONDS,

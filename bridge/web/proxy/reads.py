@@ -10,7 +10,7 @@ from bridge.errors import BridgeError, UpstreamBusy
 from bridge.sources.poll import JSON
 from bridge.web.proxy.files import ResultFiles
 from bridge.web.proxy.links import Answers
-from bridge.web.proxy.responses import error_response, provider_response
+from bridge.web.proxy.responses import provider_response
 from bridge.web.services import Services
 
 
@@ -37,11 +37,13 @@ class ProxyReads:
             return recorded_response(latest, answers)
         polled = await self._pool.shown(key, seconds=self._settings.first_state_timeout_seconds)
         watcher = self._pool.watcher(key)
+        if watcher is not None and answers.details:
+            watcher.ask_for_details()
         if isinstance(polled, BridgeError):
             due = watcher.watch.due if watcher is not None else None
             # A rejected key or an open circuit holds back a poll that is due.
             wait = max(due - self._clock.monotonic(), polled.retry_after or 0.0) if due is not None else None
-            return error_response(polled, wait=wait)
+            return answers.error(polled, wait=wait)
         # read again: a callback or the provider's stream may have ended the task during the wait
         (latest,) = await self._journal.latest([key])
         if polled is None and latest is not None and _ended(latest):
@@ -53,11 +55,11 @@ class ProxyReads:
             # the state came from another source, or the body was too large to be cached
             return recorded_response(latest, answers)
         if polled is None or polled.body is None:
-            return error_response(UpstreamBusy("the upstream has not responded yet", retry_after=1.0))
+            return answers.error(UpstreamBusy("the upstream has not responded yet", retry_after=1.0))
         age = str(max(0, int(self._clock.monotonic() - polled.at)))
         self._remember(key, polled.body)
         outputs = latest.state.outputs if latest is not None else ()
-        body = answers.rewritten(polled.body, polled.content_type, outputs)
+        body = answers.status(polled.body, polled.content_type, outputs)
         return provider_response(polled.status, polled.content_type, body, {"Age": age})
 
     def _remember(self, key: TaskKey, document: bytes | None) -> None:
@@ -68,7 +70,7 @@ def recorded_response(event: Event, answers: Answers) -> Response:
     """The provider's document of a recorded state."""
     body = answers.document(event.state)
     if body is None:
-        return error_response(UpstreamBusy("the upstream's own document of this task was not recorded"))
+        return answers.error(UpstreamBusy("the upstream's own document of this task was not recorded"))
     return provider_response(200, JSON, body)
 
 

@@ -9,6 +9,7 @@ from math import ceil
 from starlette.responses import Response
 
 from bridge.dialects.base import HttpResponse
+from bridge.dialects.proxied import ProxyRules
 from bridge.errors import BridgeError, Conflict, Unauthenticated, UpstreamError
 from bridge.wire.text import dumps
 
@@ -56,12 +57,19 @@ def passthrough(response: HttpResponse, error: BridgeError | None = None) -> Res
     return provider_response(response.status, content_type, response.body, headers)
 
 
-def error_response(error: BridgeError, *, repeatable: bool = True, wait: float | None = None) -> Response:
+def error_response(
+    error: BridgeError,
+    *,
+    repeatable: bool = True,
+    wait: float | None = None,
+    rules: ProxyRules | None = None,
+) -> Response:
     """An error of the provider or of the way to it, with the provider's own status and code if known.
 
     Args:
         repeatable: Whether the client may retry; false where a retry could create a second task.
         wait: Seconds before a retry can help, if known better than by the error.
+        rules: What the clients of the provider read, where it is known.
     """
     code: str | None = error.code
     status: int | None = None
@@ -73,7 +81,8 @@ def error_response(error: BridgeError, *, repeatable: bool = True, wait: float |
     if error.retryable and repeatable:
         seconds = error.retry_after if wait is None else wait
         headers = {"Retry-After": str(max(1, ceil(seconds if seconds is not None else 1.0)))}
-    body = dumps({"error": {"message": str(error), "code": code}})
+    further = rules.error_fields(str(error), code) if rules is not None else {}
+    body = dumps({**further, "error": {"message": str(error), "code": code}})
     return provider_response(
         status if status is not None and status >= 400 else error.status, _JSON, body, headers
     )

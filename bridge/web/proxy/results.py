@@ -15,7 +15,7 @@ from bridge.dialects.base import HttpResponse, Request
 from bridge.errors import BridgeError, ResultNotReady, TaskNotFound, UpstreamError, UpstreamRefused
 from bridge.sources.upstream import Upstream
 from bridge.web.proxy.files import FileName, ResultFiles
-from bridge.web.proxy.responses import error_response
+from bridge.web.proxy.links import Answers
 from bridge.web.proxy.writes import ProxyCall
 from bridge.web.services import Services
 
@@ -82,7 +82,7 @@ class ProxyResults:
         error = state.error
         message = (error and error.message) or f"the task is {state.status.value} and has no result"
         code = (error and error.code) or f"task_{state.status.value}"
-        return error_response(UpstreamRefused(message, provider_status=422, provider_code=code))
+        return call.answers.error(UpstreamRefused(message, provider_status=422, provider_code=code))
 
     async def ask(self, call: ProxyCall) -> Response:
         """The provider's own answer, requested once for all concurrent callers.
@@ -91,12 +91,20 @@ class ProxyResults:
             UpstreamError: There is none.
         """
         request = call.upstream.dialect.result_request(call.match.task_id, call.match.options)
-        lookup = self._entry(call.upstream, request.path)
+        return await self.fetch(call.upstream, request, call.answers)
+
+    async def fetch(self, upstream: Upstream, request: Request, answers: Answers) -> Response:
+        """As `ask`, for any call that changes nothing.
+
+        Raises:
+            UpstreamError: The provider did not answer.
+        """
+        lookup = self._entry(upstream, request.path)
         async with lookup.lock:
             if self._clock.monotonic() >= lookup.until:
-                await self._ask(call.upstream, lookup, request)
+                await self._ask(upstream, lookup, request)
         if lookup.response is not None:
-            return call.answers.passthrough(lookup.response, lookup.error)
+            return answers.passthrough(lookup.response, lookup.error)
         assert lookup.error is not None
         # Without its traceback, which would grow with every caller that gets this exception.
         raise lookup.error.with_traceback(None)

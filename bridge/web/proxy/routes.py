@@ -3,21 +3,28 @@
 Rule 1: this is not an open proxy. A request that is not a call of the upstream's dialect gets 404, and
         nothing is sent.
 Rule 2: status calls are shared. Only submit and cancel calls are forwarded one by one.
+Rule 3: a header with which a client names the address it would call (fal) stands for a path, and decides no
+        more than that: its host is compared, and never called.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from bridge.auth.caller import TokenScope
+from bridge.auth.caller import Caller, TokenScope
 from bridge.core.task import TaskKey
 from bridge.delivery.sse import EventStream, OverloadedResponse, head
-from bridge.delivery.subscriptions import SubscribeRequest
-from bridge.errors import BridgeError, LimitExceeded, UnknownRoute
+from bridge.delivery.subscriptions import SubscribeRequest, Subscriptions
+from bridge.dialects.proxied import ProxyRules, Target
+from bridge.errors import BridgeError, InvalidRequest, LimitExceeded, UnknownRoute
+from bridge.sources.upstream import Upstream
+from bridge.web import params
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.proxy.files import ResultFiles
 from bridge.web.proxy.links import Answers
@@ -27,8 +34,10 @@ from bridge.web.proxy.results import ProxyResults
 from bridge.web.proxy.writes import ProxyCall, ProxyWrites
 from bridge.web.services import Services
 from bridge.web.tasks import NewWatches
-from bridge.wire.formats import ProviderFormat
+from bridge.wire.formats import EventShape, ProviderEventsFormat, ProviderFormat
+from bridge.wire.frames import Format
 
+_NUMBER = re.compile(r"-?[0-9]{1,15}")
 READS = frozenset({"status", "alias", "follow_up"})
 
 
@@ -60,26 +69,42 @@ class ProxyRoutes:
     async def serve(self, request: Request) -> Response:
         """Any method under `/proxy/{upstream}/`; every error is in the format of the providers."""
         name = request.path_params["upstream"]
-        method = "GET" if request.method == "HEAD" else request.method
-        path, query = f"/{request.path_params['path']}", request.scope["query_string"].decode("latin-1")
+        configured = self._pool.upstreams.get(name)
+        rules = configured.dialect.proxy if configured is not None else None
         try:
             caller = await self._authenticator.authenticate(request)
             upstream = self._pool.upstream(name, caller.account)
-            body = (
-                b""
-                if method == "GET"
-                else await self._limits.read_body(request, self._settings.max_submission_bytes)
-            )
-            match = upstream.dialect.match(method, path, query, body)
-            if match is None:
-                raise UnknownRoute(f"not a supported call of the upstream {name!r}")
-            answers = Answers.to(request, upstream, self._settings)
-            call = ProxyCall(request, caller, upstream, match, body, answers)
-            response = await self._calls[match.call](call)
-            if match.call in READS:
-                await self._limits.admit_document(request, caller.name, len(response.body))
+            return await self._serve(request, caller, upstream)
         except BridgeError as error:
-            return error_response(error)
+            return error_response(error, rules=rules)
+
+    async def _serve(self, request: Request, caller: Caller, upstream: Upstream) -> Response:
+        method, dialect = "GET" if request.method == "HEAD" else request.method, upstream.dialect
+        target = _target(request, dialect.proxy)
+        body = (
+            b""
+            if method == "GET"
+            else await self._limits.read_body(request, self._settings.max_submission_bytes)
+        )
+        refusal = dialect.proxy.refusal(method, target, body)
+        if refusal is not None or target.host:
+            raise UnknownRoute(refusal or _unsupported(upstream))
+        query = dict(parse_qsl(target.query))
+        answers = Answers.to(request, upstream, self._settings, details=dialect.proxy.asks_for_details(query))
+        match = dialect.match(method, target.path, target.query, body)
+        if match is None:
+            passed = dialect.passed_request(method, target.path)
+            if passed is None:
+                raise UnknownRoute(_unsupported(upstream))
+            caller.authorize_upstream(TokenScope.READ, upstream.name)
+            response = await self._results.fetch(upstream, passed, answers)
+        else:
+            call = ProxyCall(request, caller, upstream, match, query, body, answers)
+            response = await self._calls[match.call](call)
+            if match.task_id is not None:
+                response.headers.update(dialect.answer_headers(match.task_id))
+        if match is None or match.call in READS:
+            await self._limits.admit_document(request, caller.name, len(response.body))
         return response
 
     async def _status(self, call: ProxyCall) -> Response:
@@ -111,7 +136,7 @@ class ProxyRoutes:
         await self._authenticator.authorize(call.caller, TokenScope.READ, [call.key])
         if call.request.method == "HEAD":
             return head(ProviderFormat)
-        fmt = ProviderFormat(call.answers.document)
+        fmt = _stream_format(call)
         try:
             slot = self._limits.open_stream(call.request)
             slot.assign_to_caller(call.caller.name)
@@ -122,17 +147,23 @@ class ProxyRoutes:
             self._subscriptions,
             SubscribeRequest([call.key]),
             fmt,
+            rules=call.upstream.dialect.proxy,
             expires_at=self._authenticator.ends_at(call.caller),
         )
 
     async def _submit(self, call: ProxyCall) -> Response:
-        call.caller.authorize_upstream(TokenScope.SUBMIT, call.upstream.name)
-        return await self._writes.submit(call)
+        wait = params.preferred_wait(call.request.headers)
+        if wait is None or call.upstream.dialect.proxy.wait_word is None:
+            call.caller.authorize_upstream(TokenScope.SUBMIT, call.upstream.name)
+            return await self._writes.submit(call)
+        wait = min(wait, self._settings.sync_wait_seconds) if wait else self._settings.sync_wait_seconds
+        return await self._sync(call, wait)
 
-    async def _sync(self, call: ProxyCall) -> Response:
+    async def _sync(self, call: ProxyCall, seconds: float | None = None) -> Response:
         call.caller.authorize_upstream(TokenScope.SUBMIT, call.upstream.name)
         call.caller.authorize(TokenScope.READ)
-        seconds = self._authenticator.cap_wait(call.caller, self._settings.sync_wait_seconds)
+        seconds = self._settings.sync_wait_seconds if seconds is None else seconds
+        seconds = self._authenticator.cap_wait(call.caller, seconds)
         return await self._writes.sync(call, seconds=seconds)
 
     async def _cancel(self, call: ProxyCall) -> Response:
@@ -143,12 +174,65 @@ class ProxyRoutes:
         return await self._writes.cancel(call, key)
 
 
+def _target(request: Request, rules: ProxyRules) -> Target:
+    """What follows the host in the address that the client would have called.
+
+    Raises:
+        InvalidRequest: It names an address in a header, and one that is not the provider's, or a path too.
+    """
+    path = f"/{request.path_params.get('path', '')}"
+    values = request.headers.getlist(rules.target_header) if rules.target_header else []
+    if not values and path == "/" and rules.target_header:
+        raise InvalidRequest(f"send the provider's path below this one, or {rules.target_header}")
+    if not values:
+        return Target("", path, request.scope["query_string"].decode("latin-1"))
+    if path != "/":
+        raise InvalidRequest(
+            f"{rules.target_header} is for requests to /proxy/{request.path_params['upstream']}"
+        )
+    return rules.target(values)
+
+
 class _ProviderStream(EventStream):
     """A stream of the provider's documents; errors before the first are in the provider's format."""
+
+    def __init__(
+        self,
+        subscriptions: Subscriptions,
+        request: SubscribeRequest,
+        fmt: Format,
+        *,
+        rules: ProxyRules,
+        expires_at: float | None,
+    ) -> None:
+        super().__init__(subscriptions, request, fmt, expires_at=expires_at)
+        self._rules = rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As `EventStream`, with errors in the format of the provider."""
         try:
             await super().__call__(scope, receive, send)
         except BridgeError as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, rules=self._rules)(scope, receive, send)
+
+
+def _unsupported(upstream: Upstream) -> str:
+    return f"not a supported call of the upstream {upstream.name!r}"
+
+
+def _stream_format(call: ProxyCall) -> ProviderFormat:
+    """The format of a stream.
+
+    Raises:
+        InvalidRequest: The number after which it begins is malformed.
+    """
+    events = call.upstream.dialect.proxy.events
+    if events is None:
+        return ProviderFormat(call.answers.document)
+    shape = EventShape(*events)
+    after = call.query.get(shape.after)
+    if after is not None and not _NUMBER.fullmatch(after):
+        raise InvalidRequest(f"{shape.after} must be a whole number")
+    return ProviderEventsFormat(
+        call.answers.document, shape=shape, after=None if after is None else int(after)
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +13,7 @@ from bridge.auth.caller import Caller
 from bridge.core.event import Event
 from bridge.core.task import TaskKey, check_task_id
 from bridge.dialects.base import ProxyMatch, Submission
+from bridge.dialects.values import object_from
 from bridge.errors import UpstreamUnreachable
 from bridge.sources.poll import JSON
 from bridge.sources.upstream import Upstream
@@ -19,7 +22,7 @@ from bridge.web import params
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.proxy.links import Answers
 from bridge.web.proxy.reads import recorded_response
-from bridge.web.proxy.responses import error_response, provider_response
+from bridge.web.proxy.responses import provider_response
 from bridge.web.services import Services
 from bridge.web.submit import check_write_request
 from bridge.web.tasks import links
@@ -34,6 +37,7 @@ class ProxyCall:
     caller: Caller
     upstream: Upstream
     match: ProxyMatch
+    query: Mapping[str, str]
     body: bytes
     answers: Answers
 
@@ -91,6 +95,10 @@ class ProxyWrites:
             event = latest or event
         if event.state.status.final:
             return recorded_response(event, call.answers)
+        word = call.upstream.dialect.proxy.wait_word
+        if word is not None:
+            # Its clients take any other word for the end.
+            return _forwarded_response(call, _with_word(submitted, word))
         return _unfinished_response(call, key, event)
 
     async def cancel(self, call: ProxyCall, key: TaskKey) -> Response:
@@ -106,13 +114,19 @@ class ProxyWrites:
     async def _submit(self, call: ProxyCall) -> Forwarded | Response:
         check_write_request(self._origins, call.request.headers)
         self._limits.open_submit(call.request, call.caller.name)
-        content_type = call.request.headers.get("content-type")
-        submission = Submission(body=call.body, content_type=content_type, options=call.match.options)
+        sent = call.request.headers
+        passed_on = call.upstream.dialect.proxy.submit_headers
+        submission = Submission(
+            body=call.body,
+            content_type=sent.get("content-type"),
+            options=call.match.options,
+            headers={name: sent[name] for name in passed_on if name in sent},
+        )
         try:
             submitted = await self._submitter.forward_submit(call.upstream, submission)
         except UNCERTAIN as error:
             # the client's SDK must not retry: the task may exist, and a second one would be billed
-            return error_response(error, repeatable=isinstance(error, UpstreamUnreachable))
+            return call.answers.error(error, repeatable=isinstance(error, UpstreamUnreachable))
         alias = call.upstream.dialect.client_id(submission)
         if alias is not None and submitted.key is not None:
             self._aliases.remember(alias, submitted.key)
@@ -121,7 +135,19 @@ class ProxyWrites:
 
 def _forwarded_response(call: ProxyCall, forwarded: Forwarded) -> Response:
     outputs = forwarded.event.state.outputs if forwarded.event is not None else ()
-    return call.answers.passthrough(forwarded.response, forwarded.error, outputs)
+    response = call.answers.passthrough(forwarded.response, forwarded.error, outputs)
+    if forwarded.key is not None:
+        response.headers.update(call.upstream.dialect.answer_headers(forwarded.key.task_id))
+    return response
+
+
+def _with_word(forwarded: Forwarded, word: str) -> Forwarded:
+    """The response to a submit with another status word."""
+    document = object_from(forwarded.response.body)
+    if document is None or "status" not in document:
+        return forwarded
+    body = json.dumps(document | {"status": word}, ensure_ascii=False, separators=(",", ":")).encode()
+    return replace(forwarded, response=replace(forwarded.response, body=body))
 
 
 def _unfinished_response(call: ProxyCall, key: TaskKey, event: Event) -> Response:

@@ -1,9 +1,9 @@
 """The bridge inside an app: one process, one origin, and the app's own sign-in controls access to tasks.
 
     pip install fastapi uvicorn httpx task-event-bridge
-    uvicorn app:app --port 8000
+    BRIDGE_CONFIG=bridge.toml uvicorn app:app --port 8000
 
-The providers are configured in the environment, or in the file named by BRIDGE_CONFIG, as for `taskbridge
+The providers are configured in the file named by BRIDGE_CONFIG, or in the environment, as for `taskbridge
 serve`. Run one process only: a second one would poll every task again. Pages open
 `new EventSource("/bridge/v1/tasks/qingbo/YOUR_TASK_ID/events")`; the browser sends the session cookie.
 """
@@ -23,7 +23,8 @@ from typing import Annotated, Any
 
 import httpx
 import jwt
-from fastapi import Cookie, Depends, FastAPI, HTTPException
+from fastapi import Cookie, Depends, FastAPI, HTTPException, Response
+from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -36,7 +37,7 @@ AUDIENCE = "task-event-bridge"
 SECRET = secrets.token_urlsafe(32)  # never leaves this process
 TOKEN_SECONDS = 900  # then a stream ends; browsers reconnect with their cursor and are authenticated again
 
-SESSIONS = {"session-of-ada": "ada", "session-of-bob": "bob"}  # replace with your own sign-in
+sessions: dict[str, str] = {}  # replace with your own sign-in
 owners: dict[str, str] = {}  # replace with your database: the owner of each task
 
 config = os.environ.get("BRIDGE_CONFIG")
@@ -82,7 +83,7 @@ class SignedIn:
         self.inner = inner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        user = SESSIONS.get(HTTPConnection(scope).cookies.get("session", ""))
+        user = sessions.get(HTTPConnection(scope).cookies.get("session", ""))
         headers = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
         if user is not None:
             own_tasks = [task for task, owner in owners.items() if owner == user]
@@ -94,13 +95,30 @@ app.mount("/bridge", SignedIn(bridge))
 
 
 def signed_in(session: Annotated[str | None, Cookie()] = None) -> str:
-    if session not in SESSIONS:
+    if session not in sessions:
         raise HTTPException(401, "sign in first")
-    return SESSIONS[session]
+    return sessions[session]
+
+
+class SignIn(BaseModel):
+    user: Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class RenderRequest(BaseModel):
     prompt: Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+@app.get("/")
+async def page() -> FileResponse:
+    return FileResponse(Path(__file__).with_name("index.html"))
+
+
+@app.post("/sign-in", status_code=204)
+async def sign_in(body: SignIn, response: Response) -> None:
+    """Accept any name: a real sign-in checks a password."""
+    session = secrets.token_urlsafe()
+    sessions[session] = body.user
+    response.set_cookie("session", session, httponly=True, samesite="lax")
 
 
 @app.post("/renders", status_code=201)

@@ -1,3 +1,4 @@
+import React, { useState } from "react";
 import { useTask } from "./useTask.js";
 
 /** A progress bar, the status, and finally the results. */
@@ -14,14 +15,19 @@ export function TaskProgress({ task, address }) {
         {state.error?.message ?? (left ? `${status}, about ${Math.round(left)} s left` : status)}
         {notice && <small> ({notice.message ?? notice.code})</small>}
       </figcaption>
-      {outputs.map(({ type, url }) => url && <Output key={url} type={type} url={url} />)}
+      {outputs.map(({ type, url }, number) => <Output key={url ?? number} type={type} url={url} />)}
     </figure>
   );
 }
 
+/** A result: a player, or the reason why there is none. */
 function Output({ type, url }) {
-  if (type === "image") return <img src={url} alt="the result" />;
-  if (type === "video") return <video src={url} controls />;
-  if (type === "audio") return <audio src={url} controls />;
+  const [broken, setBroken] = useState(false); // an expired link, a format that this browser does not play
+  const shown = { src: url, onError: () => setBroken(true) };
+  if (!url) return <p>The provider does not hand out this {type}.</p>;
+  if (broken) return <p>This {type} cannot be shown here. <a href={url}>Open it</a></p>;
+  if (type === "image") return <img {...shown} alt="the result" />;
+  if (type === "video") return <video {...shown} controls />;
+  if (type === "audio") return <audio {...shown} controls />;
   return <a href={url}>the result</a>;
 }

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import terminal, watch
-from bridge.cli.progress import ProgressBars, cells, clip, duration, safe
+from bridge.cli.progress import ProgressBars, cells, clip, duration, safe, shorten
 from bridge.client.state import TaskNotice, TaskState
 
 pytestmark = pytest.mark.anyio
@@ -307,3 +307,43 @@ async def test_control_c_is_quiet(fake):
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
     assert (process.returncode, out, err) == (130, b"", b"")
+
+
+@pytest.mark.parametrize("columns", [44, 80])
+async def test_narrow_terminals_show_the_ends_of_ids_and_the_status(fake, columns: int) -> None:
+    screen = Screen()
+    bars = ProgressBars(screen, now=Clock(), size=lambda: os.terminal_size((columns, 24)))
+    refs = {
+        "qingbo/task_01PQ7B3EJM91Z0QYXM1GG43Q9Q": "processing",
+        "fal/fal-ai/flux/764cabcf-b745-4b3e-ae38-1200304cf45b": "completed",
+        "bytespike/task_01S1CDRXD4BW15JGV34EWCDKR9TDM": "cancelled",
+        "veo/models/veo-3.1/operations/abcdefgh1234": "input_required",
+    }
+    for ref, status in refs.items():
+        bars.show(state(fake, status, ref, eta_seconds=65))
+    rows = screen.rows()
+    assert len(rows) == len(refs)
+    for row, (ref, status) in zip(rows, refs.items(), strict=True):
+        assert cells(row) < columns
+        assert row.startswith(ref.partition("/")[0] + "/")
+        assert ref[-6:] in row
+        assert status in row
+    assert ("left" in rows[0]) == (columns == 80)
+
+
+def test_a_ref_is_shortened_in_its_middle() -> None:
+    assert shorten("qingbo/task_12345678", 20) == "qingbo/task_12345678"
+    assert shorten("qingbo/task_123456789", 14) == "qingbo/~456789"
+    assert shorten("an-upstream-with-a-long-name/1234567890", 14) == "an-upstr~67890"
+    assert cells(shorten("q/" + "任务" * 20, 15)) <= 15
+
+
+async def test_a_bar_can_be_removed(fake) -> None:
+    screen = Screen()
+    bars = ProgressBars(screen, now=Clock(), size=lambda: os.terminal_size((80, 24)))
+    bars.show(state(fake, "completed", "q/1"))
+    bars.show(state(fake, "processing", "q/2"))
+    bars.forget("q/1")
+    bars.forget("q/3")
+    bars.draw()
+    assert [row.split()[0] for row in screen.rows()] == ["q/2"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from bridge.delivery.handoff import ConnectionHandoff, detach, server_of
+from bridge.delivery.handoff import SERVER, ConnectionHandoff, detach, server_of, timeout_of_client
 
 pytestmark = pytest.mark.anyio
 
@@ -67,3 +69,33 @@ async def test_what_was_handed_over_runs_once_the_framework_has_returned() -> No
     await ConnectionHandoff(app)(cycle.scope, receive, cycle.send)
     assert story == ["returned", "stayed"]
     assert cycle.scope["headers"] == []
+
+
+class Leaving:
+    """A server that tells when the client leaves."""
+
+    leave: Callable[[], None] | None = None
+
+    def on_leave(self, callback: Callable[[], None] | None) -> None:
+        self.leave = callback
+
+
+async def test_a_client_that_leaves_while_its_time_runs_out_is_no_fault() -> None:
+    server, failures = Leaving(), []
+
+    def leaves() -> None:
+        assert server.leave is not None
+        try:
+            server.leave()  # the timeout has expired, and the task has not noticed yet
+        except RuntimeError as error:
+            failures.append(error)
+
+    async def wait() -> None:
+        async with timeout_of_client(0, {"extensions": {SERVER: server}}):
+            asyncio.get_running_loop().call_soon(leaves)
+            await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        await wait()
+    assert failures == []
+    assert server.leave is None

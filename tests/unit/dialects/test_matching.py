@@ -143,7 +143,13 @@ def test_what_the_provider_has_before_its_paths_is_part_of_them():
 
 
 def test_a_stream_nobody_can_imitate_is_nowhere_and_no_status():
-    assert PRESETS["openai"].match("GET", "/v1/responses/r1", "stream=true", b"") is None
+    text = 'base_url = "https://x.example"\n[calls.status]\npath = "/t/{task_id}"\n[status]\nat = "s"\n'
+    stream = '[calls.stream]\npath = "/t/{task_id}"\nquery = { stream = "true" }\n'
+    dialect = load_text(text + stream, "acme")
+    assert dialect.match("GET", "/t/r1", "stream=true", b"") is None
+    made = '[proxy.events]\nname = "a.{status}"\nwrapper = "t"\nnumber = "n"\nafter = "from"\n'
+    asked = load_text(text + stream + made, "acme").match("GET", "/t/r1", "stream=true", b"")
+    assert asked == ProxyMatch(call="stream", task_id="r1")
 
 
 def test_a_further_parameter_changes_no_status():

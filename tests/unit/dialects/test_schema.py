@@ -79,7 +79,17 @@ def test_a_preset_is_valid_by_the_json_schema(name):
 
 def test_an_unknown_key_is_found_wherever_it_is():
     free = {"query", "headers", "by_code", "body", "needs", "options", "defaults", "hint_headers"}
-    free |= {"classes", "phrases", "http", "words", "events"}
+    free |= {
+        "classes",
+        "phrases",
+        "http",
+        "words",
+        "events",
+        "answer_headers",
+        "error",
+        "details",
+        "without_details",
+    }
     for preset in PRESETS.values():
         tables = [keys for keys in places(preset) if isinstance(keys[-1], str)]
         for keys in [(), *(keys for keys in tables if keys[-1] not in free and not free & {*keys[:-1]})]:

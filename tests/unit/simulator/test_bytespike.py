@@ -24,7 +24,7 @@ async def test_a_task_lives_through_every_stage(sim):
     done = await sim.post(QUERY, {"task_id": task_id})
     assert set(done) == {"task_id", "status", "credits_used", "output"}
     assert done["output"] == [
-        {"type": "video", "url": f"{sim.url}/files/{task_id}.svg", "duration_seconds": 8}
+        {"type": "video", "url": f"{sim.url}/files/{task_id}.webm", "duration_seconds": 8}
     ]
     assert await sim.get(f"{QUERY}?task_id={task_id}") == done
     assert await sim.get(f"/bytespike/v1/videos/tasks/{task_id}") == done

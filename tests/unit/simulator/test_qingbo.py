@@ -33,7 +33,7 @@ async def test_a_task_lives_through_every_stage(sim):
     done = await sim.get(f"/qingbo/v1/tasks/{task_id}")
     assert (done["status"], done["progress"], done["completed_at"]) == ("completed", 100, 1720000012)
     assert done["result"] == {
-        "videos": [{"url": [f"{sim.url}/files/{task_id}.svg"], "expires_at": 1720000012 + 3 * 86400}]
+        "videos": [{"url": [f"{sim.url}/files/{task_id}.webm"], "expires_at": 1720000012 + 3 * 86400}]
     }
 
 

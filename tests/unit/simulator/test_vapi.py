@@ -47,7 +47,7 @@ async def test_a_file_is_there_only_after_the_end_and_only_for_its_owner(sim):
     assert (await sim.get(path))["base_resp"]["status_code"] == 2013
     await sim.advance(50)
     assert (await sim.get(path, key="k2"))["base_resp"]["status_code"] == 2013
-    assert (await sim.get(path))["file"]["download_url"] == f"{sim.url}/files/{task_id}.svg"
+    assert (await sim.get(path))["file"]["download_url"] == f"{sim.url}/files/{task_id}.webm"
 
 
 async def test_minimax_words(sim):
@@ -67,7 +67,7 @@ async def test_keling_has_everything_in_data_beside_an_integer_status(sim):
     _, running, done = await stages(sim, task_id)
     assert running["data"]["status"] == "Processing"
     assert (done["code"], done["status"], done["data"]["status"]) == (0, 200, "Success")
-    assert done["data"]["video_url"] == f"{sim.url}/files/{task_id}.svg"
+    assert done["data"]["video_url"] == f"{sim.url}/files/{task_id}.webm"
     assert done["data"]["image_urls"] is None
     image = await sim.vapi("keling/v1/images", shape={"media": "image"})
     _, _, done = await stages(sim, image)
@@ -79,7 +79,7 @@ async def test_jimeng_has_another_code_of_success_and_json_in_a_string(sim):
     queued, running, done = await stages(sim, task_id)
     assert [each["data"]["status"] for each in (queued, running, done)] == ["in_queue", "generating", "done"]
     assert done["code"] == 10000
-    assert orjson.loads(done["data"]["resp_data"]) == {"video_url": f"{sim.url}/files/{task_id}.svg"}
+    assert orjson.loads(done["data"]["resp_data"]) == {"video_url": f"{sim.url}/files/{task_id}.webm"}
 
 
 async def test_kling_has_its_own_words_and_milliseconds(sim):
@@ -96,7 +96,7 @@ async def test_kling_has_its_own_words_and_milliseconds(sim):
     assert (await sim.get(f"/vapi/task/{task_id}")) == shown[-1]
     data = shown[-1]["data"]
     assert (data["created_at"], data["updated_at"]) == (1720000000000, 1720000012000)
-    assert data["task_result"]["videos"][0]["url"] == f"{sim.url}/files/{task_id}.svg"
+    assert data["task_result"]["videos"][0]["url"] == f"{sim.url}/files/{task_id}.webm"
 
 
 async def test_kling_failure_says_why(sim):

@@ -43,6 +43,7 @@ PROMISED = {
     "bridge_notices_total": {"code"},
     "bridge_budget_wait_seconds": {"upstream"},
     "bridge_circuit_open": {"upstream"},
+    "bridge_upstream_state": {"upstream", "state"},
     "bridge_budget_paused_seconds": {"upstream"},
     "bridge_journal_failures_total": set(),
     "bridge_journal_append_seconds": set(),

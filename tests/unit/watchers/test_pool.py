@@ -12,6 +12,8 @@ import pytest
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.task import Observation, Source, Status, TaskKey
 from bridge.errors import JournalError, TaskNotFound, UnknownUpstream, UpstreamUnavailable
+from bridge.sources.upstream import UpstreamState
+from bridge.telemetry.metrics import UPSTREAM_STATES
 from bridge.watchers.scheduler import FIRST_PER_TURN
 from tests.fakes.clock import settle
 from tests.fakes.tasks import TASK, state
@@ -469,6 +471,20 @@ async def test_never_more_requests_at_once_than_the_budget_allows(build: Callabl
         assert house.provider.most_at_once == 4
         assert len({task for task, _ in house.provider.asked}) == 40
     assert house.count("bridge_budget_wait_seconds_count") == len(house.provider.asked)
+
+
+async def test_the_metric_of_an_upstreams_state_is_1_for_the_state_of_status(open_house: Any) -> None:
+    house = open_house
+
+    def states() -> dict[str, float]:
+        return {one.value: house.count("bridge_upstream_state", state=one.value) for one in UpstreamState}
+
+    assert set(UPSTREAM_STATES) == {state.value for state in UpstreamState}
+    assert states() == {"INITIALIZING": 1, "VALID": 0, "INTERRUPTED": 0, "OFF": 0}
+    house.provider.shows(key(0).task_id, "processing", 10)
+    house.pool.want(key(0))
+    await house.clock.advance(1)
+    assert states() == {"INITIALIZING": 0, "VALID": 1, "INTERRUPTED": 0, "OFF": 0}
 
 
 async def test_one_429_pauses_every_task_of_the_credential(open_house: Any) -> None:

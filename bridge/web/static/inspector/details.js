@@ -6,13 +6,14 @@ import { renderOutputs, tickOutputs } from "./outputs.js";
 import { statusText } from "./table.js";
 
 /** @returns The rows of the fact list: name and value. */
-function facts(state) {
+function facts(state, first) {
   return [
     ["Provider status", state.upstream_status],
     ["Model", state.model],
     ["Action", state.action],
     ["Client id", state.alias],
     ["Queue position", state.queue_position === null ? null : String(state.queue_position)],
+    ["First seen", dateTime(first)],
     ["Created", dateTime(state.created_at)],
     ["Completed", dateTime(state.completed_at)],
     ["Cost", state.cost ? `${state.cost.credits_used ?? state.cost.credits_estimated} credits${state.cost.credits_used === null ? " (estimate)" : ""}` : null],
@@ -66,7 +67,7 @@ export class Details {
     show(byId("outputs-section"), Boolean(state?.outputs.length));
     const before = this.rendered?.task === task.ref ? JSON.stringify(this.rendered.outputs) : null;
     if (state && JSON.stringify(state.outputs) !== before) renderOutputs(byId("outputs"), state); // unchanged outputs stay, so that a video keeps playing
-    byId("facts").replaceChildren(...(state ? facts(state).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]) : []));
+    byId("facts").replaceChildren(...(state ? facts(state, task.listed?.first_seen_at).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]) : []));
   }
 
   renderTimeline(states) {

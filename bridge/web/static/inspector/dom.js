@@ -1,5 +1,12 @@
 /** Creating and changing elements. External data is always inserted as text, never as markup. */
 
+const DIRECTION = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+
+/** The text with its invisible direction controls as escapes: they could make an id or an address read as another. */
+export function visible(text) {
+  return text.replace(DIRECTION, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 /**
  * @param {string} name A tag with classes: `"span.pill.small"`.
  * @param {object} properties Attributes; `on` holds listeners, `data` data attributes; null and false omit it.
@@ -12,7 +19,7 @@ export function make(name, properties = {}, ...children) {
   for (const [event, listener] of Object.entries(on)) node.addEventListener(event, listener);
   Object.assign(node.dataset, data);
   for (const [key, value] of Object.entries(attributes)) set(node, key, value);
-  node.append(...children.filter((child) => child !== null));
+  node.append(...children.filter((child) => child !== null).map((child) => (typeof child === "string" ? visible(child) : child)));
   return node;
 }
 
@@ -26,7 +33,8 @@ export function set(node, name, value) {
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value === true ? "" : value);
 }
 
-export function setText(node, text) {
+export function setText(node, external) {
+  const text = visible(external);
   if (node.textContent !== text) node.textContent = text;
 }
 

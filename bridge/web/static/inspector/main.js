@@ -16,17 +16,24 @@ import { Submit } from "./submit.js";
 import { Table, statusText } from "./table.js";
 import { makeTabs } from "./tabs.js";
 import { Tasks } from "./tasks.js";
+import { Upstreams } from "./upstreams.js";
 
-const LISTING_MS = 3000;
+const LISTING_MS = 2000;
 const HISTORY_TIMEOUT_MS = 1500;
 const MAX_FOLLOWED = 200;
+const REGROUP_MS = 3000; // between two connections that differ only in the tasks followed automatically
+const HIDDEN_MS = 60_000; // a hidden page follows nothing automatically for longer
 
 class Page {
   constructor() {
     this.tasks = new Tasks();
     this.selected = null;
+    this.selectedByPage = null;
     this.via = "sse";
     this.connection = null;
+    this.regroupedAt = -Infinity;
+    this.hidden = false;
+    this.etag = null;
     this.phase = "idle";
     this.admitted = false; // whether the bridge has accepted the user; no other request is sent before
     this.about = { caller: { scopes: [], submits: [] }, bridge: { keepalive_seconds: 15, max_tasks_per_connection: MAX_FOLLOWED } };
@@ -38,6 +45,7 @@ class Page {
     this.details = new Details();
     this.frames = new Frames();
     this.plots = new Plots();
+    this.upstreams = new Upstreams((message) => this.announce(message));
     this.submit = new Submit((ref) => this.follow([ref], { select: true }));
     this.drawing = false;
   }
@@ -45,8 +53,7 @@ class Page {
   start() {
     this.listen();
     this.readAddress();
-    this.list();
-    setInterval(() => document.visibilityState === "visible" && this.list(), LISTING_MS);
+    this.keepListing();
     setInterval(() => this.tick(), 1000);
   }
 
@@ -63,6 +70,7 @@ class Page {
       event.preventDefault();
       token.value = byId("token").value.trim();
       byId("token").value = "";
+      this.etag = null;
       this.list();
     });
     byId("token-forget").addEventListener("click", () => {
@@ -78,6 +86,7 @@ class Page {
     makeTabs(byId("tabs"), (panel) => this.plots.run(panel === "panel-bridge"));
     makeSelfTest(() => ({ keepalive: this.about.bridge.keepalive_seconds, task: this.selected ?? this.tasks.rows[0]?.ref ?? null }));
     addEventListener("hashchange", () => this.readAddress());
+    document.addEventListener("visibilitychange", () => this.showOrHide());
   }
 
   // User input
@@ -133,9 +142,24 @@ class Page {
 
   select(ref) {
     this.selected = ref;
+    this.selectedByPage = null;
     this.readHistory(ref);
     this.writeAddress();
     this.draw();
+  }
+
+  /**
+   * Without a selection by the user, shows the newest open task, or else the one that ended last. A task selected like
+   * that is left when it ends without a result and another is open.
+   */
+  selectNewest() {
+    const shown = this.tasks.get(this.selected);
+    const over = this.selected === this.selectedByPage && shown?.final && !shown.state?.outputs.length;
+    if (this.selected && !over) return;
+    const task = this.tasks.rows.find((row) => (row.final && !over) || (!row.final && row.listed?.watched));
+    if (!task) return;
+    this.selected = this.selectedByPage = task.ref;
+    this.readHistory(task.ref);
   }
 
   deliverBy(via) {
@@ -147,22 +171,71 @@ class Page {
 
   // State
 
-  /** Lists the watched tasks and the user's permissions: the first request, repeated every few seconds. */
+  /** Lists every two seconds while the page is visible, each time after the last response. */
+  async keepListing() {
+    if (document.visibilityState === "visible") await this.list();
+    setTimeout(() => this.keepListing(), LISTING_MS);
+  }
+
+  /** Lists the newest tasks, the upstreams and the user's permissions: the first request of all. */
   async list() {
     try {
-      const listing = await json("inspector/tasks");
-      this.about = listing;
-      this.tasks.list(listing.tasks, this.selected);
-      this.submit.render(listing.caller.submits);
-      show(byId("more"), listing.more);
+      const response = await request("inspector/tasks", { headers: this.etag ? { "If-None-Match": this.etag } : {} });
+      if (response.status === 200) {
+        this.take(await response.json());
+        this.etag = response.headers.get("ETag");
+      }
       this.requestToken(false);
       this.enterBridge();
+      this.selectNewest();
+      this.regroup();
     } catch (error) {
       if (error instanceof Problem && error.status === 401) this.requestToken(true, error.message);
       else if (error instanceof Problem && error.permanent) this.showProblem(error.message);
       else if (!this.admitted) this.setPhase("waiting", LISTING_MS / 1000);
     }
     this.draw();
+  }
+
+  take(listing) {
+    this.about = listing;
+    const selected = this.tasks.get(this.selected);
+    const seen = selected?.shown.changed_at;
+    this.tasks.list(listing.tasks, this.selected);
+    if (selected && selected.shown.changed_at !== seen && selected.shown === selected.listed) this.readHistory(selected.ref);
+    this.upstreams.render(listing.upstreams);
+    this.submit.render(listing.caller.submits);
+    show(byId("more"), listing.more);
+    show(byId("docs-link"), listing.bridge.documents);
+  }
+
+  /** Nothing was asked for: the page follows the newest open tasks, and ones that come later. */
+  get automatic() {
+    return this.tasks.followed.length === 0;
+  }
+
+  /** Follows tasks that were listed since the connection was opened; not more often than every few seconds. */
+  regroup() {
+    if (!this.automatic || this.hidden || this.phase === "refused") return;
+    const missing = this.tasks.wanted.some((task) => !this.connection?.tasks.includes(task.ref));
+    const busy = this.phase === "live" || this.phase === "waiting";
+    if (missing && (!busy || performance.now() - this.regroupedAt > REGROUP_MS)) this.reconnect();
+  }
+
+  showOrHide() {
+    clearTimeout(this.hiding);
+    if (document.visibilityState === "visible") {
+      this.hidden = false;
+      this.list();
+      return;
+    }
+    this.hiding = setTimeout(() => {
+      if (!this.automatic) return;
+      this.hidden = true;
+      this.connection?.stop();
+      this.connection = null;
+      this.setPhase("idle");
+    }, HIDDEN_MS);
   }
 
   enterBridge() {
@@ -184,6 +257,7 @@ class Page {
 
   /** Opens one connection for all unfinished tasks. */
   reconnect() {
+    this.regroupedAt = performance.now();
     this.connection?.stop();
     this.connection = null;
     const refs = this.tasks.wanted.map((task) => task.ref);
@@ -232,6 +306,7 @@ class Page {
     }
     if (phase === "waiting" && this.phase === "live") this.announce("Connection lost; reconnecting.");
     if (phase === "live" && this.phase === "waiting") this.announce("Reconnected.");
+    if (phase === "connecting" && this.phase === "live" && this.automatic) return; // only more tasks
     if (phase === "connecting" && this.phase === "waiting") return; // keep "Connection lost" until an attempt succeeds
     this.setPhase(phase, detail);
   }
@@ -310,11 +385,11 @@ class Page {
     this.phase = phase;
     const open = this.tasks.wanted.length;
     const texts = {
-      idle: "No tasks watched",
+      idle: "Waiting for tasks",
       connecting: "Connecting…",
       live: `Live via ${NAMES[this.via]}, ${count(open, "task")}`,
       waiting: `Connection lost, reconnecting in ${Math.ceil(detail ?? 0)} s`,
-      ended: "All watched tasks are final",
+      ended: this.automatic ? "Waiting for tasks" : "All watched tasks are final",
       refused: "Rejected",
     };
     setText(byId("connection"), texts[phase]);
@@ -345,14 +420,15 @@ class Page {
     this.table.render(rows, this.selected);
     this.details.render(this.tasks.get(this.selected), this.about.caller.scopes.includes("cancel"));
     if (this.phase === "live") this.setPhase("live");
-    show(byId("watch-all"), rows.some((task) => !task.followed && !task.final));
+    show(byId("watch-all"), rows.some((task) => !task.followed && !task.final && !(this.automatic && this.connection?.tasks.includes(task.ref))));
     this.renderSnippets();
   }
 
   renderSnippets() {
     const followed = this.tasks.followed.map((task) => task.ref);
     const all = document.querySelector("[name=code-of]:checked").value === "all";
-    const refs = all && followed.length ? followed : [this.selected ?? followed[0]].filter(Boolean);
+    const everything = followed.length ? followed : (this.connection?.tasks ?? []);
+    const refs = all && everything.length ? everything : [this.selected ?? followed[0]].filter(Boolean);
     show(byId("code-shown"), refs.length > 0);
     show(byId("code-none"), refs.length === 0);
     if (!refs.length) return;

@@ -6,6 +6,7 @@ import { bytes, duration } from "./format.js";
 import { taskPath } from "./links.js";
 
 const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\])$/;
+const LOAD_SECONDS = 20; // a player without a first frame after that is replaced by a sentence
 const SHOWABLE = /^data:(image|video|audio)\/[\w.+-]+;base64,/;
 
 /** Returns the URL if it is http or https, else null: `javascript:` and other schemes are never followed. */
@@ -23,6 +24,7 @@ export function webAddress(url) {
  * such as a router, so it waits for a click.
  */
 function loadsWithoutClick(address) {
+  if (address.origin === location.origin) return true;
   return address.protocol === "https:" || (LOOPBACK.test(address.hostname) && LOOPBACK.test(location.hostname));
 }
 
@@ -75,25 +77,52 @@ function show(frame, node) {
   frame.replaceChildren(node);
 }
 
+/** A player or an image; where it cannot be loaded, a sentence and the link. */
 function media(type, url) {
-  if (type === "audio") return make("audio", { controls: true, preload: "metadata", src: url });
-  const picture = () => make("img", { src: url, alt: `Result: ${type}`, loading: "lazy", decoding: "async", referrerpolicy: "no-referrer" });
-  if (type !== "video") return orText(picture(), type);
-  const video = make("video", { controls: true, preload: "metadata", playsinline: true, src: url });
-  // Some providers, and the simulator, return animated images as videos: fall back to an image.
-  video.addEventListener("error", () => video.replaceWith(orText(picture(), type)), { once: true });
-  return video;
+  const kind = { audio, video }[type] ?? picture;
+  return kind(type, url);
 }
 
-function orText(image, type) {
-  image.addEventListener("error", () => image.replaceWith(make("span.muted", {}, `The ${type} could not be loaded.`)), { once: true });
-  return image;
+function picture(type, url) {
+  const image = make("img", { src: url, alt: `Result: ${type}`, loading: "lazy", decoding: "async", referrerpolicy: "no-referrer" });
+  return orSentence(image, "load", type, url, () => sentence(type, url));
+}
+
+function video(type, url) {
+  const player = make("video", { controls: true, preload: "metadata", playsinline: true, src: url, "aria-label": "Result: video" });
+  // Some providers return animated images as videos.
+  return orSentence(player, "loadedmetadata", type, url, () => picture(type, url));
+}
+
+function audio(type, url) {
+  const player = make("audio", { controls: true, preload: "metadata", src: url, "aria-label": "Result: audio" });
+  return orSentence(player, "loadedmetadata", type, url, () => sentence(type, url));
+}
+
+/** Replaces an element that failed, or that shows nothing for too long: a black player explains nothing. */
+function orSentence(element, loaded, type, url, instead) {
+  const finish = (replacement) => {
+    clearTimeout(timer);
+    if (replacement) element.replaceWith(replacement());
+  };
+  const timer = setTimeout(() => element.isConnected && element.loading !== "lazy" && finish(() => sentence(type, url)), LOAD_SECONDS * 1000);
+  element.addEventListener(loaded, () => finish(null), { once: true });
+  element.addEventListener("error", () => finish(instead), { once: true });
+  return element;
+}
+
+function sentence(type, url) {
+  const address = webAddress(url);
+  return make("p.unloaded", {}, `This ${type} cannot be shown here.`, address ? " " : null, address ? link(address, "Open it") : null);
+}
+
+function link(address, text) {
+  return make("a", { href: address.href, target: "_blank", rel: "noopener noreferrer", referrerpolicy: "no-referrer" }, text);
 }
 
 function name(output, address) {
   if (address) {
-    const text = `${address.host}${address.pathname}`;
-    return make("a", { href: address.href, target: "_blank", rel: "noopener noreferrer", referrerpolicy: "no-referrer" }, text);
+    return link(address, `${address.host}${address.pathname}`);
   }
   if (output.url) return make("span", {}, "not an http URL: ", make("code", {}, output.url.slice(0, 200)));
   return make("span", {}, output.bytes ? `${bytes(output.bytes)} in the response` : `file ${output.file_id ?? "without a link"}`);

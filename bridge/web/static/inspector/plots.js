@@ -3,6 +3,7 @@
 import { Problem, request } from "./api.js";
 import { byId, make, set, setText, show } from "./dom.js";
 import { clockTime, count, duration, since } from "./format.js";
+import { HEALTH } from "./upstreams.js";
 
 const PERIOD_MS = 2000;
 const MAX_POINTS = 300; // ten minutes
@@ -155,5 +156,3 @@ export class Plots {
     );
   }
 }
-
-const HEALTH = { VALID: "completed", INITIALIZING: "queued", INTERRUPTED: "failed", OFF: "unknown" };

@@ -20,12 +20,14 @@ export class Table {
       row.node.remove();
       this.rows.delete(ref);
     }
-    tasks.forEach((task, index) => {
+    let next = this.body.firstChild;
+    for (const task of tasks) {
       if (!this.rows.has(task.ref)) this.rows.set(task.ref, new Row(task.ref, this.act));
       const row = this.rows.get(task.ref);
       row.render(task, task.ref === selected);
-      if (this.body.children[index] !== row.node) this.body.insertBefore(row.node, this.body.children[index] ?? null);
-    });
+      if (row.node === next) next = next.nextSibling;
+      else move(this.body, row.node, next);
+    }
     show(byId("empty"), tasks.length === 0);
     show(byId("table"), tasks.length > 0);
   }
@@ -34,6 +36,13 @@ export class Table {
   tick(tasks) {
     for (const task of tasks) this.rows.get(task.ref)?.tick(task);
   }
+}
+
+/** Inserts a row before another; a row that has the focus keeps it. */
+function move(body, node, before) {
+  const focused = node.contains(document.activeElement) ? document.activeElement : null;
+  body.insertBefore(node, before);
+  focused?.focus({ preventScroll: true });
 }
 
 class Row {
@@ -66,14 +75,18 @@ class Row {
   render(task, selected) {
     const { status, progress, source } = task.shown;
     this.followed = task.followed;
+    this.idle = task.idle;
     set(this.node, "data-followed", task.followed);
+    set(this.node, "data-idle", this.idle);
     set(this.node, "data-selected", selected);
     set(this.name, "aria-current", selected ? "true" : null);
     setText(this.status, task.problem ? "rejected" : statusText(status));
     set(this.status, "data-status", task.problem ? "failed" : status);
-    set(this.status, "title", task.problem);
+    set(this.status, "title", task.problem ?? task.shown.error?.message ?? null);
     set(this.bar, "data-status", status);
-    set(this.bar, "value", progress ?? (status === "completed" ? 100 : 0));
+    const known = progress ?? (status === "completed" ? 100 : null);
+    set(this.bar, "value", known); // without a value it is indeterminate
+    show(this.bar, known !== null || !task.final);
     set(this.bar, "aria-label", `Progress of ${task.ref}`);
     setText(this.percent, percent(progress));
     setText(this.source, source ?? "–");
@@ -81,22 +94,24 @@ class Row {
     const label = task.followed ? (task.done || task.problem ? "Remove" : "Stop") : "Watch";
     setText(this.toggle, label);
     set(this.toggle, "aria-label", `${label} ${task.ref}`);
+    show(this.toggle, task.followed || !task.final);
     this.tick(task);
   }
 
   tick(task) {
-    const { eta_seconds: eta, changed_at: changed, completed_at: completed } = task.shown;
+    const { eta_seconds: eta, changed_at: changed } = task.shown;
     const now = Date.now();
     const left = eta === null || eta === undefined || task.final ? null : eta - since(changed, now);
-    setText(this.eta, left === null ? "–" : left > 0 ? duration(left) : "soon");
-    const until = task.final ? Date.parse(completed ?? changed) : now;
-    const age = since(task.startedAt, until) ?? 0;
-    setText(this.age, duration(age));
+    set(this.eta, "title", this.idle ? "Its last viewer left, so the bridge does not poll it. Watch it to continue." : null);
+    if (this.idle) setText(this.eta, "not polled");
+    else setText(this.eta, left === null ? "–" : left > 0 ? duration(left) : "soon");
+    const age = since(task.startedAt, task.final ? Date.parse(changed) : now);
+    setText(this.age, task.final && age <= 0 ? "–" : duration(age)); // it had ended when the bridge first saw it
   }
 }
 
 /** Splits a ref so that CSS can shorten the id in the middle but never the upstream. */
-function splitRef(ref) {
+export function splitRef(ref) {
   const slash = ref.indexOf("/") + 1;
   const id = ref.slice(slash);
   const keep = Math.min(8, Math.floor(id.length / 2));

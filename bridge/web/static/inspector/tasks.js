@@ -1,36 +1,44 @@
-/** The tasks of the page: those it follows live, and those the bridge lists. */
+/** The tasks of the page: those the user watches, and those the bridge lists. */
 
 import { isFinal } from "./deliveries.js";
 
 const MAX_TIMELINE = 200;
+const MAX_KEPT = 200; // ended tasks that the bridge no longer lists
+const MAX_AUTOMATIC = 20; // followed without being asked for: 100 open pages must cost little
 
 /** One task on the page. */
 class Task {
   constructor(ref) {
     this.ref = ref;
-    this.followed = false;
+    this.followed = false; // the user asked for it
     this.done = false;
     this.state = null; // the newest complete state, from a stream
-    this.listed = null; // the bridge's summary row, refreshed every few seconds
+    this.listed = null; // the bridge's summary row, refreshed every two seconds
     this.problem = null; // the error if it cannot be followed
     this.notices = new Map(); // by code
     this.timeline = []; // states, oldest first, each cursor once
     this.firstSeen = new Date().toISOString();
   }
 
-  /** The newest state with the keys of a table row: from the stream, or else from the list. */
+  /** The newer of both: the state from the stream, or the row of the list. */
   get shown() {
-    const [first, second] = this.followed ? [this.state, this.listed] : [this.listed, this.state];
-    return first ?? second ?? { status: "unknown" };
+    const { state, listed } = this;
+    if (!state || !listed?.changed_at) return state ?? listed ?? { status: "unknown" };
+    return listed.changed_at > state.changed_at ? listed : state;
   }
 
   get final() {
     return isFinal(this.shown.status);
   }
 
-  /** When it was created, or first seen. */
+  /** Whether it is open and not polled: the state shown is the one from when its last viewer left. */
+  get idle() {
+    return this.listed?.watched === false && !this.final;
+  }
+
+  /** When the bridge first saw it; the page itself, where the bridge does not say. */
   get startedAt() {
-    return this.shown.created_at ?? this.timeline[0]?.changed_at ?? this.firstSeen;
+    return this.listed?.first_seen_at ?? this.timeline[0]?.changed_at ?? this.firstSeen;
   }
 
   record(state) {
@@ -56,19 +64,26 @@ export class Tasks {
     return this.byRef.get(ref);
   }
 
-  /** Followed tasks first, in the order added; then the tasks the bridge lists. */
+  /** Watched tasks first, in the order added; then the open ones, then the ended ones, each newest first. */
   get rows() {
     const all = [...this.byRef.values()];
-    return [...all.filter((task) => task.followed), ...all.filter((task) => !task.followed)];
+    const others = all.filter((task) => !task.followed);
+    return [
+      ...all.filter((task) => task.followed),
+      ...newestFirst(others.filter((task) => !task.final), (task) => task.startedAt),
+      ...newestFirst(others.filter((task) => task.final), (task) => task.shown.changed_at ?? ""),
+    ];
   }
 
   get followed() {
     return [...this.byRef.values()].filter((task) => task.followed);
   }
 
-  /** The tasks a connection must still deliver. */
+  /** The tasks a connection must still deliver: those the user watches, else the newest that the bridge polls anyway. */
   get wanted() {
-    return this.followed.filter((task) => !task.done && !task.problem);
+    const followed = this.followed;
+    if (followed.length) return followed.filter((task) => !task.done && !task.problem);
+    return this.rows.filter((task) => task.listed?.watched && !task.final && !task.problem).slice(0, MAX_AUTOMATIC);
   }
 
   follow(ref) {
@@ -85,7 +100,7 @@ export class Tasks {
     if (!task) return;
     task.followed = false;
     task.problem = null;
-    if (!task.listed || task.done) this.byRef.delete(ref);
+    if (!task.listed) this.byRef.delete(ref);
   }
 
   update(state) {
@@ -106,14 +121,20 @@ export class Tasks {
     if (notice.code === "task_not_found") task.problem = notice.message;
   }
 
-  /** Applies the bridge's list; tasks neither listed nor followed are removed. */
+  /** Applies the bridge's list. What has ended stays, up to a limit; other tasks that are neither listed nor watched are removed. */
   list(rows, keep) {
     const refs = new Set(rows.map((row) => row.task));
     for (const row of rows) this.of(row.task).listed = row;
-    for (const task of [...this.byRef.values()]) {
-      if (refs.has(task.ref)) continue;
-      task.listed = null;
-      if (!task.followed && task.ref !== keep) this.byRef.delete(task.ref);
-    }
+    const gone = [...this.byRef.values()].filter((task) => !refs.has(task.ref) && !task.followed && task.ref !== keep);
+    const ended = newestFirst(gone.filter((task) => task.final), (task) => task.shown.changed_at ?? "");
+    const kept = new Set(ended.slice(0, MAX_KEPT));
+    for (const task of gone) if (!kept.has(task)) this.byRef.delete(task.ref);
+    for (const task of this.byRef.values()) if (!refs.has(task.ref) && !kept.has(task)) task.listed = null;
   }
+}
+
+function newestFirst(tasks, at) {
+  const keyed = tasks.map((task) => [at(task), task]);
+  keyed.sort(([first], [second]) => (first < second ? 1 : first > second ? -1 : 0));
+  return keyed.map(([, task]) => task);
 }

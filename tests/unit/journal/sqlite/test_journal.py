@@ -265,3 +265,26 @@ async def test_lost_tasks_of_an_older_file_are_found_without_reading_the_others(
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT sql FROM sqlite_master WHERE name = 'events_lost'").fetchone()
     connection.close()
+
+
+async def test_when_tasks_were_first_seen_outlives_restarts_and_older_files(path: Path) -> None:
+    """The column is added when a file of an earlier version is opened; the oldest state stands in for it."""
+    async with opened(path) as journal:
+        await journal.append(TASK, state(progress=1, changed_at=1000.5))
+        await journal.append(TASK, state(progress=2, changed_at=1010.0))
+    async with opened(path) as journal:
+        await journal.append(TASK, state("completed", changed_at=1020.0))
+        assert await journal.first_seen([TASK]) == [1000.5]
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP INDEX tasks_by_account")
+        connection.execute("ALTER TABLE tasks DROP COLUMN first_seen")
+    connection.close()
+    async with opened(path) as journal:
+        await journal.append(OTHER, state(changed_at=2000.0))
+        assert await journal.first_seen([TASK, OTHER]) == [1000.5, 2000.0]
+        assert list(await journal.newest("qingbo", "-", final=True, limit=5)) == [TASK]
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE tasks SET first_seen = 'rubbish'")
+    connection.close()
+    async with opened(path) as journal:
+        assert await journal.first_seen([TASK, OTHER]) == [1000.5, 2000.0]

@@ -170,7 +170,7 @@ async def test_two_tasks_have_two_ids_and_two_files(acme):
     assert len(links) == 2
     for link in links:
         async with acme.session.get(link) as response:
-            assert (response.status, response.content_type) == (200, "image/svg+xml")
+            assert (response.status, response.content_type) == (200, "video/mp4")
 
 
 async def test_a_file_of_no_task_is_not_there(acme):

@@ -1,0 +1,83 @@
+"""The descriptions of the API, and the page on which to try requests (`/docs`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from bridge.config.settings import Settings
+from bridge.web.static_files import ApiDocument, StaticFile, StaticFolder, respond
+
+# Swagger UI evaluates no code, sets styles by script only, and has its icons in its style sheet. It makes
+# markup from strings, so there are no Trusted Types here: they are the descriptions of our own document.
+POLICY = (
+    "default-src 'none'",
+    "script-src 'self'",
+    "style-src 'self'",
+    "img-src 'self' data:",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+)
+FILE_HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+_ASYNC_HOST = '    host: "{host}"\n'
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(?::\d+)?")
+
+
+def document_routes(settings: Settings, *, apart: bool) -> list[Route]:
+    """`/openapi.yaml` and its like, and `/docs`: they hold no data, and need no credential.
+
+    Args:
+        apart: Whether they are on the admin address, and the routes they describe on another.
+    """
+    address = partial(_main_address, settings) if apart else None
+    yaml = ApiDocument("api/openapi.yaml", "\n  - url: /\n", "\n  - url: %s\n", address=address)
+    json = ApiDocument("api/openapi.json", '"url":"/"', '"url":"%s"', address=address)
+    # Its server is a variable that readers fill in; only a prefix is known here.
+    messages = ApiDocument("api/asyncapi.yaml", _ASYNC_HOST, f"{_ASYNC_HOST}    pathname: %s\n")
+    return [
+        Route("/docs", TryItPage(address).serve),
+        Route("/docs/{name}", StaticFolder("docs", FILE_HEADERS).serve),
+        # they refer to each other by their names
+        Route("/openapi.yaml", yaml.serve),
+        Route("/openapi.json", json.serve),
+        Route("/asyncapi.yaml", messages.serve),
+        Route("/state.schema.json", StaticFile("api/state.schema.json").serve),
+    ]
+
+
+class TryItPage(StaticFile):
+    """`/docs`.
+
+    Args:
+        address: Of the bridge, where this page is on another address; None where it is on the bridge's own.
+    """
+
+    def __init__(self, address: Callable[[Request], str] | None) -> None:
+        super().__init__("docs/index.html", FILE_HEADERS)
+        self._address = address
+
+    async def serve(self, request: Request) -> Response:
+        """As `StaticFile.serve`; the page may send requests to the bridge alone, wherever that is."""
+        address = urlsplit(self._address(request) if self._address is not None else "")
+        other = f" {address.scheme}://{address.netloc}" if address.netloc else ""
+        policy = "; ".join((*POLICY, f"connect-src 'self'{other}"))
+        return respond(request, self.body, self.headers | {"Content-Security-Policy": policy})
+
+
+def _main_address(settings: Settings, request: Request) -> str:
+    """Where clients reach the bridge, as seen from the admin address; empty if unknown."""
+    if settings.public_url:
+        return settings.public_url.rstrip("/")
+    host = _HOST.fullmatch(request.headers.get("host", ""))
+    return f"http://{host[1]}:{settings.port}" if host is not None and settings.port else ""

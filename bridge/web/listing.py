@@ -1,0 +1,197 @@
+"""The list of tasks that the inspector shows: what is open, and what ended within the hour.
+
+It is read from the journal, so that it outlives a restart. Only the newest tasks of an account are read, by
+an index, and one reading serves all pages that ask meanwhile and shortly after: the cost grows neither with
+the journal nor with the number of pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+import orjson
+
+from bridge.auth.caller import Caller
+from bridge.clock import Clock
+from bridge.core.event import Event
+from bridge.core.task import Status, TaskKey
+from bridge.journal.base import Journal
+from bridge.watchers.pool import Pool
+from bridge.watchers.watcher import Watcher
+from bridge.wire.document import timestamp
+from bridge.wire.text import escaped
+
+MAX_OPEN = 500
+MAX_ENDED = 50
+ENDED_SECONDS = 3600.0
+MAX_REFS = 1000  # of a credential that names single tasks; it has at most 8 KiB
+MAX_SCANNED = 5_000  # watches; about 5 ms of the event loop
+IDLE_SHARE = 20  # after a reading of 1 ms none follows for 20 ms: at most 5 % of the time is spent on them
+MAX_AGE_SECONDS = 1.0
+MAX_CACHED = 64
+MAX_BATCH = 50
+MAX_MESSAGE = 300  # characters of an error
+
+_UNSEEN = ("", "", "unseen")
+
+
+class Row(NamedTuple):
+    """One task of the list, encoded once for all callers.
+
+    Args:
+        at: Unix seconds to sort by, newest first: first seen if open, else ended.
+    """
+
+    key: TaskKey
+    at: float
+    final: bool
+    json: orjson.Fragment
+
+
+class _Reading:
+    """Rows being read, or read lately: valid in proportion to what they cost."""
+
+    def __init__(self, rows: asyncio.Future[Sequence[Row]], clock: Clock) -> None:
+        self.rows = rows
+        self._clock = clock
+        self._started_at = clock.monotonic()
+        self._expires_at = float("inf")
+        rows.add_done_callback(self._done)
+
+    def expired(self, now: float) -> bool:
+        """Whether the next caller needs a new reading."""
+        return now >= self._expires_at
+
+    def _done(self, rows: asyncio.Future[Sequence[Row]]) -> None:
+        now = self._clock.monotonic()
+        self._expires_at = now + min((now - self._started_at) * IDLE_SHARE, MAX_AGE_SECONDS)
+        if not rows.cancelled():
+            rows.exception()  # without a client left, asyncio would log it as never retrieved
+
+
+class TaskListing:
+    """What the journal holds of the newest tasks, and the watches without a recorded state."""
+
+    def __init__(self, journal: Journal, pool: Pool, clock: Clock) -> None:
+        self._journal = journal
+        self._pool = pool
+        self._clock = clock
+        self._readings: OrderedDict[Hashable, _Reading] = OrderedDict()
+
+    async def of(
+        self, caller: Caller, shown: Callable[[TaskKey], bool]
+    ) -> tuple[list[orjson.Fragment], bool]:
+        """The tasks that the caller may read, open ones first, each newest first.
+
+        Args:
+            shown: Whether the caller's account may be shown a task now; asks no provider.
+
+        Returns:
+            At most `MAX_OPEN` open and `MAX_ENDED` ended tasks, and whether more are open.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        grant, account = caller.tasks, caller.account
+        lists = [
+            await self._shared((name, account), partial(self._of_account, name, account))
+            for name in self._pool.upstreams
+            if caller.covers_all_of(name)
+        ]
+        if grant is not None and grant.refs:
+            refs = frozenset(islice(sorted(grant.refs), MAX_REFS))
+            lists.append(await self._shared((refs, account), partial(self._of_refs, refs, account)))
+        rows = {row.key: row for part in lists for row in part if caller.covers(row.key) and shown(row.key)}
+        opened = heapq.nlargest(MAX_OPEN + 1, (row for row in rows.values() if not row.final), key=_at)
+        ended = heapq.nlargest(MAX_ENDED, (row for row in rows.values() if row.final), key=_at)
+        return [row.json for row in (*opened[:MAX_OPEN], *ended)], len(opened) > MAX_OPEN
+
+    async def _shared(
+        self, key: Hashable, read: Callable[[], Coroutine[Any, Any, Sequence[Row]]]
+    ) -> Sequence[Row]:
+        """The rows of that key, read once for all who ask meanwhile and shortly after.
+
+        Cancellation: the read continues for the others.
+        """
+        now = self._clock.monotonic()
+        for old in [old for old, reading in self._readings.items() if reading.expired(now)]:
+            del self._readings[old]
+        if key not in self._readings:
+            if len(self._readings) >= MAX_CACHED:
+                self._readings.popitem(last=False)
+            self._readings[key] = _Reading(asyncio.ensure_future(read()), self._clock)
+        return await asyncio.shield(self._readings[key].rows)
+
+    async def _of_account(self, upstream: str, account: str) -> Sequence[Row]:
+        opened = await self._journal.newest(upstream, account, final=False, limit=MAX_OPEN + 1)
+        ended = await self._journal.newest(upstream, account, final=True, limit=MAX_ENDED)
+        unseen = await self._shared(_UNSEEN, self._unseen)
+        rows = await self._rows([*opened, *ended])
+        return [*rows, *(row for row in unseen if (row.key.upstream, row.key.account) == (upstream, account))]
+
+    async def _of_refs(self, refs: Iterable[str], account: str) -> Sequence[Row]:
+        parsed = (TaskKey.parse(ref, account) for ref in refs)
+        keys = [key for key in parsed if key.upstream in self._pool.upstreams]
+        watchers = (self._pool.watcher(key) for key in keys)
+        unseen = [_unseen_row(watcher) for watcher in watchers if watcher is not None and _is_unseen(watcher)]
+        return [*await self._rows(keys), *unseen]
+
+    async def _unseen(self) -> Sequence[Row]:
+        """The watches that no poll has answered yet, among the newest ones."""
+        return [_unseen_row(one) for one in islice(self._pool.newest(), MAX_SCANNED) if _is_unseen(one)]
+
+    async def _rows(self, keys: Sequence[TaskKey]) -> list[Row]:
+        events = await self._journal.latest(keys)
+        first_seen = await self._journal.first_seen(keys)
+        since = self._clock.time() - ENDED_SECONDS
+        rows = []
+        for number, (event, seen) in enumerate(zip(events, first_seen, strict=True), start=1):
+            if event is not None and (not event.state.status.final or event.state.changed_at >= since):
+                rows.append(self._row(event, seen))
+            if number % MAX_BATCH == 0:
+                await asyncio.sleep(0)  # about 1 ms of the event loop
+        return rows
+
+    def _row(self, event: Event, first_seen: float | None) -> Row:
+        state, key = event.state, event.key
+        watcher = self._pool.watcher(key)
+        first_seen = state.changed_at if first_seen is None else first_seen
+        fields = {
+            "task": key.ref,
+            "status": state.status,
+            "progress": state.progress,
+            "eta_seconds": state.eta_seconds,
+            "model": state.model,
+            "created_at": timestamp(state.created_at),
+            "first_seen_at": timestamp(first_seen),
+            "changed_at": timestamp(state.changed_at),
+            "source": state.source,
+            "error": None
+            if state.error is None
+            else {"code": state.error.code, "message": (state.error.message or "")[:MAX_MESSAGE] or None},
+            "watched": watcher is not None and not watcher.over,
+            "viewers": 0 if watcher is None else watcher.viewers,
+        }
+        final = state.status.final
+        at = state.changed_at if final else first_seen
+        return Row(key, at, final, orjson.Fragment(escaped(orjson.dumps(fields))))
+
+
+def _is_unseen(watcher: Watcher) -> bool:
+    return watcher.watch.known is None and not watcher.watch.not_found
+
+
+def _unseen_row(watcher: Watcher) -> Row:
+    fields = {"task": watcher.key.ref, "status": Status.UNKNOWN, "watched": True, "viewers": watcher.viewers}
+    # Above all others: it is asked for now.
+    return Row(watcher.key, float("inf"), False, orjson.Fragment(escaped(orjson.dumps(fields))))
+
+
+def _at(row: Row) -> float:
+    return row.at

@@ -1,0 +1,213 @@
+"""The figures of the newest benchmark, as other pages quote them.
+
+`make bench` writes the tables of docs/performance.md; everything here is read from there, so that no page can
+quote an older run. docs/generate.py writes the result into the pages.
+"""  # noqa: INP001 - a script, not a package
+
+from __future__ import annotations
+
+import re
+import textwrap
+from math import floor, log10
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+CACHE_MIB, MIB = 64, 1.048576  # the default of journal_cache_bytes, in MiB; MB in one of them
+STATE_MICROSECONDS = 150  # recording and encoding, docs/decisions/2026-11-22-what-a-delivery-costs.md
+MALLOC = ("4 MB", "12 to 25 %")  # docs/decisions/2026-11-22-what-a-delivery-costs.md
+# The example of docs/operations.md
+USERS, TASKS, SECONDS, CHANGES, POLL_SECONDS = 20_000, 5_000, 120, 20, 5
+PAGE_WIDTH = 120
+SOCKETS = 15_000  # max_connections of the files under deploy/
+
+
+class Bench:
+    """The tables of a page of results."""
+
+    def __init__(self, page: str) -> None:
+        self._page = page
+
+    def value(self, scenario: str, row: str, column: str) -> float:
+        """One number; the table of the scenario must have it."""
+        section = self._page.partition(f"\n### {scenario}\n")[2].partition("\n### ")[0]
+        table = [line for line in section.splitlines() if line.startswith("|")]
+        head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+        (found,) = (cells for cells in rows if cells[0] == row)
+        return float(found[head.index(column)].replace(",", ""))
+
+    def ratio(self, what: str) -> tuple[str, str, str]:
+        """Median, lowest and highest of a comparison, as they are written."""
+        (found,) = re.findall(
+            rf"\| {re.escape(what)} \|[^|]*\| ([\d.]+)x \(([\d.]+)-([\d.]+)\) \|", self._page
+        )
+        return found
+
+    @property
+    def day(self) -> str:
+        """When the newest scenario ran."""
+        return max(re.findall(r"^- `\w+`: (\d{4}-\d\d-\d\d) ", self._page, re.MULTILINE))
+
+
+def bench() -> Bench:
+    """The results in docs/performance.md."""
+    return Bench((DOCS / "performance.md").read_text("utf-8"))
+
+
+def headline() -> str:
+    """Three numbers, for the first screen of the README."""
+    sse = bench().value("fanout", "ours SSE, 1,000", "events/s")
+    return _items(
+        "**1** status call per task and interval, whether one client waits or a thousand",
+        f"**{_rounded(sse)}** states delivered per second to 1,000 SSE clients of one task",
+        f"**{_idle('SSE')} KB** of memory for an idle SSE stream",
+    )
+
+
+def sizing() -> str:
+    """What one process does and needs."""
+    of = bench().value
+    polls = [_rounded(of("upstream", f"ours, {how}", "per second")) for how in ("maximum rate", "many tasks")]
+    new = [_rounded(of("connect", f"ours {kind}", "per second")) for kind in ("SSE", "WebSocket")]
+    clients, seconds = (of("restart", "ours", column) for column in ("connections", "seconds"))
+    kept = [of("idle", f"ours {kind}", "MB kept") for kind in ("SSE", "WebSocket")]
+    stays = (
+        f"{kept[0]:.0f} MB after SSE streams, {kept[1]:.0f} MB after WebSockets; later connections use it; "
+        f"with `PYTHONMALLOC=malloc` {MALLOC[0]}, for {MALLOC[1]} more CPU per change"
+    )
+    rows = [
+        ("states delivered, many subscribers per task", _delivered("fanout", "ours SSE, 1,000")),
+        ("states delivered, 1.5 subscribers per task", _delivered("many", "ours, many tasks")),
+        ("polls of providers", f"{polls[0]} per second alone, {polls[1]} with 20,000 tasks watched"),
+        ("new streams", f"{new[0]} per second, WebSockets {new[1]}"),
+        ("all clients reconnected after a kill and a start", f"{clients:,.0f} clients in {seconds:.1f} s"),
+        ("memory of an idle SSE stream", f"{_idle('SSE')} KB"),
+        ("memory of an idle WebSocket", f"{_idle('WebSocket')} KB"),
+        ("memory without connections", f"{_alone():.0f} MB"),
+        ("memory that stays after 10,000 connections have closed", stays),
+    ]
+    return _table(("what", "a process has"), rows)
+
+
+def memory() -> str:
+    """What the memory of a process consists of, and the sum for the limit in the files of deploy/."""
+    kept = [bench().value("idle", f"ours {kind}", "MB kept") for kind in ("SSE", "WebSocket")]
+    socket, alone = _idle("WebSocket"), _alone()
+    rows = [
+        ("the process, without connections", f"{alone:.0f} MB"),
+        ("an SSE stream", f"{_idle('SSE')} KB"),
+        ("a WebSocket", f"{socket} KB"),
+        ("the newest states, cached (`journal_cache_bytes`)", f"up to {CACHE_MIB} MiB"),
+        (
+            "what stays with the process after 10,000 connections have closed, for later ones",
+            f"{kept[0]:.0f} MB (SSE), {kept[1]:.0f} MB (WebSocket)",
+        ),
+    ]
+    total = _tens(alone + SOCKETS / 1000 * socket + CACHE_MIB * MIB)
+    calculation = f"{alone:.0f} MB + {SOCKETS:,} x {socket} KB + {CACHE_MIB} MiB = {total} MB"
+    return f"{_table(('', 'memory'), rows)}\nFor {SOCKETS:,} WebSockets: {calculation}.\n"
+
+
+def costs() -> str:
+    """CPU and memory in two sentences."""
+    of = bench().value
+    each = [
+        of("fanout", f"ours {kind}, {number}", "CPU µs/event")
+        for kind in ("SSE", "WebSocket")
+        for number in ("1,000", "10,000")
+    ]
+    polls = [_tens(of("upstream", f"ours, {how}", "CPU µs/call")) for how in ("maximum rate", "many tasks")]
+    return _items(
+        f"**CPU.** A state costs about {STATE_MICROSECONDS} µs once, for recording and encoding, and "
+        f"{min(each):.0f} to {max(each):.0f} µs per subscriber. A poll costs {polls[0]} to {polls[1]} µs, "
+        "for any result. With more than one core's work, start another bridge for other upstreams: the "
+        "tasks of one provider are best polled by one bridge.",
+        f"**Memory.** {_alone():.0f} MB, the connections, and up to {CACHE_MIB} MiB (`journal_cache_bytes`) "
+        "for the newest states, which are cached.",
+    )
+
+
+def example() -> str:
+    """The calculation of docs/operations.md, "An example"."""
+    of = bench().value
+    each = round(of("fanout", "ours SSE, 1,000", "CPU µs/event"))
+    poll = _tens(of("upstream", "ours, maximum rate", "CPU µs/call"))
+    streams = _two_digits(of("connect", "ours SSE", "per second"))
+    states, viewers, polls = _tens(TASKS * CHANGES / SECONDS), USERS // TASKS, TASKS // POLL_SECONDS
+    change = f"({STATE_MICROSECONDS} + {viewers} x {each}) µs"
+    share = states * (STATE_MICROSECONDS + viewers * each) / 1e6
+    total = _tens(_alone() + USERS / 1000 * _idle("SSE") + CACHE_MIB * MIB)
+    rate = f"{TASKS:,} x {CHANGES} / {SECONDS} s = {states} per second"
+    disk = f"{states} per second for a day, 600 bytes each; but a million states at most: 600 MB"
+    restart = round(USERS / streams)
+    again = f"{USERS:,} streams at {streams:,} per second: {restart} s of CPU, spread over 5 to 15 s"
+    rows = [
+        ("states", f"{rate}, four subscribers each: {states} x {change}", f"{share:.2f}"),
+        (f"polls, every {POLL_SECONDS} s", f"{polls:,} per second x {poll} µs", f"{polls * poll / 1e6:.2f}"),
+        ("memory", f"{_alone():.0f} MB + {USERS:,} x {_idle('SSE')} KB + {CACHE_MIB} MiB = {total} MB", ""),
+        ("disk, one day retained", disk, ""),
+        ("after a restart", again, f"all of it for {restart} seconds"),
+    ]
+    return _table(("", "calculation", "of one core"), rows)
+
+
+def compared() -> str:
+    """The figures beside nchan, for docs/comparison.md."""
+    of, found = bench().value, bench()
+    sse, socket = (found.ratio(f"1. 1,000 {kind}: events/s over nchan's") for kind in ("SSE", "WebSocket"))
+    most = of("idle", "ours SSE, maximum", "connections")
+    many = [of("many", f"{who}, many tasks", "events/s") for who in ("ours", "nchan")]
+    new = [of("connect", f"{who} SSE", "per second") for who in ("ours", "nchan")]
+    idle = [of("idle", f"{who} SSE", "KB per connection") for who in ("ours", "nchan")]
+    source = _paragraph(
+        f"Measured on one core of one machine, loopback, {found.day}; these are the figures of the tables in "
+        "[performance](performance.md), with the method and all missed targets."
+    )
+    return f"{source}\n" + _items(
+        f"One task, 1,000 SSE clients: {sse[0]} times the events of nchan per second ({sse[1]} to {sse[2]} "
+        f"over the cycles). By WebSocket {socket[0]} times ({socket[1]} to {socket[2]}).",
+        "5,000 tasks with one or two subscribers each, changing at maximum speed: "
+        f"{many[0]:,.0f} events per second, nchan {many[1]:,.0f}. Every change is on disk before it is "
+        "announced, and a task with a single subscriber shares that cost with no other.",
+        f"New streams: {new[0]:,.0f} per second, nchan {new[1]:,.0f}.",
+        f"An idle SSE connection: {idle[0]} KB, nchan {idle[1]} KB. More than {most:,.0f} concurrent "
+        "connections were not measured.",
+    )
+
+
+def _delivered(scenario: str, row: str) -> str:
+    rate, cpu = (bench().value(scenario, row, column) for column in ("events/s", "CPU µs/event"))
+    return f"{_rounded(rate)} per second, {cpu:.0f} µs of CPU each"
+
+
+def _idle(kind: str) -> float:
+    return bench().value("idle", f"ours {kind}", "KB per connection")
+
+
+def _alone() -> float:
+    return max(bench().value("idle", f"ours {kind}", "MB at first") for kind in ("SSE", "WebSocket"))
+
+
+def _two_digits(value: float) -> int:
+    return int(round(value, 1 - floor(log10(value))))
+
+
+def _rounded(value: float) -> str:
+    return f"{_two_digits(value):,}"
+
+
+def _tens(value: float) -> int:
+    return round(value / 10) * 10
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, tuple("---" for _ in heads), *rows)]
+    return "\n".join(line.replace("|  |", "| |") for line in lines) + "\n"
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, PAGE_WIDTH, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+def _items(*texts: str) -> str:
+    wrapped = (_paragraph(f"- {text}").replace("\n", "\n  ").rstrip() for text in texts)
+    return "".join(f"{text}\n" for text in wrapped)

@@ -1,0 +1,1 @@
+"""The dashboard, the alerts, and what makes and draws them."""

@@ -1,0 +1,364 @@
+"""The content of the dashboard: the rows and their panels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from grafana.panels import (
+    ENDS,
+    GREEN,
+    GREY,
+    OF,
+    OURS,
+    RATE,
+    RED,
+    SLOW,
+    UP,
+    YELLOW,
+    Panel,
+    Target,
+    heatmap,
+    lines,
+    quantile,
+    quantiles,
+    rate,
+    stat,
+    states,
+    value_names,
+)
+
+
+def state() -> Iterator[Panel]:
+    """What is there, and whether it works."""
+    now = " + ignoring (state) ".join(
+        f'{weight} * bridge_upstream_state{{{UP}, state="{word}"}}'
+        for word, weight in (("VALID", 1), ("OFF", 2), ("INTERRUPTED", 3))
+    )
+    yield stat(
+        "Upstreams",
+        "The state of each provider, as in `/status`; of several instances the worst. *failing*: the last "
+        "call failed, or the provider rejects the key.",
+        Target(f"max by (upstream) ({now})", "{{upstream}}"),
+        unit="none",
+        width=12,
+        defaults={
+            "mappings": value_names(("no call yet", GREY), ("works", GREEN), ("off", GREY), ("failing", RED))
+        },
+        steps=((GREY, None), (GREEN, 1), (GREY, 2), (RED, 3)),
+        runbook="operations.md#provider-down",
+    )
+    yield stat(
+        "Version",
+        "The version of each running bridge.",
+        Target(f"count by (version) (bridge_build_info{{{OF}}})", "{{version}}"),
+        unit="none",
+        width=4,
+        options={"textMode": "name", "graphMode": "none"},
+        runbook="operations.md#rolling-updates",
+    )
+    yield stat(
+        "Uptime",
+        "Time since the start of each instance.",
+        Target(
+            f"time() - (process_start_time_seconds{{{OF}}} and on (job, instance) {OURS})", "{{instance}}"
+        ),
+        unit="s",
+        width=4,
+        options={"graphMode": "none"},
+        runbook="operations.md#drain",
+    )
+    yield stat(
+        "Alerts firing",
+        "How many of the alerts fire now, if Prometheus has the rules; their times are marked in all panels.",
+        Target('count(ALERTS{alertname=~"Bridge.+", alertstate="firing"}) or vector(0)', "firing"),
+        unit="none",
+        width=4,
+        steps=((GREEN, None), (RED, 1)),
+        runbook="operations.md#alerts",
+    )
+
+
+def questions() -> Iterator[Panel]:
+    """The overview: one number per question of an operator."""
+    ended = rate("bridge_task_transitions_total", f"{UP}, {ENDS}")
+    completed = rate("bridge_task_transitions_total", f'{UP}, status="completed"')
+    yield stat(
+        "Tasks finished",
+        "Tasks that ended per minute, and the share of them that completed. Zero while tasks are watched "
+        "means that none finishes: see *Open tasks and subscribers* below.",
+        Target(f"60 * {ended}", "per minute"),
+        Target(f"100 * {completed} / {ended}", "% completed"),
+        unit="none",
+        defaults={"decimals": 1},
+        runbook="operations.md#tasks-stalled",
+    )
+    yield stat(
+        "Detection latency p95",
+        "95 of 100 changes are seen within this time of the provider's own timestamp, if it sends one. "
+        "Most of it is the poll interval.",
+        Target(quantile(0.95, "bridge_detection_seconds", UP), "p95"),
+        unit="s",
+        steps=((GREEN, None), (YELLOW, 15), (RED, 30)),
+        runbook="operations.md#detection-late",
+    )
+    yield stat(
+        "Delivery latency p99",
+        "99 of 100 changes reach the socket of their last subscriber within this time of being seen, the "
+        "journal included. The objective is half a second.",
+        Target(quantile(0.99, "bridge_delivery_seconds", OF), "p99"),
+        unit="s",
+        steps=((GREEN, None), (YELLOW, 0.25), (RED, 0.5)),
+        runbook="operations.md#deliveries-late",
+    )
+    saved = rate("bridge_polls_saved_total", UP)
+    made = rate("bridge_polls_total", UP)
+    yield stat(
+        "Polls avoided",
+        "The share of polls that subscribers would have made at the provider's recommended interval and that "
+        "were not needed.",
+        Target(f"{saved} / ({saved} + {made})", "of all polls"),
+        unit="percentunit",
+        defaults={"min": 0, "max": 1, "decimals": 1},
+        runbook="metrics.md#how-to-read-each",
+    )
+    calls = rate("bridge_upstream_requests_total", f'{UP}, call="status"', "upstream")
+    failed = rate(
+        "bridge_upstream_requests_total",
+        f'{UP}, call="status", outcome=~"error|timeout|unreadable"',
+        "upstream",
+    )
+    yield stat(
+        "Provider error rate",
+        "The share of status calls that failed, one number per provider: no response, a late one, or one "
+        "that could not be parsed. Above half of them for five minutes is an outage.",
+        Target(f"{failed} / {calls}", "{{upstream}}"),
+        unit="percentunit",
+        width=4,
+        defaults={"decimals": 0},
+        steps=((GREEN, None), (YELLOW, 0.05), (RED, 0.5)),
+        runbook="operations.md#provider-down",
+    )
+
+
+def tasks() -> Iterator[Panel]:
+    """Life cycle of tasks."""
+    yield lines(
+        "Tasks ended per minute",
+        "By final status. `lost` are tasks that the provider no longer returns, or whose deadline passed.",
+        Target(f"60 * {rate('bridge_task_transitions_total', f'{UP}, {ENDS}', 'status')}", "{{status}}"),
+        stacked=True,
+        runbook="operations.md#tasks-stalled",
+    )
+    yield lines(
+        "Open tasks and subscribers",
+        "Tasks being watched, lingering ones included, and their subscribers. Subscribers divided by tasks "
+        "is how many share one poll.",
+        Target(f"sum(bridge_watches{{{UP}}})", "tasks"),
+        Target(f"sum(bridge_interests{{{UP}}})", "subscribers"),
+        runbook="metrics.md#how-to-read-each",
+    )
+    yield lines(
+        "Notices per minute",
+        "Notices sent to subscribers. `stalled` and `upstream_unavailable` are provider problems, "
+        "`credential_refused` needs an operator, `fresh` clears the others.",
+        Target(f"60 * {rate('bridge_notices_total', OF, 'code')}", "{{code}}"),
+        runbook="operations.md#tasks-stalled",
+    )
+    yield lines(
+        "Detection latency",
+        "From the provider's own timestamp of a change until the bridge saw it. A provider that stamps whole "
+        "seconds adds up to one.",
+        *quantiles("bridge_detection_seconds", UP, examples=True),
+        unit="s",
+        steps=(("transparent", None), (RED, 15)),
+        runbook="operations.md#detection-late",
+    )
+    yield lines(
+        "Time queued and processing",
+        "p50 and p90 of the time that tasks spent in that status. A growing queue is a provider at capacity.",
+        Target(quantile(0.5, "bridge_task_seconds", UP, "status"), "{{status}} p50"),
+        Target(quantile(0.9, "bridge_task_seconds", UP, "status"), "{{status}} p90", exemplar=True),
+        unit="s",
+        runbook="metrics.md#how-to-read-each",
+    )
+    yield lines(
+        "Polls by result",
+        "`unchanged` is the cost of waiting; a share above nine in ten means that `poll_max_seconds` could "
+        "be larger.",
+        Target(rate("bridge_polls_total", UP, "result"), "{{result}}"),
+        unit="reqps",
+        stacked=True,
+        runbook="operations.md#provider-rate-limits",
+    )
+
+
+def upstreams() -> Iterator[Panel]:
+    """Calls to the providers."""
+    yield lines(
+        "Requests by outcome",
+        "Calls of all kinds. `busy` are rate limits of the provider, `unreadable` means that the dialect no "
+        "longer matches its responses.",
+        Target(rate("bridge_upstream_requests_total", UP, "outcome"), "{{outcome}}"),
+        unit="reqps",
+        stacked=True,
+        runbook="operations.md#provider-down",
+    )
+    yield heatmap(
+        "Provider response time",
+        "All calls by response time: the further the colour of a cell is from the background, the more. "
+        "The points are single calls, with their task.",
+        "bridge_upstream_request_seconds",
+        UP,
+        runbook="operations.md#provider-down",
+    )
+    yield lines(
+        "Response time p99 by provider",
+        "99 of 100 status calls get a response within this time. Near `timeout_seconds` polls begin to fail.",
+        Target(
+            quantile(0.99, "bridge_upstream_request_seconds", f'{UP}, call="status"', "upstream"),
+            "{{upstream}}",
+        ),
+        unit="s",
+        runbook="operations.md#provider-down",
+    )
+    yield lines(
+        "Wait for the rate limit",
+        "How long a due poll waited for the rate limit of its provider. Above a second, states are late.",
+        *quantiles("bridge_budget_wait_seconds", UP),
+        unit="s",
+        steps=(("transparent", None), (RED, 1)),
+        runbook="operations.md#budget-exhausted",
+    )
+    yield states(
+        "Circuit breaker",
+        "Open after eight failures in a row of different tasks, while only one probe at a time is sent.",
+        Target(f"max by (upstream) (bridge_circuit_open{{{UP}}})", "{{upstream}}"),
+        runbook="operations.md#provider-down",
+    )
+    yield lines(
+        "Provider back-off",
+        "For how long no call may be sent: the provider's `Retry-After`, or the time between probes after "
+        "failures.",
+        Target(f"max by (upstream) (bridge_budget_paused_seconds{{{UP}}})", "{{upstream}}"),
+        unit="s",
+        runbook="operations.md#budget-exhausted",
+    )
+
+
+def fanout() -> Iterator[Panel]:
+    """Delivery to subscribers."""
+    yield lines(
+        "Open connections",
+        "Streams, WebSockets and long-polls that are open now, by delivery.",
+        Target(f"sum by (delivery) (bridge_connections{{{OF}}})", "{{delivery}}"),
+        stacked=True,
+        runbook="operations.md#no-traffic",
+    )
+    yield lines(
+        "Connections opened and closed per second",
+        "Closed ones below the line, by reason. If `left` is far above the others, something between you and "
+        "the clients disconnects them.",
+        Target(rate("bridge_connections_total", OF), "opened"),
+        Target(f"-{rate('bridge_disconnects_total', OF, 'reason')}", "{{reason}}"),
+        runbook="operations.md#what-to-check-when-",
+    )
+    yield lines(
+        "States delivered per second",
+        "To all subscribers together.",
+        Target(rate("bridge_events_total", OF, "delivery"), "{{delivery}}"),
+        unit="cps",
+        stacked=True,
+        runbook="metrics.md#how-to-read-each",
+    )
+    yield lines(
+        "Delivery latency",
+        "From a state being seen to the socket of its last subscriber. The points are single changes, with "
+        "their task.",
+        *quantiles("bridge_delivery_seconds", OF, examples=True),
+        unit="s",
+        steps=(("transparent", None), (RED, 0.5)),
+        runbook="operations.md#deliveries-late",
+    )
+    yield lines(
+        "Slow clients per minute",
+        "States that were skipped for a newer one of the same task, and connections aborted at the write "
+        "timeout.",
+        Target(f"60 * {rate('bridge_conflated_total', OF)}", "states skipped"),
+        Target(f"60 * {rate('bridge_disconnects_total', SLOW)}", "connections aborted"),
+        runbook="operations.md#failure-modes",
+    )
+    yield lines(
+        "Resumes per minute",
+        "By result. `reset` jumps after a restart without its journal; `ended` are browsers that got 204 and "
+        "stop.",
+        Target(f"60 * {rate('bridge_resumes_total', OF, 'result')}", "{{result}}"),
+        runbook="metrics.md#how-to-read-each",
+    )
+
+
+def process() -> Iterator[Panel]:
+    """The process itself."""
+    yield lines(
+        "Event loop lag",
+        "Above 50 ms at p99 it has more work than one core can do.",
+        *quantiles("bridge_loop_lag_seconds", OF),
+        unit="s",
+        steps=(("transparent", None), (RED, 0.25)),
+        runbook="operations.md#loop-lag",
+    )
+    yield lines(
+        "Journal append time",
+        "The disk, with one commit for all states that arrived together; above 20 ms it is too slow or too "
+        "busy.",
+        *quantiles("bridge_journal_append_seconds", OF),
+        unit="s",
+        runbook="operations.md#journal-failing",
+    )
+    yield lines(
+        "Failed journal appends per minute",
+        "A state that could not be recorded is not announced: anything above zero needs an operator.",
+        Target(f"60 * {rate('bridge_journal_failures_total', OF, 'instance')}", "{{instance}}"),
+        steps=(("transparent", None), (RED, 0.001)),
+        runbook="operations.md#journal-failing",
+    )
+    yield lines(
+        "Memory",
+        "Resident, by instance. After many connections have closed, Python keeps a part of their memory.",
+        Target(f"process_resident_memory_bytes{{{OF}}} and on (job, instance) {OURS}", "{{instance}}"),
+        unit="bytes",
+        runbook="operations.md#memory-growing",
+    )
+    yield lines(
+        "File descriptors in use",
+        "The share of the system's limit. Each connection needs one.",
+        Target(
+            f"process_open_fds{{{OF}}} / process_max_fds{{{OF}}} and on (job, instance) {OURS}",
+            "{{instance}}",
+        ),
+        unit="percentunit",
+        defaults={"min": 0, "max": 1},
+        steps=(("transparent", None), (RED, 0.9)),
+        runbook="operations.md#failure-modes",
+    )
+    yield lines(
+        "CPU",
+        "Of one core: apart from the journal's threads the bridge uses only one.",
+        Target(
+            f"rate(process_cpu_seconds_total{{{OF}}}[{RATE}]) and on (job, instance) {OURS}",
+            "{{instance}}",
+        ),
+        unit="percentunit",
+        defaults={"min": 0},
+        steps=(("transparent", None), (RED, 0.9)),
+        runbook="operations.md#loop-lag",
+    )
+
+
+ROWS = (
+    ("State", state),
+    ("Overview", questions),
+    ("Tasks", tasks),
+    ("Upstream", upstreams),
+    ("Fan-out", fanout),
+    ("Process", process),
+)

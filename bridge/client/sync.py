@@ -55,8 +55,8 @@ class SyncBridge:
         token: The bearer token, or a callable that returns it; called in another thread, before every request
             and every reconnect.
         ca_file: PEM file with the certificates to trust, instead of the system's.
-        session_factory: Returns an aiohttp session (proxies, client certificates), called in a running event loop;
-            the session is closed with the client.
+        session_factory: Returns an aiohttp session (proxies, client certificates), called in a running event
+            loop; the session is closed with the client.
         timeouts: Timeouts of watches; the defaults match the bridge's own.
         rng: Source of the jitter of reconnects.
     """

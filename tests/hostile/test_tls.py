@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from bridge.cli import main
 from bridge.client.bridge import Bridge
 from bridge.client.errors import UntrustedBridge
+from bridge.client.sync import SyncBridge
 from tests.e2e.raw import connection
 from tests.e2e.scene import Scene, path_of, stage, until
 from tests.fakes.certificates import Authority
@@ -301,6 +302,14 @@ async def test_the_command_line_and_the_client_take_a_ca_file(scene: Scene, fold
     async with Bridge(url) as bridge:
         with pytest.raises(UntrustedBridge):
             await bridge.state(ref)
+
+    def plain(**trust: str) -> str:
+        with SyncBridge(url, **trust) as bridge:
+            return str(bridge.result(ref).status)
+
+    assert await asyncio.to_thread(plain, ca_file=ca) == "completed"
+    with pytest.raises(UntrustedBridge):
+        await asyncio.to_thread(plain)
 
 
 async def _subject(url: str) -> str:

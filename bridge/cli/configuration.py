@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 BAD_CONFIGURATION = 2
 CANNOT_LISTEN = 1
-PROGRAM = "taskbridge"
+# `uvx task-event-bridge` and `pipx run` put only this name on the path.
+PROGRAM = "task-event-bridge" if Path(sys.argv[0]).name == "task-event-bridge" else "taskbridge"
 
 
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:

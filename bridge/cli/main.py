@@ -23,6 +23,7 @@ from bridge.cli.configuration import (
     print_next,
     read_settings,
 )
+from bridge.core.suggestion import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,16 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Include the commands of other modules."""
         return sorted([*super().list_commands(ctx), *self.elsewhere])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; the error about an unknown one names the closest."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            advice = did_you_mean(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"no such command {args[0][:80]!r}{advice}", ctx) from None
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module; None for an unknown name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from json import dumps
 from typing import TYPE_CHECKING
@@ -82,15 +83,18 @@ async def submit(
         async with Bridge(url, token) as bridge:
             state = await bridge.submit(upstream, body, options=options)
     except BridgeError as error:
-        code = _report("submit", error, err)
+        code = _report("submit", error, err, as_option=True)
         return (BAD_USAGE if isinstance(error, UpstreamRefused) else code), None
     out.write(_line(state) if json else safe(state.task) + "\n")
     out.flush()
     return COMPLETED, state.task
 
 
-def _report(command: str, error: BridgeError, err: TextIO | None) -> int:
-    print(f"taskbridge {command}: {safe(str(error))}", file=err or sys.stderr)
+def _report(command: str, error: BridgeError, err: TextIO | None, *, as_option: bool = False) -> int:
+    sentence = safe(str(error))
+    if as_option:  # a parameter of the query is an option here
+        sentence = re.sub(r"\?(\w+=\.\.\.)$", r"--option \1", sentence)
+    print(f"taskbridge {command}: {sentence}", file=err or sys.stderr)
     return BAD_USAGE if isinstance(error, RequestError) else UNREACHABLE
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge.cli.configuration import PROGRAM
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -139,8 +141,8 @@ def _read_standard_input(upstream: str) -> bytes:
         raise click.BadParameter("standard input is closed", param_hint="BODY")
     if sys.stdin.isatty():
         click.echo(
-            f"Waiting for the JSON of the task on standard input: type it, then Ctrl-D. Or pass it:"
-            f" taskbridge submit {upstream} '{{...}}', or @FILE",
+            "Waiting for the JSON of the task on standard input; Ctrl-D ends it.\n"
+            f"Or pass it: {PROGRAM} submit {upstream} '{{...}}', or @FILE",
             err=True,
         )
     text = sys.stdin.buffer.read()

@@ -43,7 +43,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class RefusedCall:
     """A call of the provider's clients that the bridge does not carry, and the message of its error.
 
     Args:
@@ -98,7 +98,7 @@ class ProxyRules:
     wait_word: str | None = None
     events: tuple[str, str, str, str] | None = None
     passed: re.Pattern[str] | None = None
-    refused: tuple[Refusal, ...] = ()
+    refused: tuple[RefusedCall, ...] = ()
 
     def target(self, values: Sequence[str]) -> Target:
         """The address in a client's header, checked.

@@ -18,7 +18,7 @@ from bridge.dialects.calls import Call, IdShape
 from bridge.dialects.hosts import Hosts, host_of, is_host_name
 from bridge.dialects.outputs import Content, OutputRule
 from bridge.dialects.paths import Field, holds
-from bridge.dialects.proxied import ProxyRules, Refusal
+from bridge.dialects.proxied import ProxyRules, RefusedCall
 from bridge.dialects.retry import RetryRules
 from bridge.dialects.schema import (
     AnswerTable,
@@ -470,7 +470,7 @@ class _Compiler:
             events=(events.name, events.wrapper, events.number, events.after) if events else None,
             passed=table.passed,
             refused=tuple(
-                Refusal(
+                RefusedCall(
                     methods=frozenset(refused.methods),
                     hosts=frozenset(name.lower() for name in refused.hosts),
                     path=refused.path,

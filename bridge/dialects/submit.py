@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
+from bridge.core.suggestion import did_you_mean
 from bridge.dialects.base import Request, Submission
 from bridge.dialects.calls import Call
 from bridge.dialects.paths import Field
@@ -123,8 +124,6 @@ class SubmitRules:
         return submission if body is None else replace(submission, body=body)
 
     def _check(self, options: Mapping[str, str]) -> None:
-        for name in sorted(self.needed - options.keys()):
-            raise InvalidRequest(f"the option {name!r} is missing: ?{name}=...")
         for name, value in options.items():
             if name == self.callback_query:
                 continue
@@ -132,10 +131,14 @@ class SubmitRules:
                 known = (
                     f"known: {', '.join(sorted(self.options))}" if self.options else "this call takes none"
                 )
-                raise InvalidRequest(f"no such option: {name[:80]!r} ({known})")
+                advice = did_you_mean(name, self.options, f" ({known})")
+                raise InvalidRequest(f"no such option: {name[:80]!r}{advice}")
             pattern = self.options[name]
             if not value or (pattern is not None and not pattern.fullmatch(value[:MAX_ADDRESS])):
                 raise InvalidRequest(f"the option {name!r} cannot be {value[:80]!r}")
+        # Last: an option that was misspelt is reported under the name that was sent.
+        for name in sorted(self.needed - options.keys()):
+            raise InvalidRequest(f"the option {name!r} is missing: ?{name}=...")
 
 
 def _with_text(body: bytes, path: _Path, text: str) -> bytes | None:

@@ -1,5 +1,6 @@
 """The small files that results link to: videos, images and sounds that browsers play."""
 
+import colorsys
 import math
 import re
 import struct
@@ -38,7 +39,8 @@ CONTENT_TYPES = {
     "bin": "application/octet-stream",
 }
 ENDING_OF = {"video": "mp4", "image": "png", "audio": "wav"}
-WIDTH, HEIGHT = 256, 144
+WIDTH, HEIGHT = 320, 180
+HORIZON, SUN_RADIUS = 0.7, 30
 SAMPLES_PER_SECOND = 16_000
 NOTES = (0, 4, 7, 12)  # semitones above the first: a chord, one note after the other
 SECONDS_PER_NOTE = 0.4
@@ -153,18 +155,28 @@ def noise(hue: int) -> bytes:
 
 
 def png(hue: int) -> bytes:
-    """Return a gradient with 8 bits per channel (PNG, third edition, sections 5 and 11)."""
-    red, green, blue = (int(127 + 127 * math.cos(math.radians(hue + turn))) for turn in (0, 120, 240))
-    rows = b"".join(
-        b"\0" + b"".join(bytes((red * x // WIDTH, green * y // HEIGHT, blue)) for x in range(WIDTH))
-        for y in range(HEIGHT)
-    )
+    """Return a sun above the sea, with 8 bits per channel (PNG, third edition, sections 5 and 11)."""
+    rows = b"".join(b"\0" + _row(hue / 360, y) for y in range(HEIGHT))
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks
     )
+
+
+def _row(hue: float, y: int) -> bytes:
+    height = y / HEIGHT
+    if height > HORIZON:
+        return _colour(hue + 0.05, 0.6, 0.5 - 0.4 * (height - HORIZON)) * WIDTH
+    sky = _colour(hue, 0.75 - 0.5 * height, 0.35 + 0.5 * height)
+    half = int(math.sqrt(max(SUN_RADIUS**2 - (y - HEIGHT * HORIZON * 0.6) ** 2, 0)))
+    side = (WIDTH - 2 * half) // 2
+    return sky * side + _colour(0.12, 0.25, 1.0) * (WIDTH - 2 * side) + sky * side
+
+
+def _colour(hue: float, saturation: float, value: float) -> bytes:
+    return bytes(round(255 * part) for part in colorsys.hsv_to_rgb(hue % 1, saturation, value))
 
 
 def wav(hue: int) -> bytes:

@@ -294,10 +294,10 @@ async def test_the_script_submits_follows_and_fetches(scene: Scene, tmp_path: Pa
         await program.line("processing")
         scene.advance(10)
         assert await program.ends() == 0, program.err
-    assert program.out == [task, "1.svg"]
-    assert (tmp_path / "1.svg").read_text().startswith("<svg")
+    assert program.out == [task, "1.webm"]
+    assert (tmp_path / "1.webm").read_bytes().startswith(b"\x1a\x45\xdf\xa3")  # EBML, so a player takes it
     code, out, _ = await ran(*python(task), environment=environment, cwd=tmp_path)
-    assert (code, list(out)) == (0, [task, "1.svg"])
+    assert (code, list(out)) == (0, [task, "1.webm"])
 
 
 async def test_the_script_says_why_there_is_nothing(scene: Scene, tmp_path: Path) -> None:

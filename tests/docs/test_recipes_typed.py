@@ -6,8 +6,10 @@ First with the bridge of the quickstart, which asks for nothing, then with token
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -215,6 +217,11 @@ async def ends_well_or_says_why(page: Page) -> None:
     await page.wait_for_function(alive)
 
 
+async def plays(page: Page) -> None:
+    """The page shows the video of its task, which this browser can play."""
+    await page.wait_for_function("document.querySelector('video')?.readyState > 0")
+
+
 @pytest.mark.parametrize("outcome", ["completed", "failed"])
 async def test_the_plain_page(here: Reader, browser: Browser, tmp_path: Path, outcome: str) -> None:
     await here.submits(outcome)
@@ -227,7 +234,7 @@ async def test_the_plain_page(here: Reader, browser: Browser, tmp_path: Path, ou
             url += f"#ticket={answered['ticket']}"
         async with visited(browser, url) as (page, _):
             await page.wait_for_function("/lighthouse|qingbo/.test(document.body.innerText)")
-            await ends_well_or_says_why(page)
+            await (plays(page) if outcome == "completed" else ends_well_or_says_why(page))
 
 
 async def test_the_python_script(here: Reader, tmp_path: Path) -> None:
@@ -352,7 +359,7 @@ async def test_the_apps_of_vite(
                 url += f"#ticket={answered['ticket']}"
             async with visited(browser, url) as (page, _):
                 await page.wait_for_selector("progress")
-                await ends_well_or_says_why(page)
+                await (plays(page) if outcome == "completed" else ends_well_or_says_why(page))
 
 
 async def test_the_app_of_next(here: Reader, browser: Browser, tmp_path: Path, package: str) -> None:
@@ -372,6 +379,40 @@ async def test_the_app_of_next(here: Reader, browser: Browser, tmp_path: Path, p
         await page.click("#render button")
         await page.wait_for_selector("progress")
         await ends_well_or_says_why(page)
+
+
+@pytest.mark.parametrize("recipe", ["flask", "wsgi", "asgi"])
+async def test_a_stream_of_a_backend_outlives_a_kill_of_the_bridge(
+    home: Path, tmp_path: Path, recipe: str
+) -> None:
+    (lines,) = blocks(BEFORE, "toml")
+    _, (simulate,), (serve,), _ = blocks(BEFORE)
+    machine = Reader(tmp_path, home)
+    (tmp_path / "bridge.toml").write_text(machine.read("\n".join(lines)))
+    machine.variables = {"BRIDGE_PORT": str(machine.bridge), "PYTHONUNBUFFERED": "1"}
+    app = Reader(tmp_path, home, bridge=machine.bridge)
+    app.copies("flask" if recipe == "flask" else "django", tmp_path / "app")
+    typed_there = {"flask": blocks("Flask")[0], "wsgi": blocks("Django")[0], "asgi": blocks("Django")[1]}
+    *install, start = typed_there[recipe]
+    await app.types(*(install or blocks("Django")[0][:1]))
+    provider, bridge = (f"http://127.0.0.1:{port}/" for port in (machine.provider, machine.bridge))
+    async with (
+        machine.leaves_running(simulate, f"--port {machine.provider} --speed 2", provider),
+        app.leaves_running(start),
+    ):
+        *begin, render, follow, _ = blocks("Flask")[1] if recipe == "flask" else blocks("Django")[2]
+        async with machine.leaves_running(serve, url=bridge) as first:
+            answered = (await app.types(*begin, render))[-1]
+            app.task = orjson.loads(answered)["task"].removeprefix("qingbo/")
+            stream = await asyncio.create_subprocess_exec(
+                "bash", "-c", app.read(follow), cwd=app.folder, stdout=subprocess.PIPE
+            )
+            assert b"data: " in await stream.stdout.readuntil(b"\n\n")
+            os.killpg(first.process.pid, signal.SIGKILL)
+            await first.process.wait()
+        async with machine.leaves_running(serve, url=bridge), asyncio.timeout(PATIENCE * 3):
+            told, _ = await stream.communicate()
+            assert re.search(rf'"status": ?"({FINAL})"', told.decode().split("\n\n")[-2])
 
 
 def installs_ours(folder: Path, package: str) -> None:

@@ -49,6 +49,13 @@ def test_the_openapi_document_is_the_same_in_both_formats():
     assert not stale, "run `python docs/generate.py`"
 
 
+@pytest.mark.parametrize("script", ["docs/addresses.py", "deploy/make_chart.py"])
+def test_files_that_repeat_others_are_current(script):
+    made = runpy.run_path(str(ROOT / script))["files"]()
+    stale = [str(path.relative_to(ROOT)) for path, text in made.items() if path.read_text("utf-8") != text]
+    assert stale == [], "run `make generate`"
+
+
 def test_every_table_that_can_be_generated_stands_in_a_page():
     named = re.findall(r"<!-- generated: (\w+) -->", "".join(PAGES.values()))
     assert sorted(named) == sorted(GENERATE["TABLES"])

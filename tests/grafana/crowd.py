@@ -153,14 +153,20 @@ class Crowd:
 
 
 @asynccontextmanager
-async def busy_bridge(folder: Path, **crowd: Any) -> AsyncIterator[tuple[BridgeProcess, Crowd]]:
-    """A bridge with its journal in `folder`, three failing providers, and running clients."""
+async def busy_bridge(
+    folder: Path, *, polls: tuple[float, float] = (0.1, 0.4), **crowd: Any
+) -> AsyncIterator[tuple[BridgeProcess, Crowd]]:
+    """A bridge with its journal in `folder`, three failing providers, and running clients.
+
+    Args:
+        polls: Shortest and longest interval between two polls of a task, in seconds.
+    """
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
     connector = aiohttp.TCPConnector(limit=0)
     async with (
         running_simulator(manual_clock=False) as simulator,
         running_bridge(
-            upstreams_of(simulator, poll_min_seconds=0.1, poll_max_seconds=0.4, timeout_seconds=2),
+            upstreams_of(simulator, poll_min_seconds=polls[0], poll_max_seconds=polls[1], timeout_seconds=2),
             journal=f"sqlite:{folder / 'bridge.db'}",
             log_level="error",
         ) as bridge,

@@ -22,7 +22,8 @@ async def show(place: Path, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         async with (
-            busy_bridge(folder, pause=0.25, run=(1.0, 8.0)) as (bridge, crowd),
+            # polled as providers recommend, so that the share of polls avoided is a real one
+            busy_bridge(folder, polls=(2.0, 4.0), pause=0.25, run=(5.0, 30.0)) as (bridge, crowd),
             scraping(urlsplit(bridge.url).netloc, folder, interval="2s") as prometheus,
         ):
             for share, weather in ((0.45, WEATHER), (0.2, WEATHER | OUTAGE), (0.35, WEATHER)):

@@ -285,3 +285,26 @@ async def test_logs_are_asked_for_once_a_client_wants_them(provider: Stub, bridg
     while not reply.json["logs"]:
         reply = await ask(bridge, f"{STATUS}?logs=1")
     assert reply.json["logs"] == [{"message": "one of four"}]
+
+
+async def test_a_callers_own_key_of_fal_is_the_one_that_fal_gets() -> None:
+    async with stub() as provider:
+        provider.answers[f"GET {AT}/status"] = {"status": "IN_PROGRESS", "request_id": ID}
+        upstream = {"base_url": provider.url, **QUICK}
+        async with running_bridge({"fal": upstream}, auth="upstream-key") as bridge:
+            reply = await ask(bridge, STATUS, headers={"Authorization": "Key theirs"})
+            assert (reply.status, reply.json["status"]) == (200, "IN_PROGRESS")
+            nobody = await ask(bridge, STATUS)
+            assert (nobody.status, nobody.json["error"]["code"]) == (401, "unauthenticated")
+            assert nobody.json["message"] == nobody.json["error"]["message"]
+        assert provider.keys == {"Key theirs"}
+
+
+async def test_without_the_header_the_address_of_all_calls_is_none(bridge: BridgeProcess) -> None:
+    for method in ("GET", "POST", "PUT"):
+        async with (
+            aiohttp.ClientSession() as http,
+            http.request(method, f"{bridge.url}/proxy/fal") as answer,
+        ):
+            assert answer.status == 400
+            assert HEADER in (await answer.json())["message"]

@@ -103,11 +103,6 @@ def test_every_kind_of_link_is_made_absolute(relative: str, absolute: str) -> No
     assert BUILD["absolute"](relative, ADDRESS, __version__, page=page) == absolute
 
 
-def test_the_files_that_repeat_it_are_those_of_the_script() -> None:
-    for path, text in runpy.run_path(str(ROOT / "docs" / "addresses.py"))["files"]().items():
-        assert path.read_text("utf-8") == text, f"run `python docs/addresses.py`: {path.name}"
-
-
 def test_once_there_is_an_address_everything_that_needs_one_has_it(tree: Path) -> None:
     told(tree, sys.executable, "docs/addresses.py")
     told(tree, sys.executable, "docs/addresses.py")  # a second time changes nothing
@@ -138,7 +133,7 @@ def test_once_there_is_an_address_everything_that_needs_one_has_it(tree: Path) -
 def test_the_npm_package_has_absolute_links_and_the_tree_keeps_its_relative_ones(tree: Path) -> None:
     folder = tree / "clients" / "js"
     package = json.loads((folder / "package.json").read_text("utf-8"))
-    package["scripts"]["prepack"] = package["scripts"]["prepack"].replace("node build.mjs --check && ", "")
+    package["scripts"]["prepack"] = re.sub(r"node build\.mjs --\w+ && ", "", package["scripts"]["prepack"])
     (folder / "package.json").write_text(json.dumps(package))  # what it checks has a test of its own
     before = (folder / "README.md").read_text("utf-8")
     told(folder, needed("npm"), "pack", "--silent")

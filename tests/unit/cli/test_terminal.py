@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import terminal, watch
+from bridge.cli.main import main
 from bridge.cli.progress import ProgressBars, cells, clip, duration, safe, shorten
 from bridge.client.state import TaskNotice, TaskState
 
@@ -347,3 +348,31 @@ async def test_a_bar_can_be_removed(fake) -> None:
     bars.forget("q/3")
     bars.draw()
     assert [row.split()[0] for row in screen.rows()] == ["q/2"]
+
+
+def test_a_misspelt_command_is_answered_with_the_closest_one() -> None:
+    for written, meant in (("wach", "watch"), ("srve", "serve"), ("simulat", "simulate")):
+        done = CliRunner().invoke(main, [written])
+        assert done.exit_code == 2
+        assert f"no such command {written!r}; did you mean {meant!r}?" in done.stderr
+    assert "no such command 'zzz'\n" in CliRunner().invoke(main, ["zzz"]).stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="terminals are POSIX")
+def test_submit_on_a_terminal_says_what_it_waits_for() -> None:
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "bridge", "submit", "qingbo"],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.close(theirs)
+        assert process.stderr is not None
+        assert "Waiting for the JSON of the task on standard input; Ctrl-D" in process.stderr.readline()
+        assert "taskbridge submit qingbo '{...}', or @FILE" in process.stderr.readline()
+        os.write(ours, b"\x04")
+        assert "nothing on standard input" in process.stderr.read()
+        assert process.wait() == 2
+    os.close(ours)

@@ -85,4 +85,7 @@ def _main_address(settings: Settings, request: Request) -> str:
     if settings.public_url:
         return settings.public_url.rstrip("/")
     host = _HOST.fullmatch(request.headers.get("host", ""))
-    return f"http://{host[1]}:{settings.port}" if host is not None and settings.port else ""
+    if host is None or not settings.port:
+        return ""
+    scheme = "https" if getattr(settings, "tls_certificate_file", None) is not None else "http"
+    return f"{scheme}://{host[1]}:{settings.port}"

@@ -1,9 +1,14 @@
-"""Addresses, networks and origins: as operators write them, and as browsers and clients send them."""
+"""Addresses, networks and origins: as operators write them, and as browsers and clients send them.
+
+And whose certificates a client trusts.
+"""
 
 from __future__ import annotations
 
 import re
+import ssl
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
+from os import PathLike
 from socket import inet_aton
 
 from yarl import URL
@@ -20,6 +25,35 @@ _OPAQUE_HOST = re.compile(r"[A-Za-z0-9_.-]{0,253}:\d{0,5}")
 _IPV4 = re.compile(
     r"(?:.*\.)?(?:\d+|0x[0-9a-f]*)"
 )  # what browsers take for one: also `127.1` and `0x7f000001`
+
+
+def trusting(ca_file: str | PathLike[str]) -> ssl.SSLContext:
+    """A client's context that trusts the certificates in a PEM file, and no others.
+
+    Raises:
+        ValueError: The file cannot be read, or holds no certificate.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        raise ValueError(f"{ca_file} holds no certificate in PEM form") from None
+    except OSError as error:
+        raise ValueError(f"{ca_file}: {error.strerror}") from None
+    # As curl and Go have it, with every version of Python: a certificate in the file need not be a root, and
+    # a CA of one's own need not have every extension.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+def unverified(host: str, error: Exception) -> str:
+    """The error message about a server whose certificate a client does not trust, in one line.
+
+    Args:
+        error: Python's own; other libraries wrap it, and some have errors of their own.
+    """
+    reason = str(getattr(error, "verify_message", "") or error).rstrip(".")
+    return f"the certificate of {host} cannot be verified: {reason[:1].lower()}{reason[1:]}"
 
 
 def network(text: str) -> Network:

@@ -22,7 +22,7 @@ from tests.forked import CAN_FORK, Forked, Lines, fork
 
 PROVIDERS = ("qingbo", "vapi", "bytespike")
 PATIENCE = 30.0  # seconds any test waits for anything: long, because it only matters when something is broken
-_LISTENING = re.compile(r"listening on (http://\S+)")
+_LISTENING = re.compile(r"listening on (https?://\S+)")
 
 
 @dataclass

@@ -18,6 +18,7 @@ from bridge.app.auth import AuthComponents, build_auth, make_accounts
 from bridge.auth.authenticator import NoAuth
 from bridge.auth.origins import Origins
 from bridge.clock import Clock, SystemClock
+from bridge.config.certificate import CertificateFiles, UnusablePair
 from bridge.config.effective import longest_submit, poll_interval, task_deadline
 from bridge.config.keys import missing_keys
 from bridge.config.limits import Profile
@@ -29,7 +30,7 @@ from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
 from bridge.delivery.longpoll import LongPolls
 from bridge.delivery.subscriptions import Subscriptions
-from bridge.errors import JournalError
+from bridge.errors import ConfigError, JournalError
 from bridge.hub.hub import Hub
 from bridge.hub.maintenance import ConnectionMaintenance
 from bridge.journal.base import Journal
@@ -59,6 +60,7 @@ from bridge.web.services import Services
 
 LAG_PERIOD_SECONDS = 0.25
 REVOKED_PERIOD_SECONDS = 1.0
+CERTIFICATE_PERIOD_SECONDS = 1.0
 SAFETY_NET_INTERVALS = 6  # polls at this multiple of the longest interval while a stream or callbacks report
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,7 @@ class Bridge:
     Attributes:
         served_by_us: Whether `bridge.server` serves it, at the address in the settings.
         admin_port: Port of the separate admin listener; None without one.
+        certificate: What `bridge.server` serves TLS with; None without.
         dead: Whether a background task ended with an unhandled exception.
         died: Called when that happens.
         journal_error: Why the journal could not be used at the start; None unless it was that.
@@ -100,6 +103,7 @@ class Bridge:
         self._parts: _Parts | None = None
         self.served_by_us = False
         self.admin_port: int | None = None
+        self.certificate: CertificateFiles | None = None
         self.dead = False
         self.died: Callable[[], None] = _nothing
         self.journal_error: JournalError | None = None
@@ -145,6 +149,9 @@ class Bridge:
                 tasks += [group.create_task(rotation.run()) for rotation in parts.rotations]
                 if parts.auth.revoked is not None:
                     watching = _watch_revoked(parts.auth.revoked, parts.subscriptions, self._clock)
+                    tasks.append(group.create_task(watching))
+                if self.certificate is not None:
+                    watching = _watch_certificate(self.certificate, self._clock)
                     tasks.append(group.create_task(watching))
                 if parts.auth.keys is not None:
                     tasks.append(group.create_task(parts.auth.keys.run()))
@@ -213,6 +220,9 @@ class Bridge:
         settings, clock = self.settings, self._clock
         rng = random.Random().random  # noqa: S311 - for jitter only
         metrics = Metrics(CollectorRegistry(), settings.upstreams)
+        if self.certificate is not None:
+            served = self.certificate
+            metrics.report_certificate(lambda: served.current.valid_until)
         tracing = make_tracing(settings.otlp_endpoint, os.environ)
         stack.push_async_callback(tracing.close)
         if tracing is not NO_TRACING:
@@ -264,6 +274,7 @@ class Bridge:
         services = Services(
             settings=settings,
             clock=clock,
+            certificate=self.certificate,
             metrics=metrics,
             journal=journal,
             pool=pool,
@@ -350,6 +361,20 @@ async def open_journal(settings: Settings, clock: Clock) -> Journal:
         retention_seconds=settings.retention_seconds,
         newest_bytes=settings.journal_cache_bytes,
     )
+
+
+def open_certificate(settings: Settings) -> CertificateFiles | None:
+    """The certificate of the server with its key; None without TLS.
+
+    Raises:
+        ConfigError: They were usable when the settings were read, and are no longer.
+    """
+    if settings.tls_certificate_file is None or settings.tls_key_file is None:
+        return None
+    try:
+        return CertificateFiles(settings.tls_certificate_file, settings.tls_key_file)
+    except UnusablePair as error:
+        raise ConfigError([f"{error.setting}: {error}"]) from None
 
 
 def make_upstream(
@@ -449,6 +474,22 @@ async def _watch_revoked(revoked: RevokedTokens, subscriptions: Subscriptions, c
         # Each time: a connection may have been authenticated just before its token was revoked.
         if revoked.ids:
             subscriptions.expire(revoked.ids)
+
+
+async def _watch_certificate(files: CertificateFiles, clock: Clock) -> None:
+    replaced = True
+    while True:
+        warning = files.current.warning(clock.time()) if replaced else None
+        if warning is not None:
+            fields = {"file": str(files.certificate_file), "warning": warning}
+            logger.warning("TLS certificate not valid for long", extra=fields)
+        await clock.sleep(CERTIFICATE_PERIOD_SECONDS)
+        try:
+            # In a thread: a network file system may be slow.
+            replaced = await asyncio.to_thread(files.read)
+        except Exception:
+            # The last pair stays in use.
+            logger.exception("unhandled exception in certificate rotation")
 
 
 async def _measure_lag(clock: Clock, metrics: Metrics) -> None:

@@ -103,6 +103,7 @@ def serve(path: Path | None, **overrides: Any) -> None:
     path, found = config_path(path)
     from bridge.app import Bridge
     from bridge.config.settings import secrets_of
+    from bridge.errors import ConfigError
     from bridge.net import is_loopback
     from bridge.server.server import serve as run
     from bridge.telemetry.logs import configure
@@ -116,6 +117,9 @@ def serve(path: Path | None, **overrides: Any) -> None:
     bridge = Bridge(settings)
     try:
         code = run(bridge)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        code = BAD_CONFIGURATION
     except OSError as error:
         fail_to_listen(error, path, settings)
     except SystemExit:
@@ -136,12 +140,16 @@ def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
     """
     import orjson
 
+    from bridge.clock import SystemClock
+    from bridge.config.certificate import certificate_warnings
     from bridge.config.effective import effective, stop_sentence, table
     from bridge.config.keys import missing_keys
 
     settings = read_settings(path, command="check-config", **overrides)
     for warning in settings.warnings:
         click.echo(f"warning: {warning}", err=True)
+    for sentence in certificate_warnings(settings, SystemClock().time()):
+        click.echo(f"warning: {sentence}", err=True)
     for name, sentence in missing_keys(settings).items():
         click.echo(f"warning: upstreams.{name}: {sentence}", err=True)
     shown = effective(settings)
@@ -161,25 +169,49 @@ def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
     show_envvar=True,
     help="Base URL of the bridge.",
 )
+@click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="BRIDGE_CA_FILE",
+    show_envvar=True,
+    help="PEM file with the certificates to trust for https://, instead of the system's.",
+)
 @click.option("--timeout", default=3.0, show_default=True, metavar="SECONDS", help="Timeout of the request.")
-def health(url: str, timeout: float) -> None:
+def health(url: str, ca_file: Path | None, timeout: float) -> None:
     """Exit 0 if the bridge is ready, 1 if not. For container health checks."""
+    import ssl
     import urllib.error
     import urllib.request
     from urllib.parse import urlsplit
 
     if not url.startswith(("http://", "https://")):
         raise click.UsageError("--url must begin with http:// or https://")
+    # Container runtimes store this output: it must not contain the user info of the URL.
+    netloc = urlsplit(url).netloc.rpartition("@")[2]
+    trust = None
+    if url.startswith("https://") and ca_file is not None:
+        from bridge.net import trusting
+
+        try:
+            trust = trusting(ca_file)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--ca-file") from None
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/readyz", timeout=timeout) as response:  # noqa: S310 - checked above
+        with urllib.request.urlopen(  # noqa: S310 - checked above
+            f"{url.rstrip('/')}/readyz", timeout=timeout, context=trust
+        ) as response:
             click.echo(response.read().decode())
     except urllib.error.HTTPError as error:
         click.echo(error.read().decode(), err=True)
         sys.exit(1)
     except OSError as error:
-        # Container runtimes store this output: it must not contain the user info of the URL.
-        netloc = urlsplit(url).netloc.rpartition("@")[2]
-        click.echo(f"no response from {netloc}: {getattr(error, 'reason', error)}", err=True)
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            from bridge.net import unverified
+
+            click.echo(unverified(netloc, reason), err=True)
+        else:
+            click.echo(f"no response from {netloc}: {reason}", err=True)
         sys.exit(1)
 
 

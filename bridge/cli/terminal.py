@@ -15,6 +15,7 @@ from bridge.errors import BridgeError, RequestError, UpstreamRefused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from typing import Any, TextIO
 
     from bridge.client.state import TaskNotice, TaskState
@@ -28,7 +29,7 @@ INTERRUPTED = 130
 _REDRAW_SECONDS = 1.0
 
 
-async def watch(
+async def watch(  # noqa: PLR0913 - one for each option of the command
     url: str,
     refs: list[str],
     *,
@@ -36,6 +37,7 @@ async def watch(
     out: TextIO,
     token: str | None,
     give_up: float,
+    ca_file: Path | None = None,
     bars: ProgressBars | None = None,
     err: TextIO | None = None,
 ) -> int:
@@ -43,6 +45,7 @@ async def watch(
 
     Args:
         json: Print each state document as one line of JSON and nothing else.
+        ca_file: The certificates to trust, instead of the system's.
         give_up: Seconds without a response from the bridge after which to stop.
         bars: The view to use, if something else prints header lines above it.
         err: Output for errors; standard error by default.
@@ -56,7 +59,7 @@ async def watch(
     async with asyncio.TaskGroup() as group:
         ticker = group.create_task(_redraw(view))
         try:
-            code = await _follow(url, refs, outcome, token=token, give_up=give_up)
+            code = await _follow(url, refs, outcome, token=token, ca_file=ca_file, give_up=give_up)
             view.close()
         except BrokenPipeError:  # the reader closed the pipe, as in `taskbridge watch ... | head`
             code = NOT_COMPLETED
@@ -67,7 +70,7 @@ async def watch(
     return code
 
 
-async def submit(
+async def submit(  # noqa: PLR0913 - one for each option of the command
     url: str,
     upstream: str,
     body: dict[str, Any],
@@ -75,12 +78,13 @@ async def submit(
     json: bool,
     out: TextIO,
     token: str | None,
+    ca_file: Path | None = None,
     err: TextIO | None = None,
     options: Mapping[str, str] | None = None,
 ) -> tuple[int, str | None]:
     """Create a task; return the exit code and the ref of the task."""
     try:
-        async with Bridge(url, token) as bridge:
+        async with Bridge(url, token, ca_file=ca_file) as bridge:
             state = await bridge.submit(upstream, body, options=options)
     except BridgeError as error:
         code = _report("submit", error, err, as_option=True)
@@ -103,8 +107,10 @@ def _line(state: TaskState) -> str:
     return dumps(state.document, separators=(",", ":")) + "\n"
 
 
-async def _follow(url: str, refs: list[str], outcome: _Outcome, *, token: str | None, give_up: float) -> int:
-    async with Bridge(url, token) as bridge:
+async def _follow(
+    url: str, refs: list[str], outcome: _Outcome, *, token: str | None, ca_file: Path | None, give_up: float
+) -> int:
+    async with Bridge(url, token, ca_file=ca_file) as bridge:
         outcome.view.draw()
         async for state in bridge.watch(*refs, on_notice=outcome.notice, unreachable_after=give_up):
             outcome.state(state)

@@ -32,6 +32,13 @@ _token = click.option(
     show_envvar=True,
     help="Bearer token; prefer the variable, which other users of the machine cannot see.",
 )
+_ca_file = click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="BRIDGE_CA_FILE",
+    show_envvar=True,
+    help="PEM file with the certificates to trust for https://, instead of the system's.",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print each state document as one line of JSON.")
 _give_up = click.option(
     "--give-up",
@@ -48,8 +55,17 @@ _give_up = click.option(
 @_url
 @_json
 @_token
+@_ca_file
 @_give_up
-def watch(refs: tuple[str, ...], url: str, *, as_json: bool, token: str | None, give_up: float) -> None:
+def watch(
+    refs: tuple[str, ...],
+    url: str,
+    *,
+    as_json: bool,
+    token: str | None,
+    ca_file: Path | None,
+    give_up: float,
+) -> None:
     """Show the progress of tasks until all are finished. A REF is upstream/task_id.
 
     Exit code: 0 if all completed, 1 if one failed, was cancelled or lost, 2 for bad usage or an unknown task,
@@ -59,7 +75,13 @@ def watch(refs: tuple[str, ...], url: str, *, as_json: bool, token: str | None, 
 
     _exit_with(
         lambda: terminal.watch(
-            url, list(refs), json=as_json, out=sys.stdout, token=token or None, give_up=give_up
+            url,
+            list(refs),
+            json=as_json,
+            out=sys.stdout,
+            token=token or None,
+            ca_file=ca_file,
+            give_up=give_up,
         )
     )
 
@@ -78,8 +100,9 @@ def watch(refs: tuple[str, ...], url: str, *, as_json: bool, token: str | None, 
 @_url
 @_json
 @_token
+@_ca_file
 @_give_up
-def submit(
+def submit(  # noqa: PLR0913 - one for each option
     upstream: str,
     body: str,
     url: str,
@@ -88,6 +111,7 @@ def submit(
     follow: bool,
     as_json: bool,
     token: str | None,
+    ca_file: Path | None,
     give_up: float,
 ) -> None:
     """Create a task at UPSTREAM and print its ref.
@@ -107,7 +131,12 @@ def submit(
     async def run() -> int:
         from bridge.cli import terminal  # noqa: PLC0415 - see above
 
-        options: dict[str, Any] = {"json": as_json, "out": sys.stdout, "token": token or None}
+        options: dict[str, Any] = {
+            "json": as_json,
+            "out": sys.stdout,
+            "token": token or None,
+            "ca_file": ca_file,
+        }
         code, ref = await terminal.submit(url, upstream, document, options=provider_options, **options)
         if ref is None or not follow:
             return code

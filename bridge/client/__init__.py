@@ -2,7 +2,7 @@
 
 from bridge.client.backoff import Timeouts
 from bridge.client.bridge import Bridge
-from bridge.client.errors import BridgeUnreachable, ResultTimeout, TaskFailed
+from bridge.client.errors import BridgeUnreachable, ResultTimeout, TaskFailed, UntrustedBridge
 from bridge.client.state import Ref, TaskNotice, TaskState
 from bridge.client.sync import SyncBridge
 from bridge.core.task import Status
@@ -54,6 +54,7 @@ __all__ = [
     "UnknownTask",
     "UnknownUpstream",
     "UnreadablePayload",
+    "UntrustedBridge",
     "UpstreamError",
     "UpstreamRefused",
     "UpstreamTimeout",

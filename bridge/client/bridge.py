@@ -20,6 +20,7 @@ from bridge.core.task import Status, check_id, check_upstream_name
 from bridge.errors import UnknownTask
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
@@ -44,7 +45,8 @@ class Bridge:
         url: Address of the bridge, such as `https://bridge.example.com`; a path prefix is kept.
         token: The bearer token, or a plain or async callable that returns it; called before every request and
             every reconnect, so that an expiring token can be renewed.
-        session: Your own aiohttp session (proxies, certificates); the caller closes it.
+        session: Your own aiohttp session (proxies, client certificates); the caller closes it.
+        ca_file: PEM file with the certificates to trust, instead of the system's.
         timeouts: Timeouts of watches; the defaults match the bridge's own.
         rng: Source of the jitter of reconnects.
         sleep: Sleeps between reconnects.
@@ -56,11 +58,12 @@ class Bridge:
         token: Token | None = None,
         session: aiohttp.ClientSession | None = None,
         *,
+        ca_file: str | os.PathLike[str] | None = None,
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._transport = HttpTransport(url, token, session)
+        self._transport = HttpTransport(url, token, session, ca_file)
         self._timeouts = timeouts
         self._rng = rng or random.Random()  # noqa: S311 - jitter is not a secret
         self._sleep = sleep

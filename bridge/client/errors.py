@@ -79,6 +79,13 @@ class BridgeUnreachable(BridgeError):
     retryable = True
 
 
+class UntrustedBridge(BridgeUnreachable):
+    """The certificate of the bridge cannot be verified. Not retried: that changes only by hand."""
+
+    code = "bridge_untrusted"
+    retryable = False
+
+
 class TaskFailed(Exception):
     """The task ended without a result. Not a `BridgeError`: the bridge works.
 

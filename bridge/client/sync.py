@@ -54,8 +54,9 @@ class SyncBridge:
         url: Address of the bridge, such as `https://bridge.example.com`; a path prefix is kept.
         token: The bearer token, or a callable that returns it; called in another thread, before every request
             and every reconnect.
-        session_factory: Returns an aiohttp session (proxies, certificates), called in a running event loop;
-            the session is closed with the client.
+        ca_file: PEM file with the certificates to trust, instead of the system's.
+        session_factory: Returns an aiohttp session (proxies, client certificates), called in a running event
+            loop; the session is closed with the client.
         timeouts: Timeouts of watches; the defaults match the bridge's own.
         rng: Source of the jitter of reconnects.
     """
@@ -65,12 +66,13 @@ class SyncBridge:
         url: str,
         token: str | Callable[[], str | None] | None = None,
         *,
+        ca_file: str | os.PathLike[str] | None = None,
         session_factory: Callable[[], aiohttp.ClientSession] | None = None,
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
         rng: random.Random | None = None,
     ) -> None:
         credential = partial(asyncio.to_thread, token) if callable(token) else token
-        self._make = partial(Bridge, url, credential, timeouts=timeouts, rng=rng)
+        self._make = partial(Bridge, url, credential, ca_file=ca_file, timeouts=timeouts, rng=rng)
         self._make()  # a malformed address is an error here, not at the first call
         self._session_factory = session_factory
         self._loop: _LoopThread | None = None

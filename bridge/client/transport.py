@@ -12,12 +12,15 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from bridge.client.errors import BridgeUnreachable, refusal
+from bridge.client.errors import BridgeUnreachable, UntrustedBridge, refusal
 from bridge.client.state import Ref, ref_of
 from bridge.core.task import TaskKey
 from bridge.errors import InvalidRequest, UnreadablePayload
+from bridge.net import trusting, unverified
 
 if TYPE_CHECKING:
+    import os
+    import ssl
     from collections.abc import Mapping
 
 Token = str | Callable[[], str | Awaitable[str | None] | None]
@@ -38,19 +41,31 @@ class HttpTransport:
         url: Address of the bridge; a path prefix is kept.
         token: The bearer token, or a callable that returns it, called before every request.
         session: A session that the caller closes; by default one is opened here.
+        ca_file: Trust the certificates in this PEM file, instead of the system's.
+
+    Raises:
+        InvalidRequest: The address or the file cannot be used, or the session is the caller's.
     """
 
-    def __init__(self, url: str, token: Token | None, session: aiohttp.ClientSession | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: Token | None,
+        session: aiohttp.ClientSession | None,
+        ca_file: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._base = _base_address(url)
         self._token = token
         self._session = session
         self._own_session = session is None
+        self._trust = _trust(ca_file, session)
 
     async def start(self) -> None:
         """Open a session unless the caller gave one."""
         if self._session is None:
             # aiohttp's default limit is 100 connections, and every watch holds one.
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+            connector = aiohttp.TCPConnector(limit=0, ssl=self._trust or True)
+            self._session = aiohttp.ClientSession(connector=connector)
 
     async def close(self) -> None:
         """Close the session unless it belongs to the caller."""
@@ -138,6 +153,8 @@ def unreachable(error: Exception) -> BridgeUnreachable:
     """Map an error of the connection to `BridgeUnreachable`."""
     if isinstance(error, TimeoutError):
         return BridgeUnreachable("no response from the bridge in time")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return UntrustedBridge(unverified(error.host, error.certificate_error))
     # Only these name the address and the reason, and never contain headers.
     detail = isinstance(error, aiohttp.ClientConnectionError | OSError) and str(error)
     return BridgeUnreachable(f"the bridge cannot be reached: {detail or type(error).__name__}")
@@ -151,6 +168,19 @@ def task_path(ref: Ref, rest: str = "") -> str:
     """
     key = TaskKey.parse(ref_of(ref))
     return f"/v1/tasks/{key.upstream}/{quote(key.task_id, safe='')}{rest}"
+
+
+def _trust(
+    ca_file: str | os.PathLike[str] | None, session: aiohttp.ClientSession | None
+) -> ssl.SSLContext | None:
+    if ca_file is None:
+        return None
+    if session is not None:
+        raise InvalidRequest("ca_file is for a session of the client's own; give yours an SSL context")
+    try:
+        return trusting(ca_file)
+    except ValueError as error:
+        raise InvalidRequest(f"ca_file: {error}") from None
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:

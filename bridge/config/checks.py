@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge.config.certificate import CERTIFICATE, KEY, UnusablePair, make_certificate, read_pair
 from bridge.core.suggestion import did_you_mean
 from bridge.core.task import UPSTREAM_NAME
 from bridge.dialects.credentials import check_key
@@ -129,6 +130,21 @@ def _exposure(settings: Settings) -> Errors:
         yield "host", f"{settings.host} is open to other machines, and auth is none; {advice}"
 
 
+def _tls(settings: Settings) -> Errors:
+    certificate, key = settings.tls_certificate_file, settings.tls_key_file
+    if certificate is None and key is None:
+        return
+    if certificate is None or key is None:
+        missing = CERTIFICATE if certificate is None else KEY
+        yield missing, f"required: TLS needs both {CERTIFICATE} and {KEY}"
+        return
+    try:
+        make_certificate(*read_pair(certificate, key))
+    except UnusablePair as error:
+        path = key if error.setting == KEY else certificate
+        yield error.setting, f"{path} is not usable: {error}"
+
+
 def _token_settings(settings: Settings) -> Errors:
     names = ("token_secrets", "token_jwks_url", "token_issuer")
     if settings.auth == "none":
@@ -201,6 +217,7 @@ def _upstreams(settings: Settings) -> Errors:
 
 _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Settings], Errors]], ...] = (
     (("host", "auth", "insecure"), _exposure),
+    ((CERTIFICATE, KEY), _tls),
     (("auth", "token_secrets", "token_jwks_url", "token_issuer", "ticket_secret"), _token_settings),
     (("auth", "token_issuer", "revoked_tokens_file"), _revoked_tokens),
     (("auth", "account_secret"), _account_secret),

@@ -20,8 +20,8 @@ from bridge.errors import ConfigError
 
 PREFIX = "BRIDGE_"
 NESTED = "__"
+CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG", "BRIDGE_CA_FILE"})
 FILE = Path("bridge.toml")
-CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG"})
 
 
 def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

@@ -40,6 +40,8 @@ LOOPBACK = "127.0.0.1"
 MAX_SECRETS = 2
 MIN_SECRET_BYTES = 32
 
+_FILES = ("tls_certificate_file", "tls_key_file", "revoked_tokens_file")  # relative to the configuration
+
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Limit = Annotated[int, Field(ge=0)]
@@ -179,6 +181,14 @@ class Settings(BaseModel):
         None,
         description="Separate port for `/metrics`, `/status` and the API documents; defaults to `port` +"
         " 1 if `admin_host` is set or `auth` is not `none`.",
+    )
+    tls_certificate_file: Path | None = Field(
+        None,
+        description="PEM file with the certificate for `https://`, followed by those of its chain; with"
+        " `tls_key_file`. Relative to the configuration file. Both are read again when they change.",
+    )
+    tls_key_file: Path | None = Field(
+        None, description="PEM file with the private key of the certificate, not encrypted."
     )
     insecure: bool = Field(False, description="Allow a non-loopback `host` without authentication.")
     auth: Literal["none", "token", "upstream-key"] = Field(
@@ -471,9 +481,9 @@ class Settings(BaseModel):
                     if isinstance(table.get("api_key_file"), str) and origin.path is not None:
                         table["api_key_file"] = str(origin.path.parent / table["api_key_file"])
                     mapping += mapping_errors(str(name), table, origin.path, origin.text)
-        if isinstance(data, dict) and isinstance(data.get("revoked_tokens_file"), str) and origin.path:
-            path = str(origin.path.parent / data["revoked_tokens_file"])
-            data = {**data, "revoked_tokens_file": path}
+        if isinstance(data, dict) and origin.path is not None:
+            files = {name: data[name] for name in _FILES if isinstance(data.get(name), str)}
+            data = {**data, **{name: str(origin.path.parent / file) for name, file in files.items()}}
         implied = limits.fill(data) if isinstance(data, dict) else {}
         data = {**data, **implied} if implied else data
         invalid: set[str] = set()

@@ -3,87 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
 from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from bridge.server.exchange import Exchange
-from bridge.server.peers import was_reset
 from bridge.server.request_head import FRAMING_FIELDS, Malformed, ends_in_handshake, framing
 from bridge.server.request_limits import OVERLOADED_RESPONSE, TimeLimitedRequest, bad_request
+from bridge.server.turns import RequestTurns, weight
 
 # Of one read, which may be 256 KiB: so much is parsed before other connections have their turn.
 SLICE_BYTES = 64 * 1024
 SLICE_PIECES = 200
 CHUNKED_PIECE = 16 * 1024  # a body may consist of chunks of one byte, and each costs a call
-REQUESTS_PER_TURN = 4  # each counts once more per kilobyte
-PROBES = (b"GET /livez ", b"GET /readyz ")
 MAX_AHEAD = 64 * 1024  # bytes of further requests that are kept while one is answered
 
 _END = b"\r\n\r\n"  # of a head, and of a chunked body
-
-
-class RequestTurns:
-    """Which requests begin at this turn of the event loop: a few, by turns of addresses.
-
-    Otherwise a thousand connections whose requests arrive together would have a thousand requests under way,
-    and all others would wait for each step of all of them. A probe of an orchestrator has a share of its own.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[str, deque[HttpConnection]] = OrderedDict()
-        self._begun = self._probes = 0
-        self._scheduled = False
-
-    def may_begin(self, connection: HttpConnection, data: bytes) -> bool:
-        """Whether a request that has just arrived begins now; if not, let it `wait`."""
-        self._schedule(connection)
-        if data.startswith(PROBES):
-            self._probes += 1
-            return self._probes <= REQUESTS_PER_TURN
-        begun, self._begun = self._begun, self._begun + _weight(data)
-        return begun < REQUESTS_PER_TURN and not self._waiting
-
-    def wait(self, connection: HttpConnection) -> None:
-        """Continue `connection` when its turn comes."""
-        address = connection.client[0] if connection.client else ""
-        self._waiting.setdefault(address, deque()).append(connection)
-        self._schedule(connection)
-
-    def _schedule(self, connection: HttpConnection) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            connection.loop.call_soon(self._turn, connection.loop)
-
-    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._begun = self._probes = 0
-        self._scheduled = False
-        try:
-            while self._waiting and self._begun < REQUESTS_PER_TURN:
-                self._begun += self._continue(self._next())
-        finally:  # also when one of them raised: the others continue
-            if self._waiting and not self._scheduled:
-                self._scheduled = True
-                loop.call_soon(self._turn, loop)
-
-    def _next(self) -> HttpConnection:
-        address, connections = next(iter(self._waiting.items()))
-        connection = connections.popleft()
-        if connections:
-            self._waiting.move_to_end(address)
-        else:
-            del self._waiting[address]
-        return connection
-
-    def _continue(self, connection: HttpConnection) -> int:
-        if connection.transport.is_closing():
-            return 0
-        if was_reset(connection.transport):
-            connection.transport.abort()
-            return 0
-        return connection.continue_reading()
 
 
 class HttpConnection(TimeLimitedRequest):
@@ -245,7 +181,7 @@ class HttpConnection(TimeLimitedRequest):
         data, self._ahead = self._ahead, b""
         if data:
             self._parse(data)
-        return _weight(data) if data else 0
+        return weight(data) if data else 0
 
     def _end_of_piece(self, data: bytes, at: int) -> int:
         """The end of what can be parsed without reaching into another request."""
@@ -440,8 +376,3 @@ class HttpConnection(TimeLimitedRequest):
             cycle.message_event.set()
             if self._eof:
                 cycle.leave()
-
-
-def _weight(data: bytes) -> int:
-    """How many requests a request counts as: one with a list of many tasks takes longer."""
-    return 1 + min(len(data), MAX_AHEAD) // 1024

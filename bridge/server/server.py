@@ -1,6 +1,6 @@
 """uvicorn with a drain: on SIGTERM every stream is closed with a reconnect delay before the process exits.
 
-The graceful shutdown of the process. uvicorn speaks HTTP/1.1: the proxy in front serves HTTP/2 to browsers.
+The graceful shutdown of the process. uvicorn speaks HTTP/1.1: a proxy in front serves HTTP/2 to browsers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 import resource
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -23,12 +25,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from websockets import http11
 
 from bridge.app import Bridge
+from bridge.app.bridge import open_certificate
 from bridge.server.acceptor import Acceptor
-from bridge.server.connection import HttpConnection, RequestTurns
+from bridge.server.connection import HttpConnection
 from bridge.server.flow_control import FlowControlledWebSocket
+from bridge.server.handshakes import Handshakes
 from bridge.server.memory import MemoryTrimmer, trim_memory
 from bridge.server.peers import peer_status, silence_limit, watch_peers
 from bridge.server.request_limits import IncomingBytes
+from bridge.server.tls import TlsConnection
+from bridge.server.turns import RequestTurns
 
 BACKLOG = 4096
 SEND_BUFFER = 64 * 1024
@@ -56,6 +62,7 @@ def serve(bridge: Bridge) -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     bridge.served_by_us = True
+    bridge.certificate = open_certificate(bridge.settings)
     timeout = bridge.settings.write_timeout_seconds
     listeners = [listen(bridge.settings.host, bridge.settings.port, timeout)]
     admin = bridge.settings.admin_address
@@ -119,19 +126,25 @@ class DrainingServer(uvicorn.Server):
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._housekeeping: list[asyncio.Task[None]] = []
+        self._handshakes: Handshakes | None = None  # None without TLS
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start serving, then exempt everything loaded so far from garbage collection."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets=[])
-        self.servers = [Acceptor(listener, self._protocol) for listener in sockets or []]  # type: ignore[misc]
+        certificate = self._bridge.certificate
+        if certificate is not None:
+            self._handshakes = Handshakes(lambda: certificate.current.context, self._protocol)
         self._bridge.died = self._stop
         for listener, name in zip(sockets or [], ("bridge", "bridge operations"), strict=False):
+            plain_too = name != "bridge"
+            self.servers.append(Acceptor(listener, self._accepting(plain_too=plain_too)))  # type: ignore[arg-type]
             host, port = listener.getsockname()[:2]
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            scheme = "http" if certificate is None or plain_too else "https"
             if self.announces:
-                _announce(f"{name} listening on http://{address}")
-            logger.info("listening", extra={"listener": name, "address": address})
+                _announce(f"{name} listening on {scheme}://{address}")
+            logger.info("listening", extra={"listener": name, "address": address, "scheme": scheme})
         # Modules and settings live as long as the process; a full collection need not scan them.
         gc.collect()
         gc.freeze()
@@ -142,8 +155,19 @@ class DrainingServer(uvicorn.Server):
             asyncio.ensure_future(self._check_connections()),
         ]
 
-    def _protocol(self) -> asyncio.Protocol:
-        return self.config.http_protocol_class(  # type: ignore[call-arg]
+    def _accepting(self, *, plain_too: bool) -> Callable[[], asyncio.Protocol]:
+        """What makes the protocol of an accepted socket.
+
+        Args:
+            plain_too: Whether plain HTTP is served beside TLS. Prometheus and probes reach the admin listener
+                by addresses that are in no certificate, most often from the same machine.
+        """
+        if self._handshakes is None:
+            return self._protocol
+        return partial(TlsConnection, self._handshakes, plain_too=plain_too)
+
+    def _protocol(self) -> HttpConnection:
+        return self.config.http_protocol_class(  # type: ignore[call-arg, return-value] # see `_config`
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
 
@@ -170,6 +194,8 @@ class DrainingServer(uvicorn.Server):
         for turn in itertools.count():
             await asyncio.sleep(min(1.0, head / 4, body / 4))
             now = self._loop.time()
+            if self._handshakes is not None:
+                self._handshakes.check_timeout(now, head)
             # A copy, because connections come and go while the loop has its turn.
             for number, connection in enumerate(list(self.server_state.connections), start=1):
                 if isinstance(connection, HttpConnection) and connection.waiting_since is not None:
@@ -202,6 +228,8 @@ class DrainingServer(uvicorn.Server):
             task.cancel()
         grace, last = (0, FORCED_SECONDS) if self.force_exit else (SHUTDOWN_GRACE_SECONDS, LAST_SECONDS)
         await self._bridge.finish_requests(grace, last)
+        if self._handshakes is not None:
+            self._handshakes.close()
         if self.force_exit:
             # Otherwise uvicorn cancels the handlers of open connections, each with a traceback in the log.
             for connection in self.server_state.connections:

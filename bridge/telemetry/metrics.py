@@ -175,6 +175,15 @@ class Metrics:
         Process(registry)
         self._per_delivery = {delivery: _Delivery(self, delivery) for delivery in DELIVERIES}
 
+    def report_certificate(self, valid_until: Callable[[], float]) -> None:
+        """Report when the server's certificate expires (Unix seconds); without TLS there is no series."""
+        name = "bridge_tls_certificate_expiry_timestamp_seconds"
+        Gauge(
+            name,
+            "When the certificate expires that the bridge serves; only with TLS.",
+            registry=self.registry,
+        ).set_function(valid_until)
+
     def exposition(self, *, openmetrics: bool) -> Exposition:
         """Everything that one scrape reads."""
         return Exposition(self.registry, self._opened, openmetrics=openmetrics)

@@ -30,6 +30,9 @@ FILE_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+# Where a server is in the document, in YAML and in JSON: the first one, and all of them.
+_MAIN_SERVERS = ("\n  - url: /\n", '"servers":[{"url":"/","description":"The bridge that')
+_ALL_SERVERS = ("- url: /\n", '"url":"/"')
 _ASYNC_HOST = '    host: "{host}"\n'
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(?::\d+)?")
 
@@ -41,8 +44,10 @@ def document_routes(settings: Settings, *, apart: bool) -> list[Route]:
         apart: Whether they are on the admin address, and the routes they describe on another.
     """
     address = partial(_main_address, settings) if apart else None
-    yaml = ApiDocument("api/openapi.yaml", "\n  - url: /\n", "\n  - url: %s\n", address=address)
-    json = ApiDocument("api/openapi.json", '"url":"/"', '"url":"%s"', address=address)
+    # A prefix is that of all servers; on the admin address, the routes of operators are there.
+    yaml_server, json_server = _MAIN_SERVERS if apart else _ALL_SERVERS
+    yaml = ApiDocument("api/openapi.yaml", yaml_server, yaml_server.replace("/", "%s"), address=address)
+    json = ApiDocument("api/openapi.json", json_server, json_server.replace("/", "%s"), address=address)
     # Its server is a variable that readers fill in; only a prefix is known here.
     messages = ApiDocument("api/asyncapi.yaml", _ASYNC_HOST, f"{_ASYNC_HOST}    pathname: %s\n")
     return [

@@ -24,6 +24,7 @@ class HealthRoutes:
         self._pool = services.pool
         self._clock = services.clock
         self._metrics = services.metrics
+        self._certificate = services.certificate
         self._authenticator = services.operators
         self._started_at = services.clock.time()
 
@@ -50,6 +51,7 @@ class HealthRoutes:
                 "ready": self._subscriptions.closed is None and self._journal.usable,
                 "journal": {"epoch": self._journal.epoch, "head": self._journal.head},
                 "connections": len(self._hub.subscriptions),
+                "certificate": self._certificate_fields(),
                 "upstreams": {
                     name: self._upstream(upstream) for name, upstream in self._pool.upstreams.items()
                 },
@@ -61,6 +63,17 @@ class HealthRoutes:
         (await self._authenticator.authenticate(request)).authorize(TokenScope.ADMIN)
         text, content_type = await scraped(self._metrics, accept=request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": content_type})
+
+    def _certificate_fields(self) -> dict[str, object] | None:
+        files = self._certificate
+        if files is None:
+            return None
+        return {
+            "names": list(files.current.names),
+            "valid_from": timestamp(files.current.valid_from),
+            "valid_until": timestamp(files.current.valid_until),
+            "problem": files.problem,
+        }
 
     def _upstream(self, upstream: Upstream) -> dict[str, object]:
         health = upstream.health

@@ -8,6 +8,7 @@ from bridge.auth.authenticator import Authenticator
 from bridge.auth.origins import Origins
 from bridge.auth.tickets import Tickets
 from bridge.clock import Clock
+from bridge.config.certificate import CertificateFiles
 from bridge.config.settings import Settings
 from bridge.delivery.longpoll import LongPolls
 from bridge.delivery.subscriptions import Subscriptions
@@ -25,12 +26,14 @@ class Services:
     """Everything a route may need.
 
     Args:
+        certificate: What the server speaks TLS with; None without.
         operators: Authenticates operators, for metrics and status.
         tickets: None where the bridge issues no tickets.
     """
 
     settings: Settings
     clock: Clock
+    certificate: CertificateFiles | None
     metrics: Metrics
     journal: Journal
     pool: Pool

@@ -32,7 +32,7 @@ AS_ADMIN = ("--header", f"Authorization: {EVERYTHING}", "--exclude-checks", "ref
 BRIEFEST = ("--phases", "fuzzing", "--max-examples", "1")
 BRIEF = ("--phases", "fuzzing", "--max-examples", "3")
 THOROUGH = ("--phases", "coverage,stateful", "--max-examples", "4")
-EVERY_OPERATION, OPERATORS = 22, 7
+EVERY_OPERATION, OPERATORS = 26, 8
 
 
 async def schemathesis(folder: Path, *options: str) -> str:

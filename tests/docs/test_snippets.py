@@ -21,6 +21,7 @@ from bridge.config.settings import Settings, UpstreamSettings
 from bridge.simulator.server import SimulatorOptions, start
 from tests.conftest import missing
 from tests.docs.pages import README, ROOT, snippets
+from tests.fakes.certificates import Authority
 
 EXAMPLE = ROOT / "bridge.example.toml"
 COMMANDS = [
@@ -74,6 +75,8 @@ SETTINGS = [one for one in snippets("toml") if one.page != "docs/dialects.md"]
 def test_settings_are_accepted(snippet, tmp_path):
     path = tmp_path / "bridge.toml"
     path.write_text(snippet.text)
+    if "tls_key_file" in snippet.text:
+        Authority().pair().write(tmp_path)
     assert load(path, environment={}).upstreams
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -156,6 +157,7 @@ async def request(
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
+    trust: ssl.SSLContext | None = None,
 ) -> AsyncIterator[RawStream]:
     """Send one request and read the head of the answer."""
     place = urlsplit(base)
@@ -164,7 +166,7 @@ async def request(
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     if body:
         lines.append(f"Content-Length: {len(body)}")
-    async with connection(base) as (reader, writer):
+    async with connection(base, trust) as (reader, writer):
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         stream = RawStream(reader, writer)
         await stream.read_head()
@@ -172,10 +174,12 @@ async def request(
 
 
 @asynccontextmanager
-async def connection(base: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A bare TCP connection."""
+async def connection(
+    base: str, trust: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A bare TCP connection; TLS if it says whom to trust."""
     place = urlsplit(base)
-    reader, writer = await asyncio.open_connection(place.hostname, place.port, limit=2**20)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port, limit=2**20, ssl=trust)
     try:
         yield reader, writer
     finally:

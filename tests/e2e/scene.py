@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -86,6 +87,7 @@ class Scene:
     bridge: BridgeProcess
     http: aiohttp.ClientSession
     ledger: Ledger
+    trust: ssl.SSLContext | None = None
     _numbers: Any = field(default_factory=count)
 
     def id(self, name: str = "task") -> str:
@@ -123,7 +125,7 @@ class Scene:
 
     def stream(self, path: str, **more: Any) -> AbstractAsyncContextManager[raw.RawStream]:
         """One request to the bridge over a plain socket."""
-        return raw.request(self.bridge.url, path, **more)
+        return raw.request(self.bridge.url, path, trust=self.trust, **more)
 
     def events(self, ref: str, query: str = "", **more: Any) -> AbstractAsyncContextManager[raw.RawStream]:
         """The stream of one task."""
@@ -176,12 +178,14 @@ async def stage(
     also: Mapping[str, Mapping[str, Any]] | None = None,
     simulator: Mapping[str, Any] | None = None,
     environment: dict[str, str] | None = None,
+    trust: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> AsyncIterator[Scene]:
     """A simulator whose clock stands and a bridge that looks at it quickly.
 
     Args:
         each: Settings of every upstream, over the quick ones.
+        trust: Of the clients, if the settings make the bridge speak TLS.
         also: Further upstreams by name; `preset` says which provider of the simulator they reach.
     """
     wishes = QUICK | dict(each or {})
@@ -193,11 +197,11 @@ async def stage(
             running_bridge(upstreams, environment=environment, **settings) as bridge,
             aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=PATIENCE),
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, ssl=trust or True),
                 auto_decompress=False,
             ) as http,
         ):
-            yield Scene(running, bridge, http, Ledger(running.world.calls))
+            yield Scene(running, bridge, http, Ledger(running.world.calls), trust)
 
 
 __all__ = ["PROVIDERS", "QUICK", "Ledger", "Reply", "Scene", "path_of", "stage", "until"]

@@ -79,6 +79,7 @@ async def test_all_errors_in_a_dialect_are_reported_at_the_start_with_file_and_l
         "upstreams.gamma.preset: custom needs a mapping: either [upstreams.gamma.dialect] or dialect_file",
         "upstreams.delta.api_key: the key must be access_key:secret_key, or a relay's key without a colon",
         'upstreams.qingbo.dialect: needs preset = "custom"',
+        *(["Next: taskbridge check-config --config bridge.toml"] if command == "serve" else []),
     ]
 
 

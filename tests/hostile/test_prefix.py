@@ -68,6 +68,8 @@ async def test_a_trusted_proxy_names_it(behind: Scene, named: str, prefix: str) 
     assert f"\n  - url: {prefix or '/'}\n".encode() in ticketless.body
     same = await behind.get("/openapi.json", X_Forwarded_Prefix=named)
     assert [server["url"] for server in same.json["servers"]] == [prefix or "/"]
+    assert [server["url"] for server in same.json["paths"]["/livez"]["servers"]] == [prefix or "/"]
+    assert yaml.safe_load(ticketless.body) == same.json
     messages = yaml.safe_load((await behind.get("/asyncapi.yaml", X_Forwarded_Prefix=named)).body)
     assert messages["servers"]["http"].get("pathname") == (prefix or None)
     assert messages["servers"]["ws"].get("pathname") == (prefix or None)

@@ -30,6 +30,7 @@ EXTENDED = (
     "contract/clients/test_bridge_js.py",
     "contract/clients/test_bridge_js_bytes.py",
     "contract/clients/test_bridge_js_package.py",
+    "contract/clients/test_bridge_js_subscribe.py",
     "contract/sdks",
     "deploy",
     "docs/test_operators.py",
@@ -38,6 +39,7 @@ EXTENDED = (
     "docs/test_recipes_typed.py",
     "docs/test_walkthrough.py",
     "grafana/test_live.py",
+    "packages",
     "release",
 )
 NOT_EXTENDED = "not extended"  # the -m of `make test`

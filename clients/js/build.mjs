@@ -1,29 +1,79 @@
-// Builds the minified module and the types.
+// Builds the package, and the module that every bridge serves.
 //
-//   node build.mjs           writes the files
-//   node build.mjs --check   lists stale files, and exits with 1 if there are any
+//   node build.mjs              writes the files
+//   node build.mjs --check      lists stale files and sizes over their limit, and exits with 1 if there are any
+//   node build.mjs --prepack    the same, but passes where terser, esbuild and typescript are not installed
 //
-// Prints the size of the module. Needs terser, installed here (npm install) or in tests/tools.
+// Prints the sizes. Needs what package.json names, installed here (npm install) or in tests/tools.
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 
-const at = (path) => new URL(path, import.meta.url);
+const at = (path) => fileURLToPath(new URL(path, import.meta.url));
 const read = (path) => readFileSync(at(path), "utf8");
 const STATIC = "../../bridge/web/static/";
+const LIMITS = { "dist/index.js": 3000, "dist/react.js": 1000, "dist/vue.js": 1000 }; // bytes, after `gzip -9`
+const TARGET = "es2022";
+// The order in which names are given to variables: of some thousand tried, the one that compresses best.
+const NAMES = "tnsreoihdlJyuXBFIZvaYDjbOW_mSfURMqVGcCxkNwzpQLKTAP$gHE";
 
-/** Returns the minified module. */
-async function minified() {
+const gzipped = (text) => gzipSync(text, { level: 9 }).length;
+
+/** Returns the tools, or null where they are not installed. */
+function installed() {
   const require = createRequire(import.meta.url);
-  const terser = require(require.resolve("terser", { paths: [at(".").pathname, at("../../tests/tools/").pathname] }));
-  const compress = { passes: 3, unsafe_arrows: true, keep_fargs: false };
-  const { code } = await terser.minify(read("src/bridge.js"), { module: true, ecma: 2022, compress, mangle: true });
-  return `${code}\n`;
+  const load = (name) => require(require.resolve(name, { paths: [at("."), at("../../tests/tools/")] }));
+  try {
+    return { terser: load("terser"), esbuild: load("esbuild"), typescript: load("typescript") };
+  } catch (error) {
+    if (error.code != "MODULE_NOT_FOUND") throw error;
+    return null;
+  }
 }
 
+const tools = installed();
+if (!tools) {
+  console.error("terser, esbuild and typescript are not installed: nothing is built, and nothing compared");
+  process.exit(process.argv.includes("--prepack") ? 0 : 1);
+}
+
+/** Returns an ES module as small as it gets: the smallest of some ways to write and to name the same. */
+async function minified(source) {
+  const common = { module: true, ecma: 2022 };
+  const ways = [];
+  for (const conditionals of [false, true]) {
+    const compress = { passes: 3, unsafe_arrows: true, keep_fargs: false, unsafe: true, unsafe_methods: true, conditionals };
+    const letOnly = source.replace(/\bconst\b/g, "let"); // compresses better than a mixture
+    const { code } = await tools.terser.minify(letOnly, { ...common, compress, mangle: false });
+    for (const mangle of [true, { nth_identifier: { get: nameOf } }]) {
+      ways.push(`${(await tools.terser.minify(code, { ...common, compress: false, mangle })).code}\n`);
+    }
+  }
+  return ways.sort((one, other) => gzipped(one) - gzipped(other))[0];
+}
+
+function nameOf(number) {
+  let name = "";
+  for (let rest = number + 1; rest; rest = Math.floor((rest - 1) / NAMES.length)) name += NAMES[(rest - 1) % NAMES.length];
+  return name;
+}
+
+/** Returns an entry with what it imports from `src`, and with `core` as what it imports from the core. */
+async function bundled(entry, core, options) {
+  const external = { name: "core", setup: (build) => build.onResolve({ filter: /dist\/index/ }, () => ({ path: core, external: true })) };
+  const common = { bundle: true, write: false, target: TARGET, external: ["react", "vue"], plugins: [external], logLevel: "error" };
+  const { outputFiles } = await tools.esbuild.build({ ...common, entryPoints: [at(entry)], ...options });
+  return outputFiles[0].text;
+}
+
+const esModule = async (entry) => minified(await bundled(entry, "./index.js", { format: "esm" }));
+// `platform` has Node find the names of the exports, when an ES module imports a CommonJS one.
+const commonJs = (entry) => bundled(entry, "./index.cjs", { format: "cjs", platform: "node", minify: true });
+
 /** Returns the types: of the functions from head.d.ts, of the state document from its schema. */
-function types() {
+function coreTypes() {
   const schema = JSON.parse(read(`${STATIC}api/state.schema.json`));
   const documents = { [schema.title]: schema, ...schema.$defs };
   const interfaces = Object.entries(documents).map(([name, schema]) => declared(name, schema));
@@ -55,21 +105,53 @@ function commented(text, indent) {
   return text ? `${indent}/** ${text} */\n` : "";
 }
 
-const module = await minified();
-const declarations = types();
-const outputs = {
-  [`${STATIC}bridge.js`]: module,
-  [`${STATIC}bridge.d.ts`]: declarations,
-  "bridge.d.ts": declarations,
-};
-const stale = Object.entries(outputs).filter(([path, text]) => {
+/** Returns the types of a module in TypeScript, with the extensions that its importers need. */
+function typesOf(entry) {
+  const { outputText, diagnostics } = tools.typescript.transpileDeclaration(read(entry), {
+    fileName: entry,
+    reportDiagnostics: true,
+    compilerOptions: { isolatedDeclarations: true, strict: true, target: TARGET, module: "esnext", removeComments: false },
+  });
+  if (diagnostics.length) throw new Error(diagnostics.map(({ messageText }) => messageText).join("\n"));
+  return outputText.replace("./store.ts", "./store.js").replace("./store.ts", "./store.js").replace("../dist/index.js", "./index.js");
+}
+
+const asCommonJs = (types) => types.replace(/(["']\.\/\w+)\.js/g, "$1.cjs");
+
+/** Returns everything that is built, by path. */
+async function built() {
+  const core = await minified(read("src/bridge.js"));
+  const types = coreTypes();
+  const outputs = { [`${STATIC}bridge.js`]: core, [`${STATIC}bridge.d.ts`]: types, LICENSE: read("../../LICENSE") };
+  outputs["dist/index.js"] = core;
+  outputs["dist/index.cjs"] = await commonJs("src/bridge.js");
+  outputs["dist/index.d.ts"] = outputs["dist/index.d.cts"] = types;
+  for (const name of ["react", "vue"]) {
+    const head = name == "react" ? '"use client";' : ""; // for the server components of Next.js
+    outputs[`dist/${name}.js`] = head + (await esModule(`src/${name}.ts`));
+    outputs[`dist/${name}.cjs`] = head + (await commonJs(`src/${name}.ts`));
+  }
+  for (const name of ["react", "vue", "store"]) {
+    outputs[`dist/${name}.d.ts`] = typesOf(`src/${name}.ts`);
+    outputs[`dist/${name}.d.cts`] = asCommonJs(outputs[`dist/${name}.d.ts`]);
+  }
+  return outputs;
+}
+
+const outputs = await built();
+const stale = Object.keys(outputs).filter((path) => {
   try {
-    return read(path) !== text;
+    return read(path) !== outputs[path];
   } catch {
     return true; // does not exist yet
   }
 });
-const size = gzipSync(module, { level: 9 }).length;
-console.log(JSON.stringify({ minified: module.length, gzipped: size, stale: stale.map(([path]) => path) }));
-if (process.argv.includes("--check")) process.exitCode = stale.length ? 1 : 0;
-else for (const [path, text] of stale) writeFileSync(at(path), text);
+const sizes = Object.fromEntries(Object.keys(LIMITS).map((path) => [path, gzipped(outputs[path])]));
+const large = Object.keys(LIMITS).filter((path) => sizes[path] >= LIMITS[path]);
+console.log(JSON.stringify({ minified: outputs["dist/index.js"].length, gzipped: sizes, large, stale }));
+if (large.length) process.exitCode = 1;
+if (/--(check|prepack)/.test(process.argv.join())) process.exitCode ||= stale.length ? 1 : 0;
+else {
+  mkdirSync(at("dist"), { recursive: true });
+  for (const path of stale) writeFileSync(at(path), outputs[path]);
+}

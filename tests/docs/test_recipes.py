@@ -345,7 +345,8 @@ def test_a_recipe_is_named_in_the_index_holds_no_key_and_logs_no_ticket(path: st
 
 
 def test_every_recipe_is_run_by_a_test() -> None:
-    tests = "".join(path.read_text("utf-8") for path in Path(__file__).parent.glob("*.*"))
+    folders = (Path(__file__).parent, Path(__file__).parents[1] / "packages")
+    tests = "".join(path.read_text("utf-8") for folder in folders for path in folder.glob("*.*"))
     run = {
         folder
         for folder in {path.partition("/")[0] for path in FILES}

@@ -1,7 +1,7 @@
 """What tests need beside Python packages: npm clients, Prometheus, curl, Chromium. Run it as often as needed.
 
-With `--extended` also what only `make test-all` uses and what takes minutes to compile: Helm, and the reader
-of Compose files.
+With `--extended` also what only `make test-all` uses and what takes minutes to download or to compile:
+projects of Next.js and Vite, the providers' clients, Helm, and the reader of Compose files.
 
 Everything lands in folders git does not see. What cannot be had is told in one line each: a laptop goes on
 and the tests that need it are skipped; with CI set it is an error.
@@ -22,6 +22,7 @@ PROMETHEUS = TOOLS / "prometheus"
 GO = TOOLS / "go"
 
 SDKS = TOOLS / "sdks"
+PACKAGES = TOOLS.parent / "packages"
 NPM_INSTALL = ("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
 NPM_LOCKED = ("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
 PROGRAMS = {  # each with the package of Debian that has it
@@ -49,7 +50,7 @@ def main() -> int:
     complaints = []
     steps = [programs, npm_packages, prometheus, chromium, proxies]
     if "--extended" in sys.argv[1:]:
-        steps += [sdks, go_programs]
+        steps += [sdks, projects, go_programs]
     for install in steps:
         try:
             install()
@@ -79,6 +80,12 @@ def npm_packages() -> None:
 def sdks() -> None:
     """The providers' own client libraries, as sdks/package-lock.json says."""
     _npm(NPM_LOCKED, SDKS / "package-lock.json")
+
+
+def projects() -> None:
+    """What the projects of tests/packages depend on, as their lock files say."""
+    for lock in sorted(PACKAGES.glob("*/package-lock.json")):
+        _npm(NPM_LOCKED, lock)
 
 
 def _npm(command: tuple[str, ...], wanted: Path) -> None:

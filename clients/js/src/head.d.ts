@@ -52,7 +52,8 @@ export interface WatchOptions extends Options {
   onDone?: (state: TaskState) => void;
 }
 
-export interface Watching {
+/** A watch. A loop over it, `for await (const state of watch(url))`, gets the states that `onState` gets. */
+export interface Watching extends AsyncIterable<TaskState> {
   /** Disconnects: no more callbacks, and `finished` resolves. */
   close(): void;
   /**
@@ -61,6 +62,16 @@ export interface Watching {
    * start. Need not be awaited: it causes no unhandled rejection.
    */
   finished: Promise<TaskState[]>;
+  /**
+   * Yields each new state, until all tasks are final; while the loop is busy, newer states of a task replace older ones.
+   * Leaving the loop disconnects. A permanent error is thrown after the states before it.
+   */
+  [Symbol.asyncIterator](): AsyncGenerator<TaskState, void, undefined>;
+}
+
+export interface SubscribeOptions extends WatchOptions {
+  /** The address of the bridge. Default: the page's origin; required in Node. */
+  url?: string | URL;
 }
 
 /** The error that ended a watch. */
@@ -72,7 +83,33 @@ export class BridgeError extends Error {
   status?: number;
   /** Whether a retry may succeed. */
   retriable: boolean;
+  /** Of `subscribe`, if only some tasks were not found: what `TaskFailed` has. */
+  states?: (TaskState | undefined)[];
 }
+
+/** A task that `subscribe` waited for failed, was cancelled or lost. The message is the provider's, else the status. */
+export class TaskFailed extends Error {
+  name: "TaskFailed";
+  /** The final state of the task; of a list, of the first one that is not completed. */
+  state: TaskState;
+  /** The newest states of all tasks, in the order asked; undefined for a task that was not found. */
+  states: (TaskState | undefined)[];
+}
+
+/**
+ * Waits for a task: resolves with its final state when it is `completed`.
+ *
+ * Rejects with TaskFailed if it failed, was cancelled or lost, with a BridgeError if the bridge rejects it permanently,
+ * or with the reason of the signal. Lost connections are retried without end: limit the time with the signal.
+ *
+ * @param ref The task ref, `upstream/task_id`.
+ */
+export function subscribe(ref: string, options?: SubscribeOptions): Promise<TaskState>;
+/**
+ * Waits for all tasks of a list on one connection: resolves with their final states, in the order asked, when all are
+ * `completed`. Rejects after the last one, for the first in the order asked that is not.
+ */
+export function subscribe(refs: readonly string[], options?: SubscribeOptions): Promise<TaskState[]>;
 
 /**
  * Follows the tasks at `url` until all of them are final.
@@ -82,8 +119,5 @@ export class BridgeError extends Error {
  */
 export function watch(url: Given<string | URL>, options?: WatchOptions): Watching;
 
-/**
- * Yields each new state, until all tasks are final. While the loop is busy, newer states of a task replace older ones.
- * Leaving the loop disconnects; a permanent error is thrown.
- */
+/** Yields each new state of the tasks at `url`, as a loop over `watch` does; connects when the loop begins. */
 export function states(url: Given<string | URL>, options?: Options): AsyncGenerator<TaskState, void, undefined>;

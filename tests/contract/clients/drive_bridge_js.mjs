@@ -1,6 +1,7 @@
 // Our own helper in Node, as a program that a test talks to. One JSON object a line, both ways.
 //
-// Told first: {module, url, mode: "watch" | "states", options, ...}. The strings "ask" for `url` and `token` become
+// Told first: {module, url, mode: "watch" | "states" | "loop" | "loops" | "subscribe", options,
+// ...}; a loop is one over `watch`. The strings "ask" for `url` and `token` become
 // functions that ask the test each time. Then, at any time: {given: value} answers such a question, {do: name} does
 // what is listed at the end.
 
@@ -23,7 +24,7 @@ lines.on("line", (line) => {
 });
 
 const plan = await planned;
-const { watch, states, BridgeError } = await import(plan.module);
+const { watch, states, subscribe, BridgeError, TaskFailed } = await import(plan.module);
 
 // waits of the helper are real ones, only shorter; the numbers it asked for are told
 const [timeout, interval] = [globalThis.setTimeout, globalThis.setInterval];
@@ -63,11 +64,32 @@ const ended = (kind) => (value) => {
   lines.close(); // from here on only a timer or a socket that was left open could keep the process
 };
 const failed = (error) =>
-  ended("failed")({ name: error.name, code: error.code, status: error.status, message: error.message, ours: error instanceof BridgeError });
+  ended("failed")({
+    name: error.name,
+    code: error.code,
+    status: error.status,
+    message: error.message,
+    ours: error instanceof BridgeError,
+    state: error instanceof TaskFailed ? error.state : undefined,
+    states: error.states?.map((state) => state ?? null),
+  });
 
-if (plan.mode === "states") {
+if (plan.aborted) doings.abort();
+if (plan.mode === "loops") {
+  const handle = watch(url, options);
+  const loop = async () => {
+    for await (const state of handle) tell("state", state);
+  };
+  Promise.all([loop(), loop()]).then(loop).then(ended("finished"), failed); // the last one after the end
+} else if (plan.mode === "subscribe") {
+  if (!plan.notices) delete options.onNotice;
+  subscribe(plan.refs, { ...options, url, onState: (state) => tell("state", state) }).then(ended("finished"), failed);
+} else if (plan.mode === "states" || plan.mode === "loop") {
   try {
-    for await (const state of states(url, options)) {
+    if (plan.both) options.onState = (state) => tell("callback", state.progress);
+    const handle = plan.mode === "loop" ? watch(url, options) : states(url, options);
+    doings.close = handle.close;
+    for await (const state of handle) {
       tell("state", state);
       if (plan.slow) await new Promise((resolve) => timeout(resolve, plan.slow));
       if (state.status === plan.leaveOn) break;

@@ -31,21 +31,35 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_is_served_is_under_three_kilobytes() -> None:
-    assert len(gzip.compress((STATIC / "bridge.js").read_bytes(), 9)) < 3 * 1024
+    assert len(gzip.compress((STATIC / "bridge.js").read_bytes(), 9)) < 3000
+
+
+@pytest.mark.parametrize("hooks", ["react", "vue"])
+def test_the_hooks_add_less_than_one(hooks: str) -> None:
+    assert len(gzip.compress((PACKAGE / "dist" / f"{hooks}.js").read_bytes(), 9)) < 1000
+
+
+def test_pages_and_packages_get_the_same_module() -> None:
+    for served, packed in (("bridge.js", "index.js"), ("bridge.d.ts", "index.d.ts")):
+        assert (STATIC / served).read_bytes() == (PACKAGE / "dist" / packed).read_bytes()
 
 
 def test_what_is_served_is_what_the_build_makes() -> None:
-    if not (TOOLS / "terser").is_dir():
-        missing("npm terser")
+    for tool in ("terser", "esbuild", "typescript"):
+        if not (TOOLS / tool).is_dir():
+            missing(f"npm {tool}")
     built = run(str(PACKAGE / "build.mjs"), "--check")
     assert built.returncode == 0, built.stdout + built.stderr
-    assert json.loads(built.stdout)["stale"] == []
+    said = json.loads(built.stdout)
+    assert (said["stale"], said["large"]) == ([], [])
 
 
-def test_it_imports_nothing_and_names_only_the_two_ways_to_watch_and_the_error() -> None:
+def test_it_imports_nothing_and_names_only_the_ways_to_follow_and_the_errors() -> None:
     source = (PACKAGE / "src" / "bridge.js").read_text()
     assert re.findall(r"^export (?:async )?\w+\*? (\w+)", source, re.MULTILINE) == [
         "BridgeError",
+        "TaskFailed",
+        "subscribe",
         "watch",
         "states",
     ]
@@ -62,13 +76,21 @@ def test_its_types_hold_for_what_people_write() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
+def paths(named: object) -> list[str]:
+    """The files in a value of the manifest, however deep."""
+    if isinstance(named, dict):
+        return [path for value in named.values() for path in paths(value)]
+    return [str(named)]
+
+
 def test_the_package_names_what_is_there() -> None:
-    named = [MANIFEST["types"], *MANIFEST["files"], *MANIFEST["exports"]["."].values()]
+    named = [MANIFEST["main"], MANIFEST["module"], MANIFEST["types"], *paths(MANIFEST["exports"])]
     assert [name for name in named if not (PACKAGE / name).is_file()] == []
     assert MANIFEST["version"] == __version__
     assert "dependencies" not in MANIFEST
     tools = json.loads((ROOT / "tests" / "tools" / "package.json").read_text())["dependencies"]
-    assert MANIFEST["devDependencies"]["terser"] == tools["terser"]
+    assert MANIFEST["devDependencies"] == {name: tools[name] for name in MANIFEST["devDependencies"]}
+    assert (PACKAGE / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 @pytest.mark.anyio

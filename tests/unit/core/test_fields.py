@@ -118,7 +118,7 @@ def test_the_schema_has_the_keys_and_the_types_of_the_table() -> None:
         assert kinds(schema) - {"null"} == expected, row.name
 
 
-@pytest.mark.parametrize("path", ["bridge/web/static/bridge.d.ts", "clients/js/bridge.d.ts"])
+@pytest.mark.parametrize("path", ["bridge/web/static/bridge.d.ts", "clients/js/dist/index.d.ts"])
 def test_the_typescript_types_have_the_keys_of_the_table(path: str) -> None:
     text = (ROOT / path).read_text("utf-8")
     body = re.search(r"^export interface TaskState \{\n(.*?)^\}", text, re.DOTALL | re.MULTILINE)

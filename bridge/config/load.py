@@ -22,7 +22,7 @@ PREFIX = "BRIDGE_"
 NESTED = "__"
 CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG", "BRIDGE_CA_FILE"})
 FILE = Path("bridge.toml")
-# Of pydantic's types of errors, those whose message speaks of Python instead of the file.
+# Of pydantic's types of errors, those whose message names Python's types instead of those of the file.
 _TYPE_SENTENCES = {
     "dict_type": "must be a table",
     "model_type": "must be a table, such as [upstreams.fal]",

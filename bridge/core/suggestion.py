@@ -12,7 +12,7 @@ def did_you_mean(name: str, choices: Iterable[str], otherwise: str = "", *, pref
     """The end of an error about an unknown name: `; did you mean 'fal'?`.
 
     Args:
-        prefix: Begins each choice, and is no part of the comparison.
+        prefix: Put before the suggested name, and not compared.
         otherwise: What to return if no choice is close, with its own separator.
     """
     known = {choice.lower(): choice for choice in choices}

@@ -89,6 +89,14 @@ def test_without_any_configuration_the_next_command_writes_one():
     assert "upstreams: configure at least one provider" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["serve", "check-config"])
+def test_the_next_command_adds_a_provider_to_a_file_that_has_none(folder, name):
+    (folder / "bridge.toml").write_text("port = 8080\n")
+    done = command(name)
+    assert done.exit_code == 2
+    assert done.stderr.endswith("\nNext: taskbridge init fal --stdout >> bridge.toml\n")
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

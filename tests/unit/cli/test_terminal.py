@@ -142,7 +142,7 @@ async def test_a_bridge_out_of_reach_is_exit_code_3(fake):
     fake.url = "http://127.0.0.1:1"
     code, _, err = await run(fake, give_up=0)
     assert code == 3
-    assert "cannot be reached" in err
+    assert "cannot be reached: 127.0.0.1:1: Connection refused\n" in err
 
 
 async def test_bars_are_drawn_over_themselves(fake):

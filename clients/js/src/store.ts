@@ -33,7 +33,7 @@ const views = new Map<string, TaskView>(); // by key and ref
 const groups = new Map<string, Join>(); // by key
 
 /** What has one connection: an address and a credential. Functions are not compared, only called. */
-export const keyOf = ({ url, token }: TaskOptions): string => `${url} ${token?.call ? "" : token} `;
+export const keyOf = ({ url, token }: TaskOptions): string => `${url} ${(token as any)?.call ? "" : token} `;
 
 export const viewOf = (key: string, ref: string | null | undefined): TaskView => views.get(key + ref) ?? EMPTY;
 
@@ -86,7 +86,7 @@ function makeGroup(key: string): Join {
     const options = newest();
     subscribe(refs, {
       ...options,
-      token: options.token?.call ? (refused) => (newest().token as any)(refused) : options.token,
+      token: (options.token as any)?.call ? (refused) => (newest().token as any)(refused) : options.token,
       signal,
       onState: (state) => show(state.task, { state, notice: null }, "onState", state),
       onNotice: (notice) =>

@@ -118,8 +118,11 @@ def with_config(command: str, path: Path | None) -> str:
 
 
 def _after_bad_configuration(error: ConfigError, path: Path | None, command: str) -> str | None:
-    if path is None and any(sentence.startswith("upstreams: configure") for sentence in error.errors):
-        return f"{PROGRAM} init fal"
+    if any(sentence.startswith("upstreams: configure") for sentence in error.errors):
+        if path is None:
+            return f"{PROGRAM} init fal"
+        if len(error.errors) == 1:
+            return f"{PROGRAM} init fal --stdout >> {shlex.quote(str(path))}"
     if path is not None and error.unreadable and not path.exists():
         return f"{PROGRAM} init fal --output {shlex.quote(str(path))}"
     # It lists the errors itself: the file has to be edited first.

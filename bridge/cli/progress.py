@@ -47,6 +47,7 @@ class _Row:
     updated_at: float
     started_at: float
     note: str = ""
+    seen_open: bool = False
 
     @property
     def status(self) -> Status:
@@ -99,6 +100,7 @@ class ProgressBars:
         """Show the new state of a task."""
         row = self._row(state.task)
         row.state, row.updated_at, row.note = state, self._now(), ""
+        row.seen_open = row.seen_open or not state.final
         if self._ansi:
             self.draw()
         else:
@@ -200,7 +202,7 @@ class ProgressBars:
             ended = _timestamp(state.document.get("completed_at"))
             if created is not None and ended is not None and ended >= created:
                 return [f"in {duration(ended - created)}"]
-            return [f"in {duration(row.updated_at - row.started_at)}"]
+            return [f"in {duration(row.updated_at - row.started_at)}"] if row.seen_open else []
         observed = _timestamp(state.document.get("observed_at"))
         elapsed = (
             observed - created

@@ -22,6 +22,24 @@ PREFIX = "BRIDGE_"
 NESTED = "__"
 CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG", "BRIDGE_CA_FILE"})
 FILE = Path("bridge.toml")
+# Of pydantic's types of errors, those whose message names Python's types instead of those of the file.
+_TYPE_SENTENCES = {
+    "dict_type": "must be a table",
+    "model_type": "must be a table, such as [upstreams.fal]",
+    "model_attributes_type": "must be a table, such as [upstreams.fal]",
+    "list_type": 'must be a list, such as ["a", "b"]',
+    "tuple_type": 'must be a list, such as ["a", "b"]',
+    "set_type": 'must be a list, such as ["a", "b"]',
+    "frozen_set_type": 'must be a list, such as ["a", "b"]',
+    "string_type": "must be a text in quotes",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+}
 
 
 def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -159,8 +177,9 @@ def _unknown_variables(variables: Mapping[str, str]) -> list[str]:
             continue
         setting = name.upper().removeprefix(PREFIX).split(NESTED)[0]
         if setting not in known:
-            variables_known = [*CLIENT_VARIABLES, *(f"{PREFIX}{field}" for field in known)]
-            advice = did_you_mean(name.upper(), variables_known)
+            # Compared without the prefix: it makes all names similar.
+            names_known = {known_name.removeprefix(PREFIX) for known_name in CLIENT_VARIABLES} | known
+            advice = did_you_mean(setting, names_known, prefix=PREFIX)
             if setting.lower() in UpstreamSettings.model_fields:
                 advice = f"; it is a setting of an upstream: {PREFIX}UPSTREAMS{NESTED}NAME{NESTED}{setting}"
             unknown.append(f"{name}: no such setting{advice}")
@@ -172,7 +191,7 @@ def _sentence(error: Any, document: Mapping[str, Any]) -> str:
     place = ".".join(path)
     if error["type"] == "extra_forbidden":
         return f"{place}: no such setting{_advice(path, document)}"
-    message = error["msg"].removeprefix("Value error, ")
+    message = _TYPE_SENTENCES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
 
 

@@ -351,6 +351,10 @@ class Dialect:
         """The path of a request with the path of the provider's base URL before it."""
         return self._matcher.documented(path)
 
+    def probable_path(self, method: str, path: str, query: str, body: bytes | None) -> str | None:
+        """The path that a request which makes no call of the provider probably means."""
+        return self._matcher.probable_path(method, path, query, body)
+
     def passed_request(self, method: str, path: str) -> Request | None:
         """The call about no task that a request makes and that is passed on; None for any other."""
         if not self.proxy.passes(method, path):

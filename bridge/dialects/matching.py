@@ -163,6 +163,24 @@ class Matcher:
             raise InvalidRequest("the query or the body does not match this call")
         return None
 
+    def probable_path(self, method: str, path: str, query: str, body: bytes | None) -> str | None:
+        """The path that a request without a match probably means.
+
+        Libraries differ in whether their base URL contains the provider's first segment, such as `/v1`: the
+        path may lack it, or have it twice.
+        """
+        documented = (self.documented(matcher.call.path.text) for matcher in self._matchers)
+        segments = {whole.lstrip("/").partition("/")[0] for whole in documented}
+        for segment in sorted(name for name in segments if name and "{" not in name):
+            twice = f"/{segment}/{segment}/"
+            wanted = path.removeprefix(f"/{segment}") if path.startswith(twice) else f"/{segment}{path}"
+            try:
+                if self.match(method, wanted, query, body) is not None:
+                    return wanted
+            except InvalidRequest:  # the path is a call's, and only the rest is wrong
+                return None if climbs(wanted) else wanted
+        return None
+
     def path_of_link(self, host: str, path: str, query: str) -> str | None:
         """The path, with the query, under which `match` finds the call that a link makes.
 

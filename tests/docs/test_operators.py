@@ -266,6 +266,21 @@ def test_prometheus_takes_the_rules_with_the_operators_runbooks(clone: Clone) ->
     assert "rules found" in checked.stdout
 
 
+def test_the_deploy_hook_of_certbot_hands_the_pair_over(clone: Clone, tmp_path: Path) -> None:
+    for name in ("fullchain.pem", "privkey.pem"):
+        (tmp_path / name).write_text(name)
+    (target := clone.folder / "tls").mkdir()
+    script = shown(DEPLOYMENT, "RENEWED_LINEAGE")
+    for part, here in (("-o bridge ", ""), ("/etc/bridge/tls/", f"{target}/")):  # no such user here
+        assert part in script
+        script = script.replace(part, here)
+    clone.types(script, RENEWED_LINEAGE=str(tmp_path))
+    assert {path.name: path.read_text() for path in target.iterdir()} == {
+        name: name for name in ("fullchain.pem", "privkey.pem")
+    }
+    assert {path.stat().st_mode & 0o777 for path in target.iterdir()} == {0o400}
+
+
 def test_every_command_of_the_two_pages_is_typed_here() -> None:
     source = Path(__file__).read_text("utf-8")
     parts = re.findall(r'shown\((?:DEPLOYMENT|OPERATIONS), "([^"]+)"\)', source)

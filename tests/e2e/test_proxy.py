@@ -266,6 +266,12 @@ async def test_bytespikes_stream_shows_its_own_documents_until_the_end(scene: Sc
     assert stream.ended_cleanly
 
 
+async def test_a_base_url_without_the_first_segment_is_told_the_right_one(scene: Scene) -> None:
+    reply = await scene.get("/proxy/qingbo/tasks/nowhere")
+    assert reply.status == 404
+    assert reply.json["error"]["message"].endswith("; did you mean /proxy/qingbo/v1/tasks/nowhere?")
+
+
 async def test_a_stream_of_nothing_is_refused_in_the_providers_shape(scene: Scene) -> None:
     async with scene.stream("/proxy/bytespike/v1/tasks/stream/nowhere") as stream:
         assert stream.status == 404

@@ -95,7 +95,9 @@ class ProxyRoutes:
         if match is None:
             passed = dialect.passed_request(method, target.path)
             if passed is None:
-                raise UnknownRoute(_unsupported(upstream))
+                meant = dialect.probable_path(method, target.path, target.query, body)
+                advice = f"; did you mean /proxy/{upstream.name}{meant}?" if meant is not None else ""
+                raise UnknownRoute(f"{_unsupported(upstream)}{advice}")
             caller.authorize_upstream(TokenScope.READ, upstream.name)
             response = await self._results.fetch(upstream, passed, answers)
         else:

@@ -16,7 +16,7 @@ window.told = async (work) => {
 };
 
 window.subscribe = async (input, options = {}) => {
-  const seen = [];
+  const seen = (window.seen = []);
   const logs = [];
   const outcome = await window.told(() =>
     fal.subscribe("fal-ai/flux/dev", {

@@ -92,7 +92,7 @@ async def test_subscribe_brings_the_result_and_every_update(open_page: Any, scen
     page = await open_page()
     subscribed = asyncio.create_task(page.evaluate(CATCH, {"prompt": "a cat", "sim": LIFE}))
     request_id = await enqueued(page)
-    await scene.ledger.reach("fal", request_id, 1)
+    await page.wait_for_function("() => window.seen.length > 0", polling=20)
     scene.advance(5)
     await page.wait_for_function("() => true")
     scene.advance(5)

@@ -89,6 +89,35 @@ def test_without_any_configuration_the_next_command_writes_one():
     assert "upstreams: configure at least one provider" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["serve", "check-config"])
+def test_the_next_command_adds_a_provider_to_a_file_that_has_none(folder, name):
+    (folder / "bridge.toml").write_text("port = 8080\n")
+    done = command(name)
+    assert done.exit_code == 2
+    assert done.stderr.endswith("\nNext: taskbridge init fal --stdout >> bridge.toml\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("upstreams = ['fal']", "upstreams: must be a table\n"),
+        ("[upstreams]\nfal = 'a secret key'", "upstreams.fal: must be a table, such as [upstreams.fal]\n"),
+        ("port = 'eighty'", "port: must be a whole number\n"),
+        ("port = 80.5", "port: must be a whole number\n"),
+        ("host = 1", "host: must be a text in quotes\n"),
+        ("insecure = 'perhaps'", "insecure: must be true or false\n"),
+        ("allowed_origins = 'http://localhost'", 'allowed_origins: must be a list, such as ["a", "b"]\n'),
+        ("drain_seconds = 'long'", "drain_seconds: must be a number\n"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_reported_in_terms_of_the_file(folder, text, sentence):
+    (folder / "bridge.toml").write_text(text)
+    done = command("check-config")
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+    assert "secret" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "variables", "sentence"),
     [
@@ -115,6 +144,9 @@ def test_without_any_configuration_the_next_command_writes_one():
         ("[upstreams.hailuo]", {}, "unknown preset 'hailuo'; choose one of: ark, bfl"),
         ("colour = 1", {}, "colour: no such setting\n"),
         ("", {"BRIDGE_PROT": "1"}, "BRIDGE_PROT: no such setting; did you mean 'BRIDGE_PORT'?"),
+        ("", {"BRIDGE_TOKN": "1"}, "BRIDGE_TOKN: no such setting; did you mean 'BRIDGE_TOKEN'?"),
+        ("", {"BRIDGE_WORKERS": "2"}, "BRIDGE_WORKERS: no such setting\n"),
+        ("", {"BRIDGE_ENGINE": "x"}, "BRIDGE_ENGINE: no such setting\n"),
         (
             "",
             {"BRIDGE_API_KEY": "1"},

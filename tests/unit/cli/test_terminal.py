@@ -110,7 +110,8 @@ async def test_a_task_that_did_not_complete_is_exit_code_1(fake, status):
     fake.plays([fake.finish("e-1", status, error={"code": "nsfw", "message": "not\nallowed"})])
     code, out, _ = await run(fake)
     assert code == 1
-    assert out.splitlines() == [f"q/1 {status} --% in 0s nsfw: not?allowed"]
+    # It had ended before: how long it took is unknown without the provider's own times.
+    assert out.splitlines() == [f"q/1 {status} --% nsfw: not?allowed"]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ async def invoke(*arguments: str, text: str | None = None, env: dict[str, str] |
 async def test_the_watch_command(fake):
     fake.plays([fake.finish("e-1")])
     result = await invoke("watch", "q/1", env={"BRIDGE_URL": fake.url, "BRIDGE_TOKEN": "t0"})
-    assert (result.exit_code, result.output) == (0, "q/1 completed --% in 0s\n")
+    assert (result.exit_code, result.output) == (0, "q/1 completed --%\n")
     assert fake.seen[0].headers["Authorization"] == "Bearer t0"
     result = await invoke("watch")
     assert result.exit_code == 2
@@ -290,7 +291,7 @@ async def test_the_submit_command(fake, tmp_path):
     assert [json.loads(seen.body) for seen in fake.seen] == [{"n": 1}] * 3
     fake.plays(created, [fake.finish("e-2", "failed")])
     result = await invoke("submit", "q", "{}", "--watch", "--url", fake.url)
-    assert (result.exit_code, result.output) == (1, "q/1\nq/1 failed --% in 0s\n")
+    assert (result.exit_code, result.output) == (1, "q/1\nq/1 failed --%\n")
     fake.plays(fake.problem(404, "upstream_not_found", "no such upstream"))
     result = await invoke("submit", "q", "{}", "--url", fake.url)
     assert (result.exit_code, result.output) == (2, "taskbridge submit: no such upstream\n")

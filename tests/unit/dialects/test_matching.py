@@ -297,3 +297,30 @@ def test_a_further_form_needs_its_call():
             '[[accepted]]\ncall="cancel"\npath="/c/{task_id}"',
             "own",
         )
+
+
+@pytest.mark.parametrize(
+    ("preset", "method", "path", "meant"),
+    [
+        ("openai", "GET", "/responses/r1", "/v1/responses/r1"),
+        ("openai", "GET", "/v1/v1/responses/r1", "/v1/responses/r1"),
+        ("openai-videos", "GET", "/videos/video_1", "/v1/videos/video_1"),
+        ("replicate", "GET", "/v1/v1/predictions/p1", "/v1/predictions/p1"),
+        ("runway", "POST", "/v1/v1/image_to_video", "/v1/image_to_video"),
+        ("qingbo", "POST", "/tasks", "/v1/tasks"),
+        ("openai", "GET", "/models", None),
+        ("openai", "GET", "/v1/models", None),
+        ("openai", "GET", "", None),
+        ("fal", "GET", "/health", None),
+    ],
+)
+def test_a_base_url_that_lacks_or_repeats_the_first_segment_is_recognised(preset, method, path, meant):
+    dialect = PRESETS[preset]
+    assert dialect.match(method, path, "", b"{}") is None
+    assert dialect.probable_path(method, path, "", b"{}") == meant
+
+
+def test_a_path_that_is_too_long_means_nothing():
+    assert all(
+        dialect.probable_path("GET", "/v1/v1/" + "x" * 9000, "", b"") is None for dialect in PRESETS.values()
+    )

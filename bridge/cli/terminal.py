@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bridge.cli.progress import ProgressBars, safe
 from bridge.client.bridge import Bridge
 from bridge.core.task import Status
-from bridge.errors import BridgeError, RequestError, UpstreamRefused
+from bridge.errors import BridgeError, RequestError, UnknownTask, UpstreamRefused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +64,8 @@ async def watch(  # noqa: PLR0913 - one for each option of the command
         except BrokenPipeError:  # the reader closed the pipe, as in `taskbridge watch ... | head`
             code = NOT_COMPLETED
         except BridgeError as error:
-            code = _report("watch", error, err)
+            only = refs[0] if isinstance(error, UnknownTask) and len(refs) == 1 else None
+            code = _report("watch", error, err, ref=only)
         finally:
             ticker.cancel()
     return code
@@ -94,8 +95,10 @@ async def submit(  # noqa: PLR0913 - one for each option of the command
     return COMPLETED, state.task
 
 
-def _report(command: str, error: BridgeError, err: TextIO | None, *, as_option: bool = False) -> int:
-    sentence = safe(str(error))
+def _report(
+    command: str, error: BridgeError, err: TextIO | None, *, as_option: bool = False, ref: str | None = None
+) -> int:
+    sentence = safe(f"{ref}: {error}" if ref else str(error))
     if as_option:  # a parameter of the query is an option here
         sentence = re.sub(r"\?(\w+=\.\.\.)$", r"--option \1", sentence)
     print(f"taskbridge {command}: {sentence}", file=err or sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -19,7 +20,6 @@ from bridge.errors import InvalidRequest, UnreadablePayload
 from bridge.net import trusting, unverified
 
 if TYPE_CHECKING:
-    import os
     import ssl
     from collections.abc import Mapping
 
@@ -155,6 +155,11 @@ def unreachable(error: Exception) -> BridgeUnreachable:
         return BridgeUnreachable("no response from the bridge in time")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return UntrustedBridge(unverified(error.host, error.certificate_error))
+    # The text of a refused connection has "ssl:default" even for http://, which sounds like a cause.
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+        code = error.os_error.errno
+        reason = os.strerror(code) if code and code > 0 else error.os_error.strerror or str(error.os_error)
+        return BridgeUnreachable(f"the bridge cannot be reached: {error.host}:{error.port}: {reason}")
     # Only these name the address and the reason, and never contain headers.
     detail = isinstance(error, aiohttp.ClientConnectionError | OSError) and str(error)
     return BridgeUnreachable(f"the bridge cannot be reached: {detail or type(error).__name__}")

@@ -127,7 +127,8 @@ async def test_refusals_are_told_on_standard_error(fake, status, code, exit_code
     fake.plays(fake.problem(status, code, "the sentence\x1b[2J", x_should_retry="false"))
     got, out, err = await run(fake)
     assert (got, out) == (exit_code, "")
-    assert err == "taskbridge watch: the sentence?[2J\n"
+    about = "q/1: " if code == "task_not_found" else ""
+    assert err == f"taskbridge watch: {about}the sentence?[2J\n"
 
 
 async def test_bad_usage_and_a_missing_task_among_others_are_exit_code_2(fake):
@@ -143,7 +144,7 @@ async def test_a_bridge_out_of_reach_is_exit_code_3(fake):
     fake.url = "http://127.0.0.1:1"
     code, _, err = await run(fake, give_up=0)
     assert code == 3
-    assert "cannot be reached" in err
+    assert "cannot be reached: 127.0.0.1:1: Connection refused\n" in err
 
 
 async def test_bars_are_drawn_over_themselves(fake):

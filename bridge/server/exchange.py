@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -17,6 +18,7 @@ _WITHOUT_BODY = (204, 304)
 _LAST_CHUNK = b"0\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _MAX_KEPT = 64  # bytes of a field whose line is kept
+_MAX_JOINED = 65536  # bytes of a body that is copied behind its head
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
 
@@ -31,6 +33,7 @@ class Exchange(RequestResponseCycle):
 
     left = False
     detached = False
+    _head = b""  # the head that leaves with the first part of the body, at the latest in the next iteration
     _waits = False  # whether a detached session has written what was known and waits for the end
     _on_leave: Callable[[], None] | None = None
 
@@ -70,6 +73,7 @@ class Exchange(RequestResponseCycle):
 
     async def _give_up(self) -> None:
         if self.response_started:
+            self._write_head()
             self.transport.close()
         else:
             await self.send_500_response()
@@ -141,7 +145,17 @@ class Exchange(RequestResponseCycle):
         if not (self.keep_alive or says_close):
             content.append(b"connection: close\r\n")
         content.append(b"\r\n")
-        self.transport.write(b"".join(content))
+        self._head = b"".join(content)
+        if self.expected_content_length > 0 and self.scope["method"] != "HEAD":
+            # Some clients take what they read first for the whole response: a document is one write.
+            asyncio.get_running_loop().call_soon(self._write_head)
+        else:
+            self._write_head()
+
+    def _write_head(self) -> None:
+        head, self._head = self._head, b""
+        if head and not self.transport.is_closing():
+            self.transport.write(head)
 
     def _continue(self, body: bytes, *, more_body: bool) -> None:
         if self.scope["method"] == "HEAD":
@@ -154,7 +168,10 @@ class Exchange(RequestResponseCycle):
                 self.expected_content_length -= len(body)
                 if self.expected_content_length < 0:
                     raise RuntimeError("the response is longer than its Content-Length")
-            self.transport.write(body)
+            if len(body) > _MAX_JOINED:
+                self._write_head()
+            head, self._head = self._head, b""
+            self.transport.write(head + body)
         if more_body:
             return
         if self.expected_content_length > 0:

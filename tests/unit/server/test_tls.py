@@ -91,7 +91,8 @@ class Site:
         self.handshakes.close()
         self.listener.close()
         for writer in self.clients:
-            writer.transport.abort()
+            with contextlib.suppress(AttributeError):  # of Python 3.11.2, where the connection is already lost
+                writer.transport.abort()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
         await until(lambda: all(served.lost for served in self.made))

@@ -91,7 +91,7 @@ class Site:
         self.handshakes.close()
         self.listener.close()
         for writer in self.clients:
-            with contextlib.suppress(AttributeError):  # of Python 3.11.2, where the connection is already lost
+            with contextlib.suppress(AttributeError):  # of Python 3.11.2: it is lost already
                 writer.transport.abort()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()

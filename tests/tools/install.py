@@ -10,6 +10,7 @@ and the tests that need it are skipped; with CI set it is an error.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,7 @@ PROGRAMS = {  # each with the package of Debian that has it
 SCRAPERS = ("prometheus", "promtool")
 HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"  # the sum database of Go vouches for its content
 COMPOSE = TOOLS / "compose"  # its go.sum names what it is built from
+GO_FETCHES = (1, 21)  # since then Go fetches a newer one where a module needs it
 GO_ANSWERS_SECONDS = 30
 CHROMIUM = "chromium"  # the program and its package
 PROXIES = {"nginx": "nginx-light", "caddy": "caddy", "haproxy": "haproxy"}
@@ -146,16 +148,17 @@ def proxies() -> None:
 def go_programs() -> None:
     """Programs that are compiled from Go modules, in exactly these versions; some three minutes, once."""
     sources = sha256(b"".join(path.read_bytes() for path in sorted(COMPOSE.iterdir()))).hexdigest()
+    go = _newest_go()
     build = {  # the command that leaves each as the only file of a folder, and what it depends on
-        "helm": (("go", "install", "-ldflags=-s -w", HELM), HELM),
-        "compose-config": (("go", "build", "-C", str(COMPOSE), "-ldflags=-s -w", "-o"), sources),
+        "helm": ((go, "install", "-ldflags=-s -w", HELM), HELM),
+        "compose-config": ((go, "build", "-C", str(COMPOSE), "-ldflags=-s -w", "-o"), sources),
     }
     wanted = [name for name, (_, version) in build.items() if not _is_built(name, version)]
     if not wanted:
         return
-    if shutil.which("go") is None:
-        raise Unavailable(f"{' and '.join(wanted)} are compiled with go, which is not found")
-    _check_module_proxy()
+    if not go:
+        raise Unavailable(f"{' and '.join(wanted)} are compiled with Go 1.21 or newer, which is not found")
+    _check_module_proxy(go)
     GO.mkdir(exist_ok=True)
     (GO / ".gitignore").write_text("*\n")
     for name in wanted:
@@ -173,12 +176,25 @@ def _is_built(name: str, version: str) -> bool:
     return (GO / name).is_file() and stamp.is_file() and stamp.read_text() == version
 
 
-def _check_module_proxy() -> None:
+def _newest_go() -> str:
+    """The newest `go` there is, if it can fetch the version that a module asks for; else empty."""
+    folders = [*os.environ.get("PATH", "").split(os.pathsep), "/usr/local/go/bin"]
+    found = {path for folder in folders if (path := shutil.which("go", path=folder)) is not None}
+    versions: list[tuple[tuple[int, ...], str]] = []
+    for path in sorted(found):
+        told = subprocess.run([path, "version"], capture_output=True, text=True, check=False).stdout
+        if match := re.search(r"\bgo(\d+)\.(\d+)", told):
+            versions.append((tuple(map(int, match.groups())), path))
+    newest, path = max(versions, default=((0, 0), ""))
+    return path if newest >= GO_FETCHES else ""
+
+
+def _check_module_proxy(go: str) -> None:
     """Ask for one small file first: a proxy that is out of reach is noticed within half a minute."""
     module = HELM.replace("/cmd/helm", "")
     with tempfile.TemporaryDirectory() as folder:  # outside of any module
         try:
-            _run("go", "list", "-m", module, cwd=Path(folder), seconds=GO_ANSWERS_SECONDS)
+            _run(go, "list", "-m", module, cwd=Path(folder), seconds=GO_ANSWERS_SECONDS)
         except subprocess.TimeoutExpired:
             raise Unavailable(f"{module}: the Go module proxy does not answer") from None
 

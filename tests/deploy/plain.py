@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from tests.deploy.dockerfile import Stage, stages
@@ -116,10 +117,20 @@ def _stage_root(name: str) -> Path:
     if sys.base_prefix != "/usr":  # in the base image Python is at home in /usr/local
         _overlay(Path(sys.base_prefix), root / "usr/local")
         subprocess.run(["ldconfig", "-r", str(root)], check=True)
+    else:
+        _as_in_the_base_image(root)
     python = root / "usr/local/bin/python"
     if not python.exists():
         python.symlink_to(Path(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}"))
     return root
+
+
+def _as_in_the_base_image(root: Path) -> None:
+    """Let pip install into a distribution's Python, which forbids it, and may have none."""
+    version = f"python3.{sys.version_info.minor}"
+    (root / "usr/lib" / version / "EXTERNALLY-MANAGED").unlink(missing_ok=True)
+    pip = Path(sysconfig.get_path("purelib"), "pip")
+    shutil.copytree(pip, root / "usr/local/lib" / version / "dist-packages/pip", dirs_exist_ok=True)
 
 
 def _overlay(below: Path, root: Path) -> None:

@@ -145,7 +145,8 @@ def test_the_source_has_all_it_takes_to_build_test_and_deploy(built: Built) -> N
 
 def test_its_documentation_leads_nowhere_outside_of_it(built: Built, tmp_path: Path) -> None:
     with tarfile.open(built.sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # since 3.11.4
+        archive.extractall(tmp_path)
     (unpacked,) = tmp_path.iterdir()
     tool(
         "pytest", "-p", "no:cacheprovider", "tests/docs/test_links.py", "-k", "leads_somewhere", cwd=unpacked

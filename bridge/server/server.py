@@ -13,7 +13,6 @@ import logging
 import os
 import resource
 import socket
-import sys
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -39,7 +38,6 @@ from bridge.server.turns import RequestTurns
 BACKLOG = 4096
 SEND_BUFFER = 64 * 1024
 GC_THRESHOLDS = (50_000, 50, 100)  # a full collection stops the event loop; let it be rare
-GIL_SECONDS = 0.001  # that a thread which masks a large document keeps the event loop waiting, each time
 TRIM_PERIOD_SECONDS = 5.0
 SHUTDOWN_GRACE_SECONDS = 5
 LAST_SECONDS = 3.0
@@ -149,7 +147,6 @@ class DrainingServer(uvicorn.Server):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        sys.setswitchinterval(GIL_SECONDS)
         self._housekeeping = [
             asyncio.ensure_future(self._trim_memory()),
             asyncio.ensure_future(self._check_connections()),

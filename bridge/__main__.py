@@ -24,7 +24,7 @@ def run() -> None:
     for number in (signal.SIGINT, *((signal.SIGTERM, signal.SIGHUP) if is_demo else ())):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and `&` want it
             signal.signal(number, _stop_demo if is_demo else _interrupt)
-    from bridge.cli import main  # noqa: PLC0415 - see above
+    from bridge.cli import main  # noqa: PLC0415 - slow, so after the handlers
 
     if not is_demo and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

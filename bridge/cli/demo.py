@@ -100,7 +100,7 @@ def run(*, host: str, port: int | None, speed: float, once: bool, public_url: st
     listener = _listener(host, port)
     configure("error", "auto")
     # Standard output may be closed; the page works without it.
-    out = sys.stdout if sys.stdout is not None else Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    out = sys.stdout if sys.stdout is not None else Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for good
     demo = Demo(listener, host, speed=speed, once=once, public_url=public_url.rstrip("/"), out=out)
     if port is None and demo.port != DEFAULT_PORT:
         demo.say(f"Port {DEFAULT_PORT} is taken: the demo is at {demo.link}/", "")

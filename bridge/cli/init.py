@@ -127,7 +127,7 @@ def init(presets: tuple[str, ...], output: Path, *, stdout: bool) -> None:
 
     Exit code: 0 when written, 1 if the file exists or cannot be written, 2 for an unknown preset.
     """
-    from bridge.dialects.registry import CUSTOM  # noqa: PLC0415 - see above
+    from bridge.dialects.registry import CUSTOM  # noqa: PLC0415 - commands import late
 
     names = list(dict.fromkeys(presets))
     _check(names)
@@ -156,7 +156,7 @@ def init(presets: tuple[str, ...], output: Path, *, stdout: bool) -> None:
 
 def configuration(presets: list[str]) -> str:
     """A configuration file with one upstream per preset; `custom` becomes a mapping to be edited."""
-    from bridge.dialects.registry import CUSTOM, load_preset  # noqa: PLC0415 - see above
+    from bridge.dialects.registry import CUSTOM, load_preset  # noqa: PLC0415 - commands import late
 
     text = HEAD.format(command=f"{PROGRAM} init {shlex.join(presets)}", program=PROGRAM)
     for preset in presets:
@@ -210,8 +210,8 @@ def _can_be_added(names: list[str], file: Path) -> bool:
 
 
 def _check(names: list[str]) -> None:
-    from bridge.core.suggestion import did_you_mean  # noqa: PLC0415 - see above
-    from bridge.dialects.registry import CUSTOM, preset_names  # noqa: PLC0415 - see above
+    from bridge.core.suggestion import did_you_mean  # noqa: PLC0415 - commands import late
+    from bridge.dialects.registry import CUSTOM, preset_names  # noqa: PLC0415 - commands import late
 
     choices = (*preset_names(), CUSTOM)
     if not names:

@@ -19,6 +19,9 @@ BridgeError
 │   ├── ResultNotReady 503        the result call says that the result is not ready yet
 │   └── ResultUnavailable 503     a completed task, and the call for its result brought none
 ├── JournalError 503
+│   ├── EngineUnavailable         the engine that several bridges share gives no answer
+│   ├── NotOwner                  another process polls this task: what was seen here is not recorded
+│   └── Superseded                a newer state is recorded: what was seen has to be merged with that one
 └── Overloaded 503           this bridge is draining or full
 
 The docstring of a class is the message of an error raised without one, and the text in the API documents.
@@ -300,6 +303,18 @@ class JournalError(BridgeError):
     code = "journal_unavailable"
     status = 503
     retryable = True
+
+
+class EngineUnavailable(JournalError):
+    """The engine that this bridge shares with others gives no answer."""
+
+
+class NotOwner(JournalError):
+    """Another process polls this task."""
+
+
+class Superseded(JournalError):
+    """A newer state of this task is recorded."""
 
 
 class Overloaded(BridgeError):

@@ -1,0 +1,1 @@
+"""What several bridges share: one record of each task, one log, one budget per credential."""

@@ -1,0 +1,89 @@
+"""Between the watches and what decides which process polls a task.
+
+One process alone polls everything it watches (`bridge.watchers.sole.SoleOwner`). Replicas on one engine ask
+first
+(`bridge.replica`): a watch then either owns its task and polls it, or attends to it and hears of its states.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from bridge.core.event import Event, Notice
+from bridge.core.task import TaskKey
+
+
+class Standing(NamedTuple):
+    """What a process knows of a task when it is told whether it polls it.
+
+    Args:
+        event: The newest recorded state; None without any.
+        due: When the owner before wanted to poll it next, monotonic seconds; None if nobody said.
+        kept: Whether it is watched until its end without viewers.
+        called_back: Whether the provider was asked to call back.
+        confirmed_at: When the newest state was last seen, Unix seconds; 0.0 if unknown.
+    """
+
+    event: Event | None
+    due: float | None = None
+    kept: bool = False
+    called_back: bool = False
+    confirmed_at: float = 0.0
+
+
+class Watches(Protocol):
+    """The watches of this process, as told by an owner of decisions. Called on the event loop; nothing
+    waits.
+    """
+
+    def granted(self, key: TaskKey, standing: Standing) -> None:
+        """This process polls the task from now on; starts a watch, without viewers, if none runs."""
+
+    def attends(self, key: TaskKey, standing: Standing) -> None:
+        """Another process polls it, or nobody yet; the watch, if one runs, polls no more."""
+
+    def recorded_elsewhere(self, event: Event) -> None:
+        """A state that another process recorded. The hub has it from the journal already."""
+
+    def confirmed_elsewhere(self, key: TaskKey, observed_at: float) -> None:
+        """The owner saw the newest state again (Unix seconds)."""
+
+    def noticed_elsewhere(self, key: TaskKey, notice: Notice) -> None:
+        """The owner announced a notice. The hub has it from the journal already."""
+
+    def called(self, key: TaskKey, *, called_back: bool) -> None:
+        """Another process asks the owner, this one, to poll the task now."""
+
+    def cut_off(self, *, since: float | None) -> None:
+        """The engine cannot be heard since then (monotonic seconds); None: it can be heard again."""
+
+
+class Ownership(Protocol):
+    """Decides which process polls a task. No method waits; `Watches` hears the answers.
+
+    Attributes:
+        shared: Whether other processes may own tasks. If not, every watch owns its task from the start.
+    """
+
+    shared: bool
+
+    def tell(self, watches: Watches) -> None:
+        """Answer to these watches."""
+
+    def want(self, key: TaskKey) -> None:
+        """A watch has started here: own it if nobody does. Again for a running watch: repeats nothing."""
+
+    def drop(self, key: TaskKey) -> None:
+        """The watch has ended here."""
+
+    def keep(self, key: TaskKey, *, called_back: bool) -> None:
+        """The task is watched until its end, by whoever owns it."""
+
+    def may_poll(self, key: TaskKey) -> bool:
+        """Whether this process owns the task at this moment, and its lease has not run out. Cheap."""
+
+    def planned(self, key: TaskKey, due: float | None) -> None:
+        """When the owner polls next, monotonic seconds: what a successor begins with."""
+
+    def call(self, key: TaskKey, *, called_back: bool = False) -> None:
+        """Ask the owner, elsewhere, to poll now; if nobody owns it, it is due now for whoever takes it."""

@@ -116,6 +116,9 @@ class Hub(Connections):
         if channel is not None:
             channel.confirmed_at = observed_at
 
+    def new_epoch(self) -> None:
+        """The journal's history is another one; see `bridge.journal.base.Follower`."""
+
     # Joining and leaving
 
     def reserve(self, fmt: Format, *, ends_at: float) -> Subscription:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from bridge.core.cursor import Cursor
 from bridge.core.event import Event, Notice
 from bridge.core.task import State, TaskKey
 
@@ -36,6 +37,9 @@ class Follower(Protocol):
     def confirmed(self, key: TaskKey, observed_at: float) -> None:
         """The newest state was seen again, unchanged (Unix seconds)."""
 
+    def new_epoch(self) -> None:
+        """The journal's history is another one from now on: cursors of open streams are of the old one."""
+
 
 class Journal(Protocol):
     """Records the states of every task, in order. The only path from watchers to the hub.
@@ -55,6 +59,19 @@ class Journal(Protocol):
     @property
     def usable(self) -> bool:
         """Whether an append can be expected to succeed."""
+
+    def settled(self, keys: Sequence[TaskKey]) -> bool:
+        """Whether the newest recorded state of each task is known here, in this epoch.
+
+        Not while replicas reconnect to the engine they share. An id on a many-task stream may then run over a
+        state that its client was not sent.
+        """
+
+    async def caught_up(self, cursor: Cursor) -> None:
+        """Wait until everything up to a client's cursor was heard here, two seconds at most.
+
+        Returns at once for a cursor that is not ahead, or of an earlier epoch.
+        """
 
     async def append(self, key: TaskKey, state: State, *, observed_at: float = 0.0) -> Event:
         """Record a state, then pass the event to the followers.

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+from bridge.core.cursor import Cursor
 from bridge.core.event import Event, Notice
 from bridge.core.task import TaskKey
 from bridge.journal.base import Follower, Recorded
@@ -37,6 +38,13 @@ class Feed(ABC):
     def follow(self, follower: Follower) -> None:
         """Pass everything from now on to `follower`."""
         self._followers.append(follower)
+
+    def settled(self, keys: Sequence[TaskKey]) -> bool:  # noqa: ARG002 - see `Journal.settled`
+        """Always: this process alone records."""
+        return True
+
+    async def caught_up(self, cursor: Cursor) -> None:  # noqa: B027 - replicas have to wait
+        """Nothing is recorded that was not heard."""
 
     def publish(self, event: Event) -> None:
         """Pass a recorded event to the followers."""

@@ -41,6 +41,7 @@ def known() -> dict[str, dict[str, set[str]]]:
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     metrics = Metrics(CollectorRegistry(), ["an-upstream"])
     metrics.report_certificate(lambda: 0.0)
+    metrics.report_engine()
     for family in metrics.exposition(openmetrics=False).collect():
         for sample in family.samples:
             labels = found[sample.name]

@@ -1,4 +1,4 @@
-"""The metrics of a bridge that shares an engine with others: what it calls, hears, owns and records there."""
+"""The metrics of a bridge that shares an engine with others: calls, log, ownership and recorded states."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ OPERATIONS = (
     "settle",
     "census",
 )
-"""As in `bridge.engine.base.Engine`."""
+"""The methods of `bridge.engine.base.Engine`."""
 
 ENGINE_OUTCOMES = ("ok", "timeout", "unavailable", "refused")
 """Of a call: answered; too late; no connection, or it broke; the engine answered that it cannot, such as
 without memory.
 """
 
-VERDICTS = ("recorded", "duplicate", "fenced", "final", "stale")  # `bridge.engine.base.Verdict`
+APPLY_OUTCOMES = ("recorded", "duplicate", "fenced", "final", "stale")
 REAPPLIED = ("same", "merged")
 
 _CALL = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
@@ -65,7 +65,7 @@ class EngineMetrics:
 
         # The connection
         self.connected = declare.gauge(
-            "bridge_engine_connected", "1 while the engine answers and its log is heard; else 0."
+            "bridge_engine_connected", "1 while the engine answers and its log arrives; else 0."
         )
         calls = declare.counter(
             "bridge_engine_calls_total",
@@ -86,13 +86,15 @@ class EngineMetrics:
         }
         self._seconds = {name: seconds.labels(name) for name in OPERATIONS if name != "read"}
         self.lag_seconds = declare.gauge(
-            "bridge_engine_lag_seconds", "Age of the newest entry of the log that this bridge has heard."
+            "bridge_engine_lag_seconds", "Age of the newest log entry that this bridge has received."
         )
         self.gaps = declare.counter(
-            "bridge_engine_gaps_total", "Times that entries of the log were missing and all was read anew."
+            "bridge_engine_gaps_total",
+            "Times that log entries were missing, and records were read instead.",
         ).labels()
         self.epochs = declare.counter(
-            "bridge_engine_epochs_total", "New epochs heard of: the engine's history is another one."
+            "bridge_engine_epochs_total",
+            "New epochs: the history of the engine is another one.",
         ).labels()
         self.memory_used = declare.gauge(
             "bridge_engine_memory_used_bytes", "Memory that the engine uses; 0 if unknown."
@@ -103,15 +105,17 @@ class EngineMetrics:
 
         # States
         applies = declare.counter(
-            "bridge_applies_total", "States brought to the engine, by its verdict.", verdict=VERDICTS
+            "bridge_applies_total",
+            "States sent to the engine, by what it did with them.",
+            verdict=APPLY_OUTCOMES,
         )
-        self.applies = {verdict: applies.labels(verdict) for verdict in VERDICTS}
+        self.applies = {outcome: applies.labels(outcome) for outcome in APPLY_OUTCOMES}
         self.unrecorded = declare.gauge(
             "bridge_engine_unrecorded", "States shown to viewers that the engine has not recorded yet."
         )
         reapplied = declare.counter(
             "bridge_engine_reapplied_total",
-            "States recorded after the engine came back: the same as before, or merged with another.",
+            "States recorded after an outage of the engine: unchanged, or merged with another.",
             how=REAPPLIED,
         )
         self.reapplied = {how: reapplied.labels(how) for how in REAPPLIED}
@@ -128,7 +132,7 @@ class EngineMetrics:
             "bridge_adopted_total", "Tasks taken over from a bridge that drained or died."
         ).labels()
         self.orphans = declare.gauge(
-            "bridge_orphans", "Tasks that no bridge polls and that wait for one, over all bridges."
+            "bridge_orphans", "Tasks that wait for a bridge to poll them, over all bridges."
         )
         self.oldest_orphan_seconds = declare.gauge(
             "bridge_oldest_orphan_seconds", "For how long the first of them has been due."

@@ -172,7 +172,7 @@ class Metrics:
         ).set(1)
         self.saved = SavedPolls(names)
         registry.register(self.saved)
-        self.watches = Watches(names)
+        self.watches = WatchCount(names)
         registry.register(self.watches)
         Process(registry)
         self._per_delivery = {delivery: _Delivery(self, delivery) for delivery in DELIVERIES}
@@ -317,7 +317,7 @@ class SavedPolls(Collector):
         yield saved
 
 
-class Watches(Collector):
+class WatchCount(Collector):
     """How many tasks are watched, counted at each scrape.
 
     Attributes:

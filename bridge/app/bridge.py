@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -93,6 +94,9 @@ class Bridge:
         dead: Whether a background task ended with an unhandled exception.
         died: Called when that happens.
         journal_error: Why the journal could not be used at the start; None unless it was that.
+        worker: Its number among the workers, from 1; 0 if this process is the whole service.
+        keeper: The connection to the keeper, which holds what workers share; None without.
+        replaced: Whether it drains because another process has taken its place.
     """
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
@@ -107,6 +111,9 @@ class Bridge:
         self.dead = False
         self.died: Callable[[], None] = _nothing
         self.journal_error: JournalError | None = None
+        self.worker = 0
+        self.keeper: socket.socket | None = None
+        self.replaced = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection.
@@ -162,13 +169,17 @@ class Bridge:
                         task.cancel()
             self._parts = self._app = self._operations = None
 
-    async def drain(self) -> None:
+    async def drain(self, *, replaced: bool = False) -> None:
         """Reject new connections, end the open ones over `drain_seconds`, and see submits through.
 
         Submits have the longest `submit_timeout_seconds`; streams do not wait for them, nor they for streams.
+
+        Args:
+            replaced: Another process accepts the new connections: this one does not call the service unready.
         """
         if self._parts is None or self._parts.subscriptions.closed is not None:
             return
+        self.replaced = replaced
         services = self._parts.services
         services.subscriptions.closed = Closing.DRAIN
         services.longpolls.end()

@@ -96,7 +96,7 @@ class Bridge:
         journal_error: Why the journal could not be used at the start; None unless it was that.
         worker: Its number among the workers, from 1; 0 if this process is the whole service.
         keeper: The connection to the keeper, which holds what workers share; None without.
-        replaced: Whether it drains because another process has taken its place.
+        replaced: Whether it drains because another process takes its place: the service stays ready.
     """
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
@@ -169,17 +169,13 @@ class Bridge:
                         task.cancel()
             self._parts = self._app = self._operations = None
 
-    async def drain(self, *, replaced: bool = False) -> None:
+    async def drain(self) -> None:
         """Reject new connections, end the open ones over `drain_seconds`, and see submits through.
 
         Submits have the longest `submit_timeout_seconds`; streams do not wait for them, nor they for streams.
-
-        Args:
-            replaced: Another process accepts the new connections: this one does not call the service unready.
         """
         if self._parts is None or self._parts.subscriptions.closed is not None:
             return
-        self.replaced = replaced
         services = self._parts.services
         services.subscriptions.closed = Closing.DRAIN
         services.longpolls.end()

@@ -202,14 +202,10 @@ class DrainingServer(uvicorn.Server):
         else:
             self.stop_now()
 
-    def drain_once(self, *, replaced: bool = False) -> None:
-        """Begin to drain, unless it has begun.
-
-        Args:
-            replaced: Another process takes the place of this one: it stays ready for the connections it has.
-        """
+    def drain_once(self) -> None:
+        """Begin to drain, unless it has begun."""
         if self._drain is None:
-            self._drain = asyncio.ensure_future(self._run_drain(replaced=replaced))
+            self._drain = asyncio.ensure_future(self._run_drain())
 
     def stop_now(self) -> None:
         """Answer what is open, and stop."""
@@ -243,10 +239,10 @@ class DrainingServer(uvicorn.Server):
     def _stop(self) -> None:
         self.should_exit = True
 
-    async def _run_drain(self, *, replaced: bool) -> None:
+    async def _run_drain(self) -> None:
         logger.info("draining", extra={"streams": self._bridge.open_streams})
         try:
-            await self._bridge.drain(replaced=replaced)
+            await self._bridge.drain()
         except Exception:
             logger.exception("unhandled exception in drain")
         self.should_exit = True  # after a failed drain too, or the process would never end

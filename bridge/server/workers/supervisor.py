@@ -16,7 +16,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -84,7 +84,7 @@ class Supervisor:
         self._current: dict[int, WorkerProcess] = {}  # those that serve
         self._running: dict[WorkerProcess, asyncio.Task[None]] = {}  # all that have not ended
         self._whole = WholeService(self._running)
-        self._failed_starts: deque[float] = deque()
+        self._failed_starts: defaultdict[int, deque[float]] = defaultdict(deque)
         self._missed: dict[WorkerProcess, int] = {}
         self._stopping = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -162,10 +162,11 @@ class Supervisor:
                 logger.error(  # noqa: TRY400 - the reason is all there is
                     "worker cannot start", extra={"worker": number, "reason": str(error), "code": error.code}
                 )
-                self._failed_starts.append(loop.time())
-                while loop.time() - self._failed_starts[0] > FAILED_STARTS_SECONDS:
-                    self._failed_starts.popleft()
-                if len(self._failed_starts) >= MAX_FAILED_STARTS or error.code in PERMANENT_CODES:
+                times = self._failed_starts[number]
+                times.append(loop.time())
+                while times[-1] - times[0] > FAILED_STARTS_SECONDS:
+                    times.popleft()
+                if len(times) >= MAX_FAILED_STARTS or error.code in PERMANENT_CODES:
                     raise
             failed = min(failed + 1, len(BACK_OFF_SECONDS) - 1)
             await asyncio.sleep(BACK_OFF_SECONDS[failed])

@@ -72,7 +72,7 @@ async def _serve(number: int, control: socket.socket, keeper: socket.socket | No
     try:
         settings = _settings(start.fields)
         configure(settings.log_level, settings.log_format, secrets=secrets_of(settings), worker=number)
-        bridge = Bridge(settings)
+        bridge = Bridge(settings.model_copy(update={"journal": "memory"}))  # until there is a replica
         bridge.certificate = open_certificate(settings)
     except ConfigError as error:
         channel.send("failed", reason=str(error), code=BAD_CONFIGURATION)
@@ -112,7 +112,7 @@ class WorkerServer(DrainingServer):
         self._listeners = listeners
         self._admin = admin
         self._acceptors: dict[int, Acceptor] = {}
-        self._link = bridge.workers = WorkerLink(channel, bridge)
+        self._link = WorkerLink(channel, bridge)
         self._signals = 0
         if admin is not None:
             bridge.admin_port = admin.getsockname()[1]
@@ -139,6 +139,14 @@ class WorkerServer(DrainingServer):
         logger.info("worker started", extra={"pid": os.getpid()})
         self._channel.send("ready")
 
+    def drain_once(self) -> None:
+        """As the server's; connections that are kept open end after their next response, to be opened anew."""
+        if self._drain is not None:
+            return
+        super().drain_once()
+        self.config.encoded_headers.append((b"connection", b"close"))
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+
     async def _obey(self) -> None:
         while (message := await self._channel.receive()) is not None:
             self._handle(message)
@@ -152,7 +160,8 @@ class WorkerServer(DrainingServer):
             case "accept":
                 self._accept_only(message.fields["listeners"])
             case "drain":
-                self.drain_once(replaced=message.fields["hand_over"])
+                self._bridge.replaced = message.fields["hand_over"]
+                self.drain_once()
             case "stop":
                 self.stop_now()
             case _:
@@ -180,4 +189,5 @@ class WorkerServer(DrainingServer):
             self.stop_now()
         elif self._drain is None:
             self._channel.send("leaving")
-            self.drain_once(replaced=False)
+            self._bridge.replaced = True
+            self.drain_once()

@@ -6,8 +6,6 @@ import asyncio
 import itertools
 from typing import Any
 
-import orjson
-
 from bridge.app import Bridge
 from bridge.server.workers.control import ControlChannel, Message
 
@@ -52,7 +50,8 @@ class WorkerLink:
 
     async def _ask(self, what: str, body: bytes = b"", **fields: Any) -> Message | None:
         number = next(self._numbers)
-        self._asked[number] = future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._asked[number] = future
         self._channel.send("ask", body, what=what, number=number, **fields)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):

@@ -18,7 +18,17 @@ from bridge.server.workers.launching import Launch
 from bridge.server.workers.supervisor import Supervisor
 
 # Of the service as a whole: a worker that is replaced cannot have other ones than those beside it.
-FIXED = ("workers", "host", "port", "admin_host", "admin_port", "journal", "engine", "engine_name", "log_format")
+FIXED = (
+    "workers",
+    "host",
+    "port",
+    "admin_host",
+    "admin_port",
+    "journal",
+    "engine",
+    "engine_name",
+    "log_format",
+)
 
 logger = logging.getLogger("bridge")
 

@@ -140,7 +140,7 @@ class WorkerServer(DrainingServer):
         self._channel.send("ready")
 
     def drain_once(self) -> None:
-        """As the server's; connections that are kept open end after their next response, to be opened anew."""
+        """As the server's; kept connections end after their next response, to be opened anew."""
         if self._drain is not None:
             return
         super().drain_once()

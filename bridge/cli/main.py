@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BAD_CONFIGURATION", "main"]
 
+MAX_ANSWER_BYTES = 4096
+OK = 200
+
 
 class Commands(click.Group):
     """Imports a command's module when the command is used: `taskbridge health` runs every few seconds."""
@@ -200,10 +203,9 @@ def health(url: str, ca_file: Path | None, timeout: float) -> None:
         with urllib.request.urlopen(  # noqa: S310 - checked above
             f"{url.rstrip('/')}/readyz", timeout=timeout, context=trust
         ) as response:
-            click.echo(response.read().decode())
+            answer, status = response.read(MAX_ANSWER_BYTES), response.status
     except urllib.error.HTTPError as error:
-        click.echo(error.read().decode(), err=True)
-        sys.exit(1)
+        answer, status = error.read(MAX_ANSWER_BYTES), error.code
     except OSError as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
@@ -213,6 +215,12 @@ def health(url: str, ca_file: Path | None, timeout: float) -> None:
         else:
             click.echo(f"no response from {netloc}: {reason}", err=True)
         sys.exit(1)
+    if not answer.startswith(b"{"):
+        # another server's page would fill the screen, and a container runtime's log
+        click.echo(f"{netloc} answers with HTTP {status}, but not as a bridge does", err=True)
+        sys.exit(1)
+    click.echo(answer.decode(errors="replace"), err=status != OK)
+    sys.exit(0 if status == OK else 1)
 
 
 @main.command()

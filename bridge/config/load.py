@@ -90,7 +90,8 @@ def _causes(errors: list[str]) -> list[str]:
 def in_working_directory() -> Path | None:
     """The file that is read if none is named: `bridge.toml` in the working directory; None without one."""
     try:
-        return FILE if FILE.is_file() else None
+        # a directory of that name too: reading it says what is wrong
+        return FILE if FILE.exists() else None
     except OSError:  # a directory that may not be searched
         return None
 

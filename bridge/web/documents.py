@@ -8,7 +8,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from bridge.config.settings import Settings
@@ -52,6 +52,7 @@ def document_routes(settings: Settings, *, apart: bool) -> list[Route]:
     messages = ApiDocument("api/asyncapi.yaml", _ASYNC_HOST, f"{_ASYNC_HOST}    pathname: %s\n")
     return [
         Route("/docs", TryItPage(address).serve),
+        Route("/docs/", _to_docs),
         Route("/docs/{name}", StaticFolder("docs", FILE_HEADERS).serve),
         # they refer to each other by their names
         Route("/openapi.yaml", yaml.serve),
@@ -59,6 +60,11 @@ def document_routes(settings: Settings, *, apart: bool) -> list[Route]:
         Route("/asyncapi.yaml", messages.serve),
         Route("/state.schema.json", StaticFile("api/state.schema.json").serve),
     ]
+
+
+async def _to_docs(request: Request) -> Response:  # noqa: ARG001 - a route
+    """`/docs/`, as people type it: the page refers to its files relative to `/docs`."""
+    return RedirectResponse("../docs", 308)  # relative, so that it stays below a proxy's prefix
 
 
 class TryItPage(StaticFile):

@@ -476,8 +476,7 @@ class Pool:
     async def tick(self) -> None:
         """Once per second: notices of every watch, ends of linger, eviction of keys, viewer-time metrics."""
         now = self._clock.monotonic()
-        if self._accounts is not None:
-            self._evict_accounts(self._accounts)
+        self._evict_accounts()
         await self._report_holds(now)
         for name in self._audiences:
             self._count_viewers(name, 0)
@@ -662,8 +661,11 @@ class Pool:
         watcher = self._watchers.get(key)
         return watcher is not None and watcher.watch.known is None and not watcher.watch.not_found
 
-    def _evict_accounts(self, accounts: AccountRegistry) -> None:
+    def _evict_accounts(self) -> None:
         """End the watches of rejected keys; stop the schedulers of evicted ones."""
+        accounts = self._accounts
+        if accounts is None:
+            return
         self._end_refused(accounts)
         for account in accounts.evict({key.account for key in self._watchers}):
             self._schedulers.close(account)

@@ -159,3 +159,8 @@ _observation_of: Callable[[State], Observation] = generate(
 
 def _differs(known: State, state: State) -> bool:
     return event_values(known) != event_values(state)
+
+
+def same_event(one: State, other: State) -> bool:
+    """Whether two states are the same event: they differ in signatures, times and estimates at most."""
+    return not _differs(one, other)

@@ -490,21 +490,20 @@ class SharedOwnership:
             answers = await self._connection.call(
                 "release", lambda engine: engine.release(session, due, hand_over=False)
             )
-            wanted = [
-                key for key, released in zip(batch, answers, strict=True) if released is Released.WANTED
-            ]
-            wanted = [key for key in wanted if not self._stakes[key].watched]
-            if wanted:
-                # Viewers elsewhere: whoever claims it polls it when it is due.
-                await self._hand_over(wanted)
         except EngineUnavailable:
             self._releasing |= dict.fromkeys(key for key in batch if self.owns(key))
             raise
-        for key, released in zip(batch, answers, strict=True):
+        for key, released in zip(batch, answers, strict=False):
             stake = self._stakes.get(key)
-            if stake is not None and released is not Released.WANTED:
+            if stake is None:
+                continue
+            if released is not Released.WANTED:
                 self._disown(stake)
-            self._released(key)
+                self._released(key)
+            elif not stake.watched:
+                # Viewers elsewhere: the watch goes on here, where it ran.
+                stake.watched = True
+                self._grant(key, None)
 
     def _released(self, key: TaskKey) -> None:
         """A task was given up; a viewer may have come meanwhile."""

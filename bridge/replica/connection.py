@@ -166,7 +166,7 @@ class Connection:
         self._alone = False
         self._cut_now = False
         self._closes = closes
-        self._behind_since: float | None = None
+        self._expected = 0, float("-inf")
         self._clock_offset = 0.0
         self._heard_news = asyncio.Event()
         self._called: Callable[[str, str, float], None] = lambda *_: None
@@ -438,14 +438,16 @@ class Connection:
                 self.drop("the engine began another epoch")
                 return
             self.head = max(self.head, welcome.head)
-            now = self._clock.monotonic()
-            if self.heard >= welcome.head:
-                self._behind_since = None
-            elif self._behind_since is None:
-                self._behind_since = now
-            elif self.up and now - self._behind_since > WEDGED_SECONDS + self.times.timeout:
+            if self._is_wedged(welcome.head):
                 self.drop("its log does not arrive")
                 return
+
+    def _is_wedged(self, head: int) -> bool:
+        """Whether an entry that the engine holds has not arrived for too long (rule 4)."""
+        now = self._clock.monotonic()
+        if self.heard >= self._expected[0] or not self.up:
+            self._expected = head, now
+        return now - self._expected[1] > WEDGED_SECONDS + self.times.timeout
 
     async def _follow_log(self) -> None:
         try:
@@ -520,7 +522,8 @@ class Connection:
                 "after_seconds": round(lasted or 0.0, 1),
             }
             logger.log(logging.WARNING if self.reached else logging.INFO, "engine connected", extra=fields)
-        self.reached, self._alone, self._away_since, self._behind_since = True, False, None, None
+        self.reached, self._alone, self._away_since = True, False, None
+        self._expected = self.head, self._clock.monotonic()
         self.last_error = ""
         self._following.up()
         self._now_heard(self.heard)

@@ -152,7 +152,7 @@ class Keeper:
     def answered(self, connection: _Connection, answers: list[bytes]) -> None:
         """Send the answers of calls carried out just now, as soon as rule 1 allows."""
         recorder = self._recorder
-        if recorder is None or (recorder.durable >= recorder.position and not self._held):
+        if recorder is None or recorder.error or (recorder.durable >= recorder.position and not self._held):
             connection.transport.write(b"".join(answers))
         else:
             self._held.append((recorder.position, connection, b"".join(answers)))

@@ -131,3 +131,8 @@ _event_values: Callable[[State], tuple[object, ...]] = generate(
 
 def _differs(known: State, state: State) -> bool:
     return _event_values(known) != _event_values(state)
+
+
+def same_event(one: State, other: State) -> bool:
+    """Whether two states are the same event: they differ in signatures, times and estimates at most."""
+    return not _differs(one, other)

@@ -40,7 +40,7 @@ class Follower(Protocol):
     def new_epoch(self) -> None:
         """The journal's history is another one from now on: cursors of open streams are of the old one.
 
-        The newest state of each task that somebody follows is passed on again, with a cursor of the new epoch.
+        The newest state of each task that somebody follows is passed on again, with its new cursor.
         """
 
 

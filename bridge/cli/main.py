@@ -142,7 +142,7 @@ def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
 
     from bridge.clock import SystemClock
     from bridge.config.certificate import certificate_warnings
-    from bridge.config.effective import effective, stop_sentence, table
+    from bridge.config.effective import effective, limits_sentence, stop_sentence, table
     from bridge.config.keys import missing_keys
 
     settings = read_settings(path, command="check-config", **overrides)
@@ -157,7 +157,8 @@ def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
         document = {name: setting._asdict() for name, setting in shown.items()}
         click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
     else:
-        click.echo(f"{table(shown)}\n\n{stop_sentence(settings)}")
+        sentences = (stop_sentence(settings), limits_sentence(settings))
+        click.echo("\n\n".join((table(shown), *filter(None, sentences))))
 
 
 @main.command()

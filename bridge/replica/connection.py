@@ -42,8 +42,15 @@ WEDGED_SECONDS = 3.0
 """After this long without an entry that the engine holds, its log does not arrive."""
 
 ALONE_AFTER_SECONDS = 1.0
-ALONE_CHECKED_SECONDS = 4.0
-"""This replica is alone only if it tried to reach the engine so recently: after a pause it must try first."""
+CONNECT_ANSWERS = 6
+"""Opening a connection takes several answers: a question to Sentinel, TCP, TLS, the password, the server's
+facts.
+"""
+
+ALONE_CHECKED_SECONDS = 2.0
+"""This replica is alone only if an attempt to reach the engine ended so recently, besides the time of the
+next one: after a pause it must try first.
+"""
 
 SETTLING_SECONDS = 1.0
 """After a return, for owners to take back what they owned, before others may."""
@@ -128,6 +135,9 @@ class Connection:
         head: The newest offset that the engine is known to hold.
         reached: Whether the engine was ever up here.
         sessions: The live replicas, as of the last renewal.
+        counted: What is called for each of `gaps`, `epochs` and `leases_lost`.
+        last_error: Why the engine is away; empty while it is not.
+        failure: The newest error of a connection.
         workers: What runs while the log is heard; each is called anew for each connection.
     """
 
@@ -151,9 +161,10 @@ class Connection:
         self.reached = False
         self.sessions: Mapping[str, bytes] = {}
         self.workers: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self.epochs = self.gaps = self.leases_lost = 0
+        self.counted: dict[str, Callable[[], None]] = {}
         self.epoch_since = float("-inf")
         self.last_error = ""
+        self.failure: EngineUnavailable | None = None
         self._connect = connect
         self._clock = clock
         self._about = about
@@ -197,7 +208,7 @@ class Connection:
         if not self._alone or self._away_since is None:
             return False
         now = self._clock.monotonic()
-        checked = now - self._failed_at <= ALONE_CHECKED_SECONDS + self.times.timeout
+        checked = now - self._failed_at <= ALONE_CHECKED_SECONDS + CONNECT_ANSWERS * self.times.timeout
         return checked and now - self._away_since <= self.times.alone
 
     @property
@@ -214,6 +225,15 @@ class Connection:
     def may_poll(self) -> bool:
         """Whether the tasks of this session may be polled at this moment."""
         return self._clock.monotonic() < self.lease.until or self.alone
+
+    def lease_seconds(self) -> float:
+        """Seconds for which this replica may still poll; 0.0 without a lease."""
+        return self.lease.left(self._clock.monotonic())
+
+    def _count(self, what: str) -> None:
+        count = self.counted.get(what)
+        if count is not None:
+            count()
 
     def engine_time(self, monotonic: float) -> int:
         """The engine's clock at a moment, microseconds, as estimated here."""
@@ -314,6 +334,7 @@ class Connection:
                 reason = "cancelled within"  # by a timeout that met another: not meant for this task
             except EngineUnavailable as error:
                 reason = str(error)
+                self.failure = error
             except Exception as error:
                 logger.exception("unhandled exception in the connection to the engine")
                 reason = f"{type(error).__name__}"
@@ -323,8 +344,7 @@ class Connection:
 
     async def _one_connection(self) -> str:
         try:
-            # Name lookup, TLS, a question to Sentinel: several round trips.
-            async with asyncio.timeout(2 * self.times.timeout + 1.0):
+            async with asyncio.timeout(CONNECT_ANSWERS * self.times.timeout):
                 engine = await self._connect()
         except TimeoutError:
             raise EngineUnavailable("the engine cannot be reached in time") from None
@@ -387,7 +407,7 @@ class Connection:
         changed = welcome.epoch != self.epoch
         if changed:
             if self.epoch:
-                self.epochs += 1
+                self._count("epochs")
                 self.epoch_since = self._clock.monotonic()
             self.epoch = welcome.epoch
         if changed or welcome.head > self.heard:
@@ -417,7 +437,7 @@ class Connection:
 
     def _lose_session(self) -> None:
         if self.lease.session:
-            self.leases_lost += 1
+            self._count("leases_lost")
             logger.warning("lease lost", extra={"session": self.lease.session})
             self.lease.session, self.lease.until = "", float("-inf")
             self._following.session_lost()
@@ -485,7 +505,7 @@ class Connection:
             if entry.previous > last:
                 await self._pass_on(entries[start:number])
                 start = number
-                self.gaps += 1
+                self._count("gaps")
                 logger.warning("entries of the engine's log are missing", extra={"after": last})
                 self.heard = entry.previous
                 await self._following.missed(entry.previous)

@@ -337,7 +337,9 @@ class SharedJournal(Feed):
         held = self._memory.get(key)
         body = encode_notice(notice)
         elsewhere = not here and held is not None and self._connection.up and self._rights.owns(key)
-        if held is None or not elsewhere or held.notices.get(notice.code) == body:
+        # A 404 believed for a minute and found again: replicas that asked again wait for it.
+        again = notice.code is NoticeCode.TASK_NOT_FOUND
+        if held is None or not elsewhere or (held.notices.get(notice.code) == body and not again):
             super().announce(key, notice)
         else:
             self._outbox.put(Announcement(key, notice.code.value, body))
@@ -444,18 +446,21 @@ class SharedJournal(Feed):
         """
         held = self._memory.ensure(record.key)
         held.first_seen = record.first_seen
-        self._take_notices(held, dict(record.notices))
         if record.offset > self._connection.heard:
             held.awaited = record.offset
             self._awaiting[record.key] = held
+            self._take_notices(held, dict(record.notices))
             return
         if record.document is not None and record.offset > held.recorded:
             told = Told(record.offset, record.stamp, record.end, record.digest, record.document, record.raw)
             self._take(held, told)
+        self._take_notices(held, dict(record.notices))
         if not held.settled:
             self._settled(held)
 
     def _take_notices(self, held: HeldTask, notices: dict[str, bytes]) -> None:
+        if held.recorded or held.awaited:
+            notices.pop(NoticeCode.TASK_NOT_FOUND, None)  # a state disproves it
         new = {code: body for code, body in notices.items() if held.notices.get(code) != body}
         held.notices = notices
         for code, body in new.items():
@@ -550,6 +555,8 @@ class SharedJournal(Feed):
         return False
 
     def _tell(self, held: HeldTask, item: ReplicaAppend | None, *, news: bool) -> None:
+        for code in _REVOKED_BY_STATE:
+            held.notices.pop(code, None)
         event = held.event(self.epoch)
         assert event is not None
         self.publish(event)

@@ -18,8 +18,8 @@ from typing import Any
 
 from bridge.clock import Clock
 from bridge.core.event import Event, Notice
-from bridge.core.task import OWN_ACCOUNT, Status, TaskKey
-from bridge.engine.base import MAX_TASKS, CallEntry, Owner, Record, Released, Want, Wanted
+from bridge.core.task import Status, TaskKey
+from bridge.engine.base import MAX_TASKS, Called, CallEntry, Owner, Record, Released, Want, Wanted
 from bridge.engine.ownership import Standing, Watches
 from bridge.errors import EngineUnavailable
 from bridge.replica.connection import Connection
@@ -31,7 +31,10 @@ BURIED_AT_ONCE = 100
 BURIED_SPACING_SECONDS = 0.004
 CLAIMED_AT_ONCE = 50
 CLAIMED_ACCOUNTS = 8
-"""Accounts of callers per sweep, in turn."""
+"""Accounts per sweep, in turn."""
+
+HANDED_SECONDS = 2.0
+"""After which a task that cannot be polled here is due for others."""
 
 MIN_INTEREST_SECONDS = 10.0
 CALLS_AT_ONCE = 16
@@ -66,11 +69,12 @@ class SharedOwnership:
 
     Args:
         linger: Seconds for which interest lasts without being repeated.
-        accounts: Of callers whose keys are here now.
+        accounts: Whose keys are here now.
         chance: Returns 0-1, for jitter.
 
     Attributes:
-        adopted: Tasks taken over from others so far.
+        owned: Tasks owned now.
+        counted: Called for each task taken over from another replica.
     """
 
     shared = True
@@ -84,7 +88,7 @@ class SharedOwnership:
         *,
         linger: float,
         chance: Callable[[], float],
-        accounts: Callable[[], Iterable[str]] = tuple,
+        accounts: Callable[[], Iterable[str]],
     ) -> None:
         self._connection = connection
         self._memory = memory
@@ -97,6 +101,7 @@ class SharedOwnership:
         self._stakes: dict[TaskKey, Stake] = {}
         self._asking: dict[TaskKey, None] = {}
         self._releasing: dict[TaskKey, None] = {}
+        self._handing: dict[TaskKey, None] = {}
         self._keeping: dict[TaskKey, bool] = {}
         self._calling: dict[TaskKey, bool] = {}
         self._wake = asyncio.Event()
@@ -104,8 +109,8 @@ class SharedOwnership:
         self._settling = False
         self._draining = False
         self._turn = 0
-        self.adopted = 0
         self.owned = 0
+        self.counted: Callable[[], None] = _nothing
         connection.workers += [self._send, self._sweep, self._rewant]
 
     # What the watches ask, see `Ownership`
@@ -138,11 +143,14 @@ class SharedOwnership:
             return
         stake.wanted = stake.watched = stake.kept = stake.solo = False
         self._asking.pop(key, None)
-        if stake.owned:
-            self._releasing[key] = None
-            self._wake.set()
-        else:
+        if not stake.owned:
             self._forget(key)
+            return
+        if self._granting == key:
+            # It cannot be polled here: an upstream or a key that others have.
+            self._handing[key] = None
+        self._releasing[key] = None
+        self._wake.set()
 
     def keep(self, key: TaskKey, *, called_back: bool) -> None:
         """See `Ownership`."""
@@ -422,10 +430,9 @@ class SharedOwnership:
         try:
             self._watches.granted(key, standing)
         except Exception:
-            # An upstream that only others have, a key that is gone: another one takes it.
             logger.exception("task cannot be watched here", extra={"task": key.ref})
             stake.watched = False
-            self._releasing[key] = None
+            self._handing[key] = None
             self._wake.set()
         finally:
             self._granting = None
@@ -459,8 +466,9 @@ class SharedOwnership:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._asking or self._releasing or self._keeping or self._calling:
+            while self._asking or self._releasing or self._handing or self._keeping or self._calling:
                 await self._send_wants()
+                await self._send_handed()
                 await self._send_releases()
                 await self._send_each(self._keeping, self._send_keep)
                 await self._send_each(self._calling, self._send_call)
@@ -475,6 +483,20 @@ class SharedOwnership:
         for wanted in answers:
             self._journal.learn(wanted.record)
             self._take_answer(wanted)
+
+    async def _send_handed(self) -> None:
+        """Give others what cannot be polled here."""
+        keys = [key for key in list(self._handing)[:MAX_TASKS] if self.owns(key)]
+        for key in list(self._handing)[:MAX_TASKS]:
+            del self._handing[key]
+        if not keys:
+            return
+        for key in keys:
+            self._releasing.pop(key, None)
+            self._stakes[key].due = self._clock.monotonic() + HANDED_SECONDS
+        await self._hand_over(keys)
+        for key in keys:
+            self._forget(key)
 
     async def _send_releases(self) -> None:
         batch = [key for key in list(self._releasing)[:MAX_TASKS] if self.owns(key)]
@@ -530,7 +552,12 @@ class SharedOwnership:
 
     async def _send_call(self, key: TaskKey, called_back: bool) -> None:
         session = self._connection.session
-        await self._connection.call("call", lambda engine: engine.call(session, key, called_back=called_back))
+        called, _ = await self._connection.call(
+            "call", lambda engine: engine.call(session, key, called_back=called_back)
+        )
+        if called is Called.UNKNOWN and called_back:
+            # Nobody knows it yet: who was called back begins.
+            self._watches_hear(lambda: self._watches.called(key, called_back=True))
 
     async def _rewant(self) -> None:
         """Interest that lasts is repeated, in bulk."""
@@ -558,11 +585,11 @@ class SharedOwnership:
                 await self._claim(account)
 
     def _accounts_in_turn(self) -> list[str]:
-        callers = sorted(set(self._accounts()) - {OWN_ACCOUNT})
-        count = min(len(callers), CLAIMED_ACCOUNTS)
-        chosen = [callers[(self._turn + number) % len(callers)] for number in range(count)]
+        accounts = sorted(self._accounts())
+        count = min(len(accounts), CLAIMED_ACCOUNTS)
+        chosen = [accounts[(self._turn + number) % len(accounts)] for number in range(count)]
         self._turn += count
-        return [OWN_ACCOUNT, *chosen]
+        return chosen
 
     async def _claim(self, account: str) -> None:
         claimed = CLAIMED_AT_ONCE
@@ -582,6 +609,10 @@ class SharedOwnership:
         stake = self._ensure(record.key)
         self._own(stake)
         stake.watched, stake.unowned, stake.was_owned = True, False, False
-        self.adopted += 1
+        self.counted()
         self._journal.learn(record)
         self._journal.when_heard(record.offset, lambda: self._grant(record.key, record))
+
+
+def _nothing() -> None:
+    """Default of `SharedOwnership.counted`."""

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bridge.clock import Clock
+from bridge.core.task import OWN_ACCOUNT
 from bridge.engine.base import (
     BudgetEntry,
     CallEntry,
@@ -27,6 +28,10 @@ from bridge.replica.returning import Returning
 MEMORY_BYTES = 64 * 1024 * 1024
 
 
+def _own_account() -> Iterable[str]:
+    return (OWN_ACCOUNT,)
+
+
 class Replica:
     """Satisfies `bridge.replica.connection.Following`.
 
@@ -34,7 +39,7 @@ class Replica:
         connect: Opens the engine.
         linger: Seconds for which interest in a task outlives its last viewer.
         version: Of this bridge, for the others.
-        accounts: Of callers whose keys are here now.
+        accounts: Whose keys are here now.
         memory_bytes: For tasks without a watch here.
         chance: Returns 0-1, for jitter.
         closes: Whether an engine is closed with its connection.
@@ -42,7 +47,8 @@ class Replica:
     Attributes:
         on_budget: Called with each such entry of the log.
         on_document: The same.
-        reapplied: States recorded after an outage: unchanged, or merged.
+        on_up: Called whenever the engine is heard again.
+        on_reapplied: Called for each state recorded after an outage, with `same` or `merged`.
     """
 
     def __init__(  # noqa: PLR0913 - a composition
@@ -53,7 +59,7 @@ class Replica:
         *,
         linger: float,
         version: str = "",
-        accounts: Callable[[], Iterable[str]] = tuple,
+        accounts: Callable[[], Iterable[str]] = _own_account,
         memory_bytes: int = MEMORY_BYTES,
         chance: Callable[[], float] = random.random,
         closes: bool = True,
@@ -76,7 +82,7 @@ class Replica:
         self.on_budget: list[Callable[[BudgetEntry], None]] = []
         self.on_document: list[Callable[[DocumentEntry], None]] = []
         self.on_up: list[Callable[[], None]] = []
-        self.reapplied = {"same": 0, "merged": 0}
+        self.on_reapplied: Callable[[str], None] = lambda _: None
         self._returning = Returning(
             self.connection,
             self._memory,
@@ -114,13 +120,16 @@ class Replica:
         about = {
             "version": self._version,
             "owned": self.ownership.owned,
-            "lag": round(connection.lag_seconds(), 3),
+            "lag_seconds": round(connection.lag_seconds(), 3),
         }
         return json.dumps(about).encode()
 
     def others(self) -> Sequence[Mapping[str, object]]:
         """The live replicas as they describe themselves, this one among them."""
         return [{"id": name} | _described(about) for name, about in sorted(self.connection.sessions.items())]
+
+    def _count_reapplied(self, how: str) -> None:
+        self.on_reapplied(how)
 
     # See `Following`
 
@@ -194,9 +203,6 @@ class Replica:
     def alone(self) -> None:
         """See `Following`."""
         self.ownership.alone()
-
-    def _count_reapplied(self, how: str) -> None:
-        self.reapplied[how] += 1
 
 
 def _described(about: bytes) -> dict[str, object]:

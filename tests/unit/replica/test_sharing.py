@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from bridge.core.task import Status
-from tests.fakes.replicas import LEASE, PACE, World, key
+from tests.fakes.replicas import LEASE, PACE, World, key, observation
 from tests.fakes.virtual import LoopClock, run
 
 TASK = key()
@@ -104,6 +104,8 @@ def test_a_stopped_owner_polls_nothing_when_it_wakes_and_its_late_write_is_refus
         await world.until(lambda: a.states(TASK) != [])
         b.view(TASK)
         await asyncio.sleep(1)
+        lost: list[int] = []
+        a.replica.connection.counted["leases_lost"] = lambda: lost.append(1)
         a.stop()
         await asyncio.sleep(2 * LEASE)
         assert b.ownership.owns(TASK)
@@ -112,7 +114,7 @@ def test_a_stopped_owner_polls_nothing_when_it_wakes_and_its_late_write_is_refus
         await asyncio.sleep(2)
         assert world.provider.doubles() == 0
         assert not a.ownership.owns(TASK)
-        assert a.replica.connection.leases_lost == 1
+        assert lost == [1]
         world.provider.shows(TASK, 100)
         await asyncio.sleep(2)
         assert a.states(TASK)[-1] == b.states(TASK)[-1] == ("completed", 100)
@@ -132,8 +134,6 @@ def test_a_cancel_at_b_is_recorded_while_a_owns() -> None:
         b.view(TASK)
         await b.latest(TASK)
         await asyncio.sleep(0.1)
-        from tests.fakes.replicas import observation
-
         await b.watches.observe(TASK, observation(10, Status.CANCELLED), free=True)
         await asyncio.sleep(0.1)
         assert a.states(TASK)[-1] == b.states(TASK)[-1] == ("cancelled", 10)

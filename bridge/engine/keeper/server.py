@@ -13,7 +13,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from bridge.engine.keeper.wire import (
     DEFECT,
@@ -46,13 +46,19 @@ class Recorder(Protocol):
     """Makes what a store holds outlive the process.
 
     Attributes:
-        durable: Everything up to this offset of the log is on disk, or need not be.
+        position: Number of changes made to the store, with or without an entry in its log.
+        durable: The position up to which everything is on disk.
+        head: Offset up to which entries of the log may be read.
+        error: Why nothing can be recorded at present; empty if it can.
     """
 
+    position: int
     durable: int
+    head: int
+    error: str
 
     def changed(self, operation: str, arguments: tuple[Any, ...]) -> None:
-        """An operation was carried out; what it wrote to the log is recorded from now on."""
+        """An operation was carried out: record what it changed."""
 
 
 class Keeper:
@@ -69,8 +75,8 @@ class Keeper:
         self._recorder = recorder
         self._connections: set[_Connection] = set()
         self._opening: set[asyncio.Task[object]] = set()
-        self._held: deque[tuple[int, _Connection, bytes]] = deque()  # answers, by the head they may show
-        self._pushed = self.head = store.log.head
+        self._held: deque[tuple[int, _Connection, bytes]] = deque()  # answers, by the position they may show
+        self._pushed = self.head = store.log.head if recorder is None else recorder.head
         self._push: asyncio.TimerHandle | None = None
         self._pushed_at = 0.0
         self._calls = [getattr(store, operation.name) for operation in OPERATIONS]
@@ -122,6 +128,9 @@ class Keeper:
         if what >= len(OPERATIONS):
             raise Malformed(f"there is no operation {what}")
         operation = OPERATIONS[what]
+        if self._recorder is not None and self._recorder.error:
+            # As if it were away: the workers go on alone, and record what they have seen when it is back.
+            return frame(number, DEFECT, encode(self._recorder.error))
         arguments = decode_arguments(operation, body)
         at, named = operation.positional, {}
         if at < len(arguments):
@@ -142,11 +151,11 @@ class Keeper:
 
     def answered(self, connection: _Connection, answers: list[bytes]) -> None:
         """Send the answers of calls carried out just now, as soon as rule 1 allows."""
-        head = self._store.log.head
-        if self._recorder is None or (self._recorder.durable >= head and not self._held):
+        recorder = self._recorder
+        if recorder is None or recorder.error or (recorder.durable >= recorder.position and not self._held):
             connection.transport.write(b"".join(answers))
         else:
-            self._held.append((head, connection, b"".join(answers)))
+            self._held.append((recorder.position, connection, b"".join(answers)))
         self._advance()
 
     def catch_up(self, connection: _Connection) -> None:
@@ -184,13 +193,12 @@ class Keeper:
 
     def _advance(self) -> None:
         """Send answers and entries that may be sent."""
-        head = self._store.log.head
-        if self._recorder is not None:
-            head = self._recorder.durable
-            while self._held and self._held[0][0] <= head:
+        recorder = self._recorder
+        if recorder is not None:
+            while self._held and self._held[0][0] <= recorder.durable:
                 _, connection, answers = self._held.popleft()
                 connection.transport.write(answers)
-        self.head = head
+        self.head = head = self._store.log.head if recorder is None else recorder.head
         if head > self._pushed and self._push is None:
             loop = asyncio.get_running_loop()
             # The first entry after a pause leaves at once; under load they leave in groups.
@@ -246,9 +254,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The worker is there."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(MAX_UNSENT)
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(MAX_UNSENT)
         self._keeper.opened(self)
 
     def data_received(self, data: bytes) -> None:

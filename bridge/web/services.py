@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bridge.auth.authenticator import Authenticator
@@ -19,6 +20,7 @@ from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
 from bridge.web.limits.limits import Limits
 from bridge.web.open_requests import OpenRequests
+from bridge.web.workers import Workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,8 @@ class Services:
         certificate: What the server speaks TLS with; None without.
         operators: Authenticates operators, for metrics and status.
         tickets: None where the bridge issues no tickets.
+        workers: The other processes of this service on this machine; None without.
+        replaced: Whether another process takes the place of this one while it drains.
     """
 
     settings: Settings
@@ -47,3 +51,5 @@ class Services:
     authenticator: Authenticator
     operators: Authenticator
     tickets: Tickets | None
+    workers: Workers | None = None
+    replaced: Callable[[], bool] = bool

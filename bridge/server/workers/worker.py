@@ -112,7 +112,7 @@ class WorkerServer(DrainingServer):
         self._listeners = listeners
         self._admin = admin
         self._acceptors: dict[int, Acceptor] = {}
-        self._link = WorkerLink(channel, bridge)
+        self._link = bridge.workers = WorkerLink(channel, bridge)
         self._signals = 0
         if admin is not None:
             bridge.admin_port = admin.getsockname()[1]

@@ -51,7 +51,7 @@ _SUMMED_TYPES = frozenset({"counter", "histogram"})
 _Labels = tuple[tuple[str, str], ...]
 
 
-class _Series(NamedTuple):
+class _SummedSeries(NamedTuple):
     """One sample of a family."""
 
     labels: dict[str, str]
@@ -59,14 +59,14 @@ class _Series(NamedTuple):
     exemplar: list[Any] | None
 
 
-class _Family:
+class _SummedFamily:
     """One family over all processes."""
 
     def __init__(self, name: str, kind: str, documentation: str) -> None:
         self.name = name
         self.kind = kind
         self.documentation = documentation
-        self.series: dict[tuple[str, _Labels], _Series] = {}
+        self.series: dict[tuple[str, _Labels], _SummedSeries] = {}
 
     def add(self, sample: str, labels: dict[str, str], value: float, exemplar: list[Any] | None) -> None:
         """Take in a sample of one process."""
@@ -75,7 +75,7 @@ class _Family:
         if before is not None:
             value = _joined(sample, before.value, value)
             exemplar = before.exemplar or exemplar
-        self.series[key] = _Series(labels, value, exemplar)
+        self.series[key] = _SummedSeries(labels, value, exemplar)
 
 
 def _joined(sample: str, one: float, other: float) -> float:
@@ -85,7 +85,7 @@ def _joined(sample: str, one: float, other: float) -> float:
 
 
 async def snapshot(metrics: Metrics) -> bytes:
-    """The metrics of this process, for `Sum`."""
+    """The metrics of this process, for `SummedMetrics`."""
     families = []
     samples = 0
     for family in metrics.collect(openmetrics=False):
@@ -106,11 +106,11 @@ async def snapshot(metrics: Metrics) -> bytes:
     return orjson.dumps(families)
 
 
-class Sum:
+class SummedMetrics:
     """The metrics of several processes; an exposition, as that of one."""
 
     def __init__(self) -> None:
-        self._families: dict[tuple[str, str], _Family] = {}
+        self._families: dict[tuple[str, str], _SummedFamily] = {}
 
     def add(self, families: list[Any], *, ended: bool = False) -> None:
         """Add the snapshot of a process, decoded.
@@ -123,7 +123,7 @@ class Sum:
                 continue
             family = self._families.get((name, kind))
             if family is None:
-                family = self._families[name, kind] = _Family(name, kind, documentation)
+                family = self._families[name, kind] = _SummedFamily(name, kind, documentation)
             for sample, labels, value, exemplar in rows:
                 # JSON has no number for NaN.
                 number = math.nan if value is None else value
@@ -161,7 +161,7 @@ class Sum:
             assert family is not None
             family.series[key] = series._replace(value=reported[upstream])
 
-    def _of(self, sample: str) -> Iterator[_Series]:
+    def _of(self, sample: str) -> Iterator[_SummedSeries]:
         family = self._families.get((sample.removesuffix("_total"), "counter"))
         yield from family.series.values() if family is not None else ()
 
@@ -184,7 +184,7 @@ class Sum:
             yield metric
 
 
-def _worst(family: _Family) -> Sequence[tuple[tuple[str, _Labels], _Series]]:
+def _worst(family: _SummedFamily) -> Sequence[tuple[tuple[str, _Labels], _SummedSeries]]:
     """The series of a family; of the states of one thing only the worst is 1."""
     rows = list(family.series.items())
     if family.name not in WORST:

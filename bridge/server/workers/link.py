@@ -11,7 +11,7 @@ import orjson
 from bridge.app import Bridge
 from bridge.errors import EngineUnavailable
 from bridge.server.workers.control import ControlChannel, Message
-from bridge.telemetry.summing import Sum
+from bridge.telemetry.summing import SummedMetrics
 
 REPORT_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
@@ -37,7 +37,7 @@ class WorkerLink:
         """Before the end: what was counted stays in the sum."""
         await self._report_metrics()
 
-    async def metrics(self) -> Sum:
+    async def metrics(self) -> SummedMetrics:
         """The metrics of all workers, and what those have counted that have ended.
 
         Raises:
@@ -46,7 +46,7 @@ class WorkerLink:
         # First our own: whatever becomes of this process, what it shows now stays in the sum.
         await self._report_metrics()
         answer = await self._ask("metrics")
-        total = Sum()
+        total = SummedMetrics()
         ended, *others = orjson.loads(answer.body)
         total.add(ended, ended=True)
         for families in others:

@@ -14,7 +14,7 @@ import orjson
 
 from bridge.server.workers.control import Message
 from bridge.server.workers.process import WorkerProcess
-from bridge.telemetry.summing import Sum
+from bridge.telemetry.summing import SummedMetrics
 
 ANSWER_SECONDS = 0.5
 """The longest wait for a worker that does not answer; what it said last is used."""
@@ -64,7 +64,7 @@ class WholeService:
     def ended(self, worker: WorkerProcess) -> None:
         """What a worker has counted stays in the sum."""
         if worker.metrics:
-            total = Sum()
+            total = SummedMetrics()
             for encoded in (self._ended, worker.metrics):
                 total.add(orjson.loads(encoded), ended=True)
             self._ended = total.encoded()

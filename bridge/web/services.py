@@ -15,6 +15,7 @@ from bridge.delivery.longpoll import LongPolls
 from bridge.delivery.subscriptions import Subscriptions
 from bridge.hub.hub import Hub
 from bridge.journal.base import Journal
+from bridge.replica.replica import Replica
 from bridge.telemetry.metrics import Metrics
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
@@ -33,6 +34,7 @@ class Services:
         tickets: None where the bridge issues no tickets.
         workers: The other processes of this service on this machine; None without.
         replaced: Whether another process takes the place of this one while it drains.
+        replica: This process as one of several; None if it is alone.
     """
 
     settings: Settings
@@ -53,3 +55,4 @@ class Services:
     tickets: Tickets | None
     workers: Workers | None = None
     replaced: Callable[[], bool] = bool
+    replica: Replica | None = None

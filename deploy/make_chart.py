@@ -20,8 +20,8 @@ CHART = Path(__file__).parent / "helm"
 GRAFANA = Path(__file__).parents[1] / "grafana"
 # Kubernetes checks the content of these, or a person chooses the names in them.
 OPEN = {
-    "affinity", "annotations", "behavior", "labels", "livenessProbe", "nodeSelector", "podAnnotations", "podLabels",
-    "podSecurityContext", "readinessProbe", "resources", "secretEnv", "securityContext", "startupProbe",
+    "affinity", "annotations", "behavior", "labels", "livenessProbe", "nodeSelector", "podAnnotations",
+    "podLabels", "podSecurityContext", "readinessProbe", "resources", "secretEnv", "securityContext", "startupProbe",
 }  # fmt: skip
 # What a value may be, where its default does not say it.
 EXACT: dict[str, dict[str, Any]] = {

@@ -38,6 +38,7 @@ from tests.tools.install import GO, PROMETHEUS
 CHART = DEPLOY / "helm"
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 RELEASE, NAMESPACE = "rel", "video"
+SCALED = "engine.enabled=true,config.engine=redis://v,autoscaling.enabled=true"
 ENGINE_SECRET = {"url": "redis://bridge@valkey:6379", "password": "a-password"}
 RULES = ROOT / "grafana" / "rules" / "bridge.rules.yaml"
 
@@ -252,12 +253,11 @@ def test_a_key_among_the_settings_is_in_no_config_map_and_in_no_argument() -> No
         ("engine.enabled=true,config.engine=redis://v,engine.secret.name=s", "are both set"),
         ("engine.enabled=true,engine.url=redis://v", "'url' not allowed"),
         (
-            "engine.enabled=true,config.engine=redis://v,autoscaling.enabled=true,"
-            "autoscaling.targetCPUUtilizationPercentage=0",
+            f"{SCALED},autoscaling.targetCPUUtilizationPercentage=0",
             "autoscaling.enabled needs something to scale by",
         ),
         (
-            "engine.enabled=true,config.engine=redis://v,autoscaling.enabled=true,autoscaling.minReplicas=9",
+            f"{SCALED},autoscaling.minReplicas=9",
             "autoscaling.minReplicas is above autoscaling.maxReplicas",
         ),
         ("replicas=2", "'replicas' not allowed"),

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -93,6 +94,9 @@ class Bridge:
         dead: Whether a background task ended with an unhandled exception.
         died: Called when that happens.
         journal_error: Why the journal could not be used at the start; None unless it was that.
+        worker: Its number among the workers, from 1; 0 if this process is the whole service.
+        keeper: The connection to the keeper, which holds what workers share; None without.
+        replaced: Whether it drains because another process takes its place: the service stays ready.
     """
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
@@ -107,6 +111,9 @@ class Bridge:
         self.dead = False
         self.died: Callable[[], None] = _nothing
         self.journal_error: JournalError | None = None
+        self.worker = 0
+        self.keeper: socket.socket | None = None
+        self.replaced = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection.

@@ -135,7 +135,7 @@ class AccountRegistry:
                 credential = credential_of(configured.dialect, entry.key, self._clock)
             except InvalidRequest:
                 raise Unauthenticated("the credential is not a key of this provider") from None
-            refused = partial(self._refuse, name, account)
+            refused = partial(self.refuse, name, account)
             # The provider knows the callback address of this account, too.
             secret = configured.callback_secret
             secrets = [] if secret is None else [callback_secret(secret, account)]
@@ -182,7 +182,8 @@ class AccountRegistry:
         octets = key.encode("utf-8", "surrogatepass")
         return blake2b(octets, key=self._secret, digest_size=_NAME_BYTES).hexdigest()
 
-    def _refuse(self, name: str, account: str) -> None:
+    def refuse(self, name: str, account: str) -> None:
+        """The provider rejected the key of an account: it is not sent again for a minute."""
         self._refused_at[name, account] = self._clock.monotonic()
         self._revoked[name, account] = None
 

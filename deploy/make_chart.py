@@ -21,7 +21,8 @@ GRAFANA = Path(__file__).parents[1] / "grafana"
 # Kubernetes checks the content of these, or a person chooses the names in them.
 OPEN = {
     "affinity", "annotations", "behavior", "labels", "livenessProbe", "nodeSelector", "podAnnotations",
-    "podLabels", "podSecurityContext", "readinessProbe", "resources", "secretEnv", "securityContext", "startupProbe",
+    "podLabels", "podSecurityContext", "readinessProbe", "resources", "secretEnv", "securityContext",
+    "startupProbe",
 }  # fmt: skip
 # What a value may be, where its default does not say it.
 EXACT: dict[str, dict[str, Any]] = {

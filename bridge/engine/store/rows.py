@@ -13,14 +13,14 @@ import orjson
 from bridge.core.task import TaskKey
 from bridge.engine.base import End, Job
 from bridge.engine.store.changes import Kind, Name
-from bridge.engine.store.documents import Document, Reserved, Undertaking
+from bridge.engine.store.documents import Reserved, SharedDocument, Undertaking
 from bridge.engine.store.store import Store
-from bridge.engine.store.tasks import Task
+from bridge.engine.store.tasks import TaskRecord
 
 _SEPARATOR = b"\0"
 
 
-class Row(NamedTuple):
+class StoreRow(NamedTuple):
     """One part of a store.
 
     Args:
@@ -34,14 +34,14 @@ class Row(NamedTuple):
     value: bytes | None
 
 
-def dump(store: Store, kind: Kind, name: Name) -> Row:
+def dump(store: Store, kind: Kind, name: Name) -> StoreRow:
     """A part as it is now."""
     value, expires = _DUMPS[kind](store, name)
     encoded = orjson.dumps(value) if value is not None else None
-    return Row(kind.value, _SEPARATOR.join(map(_encoded, name)), expires, encoded)
+    return StoreRow(kind.value, _SEPARATOR.join(map(_encoded, name)), expires, encoded)
 
 
-def restore(store: Store, rows: Iterable[Row], now: int) -> dict[TaskKey, list[Any]]:
+def restore(store: Store, rows: Iterable[StoreRow], now: int) -> dict[TaskKey, list[Any]]:
     """Put rows back into an empty store; those of tasks are returned, for `read_task`."""
     tasks: dict[TaskKey, list[Any]] = {}
     jobs: list[tuple[int, Job]] = []
@@ -67,7 +67,7 @@ def restore(store: Store, rows: Iterable[Row], now: int) -> dict[TaskKey, list[A
 
 def _restore_document(store: Store, name: Name, value: list[Any], expires: int) -> None:
     version, content = value
-    store.documents.restore(name[0], Document(int(version), _raw(content), expires))
+    store.documents.restore(name[0], SharedDocument(int(version), _raw(content), expires))
 
 
 def _restore_samples(store: Store, name: Name, value: list[Any], expires: int) -> None:
@@ -96,7 +96,7 @@ _RESTORES = {
 }
 
 
-def read_task(task: Task, value: list[Any]) -> None:
+def read_task(task: TaskRecord, value: list[Any]) -> None:
     """Set what a row says of a task, besides its states.
 
     Raises:

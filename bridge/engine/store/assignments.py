@@ -1,7 +1,7 @@
 """Which session polls which task: interest, owners, orphans.
 
 Rule 1: a task that is kept is owned, or an orphan, or its owner is dead and waits for `bury`.
-Rule 2: an orphan that nobody wants when it is due is no longer one; nothing but the record is left of it.
+Rule 2: an orphan that no replica wants when it is due is no longer one; nothing but the record is left of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bridge.engine.store.sessions import MICROSECONDS, ReplicaSession, Sessions
 from bridge.engine.store.tasks import TaskRecord, Tasks
 
 CALLED_MICROSECONDS = 60 * MICROSECONDS
-"""How long a task that nobody owns is wanted because of a call."""
+"""How long a task without owner is wanted because of a call."""
 
 LEAVE_TASKS = 1000
 """Tasks that become orphans at once when a session leaves; `bury` takes the others."""
@@ -118,7 +118,7 @@ class Assignments:
         return Released.OK
 
     def call(self, key: TaskKey, now: int) -> tuple[Called, TaskRecord | None]:
-        """See `Engine.call`; the entry of `TOLD` is not written here."""
+        """See `Engine.call`; the caller writes the log entry."""
         task = self._tasks.get(key)
         if task is None or self._is_unknown(task, now):
             task = self._tasks.named(key)
@@ -162,7 +162,7 @@ class Assignments:
         self._orphan(task, due)
 
     def expire(self, limit: int, now: int) -> None:
-        """Forget interest that has ended: look at up to `limit` of it."""
+        """Forget interest that has ended; checks up to `limit` of it."""
         for key in list(itertools.islice(self._wanted, limit)):
             until = self._wanted.pop(key)
             if until > now:
@@ -176,7 +176,7 @@ class Assignments:
 
     def _bury(self, session: ReplicaSession, limit: int, spacing: int, now: int, *, first: int) -> int:
         if session.burial is None:
-            # Once for a dead session, so that many calls do not each look for the wanted ones.
+            # Once for a dead session, so that many calls do not each search the wanted ones.
             wanted = [key for key in session.owned if self.wanted(key, now)]
             others = [key for key in session.owned if not self.wanted(key, now)]
             session.burial = [*reversed(others), *reversed(wanted)]

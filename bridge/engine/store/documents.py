@@ -16,7 +16,7 @@ _NEVER = 2**62
 
 
 def ends_at(seconds: float, now: int) -> int:
-    """When something that lasts so long ends; infinity and nonsense are for ever and at once."""
+    """When something that lasts so long ends; infinite is far away, what is not a number is now."""
     if not seconds > 0:
         return now
     return min(now + math.ceil(min(seconds, 1e12) * MICROSECONDS), _NEVER)

@@ -12,7 +12,7 @@ from bridge.engine.store.tasks import TaskRecord, Tasks
 
 OPEN_SECONDS = 7 * 86_400.0  # an open task may have been paid for: kept a week, or longer by the retention
 STEP = 64
-"""Things looked at in one step."""
+"""Things checked in one step."""
 
 _STATELESS_MICROSECONDS = 60 * MICROSECONDS
 

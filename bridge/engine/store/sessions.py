@@ -9,7 +9,7 @@ from bridge.core.task import TaskKey
 MICROSECONDS = 1_000_000
 ABOUT_BYTES = 1024
 BEAT_MICROSECONDS = MICROSECONDS
-_REMEMBERED_MICROSECONDS = 3600 * MICROSECONDS
+_EXPIRED_MICROSECONDS = 3600 * MICROSECONDS
 
 
 class ReplicaSession:
@@ -62,5 +62,5 @@ class Sessions:
     def forget(self, now: int) -> None:
         """Forget those that died an hour ago and own nothing."""
         for name, session in self.dead(now):
-            if not session.owned and now - session.until > _REMEMBERED_MICROSECONDS:
+            if not session.owned and now - session.until > _EXPIRED_MICROSECONDS:
                 del self._sessions[name]

@@ -1,4 +1,4 @@
-"""Recording states: who may, in which order it is checked, and what is written in the same step."""
+"""Recording states: the checks in their order, and what is written in the same step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ENTRY_BYTES = 300  # of a state in a task's history, besides its documents
 
 
 def judge(task: TaskRecord | None, state: Apply, *, session: str, alive: bool) -> Verdict:
-    """The verdict on a state, checked in the order of `Verdict`."""
+    """What becomes of a state, checked in the order of `Verdict`."""
     if task is not None and task.version and (task.stamp == state.stamp or task.digest == state.digest):
         return Verdict.DUPLICATE
     if not alive or (state.mode is Mode.OWNER and (task is None or task.owner != session)):
@@ -33,13 +33,13 @@ def _amends(task: TaskRecord, state: Apply) -> bool:
     return task.end is End.ENDED or state.end is not End.ENDED
 
 
-def answer(verdict: Verdict, task: TaskRecord | None, state: Apply) -> Applied:
+def answer(outcome: Verdict, task: TaskRecord | None, state: Apply) -> Applied:
     """The answer to a state that is not recorded."""
     if task is None:
         task = TaskRecord(state.key, 0)
-    if verdict is Verdict.DUPLICATE:
-        return Applied(verdict, task.offset, task.version)
-    return Applied(verdict, task.offset, task.version, task.record())
+    if outcome is Verdict.DUPLICATE:
+        return Applied(outcome, task.offset, task.version)
+    return Applied(outcome, task.offset, task.version, task.record())
 
 
 class States:
@@ -98,7 +98,7 @@ class States:
         task.details = details
 
     def _details(self, task: TaskRecord, state: Apply) -> bytes | None:
-        """Set the details, if they change; returns them if the log entry has to tell them."""
+        """Set the details, if they change; returns them if the log entry carries them."""
         changed = state.details is not None and state.details != task.details
         if state.details is not None and changed:
             self.register(task, state.details)

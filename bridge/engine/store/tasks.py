@@ -158,7 +158,7 @@ class Tasks:
         """The newest open task of the same account whose id ends in `/<task_id>`."""
         ending = f"/{key.task_id}"
         keys = self._by_last_part.get(_last_part(key), {})
-        # Bounded: ids that end alike are few, or somebody makes them up.
+        # Bounded: ids that end alike are few, or made up by a client.
         for other in itertools.islice(reversed(keys), 100):
             task = self._tasks[other]
             if other.task_id.endswith(ending) and task.end is not End.ENDED:

@@ -19,7 +19,7 @@ from bridge.clock import Clock
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.engine.base import End, Past
 from bridge.engine.store import Store
-from bridge.engine.store.changes import Kind, RecordedState
+from bridge.engine.store.changes import PartKind, RecordedState
 from bridge.engine.store.rows import StoreRow, read_task, restore
 from bridge.engine.store.tasks import TaskRecord
 from bridge.journal.sqlite.codec import LOST_MARK, decode_key, encode_key
@@ -161,7 +161,7 @@ class StoreFile:
                 connection, events=self._events, head=self.head, now=self._journal_time()
             )
             self._events -= step.events
-            names = [(Kind.TASK.value, b"\0".join(encode_key(key))) for key, _ in step.forgotten]
+            names = [(PartKind.TASK.value, b"\0".join(encode_key(key))) for key, _ in step.forgotten]
             with Transaction(connection):
                 connection.executemany(_DELETE, names)
                 connection.execute("DELETE FROM engine WHERE expires > 0 AND expires < ?", (now,))

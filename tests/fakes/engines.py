@@ -34,6 +34,7 @@ from bridge.engine.base import (
 )
 from bridge.engine.embedded import EmbeddedEngine
 from bridge.engine.store import StoreLimits
+from tests.fakes.redis_engines import RedisMaker
 
 START = 1_800_000_000_000_000  # microseconds
 
@@ -82,7 +83,7 @@ class EmbeddedMaker:
             await engine.close()
 
 
-ENGINES: list[EngineMaker] = [EmbeddedMaker()]
+ENGINES: list[EngineMaker] = [EmbeddedMaker(), *map(RedisMaker, ("valkey", "redis7", "redis62"))]
 
 
 def require(maker: EngineMaker) -> None:

@@ -235,17 +235,21 @@ def _connection(
         "retry_on_timeout": False,
         "retry_on_error": [],
         "health_check_interval": 0,
-        "lib_name": None,
-        "lib_version": None,
         "protocol": 2,
     }
     address = access.address
+    connection: AbstractConnection
     if address.path:
-        return UnixDomainSocketConnection(path=address.path, **options)
-    if not address.tls:
-        return Connection(host=host, port=port, socket_keepalive=True, **options)
-    connection = SSLConnection(
-        host=host, port=port, socket_keepalive=True, ssl_check_hostname=True, **options
-    )
-    connection.ssl_context.context = access.tls
+        connection = UnixDomainSocketConnection(path=address.path, **options)
+    elif address.tls:
+        connection = SSLConnection(
+            host=host, port=port, socket_keepalive=True, ssl_check_hostname=True, **options
+        )
+        connection.ssl_context.context = access.tls
+    else:
+        connection = Connection(host=host, port=port, socket_keepalive=True, **options)
+    # CLIENT SETINFO is one more command to permit, and older servers do not know it. How the library is told
+    # so depends on its version.
+    connection.driver_info = None
+    connection.lib_name = connection.lib_version = None
     return connection

@@ -47,7 +47,7 @@ class RedisEngine(RedisStates, RedisDocuments):
         seconds, microseconds = rest[0]
         now = self._now() if self._now is not None else int(seconds) * MICROSECONDS + int(microseconds)
         orphans, firsts = 0, []
-        keys = [own.named("orphans", account.decode()) for account in sorted(accounts)[:_MAX_ACCOUNTS]]
+        keys = [own.orphans(account) for account in sorted(accounts)[:_MAX_ACCOUNTS]]
         questions = [("ZCARD", key) for key in keys] + [("ZRANGE", key, 0, 0, "WITHSCORES") for key in keys]
         answers = await self.plain(*questions) if questions else []
         orphans = sum(answers[: len(keys)])

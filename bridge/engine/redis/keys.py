@@ -40,20 +40,42 @@ class Keys:
         """Its recorded states."""
         return self._history + task
 
-    def named(self, kind: str, *names: str) -> bytes:
-        """Another key: `orphans` of an account, `open` and `ended` of an upstream and account, and so on."""
-        return self._prefix + f"{kind}:{'/'.join(names)}".encode("utf-8", "surrogatepass")
+    def named(self, kind: str, name: str) -> bytes:
+        """The key of something that has a name."""
+        return self._prefix + f"{kind}:{name}".encode("utf-8", "surrogatepass")
+
+    def orphans(self, account: bytes) -> bytes:
+        """The orphans of an account."""
+        return self._prefix + b"orphans:" + account
+
+    def changed(self, upstream: str, account: bytes, *, final: bool) -> bytes:
+        """The tasks of an account by their last change: those that have ended, or the open ones."""
+        return b"%b%b:%b/%b" % (self._prefix, b"ended" if final else b"open", upstream.encode(), account)
 
     def tails(self, key: TaskKey) -> bytes | None:
         """Where a task is found by what comes after the last `/` of its id; None for an id without one."""
         if "/" not in key.task_id:
             return None
-        return self.named("tails", key.upstream, key.account, key.task_id.rpartition("/")[2])
+        last_part = key.task_id.rpartition("/")[2].encode("utf-8", "surrogatepass")
+        return b"%btails:%b/%b/%b" % (
+            self._prefix,
+            key.upstream.encode(),
+            account_text(key.account),
+            last_part,
+        )
+
+
+def account_text(account: str) -> bytes:
+    """An account as it is written in keys: without a slash."""
+    if "/" in account or "%" in account:
+        account = account.replace("%", "%25").replace("/", "%2F")
+    return account.encode("utf-8", "surrogatepass")
 
 
 def task_text(key: TaskKey) -> bytes:
     """A task as it is written in keys and entries."""
-    return f"{key.upstream}/{key.account}/{key.task_id}".encode("utf-8", "surrogatepass")
+    task_id = key.task_id.encode("utf-8", "surrogatepass")
+    return b"%b/%b/%b" % (key.upstream.encode(), account_text(key.account), task_id)
 
 
 def read_task(text: bytes) -> TaskKey:
@@ -63,6 +85,8 @@ def read_task(text: bytes) -> TaskKey:
         ValueError: It is not one.
     """
     upstream, account, task_id = text.decode("utf-8", "surrogatepass").split("/", 2)
+    if "%" in account:
+        account = account.replace("%2F", "/").replace("%25", "%")
     return TaskKey(upstream, task_id, account)
 
 

@@ -17,7 +17,7 @@ from bridge.engine.base import (
     Record,
     Verdict,
 )
-from bridge.engine.redis.keys import details_names, escaped, listed_name, read_task, task_text
+from bridge.engine.redis.keys import account_text, details_names, escaped, listed_name, read_task, task_text
 from bridge.engine.redis.replies import read_past, read_record
 from bridge.engine.redis.tasks import RedisTasks
 from bridge.engine.redis.wire import Argument
@@ -68,25 +68,25 @@ class RedisStates(RedisTasks):
 
     def _state_arguments(self, state: Apply, places: _Places) -> list[Argument]:
         own, key = self.keys, state.key
-        task, tails = task_text(key), own.tails(key)
+        task, account, tails = task_text(key), account_text(key.account), own.tails(key)
         raw = state.raw if state.raw is not None and len(state.raw) <= self.limits.raw_bytes else None
         names = details_names(state.details)
         arguments: list[Argument] = [
-            *(task, key.account, state.mode.value, state.expect, state.stamp.version, state.stamp.session),
+            *(task, account, state.mode.value, state.expect, state.stamp.version, state.stamp.session),
             *(int(state.end), state.digest, state.document, int(raw is not None), raw or b""),
             *(int(state.details is not None), state.details or b"", len(names), *names),
             places.of(own.record(task)),
             places.of(own.history(task)),
-            places.of(own.named("orphans", key.account)),
-            places.of(own.named("open", key.upstream, key.account)),
-            places.of(own.named("ended", key.upstream, key.account)),
+            places.of(own.orphans(account)),
+            places.of(own.changed(key.upstream, account, final=False)),
+            places.of(own.changed(key.upstream, account, final=True)),
             places.of(own.named("list", key.upstream)),
             places.of(tails) if tails is not None else 0,
             len(state.jobs),
         ]
         for job in state.jobs:
             queue = [own.named(f"jobs-{part}", job.queue) for part in ("all", "ready", "order", "info")]
-            arguments += (places.of(*queue), job.queue, job.id, job.body, escaped(job.ordering), job.due)
+            arguments += (places.of(*queue), job.queue, job.id, job.body, escaped(job.ordering), job.due, job.attempts)
         return arguments
 
     async def records(self, keys: Sequence[TaskKey]) -> list[Record]:
@@ -106,7 +106,7 @@ class RedisStates(RedisTasks):
         """See `Engine.newest`."""
         if limit <= 0:
             return []
-        key = self.keys.named("ended" if final else "open", upstream, account)
+        key = self.keys.changed(upstream, account_text(account), final=final)
         (tasks,) = await self.plain(("ZREVRANGE", key, 0, limit - 1))
         return [self.read_answer(read_task, task) for task in tasks]
 
@@ -153,11 +153,12 @@ class RedisStates(RedisTasks):
 
     async def announce(self, session: str, key: TaskKey, code: str, body: bytes | None) -> int:
         """See `Engine.announce`."""
-        own, task = self.keys, task_text(key)
+        own, task, tails = self.keys, task_text(key), self.keys.tails(key)
         offset = await self.run(
             "announce",
-            (own.meta, own.log, own.sessions, own.expiry, own.record(task)),
+            (own.meta, own.log, own.sessions, own.expiry, own.record(task), tails or own.expiry),
             *(session, task, code, body or b"", int(body is not None), self.limits.log, self._lives[0]),
+            int(tails is not None),
         )
         return int(offset)
 

@@ -18,7 +18,7 @@ from bridge.engine.base import (
     Wanted,
     Welcome,
 )
-from bridge.engine.redis.keys import task_text
+from bridge.engine.redis.keys import account_text, read_task, task_text
 from bridge.engine.redis.link import BLANK_SECONDS, EngineLink, in_microseconds
 from bridge.engine.redis.replies import read_record
 from bridge.engine.redis.wire import Argument
@@ -85,10 +85,11 @@ class RedisTasks(EngineLink):
     async def bury(self, *, limit: int, spacing: float) -> int:
         """See `Engine.bury`."""
         buried = 0
-        for name in await self.run("dead", (self.keys.sessions, self.keys.owned)):
+        now, *names = await self.run("dead", (self.keys.sessions, self.keys.owned))
+        for name in names:
             while buried < limit:
                 if not self._burials.get(name):
-                    self._burials[name] = await self._wanted_first(name)
+                    self._burials[name] = await self._wanted_first(name, int(now))
                 if not (waiting := self._burials[name]):
                     break
                 tasks = [waiting.pop() for _ in range(min(len(waiting), limit - buried, MAX_TASKS))]
@@ -103,7 +104,7 @@ class RedisTasks(EngineLink):
         (members,) = await self.plain(("ZRANGEBYLEX", self.keys.owned, first, last, "LIMIT", offset, count))
         return [member[len(session) + 1 :] for member in members]
 
-    async def _wanted_first(self, session: bytes) -> list[bytes]:
+    async def _wanted_first(self, session: bytes, now: int) -> list[bytes]:
         """All tasks of a dead session, those that are wanted last: they are taken from the end."""
         wanted: list[bytes] = []
         others: list[bytes] = []
@@ -111,7 +112,7 @@ class RedisTasks(EngineLink):
         while tasks := await self._owned(session, offset, _PORTION):
             (scores,) = await self.plain(("ZMSCORE", self.keys.wants, *tasks))
             for task, score in zip(tasks, scores, strict=True):
-                (others if score is None else wanted).append(task)
+                (wanted if score is not None and float(score) > now else others).append(task)
             offset += len(tasks)
         return [*reversed(others), *reversed(wanted)]
 
@@ -120,7 +121,7 @@ class RedisTasks(EngineLink):
         arguments: list[Argument] = [session, in_microseconds(spacing), first]
         for task in tasks:
             account = _account(task)
-            keys += (self.keys.record(task), self.keys.named("orphans", account))
+            keys += (self.keys.record(task), self.keys.orphans(account))
             arguments += (task, account)
         return int(await self.run("bury", keys, *arguments))
 
@@ -129,12 +130,12 @@ class RedisTasks(EngineLink):
         if not wants:
             return []
         own = self.keys
-        keys = [own.sessions, own.owned, own.wants, own.accounts, own.expiry]
+        keys = [own.sessions, own.owned, own.wants, own.accounts, own.expiry, own.meta]
         arguments: list[Argument] = [session, in_microseconds(linger), self._lives[0]]
         for key, may_own in wants:
             task, tails = task_text(key), own.tails(key)
-            keys += (own.record(task), own.named("orphans", key.account), tails or own.expiry)
-            arguments += (task, key.account, int(may_own), int(tails is not None))
+            keys += (own.record(task), own.orphans(account_text(key.account)), tails or own.expiry)
+            arguments += (task, account_text(key.account), int(may_own), int(tails is not None))
         answers = await self.run("want", keys, *arguments)
         read = self.read_answer
         return [
@@ -151,7 +152,7 @@ class RedisTasks(EngineLink):
     async def keep(self, session: str, key: TaskKey, *, called_back: bool) -> None:
         """See `Engine.keep`."""
         own, task = self.keys, task_text(key)
-        tails, orphans = own.tails(key), own.named("orphans", key.account)
+        tails, orphans = own.tails(key), own.orphans(account_text(key.account))
         await self.run(
             "keep",
             (
@@ -162,18 +163,28 @@ class RedisTasks(EngineLink):
                 own.record(task),
                 orphans,
                 tails or own.expiry,
+                own.meta,
+                own.meta,
             ),
-            *(session, task, key.account, int(called_back), int(tails is not None), self._lives[0]),
+            *(
+                session,
+                task,
+                account_text(key.account),
+                int(called_back),
+                int(tails is not None),
+                self._lives[0],
+            ),
         )
 
     async def claim(self, session: str, *, account: str, limit: int) -> list[Record]:
         """See `Engine.claim`."""
-        own, orphans = self.keys, self.keys.named("orphans", account)
+        own, name = self.keys, account_text(account)
+        orphans = own.orphans(name)
         (tasks,) = await self.plain(("ZRANGE", orphans, 0, min(limit, MAX_TASKS) - 1)) if limit > 0 else ([],)
         if not tasks:
             return []
         keys = [own.sessions, own.owned, own.wants, own.accounts, orphans, *map(own.record, tasks)]
-        answers = await self.run("claim", keys, session, account, *tasks)
+        answers = await self.run("claim", keys, session, name, *tasks)
         return [self.read_answer(_read_claimed, task, fields) for task, fields in answers]
 
     async def release(
@@ -187,8 +198,8 @@ class RedisTasks(EngineLink):
         arguments: list[Argument] = [session, int(hand_over)]
         for key, at in due:
             task = task_text(key)
-            keys += (own.record(task), own.named("orphans", key.account))
-            arguments += (task, key.account, at)
+            keys += (own.record(task), own.orphans(account_text(key.account)))
+            arguments += (task, account_text(key.account), at)
         return [Released(answer.decode()) for answer in await self.run("release", keys, *arguments)]
 
     async def call(
@@ -198,19 +209,19 @@ class RedisTasks(EngineLink):
         answer = await self._call(session, key, called_back=called_back)
         if answer == "unknown" and (whole := await self._named(key)) is not None:
             key = whole
-            answer = await self._call(session, key, called_back=called_back)
+            answer = await self._call(session, key, called_back=called_back, found=True)
         if answer in ("dead", "unknown"):
             return Called.UNKNOWN, None
         return Called(answer), key
 
-    async def _call(self, session: str, key: TaskKey, *, called_back: bool) -> str:
+    async def _call(self, session: str, key: TaskKey, *, called_back: bool, found: bool = False) -> str:
         own, task = self.keys, task_text(key)
-        record, orphans = own.record(task), own.named("orphans", key.account)
+        record, orphans = own.record(task), own.orphans(account_text(key.account))
         answer = await self.run(
             "call",
             (own.meta, own.log, own.sessions, own.owned, own.wants, own.accounts, record, orphans),
-            *(session, task, key.account, int(called_back), self.limits.log),
-            *(in_microseconds(CALL_SECONDS), in_microseconds(_WANTED_AFTER_CALL)),
+            *(session, task, account_text(key.account), int(called_back), self.limits.log),
+            *(in_microseconds(CALL_SECONDS), in_microseconds(_WANTED_AFTER_CALL), int(found)),
         )
         return bytes(answer).decode()
 
@@ -226,8 +237,7 @@ class RedisTasks(EngineLink):
         ends = await self.plain(*(("HGET", self.keys.record(task), "e") for task in tasks))
         for task, end in zip(tasks, ends, strict=True):
             if end != b"1":
-                prefix = len(f"{key.upstream}/{key.account}/")
-                return key._replace(task_id=task.decode("utf-8", "surrogatepass")[prefix:])
+                return read_task(task)
         return None
 
     async def _forget(self, tasks: Sequence[bytes]) -> None:
@@ -236,11 +246,11 @@ class RedisTasks(EngineLink):
         keys = [own.sessions, own.owned, own.wants, own.accounts, own.expiry]
         arguments: list[Argument] = [*self._lives]
         for task in tasks:
-            upstream, account, task_id = task.decode("utf-8", "surrogatepass").split("/", 2)
-            tails = own.tails(TaskKey(upstream, task_id, account)) or own.expiry
-            keys += (own.record(task), own.history(task), own.named("orphans", account))
-            keys += (own.named("open", upstream, account), own.named("ended", upstream, account))
-            keys += (own.named("list", upstream), tails)
+            key, account = read_task(task), _account(task)
+            tails = own.tails(key) or own.expiry
+            keys += (own.record(task), own.history(task), own.orphans(account))
+            keys += [own.changed(key.upstream, account, final=final) for final in (False, True)]
+            keys += (own.named("list", key.upstream), tails)
             arguments += (task, account)
         await self.run("forget", keys, *arguments)
 
@@ -257,8 +267,8 @@ def other_format(found: bytes) -> str:
     )
 
 
-def _account(task: bytes) -> str:
-    return task.split(b"/", 2)[1].decode()
+def _account(task: bytes) -> bytes:
+    return task.split(b"/", 2)[1]
 
 
 def _read_welcome(answer: Sequence[Any]) -> Welcome:
@@ -273,5 +283,4 @@ def _read_welcome(answer: Sequence[Any]) -> Welcome:
 
 
 def _read_claimed(task: bytes, fields: Sequence[bytes]) -> Record:
-    upstream, account, task_id = task.decode("utf-8", "surrogatepass").split("/", 2)
-    return read_record(TaskKey(upstream, task_id, account), fields)
+    return read_record(read_task(task), fields)

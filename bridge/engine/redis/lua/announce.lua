@@ -1,10 +1,11 @@
--- KEYS meta log sessions expiry record
--- ARGV now session task code body has_body log_keep blank_life -> offset, 0 if dead
+-- KEYS meta log sessions expiry record tails
+-- ARGV now session task code body has_body log_keep blank_life has_tail -> offset, 0 if dead
 local now, key, code = clock(ARGV[1]), KEYS[5], ARGV[4]
 if not alive(KEYS[3], ARGV[2], now) then return '0' end
 local entry = {'n', ARGV[3], 'c', code}
 if ARGV[6] == '1' then entry[5], entry[6] = 'd', ARGV[5] end
 local offset = append(KEYS[1], KEYS[2], ARGV[7], now, unpack(entry))
+if ARGV[9] == '1' then tail(KEYS[1], KEYS[6], ARGV[3], now) end
 local old = call('HMGET', key, 'e', 'xp')
 if code == 'fresh' then
   for _, field in ipairs(call('HKEYS', key)) do

@@ -2,7 +2,7 @@
 -- ARGV now session log_keep history ended_life open_life most_jobs most_job_bytes, then each state:
 --   task account mode expect version by end digest document has_raw raw has_details details
 --   names, name ..., places of: record history orphans open ended list tails (0 for none)
---   jobs, then each: place of its queue's keys (jobs ready order info), queue id body ordering due
+--   jobs, then each: place of its queue's keys (jobs ready order info), queue id body ordering due attempts
 -- -> each: verdict offset version dropped [record]
 local meta, log, sessions, owned, wants, accounts, expiry, queues =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
@@ -100,7 +100,7 @@ while at < #ARGV do
         call('ZREM', open, task)
       end
     end
-    if tails then call('ZADD', tails, id, task) end
+    if tails then tail(meta, tails, task, now, true) end
     local over = fin == '1'
     local life = tonumber(fin == '0' and ARGV[6] or ARGV[5])
     expire_at(expiry, key, history, task, now, life, old[9], fin ~= '0' or not old[1])
@@ -108,14 +108,15 @@ while at < #ARGV do
 
     local dropped = 0
     for _ = 1, jobs do
-      local place, queue, job, body, ordering, due = tonumber(take()), take(), take(), take(), take(), take()
+      local place, queue, job, body = tonumber(take()), take(), take(), take()
+      local ordering, due, attempts = take(), take(), take()
       local room = add_job(queues, queue, KEYS[place], KEYS[place + 1], KEYS[place + 2], KEYS[place + 3],
-        job, body, ordering, due, tonumber(ARGV[7]), tonumber(ARGV[8]))
+        job, body, ordering, due, attempts, tonumber(ARGV[7]), tonumber(ARGV[8]))
       if not room then dropped = dropped + 1 end
     end
     answers[#answers + 1] = {result, id, version, dropped}
   else
-    at = at + 6 * jobs
+    at = at + 7 * jobs
     answers[#answers + 1] = {result, old[10] or '0', old[1] or '0', 0,
       result ~= 'duplicate' and call('HGETALL', key) or nil}
   end

@@ -1,12 +1,12 @@
 -- KEYS meta log sessions owned wants accounts record orphans
--- ARGV now session task account called_back log_keep apart wanted_for -> what became of it
+-- ARGV now session task account called_back log_keep apart wanted_for found -> what became of it
 local now, task, account, key = clock(ARGV[1]), ARGV[3], ARGV[4], KEYS[7]
 if not alive(KEYS[3], ARGV[2], now) then return 'dead' end
 local fields = call('HMGET', key, 'o', 'e', 'v', 'k', 'called')
 local owner = fields[1]
 local owner_lives = alive(KEYS[3], owner, now)
 local idle = not fields[4] and not owner_lives and not wanted(KEYS[5], task, now)
-if not fields[3] and idle and not call('ZSCORE', KEYS[8], task) then return 'unknown' end
+if ARGV[9] ~= '1' and not fields[3] and idle and not call('ZSCORE', KEYS[8], task) then return 'unknown' end
 if fields[2] == '1' then return 'over' end
 if fields[5] and now - tonumber(fields[5]) < tonumber(ARGV[7]) then return 'soon' end
 call('HSET', key, 'called', text(now))

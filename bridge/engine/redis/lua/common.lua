@@ -53,6 +53,14 @@ local function orphan(key, task, account, due, owner, owned, orphans, accounts)
   if owner and owner ~= '' then call('ZREM', owned, owner .. '\0' .. task) end
 end
 
+-- Found by the end of its id from now on; the one that changed last comes first.
+local function tail(meta, tails, task, now, changed)
+  if not changed and call('ZSCORE', tails, task) then return end
+  local place = text(math.max(tonumber(call('HGET', meta, 'tail') or '0') + 1, now))
+  call('HSET', meta, 'tail', place)
+  call('ZADD', tails, place, task)
+end
+
 local function wanted(wants, task, now)
   local till = call('ZSCORE', wants, task)
   return till and tonumber(till) > now

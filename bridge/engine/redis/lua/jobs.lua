@@ -8,7 +8,7 @@ local function first_of(order, ordering)
 end
 
 -- Whether there was room.
-local function add_job(queues, queue, jobs, ready, order, info, id, body, ordering, due, most, most_bytes)
+local function add_job(queues, queue, jobs, ready, order, info, id, body, ordering, due, attempts, most, most_bytes)
   if call('HEXISTS', jobs, 'b' .. id) == 1 then return true end
   local size = JOB_BYTES + #body + #id + #ordering
   local held = call('HMGET', info, 'n', 'z')
@@ -17,7 +17,7 @@ local function add_job(queues, queue, jobs, ready, order, info, id, body, orderi
   call('HINCRBY', info, 'n', 1)
   call('HINCRBY', info, 'z', size)
   call('HINCRBY', queues, queue, 1)
-  call('HSET', jobs, 'b' .. id, body, 'o' .. id, ordering, 'd' .. id, due, 'a' .. id, 0, 's' .. id, '',
+  call('HSET', jobs, 'b' .. id, body, 'o' .. id, ordering, 'd' .. id, due, 'a' .. id, attempts, 's' .. id, '',
     'z' .. id, size, 'h' .. id, handle)
   if ordering ~= '' then
     call('ZADD', order, 0, ordering .. '\0' .. handle)

@@ -11,7 +11,7 @@ if old[1] then
   for _, name in ipairs(old[2] and cmsgpack.unpack(old[2]) or {}) do call('ZREM', KEYS[7], name .. place) end
   for _, name in ipairs(names) do call('ZADD', KEYS[7], 0, name .. place) end
 end
-if ARGV[5] == '1' then call('ZADD', KEYS[8], offset, task) end
+if ARGV[5] == '1' then tail(KEYS[1], KEYS[8], task, now, true) end
 local over = old[3] and old[3] ~= '0'
 expire_at(KEYS[4], key, KEYS[6], task, now, tonumber(over and ARGV[7] or ARGV[8]), old[4], over)
 return offset

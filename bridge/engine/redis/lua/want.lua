@@ -1,11 +1,11 @@
--- KEYS sessions owned wants accounts expiry, then each: record orphans tails
+-- KEYS sessions owned wants accounts expiry meta, then each: record orphans tails
 -- ARGV now session linger blank_life, then each: task account may_own has_tail -> each: owner, record
 local sessions, owned, wants, accounts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now, session = clock(ARGV[1]), ARGV[2]
 local till, lives = text(now + tonumber(ARGV[3])), alive(sessions, session, now)
 local answers = {}
 for i = 0, (#ARGV - 4) / 4 - 1 do
-  local key, orphans, tails = KEYS[6 + 3 * i], KEYS[7 + 3 * i], KEYS[8 + 3 * i]
+  local key, orphans, tails = KEYS[7 + 3 * i], KEYS[8 + 3 * i], KEYS[9 + 3 * i]
   local task, account, may_own, has_tail = ARGV[5 + 4 * i], ARGV[6 + 4 * i], ARGV[7 + 4 * i], ARGV[8 + 4 * i]
   local fields = call('HMGET', key, 'o', 'e', 'xp')
   local who = 'none'
@@ -14,7 +14,7 @@ for i = 0, (#ARGV - 4) / 4 - 1 do
   else
     if lives then
       call('ZADD', wants, 'GT', till, task)
-      if has_tail == '1' then call('ZADD', tails, 'NX', text(now), task) end
+      if has_tail == '1' then tail(KEYS[6], tails, task, now) end
     end
     if alive(sessions, fields[1], now) then
       who = fields[1] == session and 'me' or 'other'

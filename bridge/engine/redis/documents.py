@@ -122,7 +122,7 @@ class RedisDocuments(EngineLink):
                 body=body,
                 ordering=_unescaped(ordering),
                 due=int(due),
-                attempts=attempts,
+                attempts=int(attempts),
             )
             for id_, body, ordering, due, attempts in answers
         ]

@@ -86,7 +86,15 @@ class RedisStates(RedisTasks):
         ]
         for job in state.jobs:
             queue = [own.named(f"jobs-{part}", job.queue) for part in ("all", "ready", "order", "info")]
-            arguments += (places.of(*queue), job.queue, job.id, job.body, escaped(job.ordering), job.due, job.attempts)
+            arguments += (
+                places.of(*queue),
+                job.queue,
+                job.id,
+                job.body,
+                escaped(job.ordering),
+                job.due,
+                job.attempts,
+            )
         return arguments
 
     async def records(self, keys: Sequence[TaskKey]) -> list[Record]:

@@ -14,8 +14,8 @@ for _, handle in ipairs(call('ZRANGEBYSCORE', ready, '-inf', text(now), 'LIMIT',
   call('HSET', jobs, 's' .. id, session)
   call('ZADD', flight, text(now + tonumber(ARGV[4])), handle)
   call('ZREM', ready, handle)
-  local attempts = call('HINCRBY', jobs, 'a' .. id, 1)
-  local job = call('HMGET', jobs, 'b' .. id, 'o' .. id, 'd' .. id)
-  claimed[#claimed + 1] = {id, job[1], job[2], job[3], attempts}
+  call('HINCRBY', jobs, 'a' .. id, 1)
+  local job = call('HMGET', jobs, 'b' .. id, 'o' .. id, 'd' .. id, 'a' .. id)
+  claimed[#claimed + 1] = {id, job[1], job[2], job[3], job[4]}
 end
 return claimed

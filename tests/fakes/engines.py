@@ -33,7 +33,9 @@ from bridge.engine.base import (
     Welcome,
 )
 from bridge.engine.embedded import EmbeddedEngine
-from bridge.engine.store import StoreLimits
+from bridge.engine.keeper.client import KeeperEngine
+from bridge.engine.keeper.server import Keeper
+from bridge.engine.store import Store, StoreLimits
 from tests.fakes.redis_engines import RedisMaker
 
 START = 1_800_000_000_000_000  # microseconds
@@ -83,7 +85,33 @@ class EmbeddedMaker:
             await engine.close()
 
 
-ENGINES: list[EngineMaker] = [EmbeddedMaker(), *map(RedisMaker, ("valkey", "redis7", "redis62"))]
+class KeeperMaker:
+    """The engine of a worker, over a socket pair, with the keeper on the same event loop."""
+
+    name = "keeper"
+
+    def unavailable(self) -> str:
+        return ""
+
+    @asynccontextmanager
+    async def open(
+        self, now: Callable[[], int], *, history: int = 32, log: int = 50_000, raw_bytes: int = 65_536
+    ) -> AsyncIterator[Engine]:
+        store = Store(StoreLimits(history=history, log=log, raw_bytes=raw_bytes))
+        keeper = Keeper(store, now)
+        engine = await KeeperEngine.open(keeper.connect())
+        try:
+            yield engine
+        finally:
+            await engine.close()
+            keeper.close()
+
+
+ENGINES: list[EngineMaker] = [
+    EmbeddedMaker(),
+    KeeperMaker(),
+    *map(RedisMaker, ("valkey", "redis7", "redis62")),
+]
 
 
 def require(maker: EngineMaker) -> None:

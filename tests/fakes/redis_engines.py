@@ -17,6 +17,8 @@ from tests.fakes.redis_servers import RedisServer, unavailable
 PATIENCE = 20.0
 """Seconds an answer may take in tests that are not about that."""
 
+NORMAL = EngineLimits()
+
 _names = itertools.count(1)
 
 
@@ -25,7 +27,7 @@ def engine_on(
     *,
     name: str = "bridge",
     now: Callable[[], int] | None = None,
-    limits: EngineLimits = EngineLimits(),
+    limits: EngineLimits = NORMAL,
     timeout: float = PATIENCE,
 ) -> RedisEngine:
     """An engine on a server, over its Unix socket, not connected yet."""

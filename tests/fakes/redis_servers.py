@@ -1,6 +1,4 @@
-"""Real servers of Valkey and Redis, each started for a test on a free port and in a folder of its own, and ended by
-its pid.
-"""
+"""Real servers of Valkey and Redis: on a free port, in a folder of their own, ended by their pid."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ async def find_server(access: Access) -> tuple[str, int]:
 async def _ask_sentinel(access: Access, host: str, port: int) -> tuple[str, int] | None:
     connection = _connection(access, host, port, password=access.sentinel_password, user="", database=0)
     try:
-        await connection.connect()
+        await connection.connect()  # type: ignore[no-untyped-call]
         await connection.send_command(
             "SENTINEL", "GET-MASTER-ADDR-BY-NAME", access.address.service, check_health=False
         )
@@ -115,7 +115,7 @@ async def open_connection(access: Access, host: str, port: int) -> AbstractConne
     """Open one connection, with the password given and the database chosen.
 
     Raises:
-        EngineUnfit: It cannot be used so: wrong password, a certificate that is not trusted, another protocol.
+        EngineUnfit: It cannot be used so: a wrong password, a certificate that is not trusted.
         EngineUnavailable: It cannot be reached.
     """
     where = server_name(access, host, port)
@@ -125,7 +125,7 @@ async def open_connection(access: Access, host: str, port: int) -> AbstractConne
     )
     try:
         async with asyncio.timeout(access.timeout * CONNECT_FACTOR):
-            await connection.connect()
+            await connection.connect()  # type: ignore[no-untyped-call]
             # A server without a password answers this too: what is no Valkey or Redis does not.
             await connection.send_command("PING", check_health=False)
             await connection.read_response(disable_decoding=True)
@@ -139,7 +139,7 @@ async def open_connection(access: Access, host: str, port: int) -> AbstractConne
     return connection
 
 
-def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavailable:
+def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavailable:  # noqa: PLR0911 - one each
     text = str(error)
     causes = (error, error.__cause__, error.__context__)
     for cause in causes:
@@ -238,7 +238,7 @@ def _connection(
         "protocol": 2,
     }
     address = access.address
-    connection: AbstractConnection
+    connection: Any
     if address.path:
         connection = UnixDomainSocketConnection(path=address.path, **options)
     elif address.tls:
@@ -252,4 +252,5 @@ def _connection(
     # so depends on its version.
     connection.driver_info = None
     connection.lib_name = connection.lib_version = None
-    return connection
+    opened: AbstractConnection = connection
+    return opened

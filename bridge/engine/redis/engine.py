@@ -4,7 +4,7 @@ Rule 1: each operation is one script, or a reading and then one script that look
         decide is decided in the server, one after the other.
 Rule 2: nothing is repeated here. A call without an answer raises `EngineUnavailable`, both connections are
         dropped, and `connect` may be called again.
-Rule 3: no lock, no publish and subscribe, no expiry that decides anything: what has ended is compared with the
+Rule 3: no lock, no publish and subscribe, no expiry that decides anything: times are compared with the
         server's clock; keys expire only to be gone.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from bridge.engine.base import Census
 from bridge.engine.redis.connect import Access
 from bridge.engine.redis.documents import RedisDocuments
-from bridge.engine.redis.link import MICROSECONDS, EngineLimits
+from bridge.engine.redis.link import DEFAULT_LIMITS, MICROSECONDS, EngineLimits
 from bridge.engine.redis.states import RedisStates
 
 _MAX_ACCOUNTS = 1000
@@ -34,7 +34,7 @@ class RedisEngine(RedisStates, RedisDocuments):
         access: Access,
         *,
         name: str = "bridge",
-        limits: EngineLimits = EngineLimits(),
+        limits: EngineLimits = DEFAULT_LIMITS,
         now: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(access, name=name, limits=limits, now=now)

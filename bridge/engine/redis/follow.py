@@ -21,8 +21,8 @@ MAX_BLOCK = 30.0
 class LogReader:
     """Reads the log of the engine.
 
-    A read that is cancelled goes on: the server cannot be told to forget it. The next one takes its answer, if
-    it asks for the same, or waits for it.
+    A read that is cancelled goes on: the server cannot be told to forget it. The next one waits for its
+    answer, and takes it if it asks for the same.
 
     Args:
         connection: Connected; its own.

@@ -1,4 +1,7 @@
-"""The names of keys, and tasks as they are written in them. All keys have one tag: a cluster keeps them together."""
+"""The names of keys, and tasks as they are written in them.
+
+All keys have one tag, the name of the service in braces: a cluster keeps them in one slot.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,7 @@ def read_task(text: bytes) -> TaskKey:
 
 
 def details_names(details: bytes | None) -> list[bytes]:
-    """Tags and group in the details of a task, as they are in listings; none if they are not what they should be."""
+    """Tags and group in the details of a task, as they are in listings; none if they are nonsense."""
     if details is None:
         return []
     try:

@@ -10,7 +10,6 @@ from typing import Any
 
 from bridge.engine.redis.connect import (
     Access,
-    EngineUnfit,
     Facts,
     check_facts,
     find_server,
@@ -51,6 +50,9 @@ class EngineLimits:
     retention_seconds: float = 86_400.0
 
 
+DEFAULT_LIMITS = EngineLimits()
+
+
 class EngineLink:
     """Connections, keys and scripts.
 
@@ -64,7 +66,7 @@ class EngineLink:
         access: Access,
         *,
         name: str = "bridge",
-        limits: EngineLimits = EngineLimits(),
+        limits: EngineLimits = DEFAULT_LIMITS,
         now: Callable[[], int] | None = None,
     ) -> None:
         self.keys = Keys(name)
@@ -79,7 +81,7 @@ class EngineLink:
         self._said_no_facts = False
 
     async def connect(self) -> None:
-        """Find the server, connect, and check that the bridge can use it. Once broken, it may be called again.
+        """Find the server, connect, and check that the bridge can use it. Again, once it has broken.
 
         Raises:
             EngineUnfit: The server cannot be used as it is.
@@ -191,6 +193,3 @@ def in_microseconds(seconds: float) -> int:
     if not seconds > 0:
         return 0
     return int(min(seconds * MICROSECONDS + 0.999, _MAX_MICROSECONDS))
-
-
-__all__ = ["Access", "EngineLimits", "EngineLink", "EngineUnfit"]

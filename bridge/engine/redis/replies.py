@@ -74,7 +74,7 @@ def read_past(text: bytes) -> Past:
     return Past(int(offset), rest[:end], rest[end:] if has_raw == b"1" else None)
 
 
-def read_entry(id_: bytes, flat: Sequence[bytes]) -> Entry:
+def read_entry(id_: bytes, flat: Sequence[bytes]) -> Entry:  # noqa: PLR0911 - one for each kind
     """One entry of the log: `p` is the head before it, the next field says what it is."""
     offset, previous, kind = int(id_[:-2]), int(flat[1]), flat[2]
     if kind == b"k":
@@ -100,7 +100,7 @@ def read_entry(id_: bytes, flat: Sequence[bytes]) -> Entry:
 
 
 def _state_entry(offset: int, previous: int, flat: Sequence[bytes]) -> StateEntry:
-    # By place: this is what a bridge reads most. p, k, s and c come first, then d, w and x where there are any.
+    # By place: this is what a bridge reads most. After p, k, s and c come d, w and x where there are any.
     version, end, amended, session = flat[5].split(b" ", 3)
     document = raw = details = None
     for place in range(8, len(flat), 2):

@@ -71,10 +71,11 @@ class RedisStates(RedisTasks):
         task, account, tails = task_text(key), account_text(key.account), own.tails(key)
         raw = state.raw if state.raw is not None and len(state.raw) <= self.limits.raw_bytes else None
         names = details_names(state.details)
-        arguments: list[Argument] = [
-            *(task, account, state.mode.value, state.expect, state.stamp.version, state.stamp.session),
-            *(int(state.end), state.digest, state.document, int(raw is not None), raw or b""),
-            *(int(state.details is not None), state.details or b"", len(names), *names),
+        arguments: list[Argument] = []
+        arguments += (task, account, state.mode.value, state.expect, state.stamp.version, state.stamp.session)
+        arguments += (int(state.end), state.digest, state.document, int(raw is not None), raw or b"")
+        arguments += (int(state.details is not None), state.details or b"", len(names), *names)
+        arguments += (
             places.of(own.record(task)),
             places.of(own.history(task)),
             places.of(own.orphans(account)),
@@ -83,7 +84,7 @@ class RedisStates(RedisTasks):
             places.of(own.named("list", key.upstream)),
             places.of(tails) if tails is not None else 0,
             len(state.jobs),
-        ]
+        )
         for job in state.jobs:
             queue = [own.named(f"jobs-{part}", job.queue) for part in ("all", "ready", "order", "info")]
             arguments += (

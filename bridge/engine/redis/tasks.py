@@ -262,8 +262,8 @@ def other_format(found: bytes) -> str:
     """The error about data that another version wrote."""
     shown = found[:20].decode("ascii", "replace")
     return (
-        f"the engine holds data in format {shown}, and this bridge reads {FORMAT}: it belongs to another version;"
-        " run that one, or choose another engine_name"
+        f"the engine holds data in format {shown}, and this bridge reads format {FORMAT}:"
+        " another version wrote it; run that one, or choose another engine_name"
     )
 
 

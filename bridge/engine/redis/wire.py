@@ -1,6 +1,6 @@
 """One connection for calls: what several callers ask at the same time goes to the server together.
 
-Rule 1: nothing is sent twice, with one exception: a script that the server has not seen (NOSCRIPT) was not run.
+Rule 1: nothing is sent twice, but for a script that the server does not know (NOSCRIPT): it was not run.
 Rule 2: any error, and any answer that is late, breaks the wire for good: what was asked has happened or not.
 """
 
@@ -58,9 +58,9 @@ class Command:
     def packed(self, *, whole: bool = False) -> bytes:
         """As it is sent: a script by its name, or as a `whole`."""
         if self.script is None:
-            return hiredis.pack_command(self.arguments)
+            return hiredis.pack_command(self.arguments)  # type: ignore[arg-type, no-any-return] # its stub
         head = ("EVAL", self.script.text) if whole else ("EVALSHA", self.script.digest)
-        return hiredis.pack_command((*head, *self.arguments))
+        return hiredis.pack_command((*head, *self.arguments))  # type: ignore[arg-type, no-any-return]
 
 
 class Wire:
@@ -176,7 +176,7 @@ def abort(connection: AbstractConnection) -> None:
     writer = connection._writer  # noqa: SLF001 - disconnect() waits for a TLS peer that may be gone
     if writer is not None:
         writer.transport.abort()
-    connection._close()  # noqa: SLF001 - else it warns that it was left open
+    connection._close()  # type: ignore[no-untyped-call] # noqa: SLF001 - else it warns that it was left open
 
 
 def explain(error: Exception, where: str) -> str:

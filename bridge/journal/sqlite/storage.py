@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge.core.cursor import Cursor
+from bridge.core.cursor import OFFSET_LIMIT, Cursor
 from bridge.core.event import Event
 from bridge.core.merge import unknown
 from bridge.core.task import State, TaskKey
@@ -28,8 +28,8 @@ from bridge.journal.sqlite.database import IS_LOST, LOST_INDEX
 
 EVENTS_PER_TASK = 256
 PAGE = 500
-MAX_OFFSET = 10**17
-"""Larger offsets are damage: at a million events per second they would take three thousand years."""
+MAX_OFFSET = OFFSET_LIMIT // 2
+"""Larger offsets are damage: at a million events per second they would take a hundred years."""
 CURE_ROW = "check the disk; the provider is asked again, so restore a backup only if this state matters"
 
 MAX_REPORTED = 10_000
@@ -119,9 +119,24 @@ def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int, t
         (offset, *entry.names, entry.observed_at, entry.document, entry.state.raw) for offset, entry in rows
     ]
     with Transaction(connection):
-        for start in range(0, len(rows), _CHUNK):
-            _insert(connection, _PUT_TASKS, _TASK, tasks[start : start + _CHUNK])
-            _insert(connection, _PUT_EVENTS, _EVENT, events[start : start + _CHUNK])
+        insert_states(connection, tasks, events)
+
+
+def insert_states(
+    connection: sqlite3.Connection, tasks: Sequence[tuple[Any, ...]], events: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert the rows of states, as many of each.
+
+    Args:
+        tasks: Names, offset, whether it is open, the journal's time, when it was first seen (Unix seconds).
+        events: Offset, names, when it was observed (monotonic seconds), document, the provider's document.
+
+    Raises:
+        sqlite3.Error: The transaction has to be rolled back.
+    """
+    for start in range(0, len(tasks), _CHUNK):
+        _insert(connection, _PUT_TASKS, _TASK, tasks[start : start + _CHUNK])
+        _insert(connection, _PUT_EVENTS, _EVENT, events[start : start + _CHUNK])
 
 
 class Transaction:
@@ -298,7 +313,9 @@ def _first_seen(row: tuple[Any, Any]) -> float | None:
         return None
 
 
-def _insert(connection: sqlite3.Connection, statement: str, row: str, rows: list[tuple[Any, ...]]) -> None:
+def _insert(
+    connection: sqlite3.Connection, statement: str, row: str, rows: Sequence[tuple[Any, ...]]
+) -> None:
     values = list(itertools.chain.from_iterable(rows))
     connection.execute(statement.format(", ".join([row] * len(rows))), values)
 

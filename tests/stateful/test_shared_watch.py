@@ -278,6 +278,8 @@ class AnyOwnership(RuleBasedStateMachine):
             assert self.newest is not None
             assert self.newest.status is Status.COMPLETED
             assert any(event.state.status is Status.COMPLETED for event in self.told)
+
+        async def stop() -> None:
             self.running.cancel()
             await asyncio.gather(self.running, return_exceptions=True)
 
@@ -285,6 +287,8 @@ class AnyOwnership(RuleBasedStateMachine):
             if hasattr(self, "running"):
                 self.do(end())
         finally:
+            if hasattr(self, "running"):
+                self.do(stop())
             self.loop.close()
 
 

@@ -28,11 +28,14 @@ from bridge.core.suggestion import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bridge.config.settings import Settings
+
 
 __all__ = ["BAD_CONFIGURATION", "main"]
 
 MAX_ANSWER_BYTES = 4096
 OK = 200
+CANNOT_USE_JOURNAL = 3
 
 
 class Commands(click.Group):
@@ -80,6 +83,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
             default=None,
             help="Allow a non-loopback address without authentication.",
         ),
+        click.option("--workers", type=int, help="Processes that serve on one port."),
         click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on; 0 picks a free one."),
         click.option("--host", help="Address to listen on."),
         config_option,
@@ -104,11 +108,9 @@ def serve(path: Path | None, **overrides: Any) -> None:
     """
     settings = read_settings(path, command="serve", quiet=True, **overrides)
     path, found = config_path(path)
-    from bridge.app import Bridge
     from bridge.config.settings import secrets_of
-    from bridge.errors import ConfigError
+    from bridge.errors import ConfigError, JournalError
     from bridge.net import is_loopback
-    from bridge.server.server import serve as run
     from bridge.telemetry.logs import configure
 
     configure(settings.log_level, settings.log_format, secrets=secrets_of(settings))
@@ -117,19 +119,40 @@ def serve(path: Path | None, **overrides: Any) -> None:
         logger.info("configuration found in the working directory", extra={"path": str(path)})
     if not is_loopback(settings.host) and settings.auth == "none":
         logger.warning("serving without authentication", extra={"host": settings.host})
-    bridge = Bridge(settings)
     try:
-        code = run(bridge)
+        if settings.workers > 1:
+            from bridge.server.workers.serve import serve_workers
+
+            code = serve_workers(settings, path, overrides)
+        else:
+            code = _serve_alone(settings)
     except ConfigError as error:
         click.echo(str(error), err=True)
         code = BAD_CONFIGURATION
+    except JournalError as error:
+        explain_journal_failure(error, path, settings)
+        code = CANNOT_USE_JOURNAL
     except OSError as error:
         fail_to_listen(error, path, settings)
+    sys.exit(code)
+
+
+def _serve_alone(settings: Settings) -> int:
+    """Serve in this process; the exit code.
+
+    Raises:
+        JournalError: The journal cannot be used.
+    """
+    from bridge.app import Bridge
+    from bridge.server.server import serve as run
+
+    bridge = Bridge(settings)
+    try:
+        return run(bridge)
     except SystemExit:
         if bridge.journal_error is not None:
-            explain_journal_failure(bridge.journal_error, path, settings)
+            raise bridge.journal_error from None
         raise
-    sys.exit(code)
 
 
 @main.command("check-config")

@@ -520,6 +520,11 @@ class Settings(BaseModel):
         """Which layer set each setting: `file`, `environment` or `command line`; defaults are left out."""
         return self._origin.sources
 
+    @property
+    def file_text(self) -> str:
+        """What the configuration file contained; empty without one."""
+        return self._origin.text
+
     def is_exposed(self, name: str) -> bool:
         """Whether `limits = "exposed"` set this limit, not the operator."""
         return self.limits is Profile.EXPOSED and name in self._implied

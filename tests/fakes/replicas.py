@@ -1,375 +1,433 @@
-"""Replicas of one bridge in memory: what they share, and the journal and ownership of each.
+"""Several replicas in one event loop without waiting, over one engine that can be cut off, wiped, set back.
 
-Rule 1: every replica hears of a state, its own included, in the order of the log.
-Rule 2: who polls a task is decided in one place; the answers come later, at a turn of the event loop of their
-        own.
+The watches here poll like the pool does, without HTTP: one poll an interval while they may, every state merged
+with the one known.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from bridge.clock import Clock
 from bridge.core.cursor import Cursor
-from bridge.core.event import Event, Notice, NoticeCode
-from bridge.core.task import State, Status, TaskKey
-from bridge.engine.ownership import Standing, Watches
-from bridge.errors import NotOwner, Superseded
-from bridge.journal.base import Recorded
-from bridge.journal.feed import Feed
+from bridge.core.event import Event, Notice
+from bridge.core.merge import merge
+from bridge.core.task import Observation, Source, State, Status, TaskKey
+from bridge.engine.embedded import EmbeddedEngine
+from bridge.engine.ownership import Standing
+from bridge.engine.store import Store
+from bridge.errors import EngineUnavailable, JournalError
+from bridge.replica.connection import EngineTimes
+from bridge.replica.replica import Replica
+from tests.fakes.virtual import LoopClock
 
-EPOCH = "shared"
+PACE = 0.5
+LEASE = 3.0
+LATENCY = 0.001
+
+
+def key(number: int = 1, account: str = "-") -> TaskKey:
+    """A task."""
+    return TaskKey("qingbo", f"task-{number}", account)
+
+
+def observation(progress: float, status: Status | None = None, **fields: Any) -> Observation:
+    """What a poll shows."""
+    if status is None:
+        status = Status.COMPLETED if progress >= 100 else Status.PROCESSING
+    return Observation(status=status, progress=progress, **fields)
+
+
+class Provider:
+    """The truth about every task, and who asked when."""
+
+    def __init__(self, clock: LoopClock) -> None:
+        self._clock = clock
+        self.shown: dict[TaskKey, Observation] = {}
+        self.polls: list[tuple[float, str, TaskKey]] = []
+
+    def shows(self, task: TaskKey, progress: float, status: Status | None = None) -> None:
+        """From now on."""
+        self.shown[task] = observation(progress, status)
+
+    async def poll(self, task: TaskKey, by: str) -> Observation | None:
+        """One poll."""
+        self.polls.append((self._clock.monotonic(), by, task))
+        await asyncio.sleep(LATENCY)
+        return self.shown.get(task)
+
+    def polls_of(self, task: TaskKey, since: float = 0.0) -> list[tuple[float, str]]:
+        """When and by whom it was polled."""
+        return [(at, by) for at, by, polled in self.polls if polled == task and at >= since]
+
+    def doubles(self, min_seconds: float = PACE * 0.8, since: float = 0.0) -> int:
+        """Polls of a task nearer to the one before than that."""
+        last: dict[TaskKey, float] = {}
+        count = 0
+        for at, _, task in self.polls:
+            if at - last.get(task, float("-inf")) < min_seconds and at >= since:
+                count += 1
+            last[task] = at
+        return count
+
+
+class World:
+    """The engine that all replicas of a test share.
+
+    Attributes:
+        away: Whether nobody reaches it.
+    """
+
+    def __init__(self, clock: LoopClock) -> None:
+        self.clock = clock
+        self.engine = EmbeddedEngine(clock=clock)
+        self.away = False
+        self.provider = Provider(clock)
+        self.houses: list[House] = []
+        self._copy: Store | None = None
+
+    def house(self, name: str, **options: Any) -> House:
+        """One replica more; it is not running yet."""
+        house = House(name, self, **options)
+        self.houses.append(house)
+        return house
+
+    async def started(self, *names: str, **options: Any) -> list[House]:
+        """Replicas that run and are up."""
+        houses = [self.house(name, **options) for name in names]
+        for house in houses:
+            house.start()
+            await self.until(lambda house=house: house.replica.connection.up)  # type: ignore[misc]
+        return houses
+
+    async def until(self, holds: Callable[[], bool], seconds: float = 30.0) -> None:
+        """Wait until something holds."""
+        end = self.clock.monotonic() + seconds
+        while not holds():
+            assert self.clock.monotonic() < end, "it never came true"
+            await asyncio.sleep(0.005)
+
+    # Faults of the engine
+
+    def wipe(self) -> None:
+        """It restarts without its data."""
+        self._replace(Store())
+
+    def save(self) -> None:
+        """A copy that replication has reached."""
+        self._copy = copy.deepcopy(self.engine.store)
+
+    def fail_over(self) -> None:
+        """The copy takes over: what was acknowledged since then is gone, and nobody has told it."""
+        assert self._copy is not None
+        self._replace(copy.deepcopy(self._copy))
+
+    def restart(self, *, history: bool = True) -> None:
+        """It restarts with its data; its history is another one, as an engine says that cannot be sure."""
+        store = copy.deepcopy(self.engine.store)
+        if history:
+            store.log.epoch = ""
+        self._replace(store)
+
+    def _replace(self, store: Store) -> None:
+        old = self.engine
+        self.engine = EmbeddedEngine(clock=self.clock, store=store)
+        old._closed = True
+        old._wake()
+
+    async def close(self) -> None:
+        """End every replica."""
+        for house in self.houses:
+            await house.kill()
+
+
+class Wire:
+    """The connection of one replica: every call of `Engine`, through what its house suffers."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._engine = house.world.engine
+        self._open = True
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._engine, name)
+        house = self._house
+
+        async def call(*args: Any, **options: Any) -> Any:
+            await self._travel()
+            house.calls.append(name)
+            answer = await method(*args, **options)
+            if name in house.loses:
+                house.loses.discard(name)
+                house.cut = True
+            await self._travel()
+            return answer
+
+        return call
+
+    async def _travel(self) -> None:
+        house = self._house
+        await house.running.wait()
+        await asyncio.sleep(LATENCY + house.delay)
+        if house.silent:
+            await asyncio.sleep(3600)
+        if house.cut or house.world.away or not self._open:
+            raise EngineUnavailable("connection reset")
+
+    async def close(self) -> None:
+        """Of this connection only."""
+        self._open = False
 
 
 @dataclass
-class FakeRecord:
-    """What is shared of one task."""
+class Told:
+    """What followers of one replica were told."""
 
     events: list[Event] = field(default_factory=list)
-    owner: FakeReplica | None = None
-    due: float | None = None
-    kept: bool = False
-    called_back: bool = False
-    notices: dict[NoticeCode, Notice] = field(default_factory=dict)
-    confirmed_at: float = 0.0
-    wanted_by: list[FakeReplica] = field(default_factory=list)
+    epochs: int = 0
+    notices: list[tuple[TaskKey, Notice]] = field(default_factory=list)
+    confirmations: list[tuple[TaskKey, float]] = field(default_factory=list)
 
-    @property
-    def ended(self) -> bool:
-        """Whether nobody owns it any more."""
-        return bool(self.events) and _ended(self.events[-1].state)
+    def recorded(self, event: Event) -> None:
+        self.events.append(event)
 
+    def noticed(self, task: TaskKey, notice: Notice) -> None:
+        self.notices.append((task, notice))
 
-class FakeEngine:
-    """What replicas share."""
+    def confirmed(self, task: TaskKey, observed_at: float) -> None:
+        self.confirmations.append((task, observed_at))
 
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.head = 0
-        self.records: dict[TaskKey, FakeRecord] = {}
-        self.replicas: list[FakeReplica] = []
-
-    def replica(self) -> FakeReplica:
-        """One more replica."""
-        self.replicas.append(FakeReplica(self))
-        return self.replicas[-1]
-
-    def record(self, key: TaskKey) -> FakeRecord:
-        """What is shared of a task."""
-        return self.records.setdefault(key, FakeRecord())
-
-    def take(self, key: TaskKey, state: State, by: FakeReplica, observed_at: float) -> Event:
-        """Record a state; everybody hears it."""
-        record = self.record(key)
-        self.head += 1
-        event = Event(key, Cursor(EPOCH, self.head), state, observed_at)
-        record.events.append(event)
-        for code in (NoticeCode.STALLED, NoticeCode.TASK_NOT_FOUND):
-            record.notices.pop(code, None)
-        if record.ended:
-            record.owner, record.kept = None, False
-        for replica in self.replicas:
-            replica.enqueue(lambda replica=replica: replica.heard(event, ours=replica is by))
-        return event
-
-    def sweep(self, *, spacing: float = 0.0) -> None:
-        """Give every task whose owner is dead to one that lives, if somebody wants it or it is kept."""
-        alive = [one for one in self.replicas if one.alive]
-        number = 0
-        for key, record in self.records.items():
-            owned = record.owner is not None and record.owner.alive
-            wanting = [one for one in record.wanted_by if one.alive]
-            if owned or record.ended or not (wanting or record.kept) or not alive:
-                continue
-            record.owner = (wanting or alive)[0]
-            record.due = max(record.due or 0.0, self.clock.monotonic() + spacing * number)
-            number += 1
-            record.owner.tell_standing(key)
+    def new_epoch(self) -> None:
+        self.epochs += 1
 
 
-class FakeReplica(Feed):
-    """The journal and the ownership of one replica. Satisfies `Journal` and `Ownership`.
+class House:
+    """One replica with watches that poll.
 
     Attributes:
-        alive: Whether its session lives.
-        held: Whether what it would hear waits.
+        cut: Whether the engine cannot be reached from here.
+        silent: Whether calls get no answer.
+        loses: Operations whose next call happens while its answer is lost.
+        running: Not set while the process is stopped.
+        calls: Operations, in order.
     """
 
-    shared = True
+    def __init__(
+        self, name: str, world: World, *, linger: float = 30.0, accounts: Iterable[str] = ("-",)
+    ) -> None:
+        self.name = name
+        self.world = world
+        self.cut = self.silent = False
+        self.delay = 0.0
+        self.loses: set[str] = set()
+        self.running = asyncio.Event()
+        self.running.set()
+        self.calls: list[str] = []
+        self.clock = StoppableClock(world.clock, self.running)
+        self.told = Told()
+        self.replica = Replica(
+            self._connect,
+            self.clock,
+            EngineTimes(lease=LEASE, timeout=1.0, alone=600.0),
+            linger=linger,
+            accounts=lambda: accounts,
+            chance=lambda: 0.5,
+        )
+        self.journal = self.replica.journal
+        self.ownership = self.replica.ownership
+        self.journal.follow(self.told)
+        self.watches = PollingWatches(self)
+        self.ownership.tell(self.watches)
+        self._task: asyncio.Task[None] | None = None
 
-    def __init__(self, engine: FakeEngine) -> None:
-        super().__init__()
-        self.engine = engine
-        self.epoch = EPOCH
-        self.usable = True
-        self.alive = True
-        self.connected = True
-        self.held = False
-        self.watches: Watches
-        self.unrecorded: dict[TaskKey, Event] = {}
-        self.wanted: list[TaskKey] = []
-        self.dropped: list[TaskKey] = []
-        self.calls: list[tuple[TaskKey, bool]] = []
-        self._inbox: deque[Callable[[], None]] = deque()
+    async def _connect(self) -> Any:
+        await self.running.wait()
+        await asyncio.sleep(LATENCY)
+        if self.cut or self.world.away:
+            raise EngineUnavailable("connection refused")
+        return Wire(self)
 
-    # What it hears
+    def start(self) -> None:
+        """Run it."""
+        self._task = asyncio.create_task(self.replica.run())
 
-    def enqueue(self, what: Callable[[], None]) -> None:
-        """Hear something at a later turn of the event loop."""
-        self._inbox.append(what)
-        if not self.held:
-            asyncio.get_running_loop().call_soon(self.hear_all)
+    def stop(self) -> None:
+        """As SIGSTOP does."""
+        self.running.clear()
 
-    def hear_all(self) -> None:
-        """Hear what has come, in order."""
-        while self._inbox and self.connected:
-            self._inbox.popleft()()
+    def go_on(self) -> None:
+        """As SIGCONT does."""
+        self.running.set()
 
-    def heard(self, event: Event, *, ours: bool) -> None:
-        """A state is in the log."""
-        self.publish(event)
-        if not ours:
-            self.watches.recorded_elsewhere(event)
+    async def kill(self) -> None:
+        """As SIGKILL does: nothing is said to anybody."""
+        self.watches.end()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
 
-    def tell_standing(self, key: TaskKey) -> None:
-        """Tell who polls a task, as it is when it is heard."""
+    async def drain(self) -> None:
+        """As SIGTERM does."""
+        await self.replica.drain()
+        await self.replica.leave()
+        await self.kill()
 
-        def tell() -> None:
-            record = self.engine.record(key)
-            notices = [one for one in record.notices.values() if not record.events or _concerns_seen(one)]
-            standing = Standing(
-                record.events[-1] if record.events else None,
-                record.due,
-                record.kept,
-                record.called_back,
-                record.confirmed_at,
-                notices,
-            )
-            granted = record.owner is self
-            if not granted:
-                for notice in notices:
-                    super(FakeReplica, self).announce(key, notice)
-            (self.watches.granted if granted else self.watches.attends)(key, standing)
+    def view(self, task: TaskKey) -> None:
+        """A viewer comes."""
+        self.watches.start(task)
+        self.ownership.want(task)
 
-        self.enqueue(tell)
+    def unview(self, task: TaskKey) -> None:
+        """The last viewer has left for long enough."""
+        self.watches.forget(task)
+        self.ownership.drop(task)
 
-    # Journal
-
-    @property
-    def head(self) -> int:
-        """The newest offset."""
-        return self.engine.head
-
-    async def append(
-        self, key: TaskKey, state: State, *, observed_at: float = 0.0, free: bool = False
-    ) -> Event:
-        """Record a state as the owner, or on top of the newest one."""
-        record = self.engine.record(key)
-        newest = record.events[-1].cursor.offset if record.events else 0
-        if not self.connected:
-            event = Event(key, Cursor(EPOCH, newest), state, observed_at)
-            self.unrecorded[key] = event
-            self.publish(event)
-            return event
-        if not free and (record.owner is not self or not self.alive):
-            self.hear_all()
-            raise NotOwner
-        known = self._known(key)
-        if known != newest or record.ended:
-            self.hear_all()
-            raise Superseded
-        event = self.engine.take(key, state, self, observed_at)
-        self.hear_all()
+    async def latest(self, task: TaskKey) -> Event | None:
+        """What a newcomer gets."""
+        (event,) = await self.journal.latest([task])
         return event
 
-    def _known(self, key: TaskKey) -> int:
-        """The newest offset that its watch was told."""
-        events = self.engine.record(key).events
-        waiting = len(self._inbox) if self.held else 0
-        return events[-1].cursor.offset if events and not waiting else (0 if not events else -1)
+    def states(self, task: TaskKey) -> list[tuple[str, float | None]]:
+        """What was passed on of a task; what was passed on twice counts once."""
+        told: list[tuple[str, float | None]] = []
+        for event in self.told.events:
+            if event.key == task:
+                one = (event.state.status.value, event.state.progress)
+                if not told or told[-1] != one:
+                    told.append(one)
+        return told
 
-    async def latest(self, keys: Sequence[TaskKey]) -> list[Event | None]:
-        """The newest event of each task."""
-        self.hear_all()
-        if not self.connected:
-            return [self.unrecorded.get(key) for key in keys]
-        return [(self.engine.record(key).events or [None])[-1] for key in keys]
+    def cursors(self, task: TaskKey) -> list[Cursor]:
+        """The cursors of a task that were passed on."""
+        return [event.cursor for event in self.told.events if event.key == task]
 
-    async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
-        """What is recorded of some tasks."""
-        return [
-            Recorded(key, event.cursor.offset, 1)
-            for key in keys
-            for event in self.engine.record(key).events
-            if event.cursor.offset > after
-        ]
 
-    async def read(self, recorded: Sequence[Recorded], *, raw: bool = True) -> Sequence[Event]:
-        """Those events."""
-        wanted = {(one.key, one.offset) for one in recorded}
-        return [
-            event
-            for key in {one.key for one in recorded}
-            for event in self.engine.record(key).events
-            if (key, event.cursor.offset) in wanted
-        ]
+class StoppableClock(LoopClock):
+    """Of a process that can be stopped: time goes on, and nothing runs."""
 
-    async def unfinished(self) -> Sequence[Event]:
-        """Nothing: tasks are granted."""
-        return ()
+    def __init__(self, clock: LoopClock, running: asyncio.Event) -> None:
+        self._inner = clock
+        self._running = running
 
-    async def lost(self, limit: int) -> Sequence[Event]:
-        """Nothing: tasks are granted."""
-        return ()
+    def monotonic(self) -> float:
+        return self._inner.monotonic()
 
-    async def newest(self, upstream: str, account: str, *, final: bool, limit: int) -> Sequence[TaskKey]:
-        """Not needed here."""
-        return ()
+    def time(self) -> float:
+        return self._inner.time()
 
-    async def first_seen(self, keys: Sequence[TaskKey]) -> list[float | None]:
-        """Not needed here."""
-        return [None for _ in keys]
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+        await self._running.wait()
 
-    def announce(self, key: TaskKey, notice: Notice, *, here: bool = False) -> None:
-        """The owner's notices reach everybody."""
-        super().announce(key, notice)
-        record = self.engine.record(key)
-        if here or record.owner is not self or not self.connected:
+    async def wait(self, event: asyncio.Event, seconds: float | None) -> None:
+        await self._inner.wait(event, seconds)
+        await self._running.wait()
+
+
+class PollingWatches:
+    """The watches of one replica, as the pool has them."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self.granted_to: list[TaskKey] = []
+        self.attended: list[TaskKey] = []
+        self.calls: list[tuple[TaskKey, bool]] = []
+        self.notices: list[tuple[TaskKey, Notice]] = []
+        self.cut_offs: list[float | None] = []
+        self.standings: dict[TaskKey, Standing] = {}
+        self.errors: list[JournalError] = []
+        self.known: dict[TaskKey, State | None] = {}
+        self._polls: dict[TaskKey, asyncio.Task[None]] = {}
+
+    def start(self, task: TaskKey) -> None:
+        self.known.setdefault(task, None)
+        if task not in self._polls:
+            self._polls[task] = asyncio.create_task(self._poll(task, None))
+
+    def forget(self, task: TaskKey) -> None:
+        self.known.pop(task, None)
+        poll = self._polls.pop(task, None)
+        if poll is not None:
+            poll.cancel()
+
+    def end(self) -> None:
+        for poll in self._polls.values():
+            poll.cancel()
+        self._polls.clear()
+
+    async def _poll(self, task: TaskKey, due: float | None) -> None:
+        house = self._house
+        clock = house.clock
+        if due is not None:
+            await clock.sleep(max(due - clock.monotonic(), 0.0))
+        while True:
+            if not house.ownership.may_poll(task):
+                await clock.sleep(0.02)
+                continue
+            began = clock.monotonic()
+            house.ownership.planned(task, began + PACE)
+            seen = await house.world.provider.poll(task, house.name)
+            await house.running.wait()
+            if seen is not None:
+                await self.observe(task, seen)
+            known = self.known.get(task)
+            if known is not None and known.status.final:
+                return
+            await clock.sleep(max(began + PACE - clock.monotonic(), 0.0))
+
+    async def observe(self, task: TaskKey, seen: Observation, *, free: bool = False) -> None:
+        """Merge and record, as a watch does."""
+        house = self._house
+        now = house.clock.time()
+        state = merge(self.known.get(task), seen, source=Source.POLL, unix_time=now)
+        if state is None:
+            house.journal.confirm(task, now)
             return
-        if notice.code is NoticeCode.FRESH:
-            record.notices.clear()
-        else:
-            record.notices[notice.code] = notice
-        for other in self.engine.replicas:
-            if other is not self:
-                other.enqueue(lambda other=other: other._noticed(key, notice))
+        self.known[task] = state
+        try:
+            await house.journal.append(task, state, observed_at=house.clock.monotonic(), free=free)
+        except JournalError as error:
+            self.errors.append(error)
+            (event,) = await house.journal.latest([task])
+            self.known[task] = event.state if event is not None else None
 
-    def _noticed(self, key: TaskKey, notice: Notice) -> None:
-        super().announce(key, notice)
-        self.watches.noticed_elsewhere(key, notice)
+    # See `bridge.engine.ownership.Watches`
 
-    def confirm(self, key: TaskKey, observed_at: float) -> None:
-        """The owner's confirmations reach everybody."""
-        super().confirm(key, observed_at)
-        record = self.engine.record(key)
-        if record.owner is not self or not self.connected:
-            return
-        record.confirmed_at = observed_at
-        for other in self.engine.replicas:
-            if other is not self:
-                other.enqueue(lambda other=other: other._confirmed(key, observed_at))
+    def granted(self, task: TaskKey, standing: Standing) -> None:
+        self.granted_to.append(task)
+        self.standings[task] = standing
+        if standing.event is not None:
+            self.known[task] = standing.event.state
+        if task not in self._polls:
+            self.known.setdefault(task, None)
+            self._polls[task] = asyncio.create_task(self._poll(task, standing.due))
+            self._house.ownership.want(task)
+        elif standing.due is not None:
+            self._polls[task].cancel()
+            self._polls[task] = asyncio.create_task(self._poll(task, standing.due))
 
-    def _confirmed(self, key: TaskKey, observed_at: float) -> None:
-        super().confirm(key, observed_at)
-        self.watches.confirmed_elsewhere(key, observed_at)
+    def attends(self, task: TaskKey, standing: Standing) -> None:
+        self.attended.append(task)
+        self.standings[task] = standing
+        if standing.event is not None and task in self.known:
+            self.known[task] = standing.event.state
 
-    async def close(self) -> None:
-        """There is nothing to close."""
+    def recorded_elsewhere(self, event: Event) -> None:
+        if event.key in self.known:
+            self.known[event.key] = event.state
 
-    # Ownership
+    def confirmed_elsewhere(self, task: TaskKey, observed_at: float) -> None:
+        pass
 
-    def tell(self, watches: Watches) -> None:
-        """Answer to these watches."""
-        self.watches = watches
+    def noticed_elsewhere(self, task: TaskKey, notice: Notice) -> None:
+        self.notices.append((task, notice))
 
-    def want(self, key: TaskKey) -> None:
-        """Own it if nobody alive does."""
-        self.wanted.append(key)
-        record = self.engine.record(key)
-        if self not in record.wanted_by:
-            record.wanted_by.append(self)
-        self.enqueue(lambda: self._decide(key))
+    def called(self, task: TaskKey, *, called_back: bool) -> None:
+        self.calls.append((task, called_back))
 
-    def _decide(self, key: TaskKey) -> None:
-        record = self.engine.record(key)
-        nobody = record.owner is None or not record.owner.alive
-        if nobody and self.alive and not record.ended:
-            record.owner = self
-        self.tell_standing(key)
-
-    def drop(self, key: TaskKey) -> None:
-        """Its owner goes on if others want it."""
-        self.dropped.append(key)
-        record = self.engine.record(key)
-        if self in record.wanted_by:
-            record.wanted_by.remove(self)
-        if record.owner is not self:
-            return
-        if record.wanted_by or record.kept:
-            self.tell_standing(key)
-        else:
-            record.owner = None
-
-    def keep(self, key: TaskKey, *, called_back: bool) -> None:
-        """It is watched until its end."""
-        record = self.engine.record(key)
-        record.kept = not record.ended
-        record.called_back |= called_back
-
-    def may_poll(self, key: TaskKey) -> bool:
-        """Whether its lease has not run out; alone for a while without the engine."""
-        return self.alive and (not self.connected or self.engine.record(key).owner is self)
-
-    def planned(self, key: TaskKey, due: float | None) -> None:
-        """What a successor begins with."""
-        self.engine.record(key).due = due
-
-    def call(self, key: TaskKey, *, called_back: bool = False) -> None:
-        """Ask the owner."""
-        self.calls.append((key, called_back))
-        self.enqueue(lambda: self._ask(key, called_back=called_back))
-
-    def _ask(self, key: TaskKey, *, called_back: bool) -> None:
-        ends = [one for one in self.engine.records if one.task_id.endswith(f"/{key.task_id}")]
-        known = key if self.engine.record(key).owner or not ends else ends[0]
-        record = self.engine.record(known)
-        owner = record.owner
-        if owner is not None and owner.alive:
-            owner.enqueue(lambda: owner.watches.called(known, called_back=called_back))
-        elif record.wanted_by or record.kept:
-            record.due = self.engine.clock.monotonic()
-            self.engine.sweep()
-        elif called_back:
-            self.watches.called(known, called_back=True)
-
-    # What happens to it
-
-    def lose_lease(self) -> None:
-        """Its session is dead: nobody told it yet."""
-        self.alive = False
-
-    def cut_off(self) -> None:
-        """It hears the engine no more."""
-        self.connected = False
-        self.watches.cut_off(since=self.engine.clock.monotonic())
-
-    def come_back(self) -> None:
-        """It hears the engine again: what it missed first, then who polls what."""
-        self.connected = self.alive = True
-        unrecorded, self.unrecorded = self.unrecorded, {}
-        for key, event in unrecorded.items():
-            if not self.engine.record(key).events:
-                self.engine.take(key, event.state, self, event.observed_at)
-        self.hear_all()
-        self.watches.cut_off(since=None)
-        for key, record in self.engine.records.items():
-            if self in record.wanted_by or record.owner is self:
-                self._decide(key)
-
-    def hand_over(self) -> None:
-        """A drain: it gives up what it owns, each task with its due."""
-        for key, record in self.engine.records.items():
-            if record.owner is self:
-                record.owner = None
-                self.tell_standing(key)
-
-
-def _ended(state: State) -> bool:
-    return state.status.final and state.status is not Status.LOST
-
-
-def _concerns_seen(notice: Notice) -> bool:
-    return notice.code is not NoticeCode.TASK_NOT_FOUND
+    def cut_off(self, *, since: float | None) -> None:
+        self.cut_offs.append(since)

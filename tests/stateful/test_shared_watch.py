@@ -18,7 +18,7 @@ from bridge.watchers.pool import Pool
 from bridge.watchers.role import Role
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.provider import FakeProvider, make_upstream
-from tests.fakes.replicas import FakeEngine
+from tests.fakes.ownership import FakeEngine
 from tests.fakes.tasks import TASK, seen
 
 ID = TASK.task_id

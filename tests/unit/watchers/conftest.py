@@ -20,7 +20,7 @@ from bridge.telemetry.metrics import Metrics
 from bridge.watchers.pool import Pool
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.provider import FakeProvider, make_upstream
-from tests.fakes.replicas import FakeEngine, FakeReplica
+from tests.fakes.ownership import FakeEngine, FakeReplica
 
 LINGER = 30.0
 

@@ -411,7 +411,9 @@ class Pool:
     def _called(self, key: TaskKey, called_back: bool) -> None:
         """Another process asks this one, which owns the task, to poll it now."""
         watcher = self._watchers.get(key)
-        if called_back:
+        if watcher is not None and not watcher.polls_here:
+            watcher.expect_grant(called_back=called_back)
+        elif called_back:
             self._poll_called_back(key, watcher)
         elif watcher is not None:
             if watcher.watch.not_found and not self._just_not_found(watcher):

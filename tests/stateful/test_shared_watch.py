@@ -271,6 +271,9 @@ class AnyOwnership(RuleBasedStateMachine):
                 self.here.tell_standing(TASK)
             await settle()
             self.provider.shows(ID, "completed", 100.0)
+            # A 404 is believed for a minute, and asked about again only for who comes.
+            await self.clock.advance(61)
+            self.pool.want(TASK)
             for _ in range(40):
                 if self.newest is not None and self.newest.status is Status.COMPLETED:
                     break

@@ -78,13 +78,19 @@ class Journal(Protocol):
             journal. False while replicas cannot ask the engine they share: it may be of theirs.
         """
 
-    async def append(self, key: TaskKey, state: State, *, observed_at: float = 0.0) -> Event:
+    async def append(
+        self, key: TaskKey, state: State, *, observed_at: float = 0.0, free: bool = False
+    ) -> Event:
         """Record a state, then pass the event to the followers.
 
         Args:
             observed_at: Monotonic seconds at which the state was seen; 0.0 if unknown.
+            free: Whether it may be recorded by a process that does not poll the task: what a submit, a cancel
+                or another call showed. Only replicas make a difference.
 
         Raises:
+            NotOwner: Another process polls the task; not with `free`.
+            Superseded: A newer state is recorded than the one known here until now: `latest` has it.
             JournalError: The state was not recorded, and no follower was called.
         """
 
@@ -119,8 +125,12 @@ class Journal(Protocol):
     def follow(self, follower: Follower) -> None:
         """Pass everything from now on to `follower`."""
 
-    def announce(self, key: TaskKey, notice: Notice) -> None:
-        """Pass a notice to the followers; it is not recorded."""
+    def announce(self, key: TaskKey, notice: Notice, *, here: bool = False) -> None:
+        """Pass a notice to the followers; it is not recorded.
+
+        Args:
+            here: Only to those of this process: it was announced before, or is about this process alone.
+        """
 
     def confirm(self, key: TaskKey, observed_at: float) -> None:
         """Report to the followers that the newest state was seen again (Unix seconds)."""

@@ -56,7 +56,7 @@ class Feed(ABC):
             except Exception:
                 logger.exception("unhandled exception in journal follower", extra={"task": event.key.ref})
 
-    def announce(self, key: TaskKey, notice: Notice) -> None:
+    def announce(self, key: TaskKey, notice: Notice, *, here: bool = False) -> None:  # noqa: ARG002 - the same
         """Pass a notice to the followers; it is not recorded."""
         self._pass_on(key, lambda follower: follower.noticed(key, notice))
 

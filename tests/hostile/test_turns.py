@@ -17,7 +17,7 @@ from bridge.delivery.subscriptions import JOINED_PER_TURN, Subscriptions
 from bridge.errors import TaskNotFound, without_frames
 from bridge.hub.broadcast import WOKEN_PER_TURN
 from bridge.server.acceptor import Acceptor
-from bridge.server.server import listen
+from bridge.server.listeners import listen
 from bridge.server.turns import REQUESTS_PER_TURN, RequestTurns
 from tests.fakes.hub import Scene as HubScene
 from tests.fakes.tasks import TASK, state

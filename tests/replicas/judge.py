@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.judge import FINAL, RANKS, Account, Judge, Sight
+from tests.chaos.judge import RANKS, Account, Judge, Sight
 
 NOT_CONTENT = frozenset(
     {"cursor", "observed_at", "changed_at", "eta_seconds", "eta_at", "eta_by", "source", "alias"}
@@ -62,6 +62,13 @@ class SharedJudge(Judge):
         """Whether any disturbance touches this span of time."""
         return any(
             one.since <= now and since <= one.until and (one.split or not split) for one in self.disturbances
+        )
+
+    def waiting(self, ref: str) -> int:
+        """How many clients do not hold the end of a task."""
+        return sum(
+            ref in one.refs and not one.left and not (ref in one.known and one.known[ref].final)
+            for one in self.accounts
         )
 
     def tolerate(self, what: str) -> None:
@@ -163,6 +170,7 @@ class SharedAccount(Account):
         first_here = ref not in self._here
         if content == held:
             if not (first_here and (self.repeats or self._anew)):
+                self.judge.counts["twice"] += 1
                 self._excused(ref, f"{new} twice", many_only=False)
             return
         if old.final and old.status != "lost" and old.ending != new.ending:
@@ -197,8 +205,3 @@ def _content_of(document: Mapping[str, Any]) -> object:
     ]
     rest = {name: value for name, value in document.items() if name not in NOT_CONTENT and name != "outputs"}
     return (sorted(rest.items(), key=lambda item: item[0]), outputs)
-
-
-def is_final(status: str) -> bool:
-    """Whether nothing comes after it."""
-    return status in FINAL

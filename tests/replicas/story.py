@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,36 @@ class Plan:
     calm: tuple[float, float] = (2.0, 4.0)
     run_seconds: tuple[float, float] = (2.0, 20.0)
     under: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One act, as the provider and the viewers saw it.
+
+    Args:
+        unpolled: The longest time in which an open task was not polled, in seconds.
+        pause: The longest time in which a viewer heard nothing of an open task.
+        doubled: Polls nearer to each other than the interval allows.
+    """
+
+    fault: Fault
+    unpolled: float
+    pause: float
+    doubled: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.fault.name:18} {self.fault.until - self.fault.since:5.1f} s: longest without a poll"
+            f" {self.unpolled:4.1f} s, without news {self.pause:4.1f} s, {self.doubled} polls doubled"
+        )
+
+    def wrong(self) -> Iterator[str]:
+        """What of it was not allowed."""
+        name = self.fault.name
+        if name in {"kill", "stop"} and self.unpolled > FAILOVER:
+            yield f"{name}: a task was not polled for {self.unpolled:.2f} s, lease {LEASE}"
+        if name == "rolling" and self.unpolled > 2 * MAX_SECONDS + 0.5:
+            yield f"{name}: a task was not polled for {self.unpolled:.2f} s"
 
 
 @dataclass
@@ -104,9 +135,9 @@ class Story:
             await self.viewers.close()
         return self.verdict()
 
-    async def act(self, name: str) -> Fault:
+    async def act(self, name: str, which: int | None = None) -> Fault:
         """One act; the judge hears when bridges could not agree."""
-        fault = await self.acts.do(name)
+        fault = await self.acts.do(name, which)
         if name in PARTITIONS:
             self._disturb(fault)
         return fault
@@ -177,37 +208,19 @@ class Story:
         pairs = polls.doubled(self._polls(), MIN_SECONDS)
         within = [pair for pair in pairs if self.judge.disturbed(pair.at - pair.gap, pair.at)]
         faults += [str(pair) for pair in pairs if pair not in within]
-        lines = []
-        for fault in self.acts.done:
-            line, wrong = self.told(fault)
-            lines.append(line)
-            faults += wrong
-        return Verdict(faults, self.judge, len(self.refs), len(within), lines)
+        told = [self.told(fault) for fault in self.acts.done]
+        faults += [wrong for one in told for wrong in one.wrong()]
+        return Verdict(faults, self.judge, len(self.refs), len(within), [str(one) for one in told])
 
-    def told(self, fault: Fault) -> tuple[str, list[str]]:
-        """One act as the provider and the viewers saw it, and what of it was not allowed."""
+    def told(self, fault: Fault) -> Told:
+        """One act as the provider and the viewers saw it."""
         until = fault.until + HEALS
         seen = self._polls()
         pairs = [pair for pair in polls.doubled(seen, MIN_SECONDS) if fault.since <= pair.at <= until]
-        unpolled = self._longest_unpolled(seen, fault)
-        pause = self._longest_pause(fault)
-        line = (
-            f"{fault.name:18} {fault.until - fault.since:5.1f} s: longest without a poll {unpolled:4.1f} s,"
-            f" without news {pause:4.1f} s, {len(pairs)} polls doubled"
-        )
-        wrong = []
-        if fault.name in {"kill", "stop"} and unpolled > FAILOVER:
-            wrong.append(f"{fault.name}: a task was not polled for {unpolled:.2f} s, lease {LEASE}")
-        if fault.name == "rolling" and unpolled > 2 * MAX_SECONDS + 0.5:
-            wrong.append(f"{fault.name}: a task was not polled for {unpolled:.2f} s")
-        return line, wrong
+        return Told(fault, self._longest_unpolled(seen, fault), self._longest_pause(fault), len(pairs))
 
     def _polls(self) -> list[tuple[float, str]]:
         return sorted(self.provider.looks)
-
-    def _open_between(self, since: float, until: float) -> list[str]:
-        """Tasks that lived all this time, and had somebody who watched."""
-        return [ref for ref, (born, ends) in self.lives.items() if born + 2 < since and ends - 1 > until]
 
     def _longest_unpolled(self, seen: Sequence[tuple[float, str]], fault: Fault) -> float:
         times = polls.by_task(seen)
@@ -231,8 +244,9 @@ class Story:
         return longest
 
 
-async def play(plan: Plan, engine: EngineProcess | None) -> Verdict:
-    """A run, whole."""
+@asynccontextmanager
+async def stage(plan: Plan, engine: EngineProcess | None) -> AsyncIterator[Story]:
+    """Provider, bridges and balancer, before anything happens."""
     upstream = {"poll_min_seconds": MIN_SECONDS, "poll_max_seconds": MAX_SECONDS, "timeout_seconds": 5.0}
     async with (
         studio(manual_clock=False, seed=plan.seed) as provider,
@@ -245,4 +259,10 @@ async def play(plan: Plan, engine: EngineProcess | None) -> Verdict:
             under=plan.under,
         ) as bridges,
     ):
-        return await Story(plan, provider, bridges).play()
+        yield Story(plan, provider, bridges)
+
+
+async def play(plan: Plan, engine: EngineProcess | None) -> Verdict:
+    """A run, whole."""
+    async with stage(plan, engine) as story:
+        return await story.play()

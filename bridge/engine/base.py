@@ -114,8 +114,8 @@ class StateEntry(NamedTuple):
     """A state was recorded.
 
     Args:
-        previous: Offset of the entry before, of any kind: if it is not the last one heard, entries are
-            missing.
+        previous: The head before this entry, that is the offset of the entry before, of any kind, or where
+            a new epoch began: if it is not the last one heard, entries are missing.
         document: None if it is too large for the log (`ENTRY_BYTES`): it is in the record.
         raw: As `document`; None too if the state has none.
         whole: Whether `document` and `raw` are all there is; False if the record has more.
@@ -189,6 +189,15 @@ class DocumentEntry(NamedTuple):
     value: bytes | None
 
 
+class DetailsEntry(NamedTuple):
+    """What a task is registered with was set by `register`; its state, if it has one, is unchanged."""
+
+    offset: int
+    previous: int
+    key: TaskKey
+    details: bytes
+
+
 class BeatEntry(NamedTuple):
     """A session is alive. Its only use is to show that the log arrives."""
 
@@ -197,7 +206,16 @@ class BeatEntry(NamedTuple):
     session: str
 
 
-Entry = StateEntry | NoticeEntry | CallEntry | ConfirmEntry | BudgetEntry | DocumentEntry | BeatEntry
+Entry = (
+    StateEntry
+    | NoticeEntry
+    | CallEntry
+    | ConfirmEntry
+    | BudgetEntry
+    | DocumentEntry
+    | DetailsEntry
+    | BeatEntry
+)
 
 # Sessions
 

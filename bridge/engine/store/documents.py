@@ -1,0 +1,214 @@
+"""Small documents, lists of samples, operations that happen once, and holds."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from typing import NamedTuple
+
+from bridge.engine.base import Held, Operation, OperationState, Put
+from bridge.engine.store.due import DueQueue
+from bridge.engine.store.sessions import MICROSECONDS, Sessions
+
+MAX_LISTS = 20_000
+MAX_COUNTERS = 50_000
+_NEVER = 2**62
+
+
+def ends_at(seconds: float, now: int) -> int:
+    """When something that lasts so long ends; infinity and nonsense are for ever and at once."""
+    if not seconds > 0:
+        return now
+    return min(now + math.ceil(min(seconds, 1e12) * MICROSECONDS), _NEVER)
+
+
+class Document(NamedTuple):
+    """A small document; `expires` in microseconds."""
+
+    version: int
+    value: bytes
+    expires: int
+
+
+class Documents:
+    """Small documents by name.
+
+    A version is above every version its name had before, also over a deletion: who compares with an old one
+    is never right by accident.
+    """
+
+    def __init__(self) -> None:
+        self._documents: dict[str, Document] = {}
+        self._expiry: DueQueue[str] = DueQueue()
+        self._last_version = 0
+
+    def get(self, name: str, now: int) -> Document | None:
+        """A document that has not expired."""
+        document = self._documents.get(name)
+        return document if document is not None and now < document.expires else None
+
+    def put(self, name: str, value: bytes | None, *, expect: int | None, seconds: float, now: int) -> Put:
+        """See `Engine.put`."""
+        document = self.get(name, now)
+        version = document.version if document is not None else 0
+        if expect is not None and expect != version:
+            return Put(written=False, version=version, value=document.value if document is not None else None)
+        if value is None:
+            self._delete(name)
+            return Put(written=True, version=0, value=None)
+        self._last_version = max(self._last_version + 1, now)
+        self.restore(name, Document(self._last_version, value, ends_at(seconds, now)))
+        return Put(written=True, version=self._last_version, value=value)
+
+    def restore(self, name: str, document: Document) -> None:
+        """Take a document as it was."""
+        self._last_version = max(self._last_version, document.version)
+        self._documents[name] = document
+        self._expiry.add(name, document.expires)
+
+    def expire(self, limit: int, now: int) -> list[str]:
+        """Delete up to `limit` that have expired; returns their names."""
+        expired: list[str] = []
+        while len(expired) < limit and (name := self._expiry.pop(now)) is not None:
+            self._delete(name)
+            expired.append(name)
+        return expired
+
+    def _delete(self, name: str) -> None:
+        self._documents.pop(name, None)
+        self._expiry.remove(name)
+
+
+class Samples:
+    """Lists that keep their newest entries; of too many lists the one used least recently goes."""
+
+    def __init__(self) -> None:
+        self._lists: OrderedDict[str, deque[bytes]] = OrderedDict()
+
+    def learn(self, name: str, sample: bytes, keep: int) -> str | None:
+        """See `Engine.learn`; returns the name of a list that had to go."""
+        samples = self._lists.setdefault(name, deque())
+        self._lists.move_to_end(name)
+        samples.append(sample)
+        while len(samples) > max(keep, 1):
+            samples.popleft()
+        return self._lists.popitem(last=False)[0] if len(self._lists) > MAX_LISTS else None
+
+    def learned(self, name: str) -> list[bytes]:
+        """The samples of one list, oldest first."""
+        return list(self._lists.get(name, ()))
+
+
+class Undertaking(NamedTuple):
+    """An operation that was begun; `expires` in microseconds."""
+
+    session: str
+    digest: bytes
+    done: bool
+    answer: bytes | None
+    expires: int
+
+
+class Operations:
+    """Operations that must happen once."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._operations: dict[str, Undertaking] = {}
+        self._expiry: DueQueue[str] = DueQueue()
+
+    def get(self, name: str) -> Undertaking | None:
+        """An operation, expired or not."""
+        return self._operations.get(name)
+
+    def begin(self, session: str, name: str, digest: bytes, seconds: float, now: int) -> Operation:
+        """See `Engine.begin`."""
+        known = self._operations.get(name)
+        if known is None or known.expires <= now:
+            if not self._sessions.alive(session, now):
+                return Operation(OperationState.PENDING)
+            self.restore(name, Undertaking(session, digest, False, None, ends_at(seconds, now)))
+            return Operation(OperationState.NEW)
+        if known.digest != digest:
+            return Operation(OperationState.MISMATCH)
+        if known.done:
+            return Operation(OperationState.DONE, known.answer)
+        alive = self._sessions.alive(known.session, now)
+        return Operation(OperationState.PENDING if alive else OperationState.DEAD)
+
+    def finish(self, session: str, name: str, answer: bytes | None, now: int) -> bool:
+        """See `Engine.finish`; again with the same answer is true again."""
+        known = self._operations.get(name)
+        if known is None or known.expires <= now or known.session != session:
+            return False
+        if known.done:
+            return answer is not None and known.answer == answer
+        if not self._sessions.alive(session, now):
+            return False
+        if answer is None:
+            self._delete(name)
+        else:
+            self._operations[name] = known._replace(done=True, answer=answer)
+        return True
+
+    def restore(self, name: str, operation: Undertaking) -> None:
+        """Take an operation as it was."""
+        self._operations[name] = operation
+        self._expiry.add(name, operation.expires)
+
+    def expire(self, limit: int, now: int) -> list[str]:
+        """Delete up to `limit` that have expired; returns their names."""
+        expired: list[str] = []
+        while len(expired) < limit and (name := self._expiry.pop(now)) is not None:
+            self._delete(name)
+            expired.append(name)
+        return expired
+
+    def _delete(self, name: str) -> None:
+        self._operations.pop(name, None)
+        self._expiry.remove(name)
+
+
+class Counter:
+    """What is held of one limit in one window."""
+
+    __slots__ = ("holds", "used", "window")
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.holds: dict[str, float] = {}
+        self.used = 0.0
+
+
+class Counters:
+    """Amounts reserved within limits; of too many counters the one used least recently goes."""
+
+    def __init__(self) -> None:
+        self._counters: OrderedDict[str, Counter] = OrderedDict()
+
+    def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float, now: int) -> Held:
+        """See `Engine.hold`."""
+        number = now // max(round(window * MICROSECONDS), 1) if window < 1e12 else 0
+        held = self._counters.get(counter)
+        if held is None or held.window != number:
+            held = self._counters[counter] = Counter(number)
+        self._counters.move_to_end(counter)
+        if len(self._counters) > MAX_COUNTERS:
+            self._counters.popitem(last=False)
+        if hold in held.holds:
+            return Held(ok=True, used=held.used)
+        # `not <=`: what is not a number is refused too.
+        if not (amount >= 0 and held.used + amount <= limit):
+            return Held(ok=False, used=held.used)
+        held.holds[hold] = amount
+        held.used = math.fsum((held.used, amount))
+        return Held(ok=True, used=held.used)
+
+    def settle(self, counter: str, hold: str, amount: float) -> None:
+        """See `Engine.settle`."""
+        held = self._counters.get(counter)
+        if held is None or hold not in held.holds or not 0 <= amount < math.inf:
+            return
+        held.used = max(held.used - held.holds.pop(hold) + amount, 0.0)
+        if amount:
+            held.holds[hold] = amount

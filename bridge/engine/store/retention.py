@@ -1,0 +1,87 @@
+"""What a store deletes: a few things at a time, with the calls that come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge.core.task import TaskKey
+from bridge.engine.base import End
+from bridge.engine.store.assignments import Assignments
+from bridge.engine.store.sessions import MICROSECONDS
+from bridge.engine.store.tasks import Task, Tasks
+
+OPEN_SECONDS = 7 * 86_400.0  # an open task may have been paid for: kept a week, or longer by the retention
+STEP = 64
+"""Things looked at in one step."""
+
+_STATELESS_MICROSECONDS = 60 * MICROSECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreLimits:
+    """What a store keeps.
+
+    Args:
+        history: States of a task.
+        log: Entries of the log.
+        raw_bytes: Of a provider's own document; a larger one is not kept.
+        retention_seconds: After the end of a task; an open one is kept a week at least.
+        max_tasks: Above this the ended task unchanged for longest is deleted, then others without owner.
+        max_bytes: The same for the memory of all tasks.
+    """
+
+    history: int = 32
+    log: int = 50_000
+    raw_bytes: int = 65_536
+    retention_seconds: float = 86_400.0
+    max_tasks: int = 1_000_000
+    max_bytes: int = 2 * 1024**3
+
+
+DEFAULT_LIMITS = StoreLimits()
+
+
+class TaskRetention:
+    """Deletes tasks that are old, and the oldest of too many."""
+
+    def __init__(self, tasks: Tasks, assignments: Assignments, limits: StoreLimits) -> None:
+        self.max_bytes = limits.max_bytes
+        self._tasks = tasks
+        self._assignments = assignments
+        self._max_tasks = limits.max_tasks
+        self._ended = round(limits.retention_seconds * MICROSECONDS)
+        self._open = max(self._ended, round(OPEN_SECONDS * MICROSECONDS))
+
+    @property
+    def full(self) -> bool:
+        """Whether there are too many tasks, or too large ones."""
+        return len(self._tasks) > self._max_tasks or self._tasks.size > self.max_bytes
+
+    def forget(self, now: int) -> tuple[list[TaskKey], bool]:
+        """Take one step; returns what was deleted, and whether there is more."""
+        forgotten = []
+        for task in self._tasks.ended(STEP):
+            if not self.full and now - task.touched_at < self._ended:
+                break
+            self._tasks.forget(task)
+            forgotten.append(task.key)
+        forgotten += self._forget_idle(self._tasks.stateless(STEP), now)
+        forgotten += self._forget_idle(self._tasks.open(STEP), now)
+        return forgotten, len(forgotten) >= STEP
+
+    def _forget_idle(self, tasks: list[Task], now: int) -> list[TaskKey]:
+        forgotten = []
+        for task in tasks:
+            if not self.full and now - task.touched_at < self._lifetime(task):
+                break
+            if self._assignments.idle(task, now):
+                self._tasks.forget(task)
+                forgotten.append(task.key)
+            else:
+                self._tasks.touch(task, now)
+        return forgotten
+
+    def _lifetime(self, task: Task) -> int:
+        if not task.has_content:
+            return _STATELESS_MICROSECONDS
+        return self._ended if task.end is End.LOST or not task.version else self._open

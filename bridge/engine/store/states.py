@@ -1,0 +1,120 @@
+"""Recording states: who may, in which order it is checked, and what is written in the same step."""
+
+from __future__ import annotations
+
+from bridge.engine.base import ENTRY_BYTES, Applied, Apply, End, Mode, Past, StateEntry, Verdict
+from bridge.engine.store.log import Log
+from bridge.engine.store.tasks import Task, Tasks
+
+_ENTRY_BYTES = 300  # of a state in a task's history, besides its documents
+
+
+def judge(task: Task | None, state: Apply, *, session: str, alive: bool) -> Verdict:
+    """The verdict on a state, checked in the order of `Verdict`."""
+    if task is not None and task.version and (task.stamp == state.stamp or task.digest == state.digest):
+        return Verdict.DUPLICATE
+    if not alive or (state.mode is Mode.OWNER and (task is None or task.owner != session)):
+        return Verdict.FENCED
+    if task is None:
+        return Verdict.RECORDED
+    if task.end is not End.OPEN and state.mode is not Mode.AMEND:
+        replaces_lost = task.end is End.LOST and state.end is End.ENDED
+        if not replaces_lost:
+            return Verdict.FINAL
+    if task.version and task.version != state.expect:
+        return Verdict.STALE
+    return Verdict.RECORDED
+
+
+def _amends(task: Task, state: Apply) -> bool:
+    """Whether a state only adds to one that has ended; a lost task may really end."""
+    if state.mode is not Mode.AMEND or task.end is End.OPEN:
+        return False
+    return task.end is End.ENDED or state.end is not End.ENDED
+
+
+def answer(verdict: Verdict, task: Task | None, state: Apply) -> Applied:
+    """The answer to a state that is not recorded."""
+    if task is None:
+        task = Task(state.key, 0)
+    if verdict is Verdict.DUPLICATE:
+        return Applied(verdict, task.offset, task.version)
+    return Applied(verdict, task.offset, task.version, task.record())
+
+
+class States:
+    """Writes states into records, histories and the log.
+
+    Args:
+        history: States kept of a task.
+        raw_bytes: A larger document of the provider is not kept.
+    """
+
+    def __init__(self, tasks: Tasks, log: Log, *, history: int, raw_bytes: int) -> None:
+        self._tasks = tasks
+        self._log = log
+        self._history = history
+        self._raw_bytes = raw_bytes
+
+    def record(self, task: Task, state: Apply, now: int) -> StateEntry:
+        """Record a state: record, history, listings and log entry."""
+        offset = self._log.next_offset(now)
+        amended = _amends(task, state)
+        raw = state.raw if state.raw is not None and len(state.raw) <= self._raw_bytes else None
+        details = self._details(task, state)
+        task.version, task.session = state.stamp
+        task.offset, task.digest = offset, state.digest
+        task.end = task.end if amended else state.end
+        task.document, task.raw = state.document, raw
+        self._remember(task, Past(offset, state.document, raw))
+        if not task.first_seen:
+            task.first_seen = offset
+            self._tasks.listings.add(task.key, offset, task.details)
+        if not amended:
+            self._tasks.listings.change(task.key, final=task.end is not End.OPEN)
+        self._tasks.touch(task, now)
+        fits = len(state.document) + len(raw or b"") <= ENTRY_BYTES
+        entry = StateEntry(
+            offset=offset,
+            previous=self._log.head,
+            key=task.key,
+            stamp=task.stamp,
+            end=task.end,
+            digest=state.digest,
+            document=state.document if fits else None,
+            raw=raw if fits else None,
+            whole=fits,
+            amended=amended,
+            details=details,
+        )
+        self._log.append(entry)
+        return entry
+
+    def register(self, task: Task, details: bytes) -> None:
+        """Set what a task is registered with."""
+        if task.first_seen:
+            self._tasks.listings.relist(task.key, task.first_seen, task.details, details)
+        self._resize(task, len(details) - len(task.details or b""))
+        task.details = details
+
+    def _details(self, task: Task, state: Apply) -> bytes | None:
+        """Set the details, if they change; returns them if the log entry has to tell them."""
+        changed = state.details is not None and state.details != task.details
+        if state.details is not None and changed:
+            self.register(task, state.details)
+        return task.details if changed or not task.first_seen else None
+
+    def _remember(self, task: Task, past: Past) -> None:
+        task.past.append(past)
+        change = _size(past)
+        while len(task.past) > self._history:
+            change -= _size(task.past.popleft())
+        self._resize(task, change)
+
+    def _resize(self, task: Task, change: int) -> None:
+        task.size += change
+        self._tasks.size += change
+
+
+def _size(past: Past) -> int:
+    return _ENTRY_BYTES + len(past.document) + len(past.raw or b"")

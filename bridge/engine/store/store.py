@@ -1,0 +1,354 @@
+"""The engine's operations over plain data structures: the reference for every engine.
+
+Rule 1: pure. `now` (microseconds) comes with each call and may go back; nothing waits, reads a clock or fails
+        but by a defect.
+Rule 2: no operation walks over all tasks; what is deleted goes in steps of `STEP` with the calls that come.
+Rule 3: memory is bounded: history per task, log, tasks, jobs per queue, lists, counters; what expires is
+        deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bridge.core.task import TaskKey
+from bridge.engine.base import (
+    DEFAULT_JOB_LIMITS,
+    Applied,
+    Apply,
+    BeatEntry,
+    BudgetEntry,
+    Called,
+    CallEntry,
+    Census,
+    ConfirmEntry,
+    DetailsEntry,
+    DocumentEntry,
+    End,
+    Entry,
+    Held,
+    Job,
+    JobLimits,
+    Lent,
+    NoticeEntry,
+    Operation,
+    Past,
+    Put,
+    Record,
+    Released,
+    Report,
+    SessionState,
+    Take,
+    Verdict,
+    Want,
+    Wanted,
+    Welcome,
+)
+from bridge.engine.store.assignments import Assignments
+from bridge.engine.store.budgets import Budgets
+from bridge.engine.store.documents import Counters, Documents, Operations, Samples, ends_at
+from bridge.engine.store.jobs import JobQueues
+from bridge.engine.store.log import MAX_OFFSET, Log
+from bridge.engine.store.retention import DEFAULT_LIMITS, STEP, StoreLimits, TaskRetention
+from bridge.engine.store.sessions import ABOUT_BYTES, BEAT_MICROSECONDS, MICROSECONDS, Sessions
+from bridge.engine.store.states import States, answer, judge
+from bridge.engine.store.tasks import Tasks
+
+_PAUSE_MICROSECONDS = MICROSECONDS
+_BUSY_MICROSECONDS = MICROSECONDS // 100
+
+
+class Store:
+    """Everything an engine holds. Each method is one operation of `Engine`, with the time of the call."""
+
+    def __init__(self, limits: StoreLimits = DEFAULT_LIMITS) -> None:
+        self.log = Log(limits.log)
+        self.sessions = Sessions()
+        self.tasks = Tasks()
+        self.assignments = Assignments(self.sessions, self.tasks)
+        self.budgets = Budgets(self.sessions)
+        self.documents = Documents()
+        self.samples = Samples()
+        self.operations = Operations(self.sessions)
+        self.jobs = JobQueues(self.sessions)
+        self.counters = Counters()
+        self.states = States(self.tasks, self.log, history=limits.history, raw_bytes=limits.raw_bytes)
+        self.retention = TaskRetention(self.tasks, self.assignments, limits)
+        self._tidied_until = 0
+
+    # Sessions
+
+    def session(
+        self,
+        session: str,
+        *,
+        ttl: float,
+        known_head: int,
+        new_epoch: str,
+        about: bytes,
+        opens: bool,
+        now: int,
+    ) -> Welcome:
+        """See `Engine.session`."""
+        known_head = known_head if known_head <= MAX_OFFSET else 0
+        if not self.log.epoch or known_head > self.log.head:
+            self.log.begin(new_epoch, known_head, now)
+        self.tidy(now)
+        return Welcome(
+            state=self._lease(session, ends_at(ttl, now), about[:ABOUT_BYTES], opens=opens, now=now),
+            now=now,
+            epoch=self.log.epoch,
+            head=self.log.head,
+            sessions={name: live.about for name, live in self.sessions.live(now)},
+        )
+
+    def _lease(self, name: str, until: int, about: bytes, *, opens: bool, now: int) -> SessionState:
+        session = self.sessions.get(name)
+        if session is None and opens:
+            self.sessions.open(name, until, about)
+            return SessionState.OPENED
+        if session is None or now >= session.until:
+            return SessionState.EXPIRED
+        session.until, session.about = until, about
+        if opens:
+            return SessionState.OPENED
+        if now - session.beat_at >= BEAT_MICROSECONDS:
+            session.beat_at = now
+            self.log.append(BeatEntry(self.log.next_offset(now), self.log.head, name))
+        return SessionState.RENEWED
+
+    def leave(self, session: str, *, now: int) -> None:
+        """See `Engine.leave`."""
+        known = self.sessions.get(session)
+        if known is not None and now < known.until:
+            known.until = now
+            self.assignments.leave(known, now)
+
+    def bury(self, *, limit: int, spacing: float, now: int) -> int:
+        """See `Engine.bury`."""
+        return self.assignments.bury(limit, round(spacing * MICROSECONDS), now)
+
+    # Ownership
+
+    def want(self, session: str, wants: Sequence[Want], *, linger: float, now: int) -> list[Wanted]:
+        """See `Engine.want`."""
+        return self.assignments.want(session, wants, ends_at(linger, now), now)
+
+    def rewant(self, keys: Sequence[TaskKey], *, linger: float, now: int) -> None:
+        """See `Engine.rewant`."""
+        self.assignments.rewant(keys, ends_at(linger, now))
+
+    def keep(self, session: str, key: TaskKey, *, called_back: bool, now: int) -> None:
+        """See `Engine.keep`."""
+        self.assignments.keep(session, key, called_back=called_back, now=now)
+
+    def claim(self, session: str, *, account: str, limit: int, now: int) -> list[Record]:
+        """See `Engine.claim`."""
+        return [task.record() for task in self.assignments.claim(session, account, limit, now)]
+
+    def release(
+        self, session: str, due: Sequence[tuple[TaskKey, int]], *, hand_over: bool, now: int
+    ) -> list[Released]:
+        """See `Engine.release`."""
+        return [self.assignments.release(session, key, at, hand_over=hand_over, now=now) for key, at in due]
+
+    def call(
+        self, session: str, key: TaskKey, *, called_back: bool = False, now: int
+    ) -> tuple[Called, TaskKey | None]:
+        """See `Engine.call`."""
+        if not self.sessions.alive(session, now):
+            return Called.UNKNOWN, None
+        called, task = self.assignments.call(key, now)
+        if task is None:
+            return called, None
+        if called is Called.TOLD:
+            offset = self.log.next_offset(now)
+            self.log.append(CallEntry(offset, self.log.head, task.key, task.owner, called_back))
+        return called, task.key
+
+    # States
+
+    def apply(
+        self, session: str, states: Sequence[Apply], *, limits: JobLimits = DEFAULT_JOB_LIMITS, now: int
+    ) -> list[Applied]:
+        """See `Engine.apply`."""
+        alive = self.sessions.alive(session, now)
+        applied = [self._apply_one(session, state, limits, now, alive=alive) for state in states]
+        self.tidy(now)
+        return applied
+
+    def _apply_one(self, session: str, state: Apply, limits: JobLimits, now: int, *, alive: bool) -> Applied:
+        task = self.tasks.get(state.key)
+        verdict = judge(task, state, session=session, alive=alive)
+        if verdict is not Verdict.RECORDED:
+            return answer(verdict, task, state)
+        task = task or self.tasks.ensure(state.key, now)
+        entry = self.states.record(task, state, now)
+        if task.end is End.ENDED and not entry.amended:
+            self.assignments.end(task)
+            task.notices.clear()
+        dropped = self.jobs.add(state.jobs, limits)
+        return Applied(verdict, entry.offset, task.version, dropped=dropped)
+
+    def records(self, keys: Sequence[TaskKey], *, now: int) -> list[Record]:
+        """See `Engine.records`."""
+        del now
+        return [task.record() if (task := self.tasks.get(key)) is not None else Record(key) for key in keys]
+
+    def history(self, key: TaskKey, after: int, *, now: int) -> list[Past]:
+        """See `Engine.history`."""
+        del now
+        task = self.tasks.get(key)
+        return [past for past in task.past if past.offset > after] if task is not None else []
+
+    def newest(self, upstream: str, account: str, *, final: bool, limit: int, now: int) -> list[TaskKey]:
+        """See `Engine.newest`."""
+        del now
+        return self.tasks.listings.newest(upstream, account, final=final, limit=limit)
+
+    def listing(
+        self, upstream: str, *, tag: str = "", group: str = "", after: int = 0, limit: int, now: int
+    ) -> list[tuple[int, TaskKey]]:
+        """See `Engine.listing`."""
+        del now
+        return self.tasks.listings.first_seen(upstream, tag=tag, group=group, after=after, limit=limit)
+
+    def register(self, session: str, key: TaskKey, details: bytes, *, now: int) -> int:
+        """See `Engine.register`."""
+        if not self.sessions.alive(session, now):
+            return 0
+        task = self.tasks.ensure(key, now)
+        self.states.register(task, details)
+        self.tasks.touch(task, now)
+        return self.log.append(DetailsEntry(self.log.next_offset(now), self.log.head, key, details))
+
+    # The log
+
+    def read(self, after: int, *, limit: int = 1000) -> list[Entry]:
+        """The entries there are; see `Engine.read`."""
+        return self.log.after(after, limit)
+
+    def announce(self, session: str, key: TaskKey, code: str, body: bytes | None, *, now: int) -> int:
+        """See `Engine.announce`."""
+        if not self.sessions.alive(session, now):
+            return 0
+        task = self.tasks.ensure(key, now)
+        if code == "fresh":
+            task.notices.clear()
+        elif body is None:
+            task.notices.pop(code, None)
+        elif task.end is not End.ENDED:
+            task.notices[code] = body
+        return self.log.append(NoticeEntry(self.log.next_offset(now), self.log.head, key, code, body))
+
+    def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]], *, now: int) -> None:
+        """See `Engine.confirm`."""
+        if not self.sessions.alive(session, now):
+            return
+        seen = []
+        for key, observed_at in confirmed:
+            task = self.tasks.get(key)
+            if task is not None and task.version and observed_at > task.confirmed_at:
+                task.confirmed_at = observed_at
+                seen.append((key, observed_at))
+        if seen:
+            self.log.append(ConfirmEntry(self.log.next_offset(now), self.log.head, seen))
+
+    # Budgets
+
+    def take(self, session: str, take: Take, *, now: int) -> Lent:
+        """See `Engine.take`."""
+        return self.budgets.take(session, take, now)
+
+    def report(
+        self, session: str, credential: str, report: Report, *, seconds: float = 0.0, now: int
+    ) -> tuple[int, int]:
+        """See `Engine.report`."""
+        paused_until, failures, changed = self.budgets.report(session, credential, report, seconds, now)
+        if changed:
+            offset = self.log.next_offset(now)
+            self.log.append(BudgetEntry(offset, self.log.head, credential, paused_until, failures))
+        return paused_until, failures
+
+    def probe(self, session: str, credential: str, *, seconds: float, now: int) -> bool:
+        """See `Engine.probe`."""
+        return self.budgets.probe(session, credential, ends_at(seconds, now), now)
+
+    # Learned, small documents, operations, jobs, holds
+
+    def learn(self, name: str, sample: bytes, *, keep: int, now: int) -> None:
+        """See `Engine.learn`."""
+        del now
+        self.samples.learn(name, sample, keep)
+
+    def learned(self, names: Sequence[str], *, now: int) -> list[list[bytes]]:
+        """See `Engine.learned`."""
+        del now
+        return [self.samples.learned(name) for name in names]
+
+    def put(
+        self,
+        name: str,
+        value: bytes | None,
+        *,
+        expect: int | None,
+        seconds: float,
+        tell: bool = False,
+        now: int,
+    ) -> Put:
+        """See `Engine.put`."""
+        put = self.documents.put(name, value, expect=expect, seconds=seconds, now=now)
+        if tell and put.written:
+            self.log.append(DocumentEntry(self.log.next_offset(now), self.log.head, name, value))
+        self.tidy(now)
+        return put
+
+    def get(self, names: Sequence[str], *, now: int) -> list[tuple[int, bytes | None]]:
+        """See `Engine.get`."""
+        documents = [self.documents.get(name, now) for name in names]
+        return [(one.version, one.value) if one is not None else (0, None) for one in documents]
+
+    def begin(self, session: str, name: str, digest: bytes, *, seconds: float, now: int) -> Operation:
+        """See `Engine.begin`."""
+        return self.operations.begin(session, name, digest, seconds, now)
+
+    def finish(self, session: str, name: str, answer: bytes | None, *, now: int) -> bool:
+        """See `Engine.finish`."""
+        return self.operations.finish(session, name, answer, now)
+
+    def claim_jobs(self, session: str, queue: str, *, limit: int, lease: float, now: int) -> list[Job]:
+        """See `Engine.claim_jobs`."""
+        return self.jobs.claim(session, queue, limit, ends_at(lease, now), now)
+
+    def finish_job(self, session: str, queue: str, job: str, *, retry_at: int = 0, now: int) -> bool:
+        """See `Engine.finish_job`."""
+        return self.jobs.finish(session, queue, job, retry_at, now)
+
+    def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float, now: int) -> Held:
+        """See `Engine.hold`."""
+        return self.counters.hold(counter, hold, amount, limit=limit, window=window, now=now)
+
+    def settle(self, counter: str, hold: str, amount: float, *, now: int) -> None:
+        """See `Engine.settle`."""
+        del now
+        self.counters.settle(counter, hold, amount)
+
+    # Other
+
+    def tidy(self, now: int) -> None:
+        """Delete a little of what is old or too much, if it is time; called by the operations that add."""
+        if not self.retention.full and now < self._tidied_until <= now + _PAUSE_MICROSECONDS:
+            return
+        _, more = self.retention.forget(now)
+        more |= len(self.documents.expire(STEP, now)) == STEP
+        more |= len(self.operations.expire(STEP, now)) == STEP
+        self.assignments.expire(STEP, now)
+        self.budgets.forget_idle(STEP, now)
+        self.sessions.forget(now)
+        self._tidied_until = now + (_BUSY_MICROSECONDS if more else _PAUSE_MICROSECONDS)
+
+    def census(self, *, now: int) -> Census:
+        """See `Engine.census`."""
+        orphans, oldest = self.assignments.orphaned(now)
+        used = self.tasks.size + self.jobs.size
+        return Census(orphans, oldest, used=used, limit=self.retention.max_bytes, jobs=len(self.jobs))

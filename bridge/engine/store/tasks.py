@@ -1,0 +1,189 @@
+"""What the engine holds of each task, and how long."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+
+from bridge.core.task import TaskKey
+from bridge.engine.base import End, Past, Record, Stamp
+from bridge.engine.store.listings import Listings
+
+TASK_BYTES = 1200  # without documents, measured
+
+
+class Task:
+    """A record that changes; see `Record` for the fields."""
+
+    __slots__ = (
+        "called_at",
+        "called_back",
+        "confirmed_at",
+        "details",
+        "digest",
+        "document",
+        "due",
+        "end",
+        "first_seen",
+        "kept",
+        "key",
+        "notices",
+        "offset",
+        "owner",
+        "past",
+        "raw",
+        "session",
+        "size",
+        "touched_at",
+        "version",
+    )
+
+    def __init__(self, key: TaskKey, now: int) -> None:
+        self.key = key
+        self.owner = ""
+        self.version = 0
+        self.session = ""
+        self.offset = 0
+        self.end = End.OPEN
+        self.digest = b""
+        self.document: bytes | None = None
+        self.raw: bytes | None = None
+        self.kept = False
+        self.called_back = False
+        self.notices: dict[str, bytes] = {}
+        self.due = 0
+        self.confirmed_at = 0.0
+        self.first_seen = 0
+        self.details: bytes | None = None
+        self.called_at = 0
+        self.touched_at = now
+        self.size = TASK_BYTES
+        self.past: deque[Past] = deque()
+
+    @property
+    def stamp(self) -> Stamp:
+        """Of the newest state."""
+        return Stamp(self.version, self.session)
+
+    @property
+    def has_content(self) -> bool:
+        """Whether anything was recorded of it, be it only what it is registered with."""
+        return self.version > 0 or self.details is not None
+
+    def record(self) -> Record:
+        """As it is now."""
+        return Record(
+            key=self.key,
+            owner=self.owner,
+            version=self.version,
+            session=self.session,
+            offset=self.offset,
+            end=self.end,
+            digest=self.digest,
+            document=self.document,
+            raw=self.raw,
+            kept=self.kept,
+            called_back=self.called_back,
+            notices=dict(self.notices),
+            due=self.due,
+            confirmed_at=self.confirmed_at,
+            first_seen=self.first_seen,
+            details=self.details,
+        )
+
+
+class Tasks:
+    """All tasks, with their listings.
+
+    Attributes:
+        size: Bytes of all, about.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.listings = Listings()
+        self._tasks: dict[TaskKey, Task] = {}
+        # Each the one touched least recently first.
+        self._ended: dict[TaskKey, None] = {}
+        self._open: dict[TaskKey, None] = {}
+        self._stateless: dict[TaskKey, None] = {}
+        # By what comes after the last `/` of the id: callbacks name parts.
+        self._by_last_part: dict[tuple[str, str, str], dict[TaskKey, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def get(self, key: TaskKey) -> Task | None:
+        """A task, if it is known."""
+        return self._tasks.get(key)
+
+    def ensure(self, key: TaskKey, now: int) -> Task:
+        """A task, made if need be."""
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = Task(key, now)
+            self.size += task.size
+            self._stateless[key] = None
+            if "/" in key.task_id:
+                self._by_last_part.setdefault(_last_part(key), {})[key] = None
+        return task
+
+    def touch(self, task: Task, now: int) -> None:
+        """A task has changed: it is kept longest from now on."""
+        task.touched_at = now
+        for keys in (self._ended, self._open, self._stateless):
+            keys.pop(task.key, None)
+        ended = task.end is End.ENDED
+        (self._ended if ended else self._open if task.has_content else self._stateless)[task.key] = None
+        if "/" in task.key.task_id:
+            named = self._by_last_part[_last_part(task.key)]
+            named.pop(task.key, None)
+            named[task.key] = None
+
+    def named(self, key: TaskKey) -> Task | None:
+        """The newest open task of the same account whose id ends in `/<task_id>`."""
+        ending = f"/{key.task_id}"
+        keys = self._by_last_part.get(_last_part(key), {})
+        # Bounded: ids that end alike are few, or somebody makes them up.
+        for other in itertools.islice(reversed(keys), 100):
+            task = self._tasks[other]
+            if other.task_id.endswith(ending) and task.end is not End.ENDED:
+                return task
+        return None
+
+    def forget(self, task: Task) -> None:
+        """Delete a task."""
+        key = task.key
+        del self._tasks[key]
+        self.size -= task.size
+        for keys in (self._ended, self._open, self._stateless):
+            keys.pop(key, None)
+        if task.first_seen:
+            self.listings.remove(key, task.first_seen, task.details)
+            self.listings.change(key, final=None)
+        if "/" in key.task_id:
+            named = self._by_last_part[_last_part(key)]
+            del named[key]
+            if not named:
+                del self._by_last_part[_last_part(key)]
+
+    def ended(self, limit: int) -> list[Task]:
+        """Ended tasks, the one touched least recently first."""
+        return [self._tasks[key] for key in itertools.islice(self._ended, limit)]
+
+    def open(self, limit: int) -> list[Task]:
+        """Tasks with a state or details that have not ended, the one touched least recently first."""
+        return [self._tasks[key] for key in itertools.islice(self._open, limit)]
+
+    def stateless(self, limit: int) -> list[Task]:
+        """Tasks with neither, the one touched least recently first."""
+        return [self._tasks[key] for key in itertools.islice(self._stateless, limit)]
+
+    def all(self) -> Iterator[Task]:
+        """Every task."""
+        return iter(self._tasks.values())
+
+
+def _last_part(key: TaskKey) -> tuple[str, str, str]:
+    return key.upstream, key.account, key.task_id.rpartition("/")[2]

@@ -156,6 +156,7 @@ async def fleet(
     *,
     count: int = 3,
     seed: int = 0,
+    name: str = "qingbo",
     upstream: dict[str, Any] | None = None,
     journal: Path | None = None,
     under: Sequence[str] = (),
@@ -165,6 +166,7 @@ async def fleet(
 
     Args:
         engine: None for one bridge with a journal of its own.
+        name: Of the upstream.
         under: A command that becomes the bridge in the end.
     """
     async with AsyncExitStack() as stack:
@@ -176,7 +178,7 @@ async def fleet(
                 await way.listen()
                 stack.push_async_callback(way.close)
                 shared = SETTINGS | {"engine": f"redis://{HOST}:{way.port}"} | shared
-            site = Site(base_url, journal, upstream=upstream, under=under, **shared)
+            site = Site(base_url, journal, name=name, upstream=upstream, under=under, **shared)
             replicas.append(Replica(site, way))
             stack.push_async_callback(site.close)
         await asyncio.gather(*(one.site.start() for one in replicas))

@@ -186,9 +186,7 @@ class AnyReplicas(RuleBasedStateMachine):
         replica = self.replicas[number]
         if not replica.session:
             return
-        answers = self.call(
-            "want", replica.session, [Want(key, may_own) for key in keys], linger=LINGER
-        )
+        answers = self.call("want", replica.session, [Want(key, may_own) for key in keys], linger=LINGER)
         for key, answer in zip(keys, answers, strict=True):
             replica.known[key] = answer.record
             replica.owned.discard(key)
@@ -224,6 +222,12 @@ class AnyReplicas(RuleBasedStateMachine):
             assert record.end is not End.ENDED
             replica.owned.add(record.key)
             replica.known[record.key] = record
+
+    @rule(number=which, key=task)
+    def call_owner(self, number: int, key: TaskKey) -> None:
+        replica = self.replicas[number]
+        if replica.session:
+            self.call("call", replica.session, key)
 
     @rule(number=which, hand_over=st.booleans(), milliseconds=st.integers(0, 2000))
     def release(self, number: int, milliseconds: int, *, hand_over: bool) -> None:
@@ -365,10 +369,8 @@ class AnyReplicas(RuleBasedStateMachine):
         self.slots.clear()
         self.sent.clear()
         for replica in self.replicas:  # their connections broke: nothing before a session of the new history
-            replica.until = min(replica.until, self.now)
-        self.alive_until = {
-            name: session.until for name, session in self.store.sessions.live(self.now)
-        }
+            replica.until, replica.permits = min(replica.until, self.now), 0
+        self.alive_until = {name: session.until for name, session in self.store.sessions.live(self.now)}
         for number in range(3):
             self.renew(number, opens=False)
             self.begin(number)
@@ -422,6 +424,8 @@ class AnyReplicas(RuleBasedStateMachine):
                 for one in self.replicas
                 if key in one.owned and self.now < one.until and one.session != record.owner
             ]
+            if record.end is End.ENDED:
+                continue  # its owner hears of it through the log
             assert not believers, f"I2: {believers} believe to own {key}, and {record.owner!r} does"
 
     @invariant()

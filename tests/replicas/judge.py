@@ -45,12 +45,14 @@ class SharedJudge(Judge):
     Attributes:
         resets_expected: Whether the engine's history has changed; if not, no client may be told `reset`.
         disturbances: When the engine could not be reached by all.
+        kills: When a bridge was killed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.resets_expected = False
         self.disturbances: list[Disturbance] = []
+        self.kills: list[float] = []
         self.tolerated: list[str] = []
 
     @property
@@ -62,6 +64,14 @@ class SharedJudge(Judge):
         """Whether any disturbance touches this span of time."""
         return any(
             one.since <= now and since <= one.until and (one.split or not split) for one in self.disturbances
+        )
+
+    def killed_meanwhile(self, since: float, now: float) -> bool:
+        """Whether a bridge was killed while the engine could not be reached by all, within this time."""
+        return any(
+            since <= at <= now and one.since <= at <= one.until
+            for one in self.disturbances
+            for at in self.kills
         )
 
     def waiting(self, ref: str) -> int:
@@ -171,7 +181,7 @@ class SharedAccount(Account):
         if content == held:
             if not (first_here and (self.repeats or self._anew)):
                 self.judge.counts["twice"] += 1
-                self._excused(ref, f"{new} twice", many_only=False)
+                self._twice(ref, new)
             return
         if old.final and old.status != "lost" and old.ending != new.ending:
             self._wrong(ref, f"{old.ending} was final and became {new.ending}")
@@ -181,15 +191,23 @@ class SharedAccount(Account):
             if self._anew and self._judge.disturbed(told_at, now, split=True):
                 self._judge.tolerate(f"{self.name}: {ref}: {new} after {old}, after a reset")
             else:
-                self._excused(ref, f"{new} after {old}", many_only=True)
+                self._back(ref, old, new)
 
-    def _excused(self, ref: str, what: str, *, many_only: bool) -> None:
-        """A state shown in an outage, again: for many-task streams, and where its bridge was killed."""
-        told_at, now = self._told_at[ref], asyncio.get_running_loop().time()
-        if (self.repeats or not many_only) and self._judge.disturbed(told_at, now):
-            self._judge.tolerate(f"{self.name}: {ref}: {what}")
+    def _twice(self, ref: str, new: Sight) -> None:
+        """A state shown in an outage by a bridge that was killed before it could be recorded."""
+        if self._judge.killed_meanwhile(self._told_at[ref], asyncio.get_running_loop().time()):
+            self._judge.tolerate(f"{self.name}: {ref}: {new} twice")
         else:
-            self._wrong(ref, what)
+            self._wrong(ref, f"{new} twice")
+
+    def _back(self, ref: str, old: Sight, new: Sight) -> None:
+        """Many tasks on one stream that moved in an outage: what was shown unrecorded may go back."""
+        told_at, now = self._told_at[ref], asyncio.get_running_loop().time()
+        moved = self.repeats and self._judge.disturbed(told_at, now)
+        if moved or self._judge.killed_meanwhile(told_at, now):
+            self._judge.tolerate(f"{self.name}: {ref}: {new} after {old}")
+        else:
+            self._wrong(ref, f"{new} after {old}")
 
 
 def _without_mark(event_id: str) -> str:

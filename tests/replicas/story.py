@@ -190,8 +190,10 @@ class Story:
         """Before an act: from now on it may show."""
         if name in HISTORY_CHANGES:
             self.judge.resets_expected = True
+        now = asyncio.get_running_loop().time()
+        if name == "kill":
+            self.judge.kills.append(now)
         if name in PARTITIONS:
-            now = asyncio.get_running_loop().time()
             self._open = Disturbance(now, float("inf"), split=name == "split")
             self.judge.disturbances.append(self._open)
 

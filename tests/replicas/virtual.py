@@ -310,9 +310,7 @@ class Stage:
 
     def _verdict(self) -> list[str]:
         truth = {
-            f"qingbo/{task_id}": Ending(
-                life.outcome, _url(task_id) if life.outcome == "completed" else None
-            )
+            f"qingbo/{task_id}": Ending(life.outcome, _url(task_id) if life.outcome == "completed" else None)
             for task_id, life in self.lives.items()
         }
         found = [*self.faults, *self.judge.verdict(truth)]
@@ -672,7 +670,9 @@ def main(words: list[str]) -> int:
         for seed in range(int(low), int(high or low) + 1):
             stage = play(seed)
             counts = dict(stage.judge.counts)
-            sys.stdout.write(f"seed {seed}: {len(stage.faults)} faults, {stage.judge.states} states, {counts}\n")
+            sys.stdout.write(
+                f"seed {seed}: {len(stage.faults)} faults, {stage.judge.states} states, {counts}\n"
+            )
             for fault in stage.faults[:5]:
                 sys.stdout.write(f"  FAULT {fault}\n")
             wrong += bool(stage.faults)

@@ -1,7 +1,7 @@
 """`make bench replicas`: several bridges on one engine, and what the engine computes for them.
 
 python -m tests.bench.replicas                      everything, half an hour; writes docs/performance.md
-python -m tests.bench.replicas cost failover        some parts; the tables keep the newest numbers of the others
+python -m tests.bench.replicas cost failover        some parts; the others keep their newest numbers
 python -m tests.bench.replicas --tiny               takes a minute: checks that the code runs, writes nothing
 """
 

@@ -212,7 +212,7 @@ class Hoppers:
 
 
 async def until(true: Callable[[], Awaitable[bool]], seconds: float) -> None:
-    """Ask again and again: what is waited for is in other processes."""
+    """Ask again and again."""
     async with asyncio.timeout(seconds):
-        while not await true():
+        while not await true():  # noqa: ASYNC110 - what is waited for is in other processes
             await asyncio.sleep(0.05)

@@ -132,8 +132,10 @@ def text(results: Results) -> str:
 def markdown(results: Results) -> str:
     """The section between the markers of docs/performance.md."""
     lines = ["| met | measured | target | value |", "|---|---|---|---|"]
-    for one in targets(results):
-        lines.append(f"| {'yes' if one.holds else '**no**'} | {one.what} | {one.bound} | {one.value:,.4g} |")
+    lines += [
+        f"| {'yes' if one.holds else '**no**'} | {one.what} | {one.bound} | {one.value:,.4g} |"
+        for one in targets(results)
+    ]
     for part, result in results.items():
         lines += ["", f"### replicas: {part}", "", f"{result['when']}, commit `{result['commit']}`.", ""]
         lines += _table(result["rows"])

@@ -75,9 +75,6 @@ async def _measured(opened: list[socket.socket], publisher: Publisher, rounds: i
 
 def _open(address: tuple[str, int], sockets: int) -> list[socket.socket]:
     made = []
-    request = (
-        b"GET /v1/tasks/bytespike/t0/events HTTP/1.1\r\nHost: bridge\r\nAccept: text/event-stream\r\n\r\n"
-    )
     for _ in range(sockets):
         one = socket.create_connection(address, timeout=30)
         one.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)

@@ -51,6 +51,7 @@ def metrics_table() -> str:
     """Every metric, with the possible values of its labels."""
     metrics = Metrics(CollectorRegistry(), ["qingbo"])
     metrics.report_certificate(lambda: 0.0)
+    metrics.report_engine()
     rows = []
     for family in metrics.exposition(openmetrics=False).collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name

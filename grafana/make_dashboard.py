@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grafana.panels import COLOURS, GREEN, GREY, OF, OURS, RATE, RED, Panel, Target
-from grafana.rows import ROWS
+from grafana.rows import ENGINE, ROWS
 
 HERE = Path(__file__).parent
 OUTPUT = HERE / "dashboards" / "bridge.json"
@@ -121,22 +121,31 @@ def _link(title: str, target: str) -> dict[str, Any]:
 
 
 def _placed() -> Iterator[dict[str, Any]]:
-    """All rows and panels with their grid positions, from left to right."""
+    """All rows and panels with their grid positions, from left to right.
+
+    The panels of a closed row are in the row, as Grafana stores them: most bridges share no engine.
+    """
     number, top = 1, 0
     for title, make in ROWS:
-        yield {
+        closed, inside = title == ENGINE, list[dict[str, Any]]()
+        row = {
             "id": number,
             "type": "row",
             "title": title,
-            "collapsed": False,
-            "panels": [],
+            "collapsed": closed,
+            "panels": inside,
             "gridPos": {"x": 0, "y": top, "w": COLUMNS, "h": 1},
         }
+        yield row
         number, top, left, height = number + 1, top + 1, 0, 0
         for panel in make():
             if left + panel.width > COLUMNS:
                 left, top = 0, top + height
-            yield _written(panel, number, {"x": left, "y": top, "w": panel.width, "h": panel.height})
+            made = _written(panel, number, {"x": left, "y": top, "w": panel.width, "h": panel.height})
+            if closed:
+                inside.append(made)
+            else:
+                yield made
             number, left, height = number + 1, left + panel.width, panel.height
         top += height
 

@@ -10,6 +10,7 @@ OF = 'instance=~"$instance"'
 UP = f'{OF}, upstream=~"$upstream"'
 OURS = "bridge_build_info"  # selects bridges among all processes with memory metrics
 SLOW = f'{OF}, reason="slow"'
+FAILED_CALLS = f'{OF}, outcome!="ok"'
 ENDS = 'status=~"completed|failed|cancelled|lost"'
 RATE = "$__rate_interval"
 
@@ -129,15 +130,21 @@ def heatmap(title: str, description: str, metric: str, labels: str, **more: Any)
     return Panel("heatmap", title, description, (target,), unit="s", options=options, **more)
 
 
-def states(title: str, description: str, *targets: Target, **more: Any) -> Panel:
-    """A state over time, one bar each."""
+def states(
+    title: str, description: str, *targets: Target, words: tuple[tuple[str, str], ...], **more: Any
+) -> Panel:
+    """A state over time, one bar each.
+
+    Args:
+        words: The word and colour of 0, 1 and so on.
+    """
     options = {
         "mergeValues": True,
         "showValue": "never",
         "rowHeight": 0.8,
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
     }
-    mapped = {"mappings": value_names(("closed", GREEN), ("open", RED))}
+    mapped = {"mappings": value_names(*words)}
     return Panel(
         "state-timeline", title, description, targets, options=options, defaults=mapped, unit="none", **more
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from grafana.panels import (
     ENDS,
+    FAILED_CALLS,
     GREEN,
     GREY,
     OF,
@@ -26,6 +27,8 @@ from grafana.panels import (
     states,
     value_names,
 )
+
+ENGINE = "Engine (several bridges)"
 
 
 def state() -> Iterator[Panel]:
@@ -110,13 +113,13 @@ def questions() -> Iterator[Panel]:
         steps=((GREEN, None), (YELLOW, 0.25), (RED, 0.5)),
         runbook="operations.md#deliveries-late",
     )
-    saved = rate("bridge_polls_saved_total", UP)
+    wished = rate("bridge_polls_wished_total", UP)
     made = rate("bridge_polls_total", UP)
     yield stat(
         "Polls avoided",
         "The share of polls that subscribers would have made at the provider's recommended interval and that "
         "were not needed.",
-        Target(f"{saved} / ({saved} + {made})", "of all polls"),
+        Target(f"clamp_min(1 - {made} / {wished}, 0)", "of all polls"),
         unit="percentunit",
         defaults={"min": 0, "max": 1, "decimals": 1},
         runbook="metrics.md#how-to-read-each",
@@ -233,6 +236,7 @@ def upstreams() -> Iterator[Panel]:
         "Circuit breaker",
         "Open after eight failures in a row of different tasks, while only one probe at a time is sent.",
         Target(f"max by (upstream) (bridge_circuit_open{{{UP}}})", "{{upstream}}"),
+        words=(("closed", GREEN), ("open", RED)),
         runbook="operations.md#provider-down",
     )
     yield lines(
@@ -354,6 +358,114 @@ def process() -> Iterator[Panel]:
     )
 
 
+def engine() -> Iterator[Panel]:
+    """What several bridges share."""
+    yield states(
+        "Engine connection",
+        "Whether each bridge reaches the engine and receives its log. While it is away, each bridge "
+        "continues the tasks that it polls.",
+        Target(f"min by (instance) (bridge_engine_connected{{{OF}}})", "{{instance}}"),
+        words=(("away", RED), ("connected", GREEN)),
+        runbook="operations.md#engine-away",
+    )
+    yield lines(
+        "Log lag",
+        "Age of the newest log entry that each bridge has received. Every bridge writes one a second: above "
+        "two seconds, subscribers of that bridge get states late.",
+        Target(f"max by (instance) (bridge_engine_lag_seconds{{{OF}}})", "{{instance}}"),
+        unit="s",
+        steps=(("transparent", None), (RED, 2)),
+        runbook="operations.md#engine-lag",
+    )
+    yield lines(
+        "Engine response time p99",
+        "By operation. `apply` records states, `want` asks which bridge polls a task, `take` borrows "
+        "from the rate limit.",
+        Target(quantile(0.99, "bridge_engine_call_seconds", OF, "operation"), "{{operation}}"),
+        unit="s",
+        runbook="operations.md#engine-lag",
+    )
+    yield lines(
+        "Engine calls per second",
+        "By operation. The number depends on changes of tasks, not on subscribers.",
+        Target(rate("bridge_engine_calls_total", OF, "operation"), "{{operation}}"),
+        unit="reqps",
+        stacked=True,
+        runbook="metrics.md#how-to-read-each",
+    )
+    yield lines(
+        "Failed engine calls per minute",
+        "`timeout` after `engine_timeout_seconds`, `unavailable` without a connection, `refused` if the "
+        "engine answers with an error.",
+        Target(
+            f"60 * {rate('bridge_engine_calls_total', FAILED_CALLS, 'outcome')}",
+            "{{outcome}}",
+        ),
+        runbook="operations.md#engine-away",
+    )
+    yield lines(
+        "Engine memory",
+        "The share of its limit that is in use. A full engine behaves as one that is away.",
+        Target(
+            f"max(bridge_engine_memory_used_bytes{{{OF}}})"
+            f" / (max(bridge_engine_memory_limit_bytes{{{OF}}}) > 0)",
+            "used",
+        ),
+        unit="percentunit",
+        defaults={"min": 0, "max": 1},
+        steps=(("transparent", None), (RED, 0.8)),
+        runbook="operations.md#engine-memory",
+    )
+    yield lines(
+        "Tasks polled by each bridge",
+        "Each task is polled by one bridge, for the subscribers of all.",
+        Target(f"sum by (instance) (bridge_owned{{{OF}}})", "{{instance}}"),
+        stacked=True,
+        runbook="operations.md#tasks-orphaned",
+    )
+    yield lines(
+        "Tasks without a bridge",
+        "Tasks that wait to be polled by another bridge, after one has drained or died.",
+        Target(f"max(bridge_orphans{{{OF}}})", "tasks"),
+        runbook="operations.md#tasks-orphaned",
+    )
+    yield lines(
+        "Longest wait without a bridge",
+        "For how long the first of them has been due; above ten seconds no bridge takes it.",
+        Target(f"max(bridge_oldest_orphan_seconds{{{OF}}})", "oldest"),
+        unit="s",
+        steps=(("transparent", None), (RED, 10)),
+        runbook="operations.md#tasks-orphaned",
+    )
+    yield lines(
+        "Lease left",
+        "How long each bridge may still poll without an answer of the engine, and how many are alive.",
+        Target(f"min by (instance) (bridge_lease_seconds{{{OF}}})", "{{instance}}"),
+        Target(f"max(bridge_replicas{{{OF}}})", "bridges"),
+        unit="none",
+        runbook="operations.md#states-fenced",
+    )
+    yield lines(
+        "States by outcome",
+        "What the engine did with states: `fenced` ones came from a bridge whose lease had ended.",
+        Target(rate("bridge_applies_total", OF, "verdict"), "{{verdict}}"),
+        unit="cps",
+        runbook="operations.md#states-fenced",
+    )
+    yield lines(
+        "Taken over, lost and repaired per minute",
+        "Tasks taken over from another bridge, leases that ran out, new epochs, gaps in the log, states that "
+        "were recorded after an outage; and states not recorded yet.",
+        Target(f"60 * {rate('bridge_adopted_total', OF)}", "taken over"),
+        Target(f"60 * {rate('bridge_leases_lost_total', OF)}", "leases lost"),
+        Target(f"60 * {rate('bridge_engine_epochs_total', OF)}", "epochs"),
+        Target(f"60 * {rate('bridge_engine_gaps_total', OF)}", "gaps"),
+        Target(f"60 * {rate('bridge_engine_reapplied_total', OF)}", "recorded later"),
+        Target(f"sum(bridge_engine_unrecorded{{{OF}}})", "not recorded"),
+        runbook="operations.md#engine-epochs",
+    )
+
+
 ROWS = (
     ("State", state),
     ("Overview", questions),
@@ -361,4 +473,5 @@ ROWS = (
     ("Upstream", upstreams),
     ("Fan-out", fanout),
     ("Process", process),
+    (ENGINE, engine),
 )

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,15 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.app.auth import AuthComponents, build_auth, make_accounts
+from bridge.app.replicas import (
+    KeptEngine,
+    make_replica,
+    redis_connect,
+    report_replica,
+    require_engine,
+    wait_first,
+    watch_census,
+)
 from bridge.auth.authenticator import NoAuth
 from bridge.auth.origins import Origins
 from bridge.clock import Clock, SystemClock
@@ -30,13 +40,16 @@ from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
 from bridge.delivery.longpoll import LongPolls
 from bridge.delivery.subscriptions import Subscriptions
-from bridge.errors import ConfigError, JournalError
+from bridge.errors import ConfigError, EngineUnavailable, JournalError
 from bridge.hub.hub import Hub
 from bridge.hub.maintenance import ConnectionMaintenance
 from bridge.journal.base import Journal
 from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite.journal import SqliteJournal
 from bridge.net import is_loopback
+from bridge.replica.connection import Connect
+from bridge.replica.replica import Replica
+from bridge.sources.accounts import AccountRegistry
 from bridge.sources.body_memory import DEFAULT_MAX_BODY, BodyLimit, BodyMemory
 from bridge.sources.credentials import Credential, RotatingCredential, credential_of
 from bridge.sources.http_client import Session
@@ -93,6 +106,12 @@ class Bridge:
         dead: Whether a background task ended with an unhandled exception.
         died: Called when that happens.
         journal_error: Why the journal could not be used at the start; None unless it was that.
+        worker: Its number among the workers, from 1; 0 if this process is the whole service.
+        keeper: The connection to the keeper, which holds what workers share; None without.
+        replaced: Whether it drains because another process takes its place: the service stays ready.
+        connect: Opens the engine that it shares with others, set before it runs; None for the one in the
+            settings.
+        replica: This process as one of several, while it runs; None if it is alone.
     """
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
@@ -107,6 +126,11 @@ class Bridge:
         self.dead = False
         self.died: Callable[[], None] = _nothing
         self.journal_error: JournalError | None = None
+        self.worker = 0
+        self.keeper: socket.socket | None = None
+        self.replaced = False
+        self.connect: Connect | None = None
+        self.replica: Replica | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection.
@@ -137,6 +161,7 @@ class Bridge:
             logger.warning("API key missing", extra={"upstream": name, "error": sentence})
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
+            replica = self.replica
             restored = await parts.pool.restore()
             if restored:
                 logger.info("resumed open tasks", extra={"tasks": restored})
@@ -156,11 +181,31 @@ class Bridge:
                 if parts.auth.keys is not None:
                     tasks.append(group.create_task(parts.auth.keys.run()))
                 try:
+                    if replica is not None:
+                        tasks += self._run_replica(replica, parts.metrics, group)
+                        await wait_first(replica, self._clock)
                     yield
                 finally:
+                    if replica is not None:
+                        await replica.leave()
                     for task in tasks:
                         task.cancel()
-            self._parts = self._app = self._operations = None
+            self._parts = self._app = self._operations = self.replica = None
+
+    def _run_replica(
+        self, replica: Replica, metrics: Metrics, group: asyncio.TaskGroup
+    ) -> list[asyncio.Task[None]]:
+        tasks = [group.create_task(replica.run())]
+        if metrics.engine is not None:
+            tasks.append(group.create_task(watch_census(replica, metrics.engine, self._clock)))
+        required = self.settings.engine_required_seconds
+        if required:
+            tasks.append(group.create_task(require_engine(replica, self._clock, required, self._give_up)))
+        return tasks
+
+    def _give_up(self, error: EngineUnavailable) -> None:
+        self.journal_error, self.dead = error, True
+        self.died()
 
     async def drain(self) -> None:
         """Reject new connections, end the open ones over `drain_seconds`, and see submits through.
@@ -172,6 +217,9 @@ class Bridge:
         services = self._parts.services
         services.subscriptions.closed = Closing.DRAIN
         services.longpolls.end()
+        if self.replica is not None:
+            # First: who resumes elsewhere finds its tasks polled there.
+            await self.replica.drain()
         results = await asyncio.gather(
             self._parts.maintenance.drain(self.settings.drain_seconds),
             services.submitter.drain(longest_submit(self.settings)),
@@ -227,7 +275,9 @@ class Bridge:
         stack.push_async_callback(tracing.close)
         if tracing is not NO_TRACING:
             metrics.trace_of = tracing.trace_of
-        journal = await open_journal(settings, clock)
+        registries: list[AccountRegistry] = []
+        replica = self._make_replica(metrics, lambda: registries[0] if registries else None, stack)
+        journal = replica.journal if replica is not None else await open_journal(settings, clock)
         stack.push_async_callback(journal.close)
         upstreams = {}
         sizes = [config.max_response_bytes for config in settings.upstreams.values()]
@@ -243,6 +293,7 @@ class Bridge:
             )
             stack.push_async_callback(upstreams[name].session.close)
         accounts = make_accounts(settings, upstreams, clock)
+        registries += [accounts] if accounts is not None else []
         pool = Pool(
             upstreams,
             journal,
@@ -256,10 +307,13 @@ class Bridge:
                 settings.max_lingering_watches_per_address,
             ),
             accounts=accounts,
+            ownership=replica.ownership if replica is not None else None,
         )
         # /status lists them to the same callers; callers of other modes learn only of what is theirs
         pool.names_upstreams = settings.auth == "none"
         hub = Hub(pool, metrics, clock)
+        if replica is not None:
+            hub.share(replica.journal)
         journal.follow(hub)
         subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
         maintenance = ConnectionMaintenance(hub, clock, rng, settings)
@@ -288,6 +342,7 @@ class Bridge:
             authenticator=auth.authenticator,
             operators=auth.operators or NoAuth(clock),
             tickets=auth.tickets,
+            replica=replica,
         )
         separate = self.admin_port is not None or auth.operators is None
         for_all = auth.operators is None or settings.auth == "none"
@@ -301,6 +356,25 @@ class Bridge:
         ]
         self._parts = _Parts(subscriptions, maintenance, pool, metrics, journal, auth, rotations, services)
         return self._parts
+
+    def _make_replica(
+        self, metrics: Metrics, accounts: Callable[[], AccountRegistry | None], stack: AsyncExitStack
+    ) -> Replica | None:
+        """This process as one of several, if it is."""
+        settings = self.settings
+        if self.connect is not None:
+            connect, closes = self.connect, True
+        elif self.keeper is not None:
+            kept = KeptEngine(self.keeper, answer_seconds=settings.engine_timeout_seconds)
+            stack.push_async_callback(kept.close)
+            connect, closes = kept.connect, False
+        elif settings.has_shared_engine:
+            connect, closes = redis_connect(settings), True
+        else:
+            return None
+        self.replica = make_replica(settings, self._clock, connect, accounts, closes=closes)
+        report_replica(self.replica, metrics.report_engine())
+        return self.replica
 
     def _with_host_check(self, app: ASGIApp, *, operations: bool) -> ASGIApp:
         """The app behind the check of `Host`.

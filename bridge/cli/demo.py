@@ -26,7 +26,8 @@ from bridge.config.settings import Settings
 from bridge.core.task import Status
 from bridge.errors import BridgeError
 from bridge.net import is_loopback
-from bridge.server.server import DrainingServer, listen, make_server
+from bridge.server.listeners import listen
+from bridge.server.server import DrainingServer, make_server
 from bridge.simulator import files
 from bridge.simulator.server import SimulatorOptions, start
 from bridge.simulator.state import SimulatorState

@@ -28,8 +28,14 @@ from bridge.core.suggestion import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bridge.config.settings import Settings
+
 
 __all__ = ["BAD_CONFIGURATION", "main"]
+
+MAX_ANSWER_BYTES = 4096
+OK = 200
+CANNOT_USE_JOURNAL = 3
 
 
 class Commands(click.Group):
@@ -77,6 +83,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
             default=None,
             help="Allow a non-loopback address without authentication.",
         ),
+        click.option("--workers", type=int, help="Processes that serve on one port."),
         click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on; 0 picks a free one."),
         click.option("--host", help="Address to listen on."),
         config_option,
@@ -101,11 +108,9 @@ def serve(path: Path | None, **overrides: Any) -> None:
     """
     settings = read_settings(path, command="serve", quiet=True, **overrides)
     path, found = config_path(path)
-    from bridge.app import Bridge
     from bridge.config.settings import secrets_of
-    from bridge.errors import ConfigError
+    from bridge.errors import ConfigError, JournalError
     from bridge.net import is_loopback
-    from bridge.server.server import serve as run
     from bridge.telemetry.logs import configure
 
     configure(settings.log_level, settings.log_format, secrets=secrets_of(settings))
@@ -114,19 +119,40 @@ def serve(path: Path | None, **overrides: Any) -> None:
         logger.info("configuration found in the working directory", extra={"path": str(path)})
     if not is_loopback(settings.host) and settings.auth == "none":
         logger.warning("serving without authentication", extra={"host": settings.host})
-    bridge = Bridge(settings)
     try:
-        code = run(bridge)
+        if settings.workers > 1:
+            from bridge.server.workers.serve import serve_workers
+
+            code = serve_workers(settings, path, overrides)
+        else:
+            code = _serve_alone(settings)
     except ConfigError as error:
         click.echo(str(error), err=True)
         code = BAD_CONFIGURATION
+    except JournalError as error:
+        explain_journal_failure(error, path, settings)
+        code = CANNOT_USE_JOURNAL
     except OSError as error:
         fail_to_listen(error, path, settings)
+    sys.exit(code)
+
+
+def _serve_alone(settings: Settings) -> int:
+    """Serve in this process; the exit code.
+
+    Raises:
+        JournalError: The journal cannot be used.
+    """
+    from bridge.app import Bridge
+    from bridge.server.server import serve as run
+
+    bridge = Bridge(settings)
+    try:
+        return run(bridge)
     except SystemExit:
         if bridge.journal_error is not None:
-            explain_journal_failure(bridge.journal_error, path, settings)
+            raise bridge.journal_error from None
         raise
-    sys.exit(code)
 
 
 @main.command("check-config")
@@ -142,7 +168,7 @@ def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
 
     from bridge.clock import SystemClock
     from bridge.config.certificate import certificate_warnings
-    from bridge.config.effective import effective, stop_sentence, table
+    from bridge.config.effective import effective, limits_sentence, stop_sentence, table
     from bridge.config.keys import missing_keys
 
     settings = read_settings(path, command="check-config", **overrides)
@@ -157,7 +183,8 @@ def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
         document = {name: setting._asdict() for name, setting in shown.items()}
         click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
     else:
-        click.echo(f"{table(shown)}\n\n{stop_sentence(settings)}")
+        sentences = (stop_sentence(settings), limits_sentence(settings))
+        click.echo("\n\n".join((table(shown), *filter(None, sentences))))
 
 
 @main.command()
@@ -200,10 +227,9 @@ def health(url: str, ca_file: Path | None, timeout: float) -> None:
         with urllib.request.urlopen(  # noqa: S310 - checked above
             f"{url.rstrip('/')}/readyz", timeout=timeout, context=trust
         ) as response:
-            click.echo(response.read().decode())
+            answer, status = response.read(MAX_ANSWER_BYTES), response.status
     except urllib.error.HTTPError as error:
-        click.echo(error.read().decode(), err=True)
-        sys.exit(1)
+        answer, status = error.read(MAX_ANSWER_BYTES), error.code
     except OSError as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
@@ -213,6 +239,12 @@ def health(url: str, ca_file: Path | None, timeout: float) -> None:
         else:
             click.echo(f"no response from {netloc}: {reason}", err=True)
         sys.exit(1)
+    if not answer.startswith(b"{"):
+        # another server's page would fill the screen, and a container runtime's log
+        click.echo(f"{netloc} answers with HTTP {status}, but not as a bridge does", err=True)
+        sys.exit(1)
+    click.echo(answer.decode(errors="replace"), err=status != OK)
+    sys.exit(0 if status == OK else 1)
 
 
 @main.command()

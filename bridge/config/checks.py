@@ -16,6 +16,8 @@ from bridge.core.task import UPSTREAM_NAME
 from bridge.dialects.credentials import check_key
 from bridge.dialects.custom import check_table, read_file
 from bridge.dialects.registry import CUSTOM, load_dialect, preset_names
+from bridge.engine.address import parse_address
+from bridge.engine.tls import UnusableFile, client_tls
 from bridge.errors import ConfigError, InvalidRequest
 from bridge.net import as_browsers_send, is_loopback
 from bridge.sources.revoked_tokens import UnusableList, read_list
@@ -24,6 +26,8 @@ from bridge.telemetry.tracing import EXTRA, can_export
 
 if TYPE_CHECKING:
     from bridge.config.settings import Settings, UpstreamSettings
+
+_ENGINE_FILES = ("engine_ca_file", "engine_certificate_file", "engine_key_file")
 
 Errors = Iterator[tuple[str, str]]  # the name of a setting, and what is wrong with it
 
@@ -180,6 +184,65 @@ def _account_secret(settings: Settings) -> Errors:
         yield "account_secret", 'needs auth = "upstream-key"'
 
 
+def _workers(settings: Settings) -> Errors:
+    if settings.workers > 1 and settings.journal == "memory" and not settings.has_shared_engine:
+        yield (
+            "workers",
+            ("several processes need a journal that they share: journal must be sqlite:PATH, or set engine"),
+        )
+
+
+def _shared_engine(settings: Settings) -> Errors:
+    if settings.has_shared_engine:
+        if "journal" in settings.model_fields_set:
+            yield "journal", "only without a shared engine, which records the states: remove one of the two"
+        return
+    for name in ("engine_password", "engine_sentinel_password"):
+        if getattr(settings, name) is not None:
+            yield name, "only for use with an engine that is shared: engine = redis://HOST:PORT"
+
+
+def _engine_files(settings: Settings) -> Errors:
+    tls = settings.has_shared_engine and parse_address(settings.engine).tls
+    for name in _ENGINE_FILES:
+        if getattr(settings, name) is not None and not tls:
+            yield name, "only for use with TLS: engine = rediss://HOST:PORT"
+    certificate, key = settings.engine_certificate_file, settings.engine_key_file
+    if (certificate is None) != (key is None):
+        missing = "engine_certificate_file" if certificate is None else "engine_key_file"
+        yield missing, "required: a certificate and its key belong together"
+    elif tls:
+        try:
+            client_tls(settings.engine_ca_file, certificate, key)
+        except UnusableFile as error:
+            yield f"engine_{error.kind}_file", f"not usable: {error}"
+
+
+def _engine_sentinels(settings: Settings) -> Errors:
+    if settings.engine_sentinel_password is None or not settings.has_shared_engine:
+        return
+    if not parse_address(settings.engine).service:
+        yield "engine_sentinel_password", "only for use with engine = redis+sentinel://HOST,HOST,HOST/NAME"
+
+
+def _engine_times(settings: Settings) -> Errors:
+    timeout, lease = settings.engine_timeout_seconds, settings.engine_lease_seconds
+    if timeout * 3 > lease:
+        above = f"{timeout:g} is more than a third of engine_lease_seconds, which is {lease:g}"
+        yield "engine_timeout_seconds", f"{above}: the lease would end before an outage is noticed"
+
+
+def _same_secrets(settings: Settings) -> Errors:
+    # What one process generates at its start, another one cannot know.
+    if not settings.is_replicated:
+        return
+    among = "with a shared engine" if settings.has_shared_engine else f"with {settings.workers} workers"
+    if settings.auth == "upstream-key" and settings.account_secret is None:
+        yield "account_secret", f"required {among}: every process must name an account the same way"
+    if settings.auth != "none" and settings.token_jwks_url and settings.ticket_secret is None:
+        yield "ticket_secret", f"required {among} and token_jwks_url: a ticket must be valid at every process"
+
+
 def _operator_access(settings: Settings) -> Errors:
     # An API key of a provider proves nothing about an operator: without tokens, only the address of the admin
     # listener keeps others from reading /metrics and /status.
@@ -221,6 +284,12 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Settings], Errors]], ...] = (
     (("auth", "token_secrets", "token_jwks_url", "token_issuer", "ticket_secret"), _token_settings),
     (("auth", "token_issuer", "revoked_tokens_file"), _revoked_tokens),
     (("auth", "account_secret"), _account_secret),
+    (("workers", "journal", "engine"), _workers),
+    (("engine", "journal"), _shared_engine),
+    (("engine", *_ENGINE_FILES), _engine_files),
+    (("engine",), _engine_sentinels),
+    (("engine_timeout_seconds", "engine_lease_seconds"), _engine_times),
+    (("auth", "workers", "engine", "account_secret", "token_jwks_url", "ticket_secret"), _same_secrets),
     (("auth", "admin_host", "token_secrets", "token_jwks_url", "token_issuer"), _operator_access),
     (("auth", "port", "admin_host", "admin_port"), _admin_port),
     (("otlp_endpoint",), _tracing),

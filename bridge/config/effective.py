@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import SecretStr
 
+from bridge.config.limits import ADDRESS, CALLER, LIMITS
 from bridge.config.settings import Settings, UpstreamSettings, dialect_of
 from bridge.dialects.dialect import Dialect
 
@@ -119,6 +120,23 @@ def stop_sentence(settings: Settings) -> str:
         f"{longest_submit(settings):g} for the longest submit, {settings.drain_seconds:g} of drain_seconds"
     )
     return f"A stop needs a grace period of {stop_seconds(settings):g} seconds: {parts}, {LAST_SECONDS} more."
+
+
+def limits_sentence(settings: Settings) -> str | None:
+    """Which limits are counted by each process for itself; None if one process is the whole service."""
+    if not settings.is_replicated:
+        return None
+    several = settings.workers if settings.workers > 1 else "N"
+    kinds = (f"{row.setting}{suffix}" for row in LIMITS for suffix in ("", CALLER, ADDRESS))
+    names = [name for name in kinds if getattr(settings, name, 0) > 0]
+    names += ["max_in_flight", "max_submits_in_flight", "max_streams"]  # of each upstream
+    where = f"each of the {several} workers" if settings.workers > 1 else "each bridge on the engine"
+    if settings.workers > 1 and settings.has_shared_engine:
+        where += ", at each bridge on the engine,"
+    return (
+        f"Counted by {where} for itself, so the service as a whole allows {several} times as much:"
+        f" {', '.join(dict.fromkeys(names))}. Over all of them: requests_per_second, max_in_flight_total."
+    )
 
 
 def task_deadline(upstream: UpstreamSettings, dialect: Dialect) -> float | None:

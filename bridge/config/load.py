@@ -42,11 +42,18 @@ _TYPE_SENTENCES = {
 }
 
 
-def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+def load(
+    path: Path | None,
+    *,
+    text: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    **overrides: Any,
+) -> Settings:
     """Read and check all settings.
 
     Args:
         path: The TOML file; None to use the environment alone.
+        text: What the file contained; None to read it now.
         environment: Variables to use instead of the process's own.
         overrides: Settings of the command line, over everything else; None leaves a setting alone.
 
@@ -54,7 +61,7 @@ def load(path: Path | None, *, environment: Mapping[str, str] | None = None, **o
         ConfigError: With every error found; a file that cannot be read or is not TOML is reported alone.
     """
     variables = dict(os.environ if environment is None else environment)
-    text, document = _document(path)
+    text, document = _document(path, text)
     errors = _unknown_variables(variables)
     names = RenamedSettings()
     config: dict[str, Any] = {}
@@ -90,7 +97,8 @@ def _causes(errors: list[str]) -> list[str]:
 def in_working_directory() -> Path | None:
     """The file that is read if none is named: `bridge.toml` in the working directory; None without one."""
     try:
-        return FILE if FILE.is_file() else None
+        # a directory of that name too: reading it says what is wrong
+        return FILE if FILE.exists() else None
     except OSError:  # a directory that may not be searched
         return None
 
@@ -144,7 +152,7 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _document(path: Path | None) -> tuple[str, dict[str, Any]]:
+def _document(path: Path | None, text: str | None) -> tuple[str, dict[str, Any]]:
     """The text of the file and its content.
 
     Raises:
@@ -154,7 +162,7 @@ def _document(path: Path | None) -> tuple[str, dict[str, Any]]:
     if path is None:
         return "", {}
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if text is None else text
         return text, tomllib.loads(text)
     except OSError as error:
         message = error.strerror or str(error)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ from bridge.config.limits import MEBIBYTE, Profile
 from bridge.dialects.dialect import Dialect
 from bridge.dialects.hosts import is_host_name
 from bridge.dialects.registry import CUSTOM, load_dialect, preset_names
+from bridge.engine.address import EMBEDDED, parse_address, without_password
 from bridge.net import is_loopback, network
 
 SQLITE = "sqlite:"
@@ -40,7 +42,15 @@ LOOPBACK = "127.0.0.1"
 MAX_SECRETS = 2
 MIN_SECRET_BYTES = 32
 
-_FILES = ("tls_certificate_file", "tls_key_file", "revoked_tokens_file")  # relative to the configuration
+_ENGINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_FILES = (  # relative to the configuration
+    "tls_certificate_file",
+    "tls_key_file",
+    "revoked_tokens_file",
+    "engine_ca_file",
+    "engine_certificate_file",
+    "engine_key_file",
+)
 
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -122,13 +132,21 @@ class UpstreamSettings(BaseModel):
         " share 64 MiB, or the largest of these if it is more.",
     )
     max_in_flight: Annotated[int, Field(ge=1, le=1024)] = Field(
-        32, description="Maximum concurrent status calls; more than 32 slow the HTTP client down."
+        32,
+        description="Maximum concurrent status calls of one process; more than 32 slow the HTTP client down.",
+    )
+    max_in_flight_total: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
+        None,
+        description="Maximum concurrent status calls over all workers and replicas, if the provider has such"
+        " a limit; by default only `max_in_flight` applies, to each of them.",
     )
     max_submits_in_flight: Annotated[int, Field(ge=1, le=1024)] = Field(
         16, description="Maximum concurrent submits; they have connections of their own."
     )
     requests_per_second: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Rate limit over all tasks of this upstream; unlimited by default."
+        None,
+        description="Rate limit over all tasks of this upstream, and over all workers and replicas; unlimited"
+        " by default.",
     )
     max_streams: Annotated[int, Field(ge=0)] = Field(
         100,
@@ -254,6 +272,69 @@ class Settings(BaseModel):
         64 * MEBIBYTE,
         description="Memory for recorded states: with `sqlite` for the newest of each task, the others are"
         " read from the file; with `memory` for the older ones of each task, the oldest are forgotten.",
+    )
+    workers: Annotated[int, Field(ge=1, le=256)] = Field(
+        1,
+        description="Number of processes that serve the same port on this machine as one service. Needs a"
+        " `sqlite` journal, or a shared `engine`.",
+    )
+    engine: str = Field(
+        EMBEDDED,
+        description="What several bridges share: `embedded`, nothing; or Valkey (7.2 or newer) or Redis (6.2"
+        " or newer), which then replaces the `journal`: `redis://HOST:PORT`, `rediss://HOST:PORT` with TLS,"
+        " `redis+sentinel://HOST,HOST,HOST/NAME`, `rediss+sentinel://...` or `unix:///PATH`; with"
+        " `USER:PASSWORD@` and `/DATABASE` where needed.",
+    )
+    engine_password: SecretStr | None = Field(
+        None, description="Password of the engine, instead of one in its URL."
+    )
+    engine_sentinel_password: SecretStr | None = Field(
+        None, description="Password of the Sentinels themselves, if they have one."
+    )
+    engine_ca_file: Path | None = Field(
+        None,
+        description="With `rediss`: PEM file with the certificates to trust instead of the system's; relative"
+        " to the configuration file, as the next two.",
+    )
+    engine_certificate_file: Path | None = Field(
+        None,
+        description="With `rediss`: PEM file with the certificate that the bridge presents, with"
+        " `engine_key_file`; for servers that demand one (`tls-auth-clients`).",
+    )
+    engine_key_file: Path | None = Field(None, description="PEM file with its private key, not encrypted.")
+    engine_name: str = Field(
+        "bridge",
+        description="Name of the service at the engine: bridges with the same name are one service. All keys"
+        " begin with it, in braces.",
+    )
+    engine_lease_seconds: Annotated[float, Field(ge=3, le=60)] = Field(
+        10.0,
+        description="How long a process keeps its tasks without renewing its lease. If one hangs or its"
+        " machine is lost, others take over after this time.",
+    )
+    engine_timeout_seconds: Annotated[float, Field(ge=0.05, le=20)] = Field(
+        1.0, description="An answer of the engine that takes longer counts as an outage."
+    )
+    engine_history: Annotated[int, Field(ge=1, le=1024)] = Field(
+        32, description="States the engine keeps per task, for `?history=1`."
+    )
+    engine_log: Annotated[int, Field(ge=1000, le=10_000_000)] = Field(
+        50_000,
+        description="Entries the log of the engine keeps. A bridge that was cut off for longer reads the"
+        " state of each task instead.",
+    )
+    engine_raw_bytes: Annotated[int, Field(ge=0, le=16 * MEBIBYTE)] = Field(
+        65_536,
+        description="A provider's document that is larger is not kept in the engine: `include=raw` omits it.",
+    )
+    engine_alone_seconds: Annotated[float, Field(ge=0)] = Field(
+        600.0,
+        description="How long a bridge that cannot reach the engine continues to poll the tasks it polls.",
+    )
+    engine_required_seconds: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="How long a bridge that starts waits for the engine before it exits with code 1; 0 waits"
+        " without limit. Meanwhile it is not ready.",
     )
     linger_seconds: Annotated[float, Field(ge=0)] = Field(
         30.0, description="How long a watch continues after its last subscriber has left."
@@ -439,6 +520,11 @@ class Settings(BaseModel):
         """Which layer set each setting: `file`, `environment` or `command line`; defaults are left out."""
         return self._origin.sources
 
+    @property
+    def file_text(self) -> str:
+        """What the configuration file contained; empty without one."""
+        return self._origin.text
+
     def is_exposed(self, name: str) -> bool:
         """Whether `limits = "exposed"` set this limit, not the operator."""
         return self.limits is Profile.EXPOSED and name in self._implied
@@ -455,6 +541,16 @@ class Settings(BaseModel):
         next_port = self.port + 1 if self.port else 0
         port = self.admin_port if self.admin_port is not None else next_port
         return self.admin_host or LOOPBACK, port
+
+    @property
+    def has_shared_engine(self) -> bool:
+        """Whether the journal is an engine that other bridges share."""
+        return self.engine != EMBEDDED
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether several processes may be one service: workers, or bridges on one engine."""
+        return self.workers > 1 or self.has_shared_engine
 
     @property
     def called_back_at(self) -> str:
@@ -484,6 +580,7 @@ class Settings(BaseModel):
         if isinstance(data, dict) and origin.path is not None:
             files = {name: data[name] for name in _FILES if isinstance(data.get(name), str)}
             data = {**data, **{name: str(origin.path.parent / file) for name, file in files.items()}}
+        data, origin, given_twice = _password_apart(data, origin)
         implied = limits.fill(data) if isinstance(data, dict) else {}
         data = {**data, **implied} if implied else data
         invalid: set[str] = set()
@@ -499,7 +596,7 @@ class Settings(BaseModel):
             # Combinations are checked on the settings that are valid on their own.
             settings = handler(_without(data, paths))
         sentences = [f"{name}: {text}" for name, text in cross_field_errors(settings, invalid)]
-        for sentence in (*sentences, *mapping):
+        for sentence in (*given_twice, *sentences, *mapping):
             sentence_error = PydanticCustomError("configuration", "{message}", {"message": sentence})
             errors.append(InitErrorDetails(type=sentence_error, loc=(), input=None))
         if errors:
@@ -569,6 +666,20 @@ class Settings(BaseModel):
             raise ValueError("; ".join(errors))
         return value
 
+    @field_validator("engine")
+    @classmethod
+    def _is_engine(cls, value: str) -> str:
+        if value != EMBEDDED:
+            parse_address(value)
+        return value
+
+    @field_validator("engine_name")
+    @classmethod
+    def _is_engine_name(cls, value: str) -> str:
+        if not _ENGINE_NAME.fullmatch(value):
+            raise ValueError("letters, digits, `.`, `_`, `:` and `-`, at most 64 characters")
+        return value
+
     @field_validator("journal")
     @classmethod
     def _is_journal(cls, value: str) -> str:
@@ -594,6 +705,24 @@ def secrets_of(config: object) -> list[str]:
         config = dict(config)
     items = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
     return [secret for item in items for secret in secrets_of(item)]
+
+
+def _password_apart(data: Any, origin: Origin) -> tuple[Any, Origin, list[str]]:
+    """The settings with the password of the engine's URL as `engine_password`; an error if it is given twice.
+
+    From here on only the password is a secret: the URL is shown in many places.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("engine"), str):
+        return data, origin, []
+    url, password = without_password(data["engine"])
+    data = {**data, "engine": url}
+    if password is None:
+        return data, origin, []
+    if data.get("engine_password") is not None:
+        return data, origin, ["engine_password: the URL in engine has a password too; which is meant?"]
+    data["engine_password"] = password
+    sources = {**origin.sources, "engine_password": origin.sources.get("engine", "")}
+    return data, replace(origin, sources=sources), []
 
 
 def _key_path(loc: tuple[int | str, ...]) -> tuple[str, ...]:

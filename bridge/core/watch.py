@@ -181,6 +181,8 @@ class Watch:
     _poll_after: float | None = field(init=False, default=None)
     _progress_rate: ProgressRate | None = field(init=False, default=None)
     _poll_gap: float = field(init=False, default=0.0)
+    _heard_gap: float = field(init=False, default=0.0)
+    _deaf: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         ended = self.known is not None and self.known.status.final
@@ -418,6 +420,121 @@ class Watch:
         """
         self.last_poll = at
         self._not_found(message)
+
+    def granted(self, *, now: float, due: float | None) -> None:
+        """This process polls the task from now on.
+
+        Args:
+            due: When its owner before wanted to poll it, monotonic seconds; None if nobody said.
+        """
+        if self.due is None:
+            return
+        if due is not None:
+            self.due = min(max(due, now), now + LOST_POLL_SECONDS)
+        elif self.known is None:
+            self.due = now
+        elif self._lost:
+            self.due = now + LOST_POLL_SECONDS * self.random()
+        else:
+            # Spread: tasks whose owner died together must not be polled together.
+            self.due = now + self.interval * self.random()
+        # One interval more for its first poll here before the task counts as stale.
+        self.confirmed = max(self.confirmed, now - (STALE_AFTER_INTERVALS - 1) * self.interval)
+        self.last_poll = now
+        self._wait = self.due - now
+        self._deaf = False
+
+    def recorded_elsewhere(self, state: State, *, now: float, succeeded: bool) -> None:
+        """Take over a state that another process recorded after the known one.
+
+        What it saw itself and could not record is forgotten: a source shows it again.
+
+        Args:
+            succeeded: Whether the provider's word in `state` is one for a completed task.
+        """
+        if self.known is not None and self.known.status.final and not self._lost and not state.status.final:
+            return  # the latch holds: an end that was seen here is recorded again by the one who holds it
+        self.known = state
+        self.succeeded = succeeded
+        self._heard(now, now)
+        self._changed_at = now
+        self.unchanged_polls = 0
+        self.not_found = False
+        for code in (NoticeCode.STALLED, NoticeCode.TASK_NOT_FOUND, NoticeCode.UNKNOWN_STATUS):
+            if code is not NoticeCode.UNKNOWN_STATUS or state.status is not Status.UNKNOWN:
+                self.active_notices.pop(code, None)
+        if self._lost:
+            self._set_due(now, self._lost_delay())
+        elif state.status.final:
+            self.due = self._result = None
+        elif self.due is None:
+            self._set_due(now, self.pace.recommended_seconds)
+
+    def confirmed_elsewhere(self, *, now: float, at: float) -> Update:
+        """Another process saw the known state again.
+
+        Args:
+            at: Monotonic seconds at which it did.
+        """
+        if self.ended and not self._lost:
+            return NO_UPDATE
+        self._heard(now, at)
+        if not self._deaf:
+            return NO_UPDATE
+        # Only what was said here is taken back here: the owner takes back its own notices.
+        self._deaf = False
+        if self.active_notices.pop(NoticeCode.STALE, None) is None:
+            return NO_UPDATE
+        notices = tuple(self.active_notices.values())
+        # `fresh` revokes every notice: what still stands follows it.
+        return Update(None, (Notice(NoticeCode.FRESH, "confirmed by the upstream again"), *notices))
+
+    def noticed_elsewhere(self, notice: Notice, *, now: float) -> None:
+        """The process that polls the task announced a notice."""
+        if notice.code is NoticeCode.FRESH:
+            self.active_notices.clear()
+            self._new_reason.clear()
+            self._deaf = False
+        else:
+            self.active_notices[notice.code] = notice
+            self._sent_at[notice.code] = now
+        if notice.code is NoticeCode.STALE:
+            self._deaf = False
+
+    def may_be_stale(self, *, now: float) -> bool:
+        """Whether the known state was not confirmed for three of the shortest intervals."""
+        return now - self.confirmed > STALE_AFTER_INTERVALS * self.interval
+
+    def attended(self, *, now: float, cut_off: bool, longest: float) -> Update:
+        """Process the passing of time where another process polls the task; call about once a second.
+
+        Args:
+            cut_off: Whether that process cannot be heard.
+            longest: Seconds between two polls of the task at most, if no limit delays them.
+        """
+        if self.ended or NoticeCode.STALE in self.active_notices:
+            return NO_UPDATE
+        interval = max(self.interval, self._heard_gap)
+        if not cut_off:
+            if self.known is None:
+                return NO_UPDATE
+            # Its owner says when polls fail, and knows the interval in force: this is for one that is silent,
+            # and must not speak before it.
+            interval = max(interval, longest)
+        if now - self.confirmed <= STALE_AFTER_INTERVALS * interval:
+            return NO_UPDATE
+        self._deaf = True
+        reason = "not confirmed by the upstream for three poll intervals"
+        if cut_off:
+            reason = "the bridge that polls this task cannot be heard"
+        return Update(None, self._notify(NoticeCode.STALE, reason, now))
+
+    def _heard(self, now: float, at: float) -> None:
+        """The newest state was seen elsewhere at `at`; the gaps show how often it is polled."""
+        at = min(at, now)
+        if at > self.confirmed:
+            self._heard_gap = min(at - self.confirmed, MAX_WAIT)
+            self.confirmed = at
 
     def joined(self, *, now: float) -> None:
         """A subscriber was added: a back-off for a failure of this task alone is cut short."""

@@ -7,6 +7,7 @@ first
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from bridge.core.event import Event, Notice
@@ -22,6 +23,7 @@ class Standing(NamedTuple):
         kept: Whether it is watched until its end without viewers.
         called_back: Whether the provider was asked to call back.
         confirmed_at: When the newest state was last seen, Unix seconds; 0.0 if unknown.
+        notices: Those that stand. The hub has them from the journal already.
     """
 
     event: Event | None
@@ -29,6 +31,7 @@ class Standing(NamedTuple):
     kept: bool = False
     called_back: bool = False
     confirmed_at: float = 0.0
+    notices: Sequence[Notice] = ()
 
 
 class Watches(Protocol):

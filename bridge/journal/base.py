@@ -4,7 +4,7 @@ them to followers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from bridge.core.cursor import Cursor
@@ -38,7 +38,10 @@ class Follower(Protocol):
         """The newest state was seen again, unchanged (Unix seconds)."""
 
     def new_epoch(self) -> None:
-        """The journal's history is another one from now on: cursors of open streams are of the old one."""
+        """The journal's history is another one from now on: cursors of open streams are of the old one.
+
+        The newest state of each task that somebody follows is passed on again, with its new cursor.
+        """
 
 
 class Journal(Protocol):
@@ -60,26 +63,34 @@ class Journal(Protocol):
     def usable(self) -> bool:
         """Whether an append can be expected to succeed."""
 
-    def settled(self, keys: Sequence[TaskKey]) -> bool:
+    def settled(self, keys: Collection[TaskKey]) -> bool:
         """Whether the newest recorded state of each task is known here, in this epoch.
 
         Not while replicas reconnect to the engine they share. An id on a many-task stream may then run over a
-        state that its client was not sent.
+        state that its client was not sent. Asked for each state of such a stream: must cost next to nothing.
         """
 
-    async def caught_up(self, cursor: Cursor) -> None:
+    async def caught_up(self, cursor: Cursor) -> bool:
         """Wait until everything up to a client's cursor was heard here, two seconds at most.
 
-        Returns at once for a cursor that is not ahead, or of an earlier epoch.
+        Returns:
+            Whether `epoch` and `head` can be relied on now: a cursor beyond them is of no history of this
+            journal. False while replicas cannot ask the engine they share: it may be of theirs.
         """
 
-    async def append(self, key: TaskKey, state: State, *, observed_at: float = 0.0) -> Event:
+    async def append(
+        self, key: TaskKey, state: State, *, observed_at: float = 0.0, free: bool = False
+    ) -> Event:
         """Record a state, then pass the event to the followers.
 
         Args:
             observed_at: Monotonic seconds at which the state was seen; 0.0 if unknown.
+            free: Whether it may be recorded by a process that does not poll the task: what a submit, a cancel
+                or another call showed. Only replicas make a difference.
 
         Raises:
+            NotOwner: Another process polls the task; not with `free`.
+            Superseded: A newer state is recorded than the one known here until now: `latest` has it.
             JournalError: The state was not recorded, and no follower was called.
         """
 
@@ -114,8 +125,12 @@ class Journal(Protocol):
     def follow(self, follower: Follower) -> None:
         """Pass everything from now on to `follower`."""
 
-    def announce(self, key: TaskKey, notice: Notice) -> None:
-        """Pass a notice to the followers; it is not recorded."""
+    def announce(self, key: TaskKey, notice: Notice, *, here: bool = False) -> None:
+        """Pass a notice to the followers; it is not recorded.
+
+        Args:
+            here: Only to those of this process: it was announced before, or is about this process alone.
+        """
 
     def confirm(self, key: TaskKey, observed_at: float) -> None:
         """Report to the followers that the newest state was seen again (Unix seconds)."""

@@ -56,7 +56,14 @@ class MemoryJournal(Feed):
         # Of each upstream and account: the open tasks and the ended ones, unchanged for longest first.
         self._by_account: dict[tuple[str, str], tuple[dict[TaskKey, None], dict[TaskKey, None]]] = {}
 
-    async def append(self, key: TaskKey, state: State, *, observed_at: float = 0.0) -> Event:
+    async def append(
+        self,
+        key: TaskKey,
+        state: State,
+        *,
+        observed_at: float = 0.0,
+        free: bool = False,  # noqa: ARG002
+    ) -> Event:
         """Record a state and pass the event to the followers; never waits."""
         self.head += 1
         event = Event(key, Cursor(self.epoch, self.head), state, observed_at)

@@ -29,14 +29,13 @@ from bridge.server.acceptor import Acceptor
 from bridge.server.connection import HttpConnection
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.handshakes import Handshakes
+from bridge.server.listeners import BACKLOG, address_of, listen
 from bridge.server.memory import MemoryTrimmer, trim_memory
-from bridge.server.peers import peer_status, silence_limit, watch_peers
+from bridge.server.peers import peer_status, silence_limit
 from bridge.server.request_limits import IncomingBytes
 from bridge.server.tls import TlsConnection
 from bridge.server.turns import RequestTurns
 
-BACKLOG = 4096
-SEND_BUFFER = 64 * 1024
 GC_THRESHOLDS = (50_000, 50, 100)  # a full collection stops the event loop; let it be rare
 TRIM_PERIOD_SECONDS = 5.0
 SHUTDOWN_GRACE_SECONDS = 5
@@ -45,6 +44,7 @@ IMMEDIATE_SECONDS = 1
 FORCED_SECONDS = 0.5
 MAX_WS_MESSAGE = 64 * 1024
 SLICE = 1000  # connections checked before the event loop gets a turn
+LISTENERS = ("bridge", "bridge operations")  # of callers; of operators, where they have their own
 PEER_TURNS = 5  # rounds in which the kernel is asked about each connection once
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,7 @@ def serve(bridge: Bridge) -> int:
     Returns:
         The exit code: 0 after a clean end.
     """
-    # Each connection is a file descriptor: raise the soft limit to the hard one.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_descriptors()
     bridge.served_by_us = True
     bridge.certificate = open_certificate(bridge.settings)
     timeout = bridge.settings.write_timeout_seconds
@@ -72,40 +70,24 @@ def serve(bridge: Bridge) -> int:
     return 0 if server.started and not bridge.dead else 1
 
 
-def make_server(bridge: Bridge) -> DrainingServer:
-    """The server of a bridge, with its settings."""
-    config = _config(
+def allow_descriptors() -> None:
+    """Raise the soft limit of file descriptors to the hard one: each connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def server_config(bridge: Bridge) -> uvicorn.Config:
+    """The configuration of uvicorn, by the settings of the bridge."""
+    return _config(
         bridge,
         max_head_bytes=bridge.settings.max_request_head_bytes,
         idle_seconds=bridge.settings.idle_connection_timeout_seconds,
     )
-    return DrainingServer(bridge, config)
 
 
-def listen(host: str, port: int, vanish_seconds: float = 30.0) -> socket.socket:
-    """A listening socket whose connections have small kernel send buffers, and notice vanished clients.
-
-    By default the kernel buffers megabytes for a client that has stopped reading, and hides that from us.
-
-    Args:
-        vanish_seconds: How long a client that has vanished may keep its connection.
-
-    Raises:
-        OSError: The address cannot be bound; its `filename` is the address.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        watch_peers(listener, vanish_seconds)
-        listener.bind((host.strip("[]"), port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, error.strerror, f"{host}:{port}") from error
-    listener.setblocking(False)
-    return listener
+def make_server(bridge: Bridge) -> DrainingServer:
+    """The server of a bridge, with its settings."""
+    return DrainingServer(bridge, server_config(bridge))
 
 
 class DrainingServer(uvicorn.Server):
@@ -134,15 +116,11 @@ class DrainingServer(uvicorn.Server):
         if certificate is not None:
             self._handshakes = Handshakes(lambda: certificate.current.context, self._protocol)
         self._bridge.died = self._stop
-        for listener, name in zip(sockets or [], ("bridge", "bridge operations"), strict=False):
+        for listener, name in zip(sockets or [], LISTENERS, strict=False):
             plain_too = name != "bridge"
-            self.servers.append(Acceptor(listener, self._accepting(plain_too=plain_too)))  # type: ignore[arg-type]
-            host, port = listener.getsockname()[:2]
-            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            scheme = "http" if certificate is None or plain_too else "https"
-            if self.announces:
-                _announce(f"{name} listening on {scheme}://{address}")
-            logger.info("listening", extra={"listener": name, "address": address, "scheme": scheme})
+            self.accept_from(listener, plain_too=plain_too)
+            tls = certificate is not None and not plain_too
+            report_listening(listener, name, tls=tls, announces=self.announces)
         # Modules and settings live as long as the process; a full collection need not scan them.
         gc.collect()
         gc.freeze()
@@ -151,6 +129,12 @@ class DrainingServer(uvicorn.Server):
             asyncio.ensure_future(self._trim_memory()),
             asyncio.ensure_future(self._check_connections()),
         ]
+
+    def accept_from(self, listener: socket.socket, *, plain_too: bool) -> Acceptor:
+        """Serve the connections of a listening socket, until its acceptor is closed or the server ends."""
+        acceptor = Acceptor(listener, self._accepting(plain_too=plain_too))
+        self.servers.append(acceptor)  # type: ignore[arg-type]
+        return acceptor
 
     def _accepting(self, *, plain_too: bool) -> Callable[[], asyncio.Protocol]:
         """What makes the protocol of an accepted socket.
@@ -214,8 +198,17 @@ class DrainingServer(uvicorn.Server):
 
     def _on_signal(self) -> None:
         if self._drain is None:
+            self.drain_once()
+        else:
+            self.stop_now()
+
+    def drain_once(self) -> None:
+        """Begin to drain, unless it has begun."""
+        if self._drain is None:
             self._drain = asyncio.ensure_future(self._run_drain())
-            return
+
+    def stop_now(self) -> None:
+        """Answer what is open, and stop."""
         self.force_exit = self.should_exit = True
         self._bridge.interrupt_requests(FORCED_SECONDS)
 
@@ -294,6 +287,14 @@ def _config(app: ASGIApp, *, max_head_bytes: int, idle_seconds: float = 75.0) ->
         timeout_graceful_shutdown=SHUTDOWN_GRACE_SECONDS,
         lifespan="on",
     )
+
+
+def report_listening(listener: socket.socket, name: str, *, tls: bool, announces: bool) -> None:
+    """Log the address of a listener, and print it."""
+    address, scheme = address_of(listener), "https" if tls else "http"
+    if announces:
+        _announce(f"{name} listening on {scheme}://{address}")
+    logger.info("listening", extra={"listener": name, "address": address, "scheme": scheme})
 
 
 def _announce(sentence: str) -> None:

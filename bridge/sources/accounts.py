@@ -73,6 +73,11 @@ class AccountRegistry:
     def __len__(self) -> int:
         return len(self._accounts)
 
+    @property
+    def names(self) -> list[str]:
+        """The accounts whose keys are here now."""
+        return list(self._accounts)
+
     def accepts(self, name: str, account: str, shown_at: float) -> bool:
         """Whether it still proves ownership that an upstream showed a task to the account at `shown_at`.
 
@@ -135,7 +140,7 @@ class AccountRegistry:
                 credential = credential_of(configured.dialect, entry.key, self._clock)
             except InvalidRequest:
                 raise Unauthenticated("the credential is not a key of this provider") from None
-            refused = partial(self._refuse, name, account)
+            refused = partial(self.refuse, name, account)
             # The provider knows the callback address of this account, too.
             secret = configured.callback_secret
             secrets = [] if secret is None else [callback_secret(secret, account)]
@@ -182,7 +187,8 @@ class AccountRegistry:
         octets = key.encode("utf-8", "surrogatepass")
         return blake2b(octets, key=self._secret, digest_size=_NAME_BYTES).hexdigest()
 
-    def _refuse(self, name: str, account: str) -> None:
+    def refuse(self, name: str, account: str) -> None:
+        """The provider rejected the key of an account: it is not sent again for a minute."""
         self._refused_at[name, account] = self._clock.monotonic()
         self._revoked[name, account] = None
 

@@ -145,6 +145,19 @@ def _unrenderable(record: logging.LogRecord, error: Exception) -> logging.LogRec
     return report
 
 
+def _piece(data: memoryview) -> int:
+    """How much to write at once: whole lines, as many as the kernel writes in one piece into a pipe.
+
+    Several processes may write to it, and no line of one may end up inside a line of another.
+    """
+    if len(data) <= select.PIPE_BUF:
+        return len(data)
+    end = bytes(data[: select.PIPE_BUF]).rfind(b"\n")
+    if end < 0:  # a line longer than that: nothing better than all of it at once
+        end = bytes(data).find(b"\n")
+    return end + 1 or len(data)
+
+
 def to_descriptor(descriptor: int) -> Write:
     """A `Write` that bypasses Python's file objects: a blocked thread would hold their locks at exit."""
 
@@ -152,7 +165,7 @@ def to_descriptor(descriptor: int) -> Write:
         rest = memoryview(data)
         while rest:
             try:
-                rest = rest[os.write(descriptor, rest) :]
+                rest = rest[os.write(descriptor, rest[: _piece(rest)]) :]
             except BlockingIOError:  # another process made the stream non-blocking; this thread may wait
                 select.select([], [descriptor], [])
 

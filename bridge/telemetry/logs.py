@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -41,6 +42,7 @@ def configure(
     secrets: Iterable[str] = (),
     write: Write | None = None,
     clock: Clock | None = None,
+    worker: int = 0,
 ) -> LogWriter:
     """Send all log records through one formatter to standard error.
 
@@ -52,6 +54,7 @@ def configure(
         style: `json`, `human`, or `auto`: human where standard error is a terminal.
         secrets: Texts to redact.
         write: Replaces standard error.
+        worker: Number of this process among several that write to one stream; 0 for one alone.
     """
     _occupy_standard_descriptors()
     stream = sys.stderr  # None without a console, and closed if standard error was closed before the start
@@ -59,6 +62,8 @@ def configure(
     human = style == "human" or (style == "auto" and terminal)
     writer = LogWriter(write or to_descriptor(2), LogThrottle(), clock or SystemClock())
     writer.addFilter(Context())
+    if worker:
+        writer.addFilter(partial(_name_worker, worker))
     writer.setFormatter(make_formatter(_redaction(secrets), human=human, colors=human and terminal))
     own_level = logging.getLevelNamesMapping()[level.upper()]
     root = logging.getLogger()
@@ -203,6 +208,13 @@ def _indented(traceback: str) -> str:
 def _is_not_invalid_utf8(record: logging.LogRecord) -> bool:
     """Drop uvicorn's traceback for each WebSocket client that sends invalid UTF-8; it is closed with 1007."""
     return not record.getMessage().startswith("Invalid UTF-8 sequence")
+
+
+def _name_worker(number: int, record: logging.LogRecord) -> bool:
+    # Lines about another worker name that one.
+    if not hasattr(record, "worker"):
+        record.worker = number
+    return True
 
 
 def _occupy_standard_descriptors() -> None:

@@ -5,8 +5,7 @@ No label holds a task id, an account, a user or a URL: its values are few and kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, UnknownMetricFamily
@@ -16,7 +15,8 @@ from bridge import __version__
 from bridge.core.event import Closing, NoticeCode
 from bridge.core.resume import Resume
 from bridge.core.task import Source, Status
-from bridge.telemetry.instruments import Counter, Histogram
+from bridge.telemetry.declare import Declare
+from bridge.telemetry.engine_metrics import EngineMetrics
 from bridge.telemetry.process import Process
 from bridge.wire.formats import FORMATS
 
@@ -43,16 +43,18 @@ class Metrics:
     Attributes:
         trace_of: Set if traces are exported: returns the id (32 hex digits) of the newest trace of a task,
             given its ref. Exemplars then name it.
+        engine: Set by `report_engine`; None in a process that shares nothing.
     """
 
     def __init__(self, registry: CollectorRegistry, upstreams: Iterable[str]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library leaves it unannotated
         self.registry = registry
         self.trace_of: Callable[[str], str | None] | None = None
+        self.engine: EngineMetrics | None = None
         self.ended = dict.fromkeys(DELIVERIES, 0)
         self._opened = dict.fromkeys(DELIVERIES, 0)
         names = list(upstreams)
-        declare = _Declare(registry)
+        declare = Declare(registry)
 
         # Providers
         self.upstream_requests = declare.counter(
@@ -170,7 +172,7 @@ class Metrics:
         ).set(1)
         self.saved = SavedPolls(names)
         registry.register(self.saved)
-        self.watches = Watches(names)
+        self.watches = WatchCount(names)
         registry.register(self.watches)
         Process(registry)
         self._per_delivery = {delivery: _Delivery(self, delivery) for delivery in DELIVERIES}
@@ -183,6 +185,12 @@ class Metrics:
             "When the certificate expires that the bridge serves; only with TLS.",
             registry=self.registry,
         ).set_function(valid_until)
+
+    def report_engine(self) -> EngineMetrics:
+        """Report what a shared engine does; without one there are no such series."""
+        if self.engine is None:
+            self.engine = EngineMetrics(self.registry)
+        return self.engine
 
     def exposition(self, *, openmetrics: bool) -> Exposition:
         """Everything that one scrape reads."""
@@ -269,36 +277,47 @@ class UpstreamSeries:
 
 
 class SavedPolls(Collector):
-    """Polls that clients would have made at the provider's recommended interval, minus the polls made."""
+    """Polls that clients would have made at the recommended interval, and how many fewer were made.
+
+    Of several processes only the first may be summed: one may poll for the clients of another, so the sum of
+    their differences is more than the difference of their sums.
+    """
 
     def __init__(self, upstreams: Iterable[str]) -> None:
-        self._expected = dict.fromkeys(upstreams, 0.0)
-        self._polls = dict.fromkeys(self._expected, 0)
-        self._reported = dict.fromkeys(self._expected, 0.0)
+        self._wished = dict.fromkeys(upstreams, 0.0)
+        self._polls = dict.fromkeys(self._wished, 0)
+        self._reported = dict.fromkeys(self._wished, 0.0)
 
     def viewed(self, upstream: str, *, seconds: float, interval: float) -> None:
         """Add clients that waited `seconds` in total and would have polled every `interval` seconds."""
-        self._expected[upstream] += seconds / interval
+        self._wished[upstream] += seconds / interval
 
     def record_poll(self, upstream: str) -> None:
         """Count one poll of the bridge."""
         self._polls[upstream] += 1
 
     def collect(self) -> Iterable[CounterMetricFamily]:
-        """The family, for a scrape."""
-        family = CounterMetricFamily(
+        """Both families, for a scrape."""
+        wished = CounterMetricFamily(
+            "bridge_polls_wished",
+            "Polls that clients would have made at the recommended interval.",
+            labels=["upstream"],
+        )
+        saved = CounterMetricFamily(
             "bridge_polls_saved",
             "Polls that clients would have made, minus the polls made.",
             labels=["upstream"],
         )
-        for upstream, expected in self._expected.items():
+        for upstream, number in self._wished.items():
+            wished.add_metric([upstream], number)
             # Polls without a subscriber lower the difference, but a counter must never decrease.
-            self._reported[upstream] = max(self._reported[upstream], expected - self._polls[upstream])
-            family.add_metric([upstream], self._reported[upstream])
-        yield family
+            self._reported[upstream] = max(self._reported[upstream], number - self._polls[upstream])
+            saved.add_metric([upstream], self._reported[upstream])
+        yield wished
+        yield saved
 
 
-class Watches(Collector):
+class WatchCount(Collector):
     """How many tasks are watched, counted at each scrape.
 
     Attributes:
@@ -342,33 +361,3 @@ class Exposition:
         for delivery, number in self._opened.items():
             family.add_metric([delivery], number)
         yield family
-
-
-class _Declare:
-    """Creates instruments with all their series, so that a rate is right from its first event.
-
-    Each label is given with all its values.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def counter(self, name: str, documentation: str, **labels: Iterable[str]) -> Counter:
-        metric = Counter(name, documentation, list(labels), registry=self._registry)
-        for values in product(*labels.values()):
-            metric.labels(*values)
-        return metric
-
-    def histogram(
-        self, name: str, documentation: str, buckets: Sequence[float], **labels: Iterable[str]
-    ) -> Histogram:
-        metric = Histogram(name, documentation, list(labels), buckets=buckets, registry=self._registry)
-        for values in product(*labels.values()):
-            metric.labels(*values)
-        return metric
-
-    def gauge(self, name: str, documentation: str, **labels: Iterable[str]) -> Gauge:
-        metric = Gauge(name, documentation, list(labels), registry=self._registry)
-        for values in product(*labels.values()):
-            metric.labels(*values)
-        return metric

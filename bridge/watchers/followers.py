@@ -42,7 +42,12 @@ class StreamFollowers:
         self._group = group
 
     def follow(self, watcher: Watcher) -> None:
-        """Open the stream of a task, or let it wait for a slot; meanwhile it is polled as any other."""
+        """Open the stream of a task, or let it wait for a slot; meanwhile it is polled as any other.
+
+        Nothing where another process polls the task.
+        """
+        if not watcher.polls_here:
+            return
         try:
             request = watcher.upstream.dialect.stream_request(watcher.key.task_id)
         except InvalidRequest:

@@ -14,6 +14,7 @@ from bridge.core.quota import Lingering, Party
 from bridge.core.suggestion import did_you_mean
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, TaskKey
 from bridge.core.watch import LOST_POLL_SECONDS
+from bridge.engine.ownership import Ownership, Standing
 from bridge.errors import (
     BridgeError,
     CredentialRefused,
@@ -29,7 +30,10 @@ from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.request_context import current_request
 from bridge.watchers.followers import StreamFollowers
 from bridge.watchers.missing import BELIEVED_SECONDS, MissingTasks
+from bridge.watchers.role import Role
 from bridge.watchers.scheduler import PollSchedulers
+from bridge.watchers.shared import SharedWatches
+from bridge.watchers.sole import SoleOwner
 from bridge.watchers.watcher import Watcher
 
 TICK_SECONDS = 1.0
@@ -69,12 +73,13 @@ class Pool:
         linger_seconds: How long a watch outlives its last viewer.
         lingering: How many may do that, by who left them.
         accounts: Callers' own provider keys; None where the operator's keys poll.
+        ownership: Decides which tasks this process polls; None: all of them.
 
     Attributes:
         names_upstreams: Whether an error about an unknown upstream names the configured ones.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it connects
         self,
         upstreams: Mapping[str, Upstream],
         journal: Journal,
@@ -85,6 +90,7 @@ class Pool:
         linger_seconds: float,
         lingering: Lingering[TaskKey] | None = None,
         accounts: AccountRegistry | None = None,
+        ownership: Ownership | None = None,
     ) -> None:
         self.upstreams = upstreams
         self.names_upstreams = False
@@ -96,9 +102,23 @@ class Pool:
         self._linger = linger_seconds
         self._lingering: Lingering[TaskKey] = lingering or Lingering()
         self._watchers: dict[TaskKey, Watcher] = {}
-        self._schedulers = PollSchedulers(upstreams.values())
+        self._ownership: Ownership = ownership or SoleOwner()
         self._audiences = {name: _Audience(since=clock.monotonic()) for name in upstreams}
         self._streams = StreamFollowers(upstreams, self._watchers.get, random)
+        self._shared: SharedWatches | None = None
+        if self._ownership.shared:
+            self._shared = SharedWatches(
+                self._watchers,
+                self._streams,
+                self._ownership,
+                clock,
+                adopt=self._adopt,
+                poll_now=self._called,
+            )
+            self._ownership.tell(self._shared)
+        self._schedulers = PollSchedulers(
+            upstreams.values(), None if self._shared is None else self._shared.may_poll
+        )
         self._callback_polls: dict[TaskKey, float] = {}
         self._missing = MissingTasks()
         self._called_back: set[TaskKey] = set()
@@ -131,12 +151,16 @@ class Pool:
         Tasks watched with a caller's own key are resumed when the caller sends that key again: it is not
         stored.
 
+        Replicas on one engine resume none: whatever nobody polls is granted to one of them.
+
         Returns:
             The number of watches resumed.
 
         Raises:
             JournalError: The journal cannot be read.
         """
+        if self._shared is not None:
+            return 0
         now = self._clock.monotonic()
         restored: Counter[str] = Counter()
         for event in await self._journal.unfinished():
@@ -193,11 +217,12 @@ class Pool:
             )
         return upstream
 
-    def want(self, key: TaskKey, by: Hashable = None) -> None:
+    def want(self, key: TaskKey, by: Hashable = None, *, resumes: bool = False) -> None:
         """Add a viewer; the first one starts the watch.
 
         Args:
             by: The connection whose turn the first poll takes; the caller and address of the request if None.
+            resumes: Whether it may have seen a state of the task elsewhere.
         """
         party = _party()
         by = party if by is None else by
@@ -205,11 +230,7 @@ class Pool:
         if watcher is None:
             watcher = self._start(key)
         elif watcher.watch.not_found and not self._just_not_found(watcher):
-            # The task may exist by now. A fresh watch asks again; its viewers stay with it.
-            viewers = watcher.viewers
-            self._end(watcher)
-            watcher = self._start(key)
-            watcher.viewers = viewers
+            watcher = self._restart(watcher)
         scheduler = self._schedulers.of(watcher.upstream)
         # The first poll takes the turn of the connection with the shorter queue: a client that wants a task
         # which a flood asked for before does not wait behind the flood.
@@ -220,13 +241,16 @@ class Pool:
         if watcher.viewers == 0:
             # With viewers the hub remembers the active notices for newcomers; without, it has dropped them.
             for notice in watcher.watch.active_notices.values():
-                self._journal.announce(key, notice)
+                self._journal.announce(key, notice, here=True)
         watcher.viewers += 1
+        watcher.newcomer |= not resumes
         self._lingering.remove(key)
         watcher.joined()
         if watcher.viewers == 1:
             # Scheduled again with the shorter grace of a watched task.
             scheduler.schedule(watcher)
+        if self._shared is not None and not watcher.polls_here:
+            self._shared.leave_alone(watcher)
         self._count_viewers(key.upstream, 1)
 
     def queued_by(self, connection: Hashable) -> int:
@@ -264,6 +288,7 @@ class Pool:
         watcher.vouch()
         if called_back:
             watcher.expect_callbacks()
+        self._ownership.keep(key, called_back=called_back)
 
     def watcher(self, key: TaskKey) -> Watcher | None:
         """The watch of a task; None when none runs."""
@@ -317,7 +342,9 @@ class Pool:
                     return held_up
                 if now >= until:
                     return None
-                if not watcher.polling and (watcher.watch.due or 0.0) > now:
+                if not watcher.polls_here:
+                    watcher.poll_now()
+                elif not watcher.polling and (watcher.watch.due or 0.0) > now:
                     # Not right after a poll: another source may have outdated its response just now, and each
                     # caller would trigger one more poll.
                     watcher.poll_now(max(now, watcher.polled_at + watcher.upstream.pace.min_seconds))
@@ -330,6 +357,8 @@ class Pool:
         if watcher.ended:
             return None
         now, due, shown = self._clock.monotonic(), watcher.watch.due, watcher.shown
+        if not watcher.polls_here:
+            due = None  # an error stands until who polls the task says otherwise
         # An error counts as an answer until the next poll is due.
         if watcher.error is not None and not watcher.polling and (due is None or due > now):
             return watcher.error
@@ -355,7 +384,7 @@ class Pool:
             self._schedulers.of(watcher.upstream).schedule(watcher)
         try:
             await watcher.hydrate()
-            await watcher.take(observation, source, started_at=self._clock.monotonic())
+            await watcher.take(observation, source, started_at=self._clock.monotonic(), free=True)
             watcher.shown_at = self._clock.monotonic()
             watcher.polled_once.set()
         finally:
@@ -369,12 +398,27 @@ class Pool:
         A call within that second is not lost: the poll planned for its end starts after the call.
         """
         watcher = self._watchers.get(key) or self._with_id_ending_in(key)
+        if self._shared is not None and watcher is None:
+            self._ownership.call(key)
+            return True
         if watcher is None or watcher.watch.not_found:
             return False
         at = self._plan_poll(watcher.key)
         if at is not None:
             watcher.poll_now(at)
         return True
+
+    def _called(self, key: TaskKey, called_back: bool) -> None:
+        """Another process asks this one, which owns the task, to poll it now."""
+        watcher = self._watchers.get(key)
+        if called_back:
+            self._poll_called_back(key, watcher)
+        elif watcher is not None:
+            if watcher.watch.not_found and not self._just_not_found(watcher):
+                watcher = self._restart(watcher)
+            at = self._plan_poll(key)
+            if at is not None:
+                watcher.poll_now(max(at, watcher.polled_at + watcher.upstream.pace.min_seconds))
 
     def called_back(self, key: TaskKey) -> bool:
         """Poll a task that an authentic callback named; starts a watch, without viewers, if none runs.
@@ -383,6 +427,19 @@ class Pool:
             False when the id cannot be one of this upstream, or too many such watches run.
         """
         watcher = self._watchers.get(key) or self._with_id_ending_in(key)
+        if self._shared is not None and (watcher is None or not watcher.polls_here):
+            return self._call_back_elsewhere(key if watcher is None else watcher.key)
+        return self._poll_called_back(key, watcher)
+
+    def _call_back_elsewhere(self, key: TaskKey) -> bool:
+        try:
+            self.upstream(key.upstream, key.account).dialect.status_request(key.task_id)
+        except BridgeError:
+            return False
+        self._ownership.call(key, called_back=True)
+        return True
+
+    def _poll_called_back(self, key: TaskKey, watcher: Watcher | None) -> bool:
         if watcher is None or watcher.watch.not_found:
             watcher = self._start_called_back(key, watcher)
             if watcher is None:
@@ -397,18 +454,14 @@ class Pool:
             return None
         try:
             self.upstream(key.upstream, key.account).dialect.status_request(key.task_id)
-            if missing is not None:
-                # The callback knows better than the 404. The viewers stay with the task.
-                key, viewers = missing.key, missing.viewers
-                self._end(missing)
-            else:
-                viewers = 0
+            # The callback knows better than the 404.
             self._missing.take(key, self._clock.monotonic())
-            watcher = self._start(key)
+            watcher = self._start(key) if missing is None else self._restart(missing, believed=False)
         except BridgeError:
             return None
-        watcher.viewers, watcher.persistent = viewers, True
-        self._called_back.add(key)
+        watcher.persistent = True
+        self._ownership.keep(watcher.key, called_back=False)
+        self._called_back.add(watcher.key)
         return watcher
 
     def _plan_poll(self, key: TaskKey) -> float | None:
@@ -423,28 +476,22 @@ class Pool:
     async def tick(self) -> None:
         """Once per second: notices of every watch, ends of linger, eviction of keys, viewer-time metrics."""
         now = self._clock.monotonic()
-        if self._accounts is not None:
-            self._evict_accounts(self._accounts)
+        self._evict_accounts()
         await self._report_holds(now)
         for name in self._audiences:
             self._count_viewers(name, 0)
-        # Entries of the last second only, or every callback would leave one behind for good.
-        self._callback_polls = {
-            key: at for key, at in self._callback_polls.items() if now - at < CALLBACK_PERIOD_SECONDS
-        }
-        self._called_back = {key for key in self._called_back if self._is_unseen(key)}
-        self._missing.forget_old(now)
+        self._forget_old(now)
         lost = 0
         open_watches: Counter[tuple[str, str]] = Counter()
         for number, watcher in enumerate(list(self._watchers.values()), start=1):
             if self._watchers.get(watcher.key) is not watcher:
                 continue  # ended while the others had their tick
             try:
-                lost += watcher.lost
-                kept = lost <= MAX_LOST and watcher.own if watcher.lost else watcher.persistent
-                needed = watcher.viewers or (kept and not watcher.over)
-                if not needed and now - watcher.left_at >= self._linger:
+                lost += watcher.lost and watcher.polls_here
+                if now - watcher.left_at >= self._linger and not self._is_needed(watcher, lost):
                     self._end(watcher)
+                elif self._shared is not None and not watcher.polls_here:
+                    self._shared.attend(watcher)
                 elif not watcher.upstream.limiter.off:  # while it is off, no deadline passes
                     open_watches[watcher.key.upstream, watcher.key.account] += not watcher.over
                     await watcher.tick(self._spacing(watcher))
@@ -456,6 +503,31 @@ class Pool:
                 # About 2 ms: other coroutines run in between, regardless of the number of watches.
                 await asyncio.sleep(0)
         self._open_watches = open_watches
+
+    def _forget_old(self, now: float) -> None:
+        # Entries of the last second only, or every callback would leave one behind for good.
+        self._callback_polls = {
+            key: at for key, at in self._callback_polls.items() if now - at < CALLBACK_PERIOD_SECONDS
+        }
+        self._called_back = {key for key in self._called_back if self._is_unseen(key)}
+        self._missing.forget_old(now)
+        if self._shared is not None:
+            self._shared.forget_old(now)
+
+    def _is_needed(self, watcher: Watcher, lost: int) -> bool:
+        """Whether a watch goes on.
+
+        Args:
+            lost: Number of lost tasks that are polled here, this one included.
+        """
+        if watcher.viewers:
+            return True
+        if not watcher.polls_here:
+            # Who polls it watches it to its end; as long as nobody has been told to, this process remembers.
+            unheard = watcher.role is Role.ASKING or (self._shared is not None and self._shared.deaf)
+            return watcher.persistent and unheard
+        kept = lost <= MAX_LOST and watcher.own if watcher.lost else watcher.persistent
+        return kept and not watcher.over
 
     def _spacing(self, watcher: Watcher) -> float:
         """Seconds between two polls of one task, where all tasks of the credential share its rate."""
@@ -474,7 +546,8 @@ class Pool:
         waiting = [
             watcher
             for watcher in self._watchers.values()
-            if watcher.viewers
+            if (watcher.viewers or self._shared is not None)
+            and watcher.polls_here
             and watcher.upstream in holds
             and (watcher.watch.known is None or watcher.upstream.limiter.off)
             and not (watcher.polling or watcher.over)
@@ -505,49 +578,107 @@ class Pool:
     def key_replaced(self, name: str) -> None:
         """Another key is in use: poll now what the old one was not shown."""
         for watcher in self._watchers.values():
-            if watcher.key.upstream == name and watcher.own and isinstance(watcher.error, CredentialRefused):
+            refused = isinstance(watcher.error, CredentialRefused) and watcher.polls_here
+            if watcher.key.upstream == name and watcher.own and refused:
                 watcher.poll_now()
+
+    def refused_elsewhere(self, name: str, account: str) -> None:
+        """The provider rejected the key of an account at another process: it is rejected here too."""
+        if self._accounts is not None:
+            self._accounts.refuse(name, account)
+            self._end_refused(self._accounts)
 
     def statistics(self, name: str) -> dict[str, int]:
         """Watches and viewers of one upstream, as `/status` reports them."""
-        watches = sum(watcher.key.upstream == name for watcher in self._watchers.values())
+        watches = sum(
+            watcher.key.upstream == name and watcher.polls_here for watcher in self._watchers.values()
+        )
         return {"watches": watches, "viewers": self._audiences[name].viewers}
 
     def _start(self, key: TaskKey) -> Watcher:
-        if self._accounts is not None and key.account == OWN_ACCOUNT:
-            raise Unauthenticated("this bridge polls with callers' keys only")
-        upstream = self.upstream(key.upstream, key.account)
-        scheduler = self._schedulers.of(upstream)
-        watcher = Watcher(key, upstream, self._journal, self._random, scheduler.schedule)
-        self._watchers[key] = watcher
+        watcher = self._make(key)
         missing = self._missing.take(key, self._clock.monotonic())
         if missing is not None:
             watcher.recall_missing(*missing)
             return watcher
-        scheduler.schedule(watcher)
+        self._begin(watcher)
+        self._ownership.want(key)
+        return watcher
+
+    def _make(self, key: TaskKey) -> Watcher:
+        if self._accounts is not None and key.account == OWN_ACCOUNT:
+            raise Unauthenticated("this bridge polls with callers' keys only")
+        upstream = self.upstream(key.upstream, key.account)
+        changed: Callable[[Watcher], None] = self._schedulers.of(upstream).schedule
+        if self._shared is not None:
+            changed = self._shared.planning(changed)
+        watcher = Watcher(key, upstream, self._journal, self._random, changed, self._ownership)
+        self._watchers[key] = watcher
+        return watcher
+
+    def _adopt(self, key: TaskKey, before: Watcher | None) -> Watcher:
+        """Start the watch of a task that this process owns, without viewers.
+
+        Args:
+            before: A watch that was given up a moment ago.
+        """
+        self._missing.take(key, self._clock.monotonic())
+        if before is None:
+            return self._make(key)
+        before.generation, before.left_at = 0, self._clock.monotonic()
+        self._watchers[key] = before
+        return before
+
+    def _restart(self, watcher: Watcher, *, believed: bool = True) -> Watcher:
+        """Ask again for a task that was not found: it may exist by now. The viewers stay with it.
+
+        Args:
+            believed: Whether the 404 still counts if it is not old.
+        """
+        role = watcher.role
+        self._end(watcher, drop=False)
+        if not believed:
+            self._missing.take(watcher.key, self._clock.monotonic())
+        again = self._start(watcher.key)
+        again.viewers, again.newcomer = watcher.viewers, watcher.newcomer
+        if role is Role.OWNING and self._shared is not None:
+            self._shared.granted(watcher.key, Standing(None))
+        elif self._shared is not None:
+            # Whoever owns it believes the same 404.
+            again.poll_now()
+        return again
+
+    def _begin(self, watcher: Watcher) -> None:
+        upstream = watcher.upstream
+        self._schedulers.of(upstream).schedule(watcher)
         watcher.error = upstream.held_up()
         if watcher.error is not None:
             # No client waits for a poll that does not start.
             watcher.polled_once.set()
         self._streams.follow(watcher)
-        return watcher
 
     def _is_unseen(self, key: TaskKey) -> bool:
         watcher = self._watchers.get(key)
         return watcher is not None and watcher.watch.known is None and not watcher.watch.not_found
 
-    def _evict_accounts(self, accounts: AccountRegistry) -> None:
+    def _evict_accounts(self) -> None:
         """End the watches of rejected keys; stop the schedulers of evicted ones."""
+        accounts = self._accounts
+        if accounts is None:
+            return
+        self._end_refused(accounts)
+        for account in accounts.evict({key.account for key in self._watchers}):
+            self._schedulers.close(account)
+
+    def _end_refused(self, accounts: AccountRegistry) -> None:
         for revoked in accounts.revoked():
             for key, watcher in list(self._watchers.items()):
                 if (key.upstream, key.account) == revoked:
                     notice = Notice(NoticeCode.CREDENTIAL_REFUSED, REFUSED_SENTENCE, retriable=False)
-                    self._journal.announce(key, notice)
+                    self._journal.announce(key, notice, here=watcher.role is not Role.OWNING)
                     self._end(watcher)
-        for account in accounts.evict({key.account for key in self._watchers}):
-            self._schedulers.close(account)
 
-    def _end(self, watcher: Watcher) -> None:
+    def _end(self, watcher: Watcher, *, drop: bool = True) -> None:
         self._schedulers.of(watcher.upstream).cancel(watcher)
         watcher.log_end()
         if self._watchers.get(watcher.key) is watcher:
@@ -556,6 +687,8 @@ class Pool:
             if self._just_not_found(watcher) and watcher.error is not None:
                 self._missing.add(watcher.key, watcher.error, watcher.watch.last_poll)
         self._streams.end(watcher.key)
+        if drop and self._shared is not None:
+            self._shared.give_up(watcher)
 
     def _with_id_ending_in(self, key: TaskKey) -> Watcher | None:
         # Where the bridge's id is made of several parts (`model/id`), callbacks name the last one only. A
@@ -595,7 +728,11 @@ class Pool:
 
     def _census(self) -> Mapping[tuple[str, str], int]:
         """Number of watches by upstream and source, in one walk: a scrape of many thousands stays short."""
-        return Counter((watcher.key.upstream, watcher.source) for watcher in self._watchers.values())
+        return Counter(
+            (watcher.key.upstream, watcher.source)
+            for watcher in self._watchers.values()
+            if watcher.polls_here
+        )
 
 
 def _is_in(upstream: Upstream, state: UpstreamState) -> Callable[[], float]:

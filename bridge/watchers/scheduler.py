@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from itertools import count
 
 from bridge.core.fair_share import FairShare
@@ -19,6 +19,7 @@ from bridge.watchers.watcher import Watcher
 UNWATCHED_GRACE_SECONDS = 10.0
 WATCHED_GRACE_SECONDS = 1.0
 RETRY_AFTER_ERROR_SECONDS = 5.0
+RETRY_LEASE_SECONDS = 0.5
 CANCELLED = -1
 FIRST_PER_TURN = 4  # first polls started before the event loop gets a turn: a flood of ids makes nothing else
 MAX_SKIPPED = 100
@@ -36,10 +37,14 @@ class PollScheduler:
 
     Rescheduling does not search the heaps: each entry carries the generation of its watcher, and an entry of
     an older generation is dropped when it comes to the top.
+
+    Args:
+        may_poll: Asked once more before a poll is sent, where several processes share the tasks.
     """
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, may_poll: Callable[[Watcher], bool] | None = None) -> None:
         self._upstream = upstream
+        self._may_poll = may_poll
         self._waiting: list[tuple[float, int, Watcher]] = []
         self._ready: list[tuple[float, int, Watcher, float]] = []
         self._first: FairShare[tuple[int, Watcher, float, Hashable]] = FairShare()
@@ -56,7 +61,7 @@ class PollScheduler:
             return  # its last poll finished after the watch had ended
         watcher.generation = next(self._generations)
         due = watcher.watch.due
-        if due is None or watcher in self._polling:
+        if due is None or watcher in self._polling or not watcher.polls_here:
             # A running poll schedules the next one when it finishes: never two polls of a task at once.
             return
         heapq.heappush(self._waiting, (due, watcher.generation, watcher))
@@ -248,6 +253,10 @@ class PollScheduler:
             await watcher.hydrate()
             if watcher.over:
                 return
+            if self._may_poll is not None and not self._may_poll(watcher):
+                # The lease ran out while this process stood still, or its tasks are being handed over.
+                self._retry_later(watcher, RETRY_LEASE_SECONDS)
+                return
             self._upstream.metrics.saved.record_poll(self._upstream.name)
             await watcher.poll(permit)
         except BridgeError as error:
@@ -265,10 +274,10 @@ class PollScheduler:
             self._polling.discard(watcher)
             self.schedule(watcher)
 
-    def _retry_later(self, watcher: Watcher) -> None:
+    def _retry_later(self, watcher: Watcher, seconds: float = RETRY_AFTER_ERROR_SECONDS) -> None:
         # The due time has passed: without a floor the poll would start again at once, in a tight loop.
         if watcher.watch.due is not None:
-            soonest = self._upstream.clock.monotonic() + RETRY_AFTER_ERROR_SECONDS
+            soonest = self._upstream.clock.monotonic() + seconds
             watcher.watch.due = max(watcher.watch.due, soonest)
 
 
@@ -277,10 +286,14 @@ class PollSchedulers:
 
     Args:
         upstreams: As the operator configured them; their schedulers run as long as the pool.
+        may_poll: As `PollScheduler`.
     """
 
-    def __init__(self, upstreams: Iterable[Upstream]) -> None:
-        self._schedulers = {(one.name, one.account): PollScheduler(one) for one in upstreams}
+    def __init__(
+        self, upstreams: Iterable[Upstream], may_poll: Callable[[Watcher], bool] | None = None
+    ) -> None:
+        self._may_poll = may_poll
+        self._schedulers = {(one.name, one.account): PollScheduler(one, may_poll) for one in upstreams}
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
 
@@ -304,7 +317,7 @@ class PollSchedulers:
         key = upstream.name, upstream.account
         scheduler = self._schedulers.get(key)
         if scheduler is None:
-            scheduler = self._schedulers[key] = PollScheduler(upstream)
+            scheduler = self._schedulers[key] = PollScheduler(upstream, self._may_poll)
             if self._group is not None:
                 self._running[key] = self._group.create_task(scheduler.run())
         return scheduler

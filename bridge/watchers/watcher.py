@@ -1,4 +1,7 @@
-"""Runs one watch: passes what its sources observe through `core.watch` into the journal."""
+"""Runs one watch: passes what its sources observe through `core.watch` into the journal.
+
+Where several processes share the tasks, one polls each and the others attend: `role` says which this one is.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,44 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 
 from bridge.core.estimate import PLAUSIBLE_SECONDS, TaskKind
-from bridge.core.event import Event, Notice
+from bridge.core.event import Event, Notice, NoticeCode
 from bridge.core.rate_limit import Permit
 from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, State, Status, TaskKey
-from bridge.core.watch import MISSING_RESULT_SECONDS, Update, Watch
+from bridge.core.watch import CUT_SHORT_SECONDS, MISSING_RESULT_SECONDS, NO_UPDATE, Update, Watch
 from bridge.dialects.words import fold
-from bridge.errors import BridgeError, JournalError, TaskNotFound, UpstreamError, without_frames
+from bridge.engine.ownership import Ownership, Standing
+from bridge.errors import (
+    BridgeError,
+    CredentialRefused,
+    InvalidRequest,
+    JournalError,
+    NotOwner,
+    Superseded,
+    TaskNotFound,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+    without_frames,
+)
 from bridge.journal.base import Journal
-from bridge.sources.poll import CachedResponse, PollCache, WithoutResult, poll
+from bridge.sources.poll import JSON, CachedResponse, PollCache, WithoutResult, poll
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.request_context import Trace, current_request
+from bridge.watchers.missing import BELIEVED_SECONDS
+from bridge.watchers.role import POLLING, Role, Turn, after
+from bridge.watchers.sole import SoleOwner
 
 RETRY_JOURNAL_SECONDS = 1.0
+CALL_SECONDS = 1.0
+"""How often the owner of a task elsewhere is asked to poll it."""
+
+MAX_MERGES = 5
+"""How often an observation is merged again because a newer state was recorded meanwhile."""
+
 MAX_LOGGED_WORDS = 100
+
+_SOLE_OWNER = SoleOwner()
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +57,13 @@ class Watcher:
 
     Args:
         changed: Called whenever the time of the next poll moved.
+        ownership: Decides whether this process polls the task.
 
     Attributes:
+        role: What this process does for the task.
+        polls_here: Whether it polls the task and follows the provider's stream of it.
+        offset: Of the newest recorded state known here; 0 for none.
+        newcomer: Whether a viewer came who has seen no state of the task elsewhere.
         asked_by: The connection whose turn the first poll takes; None for the bridge itself.
         party: The caller and address of that connection.
         persistent: Whether the watch continues without viewers until the task ends.
@@ -48,11 +80,15 @@ class Watcher:
 
     __slots__ = (
         "_cache",
+        "_call_at",
         "_callbacks",
+        "_called_at",
         "_called_back",
         "_changed",
+        "_heard_at",
         "_hydrated",
         "_journal",
+        "_ownership",
         "_poll_done",
         "_started_at",
         "_status_since",
@@ -62,6 +98,8 @@ class Watcher:
         "generation",
         "key",
         "left_at",
+        "newcomer",
+        "offset",
         "origin",
         "party",
         "persistent",
@@ -69,6 +107,8 @@ class Watcher:
         "polled_once",
         "polling",
         "polls",
+        "polls_here",
+        "role",
         "shown_at",
         "source",
         "upstream",
@@ -83,8 +123,16 @@ class Watcher:
         journal: Journal,
         random: Callable[[], float],
         changed: Callable[[Watcher], None],
+        ownership: Ownership = _SOLE_OWNER,
     ) -> None:
         self.key = key
+        self.polls_here = not ownership.shared
+        self.role = Role.ASKING if ownership.shared else Role.OWNING
+        self.offset = 0
+        self.newcomer = False
+        self._ownership = ownership
+        self._call_at: float | None = None
+        self._called_at = self._heard_at = float("-inf")
         self.upstream = upstream
         self.viewers = 0
         self.persistent = False
@@ -112,7 +160,6 @@ class Watcher:
         self.watch = self._begin(random, None)
 
     def _begin(self, random: Callable[[], float], known: State | None) -> Watch:
-        word = known.upstream_status if known is not None else None
         watch = Watch(
             pace=self.upstream.pace,
             run_times=self.upstream.run_times,
@@ -124,11 +171,16 @@ class Watcher:
             grace_seconds=getattr(self.upstream.dialect, "result_grace_seconds", MISSING_RESULT_SECONDS),
             # After a restart too: once the provider has reported the task as completed, later 404s do not
             # change that.
-            succeeded=word is not None and self.upstream.dialect.words.get(fold(word)) is Status.COMPLETED,
+            succeeded=known is not None and self._has_succeeded(known),
         )
         if self._vouched_at is not None:
             watch.vouch(now=self._vouched_at)
         return watch
+
+    def _has_succeeded(self, state: State) -> bool:
+        """Whether the provider's word in a state is one for a completed task."""
+        word = state.upstream_status
+        return word is not None and self.upstream.dialect.words.get(fold(word)) is Status.COMPLETED
 
     def vouch(self) -> None:
         """Take the task for existing: the bridge submitted it, or an authentic callback named it."""
@@ -138,6 +190,9 @@ class Watcher:
 
     def joined(self) -> None:
         """A subscriber was added."""
+        if not self.polls_here:
+            self._hurry()
+            return
         due = self.watch.due
         self.watch.joined(now=self.upstream.clock.monotonic())
         if self.watch.due != due:
@@ -164,8 +219,15 @@ class Watcher:
 
     @property
     def shown(self) -> CachedResponse | None:
-        """The newest response to a status call; None before it, or if another source is ahead."""
-        return self._cache.shown
+        """The newest response to a status call; None before it, or if another source is ahead.
+
+        Where another process polls, it is the provider's document of the recorded state.
+        """
+        if self.polls_here:
+            return self._cache.shown
+        known = self.watch.known
+        recorded = known is not None and self.offset > 0
+        return CachedResponse(200, JSON, known.raw, self._heard_at) if known and recorded else None
 
     @property
     def over(self) -> bool:
@@ -212,7 +274,7 @@ class Watcher:
             return
         self._hydrated = True
         if latest is not None:
-            self.watch = self._begin(self.watch.random, latest.state)
+            self._begin_from(latest)
         if self.over:
             self.polled_once.set()
 
@@ -221,8 +283,13 @@ class Watcher:
         self._hydrated = True
         if event is None:
             return
-        self.watch = self._begin(self.watch.random, event.state)
+        self._begin_from(event)
         self.polled_once.set()
+
+    def _begin_from(self, event: Event) -> None:
+        self.watch = self._begin(self.watch.random, event.state)
+        self.offset = event.cursor.offset
+        self._heard_at = self._monotonic(event.state.observed_at)
 
     def held_up(self, reason: str) -> None:
         """Polls of this upstream are held up: send the notice, and keep why there is no state."""
@@ -272,9 +339,13 @@ class Watcher:
             try:
                 with self.upstream.hold(permit), self.upstream.tracing.about(self.key, self.origin):
                     observation = await poll(self.upstream, self.key.task_id, self._cache)
+                if not self.polls_here:
+                    return  # another process polls it by now, and sees what is newer than this
             except UpstreamError as error:
                 without_frames(error)
                 self.upstream.record_poll("failed")
+                if not self.polls_here:
+                    return
                 # The next poll brings what the callback was about.
                 self._called_back |= source is Source.CALLBACK
                 if self.watch.known is not None or not isinstance(error, TaskNotFound):
@@ -306,12 +377,18 @@ class Watcher:
             self._wake_waiters()
 
     async def take(
-        self, observation: Observation, source: Source, *, started_at: float | None = None
+        self,
+        observation: Observation,
+        source: Source,
+        *,
+        started_at: float | None = None,
+        free: bool = False,
     ) -> None:
         """Merge an observation into the known state and record the result if it is an event.
 
         Args:
             started_at: Monotonic seconds when the poll started; None for what was pushed to us.
+            free: Whether it counts whoever polls the task: what a submit, a cancel or another call showed.
 
         Raises:
             JournalError: It could not be recorded.
@@ -322,9 +399,17 @@ class Watcher:
             self.origin = request.trace if request is not None else None
         self._log_start()
         before = self.watch.known
-        update = self.watch.observed(
-            observation, source=source, now=clock.monotonic(), unix_time=clock.time(), started_at=started_at
-        )
+
+        def observed() -> Update:
+            return self.watch.observed(
+                observation,
+                source=source,
+                now=clock.monotonic(),
+                unix_time=clock.time(),
+                started_at=started_at,
+            )
+
+        update = observed()
         self._log_word(observation)
         polled = source in (Source.POLL, Source.CALLBACK)
         if polled:
@@ -335,9 +420,9 @@ class Watcher:
                 # task has moved back, and that must be read, not skipped as unchanged.
                 self._cache = PollCache()
             self._measure(before, update.state, observation)
-        elif not self.over:
+        elif not self.over and self.polls_here:
             self._journal.confirm(self.key, clock.time())
-        await self._act(update)
+        await self._act(update, again=observed, free=free)
 
     async def take_pushed(self, observations: Sequence[Observation]) -> None:
         """Merge what a stream showed in one slice of time, in order, and record the newest state of it.
@@ -347,8 +432,16 @@ class Watcher:
         Raises:
             JournalError: It could not be recorded.
         """
-        clock = self.upstream.clock
         self._log_start()
+        update = self._observed_pushed(observations)
+        if update.state is not None:
+            self._cache = PollCache()  # for the reason given in `take`
+        elif not self.over:
+            self._journal.confirm(self.key, self.upstream.clock.time())
+        await self._act(update, again=lambda: self._observed_pushed(observations))
+
+    def _observed_pushed(self, observations: Sequence[Observation]) -> Update:
+        clock = self.upstream.clock
         newest: State | None = None
         notices: list[Notice] = []
         for observation in observations:
@@ -361,29 +454,29 @@ class Watcher:
             if update.state is not None:
                 newest = update.state
                 self._measure(before, newest, observation)
-        if newest is not None:
-            self._cache = PollCache()  # for the reason given in `take`
-        elif not self.over:
-            self._journal.confirm(self.key, clock.time())
-        await self._act(Update(newest, tuple(notices)))
+        return Update(newest, tuple(notices))
 
     async def _take_without_result(self, reading: WithoutResult, source: Source, started_at: float) -> None:
         clock = self.upstream.clock
         before = self.watch.known
-        update = self.watch.without_result(
-            reading.observation,
-            reading.failure,
-            source=source,
-            now=clock.monotonic(),
-            unix_time=clock.time(),
-            started_at=started_at,
-        )
+
+        def observed() -> Update:
+            return self.watch.without_result(
+                reading.observation,
+                reading.failure,
+                source=source,
+                now=clock.monotonic(),
+                unix_time=clock.time(),
+                started_at=started_at,
+            )
+
+        update = observed()
         self.upstream.record_poll("unchanged" if update.state is None else "changed")
         if update.state is not None:
             self._measure(before, update.state, reading.observation)
         elif not self.over:
             self._journal.confirm(self.key, clock.time())
-        await self._act(update)
+        await self._act(update, again=observed)
 
     def _log_word(self, observation: Observation) -> None:
         """Log a status word that the dialect does not map, once per word and upstream."""
@@ -421,19 +514,178 @@ class Watcher:
         self._changed(self)
 
     def poll_now(self, at: float | None = None) -> None:
-        """Poll out of turn.
+        """Poll out of turn; where another process polls, ask that one.
 
         Args:
             at: Monotonic seconds; None for now.
         """
-        self.watch.poll_now(now=self.upstream.clock.monotonic() if at is None else at)
+        now = self.upstream.clock.monotonic()
+        if not self.polls_here:
+            self._call(now, now if at is None else at)
+            return
+        self.watch.poll_now(now=now if at is None else at)
         self._changed(self)
 
     def called_back(self, at: float) -> None:
         """An authentic callback named the task: poll, and give the new state `callback` as its source."""
-        self._called_back = True
         self.vouch()
+        if not self.polls_here:
+            self._ownership.call(self.key, called_back=True)
+            return
+        self._called_back = True
         self.poll_now(at)
+
+    # Several processes share the tasks
+
+    def turn(self, turn: Turn) -> None:
+        """Change the role; what polls, and follows the provider's stream, is the pool's to start or stop."""
+        self.role = after(self.role, turn)
+        self.polls_here = self.role in POLLING
+        if not self.polls_here:
+            self.source = Source.POLL
+            self._cache = PollCache()  # another process is ahead of it
+        self._changed(self)
+
+    def stands(self, turn: Turn, standing: Standing) -> None:
+        """It is decided who polls the task.
+
+        Args:
+            turn: `GRANTED` to this process, or it `ATTENDS`.
+        """
+        now, polled = self.upstream.clock.monotonic(), self.polls_here
+        if standing.event is None:
+            self._hydrated = True
+        elif self._hydrated:
+            self.recorded_elsewhere(standing.event)
+        else:
+            notices = self.watch.active_notices
+            self.remember(standing.event)
+            self.watch.active_notices = notices
+        if standing.confirmed_at:
+            confirmed_at = self._monotonic(standing.confirmed_at)
+            self._heard_at = max(self._heard_at, confirmed_at)
+            self.shown_at = max(self.shown_at, confirmed_at)
+        if standing.kept:
+            self.persistent = True
+            self.vouch()
+        if standing.called_back:
+            self.expect_callbacks()
+        if turn is Turn.GRANTED and not polled:
+            self.watch.granted(now=now, due=standing.due)
+            if self.watch.due is not None:
+                soonest = max(self.polled_at, self.shown_at) + self.upstream.pace.min_seconds
+                self.watch.due = max(self.watch.due, soonest)
+        self.turn(turn)
+        self._stand(turn, standing, now)
+        if self._call_at is not None:
+            at, self._call_at = self._call_at, None
+            self.poll_now(at)
+
+    def _stand(self, turn: Turn, standing: Standing, now: float) -> None:
+        """The notices that stand."""
+        for notice in standing.notices:
+            if notice.code is not NoticeCode.TASK_NOT_FOUND:
+                self._notice_stands(notice)
+            elif turn is Turn.ATTENDS or (standing.due is not None and standing.due > now):
+                # Its owner would have polled it again when the 404 is no longer believed.
+                self._missing_since(notice, now if standing.due is None else standing.due - BELIEVED_SECONDS)
+
+    def recorded_elsewhere(self, event: Event) -> None:
+        """Another process recorded a state."""
+        if self._hydrated and event.cursor.offset <= self.offset:
+            return
+        now = self.upstream.clock.monotonic()
+        self._hydrated = True
+        self.offset = event.cursor.offset
+        self._cache = PollCache()  # for the reason given in `take`
+        self.error = None
+        self._heard_at = self._monotonic(event.state.observed_at)
+        self.shown_at = max(self.shown_at, self._heard_at)
+        self._status_since = event.state.changed_at
+        self.watch.recorded_elsewhere(event.state, now=now, succeeded=self._has_succeeded(event.state))
+        self.polled_once.set()
+        self._wake_waiters()
+        self._changed(self)
+        if self.watch.ended:
+            self.log_end()
+
+    def confirmed_elsewhere(self, observed_at: float) -> None:
+        """Another process saw the newest state again (Unix seconds)."""
+        now = self.upstream.clock.monotonic()
+        # The clock of that machine may differ: what is heard now counts as now.
+        self._heard_at = now
+        self.shown_at = max(self.shown_at, self._monotonic(observed_at))
+        if self.polls_here:
+            return
+        self.error = None
+        self._announce(self.watch.confirmed_elsewhere(now=now, at=now))
+        self._wake_waiters()
+
+    def noticed_elsewhere(self, notice: Notice) -> None:
+        """The process that polls the task announced a notice."""
+        if self.polls_here:
+            return
+        if notice.code is NoticeCode.TASK_NOT_FOUND:
+            self._missing_since(notice, self.upstream.clock.monotonic())
+        else:
+            self._notice_stands(notice)
+
+    def _missing_since(self, notice: Notice, at: float) -> None:
+        if self.watch.known is None:  # else it was shown since
+            self.recall_missing(TaskNotFound(notice.message), min(at, self.upstream.clock.monotonic()))
+            self._wake_waiters()
+            self._changed(self)
+
+    def _notice_stands(self, notice: Notice) -> None:
+        self.watch.noticed_elsewhere(notice, now=self.upstream.clock.monotonic())
+        error = _error_of(notice)
+        if notice.code is NoticeCode.FRESH or error is not None:
+            self.error = error
+            if error is not None:
+                self.polled_once.set()
+            self._wake_waiters()
+
+    def attend(self, *, cut_off: bool) -> None:
+        """Process the passing of time where another process polls the task.
+
+        Args:
+            cut_off: Whether that process cannot be heard.
+        """
+        now = self.upstream.clock.monotonic()
+        if self._call_at is not None and now >= self._call_at:
+            self._call(now, self._call_at)
+        if self.watch.may_be_stale(now=now):
+            longest = self.upstream.pace.max_seconds
+            if not cut_off and (self._callbacks is not None or self._has_stream()):
+                longest = self.upstream.pace.safety_net_seconds
+            self._announce(self.watch.attended(now=now, cut_off=cut_off, longest=longest))
+
+    def _has_stream(self) -> bool:
+        try:
+            return self.upstream.dialect.stream_request(self.key.task_id) is not None
+        except InvalidRequest:
+            return False
+
+    def _call(self, now: float, at: float) -> None:
+        """Ask who polls the task to poll it now; not before `at`, and once a second at most."""
+        at = max(at, self._called_at + CALL_SECONDS)
+        if self.role is Role.ASKING or at > now:
+            self._call_at = at if self._call_at is None else min(self._call_at, at)
+            return
+        self._call_at, self._called_at = None, now
+        self._ownership.call(self.key)
+
+    def _hurry(self) -> None:
+        """A viewer joined: a back-off that its owner may be in is cut short."""
+        now = self.upstream.clock.monotonic()
+        waits = self.lost or NoticeCode.UPSTREAM_UNAVAILABLE in self.watch.active_notices
+        if waits and now - self._called_at >= CUT_SHORT_SECONDS:
+            self._call(now, now)
+
+    def _monotonic(self, unix_time: float) -> float:
+        """That moment on the monotonic clock; not in the future."""
+        clock = self.upstream.clock
+        return clock.monotonic() - max(clock.time() - unix_time, 0.0)
 
     def log_end(self) -> None:
         """Log the end of the watch, once, if its start was logged."""
@@ -464,14 +716,60 @@ class Watcher:
         fields: dict[str, object] = {"task": self.key.ref, "upstream": self.key.upstream}
         return fields if self.origin is None else fields | {"trace_id": self.origin.trace_id}
 
-    async def _act(self, update: Update) -> None:
-        """Record the state and announce the notices."""
+    async def _act(
+        self, update: Update, *, again: Callable[[], Update] = lambda: NO_UPDATE, free: bool = False
+    ) -> None:
+        """Record the state and announce the notices.
+
+        Args:
+            again: Merges the same observation with what is known by then.
+            free: Whether it counts although another process polls the task.
+
+        Raises:
+            JournalError: The state could not be recorded.
+        """
+        try:
+            await self._act_once(update)
+        except (NotOwner, Superseded) as error:
+            refused: JournalError = error
+            for _ in range(MAX_MERGES):
+                await self._take_over(refused)
+                if isinstance(refused, NotOwner) and not free:
+                    return  # who polls the task sees it too
+                try:
+                    await self._act_once(again())
+                except (NotOwner, Superseded) as another:
+                    refused = another
+                else:
+                    return
+            await self._take_over(refused)
+            raise
+
+    async def _take_over(self, refused: JournalError) -> None:
+        """What was seen here is not recorded: start again from what is."""
+        if isinstance(refused, NotOwner) and self.role in POLLING:
+            self.turn(Turn.REFUSED)
+            self._ownership.want(self.key)
+        (latest,) = await self._journal.latest([self.key])
+        self._cache = PollCache()
+        notices, due = self.watch.active_notices, self.watch.due
+        self.watch = self._begin(self.watch.random, None if latest is None else latest.state)
+        self.watch.active_notices = notices
+        if latest is not None:
+            self.offset = latest.cursor.offset
+        if due is not None and self.watch.due is not None:
+            self.watch.due = due
+        self._changed(self)
+
+    async def _act_once(self, update: Update) -> None:
         if update.state is not None and update.state.status.final:
             # Before the end: nothing reaches a subscriber after it.
             self._announce(update)
         if update.state is not None:
             try:
                 await self._record(update.state)
+            except (NotOwner, Superseded):
+                raise
             except Exception:
                 # What is not recorded counts as not observed: start again from the journal, soon. Without
                 # this the watch would call the state known, and no subscriber would ever receive it.
@@ -489,8 +787,9 @@ class Watcher:
             self.log_end()
 
     def _announce(self, update: Update) -> None:
+        here = self.role is not Role.OWNING
         for notice in update.notices:
-            self._journal.announce(self.key, notice)
+            self._journal.announce(self.key, notice, here=here)
 
     def _wake_waiters(self) -> None:
         # Replaced, not cleared: later waiters wait for the next poll.
@@ -503,10 +802,14 @@ class Watcher:
         started_at = clock.monotonic()
         try:
             with self.upstream.tracing.publish(self.key, state, state.source, self.origin):
-                await self._journal.append(self.key, state, observed_at=started_at)
+                free = self.role is not Role.OWNING
+                event = await self._journal.append(self.key, state, observed_at=started_at, free=free)
+        except (NotOwner, Superseded):
+            raise
         except JournalError:
             self.upstream.metrics.journal_failures.inc()
             raise
+        self.offset = event.cursor.offset
         self.upstream.metrics.journal_append_seconds.observe(clock.monotonic() - started_at)
 
     def _measure(self, before: State | None, state: State, observation: Observation) -> None:
@@ -536,3 +839,12 @@ class Watcher:
             run_time = (state.completed_at or state.changed_at) - state.created_at
             if 0 <= run_time <= PLAUSIBLE_SECONDS:
                 self.upstream.run_times.learn(TaskKind(state.model, state.action), run_time)
+
+
+def _error_of(notice: Notice) -> BridgeError | None:
+    """Why the poll of another process failed, as far as its notice says."""
+    if notice.code is NoticeCode.CREDENTIAL_REFUSED:
+        return CredentialRefused(notice.message)
+    if notice.code is NoticeCode.UPSTREAM_UNAVAILABLE:
+        return (UpstreamUnavailable if notice.retriable else UpstreamRefused)(notice.message)
+    return None

@@ -8,7 +8,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from bridge.config.settings import Settings
@@ -50,8 +50,10 @@ def document_routes(settings: Settings, *, apart: bool) -> list[Route]:
     json = ApiDocument("api/openapi.json", json_server, json_server.replace("/", "%s"), address=address)
     # Its server is a variable that readers fill in; only a prefix is known here.
     messages = ApiDocument("api/asyncapi.yaml", _ASYNC_HOST, f"{_ASYNC_HOST}    pathname: %s\n")
+    page = TryItPage(address)
     return [
-        Route("/docs", TryItPage(address).serve),
+        Route("/docs", page.serve),
+        Route("/docs/", page.redirect),
         Route("/docs/{name}", StaticFolder("docs", FILE_HEADERS).serve),
         # they refer to each other by their names
         Route("/openapi.yaml", yaml.serve),
@@ -71,6 +73,10 @@ class TryItPage(StaticFile):
     def __init__(self, address: Callable[[Request], str] | None) -> None:
         super().__init__("docs/index.html", FILE_HEADERS)
         self._address = address
+
+    async def redirect(self, request: Request) -> Response:  # noqa: ARG002 - a route
+        """`/docs/`, as people type it: the page refers to its files relative to `/docs`."""
+        return RedirectResponse("../docs", 308)  # relative, so that it stays below a proxy's prefix
 
     async def serve(self, request: Request) -> Response:
         """As `StaticFile.serve`; the page may send requests to the bridge alone, wherever that is."""

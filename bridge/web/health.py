@@ -26,6 +26,7 @@ class HealthRoutes:
         self._metrics = services.metrics
         self._certificate = services.certificate
         self._authenticator = services.operators
+        self._replica = services.replica
         self._started_at = services.clock.time()
 
     async def live(self, _request: Request) -> Response:
@@ -55,8 +56,25 @@ class HealthRoutes:
                 "upstreams": {
                     name: self._upstream(upstream) for name, upstream in self._pool.upstreams.items()
                 },
+                **self._shared(),
             }
         )
+
+    def _shared(self) -> dict[str, object]:
+        """This process as one of several; nothing if it is alone."""
+        replica = self._replica
+        if replica is None:
+            return {}
+        connection = replica.connection
+        return {
+            "replica": connection.session,
+            "engine": {
+                "connected": connection.up,
+                "epoch": connection.epoch,
+                "lag_seconds": round(connection.lag_seconds(), 3),
+            },
+            "replicas": replica.others(),
+        }
 
     async def metrics(self, request: Request) -> Response:
         """`GET /metrics`: Prometheus text, or OpenMetrics where the client accepts it."""

@@ -14,6 +14,7 @@ from bridge.delivery.longpoll import LongPolls
 from bridge.delivery.subscriptions import Subscriptions
 from bridge.hub.hub import Hub
 from bridge.journal.base import Journal
+from bridge.replica.replica import Replica
 from bridge.telemetry.metrics import Metrics
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
@@ -29,6 +30,7 @@ class Services:
         certificate: What the server speaks TLS with; None without.
         operators: Authenticates operators, for metrics and status.
         tickets: None where the bridge issues no tickets.
+        replica: This process as one of several; None if it is alone.
     """
 
     settings: Settings
@@ -47,3 +49,4 @@ class Services:
     authenticator: Authenticator
     operators: Authenticator
     tickets: Tickets | None
+    replica: Replica | None = None

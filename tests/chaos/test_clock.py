@@ -13,7 +13,8 @@ import uvicorn
 from bridge.app import Bridge
 from bridge.clock import SystemClock
 from bridge.config.load import load
-from bridge.server.server import _config, listen
+from bridge.server.listeners import listen
+from bridge.server.server import _config
 from tests.chaos.judge import Judge
 from tests.chaos.site import KEY, QUICK, studio
 from tests.chaos.viewers import Viewers

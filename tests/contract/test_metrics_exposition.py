@@ -61,6 +61,7 @@ PROMISED = {
     "bridge_lenient_readings_total": ("counter", UPSTREAM),
     "bridge_polls_total": ("counter", UPSTREAM | {RESULT: {"changed", "unchanged", "failed"}}),
     "bridge_polls_saved_total": ("counter", UPSTREAM),
+    "bridge_polls_wished_total": ("counter", UPSTREAM),
     "bridge_watches": ("gauge", UPSTREAM | {"source": SOURCES}),
     "bridge_interests": ("gauge", UPSTREAM),
     "bridge_task_transitions_total": ("counter", UPSTREAM | {"status": STATUSES}),

@@ -10,7 +10,8 @@ import kosoku
 import pytest
 import uvicorn
 
-from bridge.server.server import _config, listen
+from bridge.server.listeners import listen
+from bridge.server.server import _config
 
 pytestmark = pytest.mark.anyio
 

@@ -28,7 +28,15 @@ FILE = DEPLOY / "compose.yaml"
 COMPOSE = yaml.safe_load(FILE.read_text("utf-8"))
 SERVICES = COMPOSE["services"]
 SCRAPE = DEPLOY / "compose" / "prometheus.yml"
-GIVEN = {"BRIDGE_TOKEN_SECRETS": orjson.dumps([SECRET]).decode(), "GRAFANA_PASSWORD": "x"}
+BALANCER = DEPLOY / "compose" / "haproxy.cfg"
+REPLICAS = ["bridge-1", "bridge-2"]
+PASSWORD = "0123456789abcdef"
+GIVEN = {
+    "BRIDGE_TOKEN_SECRETS": orjson.dumps([SECRET]).decode(),
+    "GRAFANA_PASSWORD": "x",
+    "BRIDGE_ENGINE_PASSWORD": PASSWORD,
+}
+PROFILES = {"stack": "preflight", "valkey": "preflight-valkey"}
 
 
 def _filled(text: str) -> str:
@@ -73,33 +81,46 @@ def test_a_service_may_nothing_that_it_need_not(name: str) -> None:
 
 def test_images_of_others_are_pinned_to_a_version() -> None:
     images = [service["image"] for service in SERVICES.values() if "build" not in service]
-    assert len(images) == 3
+    assert len(images) == 4
     assert all(re.search(r":v?\d+\.\d+\.\d+", image) for image in images)
 
 
 def test_secrets_have_no_default_and_stay_out_of_git() -> None:
     text = FILE.read_text("utf-8")
     assert not re.search(r"\$\{\w+:?\?", text), "Compose would ask for it in every profile"
-    defaults = dict(re.findall(r"\$\{(BRIDGE_TOKEN_SECRETS|GRAFANA_PASSWORD):-([^}]*)\}", text))
-    assert defaults == {"BRIDGE_TOKEN_SECRETS": "[]", "GRAFANA_PASSWORD": ""}
+    secret = "BRIDGE_TOKEN_SECRETS|GRAFANA_PASSWORD|BRIDGE_ENGINE_PASSWORD"
+    defaults = dict(re.findall(rf"\$\{{({secret}):-([^}}]*)\}}", text))
+    assert defaults == {"BRIDGE_TOKEN_SECRETS": "[]", "GRAFANA_PASSWORD": "", "BRIDGE_ENGINE_PASSWORD": ""}
     example = (DEPLOY / "compose" / "env.example").read_text("utf-8")
     assert set(GIVEN) <= set(re.findall(r"^(\w+)=", example, re.MULTILINE))
     ignored = subprocess.run(["git", "check-ignore", "-q", "deploy/.env"], cwd=ROOT, check=False)
     assert ignored.returncode == 0
 
 
-@pytest.mark.parametrize("name", [name for name, one in SERVICES.items() if "stack" in one["profiles"]])
-def test_nothing_of_the_stack_starts_before_its_secrets_were_checked(name: str) -> None:
+@pytest.mark.parametrize(
+    ("profile", "name"),
+    [(profile, name) for name, one in SERVICES.items() for profile in one["profiles"] if profile in PROFILES],
+)
+def test_nothing_starts_before_its_secrets_were_checked(profile: str, name: str) -> None:
     def before(service: str) -> set[str]:
         needs = SERVICES[service].get("depends_on", [])
         return {service, *(one for need in needs for one in before(need))}
 
-    assert name == "simulator" or "preflight" in before(name)
+    assert name == "simulator" or PROFILES[profile] in before(name)
 
 
-@pytest.mark.parametrize("wrong", [{"BRIDGE_TOKEN_SECRETS": "[]"}, {"GRAFANA_PASSWORD": ""}], ids=str)
-def test_the_check_says_which_secret_is_missing(wrong: dict[str, str], tmp_path: Path) -> None:
-    done = _preflight(_variables("preflight") | wrong, tmp_path / "token")
+@pytest.mark.parametrize(
+    ("check", "wrong"),
+    [
+        ("preflight", {"BRIDGE_TOKEN_SECRETS": "[]"}),
+        ("preflight", {"GRAFANA_PASSWORD": ""}),
+        ("preflight-valkey", {"GRAFANA_PASSWORD": ""}),
+        ("preflight-valkey", {"BRIDGE_ENGINE_PASSWORD": ""}),
+    ],
+    ids=str,
+)
+def test_the_check_says_which_secret_is_missing(check: str, wrong: dict[str, str], tmp_path: Path) -> None:
+    done = _preflight(check, _variables(check) | wrong, tmp_path / "token")
     assert (done.returncode, done.stdout) == (2, "")
     (name,) = wrong
     assert done.stderr == f"{name} is not set in deploy/.env: see deploy/compose/env.example\n"
@@ -149,12 +170,52 @@ def test_the_stack_is_what_starts_once_the_example_is_copied(clone: Path) -> Non
     services = orjson.loads(done.stdout)["services"]
     assert set(services) == {"bridge", "grafana", "preflight", "prometheus", "simulator"}
     assert services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "secret"
+    assert "BRIDGE_ENGINE" not in services["bridge"]["environment"]
     demo = config(clone, "--file", "deploy/compose.yaml", "--profile", "demo")
     assert set(orjson.loads(demo.stdout)["services"]) == {"demo"}
 
 
-def test_a_stop_is_given_the_time_of_the_longest_submit_and_a_drain() -> None:
-    assert seconds(SERVICES["bridge"]["stop_grace_period"]) >= STOP_SECONDS
+def test_two_bridges_that_share_a_valkey_are_what_starts_with_its_profile(clone: Path) -> None:
+    done = config(clone, "--file", "deploy/compose.yaml", "--profile", "valkey", **GIVEN)
+    assert (done.returncode, done.stderr) == (0, "")
+    services = orjson.loads(done.stdout)["services"]
+    others = {"balancer", "valkey", "preflight-valkey", "simulator", "prometheus", "grafana"}
+    assert set(services) == {*REPLICAS, *others}
+    for name in REPLICAS:
+        one = services[name]
+        assert one["environment"]["BRIDGE_ENGINE_PASSWORD"] == PASSWORD
+        assert (one.get("ports"), one.get("volumes")) == (None, None)
+        assert set(one["networks"]) == {"edge", "engine", "operations"}
+    assert set(services["valkey"]["networks"]) == {"engine"}
+    assert {port["published"] for port in services["balancer"]["ports"]} == {"8080"}
+    assert PASSWORD not in str(services["valkey"]["entrypoint"])  # other users of the machine see arguments
+
+
+@pytest.mark.parametrize("name", [name for name, one in SERVICES.items() if "valkey" in one["profiles"]])
+def test_every_service_of_that_profile_has_a_health_check(name: str) -> None:
+    if name in {"simulator", "preflight-valkey"}:
+        return  # the image has one for a bridge, which they are not
+    from_image = "HEALTHCHECK" in (ROOT / "Dockerfile").read_text("utf-8") and "build" in SERVICES[name]
+    assert from_image or SERVICES[name]["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
+
+
+@pytest.mark.parametrize("name", ["bridge", *REPLICAS])
+def test_a_stop_is_given_the_time_of_the_longest_submit_and_a_drain(name: str) -> None:
+    assert seconds(SERVICES[name]["stop_grace_period"]) >= STOP_SECONDS
+
+
+@pytest.mark.parametrize("name", REPLICAS)
+def test_a_replica_finds_its_settings_right(name: str) -> None:
+    image = {k: v for k, v in stages(ROOT / "Dockerfile")[-1].environment.items() if k.startswith("BRIDGE_")}
+    settings = effective(image | _variables(name))
+    host, _, port = settings["engine"].removeprefix("redis://bridge@").partition(":")
+    assert (host, port) == ("valkey", "6379")
+    assert host in SERVICES
+    assert settings["engine_password"] == "***"
+    assert set(SERVICES[name]["networks"]) & set(SERVICES["valkey"]["networks"]) == {"engine"}
+    lines = [line.split() for line in BALANCER.read_text("utf-8").splitlines()]
+    servers = {words[2] for words in lines if words[:1] == ["server"]}
+    assert servers == {f"{one}:{settings['port']}" for one in REPLICAS}
 
 
 def test_the_bridge_finds_its_settings_right() -> None:
@@ -172,8 +233,12 @@ def test_prometheus_and_grafana_look_where_the_others_are() -> None:
     scrape = yaml.safe_load(SCRAPE.read_text("utf-8"))
     (job,) = scrape["scrape_configs"]
     assert job["job_name"] == "bridge"
-    ((target,),) = (one["targets"] for one in job["static_configs"])
-    assert target == f"bridge:{_variables('bridge')['BRIDGE_ADMIN_PORT']}"
+    (found,) = job["dns_sd_configs"]
+    assert (found["type"], [str(found["port"])]) == ("A", [_variables("bridge")["BRIDGE_ADMIN_PORT"]])
+    assert found["names"] == ["bridge"]  # a service, and in the other profile what two are called
+    for name in REPLICAS:
+        assert SERVICES[name]["networks"]["operations"]["aliases"] == found["names"]
+        assert _variables(name)["BRIDGE_ADMIN_PORT"] == str(found["port"])
     places = [mount.split(":")[1] for mount in SERVICES["prometheus"]["volumes"]]
     assert any(place.startswith(str(Path(scrape["rule_files"][0]).parent)) for place in places)
     assert str(Path(job["authorization"]["credentials_file"]).parent) in places
@@ -202,9 +267,9 @@ def test_promtool_finds_the_scrape_configuration_right(tmp_path: Path) -> None:
     assert "rules found" in done.stdout
 
 
-def _preflight(variables: dict[str, str], to: Path) -> subprocess.CompletedProcess[str]:
+def _preflight(check: str, variables: dict[str, str], to: Path) -> subprocess.CompletedProcess[str]:
     """Run the service's own command."""
-    script = SERVICES["preflight"]["entrypoint"][-1].replace("/token/prometheus", str(to)).replace("$$", "$")
+    script = SERVICES[check]["entrypoint"][-1].replace("/token/prometheus", str(to)).replace("$$", "$")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
         ["/bin/sh", "-ec", script],
@@ -215,10 +280,10 @@ def _preflight(variables: dict[str, str], to: Path) -> subprocess.CompletedProce
     )
 
 
-async def test_the_token_that_is_written_for_prometheus_opens_the_metrics(tmp_path: Path) -> None:
+@pytest.mark.parametrize("check", PROFILES.values())
+async def test_the_token_that_is_written_for_prometheus_opens_the_metrics(check: str, tmp_path: Path) -> None:
     """The service's own command, and the bridge with the service's own settings, on this machine."""
-    variables = _variables("preflight")
-    done = _preflight(variables, tmp_path / "token")
+    done = _preflight(check, _variables(check), tmp_path / "token")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "token").stat().st_mode & 0o444 == 0o444  # Prometheus is another user
     token = (tmp_path / "token").read_text().strip()

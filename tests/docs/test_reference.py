@@ -93,6 +93,7 @@ def test_every_option_of_the_client_commands_is_in_its_page(command):
 def metric_names():
     metrics = Metrics(CollectorRegistry(), ["qingbo"])
     metrics.report_certificate(lambda: 0.0)
+    metrics.report_engine()
     for family in metrics.exposition(openmetrics=False).collect():
         yield f"{family.name}_total" if family.type == "counter" else family.name
 

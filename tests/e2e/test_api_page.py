@@ -35,6 +35,11 @@ def test_the_files_are_those_of_the_pinned_version() -> None:
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < MAX_BYTES
 
 
+async def test_the_page_with_a_slash_behind_it_is_the_same_below_any_prefix(scene: Scene) -> None:
+    answer = await scene.get("/docs/")
+    assert (answer.status, answer.headers["Location"]) == (308, "../docs")
+
+
 async def test_the_page_and_its_files(scene: Scene) -> None:
     page = await scene.get("/docs")
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -81,7 +86,7 @@ async def test_both_formats_of_the_document_are_the_same(scene: Scene) -> None:
     assert {path for path, item in answer.json["paths"].items() if "servers" in item} == HERE
 
 
-@pytest.mark.parametrize("path", ["/docs/", "/docs/index.html/..", "/docs/none.js", "/docs/..%2Fbridge.js"])
+@pytest.mark.parametrize("path", ["/docs/index.html/..", "/docs/none.js", "/docs/..%2Fbridge.js"])
 async def test_only_files_that_were_named_exist(scene: Scene, path: str) -> None:
     answer = await scene.get(path)
     assert (answer.status, answer.json["code"]) == (404, "route_not_found")

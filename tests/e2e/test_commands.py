@@ -15,6 +15,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from aiohttp import web
 
 from tests.e2e.scene import Scene, stage
 from tests.forked import CAN_FORK, Lines, fork
@@ -324,6 +325,27 @@ async def test_health_of_an_address_that_is_none_is_an_error_and_no_traceback() 
     for ended in await asyncio.gather(*(run("health", "--url", url) for url in urls)):
         assert ended.code in {1, 2}
         assert "Traceback" not in ended.err
+
+
+async def test_health_of_another_server_says_so_in_one_line() -> None:
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(
+            text="<html>" * 500, content_type="text/html", status=int(request.path.partition("/s")[2][:3])
+        )
+
+    app = web.Application()
+    app.router.add_get("/{tail:.*}", page)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        for status in (200, 404, 503):
+            ended = await run("health", "--url", f"{site.name}/s{status}")
+            assert (ended.code, ended.out) == (1, "")
+            assert ended.err.strip().endswith(f"answers with HTTP {status}, but not as a bridge does")
+    finally:
+        await runner.cleanup()
 
 
 async def test_watch_prints_plain_lines_and_exits_0_when_all_completed(scene: Scene) -> None:

@@ -6,16 +6,36 @@ of its own on it.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 import pytest
 
-from bridge.engine.base import Engine
+from bridge.core.task import TaskKey
+from bridge.engine.base import (
+    DEFAULT_JOB_LIMITS,
+    Applied,
+    Apply,
+    End,
+    Engine,
+    Entry,
+    Job,
+    JobLimits,
+    Mode,
+    Owner,
+    Record,
+    SessionState,
+    Stamp,
+    Want,
+    Welcome,
+)
 from bridge.engine.embedded import EmbeddedEngine
-from bridge.engine.store import StoreLimits
+from bridge.engine.keeper.client import KeeperEngine
+from bridge.engine.keeper.server import Keeper
+from bridge.engine.store import Store, StoreLimits
 
 START = 1_800_000_000_000_000  # microseconds
 
@@ -64,7 +84,29 @@ class EmbeddedMaker:
             await engine.close()
 
 
-ENGINES: list[EngineMaker] = [EmbeddedMaker()]
+class KeeperMaker:
+    """The engine of a worker, over a socket pair, with the keeper on the same event loop."""
+
+    name = "keeper"
+
+    def unavailable(self) -> str:
+        return ""
+
+    @asynccontextmanager
+    async def open(
+        self, now: Callable[[], int], *, history: int = 32, log: int = 50_000, raw_bytes: int = 65_536
+    ) -> AsyncIterator[Engine]:
+        store = Store(StoreLimits(history=history, log=log, raw_bytes=raw_bytes))
+        keeper = Keeper(store, now)
+        engine = await KeeperEngine.open(keeper.connect())
+        try:
+            yield engine
+        finally:
+            await engine.close()
+            keeper.close()
+
+
+ENGINES: list[EngineMaker] = [EmbeddedMaker(), KeeperMaker()]
 
 
 def require(maker: EngineMaker) -> None:
@@ -74,3 +116,86 @@ def require(maker: EngineMaker) -> None:
         pytest.fail(reason)
     if reason:
         pytest.skip(reason)
+
+
+class EngineUse:
+    """An engine, its clock, and what tests say to it again and again.
+
+    Attributes:
+        engine: The engine.
+        time: Its clock.
+    """
+
+    def __init__(self, engine: Engine, time: VirtualTime) -> None:
+        self.engine = engine
+        self.time = time
+
+    async def session(
+        self,
+        name: str,
+        *,
+        ttl: float = 10.0,
+        known_head: int = 0,
+        epoch: str = "e1",
+        about: bytes = b"",
+        opens: bool = True,
+    ) -> Welcome:
+        return await self.engine.session(
+            name, ttl=ttl, known_head=known_head, new_epoch=epoch, about=about, opens=opens
+        )
+
+    async def renew(self, *names: str, ttl: float = 10.0) -> None:
+        for name in names:
+            assert (await self.session(name, ttl=ttl, opens=False)).state is SessionState.RENEWED
+
+    async def want(
+        self, session: str, *keys: TaskKey, may_own: bool = True, linger: float = 30.0
+    ) -> list[Owner]:
+        wants = [Want(key, may_own) for key in keys]
+        return [wanted.owner for wanted in await self.engine.want(session, wants, linger=linger)]
+
+    async def apply(
+        self, session: str, *states: Apply, limits: JobLimits = DEFAULT_JOB_LIMITS
+    ) -> list[Applied]:
+        return await self.engine.apply(session, states, limits=limits)
+
+    async def record(self, key: TaskKey) -> Record:
+        (record,) = await self.engine.records([key])
+        return record
+
+    async def log(self, after: int = 0) -> list[Entry]:
+        """All entries after an offset."""
+        return await self.engine.read(after, block=0, limit=100_000)
+
+    async def head(self) -> int:
+        """The newest offset; opens a session of its own if need be."""
+        return (await self.session("reader")).head
+
+
+def state_of(
+    key: TaskKey,
+    version: int,
+    session: str = "a",
+    *,
+    mode: Mode = Mode.OWNER,
+    end: End = End.OPEN,
+    content: str = "",
+    raw: bytes | None = None,
+    jobs: Sequence[Job] = (),
+    details: bytes | None = None,
+    document: bytes | None = None,
+) -> Apply:
+    """A state that builds on the version before; its content differs from every other one's."""
+    content = content or f"{session}-{version}"
+    return Apply(
+        key,
+        mode,
+        version - 1,
+        Stamp(version, session),
+        end,
+        hashlib.blake2b(content.encode(), digest_size=16).digest(),
+        content.encode() if document is None else document,
+        raw,
+        jobs,
+        details,
+    )

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client import CollectorRegistry
+
+from bridge.telemetry.engine_metrics import EngineMetrics
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "grafana"
@@ -26,7 +29,10 @@ EXEMPLARS = {
 }
 
 board: dict[str, Any] = json.loads(DASHBOARD.read_text("utf-8"))
-panels: list[dict[str, Any]] = [panel for panel in board["panels"] if panel["type"] != "row"]
+rows: list[dict[str, Any]] = [panel for panel in board["panels"] if panel["type"] == "row"]
+panels: list[dict[str, Any]] = [
+    panel for place in board["panels"] for panel in (place["panels"] if place in rows else [place])
+]
 rules: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(RULES.read_text("utf-8"))["groups"] for rule in group["rules"]
 ]
@@ -87,3 +93,10 @@ def selectors(expr: str) -> list[Selector]:
 def grouped_labels(expr: str) -> set[str]:
     """Every label an expression groups or joins by."""
     return {label.strip() for inner in _GROUPED.findall(expr) for label in inner.split(",") if label.strip()}
+
+
+def engine_metrics() -> set[str]:
+    """The series that only a bridge with a shared engine has."""
+    registry = CollectorRegistry()
+    EngineMetrics(registry)
+    return {sample.name for family in registry.collect() for sample in family.samples}

@@ -26,6 +26,7 @@ from tests.grafana.pages import (
     grouped_labels,
     panels,
     records,
+    rows,
     rule_expressions,
     selectors,
 )
@@ -41,6 +42,7 @@ def known() -> dict[str, dict[str, set[str]]]:
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     metrics = Metrics(CollectorRegistry(), ["an-upstream"])
     metrics.report_certificate(lambda: 0.0)
+    metrics.report_engine()
     for family in metrics.exposition(openmetrics=False).collect():
         for sample in family.samples:
             labels = found[sample.name]
@@ -113,8 +115,8 @@ def leads_somewhere(target: str) -> bool:
 
 
 def test_panels_stand_side_by_side_and_have_numbers_of_their_own() -> None:
-    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
-    for one, other in combinations((panel["gridPos"] for panel in board["panels"]), 2):
+    assert len({panel["id"] for panel in panels + rows}) == len(panels + rows)
+    for one, other in combinations((panel["gridPos"] for panel in panels + rows), 2):
         apart = (
             one["x"] + one["w"] <= other["x"]
             or other["x"] + other["w"] <= one["x"]
@@ -122,7 +124,12 @@ def test_panels_stand_side_by_side_and_have_numbers_of_their_own() -> None:
             or other["y"] + other["h"] <= one["y"]
         )
         assert apart
-    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in board["panels"])
+    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels + rows)
+
+
+def test_only_the_row_that_most_bridges_have_no_numbers_for_is_closed() -> None:
+    assert [row["title"] for row in rows if row["collapsed"]] == ["Engine (several bridges)"]
+    assert all(bool(row["panels"]) == row["collapsed"] for row in rows)
 
 
 def test_the_first_row_is_the_overview() -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from bridge.core.resume import Position
 from bridge.core.task import TaskKey
 from bridge.delivery.subscriptions import JOINED_PER_TURN, Subscriptions
 from bridge.errors import TaskNotFound, without_frames
 from bridge.hub.broadcast import WOKEN_PER_TURN
 from bridge.server.acceptor import Acceptor
-from bridge.server.server import listen
+from bridge.server.listeners import listen
 from bridge.server.turns import REQUESTS_PER_TURN, RequestTurns
 from tests.fakes.hub import Scene as HubScene
 from tests.fakes.tasks import TASK, state
@@ -130,7 +131,7 @@ async def test_long_polls_of_one_task_wake_over_several_turns() -> None:
     scene = HubScene()
     writer = RecordingWriter()
     await scene.join([TASK], writer)
-    polls = [asyncio.ensure_future(scene.hub.changed(TASK, 0, seconds=60)) for _ in range(100)]
+    polls = [asyncio.ensure_future(scene.hub.changed(TASK, Position(0), seconds=60)) for _ in range(100)]
     await asyncio.sleep(0)
     woken = [0]
     event = await scene.record(TASK, state(progress=1))

@@ -103,7 +103,14 @@ class SqliteJournal(Feed):
         stuck = self._waiting > 0 and self._clock.monotonic() - self._progress_at > STUCK_SECONDS
         return not self._closed and self._failure is None and not stuck
 
-    async def append(self, key: TaskKey, state: State, *, observed_at: float = 0.0) -> Event:
+    async def append(
+        self,
+        key: TaskKey,
+        state: State,
+        *,
+        observed_at: float = 0.0,
+        free: bool = False,  # noqa: ARG002
+    ) -> Event:
         """Record a state durably, then pass the event to the followers.
 
         Cancellation: the state is recorded and passed on nevertheless, unless recording fails.

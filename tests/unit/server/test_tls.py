@@ -17,7 +17,7 @@ from bridge.server import handshakes as module
 from bridge.server.acceptor import Acceptor
 from bridge.server.connection import HttpConnection
 from bridge.server.handshakes import HANDSHAKES_PER_TURN, Handshakes
-from bridge.server.server import listen
+from bridge.server.listeners import listen
 from bridge.server.tls import RECORD, TlsConnection
 from tests.fakes.certificates import Authority
 

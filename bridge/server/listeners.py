@@ -1,0 +1,76 @@
+"""Listening sockets: one, or one for each worker on the same port."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from bridge.server.peers import watch_peers
+
+BACKLOG = 4096
+SEND_BUFFER = 64 * 1024
+
+# Elsewhere the kernel does not spread connections over sockets of one port.
+_SPREADS = sys.platform == "linux"
+
+
+def listen(
+    host: str, port: int, vanish_seconds: float = 30.0, *, beside: socket.socket | None = None
+) -> socket.socket:
+    """A listening socket whose connections have small kernel send buffers, and notice vanished clients.
+
+    By default the kernel buffers megabytes for a client that has stopped reading, and hides that from us.
+
+    Args:
+        vanish_seconds: How long a client that has vanished may keep its connection.
+        beside: A listener of the same address: the kernel spreads new connections over both.
+
+    Raises:
+        OSError: The address cannot be bound; its `filename` is the address.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        if beside is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        watch_peers(listener, vanish_seconds)
+        listener.bind((host.strip("[]"), port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, error.strerror, f"{host}:{port}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def listen_together(host: str, port: int, number: int, vanish_seconds: float = 30.0) -> list[socket.socket]:
+    """Listeners of one address, one for each of `number` workers; only one where that is not possible.
+
+    They belong to the process that restarts the workers, which outlive none of its queues: a connection that
+    waits for a worker that has died, or is replaced, is accepted by another one.
+
+    Raises:
+        OSError: As `listen`; also if another program, such as this one started twice, has the address.
+    """
+    # The first one is bound alone: otherwise a second start would silently take half of the connections.
+    first = listen(host, port, vanish_seconds)
+    if not _SPREADS:
+        return [first]
+    listeners = [first]
+    try:
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        port = first.getsockname()[1]
+        listeners += [listen(host, port, vanish_seconds, beside=first) for _ in range(number - 1)]
+    except OSError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def address_of(listener: socket.socket) -> str:
+    """Host and port, as in a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,1 @@
+"""`serve --workers N`: one process that starts, replaces and stops N others, which serve on one port."""

@@ -207,7 +207,7 @@ class Line:
         await process.running.wait()
         await asyncio.sleep(LATENCY + process.delay)
         await process.running.wait()
-        while process.silent:
+        while process.silent:  # noqa: ASYNC110 - as a hole in the network
             await asyncio.sleep(0.25)
         if process.cut or process.stage.world.away or not self._open:
             raise EngineUnavailable("connection reset")
@@ -314,9 +314,8 @@ class Stage:
             for task_id, life in self.lives.items()
         }
         found = [*self.faults, *self.judge.verdict(truth)]
-        for pair in polls.doubled(self.polls, MIN_SECONDS):
-            if not self.judge.disturbed(pair.at - pair.gap, pair.at):
-                found.append(str(pair))
+        pairs = polls.doubled(self.polls, MIN_SECONDS)
+        found += [str(pair) for pair in pairs if not self.judge.disturbed(pair.at - pair.gap, pair.at)]
         found += [f"{one.name} failed: {one.failure!r}" for one in self.processes if one.failure is not None]
         return found
 

@@ -1,15 +1,15 @@
-"""Several replicas on one engine: whatever dies, stops or forgets, the engine never lets two of them be right.
+"""Several replicas on one engine: whatever dies, stops or forgets, it never lets two of them be right.
 
-Here the replicas are models that do what the operations allow, in any order and at any time; the engine is the
-one that all others are held to (`bridge.engine.store`). The invariants are those of docs/decisions.
+The replicas are models that do what the operations allow, in any order and at any time. The engine is the one
+that all others are held to (`bridge.engine.store`).
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import settings
@@ -435,7 +435,7 @@ class AnyReplicas(RuleBasedStateMachine):
         assert held <= MOST
         apart = round(SECOND / RATE)
         ordered = sorted(self.slots)
-        assert all(later - earlier >= apart for earlier, later in _pairs(ordered))
+        assert all(later - earlier >= apart for earlier, later in pairwise(ordered))
 
     @invariant()
     def a_create_is_sent_once(self) -> None:
@@ -464,10 +464,6 @@ class AnyReplicas(RuleBasedStateMachine):
                 self.poll(0, key)
         for record in self.call("records", KEYS):
             assert (record.document, record.end) == (b"%d" % ENDS_AT, End.ENDED), record
-
-
-def _pairs(values: Sequence[int]) -> zip[tuple[int, int]]:
-    return zip(values, values[1:], strict=False)
 
 
 TestReplicas = AnyReplicas.TestCase

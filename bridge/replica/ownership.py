@@ -54,14 +54,27 @@ class Stake:
         unowned: Whether nobody owned it when it was last asked about.
         solo: Whether it is polled here because the engine is away and nothing is known of it.
         due: When it is polled next, monotonic seconds.
+        gap: Seconds until then when that was planned.
     """
 
-    __slots__ = ("called_back", "due", "kept", "owned", "solo", "unowned", "wanted", "was_owned", "watched")
+    __slots__ = (
+        "called_back",
+        "due",
+        "gap",
+        "kept",
+        "owned",
+        "solo",
+        "unowned",
+        "wanted",
+        "was_owned",
+        "watched",
+    )
 
     def __init__(self) -> None:
         self.wanted = self.watched = self.owned = self.was_owned = self.unowned = self.solo = False
         self.kept = self.called_back = False
         self.due: float | None = None
+        self.gap = 0.0
 
 
 class SharedOwnership:
@@ -172,6 +185,8 @@ class SharedOwnership:
         """See `Ownership`."""
         stake = self._stakes.get(key)
         if stake is not None:
+            if due is not None:
+                stake.gap = due - self._clock.monotonic()
             stake.due = due
 
     def call(self, key: TaskKey, *, called_back: bool = False) -> None:
@@ -328,6 +343,9 @@ class SharedOwnership:
         stake = self._stakes.get(key)
         now = self._clock.monotonic()
         due = stake.due if stake is not None and stake.due is not None else now
+        if stake is not None and due <= now:
+            # That poll is in flight: what is due is the one after it.
+            due += stake.gap
         return self._connection.engine_time(max(due, now))
 
     def about(self) -> bytes:

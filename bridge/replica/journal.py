@@ -434,8 +434,8 @@ class SharedJournal(Feed):
         for record in sorted(records, key=lambda record: record.offset):
             self.learn(record)
         for held in self._memory.unrecorded():
-            # In the new epoch it has another cursor, and nobody has recorded it yet. Of one that somebody has,
-            # the log tells in a moment.
+            # In the new epoch it has another cursor, and nobody has recorded it yet. Of one that somebody
+            # has, the log tells in a moment.
             if held.awaited <= self._connection.heard:
                 self._publish(held)
         self._resyncing = False

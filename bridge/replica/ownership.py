@@ -425,7 +425,13 @@ class SharedOwnership:
         had = stake.owned or stake.was_owned
         stake.was_owned = False
         stake.unowned = owner is Owner.NONE
-        if owner is Owner.ME:
+        if owner is Owner.ME and self._draining:
+            # Asked before: it goes on with the others, due as the record says.
+            self._own(stake)
+            stake.due = self._connection.monotonic(record.due) if record.due else None
+            self._handing[key] = None
+            self._wake.set()
+        elif owner is Owner.ME:
             known_due = stake.due if had else None
             self._own(stake)
             if stake.kept and not record.kept:
@@ -511,10 +517,12 @@ class SharedOwnership:
             return
         for key in keys:
             self._releasing.pop(key, None)
-            self._stakes[key].due = self._clock.monotonic() + HANDED_SECONDS
+            if not self._draining:
+                self._stakes[key].due = self._clock.monotonic() + HANDED_SECONDS
         await self._hand_over(keys)
         for key in keys:
-            self._forget(key)
+            if not self._stakes[key].watched:
+                self._forget(key)
 
     async def _send_releases(self) -> None:
         batch = [key for key in list(self._releasing)[:MAX_TASKS] if self.owns(key)]

@@ -215,7 +215,9 @@ class House:
         calls: Operations, in order.
     """
 
-    def __init__(self, name: str, world: World, *, linger: float = 30.0, accounts: Iterable[str] = ("-",)) -> None:
+    def __init__(
+        self, name: str, world: World, *, linger: float = 30.0, accounts: Iterable[str] = ("-",)
+    ) -> None:
         self.name = name
         self.world = world
         self.cut = self.silent = False

@@ -293,8 +293,9 @@ def _heard(account: Account, said: dict[str, Any]) -> str | None:
     """Take in one message; its cursor, if it has one."""
     match said["type"]:
         case "state":
-            account.state(said["state"], said.get("cursor"))
-            return said.get("cursor")
+            # With several tasks the cursor is no place in the order of all: who comes back is told all again.
+            account.state(said["state"], said["cursor"] if len(account.refs) == 1 else None)
+            return str(said["cursor"])
         case "reset":
             account.reset()
         case "done":

@@ -11,7 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import logging
+import os
 import random
+import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -85,7 +88,7 @@ class Session:
         process, stage = self._process, self._process.stage
         task_id = request.path.rpartition("/")[2]
         stage.polls.append((stage.clock.monotonic(), task_id))
-        stage.polled_by.append((stage.clock.monotonic(), process.name, task_id))
+        stage.note(f"{process.name} polls {task_id} ")
         await asyncio.sleep(0.01)
         life = stage.lives.get(task_id)
         await asyncio.sleep(0.01)
@@ -135,6 +138,8 @@ class Process:
         try:
             async with self.bridge.running():
                 parts: Any = self.bridge._parts
+                rng = random.Random(f"{self.stage.seed}/{self.name}/{self.stage.clock.monotonic()}").random
+                parts.pool._random = parts.subscriptions.random = rng
                 for upstream in parts.pool.upstreams.values():
                     await upstream.session.close()
                     upstream.session = Session(self)
@@ -256,7 +261,6 @@ class Stage:
     judge: SharedJudge = field(default_factory=SharedJudge)
     lives: dict[str, Life] = field(default_factory=dict)
     polls: list[tuple[float, str]] = field(default_factory=list)
-    polled_by: list[tuple[float, str, str]] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -586,8 +590,9 @@ class Viewer:
             message = orjson.loads(text)
             match message["type"]:
                 case "state":
-                    self._state(message["state"], message.get("cursor"))
-                    self._cursor = message.get("cursor") or self._cursor
+                    one = len(self._account.refs) == 1
+                    self._state(message["state"], message["cursor"] if one else None)
+                    self._cursor = message["cursor"]
                 case "done":
                     self._account.done(message["task"], message["status"])
                 case "reset":
@@ -657,12 +662,18 @@ def play(seed: int, **options: Any) -> Stage:
         stages.append(stage)
         stage.faults = await stage.play()
 
-    run(playing)
+    names, real = random.Random(seed), secrets.token_hex
+    secrets.token_hex = lambda size=None: names.randbytes(size or 8).hex()
+    try:
+        run(playing)
+    finally:
+        secrets.token_hex = real
     return stages[0]
 
 
 def main(words: list[str]) -> int:
     """Seeds given as `3` or `1-100`; the exit code."""
+    logging.disable(logging.CRITICAL)
     wrong = 0
     for word in words:
         low, _, high = word.partition("-")
@@ -680,4 +691,10 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets must be the same each time
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", __spec__.name, *sys.argv[1:]],
+            os.environ | {"PYTHONHASHSEED": "0"},
+        )
     sys.exit(main(sys.argv[1:]))

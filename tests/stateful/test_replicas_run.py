@@ -1,7 +1,7 @@
 """Three running replicas over one engine in virtual time: whatever happens, one polls, and all end right.
 
 Unlike in `test_replicas.py`, the replicas are the real ones (`bridge.replica`), with watches that poll. Rules
-cut, delay, stop, kill, drain, empty and set back; after each, the invariants that may be broken at no time; in
+cut, delay, stop, kill, drain, empty and set back; after each, the invariants that always hold; in
 the end everything heals, and every replica holds the truth.
 """
 

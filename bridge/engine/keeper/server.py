@@ -46,16 +46,18 @@ class Recorder(Protocol):
     """Makes what a store holds outlive the process.
 
     Attributes:
-        position: Number of changes made to the store, with or without an entry in its log.
         durable: The position up to which everything is on disk.
         head: Offset up to which entries of the log may be read.
         error: Why nothing can be recorded at present; empty if it can.
     """
 
-    position: int
     durable: int
     head: int
     error: str
+
+    @property
+    def position(self) -> int:
+        """Number of changes made to the store, with or without an entry in its log."""
 
     def changed(self, operation: str, arguments: tuple[Any, ...]) -> None:
         """An operation was carried out: record what it changed."""

@@ -41,7 +41,9 @@ class StoreRecorder:
         recorded: Called when `durable`, `head` or `error` is another one.
     """
 
-    def __init__(self, file: StoreFile, store: Store, changes: Changes, clock: Clock) -> None:
+    def __init__(
+        self, file: StoreFile, store: Store, changes: Changes, clock: Clock, thread: ThreadPoolExecutor
+    ) -> None:
         self.durable = 0
         self.head = store.log.head
         self.error = ""
@@ -50,7 +52,7 @@ class StoreRecorder:
         self._store = store
         self._changes = changes
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-recorder")
+        self._thread = thread
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -78,9 +80,18 @@ class StoreRecorder:
             JournalError: The file cannot be used; the message names it and says what to do.
         """
         retention = Retention(seconds=retention_seconds, max_events=max_events)
-        file = await asyncio.to_thread(_open, Path.cwd() / path, clock, retention, connect, store, now())
+        # SQLite's connection is of the thread that opened it.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="store-recorder")
+        opening = asyncio.get_running_loop().run_in_executor(
+            thread, _open, Path.cwd() / path, clock, retention, connect, store, now()
+        )
+        try:
+            file = await opening
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
         changes = store.changes = Changes()
-        recorder = cls(file, store, changes, clock)
+        recorder = cls(file, store, changes, clock, thread)
         recorder._task = asyncio.create_task(recorder._run(now), name="store-recorder")
         return recorder
 

@@ -117,7 +117,9 @@ class Keeper:
         self._connections.discard(connection)
         now = self._now()
         for session in connection.sessions:
-            self._store.leave(session, now=now)
+            self._store.crash(session, now=now)
+        if self._recorder is not None:
+            self._recorder.changed("crash", ())
         self._advance()
 
     def perform(self, connection: WorkerConnection, number: int, what: int, body: memoryview) -> bytes:

@@ -216,7 +216,7 @@ class House:
     """
 
     def __init__(
-        self, name: str, world: World, *, linger: float = 30.0, accounts: Iterable[str] = ()
+        self, name: str, world: World, *, linger: float = 30.0, accounts: Iterable[str] = ("-",)
     ) -> None:
         self.name = name
         self.world = world

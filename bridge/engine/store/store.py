@@ -130,6 +130,18 @@ class Store:
             known.until = now
             self.assignments.leave(known, now)
 
+    def crash(self, session: str, *, now: int) -> None:
+        """End the session of a process that has died: as `leave`, but nobody knows when it polled last."""
+        known = self.sessions.get(session)
+        if known is None:
+            return
+        owned = list(known.owned)
+        self.leave(session, now=now)
+        for key in owned:
+            task = self.tasks.get(key)
+            if task is not None and not task.owner and task.due <= now:
+                task.due = 0
+
     def bury(self, *, limit: int, spacing: float, now: int) -> int:
         """See `Engine.bury`."""
         return self.assignments.bury(limit, round(spacing * MICROSECONDS), now)

@@ -30,6 +30,7 @@ SLOT_PART = 0.8
 """Of the time between two slots: how much later than its slot a call may start."""
 
 MIN_SLOT_SECONDS = 0.01
+_TIMER_SECONDS = 1e-6
 
 
 def _nothing() -> None:
@@ -77,7 +78,7 @@ class SharedLimiter(CredentialLimiter):
     wants_probe: bool = field(init=False, default=False)
     _slots: deque[float] = field(init=False, default_factory=deque)
     _debt: int = field(init=False, default=0)
-    _permit_failed: bool = field(init=False, default=False)
+    _failures_heard: int = field(init=False, default=0)
 
     @property
     def limited(self) -> bool:
@@ -116,7 +117,8 @@ class SharedLimiter(CredentialLimiter):
         else:
             self._drop_slots(now)
             if self._slots:
-                return max(at, self._slots[0])
+                # A timer cannot wait for less.
+                return at if self._slots[0] - at < _TIMER_SECONDS else self._slots[0]
         if at > now:
             return at  # asked for when the pause ends
         self.asks()
@@ -157,7 +159,10 @@ class SharedLimiter(CredentialLimiter):
         """
         self.reported = failures > 0 or paused_until > 0
         self._paused_until = max(self._paused_until, paused_until)
+        self._drop_slots(now)
         if failures >= CIRCUIT_AFTER_FAILURES:
+            if self._open and failures == self._failures_heard:
+                return  # the same again
             self._open = True
             self.failures = max(self.failures, failures)
             wait = backoff(failures - CIRCUIT_AFTER_FAILURES, first=1.0, limit=MAX_BACKOFF, jitter=0.0)
@@ -166,7 +171,7 @@ class SharedLimiter(CredentialLimiter):
             self._open = False
             self.failures = 0
             self._failed_tasks.clear()
-        self._drop_slots(now)
+        self._failures_heard = failures
 
     def succeed(self, permit: Permit, now: float) -> None:
         """See `CredentialLimiter`."""

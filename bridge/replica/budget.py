@@ -30,8 +30,12 @@ BURST_SECONDS = 0.1
 IDLE_SECONDS = 1.0
 """After this long without waiting calls, permits that are not in use are given back."""
 
+SURPLUS_SECONDS = 0.2
+"""For calls above this replica's part to end, before their permits are given back."""
+
 PROBE_SECONDS = 15.0
 DENIED_SECONDS = 1.0
+MAX_RETURN_SECONDS = 8.0
 MAX_REPORTS = 1000
 
 
@@ -47,15 +51,26 @@ class _Shared:
     Attributes:
         take_at: Monotonic seconds before which it is not asked for again.
         asked_at: When something was wanted last.
+        return_at: When permits above this replica's part are given back next, and how often.
     """
 
-    __slots__ = ("asked_at", "credential", "limiter", "probe_at", "take_at", "wake")
+    __slots__ = (
+        "asked_at",
+        "credential",
+        "limiter",
+        "probe_at",
+        "return_at",
+        "return_every",
+        "take_at",
+        "wake",
+    )
 
     def __init__(self, credential: str, limiter: SharedLimiter, wake: Callable[[], None]) -> None:
         self.credential = credential
         self.limiter = limiter
         self.wake = wake
-        self.take_at = self.probe_at = self.asked_at = float("-inf")
+        self.take_at = self.probe_at = self.asked_at = self.return_at = float("-inf")
+        self.return_every = IDLE_SECONDS
 
 
 class SharedBudgets:
@@ -181,6 +196,8 @@ class SharedBudgets:
         )
         lent = await self._connection.call("take", lambda engine: engine.take(session, take))
         now = self._clock.monotonic()
+        if lent.permits < permits:
+            shared.return_every = IDLE_SECONDS  # others use them
         limiter.offer([self._connection.monotonic(slot) for slot in lent.slots], lent.permits)
         self._apply(shared, lent.paused_until if lent.paused_until > lent.now else 0, lent.failures)
         if rate is not None and not lent.slots and take.slots:
@@ -199,8 +216,7 @@ class SharedBudgets:
         most = limiter.max_in_flight_total
         if most is None:
             return 0
-        part = math.ceil(most / self._replica.live)
-        return min(max(limiter.total_in_flight + 1, part), most)
+        return min(max(limiter.total_in_flight + 1, self._part(limiter)), most)
 
     async def _send_reports(self) -> None:
         """Report pauses and failures, in their order, at once."""
@@ -222,21 +238,29 @@ class SharedBudgets:
             await self._clock.wait(self._reporting, None)
 
     async def _give_back(self) -> None:
-        """Give permits back that are not in use, and, for a moment, those above this replica's part."""
+        """Give back permits that are not in use, and once a second those above this replica's part."""
+        surplus: set[str] = set()
         while True:
-            await self._clock.sleep(IDLE_SECONDS)
             now = self._clock.monotonic()
-            for shared in list(self._shared.values()):
-                limiter = shared.limiter
-                most = limiter.max_in_flight_total
-                if most is None or not limiter.permits:
-                    continue
-                idle = now - shared.asked_at > IDLE_SECONDS and limiter.permits > limiter.total_in_flight
-                part = math.ceil(most / self._replica.live)
-                if idle:
-                    await self._take(shared, limiter.total_in_flight)
-                elif limiter.permits > part:
-                    # Others that wait take theirs before this replica asks again.
-                    await self._take(shared, max(part, limiter.total_in_flight))
-                    limiter.permits = min(limiter.permits, part)
-                    shared.take_at = self._clock.monotonic() + 2 * TAKE_SECONDS
+            for credential, shared in list(self._shared.items()):
+                if credential in surplus:
+                    # Its calls had a moment to end; others that wait take theirs before this one asks again.
+                    surplus.discard(credential)
+                    await self._take(shared, max(self._part(shared.limiter), shared.limiter.total_in_flight))
+                elif shared.limiter.permits and self._is_idle(shared):
+                    await self._take(shared, shared.limiter.total_in_flight)
+                elif shared.limiter.permits > self._part(shared.limiter) and now >= shared.return_at:
+                    # Less and less often while it gets them all again: then no other replica needs them.
+                    shared.return_at = now + shared.return_every
+                    shared.return_every = min(shared.return_every * 2, MAX_RETURN_SECONDS)
+                    surplus.add(credential)
+                    shared.limiter.permits = self._part(shared.limiter)
+                    shared.take_at = self._clock.monotonic() + SURPLUS_SECONDS + 2 * TAKE_SECONDS
+            await self._clock.sleep(SURPLUS_SECONDS if surplus else IDLE_SECONDS)
+
+    def _is_idle(self, shared: _Shared) -> bool:
+        unused = shared.limiter.permits > shared.limiter.total_in_flight
+        return unused and self._clock.monotonic() - shared.asked_at > IDLE_SECONDS
+
+    def _part(self, limiter: SharedLimiter) -> int:
+        return math.ceil((limiter.max_in_flight_total or 0) / self._replica.live)

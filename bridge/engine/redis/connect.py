@@ -140,7 +140,7 @@ async def open_connection(access: Access, host: str, port: int) -> AbstractConne
     return connection
 
 
-def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavailable:  # noqa: PLR0911 - one each
+def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavailable:
     text = str(error)
     causes = (error, error.__cause__, error.__context__)
     for cause in causes:
@@ -149,27 +149,31 @@ def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavai
         if isinstance(cause, ssl.SSLError):
             reason = (cause.reason or "").replace("_", " ").lower()
             return EngineUnfit(f"TLS with {where} failed ({reason}); redis:// is without TLS")
-    if isinstance(error, AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
-        given = access.password is not None
-        return EngineUnfit(
-            f"{where} {'rejects the password' if given else 'asks for a password: set engine_password'}"
-            + (f" of the user {access.address.user}" if given and access.address.user else "")
-        )
-    if isinstance(error, NoPermissionError):
-        return EngineUnfit(f"{where} does not permit the user a command: {text[:160]}")
-    if text.startswith("DENIED"):
-        return EngineUnfit(f"{where} accepts only local clients (protected-mode): give it a password")
-    if "DB index" in text or "Invalid Database" in text or "SELECT is not allowed" in text:
-        return EngineUnfit(f"{where} has no database {access.address.database}")
-    if isinstance(error, InvalidResponse) or "Protocol error" in text:
-        return EngineUnfit(f"{where} is not Valkey or Redis, or speaks TLS, which needs rediss://")
+    if (refusal := _refusal(error, text, access)) is not None:
+        return EngineUnfit(f"{where} {refusal}")
     for cause in causes:
         if isinstance(cause, OSError) and cause.errno:
-            number = cause.errno
-            return EngineUnavailable(
-                f"{where} cannot be reached: {os.strerror(number) if number > 0 else cause.strerror}"
-            )
+            reason = os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
+            return EngineUnavailable(f"{where} cannot be reached: {reason}")
     return EngineUnavailable(explain(error, where))
+
+
+def _refusal(error: Exception, text: str, access: Access) -> str | None:
+    """Why the server does not take this client; None for anything else."""
+    if isinstance(error, AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
+        if access.password is None:
+            return "asks for a password: set engine_password"
+        user = access.address.user
+        return f"rejects the password of the user {user}" if user else "rejects the password"
+    if isinstance(error, NoPermissionError):
+        return f"does not permit the user a command: {text[:160]}"
+    if text.startswith("DENIED"):
+        return "accepts only local clients (protected-mode): give it a password"
+    if "DB index" in text or "Invalid Database" in text or "SELECT is not allowed" in text:
+        return f"has no database {access.address.database}"
+    if isinstance(error, InvalidResponse) or "Protocol error" in text:
+        return "is not Valkey or Redis, or speaks TLS, which needs rediss://"
+    return None
 
 
 async def read_facts(connection: AbstractConnection, where: str) -> Facts:

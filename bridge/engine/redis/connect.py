@@ -158,7 +158,7 @@ def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavai
     return EngineUnavailable(explain(error, where))
 
 
-def _refusal(error: Exception, text: str, access: Access) -> str | None:
+def _refusal(error: Exception, text: str, access: Access) -> str | None:  # noqa: PLR0911 - one each
     """Why the server does not take this client; None for anything else."""
     if isinstance(error, AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
         if access.password is None:

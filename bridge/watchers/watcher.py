@@ -592,6 +592,11 @@ class Watcher:
                 # Its owner would have polled it again when the 404 is no longer believed.
                 self._missing_since(notice, now if standing.due is None else standing.due - BELIEVED_SECONDS)
 
+    def expect_grant(self, *, called_back: bool) -> None:
+        """This process is asked to poll the task, and has not been told yet that it owns it."""
+        self._call_at = self.upstream.clock.monotonic()
+        self._called_back |= called_back
+
     def recorded_elsewhere(self, event: Event) -> None:
         """Another process recorded a state."""
         if self._hydrated and event.cursor.offset <= self.offset:

@@ -41,16 +41,14 @@ class StoreRecorder:
         recorded: Called when `durable`, `head` or `error` is another one.
     """
 
-    def __init__(
-        self, file: StoreFile, store: Store, changes: Changes, clock: Clock, thread: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, file: StoreFile, store: Store, thread: ThreadPoolExecutor, clock: Clock) -> None:
         self.durable = 0
         self.head = store.log.head
         self.error = ""
         self.recorded: Callable[[], None] = lambda: None
         self._file = file
         self._store = store
-        self._changes = changes
+        self._changes = store.changes = Changes()
         self._clock = clock
         self._thread = thread
         self._wake = asyncio.Event()
@@ -80,18 +78,15 @@ class StoreRecorder:
             JournalError: The file cannot be used; the message names it and says what to do.
         """
         retention = Retention(seconds=retention_seconds, max_events=max_events)
-        # SQLite's connection is of the thread that opened it.
+        # SQLite wants one thread for all that is done with a connection.
         thread = ThreadPoolExecutor(1, thread_name_prefix="store-recorder")
-        opening = asyncio.get_running_loop().run_in_executor(
-            thread, _open, Path.cwd() / path, clock, retention, connect, store, now()
-        )
+        opening = thread.submit(_open, Path.cwd() / path, clock, retention, connect, store, now())
         try:
-            file = await opening
+            file = await asyncio.wrap_future(opening)
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        changes = store.changes = Changes()
-        recorder = cls(file, store, changes, clock, thread)
+        recorder = cls(file, store, thread, clock)
         recorder._task = asyncio.create_task(recorder._run(now), name="store-recorder")
         return recorder
 

@@ -574,7 +574,9 @@ class Watcher:
         if turn is Turn.GRANTED and not polled:
             self.watch.granted(now=now, due=standing.due)
             if self.watch.due is not None:
-                soonest = max(self.polled_at, self.shown_at) + self.upstream.pace.min_seconds
+                # Nobody said when it was polled last: its owner may have done so just before it died.
+                unknown = now if standing.due is None and standing.event is not None else 0.0
+                soonest = max(self.polled_at, self.shown_at, unknown) + self.upstream.pace.min_seconds
                 self.watch.due = max(self.watch.due, soonest)
         self.turn(turn)
         due = self.watch.due

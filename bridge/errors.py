@@ -306,7 +306,13 @@ class JournalError(BridgeError):
 
 
 class EngineUnavailable(JournalError):
-    """The engine that this bridge shares with others gives no answer."""
+    """The engine that this bridge shares with others gives no answer.
+
+    Attributes:
+        lasting: Whether it cannot be used as it is, whenever it is asked: another version, a wrong password.
+    """
+
+    lasting = False
 
 
 class NotOwner(JournalError):

@@ -16,6 +16,15 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.app.auth import AuthComponents, build_auth, make_accounts
+from bridge.app.replicas import (
+    KeptEngine,
+    make_replica,
+    redis_connect,
+    report_replica,
+    require_engine,
+    wait_first,
+    watch_census,
+)
 from bridge.auth.authenticator import NoAuth
 from bridge.auth.origins import Origins
 from bridge.clock import Clock, SystemClock
@@ -31,13 +40,16 @@ from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
 from bridge.delivery.longpoll import LongPolls
 from bridge.delivery.subscriptions import Subscriptions
-from bridge.errors import ConfigError, JournalError
+from bridge.errors import ConfigError, EngineUnavailable, JournalError
 from bridge.hub.hub import Hub
 from bridge.hub.maintenance import ConnectionMaintenance
 from bridge.journal.base import Journal
 from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite.journal import SqliteJournal
 from bridge.net import is_loopback
+from bridge.replica.connection import Connect
+from bridge.replica.replica import Replica
+from bridge.sources.accounts import AccountRegistry
 from bridge.sources.body_memory import DEFAULT_MAX_BODY, BodyLimit, BodyMemory
 from bridge.sources.credentials import Credential, RotatingCredential, credential_of
 from bridge.sources.http_client import Session
@@ -48,16 +60,19 @@ from bridge.sources.signatures import make_verifier
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.logs import keep_from_logs
 from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.summing import snapshot
 from bridge.telemetry.tracing import NO_TRACING, Tracing, make_tracing
 from bridge.watchers.key_rotation import KeyRotation
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
+from bridge.web.health import HealthRoutes
 from bridge.web.limits.client_address import ClientAddresses
 from bridge.web.limits.limits import Limits
 from bridge.web.middleware.allowed_hosts import OPERATIONS, AllowedHostsMiddleware
 from bridge.web.open_requests import OpenRequests
 from bridge.web.routes import make_app, make_operations_app
 from bridge.web.services import Services
+from bridge.web.workers import Workers
 
 LAG_PERIOD_SECONDS = 0.25
 REVOKED_PERIOD_SECONDS = 1.0
@@ -96,7 +111,11 @@ class Bridge:
         journal_error: Why the journal could not be used at the start; None unless it was that.
         worker: Its number among the workers, from 1; 0 if this process is the whole service.
         keeper: The connection to the keeper, which holds what workers share; None without.
+        workers: What can be asked about all workers; None without.
         replaced: Whether it drains because another process takes its place: the service stays ready.
+        connect: Opens the engine that it shares with others, set before it runs; None for the one in the
+            settings.
+        replica: This process as one of several, while it runs; None if it is alone.
     """
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
@@ -105,6 +124,8 @@ class Bridge:
         self._app: ASGIApp | None = None
         self._operations: ASGIApp | None = None
         self._parts: _Parts | None = None
+        self._metrics: Metrics | None = None
+        self._health: HealthRoutes | None = None
         self.served_by_us = False
         self.admin_port: int | None = None
         self.certificate: CertificateFiles | None = None
@@ -114,6 +135,9 @@ class Bridge:
         self.worker = 0
         self.keeper: socket.socket | None = None
         self.replaced = False
+        self.workers: Workers | None = None
+        self.connect: Connect | None = None
+        self.replica: Replica | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection.
@@ -144,6 +168,7 @@ class Bridge:
             logger.warning("API key missing", extra={"upstream": name, "error": sentence})
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
+            replica = self.replica
             restored = await parts.pool.restore()
             if restored:
                 logger.info("resumed open tasks", extra={"tasks": restored})
@@ -163,11 +188,31 @@ class Bridge:
                 if parts.auth.keys is not None:
                     tasks.append(group.create_task(parts.auth.keys.run()))
                 try:
+                    if replica is not None:
+                        tasks += self._run_replica(replica, parts.metrics, group)
+                        await wait_first(replica, self._clock)
                     yield
                 finally:
+                    if replica is not None:
+                        await replica.leave()
                     for task in tasks:
                         task.cancel()
-            self._parts = self._app = self._operations = None
+            self._parts = self._app = self._operations = self.replica = None
+
+    def _run_replica(
+        self, replica: Replica, metrics: Metrics, group: asyncio.TaskGroup
+    ) -> list[asyncio.Task[None]]:
+        tasks = [group.create_task(replica.run())]
+        if metrics.engine is not None:
+            tasks.append(group.create_task(watch_census(replica, metrics.engine, self._clock)))
+        required = self.settings.engine_required_seconds
+        if required:
+            tasks.append(group.create_task(require_engine(replica, self._clock, required, self._give_up)))
+        return tasks
+
+    def _give_up(self, error: EngineUnavailable) -> None:
+        self.journal_error, self.dead = error, True
+        self.died()
 
     async def drain(self) -> None:
         """Reject new connections, end the open ones over `drain_seconds`, and see submits through.
@@ -179,6 +224,9 @@ class Bridge:
         services = self._parts.services
         services.subscriptions.closed = Closing.DRAIN
         services.longpolls.end()
+        if self.replica is not None:
+            # First: who resumes elsewhere finds its tasks polled there.
+            await self.replica.drain()
         results = await asyncio.gather(
             self._parts.maintenance.drain(self.settings.drain_seconds),
             services.submitter.drain(longest_submit(self.settings)),
@@ -213,6 +261,14 @@ class Bridge:
             self._parts.services.submitter.stop(last_seconds)
             self._parts.services.open_requests.interrupt()
 
+    async def snapshot(self) -> bytes:
+        """What was counted and measured so far, also after the end; empty before the start."""
+        return await snapshot(self._metrics) if self._metrics is not None else b""
+
+    def status(self) -> dict[str, object]:
+        """What `/status` says of this process alone; empty before the start."""
+        return self._health.own_status() if self._health is not None else {}
+
     @property
     def open_streams(self) -> int:
         """Number of open streams, WebSockets and long-polls."""
@@ -234,7 +290,9 @@ class Bridge:
         stack.push_async_callback(tracing.close)
         if tracing is not NO_TRACING:
             metrics.trace_of = tracing.trace_of
-        journal = await open_journal(settings, clock)
+        registries: list[AccountRegistry] = []
+        replica = self._make_replica(metrics, lambda: registries[0] if registries else None, stack)
+        journal = replica.journal if replica is not None else await open_journal(settings, clock)
         stack.push_async_callback(journal.close)
         upstreams = {}
         sizes = [config.max_response_bytes for config in settings.upstreams.values()]
@@ -250,6 +308,7 @@ class Bridge:
             )
             stack.push_async_callback(upstreams[name].session.close)
         accounts = make_accounts(settings, upstreams, clock)
+        registries += [accounts] if accounts is not None else []
         pool = Pool(
             upstreams,
             journal,
@@ -263,10 +322,13 @@ class Bridge:
                 settings.max_lingering_watches_per_address,
             ),
             accounts=accounts,
+            ownership=replica.ownership if replica is not None else None,
         )
         # /status lists them to the same callers; callers of other modes learn only of what is theirs
         pool.names_upstreams = settings.auth == "none"
         hub = Hub(pool, metrics, clock)
+        if replica is not None:
+            hub.share(replica.journal)
         journal.follow(hub)
         subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
         maintenance = ConnectionMaintenance(hub, clock, rng, settings)
@@ -295,7 +357,11 @@ class Bridge:
             authenticator=auth.authenticator,
             operators=auth.operators or NoAuth(clock),
             tickets=auth.tickets,
+            workers=self.workers,
+            replaced=lambda: self.replaced,
+            replica=replica,
         )
+        self._metrics, self._health = metrics, HealthRoutes(services)
         separate = self.admin_port is not None or auth.operators is None
         for_all = auth.operators is None or settings.auth == "none"
         self._app = self._with_host_check(make_app(services, operations_apart=separate), operations=for_all)
@@ -308,6 +374,25 @@ class Bridge:
         ]
         self._parts = _Parts(subscriptions, maintenance, pool, metrics, journal, auth, rotations, services)
         return self._parts
+
+    def _make_replica(
+        self, metrics: Metrics, accounts: Callable[[], AccountRegistry | None], stack: AsyncExitStack
+    ) -> Replica | None:
+        """This process as one of several, if it is."""
+        settings = self.settings
+        if self.connect is not None:
+            connect, closes = self.connect, True
+        elif self.keeper is not None:
+            kept = KeptEngine(self.keeper, answer_seconds=settings.engine_timeout_seconds)
+            stack.push_async_callback(kept.close)
+            connect, closes = kept.connect, False
+        elif settings.has_shared_engine:
+            connect, closes = redis_connect(settings), True
+        else:
+            return None
+        self.replica = make_replica(settings, self._clock, connect, accounts, closes=closes)
+        report_replica(self.replica, metrics.report_engine())
+        return self.replica
 
     def _with_host_check(self, app: ASGIApp, *, operations: bool) -> ASGIApp:
         """The app behind the check of `Host`.

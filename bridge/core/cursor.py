@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 from base64 import b32encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import NamedTuple, Self
 
 from bridge.core.task import TaskKey
 
-_TOKEN = re.compile(r"([A-Za-z0-9]{1,32})-(0|[1-9][0-9]{0,17})")
-_MARK = re.compile(r"[a-z2-7]{8}")
+OFFSET_LIMIT = 2**53
+"""Offsets are below this: clients that read them as numbers have doubles."""
+
+_TEXT = r"([A-Za-z0-9]{1,32})-(0|[1-9][0-9]{0,15})"
+_SHOWN = r"[a-z][0-9]{1,4}"
+_TOKEN = re.compile(rf"{_TEXT}(?:~({_SHOWN}))?")
+_ID = re.compile(rf"{_TEXT}(?:\.([a-z2-7]{{8}}))?(?:~({_SHOWN}))?")
+_SOMEWHERE = re.compile(rf"(?<![A-Za-z0-9._~-]){_TEXT}(?:~({_SHOWN}))?(?![A-Za-z0-9~])")
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class Cursor(NamedTuple):
@@ -22,19 +29,38 @@ class Cursor(NamedTuple):
     Args:
         epoch: Identifies one life of the journal; letters and digits.
         offset: Position in the journal; 0 is before the first event.
+        shown: Of a state that is not recorded, because the engine that replicas share is away: how far it is
+            (`bridge.core.resume.shown_of`), while `offset` is that of the newest recorded state known. Empty
+            for a recorded one.
     """
 
     epoch: str
     offset: int
+    shown: str = ""
 
     def __str__(self) -> str:
+        if self.shown:
+            return f"{self.epoch}-{self.offset}~{self.shown}"
         return f"{self.epoch}-{self.offset}"
 
     @classmethod
     def parse(cls, token: str) -> Self | None:
         """The cursor in a token that a client sent; None for one the bridge cannot have issued."""
-        match = _TOKEN.fullmatch(token)
-        return cls(match[1], int(match[2])) if match else None
+        return cls._of(_TOKEN.fullmatch(token))
+
+    @classmethod
+    def find(cls, text: str) -> Iterator[Self]:
+        """The cursors in a text such as a list of entity tags."""
+        for match in _SOMEWHERE.finditer(text):
+            cursor = cls._of(match)
+            if cursor is not None:
+                yield cursor
+
+    @classmethod
+    def _of(cls, match: re.Match[str] | None) -> Self | None:
+        if match is None or int(match[2]) >= OFFSET_LIMIT:
+            return None
+        return cls(match[1], int(match[2]), match[3] or "")
 
 
 class EventId(NamedTuple):
@@ -47,14 +73,42 @@ class EventId(NamedTuple):
     cursor: Cursor
     mark: str | None = None
 
+    def __str__(self) -> str:
+        if self.mark is None:
+            return str(self.cursor)
+        text = f"{self.cursor.epoch}-{self.cursor.offset}.{self.mark}"
+        return f"{text}~{self.cursor.shown}" if self.cursor.shown else text
+
     @classmethod
     def parse(cls, token: str) -> Self | None:
         """The id in a token that a client sent; None for one the bridge cannot have issued."""
-        text, dot, mark = token.partition(".")
-        cursor = Cursor.parse(text)
-        if cursor is None or (dot and not _MARK.fullmatch(mark)):
+        match = _ID.fullmatch(token)
+        if match is None or int(match[2]) >= OFFSET_LIMIT:
             return None
-        return cls(cursor, mark or None)
+        return cls(Cursor(match[1], int(match[2]), match[4] or ""), match[3])
+
+
+def new_epoch(unix_time: float, chance: int) -> str:
+    """The name of an epoch that begins now: milliseconds in base 36, then two random characters.
+
+    Args:
+        unix_time: Seconds.
+        chance: A random number, so that two that begin in the same millisecond differ.
+    """
+    return _base36(int(unix_time * 1000)) + _base36(chance % 36**2).rjust(2, "0")
+
+
+def is_later(epoch: str, than: str) -> bool:
+    """Whether an epoch began after another one, by their names: a guess where one has no time in it."""
+    return (len(epoch), epoch) > (len(than), than)
+
+
+def _base36(number: int) -> str:
+    text = ""
+    while number or not text:
+        number, digit = divmod(number, 36)
+        text = _DIGITS[digit] + text
+    return text
 
 
 def mark_of(keys: Iterable[TaskKey]) -> str:

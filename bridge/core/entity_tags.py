@@ -6,8 +6,12 @@ pass it back as it is; others make the tag weak, drop the quotes or encode them.
 
 from __future__ import annotations
 
+from itertools import islice
 from urllib.parse import unquote
 
+from bridge.core.cursor import Cursor
+
+MAX_CURSORS = 8
 _WILDCARD = "*"
 # What a cursor may consist of, without the characters that begin a suffix.
 _OF_A_CURSOR = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789~")
@@ -35,3 +39,12 @@ def names(tags: str, cursor: str) -> bool:
             return True
         start = tags.find(cursor, end)
     return False
+
+
+def cursors(tags: str) -> list[Cursor]:
+    """The first few cursors in a list of entity tags, in their order.
+
+    Args:
+        tags: As in `names`.
+    """
+    return list(islice(Cursor.find(unquote(tags) if "%" in tags else tags), MAX_CURSORS))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bridge.core.columns import Emit, Merge, generate, rows
-from bridge.core.task import Failure, Observation, Output, Source, State, Status
+from bridge.core.task import Failure, Observation, Output, Source, State, Status, TaskFields
 
 # An open status may only move up in this order when the observation may be late.
 _RANK = {Status.UNKNOWN: 0, Status.QUEUED: 1, Status.PROCESSING: 2, Status.INPUT_REQUIRED: 2}
@@ -62,6 +62,26 @@ def lost(known: State | None, why: Failure, *, unix_time: float) -> State:
         changed_at=unix_time,
         observed_at=unix_time,
         source=Source.POLL,
+    )
+
+
+def beyond(known: State, other: State) -> State | None:
+    """What another process's state adds to the known one, both of the same task; None for nothing.
+
+    Neither is known to follow the other: an end counts, a later status, more progress, or a later time with
+    the same of both. What goes back is no news.
+    """
+    if other.changed_at < known.changed_at and not other.status.final:
+        ahead = _RANK[other.status] > _RANK.get(known.status, 9)
+        if not ahead and (other.progress or 0.0) <= (known.progress or 0.0):
+            return None
+    return merge(
+        known,
+        _observation_of(other),
+        source=other.source,
+        unix_time=other.changed_at,
+        eta_seconds=other.eta_seconds,
+        late=True,
     )
 
 
@@ -117,8 +137,8 @@ _merged: Callable[[State, Observation, Source, float, float | None], State] = ge
 )
 """The observation copied over the known state, each field by the rule of its row."""
 
-_event_values: Callable[[State], tuple[object, ...]] = generate(
-    "_event_values(state)",
+event_values: Callable[[State], tuple[object, ...]] = generate(
+    "event_values(state)",
     [
         "return (",
         *(f"    {_COMPARED[row.emit].format(row.name)}," for row in rows(State) if row.emit in _COMPARED),
@@ -129,5 +149,18 @@ _event_values: Callable[[State], tuple[object, ...]] = generate(
 """The values whose change is an event."""
 
 
+_observation_of: Callable[[State], Observation] = generate(
+    "_observation_of(state)",
+    ["return Observation(", *(f"    {row.name}=state.{row.name}," for row in rows(TaskFields)), ")"],
+    {"Observation": Observation},
+)
+"""The fields of a state that an observation has too."""
+
+
 def _differs(known: State, state: State) -> bool:
-    return _event_values(known) != _event_values(state)
+    return event_values(known) != event_values(state)
+
+
+def same_event(one: State, other: State) -> bool:
+    """Whether two states are the same event: they differ in signatures, times and estimates at most."""
+    return not _differs(one, other)

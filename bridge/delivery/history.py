@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from bridge.clock import Clock
 from bridge.core.event import Closing
+from bridge.core.task import TaskKey
 from bridge.hub.hub import Hub
 from bridge.hub.subscription import Subscription
 from bridge.journal.base import Journal, Recorded
@@ -47,7 +48,7 @@ class Replay:
         *,
         pace: Pace,
         has_room: Callable[[int], bool],
-    ) -> int:
+    ) -> dict[TaskKey, int]:
         """Send the records in order; ends the connection when there is no room for what it does not read.
 
         A client that has closed its half of the connection gets what needs no wait.
@@ -56,13 +57,13 @@ class Replay:
             has_room: Whether a portion of so many bytes may wait for the client.
 
         Returns:
-            The offset of the newest state sent; 0 for none.
+            The offset of the newest state that was sent of each task.
 
         Raises:
             JournalError: The journal cannot be read.
         """
         fmt = subscription.fmt
-        reached = 0
+        reached: dict[TaskKey, int] = {}
         for portion, size in _portions(recorded, raw=fmt.carries_raw):
             while (wait := pace(size)) > 0 and not _has_left(subscription):
                 await self._clock.sleep(min(wait, MAX_PAUSE_SECONDS))
@@ -76,7 +77,7 @@ class Replay:
             if events:
                 self._hub.replay(subscription, events, preface=self._preface, retry=self._retry)
                 self._preface, self._retry = b"", None
-                reached = events[-1].cursor.offset
+                reached |= {event.key: event.cursor.offset for event in events}
         await _taken(subscription)
         return reached
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from starlette.requests import Request
 
-from bridge.core.entity_tags import names
+from bridge.core.entity_tags import cursors, names
 from bridge.core.event import Closing, Event
 from bridge.core.repeats import REPEAT_SECONDS, RecentAnswers
+from bridge.core.resume import Position, is_seen, locate
 from bridge.core.task import TaskKey
 from bridge.delivery.handoff import on_leave, server_of
 from bridge.delivery.subscriptions import Subscriptions
@@ -82,20 +83,23 @@ class LongPolls:
         Raises:
             BridgeError: The task has no recorded state, and this is why.
         """
+        positions = await self._positions(request)
         try:
             event = await self._subscriptions.read_or_poll(request.key, client.scope)
         except BridgeError as error:
             if request.wait is not None:
                 await self._hold((request.reader, request.key, error.code), client)
             raise
-        modified = request.have is None or not names(request.have, str(event.cursor))
+        modified = request.have is None or not (
+            names(request.have, str(event.cursor)) or any(is_seen(event, one) for one in positions)
+        )
         seconds = 0.0
         if request.wait is not None:
             seconds = self._repeat_wait((request.reader, request.key, event.cursor, modified))
             if not modified and not event.state.status.final:
                 seconds = max(seconds, min(request.wait, MAX_WAIT_SECONDS))
         if seconds > 0:
-            newer = await self._wait(event, seconds, client)
+            newer = await self._wait(event, seconds, client, positions)
             event, modified = newer or event, modified or newer is not None
         answer = (request.reader, request.key, event.cursor, modified)
         self._answers.give(answer, now=self._subscriptions.clock.monotonic())
@@ -106,6 +110,19 @@ class LongPolls:
         """The next event of a task after `event`; None after `seconds`, or when rule 1 ends the wait."""
         newer, _ = await self._changed(event, seconds, client)
         return newer
+
+    async def _positions(self, request: LongPollRequest) -> list[Position]:
+        """Where the client is that has a state which this process may lack; waits until it has caught up.
+
+        Not of a recorded state that is known here: the same state has the same entity tag.
+        """
+        journal, positions = self._subscriptions.journal, []
+        for cursor in cursors(request.have or ""):
+            sure = await journal.caught_up(cursor)
+            place = locate(str(cursor), None, epoch=journal.epoch, head=journal.head, sure=sure)
+            if place.after is not None and (place.shown or place.ahead):
+                positions.append(place)
+        return positions
 
     def end(self) -> None:
         """End all waits (the bridge drains). Later ones last a second at most, so that no client spins."""
@@ -126,13 +143,15 @@ class LongPolls:
                         await asyncio.sleep(seconds)
         self._answers.give(answer, now=self._subscriptions.clock.monotonic())
 
-    async def _wait(self, event: Event, seconds: float, client: Request) -> Event | None:
+    async def _wait(
+        self, event: Event, seconds: float, client: Request, positions: Sequence[Position]
+    ) -> Event | None:
         """As `changed`, counted and logged as a connection."""
         subscriptions = self._subscriptions
         subscriptions.metrics.connected(LABEL)
         started_at, reason, newer = subscriptions.clock.monotonic(), LEFT, None
         try:
-            newer, reason = await self._changed(event, seconds, client)
+            newer, reason = await self._changed(event, seconds, client, positions)
         finally:
             # Also when the server cancels the request: `reason` is still `LEFT` then.
             subscriptions.metrics.disconnected(LABEL, reason)
@@ -152,7 +171,9 @@ class LongPolls:
             subscriptions.metrics.record_broadcast({LABEL: 1}, {}, late, task=event.key.ref)
         return newer
 
-    async def _changed(self, event: Event, seconds: float, client: Request) -> tuple[Event | None, str]:
+    async def _changed(
+        self, event: Event, seconds: float, client: Request, positions: Sequence[Position] = ()
+    ) -> tuple[Event | None, str]:
         """The next event of a task, if it comes in time, and why the wait ended."""
         if self._subscriptions.closed is not None:
             seconds = min(seconds, REPEAT_SECONDS)
@@ -162,19 +183,23 @@ class LongPolls:
         try:
             async with wait.timeout:
                 with _watching(client, partial(wait.end, LEFT)):
-                    newer = await self._next(event, seconds)
+                    newer = await self._next(event, seconds, positions)
         except TimeoutError:
             pass
         finally:
             del self._waits[wait]
         return newer, wait.reason
 
-    async def _next(self, event: Event, seconds: float) -> Event | None:
+    async def _next(self, event: Event, seconds: float, positions: Sequence[Position]) -> Event | None:
         if event.state.status.final:
             # A wait for rule 2 alone: the hub would begin to watch the task again.
             await asyncio.sleep(seconds)
             return None
-        return await self._subscriptions.hub.changed(event.key, event.cursor.offset, seconds=seconds)
+        epoch, after, shown = event.cursor
+        # The client's own position, if it may have seen more than is known here.
+        own = (one for one in positions if is_seen(event, one))
+        position = next(own, Position(after, epoch=epoch, shown=shown))
+        return await self._subscriptions.hub.changed(event.key, position, seconds=seconds)
 
 
 def etag(event: Event) -> str:

@@ -15,10 +15,10 @@ from starlette.types import Scope
 
 from bridge.clock import Clock
 from bridge.config.settings import Settings
-from bridge.core.cursor import Cursor, mark_of
+from bridge.core.cursor import Cursor, EventId, mark_of
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.merge import unknown
-from bridge.core.resume import Decision, Resume, decide, is_seen
+from bridge.core.resume import Decision, Position, Resume, decide, is_end_seen
 from bridge.core.task import Status, TaskKey
 from bridge.core.watch import NO_LINK_SENTENCE
 from bridge.delivery.handoff import timeout_of_client
@@ -83,6 +83,7 @@ class PendingSubscription:
         decision: What the client gets.
         latest: The newest event of each task, in the order of the request; None without a recorded state.
         first_poll_until: Monotonic seconds until which the first poll of a new task is awaited.
+        sure: What `Journal.caught_up` said about its cursor.
         wait_done: Whether `Subscriptions.open` has already waited for it.
     """
 
@@ -91,6 +92,7 @@ class PendingSubscription:
     decision: Decision
     latest: list[Event | None]
     first_poll_until: float
+    sure: bool = True
     wait_done: bool = False
 
     @property
@@ -170,9 +172,11 @@ class Subscriptions:
         """
         first_poll_until = self.clock.monotonic() + self.settings.first_state_timeout_seconds
         await self._join(subscription, request.keys)
+        event_id = EventId.parse(request.token) if request.token else None
+        sure = event_id is None or await self.journal.caught_up(event_id.cursor)
         latest = await self.journal.latest(request.keys)
-        decision = self._decide(request, latest)
-        pending = PendingSubscription(subscription, request, decision, latest, first_poll_until)
+        decision = self._decide(request, latest, sure=sure)
+        pending = PendingSubscription(subscription, request, decision, latest, first_poll_until, sure)
         if wait_for_state and request.keys and not decision.nothing_more and not any(latest):
             pending.wait_done = True
             await self._wait_first_poll(pending, scope)
@@ -193,7 +197,7 @@ class Subscriptions:
                     return
             self.hub.join(subscription, keys[start : start + JOINED_PER_TURN])
 
-    def _decide(self, request: SubscribeRequest, latest: Sequence[Event | None]) -> Decision:
+    def _decide(self, request: SubscribeRequest, latest: Sequence[Event | None], *, sure: bool) -> Decision:
         missing = [
             event is None and self.pool.known_missing(key) is not None
             for key, event in zip(request.keys, latest, strict=True)
@@ -205,6 +209,7 @@ class Subscriptions:
             head=self.journal.head,
             latest=latest,
             missing=missing,
+            sure=sure,
         )
         hidden = request.unverified.values()
         if decision.nothing_more and not all(isinstance(error, TaskNotFound) for error in hidden):
@@ -220,6 +225,11 @@ class Subscriptions:
     async def begin(self, pending: PendingSubscription) -> None:
         """Send the initial states; from then on the hub sends every new event."""
         subscription, request, position = pending.subscription, pending.request, pending.decision.position
+        if position.epoch and position.epoch != self.journal.epoch and not position.ahead:
+            # Between the decision and here the journal's history became another one.
+            pending.latest = await self.journal.latest(request.keys)
+            pending.decision = self._decide(request, pending.latest, sure=True)
+            position = pending.decision.position
         fmt = subscription.fmt
         events = [event for event in pending.latest if event is not None]
         preface = fmt.preface
@@ -232,21 +242,29 @@ class Subscriptions:
             frame = self.final_frame(subscription, Closing.OVER_CAPACITY)
             self.hub.finish(subscription, Closing.OVER_CAPACITY, preface + frame)
             return
-        after = position.after
+        reached: dict[TaskKey, int] = {}
         if request.history:
             replay = Replay(self.journal, self.hub, self.clock, preface=preface, retry=retry)
-            recorded = await self.journal.history(request.keys, after or 0)
+            head = self.journal.head
+            recorded = await self.journal.history(request.keys, position.after or 0)
+            if self.hub.history is not None:
+                # Of several tasks, read one after the other, it may have some states and lack older ones.
+                recorded = [one for one in recorded if one.offset <= head]
             reached = await replay.run(subscription, recorded, pace=request.pace, has_room=request.has_room)
             if reached:
                 # What it has been sent begins the stream: the newest states follow only where they are newer.
-                preface, retry, after = b"", None, reached
+                preface, retry = b"", None
         if request.unverified and any(error.retryable for error in request.unverified.values()):
             # The check failed only for now. Closed early, the client reconnects and is checked again.
             subscription.ends_at = min(subscription.ends_at, self.clock.monotonic() + RECHECK_SECONDS)
         new = [key for key, event in zip(request.keys, pending.latest, strict=True) if event is None]
         remarks = self._remarks(request, events)
-        backlogs = self._backlogs(pending, events, after)
-        self.hub.begin(subscription, backlogs, preface=preface, remarks=remarks, retry=retry)
+        backlogs = self._backlogs(pending, events, reached)
+        self.hub.begin(
+            subscription, backlogs, preface=preface, remarks=remarks, retry=retry, resumed=position.epoch
+        )
+        if position.after is not None and not self.journal.settled(new):
+            return  # it may have seen more of them than `unknown`
         if new and pending.decision.resume is not Resume.CURRENT:
             self._send_placeholders(pending, new)
 
@@ -268,16 +286,32 @@ class Subscriptions:
         return remarks
 
     def _backlogs(
-        self, pending: PendingSubscription, events: Sequence[Event], after: int | None
+        self, pending: PendingSubscription, events: Sequence[Event], reached: Mapping[TaskKey, int]
     ) -> dict[TaskKey, Backlog]:
-        floor = -1 if after is None else after
-        backlogs = {key: Backlog(None, floor) for key in pending.request.keys}
-        # A WebSocket has no status 204: the end that the client saw on another connection is sent again.
-        repeats_end = pending.subscription.fmt.stays_open
-        for event in events:
-            repeated = repeats_end and event.state.status.final and is_seen(event, pending.decision.position)
-            backlogs[event.key] = Backlog(event, -1 if repeated else floor)
+        """What each task begins with.
+
+        Args:
+            reached: The offsets of the newest states that were replayed.
+        """
+        position = pending.decision.position
+        floor = -1 if position.after is None else position.after
+        known = dict.fromkeys(pending.request.keys) | {event.key: event for event in events}
+        backlogs = {key: Backlog(event, reached.get(key, floor)) for key, event in known.items()}
+        if position.after is not None:
+            # A WebSocket has no status 204: the end that the client saw on another connection is sent again.
+            repeats_end = pending.subscription.fmt.stays_open
+            for key, event in known.items():
+                if event is not None and event.state.status.final and is_end_seen(event, position):
+                    if repeats_end:
+                        backlogs[key] = Backlog(event)
+                elif key not in reached and self._is_unclear(key, event, position):
+                    backlogs[key] = Backlog(event, floor, position)
         return backlogs
+
+    def _is_unclear(self, key: TaskKey, event: Event | None, position: Position) -> bool:
+        """Whether the client may have seen more of a task than its cursor and this process can tell."""
+        unrecorded = position.shown or (event is not None and event.cursor.shown)
+        return bool(unrecorded) or position.ahead or not self.journal.settled([key])
 
     async def read_or_poll(self, key: TaskKey, scope: Scope | None = None) -> Event:
         """The newest event of a task; a task without a running watch is polled first.
@@ -353,7 +387,7 @@ class Subscriptions:
             for poll in polls:
                 poll.cancel()
         pending.latest = await self.journal.latest(keys)
-        pending.decision = self._decide(pending.request, pending.latest)
+        pending.decision = self._decide(pending.request, pending.latest, sure=pending.sure)
         if any(pending.latest) or len(errors) < len(keys):
             return
         # Only an error that no reconnect can resolve decides the status (rule 2). A rejected credential can

@@ -94,6 +94,11 @@ class Broadcast:
                 if self._writes_left <= 0:
                     yield
 
+    def wake(self, channel: Channel[Subscription]) -> None:
+        """Wake the long-polls of a task whose newest event is not broadcast."""
+        if channel.waiters and channel.frames is not None:
+            self._wake(channel, channel.frames.event)
+
     def _wake(self, channel: Channel[Subscription], event: Event) -> None:
         """Wake the long-polls of a task, some at each turn: the next round does not wait for them."""
         if not self._waking:
@@ -139,6 +144,8 @@ class Broadcast:
             if written:
                 sent[fmt.label] = sent.get(fmt.label, 0) + written
             conflated[fmt.label] = conflated.get(fmt.label, 0) + skipped
+        if channel.held:
+            self._connections.reconsider(channel)
         if frames.large:
             self._connections.bound_memory(frames)
         now = self._clock.monotonic()
@@ -173,6 +180,8 @@ class Broadcast:
             if channel.max_join_offset >= offset or len(group) != len(members):
                 # A subscriber that is not in the group has left.
                 part = [one for one in part if group.get(one, offset) < offset]
+            if fmt.mark == ANY_LIST and self._connections.history is not None:
+                part = self._settled(channel, part)
             for same, theirs in _by_mark(part, frames, marked) if fmt.mark == ANY_LIST else ((part, data),):
                 counts = self._write_part(channel, same, offset, theirs, alone=alone)
                 written += counts[0]
@@ -226,6 +235,20 @@ class Broadcast:
                 subscription.counts += ONE_EVENT  # `Connections.write` counts the bytes
                 self._connections.batched.setdefault(subscription, []).append(data)
         return len(part) - waiting, skipped
+
+    def _settled(
+        self, channel: Channel[Subscription], part: Sequence[Subscription]
+    ) -> Sequence[Subscription]:
+        """The streams of many tasks that are sent an id: for the others the event is pending."""
+        history = self._connections.history
+        assert history is not None
+        others = [one for one in part if not history.settled(one.channels)]
+        for subscription in others:
+            subscription.mark_pending(channel)
+        if others:
+            self._connections.push(others)
+            part = [one for one in part if channel not in one.pending]
+        return part
 
     def _put_back(
         self, channel: Channel[Subscription], members: Iterable[Subscription], frames: Frames

@@ -6,6 +6,7 @@ import asyncio
 from typing import Generic, Protocol, TypeVar
 
 from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.resume import Position, Relation, compare, unrecorded
 from bridge.core.task import Status, TaskKey
 from bridge.wire.frames import Format, Frames
 
@@ -18,19 +19,31 @@ class Member(Protocol):
 
 Subscriber = TypeVar("Subscriber", bound=Member)
 
+_HELD = 2**62
+"""Above every offset: a broadcast leaves out those whose position is unclear."""
+
 
 class Channel(Generic[Subscriber]):
-    """The subscribers of one task and the newest event the hub has received for it."""
+    """The subscribers of one task and the newest event the hub has received for it.
+
+    Attributes:
+        unrecorded: Whether that event is not recorded in this epoch, so that offsets say nothing about it.
+        pushed: Whether that event is pending for everyone who lacks it, instead of being broadcast.
+        held: Subscribers that may have seen more than is known here, with their positions; None for nobody.
+    """
 
     __slots__ = (
         "confirmed_at",
         "frames",
         "groups",
+        "held",
         "joining",
         "key",
         "last_write",
         "max_join_offset",
         "notices",
+        "pushed",
+        "unrecorded",
         "waiters",
     )
 
@@ -45,6 +58,9 @@ class Channel(Generic[Subscriber]):
         self.notices: dict[NoticeCode, Notice] = {}
         self.confirmed_at: float | None = None
         self.last_write = 0.0
+        self.unrecorded = False
+        self.pushed = False
+        self.held: dict[Subscriber, Position] | None = None
 
     @property
     def latest(self) -> Event | None:
@@ -71,6 +87,28 @@ class Channel(Generic[Subscriber]):
         """Store `event` unless a newer one is stored already."""
         if self.frames is None or event.cursor.offset > self.frames.event.cursor.offset:
             self.frames = Frames(event)
+            self.pushed = False
+
+    def update_unordered(self, event: Event) -> bool:
+        """As `update`, where offsets do not say which of two states is newer; returns whether it is news.
+
+        A state that is not recorded, one that follows such a state or another epoch, and one that is heard
+        late or once more. What was shown and is recorded now only gets its cursor.
+        """
+        cursor, latest = event.cursor, self.latest
+        if latest is None or not (self.unrecorded or cursor.shown):
+            if latest is not None and cursor.offset <= latest.cursor.offset:
+                return False
+            relation = Relation.NEWS
+        else:
+            relation = compare(latest.state, event.state)
+            if relation is Relation.BEHIND and self.unrecorded and not cursor.shown:
+                known = latest.cursor.offset if latest.cursor.epoch == cursor.epoch else 0
+                event = unrecorded(latest, cursor.epoch, max(known, cursor.offset))
+            elif relation is Relation.BEHIND or not (relation is Relation.NEWS or self.unrecorded):
+                return False
+        self.frames, self.unrecorded, self.pushed = Frames(event), bool(event.cursor.shown), True
+        return relation is Relation.NEWS
 
     def revoke_notices(self) -> None:
         """A state was recorded: it proves that the provider responds and that the task exists."""
@@ -87,8 +125,29 @@ class Channel(Generic[Subscriber]):
     def add(self, subscription: Subscriber, offset: int) -> None:
         """From now on, send `subscription` every event after `offset`."""
         self.joining.pop(subscription, None)
+        if self.held is not None:
+            self._release(subscription)
         self.groups.setdefault(subscription.fmt.group, {})[subscription] = offset
         self.max_join_offset = max(self.max_join_offset, offset)
+
+    def hold(self, subscription: Subscriber, position: Position) -> None:
+        """Whether events are news to `subscription` is decided for each of them, by its position."""
+        self.joining.pop(subscription, None)
+        self.groups.setdefault(subscription.fmt.group, {})[subscription] = self.max_join_offset = _HELD
+        if self.held is None:
+            self.held = {}
+        self.held[subscription] = position
+
+    def is_held(self, subscription: Subscriber) -> bool:
+        """Whether its position is unclear."""
+        return self.held is not None and subscription in self.held
+
+    def _release(self, subscription: Subscriber) -> None:
+        if self.held is None or self.held.pop(subscription, None) is None or self.held:
+            return
+        self.held = None
+        offsets = (offset for group in self.groups.values() for offset in group.values())
+        self.max_join_offset = max((offset for offset in offsets if offset != _HELD), default=0)
 
     def includes(self, subscription: Subscriber) -> bool:
         """Whether broadcasts reach `subscription`; False while it is still joining."""
@@ -97,6 +156,8 @@ class Channel(Generic[Subscriber]):
     def remove(self, subscription: Subscriber) -> None:
         """Stop sending events to `subscription`. Idempotent."""
         self.joining.pop(subscription, None)
+        if self.held is not None:
+            self._release(subscription)
         group = self.groups.get(subscription.fmt.group)
         if group is not None and group.pop(subscription, None) is not None and not group:
             # Otherwise each event would be encoded for a format that has no subscriber left.

@@ -5,21 +5,36 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
 
 from bridge.clock import Clock
 from bridge.core.event import Closing, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.hub.channel import Channel
-from bridge.hub.due import due_states, frame_of, is_unsent
+from bridge.hub.due import Held, due_states, frame_of, is_unsent
 from bridge.hub.subscription import ONE_EVENT, Backlog, Subscription, counts_of
 from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import Frames
 
 BURST_BYTES = 128 * 1024  # of states that one flush writes; a connection takes the rest when it has drained
+PUSHED_PER_TURN = 100  # connections flushed before the event loop gets a turn
+NEVER = 2**62  # above every offset
 MAX_LARGE = 8  # large documents whose bytes are kept for the next subscriber
 
 logger = logging.getLogger(__name__)
+
+
+class SharedHistory(Protocol):
+    """What the hub asks a journal that other processes write to as well: see `Journal`."""
+
+    @property
+    def epoch(self) -> str:
+        """The name of its history."""
+
+    def settled(self, keys: Collection[TaskKey]) -> bool:
+        """Whether the newest recorded state of each task is known here."""
 
 
 class ConnectionGuard:
@@ -49,6 +64,7 @@ class Connections(ABC):
     Attributes:
         subscriptions: All of them, in the order they came.
         batched: Frames for the one write of this round (`bridge.hub.broadcast`).
+        history: The journal, if other processes write to it as well; else None.
     """
 
     def __init__(self, metrics: Metrics, clock: Clock) -> None:
@@ -56,6 +72,8 @@ class Connections(ABC):
         self._clock = clock
         self._large: dict[Frames, None] = {}  # those whose bytes are kept, the newest last
         self._stuck: dict[Subscription, None] = {}  # those with a state that could not be encoded
+        self._pushed: deque[Subscription] = deque()
+        self.history: SharedHistory | None = None
         self.subscriptions: dict[Subscription, None] = {}
         self.batched: dict[Subscription, list[bytes]] = {}
 
@@ -96,7 +114,8 @@ class Connections(ABC):
         for channel in subscription.channels.values():
             if channel not in pending and is_unsent(subscription, channel):
                 pending[channel] = None
-        states, more = self._states_due(subscription, pending)
+        held: Held = {}
+        states, more = self._states_due(subscription, pending, held)
         burst, subscription.preface = [subscription.preface, *states], b""
         if more:
             subscription.pending_notices, notices = notices, {}
@@ -110,21 +129,24 @@ class Connections(ABC):
         self.write(subscription, data)
         self._metrics.sent(fmt.label, len(states))
         subscription.counts += ONE_EVENT * len(states)
-        self._flushed(subscription, pending, notices)
+        self._flushed(subscription, pending, notices, held)
 
     def _flushed(
         self,
         subscription: Subscription,
-        pending: Iterable[Channel[Subscription]],
+        pending: Mapping[Channel[Subscription], Backlog | None],
         notices: Iterable[tuple[TaskKey, NoticeCode]],
+        held: Held,
     ) -> None:
         """Record what a flush has written, and close the tasks that it ended."""
-        sent = [channel for channel in pending if channel not in subscription.pending]
+        for channel, position in held.items():
+            channel.hold(subscription, position)
+        sent = [channel for channel in pending if channel not in subscription.pending and channel not in held]
         for channel in sent:
             # A broadcast under way skips the subscription for offsets up to this one; without that, it would
             # send an older state after a newer one.
-            offset = channel.offset
-            channel.add(subscription, offset)
+            offset, backlog = channel.offset, pending[channel]
+            channel.add(subscription, offset if backlog is None else max(offset, backlog.floor))
             subscription.sent_offset = max(subscription.sent_offset, offset)
         # Tasks close after the write, so that the end frame follows their final states.
         for channel in sent:
@@ -163,7 +185,7 @@ class Connections(ABC):
         self.write(subscription, fmt.pack(b"".join(burst)))
 
     def _states_due(
-        self, subscription: Subscription, due: Mapping[Channel[Subscription], Backlog | None]
+        self, subscription: Subscription, due: Mapping[Channel[Subscription], Backlog | None], held: Held
     ) -> tuple[list[bytes], bool]:
         """The states to write now, oldest first, and whether others did not fit into the burst.
 
@@ -172,14 +194,16 @@ class Connections(ABC):
         frames: list[bytes] = []
         size = 0
         more = False
-        for state in sorted(due_states(due), key=lambda state: state.offset):
+        fmt, late_below = subscription.fmt, self._late_below(subscription)
+        for state in sorted(due_states(due, held), key=lambda state: state.offset):
             again = Backlog(state.frames.event) if state.first else None
             if size >= BURST_BYTES:
                 more = True
                 subscription.pending[state.channel] = again
                 continue
             try:
-                frames.append(frame_of(subscription, state))
+                placed = state.offset >= late_below
+                frames.append(frame_of(subscription, state, fmt if placed else fmt.without_ids))
                 size += len(frames[-1])
             except Exception:
                 logger.exception("state cannot be written", extra={"task": state.channel.key.ref})
@@ -190,6 +214,37 @@ class Connections(ABC):
             if state.frames.large:
                 self.bound_memory(state.frames)
         return frames, more
+
+    def _late_below(self, subscription: Subscription) -> int:
+        """The offset from which on a state may have an id: what is below it is news of before.
+
+        On a stream of many tasks, an id says that of each of them everything up to there was written.
+        """
+        if self.history is None or subscription.fmt.mark is None:
+            return 0
+        return subscription.sent_offset if self.history.settled(subscription.channels) else NEVER
+
+    def push(self, subscriptions: Iterable[Subscription]) -> None:
+        """Flush these connections, some at each turn of the event loop."""
+        if not self._pushed:
+            asyncio.get_running_loop().call_soon(self._push_some)
+        for subscription in subscriptions:
+            if not subscription.waiting:
+                subscription.waiting = True
+                self._pushed.append(subscription)
+
+    def _push_some(self) -> None:
+        for _ in range(min(len(self._pushed), PUSHED_PER_TURN)):
+            self._resume(self._pushed.popleft())
+        if self._pushed:
+            asyncio.get_running_loop().call_soon(self._push_some)
+
+    def reconsider(self, channel: Channel[Subscription]) -> None:
+        """Decide again what those are sent of a task whose position is unclear."""
+        held = dict(channel.held or {})
+        for subscription, position in held.items():
+            subscription.pending[channel] = Backlog(position=position)
+        self.push(held)
 
     def bound_memory(self, frames: Frames) -> None:
         """Keep the bytes of a few large documents only: the event has each of them already."""

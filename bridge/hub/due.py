@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from bridge.core.resume import Position, is_caught_up, is_end_seen, is_seen
 from bridge.hub.channel import Channel
 from bridge.hub.subscription import Backlog, Subscription
-from bridge.wire.frames import Frames
+from bridge.wire.frames import Format, Frames
+
+Held = dict[Channel[Subscription], Position]
 
 
 class Due(NamedTuple):
@@ -23,19 +26,25 @@ class Due(NamedTuple):
     first: bool
 
 
-def frame_of(subscription: Subscription, due: Due) -> bytes:
-    """Its bytes; the first one carries the reconnect delay of its connection."""
+def frame_of(subscription: Subscription, due: Due, fmt: Format) -> bytes:
+    """Its bytes; the first one carries the reconnect delay of its connection.
+
+    Args:
+        fmt: That of the connection, or the same without ids.
+    """
     if not due.first:
-        return due.frames.payload_for(subscription.fmt)
-    frame = due.frames.payload_for(
-        subscription.fmt, confirmed_at=due.channel.confirmed_at, retry=subscription.retry
-    )
+        return due.frames.payload_for(fmt)
+    frame = due.frames.payload_for(fmt, confirmed_at=due.channel.confirmed_at, retry=subscription.retry)
     subscription.retry = None  # sent with the first block
     return frame
 
 
-def due_states(pending: Mapping[Channel[Subscription], Backlog | None]) -> Iterator[Due]:
-    """The states that a flush of these tasks writes, in no particular order."""
+def due_states(pending: Mapping[Channel[Subscription], Backlog | None], held: Held) -> Iterator[Due]:
+    """The states that a flush of these tasks writes, in no particular order.
+
+    Args:
+        held: Receives the tasks of which it is unclear what the client has seen.
+    """
     for channel, backlog in pending.items():
         if backlog is None:
             if channel.frames is not None:
@@ -43,9 +52,12 @@ def due_states(pending: Mapping[Channel[Subscription], Backlog | None]) -> Itera
             continue
         newest, event = channel.frames, backlog.event
         known = 0
-        if event is not None and event.cursor.offset == 0:
+        if event is not None and event.cursor.offset == 0 and not event.cursor.shown:
             if newest is None:  # a placeholder, which nothing has replaced
                 yield Due(0, channel, Frames(event), first=True)
+        elif backlog.position is not None or channel.unrecorded:
+            yield from _unordered(channel, backlog, held)
+            continue
         elif event is not None:
             known = event.cursor.offset
             channel.update(event)
@@ -58,6 +70,25 @@ def due_states(pending: Mapping[Channel[Subscription], Backlog | None]) -> Itera
             yield Due(newest.event.cursor.offset, channel, newest, first=True)
 
 
+def _unordered(channel: Channel[Subscription], backlog: Backlog, held: Held) -> Iterator[Due]:
+    """The same for a task where offsets alone do not say what the client lacks."""
+    position = backlog.position or Position(after=backlog.floor if backlog.floor >= 0 else None)
+    event = channel.latest
+    if event is None or channel.frames is None:
+        held[channel] = position
+    elif not is_seen(event, position):
+        yield Due(channel.offset, channel, channel.frames, first=True)
+    elif not is_caught_up(event, position) and not (
+        event.state.status.final and is_end_seen(event, position)
+    ):
+        held[channel] = position
+
+
 def is_unsent(subscription: Subscription, channel: Channel[Subscription]) -> bool:
     """Whether a broadcast still has to write the newest event; False while the subscription is joining."""
-    return channel.offset > subscription.sent_offset and channel.includes(subscription)
+    return (
+        channel.offset > subscription.sent_offset
+        and not channel.pushed
+        and channel.includes(subscription)
+        and not channel.is_held(subscription)
+    )

@@ -7,7 +7,11 @@ Rule 3: all events of one turn of the event loop leave in one write per connecti
 Rule 4: states are written in two places: `Broadcast` writes one event to all its subscribers, `Hub.flush`
         everything pending to one connection. First states, resumed ones, placeholders, history, what a
         connection was too slow for, what a failure kept from it: all of it is pending.
-Rule 5: an exception of one subscriber, one format or one task is caught there. What was not written is
+Rule 5: where other processes write to the journal too (`Hub.share`), an offset does not always tell what is
+        new: while their engine is away or replaced, for what this process hears late, and for a client that
+        has seen more than is known here. Then the state is pending for those who lack it, too. An id is
+        written on a stream of many tasks only if everything up to there was.
+Rule 6: an exception of one subscriber, one format or one task is caught there. What was not written is
         pending again.
 """
 
@@ -21,10 +25,11 @@ from typing import Protocol
 
 from bridge.clock import Clock
 from bridge.core.event import Closing, Event, Notice, NoticeCode
+from bridge.core.resume import Position, is_seen
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.hub.broadcast import Broadcast
 from bridge.hub.channel import Channel
-from bridge.hub.connections import Connections, discard
+from bridge.hub.connections import Connections, SharedHistory, discard
 from bridge.hub.subscription import Backlog, Subscription
 from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import Format
@@ -53,7 +58,12 @@ class Hub(Connections):
         super().__init__(metrics, clock)
         self._interest = interest
         self._channels: dict[TaskKey, Channel[Subscription]] = {}
+        self._reached = 0  # the newest offset broadcast
         self.broadcast = Broadcast(self, metrics, clock)
+
+    def share(self, history: SharedHistory) -> None:
+        """The journal is written to by other processes as well; see rule 5."""
+        self.history = history
 
     # Journal events
 
@@ -62,6 +72,11 @@ class Hub(Connections):
         channel = self._channels.get(event.key)
         if channel is None:
             return
+        _, offset, shown = event.cursor
+        if offset <= self._reached or shown or channel.unrecorded:
+            self._recorded_unordered(channel, event)
+            return
+        self._reached = offset
         if channel in self.broadcast.dirty:
             # Two events of one task in one turn: no subscriber receives the first.
             for fmt, group in channel.groups.items():
@@ -70,6 +85,28 @@ class Hub(Connections):
         if channel.notices:
             channel.revoke_notices()
         self.broadcast.add(channel)
+
+    def _recorded_unordered(self, channel: Channel[Subscription], event: Event) -> None:
+        """Make an event pending for those to whom it is news, where offsets do not tell; see rule 5."""
+        if not event.cursor.shown:
+            self._reached = max(self._reached, event.cursor.offset)
+        floor = None if channel.unrecorded or event.cursor.shown else event.cursor.offset
+        if channel.update_unordered(event):
+            channel.revoke_notices()
+            # What was dirty is contained in it.
+            self.broadcast.dirty.pop(channel, None)
+            for fmt, group in channel.groups.items():
+                members = [
+                    one
+                    for one, seen in group.items()
+                    if not channel.is_held(one) and (floor is None or seen < floor)
+                ]
+                conflated = sum(one.mark_pending(channel) for one in members)
+                self._metrics.conflated.labels(fmt.label).inc(conflated)
+                self.push(members)
+        self.broadcast.wake(channel)
+        if channel.held:
+            self.reconsider(channel)
 
     def noticed(self, key: TaskKey, notice: Notice) -> None:
         """Send a notice, which is not a state, to the subscribers of a task."""
@@ -117,7 +154,24 @@ class Hub(Connections):
             channel.confirmed_at = observed_at
 
     def new_epoch(self) -> None:
-        """The journal's history is another one; see `bridge.journal.base.Follower`."""
+        """The journal's history is another one; see `bridge.journal.base.Follower`.
+
+        What is told of each task now is compared with what was told before, by content. A client that came
+        with a cursor of the old one and has been sent nothing may have seen anything: it starts anew.
+        """
+        epoch = self.history.epoch if self.history is not None else ""
+        for channel in self._channels.values():
+            channel.unrecorded = channel.frames is not None
+        resumed = [one for one in self.subscriptions if one.resumed not in {"", epoch} and not one.events]
+        for subscription in resumed:
+            subscription.resumed = ""
+            subscription.preface += subscription.fmt.reset("new_epoch", retry=subscription.retry)
+            subscription.retry = None
+            for channel in subscription.channels.values():
+                if channel.includes(subscription):
+                    subscription.pending.pop(channel, None)
+                    channel.hold(subscription, Position())
+        self.push(resumed)
 
     # Joining and leaving
 
@@ -148,10 +202,12 @@ class Hub(Connections):
         preface: bytes = b"",
         remarks: Sequence[tuple[TaskKey, Notice]] = (),
         retry: int | None = None,
+        resumed: str = "",
     ) -> None:
         """Send what is known of tasks that were joined, and from now on every new event.
 
         Args:
+            resumed: Epoch of the client's cursor; empty for a client that gets every current state.
             preface: Bytes to send first, in the same write.
             remarks: Notices for this connection only.
             retry: Milliseconds for the `retry:` field of the first block.
@@ -160,10 +216,14 @@ class Hub(Connections):
             return
         subscription.preface += preface
         subscription.retry = retry
+        subscription.resumed = resumed
         for key, backlog in backlogs.items():
             channel = subscription.channels.get(key)
             if channel is None:
                 continue
+            if self.history is not None and backlog.event is not None:
+                # The journal may have asked for it, before anybody was told.
+                self._recorded_unordered(channel, backlog.event)
             channel.add(subscription, 0)
             subscription.pending[channel] = backlog
             for notice in channel.notices.values():
@@ -234,11 +294,11 @@ class Hub(Connections):
             subscription.closing = Closing.GONE
         self._metrics.disconnected(subscription.fmt.label, reason)
 
-    async def changed(self, key: TaskKey, after: int, *, seconds: float) -> Event | None:
-        """Wait for an event of `key` with an offset above `after`; None after `seconds`."""
+    async def changed(self, key: TaskKey, position: Position, *, seconds: float) -> Event | None:
+        """Wait for an event of `key` that a client at `position` has not seen; None after `seconds`."""
         channel = self._channel(key)
         latest = channel.latest
-        if latest is not None and latest.cursor.offset > after:
+        if latest is not None and not is_seen(latest, position):
             self._release(channel, wanted=False)
             return latest
         self._want(channel)
@@ -246,7 +306,14 @@ class Hub(Connections):
         channel.waiters.add(waiter)
         try:
             async with asyncio.timeout(seconds):
-                return await waiter
+                while is_seen(latest := await waiter, position):
+                    # What came since this one was woken is still to be awaited.
+                    channel.waiters.discard(waiter)
+                    if channel.latest is not None and not is_seen(channel.latest, position):
+                        return channel.latest
+                    waiter = asyncio.get_running_loop().create_future()
+                    channel.waiters.add(waiter)
+                return latest
         except TimeoutError:
             return None
         finally:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from bridge.core.event import Closing, Event, Notice, NoticeCode
+from bridge.core.resume import Position
 from bridge.core.task import TaskKey
 from bridge.hub.channel import Channel
 from bridge.wire.frames import Format
@@ -63,10 +64,12 @@ class Backlog(NamedTuple):
         event: The newest recorded state, or the placeholder of a task without any (offset 0); None for
             nothing but what comes.
         floor: Offset up to which the client has seen everything.
+        position: Where its client left off, if that does not tell by itself what it has seen; else None.
     """
 
     event: Event | None = None
     floor: int = -1
+    position: Position | None = None
 
 
 ONE_EVENT = 1
@@ -89,6 +92,7 @@ class Subscription:
         ends_by: The reason to report at that time.
         since: Monotonic seconds at which it was opened.
         tasks: How many it has subscribed to so far.
+        resumed: Epoch of the cursor it came with; empty if it came without, or has been sent everything anew.
 
     Attributes:
         writer: None until the response has begun; `write` and `flow` are unset until then.
@@ -113,6 +117,7 @@ class Subscription:
     write: Callable[[bytes], None] = field(init=False)
     flow: FlowControl = field(init=False)
     tasks: int = 0
+    resumed: str = ""
     sent_offset: int = 0
     channels: dict[TaskKey, Channel[Subscription]] = field(default_factory=dict)
     replayed: Sequence[Event] = ()

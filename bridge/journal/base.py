@@ -4,7 +4,7 @@ them to followers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from bridge.core.cursor import Cursor
@@ -38,7 +38,10 @@ class Follower(Protocol):
         """The newest state was seen again, unchanged (Unix seconds)."""
 
     def new_epoch(self) -> None:
-        """The journal's history is another one from now on: cursors of open streams are of the old one."""
+        """The journal's history is another one from now on: cursors of open streams are of the old one.
+
+        The newest state of each task that somebody follows is passed on again, with its new cursor.
+        """
 
 
 class Journal(Protocol):
@@ -60,17 +63,19 @@ class Journal(Protocol):
     def usable(self) -> bool:
         """Whether an append can be expected to succeed."""
 
-    def settled(self, keys: Sequence[TaskKey]) -> bool:
+    def settled(self, keys: Collection[TaskKey]) -> bool:
         """Whether the newest recorded state of each task is known here, in this epoch.
 
         Not while replicas reconnect to the engine they share. An id on a many-task stream may then run over a
-        state that its client was not sent.
+        state that its client was not sent. Asked for each state of such a stream: must cost next to nothing.
         """
 
-    async def caught_up(self, cursor: Cursor) -> None:
+    async def caught_up(self, cursor: Cursor) -> bool:
         """Wait until everything up to a client's cursor was heard here, two seconds at most.
 
-        Returns at once for a cursor that is not ahead, or of an earlier epoch.
+        Returns:
+            Whether `epoch` and `head` can be relied on now: a cursor beyond them is of no history of this
+            journal. False while replicas cannot ask the engine they share: it may be of theirs.
         """
 
     async def append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from bridge.core.cursor import Cursor
 from bridge.core.event import Event, Notice
@@ -39,12 +39,13 @@ class Feed(ABC):
         """Pass everything from now on to `follower`."""
         self._followers.append(follower)
 
-    def settled(self, keys: Sequence[TaskKey]) -> bool:  # noqa: ARG002 - see `Journal.settled`
+    def settled(self, keys: Collection[TaskKey]) -> bool:  # noqa: ARG002 - see `Journal.settled`
         """Always: this process alone records."""
         return True
 
-    async def caught_up(self, cursor: Cursor) -> None:  # noqa: B027 - replicas have to wait
-        """Nothing is recorded that was not heard."""
+    async def caught_up(self, cursor: Cursor) -> bool:  # noqa: ARG002 - see `Journal.caught_up`
+        """Always: nothing is recorded that was not heard."""
+        return True
 
     def publish(self, event: Event) -> None:
         """Pass a recorded event to the followers."""

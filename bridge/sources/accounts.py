@@ -73,6 +73,11 @@ class AccountRegistry:
     def __len__(self) -> int:
         return len(self._accounts)
 
+    @property
+    def names(self) -> list[str]:
+        """The accounts whose keys are here now."""
+        return list(self._accounts)
+
     def accepts(self, name: str, account: str, shown_at: float) -> bool:
         """Whether it still proves ownership that an upstream showed a task to the account at `shown_at`.
 

@@ -34,10 +34,7 @@ class SseFormat(Format):
 
     def state(self, event: Event, text: bytes, *, retry: int | None = None) -> bytes:
         """An unnamed event, then `done` with the same id: who is cut off between the two has seen the end."""
-        # The placeholder `unknown` has no place in the journal: with other tasks on the connection, its id
-        # would move the client's position back.
-        placed = event.cursor.offset > 0 or self.mark is None
-        event_id = self.event_id(event.cursor) if placed else None
+        event_id = self.event_id(event.cursor) if self.has_id(event.cursor) else None
         frame = sse.encode(text, id=event_id, retry=retry)
         if event.state.status.final:
             frame += sse.encode(dumps(_done(event)), id=event_id, event="done")
@@ -63,9 +60,9 @@ class OpenAiFormat(SseFormat):
 
     def state(self, event: Event, text: bytes, *, retry: int | None = None) -> bytes:
         """The document below `task`."""
-        placed = event.cursor.offset > 0 or self.mark is None
+        event_id = self.event_id(event.cursor) if self.has_id(event.cursor) else None
         payload = b'{"type":"state","cursor":"%b","task":%b}' % (str(event.cursor).encode(), text)
-        return sse.encode(payload, id=self.event_id(event.cursor) if placed else None, retry=retry)
+        return sse.encode(payload, id=event_id, retry=retry)
 
     def end(self, tasks: int) -> bytes:  # noqa: ARG002 - the word is the same for any number
         """The word those libraries wait for."""

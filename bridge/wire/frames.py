@@ -28,6 +28,9 @@ RAW_OMITTED = Notice(NoticeCode.RAW_OMITTED, "the provider's own document cannot
 ANY_LIST = ""
 """In place of a mark: those of all lists."""
 
+NO_IDS = "-"
+"""In place of a mark: the events have no ids."""
+
 
 class Format(ABC):
     """How everything on one connection is written: the one object in which two deliveries differ.
@@ -81,6 +84,11 @@ class Format(ABC):
         return payload
 
     @property
+    def without_ids(self) -> Format:
+        """The same where an id would say too much, without framing."""
+        return self if self.mark is None else format_of(type(self), self.include, NO_IDS)
+
+    @property
     def carries_raw(self) -> bool:
         """Whether the provider's own documents are written."""
         return self.include.raw
@@ -92,6 +100,14 @@ class Format(ABC):
     def event_id(self, cursor: Cursor) -> str:
         """What a client sends back to resume after `cursor`."""
         return str(cursor) if self.mark is None else f"{cursor}.{self.mark}"
+
+    def has_id(self, cursor: Cursor) -> bool:
+        """Whether a state has an id.
+
+        On a stream of many tasks, the id moves the client's position for all of them: the placeholder
+        `unknown` has no place in the journal, nor has a state that is not recorded.
+        """
+        return self.mark is None or (self.mark != NO_IDS and cursor.offset > 0 and not cursor.shown)
 
     @abstractmethod
     def state(self, event: Event, text: bytes, *, retry: int | None = None) -> bytes:

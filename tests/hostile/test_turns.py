@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bridge.core.resume import Position
 from bridge.core.task import TaskKey
 from bridge.delivery.subscriptions import JOINED_PER_TURN, Subscriptions
 from bridge.errors import TaskNotFound, without_frames
@@ -130,7 +131,7 @@ async def test_long_polls_of_one_task_wake_over_several_turns() -> None:
     scene = HubScene()
     writer = RecordingWriter()
     await scene.join([TASK], writer)
-    polls = [asyncio.ensure_future(scene.hub.changed(TASK, 0, seconds=60)) for _ in range(100)]
+    polls = [asyncio.ensure_future(scene.hub.changed(TASK, Position(0), seconds=60)) for _ in range(100)]
     await asyncio.sleep(0)
     woken = [0]
     event = await scene.record(TASK, state(progress=1))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge.core.cursor import Cursor
+from bridge.core.cursor import OFFSET_LIMIT, Cursor
 from bridge.core.event import Event
 from bridge.core.merge import unknown
 from bridge.core.task import State, TaskKey
@@ -28,8 +28,8 @@ from bridge.journal.sqlite.database import IS_LOST, LOST_INDEX
 
 EVENTS_PER_TASK = 256
 PAGE = 500
-MAX_OFFSET = 10**17
-"""Larger offsets are damage: at a million events per second they would take three thousand years."""
+MAX_OFFSET = OFFSET_LIMIT // 2
+"""Larger offsets are damage: at a million events per second they would take a hundred years."""
 CURE_ROW = "check the disk; the provider is asked again, so restore a backup only if this state matters"
 
 MAX_REPORTED = 10_000

@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from bridge.core.event import Closing, Event, Notice, NoticeCode
+from bridge.core.resume import Position
 from bridge.core.task import Status, TaskKey
 from bridge.errors import UnknownUpstream
 from bridge.hub import broadcast, connections
@@ -579,12 +580,12 @@ async def test_a_wait_for_a_change_ends_with_it_or_with_nothing(scene: Scene) ->
     import asyncio
 
     first = await scene.tell(TASK, state(progress=1))
-    waiting = asyncio.ensure_future(scene.hub.changed(TASK, first.cursor.offset, seconds=60))
+    waiting = asyncio.ensure_future(scene.hub.changed(TASK, Position(first.cursor.offset), seconds=60))
     await settle()
     assert scene.interests.total == 1
     second = await scene.tell(TASK, state(progress=2))
     assert await waiting == second
-    assert await scene.hub.changed(TASK, second.cursor.offset, seconds=0) is None
+    assert await scene.hub.changed(TASK, Position(second.cursor.offset), seconds=0) is None
     assert scene.interests.total == 0
     assert scene.hub.channel_of(TASK) is None
 
@@ -592,14 +593,14 @@ async def test_a_wait_for_a_change_ends_with_it_or_with_nothing(scene: Scene) ->
 async def test_a_change_already_heard_is_answered_at_once(scene: Scene) -> None:
     await scene.join([TASK])
     event = await scene.tell(TASK, state(progress=1))
-    assert await scene.hub.changed(TASK, event.cursor.offset - 1, seconds=60) == event
+    assert await scene.hub.changed(TASK, Position(event.cursor.offset - 1), seconds=60) == event
     assert scene.interests.total == 1
 
 
 async def test_a_wait_that_is_cancelled_leaves_nothing(scene: Scene) -> None:
     import asyncio
 
-    waiting = asyncio.ensure_future(scene.hub.changed(TASK, 0, seconds=60))
+    waiting = asyncio.ensure_future(scene.hub.changed(TASK, Position(0), seconds=60))
     await settle()
     waiting.cancel()
     await settle()

@@ -1,0 +1,585 @@
+"""The connection of this replica to the engine: `AWAY -> SESSION -> RESYNC -> UP`, and back at any error.
+
+Rule 1: one place (`run`) catches everything and connects again. No error of any part ends it.
+Rule 2: engine, session and epoch are taken in only in that order, on a new connection: nothing is recorded
+        before SESSION, and the log is not heard before RESYNC. A renewal that names another epoch drops the
+        connection.
+Rule 3: an answer later than the timeout is no answer: the connection is dropped, and the call may have
+        happened.
+Rule 4: the log is the proof that the engine is there. If it does not bring what the engine says it holds, the
+        connection is dropped, however well calls are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from bridge.clock import Clock
+from bridge.core.cursor import new_epoch
+from bridge.core.task import TaskKey
+from bridge.engine.base import MAX_TASKS, Engine, Entry, Record, SessionState, Welcome
+from bridge.errors import EngineUnavailable
+from bridge.replica.lease import Lease
+
+RENEWAL_SECONDS = 1.0
+"""Between two renewals at most: each brings a beat, which shows that the log arrives."""
+
+WINDOW_SECONDS = 0.003
+"""Waited after each read: bounds how often the engine wakes this replica, however many states change."""
+
+BLOCK_SECONDS = 0.5
+READ_TIMEOUT_SECONDS = 1.5
+READ_LIMIT = 1000
+BACKOFF_SECONDS = (0.05, 0.5)
+WEDGED_SECONDS = 3.0
+"""After this long without an entry that the engine holds, its log does not arrive."""
+
+ALONE_AFTER_SECONDS = 1.0
+CONNECT_ANSWERS = 6
+"""Opening a connection takes several answers: a question to Sentinel, TCP, TLS, the password, the server's
+facts.
+"""
+
+ALONE_CHECKED_SECONDS = 2.0
+"""This replica is alone only if an attempt to reach the engine ended so recently, besides the time of the
+next one: after a pause it must try first.
+"""
+
+SETTLING_SECONDS = 1.0
+"""After a return, for owners to take back what they owned, before others may."""
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+Connect = Callable[[], Awaitable[Engine]]
+"""Opens an engine; raises `EngineUnavailable` while it cannot be reached."""
+
+
+class Stage(StrEnum):
+    """Where the connection is."""
+
+    AWAY = "away"
+    SESSION = "session"
+    RESYNC = "resync"
+    UP = "up"
+
+
+class EngineTimes(NamedTuple):
+    """The times of a connection, in seconds.
+
+    Args:
+        lease: After which a silent replica owns nothing.
+        timeout: Of each call.
+        alone: How long owners go on without the engine.
+    """
+
+    lease: float = 10.0
+    timeout: float = 1.0
+    alone: float = 600.0
+
+
+class Following(Protocol):
+    """What a connection brings, for the journal and the ownership of this replica."""
+
+    def session_lost(self) -> None:
+        """The session has expired: this replica owns nothing any more."""
+
+    async def resync(self, welcome: Welcome, *, epoch_changed: bool) -> None:
+        """Ask the engine about everything attended; entries up to `welcome.head` are not heard."""
+
+    async def heard(self, entries: Sequence[Entry]) -> None:
+        """The next entries, without a gap."""
+
+    def now_heard(self, offset: int) -> None:
+        """Everything up to an offset has been taken in."""
+
+    async def missed(self, head: int) -> None:
+        """Entries up to `head` are missing."""
+
+    def up(self) -> None:
+        """The log is heard from now on."""
+
+    def settling_over(self) -> None:
+        """Owners have had their time to come back."""
+
+    def away(self) -> None:
+        """The engine cannot be reached, or the connection broke."""
+
+    def alone(self) -> None:
+        """It has been tried again, in vain, for long enough to go on without it."""
+
+
+class Connection:
+    """Keeps one engine connected, one session alive and its log followed.
+
+    Args:
+        connect: Opens the engine; called anew for each attempt.
+        about: What the others may know about this replica.
+        chance: Returns 0-1, for jitter.
+        window: Seconds waited after each read that brought something.
+        closes: Whether an engine is closed with its connection; False for one that outlives them.
+
+    Attributes:
+        engine: The connected one; None while away.
+        stage: Where the connection is.
+        epoch: Of the engine, as of the last session; empty before the first.
+        heard: The newest offset that was heard.
+        head: The newest offset that the engine is known to hold.
+        reached: Whether the engine was ever up here.
+        sessions: The live replicas, as of the last renewal.
+        counted: What is called for each of `gaps`, `epochs` and `leases_lost`.
+        last_error: Why the engine is away; empty while it is not.
+        failure: The newest error of a connection.
+        workers: What runs while the log is heard; each is called anew for each connection.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        clock: Clock,
+        times: EngineTimes,
+        *,
+        about: Callable[[], bytes] = bytes,
+        chance: Callable[[], float] = random.random,
+        window: float = WINDOW_SECONDS,
+        closes: bool = True,
+    ) -> None:
+        self.lease = Lease(times.lease)
+        self.times = times
+        self.engine: Engine | None = None
+        self.stage = Stage.AWAY
+        self.epoch = ""
+        self.heard = self.head = 0
+        self.reached = False
+        self.sessions: Mapping[str, bytes] = {}
+        self.workers: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self.counted: dict[str, Callable[[], None]] = {}
+        self.epoch_since = float("-inf")
+        self.last_error = ""
+        self.failure: EngineUnavailable | None = None
+        self._connect = connect
+        self._clock = clock
+        self._about = about
+        self._chance = chance
+        self._window = window
+        self._following: Following
+        self._broken: asyncio.Future[str] | None = None
+        self._away_since: float | None = clock.monotonic()
+        self._failed_at = float("-inf")
+        self._alone = False
+        self._cut_now = False
+        self._closes = closes
+        self._expected = 0, float("-inf")
+        self._clock_offset = 0.0
+        self._heard_news = asyncio.Event()
+        self._called: Callable[[str, str, float], None] = lambda *_: None
+
+    def follow(self, following: Following) -> None:
+        """What it brings goes there; before `run`."""
+        self._following = following
+
+    def measure(self, called: Callable[[str, str, float], None]) -> None:
+        """Each call is reported: operation, outcome, seconds."""
+        self._called = called
+
+    # What others ask
+
+    @property
+    def session(self) -> str:
+        """The open session; empty without one."""
+        return self.lease.session
+
+    @property
+    def up(self) -> bool:
+        """Whether the engine answers and its log is heard."""
+        return self.stage is Stage.UP
+
+    @property
+    def alone(self) -> bool:
+        """Whether this replica goes on without the engine, and may."""
+        if not self._alone or self._away_since is None:
+            return False
+        now = self._clock.monotonic()
+        checked = now - self._failed_at <= ALONE_CHECKED_SECONDS + CONNECT_ANSWERS * self.times.timeout
+        return checked and now - self._away_since <= self.times.alone
+
+    @property
+    def away_since(self) -> float | None:
+        """Monotonic seconds since when the engine is away; None while it is not."""
+        return self._away_since
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether states may be shown that the engine has not recorded."""
+        since = self._away_since
+        return self.reached and (since is None or self._clock.monotonic() - since <= self.times.alone)
+
+    def may_poll(self) -> bool:
+        """Whether the tasks of this session may be polled at this moment."""
+        return self._clock.monotonic() < self.lease.until or self.alone
+
+    def lease_seconds(self) -> float:
+        """Seconds for which this replica may still poll; 0.0 without a lease."""
+        return self.lease.left(self._clock.monotonic())
+
+    def _count(self, what: str) -> None:
+        count = self.counted.get(what)
+        if count is not None:
+            count()
+
+    def engine_time(self, monotonic: float) -> int:
+        """The engine's clock at a moment, microseconds, as estimated here."""
+        return int((monotonic + self._clock_offset) * 1e6)
+
+    def monotonic(self, engine_time: int) -> float:
+        """The other way round: monotonic seconds here."""
+        return engine_time / 1e6 - self._clock_offset
+
+    def lag_seconds(self) -> float:
+        """Age of the newest entry that was heard; 0.0 before the first."""
+        if not self.heard:
+            return 0.0
+        return max(self._clock.monotonic() - self.monotonic(self.heard), 0.0)
+
+    async def call(self, operation: str, ask: Callable[[Engine], Awaitable[Result]]) -> Result:
+        """One call to the engine.
+
+        Raises:
+            EngineUnavailable: No answer in time: it happened or not. The connection is dropped.
+        """
+        engine = self.engine
+        if engine is None or self.stage is Stage.AWAY:
+            raise EngineUnavailable("the engine is away")
+        return await self._timed(operation, ask(engine), self.times.timeout)
+
+    async def records(self, keys: Sequence[TaskKey]) -> list[Record]:
+        """The records of any number of tasks.
+
+        Raises:
+            EngineUnavailable: The engine is away.
+        """
+        records: list[Record] = []
+        for start in range(0, len(keys), MAX_TASKS):
+            batch = keys[start : start + MAX_TASKS]
+            records += await self._records(batch)
+        return records
+
+    async def _records(self, keys: Sequence[TaskKey]) -> list[Record]:
+        records = await self.call("records", lambda engine: engine.records(keys))
+        if [record.key for record in records] != list(keys):
+            self.drop("an answer to records that cannot be used")
+            raise EngineUnavailable("the engine's answer to records cannot be used")
+        return records
+
+    async def _timed(self, operation: str, answer: Awaitable[Result], seconds: float) -> Result:
+        started = self._clock.monotonic()
+        outcome = "ok"
+        try:
+            async with asyncio.timeout(seconds):
+                return await answer
+        except TimeoutError:
+            outcome = "timeout"
+            self.drop(f"no answer to {operation} in {seconds:g} s")
+            raise EngineUnavailable(f"the engine did not answer in {seconds:g} s") from None
+        except EngineUnavailable as error:
+            outcome = "unavailable"
+            self.drop(str(error))
+            raise
+        except asyncio.CancelledError:
+            outcome = "unavailable"
+            raise
+        except Exception as error:
+            # Another version's data, a bug: as good as no answer, and the next connection may fare better.
+            outcome = "refused"
+            logger.exception("unhandled exception in engine call", extra={"operation": operation})
+            self.drop(f"{operation}: {type(error).__name__}")
+            raise EngineUnavailable(f"the engine's answer to {operation} cannot be used") from error
+        finally:
+            self._called(operation, outcome, self._clock.monotonic() - started)
+
+    def drop(self, reason: str) -> None:
+        """Drop the connection; `run` opens another."""
+        if self._broken is not None and not self._broken.done():
+            self._broken.set_result(reason)
+
+    async def reached_offset(self, offset: int, seconds: float) -> bool:
+        """Wait until an offset was heard; whether it was, in time."""
+        until = self._clock.monotonic() + seconds
+        while self.heard < offset:
+            left = until - self._clock.monotonic()
+            if left <= 0 or not self.up:
+                return False
+            await self._clock.wait(self._heard_news, left)
+        return True
+
+    # The state machine
+
+    async def run(self) -> None:
+        """Connect, follow, reconnect, until cancelled."""
+        while True:
+            try:
+                reason = await self._one_connection()
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                reason = "cancelled within"  # by a timeout that met another: not meant for this task
+            except EngineUnavailable as error:
+                reason = str(error)
+                self.failure = error
+            except Exception as error:
+                logger.exception("unhandled exception in the connection to the engine")
+                reason = f"{type(error).__name__}"
+            self._went_away(reason)
+            low, high = BACKOFF_SECONDS
+            await self._clock.sleep(low + (high - low) * self._chance())
+
+    async def _one_connection(self) -> str:
+        try:
+            async with asyncio.timeout(CONNECT_ANSWERS * self.times.timeout):
+                engine = await self._connect()
+        except TimeoutError:
+            raise EngineUnavailable("the engine cannot be reached in time") from None
+        tasks: list[asyncio.Task[Any]] = []
+        self._broken = asyncio.get_running_loop().create_future()
+        try:
+            self.engine, self.stage = engine, Stage.SESSION
+            welcome, epoch_changed = await self._open_session()
+            tasks.append(asyncio.create_task(self._renew()))
+            self.stage = Stage.RESYNC
+            await self._or_broken(self._following.resync(welcome, epoch_changed=epoch_changed))
+            self._came_up()
+            tasks.append(asyncio.create_task(self._follow_log()))
+            tasks.append(asyncio.create_task(self._settling()))
+            tasks += [asyncio.create_task(_guarded(worker)) for worker in self.workers]
+            return await self._broken
+        finally:
+            self.engine, self.stage = None, Stage.AWAY
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._cut()
+            if self._closes:
+                await self._close(engine)
+
+    async def _or_broken(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something unless the connection breaks first."""
+        assert self._broken is not None
+        task = asyncio.ensure_future(work)
+        try:
+            waits: list[asyncio.Future[Any]] = [task, self._broken]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+            if self._broken.done():
+                raise EngineUnavailable(self._broken.result())
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+    async def _close(self, engine: Engine) -> None:
+        try:
+            async with asyncio.timeout(self.times.timeout):
+                await engine.close()
+        except TimeoutError:
+            pass
+        except Exception as error:  # noqa: BLE001 - what is dropped may break as it likes
+            logger.info("engine connection not closed cleanly", extra={"error": type(error).__name__})
+
+    async def _open_session(self) -> tuple[Welcome, bool]:
+        """Renew the session of before, or open another; returns whether the epoch is another one too."""
+        welcome = await self._ask_session(opens=not self.lease.session) if self.lease.session else None
+        if welcome is None or welcome.state is SessionState.EXPIRED:
+            self._lose_session()
+            self.lease.fresh_session()
+            welcome = await self._ask_session(opens=True)
+        if welcome.state is SessionState.EXPIRED:
+            raise EngineUnavailable("the engine opens no session")
+        changed = welcome.epoch != self.epoch
+        if changed:
+            if self.epoch:
+                self._count("epochs")
+                self.epoch_since = self._clock.monotonic()
+            self.epoch = welcome.epoch
+        if changed or welcome.head > self.heard:
+            self.heard = welcome.head
+        self.head = welcome.head
+        return welcome, changed
+
+    async def _ask_session(self, *, opens: bool) -> Welcome:
+        sent_at = self._clock.monotonic()
+        welcome = await self.call(
+            "session",
+            lambda engine: engine.session(
+                self.lease.session,
+                ttl=self.lease.seconds,
+                known_head=self.heard,
+                new_epoch=new_epoch(self._clock.time(), secrets.randbits(32)),
+                about=self._about()[:1024],
+                opens=opens,
+            ),
+        )
+        if welcome.state is not SessionState.EXPIRED:
+            self.lease.renewed(sent_at)
+        self.sessions = welcome.sessions
+        # The engine read its clock between sending and hearing.
+        self._clock_offset = welcome.now / 1e6 - (sent_at + self._clock.monotonic()) / 2
+        return welcome
+
+    def _lose_session(self) -> None:
+        if self.lease.session:
+            self._count("leases_lost")
+            logger.warning("lease lost", extra={"session": self.lease.session})
+            self.lease.session, self.lease.until = "", float("-inf")
+            self._following.session_lost()
+
+    async def _renew(self) -> None:
+        period = min(self.lease.seconds / 3, RENEWAL_SECONDS)
+        while True:
+            await self._clock.sleep(period)
+            try:
+                welcome = await self._ask_session(opens=False)
+            except EngineUnavailable:
+                return
+            if welcome.state is SessionState.EXPIRED:
+                self.drop("the session has expired")
+                return
+            if welcome.epoch != self.epoch:
+                # Rule 2: offsets known here are of the old epoch until the next RESYNC.
+                self.drop("the engine began another epoch")
+                return
+            self.head = max(self.head, welcome.head)
+            if self._is_wedged(welcome.head):
+                self.drop("its log does not arrive")
+                return
+
+    def _is_wedged(self, head: int) -> bool:
+        """Whether an entry that the engine holds has not arrived for too long (rule 4)."""
+        now = self._clock.monotonic()
+        if self.heard >= self._expected[0] or not self.up:
+            self._expected = head, now
+        return now - self._expected[1] > WEDGED_SECONDS + self.times.timeout
+
+    async def _follow_log(self) -> None:
+        try:
+            while True:
+                after = self.heard
+                entries = await self.call_read(after)
+                await self._hear(entries)
+                if entries:
+                    await self._clock.sleep(self._window)
+        except EngineUnavailable:
+            return
+        except Exception:
+            logger.exception("unhandled exception in a follower of the engine")
+            self.drop("its log cannot be followed")
+
+    async def call_read(self, after: int) -> Sequence[Entry]:
+        """The next entries; waits for the first."""
+        engine = self.engine
+        if engine is None:
+            raise EngineUnavailable("the engine is away")
+        block = min(BLOCK_SECONDS, self.times.timeout / 2)
+        read = engine.read(after, block=block, limit=READ_LIMIT)
+        return await self._timed("read", read, block + self.times.timeout)
+
+    async def _hear(self, entries: Sequence[Entry]) -> None:
+        """Pass entries on; those before a gap first."""
+        start = 0
+        last = self.heard
+        for number, entry in enumerate(entries):
+            if entry.offset <= last:
+                # Heard already: never twice.
+                await self._pass_on(entries[start:number])
+                start = number + 1
+                continue
+            if entry.previous > last:
+                await self._pass_on(entries[start:number])
+                start = number
+                self._count("gaps")
+                logger.warning("entries of the engine's log are missing", extra={"after": last})
+                self.heard = entry.previous
+                await self._following.missed(entry.previous)
+            last = entry.offset
+        await self._pass_on(entries[start:])
+
+    async def _pass_on(self, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        await self._following.heard(entries)
+        self._now_heard(entries[-1].offset)
+
+    def _now_heard(self, offset: int) -> None:
+        self.heard = max(self.heard, offset)
+        self.head = max(self.head, self.heard)
+        self._following.now_heard(self.heard)
+        self._wake_waiters()
+
+    def _wake_waiters(self) -> None:
+        news, self._heard_news = self._heard_news, asyncio.Event()
+        news.set()
+
+    async def _settling(self) -> None:
+        await self._clock.sleep(SETTLING_SECONDS)
+        self._following.settling_over()
+
+    def _came_up(self) -> None:
+        self.stage = Stage.UP
+        lasted = None if self._away_since is None else self._clock.monotonic() - self._away_since
+        if self.last_error or not self.reached:
+            fields = {
+                "epoch": self.epoch,
+                "session": self.lease.session,
+                "after_seconds": round(lasted or 0.0, 1),
+            }
+            logger.log(logging.WARNING if self.reached else logging.INFO, "engine connected", extra=fields)
+        self.reached, self._alone, self._away_since = True, False, None
+        self._expected = self.head, self._clock.monotonic()
+        self.last_error = ""
+        self._following.up()
+        self._now_heard(self.heard)
+
+    def _cut(self) -> None:
+        """Nothing is sent or heard from now on."""
+        if self._away_since is None:
+            self._away_since = self._clock.monotonic()
+            self._cut_now = True
+            self._wake_waiters()
+            self._following.away()
+
+    def _went_away(self, reason: str) -> None:
+        now = self._clock.monotonic()
+        self._failed_at = now
+        first, self._cut_now = self._cut_now, False
+        if not self.last_error:
+            # Once an outage, not once an attempt.
+            logger.warning("engine away", extra={"error": reason})
+        self.last_error = reason or "unknown"
+        if self._away_since is None or not self.reached or self._alone or first:
+            return
+        if now - self._away_since >= ALONE_AFTER_SECONDS:
+            self._alone = True
+            self._following.alone()
+
+
+async def _guarded(worker: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a worker of a connection again after an error of its own; an engine away ends it."""
+    while True:
+        try:
+            await worker()
+        except EngineUnavailable:
+            return
+        except Exception:
+            logger.exception("unhandled exception in a worker of the replica")
+            await asyncio.sleep(1.0)
+        else:
+            return

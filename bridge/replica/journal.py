@@ -1,0 +1,653 @@
+"""The journal that replicas share: states go to the engine, and come back to every replica through its log.
+
+Rule 1: followers hear a state when the log brings it, also one of this process.
+Rule 2: while the engine is away, what this process sees is told at once, with a cursor that says it is not
+        recorded. It keeps its stamp until it is recorded.
+Rule 3: nothing is told with an offset that is not of this epoch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from bridge.clock import Clock
+from bridge.core.cursor import Cursor, is_later
+from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.merge import beyond
+from bridge.core.task import State, TaskKey
+from bridge.engine.base import (
+    MAX_TASKS,
+    Applied,
+    Apply,
+    ConfirmEntry,
+    End,
+    Mode,
+    NoticeEntry,
+    Past,
+    Record,
+    Stamp,
+    StateEntry,
+    Verdict,
+)
+from bridge.errors import EngineUnavailable, JournalError, NotOwner, Superseded
+from bridge.journal.base import Recorded
+from bridge.journal.feed import Feed
+from bridge.journal.sqlite.codec import decode, encode
+from bridge.replica.connection import SETTLING_SECONDS, Connection
+from bridge.replica.memory import HeldTask, TaskMemory, decode_notice, digest_of, encode_notice, end_of
+from bridge.replica.outbox import Announcement, Outbox, ReplicaAppend
+
+CAUGHT_UP_SECONDS = 2.0
+SETTLED_SECONDS = 2.0
+MAX_CONFIRMED = 20_000
+HISTORY_BYTES = 8 * 1024 * 1024
+CONFIRM_SECONDS = 1.0
+
+_REVOKED_BY_STATE = (NoticeCode.STALLED, NoticeCode.TASK_NOT_FOUND)
+
+logger = logging.getLogger(__name__)
+
+
+class Told(NamedTuple):
+    """A recorded state, from an entry of the log or a record."""
+
+    offset: int
+    stamp: Stamp
+    end: End
+    digest: bytes
+    document: bytes
+    raw: bytes | None
+    amended: bool = False
+
+
+class Rights(Protocol):
+    """What the journal asks and tells the ownership of this replica."""
+
+    def owns(self, key: TaskKey) -> bool:
+        """Whether this process owns the task, as far as it knows."""
+
+    def may_show(self, key: TaskKey) -> bool:
+        """Whether what a poll of this process shows may be told without the engine."""
+
+    def refused(self, key: TaskKey) -> None:
+        """The engine says that another one owns it."""
+
+    def recorded(self, event: Event, *, ours: bool) -> None:
+        """A state is recorded."""
+
+    def confirmed(self, key: TaskKey, observed_at: float) -> None:
+        """The newest state was seen again by its owner."""
+
+    def noticed(self, key: TaskKey, notice: Notice) -> None:
+        """A notice was announced by its owner."""
+
+
+class SharedJournal(Feed):
+    """Satisfies `bridge.journal.base.Journal` over an engine that replicas share.
+
+    Attributes:
+        verdicts: States sent, by what the engine did with them.
+    """
+
+    def __init__(self, connection: Connection, memory: TaskMemory, clock: Clock) -> None:
+        super().__init__()
+        self._connection = connection
+        self._memory = memory
+        self._clock = clock
+        self._rights: Rights
+        self._outbox = Outbox(connection, self._answered)
+        self._settled_news = asyncio.Event()
+        self._awaiting: dict[TaskKey, HeldTask] = {}
+        self._resyncing = False
+        self._confirmed: dict[TaskKey, float] = {}
+        self._past: dict[tuple[TaskKey, int], Past] = {}
+        self._past_bytes = 0
+        self.verdicts: Callable[[Verdict], None] = lambda _: None
+        self.returning: Callable[[], None] = lambda: None
+        connection.workers += [self._outbox.run, self._send_confirmed]
+
+    def share(self, rights: Rights) -> None:
+        """Who owns what; before the first append."""
+        self._rights = rights
+
+    # Reading, see `Journal`
+
+    @property
+    def epoch(self) -> str:
+        """See `Journal`."""
+        return self._connection.epoch
+
+    @property
+    def head(self) -> int:
+        """The newest offset that was heard."""
+        return self._connection.heard
+
+    @property
+    def usable(self) -> bool:
+        """Whether the engine was ever reached: while it is away, what is seen here is told all the same."""
+        return self._connection.reached
+
+    def settled(self, keys: Collection[TaskKey]) -> bool:
+        """See `Journal`."""
+        if self._resyncing or not self._connection.up:
+            return False
+        unsettled = self._memory.unsettled
+        return not unsettled or unsettled.isdisjoint(keys)
+
+    async def caught_up(self, cursor: Cursor) -> bool:
+        """See `Journal`. In the second after a change of epoch, cursors of the one before wait."""
+        connection = self._connection
+        if cursor.epoch != connection.epoch:
+            if is_later(cursor.epoch, connection.epoch):
+                return await self._epoch_came(cursor.epoch)
+            # Who knows more than the engine records it in this second: a reset shows that then.
+            left = connection.epoch_since + SETTLING_SECONDS - self._clock.monotonic()
+            if left > 0:
+                await self._clock.sleep(left)
+            return connection.up
+        if cursor.offset <= connection.heard:
+            return True
+        if await connection.reached_offset(cursor.offset, CAUGHT_UP_SECONDS):
+            return True
+        return connection.up and cursor.epoch == connection.epoch and connection.heard >= connection.head
+
+    async def _epoch_came(self, epoch: str) -> bool:
+        """Wait until this replica is in that epoch, or is known to be in the newest one."""
+        connection = self._connection
+        until = self._clock.monotonic() + CAUGHT_UP_SECONDS
+        while connection.epoch != epoch and (left := until - self._clock.monotonic()) > 0:
+            # A renewal within this time says which epoch it is.
+            await self._clock.sleep(min(left, 0.05))
+        return connection.up
+
+    async def latest(self, keys: Sequence[TaskKey]) -> list[Event | None]:
+        """See `Journal`: from memory, or after one question to the engine for all that are not known.
+
+        While the engine is away: what is known here.
+
+        Raises:
+            EngineUnavailable: The engine was never reached.
+        """
+        self._check_reached()
+        held = [self._memory.ensure(key) for key in keys]
+        if not all(one.settled for one in held) and self._connection.up:
+            await self._settle(held)
+        epoch = self.epoch
+        for one in held:
+            self._memory.touch(one)
+        # Asked again: while this waited, one may have been forgotten and begun anew.
+        known = (self._memory.get(key) for key in keys)
+        return [one.event(epoch) if one is not None else None for one in known]
+
+    async def _settle(self, held: Sequence[HeldTask]) -> None:
+        """Ask about tasks without a watch; those with one are asked about by the ownership."""
+        unknown = [one.key for one in held if not one.settled and not one.attended]
+        try:
+            await self.ask(unknown)
+        except EngineUnavailable:
+            return
+        until = self._clock.monotonic() + SETTLED_SECONDS
+        while self._connection.up and not all(one.settled for one in held):
+            left = until - self._clock.monotonic()
+            if left <= 0:
+                return
+            await self._clock.wait(self._settled_news, left)
+
+    async def ask(self, keys: Sequence[TaskKey]) -> None:
+        """Take in the records of some tasks.
+
+        Raises:
+            EngineUnavailable: The engine is away.
+        """
+        for record in await self._connection.records(keys):
+            self.learn(record)
+
+    async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
+        """See `Journal`; while the engine is away, the newest state only."""
+        self._check_reached()
+        heard = self._connection.heard
+        recorded: list[Recorded] = []
+        for key in keys:
+            held = self._memory.get(key)
+            if held is not None and held.settled and held.held_at and held.held_at <= after:
+                continue  # the common case of a reconnect is a task without news
+            recorded += [
+                Recorded(key, past.offset, len(past.document) + len(past.raw or b""))
+                for past in await self._past_of(key, after)
+                if past.offset <= heard
+            ]
+        return sorted(recorded, key=lambda one: one.offset)
+
+    async def _past_of(self, key: TaskKey, after: int) -> Sequence[Past]:
+        try:
+            retained = await self._connection.call("history", lambda engine: engine.history(key, after))
+        except EngineUnavailable:
+            return ()
+        for past in retained:
+            size = len(past.document) + len(past.raw or b"")
+            if (key, past.offset) not in self._past:
+                self._past_bytes += size
+                self._past[key, past.offset] = past
+        while self._past_bytes > HISTORY_BYTES and self._past:
+            self._drop_past(next(iter(self._past)))
+        return retained
+
+    def _drop_past(self, name: tuple[TaskKey, int]) -> Past | None:
+        past = self._past.pop(name, None)
+        if past is not None:
+            self._past_bytes -= len(past.document) + len(past.raw or b"")
+        return past
+
+    async def read(self, recorded: Sequence[Recorded], *, raw: bool = True) -> Sequence[Event]:
+        """See `Journal`."""
+        del raw
+        events: list[Event] = []
+        for one in recorded:
+            past = self._drop_past((one.key, one.offset))
+            if past is None:
+                await self._past_of(one.key, one.offset - 1)
+                past = self._drop_past((one.key, one.offset))
+            if past is not None:
+                try:
+                    state = decode(past.document, past.raw)
+                except JournalError:
+                    continue  # written by another version
+                events.append(Event(one.key, Cursor(self.epoch, past.offset), state))
+        return events
+
+    async def unfinished(self) -> Sequence[Event]:
+        """Nothing: open tasks are claimed, by whichever replica is first."""
+        return ()
+
+    async def lost(self, limit: int) -> Sequence[Event]:
+        """Nothing: a lost task has an owner, as an open one."""
+        del limit
+        return ()
+
+    async def newest(self, upstream: str, account: str, *, final: bool, limit: int) -> Sequence[TaskKey]:
+        """See `Journal`.
+
+        Raises:
+            EngineUnavailable: It is away.
+        """
+        return await self._connection.call(
+            "newest", lambda engine: engine.newest(upstream, account, final=final, limit=limit)
+        )
+
+    async def first_seen(self, keys: Sequence[TaskKey]) -> list[float | None]:
+        """See `Journal`: an offset is the time at which it was assigned."""
+        await self.latest(keys)
+        held = (self._memory.get(key) for key in keys)
+        return [one.first_seen / 1e6 if one is not None and one.first_seen else None for one in held]
+
+    # Writing, see `Journal`
+
+    async def append(
+        self, key: TaskKey, state: State, *, observed_at: float = 0.0, free: bool = False
+    ) -> Event:
+        """See `Journal`. While the engine is away, the event returned is not recorded: its cursor says so.
+
+        Raises:
+            NotOwner: Another process polls the task; not with `free`.
+            Superseded: A newer state is recorded: `latest` has it.
+            EngineUnavailable: The engine was never reached, or is away for too long.
+        """
+        self._check_reached()
+        held = self._memory.ensure(key)
+        item = self._make_append(held, state, observed_at, free=free)
+        if not held.appending and (held.unrecorded or not self._connection.up):
+            self._go_on(item)
+        else:
+            held.appending.append(item.apply.stamp)
+            self._outbox.put(item)
+            for code in _REVOKED_BY_STATE:
+                if code in held.notices:
+                    self._outbox.put(Announcement(key, code, None))
+        return await item.done
+
+    def _make_append(self, held: HeldTask, state: State, observed_at: float, *, free: bool) -> ReplicaAppend:
+        if not free and not self._rights.owns(held.key) and self._connection.up:
+            raise NotOwner(f"another process polls {held.key.ref}")
+        if held.appending:
+            expect = held.appending[-1].version
+        else:
+            expect = held.stamp.version if held.unrecorded else held.recorded_stamp.version
+        owner = self._rights.owns(held.key)
+        apply = Apply(
+            key=held.key,
+            mode=Mode.OWNER if owner and not free else Mode.FREE,
+            expect=expect,
+            stamp=Stamp(expect + 1, self._connection.session),
+            end=end_of(state),
+            digest=digest_of(state),
+            document=encode(state),
+            raw=state.raw,
+        )
+        return ReplicaAppend(apply, state, observed_at, free)
+
+    def _check_reached(self) -> None:
+        if not self._connection.reached:
+            raise EngineUnavailable("the engine that this bridge shares with others was not reached yet")
+
+    def announce(self, key: TaskKey, notice: Notice, *, here: bool = False) -> None:
+        """See `Journal`: the owner's go through the engine to the viewers of every replica."""
+        held = self._memory.get(key)
+        body = encode_notice(notice)
+        elsewhere = not here and held is not None and self._connection.up and self._rights.owns(key)
+        # A 404 believed for a minute and found again: replicas that asked again wait for it.
+        again = notice.code is NoticeCode.TASK_NOT_FOUND
+        if held is None or not elsewhere or (held.notices.get(notice.code) == body and not again):
+            super().announce(key, notice)
+        else:
+            self._outbox.put(Announcement(key, notice.code.value, body))
+
+    def confirm(self, key: TaskKey, observed_at: float) -> None:
+        """See `Journal`: at once here, at the other replicas with the next entry, at most one a second."""
+        super().confirm(key, observed_at)
+        if self._rights.owns(key):
+            self._confirmed.pop(key, None)
+            self._confirmed[key] = observed_at
+            if len(self._confirmed) > MAX_CONFIRMED:
+                del self._confirmed[next(iter(self._confirmed))]
+
+    async def _send_confirmed(self) -> None:
+        while True:
+            await self._clock.sleep(CONFIRM_SECONDS)
+            batch = [(key, self._confirmed.pop(key)) for key in list(self._confirmed)[:MAX_TASKS]]
+            if batch:
+                await self._send_batch(batch)
+
+    async def _send_batch(self, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
+        session = self._connection.session
+        await self._connection.call("confirm", lambda engine: engine.confirm(session, confirmed))
+
+    async def close(self) -> None:
+        """Nothing of its own: the replica closes the connection."""
+
+    # Answers of the engine
+
+    def _answered(self, item: ReplicaAppend, applied: Applied) -> None:
+        self.verdicts(applied.verdict)
+        if applied.verdict in (Verdict.RECORDED, Verdict.DUPLICATE):
+            self.when_heard(applied.offset, lambda: self._finish(item))
+            return
+        if applied.verdict is Verdict.FENCED and item.free:
+            # Not for the want of ownership: the session is dead. The next one records it.
+            self._connection.drop("the session has expired")
+            return
+        if applied.verdict is Verdict.FENCED:
+            self._rights.refused(item.key)
+            error: JournalError = NotOwner(f"another process polls {item.key.ref}")
+        else:
+            error = Superseded(f"a newer state of {item.key.ref} is recorded")
+        offset = 0
+        if applied.record is not None:
+            self.learn(applied.record)
+            offset = applied.record.offset
+        # Its caller merges with what is recorded: that must have been heard here.
+        self.when_heard(offset, lambda: self._fail(item, error))
+
+    def when_heard(self, offset: int, call: Callable[[], None]) -> None:
+        """Call once the log has been heard up to an offset, or will not be."""
+        if offset <= self._connection.heard:
+            call()
+        else:
+            self._outbox.when_heard(offset, call)
+
+    def _finish(self, item: ReplicaAppend) -> None:
+        """Recorded, and heard: unless the entry itself has finished it."""
+        if item.done.done() or not self._connection.up:
+            return
+        held = self._memory.ensure(item.key)
+        event = held.event(self.epoch)
+        if event is not None:
+            self._close_append(held, item)
+            item.succeed(event)
+
+    def _fail(self, item: ReplicaAppend, error: JournalError) -> None:
+        self._close_append(self._memory.ensure(item.key), item)
+        item.fail(error)
+
+    def _close_append(self, held: HeldTask, item: ReplicaAppend) -> None:
+        self._outbox.done(item)
+        if item.apply.stamp in held.appending:
+            held.appending.remove(item.apply.stamp)
+
+    # The log, called by the replica
+
+    def begin_resync(self, *, epoch_changed: bool) -> None:
+        """What is known may be outdated until the engine was asked again."""
+        self._resyncing = True
+        self._awaiting.clear()
+        self._memory.unsettle(epoch_changed=epoch_changed)
+        if epoch_changed:
+            self._past.clear()
+            self._past_bytes = 0
+            for follower in self._followers:
+                follower.new_epoch()
+
+    def end_resync(self, records: Iterable[Record]) -> None:
+        """The records of everything attended; told in the order of the log."""
+        for record in sorted(records, key=lambda record: record.offset):
+            self.learn(record)
+        for held in self._memory.unrecorded():
+            # In the new epoch it has another cursor, and nobody has recorded it yet.
+            self._publish(held)
+        self._resyncing = False
+        self.returning()
+
+    def learn(self, record: Record) -> None:
+        """Take in what the engine holds of a task.
+
+        A state that the log has not brought yet waits for it: all are told in one order.
+        """
+        held = self._memory.ensure(record.key)
+        held.first_seen = record.first_seen
+        if record.offset > self._connection.heard:
+            held.awaited = record.offset
+            self._awaiting[record.key] = held
+            self._take_notices(held, dict(record.notices))
+            return
+        if record.document is not None and record.offset > held.recorded:
+            told = Told(record.offset, record.stamp, record.end, record.digest, record.document, record.raw)
+            self._take(held, told)
+        self._take_notices(held, dict(record.notices))
+        if not held.settled:
+            self._settled(held)
+
+    def _take_notices(self, held: HeldTask, notices: dict[str, bytes]) -> None:
+        if held.recorded or held.awaited:
+            notices.pop(NoticeCode.TASK_NOT_FOUND, None)  # a state disproves it
+        new = {code: body for code, body in notices.items() if held.notices.get(code) != body}
+        held.notices = notices
+        for code, body in new.items():
+            notice = decode_notice(code, body)
+            if notice is not None and held.attended and not self._rights.owns(held.key):
+                super().announce(held.key, notice)
+
+    def _settled(self, held: HeldTask) -> None:
+        self._memory.settle(held)
+        news, self._settled_news = self._settled_news, asyncio.Event()
+        news.set()
+
+    def recorded(self, entry: StateEntry, record: Record | None) -> None:
+        """The log brought a state.
+
+        Args:
+            record: What is recorded of the task, if the entry itself is not whole.
+        """
+        held = self._memory.get(entry.key)
+        if held is None or entry.offset <= held.recorded:
+            return
+        document, raw = entry.document, entry.raw
+        if not entry.whole or document is None:
+            ours = entry.stamp in held.appending
+            if record is not None and record.stamp == entry.stamp:
+                document, raw = record.document, record.raw
+            elif not ours and entry.stamp != held.stamp:
+                return  # a newer one is recorded already: that entry follows
+        told = Told(entry.offset, entry.stamp, entry.end, entry.digest, document or b"", raw, entry.amended)
+        self._take(held, told)
+
+    def needs_record(self, entry: StateEntry) -> bool:
+        """Whether an entry can only be told with what the record has."""
+        if entry.whole and entry.document is not None:
+            return False
+        held = self._memory.get(entry.key)
+        if held is None or entry.offset <= held.recorded or entry.stamp == held.stamp:
+            return False
+        return entry.stamp not in held.appending
+
+    def heard(self, offset: int) -> None:
+        """The log has been heard up to here."""
+        for key, held in list(self._awaiting.items()):
+            if held.awaited <= offset:
+                del self._awaiting[key]
+                if not held.settled:
+                    self._settled(held)
+        self._outbox.heard(offset)
+
+    def _take(self, held: HeldTask, told: Told) -> None:
+        """A recorded state, in the order of the log: hold it and tell it, unless more is shown already."""
+        item = self._outbox.append_of(held.key, told.stamp) if held.appending else None
+        follows = not held.unrecorded and told.stamp.version == held.recorded_stamp.version + 1
+        held.recorded, held.recorded_stamp = told.offset, told.stamp
+        if held.state is not None and (
+            told.stamp == held.stamp or (held.unrecorded and told.digest == held.digest)
+        ):
+            # What is held is this state: only now its offset is known.
+            held.stamp, held.held_at = told.stamp, told.offset
+            held.lineage.add(told.stamp)
+            self._tell(held, item, news=item is not None)
+            return
+        state = item.state if item is not None else self._decoded(held.key, told)
+        if state is None:
+            return
+        observed_at = item.observed_at if item is not None else self._connection.monotonic(told.offset)
+        if held.unrecorded and not self._adopts(held, state, told):
+            return
+        held.hold(
+            state, told.stamp, told.digest, at=told.offset, builds_on_held=follows, observed_at=observed_at
+        )
+        held.end = told.end
+        if not told.amended:
+            self._tell(held, item, news=True)
+
+    def _adopts(self, held: HeldTask, state: State, told: Told) -> bool:
+        """Whether a recorded state replaces an unrecorded one that is shown: only if it adds something."""
+        assert held.state is not None
+        if told.stamp in held.lineage:
+            return False  # what is shown was made from it
+        merged = beyond(held.state, state)
+        if merged is None:
+            return False
+        digest = digest_of(merged)
+        if digest == told.digest:
+            return True
+        # Both know something: shown together, and recorded together once this has been.
+        stamp = Stamp(told.stamp.version + 1, self._connection.session)
+        held.hold(state, told.stamp, told.digest, at=0, builds_on_held=False)
+        held.hold(merged, stamp, digest, at=0, builds_on_held=True)
+        self._publish(held)
+        return False
+
+    def _tell(self, held: HeldTask, item: ReplicaAppend | None, *, news: bool) -> None:
+        for code in _REVOKED_BY_STATE:
+            held.notices.pop(code, None)
+        event = held.event(self.epoch)
+        assert event is not None
+        self.publish(event)
+        if item is not None:
+            self._close_append(held, item)
+            item.succeed(event)
+        if news:
+            self._rights.recorded(event, ours=item is not None)
+
+    def _publish(self, held: HeldTask) -> None:
+        event = held.event(self.epoch)
+        if event is not None:
+            self.publish(event)
+
+    def _decoded(self, key: TaskKey, told: Told) -> State | None:
+        try:
+            return decode(told.document, told.raw)
+        except JournalError as error:
+            logger.warning("recorded state not readable", extra={"task": key.ref, "error": str(error)})
+            return None
+
+    def noticed(self, entry: NoticeEntry) -> None:
+        """The log brought a notice."""
+        held = self._memory.get(entry.key)
+        if held is None:
+            return
+        if entry.body is None:
+            held.notices.pop(entry.code, None)
+            return
+        notice = decode_notice(entry.code, entry.body)
+        if notice is not None and notice.code is NoticeCode.FRESH:
+            held.notices.clear()
+        else:
+            held.notices[entry.code] = entry.body
+        if notice is not None and held.attended:
+            super().announce(entry.key, notice)
+            if not self._rights.owns(entry.key):
+                self._rights.noticed(entry.key, notice)
+
+    def confirmed(self, entry: ConfirmEntry) -> None:
+        """The log brought confirmations."""
+        for key, observed_at in entry.confirmed:
+            held = self._memory.get(key)
+            if held is not None and held.attended and not self._rights.owns(key):
+                super().confirm(key, observed_at)
+                self._rights.confirmed(key, observed_at)
+
+    def take_recorded(self, held: HeldTask, record: Record, state: State | None) -> None:
+        """What was unrecorded is recorded, or (a state) another one replaces it that says as much.
+
+        Args:
+            record: Heard.
+        """
+        if state is not None:
+            held.hold(state, record.stamp, record.digest, at=record.offset, builds_on_held=False)
+            held.end = record.end
+        held.stamp, held.held_at = record.stamp, record.offset
+        held.lineage.add(record.stamp)
+        held.recorded, held.recorded_stamp = record.offset, record.stamp
+        self._tell(held, None, news=state is not None)
+
+    # The engine is away
+
+    def away(self) -> None:
+        """What is on its way is recorded or not: it is shown, with its stamp, and recorded again later."""
+        self._resyncing = False
+        for item in self._outbox.take_all():
+            held = self._memory.ensure(item.key)
+            self._close_append(held, item)
+            if not item.done.done():
+                self._go_on(item)
+
+    def _go_on(self, item: ReplicaAppend) -> None:
+        """Show a state without the engine, if this process may."""
+        held = self._memory.ensure(item.key)
+        if not self._connection.may_go_on:
+            item.fail(EngineUnavailable("the engine that this bridge shares with others is away"))
+            return
+        if not item.free and not self._rights.may_show(item.key):
+            item.fail(NotOwner(f"another process polls {item.key.ref}"))
+            return
+        state: State | None = item.state
+        if held.state is not None and held.stamp.version != item.apply.expect:
+            state = beyond(held.state, item.state)  # another state came in between
+        if state is not None:
+            stamp = Stamp(held.stamp.version + 1, item.apply.stamp.session)
+            digest = item.apply.digest if state is item.state else digest_of(state)
+            held.hold(state, stamp, digest, at=0, builds_on_held=True, observed_at=item.observed_at)
+        event = held.event(self.epoch)
+        assert event is not None
+        if state is not None:
+            self.publish(event)
+            self.returning()
+        item.succeed(event)

@@ -1,0 +1,44 @@
+"""The lease of this replica, judged by its own clock."""
+
+from __future__ import annotations
+
+import secrets
+
+
+class Lease:
+    """Whether this replica may poll what it owns.
+
+    Rule 1: a lease runs from the moment its renewal was sent, never from the answer: the engine counts from
+            some moment in between.
+    Rule 2: after a pause of the whole process the clock has leapt: nothing is polled before the next renewal.
+
+    Args:
+        seconds: How long a renewal lasts.
+
+    Attributes:
+        session: Random, never used again once it has expired; empty while none is open.
+        until: Monotonic seconds at which it ends by this clock.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.session = ""
+        self.until = float("-inf")
+
+    def fresh_session(self) -> str:
+        """A new session id. What the last one owned is lost."""
+        self.session = secrets.token_hex(8)
+        self.until = float("-inf")
+        return self.session
+
+    def renewed(self, sent_at: float) -> None:
+        """The engine renewed it.
+
+        Args:
+            sent_at: Monotonic seconds at which the renewal was sent.
+        """
+        self.until = max(self.until, sent_at + self.seconds)
+
+    def left(self, now: float) -> float:
+        """Seconds for which this replica may still poll; 0.0 without a lease."""
+        return max(self.until - now, 0.0)

@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 
 SESSION_SECONDS = 60.0
 RENEWAL_SECONDS = 10.0
-KEEPS_AT_ONCE = 32
+KEEP_BATCH = 32
 
 
 class Exported(NamedTuple):
@@ -170,7 +170,7 @@ async def _into_engine(engine: Engine, clock: Clock, tasks: Iterable[tuple[TaskK
             count += len(new)
             known += len(batch) - len(new)
             still_open = [key for key, state in new if not state.status.final]
-            for keys in _batches(still_open, KEEPS_AT_ONCE):
+            for keys in _batches(still_open, KEEP_BATCH):
                 await asyncio.gather(*(engine.keep(session, key, called_back=False) for key in keys))
             is_open += len(still_open)
     finally:

@@ -24,7 +24,7 @@ def newest_states(path: Path) -> Iterator[tuple[TaskKey, State] | None]:
         None for a task whose state cannot be read.
 
     Raises:
-        JournalError: It is no journal, or cannot be read.
+        JournalError: It belongs to another program, or cannot be read.
     """
     if not path.is_file():
         raise JournalError(f"the journal {path} does not exist")

@@ -63,7 +63,7 @@ Connect = Callable[[], Awaitable[Engine]]
 """Opens an engine; raises `EngineUnavailable` while it cannot be reached."""
 
 
-class Stage(StrEnum):
+class ConnectionStage(StrEnum):
     """Where the connection is."""
 
     AWAY = "away"
@@ -155,7 +155,7 @@ class Connection:
         self.lease = Lease(times.lease)
         self.times = times
         self.engine: Engine | None = None
-        self.stage = Stage.AWAY
+        self.stage = ConnectionStage.AWAY
         self.epoch = ""
         self.heard = self.head = 0
         self.reached = False
@@ -200,7 +200,7 @@ class Connection:
     @property
     def up(self) -> bool:
         """Whether the engine answers and its log is heard."""
-        return self.stage is Stage.UP
+        return self.stage is ConnectionStage.UP
 
     @property
     def alone(self) -> bool:
@@ -256,7 +256,7 @@ class Connection:
             EngineUnavailable: No answer in time: it happened or not. The connection is dropped.
         """
         engine = self.engine
-        if engine is None or self.stage is Stage.AWAY:
+        if engine is None or self.stage is ConnectionStage.AWAY:
             raise EngineUnavailable("the engine is away")
         return await self._timed(operation, ask(engine), self.times.timeout)
 
@@ -351,10 +351,10 @@ class Connection:
         tasks: list[asyncio.Task[Any]] = []
         self._broken = asyncio.get_running_loop().create_future()
         try:
-            self.engine, self.stage = engine, Stage.SESSION
+            self.engine, self.stage = engine, ConnectionStage.SESSION
             welcome, epoch_changed = await self._open_session()
             tasks.append(asyncio.create_task(self._renew()))
-            self.stage = Stage.RESYNC
+            self.stage = ConnectionStage.RESYNC
             await self._or_broken(self._following.resync(welcome, epoch_changed=epoch_changed))
             self._came_up()
             tasks.append(asyncio.create_task(self._follow_log()))
@@ -362,7 +362,7 @@ class Connection:
             tasks += [asyncio.create_task(_guarded(worker)) for worker in self.workers]
             return await self._broken
         finally:
-            self.engine, self.stage = None, Stage.AWAY
+            self.engine, self.stage = None, ConnectionStage.AWAY
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -533,7 +533,7 @@ class Connection:
         self._following.settling_over()
 
     def _came_up(self) -> None:
-        self.stage = Stage.UP
+        self.stage = ConnectionStage.UP
         lasted = None if self._away_since is None else self._clock.monotonic() - self._away_since
         if self.last_error or not self.reached:
             fields = {

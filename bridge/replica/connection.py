@@ -92,17 +92,17 @@ class Following(Protocol):
     def session_lost(self) -> None:
         """The session has expired: this replica owns nothing any more."""
 
-    async def resync(self, welcome: Welcome, *, epoch_changed: bool) -> None:
-        """Ask the engine about everything attended; entries up to `welcome.head` are not heard."""
+    def begin_resync(self, *, epoch_changed: bool) -> None:
+        """What is known may be outdated: entries up to `heard` were or will be missed. Nothing waits."""
+
+    async def resync(self) -> None:
+        """Ask the engine about everything attended."""
 
     async def heard(self, entries: Sequence[Entry]) -> None:
         """The next entries, without a gap."""
 
     def now_heard(self, offset: int) -> None:
         """Everything up to an offset has been taken in."""
-
-    async def missed(self, head: int) -> None:
-        """Entries up to `head` are missing."""
 
     def up(self) -> None:
         """The log is heard from now on."""
@@ -352,10 +352,10 @@ class Connection:
         self._broken = asyncio.get_running_loop().create_future()
         try:
             self.engine, self.stage = engine, ConnectionStage.SESSION
-            welcome, epoch_changed = await self._open_session()
+            await self._open_session()
             tasks.append(asyncio.create_task(self._renew()))
             self.stage = ConnectionStage.RESYNC
-            await self._or_broken(self._following.resync(welcome, epoch_changed=epoch_changed))
+            await self._or_broken(self._following.resync())
             self._came_up()
             tasks.append(asyncio.create_task(self._follow_log()))
             tasks.append(asyncio.create_task(self._settling()))
@@ -395,8 +395,8 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - what is dropped may break as it likes
             logger.info("engine connection not closed cleanly", extra={"error": type(error).__name__})
 
-    async def _open_session(self) -> tuple[Welcome, bool]:
-        """Renew the session of before, or open another; returns whether the epoch is another one too."""
+    async def _open_session(self) -> None:
+        """Renew the session of before, or open another, and take in the epoch."""
         welcome = await self._ask_session(opens=not self.lease.session) if self.lease.session else None
         if welcome is None or welcome.state is SessionState.EXPIRED:
             self._lose_session()
@@ -413,7 +413,8 @@ class Connection:
         if changed or welcome.head > self.heard:
             self.heard = welcome.head
         self.head = welcome.head
-        return welcome, changed
+        # At once: no offset of the old epoch may be seen under the name of the new one.
+        self._following.begin_resync(epoch_changed=changed)
 
     async def _ask_session(self, *, opens: bool) -> Welcome:
         sent_at = self._clock.monotonic()
@@ -508,7 +509,8 @@ class Connection:
                 self._count("gaps")
                 logger.warning("entries of the engine's log are missing", extra={"after": last})
                 self.heard = entry.previous
-                await self._following.missed(entry.previous)
+                self._following.begin_resync(epoch_changed=False)
+                await self._following.resync()
             last = entry.offset
         await self._pass_on(entries[start:])
 

@@ -218,11 +218,10 @@ class Replicas(RuleBasedStateMachine):
             event_id = EventId.parse(client.token) if client.token else None
             history = self.engine.histories.get(event_id.cursor.epoch, []) if event_id is not None else []
             for event in history:
-                if event_id is not None and event.key in client.keys:
-                    if event.cursor.offset <= event_id.cursor.offset:
-                        assert client.ever[event.key] >= number_of(event.state), (
-                            f"{client.token} covers an unseen {event}"
-                        )
+                covered = event_id is not None and event.cursor.offset <= event_id.cursor.offset
+                if covered and event.key in client.keys:
+                    unseen = f"{client.token} covers an unseen {event}"
+                    assert client.ever[event.key] >= number_of(event.state), unseen
 
     def all_is_well_again(self) -> None:
         """Every client holds the truth in the end, wherever it is."""

@@ -20,12 +20,19 @@ CHART = Path(__file__).parent / "helm"
 GRAFANA = Path(__file__).parents[1] / "grafana"
 # Kubernetes checks the content of these, or a person chooses the names in them.
 OPEN = {
-    "affinity", "annotations", "labels", "livenessProbe", "nodeSelector", "podAnnotations", "podLabels",
-    "podSecurityContext", "readinessProbe", "resources", "secretEnv", "securityContext", "startupProbe",
+    "affinity", "annotations", "behavior", "labels", "livenessProbe", "nodeSelector", "podAnnotations",
+    "podLabels", "podSecurityContext", "readinessProbe", "resources", "secretEnv", "securityContext",
+    "startupProbe",
 }  # fmt: skip
 # What a value may be, where its default does not say it.
 EXACT: dict[str, dict[str, Any]] = {
     "replicaCount": {"type": "integer", "minimum": 0},
+    "autoscaling.maxReplicas": {"type": "integer", "minimum": 1},
+    "autoscaling.minReplicas": {"type": "integer", "minimum": 1},
+    "autoscaling.targetCPUUtilizationPercentage": {"type": "integer", "minimum": 0},
+    "autoscaling.targetConnections": {"type": "integer", "minimum": 0},
+    "engine.secret.urlKey": {"type": "string", "minLength": 1},
+    "networkPolicy.enginePort": {"type": "integer", "minimum": 1, "maximum": 65535},
     "preStopSeconds": {"type": "integer", "minimum": 1},
     "terminationGracePeriodSeconds": {
         "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "maxLength": 0}]

@@ -60,16 +60,19 @@ from bridge.sources.signatures import make_verifier
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.logs import keep_from_logs
 from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.summing import snapshot
 from bridge.telemetry.tracing import NO_TRACING, Tracing, make_tracing
 from bridge.watchers.key_rotation import KeyRotation
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
+from bridge.web.health import HealthRoutes
 from bridge.web.limits.client_address import ClientAddresses
 from bridge.web.limits.limits import Limits
 from bridge.web.middleware.allowed_hosts import OPERATIONS, AllowedHostsMiddleware
 from bridge.web.open_requests import OpenRequests
 from bridge.web.routes import make_app, make_operations_app
 from bridge.web.services import Services
+from bridge.web.workers import Workers
 
 LAG_PERIOD_SECONDS = 0.25
 REVOKED_PERIOD_SECONDS = 1.0
@@ -108,6 +111,7 @@ class Bridge:
         journal_error: Why the journal could not be used at the start; None unless it was that.
         worker: Its number among the workers, from 1; 0 if this process is the whole service.
         keeper: The connection to the keeper, which holds what workers share; None without.
+        workers: What can be asked about all workers; None without.
         replaced: Whether it drains because another process takes its place: the service stays ready.
         connect: Opens the engine that it shares with others, set before it runs; None for the one in the
             settings.
@@ -120,6 +124,8 @@ class Bridge:
         self._app: ASGIApp | None = None
         self._operations: ASGIApp | None = None
         self._parts: _Parts | None = None
+        self._metrics: Metrics | None = None
+        self._health: HealthRoutes | None = None
         self.served_by_us = False
         self.admin_port: int | None = None
         self.certificate: CertificateFiles | None = None
@@ -129,6 +135,7 @@ class Bridge:
         self.worker = 0
         self.keeper: socket.socket | None = None
         self.replaced = False
+        self.workers: Workers | None = None
         self.connect: Connect | None = None
         self.replica: Replica | None = None
 
@@ -254,6 +261,14 @@ class Bridge:
             self._parts.services.submitter.stop(last_seconds)
             self._parts.services.open_requests.interrupt()
 
+    async def snapshot(self) -> bytes:
+        """What was counted and measured so far, also after the end; empty before the start."""
+        return await snapshot(self._metrics) if self._metrics is not None else b""
+
+    def status(self) -> dict[str, object]:
+        """What `/status` says of this process alone; empty before the start."""
+        return self._health.own_status() if self._health is not None else {}
+
     @property
     def open_streams(self) -> int:
         """Number of open streams, WebSockets and long-polls."""
@@ -342,8 +357,11 @@ class Bridge:
             authenticator=auth.authenticator,
             operators=auth.operators or NoAuth(clock),
             tickets=auth.tickets,
+            workers=self.workers,
+            replaced=lambda: self.replaced,
             replica=replica,
         )
+        self._metrics, self._health = metrics, HealthRoutes(services)
         separate = self.admin_port is not None or auth.operators is None
         for_all = auth.operators is None or settings.auth == "none"
         self._app = self._with_host_check(make_app(services, operations_apart=separate), operations=for_all)

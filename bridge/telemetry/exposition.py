@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -11,8 +11,6 @@ from typing import Protocol
 from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest as plain
 from prometheus_client.openmetrics import exposition as openmetrics
-
-from bridge.telemetry.metrics import Metrics
 
 SAMPLES_PER_SLICE = 200  # about 2 ms
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -24,7 +22,14 @@ class _Encode(Protocol):
     def __call__(self, registry: _Slice, /) -> bytes: ...
 
 
-async def scraped(metrics: Metrics, *, accept: str) -> tuple[bytes, str]:
+class Collects(Protocol):
+    """Metrics of one process, or of several."""
+
+    def collect(self, *, openmetrics: bool) -> Iterable[Metric]:
+        """Every family once."""
+
+
+async def scraped(metrics: Collects, *, accept: str) -> tuple[bytes, str]:
     """The text of all metrics, and its content type.
 
     Each family is read at one moment; two families may be read in different turns of the event loop.
@@ -38,7 +43,7 @@ async def scraped(metrics: Metrics, *, accept: str) -> tuple[bytes, str]:
         openmetrics.generate_latest if as_openmetrics else plain, escaping="allow-utf-8"
     )
     texts = []
-    for family in metrics.exposition(openmetrics=as_openmetrics).collect():
+    for family in metrics.collect(openmetrics=as_openmetrics):
         samples = family.samples
         for start in range(0, max(len(samples), 1), SAMPLES_PER_SLICE):
             part = Metric(family.name, family.documentation, family.type)

@@ -196,6 +196,10 @@ class Metrics:
         """Everything that one scrape reads."""
         return Exposition(self.registry, self._opened, openmetrics=openmetrics)
 
+    def collect(self, *, openmetrics: bool) -> Iterable[Metric]:
+        """Every family once, for a scrape."""
+        return self.exposition(openmetrics=openmetrics).collect()
+
     def example(self, task: str) -> dict[str, str]:
         """The exemplar labels of an observation about a task: its ref and its newest trace."""
         trace = self.trace_of(task) if self.trace_of is not None else None

@@ -10,6 +10,7 @@ from bridge.auth.caller import TokenScope
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.exposition import scraped
 from bridge.web.services import Services
+from bridge.web.workers import merged_status
 from bridge.wire.document import timestamp
 from bridge.wire.text import dumps
 
@@ -26,6 +27,8 @@ class HealthRoutes:
         self._metrics = services.metrics
         self._certificate = services.certificate
         self._authenticator = services.operators
+        self._workers = services.workers
+        self._replaced = services.replaced
         self._replica = services.replica
         self._started_at = services.clock.time()
 
@@ -36,29 +39,30 @@ class HealthRoutes:
     async def ready(self, _request: Request) -> Response:
         """`GET /readyz`: whether the bridge accepts traffic; failing providers do not change that."""
         reasons = []
-        if self._subscriptions.closed is not None:
+        if self._subscriptions.closed is not None and not self._replaced():
             reasons.append(self._subscriptions.closed.value)
         if not self._journal.usable:
             reasons.append("journal")
         return _json({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
     async def status(self, request: Request) -> Response:
-        """`GET /status`: the state of the bridge and of each upstream."""
+        """`GET /status`: the state of the bridge and of each upstream; with workers, of all of them."""
         (await self._authenticator.authenticate(request)).authorize(TokenScope.ADMIN)
-        return _json(
-            {
-                "version": __version__,
-                "since": timestamp(self._started_at),
-                "ready": self._subscriptions.closed is None and self._journal.usable,
-                "journal": {"epoch": self._journal.epoch, "head": self._journal.head},
-                "connections": len(self._hub.subscriptions),
-                "certificate": self._certificate_fields(),
-                "upstreams": {
-                    name: self._upstream(upstream) for name, upstream in self._pool.upstreams.items()
-                },
-                **self._shared(),
-            }
-        )
+        own = self.own_status()
+        return _json(own if self._workers is None else merged_status(own, await self._workers.statuses()))
+
+    def own_status(self) -> dict[str, object]:
+        """What `/status` says of this process."""
+        return {
+            "version": __version__,
+            "since": timestamp(self._started_at),
+            "ready": self._subscriptions.closed is None and self._journal.usable,
+            "journal": {"epoch": self._journal.epoch, "head": self._journal.head},
+            "connections": len(self._hub.subscriptions),
+            "certificate": self._certificate_fields(),
+            "upstreams": {name: self._upstream(upstream) for name, upstream in self._pool.upstreams.items()},
+            **self._shared(),
+        }
 
     def _shared(self) -> dict[str, object]:
         """This process as one of several; nothing if it is alone."""
@@ -77,9 +81,10 @@ class HealthRoutes:
         }
 
     async def metrics(self, request: Request) -> Response:
-        """`GET /metrics`: Prometheus text, or OpenMetrics where the client accepts it."""
+        """`GET /metrics`: Prometheus text, or OpenMetrics where the client accepts it; of all workers."""
         (await self._authenticator.authenticate(request)).authorize(TokenScope.ADMIN)
-        text, content_type = await scraped(self._metrics, accept=request.headers.get("accept", ""))
+        metrics = self._metrics if self._workers is None else await self._workers.metrics()
+        text, content_type = await scraped(metrics, accept=request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": content_type})
 
     def _certificate_fields(self) -> dict[str, object] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bridge.auth.authenticator import Authenticator
@@ -20,6 +21,7 @@ from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
 from bridge.web.limits.limits import Limits
 from bridge.web.open_requests import OpenRequests
+from bridge.web.workers import Workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class Services:
         certificate: What the server speaks TLS with; None without.
         operators: Authenticates operators, for metrics and status.
         tickets: None where the bridge issues no tickets.
+        workers: The other processes of this service on this machine; None without.
+        replaced: Whether another process takes the place of this one while it drains.
         replica: This process as one of several; None if it is alone.
     """
 
@@ -49,4 +53,6 @@ class Services:
     authenticator: Authenticator
     operators: Authenticator
     tickets: Tickets | None
+    workers: Workers | None = None
+    replaced: Callable[[], bool] = bool
     replica: Replica | None = None

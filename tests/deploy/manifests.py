@@ -56,10 +56,15 @@ def of(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [one for one in objects if one["kind"] == kind]
 
 
+def workload(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """The one object that makes pods: a StatefulSet for one bridge, a Deployment for several."""
+    (found,) = (*of(objects, "StatefulSet"), *of(objects, "Deployment"))
+    return found
+
+
 def pod(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    """The pod of the one workload."""
-    (found,) = of(objects, "StatefulSet")
-    return found["spec"]["template"]["spec"]
+    """Its pod."""
+    return workload(objects)["spec"]["template"]["spec"]
 
 
 def container(objects: list[dict[str, Any]]) -> dict[str, Any]:

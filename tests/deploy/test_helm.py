@@ -29,6 +29,7 @@ from tests.deploy.manifests import (
     effective,
     of,
     pod,
+    workload,
 )
 from tests.deploy.tokens import SECRET
 from tests.docs.pages import PAGES, ROOT, snippets
@@ -37,6 +38,8 @@ from tests.tools.install import GO, PROMETHEUS
 CHART = DEPLOY / "helm"
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 RELEASE, NAMESPACE = "rel", "video"
+SCALED = "engine.enabled=true,config.engine=redis://v,autoscaling.enabled=true"
+ENGINE_SECRET = {"url": "redis://bridge@valkey:6379", "password": "a-password"}
 RULES = ROOT / "grafana" / "rules" / "bridge.rules.yaml"
 
 
@@ -93,6 +96,10 @@ def settings(objects: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     image = {k: v for k, v in stages(ROOT / "Dockerfile")[-1].environment.items() if k.startswith("BRIDGE_")}
     keys = {"BRIDGE_UPSTREAMS__FAL__API_KEY": "a-key"}
     secret = {"BRIDGE_TOKEN_SECRETS": orjson.dumps([SECRET]).decode()}
+    for variable in container(objects)["env"]:
+        if "valueFrom" in variable:
+            assert variable["valueFrom"]["secretKeyRef"]["name"] == "bridge-engine"
+            secret[variable["name"]] = ENGINE_SECRET[variable["valueFrom"]["secretKeyRef"]["key"]]
     return effective(image | keys | secret | {"BRIDGE_CONFIG": str(folder / "bridge.toml")})
 
 
@@ -143,7 +150,12 @@ def test_the_bridge_finds_its_settings_right_and_listens_where_the_pod_says(
     ports = {port["name"]: port["containerPort"] for port in container(objects)["ports"]}
     assert ports == {"http": found["port"], "operations": found["admin_port"] or found["port"] + 1}
     assert found["admin_host"] == "0.0.0.0"
-    assert found["journal"] == "sqlite:/data/bridge.db"
+    if workload(objects)["kind"] == "StatefulSet":
+        assert (found["engine"], found["journal"]) == ("embedded", "sqlite:/data/bridge.db")
+    else:
+        assert found["engine"].startswith(("redis://bridge@", "rediss://bridge@"))
+        assert found["engine_password"] == "***"
+        assert "journal" not in toml(objects)
     assert "e+" not in toml(objects)
     assert ".0\n" not in toml(objects)
 
@@ -165,22 +177,23 @@ def test_without_values_a_stop_takes_what_the_bridge_says_and_pre_stop() -> None
 
 
 def test_everything_finds_the_pod_by_the_same_labels(objects: list[dict[str, Any]]) -> None:
-    (workload,) = of(objects, "StatefulSet")
-    labels = workload["spec"]["template"]["metadata"]["labels"]
+    made = workload(objects)
+    labels = made["spec"]["template"]["metadata"]["labels"]
     selectors = [one["spec"]["selector"] for one in of(objects, "Service")]
     selectors += [one["spec"]["selector"]["matchLabels"] for one in of(objects, "PodDisruptionBudget")]
     selectors += [one["spec"]["podSelector"]["matchLabels"] for one in of(objects, "NetworkPolicy")]
-    selectors += [workload["spec"]["selector"]["matchLabels"]]
+    selectors += [made["spec"]["selector"]["matchLabels"]]
     assert all(len(selector) == 2 and selector.items() <= labels.items() for selector in selectors)
-    assert workload["spec"]["serviceName"] in [one["metadata"]["name"] for one in of(objects, "Service")]
+    if made["kind"] == "StatefulSet":
+        assert made["spec"]["serviceName"] in [one["metadata"]["name"] for one in of(objects, "Service")]
     for route in [*of(objects, "Ingress"), *of(objects, "HTTPRoute")]:
-        assert f"{workload['metadata']['name']}" in str(route["spec"])
+        assert made["metadata"]["name"] in str(route["spec"])
 
 
 def test_a_change_of_settings_restarts_the_pod() -> None:
     def checksum(*words: str) -> str:
-        (workload,) = of(rendered(*words), "StatefulSet")
-        return workload["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+        made = workload(rendered(*words))
+        return made["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
 
     assert checksum() == checksum("--set", "image.tag=2.0.0")
     assert checksum() != checksum("--set", "config.log_level=debug")
@@ -233,7 +246,20 @@ def test_a_key_among_the_settings_is_in_no_config_map_and_in_no_argument() -> No
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("replicaCount=2", "replicaCount is 2, but only one replica works today"),
+        ("replicaCount=2", "replicaCount is 2, but without a shared engine only one pod works"),
+        ("autoscaling.enabled=true", "autoscaling.enabled needs engine.enabled"),
+        ("config.engine=redis://valkey", "config.engine needs engine.enabled"),
+        ("engine.enabled=true", "engine.enabled needs the URL of the engine"),
+        ("engine.enabled=true,config.engine=redis://v,engine.secret.name=s", "are both set"),
+        ("engine.enabled=true,engine.url=redis://v", "'url' not allowed"),
+        (
+            f"{SCALED},autoscaling.targetCPUUtilizationPercentage=0",
+            "autoscaling.enabled needs something to scale by",
+        ),
+        (
+            f"{SCALED},autoscaling.minReplicas=9",
+            "autoscaling.minReplicas is above autoscaling.maxReplicas",
+        ),
         ("replicas=2", "'replicas' not allowed"),
         ("config.prot=80", "'prot' not allowed"),
         ("config.port=eighty", "/config/port"),
@@ -249,6 +275,61 @@ def test_a_wrong_value_is_refused_with_its_name(words: str, sentence: str) -> No
     done = helm("template", RELEASE, CHART, "--set", words)
     assert done.returncode != 0
     assert sentence in done.stderr
+
+
+@pytest.fixture
+def replicas() -> list[dict[str, Any]]:
+    """The objects of several bridges that share an engine."""
+    return rendered("--values", CHART / "ci" / "replicas-values.yaml")
+
+
+def test_several_bridges_are_a_deployment_without_a_volume_that_never_has_fewer_pods(
+    replicas: list[dict[str, Any]],
+) -> None:
+    made = workload(replicas)
+    assert (made["kind"], "replicas" in made["spec"]) == ("Deployment", False)  # the autoscaler sets them
+    assert made["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert [volume["name"] for volume in pod(replicas)["volumes"]] == ["config"]
+    assert [mount["name"] for mount in container(replicas)["volumeMounts"]] == ["config"]
+    assert [one["metadata"]["name"] for one in of(replicas, "Service")] == [
+        f"{RELEASE}-task-event-bridge",
+        f"{RELEASE}-task-event-bridge-operations",
+    ]
+    (budget,) = of(replicas, "PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    shared = rendered("--values", CHART / "ci" / "shared-values.yaml")
+    assert workload(shared)["spec"]["replicas"] == 3
+    assert [one["topologyKey"] for one in pod(shared)["topologySpreadConstraints"]] == [
+        "topology.kubernetes.io/zone"
+    ]
+
+
+def test_pods_are_the_ones_of_the_plain_manifests_in_both_shapes(replicas: list[dict[str, Any]]) -> None:
+    plain = yaml.safe_load((DEPLOY / "kubernetes/replicas/deployment.yaml").read_text("utf-8"))
+    assert workload(replicas)["spec"]["strategy"] == plain["spec"]["strategy"]
+    (scaler,) = of(replicas, "HorizontalPodAutoscaler")
+    theirs = yaml.safe_load((DEPLOY / "kubernetes/replicas/autoscaler.yaml").read_text("utf-8"))
+    for name in ("minReplicas", "maxReplicas", "behavior"):
+        assert scaler["spec"][name] == theirs["spec"][name]
+    assert scaler["spec"]["metrics"][0] == theirs["spec"]["metrics"][0]
+    assert scaler["spec"]["scaleTargetRef"]["kind"] == "Deployment"
+    assert scaler["spec"]["scaleTargetRef"]["name"] == workload(replicas)["metadata"]["name"]
+
+
+def test_the_engine_may_be_called_and_no_other_address_of_the_network(replicas: list[dict[str, Any]]) -> None:
+    def inside(objects: list[dict[str, Any]]) -> list[Any]:
+        (policy,) = of(objects, "NetworkPolicy")
+        return [one for one in policy["spec"]["egress"] if one["ports"][0]["port"] not in {53, 443}]
+
+    assert inside(replicas) == [
+        {"to": [{"ipBlock": {"cidr": "10.20.0.0/24"}}], "ports": [{"port": 6380, "protocol": "TCP"}]}
+    ]
+    assert inside(rendered()) == []
+
+
+def test_a_password_of_the_engine_is_in_no_config_map_and_in_no_argument() -> None:
+    made = rendered("--values", CHART / "ci" / "shared-values.yaml")
+    assert [one["kind"] for one in made if "a-password" in str(one)] == ["Secret"]
 
 
 def test_the_operator_scrapes_the_admin_port_under_the_jobs_name(everything: list[dict[str, Any]]) -> None:
@@ -313,6 +394,13 @@ def test_the_notes_print_commands_for_what_is_still_missing(tmp_path: Path) -> N
     assert "BRIDGE_UPSTREAMS__OUR-FAL__API_KEY=" in notes  # the name in the settings, dash and all
     assert "--scope admin --name prometheus" in notes
     assert f"create secret generic {RELEASE}-task-event-bridge-prometheus --from-file=token=token" in notes
+    assert "one pod with its journal" in notes
+    several = (*words[:1], f"{given},engine.enabled=true,engine.secret.name=eng,replicaCount=3")
+    done = helm("template", RELEASE, copy, *several, "--show-only", "templates/notes.yaml")
+    notes = yaml.safe_load(done.stdout)["notes"]
+    assert "3 pods that share an engine" in notes
+    assert "create secret generic eng" in notes
+    assert f"rollout status deployment/{RELEASE}-task-event-bridge" in notes
 
 
 def test_the_example_of_its_page_renders(tmp_path: Path) -> None:

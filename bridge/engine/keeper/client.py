@@ -39,8 +39,8 @@ from bridge.engine.keeper.wire import (
     OPERATIONS,
     PUSHED,
     READ,
-    Frames,
-    Malformed,
+    FrameSplitter,
+    MalformedFrame,
     decode_entries,
     decode_result,
     encode,
@@ -55,7 +55,7 @@ _MAX_NUMBER = 0xFFFFFFFF
 _GONE = "the process that holds what workers share has ended"
 
 
-class _Waiting(NamedTuple):
+class _WaitingCall(NamedTuple):
     """A call without an answer yet."""
 
     what: int
@@ -76,7 +76,7 @@ class KeeperEngine:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._number = 0
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, _WaitingCall] = {}
         self._outgoing: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._lost = ""
@@ -95,7 +95,7 @@ class KeeperEngine:
         end.setblocking(False)
         engine = cls(answer_seconds)
         loop = asyncio.get_running_loop()
-        engine._transport, _ = await loop.create_connection(lambda: _Protocol(engine), sock=end)
+        engine._transport, _ = await loop.create_connection(lambda: _KeeperProtocol(engine), sock=end)
         return engine
 
     async def read(self, after: int, *, block: float, limit: int = 1000) -> list[Entry]:
@@ -154,7 +154,7 @@ class KeeperEngine:
             self._loop.call_soon(self._flush)  # with the other calls of this turn
         self._outgoing.append(frame(number, what, body))
         answer: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting[number] = _Waiting(what, answer, self._loop.time() + self._timeout)
+        self._waiting[number] = _WaitingCall(what, answer, self._loop.time() + self._timeout)
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout, self._check)
         return await answer
@@ -181,7 +181,7 @@ class KeeperEngine:
         """A frame of the keeper.
 
         Raises:
-            Malformed: It is none that it may send.
+            MalformedFrame: It is none that it may send.
         """
         if what == PUSHED:
             # That of an earlier read is left over.
@@ -369,12 +369,12 @@ class KeeperEngine:
         return done
 
 
-class _Protocol(asyncio.Protocol):
+class _KeeperProtocol(asyncio.Protocol):
     """Hands frames to the engine."""
 
     def __init__(self, engine: KeeperEngine) -> None:
         self._engine = engine
-        self._frames = Frames()
+        self._frames = FrameSplitter()
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -386,7 +386,7 @@ class _Protocol(asyncio.Protocol):
         try:
             for number, what, body in self._frames.split(data):
                 self._engine.received(number, what, body)
-        except (Malformed, msgspec.MsgspecError) as error:
+        except (MalformedFrame, msgspec.MsgspecError) as error:
             self._engine.end(f"what the keeper sent is no answer: {error}")
             self._transport.abort()
 

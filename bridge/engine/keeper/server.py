@@ -22,8 +22,8 @@ from bridge.engine.keeper.wire import (
     OPERATIONS,
     PUSHED,
     READ,
-    Frames,
-    Malformed,
+    FrameSplitter,
+    MalformedFrame,
     decode_arguments,
     decode_read,
     encode,
@@ -73,9 +73,11 @@ class Keeper:
         self._store = store
         self._now = now
         self._recorder = recorder
-        self._connections: set[_Connection] = set()
+        self._connections: set[WorkerConnection] = set()
         self._opening: set[asyncio.Task[object]] = set()
-        self._held: deque[tuple[int, _Connection, bytes]] = deque()  # answers, by the position they may show
+        self._held: deque[tuple[int, WorkerConnection, bytes]] = (
+            deque()
+        )  # answers, by the position they may show
         self._pushed = self.head = store.log.head if recorder is None else recorder.head
         self._push: asyncio.TimerHandle | None = None
         self._pushed_at = 0.0
@@ -86,7 +88,7 @@ class Keeper:
         ours, its = socket.socketpair()
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        opening = loop.create_task(loop.create_connection(lambda: _Connection(self), sock=ours))
+        opening = loop.create_task(loop.create_connection(lambda: WorkerConnection(self), sock=ours))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
         return its
@@ -104,11 +106,11 @@ class Keeper:
 
     # Called by connections
 
-    def opened(self, connection: _Connection) -> None:
+    def opened(self, connection: WorkerConnection) -> None:
         """A worker is there."""
         self._connections.add(connection)
 
-    def closed(self, connection: _Connection) -> None:
+    def closed(self, connection: WorkerConnection) -> None:
         """A worker is gone, and all it owned is free."""
         self._connections.discard(connection)
         now = self._now()
@@ -116,17 +118,17 @@ class Keeper:
             self._store.leave(session, now=now)
         self._advance()
 
-    def perform(self, connection: _Connection, number: int, what: int, body: memoryview) -> bytes:
+    def perform(self, connection: WorkerConnection, number: int, what: int, body: memoryview) -> bytes:
         """Carry out a call; its answer as a frame.
 
         Raises:
-            Malformed: It is no call.
+            MalformedFrame: It is no call.
         """
         if what == READ:
             connection.cursor, limit = decode_read(body)
             return self._read(connection, number, limit)
         if what >= len(OPERATIONS):
-            raise Malformed(f"there is no operation {what}")
+            raise MalformedFrame(f"there is no operation {what}")
         operation = OPERATIONS[what]
         if self._recorder is not None and self._recorder.error:
             # As if it were away: the workers go on alone, and record what they have seen when it is back.
@@ -149,7 +151,7 @@ class Keeper:
             self._recorder.changed(operation.name, arguments)
         return answer
 
-    def answered(self, connection: _Connection, answers: list[bytes]) -> None:
+    def answered(self, connection: WorkerConnection, answers: list[bytes]) -> None:
         """Send the answers of calls carried out just now, as soon as rule 1 allows."""
         recorder = self._recorder
         if recorder is None or recorder.error or (recorder.durable >= recorder.position and not self._held):
@@ -158,7 +160,7 @@ class Keeper:
             self._held.append((recorder.position, connection, b"".join(answers)))
         self._advance()
 
-    def catch_up(self, connection: _Connection) -> None:
+    def catch_up(self, connection: WorkerConnection) -> None:
         """Push what a worker has missed while it did not read."""
         while connection.behind and connection.accepts_more:
             entries = self._entries(connection.cursor, PUSHED_ENTRIES)
@@ -170,7 +172,7 @@ class Keeper:
 
     # The log
 
-    def _read(self, connection: _Connection, number: int, limit: int) -> bytes:
+    def _read(self, connection: WorkerConnection, number: int, limit: int) -> bytes:
         """Answer a read; from then on the worker is pushed what follows."""
         entries = self._entries(connection.cursor, limit)
         connection.reading = number
@@ -218,7 +220,7 @@ class Keeper:
         if self._pushed < self.head:
             self._advance()
 
-    def _push_to(self, connection: _Connection, before: int, body: bytes) -> None:
+    def _push_to(self, connection: WorkerConnection, before: int, body: bytes) -> None:
         if connection.cursor != before or not connection.accepts_more:
             connection.behind = True
             self.catch_up(connection)
@@ -227,7 +229,7 @@ class Keeper:
         connection.transport.write(frame(connection.reading, PUSHED, body))
 
 
-class _Connection(asyncio.Protocol):
+class WorkerConnection(asyncio.Protocol):
     """The connection of one worker.
 
     Attributes:
@@ -241,7 +243,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self._frames = Frames()
+        self._frames = FrameSplitter()
         self.sessions: set[str] = set()
         self.reading = 0
         self.cursor = 0
@@ -264,7 +266,7 @@ class _Connection(asyncio.Protocol):
         try:
             for number, what, body in self._frames.split(data):
                 answers.append(self._keeper.perform(self, number, what, body))
-        except Malformed as error:
+        except MalformedFrame as error:
             logger.error("worker sent what is no call", extra={"error": str(error)})  # noqa: TRY400
             self.transport.abort()
             return

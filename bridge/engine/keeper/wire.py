@@ -35,7 +35,7 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 encode = _ENCODER.encode
 
 
-class Malformed(Exception):
+class MalformedFrame(Exception):
     """What arrived is no frame, or its body does not fit the operation."""
 
 
@@ -91,51 +91,51 @@ def decode_entries(body: bytes | memoryview) -> list[Entry]:
     """What `encode_entries` encoded.
 
     Raises:
-        Malformed: It is something else.
+        MalformedFrame: It is something else.
     """
     try:
         return [_ENTRY_DECODERS[kind].decode(entry) for kind, entry in _PARTS.decode(body)]
     except (msgspec.MsgspecError, IndexError, ValueError) as error:
-        raise Malformed(str(error)) from None
+        raise MalformedFrame(str(error)) from None
 
 
 def decode_arguments(operation: EngineMethod, body: memoryview) -> tuple[Any, ...]:
     """The arguments of a call.
 
     Raises:
-        Malformed: They are others than those of the operation.
+        MalformedFrame: They are others than those of the operation.
     """
     try:
         return operation.arguments.decode(body)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise Malformed(f"{operation.name}: {error}") from None
+        raise MalformedFrame(f"{operation.name}: {error}") from None
 
 
 def decode_read(body: memoryview) -> tuple[int, int]:
     """Offset and number of entries, of a read.
 
     Raises:
-        Malformed: It is something else.
+        MalformedFrame: It is something else.
     """
     try:
         return _READ_ARGUMENTS.decode(body)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise Malformed(f"read: {error}") from None
+        raise MalformedFrame(f"read: {error}") from None
 
 
 def decode_result(operation: EngineMethod, body: memoryview) -> Any:
     """The result of a call.
 
     Raises:
-        Malformed: It is another one than that of the operation.
+        MalformedFrame: It is another one than that of the operation.
     """
     try:
         return operation.result.decode(body)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise Malformed(f"{operation.name}: {error}") from None
+        raise MalformedFrame(f"{operation.name}: {error}") from None
 
 
-class Frames:
+class FrameSplitter:
     """Splits what a socket received into frames."""
 
     __slots__ = ("_rest",)
@@ -147,7 +147,7 @@ class Frames:
         """Number, kind and body of each frame that is complete now; a body is valid until the next call.
 
         Raises:
-            Malformed: A frame is too long.
+            MalformedFrame: A frame is too long.
         """
         rest = self._rest
         whole: bytes | bytearray = data
@@ -159,7 +159,7 @@ class Frames:
             while size - at >= HEAD.size:
                 length, number, what = HEAD.unpack_from(view, at)
                 if length > MAX_FRAME:
-                    raise Malformed(f"a frame of {length} bytes")
+                    raise MalformedFrame(f"a frame of {length} bytes")
                 end = at + HEAD.size + length
                 if end > size:
                     break

@@ -6,57 +6,97 @@ import asyncio
 import itertools
 from typing import Any
 
+import orjson
+
 from bridge.app import Bridge
+from bridge.errors import EngineUnavailable
 from bridge.server.workers.control import ControlChannel, Message
+from bridge.telemetry.summing import SummedMetrics
 
 REPORT_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
 
 
 class WorkerLink:
-    """The worker's side."""
+    """The worker's side. Satisfies `bridge.web.workers.Workers`."""
 
     def __init__(self, channel: ControlChannel, bridge: Bridge) -> None:
         self._channel = channel
         self._bridge = bridge
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Message]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
 
     async def report(self) -> None:
         """Tell the supervisor that this worker turns, and what it counted, once a second."""
         while True:
-            self._channel.send("metrics", b"")
+            await self._report_metrics()
             await asyncio.sleep(REPORT_SECONDS)
 
     async def report_last(self) -> None:
         """Before the end: what was counted stays in the sum."""
-        self._channel.send("metrics", b"")
+        await self._report_metrics()
+
+    async def metrics(self) -> SummedMetrics:
+        """The metrics of all workers, and what those have counted that have ended.
+
+        Raises:
+            EngineUnavailable: The supervisor does not answer.
+        """
+        # First our own: whatever becomes of this process, what it shows now stays in the sum.
+        await self._report_metrics()
+        answer = await self._ask("metrics")
+        total = SummedMetrics()
+        ended, *others = orjson.loads(answer.body)
+        total.add(ended, ended=True)
+        for families in others:
+            total.add(families)
+            await asyncio.sleep(0)
+        saved: dict[str, float] = answer.fields["saved"]
+        total.correct_saved(saved)
+        self._channel.send("saved", polls=saved)
+        return total
+
+    async def statuses(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Of each worker what the supervisor says of it, and what it says of itself; this one's is as of now.
+
+        Raises:
+            EngineUnavailable: The supervisor does not answer.
+        """
+        self._report_status()
+        answer = await self._ask("status")
+        return list(zip(answer.fields["workers"], orjson.loads(answer.body), strict=True))
 
     def handle(self, message: Message) -> None:
         """A question of the supervisor, or the answer to one of ours."""
-        number = message.fields.get("number", 0)
         if message.kind == "answer":
-            future = self._asked.pop(number, None)
+            future = self._asked.pop(message.fields.get("number", 0), None)
             if future is not None and not future.done():
                 future.set_result(message)
         elif message.kind == "ask":
-            asyncio.ensure_future(self._answer(str(message.fields.get("what")), number))  # noqa: RUF006
+            question = message.fields.get("question", 0)
+            if message.fields.get("what") == "status":
+                self._report_status(question)
+                return
+            answering = asyncio.ensure_future(self._report_metrics(question))
+            self._answering.add(answering)
+            answering.add_done_callback(self._answering.discard)
 
-    async def _answer(self, what: str, number: int) -> None:
-        if what == "metrics":
-            self._channel.send("metrics", b"", number=number)
-        else:
-            self._channel.send("status", b"{}", number=number)
+    async def _report_metrics(self, question: int = 0) -> None:
+        self._channel.send("metrics", await self._bridge.snapshot(), question=question)
 
-    async def _ask(self, what: str, body: bytes = b"", **fields: Any) -> Message | None:
+    def _report_status(self, question: int = 0) -> None:
+        self._channel.send("status", orjson.dumps(self._bridge.status()), question=question)
+
+    async def _ask(self, what: str) -> Message:
         number = next(self._numbers)
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._asked[number] = future
-        self._channel.send("ask", body, what=what, number=number, **fields)
+        self._channel.send("ask", what=what, number=number)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await future
         except TimeoutError:
-            return None
+            raise EngineUnavailable("the process that supervises the workers does not answer") from None
         finally:
             self._asked.pop(number, None)

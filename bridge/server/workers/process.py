@@ -38,6 +38,8 @@ class WorkerProcess:
         number: Its place among the workers, from 1; its successor has the same.
         heard_at: When its last message came, by the event loop's time.
         metrics: Its newest metrics, encoded; empty before the first.
+        status: What it said last of itself, encoded; empty if it was not asked yet.
+        silent: Whether it has not reported for a while.
         reason: Why it did not start, in its own words; empty if it said nothing.
         code: The exit code for that; 0 if it said nothing.
         was_ready: Whether it ever served.
@@ -48,6 +50,8 @@ class WorkerProcess:
         self.number = number
         self.state = WorkerState.STARTING
         self.metrics = b""
+        self.status = b""
+        self.silent = False
         self.reason = ""
         self.code = 0
         self.was_ready = False
@@ -111,7 +115,7 @@ class WorkerProcess:
                     self.reason = str(message.fields.get("reason", ""))[:2000]
                     self.code = int(message.fields.get("code", 0))
                 case "metrics":
-                    self.metrics = message.body
+                    self.metrics, self.silent = message.body or self.metrics, False
             handle(self, message)
         self._channel.close()
         # Whoever has closed the channel has nothing left to do, and must not keep its connections.

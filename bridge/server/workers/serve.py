@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from uvicorn.loops.auto import auto_loop_factory
 
+from bridge.clock import SystemClock
+from bridge.config.certificate import CertificateFiles, UnusablePair
 from bridge.config.load import load
 from bridge.config.settings import Settings
+from bridge.engine.embedded import steady_microseconds
+from bridge.engine.keeper.server import Keeper
+from bridge.engine.store import Store, StoreLimits
 from bridge.errors import ConfigError
 from bridge.server.listeners import listen, listen_together
 from bridge.server.server import LISTENERS, report_listening
@@ -22,12 +29,13 @@ FIXED = (
     "workers",
     "host",
     "port",
-    "admin_host",
-    "admin_port",
+    "admin_address",
     "journal",
     "engine",
     "engine_name",
-    "log_format",
+    "engine_history",
+    "engine_log",
+    "engine_raw_bytes",
 )
 
 logger = logging.getLogger("bridge")
@@ -48,6 +56,7 @@ def serve_workers(settings: Settings, path: Path | None, overrides: dict[str, An
         JournalError: The journal cannot be used.
         ConfigError: The certificate cannot be used any more.
     """
+    _check_certificate(settings)
     timeout = settings.write_timeout_seconds
     listeners = listen_together(settings.host, settings.port, settings.workers, timeout)
     admin = None if settings.admin_address is None else listen(*settings.admin_address, timeout)
@@ -60,13 +69,52 @@ def serve_workers(settings: Settings, path: Path | None, overrides: dict[str, An
 
     async def run() -> int:
         launch = Launch(settings, path, overrides)
-        supervisor = Supervisor(
-            launch, listeners, admin, connect=None, reload=lambda: _reload(launch), started=started
-        )
-        return await supervisor.run()
+        async with _keeper(settings) as keeper:
+            supervisor = Supervisor(
+                launch,
+                listeners,
+                admin,
+                connect=None if keeper is None else keeper.connect,
+                reload=lambda: _reload(launch),
+                started=started,
+            )
+            return await supervisor.run()
 
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
         return runner.run(run())
+
+
+@asynccontextmanager
+async def _keeper(settings: Settings) -> AsyncIterator[Keeper | None]:
+    """What the workers share, in this process; None if that is a server of its own.
+
+    Raises:
+        JournalError: The journal cannot be used.
+    """
+    if settings.has_shared_engine:
+        yield None
+        return
+    limits = StoreLimits(
+        history=settings.engine_history,
+        log=settings.engine_log,
+        raw_bytes=settings.engine_raw_bytes,
+        retention_seconds=settings.retention_seconds,
+    )
+    keeper = Keeper(Store(limits), steady_microseconds(SystemClock()))
+    try:
+        yield keeper
+    finally:
+        keeper.close()
+
+
+def _check_certificate(settings: Settings) -> None:
+    # Each worker reads it as well; an error is told once, before any is started.
+    if settings.tls_certificate_file is None or settings.tls_key_file is None:
+        return
+    try:
+        CertificateFiles(settings.tls_certificate_file, settings.tls_key_file)
+    except UnusablePair as error:
+        raise ConfigError([f"{error.setting}: {error}"]) from None
 
 
 def _reload(launch: Launch) -> Launch:

@@ -257,6 +257,7 @@ class Supervisor:
                     continue
                 self._missed[worker] = missed = self._missed.get(worker, 0) + 1
                 extra = {"worker": worker.number, "pid": worker.pid}
+                worker.silent = True
                 if missed == 1:
                     logger.warning("worker does not report", extra=extra)
                     self._lend()

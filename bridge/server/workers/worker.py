@@ -72,7 +72,7 @@ async def _serve(number: int, control: socket.socket, keeper: socket.socket | No
     try:
         settings = _settings(start.fields)
         configure(settings.log_level, settings.log_format, secrets=secrets_of(settings), worker=number)
-        bridge = Bridge(settings.model_copy(update={"journal": "memory"}))  # until there is a replica
+        bridge = Bridge(settings)
         bridge.certificate = open_certificate(settings)
     except ConfigError as error:
         channel.send("failed", reason=str(error), code=BAD_CONFIGURATION)
@@ -112,7 +112,7 @@ class WorkerServer(DrainingServer):
         self._listeners = listeners
         self._admin = admin
         self._acceptors: dict[int, Acceptor] = {}
-        self._link = WorkerLink(channel, bridge)
+        self._link = bridge.workers = WorkerLink(channel, bridge)
         self._signals = 0
         if admin is not None:
             bridge.admin_port = admin.getsockname()[1]

@@ -36,6 +36,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{- define "bridge.kind" -}}
+{{- ternary "Deployment" "StatefulSet" .Values.engine.enabled }}
+{{- end }}
+
 {{- define "bridge.image" -}}
 {{- if .Values.image.digest }}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
@@ -91,6 +95,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* bridge.toml */}}
 {{- define "bridge.toml" -}}
 {{- $config := deepCopy .Values.config }}
+{{- /* What a bridge records is in the engine; with both settings it would not start. */}}
+{{- if .Values.engine.enabled }}{{ $_ := unset $config "journal" }}{{ end }}
 {{- if not (hasKey $config "allowed_hosts") }}
 {{- $hosts := list }}
 {{- $any := false }}
@@ -128,8 +134,30 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* What no schema can say. */}}
 {{- define "bridge.check" -}}
+{{- $engine := default "embedded" .Values.config.engine }}
+{{- if not .Values.engine.enabled }}
 {{- if gt (int .Values.replicaCount) 1 }}
-{{- fail (printf "replicaCount is %d, but only one replica works today: bridges do not share a journal, so each would poll the same tasks for itself, and callbacks would reach one of them only. Use replicaCount: 1, or one release per group of upstreams." (int .Values.replicaCount)) }}
+{{- fail (printf "replicaCount is %d, but without a shared engine only one pod works: each would poll the same tasks for itself, and callbacks would reach one of them only. Set engine.enabled, and the URL of a Valkey or Redis in engine.secret.name; or config.workers, for more cores of one machine." (int .Values.replicaCount)) }}
+{{- end }}
+{{- if .Values.autoscaling.enabled }}
+{{- fail "autoscaling.enabled needs engine.enabled: pods without a shared engine know nothing of each other." }}
+{{- end }}
+{{- if ne $engine "embedded" }}
+{{- fail "config.engine needs engine.enabled: then the pods are a Deployment without a volume." }}
+{{- end }}
+{{- else }}
+{{- if and .Values.engine.secret.name (ne $engine "embedded") }}
+{{- fail "config.engine and engine.secret.name are both set: the URL of the engine is one of them." }}
+{{- end }}
+{{- if not (or .Values.engine.secret.name (ne $engine "embedded") (hasKey .Values.secretEnv "BRIDGE_ENGINE")) }}
+{{- fail "engine.enabled needs the URL of the engine: the Secret with it in engine.secret.name, or config.engine." }}
+{{- end }}
+{{- if and .Values.autoscaling.enabled (not .Values.autoscaling.targetCPUUtilizationPercentage) (not .Values.autoscaling.targetConnections) }}
+{{- fail "autoscaling.enabled needs something to scale by: autoscaling.targetCPUUtilizationPercentage or autoscaling.targetConnections." }}
+{{- end }}
+{{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) }}
+{{- fail "autoscaling.minReplicas is above autoscaling.maxReplicas." }}
+{{- end }}
 {{- end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
 {{- fail "httpRoute.enabled needs httpRoute.parentRefs: the Gateway it belongs to." }}

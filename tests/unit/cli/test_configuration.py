@@ -147,7 +147,7 @@ def test_a_value_of_the_wrong_type_is_reported_in_terms_of_the_file(folder, text
         ("colour = 1", {}, "colour: no such setting\n"),
         ("", {"BRIDGE_PROT": "1"}, "BRIDGE_PROT: no such setting; did you mean 'BRIDGE_PORT'?"),
         ("", {"BRIDGE_TOKN": "1"}, "BRIDGE_TOKN: no such setting; did you mean 'BRIDGE_TOKEN'?"),
-        ("", {"BRIDGE_THREADS": "2"}, "BRIDGE_THREADS: no such setting\n"),
+        ("", {"BRIDGE_COLOUR": "2"}, "BRIDGE_COLOUR: no such setting\n"),
         (
             "",
             {"BRIDGE_API_KEY": "1"},

@@ -1,0 +1,84 @@
+"""The other processes of the same service on this machine, for the routes that answer for all of them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from bridge.telemetry.exposition import Collects
+
+# Of an upstream's states the one that needs attention; a worker that has not called yet knows nothing.
+_STATES = ("INTERRUPTED", "OFF", "VALID", "INITIALIZING")
+
+Status = dict[str, Any]
+
+
+class Workers(Protocol):
+    """What one worker can ask about all. Each method raises `EngineUnavailable` if nobody answers."""
+
+    async def metrics(self) -> Collects:
+        """The metrics of all workers; what those have counted that have ended is in them."""
+
+    async def statuses(self) -> list[tuple[Status, Status]]:
+        """Of each worker its process, and what it says of itself."""
+
+
+def merged_status(own: Status, statuses: list[tuple[Status, Status]]) -> Status:
+    """The status of the service.
+
+    Args:
+        own: What this process says of itself; what differs between them otherwise is taken from it.
+        statuses: Of all processes, this one included.
+    """
+    documents = [status for _, status in statuses] or [own]
+    return own | {
+        "since": min(document["since"] for document in documents),
+        "connections": sum(document["connections"] for document in documents),
+        "upstreams": {
+            name: _upstream(
+                [document["upstreams"][name] for document in documents if name in document["upstreams"]]
+            )
+            for name in own["upstreams"]
+        },
+        "workers": [
+            process
+            | {
+                "since": status["since"],
+                "ready": status["ready"],
+                "connections": status["connections"],
+                "watches": sum(upstream["watches"] for upstream in status["upstreams"].values()),
+            }
+            for process, status in statuses
+        ],
+    }
+
+
+def _upstream(parts: list[Status]) -> Status:
+    state = min(parts, key=lambda part: _STATES.index(part["state"]))
+    errors = [part["last_error"] for part in parts if part["last_error"] is not None]
+    budgets = [part["budget"] for part in parts]
+    return parts[0] | {
+        "state": state["state"],
+        "state_since": state["state_since"],
+        "last_error": max(errors, key=lambda error: str(error["at"]), default=None),
+        "watches": sum(part["watches"] for part in parts),
+        "viewers": sum(part["viewers"] for part in parts),
+        "budget": budgets[0]
+        | {
+            # `max_in_flight` is each worker's own; the rate is that of all.
+            "in_flight": sum(budget["in_flight"] for budget in budgets),
+            "max_in_flight": sum(budget["max_in_flight"] for budget in budgets),
+            "paused_seconds": max(budget["paused_seconds"] for budget in budgets),
+            "circuit_open": any(budget["circuit_open"] for budget in budgets),
+        },
+        "run_times": _run_times(parts),
+    }
+
+
+def _run_times(parts: list[Status]) -> list[Status]:
+    """Of each model and action the sample that most were learned from: workers share what they learn."""
+    best: dict[tuple[Any, Any], Status] = {}
+    for row in (row for part in parts for row in part["run_times"]):
+        kind = row["model"], row["action"]
+        if kind not in best or row["samples"] > best[kind]["samples"]:
+            best[kind] = row
+    return list(best.values())

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from bridge.clock import Clock
 from bridge.core.cursor import Cursor
 from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.merge import beyond
 from bridge.core.task import State, Status, TaskKey
 from bridge.engine.ownership import Standing, Watches
 from bridge.errors import NotOwner, Superseded
@@ -61,7 +62,7 @@ class FakeEngine:
         """What is shared of a task."""
         return self.records.setdefault(key, FakeRecord())
 
-    def take(self, key: TaskKey, state: State, by: FakeReplica, observed_at: float) -> Event:
+    def take(self, key: TaskKey, state: State, by: FakeReplica | None, observed_at: float) -> Event:
         """Record a state; everybody hears it."""
         record = self.record(key)
         self.head += 1
@@ -110,6 +111,7 @@ class FakeReplica(Feed):
         self.held = False
         self.watches: Watches
         self.unrecorded: dict[TaskKey, Event] = {}
+        self._newest: dict[TaskKey, Event] = {}
         self.wanted: list[TaskKey] = []
         self.dropped: list[TaskKey] = []
         self.calls: list[tuple[TaskKey, bool]] = []
@@ -130,6 +132,7 @@ class FakeReplica(Feed):
 
     def heard(self, event: Event, *, ours: bool) -> None:
         """A state is in the log."""
+        self._newest[event.key] = event
         self.publish(event)
         if not ours:
             self.watches.recorded_elsewhere(event)
@@ -170,7 +173,8 @@ class FakeReplica(Feed):
         record = self.engine.record(key)
         newest = record.events[-1].cursor.offset if record.events else 0
         if not self.connected:
-            event = Event(key, Cursor(EPOCH, newest), state, observed_at)
+            heard = self._newest.get(key)
+            event = Event(key, heard.cursor if heard else Cursor(EPOCH, 0), state, observed_at)
             self.unrecorded[key] = event
             self.publish(event)
             return event
@@ -195,7 +199,7 @@ class FakeReplica(Feed):
         """The newest event of each task."""
         self.hear_all()
         if not self.connected:
-            return [self.unrecorded.get(key) for key in keys]
+            return [self.unrecorded.get(key, self._newest.get(key)) for key in keys]
         return [(self.engine.record(key).events or [None])[-1] for key in keys]
 
     async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
@@ -351,13 +355,23 @@ class FakeReplica(Feed):
         self.connected = self.alive = True
         unrecorded, self.unrecorded = self.unrecorded, {}
         for key, event in unrecorded.items():
-            if not self.engine.record(key).events:
-                self.engine.take(key, event.state, self, event.observed_at)
+            self._record_again(key, event)
         self.hear_all()
         self.watches.cut_off(since=None)
         for key, record in self.engine.records.items():
             if self in record.wanted_by or record.owner is self:
                 self._decide(key)
+
+    def _record_again(self, key: TaskKey, event: Event) -> None:
+        """As it was if nothing newer is recorded, else what it adds to that."""
+        record = self.engine.record(key)
+        newest = record.events[-1] if record.events else None
+        if record.ended:
+            return
+        if newest is None or newest.cursor == event.cursor:
+            self.engine.take(key, event.state, self, event.observed_at)
+        elif (merged := beyond(newest.state, event.state)) is not None:
+            self.engine.take(key, merged, None, event.observed_at)
 
     def hand_over(self) -> None:
         """A drain: it gives up what it owns, each task with its due."""

@@ -17,8 +17,8 @@ from bridge.telemetry.metrics import Metrics
 from bridge.watchers.pool import Pool
 from bridge.watchers.role import Role
 from tests.fakes.clock import FakeClock, settle
-from tests.fakes.provider import FakeProvider, make_upstream
 from tests.fakes.ownership import FakeEngine
+from tests.fakes.provider import FakeProvider, make_upstream
 from tests.fakes.tasks import TASK, seen
 
 ID = TASK.task_id

@@ -19,8 +19,8 @@ from bridge.sources.accounts import AccountRegistry
 from bridge.telemetry.metrics import Metrics
 from bridge.watchers.pool import Pool
 from tests.fakes.clock import FakeClock, settle
-from tests.fakes.provider import FakeProvider, make_upstream
 from tests.fakes.ownership import FakeEngine, FakeReplica
+from tests.fakes.provider import FakeProvider, make_upstream
 
 LINGER = 30.0
 

@@ -72,6 +72,8 @@ def due_states(pending: Mapping[Channel[Subscription], Backlog | None], held: He
 
 def _unordered(channel: Channel[Subscription], backlog: Backlog, held: Held) -> Iterator[Due]:
     """The same for a task where offsets alone do not say what the client lacks."""
+    if backlog.event is not None and not (channel.unrecorded or backlog.event.cursor.shown):
+        channel.update(backlog.event)
     position = backlog.position or Position(after=backlog.floor if backlog.floor >= 0 else None)
     event = channel.latest
     if event is None or channel.frames is None:

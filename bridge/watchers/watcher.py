@@ -573,7 +573,9 @@ class Watcher:
         if turn is Turn.GRANTED and not polled:
             self.watch.granted(now=now, due=standing.due)
             if self.watch.due is not None:
-                soonest = max(self.polled_at, self.shown_at) + self.upstream.pace.min_seconds
+                # Nobody said when it was polled last: its owner may have done so just before it died.
+                unknown = now if standing.due is None and standing.event is not None else 0.0
+                soonest = max(self.polled_at, self.shown_at, unknown) + self.upstream.pace.min_seconds
                 self.watch.due = max(self.watch.due, soonest)
         self.turn(turn)
         self._stand(turn, standing, now)
@@ -589,6 +591,11 @@ class Watcher:
             elif turn is Turn.ATTENDS or (standing.due is not None and standing.due > now):
                 # Its owner would have polled it again when the 404 is no longer believed.
                 self._missing_since(notice, now if standing.due is None else standing.due - BELIEVED_SECONDS)
+
+    def expect_grant(self, *, called_back: bool) -> None:
+        """This process is asked to poll the task, and has not been told yet that it owns it."""
+        self._call_at = self.upstream.clock.monotonic()
+        self._called_back |= called_back
 
     def recorded_elsewhere(self, event: Event) -> None:
         """Another process recorded a state."""

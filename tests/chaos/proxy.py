@@ -157,6 +157,7 @@ class Proxy:
     """Listens on an address of its own and relays to `target`, which may change at any time.
 
     Args:
+        target: Where to; a function is asked for each connection.
         choose: How a new connection is treated, by its number; `behave` puts something else in its place.
 
     Attributes:
@@ -164,7 +165,11 @@ class Proxy:
         opened: How many there have been.
     """
 
-    def __init__(self, target: tuple[str, int], choose: Callable[[int], Manners] | None = None) -> None:
+    def __init__(
+        self,
+        target: tuple[str, int] | Callable[[], tuple[str, int]],
+        choose: Callable[[int], Manners] | None = None,
+    ) -> None:
         self.target = target
         self.lines: dict[Line, asyncio.Task[None]] = {}
         self.opened = 0
@@ -176,6 +181,10 @@ class Proxy:
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
+
+    @property
+    def listening(self) -> bool:
+        return self._server is not None
 
     def behave(self, manners: Manners, where: Callable[[Line], bool] = lambda _: True) -> None:
         """Treat what is open, where it is so, and everything that comes like this."""
@@ -234,8 +243,9 @@ class Proxy:
         assert task is not None
         self.lines[line] = task
         self._moved()
+        host, port = self.target() if callable(self.target) else self.target
         try:
-            far = await asyncio.open_connection(*self.target, limit=_READ)
+            far = await asyncio.open_connection(host, port, limit=_READ)
         except OSError:
             abort(writer)
         else:

@@ -36,6 +36,7 @@ from bridge.engine.embedded import EmbeddedEngine
 from bridge.engine.keeper.client import KeeperEngine
 from bridge.engine.keeper.server import Keeper
 from bridge.engine.store import Store, StoreLimits
+from tests.fakes.redis_engines import RedisMaker
 
 START = 1_800_000_000_000_000  # microseconds
 
@@ -106,7 +107,11 @@ class KeeperMaker:
             keeper.close()
 
 
-ENGINES: list[EngineMaker] = [EmbeddedMaker(), KeeperMaker()]
+ENGINES: list[EngineMaker] = [
+    EmbeddedMaker(),
+    KeeperMaker(),
+    *map(RedisMaker, ("valkey", "redis7", "redis62")),
+]
 
 
 def require(maker: EngineMaker) -> None:

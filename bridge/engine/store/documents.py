@@ -47,6 +47,10 @@ class Documents:
         document = self._documents.get(name)
         return document if document is not None and now < document.expires else None
 
+    def peek(self, name: str) -> Document | None:
+        """A document, expired or not."""
+        return self._documents.get(name)
+
     def put(self, name: str, value: bytes | None, *, expect: int | None, seconds: float, now: int) -> Put:
         """See `Engine.put`."""
         document = self.get(name, now)
@@ -169,13 +173,22 @@ class Operations:
         self._expiry.remove(name)
 
 
+class Reserved(NamedTuple):
+    """An amount that is held in a window; `expires` in microseconds, with the window."""
+
+    window: int
+    amount: float
+    expires: int
+
+
 class Counter:
     """What is held of one limit in one window."""
 
-    __slots__ = ("holds", "used", "window")
+    __slots__ = ("ends_at", "holds", "used", "window")
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, ends_at: int) -> None:
         self.window = window
+        self.ends_at = ends_at
         self.holds: dict[str, float] = {}
         self.used = 0.0
 
@@ -188,10 +201,11 @@ class Counters:
 
     def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float, now: int) -> Held:
         """See `Engine.hold`."""
-        number = now // max(round(window * MICROSECONDS), 1) if window < 1e12 else 0
+        length = max(round(window * MICROSECONDS), 1) if window < 1e12 else _NEVER
+        number = now // length
         held = self._counters.get(counter)
         if held is None or held.window != number:
-            held = self._counters[counter] = Counter(number)
+            held = self._counters[counter] = Counter(number, (number + 1) * length)
         self._counters.move_to_end(counter)
         if len(self._counters) > MAX_COUNTERS:
             self._counters.popitem(last=False)
@@ -201,7 +215,7 @@ class Counters:
         if not (amount >= 0 and held.used + amount <= limit):
             return Held(ok=False, used=held.used)
         held.holds[hold] = amount
-        held.used = math.fsum((held.used, amount))
+        held.used += amount
         return Held(ok=True, used=held.used)
 
     def settle(self, counter: str, hold: str, amount: float) -> None:
@@ -212,3 +226,19 @@ class Counters:
         held.used = max(held.used - held.holds.pop(hold) + amount, 0.0)
         if amount:
             held.holds[hold] = amount
+
+    def get(self, counter: str, hold: str) -> Reserved | None:
+        """What is held in the present window."""
+        held = self._counters.get(counter)
+        if held is None or hold not in held.holds:
+            return None
+        return Reserved(held.window, held.holds[hold], held.ends_at)
+
+    def restore(self, counter: str, hold: str, reserved: Reserved) -> None:
+        """Take a hold as it was."""
+        held = self._counters.get(counter)
+        if held is None or held.window < reserved.window:
+            held = self._counters[counter] = Counter(reserved.window, reserved.expires)
+        if held.window == reserved.window:
+            held.holds[hold] = reserved.amount
+            held.used += reserved.amount

@@ -13,12 +13,18 @@ JOB_BYTES = 200  # besides its body, id and names
 
 
 class PendingJob:
-    """A job that is not finished; `due` is when it may be claimed, in flight the end of the lease."""
+    """A job that is not finished.
 
-    __slots__ = ("claimed_by", "job", "size")
+    Attributes:
+        order: Grows with each job that is written, over all queues.
+        claimed_by: Session that claimed it last, if it has not put it down since.
+    """
 
-    def __init__(self, job: Job) -> None:
+    __slots__ = ("claimed_by", "job", "order", "size")
+
+    def __init__(self, job: Job, order: int) -> None:
         self.job = job
+        self.order = order
         self.claimed_by = ""
         self.size = JOB_BYTES + len(job.body) + len(job.id) + len(job.ordering)
 
@@ -38,12 +44,12 @@ class JobQueue:
         self.in_flight: DueQueue[str] = DueQueue()
         self.chains: dict[str, deque[str]] = {}
 
-    def add(self, job: Job, limits: JobLimits) -> bool:
+    def add(self, job: Job, order: int, limits: JobLimits | None) -> bool:
         """Add a job; False if there is no room. One that is there already is not added again."""
         if job.id in self.jobs:
             return True
-        pending = PendingJob(job)
-        if len(self.jobs) >= limits.jobs or self.size + pending.size > limits.size:
+        pending = PendingJob(job, order)
+        if limits is not None and (len(self.jobs) >= limits.jobs or self.size + pending.size > limits.size):
             return False
         self.jobs[job.id] = pending
         self.size += pending.size
@@ -109,6 +115,7 @@ class JobQueues:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._queues: dict[str, JobQueue] = {}
+        self._order = 0
 
     def __len__(self) -> int:
         return sum(len(queue.jobs) for queue in self._queues.values())
@@ -118,14 +125,27 @@ class JobQueues:
         """Bytes of all, about."""
         return sum(queue.size for queue in self._queues.values())
 
+    def get(self, queue: str, job: str) -> PendingJob | None:
+        """A job that is not finished."""
+        jobs = self._queues.get(queue)
+        return jobs.jobs.get(job) if jobs is not None else None
+
+    def restore(self, jobs: Sequence[Job]) -> None:
+        """Take jobs as they were, in the order in which they were written; none is in flight."""
+        self._add(jobs, None)
+
     def add(self, jobs: Sequence[Job], limits: JobLimits) -> int:
         """Add jobs; returns how many had no room."""
+        return self._add(jobs, limits)
+
+    def _add(self, jobs: Sequence[Job], limits: JobLimits | None) -> int:
         dropped = 0
         for job in jobs:
             queue = self._queues.get(job.queue)
             if queue is None:
                 queue = JobQueue()
-            if queue.add(job, limits):
+            self._order += 1
+            if queue.add(job, self._order, limits):
                 self._queues[job.queue] = queue
             else:
                 dropped += 1

@@ -58,25 +58,27 @@ class TaskRetention:
         return len(self._tasks) > self._max_tasks or self._tasks.size > self.max_bytes
 
     def forget(self, now: int) -> tuple[list[TaskKey], bool]:
-        """Take one step; returns what was deleted, and whether there is more."""
-        forgotten = []
+        """Take one step; returns which tasks without a state were deleted, and whether there is more."""
+        forgotten = 0
         for task in self._tasks.ended(STEP):
             if not self.full and now - task.touched_at < self._ended:
                 break
             self._tasks.forget(task)
-            forgotten.append(task.key)
-        forgotten += self._forget_idle(self._tasks.stateless(STEP), now)
-        forgotten += self._forget_idle(self._tasks.open(STEP), now)
-        return forgotten, len(forgotten) >= STEP
+            forgotten += 1
+        stateless = self._forget_idle(self._tasks.stateless(STEP), now)
+        idle = self._forget_idle(self._tasks.open(STEP), now)
+        stateless += [task for task in idle if not task.version]
+        more = forgotten + len(idle) + len(stateless) >= STEP
+        return [task.key for task in stateless], more
 
-    def _forget_idle(self, tasks: list[Task], now: int) -> list[TaskKey]:
+    def _forget_idle(self, tasks: list[Task], now: int) -> list[Task]:
         forgotten = []
         for task in tasks:
             if not self.full and now - task.touched_at < self._lifetime(task):
                 break
             if self._assignments.idle(task, now):
                 self._tasks.forget(task)
-                forgotten.append(task.key)
+                forgotten.append(task)
             else:
                 self._tasks.touch(task, now)
         return forgotten

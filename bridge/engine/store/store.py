@@ -32,6 +32,7 @@ from bridge.engine.base import (
     Lent,
     NoticeEntry,
     Operation,
+    OperationState,
     Past,
     Put,
     Record,
@@ -46,6 +47,7 @@ from bridge.engine.base import (
 )
 from bridge.engine.store.assignments import Assignments
 from bridge.engine.store.budgets import Budgets
+from bridge.engine.store.changes import Changes, Kind, RecordedState
 from bridge.engine.store.documents import Counters, Documents, Operations, Samples, ends_at
 from bridge.engine.store.jobs import JobQueues
 from bridge.engine.store.log import MAX_OFFSET, Log
@@ -62,6 +64,7 @@ class Store:
     """Everything an engine holds. Each method is one operation of `Engine`, with the time of the call."""
 
     def __init__(self, limits: StoreLimits = DEFAULT_LIMITS) -> None:
+        self.limits = limits
         self.log = Log(limits.log)
         self.sessions = Sessions()
         self.tasks = Tasks()
@@ -74,6 +77,7 @@ class Store:
         self.counters = Counters()
         self.states = States(self.tasks, self.log, history=limits.history, raw_bytes=limits.raw_bytes)
         self.retention = TaskRetention(self.tasks, self.assignments, limits)
+        self.changes: Changes | None = None  # only if somebody records them
         self._tidied_until = 0
 
     # Sessions
@@ -93,6 +97,8 @@ class Store:
         known_head = known_head if known_head <= MAX_OFFSET else 0
         if not self.log.epoch or known_head > self.log.head:
             self.log.begin(new_epoch, known_head, now)
+            if self.changes is not None:
+                self.changes.moved()
         self.tidy(now)
         return Welcome(
             state=self._lease(session, ends_at(ttl, now), about[:ABOUT_BYTES], opens=opens, now=now),
@@ -124,6 +130,18 @@ class Store:
             known.until = now
             self.assignments.leave(known, now)
 
+    def crash(self, session: str, *, now: int) -> None:
+        """End the session of a process that has died: as `leave`, but nobody knows when it polled last."""
+        known = self.sessions.get(session)
+        if known is None:
+            return
+        owned = list(known.owned)
+        self.leave(session, now=now)
+        for key in owned:
+            task = self.tasks.get(key)
+            if task is not None and not task.owner and task.due <= now:
+                task.due = 0
+
     def bury(self, *, limit: int, spacing: float, now: int) -> int:
         """See `Engine.bury`."""
         return self.assignments.bury(limit, round(spacing * MICROSECONDS), now)
@@ -140,7 +158,8 @@ class Store:
 
     def keep(self, session: str, key: TaskKey, *, called_back: bool, now: int) -> None:
         """See `Engine.keep`."""
-        self.assignments.keep(session, key, called_back=called_back, now=now)
+        if self.assignments.keep(session, key, called_back=called_back, now=now) is not None:
+            self._touch_task(key)
 
     def claim(self, session: str, *, account: str, limit: int, now: int) -> list[Record]:
         """See `Engine.claim`."""
@@ -188,6 +207,11 @@ class Store:
             self.assignments.end(task)
             task.notices.clear()
         dropped = self.jobs.add(state.jobs, limits)
+        if self.changes is not None:
+            self.changes.recorded(RecordedState(task.key, task.offset, task.end, state.document, task.raw))
+            self._touch_task(task.key)
+            for job in state.jobs:
+                self._touch(Kind.JOB, job.queue, job.id)
         return Applied(verdict, entry.offset, task.version, dropped=dropped)
 
     def records(self, keys: Sequence[TaskKey], *, now: int) -> list[Record]:
@@ -220,6 +244,7 @@ class Store:
         task = self.tasks.ensure(key, now)
         self.states.register(task, details)
         self.tasks.touch(task, now)
+        self._touch_task(key)
         return self.log.append(DetailsEntry(self.log.next_offset(now), self.log.head, key, details))
 
     # The log
@@ -239,6 +264,7 @@ class Store:
             task.notices.pop(code, None)
         elif task.end is not End.ENDED:
             task.notices[code] = body
+        self._touch_task(key)
         return self.log.append(NoticeEntry(self.log.next_offset(now), self.log.head, key, code, body))
 
     def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]], *, now: int) -> None:
@@ -279,7 +305,10 @@ class Store:
     def learn(self, name: str, sample: bytes, *, keep: int, now: int) -> None:
         """See `Engine.learn`."""
         del now
-        self.samples.learn(name, sample, keep)
+        dropped = self.samples.learn(name, sample, keep)
+        self._touch(Kind.SAMPLES, name)
+        if dropped is not None:
+            self._touch(Kind.SAMPLES, dropped)
 
     def learned(self, names: Sequence[str], *, now: int) -> list[list[bytes]]:
         """See `Engine.learned`."""
@@ -298,6 +327,8 @@ class Store:
     ) -> Put:
         """See `Engine.put`."""
         put = self.documents.put(name, value, expect=expect, seconds=seconds, now=now)
+        if put.written:
+            self._touch(Kind.DOCUMENT, name)
         if tell and put.written:
             self.log.append(DocumentEntry(self.log.next_offset(now), self.log.head, name, value))
         self.tidy(now)
@@ -310,36 +341,61 @@ class Store:
 
     def begin(self, session: str, name: str, digest: bytes, *, seconds: float, now: int) -> Operation:
         """See `Engine.begin`."""
-        return self.operations.begin(session, name, digest, seconds, now)
+        operation = self.operations.begin(session, name, digest, seconds, now)
+        if operation.state is OperationState.NEW:
+            self._touch(Kind.OPERATION, name)
+        return operation
 
     def finish(self, session: str, name: str, answer: bytes | None, *, now: int) -> bool:
         """See `Engine.finish`."""
-        return self.operations.finish(session, name, answer, now)
+        finished = self.operations.finish(session, name, answer, now)
+        if finished:
+            self._touch(Kind.OPERATION, name)
+        return finished
 
     def claim_jobs(self, session: str, queue: str, *, limit: int, lease: float, now: int) -> list[Job]:
         """See `Engine.claim_jobs`."""
-        return self.jobs.claim(session, queue, limit, ends_at(lease, now), now)
+        jobs = self.jobs.claim(session, queue, limit, ends_at(lease, now), now)
+        for job in jobs:
+            self._touch(Kind.JOB, queue, job.id)
+        return jobs
 
     def finish_job(self, session: str, queue: str, job: str, *, retry_at: int = 0, now: int) -> bool:
         """See `Engine.finish_job`."""
-        return self.jobs.finish(session, queue, job, retry_at, now)
+        finished = self.jobs.finish(session, queue, job, retry_at, now)
+        if finished:
+            self._touch(Kind.JOB, queue, job)
+        return finished
 
     def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float, now: int) -> Held:
         """See `Engine.hold`."""
-        return self.counters.hold(counter, hold, amount, limit=limit, window=window, now=now)
+        held = self.counters.hold(counter, hold, amount, limit=limit, window=window, now=now)
+        if held.ok:
+            self._touch(Kind.HOLD, counter, hold)
+        return held
 
     def settle(self, counter: str, hold: str, amount: float, *, now: int) -> None:
         """See `Engine.settle`."""
         del now
         self.counters.settle(counter, hold, amount)
+        self._touch(Kind.HOLD, counter, hold)
 
     # Other
+
+    def forget(self, key: TaskKey, offset: int) -> None:
+        """Delete a task that was deleted in storage, unless it has a state newer than `offset`."""
+        task = self.tasks.get(key)
+        if task is not None and task.offset <= offset:
+            self.assignments.end(task)
+            self.tasks.forget(task)
 
     def tidy(self, now: int) -> None:
         """Delete a little of what is old or too much, if it is time; called by the operations that add."""
         if not self.retention.full and now < self._tidied_until <= now + _PAUSE_MICROSECONDS:
             return
-        _, more = self.retention.forget(now)
+        stateless, more = self.retention.forget(now)
+        for key in stateless:
+            self._touch_task(key)
         more |= len(self.documents.expire(STEP, now)) == STEP
         more |= len(self.operations.expire(STEP, now)) == STEP
         self.assignments.expire(STEP, now)
@@ -352,3 +408,10 @@ class Store:
         orphans, oldest = self.assignments.orphaned(now)
         used = self.tasks.size + self.jobs.size
         return Census(orphans, oldest, used=used, limit=self.retention.max_bytes, jobs=len(self.jobs))
+
+    def _touch_task(self, key: TaskKey) -> None:
+        self._touch(Kind.TASK, key.upstream, key.account, key.task_id)
+
+    def _touch(self, kind: Kind, *name: str) -> None:
+        if self.changes is not None:
+            self.changes.touch(kind, *name)

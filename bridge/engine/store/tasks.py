@@ -129,6 +129,19 @@ class Tasks:
                 self._by_last_part.setdefault(_last_part(key), {})[key] = None
         return task
 
+    def restore(self, tasks: list[Task], now: int) -> None:
+        """Add tasks with their states, as they were."""
+        for task in sorted(tasks, key=lambda task: task.first_seen):
+            known = self.ensure(task.key, now)
+            self.size += task.size - known.size
+            self._tasks[task.key] = task
+            if task.first_seen:
+                self.listings.add(task.key, task.first_seen, task.details)
+        for task in sorted(tasks, key=lambda task: task.offset):
+            self.touch(task, now)
+            if task.first_seen:
+                self.listings.change(task.key, final=task.end is not End.OPEN)
+
     def touch(self, task: Task, now: int) -> None:
         """A task has changed: it is kept longest from now on."""
         task.touched_at = now

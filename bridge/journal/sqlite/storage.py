@@ -119,9 +119,24 @@ def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int, t
         (offset, *entry.names, entry.observed_at, entry.document, entry.state.raw) for offset, entry in rows
     ]
     with Transaction(connection):
-        for start in range(0, len(rows), _CHUNK):
-            _insert(connection, _PUT_TASKS, _TASK, tasks[start : start + _CHUNK])
-            _insert(connection, _PUT_EVENTS, _EVENT, events[start : start + _CHUNK])
+        insert_states(connection, tasks, events)
+
+
+def insert_states(
+    connection: sqlite3.Connection, tasks: Sequence[tuple[Any, ...]], events: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert the rows of states, as many of each.
+
+    Args:
+        tasks: Names, offset, whether it is open, the journal's time, when it was first seen (Unix seconds).
+        events: Offset, names, when it was observed (monotonic seconds), document, the provider's document.
+
+    Raises:
+        sqlite3.Error: The transaction has to be rolled back.
+    """
+    for start in range(0, len(tasks), _CHUNK):
+        _insert(connection, _PUT_TASKS, _TASK, tasks[start : start + _CHUNK])
+        _insert(connection, _PUT_EVENTS, _EVENT, events[start : start + _CHUNK])
 
 
 class Transaction:
@@ -298,7 +313,9 @@ def _first_seen(row: tuple[Any, Any]) -> float | None:
         return None
 
 
-def _insert(connection: sqlite3.Connection, statement: str, row: str, rows: list[tuple[Any, ...]]) -> None:
+def _insert(
+    connection: sqlite3.Connection, statement: str, row: str, rows: Sequence[tuple[Any, ...]]
+) -> None:
     values = list(itertools.chain.from_iterable(rows))
     connection.execute(statement.format(", ".join([row] * len(rows))), values)
 

@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from bridge.core.task import TaskKey
+from bridge.engine.store import Store
 from bridge.errors import JournalError
+from bridge.journal.sqlite.store_recorder import StoreRecorder
+from tests.fakes.clock import FakeClock
 from tests.fakes.disk import opened
+from tests.fakes.engines import VirtualTime
 from tests.fakes.journal import recorded_after
 
 pytestmark = pytest.mark.anyio
@@ -64,3 +68,89 @@ async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         assert found or newest[f"task-{task}"].state.progress >= float(progress) + 256, "beyond its history"
         assert int(cursor.partition("-")[2]) <= head
     assert len(told) >= ACKNOWLEDGED
+
+
+SHARING = """
+import asyncio, sys, time
+from pathlib import Path
+from bridge.clock import SystemClock
+from bridge.core.task import TaskKey
+from bridge.engine.base import JobLimits, Mode
+from bridge.engine.store import Store
+from bridge.journal.sqlite.codec import encode
+from bridge.journal.sqlite.store_recorder import StoreRecorder
+from tests.fakes.engines import state_of
+from tests.fakes.tasks import state
+
+def now():
+    return time.time_ns() // 1000
+
+async def main():
+    store, durable = Store(), asyncio.Event()
+    recorder = await StoreRecorder.open(
+        Path(sys.argv[1]), store, SystemClock(), now=now, retention_seconds=86_400
+    )
+    recorder.recorded = durable.set
+    options = {"known_head": 0, "new_epoch": "e1", "about": b"", "opens": True}
+    store.session("a", ttl=600, **options, now=now())
+    for version in range(1, 1_000_000):
+        told = []
+        for task in range(5):
+            known = state(progress=version)
+            change = state_of(
+                TaskKey("qingbo", f"task-{task}"), version, mode=Mode.FREE, document=encode(known),
+                content=f"{task}-{version}",
+            )
+            (applied,) = store.apply("a", [change], limits=JobLimits(), now=now())
+            told.append((task, version, applied.offset))
+        put = store.put("document", b"%d" % version, expect=None, seconds=1e9, now=now())
+        recorder.changed()
+        position = recorder.position
+        while recorder.durable < position:
+            durable.clear()
+            await durable.wait()
+        for task, version, offset in told:
+            print(task, version, offset, store.log.epoch, flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_an_engine_acknowledged_survives_a_kill_in_the_same_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.db"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SHARING, str(path), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    lines = [await process.stdout.readline() for _ in range(ACKNOWLEDGED)]
+    process.kill()
+    lines += [
+        line for line in (await process.stdout.read()).splitlines(keepends=True) if line.endswith(b"\n")
+    ]
+    assert await process.wait() == -signal.SIGKILL
+    store = Store()
+    recorder = await StoreRecorder.open(path, store, FakeClock(), now=VirtualTime(), retention_seconds=86_400)
+    try:
+        told = [line.split() for line in lines]
+        assert {epoch.decode() for *_, epoch in told} == {store.log.epoch}
+        newest: dict[int, tuple[int, int]] = {}
+        for task, version, offset, _ in told:
+            newest[int(task)] = (int(version), int(offset))
+        for task, (version, offset) in newest.items():
+            (record,) = store.records([TaskKey("qingbo", f"task-{task}")], now=0)
+            assert record.version >= version
+            assert record.offset >= offset
+            assert (record.version == version) == (record.offset == offset)
+        ((_, document),) = store.get(["document"], now=0)
+        assert document is not None
+        assert int(document) >= max(version for version, _ in newest.values())
+        assert store.log.head >= max(offset for _, offset in newest.values())
+    finally:
+        await recorder.close()
+    # And a process alone reads all of it.
+    async with opened(path) as journal:
+        assert journal.epoch == store.log.epoch
+        for task in range(5):
+            events = await recorded_after(journal, TaskKey("qingbo", f"task-{task}"), 0)
+            progresses = [event.state.progress for event in events]
+            assert progresses == [progresses[0] + number for number in range(len(events))]

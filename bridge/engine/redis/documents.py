@@ -1,0 +1,155 @@
+"""Budgets, samples, small documents, operations, jobs and holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from bridge.core.schedule import MAX_BACKOFF, MAX_WAIT
+from bridge.engine.base import Held, Job, Lent, Operation, OperationState, Put, Report, Take
+from bridge.engine.redis.link import MICROSECONDS, EngineLink, in_microseconds
+
+FIRST_PAUSE = 1.0
+LEARNED_SECONDS = 90 * 86_400.0
+"""A list of samples to which nothing was added for so long is deleted."""
+
+_MAX_SLOTS = 10_000
+_LOWEST_RATE = 1e-6
+_EVER = 1e12  # seconds
+
+
+class RedisDocuments(EngineLink):
+    """Everything that is not about one task."""
+
+    async def take(self, session: str, take: Take) -> Lent:
+        """See `Engine.take`."""
+        apart: int | str = ""
+        if take.rate is not None and take.rate > 0:
+            # Rounded up: a microsecond less would make 41 of 40 a second.
+            apart = math.ceil(MICROSECONDS / max(take.rate, _LOWEST_RATE))
+        name = take.credential
+        answer = await self.run(
+            "take",
+            (self.keys.sessions, *(self.keys.named(kind, name) for kind in ("budget", "permits", "planned"))),
+            session,
+            apart,
+            min(max(take.slots, 0), _MAX_SLOTS),
+            round(min(max(take.horizon, 0.0), MAX_WAIT) * MICROSECONDS),
+            max(take.permits, 0),
+            "" if take.most is None else take.most,
+            repr(float(take.planned)) if math.isfinite(take.planned) else "0",
+        )
+        now, permits, next_slot, paused, failures, planned, *slots = answer
+        return Lent(
+            now=int(now),
+            slots=[int(slot) for slot in slots],
+            permits=permits,
+            next_slot=int(next_slot),
+            paused_until=int(paused),
+            failures=int(failures),
+            planned=float(planned),
+        )
+
+    async def report(
+        self, session: str, credential: str, report: Report, *, seconds: float = 0.0
+    ) -> tuple[int, int]:
+        """See `Engine.report`."""
+        own = self.keys
+        paused, failures = await self.run(
+            "report",
+            (own.meta, own.log, own.sessions, own.named("budget", credential)),
+            *(session, credential, report.value, repr(seconds) if seconds > 0 else "0", self.limits.log),
+            *(repr(MAX_WAIT), repr(FIRST_PAUSE), repr(MAX_BACKOFF)),
+        )
+        return int(paused), failures
+
+    async def probe(self, session: str, credential: str, *, seconds: float) -> bool:
+        """See `Engine.probe`."""
+        keys = (self.keys.sessions, self.keys.named("budget", credential))
+        return bool(await self.run("probe", keys, session, in_microseconds(seconds)))
+
+    async def learn(self, name: str, sample: bytes, *, keep: int) -> None:
+        """See `Engine.learn`."""
+        keys = (self.keys.named("learned", name),)
+        await self.run("learn", keys, sample, max(keep, 1), round(LEARNED_SECONDS * 1000))
+
+    async def learned(self, names: Sequence[str]) -> list[list[bytes]]:
+        """See `Engine.learned`."""
+        if not names:
+            return []
+        return await self.plain(*(("LRANGE", self.keys.named("learned", name), 0, -1) for name in names))
+
+    async def put(
+        self, name: str, value: bytes | None, *, expect: int | None, seconds: float, tell: bool = False
+    ) -> Put:
+        """See `Engine.put`."""
+        own = self.keys
+        written, version, now = await self.run(
+            "put",
+            (own.meta, own.log, own.named("doc", name)),
+            *(name.encode("utf-8", "surrogatepass"), value or b"", int(value is not None)),
+            *("" if expect is None else expect, in_microseconds(seconds), int(tell), self.limits.log),
+        )
+        return Put(bool(written), int(version), now)
+
+    async def get(self, names: Sequence[str]) -> list[tuple[int, bytes | None]]:
+        """See `Engine.get`."""
+        if not names:
+            return []
+        keys = [self.keys.named("doc", name) for name in names]
+        answers = await self.run("get", keys)
+        return [(int(version), value) for version, value in answers]
+
+    async def begin(self, session: str, name: str, digest: bytes, *, seconds: float) -> Operation:
+        """See `Engine.begin`."""
+        keys = (self.keys.sessions, self.keys.named("op", name))
+        state, *answer = await self.run("begin", keys, session, digest, in_microseconds(seconds))
+        return Operation(OperationState(state.decode()), answer[0] if answer else None)
+
+    async def finish(self, session: str, name: str, answer: bytes | None) -> bool:
+        """See `Engine.finish`."""
+        keys = (self.keys.sessions, self.keys.named("op", name))
+        return bool(await self.run("finish", keys, session, answer or b"", int(answer is not None)))
+
+    async def claim_jobs(self, session: str, queue: str, *, limit: int, lease: float) -> list[Job]:
+        """See `Engine.claim_jobs`."""
+        keys = (self.keys.sessions, *self._queue(queue))
+        answers = await self.run("claim_jobs", keys, session, max(limit, 0), in_microseconds(lease))
+        return [
+            Job(
+                queue=queue,
+                id=id_.decode("utf-8", "surrogatepass"),
+                body=body,
+                ordering=_unescaped(ordering),
+                due=int(due),
+                attempts=int(attempts),
+            )
+            for id_, body, ordering, due, attempts in answers
+        ]
+
+    async def finish_job(self, session: str, queue: str, job: str, *, retry_at: int = 0) -> bool:
+        """See `Engine.finish_job`."""
+        keys = (self.keys.sessions, *self._queue(queue), self.keys.queues)
+        return bool(await self.run("finish_job", keys, session, queue, job, retry_at))
+
+    def _queue(self, queue: str) -> list[bytes]:
+        return [
+            self.keys.named(f"jobs-{part}", queue) for part in ("all", "ready", "order", "info", "flight")
+        ]
+
+    async def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float) -> Held:
+        """See `Engine.hold`."""
+        length: int | str = max(round(window * MICROSECONDS), 1) if window < _EVER else ""
+        keys = (self.keys.named("hold", counter),)
+        ok, used = await self.run("hold", keys, hold, repr(float(amount)), repr(float(limit)), length)
+        return Held(bool(ok), float(used))
+
+    async def settle(self, counter: str, hold: str, amount: float) -> None:
+        """See `Engine.settle`."""
+        await self.run("settle", (self.keys.named("hold", counter),), hold, repr(float(amount)))
+
+
+def _unescaped(text: bytes) -> str:
+    """The reverse of `escaped`."""
+    out = text.replace(b"\1\1", b"\1\3").replace(b"\1\2", b"\0").replace(b"\1\3", b"\1")
+    return out.decode("utf-8", "surrogatepass")

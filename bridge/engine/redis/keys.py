@@ -1,0 +1,125 @@
+"""The names of keys, and tasks as they are written in them.
+
+All keys have one tag, the name of the service in braces: a cluster keeps them in one slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import orjson
+
+from bridge.core.task import TaskKey
+
+MAX_NAMES = 64
+
+
+class Keys:
+    """The keys of one service.
+
+    Args:
+        name: Of the service.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._prefix = prefix = b"{%b}:" % name.encode()
+        self.meta = prefix + b"meta"
+        self.log = prefix + b"log"
+        self.sessions = prefix + b"s"
+        self.about = prefix + b"about"
+        self.beats = prefix + b"beats"
+        self.owned = prefix + b"owned"
+        self.wants = prefix + b"wants"
+        self.expiry = prefix + b"expiry"
+        self.accounts = prefix + b"accounts"
+        self.queues = prefix + b"queues"
+        self._record, self._history = prefix + b"t:", prefix + b"h:"
+
+    def record(self, task: bytes) -> bytes:
+        """The record of a task."""
+        return self._record + task
+
+    def history(self, task: bytes) -> bytes:
+        """Its recorded states."""
+        return self._history + task
+
+    def named(self, kind: str, name: str) -> bytes:
+        """The key of something that has a name."""
+        return self._prefix + f"{kind}:{name}".encode("utf-8", "surrogatepass")
+
+    def orphans(self, account: bytes) -> bytes:
+        """The orphans of an account."""
+        return self._prefix + b"orphans:" + account
+
+    def changed(self, upstream: str, account: bytes, *, final: bool) -> bytes:
+        """The tasks of an account by their last change: those that have ended, or the open ones."""
+        return b"%b%b:%b/%b" % (self._prefix, b"ended" if final else b"open", upstream.encode(), account)
+
+    def tails(self, key: TaskKey) -> bytes | None:
+        """Where a task is found by what comes after the last `/` of its id; None for an id without one."""
+        if "/" not in key.task_id:
+            return None
+        last_part = key.task_id.rpartition("/")[2].encode("utf-8", "surrogatepass")
+        return b"%btails:%b/%b/%b" % (
+            self._prefix,
+            key.upstream.encode(),
+            account_text(key.account),
+            last_part,
+        )
+
+
+def account_text(account: str) -> bytes:
+    """An account as it is written in keys: without a slash."""
+    if "/" in account or "%" in account:
+        account = account.replace("%", "%25").replace("/", "%2F")
+    return account.encode("utf-8", "surrogatepass")
+
+
+def task_text(key: TaskKey) -> bytes:
+    """A task as it is written in keys and entries."""
+    task_id = key.task_id.encode("utf-8", "surrogatepass")
+    return b"%b/%b/%b" % (key.upstream.encode(), account_text(key.account), task_id)
+
+
+def read_task(text: bytes) -> TaskKey:
+    """The reverse.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    upstream, account, task_id = text.decode("utf-8", "surrogatepass").split("/", 2)
+    if "%" in account:
+        account = account.replace("%2F", "/").replace("%25", "%")
+    return TaskKey(upstream, task_id, account)
+
+
+def details_names(details: bytes | None) -> list[bytes]:
+    """Tags and group in the details of a task, as they are in listings; none if they are nonsense."""
+    if details is None:
+        return []
+    try:
+        fields = orjson.loads(details)
+    except orjson.JSONDecodeError:
+        return []
+    if not isinstance(fields, dict):
+        return []
+    tags, group = fields.get("tags"), fields.get("group")
+    names = _unique("tag", tags if isinstance(tags, list) else [])
+    if isinstance(group, str) and group:
+        names.append(listed_name("group", group))
+    return names[-MAX_NAMES:]
+
+
+def _unique(kind: str, names: Iterable[object]) -> list[bytes]:
+    return [listed_name(kind, name) for name in dict.fromkeys(n for n in names if isinstance(n, str) and n)]
+
+
+def listed_name(kind: str, name: str) -> bytes:
+    """A tag or group in listings, where a zero byte ends it."""
+    return f"{kind}:".encode() + escaped(name)
+
+
+def escaped(name: str) -> bytes:
+    """A text without zero bytes, different for different texts."""
+    text = name.encode("utf-8", "surrogatepass")
+    return text.replace(b"\1", b"\1\1").replace(b"\0", b"\1\2")

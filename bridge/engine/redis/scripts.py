@@ -1,0 +1,37 @@
+"""The scripts that run in the server, one per operation; each has `common.lua` before it."""
+
+from __future__ import annotations
+
+from hashlib import sha1
+from importlib import resources
+from typing import NamedTuple
+
+from bridge.engine.base import ENTRY_BYTES
+
+
+class Script(NamedTuple):
+    """A script, and the name under which a server that has seen it knows it."""
+
+    text: str
+    digest: str
+
+
+def load_scripts() -> dict[str, Script]:
+    """Every script by its name."""
+    folder = resources.files(__package__) / "lua"
+    texts = {
+        entry.name.removesuffix(".lua"): entry.read_text("utf-8")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".lua")
+    }
+    common, jobs = texts.pop("common"), texts.pop("jobs")
+    constants = f"local ENTRY_BYTES = {ENTRY_BYTES}\n"
+    scripts = {}
+    for name, body in texts.items():
+        text = constants + common + (jobs if name in _ABOUT_JOBS else "") + body
+        # SHA-1 is how servers name scripts.
+        scripts[name] = Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return scripts
+
+
+_ABOUT_JOBS = ("apply", "claim_jobs", "finish_job")

@@ -1,0 +1,195 @@
+"""States, notices, the log, and the orders over tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bridge.core.task import TaskKey
+from bridge.engine.base import (
+    DEFAULT_JOB_LIMITS,
+    MAX_TASKS,
+    Applied,
+    Apply,
+    Entry,
+    JobLimits,
+    Past,
+    Record,
+    Verdict,
+)
+from bridge.engine.redis.keys import account_text, details_names, escaped, listed_name, read_task, task_text
+from bridge.engine.redis.replies import read_past, read_record
+from bridge.engine.redis.tasks import RedisTasks
+from bridge.engine.redis.wire import Argument
+
+_PORTION = 1000
+_VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
+
+
+class _Places:
+    """The keys of a call, each once, and where they are in it."""
+
+    def __init__(self, *keys: bytes) -> None:
+        self.keys = list(keys)
+        self._places: dict[bytes, int] = {}
+
+    def of(self, *keys: bytes) -> int:
+        """The place of the first of some keys that stand together, from 1."""
+        place = self._places.get(keys[0])
+        if place is None:
+            place = self._places[keys[0]] = len(self.keys) + 1
+            self.keys += keys
+        return place
+
+
+class RedisStates(RedisTasks):
+    """What is recorded, and reading it."""
+
+    async def apply(
+        self, session: str, states: Sequence[Apply], *, limits: JobLimits = DEFAULT_JOB_LIMITS
+    ) -> list[Applied]:
+        """See `Engine.apply`."""
+        if not states:
+            return []
+        own = self.keys
+        places = _Places(
+            *(own.meta, own.log, own.sessions, own.owned, own.wants, own.accounts, own.expiry, own.queues)
+        )
+        _, ended_life, open_life = self._lives
+        arguments: list[Argument] = [session, self.limits.log, self.limits.history, ended_life, open_life]
+        arguments += (limits.jobs, limits.size)
+        for state in states:
+            arguments += self._state_arguments(state, places)
+        answers = await self.run("apply", places.keys, *arguments)
+        return [
+            self.read_answer(_read_applied, state.key, answer)
+            for state, answer in zip(states, answers, strict=True)
+        ]
+
+    def _state_arguments(self, state: Apply, places: _Places) -> list[Argument]:
+        own, key = self.keys, state.key
+        task, account, tails = task_text(key), account_text(key.account), own.tails(key)
+        raw = state.raw if state.raw is not None and len(state.raw) <= self.limits.raw_bytes else None
+        names = details_names(state.details)
+        arguments: list[Argument] = []
+        arguments += (task, account, state.mode.value, state.expect, state.stamp.version, state.stamp.session)
+        arguments += (int(state.end), state.digest, state.document, int(raw is not None), raw or b"")
+        arguments += (int(state.details is not None), state.details or b"", len(names), *names)
+        arguments += (
+            places.of(own.record(task)),
+            places.of(own.history(task)),
+            places.of(own.orphans(account)),
+            places.of(own.changed(key.upstream, account, final=False)),
+            places.of(own.changed(key.upstream, account, final=True)),
+            places.of(own.named("list", key.upstream)),
+            places.of(tails) if tails is not None else 0,
+            len(state.jobs),
+        )
+        for job in state.jobs:
+            queue = [own.named(f"jobs-{part}", job.queue) for part in ("all", "ready", "order", "info")]
+            arguments += (
+                places.of(*queue),
+                job.queue,
+                job.id,
+                job.body,
+                escaped(job.ordering),
+                job.due,
+                job.attempts,
+            )
+        return arguments
+
+    async def records(self, keys: Sequence[TaskKey]) -> list[Record]:
+        """See `Engine.records`."""
+        if not keys:
+            return []
+        answers = await self.plain(*(("HGETALL", self.keys.record(task_text(key))) for key in keys))
+        return [self.read_answer(read_record, key, fields) for key, fields in zip(keys, answers, strict=True)]
+
+    async def history(self, key: TaskKey, after: int) -> list[Past]:
+        """See `Engine.history`."""
+        (texts,) = await self.plain(("LRANGE", self.keys.history(task_text(key)), 0, -1))
+        past: list[Past] = [self.read_answer(read_past, text) for text in texts]
+        return [state for state in past if state.offset > after]
+
+    async def newest(self, upstream: str, account: str, *, final: bool, limit: int) -> list[TaskKey]:
+        """See `Engine.newest`."""
+        if limit <= 0:
+            return []
+        key = self.keys.changed(upstream, account_text(account), final=final)
+        (tasks,) = await self.plain(("ZREVRANGE", key, 0, limit - 1))
+        return [self.read_answer(read_task, task) for task in tasks]
+
+    async def listing(
+        self, upstream: str, *, tag: str = "", group: str = "", after: int = 0, limit: int = MAX_TASKS
+    ) -> list[tuple[int, TaskKey]]:
+        """See `Engine.listing`."""
+        names = [listed_name(kind, name) for kind, name in (("tag", tag), ("group", group)) if name] or [b""]
+        key = self.keys.named("list", upstream)
+        found: list[tuple[int, TaskKey]] = []
+        while len(found) < limit:
+            name, count = names[0], limit - len(found) if len(names) == 1 else _PORTION
+            first = b"(%b\0%016d\1" % (name, max(after, 0))
+            (members,) = await self.plain(("ZRANGEBYLEX", key, first, b"(%b\1" % name, "LIMIT", 0, count))
+            places = [member[len(name) :] for member in members]
+            if len(names) > 1 and places:
+                (scores,) = await self.plain(("ZMSCORE", key, *(names[1] + place for place in places)))
+                chosen = [place for place, score in zip(places, scores, strict=True) if score is not None]
+            else:
+                chosen = places
+            found += [self.read_answer(_read_place, place) for place in chosen]
+            if len(members) < count:
+                break
+            after = self.read_answer(_read_place, places[-1])[0]
+        return found[:limit]
+
+    async def register(self, session: str, key: TaskKey, details: bytes) -> int:
+        """See `Engine.register`."""
+        own, task, tails = self.keys, task_text(key), self.keys.tails(key)
+        _, ended_life, open_life = self._lives
+        keys = [own.meta, own.log, own.sessions, own.expiry, own.record(task), own.history(task)]
+        keys += (own.named("list", key.upstream), tails or own.expiry)
+        offset = await self.run(
+            "register",
+            keys,
+            *(session, task, details, int(tails is not None), self.limits.log, ended_life, open_life),
+            *details_names(details),
+        )
+        return int(offset)
+
+    async def read(self, after: int, *, block: float, limit: int = 1000) -> list[Entry]:
+        """See `Engine.read`."""
+        return await self.reader.read(after, block=block, limit=limit)
+
+    async def announce(self, session: str, key: TaskKey, code: str, body: bytes | None) -> int:
+        """See `Engine.announce`."""
+        own, task, tails = self.keys, task_text(key), self.keys.tails(key)
+        offset = await self.run(
+            "announce",
+            (own.meta, own.log, own.sessions, own.expiry, own.record(task), tails or own.expiry),
+            *(session, task, code, body or b"", int(body is not None), self.limits.log, self._lives[0]),
+            int(tails is not None),
+        )
+        return int(offset)
+
+    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
+        """See `Engine.confirm`."""
+        own = self.keys
+        for start in range(0, len(confirmed), MAX_TASKS):
+            keys = [own.meta, own.log, own.sessions]
+            arguments: list[Argument] = [session, self.limits.log]
+            for key, at in confirmed[start : start + MAX_TASKS]:
+                task = task_text(key)
+                keys.append(own.record(task))
+                arguments += (task, repr(float(at)))
+            await self.run("confirm", keys, *arguments)
+
+
+def _read_applied(key: TaskKey, answer: Sequence[Any]) -> Applied:
+    verdict, offset, version, dropped = answer[:4]
+    record = read_record(key, answer[4]) if len(answer) > 4 else None
+    return Applied(_VERDICTS[verdict], int(offset), int(version), record, dropped)
+
+
+def _read_place(place: bytes) -> tuple[int, TaskKey]:
+    """Offset and task as they are in a listing, after a zero byte."""
+    return int(place[1:17]), read_task(place[18:])

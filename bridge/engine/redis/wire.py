@@ -1,0 +1,214 @@
+"""One connection for calls: what several callers ask at the same time goes to the server together.
+
+Rule 1: nothing is sent twice, but for a script that the server does not know (NOSCRIPT): it was not run.
+Rule 2: any error, and any answer that is late, breaks the wire for good: what was asked has happened or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hiredis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from bridge.engine.redis.scripts import Script
+from bridge.errors import EngineUnavailable
+
+Argument = bytes | str | int
+GROUP = 64
+"""Most commands that are sent together."""
+
+_SHOWN = 160
+
+
+class _Never(Exception):
+    """Never raised."""
+
+
+class Command:
+    """A command that waits for its answer.
+
+    Args:
+        script: What it runs, if it runs one: its arguments are those after the script.
+    """
+
+    __slots__ = ("answer", "arguments", "script")
+
+    def __init__(self, arguments: tuple[Argument, ...], script: Script | None = None) -> None:
+        self.arguments = arguments
+        self.script = script
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def packed(self, *, whole: bool = False) -> bytes:
+        """As it is sent: a script by its name, or as a `whole`."""
+        if self.script is None:
+            return hiredis.pack_command(self.arguments)  # type: ignore[arg-type, no-any-return] # its stub
+        head = ("EVAL", self.script.text) if whole else ("EVALSHA", self.script.digest)
+        return hiredis.pack_command((*head, *self.arguments))  # type: ignore[arg-type, no-any-return]
+
+
+class Wire:
+    """A connection for calls.
+
+    Args:
+        connection: Connected.
+        timeout: Seconds within which a group of commands must be answered.
+        where: The server, for errors.
+        broke: Called once, when it breaks.
+    """
+
+    def __init__(
+        self, connection: AbstractConnection, *, timeout: float, where: str, broke: Callable[[str], None]
+    ) -> None:
+        self._connection = connection
+        self._timeout = timeout
+        self._where = where
+        self._broke = broke
+        self._waiting: deque[Command] = deque()
+        self._work = asyncio.Event()
+        self._reason: str | None = None
+        self._pump = asyncio.create_task(self._run(), name="engine calls")
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands, next to each other, and wait for all answers.
+
+        Raises:
+            EngineUnavailable: There is no answer, or an error.
+        """
+        if self._reason is not None:
+            raise EngineUnavailable(self._reason)
+        self._waiting.extend(commands)
+        self._work.set()
+        try:
+            return [await command.answer for command in commands]
+        finally:
+            for command in commands:
+                # Nobody waits any more: of several that fail, one was raised.
+                if not command.answer.cancel() and not command.answer.cancelled():
+                    command.answer.exception()
+
+    def break_off(self, reason: str) -> None:
+        """Give up the connection: everybody who waits is told why."""
+        if self._reason is not None:
+            return
+        self._reason = reason
+        for command in self._waiting:
+            _fail(command, reason)
+        self._waiting.clear()
+        self._pump.cancel()
+        abort(self._connection)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self.break_off(f"the connection to {self._where} was closed")
+        await asyncio.gather(self._pump, return_exceptions=True)
+
+    async def _run(self) -> None:
+        group: list[Command] = []
+        try:
+            while True:
+                await self._work.wait()
+                group = [self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP))]
+                if not self._waiting:
+                    self._work.clear()
+                async with asyncio.timeout(self._timeout):
+                    await self._exchange(group, whole=False)
+                    if unknown := [command for command in group if not command.answer.done()]:
+                        await self._exchange(unknown, whole=True)
+                group = []
+        except asyncio.CancelledError:
+            reason = self._reason or f"the connection to {self._where} was closed"
+            raise
+        except TimeoutError:
+            reason = f"{self._where} did not answer within {self._timeout:g} s"
+        except (RedisError, OSError, hiredis.HiredisError) as error:
+            reason = explain(error, self._where)
+        except Exception as error:  # noqa: BLE001 - a library that fails: no answer
+            reason = f"the connection to {self._where} failed: {type(error).__name__}"
+        finally:
+            for command in group:
+                _fail(command, reason)
+        self.break_off(reason)
+        self._broke(reason)
+
+    async def _exchange(self, group: Sequence[Command], *, whole: bool) -> None:
+        """Send a group and read its answers; a script that the server does not know stays without one."""
+        await self._connection.send_packed_command(
+            [command.packed(whole=whole) for command in group], check_health=False
+        )
+        refused: ResponseError | None = None
+        for command in group:
+            try:
+                answer = await self._connection.read_response(disable_decoding=True)
+            except NoScriptError as error:
+                if whole:
+                    raise
+                del error
+            except ResponseError as error:
+                # The others of the group have their answers behind it.
+                refused = refused or error
+                _fail(command, explain(error, self._where))
+            else:
+                if not command.answer.done():
+                    command.answer.set_result(answer)
+        if refused is not None:
+            raise refused
+
+
+def abort(connection: AbstractConnection) -> None:
+    """Close a connection at once, whatever it waits for."""
+    writer = connection._writer  # noqa: SLF001 - disconnect() waits for a TLS peer that may be gone
+    if writer is not None:
+        writer.transport.abort()
+    connection._close()  # type: ignore[no-untyped-call] # noqa: SLF001 - else it warns that it was left open
+
+
+def explain(error: Exception, where: str) -> str:
+    """One sentence about an error; no argument of a command is in it."""
+    text = " ".join(str(error).split())
+    for kind, code, meaning in _MEANINGS:
+        # From within a script, older servers have the code in the middle of their own sentence.
+        if isinstance(error, kind) or text.startswith(code) or f"-{code} " in text:
+            return f"{where} {meaning}"
+    if isinstance(error, ResponseError):
+        text = text.partition(" script: ")[0].partition(", with args")[0][:_SHOWN]
+        return f"{where} refused a command: {text}"
+    if isinstance(error, TimeoutError | RedisTimeoutError):
+        return f"{where} did not answer in time"
+    text = text[:_SHOWN].rstrip(".")
+    return f"the connection to {where} broke: {text}" if text else f"the connection to {where} broke"
+
+
+_MEANINGS: tuple[tuple[type[Exception], str, str], ...] = (
+    (OutOfMemoryError, "OOM", "is full: its memory has reached maxmemory"),
+    (ReadOnlyError, "READONLY", "is a replica, not the master"),
+    (MasterDownError, "MASTERDOWN", "is a replica whose master is down"),
+    (BusyLoadingError, "LOADING", "is still loading its data"),
+    (AskError, "MOVED", "is part of a cluster and does not serve the slot of these keys"),
+    (ClusterDownError, "CLUSTERDOWN", "is part of a cluster that is down"),
+    (NoPermissionError, "NOPERM", "does not permit the user a command or key that the bridge needs"),
+    (_Never, "MISCONF", "cannot save its data to disk, and accepts no writes (MISCONF)"),
+    (_Never, "NOREPLICAS", "accepts no writes: it has too few replicas (min-replicas-to-write)"),
+    (_Never, "BUSY", "is busy with a script"),
+)
+
+
+def _fail(command: Command, reason: str) -> None:
+    if not command.answer.done():
+        command.answer.set_exception(EngineUnavailable(reason))

@@ -1,0 +1,210 @@
+"""Parts of a store as small rows, and back: everything but states, sessions, interest and budgets.
+
+A row that cannot be read is left out: it may be of another version, or damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import orjson
+
+from bridge.core.task import TaskKey
+from bridge.engine.base import End, Job
+from bridge.engine.store.changes import Kind, Name
+from bridge.engine.store.documents import Document, Reserved, Undertaking
+from bridge.engine.store.store import Store
+from bridge.engine.store.tasks import Task
+
+_SEPARATOR = b"\0"
+
+
+class Row(NamedTuple):
+    """One part of a store.
+
+    Args:
+        expires: Microseconds; 0 for never.
+        value: None if it is no longer there.
+    """
+
+    kind: str
+    name: bytes
+    expires: int
+    value: bytes | None
+
+
+def dump(store: Store, kind: Kind, name: Name) -> Row:
+    """A part as it is now."""
+    value, expires = _DUMPS[kind](store, name)
+    encoded = orjson.dumps(value) if value is not None else None
+    return Row(kind.value, _SEPARATOR.join(map(_encoded, name)), expires, encoded)
+
+
+def restore(store: Store, rows: Iterable[Row], now: int) -> dict[TaskKey, list[Any]]:
+    """Put rows back into an empty store; those of tasks are returned, for `read_task`."""
+    tasks: dict[TaskKey, list[Any]] = {}
+    jobs: list[tuple[int, Job]] = []
+    for row in rows:
+        if row.value is None or 0 < row.expires <= now:
+            continue
+        try:
+            name = tuple(part.decode("utf-8", "surrogatepass") for part in row.name.split(_SEPARATOR))
+            value = orjson.loads(row.value)
+            if row.kind == Kind.TASK:
+                upstream, account, task_id = name
+                tasks[TaskKey(upstream, task_id, account)] = value
+            elif row.kind == Kind.JOB:
+                order, body, ordering, due, attempts = value
+                jobs.append((order, Job(name[0], name[1], _raw(body), _unwrap(ordering), due, attempts)))
+            else:
+                _RESTORES[Kind(row.kind)](store, name, value, row.expires)
+        except (ValueError, TypeError, AttributeError, LookupError):
+            continue
+    store.jobs.restore([job for _, job in sorted(jobs, key=lambda ordered: ordered[0])])
+    return tasks
+
+
+def _restore_document(store: Store, name: Name, value: list[Any], expires: int) -> None:
+    version, content = value
+    store.documents.restore(name[0], Document(int(version), _raw(content), expires))
+
+
+def _restore_samples(store: Store, name: Name, value: list[Any], expires: int) -> None:
+    del expires
+    for sample in value:
+        store.samples.learn(name[0], _raw(sample), len(value))
+
+
+def _restore_operation(store: Store, name: Name, value: list[Any], expires: int) -> None:
+    session, digest, done, answer = value
+    undertaking = Undertaking(str(session), _raw(digest), bool(done), _maybe_raw(answer), expires)
+    store.operations.restore(name[0], undertaking)
+
+
+def _restore_hold(store: Store, name: Name, value: list[Any], expires: int) -> None:
+    counter, hold = name
+    number, amount = value
+    store.counters.restore(counter, hold, Reserved(int(number), float(amount), expires))
+
+
+_RESTORES = {
+    Kind.DOCUMENT: _restore_document,
+    Kind.SAMPLES: _restore_samples,
+    Kind.OPERATION: _restore_operation,
+    Kind.HOLD: _restore_hold,
+}
+
+
+def read_task(task: Task, value: list[Any]) -> None:
+    """Set what a row says of a task, besides its states.
+
+    Raises:
+        ValueError, TypeError, AttributeError: It is not what `dump` wrote; the task may be changed in part.
+    """
+    version, session, offset, digest, kept, called_back, notices, confirmed_at, first_seen, details, end = (
+        value
+    )
+    task.version, task.session, task.offset = int(version), str(session), int(offset)
+    task.digest, task.end = _raw(digest), End(end)
+    task.kept, task.called_back = bool(kept), bool(called_back)
+    task.notices = {_unwrap(code): _raw(body) for code, body in notices.items()}
+    task.confirmed_at, task.first_seen = float(confirmed_at), int(first_seen)
+    task.details = _maybe_raw(details)
+
+
+Dumped = tuple[Any, int]
+
+
+def _dump_task(store: Store, name: Name) -> Dumped:
+    upstream, account, task_id = name
+    task = store.tasks.get(TaskKey(upstream, task_id, account))
+    if task is None:
+        return None, 0
+    return [
+        task.version,
+        task.session,
+        task.offset,
+        _text(task.digest),
+        task.kept,
+        task.called_back,
+        {_wrap(code): _text(body) for code, body in task.notices.items()},
+        task.confirmed_at,
+        task.first_seen,
+        _maybe_text(task.details),
+        int(task.end),
+    ], 0
+
+
+def _dump_document(store: Store, name: Name) -> Dumped:
+    document = store.documents.peek(name[0])
+    return (
+        ([document.version, _text(document.value)], document.expires) if document is not None else (None, 0)
+    )
+
+
+def _dump_samples(store: Store, name: Name) -> Dumped:
+    samples = store.samples.learned(name[0])
+    return ([_text(sample) for sample in samples] or None), 0
+
+
+def _dump_operation(store: Store, name: Name) -> Dumped:
+    operation = store.operations.get(name[0])
+    if operation is None:
+        return None, 0
+    value = [operation.session, _text(operation.digest), operation.done, _maybe_text(operation.answer)]
+    return value, operation.expires
+
+
+def _dump_job(store: Store, name: Name) -> Dumped:
+    pending = store.jobs.get(*name)
+    if pending is None:
+        return None, 0
+    job = pending.job
+    return [pending.order, _text(job.body), _wrap(job.ordering), job.due, job.attempts], 0
+
+
+def _dump_hold(store: Store, name: Name) -> Dumped:
+    held = store.counters.get(*name)
+    return ([held.window, held.amount], held.expires) if held is not None else (None, 0)
+
+
+_DUMPS = {
+    Kind.TASK: _dump_task,
+    Kind.DOCUMENT: _dump_document,
+    Kind.SAMPLES: _dump_samples,
+    Kind.OPERATION: _dump_operation,
+    Kind.JOB: _dump_job,
+    Kind.HOLD: _dump_hold,
+}
+
+
+# Bytes as JSON: each byte is the character of that number. Texts likewise: they may hold unpaired surrogates.
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(value: bytes) -> str:
+    return value.decode("latin-1")
+
+
+def _maybe_text(value: bytes | None) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("latin-1")
+
+
+def _maybe_raw(text: str | None) -> bytes | None:
+    return None if text is None else _raw(text)
+
+
+def _wrap(text: str) -> str:
+    return _text(_encoded(text))
+
+
+def _unwrap(text: str) -> str:
+    return _raw(text).decode("utf-8", "surrogatepass")

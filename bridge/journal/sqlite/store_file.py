@@ -1,0 +1,274 @@
+"""A journal's file as the storage of a `Store`: what several workers share, and what one process reads.
+
+States are in the tables of a journal, so that one process and several workers can take turns on a file. What
+only an engine knows (versions, small documents, jobs, ...) is in a table of its own, which a journal leaves
+as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from bridge.clock import Clock
+from bridge.core.task import OWN_ACCOUNT, TaskKey
+from bridge.engine.base import End, Past
+from bridge.engine.store import Store
+from bridge.engine.store.changes import Kind, RecordedState
+from bridge.engine.store.rows import Row, read_task, restore
+from bridge.engine.store.tasks import Task
+from bridge.journal.sqlite.codec import LOST_MARK, decode_key, encode_key
+from bridge.journal.sqlite.database import (
+    PROBE_BYTES,
+    Connect,
+    Database,
+    connect,
+    explain,
+    open_database,
+    probe,
+)
+from bridge.journal.sqlite.repair import open_history, store_time
+from bridge.journal.sqlite.retention import Retention
+from bridge.journal.sqlite.storage import Transaction, insert_states
+
+RESTORED_MICROSECONDS = 10_000
+"""Between the first polls of two tasks after a start: 100 per second."""
+
+MAX_LOST = 500
+TIME_STORED_SECONDS = 600.0
+
+_TABLE = (
+    """CREATE TABLE IF NOT EXISTS engine (
+        kind TEXT NOT NULL, name BLOB NOT NULL, expires INTEGER NOT NULL, value BLOB NOT NULL,
+        PRIMARY KEY (kind, name)) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS engine_expiry ON engine (expires) WHERE expires > 0",
+)
+_PUT = "INSERT OR REPLACE INTO engine (kind, name, expires, value) VALUES {}"
+_DELETE = "DELETE FROM engine WHERE kind = ? AND name = ?"
+_TASKS = """SELECT id, upstream, account, task_id, newest, kept, open FROM tasks
+    WHERE open = ? AND newest < ? ORDER BY newest DESC LIMIT ?"""
+_EVENTS = "SELECT offset, state, raw FROM events WHERE task = ? ORDER BY offset DESC LIMIT ?"
+_NEWER = "SELECT count(*) FROM events WHERE task = ? AND offset > ?"
+_PAGE = 500
+_CHUNK = 128
+
+
+class Batch(NamedTuple):
+    """What has changed in a store.
+
+    Args:
+        position: `Changes.count` when it was taken.
+        head: Of the log.
+    """
+
+    position: int
+    epoch: str
+    head: int
+    states: Sequence[RecordedState]
+    rows: Sequence[Row]
+
+    def followed_by(self, later: Batch) -> Batch:
+        """Both as one; a row that is in both is as in the later one."""
+        rows = {(row.kind, row.name): row for row in (*self.rows, *later.rows)}
+        return later._replace(states=[*self.states, *later.states], rows=list(rows.values()))
+
+
+class StoreFile:
+    """The open file. Used by one thread at a time.
+
+    Raises:
+        JournalError: Of every method: the file cannot be used; the message names it and says what to do.
+    """
+
+    def __init__(self, database: Database, clock: Clock, retention: Retention) -> None:
+        self._database = database
+        self._clock = clock
+        self._retention = retention
+        history = open_history(database, clock.time())
+        self.epoch, self.head = history.epoch, history.head
+        self._events = history.events
+        self._time, self._time_at = history.time, clock.monotonic()
+        self._time_stored_at = self._time_at
+        self._failed = False
+
+    @classmethod
+    def open(cls, path: Path, clock: Clock, retention: Retention, *, connect: Connect = connect) -> StoreFile:
+        """Open the file; create it if it does not exist."""
+        database = open_database(path, connect)
+        try:
+            for statement in _TABLE:
+                database.connection.execute(statement)
+            file = cls(database, clock, retention)
+        except BaseException as error:
+            database.close()
+            if isinstance(error, sqlite3.Error | OSError):
+                raise explain(error, path) from error
+            raise
+        database.acknowledge(file.epoch, file.head)
+        return file
+
+    def load(self, store: Store, history: int, max_bytes: int, now: int) -> None:
+        """Fill an empty store; open tasks become orphans.
+
+        Args:
+            history: States of a task.
+            max_bytes: Of all tasks; ended ones beyond it are left on disk, those unchanged for longest.
+        """
+        connection = self._database.connection
+        try:
+            rows = connection.execute("SELECT kind, name, expires, value FROM engine")
+            known = restore(store, (Row(*row) for row in rows if _is_row(row)), now)
+            tasks = list(self._tasks(known, history, max_bytes))
+        except (sqlite3.Error, OSError) as error:
+            raise explain(error, self._database.path) from error
+        store.log.epoch, store.log.head = self.epoch, self.head
+        store.tasks.restore(tasks, now)
+        lost = [task for task in tasks if task.end is End.LOST][:MAX_LOST]
+        orphans = [task for task in tasks if task.end is End.OPEN and (task.version or task.kept)] + lost
+        for number, task in enumerate(orphans):
+            # The journal does not say who submitted it, and its viewers reconnect in the next seconds, or
+            # never: nothing may be missed in either case. Of a caller's key only the caller decides.
+            task.kept = task.kept or task.key.account == OWN_ACCOUNT
+            store.assignments.restore(task, due=now + number * RESTORED_MICROSECONDS, until=0)
+
+    def write(self, batch: Batch) -> None:
+        """Make changes durable, all or none."""
+        connection = self._database.connection
+        try:
+            if self._failed:
+                probe(connection, PROBE_BYTES)
+            with Transaction(connection):
+                self._write(connection, batch)
+        except (sqlite3.Error, OSError) as error:
+            self._failed = True
+            raise explain(error, self._database.path) from error
+        self._failed = False
+        self.epoch, self.head = batch.epoch, batch.head
+        self._events += len(batch.states)
+        self._database.acknowledge(batch.epoch, batch.head)
+
+    def maintain(self, now: int) -> tuple[list[tuple[TaskKey, int]], bool]:
+        """Delete a little of what is old; returns the deleted tasks, and whether there is more."""
+        connection = self._database.connection
+        try:
+            self._database.check_in_place()
+            step = self._retention.forget(
+                connection, events=self._events, head=self.head, now=self._journal_time()
+            )
+            self._events -= step.events
+            names = [(Kind.TASK.value, b"\0".join(encode_key(key))) for key, _ in step.forgotten]
+            with Transaction(connection):
+                connection.executemany(_DELETE, names)
+                connection.execute("DELETE FROM engine WHERE expires > 0 AND expires < ?", (now,))
+            if self._clock.monotonic() - self._time_stored_at >= TIME_STORED_SECONDS:
+                self._store_time()
+        except (sqlite3.Error, OSError) as error:
+            raise explain(error, self._database.path) from error
+        return step.forgotten, step.more
+
+    def close(self) -> None:
+        """Release the file."""
+        try:
+            if not self._failed:
+                self._store_time()
+        except sqlite3.Error as error:
+            raise explain(error, self._database.path) from error
+        finally:
+            self._database.close()
+
+    def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        time = self._journal_time()
+        tasks, events = [], []
+        for state in batch.states:
+            names = encode_key(state.key)
+            is_open = state.end is End.OPEN
+            tasks.append((*names, state.offset, is_open, time, _changed_at(state.document)))
+            events.append((state.offset, *names, 0.0, state.document, state.raw))
+        insert_states(connection, tasks, events)
+        kept = [row for row in batch.rows if row.value is not None]
+        for start in range(0, len(kept), _CHUNK):
+            chunk = kept[start : start + _CHUNK]
+            values = list(itertools.chain.from_iterable(chunk))
+            connection.execute(_PUT.format(", ".join(["(?, ?, ?, ?)"] * len(chunk))), values)
+        for row in batch.rows:
+            if row.value is None:
+                connection.execute(_DELETE, (row.kind, row.name))
+        meta = [("epoch", batch.epoch), ("head", batch.head)]
+        connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta)
+
+    def _tasks(self, known: dict[TaskKey, list[Any]], history: int, max_bytes: int) -> Iterator[Task]:
+        size = 0
+        for is_open in (1, 0):
+            before = 2**62
+            while rows := self._database.connection.execute(_TASKS, (is_open, before, _PAGE)).fetchall():
+                before = rows[-1][4]
+                for row in rows:
+                    task = self._task(row, known, history)
+                    if task is None:
+                        continue
+                    size += task.size
+                    if size > max_bytes and task.end is End.ENDED:
+                        return
+                    yield task
+        # Registered or kept, and never seen.
+        for key, value in known.items():
+            task = Task(key, 0)
+            if value[0] == 0 and _read(task, value):
+                yield task
+
+    def _task(self, row: tuple[Any, ...], known: dict[TaskKey, list[Any]], history: int) -> Task | None:
+        number, upstream, account, task_id, newest, kept, is_open = row
+        try:
+            task = Task(decode_key(upstream, account, task_id), 0)
+        except (ValueError, TypeError, AttributeError):
+            return None
+        events = self._database.connection.execute(_EVENTS, (number, history)).fetchall()
+        task.past.extend(Past(*event) for event in reversed(events) if isinstance(event[1], bytes))
+        if not task.past:
+            return None
+        task.size += sum(300 + len(past.document) + len(past.raw or b"") for past in task.past)
+        value = known.pop(task.key, None)
+        if value is None or not _read(task, value):
+            task.version, task.first_seen = kept, task.past[0].offset
+        elif task.offset != newest:
+            # A process alone has recorded more since.
+            (newer,) = self._database.connection.execute(_NEWER, (number, task.offset)).fetchone()
+            task.version, task.session, task.digest = task.version + newer, "", b""
+        task.offset, task.document, task.raw = task.past[-1]
+        task.first_seen = task.first_seen or task.past[0].offset
+        task.end = End.OPEN if is_open else End.LOST if LOST_MARK in (task.document or b"") else End.ENDED
+        return task
+
+    def _journal_time(self) -> float:
+        """The journal's own time; see `bridge.journal.sqlite.retention`."""
+        return self._time + self._clock.monotonic() - self._time_at
+
+    def _store_time(self) -> None:
+        store_time(self._database.connection, self._journal_time())
+        self._time_stored_at = self._clock.monotonic()
+
+
+def _is_row(row: tuple[Any, ...]) -> bool:
+    return [type(value) for value in row] == [str, bytes, int, bytes]
+
+
+def _read(task: Task, value: list[Any]) -> bool:
+    try:
+        read_task(task, value)
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        return False
+    return True
+
+
+def _changed_at(document: bytes) -> float | None:
+    """When the state was seen first, Unix seconds."""
+    try:
+        changed_at = orjson.loads(document)["changed_at"]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return None
+    return float(changed_at) if isinstance(changed_at, int | float) else None

@@ -5,7 +5,7 @@ Rule 1: what is lent comes from outside (`offer`). Without slots or permits `fre
 Rule 2: a slot is a moment, not a right to call later: one that has passed by most of its length is dropped.
         Otherwise calls that were late would meet those in time, and a second would have more than its rate.
 Rule 3: while nothing can be lent, each replica uses its part: the rate divided by the replicas last known.
-Rule 4: pauses and failures here are reported; those of the others come with `heard`.
+Rule 4: pauses and failures here are reported; those of the others come with `apply_entry`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ SLOT_PART = 0.8
 
 MIN_SLOT_SECONDS = 0.01
 _TIMER_SECONDS = 1e-6
+_STATUS_CALLS = frozenset({CallKind.FIRST, CallKind.POLL, CallKind.CONTROL})
 
 
 def _nothing() -> None:
@@ -56,7 +57,7 @@ class SharedLimiter(CredentialLimiter):
     """A `CredentialLimiter` whose rate and concurrency are shared with other replicas.
 
     Attributes:
-        max_in_flight_total: Status calls and creates in flight over all replicas; None for no limit.
+        max_in_flight_total: Status calls in flight over all replicas; None for no limit.
         asks: Called when slots, permits or a probe are wanted.
         connected: Whether they can be lent at the moment.
         live: Replicas, as last known.
@@ -78,7 +79,7 @@ class SharedLimiter(CredentialLimiter):
     wants_probe: bool = field(init=False, default=False)
     _slots: deque[float] = field(init=False, default_factory=deque)
     _debt: int = field(init=False, default=0)
-    _failures_heard: int = field(init=False, default=0)
+    _shared_failures: int = field(init=False, default=0)
 
     @property
     def limited(self) -> bool:
@@ -86,14 +87,26 @@ class SharedLimiter(CredentialLimiter):
         return self.requests_per_second is not None or self.max_in_flight_total is not None
 
     @property
-    def total_in_flight(self) -> int:
-        """Calls that need a permit."""
-        return self.in_flight + self._in_flight[CallKind.CREATE]
-
-    @property
     def slots_left(self) -> int:
         """Slots that are not used yet."""
         return len(self._slots)
+
+    @classmethod
+    def in_place_of(cls, limiter: CredentialLimiter, *, max_in_flight_total: int | None) -> Self:
+        """A limiter with the limits of one that was not used yet."""
+        shared = cls(
+            limiter.max_in_flight,
+            limiter.random,
+            limiter.requests_per_second,
+            limiter.max_submits_in_flight,
+            limiter.max_streams,
+            limiter.interval,
+            limiter.forbidden_is_key,
+            limiter.key_name,
+            limiter.off,
+        )
+        shared.max_in_flight_total = max_in_flight_total
+        return shared
 
     def for_other_credential(self, *, max_in_flight: int) -> Self:
         """See `CredentialLimiter`; it is lent nothing before it is shared too."""
@@ -105,7 +118,7 @@ class SharedLimiter(CredentialLimiter):
     def free_at(self, call: CallKind, now: float) -> float | None:
         """When the next call of this kind may start; None until something is lent, or one in flight ends."""
         at = CredentialLimiter.free_at(self, call, now)
-        if at is None or (call is not CallKind.STREAM and not self._has_permit()):
+        if at is None or (call in _STATUS_CALLS and not self._has_permit()):
             return None
         if not self.connected():
             return at
@@ -150,8 +163,8 @@ class SharedLimiter(CredentialLimiter):
         self._slots.extend(slots[unpaid:])
         self.permits = permits
 
-    def heard(self, paused_until: float, failures: int, now: float) -> None:
-        """A pause or failures over all replicas.
+    def apply_entry(self, paused_until: float, failures: int, now: float) -> None:
+        """Take over a pause or failures, as they are over all replicas.
 
         Args:
             paused_until: Monotonic seconds; 0.0 for no pause.
@@ -161,7 +174,7 @@ class SharedLimiter(CredentialLimiter):
         self._paused_until = max(self._paused_until, paused_until)
         self._drop_slots(now)
         if failures >= CIRCUIT_AFTER_FAILURES:
-            if self._open and failures == self._failures_heard:
+            if self._open and failures == self._shared_failures:
                 return  # the same again
             self._open = True
             self.failures = max(self.failures, failures)
@@ -171,7 +184,7 @@ class SharedLimiter(CredentialLimiter):
             self._open = False
             self.failures = 0
             self._failed_tasks.clear()
-        self._failures_heard = failures
+        self._shared_failures = failures
 
     def succeed(self, permit: Permit, now: float) -> None:
         """See `CredentialLimiter`."""
@@ -197,8 +210,8 @@ class SharedLimiter(CredentialLimiter):
         if self.max_in_flight_total is None:
             return True
         if not self.connected():
-            return self.total_in_flight < max(self.max_in_flight_total // max(self.live(), 1), 1)
-        if self.total_in_flight < self.permits:
+            return self.in_flight < max(self.max_in_flight_total // max(self.live(), 1), 1)
+        if self.in_flight < self.permits:
             return True
         self.asks()
         return False

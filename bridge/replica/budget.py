@@ -13,6 +13,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from bridge.clock import Clock
 from bridge.core.shared_limit import SharedLimiter
@@ -55,6 +56,7 @@ class _Shared:
     """
 
     __slots__ = (
+        "__weakref__",
         "asked_at",
         "credential",
         "limiter",
@@ -76,19 +78,20 @@ class _Shared:
 class SharedBudgets:
     """The credentials that this replica shares with others.
 
-    Calls of one upstream and account have one limiter, whoever they are for; `share` takes it over.
+    Calls of one upstream and account have one limiter; `share` connects it with the engine.
     """
 
     def __init__(self, replica: Replica, clock: Clock) -> None:
         self._replica = replica
         self._connection = replica.connection
         self._clock = clock
-        self._shared: dict[str, _Shared] = {}
+        # As long as the upstream: its limiter refers to it.
+        self._shared: WeakValueDictionary[str, _Shared] = WeakValueDictionary()
         self._asking: dict[str, _Shared] = {}
         self._reports: list[_Reported] = []
-        self._asked = asyncio.Event()
+        self._wanted = asyncio.Event()
         self._reporting = asyncio.Event()
-        replica.on_budget.append(self._heard)
+        replica.on_budget.append(self._on_entry)
         replica.on_up.append(self._wake_all)
         self._connection.workers += [self._lend, self._send_reports, self._give_back]
 
@@ -104,19 +107,13 @@ class SharedBudgets:
         limiter.asks = lambda: self._ask(shared)
         limiter.reports = lambda paused_for, *, failed: self._report(credential, paused_for, failed=failed)
 
-    def forget(self, upstream: Upstream) -> None:
-        """An account's key is no longer used here."""
-        credential = f"{upstream.name}/{upstream.account}"
-        self._shared.pop(credential, None)
-        self._asking.pop(credential, None)
-
     # What limiters want
 
     def _ask(self, shared: _Shared) -> None:
         shared.asked_at = self._clock.monotonic()
         if shared.credential not in self._asking:
             self._asking[shared.credential] = shared
-            self._asked.set()
+            self._wanted.set()
 
     def _report(self, credential: str, paused_for: float | None, *, failed: bool) -> None:
         report = Report.FAILED if failed else Report.WORKS if paused_for is None else Report.PAUSE
@@ -128,7 +125,7 @@ class SharedBudgets:
             self._reports.append(_Reported(credential, report, paused_for or 0.0))
             self._reporting.set()
 
-    def _heard(self, entry: BudgetEntry) -> None:
+    def _on_entry(self, entry: BudgetEntry) -> None:
         shared = self._shared.get(entry.credential)
         if shared is None:
             return
@@ -137,10 +134,10 @@ class SharedBudgets:
 
     def _apply(self, shared: _Shared, paused_until: int, failures: int) -> None:
         until = self._connection.monotonic(paused_until) if paused_until else 0.0
-        shared.limiter.heard(until, failures, self._clock.monotonic())
+        shared.limiter.apply_entry(until, failures, self._clock.monotonic())
 
     def _wake_all(self) -> None:
-        for shared in self._shared.values():
+        for shared in list(self._shared.values()):
             shared.wake()
 
     # Workers: each runs while the log is followed
@@ -149,7 +146,7 @@ class SharedBudgets:
         """Lend what waiting calls need."""
         try:
             while True:
-                self._asked.clear()
+                self._wanted.clear()
                 now = self._clock.monotonic()
                 due = [shared for shared in self._asking.values() if shared.take_at <= now]
                 for shared in due:
@@ -157,7 +154,7 @@ class SharedBudgets:
                 await asyncio.gather(*(self._lend_to(shared) for shared in due))
                 now = self._clock.monotonic()
                 later = [shared.take_at - now for shared in self._asking.values()]
-                await self._clock.wait(self._asked, max(min(later), 0.0) if later else None)
+                await self._clock.wait(self._wanted, max(min(later), 0.0) if later else None)
         finally:
             self._asking.clear()
             self._wake_all()
@@ -216,11 +213,11 @@ class SharedBudgets:
         most = limiter.max_in_flight_total
         if most is None:
             return 0
-        return min(max(limiter.total_in_flight + 1, self._part(limiter)), most)
+        return min(max(limiter.in_flight + 1, self._part(limiter)), most)
 
     async def _send_reports(self) -> None:
         """Report pauses and failures, in their order, at once."""
-        self._reports.clear()  # what was true before the engine was away
+        self._reports.clear()  # they were true before the engine was away
         while True:
             self._reporting.clear()
             while self._reports:
@@ -246,9 +243,9 @@ class SharedBudgets:
                 if credential in surplus:
                     # Its calls had a moment to end; others that wait take theirs before this one asks again.
                     surplus.discard(credential)
-                    await self._take(shared, max(self._part(shared.limiter), shared.limiter.total_in_flight))
+                    await self._take(shared, max(self._part(shared.limiter), shared.limiter.in_flight))
                 elif shared.limiter.permits and self._is_idle(shared):
-                    await self._take(shared, shared.limiter.total_in_flight)
+                    await self._take(shared, shared.limiter.in_flight)
                 elif shared.limiter.permits > self._part(shared.limiter) and now >= shared.return_at:
                     # Less and less often while it gets them all again: then no other replica needs them.
                     shared.return_at = now + shared.return_every
@@ -259,7 +256,7 @@ class SharedBudgets:
             await self._clock.sleep(SURPLUS_SECONDS if surplus else IDLE_SECONDS)
 
     def _is_idle(self, shared: _Shared) -> bool:
-        unused = shared.limiter.permits > shared.limiter.total_in_flight
+        unused = shared.limiter.permits > shared.limiter.in_flight
         return unused and self._clock.monotonic() - shared.asked_at > IDLE_SECONDS
 
     def _part(self, limiter: SharedLimiter) -> int:

@@ -99,7 +99,7 @@ async def write(engine: RedisEngine, rate: int, seconds: float) -> tuple[int, in
         if not waiting:
             await asyncio.sleep(TICK_SECONDS)
             continue
-        states = []
+        states: list[Apply] = []
         while waiting and len(states) < 64:  # noqa: PLR2004 - the most in a call
             number = waiting.popleft()
             versions[number] += 1

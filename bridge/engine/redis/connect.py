@@ -219,7 +219,7 @@ def check_facts(facts: Facts, where: str, *, sentinels: bool) -> None:
         EngineUnfit: It cannot be used as it is.
         EngineUnavailable: It cannot be used yet.
     """
-    if facts.product and facts.version[:2] < LOWEST[facts.product]:
+    if facts.version and facts.version[:2] < LOWEST[facts.product]:
         name = facts.product.capitalize()
         found = ".".join(map(str, facts.version))
         lowest = ".".join(map(str, LOWEST[facts.product]))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from bridge.engine.base import Census
 from bridge.engine.redis.connect import Access
 from bridge.engine.redis.documents import RedisDocuments
-from bridge.engine.redis.link import DEFAULT_LIMITS, MICROSECONDS, EngineLimits
+from bridge.engine.redis.link import DEFAULT_LIMITS, MICROSECONDS, EngineLimits, reads_answer
 from bridge.engine.redis.states import RedisStates
 
 _MAX_ACCOUNTS = 1000
@@ -40,6 +40,7 @@ class RedisEngine(RedisStates, RedisDocuments):
         super().__init__(access, name=name, limits=limits, now=now)
         self._burials = {}
 
+    @reads_answer
     async def census(self) -> Census:
         """See `Engine.census`."""
         own = self.keys

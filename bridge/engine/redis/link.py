@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from bridge.engine.redis.connect import (
     Access,
@@ -24,6 +25,9 @@ from bridge.engine.redis.replies import UnreadableReply
 from bridge.engine.redis.scripts import load_scripts
 from bridge.engine.redis.wire import NOT_PERMITTED, Argument, Command, Wire, abort
 from bridge.errors import EngineUnavailable
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -210,16 +214,25 @@ class EngineLink:
         self._break_off(reason)
         return EngineUnfit(reason) if lasting else EngineUnavailable(reason)
 
-    def read_answer(self, read: Callable[..., Any], *answers: Any) -> Any:
-        """What `read` makes of answers.
 
-        Raises:
-            EngineUnavailable: They are not what a bridge of this version wrote.
-        """
+def reads_answer(
+    operation: Callable[Given, Awaitable[Result]],
+) -> Callable[Given, Coroutine[Any, Any, Result]]:
+    """An operation whose answer, if it is not what a bridge of this version wrote, is no answer."""
+
+    @wraps(operation)
+    async def read(*args: Given.args, **options: Given.kwargs) -> Result:
         try:
-            return read(*answers)
-        except (UnreadableReply, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise self.reject(f"the engine answered what cannot be read ({type(error).__name__})") from None
+            return await operation(*args, **options)
+        except (UnreadableReply, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+            link = args[0]
+            assert isinstance(link, EngineLink), "it is a method of one"
+            kind = type(error).__name__
+            raise link.reject(
+                f"{link.where} answered {operation.__name__} with what cannot be read ({kind})"
+            ) from None
+
+    return read
 
 
 def other_format(found: bytes) -> str:

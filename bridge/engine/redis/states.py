@@ -18,6 +18,7 @@ from bridge.engine.base import (
     Verdict,
 )
 from bridge.engine.redis.keys import account_text, details_names, escaped, listed_name, read_task, task_text
+from bridge.engine.redis.link import reads_answer
 from bridge.engine.redis.replies import read_past, read_record
 from bridge.engine.redis.tasks import RedisTasks
 from bridge.engine.redis.wire import Argument
@@ -45,6 +46,7 @@ class _Places:
 class RedisStates(RedisTasks):
     """What is recorded, and reading it."""
 
+    @reads_answer
     async def apply(
         self, session: str, states: Sequence[Apply], *, limits: JobLimits = DEFAULT_JOB_LIMITS
     ) -> list[Applied]:
@@ -61,10 +63,7 @@ class RedisStates(RedisTasks):
         for state in states:
             arguments += self._state_arguments(state, places)
         answers = await self.run("apply", places.keys, *arguments)
-        return [
-            self.read_answer(_read_applied, state.key, answer)
-            for state, answer in zip(states, answers, strict=True)
-        ]
+        return [_read_applied(state.key, answer) for state, answer in zip(states, answers, strict=True)]
 
     def _state_arguments(self, state: Apply, places: _Places) -> list[Argument]:
         own, key = self.keys, state.key
@@ -100,27 +99,31 @@ class RedisStates(RedisTasks):
             )
         return arguments
 
+    @reads_answer
     async def records(self, keys: Sequence[TaskKey]) -> list[Record]:
         """See `Engine.records`."""
         if not keys:
             return []
         answers = await self.plain(*(("HGETALL", self.keys.record(task_text(key))) for key in keys))
-        return [self.read_answer(read_record, key, fields) for key, fields in zip(keys, answers, strict=True)]
+        return [read_record(key, fields) for key, fields in zip(keys, answers, strict=True)]
 
+    @reads_answer
     async def history(self, key: TaskKey, after: int) -> list[Past]:
         """See `Engine.history`."""
         (texts,) = await self.plain(("LRANGE", self.keys.history(task_text(key)), 0, -1))
-        past: list[Past] = [self.read_answer(read_past, text) for text in texts]
+        past: list[Past] = [read_past(text) for text in texts]
         return [state for state in past if state.offset > after]
 
+    @reads_answer
     async def newest(self, upstream: str, account: str, *, final: bool, limit: int) -> list[TaskKey]:
         """See `Engine.newest`."""
         if limit <= 0:
             return []
         key = self.keys.changed(upstream, account_text(account), final=final)
         (tasks,) = await self.plain(("ZREVRANGE", key, 0, limit - 1))
-        return [self.read_answer(read_task, task) for task in tasks]
+        return [read_task(task) for task in tasks]
 
+    @reads_answer
     async def listing(
         self, upstream: str, *, tag: str = "", group: str = "", after: int = 0, limit: int = MAX_TASKS
     ) -> list[tuple[int, TaskKey]]:
@@ -138,12 +141,13 @@ class RedisStates(RedisTasks):
                 chosen = [place for place, score in zip(places, scores, strict=True) if score is not None]
             else:
                 chosen = places
-            found += [self.read_answer(_read_place, place) for place in chosen]
+            found += [_read_place(place) for place in chosen]
             if len(members) < count:
                 break
-            after = self.read_answer(_read_place, places[-1])[0]
+            after = _read_place(places[-1])[0]
         return found[:limit]
 
+    @reads_answer
     async def register(self, session: str, key: TaskKey, details: bytes) -> int:
         """See `Engine.register`."""
         own, task, tails = self.keys, task_text(key), self.keys.tails(key)
@@ -162,6 +166,7 @@ class RedisStates(RedisTasks):
         """See `Engine.read`."""
         return await self.reader.read(after, block=block, limit=limit)
 
+    @reads_answer
     async def announce(self, session: str, key: TaskKey, code: str, body: bytes | None) -> int:
         """See `Engine.announce`."""
         own, task, tails = self.keys, task_text(key), self.keys.tails(key)
@@ -173,6 +178,7 @@ class RedisStates(RedisTasks):
         )
         return int(offset)
 
+    @reads_answer
     async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
         """See `Engine.confirm`."""
         own = self.keys

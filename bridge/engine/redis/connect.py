@@ -30,7 +30,7 @@ from bridge.net import unverified
 
 log = logging.getLogger(__name__)
 
-LOWEST = {"valkey": (7, 2), "redis": (6, 2)}
+MIN_VERSIONS = {"valkey": (7, 2), "redis": (6, 2)}
 CONNECT_FACTOR = 5
 """A connection takes this many answers to open: TCP, TLS, password, database, facts."""
 
@@ -127,7 +127,7 @@ async def open_connection(access: Access, host: str, port: int) -> AbstractConne
     try:
         async with asyncio.timeout(access.timeout * CONNECT_FACTOR):
             await connection.connect()  # type: ignore[no-untyped-call]
-            # A server without a password answers this too: what is no Valkey or Redis does not.
+            # Any server answers this; what is neither Valkey nor Redis does not.
             await connection.send_command("PING", check_health=False)
             await connection.read_response(disable_decoding=True)
     except BaseException as error:
@@ -219,10 +219,10 @@ def check_facts(facts: Facts, where: str, *, sentinels: bool) -> None:
         EngineUnfit: It cannot be used as it is.
         EngineUnavailable: It cannot be used yet.
     """
-    if facts.version and facts.version[:2] < LOWEST[facts.product]:
+    if facts.version and facts.version[:2] < MIN_VERSIONS[facts.product]:
         name = facts.product.capitalize()
         found = ".".join(map(str, facts.version))
-        lowest = ".".join(map(str, LOWEST[facts.product]))
+        lowest = ".".join(map(str, MIN_VERSIONS[facts.product]))
         raise EngineUnfit(f"{where} is {name} {found}; {name} {lowest} or newer is needed")
     if facts.role != "master":
         # With Sentinels it may be one for a moment.
@@ -248,7 +248,7 @@ def server_name(access: Access, host: str, port: int) -> str:
 def _connection(
     access: Access, host: str, port: int, *, password: str | None, user: str, database: int
 ) -> AbstractConnection:
-    """A connection that never repeats, checks or reconnects anything by itself."""
+    """A connection that repeats, checks and reconnects nothing."""
     options: dict[str, Any] = {
         "db": database,
         "password": password,
@@ -272,8 +272,8 @@ def _connection(
         connection.ssl_context.context = access.tls
     else:
         connection = Connection(host=host, port=port, socket_keepalive=True, **options)
-    # CLIENT SETINFO is one more command to permit, and older servers do not know it. How the library is told
-    # so depends on its version.
+    # CLIENT SETINFO is one more command to permit, and older servers do not know it. The
+    # setting depends on the version of the library.
     connection.driver_info = None
     connection.lib_name = connection.lib_version = None
     opened: AbstractConnection = connection

@@ -14,7 +14,7 @@ LEARNED_SECONDS = 90 * 86_400.0
 """A list of samples to which nothing was added for so long is deleted."""
 
 _MAX_SLOTS = 10_000
-_LOWEST_RATE = 1e-6
+_MIN_RATE = 1e-6
 _EVER = 1e12  # seconds
 
 
@@ -26,8 +26,8 @@ class RedisDocuments(EngineLink):
         """See `Engine.take`."""
         apart: int | str = ""
         if take.rate is not None and take.rate > 0:
-            # Rounded up: a microsecond less would make 41 of 40 a second.
-            apart = math.ceil(MICROSECONDS / max(take.rate, _LOWEST_RATE))
+            # Rounded up: a microsecond less would make 41 requests of 40 per second.
+            apart = math.ceil(MICROSECONDS / max(take.rate, _MIN_RATE))
         name = take.credential
         answer = await self.run(
             "take",

@@ -1,6 +1,6 @@
 """The engine on Valkey or Redis.
 
-Rule 1: each operation is one script, or a reading and then one script that looks again: what several replicas
+Rule 1: each operation is one script, or a read and then one script that checks it: what several replicas
         decide is decided in the server, one after the other.
 Rule 2: nothing is repeated here. A call without an answer raises `EngineUnavailable`, both connections are
         dropped, and `connect` may be called again.

@@ -23,7 +23,7 @@ from bridge.engine.redis.follow import LogReader
 from bridge.engine.redis.keys import Keys
 from bridge.engine.redis.replies import UnreadableReply
 from bridge.engine.redis.scripts import load_scripts
-from bridge.engine.redis.wire import NOT_PERMITTED, Argument, Command, Wire, abort
+from bridge.engine.redis.wire import NOT_PERMITTED, Argument, CallConnection, Command, abort
 from bridge.errors import EngineUnavailable
 
 Given = ParamSpec("Given")
@@ -40,7 +40,7 @@ FORMAT = "1"
 
 READABLE_FORMATS = (FORMAT,)
 
-_MAX_MICROSECONDS = 2**52  # beyond it, adding to the time is not exact any more
+_MAX_MICROSECONDS = 2**52  # beyond it, adding to the time is inexact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class EngineLink:
         self._access = access
         self._now = now
         self._scripts = load_scripts(READABLE_FORMATS)
-        self._wire: Wire | None = None
+        self._wire: CallConnection | None = None
         self._reader: LogReader | None = None
         self._reason = "the engine is not connected"
         self._said_no_facts = False
@@ -117,7 +117,7 @@ class EngineLink:
                 raise EngineUnavailable(f"{where} did not answer in time") from None
             raise
         timeout = self._access.timeout
-        self._wire = Wire(calls, timeout=timeout, where=where, broke=self._break_off)
+        self._wire = CallConnection(calls, timeout=timeout, where=where, broke=self._break_off)
         self._reader = LogReader(
             following, self.keys.log, timeout=timeout, where=where, broke=self._break_off
         )
@@ -188,7 +188,7 @@ class EngineLink:
 
         Raises:
             EngineUnfit: It cannot be used as it is.
-            EngineUnavailable: There is no answer.
+            EngineUnavailable: There counts as none.
         """
         scratch = [self.keys.named("check", kind) for kind in ("hash", "set", "sorted", "list", "stream")]
         try:
@@ -218,7 +218,7 @@ class EngineLink:
 def reads_answer(
     operation: Callable[Given, Awaitable[Result]],
 ) -> Callable[Given, Coroutine[Any, Any, Result]]:
-    """An operation whose answer, if it is not what a bridge of this version wrote, is no answer."""
+    """An operation whose answer, if it is not what a bridge of this version wrote, counts as none."""
 
     @wraps(operation)
     async def read(*args: Given.args, **options: Given.kwargs) -> Result:
@@ -245,7 +245,7 @@ def other_format(found: bytes) -> str:
 
 
 def in_microseconds(seconds: float) -> int:
-    """A time as scripts are given it; nonsense is none, and infinity is long."""
+    """A time as scripts are given it; what is not a number is 0, and infinity is long."""
     if not seconds > 0:
         return 0
     return int(min(seconds * MICROSECONDS + 0.999, _MAX_MICROSECONDS))

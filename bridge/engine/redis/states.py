@@ -27,7 +27,7 @@ _PORTION = 1000
 _VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
 
 
-class _Places:
+class _KeyTable:
     """The keys of a call, each once, and where they are in it."""
 
     def __init__(self, *keys: bytes) -> None:
@@ -35,7 +35,7 @@ class _Places:
         self._places: dict[bytes, int] = {}
 
     def of(self, *keys: bytes) -> int:
-        """The place of the first of some keys that stand together, from 1."""
+        """The place of the first of some keys that follow each other, from 1."""
         place = self._places.get(keys[0])
         if place is None:
             place = self._places[keys[0]] = len(self.keys) + 1
@@ -54,7 +54,7 @@ class RedisStates(RedisTasks):
         if not states:
             return []
         own = self.keys
-        places = _Places(
+        places = _KeyTable(
             *(own.meta, own.log, own.sessions, own.owned, own.wants, own.accounts, own.expiry, own.queues)
         )
         _, ended_life, open_life = self._lives
@@ -65,7 +65,7 @@ class RedisStates(RedisTasks):
         answers = await self.run("apply", places.keys, *arguments)
         return [_read_applied(state.key, answer) for state, answer in zip(states, answers, strict=True)]
 
-    def _state_arguments(self, state: Apply, places: _Places) -> list[Argument]:
+    def _state_arguments(self, state: Apply, places: _KeyTable) -> list[Argument]:
         own, key = self.keys, state.key
         task, account, tails = task_text(key), account_text(key.account), own.tails(key)
         raw = state.raw if state.raw is not None and len(state.raw) <= self.limits.raw_bytes else None
@@ -141,10 +141,10 @@ class RedisStates(RedisTasks):
                 chosen = [place for place, score in zip(places, scores, strict=True) if score is not None]
             else:
                 chosen = places
-            found += [_read_place(place) for place in chosen]
+            found += [_read_listed(place) for place in chosen]
             if len(members) < count:
                 break
-            after = _read_place(places[-1])[0]
+            after = _read_listed(places[-1])[0]
         return found[:limit]
 
     @reads_answer
@@ -198,6 +198,6 @@ def _read_applied(key: TaskKey, answer: Sequence[Any]) -> Applied:
     return Applied(_VERDICTS[verdict], int(offset), int(version), record, dropped)
 
 
-def _read_place(place: bytes) -> tuple[int, TaskKey]:
+def _read_listed(member: bytes) -> tuple[int, TaskKey]:
     """Offset and task as they are in a listing, after a zero byte."""
-    return int(place[1:17]), read_task(place[18:])
+    return int(member[1:17]), read_task(member[18:])

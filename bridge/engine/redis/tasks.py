@@ -250,7 +250,7 @@ class RedisTasks(EngineLink):
         return None
 
     async def _forget(self, tasks: Sequence[bytes]) -> None:
-        """Delete records whose time is over, with all that leads to them."""
+        """Delete expired records, with all keys that lead to them."""
         own = self.keys
         keys = [own.sessions, own.owned, own.wants, own.accounts, own.expiry]
         arguments: list[Argument] = [*self._lives]

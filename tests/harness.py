@@ -55,7 +55,8 @@ async def running_bridge(
         under: A command that becomes the bridge in the end, such as `unshare`.
     """
     variables = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
-    wishes = {"port": 0, "journal": "memory"} | settings
+    alone = settings.get("engine", "embedded") == "embedded"  # else there is no journal of its own
+    wishes = {"port": 0} | ({"journal": "memory"} if alone else {}) | settings
     for name, value in wishes.items():
         variables[f"BRIDGE_{name.upper()}"] = (
             value if isinstance(value, str) else orjson.dumps(value).decode()

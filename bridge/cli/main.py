@@ -44,6 +44,7 @@ class Commands(click.Group):
     elsewhere: ClassVar = {
         "dialect": "bridge.cli.dialect",
         "init": "bridge.cli.init",
+        "journal": "bridge.cli.journal",
         "simulate": "bridge.simulator.command",
         "submit": "bridge.cli.watch",
         "token": "bridge.cli.token",
@@ -281,6 +282,12 @@ def backup(journal: Path, copy: Path) -> None:
     from bridge.errors import JournalError
     from bridge.journal.sqlite.backup import back_up
 
+    if ":/" in str(journal):
+        # The address may hold a password: it is not repeated.
+        raise click.ClickException(
+            "that is the address of an engine, which has backups of its own: its append-only file, or BGSAVE;"
+            " `taskbridge journal export` writes the newest states to a file"
+        )
     try:
         states = back_up(journal, copy)
     except JournalError as error:

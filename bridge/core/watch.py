@@ -456,9 +456,9 @@ class Watch:
             return  # the latch holds: an end that was seen here is recorded again by the one who holds it
         self.known = state
         self.succeeded = succeeded
-        self._heard(now, now)
         self._changed_at = now
         self.unchanged_polls = 0
+        self._heard(now, now)
         self.not_found = False
         for code in (NoticeCode.STALLED, NoticeCode.TASK_NOT_FOUND, NoticeCode.UNKNOWN_STATUS):
             if code is not NoticeCode.UNKNOWN_STATUS or state.status is not Status.UNKNOWN:
@@ -476,8 +476,9 @@ class Watch:
         Args:
             at: Monotonic seconds at which it did.
         """
-        if self.ended and not self._lost:
+        if self.known is None or self.ended:
             return NO_UPDATE
+        self.unchanged_polls += 1
         self._heard(now, at)
         if not self._deaf:
             return NO_UPDATE
@@ -535,6 +536,14 @@ class Watch:
         if at > self.confirmed:
             self._heard_gap = min(at - self.confirmed, MAX_WAIT)
             self.confirmed = at
+            # As its owner computes it, as far as the same is known here.
+            left = self.known.eta_seconds if self.known is not None else None
+            self.interval = self.pace.delay(
+                jitter=self.random(),
+                unchanged=self.unchanged_polls,
+                eta_seconds=None if left is None else max(left - (now - self._changed_at), 0.0),
+                poll_after=None,
+            )
 
     def joined(self, *, now: float) -> None:
         """A subscriber was added: a back-off for a failure of this task alone is cut short."""

@@ -83,6 +83,7 @@ class PendingSubscription:
         decision: What the client gets.
         latest: The newest event of each task, in the order of the request; None without a recorded state.
         first_poll_until: Monotonic seconds until which the first poll of a new task is awaited.
+        epoch: Of the journal when that was read.
         sure: What `Journal.caught_up` said about its cursor.
         wait_done: Whether `Subscriptions.open` has already waited for it.
     """
@@ -92,7 +93,8 @@ class PendingSubscription:
     decision: Decision
     latest: list[Event | None]
     first_poll_until: float
-    sure: bool = True
+    epoch: str
+    sure: bool
     wait_done: bool = False
 
     @property
@@ -176,7 +178,8 @@ class Subscriptions:
         sure = event_id is None or await self.journal.caught_up(event_id.cursor)
         latest = await self.journal.latest(request.keys)
         decision = self._decide(request, latest, sure=sure)
-        pending = PendingSubscription(subscription, request, decision, latest, first_poll_until, sure)
+        epoch = self.journal.epoch
+        pending = PendingSubscription(subscription, request, decision, latest, first_poll_until, epoch, sure)
         if wait_for_state and request.keys and not decision.nothing_more and not any(latest):
             pending.wait_done = True
             await self._wait_first_poll(pending, scope)
@@ -224,13 +227,10 @@ class Subscriptions:
 
     async def begin(self, pending: PendingSubscription) -> None:
         """Send the initial states; from then on the hub sends every new event."""
-        subscription, request, position = pending.subscription, pending.request, pending.decision.position
-        if position.epoch and position.epoch != self.journal.epoch and not position.ahead:
-            # Between the decision and here the journal's history became another one.
-            pending.latest = await self.journal.latest(request.keys)
-            pending.decision = self._decide(request, pending.latest, sure=True)
-            position = pending.decision.position
-        fmt = subscription.fmt
+        subscription, request = pending.subscription, pending.request
+        if pending.epoch != self.journal.epoch:
+            await self._read_again(pending)
+        position, fmt = pending.decision.position, subscription.fmt
         events = [event for event in pending.latest if event is not None]
         preface = fmt.preface
         retry: int | None = self.retry()
@@ -244,13 +244,7 @@ class Subscriptions:
             return
         reached: dict[TaskKey, int] = {}
         if request.history:
-            replay = Replay(self.journal, self.hub, self.clock, preface=preface, retry=retry)
-            head = self.journal.head
-            recorded = await self.journal.history(request.keys, position.after or 0)
-            if self.hub.history is not None:
-                # Of several tasks, read one after the other, it may have some states and lack older ones.
-                recorded = [one for one in recorded if one.offset <= head]
-            reached = await replay.run(subscription, recorded, pace=request.pace, has_room=request.has_room)
+            reached = await self._replay(pending, preface, retry)
             if reached:
                 # What it has been sent begins the stream: the newest states follow only where they are newer.
                 preface, retry = b"", None
@@ -259,7 +253,8 @@ class Subscriptions:
             subscription.ends_at = min(subscription.ends_at, self.clock.monotonic() + RECHECK_SECONDS)
         new = [key for key, event in zip(request.keys, pending.latest, strict=True) if event is None]
         remarks = self._remarks(request, events)
-        backlogs = self._backlogs(pending, events, reached)
+        # A WebSocket has no status 204: the end that the client saw on another connection is sent again.
+        backlogs = self._backlogs(request.keys, events, position, reached, again=fmt.stays_open)
         self.hub.begin(
             subscription, backlogs, preface=preface, remarks=remarks, retry=retry, resumed=position.epoch
         )
@@ -267,6 +262,23 @@ class Subscriptions:
             return  # it may have seen more of them than `unknown`
         if new and pending.decision.resume is not Resume.CURRENT:
             self._send_placeholders(pending, new)
+
+    async def _replay(
+        self, pending: PendingSubscription, preface: bytes, retry: int | None
+    ) -> dict[TaskKey, int]:
+        """Send the recorded states; returns the offset of the newest one sent of each task."""
+        subscription, request = pending.subscription, pending.request
+        head = self.journal.head
+        recorded = await self.journal.history(request.keys, pending.decision.position.after or 0)
+        if self.hub.history is not None:
+            # Of several tasks, read one after the other, it may have newer states and lack older ones.
+            recorded = [one for one in recorded if one.offset <= head]
+        replay = Replay(self.journal, self.hub, self.clock, preface=preface, retry=retry)
+        reached = await replay.run(subscription, recorded, pace=request.pace, has_room=request.has_room)
+        if pending.epoch != self.journal.epoch:
+            # What was sent is of another history now: the client comes back, and begins with a reset.
+            self.hub.finish(subscription, Closing.AGE, self.final_frame(subscription, Closing.AGE))
+        return reached
 
     def _remarks(self, request: SubscribeRequest, events: Sequence[Event]) -> list[tuple[TaskKey, Notice]]:
         """The notices about its tasks that are for this client alone."""
@@ -285,24 +297,35 @@ class Subscriptions:
         remarks += [(key, denied_notice(error)) for key, error in request.unverified.items()]
         return remarks
 
+    async def _read_again(self, pending: PendingSubscription) -> None:
+        """The journal's history has become another one since its states were read."""
+        while pending.epoch != self.journal.epoch:
+            pending.epoch = self.journal.epoch
+            pending.latest = await self.journal.latest(pending.request.keys)
+        pending.decision = self._decide(pending.request, pending.latest, sure=pending.sure)
+
     def _backlogs(
-        self, pending: PendingSubscription, events: Sequence[Event], reached: Mapping[TaskKey, int]
+        self,
+        keys: Sequence[TaskKey],
+        events: Sequence[Event],
+        position: Position,
+        reached: Mapping[TaskKey, int],
+        *,
+        again: bool,
     ) -> dict[TaskKey, Backlog]:
         """What each task begins with.
 
         Args:
             reached: The offsets of the newest states that were replayed.
+            again: Whether an end that the client has seen is sent once more.
         """
-        position = pending.decision.position
         floor = -1 if position.after is None else position.after
-        known = dict.fromkeys(pending.request.keys) | {event.key: event for event in events}
+        known = dict.fromkeys(keys) | {event.key: event for event in events}
         backlogs = {key: Backlog(event, reached.get(key, floor)) for key, event in known.items()}
         if position.after is not None:
-            # A WebSocket has no status 204: the end that the client saw on another connection is sent again.
-            repeats_end = pending.subscription.fmt.stays_open
             for key, event in known.items():
                 if event is not None and event.state.status.final and is_end_seen(event, position):
-                    if repeats_end:
+                    if again:
                         backlogs[key] = Backlog(event)
                 elif key not in reached and self._is_unclear(key, event, position):
                     backlogs[key] = Backlog(event, floor, position)
@@ -387,6 +410,7 @@ class Subscriptions:
             for poll in polls:
                 poll.cancel()
         pending.latest = await self.journal.latest(keys)
+        pending.epoch = self.journal.epoch
         pending.decision = self._decide(pending.request, pending.latest, sure=pending.sure)
         if any(pending.latest) or len(errors) < len(keys):
             return

@@ -434,8 +434,10 @@ class SharedJournal(Feed):
         for record in sorted(records, key=lambda record: record.offset):
             self.learn(record)
         for held in self._memory.unrecorded():
-            # In the new epoch it has another cursor, and nobody has recorded it yet.
-            self._publish(held)
+            # In the new epoch it has another cursor, and nobody has recorded it yet. Of one that somebody
+            # has, the log tells in a moment.
+            if held.awaited <= self._connection.heard:
+                self._publish(held)
         self._resyncing = False
         self.returning()
 

@@ -54,14 +54,27 @@ class Stake:
         unowned: Whether nobody owned it when it was last asked about.
         solo: Whether it is polled here because the engine is away and nothing is known of it.
         due: When it is polled next, monotonic seconds.
+        gap: Seconds until then when that was planned.
     """
 
-    __slots__ = ("called_back", "due", "kept", "owned", "solo", "unowned", "wanted", "was_owned", "watched")
+    __slots__ = (
+        "called_back",
+        "due",
+        "gap",
+        "kept",
+        "owned",
+        "solo",
+        "unowned",
+        "wanted",
+        "was_owned",
+        "watched",
+    )
 
     def __init__(self) -> None:
         self.wanted = self.watched = self.owned = self.was_owned = self.unowned = self.solo = False
         self.kept = self.called_back = False
         self.due: float | None = None
+        self.gap = 0.0
 
 
 class SharedOwnership:
@@ -172,6 +185,8 @@ class SharedOwnership:
         """See `Ownership`."""
         stake = self._stakes.get(key)
         if stake is not None:
+            if due is not None:
+                stake.gap = due - self._clock.monotonic()
             stake.due = due
 
     def call(self, key: TaskKey, *, called_back: bool = False) -> None:
@@ -328,6 +343,9 @@ class SharedOwnership:
         stake = self._stakes.get(key)
         now = self._clock.monotonic()
         due = stake.due if stake is not None and stake.due is not None else now
+        if stake is not None and due <= now:
+            # That poll is in flight: what is due is the one after it.
+            due += stake.gap
         return self._connection.engine_time(max(due, now))
 
     def about(self) -> bytes:
@@ -407,7 +425,13 @@ class SharedOwnership:
         had = stake.owned or stake.was_owned
         stake.was_owned = False
         stake.unowned = owner is Owner.NONE
-        if owner is Owner.ME:
+        if owner is Owner.ME and self._draining:
+            # Asked before: it goes on with the others, due as the record says.
+            self._own(stake)
+            stake.due = self._connection.monotonic(record.due) if record.due else None
+            self._handing[key] = None
+            self._wake.set()
+        elif owner is Owner.ME:
             known_due = stake.due if had else None
             self._own(stake)
             if stake.kept and not record.kept:
@@ -493,10 +517,12 @@ class SharedOwnership:
             return
         for key in keys:
             self._releasing.pop(key, None)
-            self._stakes[key].due = self._clock.monotonic() + HANDED_SECONDS
+            if not self._draining:
+                self._stakes[key].due = self._clock.monotonic() + HANDED_SECONDS
         await self._hand_over(keys)
         for key in keys:
-            self._forget(key)
+            if not self._stakes[key].watched:
+                self._forget(key)
 
     async def _send_releases(self) -> None:
         batch = [key for key in list(self._releasing)[:MAX_TASKS] if self.owns(key)]

@@ -411,14 +411,17 @@ class Pool:
     def _called(self, key: TaskKey, called_back: bool) -> None:
         """Another process asks this one, which owns the task, to poll it now."""
         watcher = self._watchers.get(key)
-        if called_back:
+        if watcher is not None and not watcher.polls_here:
+            watcher.expect_grant(called_back=called_back)
+        elif called_back:
             self._poll_called_back(key, watcher)
         elif watcher is not None:
             if watcher.watch.not_found and not self._just_not_found(watcher):
                 watcher = self._restart(watcher)
-            at = self._plan_poll(key)
-            if at is not None:
-                watcher.poll_now(max(at, watcher.polled_at + watcher.upstream.pace.min_seconds))
+            now, due = self._clock.monotonic(), watcher.watch.due
+            if watcher.polling or due is None or due > now:  # else a poll is on its way
+                last = now if watcher.polling else watcher.polled_at
+                watcher.poll_now(max(now, last + watcher.upstream.pace.min_seconds))
 
     def called_back(self, key: TaskKey) -> bool:
         """Poll a task that an authentic callback named; starts a watch, without viewers, if none runs.

@@ -559,7 +559,8 @@ class Watcher:
             self.recorded_elsewhere(standing.event)
         else:
             notices = self.watch.active_notices
-            self.remember(standing.event)
+            self._hydrated = True
+            self._begin_from(standing.event)
             self.watch.active_notices = notices
         if standing.confirmed_at:
             confirmed_at = self._monotonic(standing.confirmed_at)
@@ -573,9 +574,14 @@ class Watcher:
         if turn is Turn.GRANTED and not polled:
             self.watch.granted(now=now, due=standing.due)
             if self.watch.due is not None:
-                soonest = max(self.polled_at, self.shown_at) + self.upstream.pace.min_seconds
+                # Nobody said when it was polled last: its owner may have done so just before it died.
+                unknown = now if standing.due is None and standing.event is not None else 0.0
+                soonest = max(self.polled_at, self.shown_at, unknown) + self.upstream.pace.min_seconds
                 self.watch.due = max(self.watch.due, soonest)
         self.turn(turn)
+        due = self.watch.due
+        if self.watch.known is not None and (turn is Turn.ATTENDS or due is None or due > now):
+            self.polled_once.set()  # else a poll comes at once: who reads the state waits for that
         self._stand(turn, standing, now)
         if self._call_at is not None:
             at, self._call_at = self._call_at, None
@@ -589,6 +595,11 @@ class Watcher:
             elif turn is Turn.ATTENDS or (standing.due is not None and standing.due > now):
                 # Its owner would have polled it again when the 404 is no longer believed.
                 self._missing_since(notice, now if standing.due is None else standing.due - BELIEVED_SECONDS)
+
+    def expect_grant(self, *, called_back: bool) -> None:
+        """This process is asked to poll the task, and has not been told yet that it owns it."""
+        self._call_at = self.upstream.clock.monotonic()
+        self._called_back |= called_back
 
     def recorded_elsewhere(self, event: Event) -> None:
         """Another process recorded a state."""

@@ -25,7 +25,7 @@ class Balancer:
         """Choose again and again."""
         while True:
             for instance in self.instances:
-                if await _ready(instance):
+                if await is_ready(instance):
                     self.chosen = instance
                     self.front.target = instance.address
                     break
@@ -47,7 +47,8 @@ async def balanced(*instances: Site) -> AsyncIterator[Balancer]:
         await front.close()
 
 
-async def _ready(instance: Site) -> bool:
+async def is_ready(instance: Site) -> bool:
+    """Whether it takes traffic, within a second."""
     with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
         async with asyncio.timeout(1.0):
             reader, writer = await asyncio.open_connection(*instance.address)

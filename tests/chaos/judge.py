@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FINAL = frozenset({"completed", "failed", "cancelled", "lost"})
-_RANKS = {"unknown": 0, "queued": 1, "processing": 2, "input_required": 2} | dict.fromkeys(FINAL, 3)
+RANKS = {"unknown": 0, "queued": 1, "processing": 2, "input_required": 2} | dict.fromkeys(FINAL, 3)
 _MOST_FAULTS = 50
 
 
@@ -42,7 +42,8 @@ class Sight:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Sight:
-        epoch, _, offset = str(state["cursor"]).rpartition("-")
+        recorded, _, _ = str(state["cursor"]).partition("~")
+        epoch, _, offset = recorded.rpartition("-")
         outputs = state["outputs"]
         url = outputs[0].get("url") if outputs else None
         return cls(epoch, int(offset), state["status"], state["progress"] or 0, url)
@@ -76,13 +77,18 @@ class Judge:
         self.states = 0
         self.counts: Counter[str] = Counter()
 
+    @property
+    def kind(self) -> type[Account]:
+        """The class of the accounts."""
+        return Account
+
     def account(self, name: str, refs: Iterable[str], *, repeats: bool = False) -> Account:
         """A new client.
 
         Args:
             repeats: Whether it may see again what it saw before it came back, as on many-task streams.
         """
-        made = Account(self, name, tuple(refs), repeats=repeats)
+        made = self.kind(self, name, tuple(refs), repeats=repeats)
         self.accounts.append(made)
         return made
 
@@ -204,7 +210,7 @@ class Account:
         latched = old.final and old.status != "lost"
         if latched and old.ending != new.ending:
             self._wrong(ref, f"{old.ending} was final and became {new.ending}")
-        if _RANKS[new.status] < _RANKS[old.status]:
+        if RANKS[new.status] < RANKS[old.status]:
             self._wrong(ref, f"{new.status} after {old.status}")
         if old.epoch != new.epoch:
             return

@@ -124,7 +124,7 @@ class Site:
     """One bridge on one port, whatever happens to its process.
 
     Args:
-        journal: The journal's file; None for none.
+        journal: The journal's file; None for the memory, or for a shared engine among the settings.
         upstream: What `qingbo` is beside its quick pace.
         others: Base URLs of further upstreams, by name.
     """
@@ -148,8 +148,9 @@ class Site:
         self._upstreams = {name: {"base_url": base_url, "api_key": KEY} | QUICK | (upstream or {})}
         for other, url in (others or {}).items():
             self._upstreams[other] = {"base_url": url, "api_key": KEY} | QUICK
-        where = "memory" if journal is None else f"sqlite:{journal}"
-        self._settings = {"journal": where, "keepalive_seconds": 1.0, "log_level": "warning"} | settings
+        self._settings = {"keepalive_seconds": 1.0, "log_level": "warning"} | settings
+        if journal is not None:
+            self._settings["journal"] = f"sqlite:{journal}"
         self._running: AbstractAsyncContextManager[BridgeProcess] | None = None
         self._bridge: BridgeProcess | None = None
 

@@ -7,7 +7,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import orjson
@@ -37,6 +37,7 @@ class Viewers:
     Args:
         address: Where the bridge is now.
         clean: Whether every body must end cleanly, or between two frames at least.
+        moves: Each connection is left after so many seconds, at least and at most; None for never.
 
     Attributes:
         gate: Closed, nobody comes back.
@@ -46,6 +47,7 @@ class Viewers:
     judge: Judge
     seed: int = 0
     clean: bool = False
+    moves: tuple[float, float] | None = None
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: dict[asyncio.Task[None], Account] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -117,6 +119,10 @@ class Viewers:
         news, self.news = self.news, asyncio.Event()
         news.set()
 
+    def stay(self, chance: random.Random) -> float | None:
+        """How long a connection is kept; None for as long as it lasts."""
+        return None if self.moves is None else chance.uniform(*self.moves)
+
     async def close(self) -> None:
         """Send everybody home."""
         for task in self.tasks:
@@ -153,7 +159,8 @@ class _Sse:
         while not self._account.over:
             await self._viewers.gate.wait()
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                await self._connection()
+                async with asyncio.timeout(self._viewers.stay(self._chance)):
+                    await self._connection()
             if not self._account.over:
                 await asyncio.sleep(self._chance.uniform(*COMES_BACK_AFTER))
 
@@ -272,24 +279,35 @@ async def _socket(viewers: Viewers, account: Account) -> None:
     while not account.over:
         await viewers.gate.wait()
         with contextlib.suppress(OSError, TimeoutError, websockets.WebSocketException):
-            async for said in _said(viewers, account, cursor):
-                if said["type"] == "state":
-                    account.state(said["state"], said["cursor"])
-                    cursor = said["cursor"]
-                elif said["type"] == "reset":
-                    account.reset()
-                elif said["type"] == "done":
-                    account.done(said["task"], said["status"])
-                elif said["type"] == "error":
-                    account.judge.find(f"{account.name}: {said}")
-                viewers.moved()
-                if account.complete:
-                    account.ended("websocket")
-                    break
+            async with asyncio.timeout(viewers.stay(chance)):
+                async for said in _said(viewers, account, cursor):
+                    cursor = _heard(account, said) or cursor
+                    viewers.moved()
+                    if account.complete:
+                        account.ended("websocket")
+                        break
         await asyncio.sleep(chance.uniform(*COMES_BACK_AFTER))
 
 
-async def _said(viewers: Viewers, account: Account, cursor: str | None) -> AsyncIterator[dict[str, object]]:
+def _heard(account: Account, said: dict[str, Any]) -> str | None:
+    """Take in one message; its cursor, if it has one."""
+    match said["type"]:
+        case "state":
+            # With several tasks the cursor is no place in the order of all: who comes back is told all again.
+            account.state(said["state"], said["cursor"] if len(account.refs) == 1 else None)
+            return str(said["cursor"])
+        case "reset":
+            account.reset()
+        case "done":
+            account.done(said["task"], said["status"])
+        case "notice":
+            account.judge.counts[f"notice {said['code']}"] += 1
+        case "error":
+            account.judge.find(f"{account.name}: {said}")
+    return None
+
+
+async def _said(viewers: Viewers, account: Account, cursor: str | None) -> AsyncIterator[dict[str, Any]]:
     host, port = viewers.address()
     async with viewers.opening:
         connecting = connect(f"ws://{host}:{port}/v1/ws", compression=None, proxy=None, open_timeout=5)

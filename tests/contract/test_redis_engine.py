@@ -12,7 +12,7 @@ import pytest
 from bridge.core.task import TaskKey
 from bridge.engine.address import parse_address
 from bridge.engine.base import BeatEntry, End, Mode, SessionState, Want, Welcome
-from bridge.engine.redis.connect import Access
+from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.engine import RedisEngine
 from bridge.errors import EngineUnavailable
 from tests.conftest import missing
@@ -323,7 +323,7 @@ async def test_a_server_that_talks_nonsense_is_dropped(nonsense: bytes) -> None:
 
     talker = await asyncio.start_server(talk, "127.0.0.1", 0)
     port = talker.sockets[0].getsockname()[1]
-    engine = RedisEngine(Access(address=parse_address(f"redis://127.0.0.1:{port}"), timeout=0.3))
+    engine = RedisEngine(ServerAccess(address=parse_address(f"redis://127.0.0.1:{port}"), timeout=0.3))
     await engine.connect()
 
     assert "engine" in await fails(open_session(engine))

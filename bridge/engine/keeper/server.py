@@ -46,16 +46,18 @@ class Recorder(Protocol):
     """Makes what a store holds outlive the process.
 
     Attributes:
-        position: Number of changes made to the store, with or without an entry in its log.
         durable: The position up to which everything is on disk.
         head: Offset up to which entries of the log may be read.
         error: Why nothing can be recorded at present; empty if it can.
     """
 
-    position: int
     durable: int
     head: int
     error: str
+
+    @property
+    def position(self) -> int:
+        """Number of changes made to the store, with or without an entry in its log."""
 
     def changed(self, operation: str, arguments: tuple[Any, ...]) -> None:
         """An operation was carried out: record what it changed."""
@@ -115,18 +117,22 @@ class Keeper:
         self._connections.discard(connection)
         now = self._now()
         for session in connection.sessions:
-            self._store.leave(session, now=now)
+            self._store.crash(session, now=now)
+        if self._recorder is not None:
+            self._recorder.changed("crash", ())
         self._advance()
 
     def perform(self, connection: WorkerConnection, number: int, what: int, body: memoryview) -> bytes:
-        """Carry out a call; its answer as a frame.
+        """Carry out a call; its answer as a frame, empty if it has been sent.
 
         Raises:
             MalformedFrame: It is no call.
         """
         if what == READ:
+            # Sent at once: it shows nothing that is not on disk.
             connection.cursor, limit = decode_read(body)
-            return self._read(connection, number, limit)
+            connection.transport.write(self._read(connection, number, limit))
+            return b""
         if what >= len(OPERATIONS):
             raise MalformedFrame(f"there is no operation {what}")
         operation = OPERATIONS[what]

@@ -42,7 +42,7 @@ class EngineUnfit(EngineUnavailable):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class ServerAccess:
     """How to reach the engine.
 
     Args:
@@ -73,7 +73,7 @@ class Facts(NamedTuple):
     eviction: str = ""
 
 
-async def find_server(access: Access) -> tuple[str, int]:
+async def find_server(access: ServerAccess) -> tuple[str, int]:
     """Host and port of the server; with Sentinels, of the master that they name now.
 
     Raises:
@@ -97,7 +97,7 @@ async def find_server(access: Access) -> tuple[str, int]:
     raise EngineUnavailable(f"no Sentinel names the engine: {'; '.join(reasons)}")
 
 
-async def _ask_sentinel(access: Access, host: str, port: int) -> tuple[str, int] | None:
+async def _ask_sentinel(access: ServerAccess, host: str, port: int) -> tuple[str, int] | None:
     connection = _connection(access, host, port, password=access.sentinel_password, user="", database=0)
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
@@ -112,7 +112,7 @@ async def _ask_sentinel(access: Access, host: str, port: int) -> tuple[str, int]
     return bytes(answer[0]).decode(), int(answer[1])
 
 
-async def open_connection(access: Access, host: str, port: int) -> AbstractConnection:
+async def open_connection(access: ServerAccess, host: str, port: int) -> AbstractConnection:
     """Open one connection, with the password given and the database chosen.
 
     Raises:
@@ -140,7 +140,7 @@ async def open_connection(access: Access, host: str, port: int) -> AbstractConne
     return connection
 
 
-def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavailable:
+def _connect_error(error: Exception, access: ServerAccess, where: str) -> EngineUnavailable:
     text = str(error)
     causes = (error, error.__cause__, error.__context__)
     for cause in causes:
@@ -158,7 +158,7 @@ def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavai
     return EngineUnavailable(explain(error, where))
 
 
-def _refusal(error: Exception, text: str, access: Access) -> str | None:  # noqa: PLR0911 - one each
+def _refusal(error: Exception, text: str, access: ServerAccess) -> str | None:  # noqa: PLR0911 - one each
     """Why the server does not take this client; None for anything else."""
     if isinstance(error, AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
         if access.password is None:
@@ -240,13 +240,13 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def server_name(access: Access, host: str, port: int) -> str:
+def server_name(access: ServerAccess, host: str, port: int) -> str:
     """How errors name the server."""
     return f"the engine at {access.address.path or join(host, port)}"
 
 
 def _connection(
-    access: Access, host: str, port: int, *, password: str | None, user: str, database: int
+    access: ServerAccess, host: str, port: int, *, password: str | None, user: str, database: int
 ) -> AbstractConnection:
     """A connection that repeats, checks and reconnects nothing."""
     options: dict[str, Any] = {

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridge.engine.base import Census
-from bridge.engine.redis.connect import Access
+from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.documents import RedisDocuments
 from bridge.engine.redis.link import DEFAULT_LIMITS, MICROSECONDS, EngineLimits, reads_answer
 from bridge.engine.redis.states import RedisStates
@@ -31,7 +31,7 @@ class RedisEngine(RedisStates, RedisDocuments):
 
     def __init__(
         self,
-        access: Access,
+        access: ServerAccess,
         *,
         name: str = "bridge",
         limits: EngineLimits = DEFAULT_LIMITS,

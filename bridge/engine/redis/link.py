@@ -10,9 +10,9 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from bridge.engine.redis.connect import (
-    Access,
     EngineUnfit,
     Facts,
+    ServerAccess,
     check_facts,
     find_server,
     open_connection,
@@ -73,7 +73,7 @@ class EngineLink:
 
     def __init__(
         self,
-        access: Access,
+        access: ServerAccess,
         *,
         name: str = "bridge",
         limits: EngineLimits = DEFAULT_LIMITS,

@@ -13,7 +13,8 @@ from bridge.errors import EngineUnavailable
 from bridge.server.workers.control import ControlChannel, Message
 from bridge.telemetry.summing import SummedMetrics
 
-REPORT_SECONDS = 1.0
+BEAT_SECONDS = 0.25
+BEATS_PER_REPORT = 4
 ANSWER_SECONDS = 2.0
 
 
@@ -28,10 +29,13 @@ class WorkerLink:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def report(self) -> None:
-        """Tell the supervisor that this worker turns, and what it counted, once a second."""
-        while True:
-            await self._report_metrics()
-            await asyncio.sleep(REPORT_SECONDS)
+        """Tell the supervisor that this worker turns, and once a second what it counted."""
+        for turn in itertools.count():
+            if turn % BEATS_PER_REPORT == 0:
+                await self._report_metrics()
+            else:
+                self._channel.send("alive")
+            await asyncio.sleep(BEAT_SECONDS)
 
     async def report_last(self) -> None:
         """Before the end: what was counted stays in the sum."""

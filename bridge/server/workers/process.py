@@ -115,7 +115,7 @@ class WorkerProcess:
                     self.reason = str(message.fields.get("reason", ""))[:2000]
                     self.code = int(message.fields.get("code", 0))
                 case "metrics":
-                    self.metrics, self.silent = message.body or self.metrics, False
+                    self.metrics = message.body or self.metrics
             handle(self, message)
         self._channel.close()
         # Whoever has closed the channel has nothing left to do, and must not keep its connections.

@@ -14,13 +14,13 @@ from uvicorn.loops.auto import auto_loop_factory
 from bridge.clock import SystemClock
 from bridge.config.certificate import CertificateFiles, UnusablePair
 from bridge.config.load import load
-from bridge.config.settings import Settings
+from bridge.config.settings import SQLITE, Settings
 from bridge.engine.embedded import steady_microseconds
 from bridge.engine.keeper.server import Keeper
 from bridge.engine.store import Store, StoreLimits
 from bridge.errors import ConfigError
-from bridge.server.listeners import listen, listen_together
-from bridge.server.server import LISTENERS, report_listening
+from bridge.journal.sqlite.store_recorder import StoreRecorder
+from bridge.server.listeners import LISTENERS, listen, listen_together, report_listening
 from bridge.server.workers.launching import Launch
 from bridge.server.workers.supervisor import Supervisor
 
@@ -100,11 +100,22 @@ async def _keeper(settings: Settings) -> AsyncIterator[Keeper | None]:
         raw_bytes=settings.engine_raw_bytes,
         retention_seconds=settings.retention_seconds,
     )
-    keeper = Keeper(Store(limits), steady_microseconds(SystemClock()))
+    clock = SystemClock()
+    store, now = Store(limits), steady_microseconds(clock)
+    recorder = await StoreRecorder.open(
+        settings.journal.removeprefix(SQLITE),
+        store,
+        clock,
+        now=now,
+        retention_seconds=settings.retention_seconds,
+    )
+    keeper = Keeper(store, now, recorder=recorder)
+    recorder.recorded = keeper.recorded
     try:
         yield keeper
     finally:
         keeper.close()
+        await recorder.close()
 
 
 def _check_certificate(settings: Settings) -> None:

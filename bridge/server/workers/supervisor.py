@@ -32,9 +32,10 @@ MAX_FAILED_STARTS = 5
 FAILED_STARTS_SECONDS = 60.0
 BACK_OFF_SECONDS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 STEADY_SECONDS = 30.0  # a worker that ran for so long is started again at once
-CHECK_SECONDS = 0.5
-SILENT_SECONDS = 2.5  # without a report for so long, others accept in its place
-HUNG_CHECKS = 120  # in a row: then it is killed
+CHECK_SECONDS = 0.25
+SILENT_SECONDS = 1.25  # having heard nothing for so long, others accept in its place
+REPORTED_CHECKS = 8  # in a row: it is logged
+HUNG_CHECKS = 240  # in a row: it is killed
 KILL_MARGIN_SECONDS = 5.0
 STOP_SECONDS = 5.0  # after the second signal
 
@@ -210,10 +211,9 @@ class Supervisor:
         match message.kind:
             case "leaving":
                 self._lend()
-            case "metrics" if self._missed.pop(worker, 0):
+            case _ if self._missed.pop(worker, 0):
+                worker.silent = False
                 self._lend()
-            case _:
-                pass
         self._whole.handle(worker, message)
 
     # Listeners
@@ -259,8 +259,9 @@ class Supervisor:
                 extra = {"worker": worker.number, "pid": worker.pid}
                 worker.silent = True
                 if missed == 1:
-                    logger.warning("worker does not report", extra=extra)
                     self._lend()
+                elif missed == REPORTED_CHECKS:
+                    logger.warning("worker does not respond", extra=extra)
                 elif missed >= HUNG_CHECKS:
                     logger.error("worker hangs and is killed", extra=extra)
                     worker.kill()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.event import Closing, Event
+from bridge.core.task import TaskKey
 from bridge.delivery import history
 from bridge.delivery.history import Replay
 from bridge.journal.base import Recorded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -13,11 +13,13 @@ from prometheus_client import CollectorRegistry
 from bridge.core.event import Event, Notice
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.task import TaskKey
+from bridge.journal.base import Journal
 from bridge.journal.memory import MemoryJournal
 from bridge.sources.accounts import AccountRegistry
 from bridge.telemetry.metrics import Metrics
 from bridge.watchers.pool import Pool
 from tests.fakes.clock import FakeClock, settle
+from tests.fakes.ownership import FakeEngine, FakeReplica
 from tests.fakes.provider import FakeProvider, make_upstream
 
 LINGER = 30.0
@@ -31,14 +33,16 @@ class House:
         *,
         budget: CredentialLimiter | None = None,
         accounts: Callable[..., AccountRegistry] | None = None,
+        shared: FakeReplica | None = None,
+        provider: FakeProvider | None = None,
         **more: Any,
     ) -> None:
-        self.clock = FakeClock()
+        self.clock = FakeClock() if provider is None else provider.clock
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, ["qingbo"])
-        self.provider = FakeProvider(self.clock)
+        self.provider = provider or FakeProvider(self.clock)
         self.upstream = make_upstream(self.provider, self.clock, budget=budget, metrics=self.metrics, **more)
-        self.journal = MemoryJournal(self.clock, retention_seconds=86_400)
+        self.journal: Journal = shared or MemoryJournal(self.clock, retention_seconds=86_400)
         self.events: list[Event] = []
         self.notices: list[tuple[str, str]] = []
         self.journal.follow(self)
@@ -52,6 +56,7 @@ class House:
             random=lambda: 0.5,
             linger_seconds=LINGER,
             accounts=self.accounts,
+            ownership=shared,
         )
 
     def recorded(self, event: Event) -> None:
@@ -83,6 +88,43 @@ class House:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             self.in_flight_afterwards = self.upstream.limiter.in_flight
+
+
+class Street:
+    """Several houses before one provider, sharing their tasks."""
+
+    def __init__(self, houses: int, **more: Any) -> None:
+        self.clock = FakeClock()
+        self.provider = FakeProvider(self.clock)
+        self.engine = FakeEngine(self.clock)
+        self.houses = [
+            House(shared=self.engine.replica(), provider=self.provider, **more) for _ in range(houses)
+        ]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """All pools run."""
+        async with AsyncExitStack() as stack:
+            for house in self.houses:
+                await stack.enter_async_context(house.running())
+            yield
+
+    def owner(self, key: TaskKey) -> House | None:
+        """Who polls a task."""
+        owner = self.engine.record(key).owner
+        return next((house for house in self.houses if house.journal is owner), None)
+
+
+@pytest.fixture
+async def street() -> AsyncIterator[Street]:
+    street = Street(3)
+    async with street.running():
+        yield street
+
+
+@pytest.fixture
+def build_street() -> Callable[..., Street]:
+    return Street
 
 
 @pytest.fixture

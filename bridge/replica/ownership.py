@@ -54,7 +54,7 @@ class Stake:
         unowned: Whether nobody owned it when it was last asked about.
         solo: Whether it is polled here because the engine is away and nothing is known of it.
         due: When it is polled next, monotonic seconds.
-        gap: Seconds until then when that was planned.
+        gap: Seconds between that poll and the one after it, as far as is known.
     """
 
     __slots__ = (
@@ -186,7 +186,11 @@ class SharedOwnership:
         stake = self._stakes.get(key)
         if stake is not None:
             if due is not None:
-                stake.gap = due - self._clock.monotonic()
+                # Planned once its state is recorded, which may take longer than the poll: the interval is that
+                # between two plans.
+                left = max(due - self._clock.monotonic(), 0.0)
+                before = stake.due if stake.due is not None else due
+                stake.gap = min(max(due - before, left), 2 * left + 1.0)
             stake.due = due
 
     def call(self, key: TaskKey, *, called_back: bool = False) -> None:

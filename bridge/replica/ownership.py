@@ -33,6 +33,9 @@ CLAIMED_AT_ONCE = 50
 CLAIMED_ACCOUNTS = 8
 """Accounts per sweep, in turn."""
 
+FIRST_GAP_SECONDS = 1.0
+"""Between the first poll of a new owner, which is in flight, and the next one of its successor."""
+
 HANDED_SECONDS = 2.0
 """After which a task that cannot be polled here is due for others."""
 
@@ -454,6 +457,8 @@ class SharedOwnership:
         standing = self._standing(key, record)
         if due is not None:
             standing = standing._replace(due=due)  # planned here: newer than what the record says
+        stake.due = standing.due if standing.due is not None else self._clock.monotonic()
+        stake.gap = stake.gap or FIRST_GAP_SECONDS
         self._granting = key
         try:
             self._watches.granted(key, standing)

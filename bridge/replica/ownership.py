@@ -192,8 +192,9 @@ class SharedOwnership:
                 # Planned once its state is recorded, which may take longer than the poll: the interval is that
                 # between two plans.
                 left = max(due - self._clock.monotonic(), 0.0)
-                before = stake.due if stake.due is not None else due
-                stake.gap = min(max(due - before, left), 2 * left + 1.0)
+                if left > 0:
+                    before = stake.due if stake.due is not None else due
+                    stake.gap = min(max(due - before, left), 2 * left + 1.0)
             stake.due = due
 
     def call(self, key: TaskKey, *, called_back: bool = False) -> None:

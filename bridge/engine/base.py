@@ -561,8 +561,7 @@ class Engine(Protocol):
         Args:
             due: Each with the time of its next poll, microseconds of the engine's clock.
             hand_over: Make orphans of them (a drain); else give up only those that are no longer wanted
-                and that
-                are not kept.
+                and not kept.
         """
 
     async def call(
@@ -575,7 +574,7 @@ class Engine(Protocol):
     async def apply(
         self, session: str, states: Sequence[Apply], *, limits: JobLimits = DEFAULT_JOB_LIMITS
     ) -> list[Applied]:
-        """Record states, each independent of the others. A recorded one writes record, history and log entry in one step.
+        """Record states, each independent of the others; record, history and log entry in one step.
 
         A task that ends has no owner and is not kept from then on; a lost one stays owned.
         """

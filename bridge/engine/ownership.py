@@ -74,7 +74,7 @@ class Ownership(Protocol):
         """Answer to these watches."""
 
     def want(self, key: TaskKey) -> None:
-        """A watch has started here: own it if no other process does. Again for a running watch: repeats nothing."""
+        """A watch has started here: own its task if no other process does. Idempotent."""
 
     def drop(self, key: TaskKey) -> None:
         """The watch has ended here."""
@@ -89,4 +89,4 @@ class Ownership(Protocol):
         """When the owner polls next, monotonic seconds: what a successor begins with."""
 
     def call(self, key: TaskKey, *, called_back: bool = False) -> None:
-        """Ask the owner, elsewhere, to poll now; if no process owns it, it is due now for the one that takes it."""
+        """Ask the owner, elsewhere, to poll now; without one the task is due now for the one that takes it."""

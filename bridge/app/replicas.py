@@ -60,12 +60,12 @@ class KeptEngine:
 
 def redis_connect(settings: Settings) -> Connect:
     """Opens the configured Valkey or Redis, anew for each connection."""
-    from bridge.engine.redis.connect import Access  # noqa: PLC0415 - the library, only where it is used
+    from bridge.engine.redis.connect import ServerAccess  # noqa: PLC0415 - the library, only where it is used
     from bridge.engine.redis.engine import RedisEngine  # noqa: PLC0415
     from bridge.engine.redis.link import EngineLimits  # noqa: PLC0415
 
     address = parse_address(settings.engine)
-    access = Access(
+    access = ServerAccess(
         address=address,
         password=_revealed(settings.engine_password),
         sentinel_password=_revealed(settings.engine_sentinel_password),

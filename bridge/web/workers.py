@@ -13,7 +13,7 @@ Status = dict[str, Any]
 
 
 class Workers(Protocol):
-    """What one worker can ask about all. Each method raises `EngineUnavailable` if nobody answers."""
+    """What one worker can ask about all. Each method raises `EngineUnavailable` without an answer."""
 
     async def metrics(self) -> Collects:
         """The metrics of all workers; what those have counted that have ended is in them."""

@@ -1,4 +1,4 @@
-"""What the supervisor knows of all workers, for whichever of them is asked.
+"""What the supervisor knows of all workers, for the one that is asked.
 
 It hands bytes on: a worker encodes what it counted, and the one that is asked decodes and sums it. Only when
 a worker ends, its counters are added to those of the ones before.
@@ -76,7 +76,7 @@ class WholeService:
             self._saved[upstream] = max(self._saved.get(upstream, 0.0), float(number))
 
     def _ask(self, asker: WorkerProcess, what: str, number: int) -> None:
-        """Ask all others first; whoever is silent is not waited for."""
+        """Ask all others first; a silent one is not waited for."""
         self._last_question = key = self._last_question + 1
         others = {
             worker

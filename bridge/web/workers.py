@@ -21,6 +21,9 @@ class Workers(Protocol):
     async def statuses(self) -> list[tuple[Status, Status]]:
         """Of each worker its process, and what it says of itself."""
 
+    async def watches(self) -> list[tuple[str, str, str, int, bool]]:
+        """What the other workers watch: upstream, account, task id, viewers, and whether it is unseen yet."""
+
 
 def merged_status(own: Status, statuses: list[tuple[Status, Status]]) -> Status:
     """The status of the service.

@@ -149,7 +149,10 @@ class KeeperEngine:
         if self._lost:
             raise EngineUnavailable(self._lost)
         self._number = number = self._number % _MAX_NUMBER + 1
-        body = encode(arguments)
+        try:
+            body = encode(arguments)
+        except (ValueError, TypeError, OverflowError) as error:  # such as a name with unpaired surrogates
+            raise EngineUnavailable(f"the call cannot be encoded: {error}") from None
         if not self._outgoing:
             self._loop.call_soon(self._flush)  # with the other calls of this turn
         self._outgoing.append(frame(number, what, body))

@@ -71,6 +71,11 @@ class WorkerLink:
         answer = await self._ask("status")
         return list(zip(answer.fields["workers"], orjson.loads(answer.body), strict=True))
 
+    async def watches(self) -> list[tuple[str, str, str, int, bool]]:
+        """See `Workers`."""
+        answer = await self._ask("watches")
+        return [tuple(row) for part in orjson.loads(answer.body) for row in part]
+
     def handle(self, message: Message) -> None:
         """A question of the supervisor, or the answer to one of ours."""
         if message.kind == "answer":
@@ -81,6 +86,9 @@ class WorkerLink:
             question = message.fields.get("question", 0)
             if message.fields.get("what") == "status":
                 self._report_status(question)
+                return
+            if message.fields.get("what") == "watches":
+                self._channel.send("watches", orjson.dumps(self._bridge.watches()), question=question)
                 return
             answering = asyncio.ensure_future(self._report_metrics(question))
             self._answering.add(answering)

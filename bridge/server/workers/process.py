@@ -39,6 +39,7 @@ class WorkerProcess:
         heard_at: When its last message came, by the event loop's time.
         metrics: Its newest metrics, encoded; empty before the first.
         status: What it said last of itself, encoded; empty if it was not asked yet.
+        watches: What it said last of its watches, likewise.
         silent: Whether it has not reported for a while.
         reason: Why it did not start, in its own words; empty if it said nothing.
         code: The exit code for that; 0 if it said nothing.
@@ -51,6 +52,7 @@ class WorkerProcess:
         self.state = WorkerState.STARTING
         self.metrics = b""
         self.status = b""
+        self.watches = b""
         self.silent = False
         self.reason = ""
         self.code = 0
@@ -116,7 +118,11 @@ class WorkerProcess:
                     self.code = int(message.fields.get("code", 0))
                 case "metrics":
                     self.metrics = message.body or self.metrics
-            handle(self, message)
+            try:
+                handle(self, message)
+            except Exception:
+                # A worker of another version, or a broken one: it must not end the others.
+                logger.exception("unhandled exception in supervisor", extra={"worker": self.number})
         self._channel.close()
         # Without the channel it has nothing left to do, and must not keep its connections.
         try:

@@ -52,6 +52,8 @@ class WholeService:
         match message.kind:
             case "status":
                 worker.status = message.body
+            case "watches":
+                worker.watches = message.body
             case "saved":
                 self._take_saved(message.fields.get("polls"))
             case "ask":
@@ -108,6 +110,9 @@ class WholeService:
         if question.what == "metrics":
             parts = [self._ended, *(worker.metrics for worker in workers if worker.metrics)]
             fields: dict[str, object] = {"saved": self._saved}
+        elif question.what == "watches":
+            parts = [one.watches for one in workers if one.watches and one is not question.asker]
+            fields = {}
         else:
             parts = [worker.status for worker in workers if worker.status]
             fields = {"workers": [self._described(worker, question) for worker in workers if worker.status]}

@@ -149,7 +149,10 @@ class WorkerServer(DrainingServer):
 
     async def _obey(self) -> None:
         while (message := await self._channel.receive()) is not None:
-            self._handle(message)
+            try:
+                self._handle(message)
+            except Exception:
+                logger.exception("unhandled exception in worker", extra={"kind": message.kind})
         # The supervisor is gone, and with it the keeper. Where the kernel does not end this process, we do.
         logger.error("supervisor has ended")
         self.stop_now()

@@ -237,6 +237,14 @@ async def test_a_defect_of_the_engine_is_told_and_the_connection_stays(
     assert "unhandled exception in engine" in caplog.text
 
 
+async def test_a_name_that_cannot_be_encoded_fails_that_call_alone() -> None:
+    async with scene() as it:
+        worker = await it.worker("a")
+        with pytest.raises(EngineUnavailable):
+            await worker.get(["alias\ud800"])
+        assert await worker.get(["alias"]) == [(0, None)]
+
+
 # The log
 
 

@@ -463,6 +463,7 @@ class SharedJournal(Feed):
         """
         held = self._memory.ensure(record.key)
         held.first_seen = record.first_seen
+        held.ever_recorded |= record.version > 0
         if record.offset > self._connection.heard:
             held.awaited = record.offset
             self._awaiting[record.key] = held
@@ -531,7 +532,7 @@ class SharedJournal(Feed):
         """A recorded state, in the order of the log: hold it and tell it, unless more is shown already."""
         item = self._outbox.append_of(held.key, told.stamp) if held.appending else None
         follows = not held.unrecorded and told.stamp.version == held.recorded_stamp.version + 1
-        held.recorded, held.recorded_stamp = told.offset, told.stamp
+        held.recorded, held.recorded_stamp, held.ever_recorded = told.offset, told.stamp, True
         if held.state is not None and (
             told.stamp == held.stamp or (held.unrecorded and told.digest == held.digest)
         ):

@@ -148,8 +148,7 @@ class SharedOwnership:
             # Its last watch has just ended; this one must hear that it may poll.
             asyncio.get_running_loop().call_soon(self._grant, key, None)
             return
-        if self._connection.alone and self._is_unknown(key):
-            stake.solo = True
+        stake.solo = self._connection.alone and self._is_unknown(key)
         self._ask(key)
 
     def drop(self, key: TaskKey) -> None:
@@ -388,8 +387,9 @@ class SharedOwnership:
             self.owned -= 1
 
     def _is_unknown(self, key: TaskKey) -> bool:
+        """Whether nobody is known to have recorded a state of it."""
         held = self._memory.get(key)
-        return held is None or held.state is None
+        return held is None or not held.ever_recorded
 
     def _ask(self, key: TaskKey) -> None:
         self._asking[key] = None

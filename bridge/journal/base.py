@@ -64,7 +64,7 @@ class Journal(Protocol):
         """Whether an append can be expected to succeed."""
 
     def settled(self, keys: Collection[TaskKey]) -> bool:
-        """Whether the newest recorded state of each task is known here, in this epoch.
+        """Whether all that is recorded of each task, up to the newest state told here, was heard.
 
         Not while replicas reconnect to the engine they share. An id on a many-task stream may then run over a
         state that its client was not sent. Asked for each state of such a stream: must cost next to nothing.

@@ -47,6 +47,11 @@ CONNECT_ANSWERS = 6
 facts.
 """
 
+CALL_ANSWERS = {"bury": 6, "call": 4, "census": 4, "claim": 4, "confirm": 2, "rewant": 10}
+"""Operations that an engine may answer with several answers, one after the other. Each may take the timeout:
+a way of 200 ms is no outage.
+"""
+
 ALONE_CHECKED_SECONDS = 2.0
 """This replica is alone only if an attempt to reach the engine ended so recently, besides the time of the
 next one: after a pause it must try first.
@@ -269,7 +274,8 @@ class Connection:
         engine = self.engine
         if engine is None or self.stage is ConnectionStage.AWAY:
             raise EngineUnavailable("the engine is away")
-        return await self._timed(operation, ask(engine), self.times.timeout)
+        seconds = CALL_ANSWERS.get(operation, 1) * self.times.timeout
+        return await self._timed(operation, ask(engine), seconds)
 
     async def records(self, keys: Sequence[TaskKey]) -> list[Record]:
         """The records of any number of tasks.

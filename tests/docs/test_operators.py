@@ -174,6 +174,19 @@ def test_compose_starts_the_demo_without_and_the_stack_with_the_secrets(clone: C
     assert token.count(".") == 2
 
 
+def test_compose_starts_two_bridges_on_one_valkey_and_one_of_them_is_killed(clone: Clone) -> None:
+    if not clone.environment["COMPOSE_CONFIG"]:
+        missing("compose-config")
+    file = clone.folder / "deploy" / ".env"
+    shutil.copy(clone.folder / "deploy" / "compose" / "env.example", file)
+    with file.open("a") as more:
+        more.write("GRAFANA_PASSWORD=a\nBRIDGE_ENGINE_PASSWORD=b\n")
+    text = shown(DEPLOYMENT, "--profile valkey")
+    # the stand-in reads the file for `up` only
+    clone.types(text.replace("--profile valkey kill", "--profile valkey up --no-start"))
+    assert "kill bridge-1" in text
+
+
 def test_the_manifests_are_applied_and_prometheus_gets_its_token(clone: Clone) -> None:
     if not clone.environment["KUBECTL"]:
         missing("kubectl")

@@ -1,0 +1,197 @@
+"""Tasks to a file and from a file, at the place where the settings say that states are recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from bridge.app.replicas import redis_connect
+from bridge.clock import Clock
+from bridge.config.settings import SQLITE, Settings
+from bridge.core.cursor import new_epoch
+from bridge.core.task import State, TaskKey
+from bridge.engine.base import MAX_STATES, MAX_TASKS, Apply, Engine, Mode, SessionState, Stamp, Verdict
+from bridge.errors import EngineUnavailable, JournalError
+from bridge.journal.portable import TaskFileWriter, read_tasks
+from bridge.journal.sqlite.codec import decode, encode
+from bridge.journal.sqlite.journal import SqliteJournal
+from bridge.journal.sqlite.newest import newest_states
+from bridge.replica.connection import Connect
+from bridge.replica.memory import digest_of, end_of
+
+Item = TypeVar("Item")
+
+SESSION_SECONDS = 60.0
+RENEWAL_SECONDS = 10.0
+KEEP_BATCH = 32
+
+
+class Exported(NamedTuple):
+    """How many tasks are in the file.
+
+    Args:
+        open: Of them, those that have not ended.
+        unreadable: Left out, because their state is damaged.
+    """
+
+    tasks: int
+    open: int
+    unreadable: int
+
+
+class Imported(NamedTuple):
+    """What became of the tasks of the file.
+
+    Args:
+        open: Of the imported ones, those that are watched until their end from now on.
+        known: Left as they were: the target has a state of theirs.
+    """
+
+    tasks: int
+    open: int
+    known: int
+
+
+async def export_tasks(settings: Settings, path: Path, connect: Connect | None = None) -> Exported:
+    """Write the newest state of every task to a new file; bridges may be running.
+
+    Args:
+        connect: Opens the engine; None for the one of the settings.
+
+    Raises:
+        JournalError: It is not written, and why.
+    """
+    count = unreadable = 0
+    with TaskFileWriter(path) as file:
+        async for found in _tasks(settings, connect):
+            if found is None:
+                unreadable += 1
+            else:
+                file.write(*found)
+                count += not found[1].status.final
+    return Exported(file.tasks, count, unreadable)
+
+
+async def import_tasks(
+    settings: Settings, clock: Clock, path: Path, connect: Connect | None = None
+) -> Imported:
+    """Record the tasks of a file that are not known yet. Each open one is watched until its end.
+
+    The file is read as a whole before anything is recorded. After an error a part may be recorded: the same
+    import again records the rest.
+
+    Raises:
+        JournalError: The file cannot be read, or its tasks cannot be recorded.
+    """
+    for _ in read_tasks(path):
+        pass
+    if settings.has_shared_engine or connect is not None:
+        async with _engine(settings, connect) as engine:
+            return await _into_engine(engine, clock, read_tasks(path))
+    journal = await SqliteJournal.open(
+        _file_of(settings), clock, retention_seconds=settings.retention_seconds
+    )
+    try:
+        return await _into_journal(journal, read_tasks(path))
+    finally:
+        await journal.close()
+
+
+async def _tasks(settings: Settings, connect: Connect | None) -> AsyncIterator[tuple[TaskKey, State] | None]:
+    if not settings.has_shared_engine and connect is None:
+        for found in newest_states(_file_of(settings)):
+            yield found
+        return
+    async with _engine(settings, connect) as engine:
+        for upstream in settings.upstreams:
+            after = 0
+            while page := await engine.listing(upstream, after=after, limit=MAX_TASKS):
+                after = page[-1][0]
+                for record in await engine.records([key for _, key in page]):
+                    if record.document is None:
+                        continue  # registered and never seen, or expired meanwhile
+                    try:
+                        yield record.key, decode(record.document, record.raw)
+                    except JournalError:
+                        yield None
+
+
+def _file_of(settings: Settings) -> Path:
+    if not settings.journal.startswith(SQLITE):
+        raise JournalError("a journal in memory ends with its process: there is nothing to export or import")
+    return Path(settings.journal.removeprefix(SQLITE))
+
+
+@asynccontextmanager
+async def _engine(settings: Settings, connect: Connect | None) -> AsyncIterator[Engine]:
+    try:
+        engine = await (connect or redis_connect(settings))()
+    except EngineUnavailable as error:
+        raise JournalError(f"the engine {settings.engine} cannot be used: {error}") from error
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def _into_journal(journal: SqliteJournal, tasks: Iterable[tuple[TaskKey, State]]) -> Imported:
+    count = is_open = known = 0
+    for batch in _batches(tasks, MAX_STATES):
+        newest = await journal.latest([key for key, _ in batch])
+        new = [task for task, event in zip(batch, newest, strict=True) if event is None]
+        await asyncio.gather(*(journal.append(key, state) for key, state in new))
+        count += len(new)
+        known += len(batch) - len(new)
+        is_open += sum(not state.status.final for _, state in new)
+    return Imported(count, is_open, known)
+
+
+async def _into_engine(engine: Engine, clock: Clock, tasks: Iterable[tuple[TaskKey, State]]) -> Imported:
+    session = secrets.token_hex(8)
+    epoch = new_epoch(clock.time(), secrets.randbits(32))
+    count = is_open = known = 0
+    renewed_at = float("-inf")
+    try:
+        for batch in _batches(tasks, MAX_STATES):
+            if clock.monotonic() - renewed_at > RENEWAL_SECONDS:
+                opens, renewed_at = renewed_at < 0, clock.monotonic()
+                welcome = await engine.session(
+                    session, ttl=SESSION_SECONDS, known_head=0, new_epoch=epoch, about=b"", opens=opens
+                )
+                if welcome.state is SessionState.EXPIRED:
+                    raise JournalError("the engine was away for too long; run the import again")
+            applied = await engine.apply(session, [_apply(session, key, state) for key, state in batch])
+            new = [task for task, one in zip(batch, applied, strict=True) if one.verdict is Verdict.RECORDED]
+            count += len(new)
+            known += len(batch) - len(new)
+            still_open = [key for key, state in new if not state.status.final]
+            for keys in _batches(still_open, KEEP_BATCH):
+                await asyncio.gather(*(engine.keep(session, key, called_back=False) for key in keys))
+            is_open += len(still_open)
+    finally:
+        await engine.leave(session)
+    return Imported(count, is_open, known)
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
+    waiting = iter(items)
+    while batch := list(islice(waiting, size)):
+        yield batch
+
+
+def _apply(session: str, key: TaskKey, state: State) -> Apply:
+    return Apply(
+        key,
+        Mode.FREE,
+        expect=0,
+        stamp=Stamp(1, session),
+        end=end_of(state),
+        digest=digest_of(state),
+        document=encode(state),
+        raw=state.raw,
+    )

@@ -1,0 +1,151 @@
+"""The newest states of tasks as a text file, one task a line: from one journal or engine to another.
+
+The first line names the format, the last one the number of tasks, so that a file that was cut is noticed
+before anything of it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from bridge.core.task import State, TaskKey
+from bridge.errors import InvalidRequest, JournalError
+from bridge.journal.sqlite.codec import decode, encode
+
+FORMAT = 1
+_HEAD = "taskbridge_tasks"
+_END = "tasks"
+
+
+class TaskFileWriter:
+    """Writes a new file, which appears under its name only when it is complete.
+
+    Use as a context manager; after an error the file is deleted. Only our user can read it: it contains links
+    to results.
+
+    Raises:
+        JournalError: The file exists, or cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.tasks = 0
+        self._path = path
+        self._part = path.with_name(f"{path.name}.part")
+        self._file: IO[str]
+
+    def __enter__(self) -> Self:
+        taken = next((one for one in (self._path, self._part) if os.path.lexists(one)), None)
+        if taken is not None:
+            raise JournalError(f"{taken} already exists; give the file a name of its own")
+        try:
+            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise JournalError(f"cannot write {self._part}: {error.strerror}") from error
+        self._file = os.fdopen(descriptor, "w", encoding="ascii")
+        self._put({_HEAD: FORMAT})
+        return self
+
+    def write(self, key: TaskKey, state: State) -> None:
+        """Add a task."""
+        self._put(
+            {
+                "upstream": key.upstream,
+                "account": key.account,
+                "task_id": key.task_id,
+                "state": _text(encode(state)),
+                "raw": None if state.raw is None else _text(state.raw),
+            }
+        )
+        self.tasks += 1
+
+    def _put(self, fields: dict[str, Any]) -> None:
+        try:
+            # ASCII: any id and any byte of a provider survives, as an escape
+            self._file.write(json.dumps(fields, separators=(",", ":")) + "\n")
+        except OSError as error:
+            raise JournalError(f"cannot write {self._part}: {error.strerror}") from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with self._file:
+                if kind is None:
+                    self._put({_END: self.tasks})
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+            if kind is None:
+                self._part.rename(self._path)
+        except OSError as failure:
+            raise JournalError(f"cannot write {self._part}: {failure.strerror}") from failure
+        finally:
+            self._part.unlink(missing_ok=True)
+
+
+def read_tasks(path: Path) -> Iterator[tuple[TaskKey, State]]:
+    """The tasks of a file, in its order.
+
+    Raises:
+        JournalError: It cannot be read, is of another format, or is not complete; named with the line.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from _parsed(file, path)
+    except OSError as error:
+        raise JournalError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise JournalError(f"{path} is not a file of tasks") from None
+
+
+def _parsed(file: IO[str], path: Path) -> Iterator[tuple[TaskKey, State]]:
+    count, ended = 0, False
+    for number, line in enumerate(file, start=1):
+        try:
+            fields = json.loads(line)
+            if number == 1:
+                _check_head(fields, path)
+            elif _END in fields:
+                ended = _is_complete(fields[_END], count)
+            else:
+                task = _task(fields, ended=ended)
+                count += 1
+                yield task
+        except (ValueError, TypeError, LookupError, JournalError, InvalidRequest) as error:
+            if number == 1 and not isinstance(error, JournalError):
+                raise JournalError(f"{path} is not a file of tasks") from error
+            raise JournalError(f"{path}, line {number} cannot be read: {error}") from error
+    if not ended:
+        raise JournalError(f"{path} is not complete: its last line is missing")
+
+
+def _task(fields: dict[str, Any], *, ended: bool) -> tuple[TaskKey, State]:
+    if ended:
+        raise ValueError("it comes after the last one")
+    raw = fields["raw"]
+    state = decode(_bytes(fields["state"]), None if raw is None else _bytes(raw))
+    return TaskKey.parse(f"{fields['upstream']}/{fields['task_id']}", fields["account"]), state
+
+
+def _is_complete(tasks: Any, count: int) -> bool:
+    if tasks != count:
+        raise ValueError(f"{count} tasks before it, and {tasks} were written")
+    return True
+
+
+def _check_head(fields: Any, path: Path) -> None:
+    found = fields[_HEAD]
+    if found != FORMAT:
+        raise JournalError(f"{path} has the format {found!r}; this version reads {FORMAT}")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

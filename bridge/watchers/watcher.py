@@ -52,6 +52,11 @@ _SOLE_OWNER = SoleOwner()
 logger = logging.getLogger(__name__)
 
 
+def _no_update() -> Update:
+    """Nothing is left to merge."""
+    return NO_UPDATE
+
+
 class Watcher:
     """One watched task: its sources, its state machine, its place in the journal.
 
@@ -727,35 +732,6 @@ class Watcher:
         fields: dict[str, object] = {"task": self.key.ref, "upstream": self.key.upstream}
         return fields if self.origin is None else fields | {"trace_id": self.origin.trace_id}
 
-    async def _act(
-        self, update: Update, *, again: Callable[[], Update] = lambda: NO_UPDATE, free: bool = False
-    ) -> None:
-        """Record the state and announce the notices.
-
-        Args:
-            again: Merges the same observation with what is known by then.
-            free: Whether it counts although another process polls the task.
-
-        Raises:
-            JournalError: The state could not be recorded.
-        """
-        try:
-            await self._act_once(update)
-        except (NotOwner, Superseded) as error:
-            refused: JournalError = error
-            for _ in range(MAX_MERGES):
-                await self._take_over(refused)
-                if isinstance(refused, NotOwner) and not free:
-                    return  # who polls the task sees it too
-                try:
-                    await self._act_once(again())
-                except (NotOwner, Superseded) as another:
-                    refused = another
-                else:
-                    return
-            await self._take_over(refused)
-            raise
-
     async def _take_over(self, refused: JournalError) -> None:
         """What was seen here is not recorded: start again from what is."""
         if isinstance(refused, NotOwner) and self.role in POLLING:
@@ -772,15 +748,38 @@ class Watcher:
             self.watch.due = due
         self._changed(self)
 
-    async def _act_once(self, update: Update) -> None:
+    async def _act(
+        self,
+        update: Update,
+        *,
+        again: Callable[[], Update] = _no_update,
+        free: bool = False,
+        merges: int = 0,
+    ) -> None:
+        """Record the state and announce the notices.
+
+        Args:
+            again: Merges the same observation with what is known by then.
+            free: Whether it counts although another process polls the task.
+            merges: How often it was merged again.
+
+        Raises:
+            JournalError: The state could not be recorded.
+        """
         if update.state is not None and update.state.status.final:
             # Before the end: nothing reaches a subscriber after it.
             self._announce(update)
         if update.state is not None:
             try:
                 await self._record(update.state)
-            except (NotOwner, Superseded):
-                raise
+            except (NotOwner, Superseded) as error:
+                await self._take_over(error)
+                if isinstance(error, NotOwner) and not free:
+                    return  # who polls the task sees it too
+                if merges == MAX_MERGES:
+                    raise
+                await self._act(again(), again=again, free=free, merges=merges + 1)
+                return
             except Exception:
                 # What is not recorded counts as not observed: start again from the journal, soon. Without
                 # this the watch would call the state known, and no subscriber would ever receive it.
@@ -798,6 +797,8 @@ class Watcher:
             self.log_end()
 
     def _announce(self, update: Update) -> None:
+        if not update.notices:
+            return
         here = self.role is not Role.OWNING
         for notice in update.notices:
             self._journal.announce(self.key, notice, here=here)
@@ -813,8 +814,10 @@ class Watcher:
         started_at = clock.monotonic()
         try:
             with self.upstream.tracing.publish(self.key, state, state.source, self.origin):
-                free = self.role is not Role.OWNING
-                event = await self._journal.append(self.key, state, observed_at=started_at, free=free)
+                if self.role is Role.OWNING:
+                    event = await self._journal.append(self.key, state, observed_at=started_at)
+                else:
+                    event = await self._journal.append(self.key, state, observed_at=started_at, free=True)
         except (NotOwner, Superseded):
             raise
         except JournalError:

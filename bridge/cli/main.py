@@ -110,7 +110,7 @@ def serve(path: Path | None, **overrides: Any) -> None:
     settings = read_settings(path, command="serve", quiet=True, **overrides)
     path, found = config_path(path)
     from bridge.config.settings import secrets_of
-    from bridge.errors import ConfigError, JournalError
+    from bridge.errors import ConfigError, EngineUnavailable, JournalError
     from bridge.net import is_loopback
     from bridge.telemetry.logs import configure
 
@@ -121,6 +121,13 @@ def serve(path: Path | None, **overrides: Any) -> None:
     if not is_loopback(settings.host) and settings.auth == "none":
         logger.warning("serving without authentication", extra={"host": settings.host})
     try:
+        if settings.has_shared_engine:
+            from bridge.app.engine_check import check_engine
+
+            try:
+                check_engine(settings)
+            except EngineUnavailable as error:
+                logger.warning("the engine cannot be reached yet", extra={"error": str(error)})
         if settings.workers > 1:
             from bridge.server.workers.serve import serve_workers
 
@@ -159,11 +166,13 @@ def _serve_alone(settings: Settings) -> int:
 @main.command("check-config")
 @_settings_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: {name: {value, source}}.")
-def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
+@click.option("--connect", is_flag=True, help="Connect to the shared engine, and check that it can be used.")
+def check_config(path: Path | None, *, as_json: bool, connect: bool, **overrides: Any) -> None:
     """Print the effective configuration and where each value comes from, without secrets.
 
     Below it the grace period that a stop needs. Exit code: 0 if the configuration is valid, 2 if not; then
-    all errors are printed. Warnings, such as the old name of a setting, go to standard error.
+    all errors are printed. Warnings, such as the old name of a setting, go to standard error. With
+    `--connect` also 2 if the shared engine cannot be used as it is, and 1 if it cannot be reached.
     """
     import orjson
 
@@ -184,8 +193,25 @@ def check_config(path: Path | None, *, as_json: bool, **overrides: Any) -> None:
         document = {name: setting._asdict() for name, setting in shown.items()}
         click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
     else:
-        sentences = (stop_sentence(settings), limits_sentence(settings))
+        sentences = [stop_sentence(settings), limits_sentence(settings)]
         click.echo("\n\n".join((table(shown), *filter(None, sentences))))
+    if connect and settings.has_shared_engine:
+        _connect(settings)
+
+
+def _connect(settings: Settings) -> None:
+    """Print what the engine is; exit with 2 if it cannot be used, with 1 if it cannot be reached."""
+    from bridge.app.engine_check import check_engine
+    from bridge.errors import ConfigError, EngineUnavailable
+
+    try:
+        click.echo(check_engine(settings), err=True)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(BAD_CONFIGURATION)
+    except EngineUnavailable as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
 
 
 @main.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import ssl
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from redis.exceptions import (
 )
 
 from bridge.engine.address import EngineAddress
-from bridge.engine.redis.wire import abort, explain
+from bridge.engine.redis.wire import abort, explain, pack
 from bridge.errors import EngineUnavailable
 from bridge.net import unverified
 
@@ -33,11 +34,11 @@ LOWEST = {"valkey": (7, 2), "redis": (6, 2)}
 CONNECT_FACTOR = 5
 """A connection takes this many answers to open: TCP, TLS, password, database, facts."""
 
-_RESPONSE_LIMIT = 1 << 16
-
 
 class EngineUnfit(EngineUnavailable):
     """The engine cannot be used as it is."""
+
+    lasting = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +140,7 @@ async def open_connection(access: Access, host: str, port: int) -> AbstractConne
     return connection
 
 
-def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavailable:  # noqa: PLR0911 - one each
+def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavailable:
     text = str(error)
     causes = (error, error.__cause__, error.__context__)
     for cause in causes:
@@ -148,19 +149,31 @@ def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavai
         if isinstance(cause, ssl.SSLError):
             reason = (cause.reason or "").replace("_", " ").lower()
             return EngineUnfit(f"TLS with {where} failed ({reason}); redis:// is without TLS")
-    if isinstance(error, AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
-        given = access.password is not None
-        return EngineUnfit(
-            f"{where} {'rejects the password' if given else 'asks for a password: set engine_password'}"
-            + (f" of the user {access.address.user}" if given and access.address.user else "")
-        )
-    if isinstance(error, NoPermissionError):
-        return EngineUnfit(f"{where} does not permit the user PING")
-    if "DB index" in text or "Invalid Database" in text or "SELECT is not allowed" in text:
-        return EngineUnfit(f"{where} has no database {access.address.database}")
-    if isinstance(error, InvalidResponse) or "Protocol error" in text:
-        return EngineUnfit(f"{where} is not Valkey or Redis, or speaks TLS, which needs rediss://")
+    if (refusal := _refusal(error, text, access)) is not None:
+        return EngineUnfit(f"{where} {refusal}")
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno:
+            reason = os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
+            return EngineUnavailable(f"{where} cannot be reached: {reason}")
     return EngineUnavailable(explain(error, where))
+
+
+def _refusal(error: Exception, text: str, access: Access) -> str | None:  # noqa: PLR0911 - one each
+    """Why the server does not take this client; None for anything else."""
+    if isinstance(error, AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
+        if access.password is None:
+            return "asks for a password: set engine_password"
+        user = access.address.user
+        return f"rejects the password of the user {user}" if user else "rejects the password"
+    if isinstance(error, NoPermissionError):
+        return f"does not permit the user a command: {text[:160]}"
+    if text.startswith("DENIED"):
+        return "accepts only local clients (protected-mode): give it a password"
+    if "DB index" in text or "Invalid Database" in text or "SELECT is not allowed" in text:
+        return f"has no database {access.address.database}"
+    if isinstance(error, InvalidResponse) or "Protocol error" in text:
+        return "is not Valkey or Redis, or speaks TLS, which needs rediss://"
+    return None
 
 
 async def read_facts(connection: AbstractConnection, where: str) -> Facts:
@@ -169,16 +182,21 @@ async def read_facts(connection: AbstractConnection, where: str) -> Facts:
     Raises:
         EngineUnavailable: It does not answer. If it does not permit the question, there are no facts.
     """
-    text = ""
-    for section in ("server", "replication", "memory"):
-        try:
-            await connection.send_command("INFO", section, check_health=False)
-            answer = await connection.read_response(disable_decoding=True)
-        except NoPermissionError:
-            return Facts()
-        except (RedisError, OSError) as error:
-            raise EngineUnavailable(explain(error, where)) from None
-        text += answer.decode("utf-8", "replace")[:_RESPONSE_LIMIT] if isinstance(answer, bytes) else ""
+    sections, text, permitted = ("server", "replication", "memory"), "", True
+    try:
+        questions = [pack("INFO", section) for section in sections]
+        await connection.send_packed_command(questions, check_health=False)
+        for _ in sections:
+            try:
+                answer = await connection.read_response(disable_decoding=True)
+            except NoPermissionError:
+                permitted = False
+            else:
+                text += answer.decode("utf-8", "replace") if isinstance(answer, bytes) else ""
+    except (RedisError, OSError) as error:
+        raise EngineUnavailable(explain(error, where)) from None
+    if not permitted:
+        return Facts()
     fields = dict(re.findall(r"^([a-z_0-9]+):([^\r\n]*)", text, re.MULTILINE))
     product = "valkey" if fields.get("server_name") == "valkey" or "valkey_version" in fields else "redis"
     version = fields.get("valkey_version") or fields.get("redis_version", "")
@@ -191,11 +209,15 @@ async def read_facts(connection: AbstractConnection, where: str) -> Facts:
     )
 
 
-def check_facts(facts: Facts, where: str) -> None:
+def check_facts(facts: Facts, where: str, *, sentinels: bool) -> None:
     """Refuse a server that the bridge cannot use.
 
+    Args:
+        sentinels: Whether Sentinels named it.
+
     Raises:
-        EngineUnfit: It says so.
+        EngineUnfit: It cannot be used as it is.
+        EngineUnavailable: It cannot be used yet.
     """
     if facts.product and facts.version[:2] < LOWEST[facts.product]:
         name = facts.product.capitalize()
@@ -203,7 +225,9 @@ def check_facts(facts: Facts, where: str) -> None:
         lowest = ".".join(map(str, LOWEST[facts.product]))
         raise EngineUnfit(f"{where} is {name} {found}; {name} {lowest} or newer is needed")
     if facts.role != "master":
-        raise EngineUnfit(f"{where} is a replica, not the master")
+        # With Sentinels it may be one for a moment.
+        refusal = EngineUnavailable if sentinels else EngineUnfit
+        raise refusal(f"{where} is a replica, not the master; only the master can be written")
     if facts.eviction not in ("", "noeviction"):
         raise EngineUnfit(
             f"{where} may delete tasks when its memory is full (maxmemory-policy {facts.eviction}):"

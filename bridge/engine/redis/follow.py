@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from bridge.engine.base import Entry
 from bridge.engine.redis.replies import UnreadableReply, read_entry
-from bridge.engine.redis.wire import abort, explain
+from bridge.engine.redis.wire import abort, explain, pack
 from bridge.errors import EngineUnavailable
 
 MAX_BLOCK = 30.0
@@ -86,7 +86,7 @@ class LogReader:
         command = ("XREAD", "COUNT", limit, *wait, "STREAMS", self._log, f"{after}-0")
         try:
             async with asyncio.timeout(block + self._timeout):
-                await self._connection.send_packed_command(hiredis.pack_command(command), check_health=False)
+                await self._connection.send_packed_command(pack(*command), check_health=False)
                 answer = await self._connection.read_response(disable_decoding=True)
             return self._entries(answer)
         except TimeoutError:

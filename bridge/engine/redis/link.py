@@ -10,6 +10,7 @@ from typing import Any
 
 from bridge.engine.redis.connect import (
     Access,
+    EngineUnfit,
     Facts,
     check_facts,
     find_server,
@@ -21,7 +22,7 @@ from bridge.engine.redis.follow import LogReader
 from bridge.engine.redis.keys import Keys
 from bridge.engine.redis.replies import UnreadableReply
 from bridge.engine.redis.scripts import load_scripts
-from bridge.engine.redis.wire import Argument, Command, Wire, abort
+from bridge.engine.redis.wire import NOT_PERMITTED, Argument, Command, Wire, abort
 from bridge.errors import EngineUnavailable
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,11 @@ logger = logging.getLogger(__name__)
 MICROSECONDS = 1_000_000
 BLANK_SECONDS = 60.0
 """How long a task without a state is remembered after it was last of use."""
+
+FORMAT = "1"
+"""How keys, records and entries are written. A bridge reads its own and the one before."""
+
+READABLE_FORMATS = (FORMAT,)
 
 _MAX_MICROSECONDS = 2**52  # beyond it, adding to the time is not exact any more
 
@@ -69,12 +75,14 @@ class EngineLink:
         limits: EngineLimits = DEFAULT_LIMITS,
         now: Callable[[], int] | None = None,
     ) -> None:
+        self.name = name
+        self.where = "the engine"
         self.keys = Keys(name)
         self.limits = limits
         self.facts = Facts()
         self._access = access
         self._now = now
-        self._scripts = load_scripts()
+        self._scripts = load_scripts(READABLE_FORMATS)
         self._wire: Wire | None = None
         self._reader: LogReader | None = None
         self._reason = "the engine is not connected"
@@ -89,12 +97,12 @@ class EngineLink:
         """
         await self.close()
         host, port = await find_server(self._access)
-        where = server_name(self._access, host, port)
+        self.where = where = server_name(self._access, host, port)
         calls = await open_connection(self._access, host, port)
         try:
             async with asyncio.timeout(self._access.timeout * 3):
                 self.facts = await read_facts(calls, where)
-            check_facts(self.facts, where)
+            check_facts(self.facts, where, sentinels=bool(self._access.address.service))
             if not self.facts.product and not self._said_no_facts:
                 self._said_no_facts = True
                 logger.warning("the engine does not permit INFO: its failover is noticed only by a lost log")
@@ -171,10 +179,36 @@ class EngineLink:
         """
         return await self.ask([Command(command) for command in commands])
 
-    def reject(self, reason: str) -> EngineUnavailable:
+    async def check(self) -> None:
+        """Find out whether the user may do what the bridge needs, and whether the data is of this version.
+
+        Raises:
+            EngineUnfit: It cannot be used as it is.
+            EngineUnavailable: There is no answer.
+        """
+        scratch = [self.keys.named("check", kind) for kind in ("hash", "set", "sorted", "list", "stream")]
+        try:
+            refused = [line.decode() for line in await self.run("check", scratch)]
+        except EngineUnavailable as error:
+            if NOT_PERMITTED not in str(error):
+                raise
+            needs = f"+eval, +evalsha and the keys ~{{{self.name}}}:*"
+            raise EngineUnfit(f"{error}: {needs}") from None
+        commands = sorted({line.split(" ")[1].lower() for line in refused if line.startswith("command")})
+        if commands:
+            raise EngineUnfit(
+                f"{self.where} does not permit the user: {' '.join('+' + one for one in commands)}"
+            )
+        if refused:
+            raise EngineUnfit(f"{self.where} does not permit the user these keys: ~{{{self.name}}}:*")
+        (found,) = await self.plain(("HGET", self.keys.meta, "format"))
+        if found is not None and found.decode("ascii", "replace") not in READABLE_FORMATS:
+            raise EngineUnfit(other_format(found))
+
+    def reject(self, reason: str, *, lasting: bool = False) -> EngineUnavailable:
         """What the server holds cannot be used: drop the connections. Returns the error to raise."""
         self._break_off(reason)
-        return EngineUnavailable(reason)
+        return EngineUnfit(reason) if lasting else EngineUnavailable(reason)
 
     def read_answer(self, read: Callable[..., Any], *answers: Any) -> Any:
         """What `read` makes of answers.
@@ -186,6 +220,15 @@ class EngineLink:
             return read(*answers)
         except (UnreadableReply, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise self.reject(f"the engine answered what cannot be read ({type(error).__name__})") from None
+
+
+def other_format(found: bytes) -> str:
+    """The error about data that another version wrote."""
+    shown = found[:20].decode("ascii", "replace")
+    return (
+        f"the engine holds data in format {shown}, and this bridge reads format {FORMAT}:"
+        " another version wrote it; run that one, or choose another engine_name"
+    )
 
 
 def in_microseconds(seconds: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import sha1
 from importlib import resources
 from typing import NamedTuple
@@ -16,8 +17,12 @@ class Script(NamedTuple):
     digest: str
 
 
-def load_scripts() -> dict[str, Script]:
-    """Every script by its name."""
+def load_scripts(formats: Iterable[str]) -> dict[str, Script]:
+    """Every script by its name.
+
+    Args:
+        formats: Of data that it may work on.
+    """
     folder = resources.files(__package__) / "lua"
     texts = {
         entry.name.removesuffix(".lua"): entry.read_text("utf-8")
@@ -25,7 +30,8 @@ def load_scripts() -> dict[str, Script]:
         if entry.name.endswith(".lua")
     }
     common, jobs = texts.pop("common"), texts.pop("jobs")
-    constants = f"local ENTRY_BYTES = {ENTRY_BYTES}\n"
+    readable = ", ".join(f"[{name!r}] = true" for name in formats)
+    constants = f"local ENTRY_BYTES = {ENTRY_BYTES}\nlocal READABLE_FORMATS = {{{readable}}}\n"
     scripts = {}
     for name, body in texts.items():
         text = constants + common + (jobs if name in _ABOUT_JOBS else "") + body

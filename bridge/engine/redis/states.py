@@ -74,7 +74,7 @@ class RedisStates(RedisTasks):
         arguments: list[Argument] = []
         arguments += (task, account, state.mode.value, state.expect, state.stamp.version, state.stamp.session)
         arguments += (int(state.end), state.digest, state.document, int(raw is not None), raw or b"")
-        arguments += (int(state.details is not None), state.details or b"", len(names), *names)
+        arguments += (int(state.details is not None), state.details or b"")
         arguments += (
             places.of(own.record(task)),
             places.of(own.history(task)),
@@ -83,7 +83,9 @@ class RedisStates(RedisTasks):
             places.of(own.changed(key.upstream, account, final=True)),
             places.of(own.named("list", key.upstream)),
             places.of(tails) if tails is not None else 0,
+            len(names),
             len(state.jobs),
+            *names,
         )
         for job in state.jobs:
             queue = [own.named(f"jobs-{part}", job.queue) for part in ("all", "ready", "order", "info")]

@@ -19,14 +19,9 @@ from bridge.engine.base import (
     Welcome,
 )
 from bridge.engine.redis.keys import account_text, read_task, task_text
-from bridge.engine.redis.link import BLANK_SECONDS, EngineLink, in_microseconds
+from bridge.engine.redis.link import BLANK_SECONDS, FORMAT, EngineLink, in_microseconds, other_format
 from bridge.engine.redis.replies import read_record
 from bridge.engine.redis.wire import Argument
-
-FORMAT = "1"
-"""How keys, records and entries are written. A bridge reads its own and the one before."""
-
-PREVIOUS_FORMAT = ""
 
 ABOUT_BYTES = 1024
 MAX_OFFSET = 2**53 - 1
@@ -65,10 +60,9 @@ class RedisTasks(EngineLink):
             int(opens),
             self.limits.log,
             FORMAT,
-            f" {FORMAT} {PREVIOUS_FORMAT} ",
         )
         if answer[0] == b"format":
-            raise self.reject(other_format(answer[1]))
+            raise self.reject(other_format(answer[1]), lasting=True)
         welcome: Welcome = self.read_answer(_read_welcome, answer)
         if answer[5]:
             await self._forget(answer[5])
@@ -256,15 +250,6 @@ class RedisTasks(EngineLink):
 
 
 _OWNERS = {owner.value.encode(): owner for owner in Owner}
-
-
-def other_format(found: bytes) -> str:
-    """The error about data that another version wrote."""
-    shown = found[:20].decode("ascii", "replace")
-    return (
-        f"the engine holds data in format {shown}, and this bridge reads format {FORMAT}:"
-        " another version wrote it; run that one, or choose another engine_name"
-    )
 
 
 def _account(task: bytes) -> bytes:

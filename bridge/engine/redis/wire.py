@@ -34,11 +34,18 @@ Argument = bytes | str | int
 GROUP = 64
 """Most commands that are sent together."""
 
+NOT_PERMITTED = "does not permit the user a command or key that the bridge needs"
+
 _SHOWN = 160
 
 
 class _Never(Exception):
     """Never raised."""
+
+
+def pack(*arguments: Argument) -> bytes:
+    """A command as it is sent."""
+    return hiredis.pack_command(arguments)  # type: ignore[arg-type, no-any-return] # its stub knows one argument
 
 
 class Command:
@@ -58,9 +65,9 @@ class Command:
     def packed(self, *, whole: bool = False) -> bytes:
         """As it is sent: a script by its name, or as a `whole`."""
         if self.script is None:
-            return hiredis.pack_command(self.arguments)  # type: ignore[arg-type, no-any-return] # its stub
+            return pack(*self.arguments)
         head = ("EVAL", self.script.text) if whole else ("EVALSHA", self.script.digest)
-        return hiredis.pack_command((*head, *self.arguments))  # type: ignore[arg-type, no-any-return]
+        return pack(*head, *self.arguments)
 
 
 class Wire:
@@ -202,7 +209,7 @@ _MEANINGS: tuple[tuple[type[Exception], str, str], ...] = (
     (BusyLoadingError, "LOADING", "is still loading its data"),
     (AskError, "MOVED", "is part of a cluster and does not serve the slot of these keys"),
     (ClusterDownError, "CLUSTERDOWN", "is part of a cluster that is down"),
-    (NoPermissionError, "NOPERM", "does not permit the user a command or key that the bridge needs"),
+    (NoPermissionError, "NOPERM", NOT_PERMITTED),
     (_Never, "MISCONF", "cannot save its data to disk, and accepts no writes (MISCONF)"),
     (_Never, "NOREPLICAS", "accepts no writes: it has too few replicas (min-replicas-to-write)"),
     (_Never, "BUSY", "is busy with a script"),

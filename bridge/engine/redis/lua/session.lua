@@ -1,11 +1,11 @@
 -- KEYS meta log sessions about beats owned wants expiry
--- ARGV now session ttl known_head new_epoch history about opens log_keep format formats
+-- ARGV now session ttl known_head new_epoch history about opens log_keep format
 -- -> state now epoch head {session about ...} {overdue task ...}, or 'format' and the one found
 local meta, sessions = KEYS[1], KEYS[3]
 local now, session = clock(ARGV[1]), ARGV[2]
 local till, known_head, history = now + tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[6]
 local stored = call('HMGET', meta, 'epoch', 'head', 'history', 'format')
-if stored[4] and not string.find(ARGV[11], ' ' .. stored[4] .. ' ', 1, true) then return {'format', stored[4]} end
+if stored[4] and not READABLE_FORMATS[stored[4]] then return {'format', stored[4]} end
 local epoch, head = stored[1], tonumber(stored[2] or '0')
 local other = history ~= '' and stored[3] and stored[3] ~= '' and stored[3] ~= history
 if not epoch or other or known_head > head then

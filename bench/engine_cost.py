@@ -100,7 +100,7 @@ async def write(engine: RedisEngine, rate: int, seconds: float) -> tuple[int, in
             await asyncio.sleep(TICK_SECONDS)
             continue
         states = []
-        while waiting and len(states) < 64:  # noqa: PLR2004 - the most in a call
+        while waiting and len(states) < 64:
             number = waiting.popleft()
             versions[number] += 1
             states.append(state(f"task-{number:08d}", versions[number]))

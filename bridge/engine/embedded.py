@@ -237,7 +237,7 @@ class EmbeddedEngine:
             await self._clock.wait(self._more, left)
 
     async def close(self) -> None:
-        """See `Engine`; whoever reads gets `EngineUnavailable`."""
+        """See `Engine`; a waiting `read` raises `EngineUnavailable`."""
         self._closed = True
         self._wake()
 
@@ -259,6 +259,6 @@ class EmbeddedEngine:
 
 
 def steady_microseconds(clock: Clock) -> Callable[[], int]:
-    """Microseconds since 1970 that nobody sets back or ahead: the wall clock once, then the monotonic one."""
+    """Microseconds since 1970 that never step: the wall clock once, then the monotonic one."""
     began = clock.time() - clock.monotonic()
     return lambda: round((began + clock.monotonic()) * 1_000_000)

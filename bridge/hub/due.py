@@ -55,7 +55,7 @@ def due_states(pending: Mapping[Channel[Subscription], Backlog | None], held: He
         if event is not None and event.cursor.offset == 0 and not event.cursor.shown:
             if newest is None:  # a placeholder, which nothing has replaced
                 yield Due(0, channel, Frames(event), first=True)
-        elif backlog.position is not None or channel.unrecorded:
+        elif _is_unordered(channel, backlog):
             yield from _unordered(channel, backlog, held)
             continue
         elif event is not None:
@@ -70,6 +70,13 @@ def due_states(pending: Mapping[Channel[Subscription], Backlog | None], held: He
             yield Due(newest.event.cursor.offset, channel, newest, first=True)
 
 
+def _is_unordered(channel: Channel[Subscription], backlog: Backlog) -> bool:
+    """Whether offsets do not tell which state the client lacks: never where one process alone records."""
+    event = backlog.event
+    shown = event is not None and event.cursor.shown
+    return backlog.position is not None or channel.unrecorded or channel.pushed or bool(shown)
+
+
 def _unordered(channel: Channel[Subscription], backlog: Backlog, held: Held) -> Iterator[Due]:
     """The same for a task where offsets alone do not say what the client lacks."""
     if backlog.event is not None and not (channel.unrecorded or backlog.event.cursor.shown):
@@ -80,6 +87,8 @@ def _unordered(channel: Channel[Subscription], backlog: Backlog, held: Held) -> 
         held[channel] = position
     elif not is_seen(event, position):
         yield Due(channel.offset, channel, channel.frames, first=True)
+    elif backlog.position is None and not event.cursor.shown:
+        pass  # its offset tells, as ever
     elif not is_caught_up(event, position) and not (
         event.state.status.final and is_end_seen(event, position)
     ):

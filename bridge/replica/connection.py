@@ -47,6 +47,11 @@ CONNECT_ANSWERS = 6
 facts.
 """
 
+CALL_ANSWERS = {"bury": 6, "call": 4, "census": 4, "claim": 4, "confirm": 2, "rewant": 10}
+"""Operations that an engine may answer with several answers, one after the other. Each may take the timeout:
+a way of 200 ms is no outage.
+"""
+
 ALONE_CHECKED_SECONDS = 2.0
 """This replica is alone only if an attempt to reach the engine ended so recently, besides the time of the
 next one: after a pause it must try first.
@@ -63,7 +68,7 @@ Connect = Callable[[], Awaitable[Engine]]
 """Opens an engine; raises `EngineUnavailable` while it cannot be reached."""
 
 
-class Stage(StrEnum):
+class ConnectionStage(StrEnum):
     """Where the connection is."""
 
     AWAY = "away"
@@ -92,17 +97,17 @@ class Following(Protocol):
     def session_lost(self) -> None:
         """The session has expired: this replica owns nothing any more."""
 
-    async def resync(self, welcome: Welcome, *, epoch_changed: bool) -> None:
-        """Ask the engine about everything attended; entries up to `welcome.head` are not heard."""
+    def begin_resync(self, *, epoch_changed: bool) -> None:
+        """What is known may be outdated: entries up to `heard` were or will be missed. Nothing waits."""
+
+    async def resync(self) -> None:
+        """Ask the engine about everything attended."""
 
     async def heard(self, entries: Sequence[Entry]) -> None:
         """The next entries, without a gap."""
 
     def now_heard(self, offset: int) -> None:
         """Everything up to an offset has been taken in."""
-
-    async def missed(self, head: int) -> None:
-        """Entries up to `head` are missing."""
 
     def up(self) -> None:
         """The log is heard from now on."""
@@ -155,7 +160,7 @@ class Connection:
         self.lease = Lease(times.lease)
         self.times = times
         self.engine: Engine | None = None
-        self.stage = Stage.AWAY
+        self.stage = ConnectionStage.AWAY
         self.epoch = ""
         self.heard = self.head = 0
         self.reached = False
@@ -200,7 +205,7 @@ class Connection:
     @property
     def up(self) -> bool:
         """Whether the engine answers and its log is heard."""
-        return self.stage is Stage.UP
+        return self.stage is ConnectionStage.UP
 
     @property
     def alone(self) -> bool:
@@ -256,9 +261,10 @@ class Connection:
             EngineUnavailable: No answer in time: it happened or not. The connection is dropped.
         """
         engine = self.engine
-        if engine is None or self.stage is Stage.AWAY:
+        if engine is None or self.stage is ConnectionStage.AWAY:
             raise EngineUnavailable("the engine is away")
-        return await self._timed(operation, ask(engine), self.times.timeout)
+        seconds = CALL_ANSWERS.get(operation, 1) * self.times.timeout
+        return await self._timed(operation, ask(engine), seconds)
 
     async def records(self, keys: Sequence[TaskKey]) -> list[Record]:
         """The records of any number of tasks.
@@ -351,18 +357,18 @@ class Connection:
         tasks: list[asyncio.Task[Any]] = []
         self._broken = asyncio.get_running_loop().create_future()
         try:
-            self.engine, self.stage = engine, Stage.SESSION
-            welcome, epoch_changed = await self._open_session()
+            self.engine, self.stage = engine, ConnectionStage.SESSION
+            await self._open_session()
             tasks.append(asyncio.create_task(self._renew()))
-            self.stage = Stage.RESYNC
-            await self._or_broken(self._following.resync(welcome, epoch_changed=epoch_changed))
+            self.stage = ConnectionStage.RESYNC
+            await self._or_broken(self._following.resync())
             self._came_up()
             tasks.append(asyncio.create_task(self._follow_log()))
             tasks.append(asyncio.create_task(self._settling()))
             tasks += [asyncio.create_task(_guarded(worker)) for worker in self.workers]
             return await self._broken
         finally:
-            self.engine, self.stage = None, Stage.AWAY
+            self.engine, self.stage = None, ConnectionStage.AWAY
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -395,8 +401,8 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - what is dropped may break as it likes
             logger.info("engine connection not closed cleanly", extra={"error": type(error).__name__})
 
-    async def _open_session(self) -> tuple[Welcome, bool]:
-        """Renew the session of before, or open another; returns whether the epoch is another one too."""
+    async def _open_session(self) -> None:
+        """Renew the session of before, or open another, and take in the epoch."""
         welcome = await self._ask_session(opens=not self.lease.session) if self.lease.session else None
         if welcome is None or welcome.state is SessionState.EXPIRED:
             self._lose_session()
@@ -413,7 +419,8 @@ class Connection:
         if changed or welcome.head > self.heard:
             self.heard = welcome.head
         self.head = welcome.head
-        return welcome, changed
+        # At once: no offset of the old epoch may be seen under the name of the new one.
+        self._following.begin_resync(epoch_changed=changed)
 
     async def _ask_session(self, *, opens: bool) -> Welcome:
         sent_at = self._clock.monotonic()
@@ -508,7 +515,8 @@ class Connection:
                 self._count("gaps")
                 logger.warning("entries of the engine's log are missing", extra={"after": last})
                 self.heard = entry.previous
-                await self._following.missed(entry.previous)
+                self._following.begin_resync(epoch_changed=False)
+                await self._following.resync()
             last = entry.offset
         await self._pass_on(entries[start:])
 
@@ -533,7 +541,7 @@ class Connection:
         self._following.settling_over()
 
     def _came_up(self) -> None:
-        self.stage = Stage.UP
+        self.stage = ConnectionStage.UP
         lasted = None if self._away_since is None else self._clock.monotonic() - self._away_since
         if self.last_error or not self.reached:
             fields = {

@@ -17,7 +17,6 @@ from bridge.engine.base import (
     NoticeEntry,
     Record,
     StateEntry,
-    Welcome,
 )
 from bridge.replica.connection import Connect, Connection, EngineTimes
 from bridge.replica.journal import SharedJournal
@@ -137,18 +136,12 @@ class Replica:
         """See `Following`."""
         self.ownership.session_lost()
 
-    async def resync(self, welcome: Welcome, *, epoch_changed: bool) -> None:
+    def begin_resync(self, *, epoch_changed: bool) -> None:
         """See `Following`."""
-        del welcome
-        await self._resync(epoch_changed=epoch_changed)
-
-    async def missed(self, head: int) -> None:
-        """See `Following`."""
-        del head
-        await self._resync(epoch_changed=False)
-
-    async def _resync(self, *, epoch_changed: bool) -> None:
         self.journal.begin_resync(epoch_changed=epoch_changed)
+
+    async def resync(self) -> None:
+        """See `Following`."""
         self.journal.end_resync(await self.ownership.resync())
         self.ownership.resynced()
 

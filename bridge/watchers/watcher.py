@@ -559,7 +559,8 @@ class Watcher:
             self.recorded_elsewhere(standing.event)
         else:
             notices = self.watch.active_notices
-            self.remember(standing.event)
+            self._hydrated = True
+            self._begin_from(standing.event)
             self.watch.active_notices = notices
         if standing.confirmed_at:
             confirmed_at = self._monotonic(standing.confirmed_at)
@@ -578,6 +579,9 @@ class Watcher:
                 soonest = max(self.polled_at, self.shown_at, unknown) + self.upstream.pace.min_seconds
                 self.watch.due = max(self.watch.due, soonest)
         self.turn(turn)
+        due = self.watch.due
+        if self.watch.known is not None and (turn is Turn.ATTENDS or due is None or due > now):
+            self.polled_once.set()  # else a poll comes at once: who reads the state waits for that
         self._stand(turn, standing, now)
         if self._call_at is not None:
             at, self._call_at = self._call_at, None

@@ -29,7 +29,8 @@ class Manners:
         deaf: Stop reading, on both sides; the senders' buffers fill.
         hole: Take everything and pass on nothing.
         split: Each byte is a write of its own.
-        delay: Seconds before each write; before each byte when split.
+        delay: Seconds before each write; before each byte when split. What comes meanwhile waits.
+        latency: Seconds that each byte takes to pass, as over a long way: nothing waits for what is before.
         reset_after: Reset both sides once so many bytes of the answer were passed on.
         half_close_after: The same, but the asking side is only told that no more will come.
     """
@@ -38,6 +39,7 @@ class Manners:
     hole: bool = False
     split: bool = False
     delay: float = 0.0
+    latency: float = 0.0
     reset_after: int | None = None
     half_close_after: int | None = None
 
@@ -65,6 +67,7 @@ class Line:
         self._moved = moved
         self._writers: list[asyncio.StreamWriter] = []
         self._over = False
+        self._arrivals: dict[asyncio.StreamWriter, float] = {}  # when what was read last arrives
 
     @property
     def manners(self) -> Manners:
@@ -115,13 +118,29 @@ class Line:
                 if not answer and len(self.head) < _HEAD:
                     self.head += data
                 await self._hearing()
-                if not (self._manners.hole or (answer and self._over)):
+                if self._manners.latency or sink in self._arrivals:
+                    self._pass_later(data, sink)
+                elif not (self._manners.hole or (answer and self._over)):
                     await self._pass(data, sink, answer=answer)
                 self._moved()
             if not (self._manners.hole or self._over):
                 sink.write_eof()
         except OSError:
             self.reset()  # what one side did the other side feels
+
+    def _pass_later(self, data: bytes, sink: asyncio.StreamWriter) -> None:
+        """Write when it has arrived; in order, also when the way has become shorter meanwhile."""
+        loop = asyncio.get_running_loop()
+        at = max(loop.time() + self._manners.latency, self._arrivals.get(sink, 0.0) + 1e-6)
+        self._arrivals[sink] = at
+
+        def arrive() -> None:
+            if not (self._over or self._manners.hole or sink.transport.is_closing()):
+                sink.write(data)
+            if self._arrivals.get(sink) == at and not self._manners.latency:
+                del self._arrivals[sink]
+
+        loop.call_at(at, arrive)
 
     async def _hearing(self) -> None:
         while self._manners.deaf:

@@ -1,4 +1,4 @@
-"""`serve --workers 2` from outside: workers and their parent are killed, stopped, replaced; nobody notices."""
+"""`serve --workers 2` from outside: workers and their parent are killed, stopped and replaced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -107,8 +107,7 @@ async def test_a_killed_worker_costs_its_viewers_nothing_and_no_count(tmp_path: 
         loop = asyncio.get_running_loop()
         os.kill(victim, signal.SIGKILL)
         killed_at = loop.time()
-        while victim in await pids(scene):
-            await asyncio.sleep(0)
+        await until(lambda: _among(scene, [victim]), False)
         after = numbers_of((await scene.get("/metrics")).body.decode())
         assert {name for name, number in before.items() if after[name] < number} == set()
         for ref in refs:
@@ -130,6 +129,10 @@ async def test_a_killed_worker_costs_its_viewers_nothing_and_no_count(tmp_path: 
         assert "Traceback" not in "".join(scene.bridge.log)
 
 
+async def _among(scene: Scene, processes: Iterable[int]) -> bool:
+    return not set(processes).isdisjoint(await pids(scene))
+
+
 async def _working(scene: Scene) -> int:
     return sum(one["state"] == "ready" and one["answers"] for one in await described(scene))
 
@@ -145,7 +148,7 @@ async def test_workers_end_with_their_parent_and_what_was_recorded_is_there_agai
         children = await pids(scene)
         os.kill(scene.bridge.process.pid, signal.SIGKILL)
         async with asyncio.timeout(1.0):
-            while any(is_alive(pid) for pid in children):
+            while any(is_alive(pid) for pid in children):  # noqa: ASYNC110 - nobody tells us
                 await asyncio.sleep(0.01)
         simulator = scene.simulator
         async with stage_again(simulator, tmp_path, port) as again:
@@ -185,9 +188,8 @@ async def test_sighup_replaces_all_workers_and_refuses_nobody(tmp_path: Path) ->
         old = set(await pids(scene))
         knocking = asyncio.create_task(knock(scene))
         scene.bridge.process.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(PATIENCE):
-            while old & set(await pids(scene)) or await _working(scene) != 2:
-                await asyncio.sleep(0.05)
+        await until(lambda: _among(scene, old), False)
+        await until(lambda: _working(scene), 2)
         knocking.cancel()
         assert set(await knocking) == {(200, True)}
         await finish(scene, refs)
@@ -256,9 +258,11 @@ async def test_a_worker_that_is_told_to_end_is_replaced(tmp_path: Path) -> None:
         watching = await seen_by_all(scene, refs)
         (leaving, _) = await pids(scene)
         os.kill(leaving, signal.SIGTERM)
-        async with asyncio.timeout(PATIENCE):
-            while leaving in await pids(scene) or await _working(scene) != 2:
-                assert (await scene.get("/readyz")).status == 200
+        knocking = asyncio.create_task(knock(scene))
+        await until(lambda: _among(scene, [leaving]), False)
+        await until(lambda: _working(scene), 2)
+        knocking.cancel()
+        assert set(await knocking) == {(200, True)}
         await finish(scene, refs)
         for seen in await asyncio.wait_for(asyncio.gather(*watching), PATIENCE):
             assert [status for status, _ in seen] == ["processing", "completed"], seen

@@ -1,7 +1,7 @@
 """Several replicas in one event loop without waiting, over one engine that can be cut off, wiped, set back.
 
-The watches here poll like the pool does, without HTTP: one poll an interval while they may, every state merged
-with the one known.
+The watches here poll like the pool does, without HTTP: one poll an interval while they may, every state
+merged with the one known.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class Fleet:
         """Each way to the engine takes longer."""
         for replica in replicas:
             assert replica.way is not None
-            replica.way.behave(Manners(delay=seconds))
+            replica.way.behave(Manners(latency=seconds))
 
     async def heal(self, *replicas: Replica) -> None:
         """The way is good again; connections that lost bytes are reset."""

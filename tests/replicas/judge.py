@@ -101,6 +101,7 @@ class SharedAccount(Account):
     _id: tuple[str, int] | None = None  # the newest on this connection
     _epochs: list[str] = field(default_factory=list)
     _recorded: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _unrecorded: set[str] = field(default_factory=set)  # of these the newest was told before it was recorded
     _here: set[str] = field(default_factory=set)  # of these tasks a state came since it began here
 
     def connected(self, *, cursor: str | None) -> None:
@@ -135,6 +136,9 @@ class SharedAccount(Account):
         self._positions(ref, new, recorded=recorded, has_id=event_id is not None)
         self._content(ref, new, _content_of(document))
         self._here.add(ref)
+        self._unrecorded.discard(ref)
+        if not recorded:
+            self._unrecorded.add(ref)
         if new.final:
             self._ended.add(ref)
         self.known[ref] = new
@@ -186,9 +190,10 @@ class SharedAccount(Account):
                 self.judge.counts["twice"] += 1
                 self._twice(ref, new)
             return
-        if old.final and old.status != "lost" and old.ending != new.ending:
+        other_end = old.final and old.status != "lost" and old.ending != new.ending
+        if other_end and new.final:
             self._wrong(ref, f"{old.ending} was final and became {new.ending}")
-        elif RANKS[new.status] < RANKS[old.status] or new.progress < old.progress:
+        elif other_end or RANKS[new.status] < RANKS[old.status] or new.progress < old.progress:
             # Back after a reset is for the split alone: there both sides went on.
             told_at, now = self._told_at[ref], asyncio.get_running_loop().time()
             if self._anew and self._judge.disturbed(told_at, now, split=True):
@@ -206,7 +211,7 @@ class SharedAccount(Account):
     def _back(self, ref: str, old: Sight, new: Sight) -> None:
         """Many tasks on one stream that moved in an outage: what was shown unrecorded may go back."""
         told_at, now = self._told_at[ref], asyncio.get_running_loop().time()
-        moved = self.repeats and self._judge.disturbed(told_at, now)
+        moved = self.repeats and ref in self._unrecorded and self._judge.disturbed(told_at, now)
         if moved or self._judge.killed_meanwhile(told_at, now):
             self._judge.tolerate(f"{self.name}: {ref}: {new} after {old}")
         else:

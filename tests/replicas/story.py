@@ -144,10 +144,10 @@ class Story:
 
     async def finish(self) -> None:
         """Wait until everybody was told the end; who waits in vain is found by the verdict."""
-        with contextlib.suppress(AssertionError):
-            await self.viewers.until(
-                lambda: all(one.over or one.left for one in self.judge.accounts), PATIENCE
-            )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while not all(one.over or one.left for one in self.judge.accounts):
+                    await self.viewers.news.wait()
         for account in self.judge.accounts:
             if not (account.over or account.left):
                 known = {ref: account.known.get(ref) for ref in account.refs}

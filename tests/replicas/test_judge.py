@@ -65,10 +65,22 @@ async def test_a_later_epoch_may_begin_on_an_open_connection_and_an_earlier_one_
         ([_state(5, progress=9), _state(6, progress=8)], "progress=8"),
         ([_state(5), _state(6, "queued")], "queued"),
         ([_state(5, "completed"), _state(6, "failed")], "was final and became"),
+        ([_state(5, "completed"), _state(6, "processing")], "processing"),
         ([_state(5, "completed"), _state(6, "completed", 99)], "after its end"),
         ([_state(5), _state(0, "unknown")], "a placeholder after a state"),
     ],
-    ids=["twice", "epoch", "unrecorded", "back", "progress", "status", "not final", "end", "placeholder"],
+    ids=[
+        "twice",
+        "epoch",
+        "unrecorded",
+        "back",
+        "progress",
+        "status",
+        "not final",
+        "open again",
+        "end",
+        "placeholder",
+    ],
 )
 async def test_what_is_out_of_order_is_found(states: list[dict[str, Any]], found: str) -> None:
     judge, account = _account()
@@ -114,6 +126,16 @@ async def test_only_a_many_task_stream_may_go_back_in_an_outage(*, repeats: bool
     _told(account, _state(5, progress=8))
     assert judge.counts["faults"] == faults
     assert judge.counts["tolerated"] == 1 - faults
+
+
+async def test_what_was_recorded_does_not_go_back_even_among_many_tasks_in_an_outage() -> None:
+    judge, account = _account(repeats=True)
+    judge.disturbances.append(ALWAYS)
+    _told(account, _state(5, "completed", 100))
+    account.connected(cursor="e1-5")
+    _told(account, _state(3, progress=8))
+    assert judge.counts["tolerated"] == 0
+    assert "after" in judge.faults[-1]
 
 
 async def test_after_a_reset_progress_may_go_back_where_the_engine_was_split() -> None:

@@ -16,7 +16,7 @@ import os
 import random
 import secrets
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,6 +156,12 @@ class Process:
             self._up.set()
             self.died.set()
 
+    @property
+    def reached(self) -> bool:
+        """Whether `/readyz` is true: it has reached the engine once."""
+        parts: Any = self.bridge._parts
+        return parts is not None and parts.journal.usable
+
     async def started(self) -> Process:
         """Wait until it takes traffic."""
         await self._up.wait()
@@ -265,6 +271,7 @@ class Stage:
     trace: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     viewers: list[asyncio.Task[None]] = field(default_factory=list)
+    _meanwhile: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -323,6 +330,12 @@ class Stage:
         found += [f"{one.name} failed: {one.failure!r}" for one in self.processes if one.failure is not None]
         return found
 
+    def background(self, doing: Coroutine[Any, Any, None]) -> None:
+        """Do it meanwhile."""
+        task = asyncio.create_task(doing)
+        self._meanwhile.add(task)
+        task.add_done_callback(self._meanwhile.discard)
+
     # Tasks and viewers
 
     async def _arrive_for_ever(self) -> None:
@@ -366,7 +379,7 @@ class Stage:
 
     def alive(self) -> list[Process]:
         """The processes that take traffic."""
-        return [one for one in self.processes if one.ready]
+        return [one for one in self.processes if one.ready and one.reached]
 
     def _one(self) -> Process | None:
         alive = [one for one in self.alive() if one.running.is_set()]
@@ -520,15 +533,14 @@ class Viewer:
     ) -> Response:
         held = b""
 
-        def chunk(data: bytes) -> None:
+        def read(data: bytes) -> None:
             nonlocal held
-            if leaves.is_set() or not process.running.is_set():
-                return  # it does not read any more; of a stopped process nothing arrives
             held += data
             *blocks, held = held.split(b"\n\n")
             for block in blocks:
                 self._block(block)
 
+        chunk = self._arriving(process, leaves, read)
         streams = headers["accept"] == "text/event-stream"
         response = Response(chunk if streams else None)
         calling = asyncio.create_task(response.run(process.bridge, "GET", path, headers, query=query))
@@ -547,6 +559,29 @@ class Viewer:
             if isinstance(ends[0], Exception) and not process.died.is_set():
                 self._account.judge.find(f"{self._account.name}: {process.name} raised {ends[0]!r}")
         return response
+
+    def _arriving(
+        self, process: Process, leaves: asyncio.Event, read: Callable[[Any], None]
+    ) -> Callable[[Any], None]:
+        """What is read arrives when the process runs, in order; nothing once this client has left."""
+        late: list[Any] = []
+
+        async def deliver() -> None:
+            await process.running.wait()
+            while late and not leaves.is_set():
+                read(late.pop(0))
+
+        def arrive(data: Any) -> None:
+            if leaves.is_set():
+                return
+            if late or not process.running.is_set():
+                late.append(data)
+                if len(late) == 1:
+                    self._stage.background(deliver())
+            else:
+                read(data)
+
+        return arrive
 
     async def _sse(self, process: Process, leaves: asyncio.Event) -> None:
         await self._stream(process, leaves, f"{_path(self._account.refs[0])}/events", "")
@@ -584,9 +619,7 @@ class Viewer:
     async def _socket(self, process: Process, leaves: asyncio.Event) -> None:
         socket: WebSocket
 
-        def said(text: str) -> None:
-            if leaves.is_set() or not process.running.is_set():
-                return
+        def read(text: str) -> None:
             message = orjson.loads(text)
             match message["type"]:
                 case "state":
@@ -603,7 +636,7 @@ class Viewer:
                 self._account.ended("websocket")
                 socket.leave()
 
-        socket = WebSocket(said)
+        socket = WebSocket(self._arriving(process, leaves, read))
         ask = {"type": "subscribe", "id": 1, "tasks": list(self._account.refs), "after": self._cursor}
         socket.say(orjson.dumps(ask).decode())
         serving = asyncio.create_task(socket.run(process.bridge, "/v1/ws", "127.0.0.1"))

@@ -32,7 +32,8 @@ class Client:
     def __init__(self, keys: list[TaskKey]) -> None:
         self.keys = keys
         self.token: str | None = None
-        self.best = dict.fromkeys(keys, 0)
+        self.best = dict.fromkeys(keys, 0)  # since the last reset
+        self.ever = dict.fromkeys(keys, 0)
         self.finals: set[TaskKey] = set()
         self.over = False
         self.replica: Replica | None = None
@@ -73,6 +74,7 @@ class Client:
         assert self.many or number > self.best[key], f"{key}: {number} after {self.best[key]} and no reset"
         self.stream[key] = number
         self.best[key] = max(self.best[key], number)
+        self.ever[key] = max(self.ever[key], number)
         if final:
             self.finals.add(key)
 
@@ -216,10 +218,10 @@ class Replicas(RuleBasedStateMachine):
             event_id = EventId.parse(client.token) if client.token else None
             history = self.engine.histories.get(event_id.cursor.epoch, []) if event_id is not None else []
             for event in history:
-                if event_id is not None and event.key in client.keys:
-                    held = LAST if event.key in client.finals else client.best[event.key]
-                    if event.cursor.offset <= event_id.cursor.offset:
-                        assert held >= number_of(event.state), f"{client.token} covers an unseen {event}"
+                covered = event_id is not None and event.cursor.offset <= event_id.cursor.offset
+                if covered and event.key in client.keys:
+                    unseen = f"{client.token} covers an unseen {event}"
+                    assert client.ever[event.key] >= number_of(event.state), unseen
 
     def all_is_well_again(self) -> None:
         """Every client holds the truth in the end, wherever it is."""

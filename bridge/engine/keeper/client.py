@@ -192,8 +192,9 @@ class KeeperEngine:
                     self._read_to = -1
                 self._more.set()
             return
-        waiting = self._waiting.pop(number, None)
+        waiting = self._waiting.get(number)
         if waiting is None or waiting.answer.done():
+            self._waiting.pop(number, None)
             return  # its time was over, or the caller was cancelled
         if what != DONE:
             sentence = msgspec.msgpack.decode(body, type=str)
@@ -202,6 +203,7 @@ class KeeperEngine:
             waiting.answer.set_result(decode_entries(body))
         else:
             waiting.answer.set_result(decode_result(OPERATIONS[waiting.what], body))
+        del self._waiting[number]  # only now: if it cannot be decoded, the call fails with all others
 
     # The operations
 

@@ -123,14 +123,16 @@ class Keeper:
         self._advance()
 
     def perform(self, connection: WorkerConnection, number: int, what: int, body: memoryview) -> bytes:
-        """Carry out a call; its answer as a frame.
+        """Carry out a call; its answer as a frame, empty if it has been sent.
 
         Raises:
             MalformedFrame: It is no call.
         """
         if what == READ:
+            # Sent at once: it shows nothing that is not on disk.
             connection.cursor, limit = decode_read(body)
-            return self._read(connection, number, limit)
+            connection.transport.write(self._read(connection, number, limit))
+            return b""
         if what >= len(OPERATIONS):
             raise MalformedFrame(f"there is no operation {what}")
         operation = OPERATIONS[what]

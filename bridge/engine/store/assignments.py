@@ -1,7 +1,7 @@
 """Which session polls which task: interest, owners, orphans.
 
 Rule 1: a task that is kept is owned, or an orphan, or its owner is dead and waits for `bury`.
-Rule 2: an orphan that nobody wants when it is due is no longer one; nothing but the record is left of it.
+Rule 2: an orphan that no replica wants when it is due is no longer one; nothing but the record is left of it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from bridge.core.task import TaskKey
 from bridge.engine.base import CALL_SECONDS, Called, End, Owner, Record, Released, Want, Wanted
 from bridge.engine.store.due import DueQueue
-from bridge.engine.store.sessions import MICROSECONDS, Session, Sessions
-from bridge.engine.store.tasks import Task, Tasks
+from bridge.engine.store.sessions import MICROSECONDS, ReplicaSession, Sessions
+from bridge.engine.store.tasks import TaskRecord, Tasks
 
 CALLED_MICROSECONDS = 60 * MICROSECONDS
-"""How long a task that nobody owns is wanted because of a call."""
+"""How long a task without owner is wanted because of a call."""
 
 LEAVE_TASKS = 1000
 """Tasks that become orphans at once when a session leaves; `bury` takes the others."""
@@ -35,7 +35,7 @@ class Assignments:
         """Whether a replica wants a task."""
         return self._wanted.get(key, 0) > now
 
-    def idle(self, task: Task, now: int) -> bool:
+    def idle(self, task: TaskRecord, now: int) -> bool:
         """Whether nothing but its record is left of a task."""
         return (
             not task.kept
@@ -73,7 +73,7 @@ class Assignments:
             if task is None or task.end is not End.ENDED:
                 self._prolong(key, until)
 
-    def keep(self, session: str, key: TaskKey, *, called_back: bool, now: int) -> Task | None:
+    def keep(self, session: str, key: TaskKey, *, called_back: bool, now: int) -> TaskRecord | None:
         """See `Engine.keep`; returns the task if that changed it."""
         if not self._sessions.alive(session, now):
             return None
@@ -87,7 +87,7 @@ class Assignments:
             self._orphan(task, max(task.due, now))
         return task if changed else None
 
-    def claim(self, session: str, account: str, limit: int, now: int) -> list[Task]:
+    def claim(self, session: str, account: str, limit: int, now: int) -> list[TaskRecord]:
         """See `Engine.claim`."""
         orphans = self._orphans.get(account)
         if orphans is None or not self._sessions.alive(session, now):
@@ -117,8 +117,8 @@ class Assignments:
             self._orphan(task, due)
         return Released.OK
 
-    def call(self, key: TaskKey, now: int) -> tuple[Called, Task | None]:
-        """See `Engine.call`; the entry of `TOLD` is not written here."""
+    def call(self, key: TaskKey, now: int) -> tuple[Called, TaskRecord | None]:
+        """See `Engine.call`; the caller writes the log entry."""
         task = self._tasks.get(key)
         if task is None or self._is_unknown(task, now):
             task = self._tasks.named(key)
@@ -144,25 +144,25 @@ class Assignments:
                 buried += self._bury(session, limit - buried, spacing, now, first=buried)
         return buried
 
-    def leave(self, session: Session, now: int) -> None:
+    def leave(self, session: ReplicaSession, now: int) -> None:
         """Make orphans of what a session owns that has just ended."""
         self._bury(session, LEAVE_TASKS, 0, now, first=0)
 
-    def end(self, task: Task) -> None:
+    def end(self, task: TaskRecord) -> None:
         """A task has ended: it needs neither owner nor interest."""
         self._take_away(task)
         self._wanted.pop(task.key, None)
         self._unorphan(task.key)
         task.kept = False
 
-    def restore(self, task: Task, *, due: int, until: int) -> None:
+    def restore(self, task: TaskRecord, *, due: int, until: int) -> None:
         """Make an orphan of an open task that was read from storage; wanted until then, if not 0."""
         if until:
             self._prolong(task.key, until)
         self._orphan(task, due)
 
     def expire(self, limit: int, now: int) -> None:
-        """Forget interest that has ended: look at up to `limit` of it."""
+        """Forget interest that has ended; checks up to `limit` of it."""
         for key in list(itertools.islice(self._wanted, limit)):
             until = self._wanted.pop(key)
             if until > now:
@@ -174,9 +174,9 @@ class Assignments:
         late = now - min(firsts) if firsts else 0
         return sum(len(orphans) for orphans in self._orphans.values()), max(late, 0) / MICROSECONDS
 
-    def _bury(self, session: Session, limit: int, spacing: int, now: int, *, first: int) -> int:
+    def _bury(self, session: ReplicaSession, limit: int, spacing: int, now: int, *, first: int) -> int:
         if session.burial is None:
-            # Once for a dead session, so that many calls do not each look for the wanted ones.
+            # Once for a dead session, so that many calls do not each search the wanted ones.
             wanted = [key for key in session.owned if self.wanted(key, now)]
             others = [key for key in session.owned if not self.wanted(key, now)]
             session.burial = [*reversed(others), *reversed(wanted)]
@@ -192,13 +192,13 @@ class Assignments:
             buried += 1
         return buried
 
-    def _is_unknown(self, task: Task, now: int) -> bool:
+    def _is_unknown(self, task: TaskRecord, now: int) -> bool:
         return task.version == 0 and self.idle(task, now)
 
-    def _has_live_owner(self, task: Task, now: int) -> bool:
+    def _has_live_owner(self, task: TaskRecord, now: int) -> bool:
         return task.owner != "" and self._sessions.alive(task.owner, now)
 
-    def _give(self, task: Task, session: str) -> None:
+    def _give(self, task: TaskRecord, session: str) -> None:
         self._take_away(task)
         self._unorphan(task.key)
         task.owner = session
@@ -206,7 +206,7 @@ class Assignments:
         assert owner is not None, "only a live session is given a task"
         owner.owned[task.key] = None
 
-    def _take_away(self, task: Task) -> None:
+    def _take_away(self, task: TaskRecord) -> None:
         owner = self._sessions.get(task.owner) if task.owner else None
         if owner is not None:
             owner.owned.pop(task.key, None)
@@ -220,7 +220,7 @@ class Assignments:
         orphans = self._orphans.get(key.account)
         return orphans is not None and key in orphans
 
-    def _orphan(self, task: Task, due: int) -> None:
+    def _orphan(self, task: TaskRecord, due: int) -> None:
         task.due = due
         self._orphans.setdefault(task.key.account, DueQueue()).add(task.key, due)
 

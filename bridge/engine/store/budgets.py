@@ -15,7 +15,7 @@ _IDLE_MICROSECONDS = 600 * MICROSECONDS
 _MAX_SLOTS = 10_000
 
 
-class Budget:
+class CredentialState:
     """Of one credential; times in microseconds."""
 
     __slots__ = (
@@ -45,110 +45,110 @@ class Budgets:
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._budgets: OrderedDict[str, Budget] = OrderedDict()
+        self._budgets: OrderedDict[str, CredentialState] = OrderedDict()
 
     def take(self, session: str, take: Take, now: int) -> Lent:
         """See `Engine.take`."""
-        budget = self._get(take.credential, now)
-        for held in (budget.permits, budget.planned):
+        state = self._get(take.credential, now)
+        for held in (state.permits, state.planned):
             for name in [name for name in held if not self._sessions.alive(name, now)]:
                 del held[name]
         slots: list[int] = []
         if self._sessions.alive(session, now):
-            slots = _lend_slots(budget, take, now)
-            others = sum(permits for name, permits in budget.permits.items() if name != session)
+            slots = _lend_slots(state, take, now)
+            others = sum(permits for name, permits in state.permits.items() if name != session)
             most = take.permits if take.most is None else min(take.permits, max(take.most - others, 0))
-            _set(budget.permits, session, max(most, 0))
-            _set(budget.planned, session, take.planned if math.isfinite(take.planned) else 0.0)
+            _set(state.permits, session, max(most, 0))
+            _set(state.planned, session, take.planned if math.isfinite(take.planned) else 0.0)
         return Lent(
             now=now,
             slots=slots,
-            permits=budget.permits.get(session, 0),
-            next_slot=max(budget.next_slot, budget.paused_until, now),
-            paused_until=budget.paused_until,
-            failures=budget.failures,
-            planned=sum(budget.planned.values()),
+            permits=state.permits.get(session, 0),
+            next_slot=max(state.next_slot, state.paused_until, now),
+            paused_until=state.paused_until,
+            failures=state.failures,
+            planned=sum(state.planned.values()),
         )
 
     def report(
         self, session: str, credential: str, report: Report, seconds: float, now: int
     ) -> tuple[int, int, bool]:
-        """See `Engine.report`; the third tells whether it changed something."""
-        budget = self._get(credential, now)
-        before = budget.paused_until, budget.failures
+        """See `Engine.report`; the third is whether it changed something."""
+        state = self._get(credential, now)
+        before = state.paused_until, state.failures
         if self._sessions.alive(session, now):
             match report:
                 case Report.PAUSE:
-                    _pause(budget, seconds, now)
+                    _pause(state, seconds, now)
                 case Report.FAILED:
-                    budget.failures += 1
+                    state.failures += 1
                 case Report.WORKS:
-                    _works(budget, now)
-        after = budget.paused_until, budget.failures
+                    _works(state, now)
+        after = state.paused_until, state.failures
         return *after, before != after
 
     def probe(self, session: str, credential: str, until: int, now: int) -> bool:
         """See `Engine.probe`."""
         if not self._sessions.alive(session, now):
             return False
-        budget = self._get(credential, now)
-        if budget.probe is not None:
-            prober, ends = budget.probe
+        state = self._get(credential, now)
+        if state.probe is not None:
+            prober, ends = state.probe
             if prober != session and now < ends and self._sessions.alive(prober, now):
                 return False
-        budget.probe = (session, until)
+        state.probe = (session, until)
         return True
 
     def forget_idle(self, limit: int, now: int) -> None:
-        """Forget credentials that have not been used for long; looks at up to `limit`."""
+        """Forget credentials that have not been used for long; checks up to `limit`."""
         for name in list(itertools.islice(self._budgets, limit)):
-            budget = self._budgets[name]
-            if now - max(budget.touched_at, budget.paused_until, budget.next_slot) < _IDLE_MICROSECONDS:
+            state = self._budgets[name]
+            if now - max(state.touched_at, state.paused_until, state.next_slot) < _IDLE_MICROSECONDS:
                 return
             del self._budgets[name]
 
-    def _get(self, credential: str, now: int) -> Budget:
-        budget = self._budgets.get(credential)
-        if budget is None:
-            budget = self._budgets[credential] = Budget()
-        budget.touched_at = now
+    def _get(self, credential: str, now: int) -> CredentialState:
+        state = self._budgets.get(credential)
+        if state is None:
+            state = self._budgets[credential] = CredentialState()
+        state.touched_at = now
         self._budgets.move_to_end(credential)
-        return budget
+        return state
 
 
-def _lend_slots(budget: Budget, take: Take, now: int) -> list[int]:
+def _lend_slots(state: CredentialState, take: Take, now: int) -> list[int]:
     if take.rate is None or not take.rate > 0:
         return []
-    # Rounded up: a microsecond less would make 41 of 40 a second.
+    # Rounded up: a microsecond less would make 41 of 40 per second.
     apart = math.ceil(MICROSECONDS / take.rate) if take.rate > 1e-6 else MICROSECONDS * MICROSECONDS
     last = now + round(min(max(take.horizon, 0.0), MAX_WAIT) * MICROSECONDS)
-    at = max(now, budget.next_slot, budget.paused_until)
+    at = max(now, state.next_slot, state.paused_until)
     slots: list[int] = []
     while len(slots) < min(take.slots, _MAX_SLOTS) and at <= last:
         slots.append(at)
         at += apart
     if slots:
-        budget.next_slot = at
+        state.next_slot = at
     return slots
 
 
-def _pause(budget: Budget, seconds: float, now: int) -> None:
+def _pause(state: CredentialState, seconds: float, now: int) -> None:
     wish = min(seconds, MAX_WAIT) if seconds > 0 else 0.0
-    if now >= budget.paused_until:
-        budget.pause = min(max(budget.pause * 2, FIRST_PAUSE), MAX_BACKOFF)
+    if now >= state.paused_until:
+        state.pause = min(max(state.pause * 2, FIRST_PAUSE), MAX_BACKOFF)
     elif not wish:
         # Calls that were in flight together meet the same limit: it counts once.
         return
-    budget.paused_until = max(budget.paused_until, now + round((wish or budget.pause) * MICROSECONDS))
+    state.paused_until = max(state.paused_until, now + round((wish or state.pause) * MICROSECONDS))
 
 
-def _works(budget: Budget, now: int) -> None:
-    budget.failures = 0
-    budget.probe = None
+def _works(state: CredentialState, now: int) -> None:
+    state.failures = 0
+    state.probe = None
     # As `CredentialLimiter.succeed`: half, and a little less, so that it reaches zero.
-    budget.pause = max(budget.pause / 2 - 0.25, 0.0)
-    if not budget.pause and budget.paused_until <= now:
-        budget.paused_until = 0
+    state.pause = max(state.pause / 2 - 0.25, 0.0)
+    if not state.pause and state.paused_until <= now:
+        state.paused_until = 0
 
 
 def _set(held: dict[str, int] | dict[str, float], session: str, amount: float) -> None:

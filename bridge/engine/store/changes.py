@@ -9,7 +9,7 @@ from bridge.core.task import TaskKey
 from bridge.engine.base import End
 
 
-class Kind(StrEnum):
+class PartKind(StrEnum):
     """What a changed thing is."""
 
     TASK = "task"
@@ -44,14 +44,14 @@ class Changes:
     def __init__(self) -> None:
         self.count = 0
         self.states: list[RecordedState] = []
-        self.touched: dict[tuple[Kind, Name], None] = {}
+        self.touched: dict[tuple[PartKind, Name], None] = {}
 
     def recorded(self, state: RecordedState) -> None:
         """A state was recorded."""
         self.count += 1
         self.states.append(state)
 
-    def touch(self, kind: Kind, *name: str) -> None:
+    def touch(self, kind: PartKind, *name: str) -> None:
         """Something is another now, or is no longer there."""
         self.count += 1
         self.touched[kind, name] = None
@@ -60,7 +60,7 @@ class Changes:
         """Only the log has grown, or its epoch is another one."""
         self.count += 1
 
-    def take(self) -> tuple[list[RecordedState], list[tuple[Kind, Name]]]:
+    def take(self) -> tuple[list[RecordedState], list[tuple[PartKind, Name]]]:
         """Everything since the last call."""
         states, touched = self.states, list(self.touched)
         self.states, self.touched = [], {}

@@ -16,13 +16,13 @@ _NEVER = 2**62
 
 
 def ends_at(seconds: float, now: int) -> int:
-    """When something that lasts so long ends; infinity and nonsense are for ever and at once."""
+    """When something that lasts so long ends; infinite is far away, what is not a number is now."""
     if not seconds > 0:
         return now
     return min(now + math.ceil(min(seconds, 1e12) * MICROSECONDS), _NEVER)
 
 
-class Document(NamedTuple):
+class SharedDocument(NamedTuple):
     """A small document; `expires` in microseconds."""
 
     version: int
@@ -38,16 +38,16 @@ class Documents:
     """
 
     def __init__(self) -> None:
-        self._documents: dict[str, Document] = {}
+        self._documents: dict[str, SharedDocument] = {}
         self._expiry: DueQueue[str] = DueQueue()
         self._last_version = 0
 
-    def get(self, name: str, now: int) -> Document | None:
+    def get(self, name: str, now: int) -> SharedDocument | None:
         """A document that has not expired."""
         document = self._documents.get(name)
         return document if document is not None and now < document.expires else None
 
-    def peek(self, name: str) -> Document | None:
+    def peek(self, name: str) -> SharedDocument | None:
         """A document, expired or not."""
         return self._documents.get(name)
 
@@ -61,10 +61,10 @@ class Documents:
             self._delete(name)
             return Put(written=True, version=0, value=None)
         self._last_version = max(self._last_version + 1, now)
-        self.restore(name, Document(self._last_version, value, ends_at(seconds, now)))
+        self.restore(name, SharedDocument(self._last_version, value, ends_at(seconds, now)))
         return Put(written=True, version=self._last_version, value=value)
 
-    def restore(self, name: str, document: Document) -> None:
+    def restore(self, name: str, document: SharedDocument) -> None:
         """Take a document as it was."""
         self._last_version = max(self._last_version, document.version)
         self._documents[name] = document
@@ -181,7 +181,7 @@ class Reserved(NamedTuple):
     expires: int
 
 
-class Counter:
+class WindowCounter:
     """What is held of one limit in one window."""
 
     __slots__ = ("ends_at", "holds", "used", "window")
@@ -197,7 +197,7 @@ class Counters:
     """Amounts reserved within limits; of too many counters the one used least recently goes."""
 
     def __init__(self) -> None:
-        self._counters: OrderedDict[str, Counter] = OrderedDict()
+        self._counters: OrderedDict[str, WindowCounter] = OrderedDict()
 
     def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float, now: int) -> Held:
         """See `Engine.hold`."""
@@ -205,7 +205,7 @@ class Counters:
         number = now // length
         held = self._counters.get(counter)
         if held is None or held.window != number:
-            held = self._counters[counter] = Counter(number, (number + 1) * length)
+            held = self._counters[counter] = WindowCounter(number, (number + 1) * length)
         self._counters.move_to_end(counter)
         if len(self._counters) > MAX_COUNTERS:
             self._counters.popitem(last=False)
@@ -238,7 +238,7 @@ class Counters:
         """Take a hold as it was."""
         held = self._counters.get(counter)
         if held is None or held.window < reserved.window:
-            held = self._counters[counter] = Counter(reserved.window, reserved.expires)
+            held = self._counters[counter] = WindowCounter(reserved.window, reserved.expires)
         if held.window == reserved.window:
             held.holds[hold] = reserved.amount
             held.used += reserved.amount

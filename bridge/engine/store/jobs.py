@@ -17,7 +17,7 @@ class PendingJob:
 
     Attributes:
         order: Grows with each job that is written, over all queues.
-        claimed_by: Session that claimed it last, if it has not put it down since.
+        claimed_by: ReplicaSession that claimed it last, if it has not put it down since.
     """
 
     __slots__ = ("claimed_by", "job", "order", "size")

@@ -30,7 +30,7 @@ class Log:
         self._offsets: list[int] = []
 
     def begin(self, epoch: str, known_head: int, now: int) -> None:
-        """Begin a new epoch, above every offset that anybody knows."""
+        """Begin a new epoch, above every known offset."""
         self.epoch = epoch
         self.head = max(now, known_head, self.head) + 1
 

@@ -8,11 +8,11 @@ from bridge.core.task import TaskKey
 from bridge.engine.base import End
 from bridge.engine.store.assignments import Assignments
 from bridge.engine.store.sessions import MICROSECONDS
-from bridge.engine.store.tasks import Task, Tasks
+from bridge.engine.store.tasks import TaskRecord, Tasks
 
 OPEN_SECONDS = 7 * 86_400.0  # an open task may have been paid for: kept a week, or longer by the retention
 STEP = 64
-"""Things looked at in one step."""
+"""Things checked in one step."""
 
 _STATELESS_MICROSECONDS = 60 * MICROSECONDS
 
@@ -71,7 +71,7 @@ class TaskRetention:
         more = forgotten + len(idle) + len(stateless) >= STEP
         return [task.key for task in stateless], more
 
-    def _forget_idle(self, tasks: list[Task], now: int) -> list[Task]:
+    def _forget_idle(self, tasks: list[TaskRecord], now: int) -> list[TaskRecord]:
         forgotten = []
         for task in tasks:
             if not self.full and now - task.touched_at < self._lifetime(task):
@@ -83,7 +83,7 @@ class TaskRetention:
                 self._tasks.touch(task, now)
         return forgotten
 
-    def _lifetime(self, task: Task) -> int:
+    def _lifetime(self, task: TaskRecord) -> int:
         if not task.has_content:
             return _STATELESS_MICROSECONDS
         return self._ended if task.end is End.LOST or not task.version else self._open

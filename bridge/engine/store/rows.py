@@ -12,15 +12,15 @@ import orjson
 
 from bridge.core.task import TaskKey
 from bridge.engine.base import End, Job
-from bridge.engine.store.changes import Kind, Name
-from bridge.engine.store.documents import Document, Reserved, Undertaking
+from bridge.engine.store.changes import Name, PartKind
+from bridge.engine.store.documents import Reserved, SharedDocument, Undertaking
 from bridge.engine.store.store import Store
-from bridge.engine.store.tasks import Task
+from bridge.engine.store.tasks import TaskRecord
 
 _SEPARATOR = b"\0"
 
 
-class Row(NamedTuple):
+class StoreRow(NamedTuple):
     """One part of a store.
 
     Args:
@@ -34,14 +34,14 @@ class Row(NamedTuple):
     value: bytes | None
 
 
-def dump(store: Store, kind: Kind, name: Name) -> Row:
+def dump(store: Store, kind: PartKind, name: Name) -> StoreRow:
     """A part as it is now."""
     value, expires = _DUMPS[kind](store, name)
     encoded = orjson.dumps(value) if value is not None else None
-    return Row(kind.value, _SEPARATOR.join(map(_encoded, name)), expires, encoded)
+    return StoreRow(kind.value, _SEPARATOR.join(map(_encoded, name)), expires, encoded)
 
 
-def restore(store: Store, rows: Iterable[Row], now: int) -> dict[TaskKey, list[Any]]:
+def restore(store: Store, rows: Iterable[StoreRow], now: int) -> dict[TaskKey, list[Any]]:
     """Put rows back into an empty store; those of tasks are returned, for `read_task`."""
     tasks: dict[TaskKey, list[Any]] = {}
     jobs: list[tuple[int, Job]] = []
@@ -51,14 +51,14 @@ def restore(store: Store, rows: Iterable[Row], now: int) -> dict[TaskKey, list[A
         try:
             name = tuple(part.decode("utf-8", "surrogatepass") for part in row.name.split(_SEPARATOR))
             value = orjson.loads(row.value)
-            if row.kind == Kind.TASK:
+            if row.kind == PartKind.TASK:
                 upstream, account, task_id = name
                 tasks[TaskKey(upstream, task_id, account)] = value
-            elif row.kind == Kind.JOB:
+            elif row.kind == PartKind.JOB:
                 order, body, ordering, due, attempts = value
                 jobs.append((order, Job(name[0], name[1], _raw(body), _unwrap(ordering), due, attempts)))
             else:
-                _RESTORES[Kind(row.kind)](store, name, value, row.expires)
+                _RESTORES[PartKind(row.kind)](store, name, value, row.expires)
         except (ValueError, TypeError, AttributeError, LookupError):
             continue
     store.jobs.restore([job for _, job in sorted(jobs, key=lambda ordered: ordered[0])])
@@ -67,7 +67,7 @@ def restore(store: Store, rows: Iterable[Row], now: int) -> dict[TaskKey, list[A
 
 def _restore_document(store: Store, name: Name, value: list[Any], expires: int) -> None:
     version, content = value
-    store.documents.restore(name[0], Document(int(version), _raw(content), expires))
+    store.documents.restore(name[0], SharedDocument(int(version), _raw(content), expires))
 
 
 def _restore_samples(store: Store, name: Name, value: list[Any], expires: int) -> None:
@@ -89,14 +89,14 @@ def _restore_hold(store: Store, name: Name, value: list[Any], expires: int) -> N
 
 
 _RESTORES = {
-    Kind.DOCUMENT: _restore_document,
-    Kind.SAMPLES: _restore_samples,
-    Kind.OPERATION: _restore_operation,
-    Kind.HOLD: _restore_hold,
+    PartKind.DOCUMENT: _restore_document,
+    PartKind.SAMPLES: _restore_samples,
+    PartKind.OPERATION: _restore_operation,
+    PartKind.HOLD: _restore_hold,
 }
 
 
-def read_task(task: Task, value: list[Any]) -> None:
+def read_task(task: TaskRecord, value: list[Any]) -> None:
     """Set what a row says of a task, besides its states.
 
     Raises:
@@ -170,12 +170,12 @@ def _dump_hold(store: Store, name: Name) -> Dumped:
 
 
 _DUMPS = {
-    Kind.TASK: _dump_task,
-    Kind.DOCUMENT: _dump_document,
-    Kind.SAMPLES: _dump_samples,
-    Kind.OPERATION: _dump_operation,
-    Kind.JOB: _dump_job,
-    Kind.HOLD: _dump_hold,
+    PartKind.TASK: _dump_task,
+    PartKind.DOCUMENT: _dump_document,
+    PartKind.SAMPLES: _dump_samples,
+    PartKind.OPERATION: _dump_operation,
+    PartKind.JOB: _dump_job,
+    PartKind.HOLD: _dump_hold,
 }
 
 

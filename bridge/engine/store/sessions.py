@@ -9,10 +9,10 @@ from bridge.core.task import TaskKey
 MICROSECONDS = 1_000_000
 ABOUT_BYTES = 1024
 BEAT_MICROSECONDS = MICROSECONDS
-_REMEMBERED_MICROSECONDS = 3600 * MICROSECONDS
+_EXPIRED_MICROSECONDS = 3600 * MICROSECONDS
 
 
-class Session:
+class ReplicaSession:
     """One replica's lease.
 
     Attributes:
@@ -35,9 +35,9 @@ class Sessions:
     """All sessions; few, so that walking over them costs little."""
 
     def __init__(self) -> None:
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, ReplicaSession] = {}
 
-    def get(self, name: str) -> Session | None:
+    def get(self, name: str) -> ReplicaSession | None:
         """A session, dead or alive."""
         return self._sessions.get(name)
 
@@ -46,21 +46,21 @@ class Sessions:
         session = self._sessions.get(name)
         return session is not None and now < session.until
 
-    def open(self, name: str, until: int, about: bytes) -> Session:
+    def open(self, name: str, until: int, about: bytes) -> ReplicaSession:
         """Open a session."""
-        session = self._sessions[name] = Session(until, about)
+        session = self._sessions[name] = ReplicaSession(until, about)
         return session
 
-    def live(self, now: int) -> Iterator[tuple[str, Session]]:
+    def live(self, now: int) -> Iterator[tuple[str, ReplicaSession]]:
         """The live ones."""
         return ((name, session) for name, session in self._sessions.items() if now < session.until)
 
-    def dead(self, now: int) -> list[tuple[str, Session]]:
+    def dead(self, now: int) -> list[tuple[str, ReplicaSession]]:
         """The dead ones that are still remembered."""
         return [(name, session) for name, session in self._sessions.items() if now >= session.until]
 
     def forget(self, now: int) -> None:
         """Forget those that died an hour ago and own nothing."""
         for name, session in self.dead(now):
-            if not session.owned and now - session.until > _REMEMBERED_MICROSECONDS:
+            if not session.owned and now - session.until > _EXPIRED_MICROSECONDS:
                 del self._sessions[name]

@@ -1,16 +1,16 @@
-"""Recording states: who may, in which order it is checked, and what is written in the same step."""
+"""Recording states: the checks in their order, and what is written in the same step."""
 
 from __future__ import annotations
 
 from bridge.engine.base import ENTRY_BYTES, Applied, Apply, End, Mode, Past, StateEntry, Verdict
 from bridge.engine.store.log import Log
-from bridge.engine.store.tasks import Task, Tasks
+from bridge.engine.store.tasks import TaskRecord, Tasks
 
 _ENTRY_BYTES = 300  # of a state in a task's history, besides its documents
 
 
-def judge(task: Task | None, state: Apply, *, session: str, alive: bool) -> Verdict:
-    """The verdict on a state, checked in the order of `Verdict`."""
+def judge(task: TaskRecord | None, state: Apply, *, session: str, alive: bool) -> Verdict:
+    """What becomes of a state, checked in the order of `Verdict`."""
     if task is not None and task.version and (task.stamp == state.stamp or task.digest == state.digest):
         return Verdict.DUPLICATE
     if not alive or (state.mode is Mode.OWNER and (task is None or task.owner != session)):
@@ -26,20 +26,20 @@ def judge(task: Task | None, state: Apply, *, session: str, alive: bool) -> Verd
     return Verdict.RECORDED
 
 
-def _amends(task: Task, state: Apply) -> bool:
+def _amends(task: TaskRecord, state: Apply) -> bool:
     """Whether a state only adds to one that has ended; a lost task may really end."""
     if state.mode is not Mode.AMEND or task.end is End.OPEN:
         return False
     return task.end is End.ENDED or state.end is not End.ENDED
 
 
-def answer(verdict: Verdict, task: Task | None, state: Apply) -> Applied:
+def answer(outcome: Verdict, task: TaskRecord | None, state: Apply) -> Applied:
     """The answer to a state that is not recorded."""
     if task is None:
-        task = Task(state.key, 0)
-    if verdict is Verdict.DUPLICATE:
-        return Applied(verdict, task.offset, task.version)
-    return Applied(verdict, task.offset, task.version, task.record())
+        task = TaskRecord(state.key, 0)
+    if outcome is Verdict.DUPLICATE:
+        return Applied(outcome, task.offset, task.version)
+    return Applied(outcome, task.offset, task.version, task.record())
 
 
 class States:
@@ -56,7 +56,7 @@ class States:
         self._history = history
         self._raw_bytes = raw_bytes
 
-    def record(self, task: Task, state: Apply, now: int) -> StateEntry:
+    def record(self, task: TaskRecord, state: Apply, now: int) -> StateEntry:
         """Record a state: record, history, listings and log entry."""
         offset = self._log.next_offset(now)
         amended = _amends(task, state)
@@ -90,28 +90,28 @@ class States:
         self._log.append(entry)
         return entry
 
-    def register(self, task: Task, details: bytes) -> None:
+    def register(self, task: TaskRecord, details: bytes) -> None:
         """Set what a task is registered with."""
         if task.first_seen:
             self._tasks.listings.relist(task.key, task.first_seen, task.details, details)
         self._resize(task, len(details) - len(task.details or b""))
         task.details = details
 
-    def _details(self, task: Task, state: Apply) -> bytes | None:
-        """Set the details, if they change; returns them if the log entry has to tell them."""
+    def _details(self, task: TaskRecord, state: Apply) -> bytes | None:
+        """Set the details, if they change; returns them if the log entry carries them."""
         changed = state.details is not None and state.details != task.details
         if state.details is not None and changed:
             self.register(task, state.details)
         return task.details if changed or not task.first_seen else None
 
-    def _remember(self, task: Task, past: Past) -> None:
+    def _remember(self, task: TaskRecord, past: Past) -> None:
         task.past.append(past)
         change = _size(past)
         while len(task.past) > self._history:
             change -= _size(task.past.popleft())
         self._resize(task, change)
 
-    def _resize(self, task: Task, change: int) -> None:
+    def _resize(self, task: TaskRecord, change: int) -> None:
         task.size += change
         self._tasks.size += change
 

@@ -47,7 +47,7 @@ from bridge.engine.base import (
 )
 from bridge.engine.store.assignments import Assignments
 from bridge.engine.store.budgets import Budgets
-from bridge.engine.store.changes import Changes, Kind, RecordedState
+from bridge.engine.store.changes import Changes, PartKind, RecordedState
 from bridge.engine.store.documents import Counters, Documents, Operations, Samples, ends_at
 from bridge.engine.store.jobs import JobQueues
 from bridge.engine.store.log import MAX_OFFSET, Log
@@ -77,7 +77,7 @@ class Store:
         self.counters = Counters()
         self.states = States(self.tasks, self.log, history=limits.history, raw_bytes=limits.raw_bytes)
         self.retention = TaskRetention(self.tasks, self.assignments, limits)
-        self.changes: Changes | None = None  # only if somebody records them
+        self.changes: Changes | None = None  # set by a recorder
         self._tidied_until = 0
 
     # Sessions
@@ -211,7 +211,7 @@ class Store:
             self.changes.recorded(RecordedState(task.key, task.offset, task.end, state.document, task.raw))
             self._touch_task(task.key)
             for job in state.jobs:
-                self._touch(Kind.JOB, job.queue, job.id)
+                self._touch(PartKind.JOB, job.queue, job.id)
         return Applied(verdict, entry.offset, task.version, dropped=dropped)
 
     def records(self, keys: Sequence[TaskKey], *, now: int) -> list[Record]:
@@ -306,9 +306,9 @@ class Store:
         """See `Engine.learn`."""
         del now
         dropped = self.samples.learn(name, sample, keep)
-        self._touch(Kind.SAMPLES, name)
+        self._touch(PartKind.SAMPLES, name)
         if dropped is not None:
-            self._touch(Kind.SAMPLES, dropped)
+            self._touch(PartKind.SAMPLES, dropped)
 
     def learned(self, names: Sequence[str], *, now: int) -> list[list[bytes]]:
         """See `Engine.learned`."""
@@ -328,7 +328,7 @@ class Store:
         """See `Engine.put`."""
         put = self.documents.put(name, value, expect=expect, seconds=seconds, now=now)
         if put.written:
-            self._touch(Kind.DOCUMENT, name)
+            self._touch(PartKind.DOCUMENT, name)
         if tell and put.written:
             self.log.append(DocumentEntry(self.log.next_offset(now), self.log.head, name, value))
         self.tidy(now)
@@ -343,42 +343,42 @@ class Store:
         """See `Engine.begin`."""
         operation = self.operations.begin(session, name, digest, seconds, now)
         if operation.state is OperationState.NEW:
-            self._touch(Kind.OPERATION, name)
+            self._touch(PartKind.OPERATION, name)
         return operation
 
     def finish(self, session: str, name: str, answer: bytes | None, *, now: int) -> bool:
         """See `Engine.finish`."""
         finished = self.operations.finish(session, name, answer, now)
         if finished:
-            self._touch(Kind.OPERATION, name)
+            self._touch(PartKind.OPERATION, name)
         return finished
 
     def claim_jobs(self, session: str, queue: str, *, limit: int, lease: float, now: int) -> list[Job]:
         """See `Engine.claim_jobs`."""
         jobs = self.jobs.claim(session, queue, limit, ends_at(lease, now), now)
         for job in jobs:
-            self._touch(Kind.JOB, queue, job.id)
+            self._touch(PartKind.JOB, queue, job.id)
         return jobs
 
     def finish_job(self, session: str, queue: str, job: str, *, retry_at: int = 0, now: int) -> bool:
         """See `Engine.finish_job`."""
         finished = self.jobs.finish(session, queue, job, retry_at, now)
         if finished:
-            self._touch(Kind.JOB, queue, job)
+            self._touch(PartKind.JOB, queue, job)
         return finished
 
     def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float, now: int) -> Held:
         """See `Engine.hold`."""
         held = self.counters.hold(counter, hold, amount, limit=limit, window=window, now=now)
         if held.ok:
-            self._touch(Kind.HOLD, counter, hold)
+            self._touch(PartKind.HOLD, counter, hold)
         return held
 
     def settle(self, counter: str, hold: str, amount: float, *, now: int) -> None:
         """See `Engine.settle`."""
         del now
         self.counters.settle(counter, hold, amount)
-        self._touch(Kind.HOLD, counter, hold)
+        self._touch(PartKind.HOLD, counter, hold)
 
     # Other
 
@@ -410,8 +410,8 @@ class Store:
         return Census(orphans, oldest, used=used, limit=self.retention.max_bytes, jobs=len(self.jobs))
 
     def _touch_task(self, key: TaskKey) -> None:
-        self._touch(Kind.TASK, key.upstream, key.account, key.task_id)
+        self._touch(PartKind.TASK, key.upstream, key.account, key.task_id)
 
-    def _touch(self, kind: Kind, *name: str) -> None:
+    def _touch(self, kind: PartKind, *name: str) -> None:
         if self.changes is not None:
             self.changes.touch(kind, *name)

@@ -13,7 +13,7 @@ from bridge.engine.store.listings import Listings
 TASK_BYTES = 1200  # without documents, measured
 
 
-class Task:
+class TaskRecord:
     """A record that changes; see `Record` for the fields."""
 
     __slots__ = (
@@ -103,7 +103,7 @@ class Tasks:
     def __init__(self) -> None:
         self.size = 0
         self.listings = Listings()
-        self._tasks: dict[TaskKey, Task] = {}
+        self._tasks: dict[TaskKey, TaskRecord] = {}
         # Each the one touched least recently first.
         self._ended: dict[TaskKey, None] = {}
         self._open: dict[TaskKey, None] = {}
@@ -114,22 +114,22 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def get(self, key: TaskKey) -> Task | None:
+    def get(self, key: TaskKey) -> TaskRecord | None:
         """A task, if it is known."""
         return self._tasks.get(key)
 
-    def ensure(self, key: TaskKey, now: int) -> Task:
+    def ensure(self, key: TaskKey, now: int) -> TaskRecord:
         """A task, made if need be."""
         task = self._tasks.get(key)
         if task is None:
-            task = self._tasks[key] = Task(key, now)
+            task = self._tasks[key] = TaskRecord(key, now)
             self.size += task.size
             self._stateless[key] = None
             if "/" in key.task_id:
                 self._by_last_part.setdefault(_last_part(key), {})[key] = None
         return task
 
-    def restore(self, tasks: list[Task], now: int) -> None:
+    def restore(self, tasks: list[TaskRecord], now: int) -> None:
         """Add tasks with their states, as they were."""
         for task in sorted(tasks, key=lambda task: task.first_seen):
             known = self.ensure(task.key, now)
@@ -142,7 +142,7 @@ class Tasks:
             if task.first_seen:
                 self.listings.change(task.key, final=task.end is not End.OPEN)
 
-    def touch(self, task: Task, now: int) -> None:
+    def touch(self, task: TaskRecord, now: int) -> None:
         """A task has changed: it is kept longest from now on."""
         task.touched_at = now
         for keys in (self._ended, self._open, self._stateless):
@@ -154,18 +154,18 @@ class Tasks:
             named.pop(task.key, None)
             named[task.key] = None
 
-    def named(self, key: TaskKey) -> Task | None:
+    def named(self, key: TaskKey) -> TaskRecord | None:
         """The newest open task of the same account whose id ends in `/<task_id>`."""
         ending = f"/{key.task_id}"
         keys = self._by_last_part.get(_last_part(key), {})
-        # Bounded: ids that end alike are few, or somebody makes them up.
+        # Bounded: ids that end alike are few, or made up by a client.
         for other in itertools.islice(reversed(keys), 100):
             task = self._tasks[other]
             if other.task_id.endswith(ending) and task.end is not End.ENDED:
                 return task
         return None
 
-    def forget(self, task: Task) -> None:
+    def forget(self, task: TaskRecord) -> None:
         """Delete a task."""
         key = task.key
         del self._tasks[key]
@@ -181,19 +181,19 @@ class Tasks:
             if not named:
                 del self._by_last_part[_last_part(key)]
 
-    def ended(self, limit: int) -> list[Task]:
+    def ended(self, limit: int) -> list[TaskRecord]:
         """Ended tasks, the one touched least recently first."""
         return [self._tasks[key] for key in itertools.islice(self._ended, limit)]
 
-    def open(self, limit: int) -> list[Task]:
+    def open(self, limit: int) -> list[TaskRecord]:
         """Tasks with a state or details that have not ended, the one touched least recently first."""
         return [self._tasks[key] for key in itertools.islice(self._open, limit)]
 
-    def stateless(self, limit: int) -> list[Task]:
+    def stateless(self, limit: int) -> list[TaskRecord]:
         """Tasks with neither, the one touched least recently first."""
         return [self._tasks[key] for key in itertools.islice(self._stateless, limit)]
 
-    def all(self) -> Iterator[Task]:
+    def all(self) -> Iterator[TaskRecord]:
         """Every task."""
         return iter(self._tasks.values())
 

@@ -19,9 +19,9 @@ from bridge.clock import Clock
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.engine.base import End, Past
 from bridge.engine.store import Store
-from bridge.engine.store.changes import Kind, RecordedState
-from bridge.engine.store.rows import Row, read_task, restore
-from bridge.engine.store.tasks import Task
+from bridge.engine.store.changes import PartKind, RecordedState
+from bridge.engine.store.rows import StoreRow, read_task, restore
+from bridge.engine.store.tasks import TaskRecord
 from bridge.journal.sqlite.codec import LOST_MARK, decode_key, encode_key
 from bridge.journal.sqlite.database import (
     PROBE_BYTES,
@@ -70,7 +70,7 @@ class Batch(NamedTuple):
     epoch: str
     head: int
     states: Sequence[RecordedState]
-    rows: Sequence[Row]
+    rows: Sequence[StoreRow]
 
     def followed_by(self, later: Batch) -> Batch:
         """Both as one; a row that is in both is as in the later one."""
@@ -122,7 +122,7 @@ class StoreFile:
         connection = self._database.connection
         try:
             rows = connection.execute("SELECT kind, name, expires, value FROM engine")
-            known = restore(store, (Row(*row) for row in rows if _is_row(row)), now)
+            known = restore(store, (StoreRow(*row) for row in rows if _is_row(row)), now)
             tasks = list(self._tasks(known, history, max_bytes))
         except (sqlite3.Error, OSError) as error:
             raise explain(error, self._database.path) from error
@@ -161,7 +161,7 @@ class StoreFile:
                 connection, events=self._events, head=self.head, now=self._journal_time()
             )
             self._events -= step.events
-            names = [(Kind.TASK.value, b"\0".join(encode_key(key))) for key, _ in step.forgotten]
+            names = [(PartKind.TASK.value, b"\0".join(encode_key(key))) for key, _ in step.forgotten]
             with Transaction(connection):
                 connection.executemany(_DELETE, names)
                 connection.execute("DELETE FROM engine WHERE expires > 0 AND expires < ?", (now,))
@@ -201,7 +201,7 @@ class StoreFile:
         meta = [("epoch", batch.epoch), ("head", batch.head)]
         connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta)
 
-    def _tasks(self, known: dict[TaskKey, list[Any]], history: int, max_bytes: int) -> Iterator[Task]:
+    def _tasks(self, known: dict[TaskKey, list[Any]], history: int, max_bytes: int) -> Iterator[TaskRecord]:
         size = 0
         for is_open in (1, 0):
             before = 2**62
@@ -217,14 +217,14 @@ class StoreFile:
                     yield task
         # Registered or kept, and never seen.
         for key, value in known.items():
-            task = Task(key, 0)
+            task = TaskRecord(key, 0)
             if value[0] == 0 and _read(task, value):
                 yield task
 
-    def _task(self, row: tuple[Any, ...], known: dict[TaskKey, list[Any]], history: int) -> Task | None:
+    def _task(self, row: tuple[Any, ...], known: dict[TaskKey, list[Any]], history: int) -> TaskRecord | None:
         number, upstream, account, task_id, newest, kept, is_open = row
         try:
-            task = Task(decode_key(upstream, account, task_id), 0)
+            task = TaskRecord(decode_key(upstream, account, task_id), 0)
         except (ValueError, TypeError, AttributeError):
             return None
         events = self._database.connection.execute(_EVENTS, (number, history)).fetchall()
@@ -257,7 +257,7 @@ def _is_row(row: tuple[Any, ...]) -> bool:
     return [type(value) for value in row] == [str, bytes, int, bytes]
 
 
-def _read(task: Task, value: list[Any]) -> bool:
+def _read(task: TaskRecord, value: list[Any]) -> bool:
     try:
         read_task(task, value)
     except (ValueError, TypeError, AttributeError, OverflowError):

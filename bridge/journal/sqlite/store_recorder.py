@@ -30,8 +30,8 @@ class StoreRecorder:
     """Writes what an engine's operations change in a store. All methods are called on the event loop.
 
     Rule 1: what is on disk is one moment of the store: a group is a transaction, groups follow one another.
-    Rule 2: if the disk fails, the store goes on and the group is written again: nothing that was not durable
-            has been answered or shown, and nothing is taken back.
+    Rule 2: if the disk fails, the group is written again later: nothing that was not durable
+            has been answered or shown, and nothing is undone.
 
     Attributes:
         position: Changes so far.

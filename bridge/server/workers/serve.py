@@ -20,8 +20,7 @@ from bridge.engine.keeper.server import Keeper
 from bridge.engine.store import Store, StoreLimits
 from bridge.errors import ConfigError
 from bridge.journal.sqlite.store_recorder import StoreRecorder
-from bridge.server.listeners import listen, listen_together
-from bridge.server.server import LISTENERS, report_listening
+from bridge.server.listeners import LISTENERS, listen, listen_together, report_listening
 from bridge.server.workers.launching import Launch
 from bridge.server.workers.supervisor import Supervisor
 

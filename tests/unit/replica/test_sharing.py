@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 from bridge.core.task import Status
 from tests.fakes.replicas import LEASE, PACE, World, key, observation
@@ -82,7 +83,7 @@ def test_a_drain_hands_every_task_over_with_the_time_of_its_next_poll() -> None:
         assert world.provider.doubles() == 0
         for task in tasks:
             times = [at for at, _ in world.provider.polls_of(task, began - 2 * PACE)]
-            gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+            gaps = [later - earlier for earlier, later in pairwise(times)]
             assert max(gaps) < 2 * PACE + 0.5
         per_second = [
             sum(began + start <= at < began + start + 1 for at, _, _ in world.provider.polls)

@@ -600,3 +600,24 @@ async def test_a_standing_notice_is_said_again_here_alone_when_a_viewer_comes_ba
     other.pool.want(TASK)
     assert other.notices[-1] == (ID, "stale")
     assert owner.notices == before
+
+
+async def test_who_reads_a_state_elsewhere_does_not_wait_for_a_poll(street: Any) -> None:
+    street.provider.shows(ID, "processing", 10)
+    owner, other, _ = street.houses
+    owner.pool.want(TASK)
+    await street.clock.advance(1)
+    other.pool.want(TASK)
+    await other.pool.watcher(TASK).hydrate()  # as a status call does, before it is told who polls
+    await settle()
+    assert other.pool.watcher(TASK).polled_once.is_set()
+
+
+async def test_a_state_nobody_polled_for_long_is_polled_before_it_is_read(street: Any) -> None:
+    house = street.houses[0]
+    await house.journal.append(TASK, state("processing", 10), free=True)
+    street.engine.record(TASK).due = street.clock.monotonic() - 100
+    street.provider.shows(ID, "processing", 80)
+    house.pool.want(TASK)
+    assert await house.pool.wait_polled(TASK) is None
+    assert house.told(TASK)[-1] == ("processing", 80)

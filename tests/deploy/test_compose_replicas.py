@@ -82,7 +82,7 @@ async def stack(provider: Studio, tmp_path: Path) -> AsyncIterator[Stack]:
         url = await enter(
             _balancer(tmp_path, {name: int(one.url.rpartition(":")[2]) for name, one in bridges.items()})
         )
-        yield Stack(url, bridges, admin, valkey, environment)
+        yield Stack(url, bridges, admin, valkey, port, environment)
 
 
 @asynccontextmanager

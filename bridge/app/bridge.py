@@ -69,6 +69,7 @@ from bridge.watchers.submitter import Submitter
 from bridge.web.health import HealthRoutes
 from bridge.web.limits.client_address import ClientAddresses
 from bridge.web.limits.limits import Limits
+from bridge.web.listing import watched_here
 from bridge.web.middleware.allowed_hosts import OPERATIONS, AllowedHostsMiddleware
 from bridge.web.open_requests import OpenRequests
 from bridge.web.routes import make_app, make_operations_app
@@ -269,6 +270,10 @@ class Bridge:
     def status(self) -> dict[str, object]:
         """What `/status` says of this process alone; empty before the start."""
         return self._health.own_status() if self._health is not None else {}
+
+    def watches(self) -> list[tuple[str, str, str, int, bool]]:
+        """What this process watches, for the page that another worker serves."""
+        return watched_here(self._parts.pool) if self._parts is not None else []
 
     @property
     def open_streams(self) -> int:

@@ -33,6 +33,8 @@ FIRST_SECONDS = 1.0
 """How long a start waits for the engine before it listens all the same."""
 
 CENSUS_SECONDS = 5.0
+ENGINE_SWEEP_SECONDS = 0.6
+KEEPER_SWEEP_SECONDS = 0.2
 POLL_SECONDS = 0.02
 
 
@@ -116,6 +118,8 @@ def make_replica(
             lease=settings.engine_lease_seconds,
             timeout=settings.engine_timeout_seconds,
             alone=settings.engine_alone_seconds,
+            # The keeper is in the next process, and a worker that died is known at once.
+            sweep=ENGINE_SWEEP_SECONDS if closes else KEEPER_SWEEP_SECONDS,
         ),
         linger=settings.linger_seconds,
         version=__version__,

@@ -164,7 +164,7 @@ class SharedLimiter(CredentialLimiter):
         self.permits = permits
 
     def apply_entry(self, paused_until: float, failures: int, now: float) -> None:
-        """Take over a pause or failures, as they are over all replicas.
+        """Take over a pause or failures, as they are for all replicas.
 
         Args:
             paused_until: Monotonic seconds; 0.0 for no pause.

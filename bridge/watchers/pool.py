@@ -588,7 +588,7 @@ class Pool:
     def refused_elsewhere(self, name: str, account: str) -> None:
         """The provider rejected the key of an account at another process: it is rejected here too."""
         if self._accounts is not None:
-            self._accounts.refuse(name, account)
+            self._accounts.refused_elsewhere(name, account)
             self._end_refused(self._accounts)
 
     def statistics(self, name: str) -> dict[str, int]:

@@ -333,8 +333,7 @@ class Bridge:
         # /status lists them to the same callers; callers of other modes learn only of what is theirs
         pool.names_upstreams = settings.auth == "none"
         hub = Hub(pool, metrics, clock)
-        if replica is not None:
-            share_among_replicas(replica, hub, upstreams, settings, clock)
+        sharing = share_among_replicas(replica, hub, upstreams, accounts, settings, clock)
         journal.follow(hub)
         subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
         maintenance = ConnectionMaintenance(hub, clock, rng, settings)
@@ -366,6 +365,7 @@ class Bridge:
             workers=self.workers,
             replaced=lambda: self.replaced,
             replica=replica,
+            knowledge=sharing,
         )
         self._metrics, self._health = metrics, HealthRoutes(services)
         separate = self.admin_port is not None or auth.operators is None

@@ -21,6 +21,7 @@ from bridge.hub.hub import Hub
 from bridge.replica.budget import SharedBudgets
 from bridge.replica.connection import Connect, EngineTimes
 from bridge.replica.replica import Replica
+from bridge.replica.shared import SharedKnowledge
 from bridge.sources.accounts import AccountRegistry
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.engine_metrics import EngineMetrics
@@ -198,13 +199,29 @@ def _revealed(secret: SecretStr | None) -> str | None:
 
 
 def share_among_replicas(
-    replica: Replica, hub: Hub, upstreams: Mapping[str, Upstream], settings: Settings, clock: Clock
-) -> None:
+    replica: Replica | None,
+    hub: Hub,
+    upstreams: Mapping[str, Upstream],
+    accounts: AccountRegistry | None,
+    settings: Settings,
+    clock: Clock,
+) -> SharedKnowledge | None:
     """Share what this process knows and may do with the other replicas, before any upstream is used."""
+    if replica is None:
+        return None
     hub.share(replica.journal)
+    knowledge = SharedKnowledge(replica, clock, retention_seconds=settings.retention_seconds)
+    if accounts is not None:
+        knowledge.share_refusals(accounts)
     budgets = SharedBudgets(replica, clock)
+
+    def share(upstream: Upstream) -> None:
+        budgets.share(upstream)
+        knowledge.share(upstream)
+
     for name, upstream in upstreams.items():
         total = settings.upstreams[name].max_in_flight_total
         upstream.limiter = SharedLimiter.in_place_of(upstream.limiter, max_in_flight_total=total)
-        budgets.share(upstream)
-        upstream.shared = budgets.share
+        share(upstream)
+        upstream.shared = share
+    return knowledge

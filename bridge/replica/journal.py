@@ -570,6 +570,8 @@ class SharedJournal(Feed):
     def _adopts(self, held: HeldTask, state: State, told: Told) -> bool:
         """Whether a recorded state replaces an unrecorded one that is shown: only if it adds something."""
         assert held.state is not None
+        if told.end is End.ENDED:
+            return True  # nothing is recorded beyond it
         if told.stamp in held.lineage:
             return False  # what is shown was made from it
         merged = beyond(held.state, state)

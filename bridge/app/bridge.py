@@ -22,6 +22,7 @@ from bridge.app.replicas import (
     redis_connect,
     report_replica,
     require_engine,
+    share_among_replicas,
     wait_first,
     watch_census,
 )
@@ -328,7 +329,7 @@ class Bridge:
         pool.names_upstreams = settings.auth == "none"
         hub = Hub(pool, metrics, clock)
         if replica is not None:
-            hub.share(replica.journal)
+            share_among_replicas(replica, hub, upstreams, settings, clock)
         journal.follow(hub)
         subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
         maintenance = ConnectionMaintenance(hub, clock, rng, settings)

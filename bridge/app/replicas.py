@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
@@ -11,14 +11,18 @@ from pydantic import SecretStr
 from bridge import __version__
 from bridge.clock import Clock
 from bridge.config.settings import Settings
+from bridge.core.shared_limit import SharedLimiter
 from bridge.core.task import OWN_ACCOUNT
 from bridge.engine.address import parse_address
 from bridge.engine.base import Engine, Verdict
 from bridge.engine.tls import client_tls
 from bridge.errors import EngineUnavailable
+from bridge.hub.hub import Hub
+from bridge.replica.budget import SharedBudgets
 from bridge.replica.connection import Connect, EngineTimes
 from bridge.replica.replica import Replica
 from bridge.sources.accounts import AccountRegistry
+from bridge.sources.upstream import Upstream
 from bridge.telemetry.engine_metrics import EngineMetrics
 
 if TYPE_CHECKING:
@@ -55,12 +59,12 @@ class KeptEngine:
 
 def redis_connect(settings: Settings) -> Connect:
     """Opens the configured Valkey or Redis, anew for each connection."""
-    from bridge.engine.redis.connect import Access  # noqa: PLC0415 - the library, only where it is used
+    from bridge.engine.redis.connect import ServerAccess  # noqa: PLC0415 - the library, only where it is used
     from bridge.engine.redis.engine import RedisEngine  # noqa: PLC0415
     from bridge.engine.redis.link import EngineLimits  # noqa: PLC0415
 
     address = parse_address(settings.engine)
-    access = Access(
+    access = ServerAccess(
         address=address,
         password=_revealed(settings.engine_password),
         sentinel_password=_revealed(settings.engine_sentinel_password),
@@ -187,3 +191,16 @@ async def require_engine(
 
 def _revealed(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret is not None else None
+
+
+def share_among_replicas(
+    replica: Replica, hub: Hub, upstreams: Mapping[str, Upstream], settings: Settings, clock: Clock
+) -> None:
+    """Share what this process knows and may do with the other replicas, before any upstream is used."""
+    hub.share(replica.journal)
+    budgets = SharedBudgets(replica, clock)
+    for name, upstream in upstreams.items():
+        total = settings.upstreams[name].max_in_flight_total
+        upstream.limiter = SharedLimiter.in_place_of(upstream.limiter, max_in_flight_total=total)
+        budgets.share(upstream)
+        upstream.shared = budgets.share

@@ -132,7 +132,7 @@ class SharedJournal(Feed):
 
     def settled(self, keys: Collection[TaskKey]) -> bool:
         """See `Journal`."""
-        if self._resyncing or not self._connection.up:
+        if self._resyncing or not self._connection.current:
             return False
         unsettled = self._memory.unsettled
         return not unsettled or unsettled.isdisjoint(keys)
@@ -150,9 +150,22 @@ class SharedJournal(Feed):
             return connection.up
         if cursor.offset <= connection.heard:
             return True
-        if await connection.reached_offset(cursor.offset, CAUGHT_UP_SECONDS):
-            return True
-        return connection.up and cursor.epoch == connection.epoch and connection.heard >= connection.head
+        await self._ahead(cursor)
+        if cursor.epoch != connection.epoch or not connection.current:
+            return False
+        # What it has heard is all there is: an offset beyond it is of no history here.
+        return cursor.offset <= connection.heard or connection.heard >= connection.head
+
+    async def _ahead(self, cursor: Cursor) -> None:
+        """Wait for a while until an offset was heard, also through a short outage."""
+        connection = self._connection
+        until = self._clock.monotonic() + CAUGHT_UP_SECONDS
+        while connection.epoch == cursor.epoch and connection.heard < cursor.offset:
+            left = until - self._clock.monotonic()
+            away = connection.away_since
+            if left <= 0 or (away is not None and self._clock.monotonic() - away > CAUGHT_UP_SECONDS):
+                return
+            await self._clock.wait(connection.news, left)
 
     async def _epoch_came(self, epoch: str) -> bool:
         """Wait until this replica is in that epoch, or is known to be in the newest one."""
@@ -173,6 +186,8 @@ class SharedJournal(Feed):
         """
         self._check_reached()
         held = [self._memory.ensure(key) for key in keys]
+        if self._connection.up and not self._connection.current:
+            await self._connection.be_current(SETTLED_SECONDS)
         if not all(one.settled for one in held) and self._connection.up:
             await self._settle(held)
         epoch = self.epoch

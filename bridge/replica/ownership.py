@@ -33,6 +33,9 @@ CLAIMED_AT_ONCE = 50
 CLAIMED_ACCOUNTS = 8
 """Accounts per sweep, in turn."""
 
+FIRST_GAP_SECONDS = 1.0
+"""Between the first poll of a new owner, which is in flight, and the next one of its successor."""
+
 HANDED_SECONDS = 2.0
 """After which a task that cannot be polled here is due for others."""
 
@@ -54,7 +57,7 @@ class Stake:
         unowned: Whether nobody owned it when it was last asked about.
         solo: Whether it is polled here because the engine is away and nothing is known of it.
         due: When it is polled next, monotonic seconds.
-        gap: Seconds until then when that was planned.
+        gap: Seconds between that poll and the one after it, as far as is known.
     """
 
     __slots__ = (
@@ -186,7 +189,12 @@ class SharedOwnership:
         stake = self._stakes.get(key)
         if stake is not None:
             if due is not None:
-                stake.gap = due - self._clock.monotonic()
+                # Planned once its state is recorded, which may take longer than the poll: the interval is that
+                # between two plans.
+                left = max(due - self._clock.monotonic(), 0.0)
+                if left > 0:
+                    before = stake.due if stake.due is not None else due
+                    stake.gap = min(max(due - before, left), 2 * left + 1.0)
             stake.due = due
 
     def call(self, key: TaskKey, *, called_back: bool = False) -> None:
@@ -450,6 +458,8 @@ class SharedOwnership:
         standing = self._standing(key, record)
         if due is not None:
             standing = standing._replace(due=due)  # planned here: newer than what the record says
+        stake.due = standing.due if standing.due is not None else self._clock.monotonic()
+        stake.gap = stake.gap or FIRST_GAP_SECONDS
         self._granting = key
         try:
             self._watches.granted(key, standing)

@@ -30,7 +30,7 @@ from bridge.net import unverified
 
 log = logging.getLogger(__name__)
 
-LOWEST = {"valkey": (7, 2), "redis": (6, 2)}
+MIN_VERSIONS = {"valkey": (7, 2), "redis": (6, 2)}
 CONNECT_FACTOR = 5
 """A connection takes this many answers to open: TCP, TLS, password, database, facts."""
 
@@ -42,7 +42,7 @@ class EngineUnfit(EngineUnavailable):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class ServerAccess:
     """How to reach the engine.
 
     Args:
@@ -73,7 +73,7 @@ class Facts(NamedTuple):
     eviction: str = ""
 
 
-async def find_server(access: Access) -> tuple[str, int]:
+async def find_server(access: ServerAccess) -> tuple[str, int]:
     """Host and port of the server; with Sentinels, of the master that they name now.
 
     Raises:
@@ -97,7 +97,7 @@ async def find_server(access: Access) -> tuple[str, int]:
     raise EngineUnavailable(f"no Sentinel names the engine: {'; '.join(reasons)}")
 
 
-async def _ask_sentinel(access: Access, host: str, port: int) -> tuple[str, int] | None:
+async def _ask_sentinel(access: ServerAccess, host: str, port: int) -> tuple[str, int] | None:
     connection = _connection(access, host, port, password=access.sentinel_password, user="", database=0)
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
@@ -112,7 +112,7 @@ async def _ask_sentinel(access: Access, host: str, port: int) -> tuple[str, int]
     return bytes(answer[0]).decode(), int(answer[1])
 
 
-async def open_connection(access: Access, host: str, port: int) -> AbstractConnection:
+async def open_connection(access: ServerAccess, host: str, port: int) -> AbstractConnection:
     """Open one connection, with the password given and the database chosen.
 
     Raises:
@@ -127,7 +127,7 @@ async def open_connection(access: Access, host: str, port: int) -> AbstractConne
     try:
         async with asyncio.timeout(access.timeout * CONNECT_FACTOR):
             await connection.connect()  # type: ignore[no-untyped-call]
-            # A server without a password answers this too: what is no Valkey or Redis does not.
+            # Any server answers this; what is neither Valkey nor Redis does not.
             await connection.send_command("PING", check_health=False)
             await connection.read_response(disable_decoding=True)
     except BaseException as error:
@@ -140,7 +140,7 @@ async def open_connection(access: Access, host: str, port: int) -> AbstractConne
     return connection
 
 
-def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavailable:
+def _connect_error(error: Exception, access: ServerAccess, where: str) -> EngineUnavailable:
     text = str(error)
     causes = (error, error.__cause__, error.__context__)
     for cause in causes:
@@ -158,7 +158,7 @@ def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavai
     return EngineUnavailable(explain(error, where))
 
 
-def _refusal(error: Exception, text: str, access: Access) -> str | None:  # noqa: PLR0911 - one each
+def _refusal(error: Exception, text: str, access: ServerAccess) -> str | None:  # noqa: PLR0911 - one each
     """Why the server does not take this client; None for anything else."""
     if isinstance(error, AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
         if access.password is None:
@@ -219,10 +219,10 @@ def check_facts(facts: Facts, where: str, *, sentinels: bool) -> None:
         EngineUnfit: It cannot be used as it is.
         EngineUnavailable: It cannot be used yet.
     """
-    if facts.product and facts.version[:2] < LOWEST[facts.product]:
+    if facts.version and facts.version[:2] < MIN_VERSIONS[facts.product]:
         name = facts.product.capitalize()
         found = ".".join(map(str, facts.version))
-        lowest = ".".join(map(str, LOWEST[facts.product]))
+        lowest = ".".join(map(str, MIN_VERSIONS[facts.product]))
         raise EngineUnfit(f"{where} is {name} {found}; {name} {lowest} or newer is needed")
     if facts.role != "master":
         # With Sentinels it may be one for a moment.
@@ -240,15 +240,15 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def server_name(access: Access, host: str, port: int) -> str:
+def server_name(access: ServerAccess, host: str, port: int) -> str:
     """How errors name the server."""
     return f"the engine at {access.address.path or join(host, port)}"
 
 
 def _connection(
-    access: Access, host: str, port: int, *, password: str | None, user: str, database: int
+    access: ServerAccess, host: str, port: int, *, password: str | None, user: str, database: int
 ) -> AbstractConnection:
-    """A connection that never repeats, checks or reconnects anything by itself."""
+    """A connection that repeats, checks and reconnects nothing."""
     options: dict[str, Any] = {
         "db": database,
         "password": password,
@@ -272,8 +272,8 @@ def _connection(
         connection.ssl_context.context = access.tls
     else:
         connection = Connection(host=host, port=port, socket_keepalive=True, **options)
-    # CLIENT SETINFO is one more command to permit, and older servers do not know it. How the library is told
-    # so depends on its version.
+    # CLIENT SETINFO is one more command to permit, and older servers do not know it. The
+    # setting depends on the version of the library.
     connection.driver_info = None
     connection.lib_name = connection.lib_version = None
     opened: AbstractConnection = connection

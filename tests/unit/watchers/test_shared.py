@@ -677,3 +677,20 @@ async def test_a_key_rejected_elsewhere_is_rejected_here_at_once(tenants: Any) -
         assert here.notices == []
         with pytest.raises(Unauthenticated):
             there.pool.want(key)
+
+
+async def test_a_404_that_is_old_is_not_believed_again_because_its_owner_still_says_so(street: Any) -> None:
+    owner, other, _ = street.houses
+    owner.pool.want(TASK)
+    other.pool.want(TASK)
+    await street.clock.advance(62)
+    street.provider.shows(ID, "processing", 10)
+    street.engine.record(TASK).due = None  # as an engine that was not told
+    street.provider.takes = 0.5
+    other.pool.want(TASK)
+    await street.clock.advance(0.2)
+    assert not other.pool.watcher(TASK).polled_once.is_set()
+    await street.clock.advance(1)
+    assert await other.pool.wait_polled(TASK) is None
+    assert other.told(TASK) == [("processing", 10)]
+    assert polls(other) == 0

@@ -258,7 +258,7 @@ class Subscriptions:
         self.hub.begin(
             subscription, backlogs, preface=preface, remarks=remarks, retry=retry, resumed=position.epoch
         )
-        if position.after is not None and not self.journal.settled(new):
+        if position.ahead or (position.after is not None and not self.journal.settled(new)):
             return  # it may have seen more of them than `unknown`
         if new and pending.decision.resume is not Resume.CURRENT:
             self._send_placeholders(pending, new)
@@ -329,6 +329,8 @@ class Subscriptions:
                         backlogs[key] = Backlog(event)
                 elif key not in reached and self._is_unclear(key, event, position):
                     backlogs[key] = Backlog(event, floor, position)
+        elif position.ahead:
+            backlogs = {key: Backlog(event, floor, position) for key, event in known.items()}
         return backlogs
 
     def _is_unclear(self, key: TaskKey, event: Event | None, position: Position) -> bool:

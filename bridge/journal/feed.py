@@ -44,7 +44,7 @@ class Feed(ABC):
         return True
 
     async def caught_up(self, cursor: Cursor) -> bool:  # noqa: ARG002 - see `Journal.caught_up`
-        """Always: this process alone records."""
+        """Always: everything recorded was passed on here."""
         return True
 
     def publish(self, event: Event) -> None:

@@ -2,8 +2,8 @@
 
 python -m bench.engine_cost [valkey redis7 redis62] [--seconds 8] [--rate 2000] [--followers 3] [--no-window]
 
-Changes come at a steady rate; as a replica does, the writer has one call in flight, and what comes meanwhile goes
-with the next. Followers are processes of their own. The same run without followers is what a change costs alone.
+Changes come at a steady rate. As in a replica, the writer has one call in flight, and what comes meanwhile
+goes with the next. Each follower is a process. The run without followers shows what a change costs alone.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Any
 
 import uvloop
 
+from bridge.clock import SystemClock
 from bridge.core.task import TaskKey
 from bridge.engine.address import parse_address
 from bridge.engine.base import Apply, End, Mode, Stamp, StateEntry, Want
-from bridge.engine.redis.connect import Access
+from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.engine import RedisEngine
 from tests.fakes.redis_servers import RedisServer, unavailable
 
@@ -33,11 +34,12 @@ TASKS = 2_000
 QUIET = 20_000
 WINDOW_SECONDS = 0.003
 TICK_SECONDS = 0.001
+CLOCK = SystemClock()
 
 
 def engine_at(url: str) -> RedisEngine:
     """An engine, not connected."""
-    return RedisEngine(Access(address=parse_address(url), timeout=10.0))
+    return RedisEngine(ServerAccess(address=parse_address(url), timeout=10.0))
 
 
 def server_cpu(server: RedisServer) -> float:
@@ -55,9 +57,7 @@ async def follow(url: str, window: float, begin: Any, results: Queue[tuple[int, 
     """Read the log until its last entry; report entries, CPU seconds and the median age of an entry."""
     engine = engine_at(url)
     await engine.connect()
-    welcome = await engine.session(
-        "f", ttl=60, known_head=0, new_epoch="e1", about=b"", opens=True
-    )
+    welcome = await engine.session("f", ttl=60, known_head=0, new_epoch="e1", about=b"", opens=True)
     after, entries, ages, over = welcome.head, 0, [], False
     begin.wait()
     started = time.process_time()
@@ -66,7 +66,7 @@ async def follow(url: str, window: float, begin: Any, results: Queue[tuple[int, 
             after = entry.offset
             entries += 1
             if entries % 50 == 0:
-                ages.append(time.time() - after / 1e6)
+                ages.append(CLOCK.time() - after / 1e6)
             over = over or (isinstance(entry, StateEntry) and entry.key.task_id == "last")
         if window and not over:
             await asyncio.sleep(window)
@@ -91,15 +91,15 @@ async def write(engine: RedisEngine, rate: int, seconds: float) -> tuple[int, in
     versions = dict.fromkeys(range(TASKS), 0)
     waiting: deque[int] = deque()
     changes = made = groups = 0
-    began = time.monotonic()
-    while (passed := time.monotonic() - began) < seconds:
+    began = CLOCK.monotonic()
+    while (passed := CLOCK.monotonic() - began) < seconds:
         due = int(passed * rate)
         waiting.extend(number % TASKS for number in range(made, due))
         made = due
         if not waiting:
             await asyncio.sleep(TICK_SECONDS)
             continue
-        states = []
+        states: list[Apply] = []
         while waiting and len(states) < 64:
             number = waiting.popleft()
             versions[number] += 1

@@ -95,11 +95,13 @@ class Replica:
         self.head = engine.head
         self.up = True
         self.unsettled: set[TaskKey] = set()
+        self.awaited = 0
         self.held: dict[TaskKey, Event] = {}
         metrics = Metrics(CollectorRegistry(), ["qingbo"])
-        self.hub = Hub(Interests(), metrics, FakeClock())
+        self.clock = FakeClock()
+        self.hub = Hub(Interests(), metrics, self.clock)
         self.hub.share(self)
-        arguments: Any = (self.hub, NoPool(), self, FakeClock(), metrics)
+        arguments: Any = (self.hub, NoPool(), self, self.clock, metrics)
         waits = Settings.model_construct(first_state_timeout_seconds=0.0, max_connection_age_seconds=600.0)
         self.subscriptions = Subscriptions(*arguments, random=lambda: 0.5, settings=waits)
 
@@ -107,7 +109,8 @@ class Replica:
 
     def settled(self, keys: Collection[TaskKey]) -> bool:
         """See `Journal`."""
-        return self.up and self.unsettled.isdisjoint(keys)
+        # Of what the engine answered, the log has not told yet what came before.
+        return self.up and self.unsettled.isdisjoint(keys) and self.head >= self.awaited
 
     async def caught_up(self, cursor: Cursor) -> bool:
         """The wait is over before it begins: the test decides what is heard meanwhile."""
@@ -141,6 +144,7 @@ class Replica:
         self.unsettled.discard(key)
         record = self.engine.record(key)
         if record is not None:
+            self.awaited = max(self.awaited, record.cursor.offset)
             self.tell(record)
         held = self.held.get(key)
         if held is not None and (held.cursor.shown or held.cursor.epoch != self.epoch):
@@ -170,10 +174,15 @@ class Replica:
             self.held[key] = unrecorded(Event(key, Cursor(self.epoch, 0), known), self.epoch, base)
             self.hub.recorded(self.held[key])
 
+    def wait(self, seconds: float = 1.0) -> None:
+        """Time passes, and the connections are looked after."""
+        self.clock.skip(seconds)
+        self.hub.catch_up()
+
     def connect(self) -> None:
         """The engine is reached again, perhaps another one: what is known has to be asked for."""
         self.up = True
-        self.unsettled = set(KEYS)
+        self.unsettled, self.awaited = set(KEYS), 0
         self.heard, self.head = len(self.engine.log), self.engine.head
         if self.epoch != self.engine.epoch:
             self.epoch = self.engine.epoch

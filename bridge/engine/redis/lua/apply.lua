@@ -62,8 +62,11 @@ while at < #args do
       entry[7], entry[8] = 'd', document
       if has_raw then entry[9], entry[10] = 'w', raw end
     end
-    local told = changed and details or not old[6] and old[7]
-    if told then entry[#entry + 1] = 'x'; entry[#entry + 1] = told end
+    local shown = changed and details or not old[6] and old[7]
+    if shown then
+      table.insert(entry, 'x')
+      table.insert(entry, shown)
+    end
     call('XADD', log, 'MAXLEN', '~', keep, id .. '-0', 'p', text(head), unpack(entry))
     head = offset
     call('HSET', meta, 'head', id)

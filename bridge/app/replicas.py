@@ -25,7 +25,6 @@ from bridge.replica.shared import SharedKnowledge
 from bridge.sources.accounts import AccountRegistry
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.engine_metrics import EngineMetrics
-from bridge.watchers.pool import Pool
 
 if TYPE_CHECKING:
     from bridge.engine.keeper.client import KeeperEngine
@@ -202,7 +201,6 @@ def _revealed(secret: SecretStr | None) -> str | None:
 def share_among_replicas(
     replica: Replica | None,
     hub: Hub,
-    pool: Pool,
     upstreams: Mapping[str, Upstream],
     accounts: AccountRegistry | None,
     settings: Settings,
@@ -214,7 +212,7 @@ def share_among_replicas(
     hub.share(replica.journal)
     knowledge = SharedKnowledge(replica, clock, retention_seconds=settings.retention_seconds)
     if accounts is not None:
-        knowledge.share_refusals(accounts, pool.refused_elsewhere)
+        knowledge.share_refusals(accounts)
     budgets = SharedBudgets(replica, clock)
 
     def share(upstream: Upstream) -> None:

@@ -98,7 +98,7 @@ class SharedKnowledge:
         self._connection = replica.connection
         self._clock = clock
         self._retention = retention_seconds
-        self._apply_refusal: Callable[[str, str], None] | None = None
+        self._registry: AccountRegistry | None = None
         self._callbacks: WeakValueDictionary[str, SharedCallbacks] = WeakValueDictionary()
         self._run_times: dict[str, SharedRuntimes] = {}
         self._unsent: deque[_Document] = deque(maxlen=MAX_UNSENT)
@@ -116,13 +116,9 @@ class SharedKnowledge:
         if upstream.account == OWN_ACCOUNT:
             upstream.run_times = self._run_times[f"{_TIMES}{name}"] = SharedRuntimes()
 
-    def share_refusals(self, registry: AccountRegistry, apply: Callable[[str, str], None]) -> None:
-        """A key that a provider rejects here is rejected at every replica.
-
-        Args:
-            apply: Called with upstream and account of a key that was rejected elsewhere.
-        """
-        self._apply_refusal = apply
+    def share_refusals(self, registry: AccountRegistry) -> None:
+        """A key that a provider rejects here is rejected at every replica."""
+        self._registry = registry
         registry.on_refused = lambda upstream, account: self._put(
             f"{_REFUSED}{upstream}/{account}", b"1", REFUSED_SECONDS
         )
@@ -153,8 +149,8 @@ class SharedKnowledge:
     def _apply_entry(self, entry: DocumentEntry) -> None:
         kind, _, name = entry.name.partition(":")
         upstream, _, account = name.partition("/")
-        if f"{kind}:" == _REFUSED and self._apply_refusal is not None and entry.value is not None:
-            self._apply_refusal(upstream, account)
+        if f"{kind}:" == _REFUSED and self._registry is not None and entry.value is not None:
+            self._registry.refused_elsewhere(upstream, account)
         elif f"{kind}:" == _CALLBACKS and name in self._callbacks:
             self._callbacks[name].take_over(entry.value != b"0")
 

@@ -587,12 +587,6 @@ class Pool:
             if watcher.key.upstream == name and watcher.own and refused:
                 watcher.poll_now()
 
-    def refused_elsewhere(self, name: str, account: str) -> None:
-        """The provider rejected the key of an account at another process: it is rejected here too."""
-        if self._accounts is not None:
-            self._accounts.refused_elsewhere(name, account)
-            self._end_refused(self._accounts)
-
     def statistics(self, name: str) -> dict[str, int]:
         """Watches and viewers of one upstream, as `/status` reports them."""
         watches = sum(

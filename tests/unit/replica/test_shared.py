@@ -26,7 +26,7 @@ class Sharing:
         self.upstream: Any = SimpleNamespace(name="video", account="-")
         self.knowledge.share(self.upstream)
         self.registry = AccountRegistry({}, house.clock, secret=b"secret", ownership_cache_seconds=60)
-        self.knowledge.share_refusals(self.registry, self.registry.refused_elsewhere)
+        self.knowledge.share_refusals(self.registry)
 
     async def find(self, alias: str = "mine", account: str = "-") -> TaskKey | None:
         return await self.knowledge.find_alias("video", account, alias)

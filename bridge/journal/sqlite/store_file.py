@@ -189,9 +189,9 @@ class StoreFile:
             tasks.append((*names, state.offset, is_open, time, state.offset / 1e6))
             events.append((state.offset, *names, 0.0, state.document, state.raw))
         insert_states(connection, tasks, events)
-        kept = [row for row in batch.rows if row.value is not None]
-        for start in range(0, len(kept), _CHUNK):
-            chunk = kept[start : start + _CHUNK]
+        present = [row for row in batch.rows if row.value is not None]
+        for start in range(0, len(present), _CHUNK):
+            chunk = present[start : start + _CHUNK]
             values = list(itertools.chain.from_iterable(chunk))
             connection.execute(_PUT.format(", ".join(["(?, ?, ?, ?)"] * len(chunk))), values)
         for row in batch.rows:

@@ -41,6 +41,8 @@ class Position(NamedTuple):
         epoch: Of its cursor, if that can be used.
         shown: How far the state was that it received last, if that was not recorded; else empty.
         ahead: Whether it is beyond what this process has heard, and nobody can be asked now.
+        beyond: Offset of such a cursor that was given for another list, so that `after` is None: only what is
+            above it is certainly newer than what the client has, until the log was heard up to there.
     """
 
     after: int | None = None
@@ -49,6 +51,11 @@ class Position(NamedTuple):
     epoch: str = ""
     shown: str = ""
     ahead: bool = False
+    beyond: int = 0
+
+
+HELD = Position(ahead=True, beyond=2**62)
+"""Of a client that gets nothing for now."""
 
 
 class Decision(NamedTuple):
@@ -118,6 +125,8 @@ def locate(token: str | None, mark: str | None, *, epoch: str, head: int, sure: 
         return Position(reset_reason="new_epoch", resumes=True)
     if event_id.mark != mark:
         # Given for another list. A task of this one may have changed before, unseen.
+        if ahead:
+            return Position(resumes=True, epoch=cursor.epoch, ahead=True, beyond=cursor.offset)
         return Position(resumes=True)
     # Of which task of a list the state was shown, its id does not say; nor is it ever given for one.
     shown = cursor.shown if mark is None else ""
@@ -128,7 +137,8 @@ def is_seen(event: Event, position: Position) -> bool:
     """Whether the client gets nothing for this event: it has it, a newer one of its task, or may have."""
     cursor, after = event.cursor, position.after
     if after is None:
-        return False
+        recorded_beyond = cursor.epoch == position.epoch and cursor.offset > position.beyond
+        return position.ahead and (bool(cursor.shown) or not recorded_beyond)
     if not (cursor.shown or position.shown or position.ahead):
         return cursor.offset <= after
     if position.ahead and cursor.epoch != position.epoch:

@@ -173,7 +173,7 @@ class Subscriptions:
             JournalError: The journal cannot be read.
         """
         first_poll_until = self.clock.monotonic() + self.settings.first_state_timeout_seconds
-        await self._join(subscription, request.keys)
+        await self._join(subscription, request.keys, resumes=request.token is not None)
         event_id = EventId.parse(request.token) if request.token else None
         sure = event_id is None or await self.journal.caught_up(event_id.cursor)
         latest = await self.journal.latest(request.keys)
@@ -191,14 +191,14 @@ class Subscriptions:
             raise self._why_missing(request).with_traceback(None)
         return pending
 
-    async def _join(self, subscription: Subscription, keys: Sequence[TaskKey]) -> None:
+    async def _join(self, subscription: Subscription, keys: Sequence[TaskKey], *, resumes: bool) -> None:
         """Register for the tasks, some at each turn of the event loop: each new one starts a watch."""
         for start in range(0, len(keys), JOINED_PER_TURN):
             if start:
                 await asyncio.sleep(0)
                 if subscription.closing is not None:
                     return
-            self.hub.join(subscription, keys[start : start + JOINED_PER_TURN])
+            self.hub.join(subscription, keys[start : start + JOINED_PER_TURN], resumes=resumes)
 
     def _decide(self, request: SubscribeRequest, latest: Sequence[Event | None], *, sure: bool) -> Decision:
         missing = [
@@ -258,7 +258,7 @@ class Subscriptions:
         self.hub.begin(
             subscription, backlogs, preface=preface, remarks=remarks, retry=retry, resumed=position.epoch
         )
-        if position.after is not None and not self.journal.settled(new):
+        if position.ahead or (position.after is not None and not self.journal.settled(new)):
             return  # it may have seen more of them than `unknown`
         if new and pending.decision.resume is not Resume.CURRENT:
             self._send_placeholders(pending, new)
@@ -329,6 +329,8 @@ class Subscriptions:
                         backlogs[key] = Backlog(event)
                 elif key not in reached and self._is_unclear(key, event, position):
                     backlogs[key] = Backlog(event, floor, position)
+        elif position.ahead:
+            backlogs = {key: Backlog(event, floor, position) for key, event in known.items()}
         return backlogs
 
     def _is_unclear(self, key: TaskKey, event: Event | None, position: Position) -> bool:
@@ -336,11 +338,12 @@ class Subscriptions:
         unrecorded = position.shown or (event is not None and event.cursor.shown)
         return bool(unrecorded) or position.ahead or not self.journal.settled([key])
 
-    async def read_or_poll(self, key: TaskKey, scope: Scope | None = None) -> Event:
+    async def read_or_poll(self, key: TaskKey, scope: Scope | None = None, *, resumes: bool = False) -> Event:
         """The newest event of a task; a task without a running watch is polled first.
 
         Args:
             scope: The HTTP request; the wait for that poll ends soon after its client has left.
+            resumes: Whether the client has seen a state before, here or elsewhere.
 
         Raises:
             BridgeError: The task has no recorded state, and this is why.
@@ -349,7 +352,7 @@ class Subscriptions:
         if known is not None and known.state.status.final:
             return known
         # A client that reads a state may read the next one soon: the watch lingers after `unwant`.
-        self.pool.want(key)
+        self.pool.want(key, resumes=resumes)
         error: BridgeError | None = None
         try:
             async with timeout_of_client(self.settings.first_state_timeout_seconds, scope):

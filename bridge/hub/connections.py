@@ -33,6 +33,10 @@ class SharedHistory(Protocol):
     def epoch(self) -> str:
         """The name of its history."""
 
+    @property
+    def head(self) -> int:
+        """The newest offset heard."""
+
     def settled(self, keys: Collection[TaskKey]) -> bool:
         """Whether the newest recorded state of each task is known here."""
 

@@ -24,8 +24,9 @@ from itertools import chain
 from typing import Protocol
 
 from bridge.clock import Clock
+from bridge.core.cursor import is_later
 from bridge.core.event import Closing, Event, Notice, NoticeCode
-from bridge.core.resume import Position, is_seen
+from bridge.core.resume import HELD, Position, is_seen
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.hub.broadcast import Broadcast
 from bridge.hub.channel import Channel
@@ -34,17 +35,23 @@ from bridge.hub.subscription import Backlog, Subscription
 from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import Format
 
+RESET_SECONDS = 1.0
+"""After a change of epoch, until clients are told to begin anew: within it, processes that have shown more
+than is recorded have it recorded.
+"""
+
 logger = logging.getLogger(__name__)
 
 
 class Interest(Protocol):
     """Counts the subscribers of each task, so that a watch ends when the last one leaves."""
 
-    def want(self, key: TaskKey, by: Hashable = None) -> None:
+    def want(self, key: TaskKey, by: Hashable = None, *, resumes: bool = False) -> None:
         """Add one subscriber; starts the watch if it is the first.
 
         Args:
             by: The connection whose turn the first poll takes.
+            resumes: Whether it may have seen a state of the task elsewhere.
         """
 
     def unwant(self, key: TaskKey) -> None:
@@ -59,6 +66,8 @@ class Hub(Connections):
         self._interest = interest
         self._channels: dict[TaskKey, Channel[Subscription]] = {}
         self._reached = 0  # the newest offset broadcast
+        self._ahead: dict[Subscription, Position] = {}  # its client has heard more than this process
+        self._resetting: tuple[float, list[Subscription]] = 0.0, []
         self.broadcast = Broadcast(self, metrics, clock)
 
     def share(self, history: SharedHistory) -> None:
@@ -164,14 +173,55 @@ class Hub(Connections):
             channel.unrecorded = channel.frames is not None
         resumed = [one for one in self.subscriptions if one.resumed not in {"", epoch} and not one.events]
         for subscription in resumed:
-            subscription.resumed = ""
-            subscription.preface += subscription.fmt.reset("new_epoch", retry=subscription.retry)
-            subscription.retry = None
-            for channel in subscription.channels.values():
-                if channel.includes(subscription):
-                    subscription.pending.pop(channel, None)
-                    channel.hold(subscription, Position())
-        self.push(resumed)
+            self._hold(subscription, HELD)
+        self._resetting = self._clock.monotonic() + RESET_SECONDS, resumed
+
+    def catch_up(self) -> None:
+        """Send to those that wait for this process, once it has heard enough; called each second."""
+        reset_at, resetting = self._resetting
+        if resetting and self._clock.monotonic() >= reset_at:
+            self._resetting = 0.0, []
+            for subscription in resetting:
+                self._reset(subscription)
+            self.push(one for one in resetting if one in self.subscriptions)
+        for subscription, position in list(self._ahead.items()):
+            if subscription not in self.subscriptions:
+                del self._ahead[subscription]
+            elif subscription not in resetting and self._has_heard(subscription, position):
+                del self._ahead[subscription]
+                self._let_go(subscription)
+
+    def _reset(self, subscription: Subscription) -> None:
+        """Its client begins anew, with the newest state of each task."""
+        if subscription not in self.subscriptions or subscription.events:
+            return
+        subscription.resumed = ""
+        subscription.preface += subscription.fmt.reset("new_epoch", retry=subscription.retry)
+        subscription.retry = None
+        self._hold(subscription, Position())
+        for channel in subscription.channels.values():
+            if channel.is_held(subscription):
+                subscription.pending[channel] = Backlog(position=Position())
+
+    def _hold(self, subscription: Subscription, position: Position) -> None:
+        for channel in subscription.channels.values():
+            if channel.includes(subscription):
+                subscription.pending.pop(channel, None)
+                channel.hold(subscription, position)
+
+    def _has_heard(self, subscription: Subscription, position: Position) -> bool:
+        """Whether this process knows all that a client may have been sent elsewhere."""
+        history = self.history
+        if history is None or is_later(position.epoch, history.epoch):
+            return history is None
+        heard = history.epoch != position.epoch or history.head >= position.beyond
+        return heard and history.settled(subscription.channels)
+
+    def _let_go(self, subscription: Subscription) -> None:
+        for channel in subscription.channels.values():
+            if channel.is_held(subscription):
+                channel.hold(subscription, Position())
+                self.reconsider(channel)
 
     # Joining and leaving
 
@@ -183,13 +233,17 @@ class Hub(Connections):
         self._metrics.connected(fmt.label)
         return subscription
 
-    def join(self, subscription: Subscription, keys: Iterable[TaskKey]) -> None:
-        """Register for tasks before the journal is read, so that no event between the two is missed."""
+    def join(self, subscription: Subscription, keys: Iterable[TaskKey], *, resumes: bool = False) -> None:
+        """Register for tasks before the journal is read, so that no event between the two is missed.
+
+        Args:
+            resumes: Whether the client came with a cursor.
+        """
         for key in keys:
             if key in subscription.channels:
                 continue
             channel = self._channel(key)
-            self._want(channel, subscription)
+            self._want(channel, subscription, resumes=resumes)
             channel.joining[subscription] = None
             subscription.channels[key] = channel
             subscription.tasks += 1
@@ -221,6 +275,8 @@ class Hub(Connections):
             channel = subscription.channels.get(key)
             if channel is None:
                 continue
+            if backlog.position is not None and backlog.position.ahead and backlog.position.after is None:
+                self._ahead[subscription] = backlog.position
             if self.history is not None and backlog.event is not None:
                 # The journal may have asked for it, before anybody was told.
                 self._recorded_unordered(channel, backlog.event)
@@ -301,7 +357,7 @@ class Hub(Connections):
         if latest is not None and not is_seen(latest, position):
             self._release(channel, wanted=False)
             return latest
-        self._want(channel)
+        self._want(channel, resumes=True)
         waiter: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         channel.waiters.add(waiter)
         try:
@@ -337,10 +393,10 @@ class Hub(Connections):
             channel = self._channels[key] = Channel(key)
         return channel
 
-    def _want(self, channel: Channel[Subscription], by: Hashable = None) -> None:
+    def _want(self, channel: Channel[Subscription], by: Hashable = None, *, resumes: bool = False) -> None:
         # The channel exists before the call: `want` may send the active notices of the task at once.
         try:
-            self._interest.want(channel.key, by)
+            self._interest.want(channel.key, by, resumes=resumes)
         except BaseException:
             self._release(channel, wanted=False)
             raise

@@ -46,6 +46,7 @@ class ConnectionMaintenance:
     async def once(self) -> None:
         """Scan all connections once, yielding to the event loop after each slice."""
         self._hub.retry_stuck()
+        self._hub.catch_up()
         # A copy, because connections come and go while the loop has its turn.
         for number, subscription in enumerate(list(self._hub.subscriptions), start=1):
             if subscription.closing is None:

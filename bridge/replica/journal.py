@@ -143,10 +143,7 @@ class SharedJournal(Feed):
         if cursor.epoch != connection.epoch:
             if is_later(cursor.epoch, connection.epoch):
                 return await self._epoch_came(cursor.epoch)
-            # Who knows more than the engine records it in this second: a reset shows that then.
-            left = connection.epoch_since + SETTLING_SECONDS - self._clock.monotonic()
-            if left > 0:
-                await self._clock.sleep(left)
+            await self._settling_over()
             return connection.up
         if cursor.offset <= connection.heard:
             return True
@@ -166,6 +163,22 @@ class SharedJournal(Feed):
             if left <= 0 or (away is not None and self._clock.monotonic() - away > CAUGHT_UP_SECONDS):
                 return
             await self._clock.wait(connection.news, left)
+
+    async def _settling_over(self) -> None:
+        """Wait until who knows more than the engine has recorded it: a second after a change of epoch.
+
+        While the engine is away, another change may be next.
+        """
+        connection = self._connection
+        until = self._clock.monotonic() + CAUGHT_UP_SECONDS
+        while (now := self._clock.monotonic()) < until:
+            settling = connection.epoch_since + SETTLING_SECONDS - now
+            if settling > 0:
+                await self._clock.sleep(settling)
+            elif connection.up:
+                return
+            else:
+                await self._clock.wait(connection.news, until - now)
 
     async def _epoch_came(self, epoch: str) -> bool:
         """Wait until this replica is in that epoch, or is known to be in the newest one."""
@@ -463,6 +476,7 @@ class SharedJournal(Feed):
         """
         held = self._memory.ensure(record.key)
         held.first_seen = record.first_seen
+        held.ever_recorded |= record.version > 0
         if record.offset > self._connection.heard:
             held.awaited = record.offset
             self._awaiting[record.key] = held
@@ -531,7 +545,7 @@ class SharedJournal(Feed):
         """A recorded state, in the order of the log: hold it and tell it, unless more is shown already."""
         item = self._outbox.append_of(held.key, told.stamp) if held.appending else None
         follows = not held.unrecorded and told.stamp.version == held.recorded_stamp.version + 1
-        held.recorded, held.recorded_stamp = told.offset, told.stamp
+        held.recorded, held.recorded_stamp, held.ever_recorded = told.offset, told.stamp, True
         if held.state is not None and (
             told.stamp == held.stamp or (held.unrecorded and told.digest == held.digest)
         ):

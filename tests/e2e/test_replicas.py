@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 import websockets
@@ -14,21 +15,56 @@ import websockets
 from bridge.core.cursor import Cursor
 from bridge.engine.embedded import EmbeddedEngine
 from tests.chaos.proxy import Proxy
+from tests.conftest import missing
 from tests.contract.clients.driven import CLIENTS, Client, driven
 from tests.e2e.fleet import Fleet, fleet
 from tests.e2e.raw import RawStream
-from tests.e2e.scene import Scene, path_of
-from tests.harness import PATIENCE, qingbo, qingbo_done
+from tests.e2e.scene import QUICK, Ledger, Scene, path_of
+from tests.harness import PATIENCE, qingbo, qingbo_done, running_bridge, running_simulator, upstreams_of
+from tests.replicas.engines import available, engine_process
 
 pytestmark = pytest.mark.anyio
 
 STEPS = (20, 45, 70)
 
 
+ENGINES = ["here", *(pytest.param(name, marks=pytest.mark.extended) for name in ("valkey", "redis6"))]
+
+
 @pytest.fixture(scope="module")
-async def three(anyio_backend: str) -> AsyncIterator[Fleet]:
+async def here(anyio_backend: str) -> AsyncIterator[Fleet]:
+    """Bridges in this process, whose engine can be taken away."""
     async with fleet(3) as made:
         yield made
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+async def three(anyio_backend: str, request: pytest.FixtureRequest) -> AsyncIterator[list[Scene]]:
+    """The same, or three processes on a real engine."""
+    if request.param == "here":
+        async with fleet(3) as made:
+            yield list(made)
+    elif request.param not in available():
+        missing(request.param)
+    else:
+        async with served(request.param) as scenes:
+            yield scenes
+
+
+@asynccontextmanager
+async def served(engine: str, **settings: Any) -> AsyncIterator[list[Scene]]:
+    """Three processes on an engine of that kind."""
+    async with (
+        running_simulator() as simulator,
+        engine_process(engine) as server,
+        AsyncExitStack() as stack,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as http,
+    ):
+        ledger = Ledger(simulator.world.calls)
+        upstreams = upstreams_of(simulator, **QUICK)
+        starting = [running_bridge(upstreams, engine=server.url, **settings) for _ in range(3)]
+        bridges = [await stack.enter_async_context(one) for one in starting]
+        yield [Scene(simulator, bridge, http, ledger) for bridge in bridges]
 
 
 async def begun(scene: Scene, progress: int = 10) -> tuple[str, str]:
@@ -52,7 +88,7 @@ async def last_id(stream: RawStream) -> str:
     return str(next(block.id for block in reversed(stream.blocks) if block.id))
 
 
-async def all_know(three: Fleet, ref: str, progress: int) -> None:
+async def all_know(three: Iterable[Scene], ref: str, progress: int) -> None:
     """Wait until each bridge has that state."""
     for scene in three:
         async with asyncio.timeout(PATIENCE):
@@ -64,8 +100,8 @@ async def all_know(three: Fleet, ref: str, progress: int) -> None:
                 have = reply.headers["ETag"]
 
 
-async def test_a_stream_that_moves_with_each_state_has_every_state_once(three: Fleet) -> None:
-    scenes = list(three)
+async def test_a_stream_that_moves_with_each_state_has_every_state_once(three: list[Scene]) -> None:
+    scenes = three
     ref, task = await begun(scenes[0])
     token, seen = None, []
     for number, progress in enumerate((10, *STEPS)):
@@ -85,7 +121,7 @@ async def test_a_stream_that_moves_with_each_state_has_every_state_once(three: F
             assert stream.status == 204
 
 
-async def test_a_state_missed_on_the_way_is_sent_at_the_next_bridge(three: Fleet) -> None:
+async def test_a_state_missed_on_the_way_is_sent_at_the_next_bridge(three: list[Scene]) -> None:
     a, b, c = three
     ref, task = await begun(a)
     async with a.events(ref) as stream:
@@ -104,7 +140,7 @@ async def test_a_state_missed_on_the_way_is_sent_at_the_next_bridge(three: Fleet
         assert (await stream.state())["progress"] == 60
 
 
-async def test_a_list_that_moves_gets_what_is_newer_of_each_task(three: Fleet) -> None:
+async def test_a_list_that_moves_gets_what_is_newer_of_each_task(three: list[Scene]) -> None:
     a, b, c = three
     tasks = [await begun(a) for _ in range(5)]
     path = tasks_query([ref for ref, _ in tasks])
@@ -134,7 +170,7 @@ async def test_a_list_that_moves_gets_what_is_newer_of_each_task(three: Fleet) -
         assert stream.status == 204
 
 
-async def test_history_at_another_bridge_is_the_whole_of_it(three: Fleet) -> None:
+async def test_history_at_another_bridge_is_the_whole_of_it(three: list[Scene]) -> None:
     a, b, c = three
     ref, task = await begun(a)
     async with a.events(ref) as stream:
@@ -150,7 +186,7 @@ async def test_history_at_another_bridge_is_the_whole_of_it(three: Fleet) -> Non
             assert (await stream.state())["progress"] == 90 + (asked is not None)
 
 
-async def test_history_of_a_list_at_another_bridge(three: Fleet) -> None:
+async def test_history_of_a_list_at_another_bridge(three: list[Scene]) -> None:
     a, b, _ = three
     (one, first), (two, second) = await begun(a), await begun(a)
     async with a.stream(tasks_query([one, two])) as stream:
@@ -167,7 +203,7 @@ async def test_history_of_a_list_at_another_bridge(three: Fleet) -> None:
         assert [s["progress"] for s in states if s["task"] == two] == [10, 30]
 
 
-async def test_a_long_poll_goes_on_at_another_bridge_with_its_entity_tag(three: Fleet) -> None:
+async def test_a_long_poll_goes_on_at_another_bridge_with_its_entity_tag(three: list[Scene]) -> None:
     a, b, c = three
     ref, task = await begun(a)
     first = await a.get(path_of(ref))
@@ -185,7 +221,7 @@ async def test_a_long_poll_goes_on_at_another_bridge_with_its_entity_tag(three: 
     assert (await c.get(f"{path_of(ref)}?after={later.json['cursor']}")).status == 304
 
 
-async def test_a_websocket_goes_on_at_another_bridge(three: Fleet) -> None:
+async def test_a_websocket_goes_on_at_another_bridge(three: list[Scene]) -> None:
     a, b, _ = three
     ref, task = await begun(a)
     async with a.events(ref) as stream:
@@ -199,7 +235,7 @@ async def test_a_websocket_goes_on_at_another_bridge(three: Fleet) -> None:
         assert (message["type"], message["state"]["progress"]) == ("state", 44)
 
 
-async def test_lines_go_on_at_another_bridge(three: Fleet) -> None:
+async def test_lines_go_on_at_another_bridge(three: list[Scene]) -> None:
     a, b, _ = three
     ref, task = await begun(a)
     async with a.events(ref) as stream:
@@ -212,7 +248,8 @@ async def test_lines_go_on_at_another_bridge(three: Fleet) -> None:
         assert [line.get("event") or line["status"] for line in lines] == ["completed", "done", "end"]
 
 
-async def test_what_the_owner_shows_without_the_engine_is_not_shown_again(three: Fleet) -> None:
+async def test_what_the_owner_shows_without_the_engine_is_not_shown_again(here: Fleet) -> None:
+    three = here
     a, b, c = three
     ref, task = await begun(a)
     async with a.events(ref) as stream, b.events(ref) as other:
@@ -283,9 +320,9 @@ async def test_an_engine_that_comes_back_empty_resets_who_comes_back_and_nobody_
 
 
 @asynccontextmanager
-async def in_turn(three: Fleet) -> AsyncIterator[str]:
+async def in_turn(three: Sequence[Scene]) -> AsyncIterator[str]:
     """One address; each connection goes to the next bridge."""
-    addresses = [one.url.removeprefix("http://").split(":") for one in three.served]
+    addresses = [one.bridge.url.removeprefix("http://").split(":") for one in three]
     number = 0
 
     def pick() -> tuple[str, int]:
@@ -310,15 +347,17 @@ MOVING = [
 
 
 @pytest.fixture(scope="module")
-async def restless(anyio_backend: str) -> AsyncIterator[Fleet]:
+async def restless(anyio_backend: str) -> AsyncIterator[list[Scene]]:
     """Bridges that end each connection soon."""
     async with fleet(3, max_connection_age_seconds=0.5) as made:
-        yield made
+        yield list(made)
 
 
 @pytest.mark.parametrize("client", MOVING)
-async def test_clients_of_others_move_and_hear_every_state_once(restless: Fleet, client: Client) -> None:
-    scene = restless.scenes[0]
+async def test_clients_of_others_move_and_hear_every_state_once(
+    restless: list[Scene], client: Client
+) -> None:
+    scene = restless[0]
     ref, task = await begun(scene)
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(in_turn(restless))

@@ -98,9 +98,10 @@ class Replica:
         self.awaited = 0
         self.held: dict[TaskKey, Event] = {}
         metrics = Metrics(CollectorRegistry(), ["qingbo"])
-        self.hub = Hub(Interests(), metrics, FakeClock())
+        self.clock = FakeClock()
+        self.hub = Hub(Interests(), metrics, self.clock)
         self.hub.share(self)
-        arguments: Any = (self.hub, NoPool(), self, FakeClock(), metrics)
+        arguments: Any = (self.hub, NoPool(), self, self.clock, metrics)
         waits = Settings.model_construct(first_state_timeout_seconds=0.0, max_connection_age_seconds=600.0)
         self.subscriptions = Subscriptions(*arguments, random=lambda: 0.5, settings=waits)
 
@@ -172,6 +173,11 @@ class Replica:
             base = held.cursor.offset if held is not None and same else 0
             self.held[key] = unrecorded(Event(key, Cursor(self.epoch, 0), known), self.epoch, base)
             self.hub.recorded(self.held[key])
+
+    def wait(self, seconds: float = 1.0) -> None:
+        """Time passes, and the connections are looked after."""
+        self.clock.skip(seconds)
+        self.hub.catch_up()
 
     def connect(self) -> None:
         """The engine is reached again, perhaps another one: what is known has to be asked for."""

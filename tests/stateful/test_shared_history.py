@@ -148,6 +148,11 @@ class Replicas(RuleBasedStateMachine):
         for one in self.replicas:
             one.up = False
 
+    @rule(replica=st.integers(0, 2))
+    def time_passes(self, replica: int) -> None:
+        with self.loop.running():
+            self.replicas[replica].wait()
+
     # Clients
 
     @rule(keys=lists | st.sampled_from(KEYS).map(lambda key: [key]))
@@ -242,6 +247,8 @@ class Replicas(RuleBasedStateMachine):
                 client.writer.wake()
         for number in range(3):
             self.hear(number, len(self.engine.log))
+            with self.loop.running():
+                self.replicas[number].wait()
         self.loop.settle()
         self.read()
         for client in self.clients:

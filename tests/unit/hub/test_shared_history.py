@@ -54,6 +54,12 @@ class Place:
                 replica.ask(key)
         self.loop.settle()
 
+    def wait(self, replica: Replica) -> None:
+        """A second passes."""
+        with self.loop.running():
+            replica.wait()
+        self.loop.settle()
+
     def open(
         self, replica: Replica, token: str | None = None, *keys: TaskKey, fmt: Format | None = None
     ) -> Viewer:
@@ -287,6 +293,7 @@ def test_a_stream_that_resumed_and_was_sent_nothing_is_reset_with_the_epoch(plac
     resumed = place.open(place.a, first.token)
     place.engine.begin_epoch()
     place.return_of(place.a)
+    place.wait(place.a)
     assert resumed.got == ["reset", 3]
     assert first.got == [3]
     assert resumed.token == str(place.engine.log[-1].cursor)
@@ -294,6 +301,45 @@ def test_a_stream_that_resumed_and_was_sent_nothing_is_reset_with_the_epoch(plac
     place.hear(place.a)
     assert (first.got, resumed.got) == ([3, 4], ["reset", 3, 4])
     assert first.token == str(place.engine.log[-1].cursor)
+
+
+def test_a_reset_waits_for_those_who_have_shown_more_than_is_recorded(place: Place) -> None:
+    """The client saw 5 at b, which nobody had recorded, and moved to a while the engine was away."""
+    place.record(3)
+    place.hear()
+    place.a.up = place.b.up = False
+    shown = place.open(place.b)
+    place.see(place.b, 5)
+    viewer = place.open(place.a, shown.token)
+    place.engine.begin_epoch()
+    place.return_of(place.a)
+    assert viewer.got == []
+    place.return_of(place.b)
+    place.record(5)  # b records what it has shown
+    place.hear(place.a)
+    assert viewer.got == []
+    place.wait(place.a)
+    assert viewer.got == ["reset", 5]
+
+
+def test_who_is_ahead_of_a_replica_is_told_nothing_older_whatever_its_list_was(place: Place) -> None:
+    """A list without its mark: offsets say nothing of a task, but what is known here may be older."""
+    place.record(1)
+    place.record(2, OTHER)
+    place.hear()
+    place.a.up = False
+    newest = place.record(3)
+    place.record(4, OTHER)
+    place.hear(place.b)
+    viewer = place.open(place.a, str(place.engine.log[-1].cursor), ONE, OTHER)
+    assert viewer.got == []
+    place.wait(place.a)
+    assert viewer.got == []
+    place.return_of(place.a)
+    place.hear(place.a)
+    place.wait(place.a)
+    assert sorted(map(str, viewer.got)) == ["3", "4"]
+    assert newest.cursor.offset <= place.a.head
 
 
 def test_a_final_that_the_other_side_recorded_with_a_lower_offset_arrives(place: Place) -> None:

@@ -21,6 +21,7 @@ from bridge.hub.hub import Hub
 from bridge.replica.budget import SharedBudgets
 from bridge.replica.connection import Connect, EngineTimes
 from bridge.replica.replica import Replica
+from bridge.replica.shared import SharedKnowledge
 from bridge.sources.accounts import AccountRegistry
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.engine_metrics import EngineMetrics
@@ -32,6 +33,8 @@ FIRST_SECONDS = 1.0
 """How long a start waits for the engine before it listens all the same."""
 
 CENSUS_SECONDS = 5.0
+ENGINE_SWEEP_SECONDS = 0.6
+KEEPER_SWEEP_SECONDS = 0.2
 POLL_SECONDS = 0.02
 
 
@@ -115,6 +118,8 @@ def make_replica(
             lease=settings.engine_lease_seconds,
             timeout=settings.engine_timeout_seconds,
             alone=settings.engine_alone_seconds,
+            # The keeper is in the next process, and a worker that died is known at once.
+            sweep=ENGINE_SWEEP_SECONDS if closes else KEEPER_SWEEP_SECONDS,
         ),
         linger=settings.linger_seconds,
         version=__version__,
@@ -194,13 +199,29 @@ def _revealed(secret: SecretStr | None) -> str | None:
 
 
 def share_among_replicas(
-    replica: Replica, hub: Hub, upstreams: Mapping[str, Upstream], settings: Settings, clock: Clock
-) -> None:
+    replica: Replica | None,
+    hub: Hub,
+    upstreams: Mapping[str, Upstream],
+    accounts: AccountRegistry | None,
+    settings: Settings,
+    clock: Clock,
+) -> SharedKnowledge | None:
     """Share what this process knows and may do with the other replicas, before any upstream is used."""
+    if replica is None:
+        return None
     hub.share(replica.journal)
+    knowledge = SharedKnowledge(replica, clock, retention_seconds=settings.retention_seconds)
+    if accounts is not None:
+        knowledge.share_refusals(accounts)
     budgets = SharedBudgets(replica, clock)
+
+    def share(upstream: Upstream) -> None:
+        budgets.share(upstream)
+        knowledge.share(upstream)
+
     for name, upstream in upstreams.items():
         total = settings.upstreams[name].max_in_flight_total
         upstream.limiter = SharedLimiter.in_place_of(upstream.limiter, max_in_flight_total=total)
-        budgets.share(upstream)
-        upstream.shared = budgets.share
+        share(upstream)
+        upstream.shared = share
+    return knowledge

@@ -89,4 +89,4 @@ class Ownership(Protocol):
         """When the owner polls next, monotonic seconds: what a successor begins with."""
 
     def call(self, key: TaskKey, *, called_back: bool = False) -> None:
-        """Ask the owner, elsewhere, to poll now; without one the task is due now for the one that takes it."""
+        """Ask the owner, elsewhere, to poll now; without one it is due now for the one that takes it."""

@@ -84,11 +84,13 @@ class EngineTimes(NamedTuple):
         lease: After which a silent replica owns nothing.
         timeout: Of each call.
         alone: How long owners go on without the engine.
+        sweep: Between two looks for tasks whose owner is gone.
     """
 
     lease: float = 10.0
     timeout: float = 1.0
     alone: float = 600.0
+    sweep: float = 0.6
 
 
 class Following(Protocol):

@@ -26,7 +26,6 @@ from bridge.replica.connection import Connection
 from bridge.replica.journal import SharedJournal
 from bridge.replica.memory import TaskMemory, standing_notices
 
-SWEEP_SECONDS = 0.6
 BURIED_AT_ONCE = 100
 BURIED_SPACING_SECONDS = 0.004
 CLAIMED_AT_ONCE = 50
@@ -614,7 +613,7 @@ class SharedOwnership:
     async def _sweep(self) -> None:
         """Make orphans of what the dead owned, and claim orphans that are due."""
         while True:
-            await self._clock.sleep(SWEEP_SECONDS * (0.75 + 0.5 * self._chance()))
+            await self._clock.sleep(self._connection.times.sweep * (0.75 + 0.5 * self._chance()))
             if self._settling or self._draining:
                 continue
             left = BURIED_AT_ONCE

@@ -123,6 +123,8 @@ class Pool:
         self._missing = MissingTasks()
         self._called_back: set[TaskKey] = set()
         self._open_watches: Counter[tuple[str, str]] = Counter()
+        if accounts is not None:
+            accounts.on_refused_elsewhere = lambda: self._end_refused(accounts)
         metrics.watches.census = self._census
         for name, upstream in upstreams.items():
             metrics.budget_paused_seconds.labels(name).set_function(self._paused(upstream))
@@ -151,7 +153,7 @@ class Pool:
         Tasks watched with a caller's own key are resumed when the caller sends that key again: it is not
         stored.
 
-        Replicas on one engine resume none: whatever nobody polls is granted to one of them.
+        Replicas on one engine resume none: each task without an owner is granted to one of them.
 
         Returns:
             The number of watches resumed.
@@ -358,7 +360,7 @@ class Pool:
             return None
         now, due, shown = self._clock.monotonic(), watcher.watch.due, watcher.shown
         if not watcher.polls_here:
-            due = None  # an error stands until who polls the task says otherwise
+            due = None  # an error counts until the process that polls the task reports otherwise
         # An error counts as an answer until the next poll is due.
         if watcher.error is not None and not watcher.polling and (due is None or due > now):
             return watcher.error
@@ -518,7 +520,7 @@ class Pool:
             self._shared.forget_old(now)
 
     def _is_needed(self, watcher: Watcher, lost: int) -> bool:
-        """Whether a watch goes on.
+        """Whether a watch continues.
 
         Args:
             lost: Number of lost tasks that are polled here, this one included.
@@ -526,7 +528,7 @@ class Pool:
         if watcher.viewers:
             return True
         if not watcher.polls_here:
-            # Who polls it watches it to its end; as long as nobody has been told to, this process remembers.
+            # The process that polls it watches it to its end; until there is one, this process remembers.
             unheard = watcher.role is Role.ASKING or (self._shared is not None and self._shared.deaf)
             return watcher.persistent and unheard
         kept = lost <= MAX_LOST and watcher.own if watcher.lost else watcher.persistent
@@ -585,12 +587,6 @@ class Pool:
             if watcher.key.upstream == name and watcher.own and refused:
                 watcher.poll_now()
 
-    def refused_elsewhere(self, name: str, account: str) -> None:
-        """The provider rejected the key of an account at another process: it is rejected here too."""
-        if self._accounts is not None:
-            self._accounts.refuse(name, account)
-            self._end_refused(self._accounts)
-
     def statistics(self, name: str) -> dict[str, int]:
         """Watches and viewers of one upstream, as `/status` reports them."""
         watches = sum(
@@ -643,11 +639,11 @@ class Pool:
         if not believed:
             self._missing.take(watcher.key, self._clock.monotonic())
         again = self._start(watcher.key)
-        again.viewers, again.newcomer = watcher.viewers, watcher.newcomer
+        again.viewers, again.newcomer, again.doubts = watcher.viewers, watcher.newcomer, True
         if role is Role.OWNING and self._shared is not None:
             self._shared.granted(watcher.key, Standing(None))
         elif self._shared is not None:
-            # Whoever owns it believes the same 404.
+            # Its owner believes the same 404.
             again.poll_now()
         return again
 

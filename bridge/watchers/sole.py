@@ -7,7 +7,7 @@ from bridge.engine.ownership import Watches
 
 
 class SoleOwner:
-    """Satisfies `bridge.engine.ownership.Ownership` without asking another process."""
+    """Satisfies `bridge.engine.ownership.Ownership` without asking any process."""
 
     shared = False
 

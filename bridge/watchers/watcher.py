@@ -68,7 +68,8 @@ class Watcher:
         role: What this process does for the task.
         polls_here: Whether it polls the task and follows the provider's stream of it.
         offset: Of the newest recorded state known here; 0 for none.
-        newcomer: Whether a viewer came who has seen no state of the task elsewhere.
+        newcomer: Whether a viewer came that has seen no state of the task elsewhere.
+        doubts: Whether a 404 that was believed too long is asked for again: only a new one counts.
         asked_by: The connection whose turn the first poll takes; None for the bridge itself.
         party: The caller and address of that connection.
         persistent: Whether the watch continues without viewers until the task ends.
@@ -99,6 +100,7 @@ class Watcher:
         "_status_since",
         "_vouched_at",
         "asked_by",
+        "doubts",
         "error",
         "generation",
         "key",
@@ -134,7 +136,7 @@ class Watcher:
         self.polls_here = not ownership.shared
         self.role = Role.ASKING if ownership.shared else Role.OWNING
         self.offset = 0
-        self.newcomer = False
+        self.newcomer = self.doubts = False
         self._ownership = ownership
         self._call_at: float | None = None
         self._called_at = self._heard_at = float("-inf")
@@ -196,7 +198,7 @@ class Watcher:
     def joined(self) -> None:
         """A subscriber was added."""
         if not self.polls_here:
-            self._hurry()
+            self._cut_back_off_short()
             return
         due = self.watch.due
         self.watch.joined(now=self.upstream.clock.monotonic())
@@ -393,7 +395,7 @@ class Watcher:
 
         Args:
             started_at: Monotonic seconds when the poll started; None for what was pushed to us.
-            free: Whether it counts whoever polls the task: what a submit, a cancel or another call showed.
+            free: Whether it counts wherever the task is polled: what a submit or a cancel showed.
 
         Raises:
             JournalError: It could not be recorded.
@@ -551,58 +553,65 @@ class Watcher:
             self._cache = PollCache()  # another process is ahead of it
         self._changed(self)
 
-    def stands(self, turn: Turn, standing: Standing) -> None:
+    def stands(self, turn: Turn, decided: Standing) -> None:
         """It is decided who polls the task.
 
         Args:
             turn: `GRANTED` to this process, or it `ATTENDS`.
         """
         now, polled = self.upstream.clock.monotonic(), self.polls_here
-        if standing.event is None:
-            self._hydrated = True
-        elif self._hydrated:
-            self.recorded_elsewhere(standing.event)
-        else:
-            notices = self.watch.active_notices
-            self._hydrated = True
-            self._begin_from(standing.event)
-            self.watch.active_notices = notices
-        if standing.confirmed_at:
-            confirmed_at = self._monotonic(standing.confirmed_at)
-            self._heard_at = max(self._heard_at, confirmed_at)
-            self.shown_at = max(self.shown_at, confirmed_at)
-        if standing.kept:
+        self._take_record(decided)
+        if decided.kept:
             self.persistent = True
             self.vouch()
-        if standing.called_back:
+        if decided.called_back:
             self.expect_callbacks()
         if turn is Turn.GRANTED and not polled:
-            self.watch.granted(now=now, due=standing.due)
+            self.watch.granted(now=now, due=decided.due)
             if self.watch.due is not None:
-                # Nobody said when it was polled last: its owner may have done so just before it died.
-                unknown = now if standing.due is None and standing.event is not None else 0.0
-                soonest = max(self.polled_at, self.shown_at, unknown) + self.upstream.pace.min_seconds
-                self.watch.due = max(self.watch.due, soonest)
+                shortest = self.upstream.pace.min_seconds
+                if decided.due is None and decided.event is not None:
+                    # Its owner may have polled it just before it died.
+                    self.watch.due += shortest
+                self.watch.due = max(self.watch.due, max(self.polled_at, self.shown_at) + shortest)
         self.turn(turn)
         due = self.watch.due
         if self.watch.known is not None and (turn is Turn.ATTENDS or due is None or due > now):
-            self.polled_once.set()  # else a poll comes at once: who reads the state waits for that
-        self._stand(turn, standing, now)
+            self.polled_once.set()  # else a poll comes at once: clients that read the state wait for it
+        self._stand(turn, decided, now)
         if self._call_at is not None:
             at, self._call_at = self._call_at, None
             self.poll_now(at)
 
-    def _stand(self, turn: Turn, standing: Standing, now: float) -> None:
-        """The notices that stand."""
-        for notice in standing.notices:
+    def _take_record(self, decided: Standing) -> None:
+        if decided.event is None:
+            self._hydrated = True
+        elif self._hydrated:
+            self.recorded_elsewhere(decided.event)
+        else:
+            notices = self.watch.active_notices
+            self._hydrated = True
+            self._begin_from(decided.event)
+            self.watch.active_notices = notices
+        if decided.confirmed_at:
+            confirmed_at = self._monotonic(decided.confirmed_at)
+            self._heard_at = max(self._heard_at, confirmed_at)
+            self.shown_at = max(self.shown_at, confirmed_at)
+
+    def _stand(self, turn: Turn, decided: Standing, now: float) -> None:
+        """The notices that are active."""
+        believed_until = decided.due if decided.due is not None and decided.due > now else None
+        for notice in decided.notices:
             if notice.code is not NoticeCode.TASK_NOT_FOUND:
                 self._notice_stands(notice)
-            elif turn is Turn.ATTENDS or (standing.due is not None and standing.due > now):
+            elif believed_until is not None:
                 # Its owner would have polled it again when the 404 is no longer believed.
-                self._missing_since(notice, now if standing.due is None else standing.due - BELIEVED_SECONDS)
+                self._missing_since(notice, believed_until - BELIEVED_SECONDS)
+            elif turn is Turn.ATTENDS and not self.doubts:
+                self._missing_since(notice, now)
 
     def expect_grant(self, *, called_back: bool) -> None:
-        """This process is asked to poll the task, and has not been told yet that it owns it."""
+        """This process is asked to poll the task, and does not know yet that it owns it."""
         self._call_at = self.upstream.clock.monotonic()
         self._called_back |= called_back
 
@@ -628,7 +637,7 @@ class Watcher:
     def confirmed_elsewhere(self, observed_at: float) -> None:
         """Another process saw the newest state again (Unix seconds)."""
         now = self.upstream.clock.monotonic()
-        # The clock of that machine may differ: what is heard now counts as now.
+        # The clock of that machine may differ: what arrives now counts as now.
         self._heard_at = now
         self.shown_at = max(self.shown_at, self._monotonic(observed_at))
         if self.polls_here:
@@ -665,7 +674,7 @@ class Watcher:
         """Process the passing of time where another process polls the task.
 
         Args:
-            cut_off: Whether that process cannot be heard.
+            cut_off: Whether nothing is received from that process.
         """
         now = self.upstream.clock.monotonic()
         if self._call_at is not None and now >= self._call_at:
@@ -691,7 +700,7 @@ class Watcher:
         self._call_at, self._called_at = None, now
         self._ownership.call(self.key)
 
-    def _hurry(self) -> None:
+    def _cut_back_off_short(self) -> None:
         """A viewer joined: a back-off that its owner may be in is cut short."""
         now = self.upstream.clock.monotonic()
         waits = self.lost or NoticeCode.UPSTREAM_UNAVAILABLE in self.watch.active_notices
@@ -775,7 +784,7 @@ class Watcher:
             except (NotOwner, Superseded) as error:
                 await self._take_over(error)
                 if isinstance(error, NotOwner) and not free:
-                    return  # who polls the task sees it too
+                    return  # the process that polls the task sees it too
                 if merges == MAX_MERGES:
                     raise
                 await self._act(again(), again=again, free=free, merges=merges + 1)

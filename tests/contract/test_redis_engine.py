@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bridge.core.task import TaskKey
 from bridge.engine.address import parse_address
-from bridge.engine.base import BeatEntry, End, Mode, SessionState, Want, Welcome
+from bridge.engine.base import BeatEntry, End, Job, Mode, Report, SessionState, Take, Want, Welcome
 from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.engine import RedisEngine
+from bridge.engine.redis.scripts import load_scripts
 from bridge.errors import EngineUnavailable
 from tests.conftest import missing
 from tests.fakes.engines import EngineUse, VirtualTime, state_of
-from tests.fakes.redis_engines import engine_on
+from tests.fakes.redis_engines import PATIENCE, engine_on
 from tests.fakes.redis_servers import RedisServer, free_port, unavailable
 
 pytestmark = pytest.mark.anyio
@@ -396,6 +399,27 @@ async def test_every_key_of_a_cluster_is_in_one_slot(server: RedisServer) -> Non
     await engine.close()
 
 
+async def test_the_documented_user_may_do_everything_and_nothing_else(server: RedisServer) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "replicas.md").read_text("utf-8")
+    (rule,) = re.findall(r"^user bridge on (>PASSWORD .*)$", page, re.MULTILINE)
+    assert server.ask("ACL", "SETUSER", "bridge", "on", *rule.split()) == "+OK\r\n"
+    access = ServerAccess(
+        address=parse_address(f"unix://bridge@{server.socket}?db=0"), password="PASSWORD", timeout=PATIENCE
+    )
+    engine = RedisEngine(access)
+    await engine.connect()
+    await engine.check()
+    await open_session(engine)
+
+    await everything(engine)
+
+    needed = set(
+        re.findall(r"\bcall\('([A-Z]+)'", "".join(script.text for script in engine.scripts.values()))
+    )
+    assert needed <= {word[1:].upper() for word in rule.split() if word.startswith("+")}
+    await engine.close()
+
+
 async def everything(engine: RedisEngine) -> None:
     """Each operation once, with results where it can have some."""
     task, now = TaskKey("video", "models/one"), time.time_ns() // 1000
@@ -421,7 +445,29 @@ async def everything(engine: RedisEngine) -> None:
     await engine.leave("b")
     await engine.bury(limit=5, spacing=0.1)
     assert (await engine.census()).orphans == 1
+    await engine.take("a", Take("video/-", rate=9, slots=2, permits=1, most=2, planned=0.5))
+    assert (await engine.report("a", "video/-", Report.FAILED))[1] == 1
+    assert await engine.probe("a", "video/-", seconds=5)
+    await engine.learn("x", b"1", keep=3)
+    assert await engine.learned(["x"]) == [[b"1"]]
+    assert (await engine.put("x", b"1", expect=0, seconds=9, tell=True)).written
+    assert (await engine.get(["x"]))[0][1] == b"1"
+    assert (await engine.begin("a", "x", b"d", seconds=9)).state == "new"
+    assert await engine.finish("a", "x", b"answer")
+    job = Job("hook", "1", b"body", ordering="o")
+    await engine.apply("a", [state_of(task, 2, end=End.ENDED, jobs=[job])])
+    assert len(await engine.claim_jobs("a", "hook", limit=5, lease=9)) == 1
+    assert await engine.finish_job("a", "hook", "1")
+    assert (await engine.hold("x", "1", 1.0, limit=5.0, window=60.0)).ok
+    await engine.settle("x", "1", 0.5)
     assert await engine.read(0, block=0.01) != []
+
+
+def test_scripts_touch_only_keys_that_are_declared() -> None:
+    for name, script in load_scripts(["1"]).items():
+        for key in re.findall(r"\bcall\('[A-Z]+', ([^,)]+)", script.text):
+            made = ".." in key or "'" in key
+            assert not made or key.startswith("'MAXLEN'"), f"{name}: {key}"
 
 
 async def test_a_log_that_is_too_long_loses_its_oldest_entries(valkey: RedisServer) -> None:

@@ -82,34 +82,41 @@ async def find_server(access: ServerAccess) -> tuple[str, int]:
     address = access.address
     if not address.service:
         return address.hosts[0] if address.hosts else ("", 0)
+    # All at once: one that hangs must not delay a failover.
+    asking = [asyncio.create_task(_ask_sentinel(access, host, port)) for host, port in address.hosts]
     reasons = []
-    for host, port in address.hosts:
-        where = f"the Sentinel at {join(host, port)}"
-        try:
-            async with asyncio.timeout(access.timeout * CONNECT_FACTOR):
-                found = await _ask_sentinel(access, host, port)
-        except (RedisError, OSError, EngineUnavailable) as error:
-            reasons.append(str(error) if isinstance(error, EngineUnavailable) else explain(error, where))
-            continue
-        if found is not None:
-            return found
-        reasons.append(f"{where} does not know {address.service}")
-    raise EngineUnavailable(f"no Sentinel names the engine: {'; '.join(reasons)}")
+    try:
+        for answer in asyncio.as_completed(asking):
+            try:
+                return await answer
+            except EngineUnavailable as error:
+                reasons.append(str(error))
+    finally:
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+    raise EngineUnavailable(f"no Sentinel names the engine: {'; '.join(sorted(reasons))}")
 
 
-async def _ask_sentinel(access: ServerAccess, host: str, port: int) -> tuple[str, int] | None:
+async def _ask_sentinel(access: ServerAccess, host: str, port: int) -> tuple[str, int]:
+    where = f"the Sentinel at {join(host, port)}"
     connection = _connection(access, host, port, password=access.sentinel_password, user="", database=0)
     try:
-        await connection.connect()  # type: ignore[no-untyped-call]
-        await connection.send_command(
-            "SENTINEL", "GET-MASTER-ADDR-BY-NAME", access.address.service, check_health=False
-        )
-        answer = await connection.read_response(disable_decoding=True)
+        async with asyncio.timeout(access.timeout * CONNECT_FACTOR):
+            await connection.connect()  # type: ignore[no-untyped-call]
+            question = pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", access.address.service)
+            await connection.send_packed_command(question, check_health=False)
+            answer = await connection.read_response(disable_decoding=True)
+        if answer is None:
+            raise EngineUnavailable(f"{where} does not know {access.address.service}")
+        master, master_port = answer
+        return bytes(master).decode(), int(master_port)
+    except (RedisError, OSError) as error:  # with TimeoutError
+        raise _connect_error(error, access, where) from None
+    except (ValueError, TypeError) as error:
+        raise EngineUnavailable(f"{where} answered what cannot be read ({type(error).__name__})") from None
     finally:
         abort(connection)
-    if not isinstance(answer, list) or len(answer) != 2:
-        return None
-    return bytes(answer[0]).decode(), int(answer[1])
 
 
 async def open_connection(access: ServerAccess, host: str, port: int) -> AbstractConnection:

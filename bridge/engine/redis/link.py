@@ -86,7 +86,7 @@ class EngineLink:
         self.facts = Facts()
         self._access = access
         self._now = now
-        self._scripts = load_scripts(READABLE_FORMATS)
+        self.scripts = load_scripts(READABLE_FORMATS)
         self._wire: CallConnection | None = None
         self._reader: LogReader | None = None
         self._reason = "the engine is not connected"
@@ -163,7 +163,7 @@ class EngineLink:
     def command(self, script: str, keys: Sequence[bytes], *arguments: Argument) -> Command:
         """A script as a command."""
         now = str(self._now()) if self._now is not None else ""
-        return Command((len(keys), *keys, now, *arguments), self._scripts[script])
+        return Command((len(keys), *keys, now, *arguments), self.scripts[script])
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands next to each other.

@@ -54,7 +54,7 @@ def serve_workers(settings: Settings, path: Path | None, overrides: dict[str, An
     Raises:
         OSError: An address cannot be bound; its `filename` is the address.
         JournalError: The journal cannot be used.
-        ConfigError: The certificate cannot be used any more.
+        ConfigError: The certificate can no longer be used.
     """
     _check_certificate(settings)
     timeout = settings.write_timeout_seconds
@@ -119,7 +119,7 @@ async def _keeper(settings: Settings) -> AsyncIterator[Keeper | None]:
 
 
 def _check_certificate(settings: Settings) -> None:
-    # Each worker reads it as well; an error is told once, before any is started.
+    # Each worker reads it as well; an error is reported once, before any is started.
     if settings.tls_certificate_file is None or settings.tls_key_file is None:
         return
     try:

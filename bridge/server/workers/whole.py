@@ -1,4 +1,4 @@
-"""What the supervisor knows of all workers, for whichever of them is asked.
+"""What the supervisor knows of all workers, for the one that is asked.
 
 It hands bytes on: a worker encodes what it counted, and the one that is asked decodes and sums it. Only when
 a worker ends, its counters are added to those of the ones before.
@@ -11,10 +11,12 @@ import logging
 from collections.abc import Iterable
 
 import orjson
+from prometheus_client import CollectorRegistry
 
 from bridge.server.workers.control import Message
 from bridge.server.workers.process import WorkerProcess
-from bridge.telemetry.summing import SummedMetrics
+from bridge.telemetry.process import Process
+from bridge.telemetry.summing import SummedMetrics, process_snapshot
 
 ANSWER_SECONDS = 0.5
 """The longest wait for a worker that does not answer; what it said last is used."""
@@ -44,6 +46,7 @@ class WholeService:
         self._running = running
         self._ended = b"[]"  # the sum of what workers had counted that have ended
         self._saved: dict[str, float] = {}  # polls saved, as reported last
+        self._process = Process(CollectorRegistry())  # this one: it holds what workers share
         self._questions: dict[int, _Question] = {}
         self._last_question = 0
 
@@ -52,6 +55,8 @@ class WholeService:
         match message.kind:
             case "status":
                 worker.status = message.body
+            case "watches":
+                worker.watches = message.body
             case "saved":
                 self._take_saved(message.fields.get("polls"))
             case "ask":
@@ -76,7 +81,7 @@ class WholeService:
             self._saved[upstream] = max(self._saved.get(upstream, 0.0), float(number))
 
     def _ask(self, asker: WorkerProcess, what: str, number: int) -> None:
-        """Ask all others first; whoever is silent is not waited for."""
+        """Ask all others first; a silent one is not waited for."""
         self._last_question = key = self._last_question + 1
         others = {
             worker
@@ -106,8 +111,15 @@ class WholeService:
             question.timer.cancel()
         workers = sorted(self._running, key=lambda worker: (worker.number, worker.pid))
         if question.what == "metrics":
-            parts = [self._ended, *(worker.metrics for worker in workers if worker.metrics)]
+            parts = [
+                self._ended,
+                process_snapshot(self._process),
+                *(worker.metrics for worker in workers if worker.metrics),
+            ]
             fields: dict[str, object] = {"saved": self._saved}
+        elif question.what == "watches":
+            parts = [one.watches for one in workers if one.watches and one is not question.asker]
+            fields = {}
         else:
             parts = [worker.status for worker in workers if worker.status]
             fields = {"workers": [self._described(worker, question) for worker in workers if worker.status]}

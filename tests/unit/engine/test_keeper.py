@@ -220,7 +220,7 @@ async def test_an_answer_of_another_shape_ends_the_connection() -> None:
     asking = asyncio.ensure_future(worker.bury(limit=1, spacing=0))
     await reader.readexactly(wire.HEAD.size)
     writer.write(frame(1, wire.DONE, wire.encode("many")))
-    with pytest.raises(EngineUnavailable, match="no answer"):
+    with pytest.raises(EngineUnavailable, match="malformed answer"):
         await asking
     writer.close()
 
@@ -235,6 +235,14 @@ async def test_a_defect_of_the_engine_is_told_and_the_connection_stays(
             await worker.bury(limit=1, spacing=0)
         assert (await welcome(worker, "a")).state is SessionState.OPENED
     assert "unhandled exception in engine" in caplog.text
+
+
+async def test_a_name_that_cannot_be_encoded_fails_that_call_alone() -> None:
+    async with scene() as it:
+        worker = await it.worker("a")
+        with pytest.raises(EngineUnavailable):
+            await worker.get(["alias\ud800"])
+        assert await worker.get(["alias"]) == [(0, None)]
 
 
 # The log

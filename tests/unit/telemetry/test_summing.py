@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from bridge.telemetry.exposition import scraped
 from bridge.telemetry.metrics import Metrics
-from bridge.telemetry.summing import HIGHEST, LOWEST, WORST, SummedMetrics, snapshot
+from bridge.telemetry.summing import MAX_GAUGES, MIN_GAUGES, WORST, SummedMetrics, snapshot
 
 pytestmark = pytest.mark.anyio
 
@@ -58,10 +58,10 @@ def value(text: str, series: str) -> float:
 
 def test_every_gauge_has_its_rule() -> None:
     gauges = {family.name for family in metrics().collect(openmetrics=False) if family.type == "gauge"}
-    named = HIGHEST | LOWEST | set(WORST)
+    named = MAX_GAUGES | MIN_GAUGES | set(WORST)
     assert gauges | {"bridge_tls_certificate_expiry_timestamp_seconds"} == named | ADDED
     assert not named & ADDED
-    assert not HIGHEST & LOWEST
+    assert not MAX_GAUGES & MIN_GAUGES
 
 
 async def test_counters_and_histograms_are_added_and_those_of_the_dead_stay() -> None:

@@ -10,7 +10,7 @@ ONCE := $(if $(MAKE_TERMOUT)$(filter 3.%,$(MAKE_VERSION)),,--once)
 # as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
-.PHONY: help demo test test-all test-lowest audit coverage check fix generate serve simulate clean tools bench hostile fuzz chaos chaos-replicas drill soak dist release releasable
+.PHONY: help demo test test-all test-lowest audit coverage check fix generate serve simulate clean tools bench hostile replicas fuzz chaos chaos-replicas drill soak dist release releasable
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -84,12 +84,18 @@ simulate: $(VENV)/.run ## run three simulated providers on port 9090
 ifneq ($(filter hostile,$(MAKECMDGOALS)),)
 bench: $(VENV)/.develop
 	$(BIN)/python -m tests.bench.hostile $(HOSTILE)
+else ifneq ($(filter replicas,$(MAKECMDGOALS)),)
+bench: $(VENV)/.develop
+	$(BIN)/python -m tests.bench.replicas $(REPLICAS)
 else
 bench: $(VENV)/.run ## run the benchmarks of docs/performance.md; BENCH="fanout idle" for some
 	$(BIN)/python -m bench.run $(BENCH)
 endif
 
 hostile: bench ## `make bench hostile`: floods beside quiet passes, eight minutes; HOSTILE="--quick --exposed NAME"
+	@true
+
+replicas: bench ## `make bench replicas`: several bridges on one engine, half an hour; REPLICAS="cost failover" for some
 	@true
 
 fuzz: $(VENV)/.develop ## each fuzz target for ten minutes; FUZZ="heads events", FUZZ_SECONDS=60

@@ -299,8 +299,13 @@ class Subscriptions:
 
     async def _read_again(self, pending: PendingSubscription) -> None:
         """The journal's history has become another one since its states were read."""
+        token = pending.request.token
+        event_id = EventId.parse(token) if token else None
         while pending.epoch != self.journal.epoch:
             pending.epoch = self.journal.epoch
+            if event_id is not None:
+                # A cursor of the history before waits for those who have shown more than is recorded.
+                pending.sure = await self.journal.caught_up(event_id.cursor)
             pending.latest = await self.journal.latest(pending.request.keys)
         pending.decision = self._decide(pending.request, pending.latest, sure=pending.sure)
 

@@ -123,6 +123,8 @@ class Pool:
         self._missing = MissingTasks()
         self._called_back: set[TaskKey] = set()
         self._open_watches: Counter[tuple[str, str]] = Counter()
+        if accounts is not None:
+            accounts.on_refused_elsewhere = lambda: self._end_refused(accounts)
         metrics.watches.census = self._census
         for name, upstream in upstreams.items():
             metrics.budget_paused_seconds.labels(name).set_function(self._paused(upstream))
@@ -585,12 +587,6 @@ class Pool:
             if watcher.key.upstream == name and watcher.own and refused:
                 watcher.poll_now()
 
-    def refused_elsewhere(self, name: str, account: str) -> None:
-        """The provider rejected the key of an account at another process: it is rejected here too."""
-        if self._accounts is not None:
-            self._accounts.refuse(name, account)
-            self._end_refused(self._accounts)
-
     def statistics(self, name: str) -> dict[str, int]:
         """Watches and viewers of one upstream, as `/status` reports them."""
         watches = sum(
@@ -643,7 +639,7 @@ class Pool:
         if not believed:
             self._missing.take(watcher.key, self._clock.monotonic())
         again = self._start(watcher.key)
-        again.viewers, again.newcomer = watcher.viewers, watcher.newcomer
+        again.viewers, again.newcomer, again.doubts = watcher.viewers, watcher.newcomer, True
         if role is Role.OWNING and self._shared is not None:
             self._shared.granted(watcher.key, Standing(None))
         elif self._shared is not None:

@@ -28,12 +28,12 @@ class Sizes:
     """How large; `TINY` only checks that the code runs."""
 
     engine: str = "valkey"
-    viewers: tuple[int, ...] = (12, 1_200, 9_900)
+    viewers: tuple[int, ...] = (120, 1_200, 9_900)
     replicas: tuple[int, ...] = (1, 2, 3, 5)
     changes: float = 57.0
     seconds: float = 8.0
     quiet_tasks: int = 20_000
-    kills: int = 5
+    kills: int = 3
     leases: tuple[float, ...] = (3.0, 10.0)
     limited_tasks: int = 240
     streams: int = 1_000
@@ -46,7 +46,7 @@ class Sizes:
 
 FULL = Sizes()
 TINY = Sizes(
-    viewers=(12, 60),
+    viewers=(80, 120),
     replicas=(1, 2),
     seconds=1.0,
     quiet_tasks=60,
@@ -89,7 +89,7 @@ async def cost(sizes: Sizes) -> AsyncIterator[Row]:
     for viewers in sizes.viewers:
         yield f"3 replicas, {viewers:,} viewers", await _cost(sizes, 3, viewers)
     for count in sizes.replicas:
-        yield f"{count} replicas, 120 viewers", await _cost(sizes, count, 120)
+        yield f"{count} replicas, 240 viewers", await _cost(sizes, count, 240)
 
 
 async def _cost(sizes: Sizes, count: int, viewers: int) -> Numbers:

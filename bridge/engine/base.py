@@ -385,7 +385,11 @@ class Applied(NamedTuple):
 
 
 class Past(NamedTuple):
-    """One recorded state of a task."""
+    """One recorded state of a task.
+
+    Args:
+        raw: None too if it is too large for the log (`ENTRY_BYTES`).
+    """
 
     offset: int
     document: bytes

@@ -242,6 +242,7 @@ async def test_a_large_document_is_in_the_record_only(use: EngineUse) -> None:
     assert (too_large.document, too_large.raw, too_large.whole) == (None, None, False)
     record = await use.record(TASK)
     assert (record.document, record.raw) == (large, b"r")
+    assert [one.raw for one in await use.engine.history(TASK, 0)] == [None, None]
 
 
 async def test_a_raw_document_that_is_too_large_is_not_kept(maker: EngineMaker) -> None:

@@ -66,14 +66,15 @@ class States:
         task.offset, task.digest = offset, state.digest
         task.end = task.end if amended else state.end
         task.document, task.raw = state.document, raw
-        self._remember(task, Past(offset, state.document, raw))
+        fits = len(state.document) + len(raw or b"") <= ENTRY_BYTES
+        # Thirty large ones of each task would fill the memory: the record has the newest.
+        self._remember(task, Past(offset, state.document, raw if fits else None))
         if not task.first_seen:
             task.first_seen = offset
             self._tasks.listings.add(task.key, offset, task.details)
         if not amended:
             self._tasks.listings.change(task.key, final=task.end is not End.OPEN)
         self._tasks.touch(task, now)
-        fits = len(state.document) + len(raw or b"") <= ENTRY_BYTES
         entry = StateEntry(
             offset=offset,
             previous=self._log.head,

@@ -89,7 +89,7 @@ class SharedJournal(Feed):
     """Satisfies `bridge.journal.base.Journal` over an engine that replicas share.
 
     Attributes:
-        verdicts: States sent, by what the engine did with them.
+        judged: States sent, by what the engine did with them.
     """
 
     def __init__(self, connection: Connection, memory: TaskMemory, clock: Clock) -> None:
@@ -108,7 +108,7 @@ class SharedJournal(Feed):
         self._confirmed: dict[TaskKey, float] = {}
         self._past: dict[tuple[TaskKey, int], Past] = {}
         self._past_bytes = 0
-        self.verdicts: Callable[[Verdict], None] = lambda _: None
+        self.judged: Callable[[Verdict], None] = lambda _: None
         self.returning: Callable[[], None] = lambda: None
         connection.workers += [self._outbox.run, self._send_confirmed]
 
@@ -401,7 +401,7 @@ class SharedJournal(Feed):
     # Answers of the engine
 
     def _answered(self, item: ReplicaAppend, applied: Applied) -> None:
-        self.verdicts(applied.verdict)
+        self.judged(applied.verdict)
         if applied.verdict in (Verdict.RECORDED, Verdict.DUPLICATE):
             self.when_heard(applied.offset, lambda: self._finish(item))
             return

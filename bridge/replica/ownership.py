@@ -353,11 +353,14 @@ class SharedOwnership:
     def _due(self, key: TaskKey) -> int:
         stake = self._stakes.get(key)
         now = self._clock.monotonic()
-        due = stake.due if stake is not None and stake.due is not None else now
-        if stake is not None and due <= now:
-            # That poll is in flight: what is due is the one after it.
-            due += stake.gap
-        return self._connection.engine_time(max(due, now))
+        due = self._next_poll(stake) if stake is not None else None
+        return self._connection.engine_time(now if due is None else max(due, now))
+
+    def _next_poll(self, stake: Stake) -> float | None:
+        """When the poll after one that may be in flight is due, monotonic seconds; None if unknown."""
+        if stake.due is None or stake.due > self._clock.monotonic():
+            return stake.due
+        return stake.due + stake.gap
 
     def about(self) -> bytes:
         """What the others may know."""
@@ -487,7 +490,7 @@ class SharedOwnership:
         notices = standing_notices(held.notices) if held is not None else ()
         if record is None:
             stake = self._stakes[key]
-            return Standing(event, stake.due, stake.keeps, stake.called_back, notices=notices)
+            return Standing(event, self._next_poll(stake), stake.keeps, stake.called_back, notices=notices)
         due = self._connection.monotonic(record.due) if record.due else None
         return Standing(event, due, record.kept, record.called_back, record.confirmed_at, notices)
 

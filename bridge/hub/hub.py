@@ -66,7 +66,8 @@ class Hub(Connections):
         self._channels: dict[TaskKey, Channel[Subscription]] = {}
         self._reached = 0  # the newest offset broadcast
         self._ahead: dict[Subscription, Position] = {}  # its client has heard more than this process
-        self._resetting: tuple[float, list[Subscription]] = 0.0, []
+        self._resetting: list[Subscription] = []
+        self._epoch_settles_at = 0.0
         self.broadcast = Broadcast(self, metrics, clock)
 
     def share(self, history: SharedHistory) -> None:
@@ -173,20 +174,21 @@ class Hub(Connections):
         resumed = [one for one in self.subscriptions if one.resumed not in {"", epoch} and not one.events]
         for subscription in resumed:
             self._hold(subscription, HELD)
-        self._resetting = self._clock.monotonic() + RESET_SECONDS, resumed
+        self._epoch_settles_at = self._clock.monotonic() + RESET_SECONDS
+        self._resetting = resumed
 
     def catch_up(self) -> None:
         """Send to those that wait for this process, once it has heard enough; called each second."""
-        reset_at, resetting = self._resetting
-        if resetting and self._clock.monotonic() >= reset_at:
-            self._resetting = 0.0, []
-            for subscription in resetting:
-                self._reset(subscription)
-            self.push(one for one in resetting if one in self.subscriptions)
+        if not (self._resetting or self._ahead) or self._clock.monotonic() < self._epoch_settles_at:
+            return
+        resetting, self._resetting = self._resetting, []
+        for subscription in resetting:
+            self._reset(subscription)
+        self.push(one for one in resetting if one in self.subscriptions)
         for subscription, position in list(self._ahead.items()):
             if subscription not in self.subscriptions:
                 del self._ahead[subscription]
-            elif subscription not in resetting and self._has_heard(subscription, position):
+            elif self._has_heard(subscription, position):
                 del self._ahead[subscription]
                 self._let_go(subscription)
 

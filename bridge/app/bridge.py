@@ -22,6 +22,7 @@ from bridge.app.replicas import (
     redis_connect,
     report_replica,
     require_engine,
+    share_among_replicas,
     wait_first,
     watch_census,
 )
@@ -68,6 +69,7 @@ from bridge.watchers.submitter import Submitter
 from bridge.web.health import HealthRoutes
 from bridge.web.limits.client_address import ClientAddresses
 from bridge.web.limits.limits import Limits
+from bridge.web.listing import watched_here
 from bridge.web.middleware.allowed_hosts import OPERATIONS, AllowedHostsMiddleware
 from bridge.web.open_requests import OpenRequests
 from bridge.web.routes import make_app, make_operations_app
@@ -269,6 +271,10 @@ class Bridge:
         """What `/status` says of this process alone; empty before the start."""
         return self._health.own_status() if self._health is not None else {}
 
+    def watches(self) -> list[tuple[str, str, str, int, bool]]:
+        """What this process watches, for the page that another worker serves."""
+        return watched_here(self._parts.pool) if self._parts is not None else []
+
     @property
     def open_streams(self) -> int:
         """Number of open streams, WebSockets and long-polls."""
@@ -327,8 +333,7 @@ class Bridge:
         # /status lists them to the same callers; callers of other modes learn only of what is theirs
         pool.names_upstreams = settings.auth == "none"
         hub = Hub(pool, metrics, clock)
-        if replica is not None:
-            hub.share(replica.journal)
+        sharing = share_among_replicas(replica, hub, upstreams, accounts, settings, clock)
         journal.follow(hub)
         subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
         maintenance = ConnectionMaintenance(hub, clock, rng, settings)
@@ -360,6 +365,7 @@ class Bridge:
             workers=self.workers,
             replaced=lambda: self.replaced,
             replica=replica,
+            knowledge=sharing,
         )
         self._metrics, self._health = metrics, HealthRoutes(services)
         separate = self.admin_port is not None or auth.operators is None

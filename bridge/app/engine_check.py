@@ -1,4 +1,4 @@
-"""What is wrong with a shared engine, told before anything listens."""
+"""Checks a shared engine before the bridge listens."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
@@ -11,14 +11,19 @@ from pydantic import SecretStr
 from bridge import __version__
 from bridge.clock import Clock
 from bridge.config.settings import Settings
+from bridge.core.shared_limit import SharedLimiter
 from bridge.core.task import OWN_ACCOUNT
 from bridge.engine.address import parse_address
 from bridge.engine.base import Engine, Verdict
 from bridge.engine.tls import client_tls
 from bridge.errors import EngineUnavailable
+from bridge.hub.hub import Hub
+from bridge.replica.budget import SharedBudgets
 from bridge.replica.connection import Connect, EngineTimes
 from bridge.replica.replica import Replica
+from bridge.replica.shared import SharedKnowledge
 from bridge.sources.accounts import AccountRegistry
+from bridge.sources.upstream import Upstream
 from bridge.telemetry.engine_metrics import EngineMetrics
 
 if TYPE_CHECKING:
@@ -28,6 +33,8 @@ FIRST_SECONDS = 1.0
 """How long a start waits for the engine before it listens all the same."""
 
 CENSUS_SECONDS = 5.0
+ENGINE_SWEEP_SECONDS = 0.6
+KEEPER_SWEEP_SECONDS = 0.2
 POLL_SECONDS = 0.02
 
 
@@ -55,12 +62,12 @@ class KeptEngine:
 
 def redis_connect(settings: Settings) -> Connect:
     """Opens the configured Valkey or Redis, anew for each connection."""
-    from bridge.engine.redis.connect import Access  # noqa: PLC0415 - the library, only where it is used
+    from bridge.engine.redis.connect import ServerAccess  # noqa: PLC0415 - the library, only where it is used
     from bridge.engine.redis.engine import RedisEngine  # noqa: PLC0415
     from bridge.engine.redis.link import EngineLimits  # noqa: PLC0415
 
     address = parse_address(settings.engine)
-    access = Access(
+    access = ServerAccess(
         address=address,
         password=_revealed(settings.engine_password),
         sentinel_password=_revealed(settings.engine_sentinel_password),
@@ -111,6 +118,8 @@ def make_replica(
             lease=settings.engine_lease_seconds,
             timeout=settings.engine_timeout_seconds,
             alone=settings.engine_alone_seconds,
+            # The keeper is in the next process, and a worker that died is known at once.
+            sweep=ENGINE_SWEEP_SECONDS if closes else KEEPER_SWEEP_SECONDS,
         ),
         linger=settings.linger_seconds,
         version=__version__,
@@ -187,3 +196,32 @@ async def require_engine(
 
 def _revealed(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret is not None else None
+
+
+def share_among_replicas(
+    replica: Replica | None,
+    hub: Hub,
+    upstreams: Mapping[str, Upstream],
+    accounts: AccountRegistry | None,
+    settings: Settings,
+    clock: Clock,
+) -> SharedKnowledge | None:
+    """Share what this process knows and may do with the other replicas, before any upstream is used."""
+    if replica is None:
+        return None
+    hub.share(replica.journal)
+    knowledge = SharedKnowledge(replica, clock, retention_seconds=settings.retention_seconds)
+    if accounts is not None:
+        knowledge.share_refusals(accounts)
+    budgets = SharedBudgets(replica, clock)
+
+    def share(upstream: Upstream) -> None:
+        budgets.share(upstream)
+        knowledge.share(upstream)
+
+    for name, upstream in upstreams.items():
+        total = settings.upstreams[name].max_in_flight_total
+        upstream.limiter = SharedLimiter.in_place_of(upstream.limiter, max_in_flight_total=total)
+        share(upstream)
+        upstream.shared = share
+    return knowledge

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from bridge.core.cursor import Cursor
 
-MAX_CURSORS = 8
+MAX_CURSORS = 3
 _WILDCARD = "*"
 # What a cursor may consist of, without the characters that begin a suffix.
 _OF_A_CURSOR = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789~")

@@ -425,7 +425,7 @@ class Watch:
         """This process polls the task from now on.
 
         Args:
-            due: When its owner before wanted to poll it, monotonic seconds; None if nobody said.
+            due: When its owner before wanted to poll it, monotonic seconds; None if that is unknown.
         """
         if self.due is None:
             return
@@ -482,12 +482,12 @@ class Watch:
         self._heard(now, at)
         if not self._deaf:
             return NO_UPDATE
-        # Only what was said here is taken back here: the owner takes back its own notices.
+        # Only a notice of this process is revoked here: the owner revokes its own.
         self._deaf = False
         if self.active_notices.pop(NoticeCode.STALE, None) is None:
             return NO_UPDATE
         notices = tuple(self.active_notices.values())
-        # `fresh` revokes every notice: what still stands follows it.
+        # `fresh` revokes every notice: those still active follow it.
         return Update(None, (Notice(NoticeCode.FRESH, "confirmed by the upstream again"), *notices))
 
     def noticed_elsewhere(self, notice: Notice, *, now: float) -> None:
@@ -510,7 +510,7 @@ class Watch:
         """Process the passing of time where another process polls the task; call about once a second.
 
         Args:
-            cut_off: Whether that process cannot be heard.
+            cut_off: Whether nothing is received from that process.
             longest: Seconds between two polls of the task at most, if no limit delays them.
         """
         if self.ended or NoticeCode.STALE in self.active_notices:
@@ -527,7 +527,7 @@ class Watch:
         self._deaf = True
         reason = "not confirmed by the upstream for three poll intervals"
         if cut_off:
-            reason = "the bridge that polls this task cannot be heard"
+            reason = "this bridge receives nothing from the one that polls this task"
         return Update(None, self._notify(NoticeCode.STALE, reason, now))
 
     def _heard(self, now: float, at: float) -> None:

@@ -85,7 +85,9 @@ class LongPolls:
         """
         positions = await self._positions(request)
         try:
-            event = await self._subscriptions.read_or_poll(request.key, client.scope)
+            event = await self._subscriptions.read_or_poll(
+                request.key, client.scope, resumes=request.have is not None
+            )
         except BridgeError as error:
             if request.wait is not None:
                 await self._hold((request.reader, request.key, error.code), client)

@@ -173,7 +173,7 @@ class Subscriptions:
             JournalError: The journal cannot be read.
         """
         first_poll_until = self.clock.monotonic() + self.settings.first_state_timeout_seconds
-        await self._join(subscription, request.keys)
+        await self._join(subscription, request.keys, resumes=request.token is not None)
         epoch, sure, latest = await self._read(request)
         while epoch != self.journal.epoch:
             epoch, sure, latest = await self._read(request)
@@ -198,14 +198,14 @@ class Subscriptions:
         sure = event_id is None or await self.journal.caught_up(event_id.cursor)
         return epoch, sure, await self.journal.latest(request.keys)
 
-    async def _join(self, subscription: Subscription, keys: Sequence[TaskKey]) -> None:
+    async def _join(self, subscription: Subscription, keys: Sequence[TaskKey], *, resumes: bool) -> None:
         """Register for the tasks, some at each turn of the event loop: each new one starts a watch."""
         for start in range(0, len(keys), JOINED_PER_TURN):
             if start:
                 await asyncio.sleep(0)
                 if subscription.closing is not None:
                     return
-            self.hub.join(subscription, keys[start : start + JOINED_PER_TURN])
+            self.hub.join(subscription, keys[start : start + JOINED_PER_TURN], resumes=resumes)
 
     def _decide(self, request: SubscribeRequest, latest: Sequence[Event | None], *, sure: bool) -> Decision:
         missing = [
@@ -344,11 +344,12 @@ class Subscriptions:
         unrecorded = position.shown or (event is not None and event.cursor.shown)
         return bool(unrecorded) or position.ahead or not self.journal.settled([key])
 
-    async def read_or_poll(self, key: TaskKey, scope: Scope | None = None) -> Event:
+    async def read_or_poll(self, key: TaskKey, scope: Scope | None = None, *, resumes: bool = False) -> Event:
         """The newest event of a task; a task without a running watch is polled first.
 
         Args:
             scope: The HTTP request; the wait for that poll ends soon after its client has left.
+            resumes: Whether the client has seen a state before, here or elsewhere.
 
         Raises:
             BridgeError: The task has no recorded state, and this is why.
@@ -357,7 +358,7 @@ class Subscriptions:
         if known is not None and known.state.status.final:
             return known
         # A client that reads a state may read the next one soon: the watch lingers after `unwant`.
-        self.pool.want(key)
+        self.pool.want(key, resumes=resumes)
         error: BridgeError | None = None
         try:
             async with timeout_of_client(self.settings.first_state_timeout_seconds, scope):

@@ -14,7 +14,7 @@ Rule 1: time never decides what is right. A write is accepted because its sessio
 Rule 2: one lease per replica, not per task. A task names the session that owns it; a session that is not
         renewed
         owns nothing. Session ids are random and never used again.
-Rule 3: the log is the only way in which a replica hears of a state, the owner included: one order for all.
+Rule 3: a replica receives states through the log only, its own too: one order for all.
 Rule 4: offsets grow over epochs: `max(head + 1, microseconds of the engine's clock)`, below 2**53. A new
         epoch begins
         whenever the history of the engine may be another one: at its start without data, a failover, a
@@ -77,7 +77,7 @@ class Record(NamedTuple):
         raw: The provider's own document; None without, or if it is larger than the engine keeps.
         kept: Whether it is watched until its end without viewers.
         called_back: Whether the provider was asked to call back.
-        notices: The notices that stand, by code.
+        notices: The active notices, by code.
         due: When its owner wanted to poll it next, microseconds of the engine's clock; 0 if unknown.
         confirmed_at: When the newest state was last seen, Unix seconds; 0.0 if unknown.
         first_seen: Offset of the first state; 0 without a state.
@@ -115,7 +115,7 @@ class StateEntry(NamedTuple):
 
     Args:
         previous: The head before this entry, that is the offset of the entry before, of any kind, or where
-            a new epoch began: if it is not the last one heard, entries are missing.
+            a new epoch began: if it is not the last one received, entries are missing.
         document: None if it is too large for the log (`ENTRY_BYTES`): it is in the record.
         raw: As `document`; None too if the state has none.
         whole: Whether `document` and `raw` are all there is; False if the record has more.
@@ -137,7 +137,7 @@ class StateEntry(NamedTuple):
 
 
 class NoticeEntry(NamedTuple):
-    """A notice began to stand (`body`), or no longer does (None)."""
+    """A notice is active from now on (`body`), or no longer (None)."""
 
     offset: int
     previous: int
@@ -181,7 +181,7 @@ class BudgetEntry(NamedTuple):
 
 
 class DocumentEntry(NamedTuple):
-    """A small document was written with `tell`, or deleted (None)."""
+    """A small document was written so that all replicas learn of it, or deleted (None)."""
 
     offset: int
     previous: int
@@ -260,7 +260,7 @@ class Want(NamedTuple):
     """Interest in one task.
 
     Args:
-        may_own: Whether this session takes the task if nobody alive owns it.
+        may_own: Whether this session takes the task if no live session owns it.
     """
 
     key: TaskKey
@@ -278,15 +278,15 @@ class Released(StrEnum):
     """What became of a task that was given up."""
 
     OK = "ok"
-    WANTED = "wanted"  # somebody else wants it: its owner goes on, or hands it over
+    WANTED = "wanted"  # others want it: its owner continues, or hands it over
     NOT_MINE = "not_mine"
 
 
 class Called(StrEnum):
     """What became of a call for a poll."""
 
-    TOLD = "told"  # the owner hears it through the log
-    ORPHANED = "orphaned"  # nobody owns it: it is due now for whoever claims it
+    TOLD = "told"  # the owner receives it through the log
+    ORPHANED = "orphaned"  # no session owns it: it is due now for the one that claims it
     SOON = "soon"  # within `CALL_SECONDS` of the last call: that one covers it if its poll has not begun
     UNKNOWN = "unknown"
     OVER = "over"
@@ -296,7 +296,7 @@ class Called(StrEnum):
 
 
 class Mode(StrEnum):
-    """Who may write."""
+    """Which sessions write."""
 
     OWNER = "owner"  # only the session that owns the task
     FREE = "free"  # any live session: what a submit, a cancel or a proxied read showed
@@ -422,7 +422,7 @@ class Lent(NamedTuple):
 
     Args:
         now: Microseconds of the engine's clock, as the other times.
-        slots: Start times, each at least `1 / rate` after the one before, whoever got that.
+        slots: Start times, each at least `1 / rate` after the one before, whichever session got that.
         permits: Calls in flight this session holds now.
         next_slot: The earliest start time not lent yet.
         planned: Polls per second of all live sessions.
@@ -440,9 +440,9 @@ class Lent(NamedTuple):
 class Report(StrEnum):
     """What a call taught about a credential."""
 
-    PAUSE = "pause"  # 429: `seconds` is the provider's wish, 0 for none; the pause doubles, up to a minute
+    PAUSE = "pause"  # 429: `seconds` is its Retry-After, 0 for none; the pause doubles, up to a minute
     FAILED = "failed"
-    WORKS = "works"  # reported only while failures or a pause stand; halves the pause
+    WORKS = "works"  # reported only while there are failures or a pause; halves the pause
 
 
 # Small documents, operations, holds
@@ -520,7 +520,7 @@ class Engine(Protocol):
 
         Args:
             ttl: Seconds for which it lives from now.
-            known_head: The newest offset this replica has heard; 0 for none.
+            known_head: The newest offset this replica has received; 0 for none.
             about: What the others may know: at most 1 KiB.
             opens: Whether it is opened; else it is renewed.
         """
@@ -539,7 +539,7 @@ class Engine(Protocol):
     # Ownership
 
     async def want(self, session: str, wants: Sequence[Want], *, linger: float) -> list[Wanted]:
-        """Interest in tasks until `linger` seconds from now; takes those nobody alive owns.
+        """Interest in tasks until `linger` seconds from now; takes those that no live session owns.
 
         An orphan that is taken so keeps its `due`. A task that has ended is never owned.
         """
@@ -560,22 +560,21 @@ class Engine(Protocol):
 
         Args:
             due: Each with the time of its next poll, microseconds of the engine's clock.
-            hand_over: Make orphans of them (a drain); else give up only those that nobody wants any more
-                and that
-                are not kept.
+            hand_over: Make orphans of them (a drain); else give up only those that are no longer wanted
+                and not kept.
         """
 
     async def call(
         self, session: str, key: TaskKey, *, called_back: bool = False
     ) -> tuple[Called, TaskKey | None]:
-        """Ask whoever owns a task to poll it now; returns the task, whose id may only end in `/<task_id>`."""
+        """Ask the owner of a task to poll it now; returns the task, whose id may only end in `/<task_id>`."""
 
     # States
 
     async def apply(
         self, session: str, states: Sequence[Apply], *, limits: JobLimits = DEFAULT_JOB_LIMITS
     ) -> list[Applied]:
-        """Record states, each by itself. A recorded one writes record, history and log entry in one step.
+        """Record states, each independent of the others; record, history and log entry in one step.
 
         A task that ends has no owner and is not kept from then on; a lost one stays owned.
         """
@@ -608,7 +607,7 @@ class Engine(Protocol):
         """Entries after an offset, oldest first; waits up to `block` seconds for the first one."""
 
     async def announce(self, session: str, key: TaskKey, code: str, body: bytes | None) -> int:
-        """A notice begins to stand, or (None) no longer does; code `fresh` ends all others. Returns its
+        """A notice is active from now on, or (None) no longer; code `fresh` ends all others. Returns its
         offset.
         """
 
@@ -623,7 +622,7 @@ class Engine(Protocol):
     async def report(
         self, session: str, credential: str, report: Report, *, seconds: float = 0.0
     ) -> tuple[int, int]:
-        """What a call taught; told through the log if it changes something. Returns `paused_until`,
+        """What a call showed; a log entry follows if it changes something. Returns `paused_until`,
         failures.
         """
 
@@ -646,7 +645,7 @@ class Engine(Protocol):
         Args:
             expect: Version it must have (0: must not exist); None for any.
             seconds: After which it is deleted.
-            tell: Whether a log entry tells all replicas.
+            tell: Whether a log entry follows for all replicas.
         """
 
     async def get(self, names: Sequence[str]) -> list[tuple[int, bytes | None]]:
@@ -666,7 +665,7 @@ class Engine(Protocol):
         """
 
     async def finish_job(self, session: str, queue: str, job: str, *, retry_at: int = 0) -> bool:
-        """A job is done, or (not 0) due again then. False: it is not this session's any more."""
+        """A job is done, or (not 0) due again then. False: it is no longer this session's."""
 
     async def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float) -> Held:
         """Reserve an amount within a limit per window of seconds; the same hold twice counts once."""

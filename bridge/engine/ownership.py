@@ -2,7 +2,7 @@
 
 One process alone polls everything it watches (`bridge.watchers.sole.SoleOwner`). Replicas on one engine ask
 first
-(`bridge.replica`): a watch then either owns its task and polls it, or attends to it and hears of its states.
+(`bridge.replica`): a watch then either owns its task and polls it, or attends to it and receives its states.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from bridge.core.task import TaskKey
 
 
 class Standing(NamedTuple):
-    """What a process knows of a task when it is told whether it polls it.
+    """What a process knows of a task when it learns whether it polls it.
 
     Args:
         event: The newest recorded state; None without any.
-        due: When the owner before wanted to poll it next, monotonic seconds; None if nobody said.
+        due: When the owner before wanted to poll it next, monotonic seconds; None if unknown.
         kept: Whether it is watched until its end without viewers.
         called_back: Whether the provider was asked to call back.
         confirmed_at: When the newest state was last seen, Unix seconds; 0.0 if unknown.
-        notices: Those that stand. The hub has them from the journal already.
+        notices: The active ones. The hub has them from the journal already.
     """
 
     event: Event | None
@@ -35,7 +35,7 @@ class Standing(NamedTuple):
 
 
 class Watches(Protocol):
-    """The watches of this process, as told by an owner of decisions. Called on the event loop; nothing
+    """The watches of this process, as the ownership reports to them. Called on the event loop; nothing
     waits.
     """
 
@@ -43,7 +43,7 @@ class Watches(Protocol):
         """This process polls the task from now on; starts a watch, without viewers, if none runs."""
 
     def attends(self, key: TaskKey, standing: Standing) -> None:
-        """Another process polls it, or nobody yet; the watch, if one runs, polls no more."""
+        """Another process polls it, or none yet; the watch, if one runs, polls no more."""
 
     def recorded_elsewhere(self, event: Event) -> None:
         """A state that another process recorded. The hub has it from the journal already."""
@@ -58,11 +58,11 @@ class Watches(Protocol):
         """Another process asks the owner, this one, to poll the task now."""
 
     def cut_off(self, *, since: float | None) -> None:
-        """The engine cannot be heard since then (monotonic seconds); None: it can be heard again."""
+        """The engine is unreachable since then (monotonic seconds); None: it is reachable again."""
 
 
 class Ownership(Protocol):
-    """Decides which process polls a task. No method waits; `Watches` hears the answers.
+    """Decides which process polls a task. No method waits; `Watches` receives the answers.
 
     Attributes:
         shared: Whether other processes may own tasks. If not, every watch owns its task from the start.
@@ -74,13 +74,13 @@ class Ownership(Protocol):
         """Answer to these watches."""
 
     def want(self, key: TaskKey) -> None:
-        """A watch has started here: own it if nobody does. Again for a running watch: repeats nothing."""
+        """A watch has started here: own its task if no other process does. Idempotent."""
 
     def drop(self, key: TaskKey) -> None:
         """The watch has ended here."""
 
     def keep(self, key: TaskKey, *, called_back: bool) -> None:
-        """The task is watched until its end, by whoever owns it."""
+        """The task is watched until its end, by its owner."""
 
     def may_poll(self, key: TaskKey) -> bool:
         """Whether this process owns the task at this moment, and its lease has not run out. Cheap."""
@@ -89,4 +89,4 @@ class Ownership(Protocol):
         """When the owner polls next, monotonic seconds: what a successor begins with."""
 
     def call(self, key: TaskKey, *, called_back: bool = False) -> None:
-        """Ask the owner, elsewhere, to poll now; if nobody owns it, it is due now for whoever takes it."""
+        """Ask the owner, elsewhere, to poll now; without one it is due now for the one that takes it."""

@@ -11,7 +11,7 @@ Path = str | PathLike[str]
 
 
 class UnusableFile(ValueError):
-    """A file is no use for TLS.
+    """A file cannot be used for TLS.
 
     Args:
         kind: `ca`, `certificate` or `key`.

@@ -46,11 +46,12 @@ logger = logging.getLogger(__name__)
 class Interest(Protocol):
     """Counts the subscribers of each task, so that a watch ends when the last one leaves."""
 
-    def want(self, key: TaskKey, by: Hashable = None) -> None:
+    def want(self, key: TaskKey, by: Hashable = None, *, resumes: bool = False) -> None:
         """Add one subscriber; starts the watch if it is the first.
 
         Args:
             by: The connection whose turn the first poll takes.
+            resumes: Whether it may have seen a state of the task elsewhere.
         """
 
     def unwant(self, key: TaskKey) -> None:
@@ -234,13 +235,17 @@ class Hub(Connections):
         self._metrics.connected(fmt.label)
         return subscription
 
-    def join(self, subscription: Subscription, keys: Iterable[TaskKey]) -> None:
-        """Register for tasks before the journal is read, so that no event between the two is missed."""
+    def join(self, subscription: Subscription, keys: Iterable[TaskKey], *, resumes: bool = False) -> None:
+        """Register for tasks before the journal is read, so that no event between the two is missed.
+
+        Args:
+            resumes: Whether the client came with a cursor.
+        """
         for key in keys:
             if key in subscription.channels:
                 continue
             channel = self._channel(key)
-            self._want(channel, subscription)
+            self._want(channel, subscription, resumes=resumes)
             channel.joining[subscription] = None
             subscription.channels[key] = channel
             subscription.tasks += 1
@@ -354,7 +359,7 @@ class Hub(Connections):
         if latest is not None and not is_seen(latest, position):
             self._release(channel, wanted=False)
             return latest
-        self._want(channel)
+        self._want(channel, resumes=True)
         waiter: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         channel.waiters.add(waiter)
         try:
@@ -390,10 +395,10 @@ class Hub(Connections):
             channel = self._channels[key] = Channel(key)
         return channel
 
-    def _want(self, channel: Channel[Subscription], by: Hashable = None) -> None:
+    def _want(self, channel: Channel[Subscription], by: Hashable = None, *, resumes: bool = False) -> None:
         # The channel exists before the call: `want` may send the active notices of the task at once.
         try:
-            self._interest.want(channel.key, by)
+            self._interest.want(channel.key, by, resumes=resumes)
         except BaseException:
             self._release(channel, wanted=False)
             raise

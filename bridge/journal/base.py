@@ -40,7 +40,7 @@ class Follower(Protocol):
     def new_epoch(self) -> None:
         """The journal's history is another one from now on: cursors of open streams are of the old one.
 
-        The newest state of each task that somebody follows is passed on again, with its new cursor.
+        The newest state of each task with followers is passed on again, with its new cursor.
         """
 
 
@@ -64,14 +64,14 @@ class Journal(Protocol):
         """Whether an append can be expected to succeed."""
 
     def settled(self, keys: Collection[TaskKey]) -> bool:
-        """Whether the newest recorded state of each task is known here, in this epoch.
+        """Whether all that is recorded of each task, up to the newest state announced here, was received.
 
         Not while replicas reconnect to the engine they share. An id on a many-task stream may then run over a
         state that its client was not sent. Asked for each state of such a stream: must cost next to nothing.
         """
 
     async def caught_up(self, cursor: Cursor) -> bool:
-        """Wait until everything up to a client's cursor was heard here, two seconds at most.
+        """Wait until everything up to a client's cursor was received here, two seconds at most.
 
         Returns:
             Whether `epoch` and `head` can be relied on now: a cursor beyond them is of no history of this

@@ -44,7 +44,7 @@ class Feed(ABC):
         return True
 
     async def caught_up(self, cursor: Cursor) -> bool:  # noqa: ARG002 - see `Journal.caught_up`
-        """Always: nothing is recorded that was not heard."""
+        """Always: everything recorded was passed on here."""
         return True
 
     def publish(self, event: Event) -> None:

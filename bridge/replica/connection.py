@@ -84,11 +84,13 @@ class EngineTimes(NamedTuple):
         lease: After which a silent replica owns nothing.
         timeout: Of each call.
         alone: How long owners go on without the engine.
+        sweep: Between two looks for tasks whose owner is gone.
     """
 
     lease: float = 10.0
     timeout: float = 1.0
     alone: float = 600.0
+    sweep: float = 0.6
 
 
 class Following(Protocol):
@@ -184,6 +186,7 @@ class Connection:
         self._closes = closes
         self._expected = 0, float("-inf")
         self._clock_offset = 0.0
+        self._read_at = float("-inf")
         self._heard_news = asyncio.Event()
         self._called: Callable[[str, str, float], None] = lambda *_: None
 
@@ -206,6 +209,16 @@ class Connection:
     def up(self) -> bool:
         """Whether the engine answers and its log is heard."""
         return self.stage is ConnectionStage.UP
+
+    @property
+    def news(self) -> asyncio.Event:
+        """Set when more was heard, or the connection broke; another one is next."""
+        return self._heard_news
+
+    @property
+    def current(self) -> bool:
+        """Whether what was heard is recent: not so after a pause of this process, until it has heard more."""
+        return self.up and self._clock.monotonic() - self._read_at <= BLOCK_SECONDS + self.times.timeout
 
     @property
     def alone(self) -> bool:
@@ -315,6 +328,16 @@ class Connection:
         """Drop the connection; `run` opens another."""
         if self._broken is not None and not self._broken.done():
             self._broken.set_result(reason)
+
+    async def be_current(self, seconds: float) -> bool:
+        """Wait until what was heard is recent; whether it is, in time."""
+        until = self._clock.monotonic() + seconds
+        while not self.current:
+            left = until - self._clock.monotonic()
+            if left <= 0 or not self.up:
+                return False
+            await self._clock.wait(self._heard_news, left)
+        return True
 
     async def reached_offset(self, offset: int, seconds: float) -> bool:
         """Wait until an offset was heard; whether it was, in time."""
@@ -482,6 +505,7 @@ class Connection:
                 after = self.heard
                 entries = await self.call_read(after)
                 await self._hear(entries)
+                self._read_now()
                 if entries:
                     await self._clock.sleep(self._window)
         except EngineUnavailable:
@@ -489,6 +513,12 @@ class Connection:
         except Exception:
             logger.exception("unhandled exception in a follower of the engine")
             self.drop("its log cannot be followed")
+
+    def _read_now(self) -> None:
+        was_current = self.current
+        self._read_at = self._clock.monotonic()
+        if not was_current:
+            self._wake_waiters()
 
     async def call_read(self, after: int) -> Sequence[Entry]:
         """The next entries; waits for the first."""
@@ -542,6 +572,7 @@ class Connection:
 
     def _came_up(self) -> None:
         self.stage = ConnectionStage.UP
+        self._read_at = self._clock.monotonic()
         lasted = None if self._away_since is None else self._clock.monotonic() - self._away_since
         if self.last_error or not self.reached:
             fields = {

@@ -132,7 +132,7 @@ class SharedJournal(Feed):
 
     def settled(self, keys: Collection[TaskKey]) -> bool:
         """See `Journal`."""
-        if self._resyncing or not self._connection.up:
+        if self._resyncing or not self._connection.current:
             return False
         unsettled = self._memory.unsettled
         return not unsettled or unsettled.isdisjoint(keys)
@@ -143,16 +143,42 @@ class SharedJournal(Feed):
         if cursor.epoch != connection.epoch:
             if is_later(cursor.epoch, connection.epoch):
                 return await self._epoch_came(cursor.epoch)
-            # Who knows more than the engine records it in this second: a reset shows that then.
-            left = connection.epoch_since + SETTLING_SECONDS - self._clock.monotonic()
-            if left > 0:
-                await self._clock.sleep(left)
+            await self._settling_over()
             return connection.up
         if cursor.offset <= connection.heard:
             return True
-        if await connection.reached_offset(cursor.offset, CAUGHT_UP_SECONDS):
-            return True
-        return connection.up and cursor.epoch == connection.epoch and connection.heard >= connection.head
+        await self._ahead(cursor)
+        if cursor.epoch != connection.epoch or not connection.current:
+            return False
+        # What it has heard is all there is: an offset beyond it is of no history here.
+        return cursor.offset <= connection.heard or connection.heard >= connection.head
+
+    async def _ahead(self, cursor: Cursor) -> None:
+        """Wait for a while until an offset was heard, also through a short outage."""
+        connection = self._connection
+        until = self._clock.monotonic() + CAUGHT_UP_SECONDS
+        while connection.epoch == cursor.epoch and connection.heard < cursor.offset:
+            left = until - self._clock.monotonic()
+            away = connection.away_since
+            if left <= 0 or (away is not None and self._clock.monotonic() - away > CAUGHT_UP_SECONDS):
+                return
+            await self._clock.wait(connection.news, left)
+
+    async def _settling_over(self) -> None:
+        """Wait until who knows more than the engine has recorded it: a second after a change of epoch.
+
+        While the engine is away, another change may be next.
+        """
+        connection = self._connection
+        until = self._clock.monotonic() + CAUGHT_UP_SECONDS
+        while (now := self._clock.monotonic()) < until:
+            settling = connection.epoch_since + SETTLING_SECONDS - now
+            if settling > 0:
+                await self._clock.sleep(settling)
+            elif connection.up:
+                return
+            else:
+                await self._clock.wait(connection.news, until - now)
 
     async def _epoch_came(self, epoch: str) -> bool:
         """Wait until this replica is in that epoch, or is known to be in the newest one."""
@@ -173,6 +199,8 @@ class SharedJournal(Feed):
         """
         self._check_reached()
         held = [self._memory.ensure(key) for key in keys]
+        if self._connection.up and not self._connection.current:
+            await self._connection.be_current(SETTLED_SECONDS)
         if not all(one.settled for one in held) and self._connection.up:
             await self._settle(held)
         epoch = self.epoch
@@ -448,6 +476,7 @@ class SharedJournal(Feed):
         """
         held = self._memory.ensure(record.key)
         held.first_seen = record.first_seen
+        held.ever_recorded |= record.version > 0
         if record.offset > self._connection.heard:
             held.awaited = record.offset
             self._awaiting[record.key] = held
@@ -516,7 +545,7 @@ class SharedJournal(Feed):
         """A recorded state, in the order of the log: hold it and tell it, unless more is shown already."""
         item = self._outbox.append_of(held.key, told.stamp) if held.appending else None
         follows = not held.unrecorded and told.stamp.version == held.recorded_stamp.version + 1
-        held.recorded, held.recorded_stamp = told.offset, told.stamp
+        held.recorded, held.recorded_stamp, held.ever_recorded = told.offset, told.stamp, True
         if held.state is not None and (
             told.stamp == held.stamp or (held.unrecorded and told.digest == held.digest)
         ):

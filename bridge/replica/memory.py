@@ -35,6 +35,7 @@ class HeldTask:
         state: The newest state told here; None for none.
         stamp: Its own.
         held_at: Offset at which it is recorded in this epoch; 0 for nowhere.
+        ever_recorded: Whether a recorded state was heard, in whatever epoch.
         recorded: Offset of the newest recorded state heard in this epoch.
         recorded_stamp: Of that state.
         version: Of that state: what the next one builds on.
@@ -49,6 +50,7 @@ class HeldTask:
         "awaited",
         "digest",
         "end",
+        "ever_recorded",
         "first_seen",
         "held_at",
         "key",
@@ -73,6 +75,7 @@ class HeldTask:
         self.end = End.OPEN
         self.lineage = Lineage()
         self.held_at = 0
+        self.ever_recorded = False
         self.recorded = 0
         self.recorded_stamp = NO_STAMP
         self.awaited = 0

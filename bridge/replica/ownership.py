@@ -26,12 +26,14 @@ from bridge.replica.connection import Connection
 from bridge.replica.journal import SharedJournal
 from bridge.replica.memory import TaskMemory, standing_notices
 
-SWEEP_SECONDS = 0.6
 BURIED_AT_ONCE = 100
 BURIED_SPACING_SECONDS = 0.004
 CLAIMED_AT_ONCE = 50
 CLAIMED_ACCOUNTS = 8
 """Accounts per sweep, in turn."""
+
+FIRST_GAP_SECONDS = 1.0
+"""Between the first poll of a new owner, which is in flight, and the next one of its successor."""
 
 HANDED_SECONDS = 2.0
 """After which a task that cannot be polled here is due for others."""
@@ -54,7 +56,7 @@ class Stake:
         unowned: Whether nobody owned it when it was last asked about.
         solo: Whether it is polled here because the engine is away and nothing is known of it.
         due: When it is polled next, monotonic seconds.
-        gap: Seconds until then when that was planned.
+        gap: Seconds between that poll and the one after it, as far as is known.
     """
 
     __slots__ = (
@@ -75,6 +77,11 @@ class Stake:
         self.kept = self.called_back = False
         self.due: float | None = None
         self.gap = 0.0
+
+    @property
+    def polled(self) -> bool:
+        """Whether it is polled here, or was until the session ended."""
+        return self.owned or self.was_owned or self.solo
 
 
 class SharedOwnership:
@@ -145,8 +152,7 @@ class SharedOwnership:
             # Its last watch has just ended; this one must hear that it may poll.
             asyncio.get_running_loop().call_soon(self._grant, key, None)
             return
-        if self._connection.alone and self._is_unknown(key):
-            stake.solo = True
+        stake.solo = self._connection.alone and self._is_unknown(key)
         self._ask(key)
 
     def drop(self, key: TaskKey) -> None:
@@ -186,7 +192,12 @@ class SharedOwnership:
         stake = self._stakes.get(key)
         if stake is not None:
             if due is not None:
-                stake.gap = due - self._clock.monotonic()
+                # Planned once its state is recorded, which may take longer than the poll: the interval is
+                # that between two plans.
+                left = max(due - self._clock.monotonic(), 0.0)
+                if left > 0:
+                    before = stake.due if stake.due is not None else due
+                    stake.gap = min(max(due - before, left), 2 * left + 1.0)
             stake.due = due
 
     def call(self, key: TaskKey, *, called_back: bool = False) -> None:
@@ -205,7 +216,7 @@ class SharedOwnership:
     def may_show(self, key: TaskKey) -> bool:
         """Whether what is seen here may be shown though nobody recorded it."""
         stake = self._stakes.get(key)
-        return stake is not None and (stake.owned or stake.was_owned or stake.solo)
+        return stake is not None and stake.polled
 
     def refused(self, key: TaskKey) -> None:
         """The engine says that another one owns it: ask who."""
@@ -256,8 +267,8 @@ class SharedOwnership:
         """
         self._settling = self._connection.reached
         self._answers: list[Wanted] = []
-        mine = [key for key, stake in self._stakes.items() if stake.owned or stake.was_owned]
-        rest = [key for key, stake in self._stakes.items() if not (stake.owned or stake.was_owned)]
+        mine = [key for key, stake in self._stakes.items() if stake.polled]
+        rest = [key for key, stake in self._stakes.items() if not stake.polled]
         for keys, may_own in ((mine, not self._draining), (rest, False)):
             for start in range(0, len(keys), MAX_TASKS):
                 wants = [Want(key, may_own) for key in keys[start : start + MAX_TASKS]]
@@ -380,8 +391,9 @@ class SharedOwnership:
             self.owned -= 1
 
     def _is_unknown(self, key: TaskKey) -> bool:
+        """Whether nobody is known to have recorded a state of it."""
         held = self._memory.get(key)
-        return held is None or held.state is None
+        return held is None or not held.ever_recorded
 
     def _ask(self, key: TaskKey) -> None:
         self._asking[key] = None
@@ -422,8 +434,8 @@ class SharedOwnership:
                 self._releasing[key] = None
                 self._wake.set()
             return
-        had = stake.owned or stake.was_owned
-        stake.was_owned = False
+        had = stake.polled
+        stake.was_owned = stake.solo = False
         stake.unowned = owner is Owner.NONE
         if owner is Owner.ME and self._draining:
             # Asked before: it goes on with the others, due as the record says.
@@ -450,6 +462,8 @@ class SharedOwnership:
         standing = self._standing(key, record)
         if due is not None:
             standing = standing._replace(due=due)  # planned here: newer than what the record says
+        stake.due = standing.due if standing.due is not None else self._clock.monotonic()
+        stake.gap = stake.gap or FIRST_GAP_SECONDS
         self._granting = key
         try:
             self._watches.granted(key, standing)
@@ -599,7 +613,7 @@ class SharedOwnership:
     async def _sweep(self) -> None:
         """Make orphans of what the dead owned, and claim orphans that are due."""
         while True:
-            await self._clock.sleep(SWEEP_SECONDS * (0.75 + 0.5 * self._chance()))
+            await self._clock.sleep(self._connection.times.sweep * (0.75 + 0.5 * self._chance()))
             if self._settling or self._draining:
                 continue
             left = BURIED_AT_ONCE

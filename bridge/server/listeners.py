@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 import sys
 
 from bridge.server.peers import watch_peers
 
 BACKLOG = 4096
+LISTENERS = ("bridge", "bridge operations")  # of callers; of operators, where they have their own
 SEND_BUFFER = 64 * 1024
+
+logger = logging.getLogger(__name__)
 
 # Elsewhere the kernel does not spread connections over sockets of one port.
 _SPREADS = sys.platform == "linux"
@@ -70,7 +75,20 @@ def listen_together(host: str, port: int, number: int, vanish_seconds: float = 3
     return listeners
 
 
-def address_of(listener: socket.socket) -> str:
-    """Host and port, as in a URL."""
+def report_listening(listener: socket.socket, name: str, *, tls: bool, announces: bool) -> None:
+    """Log the address of a listener, and print it."""
     host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    scheme = "https" if tls else "http"
+    if announces:
+        _announce(f"{name} listening on {scheme}://{address}")
+    logger.info("listening", extra={"listener": name, "address": address, "scheme": scheme})
+
+
+def _announce(sentence: str) -> None:
+    """Print to standard output, where scripts read it; a closed standard output is not an error."""
+    try:
+        print(sentence, flush=True)  # noqa: T201 - see above
+    except OSError:
+        # The sentence is still in Python's buffer, and flushing it at exit would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import itertools
 import logging
-import os
 import resource
 import socket
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from bridge.server.acceptor import Acceptor
 from bridge.server.connection import HttpConnection
 from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.handshakes import Handshakes
-from bridge.server.listeners import BACKLOG, address_of, listen
+from bridge.server.listeners import BACKLOG, LISTENERS, listen, report_listening
 from bridge.server.memory import MemoryTrimmer, trim_memory
 from bridge.server.peers import peer_status, silence_limit
 from bridge.server.request_limits import IncomingBytes
@@ -44,7 +43,6 @@ IMMEDIATE_SECONDS = 1
 FORCED_SECONDS = 0.5
 MAX_WS_MESSAGE = 64 * 1024
 SLICE = 1000  # connections checked before the event loop gets a turn
-LISTENERS = ("bridge", "bridge operations")  # of callers; of operators, where they have their own
 PEER_TURNS = 5  # rounds in which the kernel is asked about each connection once
 
 logger = logging.getLogger(__name__)
@@ -287,20 +285,3 @@ def _config(app: ASGIApp, *, max_head_bytes: int, idle_seconds: float = 75.0) ->
         timeout_graceful_shutdown=SHUTDOWN_GRACE_SECONDS,
         lifespan="on",
     )
-
-
-def report_listening(listener: socket.socket, name: str, *, tls: bool, announces: bool) -> None:
-    """Log the address of a listener, and print it."""
-    address, scheme = address_of(listener), "https" if tls else "http"
-    if announces:
-        _announce(f"{name} listening on {scheme}://{address}")
-    logger.info("listening", extra={"listener": name, "address": address, "scheme": scheme})
-
-
-def _announce(sentence: str) -> None:
-    """Print to standard output, where scripts read it; a closed standard output is not an error."""
-    try:
-        print(sentence, flush=True)  # noqa: T201 - see above
-    except OSError:
-        # The sentence is still in Python's buffer, and flushing it at exit would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

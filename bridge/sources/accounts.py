@@ -7,7 +7,7 @@ Rule 2: two accounts share no watch, state, rate limit or learned run time, even
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -69,6 +69,7 @@ class AccountRegistry:
         self._refusals_seconds = max(ownership_cache_seconds, REFUSED_SECONDS)
         self._refused_at: dict[tuple[str, str], float] = {}
         self._revoked: dict[tuple[str, str], None] = {}
+        self.on_refused: Callable[[str, str], None] | None = None  # other replicas are to know
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -189,6 +190,12 @@ class AccountRegistry:
 
     def refuse(self, name: str, account: str) -> None:
         """The provider rejected the key of an account: it is not sent again for a minute."""
+        self.refused_elsewhere(name, account)
+        if self.on_refused is not None:
+            self.on_refused(name, account)
+
+    def refused_elsewhere(self, name: str, account: str) -> None:
+        """As `refuse`: another replica has reported it."""
         self._refused_at[name, account] = self._clock.monotonic()
         self._revoked[name, account] = None
 

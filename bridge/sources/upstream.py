@@ -72,6 +72,7 @@ class Upstream:
 
     Attributes:
         capacity_freed: Called when a call has ended; set by the poll scheduler, which may wait for that.
+        shared: Called with each view of an account: its limiter may be shared with other replicas.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Upstream:
     unknown_words: set[str] = field(default_factory=set)
     health: UpstreamHealth = field(init=False)
     capacity_freed: Callable[[], None] = field(init=False, default=_nothing)
+    shared: Callable[[Upstream], None] | None = field(init=False, default=None)
     _series: UpstreamSeries = field(init=False)
     _open_circuits: set[str] = field(init=False, default_factory=set)
     _queues: dict[CallKind, deque[asyncio.Event]] = field(init=False, default_factory=dict)
@@ -132,6 +134,8 @@ class Upstream:
             # The configured signing key belongs to the operator's account: it verifies no other account's
             # callbacks.
             view.verifier = None
+        if self.shared is not None:
+            self.shared(view)
         return view
 
     def close(self) -> None:
@@ -227,15 +231,15 @@ class Upstream:
             if isinstance(error, CredentialRefused):
                 self._explain(error, scope, first=not was_rejected)
             self._update_health(permit, error, scope)
-            self._freed()
+            self.wake_waiting()
             raise
         except BaseException:
             self.limiter.abandon(permit)
-            self._freed()
+            self.wake_waiting()
             raise
         self.limiter.succeed(permit, self.clock.monotonic())
         self._update_health(permit, None, Scope.TASK)
-        self._freed()
+        self.wake_waiting()
 
     def _explain(self, error: CredentialRefused, scope: Scope, *, first: bool) -> None:
         """Say in the error whose key it is about, or that it is about one task.
@@ -266,14 +270,15 @@ class Upstream:
         """The session sends another key from now on: a rest of the old one ends."""
         self.limiter.replace_key()
         logger.info("API key replaced", extra={"upstream": self.name})
-        self._freed()
+        self.wake_waiting()
 
     def abandon(self, permit: Permit) -> None:
         """Give back the capacity of a call that was never sent."""
         self.limiter.abandon(permit)
-        self._freed()
+        self.wake_waiting()
 
-    def _freed(self) -> None:
+    def wake_waiting(self) -> None:
+        """Capacity may be free: waiting callers ask again."""
         for queue in self._queues.values():
             if queue:
                 queue[0].set()

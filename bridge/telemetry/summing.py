@@ -1,7 +1,8 @@
 """The metrics of several processes as those of one service.
 
 Rule 1: no counter of the service ever falls: what a process has counted stays in the sum when it ends.
-Rule 2: a gauge is of the processes that run: their sum, unless `HIGHEST`, `LOWEST` or `WORST` names it.
+Rule 2: a gauge is of the processes that run: their sum, unless `MAX_GAUGES`, `MIN_GAUGES` or `WORST`
+        names it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bridge.telemetry.metrics import Metrics
 SAMPLES_PER_SLICE = 200
 
 # What every process says of the same thing, or where one is enough to be concerned.
-HIGHEST = frozenset(
+MAX_GAUGES = frozenset(
     {
         "bridge_budget_paused_seconds",
         "bridge_build_info",
@@ -33,7 +34,7 @@ HIGHEST = frozenset(
         "bridge_replicas",
     }
 )
-LOWEST = frozenset(
+MIN_GAUGES = frozenset(
     {
         "bridge_engine_connected",
         "bridge_lease_seconds",
@@ -79,9 +80,9 @@ class _SummedFamily:
 
 
 def _joined(sample: str, one: float, other: float) -> float:
-    if sample in HIGHEST or sample in WORST:
+    if sample in MAX_GAUGES or sample in WORST:
         return max(one, other)
-    return min(one, other) if sample in LOWEST else one + other
+    return min(one, other) if sample in MIN_GAUGES else one + other
 
 
 async def snapshot(metrics: Metrics) -> bytes:
@@ -116,7 +117,7 @@ class SummedMetrics:
         """Add the snapshot of a process, decoded.
 
         Args:
-            ended: Only what counts: the process has no state any more, and no exemplars of now.
+            ended: Only what counts: the process no longer has a state or current exemplars.
         """
         for name, kind, documentation, rows in families:
             if ended and kind not in _SUMMED_TYPES:

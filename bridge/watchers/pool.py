@@ -151,7 +151,7 @@ class Pool:
         Tasks watched with a caller's own key are resumed when the caller sends that key again: it is not
         stored.
 
-        Replicas on one engine resume none: whatever nobody polls is granted to one of them.
+        Replicas on one engine resume none: each task without an owner is granted to one of them.
 
         Returns:
             The number of watches resumed.
@@ -358,7 +358,7 @@ class Pool:
             return None
         now, due, shown = self._clock.monotonic(), watcher.watch.due, watcher.shown
         if not watcher.polls_here:
-            due = None  # an error stands until who polls the task says otherwise
+            due = None  # an error counts until the process that polls the task reports otherwise
         # An error counts as an answer until the next poll is due.
         if watcher.error is not None and not watcher.polling and (due is None or due > now):
             return watcher.error
@@ -518,7 +518,7 @@ class Pool:
             self._shared.forget_old(now)
 
     def _is_needed(self, watcher: Watcher, lost: int) -> bool:
-        """Whether a watch goes on.
+        """Whether a watch continues.
 
         Args:
             lost: Number of lost tasks that are polled here, this one included.
@@ -526,7 +526,7 @@ class Pool:
         if watcher.viewers:
             return True
         if not watcher.polls_here:
-            # Who polls it watches it to its end; as long as nobody has been told to, this process remembers.
+            # The process that polls it watches it to its end; until there is one, this process remembers.
             unheard = watcher.role is Role.ASKING or (self._shared is not None and self._shared.deaf)
             return watcher.persistent and unheard
         kept = lost <= MAX_LOST and watcher.own if watcher.lost else watcher.persistent
@@ -647,7 +647,7 @@ class Pool:
         if role is Role.OWNING and self._shared is not None:
             self._shared.granted(watcher.key, Standing(None))
         elif self._shared is not None:
-            # Whoever owns it believes the same 404.
+            # Its owner believes the same 404.
             again.poll_now()
         return again
 

@@ -1,8 +1,8 @@
 """What this process does for one watched task: a small state machine.
 
 One process alone owns every task from the start. Replicas ask: the answer is that they own it, or attend to
-it and hear what its owner sees. `ALONE` exists only while their engine is away: nobody can be asked, and as
-far as is known here nobody has seen the task.
+it and receive what its owner sees. `ALONE` exists only while their engine is away: no question can be sent,
+and as far as is known here no replica has seen the task.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Turn(Enum):
     ATTENDS = auto()
     REFUSED = auto()  # what this process saw was not recorded, because another one owns the task
     LEFT_ALONE = auto()  # the engine is away, and nothing is recorded of the task
-    HEARD_AGAIN = auto()  # the engine is back
+    RECONNECTED = auto()  # the engine is back
 
 
 POLLING = frozenset({Role.OWNING, Role.ALONE})
@@ -37,7 +37,7 @@ _NEXT = {
     (Role.ATTENDING, Turn.LEFT_ALONE): Role.ALONE,
     (Role.OWNING, Turn.REFUSED): Role.ASKING,
     (Role.ALONE, Turn.REFUSED): Role.ASKING,
-    (Role.ALONE, Turn.HEARD_AGAIN): Role.ASKING,
+    (Role.ALONE, Turn.RECONNECTED): Role.ASKING,
 }
 
 

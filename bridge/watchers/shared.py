@@ -1,8 +1,9 @@
-"""The watches of a process that shares its tasks with others: what it is told about who polls them.
+"""The watches of a process that shares its tasks with others: what it learns about who polls them.
 
 Rule 1: a task that this process does not own is never polled here, and its stream not followed; the one
-        exception is a task nobody is known to have seen while the engine is away (`Role.ALONE`).
-Rule 2: what others tell is taken as it comes, in the order of the log: a watch that does not run ignores it.
+        exception is a task without a record, while the engine is away (`Role.ALONE`).
+Rule 2: what others report is taken as it comes, in the order of the log: a watch that does not run ignores
+        it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BLIP_SECONDS = 0.5
 """An engine that is away for less changes nothing."""
 
 GIVEN_UP_SECONDS = 5.0
-"""How long a watch that was given up here is remembered: if others still want its task, it goes on."""
+"""How long a watch that was given up here is remembered: if others still want its task, it continues."""
 
 RETRY_SECONDS = 1.0
 
@@ -57,27 +58,27 @@ class SharedWatches:
         self._cut_off_since: float | None = None
         self._given_up: OrderedDict[TaskKey, tuple[Watcher, float]] = OrderedDict()
 
-    # What the ownership tells
+    # Called by the ownership
 
-    def granted(self, key: TaskKey, standing: Standing) -> None:
+    def granted(self, key: TaskKey, decided: Standing) -> None:
         """This process polls the task from now on; starts a watch, without viewers, if none runs."""
         watcher = self._watchers.get(key)
         if watcher is None:
             before, _ = self._given_up.pop(key, (None, 0.0))
             try:
                 watcher = self._adopt(key, before)
-            except BridgeError:  # an upstream or a key that is not here: somebody else may have it
+            except BridgeError:  # an upstream or a key that is not here: another replica may have it
                 self._ownership.drop(key)
                 return
-        watcher.stands(Turn.GRANTED, standing)
+        watcher.stands(Turn.GRANTED, decided)
         if not watcher.watch.ended or watcher.lost:
             self._streams.follow(watcher)
 
-    def attends(self, key: TaskKey, standing: Standing) -> None:
-        """Another process polls it, or nobody yet; the watch, if one runs, polls no more."""
+    def attends(self, key: TaskKey, decided: Standing) -> None:
+        """Another process polls it, or none yet; the watch, if one runs, stops its polls."""
         watcher = self._watchers.get(key)
         if watcher is not None:
-            watcher.stands(Turn.ATTENDS, standing)
+            watcher.stands(Turn.ATTENDS, decided)
             self._streams.end(key)
 
     def recorded_elsewhere(self, event: Event) -> None:
@@ -103,24 +104,24 @@ class SharedWatches:
         self._poll_now(key, called_back)
 
     def cut_off(self, *, since: float | None) -> None:
-        """The engine cannot be heard since then (monotonic seconds); None: it can be heard again."""
+        """The engine is away since then (monotonic seconds); None: it is back."""
         self._cut_off_since = since
         if since is not None:
             return
         for watcher in list(self._watchers.values()):
             if watcher.role is Role.ALONE:
                 self._streams.end(watcher.key)
-                watcher.turn(Turn.HEARD_AGAIN)
+                watcher.turn(Turn.RECONNECTED)
                 self._ownership.want(watcher.key)
 
-    # What the pool asks
+    # Called by the pool
 
     def may_poll(self, watcher: Watcher) -> bool:
         """Whether a poll that is due may be sent."""
         if not watcher.polls_here:
             return False
         if self.deaf and not (watcher.viewers or watcher.persistent):
-            return False  # only viewers elsewhere want it: who can be heard there polls it
+            return False  # only viewers elsewhere want it: a replica that has them polls it
         return self._ownership.may_poll(watcher.key)
 
     @property
@@ -137,7 +138,7 @@ class SharedWatches:
             self.leave_alone(watcher)
 
     def leave_alone(self, watcher: Watcher) -> None:
-        """The engine is away: poll what nobody is known to have seen, for who has not seen it elsewhere."""
+        """The engine is away: poll a task without a record, for viewers that have seen no state of it."""
         wanted = (watcher.viewers and watcher.newcomer) or watcher.persistent
         if not wanted or watcher.offset or watcher.polls_here or not self.deaf:
             return
@@ -146,7 +147,7 @@ class SharedWatches:
             self._streams.follow(watcher)
 
     def planning(self, schedule: Callable[[Watcher], None]) -> Callable[[Watcher], None]:
-        """Tell when this process polls a task next, whenever that moved: what a successor begins with."""
+        """Report when this process polls a task next, whenever that moved: what a successor begins with."""
 
         def changed(watcher: Watcher) -> None:
             schedule(watcher)

@@ -7,7 +7,7 @@ from bridge.engine.ownership import Watches
 
 
 class SoleOwner:
-    """Satisfies `bridge.engine.ownership.Ownership` without asking anybody."""
+    """Satisfies `bridge.engine.ownership.Ownership` without asking any process."""
 
     shared = False
 
@@ -18,7 +18,7 @@ class SoleOwner:
         """It is ours from the start."""
 
     def drop(self, key: TaskKey) -> None:
-        """Nobody else could take it."""
+        """No other process could take it."""
 
     def keep(self, key: TaskKey, *, called_back: bool) -> None:
         """The watch itself remembers."""

@@ -52,6 +52,11 @@ _SOLE_OWNER = SoleOwner()
 logger = logging.getLogger(__name__)
 
 
+def _no_update() -> Update:
+    """Nothing is left to merge."""
+    return NO_UPDATE
+
+
 class Watcher:
     """One watched task: its sources, its state machine, its place in the journal.
 
@@ -191,7 +196,7 @@ class Watcher:
     def joined(self) -> None:
         """A subscriber was added."""
         if not self.polls_here:
-            self._hurry()
+            self._cut_back_off_short()
             return
         due = self.watch.due
         self.watch.joined(now=self.upstream.clock.monotonic())
@@ -388,7 +393,7 @@ class Watcher:
 
         Args:
             started_at: Monotonic seconds when the poll started; None for what was pushed to us.
-            free: Whether it counts whoever polls the task: what a submit, a cancel or another call showed.
+            free: Whether it counts wherever the task is polled: what a submit or a cancel showed.
 
         Raises:
             JournalError: It could not be recorded.
@@ -546,58 +551,62 @@ class Watcher:
             self._cache = PollCache()  # another process is ahead of it
         self._changed(self)
 
-    def stands(self, turn: Turn, standing: Standing) -> None:
+    def stands(self, turn: Turn, decided: Standing) -> None:
         """It is decided who polls the task.
 
         Args:
             turn: `GRANTED` to this process, or it `ATTENDS`.
         """
         now, polled = self.upstream.clock.monotonic(), self.polls_here
-        if standing.event is None:
-            self._hydrated = True
-        elif self._hydrated:
-            self.recorded_elsewhere(standing.event)
-        else:
-            notices = self.watch.active_notices
-            self._hydrated = True
-            self._begin_from(standing.event)
-            self.watch.active_notices = notices
-        if standing.confirmed_at:
-            confirmed_at = self._monotonic(standing.confirmed_at)
-            self._heard_at = max(self._heard_at, confirmed_at)
-            self.shown_at = max(self.shown_at, confirmed_at)
-        if standing.kept:
+        self._take_record(decided)
+        if decided.kept:
             self.persistent = True
             self.vouch()
-        if standing.called_back:
+        if decided.called_back:
             self.expect_callbacks()
         if turn is Turn.GRANTED and not polled:
-            self.watch.granted(now=now, due=standing.due)
+            self.watch.granted(now=now, due=decided.due)
             if self.watch.due is not None:
-                # Nobody said when it was polled last: its owner may have done so just before it died.
-                unknown = now if standing.due is None and standing.event is not None else 0.0
-                soonest = max(self.polled_at, self.shown_at, unknown) + self.upstream.pace.min_seconds
-                self.watch.due = max(self.watch.due, soonest)
+                shortest = self.upstream.pace.min_seconds
+                if decided.due is None and decided.event is not None:
+                    # Its owner may have polled it just before it died.
+                    self.watch.due += shortest
+                self.watch.due = max(self.watch.due, max(self.polled_at, self.shown_at) + shortest)
         self.turn(turn)
         due = self.watch.due
         if self.watch.known is not None and (turn is Turn.ATTENDS or due is None or due > now):
-            self.polled_once.set()  # else a poll comes at once: who reads the state waits for that
-        self._stand(turn, standing, now)
+            self.polled_once.set()  # else a poll comes at once: clients that read the state wait for it
+        self._stand(turn, decided, now)
         if self._call_at is not None:
             at, self._call_at = self._call_at, None
             self.poll_now(at)
 
-    def _stand(self, turn: Turn, standing: Standing, now: float) -> None:
-        """The notices that stand."""
-        for notice in standing.notices:
+    def _take_record(self, decided: Standing) -> None:
+        if decided.event is None:
+            self._hydrated = True
+        elif self._hydrated:
+            self.recorded_elsewhere(decided.event)
+        else:
+            notices = self.watch.active_notices
+            self._hydrated = True
+            self._begin_from(decided.event)
+            self.watch.active_notices = notices
+        if decided.confirmed_at:
+            confirmed_at = self._monotonic(decided.confirmed_at)
+            self._heard_at = max(self._heard_at, confirmed_at)
+            self.shown_at = max(self.shown_at, confirmed_at)
+
+    def _stand(self, turn: Turn, decided: Standing, now: float) -> None:
+        """The notices that are active."""
+        for notice in decided.notices:
             if notice.code is not NoticeCode.TASK_NOT_FOUND:
                 self._notice_stands(notice)
-            elif turn is Turn.ATTENDS or (standing.due is not None and standing.due > now):
+            elif turn is Turn.ATTENDS or (decided.due is not None and decided.due > now):
                 # Its owner would have polled it again when the 404 is no longer believed.
-                self._missing_since(notice, now if standing.due is None else standing.due - BELIEVED_SECONDS)
+                self._missing_since(notice, now if decided.due is None else decided.due - BELIEVED_SECONDS)
 
     def expect_grant(self, *, called_back: bool) -> None:
-        """This process is asked to poll the task, and has not been told yet that it owns it."""
+        """This process is asked to poll the task, and does not know yet that it owns it."""
         self._call_at = self.upstream.clock.monotonic()
         self._called_back |= called_back
 
@@ -623,7 +632,7 @@ class Watcher:
     def confirmed_elsewhere(self, observed_at: float) -> None:
         """Another process saw the newest state again (Unix seconds)."""
         now = self.upstream.clock.monotonic()
-        # The clock of that machine may differ: what is heard now counts as now.
+        # The clock of that machine may differ: what arrives now counts as now.
         self._heard_at = now
         self.shown_at = max(self.shown_at, self._monotonic(observed_at))
         if self.polls_here:
@@ -660,7 +669,7 @@ class Watcher:
         """Process the passing of time where another process polls the task.
 
         Args:
-            cut_off: Whether that process cannot be heard.
+            cut_off: Whether nothing is received from that process.
         """
         now = self.upstream.clock.monotonic()
         if self._call_at is not None and now >= self._call_at:
@@ -686,7 +695,7 @@ class Watcher:
         self._call_at, self._called_at = None, now
         self._ownership.call(self.key)
 
-    def _hurry(self) -> None:
+    def _cut_back_off_short(self) -> None:
         """A viewer joined: a back-off that its owner may be in is cut short."""
         now = self.upstream.clock.monotonic()
         waits = self.lost or NoticeCode.UPSTREAM_UNAVAILABLE in self.watch.active_notices
@@ -727,35 +736,6 @@ class Watcher:
         fields: dict[str, object] = {"task": self.key.ref, "upstream": self.key.upstream}
         return fields if self.origin is None else fields | {"trace_id": self.origin.trace_id}
 
-    async def _act(
-        self, update: Update, *, again: Callable[[], Update] = lambda: NO_UPDATE, free: bool = False
-    ) -> None:
-        """Record the state and announce the notices.
-
-        Args:
-            again: Merges the same observation with what is known by then.
-            free: Whether it counts although another process polls the task.
-
-        Raises:
-            JournalError: The state could not be recorded.
-        """
-        try:
-            await self._act_once(update)
-        except (NotOwner, Superseded) as error:
-            refused: JournalError = error
-            for _ in range(MAX_MERGES):
-                await self._take_over(refused)
-                if isinstance(refused, NotOwner) and not free:
-                    return  # who polls the task sees it too
-                try:
-                    await self._act_once(again())
-                except (NotOwner, Superseded) as another:
-                    refused = another
-                else:
-                    return
-            await self._take_over(refused)
-            raise
-
     async def _take_over(self, refused: JournalError) -> None:
         """What was seen here is not recorded: start again from what is."""
         if isinstance(refused, NotOwner) and self.role in POLLING:
@@ -772,15 +752,38 @@ class Watcher:
             self.watch.due = due
         self._changed(self)
 
-    async def _act_once(self, update: Update) -> None:
+    async def _act(
+        self,
+        update: Update,
+        *,
+        again: Callable[[], Update] = _no_update,
+        free: bool = False,
+        merges: int = 0,
+    ) -> None:
+        """Record the state and announce the notices.
+
+        Args:
+            again: Merges the same observation with what is known by then.
+            free: Whether it counts although another process polls the task.
+            merges: How often it was merged again.
+
+        Raises:
+            JournalError: The state could not be recorded.
+        """
         if update.state is not None and update.state.status.final:
             # Before the end: nothing reaches a subscriber after it.
             self._announce(update)
         if update.state is not None:
             try:
                 await self._record(update.state)
-            except (NotOwner, Superseded):
-                raise
+            except (NotOwner, Superseded) as error:
+                await self._take_over(error)
+                if isinstance(error, NotOwner) and not free:
+                    return  # the process that polls the task sees it too
+                if merges == MAX_MERGES:
+                    raise
+                await self._act(again(), again=again, free=free, merges=merges + 1)
+                return
             except Exception:
                 # What is not recorded counts as not observed: start again from the journal, soon. Without
                 # this the watch would call the state known, and no subscriber would ever receive it.
@@ -798,6 +801,8 @@ class Watcher:
             self.log_end()
 
     def _announce(self, update: Update) -> None:
+        if not update.notices:
+            return
         here = self.role is not Role.OWNING
         for notice in update.notices:
             self._journal.announce(self.key, notice, here=here)
@@ -813,8 +818,10 @@ class Watcher:
         started_at = clock.monotonic()
         try:
             with self.upstream.tracing.publish(self.key, state, state.source, self.origin):
-                free = self.role is not Role.OWNING
-                event = await self._journal.append(self.key, state, observed_at=started_at, free=free)
+                if self.role is Role.OWNING:
+                    event = await self._journal.append(self.key, state, observed_at=started_at)
+                else:
+                    event = await self._journal.append(self.key, state, observed_at=started_at, free=True)
         except (NotOwner, Superseded):
             raise
         except JournalError:

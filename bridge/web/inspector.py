@@ -63,7 +63,7 @@ class InspectorRoutes:
 
     def __init__(self, services: Services, *, operations_apart: bool = False) -> None:
         self._operations_apart = operations_apart
-        self._listing = TaskListing(services.journal, services.pool, services.clock)
+        self._listing = TaskListing(services.journal, services.pool, services.clock, services.workers)
         self._settings = services.settings
         self._clock = services.clock
         self._pool = services.pool

@@ -11,6 +11,7 @@ import asyncio
 import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -21,9 +22,11 @@ from bridge.auth.caller import Caller
 from bridge.clock import Clock
 from bridge.core.event import Event
 from bridge.core.task import Status, TaskKey
+from bridge.errors import EngineUnavailable
 from bridge.journal.base import Journal
 from bridge.watchers.pool import Pool
 from bridge.watchers.watcher import Watcher
+from bridge.web.workers import Workers
 from bridge.wire.document import timestamp
 from bridge.wire.text import escaped
 
@@ -54,6 +57,18 @@ class Row(NamedTuple):
     json: orjson.Fragment
 
 
+class WatchedElsewhere(NamedTuple):
+    """A task that other workers watch.
+
+    Args:
+        viewers: There.
+        unseen: Whether they have seen no state of it yet.
+    """
+
+    viewers: int
+    unseen: bool
+
+
 class _Reading:
     """Rows being read, or read lately: valid in proportion to what they cost."""
 
@@ -78,11 +93,14 @@ class _Reading:
 class TaskListing:
     """What the journal holds of the newest tasks, and the watches without a recorded state."""
 
-    def __init__(self, journal: Journal, pool: Pool, clock: Clock) -> None:
+    def __init__(self, journal: Journal, pool: Pool, clock: Clock, workers: Workers | None = None) -> None:
         self._journal = journal
+        self._workers = workers
         self._pool = pool
         self._clock = clock
         self._readings: OrderedDict[Hashable, _Reading] = OrderedDict()
+        self._elsewhere: dict[TaskKey, WatchedElsewhere] = {}
+        self._elsewhere_at = float("-inf")
 
     async def of(
         self, caller: Caller, shown: Callable[[TaskKey], bool]
@@ -98,6 +116,7 @@ class TaskListing:
         Raises:
             JournalError: The journal cannot be read.
         """
+        await self._read_elsewhere()
         grant, account = caller.tasks, caller.account
         lists = [
             await self._shared((name, account), partial(self._of_account, name, account))
@@ -139,12 +158,35 @@ class TaskListing:
         parsed = (TaskKey.parse(ref, account) for ref in refs)
         keys = [key for key in parsed if key.upstream in self._pool.upstreams]
         watchers = (self._pool.watcher(key) for key in keys)
-        unseen = [_unseen_row(watcher) for watcher in watchers if watcher is not None and _is_unseen(watcher)]
+        unseen = [self._unseen_row(one.key, one) for one in watchers if one is not None and _is_unseen(one)]
+        unseen += [self._unseen_row(key) for key in keys if self._is_unseen_elsewhere(key)]
         return [*await self._rows(keys), *unseen]
 
     async def _unseen(self) -> Sequence[Row]:
         """The watches that no poll has answered yet, among the newest ones."""
-        return [_unseen_row(one) for one in islice(self._pool.newest(), MAX_SCANNED) if _is_unseen(one)]
+        here = (one for one in islice(self._pool.newest(), MAX_SCANNED) if _is_unseen(one))
+        rows = [self._unseen_row(one.key, one) for one in here]
+        return rows + [self._unseen_row(key) for key in self._elsewhere if self._is_unseen_elsewhere(key)]
+
+    async def _read_elsewhere(self) -> None:
+        """What other workers watch, at most a second old."""
+        now = self._clock.monotonic()
+        if self._workers is None or now - self._elsewhere_at < MAX_AGE_SECONDS:
+            return
+        self._elsewhere_at = now
+        found: dict[TaskKey, WatchedElsewhere] = {}
+        # Without an answer the page shows what this process knows.
+        with suppress(EngineUnavailable):
+            for upstream, account, task_id, viewers, unseen in await self._workers.watches():
+                key = TaskKey(upstream, task_id, account)
+                other = found.get(key, WatchedElsewhere(0, unseen=True))
+                found[key] = WatchedElsewhere(other.viewers + viewers, unseen=other.unseen and unseen)
+        self._elsewhere = found
+
+    def _is_unseen_elsewhere(self, key: TaskKey) -> bool:
+        """Whether only other workers watch a task, and none has seen a state of it."""
+        other = self._elsewhere.get(key)
+        return other is not None and other.unseen and self._pool.watcher(key) is None
 
     async def _rows(self, keys: Sequence[TaskKey]) -> list[Row]:
         events = await self._journal.latest(keys)
@@ -160,8 +202,9 @@ class TaskListing:
 
     def _row(self, event: Event, first_seen: float | None) -> Row:
         state, key = event.state, event.key
-        watcher = self._pool.watcher(key)
+        watcher, other = self._pool.watcher(key), self._elsewhere.get(key)
         first_seen = state.changed_at if first_seen is None else first_seen
+        final = state.status.final
         fields = {
             "task": key.ref,
             "status": state.status,
@@ -175,22 +218,31 @@ class TaskListing:
             "error": None
             if state.error is None
             else {"code": state.error.code, "message": (state.error.message or "")[:MAX_MESSAGE] or None},
-            "watched": watcher is not None and not watcher.over,
-            "viewers": 0 if watcher is None else watcher.viewers,
+            "watched": (watcher is not None and not watcher.over) or (other is not None and not final),
+            "viewers": (0 if watcher is None else watcher.viewers) + (0 if other is None else other.viewers),
         }
-        final = state.status.final
         at = state.changed_at if final else first_seen
         return Row(key, at, final, orjson.Fragment(escaped(orjson.dumps(fields))))
+
+    def _unseen_row(self, key: TaskKey, watcher: Watcher | None = None) -> Row:
+        other = self._elsewhere.get(key)
+        viewers = (0 if watcher is None else watcher.viewers) + (0 if other is None else other.viewers)
+        fields = {"task": key.ref, "status": Status.UNKNOWN, "watched": True, "viewers": viewers}
+        # Above all others: it is asked for now.
+        return Row(key, float("inf"), False, orjson.Fragment(escaped(orjson.dumps(fields))))
 
 
 def _is_unseen(watcher: Watcher) -> bool:
     return watcher.watch.known is None and not watcher.watch.not_found
 
 
-def _unseen_row(watcher: Watcher) -> Row:
-    fields = {"task": watcher.key.ref, "status": Status.UNKNOWN, "watched": True, "viewers": watcher.viewers}
-    # Above all others: it is asked for now.
-    return Row(watcher.key, float("inf"), False, orjson.Fragment(escaped(orjson.dumps(fields))))
+def watched_here(pool: Pool) -> list[tuple[str, str, str, int, bool]]:
+    """The newest watches of this process, for the list of another one: the columns of `Workers.watches`."""
+    return [
+        (one.key.upstream, one.key.account, one.key.task_id, one.viewers, _is_unseen(one))
+        for one in islice(pool.newest(), MAX_SCANNED)
+        if not one.over
+    ]
 
 
 def _at(row: Row) -> float:

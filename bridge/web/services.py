@@ -16,6 +16,7 @@ from bridge.delivery.subscriptions import Subscriptions
 from bridge.hub.hub import Hub
 from bridge.journal.base import Journal
 from bridge.replica.replica import Replica
+from bridge.replica.shared import SharedKnowledge
 from bridge.telemetry.metrics import Metrics
 from bridge.watchers.pool import Pool
 from bridge.watchers.submitter import Submitter
@@ -35,6 +36,7 @@ class Services:
         workers: The other processes of this service on this machine; None without.
         replaced: Whether another process takes the place of this one while it drains.
         replica: This process as one of several; None if it is alone.
+        knowledge: What it shares with the others, likewise.
     """
 
     settings: Settings
@@ -56,3 +58,4 @@ class Services:
     workers: Workers | None = None
     replaced: Callable[[], bool] = bool
     replica: Replica | None = None
+    knowledge: SharedKnowledge | None = None

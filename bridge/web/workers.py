@@ -13,13 +13,16 @@ Status = dict[str, Any]
 
 
 class Workers(Protocol):
-    """What one worker can ask about all. Each method raises `EngineUnavailable` if nobody answers."""
+    """What one worker can ask about all. Each method raises `EngineUnavailable` without an answer."""
 
     async def metrics(self) -> Collects:
         """The metrics of all workers; what those have counted that have ended is in them."""
 
     async def statuses(self) -> list[tuple[Status, Status]]:
         """Of each worker its process, and what it says of itself."""
+
+    async def watches(self) -> list[tuple[str, str, str, int, bool]]:
+        """What the other workers watch: upstream, account, task id, viewers, and whether it is unseen yet."""
 
 
 def merged_status(own: Status, statuses: list[tuple[Status, Status]]) -> Status:

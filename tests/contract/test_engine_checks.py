@@ -215,6 +215,17 @@ def test_sentinels_name_the_master(valkey: RedisServer) -> None:
             check(f"{url}/other")
 
 
+def test_a_sentinel_that_hangs_delays_nothing(valkey: RedisServer) -> None:
+    with (
+        RedisServer("valkey", sentinel=sentinel_text(valkey)) as hung,
+        RedisServer("valkey", sentinel=sentinel_text(valkey)) as sentinel,
+    ):
+        hung.pause()
+        url = f"redis+sentinel://127.0.0.1:{hung.port},127.0.0.1:{sentinel.port}/main"
+        # A start waits 4 s at most, and each Sentinel has five times this.
+        assert "can be used" in check(url, engine_timeout_seconds=3, engine_lease_seconds=9)
+
+
 def test_the_process_ends_with_2_before_it_listens(valkey: RedisServer) -> None:
     valkey.ask("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
 

@@ -18,6 +18,9 @@ from tests.chaos.judge import Account, Judge
 from tests.chaos.site import Site, metric, site, studio
 from tests.deploy.edge import FILES, Edge, edge, needs
 from tests.deploy.front import stream
+from tests.fakes.engines import require
+from tests.fakes.redis_engines import RedisMaker
+from tests.fakes.redis_servers import RedisServer
 from tests.harness import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -28,6 +31,7 @@ AT_ONCE = {
 }  # how long a client waits while no bridge answers
 LIFE = {"queue_seconds": 0.5, "run_seconds": 20, "outcome": "completed"}
 TASKS = 8
+LEASE = 3.0
 
 
 async def test_while_the_only_bridge_is_away_browsers_are_told_to_come_back_and_lose_nothing(
@@ -56,28 +60,34 @@ async def test_while_the_only_bridge_is_away_browsers_are_told_to_come_back_and_
         assert judge.verdict(provider.truth(refs)) == []
 
 
-async def test_one_of_two_is_drained_and_nobody_loses_anything(tmp_path: Path) -> None:
-    judge = Judge(histories=2)
-    async with (
-        studio() as provider,
-        site(provider.url, tmp_path / "1.db", drain_seconds=1.0) as first,
-        site(provider.url, tmp_path / "2.db") as second,
-        _edges(tmp_path, first.port, second.port) as fronts,
-    ):
-        refs = await provider.submit([LIFE | {"run_seconds": 8 + number} for number in range(TASKS)])
-        async with _viewers(fronts, judge, refs) as watching:
-            await _until(lambda: all(one.known for one in judge.accounts), watching)
-            provider.advance(3)
-            shares = [await _connections(one) for one in (first, second)]
-            assert all(shares), f"both bridges have viewers: {shares}"
-            ending = asyncio.ensure_future(first.bridge.stop())
-            while not ending.done():
-                provider.advance(0.5)
-                await asyncio.sleep(0.1)
-            assert await ending == 0
-            provider.advance(60)
-            await _until(lambda: all(one.over for one in judge.accounts), watching)
-        assert judge.verdict(provider.truth(refs)) == []
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+async def test_one_of_two_that_share_an_engine_ends_and_nobody_loses_anything(
+    sig: signal.Signals, tmp_path: Path
+) -> None:
+    judge = Judge()
+    require(RedisMaker("valkey"))
+    with RedisServer("valkey") as server:
+        shared = {"engine": server.url, "engine_lease_seconds": LEASE, "drain_seconds": 1.0}
+        async with (
+            studio() as provider,
+            site(provider.url, **shared) as first,
+            site(provider.url, **shared) as second,
+            _edges(tmp_path, first.port, second.port) as fronts,
+        ):
+            refs = await provider.submit([LIFE | {"run_seconds": 8 + number} for number in range(TASKS)])
+            async with _viewers(fronts, judge, refs) as watching:
+                await _until(lambda: all(one.known for one in judge.accounts), watching)
+                provider.advance(3)
+                shares = [await _connections(one) for one in (first, second)]
+                assert all(shares), f"both bridges have viewers: {shares}"
+                ending = asyncio.ensure_future(first.end(sig))
+                while not ending.done():
+                    provider.advance(0.5)
+                    await asyncio.sleep(0.1)
+                assert await ending == (0 if sig is signal.SIGTERM else -sig)
+                provider.advance(60)
+                await _until(lambda: all(one.over for one in judge.accounts), watching)
+            assert judge.verdict(provider.truth(refs)) == []
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ class Interests:
     def __init__(self) -> None:
         self.wanted: Counter[TaskKey] = Counter()
 
-    def want(self, key: TaskKey, by: object = None) -> None:
+    def want(self, key: TaskKey, by: object = None, *, resumes: bool = False) -> None:
         """One more."""
         self.wanted[key] += 1
 

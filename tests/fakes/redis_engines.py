@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from bridge.engine.address import parse_address
 from bridge.engine.base import Engine
-from bridge.engine.redis.connect import Access
+from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.engine import RedisEngine
 from bridge.engine.redis.link import EngineLimits
 from tests.fakes.redis_servers import RedisServer, unavailable
@@ -31,7 +31,7 @@ def engine_on(
     timeout: float = PATIENCE,
 ) -> RedisEngine:
     """An engine on a server, over its Unix socket, not connected yet."""
-    access = Access(address=parse_address(f"unix://{server.socket}"), timeout=timeout)
+    access = ServerAccess(address=parse_address(f"unix://{server.socket}"), timeout=timeout)
     return RedisEngine(access, name=name, limits=limits, now=now)
 
 

@@ -95,6 +95,7 @@ class Replica:
         self.head = engine.head
         self.up = True
         self.unsettled: set[TaskKey] = set()
+        self.awaited = 0
         self.held: dict[TaskKey, Event] = {}
         metrics = Metrics(CollectorRegistry(), ["qingbo"])
         self.clock = FakeClock()
@@ -108,7 +109,8 @@ class Replica:
 
     def settled(self, keys: Collection[TaskKey]) -> bool:
         """See `Journal`."""
-        return self.up and self.unsettled.isdisjoint(keys)
+        # Of what the engine answered, the log has not told yet what came before.
+        return self.up and self.unsettled.isdisjoint(keys) and self.head >= self.awaited
 
     async def caught_up(self, cursor: Cursor) -> bool:
         """The wait is over before it begins: the test decides what is heard meanwhile."""
@@ -142,6 +144,7 @@ class Replica:
         self.unsettled.discard(key)
         record = self.engine.record(key)
         if record is not None:
+            self.awaited = max(self.awaited, record.cursor.offset)
             self.tell(record)
         held = self.held.get(key)
         if held is not None and (held.cursor.shown or held.cursor.epoch != self.epoch):
@@ -179,7 +182,7 @@ class Replica:
     def connect(self) -> None:
         """The engine is reached again, perhaps another one: what is known has to be asked for."""
         self.up = True
-        self.unsettled = set(KEYS)
+        self.unsettled, self.awaited = set(KEYS), 0
         self.heard, self.head = len(self.engine.log), self.engine.head
         if self.epoch != self.engine.epoch:
             self.epoch = self.engine.epoch

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,18 +53,25 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def scraping(target: str, folder: Path, *, interval: str = "1s") -> AsyncIterator[Prometheus]:
+async def scraping(
+    target: str, folder: Path, *, interval: str = "1s", also: Sequence[str] = (), token: str | None = None
+) -> AsyncIterator[Prometheus]:
     """Prometheus with our rules, on a free port, its data in `folder`.
 
     It takes five to ten seconds before it scrapes for the first time: it gathers targets that long.
 
     Args:
         target: Where the bridge listens, `host:port`.
+        also: Where others listen.
+        token: What it sends, if the bridge asks for one.
     """
+    job: dict[str, Any] = {"job_name": "bridge", "static_configs": [{"targets": [target, *also]}]}
+    if token is not None:
+        job["authorization"] = {"credentials": token}
     config = {
         "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": "1s"},
         "rule_files": [str(RULES)],
-        "scrape_configs": [{"job_name": "bridge", "static_configs": [{"targets": [target]}]}],
+        "scrape_configs": [job],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     process = await asyncio.create_subprocess_exec(

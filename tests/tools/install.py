@@ -32,6 +32,7 @@ PROGRAMS = {  # each with the package of Debian that has it
     "curl": "curl",
     "jq": "jq",
     "go": "golang-go",
+    "redis-check-rdb": "redis-tools",  # the server itself, without the service that redis-server would start
 }
 SCRAPERS = ("prometheus", "promtool")
 HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"  # the sum database of Go vouches for its content

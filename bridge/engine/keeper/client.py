@@ -49,7 +49,7 @@ from bridge.engine.keeper.wire import (
 from bridge.engine.keeper.wire import NUMBERS as _N
 from bridge.errors import EngineUnavailable
 
-MAX_AHEAD = 20_000  # entries that nobody has read; beyond them the log is read again later
+MAX_AHEAD = 20_000  # entries that were not read; beyond them the log is read again later
 
 _MAX_NUMBER = 0xFFFFFFFF
 _GONE = "the process that holds what workers share has ended"
@@ -68,7 +68,7 @@ class KeeperEngine:
 
     Raises:
         EngineUnavailable: No answer came in time: the parent process is stopped, or busy. Or the connection
-            has ended, which it does once and for ever: this process ends then too.
+            has ended, which it does only once: this process ends then too.
     """
 
     def __init__(self, answer_seconds: float) -> None:
@@ -99,7 +99,7 @@ class KeeperEngine:
         return engine
 
     async def read(self, after: int, *, block: float, limit: int = 1000) -> list[Entry]:
-        """See `Engine`. What follows is pushed: a read that goes on where the last one ended calls nobody."""
+        """See `Engine`. What follows is pushed: to continue where the last read ended needs no call."""
         if after != self._read_to or (block <= 0 and not self._ahead):
             self._ahead.clear()
             self._reading = self._number % _MAX_NUMBER + 1
@@ -149,7 +149,10 @@ class KeeperEngine:
         if self._lost:
             raise EngineUnavailable(self._lost)
         self._number = number = self._number % _MAX_NUMBER + 1
-        body = encode(arguments)
+        try:
+            body = encode(arguments)
+        except (ValueError, TypeError, OverflowError) as error:  # such as a name with unpaired surrogates
+            raise EngineUnavailable(f"the call cannot be encoded: {error}") from None
         if not self._outgoing:
             self._loop.call_soon(self._flush)  # with the other calls of this turn
         self._outgoing.append(frame(number, what, body))
@@ -165,7 +168,7 @@ class KeeperEngine:
             self._transport.write(b"".join(outgoing))
 
     def _check(self) -> None:
-        """Fail calls whose time is over; the oldest come first."""
+        """Fail calls that have timed out; the oldest come first."""
         self._timer = None
         now = self._loop.time()
         while self._waiting:
@@ -192,9 +195,10 @@ class KeeperEngine:
                     self._read_to = -1
                 self._more.set()
             return
-        waiting = self._waiting.pop(number, None)
+        waiting = self._waiting.get(number)
         if waiting is None or waiting.answer.done():
-            return  # its time was over, or the caller was cancelled
+            self._waiting.pop(number, None)
+            return  # it timed out, or the caller was cancelled
         if what != DONE:
             sentence = msgspec.msgpack.decode(body, type=str)
             waiting.answer.set_exception(EngineUnavailable(f"the engine failed: {sentence[:500]}"))
@@ -202,6 +206,7 @@ class KeeperEngine:
             waiting.answer.set_result(decode_entries(body))
         else:
             waiting.answer.set_result(decode_result(OPERATIONS[waiting.what], body))
+        del self._waiting[number]  # only now: if it cannot be decoded, the call fails with all others
 
     # The operations
 
@@ -387,7 +392,7 @@ class _KeeperProtocol(asyncio.Protocol):
             for number, what, body in self._frames.split(data):
                 self._engine.received(number, what, body)
         except (MalformedFrame, msgspec.MsgspecError) as error:
-            self._engine.end(f"what the keeper sent is no answer: {error}")
+            self._engine.end(f"the keeper sent a malformed answer: {error}")
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,7 +1,7 @@
 """The keeper: a `Store` and its clock in the parent process, for all workers of one service.
 
-Rule 1: operations are carried out in the order in which they arrive, each at once. With a recorder nobody
-        hears an answer or an entry before what it may show is on disk.
+Rule 1: operations are carried out in the order in which they arrive, each at once. With a recorder no
+        answer and no entry is sent before what it may show is on disk.
 Rule 2: a worker whose connection ends is dead: its sessions end at that moment.
 Rule 3: entries of the log are pushed. A worker that does not read costs no memory: it catches up later.
 """
@@ -86,7 +86,7 @@ class Keeper:
         self._calls = [getattr(store, operation.name) for operation in OPERATIONS]
 
     def connect(self) -> socket.socket:
-        """Make a connection; returns the worker's end, to be inherited. Nobody else can open one."""
+        """Make a connection; returns the worker's end, to be inherited. It cannot be opened by name."""
         ours, its = socket.socketpair()
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
@@ -126,7 +126,7 @@ class Keeper:
         """Carry out a call; its answer as a frame, empty if it has been sent.
 
         Raises:
-            MalformedFrame: It is no call.
+            MalformedFrame: It is not a call.
         """
         if what == READ:
             # Sent at once: it shows nothing that is not on disk.
@@ -137,7 +137,7 @@ class Keeper:
             raise MalformedFrame(f"there is no operation {what}")
         operation = OPERATIONS[what]
         if self._recorder is not None and self._recorder.error:
-            # As if it were away: the workers go on alone, and record what they have seen when it is back.
+            # As if it were away: the workers continue alone, and record what they have seen when it is back.
             return frame(number, DEFECT, encode(self._recorder.error))
         arguments = decode_arguments(operation, body)
         at, named = operation.positional, {}
@@ -273,7 +273,7 @@ class WorkerConnection(asyncio.Protocol):
             for number, what, body in self._frames.split(data):
                 answers.append(self._keeper.perform(self, number, what, body))
         except MalformedFrame as error:
-            logger.error("worker sent what is no call", extra={"error": str(error)})  # noqa: TRY400
+            logger.error("worker sent a malformed call", extra={"error": str(error)})  # noqa: TRY400
             self.transport.abort()
             return
         if answers:

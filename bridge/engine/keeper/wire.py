@@ -36,7 +36,7 @@ encode = _ENCODER.encode
 
 
 class MalformedFrame(Exception):
-    """What arrived is no frame, or its body does not fit the operation."""
+    """What arrived is not a frame, or its body does not fit the operation."""
 
 
 class EngineMethod(NamedTuple):

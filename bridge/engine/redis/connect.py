@@ -30,7 +30,7 @@ from bridge.net import unverified
 
 log = logging.getLogger(__name__)
 
-LOWEST = {"valkey": (7, 2), "redis": (6, 2)}
+MIN_VERSIONS = {"valkey": (7, 2), "redis": (6, 2)}
 CONNECT_FACTOR = 5
 """A connection takes this many answers to open: TCP, TLS, password, database, facts."""
 
@@ -42,7 +42,7 @@ class EngineUnfit(EngineUnavailable):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class ServerAccess:
     """How to reach the engine.
 
     Args:
@@ -73,7 +73,7 @@ class Facts(NamedTuple):
     eviction: str = ""
 
 
-async def find_server(access: Access) -> tuple[str, int]:
+async def find_server(access: ServerAccess) -> tuple[str, int]:
     """Host and port of the server; with Sentinels, of the master that they name now.
 
     Raises:
@@ -82,37 +82,44 @@ async def find_server(access: Access) -> tuple[str, int]:
     address = access.address
     if not address.service:
         return address.hosts[0] if address.hosts else ("", 0)
+    # All at once: one that hangs must not delay a failover.
+    asking = [asyncio.create_task(_ask_sentinel(access, host, port)) for host, port in address.hosts]
     reasons = []
-    for host, port in address.hosts:
-        where = f"the Sentinel at {join(host, port)}"
-        try:
-            async with asyncio.timeout(access.timeout * CONNECT_FACTOR):
-                found = await _ask_sentinel(access, host, port)
-        except (RedisError, OSError, EngineUnavailable) as error:
-            reasons.append(str(error) if isinstance(error, EngineUnavailable) else explain(error, where))
-            continue
-        if found is not None:
-            return found
-        reasons.append(f"{where} does not know {address.service}")
-    raise EngineUnavailable(f"no Sentinel names the engine: {'; '.join(reasons)}")
+    try:
+        for answer in asyncio.as_completed(asking):
+            try:
+                return await answer
+            except EngineUnavailable as error:
+                reasons.append(str(error))
+    finally:
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+    raise EngineUnavailable(f"no Sentinel names the engine: {'; '.join(sorted(reasons))}")
 
 
-async def _ask_sentinel(access: Access, host: str, port: int) -> tuple[str, int] | None:
+async def _ask_sentinel(access: ServerAccess, host: str, port: int) -> tuple[str, int]:
+    where = f"the Sentinel at {join(host, port)}"
     connection = _connection(access, host, port, password=access.sentinel_password, user="", database=0)
     try:
-        await connection.connect()  # type: ignore[no-untyped-call]
-        await connection.send_command(
-            "SENTINEL", "GET-MASTER-ADDR-BY-NAME", access.address.service, check_health=False
-        )
-        answer = await connection.read_response(disable_decoding=True)
+        async with asyncio.timeout(access.timeout * CONNECT_FACTOR):
+            await connection.connect()  # type: ignore[no-untyped-call]
+            question = pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", access.address.service)
+            await connection.send_packed_command(question, check_health=False)
+            answer = await connection.read_response(disable_decoding=True)
+        if answer is None:
+            raise EngineUnavailable(f"{where} does not know {access.address.service}")
+        master, master_port = answer
+        return bytes(master).decode(), int(master_port)
+    except (RedisError, OSError) as error:  # with TimeoutError
+        raise _connect_error(error, access, where) from None
+    except (ValueError, TypeError) as error:
+        raise EngineUnavailable(f"{where} answered what cannot be read ({type(error).__name__})") from None
     finally:
         abort(connection)
-    if not isinstance(answer, list) or len(answer) != 2:
-        return None
-    return bytes(answer[0]).decode(), int(answer[1])
 
 
-async def open_connection(access: Access, host: str, port: int) -> AbstractConnection:
+async def open_connection(access: ServerAccess, host: str, port: int) -> AbstractConnection:
     """Open one connection, with the password given and the database chosen.
 
     Raises:
@@ -127,7 +134,7 @@ async def open_connection(access: Access, host: str, port: int) -> AbstractConne
     try:
         async with asyncio.timeout(access.timeout * CONNECT_FACTOR):
             await connection.connect()  # type: ignore[no-untyped-call]
-            # A server without a password answers this too: what is no Valkey or Redis does not.
+            # Any server answers this; what is neither Valkey nor Redis does not.
             await connection.send_command("PING", check_health=False)
             await connection.read_response(disable_decoding=True)
     except BaseException as error:
@@ -140,7 +147,7 @@ async def open_connection(access: Access, host: str, port: int) -> AbstractConne
     return connection
 
 
-def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavailable:
+def _connect_error(error: Exception, access: ServerAccess, where: str) -> EngineUnavailable:
     text = str(error)
     causes = (error, error.__cause__, error.__context__)
     for cause in causes:
@@ -158,7 +165,7 @@ def _connect_error(error: Exception, access: Access, where: str) -> EngineUnavai
     return EngineUnavailable(explain(error, where))
 
 
-def _refusal(error: Exception, text: str, access: Access) -> str | None:
+def _refusal(error: Exception, text: str, access: ServerAccess) -> str | None:  # noqa: PLR0911 - one each
     """Why the server does not take this client; None for anything else."""
     if isinstance(error, AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
         if access.password is None:
@@ -219,10 +226,10 @@ def check_facts(facts: Facts, where: str, *, sentinels: bool) -> None:
         EngineUnfit: It cannot be used as it is.
         EngineUnavailable: It cannot be used yet.
     """
-    if facts.product and facts.version[:2] < LOWEST[facts.product]:
+    if facts.version and facts.version[:2] < MIN_VERSIONS[facts.product]:
         name = facts.product.capitalize()
         found = ".".join(map(str, facts.version))
-        lowest = ".".join(map(str, LOWEST[facts.product]))
+        lowest = ".".join(map(str, MIN_VERSIONS[facts.product]))
         raise EngineUnfit(f"{where} is {name} {found}; {name} {lowest} or newer is needed")
     if facts.role != "master":
         # With Sentinels it may be one for a moment.
@@ -240,15 +247,15 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def server_name(access: Access, host: str, port: int) -> str:
+def server_name(access: ServerAccess, host: str, port: int) -> str:
     """How errors name the server."""
     return f"the engine at {access.address.path or join(host, port)}"
 
 
 def _connection(
-    access: Access, host: str, port: int, *, password: str | None, user: str, database: int
+    access: ServerAccess, host: str, port: int, *, password: str | None, user: str, database: int
 ) -> AbstractConnection:
-    """A connection that never repeats, checks or reconnects anything by itself."""
+    """A connection that repeats, checks and reconnects nothing."""
     options: dict[str, Any] = {
         "db": database,
         "password": password,
@@ -272,8 +279,8 @@ def _connection(
         connection.ssl_context.context = access.tls
     else:
         connection = Connection(host=host, port=port, socket_keepalive=True, **options)
-    # CLIENT SETINFO is one more command to permit, and older servers do not know it. How the library is told
-    # so depends on its version.
+    # CLIENT SETINFO is one more command to permit, and older servers do not know it. The
+    # setting depends on the version of the library.
     connection.driver_info = None
     connection.lib_name = connection.lib_version = None
     opened: AbstractConnection = connection

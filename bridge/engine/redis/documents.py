@@ -7,26 +7,27 @@ from collections.abc import Sequence
 
 from bridge.core.schedule import MAX_BACKOFF, MAX_WAIT
 from bridge.engine.base import Held, Job, Lent, Operation, OperationState, Put, Report, Take
-from bridge.engine.redis.link import MICROSECONDS, EngineLink, in_microseconds
+from bridge.engine.redis.link import MICROSECONDS, EngineLink, in_microseconds, reads_answer
 
 FIRST_PAUSE = 1.0
 LEARNED_SECONDS = 90 * 86_400.0
 """A list of samples to which nothing was added for so long is deleted."""
 
 _MAX_SLOTS = 10_000
-_LOWEST_RATE = 1e-6
+_MIN_RATE = 1e-6
 _EVER = 1e12  # seconds
 
 
 class RedisDocuments(EngineLink):
     """Everything that is not about one task."""
 
+    @reads_answer
     async def take(self, session: str, take: Take) -> Lent:
         """See `Engine.take`."""
         apart: int | str = ""
         if take.rate is not None and take.rate > 0:
-            # Rounded up: a microsecond less would make 41 of 40 a second.
-            apart = math.ceil(MICROSECONDS / max(take.rate, _LOWEST_RATE))
+            # Rounded up: a microsecond less would make 41 requests of 40 per second.
+            apart = math.ceil(MICROSECONDS / max(take.rate, _MIN_RATE))
         name = take.credential
         answer = await self.run(
             "take",
@@ -50,6 +51,7 @@ class RedisDocuments(EngineLink):
             planned=float(planned),
         )
 
+    @reads_answer
     async def report(
         self, session: str, credential: str, report: Report, *, seconds: float = 0.0
     ) -> tuple[int, int]:
@@ -63,22 +65,26 @@ class RedisDocuments(EngineLink):
         )
         return int(paused), failures
 
+    @reads_answer
     async def probe(self, session: str, credential: str, *, seconds: float) -> bool:
         """See `Engine.probe`."""
         keys = (self.keys.sessions, self.keys.named("budget", credential))
         return bool(await self.run("probe", keys, session, in_microseconds(seconds)))
 
+    @reads_answer
     async def learn(self, name: str, sample: bytes, *, keep: int) -> None:
         """See `Engine.learn`."""
         keys = (self.keys.named("learned", name),)
         await self.run("learn", keys, sample, max(keep, 1), round(LEARNED_SECONDS * 1000))
 
+    @reads_answer
     async def learned(self, names: Sequence[str]) -> list[list[bytes]]:
         """See `Engine.learned`."""
         if not names:
             return []
         return await self.plain(*(("LRANGE", self.keys.named("learned", name), 0, -1) for name in names))
 
+    @reads_answer
     async def put(
         self, name: str, value: bytes | None, *, expect: int | None, seconds: float, tell: bool = False
     ) -> Put:
@@ -92,6 +98,7 @@ class RedisDocuments(EngineLink):
         )
         return Put(bool(written), int(version), now)
 
+    @reads_answer
     async def get(self, names: Sequence[str]) -> list[tuple[int, bytes | None]]:
         """See `Engine.get`."""
         if not names:
@@ -100,17 +107,20 @@ class RedisDocuments(EngineLink):
         answers = await self.run("get", keys)
         return [(int(version), value) for version, value in answers]
 
+    @reads_answer
     async def begin(self, session: str, name: str, digest: bytes, *, seconds: float) -> Operation:
         """See `Engine.begin`."""
         keys = (self.keys.sessions, self.keys.named("op", name))
         state, *answer = await self.run("begin", keys, session, digest, in_microseconds(seconds))
         return Operation(OperationState(state.decode()), answer[0] if answer else None)
 
+    @reads_answer
     async def finish(self, session: str, name: str, answer: bytes | None) -> bool:
         """See `Engine.finish`."""
         keys = (self.keys.sessions, self.keys.named("op", name))
         return bool(await self.run("finish", keys, session, answer or b"", int(answer is not None)))
 
+    @reads_answer
     async def claim_jobs(self, session: str, queue: str, *, limit: int, lease: float) -> list[Job]:
         """See `Engine.claim_jobs`."""
         keys = (self.keys.sessions, *self._queue(queue))
@@ -127,6 +137,7 @@ class RedisDocuments(EngineLink):
             for id_, body, ordering, due, attempts in answers
         ]
 
+    @reads_answer
     async def finish_job(self, session: str, queue: str, job: str, *, retry_at: int = 0) -> bool:
         """See `Engine.finish_job`."""
         keys = (self.keys.sessions, *self._queue(queue), self.keys.queues)
@@ -137,6 +148,7 @@ class RedisDocuments(EngineLink):
             self.keys.named(f"jobs-{part}", queue) for part in ("all", "ready", "order", "info", "flight")
         ]
 
+    @reads_answer
     async def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float) -> Held:
         """See `Engine.hold`."""
         length: int | str = max(round(window * MICROSECONDS), 1) if window < _EVER else ""
@@ -144,6 +156,7 @@ class RedisDocuments(EngineLink):
         ok, used = await self.run("hold", keys, hold, repr(float(amount)), repr(float(limit)), length)
         return Held(bool(ok), float(used))
 
+    @reads_answer
     async def settle(self, counter: str, hold: str, amount: float) -> None:
         """See `Engine.settle`."""
         await self.run("settle", (self.keys.named("hold", counter),), hold, repr(float(amount)))

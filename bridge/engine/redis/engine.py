@@ -1,6 +1,6 @@
 """The engine on Valkey or Redis.
 
-Rule 1: each operation is one script, or a reading and then one script that looks again: what several replicas
+Rule 1: each operation is one script, or a read and then one script that checks it: what several replicas
         decide is decided in the server, one after the other.
 Rule 2: nothing is repeated here. A call without an answer raises `EngineUnavailable`, both connections are
         dropped, and `connect` may be called again.
@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridge.engine.base import Census
-from bridge.engine.redis.connect import Access
+from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.documents import RedisDocuments
-from bridge.engine.redis.link import DEFAULT_LIMITS, MICROSECONDS, EngineLimits
+from bridge.engine.redis.link import DEFAULT_LIMITS, MICROSECONDS, EngineLimits, reads_answer
 from bridge.engine.redis.states import RedisStates
 
 _MAX_ACCOUNTS = 1000
@@ -31,7 +31,7 @@ class RedisEngine(RedisStates, RedisDocuments):
 
     def __init__(
         self,
-        access: Access,
+        access: ServerAccess,
         *,
         name: str = "bridge",
         limits: EngineLimits = DEFAULT_LIMITS,
@@ -40,6 +40,7 @@ class RedisEngine(RedisStates, RedisDocuments):
         super().__init__(access, name=name, limits=limits, now=now)
         self._burials = {}
 
+    @reads_answer
     async def census(self) -> Census:
         """See `Engine.census`."""
         own = self.keys

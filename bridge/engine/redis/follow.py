@@ -21,8 +21,8 @@ MAX_BLOCK = 30.0
 class LogReader:
     """Reads the log of the engine.
 
-    A read that is cancelled goes on: the server cannot be told to forget it. The next one waits for its
-    answer, and takes it if it asks for the same.
+    A cancelled read stays at the server, which cannot cancel it. The next one waits for its answer, and uses
+    it if it asks for the same.
 
     Args:
         connection: Connected; its own.
@@ -81,7 +81,7 @@ class LogReader:
             await asyncio.gather(self._pending[1], return_exceptions=True)
 
     async def _ask(self, after: int, block: float, limit: int) -> list[Entry]:
-        # BLOCK 0 would wait for ever.
+        # BLOCK 0 would wait without limit.
         wait = ("BLOCK", max(round(block * 1000), 1)) if block else ()
         command = ("XREAD", "COUNT", limit, *wait, "STREAMS", self._log, f"{after}-0")
         try:

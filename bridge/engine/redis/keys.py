@@ -94,7 +94,7 @@ def read_task(text: bytes) -> TaskKey:
 
 
 def details_names(details: bytes | None) -> list[bytes]:
-    """Tags and group in the details of a task, as they are in listings; none if they are nonsense."""
+    """Tags and group in the details of a task, as they are in listings; none if they are malformed."""
     if details is None:
         return []
     try:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from bridge.engine.redis.connect import (
-    Access,
     EngineUnfit,
     Facts,
+    ServerAccess,
     check_facts,
     find_server,
     open_connection,
@@ -22,8 +23,11 @@ from bridge.engine.redis.follow import LogReader
 from bridge.engine.redis.keys import Keys
 from bridge.engine.redis.replies import UnreadableReply
 from bridge.engine.redis.scripts import load_scripts
-from bridge.engine.redis.wire import NOT_PERMITTED, Argument, Command, Wire, abort
+from bridge.engine.redis.wire import NOT_PERMITTED, Argument, CallConnection, Command, abort
 from bridge.errors import EngineUnavailable
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +40,7 @@ FORMAT = "1"
 
 READABLE_FORMATS = (FORMAT,)
 
-_MAX_MICROSECONDS = 2**52  # beyond it, adding to the time is not exact any more
+_MAX_MICROSECONDS = 2**52  # beyond it, adding to the time is inexact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,7 @@ class EngineLink:
 
     def __init__(
         self,
-        access: Access,
+        access: ServerAccess,
         *,
         name: str = "bridge",
         limits: EngineLimits = DEFAULT_LIMITS,
@@ -82,8 +86,8 @@ class EngineLink:
         self.facts = Facts()
         self._access = access
         self._now = now
-        self._scripts = load_scripts(READABLE_FORMATS)
-        self._wire: Wire | None = None
+        self.scripts = load_scripts(READABLE_FORMATS)
+        self._wire: CallConnection | None = None
         self._reader: LogReader | None = None
         self._reason = "the engine is not connected"
         self._said_no_facts = False
@@ -113,7 +117,7 @@ class EngineLink:
                 raise EngineUnavailable(f"{where} did not answer in time") from None
             raise
         timeout = self._access.timeout
-        self._wire = Wire(calls, timeout=timeout, where=where, broke=self._break_off)
+        self._wire = CallConnection(calls, timeout=timeout, where=where, broke=self._break_off)
         self._reader = LogReader(
             following, self.keys.log, timeout=timeout, where=where, broke=self._break_off
         )
@@ -159,7 +163,7 @@ class EngineLink:
     def command(self, script: str, keys: Sequence[bytes], *arguments: Argument) -> Command:
         """A script as a command."""
         now = str(self._now()) if self._now is not None else ""
-        return Command((len(keys), *keys, now, *arguments), self._scripts[script])
+        return Command((len(keys), *keys, now, *arguments), self.scripts[script])
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands next to each other.
@@ -184,7 +188,7 @@ class EngineLink:
 
         Raises:
             EngineUnfit: It cannot be used as it is.
-            EngineUnavailable: There is no answer.
+            EngineUnavailable: There counts as none.
         """
         scratch = [self.keys.named("check", kind) for kind in ("hash", "set", "sorted", "list", "stream")]
         try:
@@ -210,16 +214,25 @@ class EngineLink:
         self._break_off(reason)
         return EngineUnfit(reason) if lasting else EngineUnavailable(reason)
 
-    def read_answer(self, read: Callable[..., Any], *answers: Any) -> Any:
-        """What `read` makes of answers.
 
-        Raises:
-            EngineUnavailable: They are not what a bridge of this version wrote.
-        """
+def reads_answer(
+    operation: Callable[Given, Awaitable[Result]],
+) -> Callable[Given, Coroutine[Any, Any, Result]]:
+    """An operation whose answer, if it is not what a bridge of this version wrote, counts as none."""
+
+    @wraps(operation)
+    async def read(*args: Given.args, **options: Given.kwargs) -> Result:
         try:
-            return read(*answers)
-        except (UnreadableReply, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise self.reject(f"the engine answered what cannot be read ({type(error).__name__})") from None
+            return await operation(*args, **options)
+        except (UnreadableReply, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+            link = args[0]
+            assert isinstance(link, EngineLink), "it is a method of one"
+            kind = type(error).__name__
+            raise link.reject(
+                f"{link.where} answered {operation.__name__} with what cannot be read ({kind})"
+            ) from None
+
+    return read
 
 
 def other_format(found: bytes) -> str:
@@ -232,7 +245,7 @@ def other_format(found: bytes) -> str:
 
 
 def in_microseconds(seconds: float) -> int:
-    """A time as scripts are given it; nonsense is none, and infinity is long."""
+    """A time as scripts are given it; what is not a number is 0, and infinity is long."""
     if not seconds > 0:
         return 0
     return int(min(seconds * MICROSECONDS + 0.999, _MAX_MICROSECONDS))

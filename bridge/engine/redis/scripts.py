@@ -10,14 +10,14 @@ from typing import NamedTuple
 from bridge.engine.base import ENTRY_BYTES
 
 
-class Script(NamedTuple):
+class ServerScript(NamedTuple):
     """A script, and the name under which a server that has seen it knows it."""
 
     text: str
     digest: str
 
 
-def load_scripts(formats: Iterable[str]) -> dict[str, Script]:
+def load_scripts(formats: Iterable[str]) -> dict[str, ServerScript]:
     """Every script by its name.
 
     Args:
@@ -36,7 +36,7 @@ def load_scripts(formats: Iterable[str]) -> dict[str, Script]:
     for name, body in texts.items():
         text = constants + common + (jobs if name in _ABOUT_JOBS else "") + body
         # SHA-1 is how servers name scripts.
-        scripts[name] = Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+        scripts[name] = ServerScript(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
     return scripts
 
 

@@ -18,6 +18,7 @@ from bridge.engine.base import (
     Verdict,
 )
 from bridge.engine.redis.keys import account_text, details_names, escaped, listed_name, read_task, task_text
+from bridge.engine.redis.link import reads_answer
 from bridge.engine.redis.replies import read_past, read_record
 from bridge.engine.redis.tasks import RedisTasks
 from bridge.engine.redis.wire import Argument
@@ -26,7 +27,7 @@ _PORTION = 1000
 _VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
 
 
-class _Places:
+class _KeyTable:
     """The keys of a call, each once, and where they are in it."""
 
     def __init__(self, *keys: bytes) -> None:
@@ -34,7 +35,7 @@ class _Places:
         self._places: dict[bytes, int] = {}
 
     def of(self, *keys: bytes) -> int:
-        """The place of the first of some keys that stand together, from 1."""
+        """The place of the first of some keys that follow each other, from 1."""
         place = self._places.get(keys[0])
         if place is None:
             place = self._places[keys[0]] = len(self.keys) + 1
@@ -45,6 +46,7 @@ class _Places:
 class RedisStates(RedisTasks):
     """What is recorded, and reading it."""
 
+    @reads_answer
     async def apply(
         self, session: str, states: Sequence[Apply], *, limits: JobLimits = DEFAULT_JOB_LIMITS
     ) -> list[Applied]:
@@ -52,7 +54,7 @@ class RedisStates(RedisTasks):
         if not states:
             return []
         own = self.keys
-        places = _Places(
+        places = _KeyTable(
             *(own.meta, own.log, own.sessions, own.owned, own.wants, own.accounts, own.expiry, own.queues)
         )
         _, ended_life, open_life = self._lives
@@ -61,12 +63,9 @@ class RedisStates(RedisTasks):
         for state in states:
             arguments += self._state_arguments(state, places)
         answers = await self.run("apply", places.keys, *arguments)
-        return [
-            self.read_answer(_read_applied, state.key, answer)
-            for state, answer in zip(states, answers, strict=True)
-        ]
+        return [_read_applied(state.key, answer) for state, answer in zip(states, answers, strict=True)]
 
-    def _state_arguments(self, state: Apply, places: _Places) -> list[Argument]:
+    def _state_arguments(self, state: Apply, places: _KeyTable) -> list[Argument]:
         own, key = self.keys, state.key
         task, account, tails = task_text(key), account_text(key.account), own.tails(key)
         raw = state.raw if state.raw is not None and len(state.raw) <= self.limits.raw_bytes else None
@@ -74,7 +73,7 @@ class RedisStates(RedisTasks):
         arguments: list[Argument] = []
         arguments += (task, account, state.mode.value, state.expect, state.stamp.version, state.stamp.session)
         arguments += (int(state.end), state.digest, state.document, int(raw is not None), raw or b"")
-        arguments += (int(state.details is not None), state.details or b"", len(names), *names)
+        arguments += (int(state.details is not None), state.details or b"")
         arguments += (
             places.of(own.record(task)),
             places.of(own.history(task)),
@@ -83,7 +82,9 @@ class RedisStates(RedisTasks):
             places.of(own.changed(key.upstream, account, final=True)),
             places.of(own.named("list", key.upstream)),
             places.of(tails) if tails is not None else 0,
+            len(names),
             len(state.jobs),
+            *names,
         )
         for job in state.jobs:
             queue = [own.named(f"jobs-{part}", job.queue) for part in ("all", "ready", "order", "info")]
@@ -98,27 +99,31 @@ class RedisStates(RedisTasks):
             )
         return arguments
 
+    @reads_answer
     async def records(self, keys: Sequence[TaskKey]) -> list[Record]:
         """See `Engine.records`."""
         if not keys:
             return []
         answers = await self.plain(*(("HGETALL", self.keys.record(task_text(key))) for key in keys))
-        return [self.read_answer(read_record, key, fields) for key, fields in zip(keys, answers, strict=True)]
+        return [read_record(key, fields) for key, fields in zip(keys, answers, strict=True)]
 
+    @reads_answer
     async def history(self, key: TaskKey, after: int) -> list[Past]:
         """See `Engine.history`."""
         (texts,) = await self.plain(("LRANGE", self.keys.history(task_text(key)), 0, -1))
-        past: list[Past] = [self.read_answer(read_past, text) for text in texts]
+        past: list[Past] = [read_past(text) for text in texts]
         return [state for state in past if state.offset > after]
 
+    @reads_answer
     async def newest(self, upstream: str, account: str, *, final: bool, limit: int) -> list[TaskKey]:
         """See `Engine.newest`."""
         if limit <= 0:
             return []
         key = self.keys.changed(upstream, account_text(account), final=final)
         (tasks,) = await self.plain(("ZREVRANGE", key, 0, limit - 1))
-        return [self.read_answer(read_task, task) for task in tasks]
+        return [read_task(task) for task in tasks]
 
+    @reads_answer
     async def listing(
         self, upstream: str, *, tag: str = "", group: str = "", after: int = 0, limit: int = MAX_TASKS
     ) -> list[tuple[int, TaskKey]]:
@@ -136,12 +141,13 @@ class RedisStates(RedisTasks):
                 chosen = [place for place, score in zip(places, scores, strict=True) if score is not None]
             else:
                 chosen = places
-            found += [self.read_answer(_read_place, place) for place in chosen]
+            found += [_read_listed(place) for place in chosen]
             if len(members) < count:
                 break
-            after = self.read_answer(_read_place, places[-1])[0]
+            after = _read_listed(places[-1])[0]
         return found[:limit]
 
+    @reads_answer
     async def register(self, session: str, key: TaskKey, details: bytes) -> int:
         """See `Engine.register`."""
         own, task, tails = self.keys, task_text(key), self.keys.tails(key)
@@ -160,6 +166,7 @@ class RedisStates(RedisTasks):
         """See `Engine.read`."""
         return await self.reader.read(after, block=block, limit=limit)
 
+    @reads_answer
     async def announce(self, session: str, key: TaskKey, code: str, body: bytes | None) -> int:
         """See `Engine.announce`."""
         own, task, tails = self.keys, task_text(key), self.keys.tails(key)
@@ -171,6 +178,7 @@ class RedisStates(RedisTasks):
         )
         return int(offset)
 
+    @reads_answer
     async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
         """See `Engine.confirm`."""
         own = self.keys
@@ -190,6 +198,6 @@ def _read_applied(key: TaskKey, answer: Sequence[Any]) -> Applied:
     return Applied(_VERDICTS[verdict], int(offset), int(version), record, dropped)
 
 
-def _read_place(place: bytes) -> tuple[int, TaskKey]:
+def _read_listed(member: bytes) -> tuple[int, TaskKey]:
     """Offset and task as they are in a listing, after a zero byte."""
-    return int(place[1:17]), read_task(place[18:])
+    return int(member[1:17]), read_task(member[18:])

@@ -19,7 +19,14 @@ from bridge.engine.base import (
     Welcome,
 )
 from bridge.engine.redis.keys import account_text, read_task, task_text
-from bridge.engine.redis.link import BLANK_SECONDS, FORMAT, EngineLink, in_microseconds, other_format
+from bridge.engine.redis.link import (
+    BLANK_SECONDS,
+    FORMAT,
+    EngineLink,
+    in_microseconds,
+    other_format,
+    reads_answer,
+)
 from bridge.engine.redis.replies import read_record
 from bridge.engine.redis.wire import Argument
 
@@ -43,6 +50,7 @@ class RedisTasks(EngineLink):
         retention = self.limits.retention_seconds
         return tuple(map(in_microseconds, (BLANK_SECONDS, retention, max(retention, OPEN_SECONDS))))  # type: ignore[return-value] # three
 
+    @reads_answer
     async def session(
         self, session: str, *, ttl: float, known_head: int, new_epoch: str, about: bytes, opens: bool
     ) -> Welcome:
@@ -63,11 +71,12 @@ class RedisTasks(EngineLink):
         )
         if answer[0] == b"format":
             raise self.reject(other_format(answer[1]), lasting=True)
-        welcome: Welcome = self.read_answer(_read_welcome, answer)
+        welcome = _read_welcome(answer)
         if answer[5]:
             await self._forget(answer[5])
         return welcome
 
+    @reads_answer
     async def leave(self, session: str) -> None:
         """See `Engine.leave`."""
         keys = self.keys
@@ -76,6 +85,7 @@ class RedisTasks(EngineLink):
             while tasks := await self._owned(name, 0, MAX_TASKS):
                 await self._bury(name, tasks, 0.0, 0)
 
+    @reads_answer
     async def bury(self, *, limit: int, spacing: float) -> int:
         """See `Engine.bury`."""
         buried = 0
@@ -119,6 +129,7 @@ class RedisTasks(EngineLink):
             arguments += (task, account)
         return int(await self.run("bury", keys, *arguments))
 
+    @reads_answer
     async def want(self, session: str, wants: Sequence[Want], *, linger: float) -> list[Wanted]:
         """See `Engine.want`."""
         if not wants:
@@ -131,18 +142,19 @@ class RedisTasks(EngineLink):
             keys += (own.record(task), own.orphans(account_text(key.account)), tails or own.expiry)
             arguments += (task, account_text(key.account), int(may_own), int(tails is not None))
         answers = await self.run("want", keys, *arguments)
-        read = self.read_answer
         return [
-            Wanted(read(_OWNERS.__getitem__, owner), read(read_record, want.key, fields))
+            Wanted(_OWNERS[owner], read_record(want.key, fields))
             for want, (owner, fields) in zip(wants, answers, strict=True)
         ]
 
+    @reads_answer
     async def rewant(self, keys: Sequence[TaskKey], *, linger: float) -> None:
         """See `Engine.rewant`."""
         tasks, till = [task_text(key) for key in keys], in_microseconds(linger)
         for start in range(0, len(tasks), _PORTION):
             await self.run("rewant", (self.keys.wants,), till, *tasks[start : start + _PORTION])
 
+    @reads_answer
     async def keep(self, session: str, key: TaskKey, *, called_back: bool) -> None:
         """See `Engine.keep`."""
         own, task = self.keys, task_text(key)
@@ -170,6 +182,7 @@ class RedisTasks(EngineLink):
             ),
         )
 
+    @reads_answer
     async def claim(self, session: str, *, account: str, limit: int) -> list[Record]:
         """See `Engine.claim`."""
         own, name = self.keys, account_text(account)
@@ -179,8 +192,9 @@ class RedisTasks(EngineLink):
             return []
         keys = [own.sessions, own.owned, own.wants, own.accounts, orphans, *map(own.record, tasks)]
         answers = await self.run("claim", keys, session, name, *tasks)
-        return [self.read_answer(_read_claimed, task, fields) for task, fields in answers]
+        return [_read_claimed(task, fields) for task, fields in answers]
 
+    @reads_answer
     async def release(
         self, session: str, due: Sequence[tuple[TaskKey, int]], *, hand_over: bool
     ) -> list[Released]:
@@ -196,6 +210,7 @@ class RedisTasks(EngineLink):
             arguments += (task, account_text(key.account), at)
         return [Released(answer.decode()) for answer in await self.run("release", keys, *arguments)]
 
+    @reads_answer
     async def call(
         self, session: str, key: TaskKey, *, called_back: bool = False
     ) -> tuple[Called, TaskKey | None]:
@@ -235,7 +250,7 @@ class RedisTasks(EngineLink):
         return None
 
     async def _forget(self, tasks: Sequence[bytes]) -> None:
-        """Delete records whose time is over, with all that leads to them."""
+        """Delete expired records, with all keys that lead to them."""
         own = self.keys
         keys = [own.sessions, own.owned, own.wants, own.accounts, own.expiry]
         arguments: list[Argument] = [*self._lives]

@@ -27,7 +27,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from bridge.engine.redis.scripts import Script
+from bridge.engine.redis.scripts import ServerScript
 from bridge.errors import EngineUnavailable
 
 Argument = bytes | str | int
@@ -57,7 +57,7 @@ class Command:
 
     __slots__ = ("answer", "arguments", "script")
 
-    def __init__(self, arguments: tuple[Argument, ...], script: Script | None = None) -> None:
+    def __init__(self, arguments: tuple[Argument, ...], script: ServerScript | None = None) -> None:
         self.arguments = arguments
         self.script = script
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -70,7 +70,7 @@ class Command:
         return pack(*head, *self.arguments)
 
 
-class Wire:
+class CallConnection:
     """A connection for calls.
 
     Args:
@@ -106,12 +106,12 @@ class Wire:
             return [await command.answer for command in commands]
         finally:
             for command in commands:
-                # Nobody waits any more: of several that fail, one was raised.
+                # No caller waits: of several that fail, one was raised.
                 if not command.answer.cancel() and not command.answer.cancelled():
                     command.answer.exception()
 
     def break_off(self, reason: str) -> None:
-        """Give up the connection: everybody who waits is told why."""
+        """Give up the connection; all calls that wait fail with the reason."""
         if self._reason is not None:
             return
         self._reason = reason
@@ -179,7 +179,7 @@ class Wire:
 
 
 def abort(connection: AbstractConnection) -> None:
-    """Close a connection at once, whatever it waits for."""
+    """Close a connection at once, with all it waits for."""
     writer = connection._writer  # noqa: SLF001 - disconnect() waits for a TLS peer that may be gone
     if writer is not None:
         writer.transport.abort()

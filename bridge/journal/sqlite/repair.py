@@ -14,6 +14,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridge.core.cursor import new_epoch
 from bridge.errors import JournalError
 from bridge.journal.sqlite.codec import decode
 from bridge.journal.sqlite.database import Database
@@ -68,7 +69,7 @@ def open_history(database: Database, unix_time: float) -> History:
         fields = {"file": str(database.path), "error": reason, "cure": CURE_EPOCH}
         logger.warning("journal began a new epoch", extra=fields)
     history = History(
-        secrets.token_hex(4) if fresh else str(epoch),
+        new_epoch(unix_time, secrets.randbits(32)) if fresh else str(epoch),
         position,
         events,
         _continued(time, _stamps(connection), unix_time),

@@ -1,4 +1,4 @@
-"""What the supervisor and a worker tell each other, over a socket pair that nobody else can open."""
+"""The messages between the supervisor and a worker, over a socket pair without a name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ControlChannel:
         return True
 
     async def receive(self) -> Message | None:
-        """The next message; None once the other process has ended, or sent what is no message."""
+        """The next message; None once the other process has ended, or sent something else."""
         try:
             head_size, body_size = _HEAD.unpack(await self._reader.readexactly(_HEAD.size))
             if max(head_size, body_size) > MAX_BODY:

@@ -25,11 +25,11 @@ class WorkerLink:
         self._channel = channel
         self._bridge = bridge
         self._numbers = itertools.count(1)
-        self._asked: dict[int, asyncio.Future[Message]] = {}
+        self._questions: dict[int, asyncio.Future[Message]] = {}
         self._answering: set[asyncio.Task[None]] = set()
 
     async def report(self) -> None:
-        """Tell the supervisor that this worker turns, and once a second what it counted."""
+        """Report to the supervisor that this worker runs, and once a second what it counted."""
         for turn in itertools.count():
             if turn % BEATS_PER_REPORT == 0:
                 await self._report_metrics()
@@ -47,7 +47,7 @@ class WorkerLink:
         Raises:
             EngineUnavailable: The supervisor does not answer.
         """
-        # First our own: whatever becomes of this process, what it shows now stays in the sum.
+        # First our own: what this process shows now stays in the sum, even if it is killed.
         await self._report_metrics()
         answer = await self._ask("metrics")
         total = SummedMetrics()
@@ -71,16 +71,24 @@ class WorkerLink:
         answer = await self._ask("status")
         return list(zip(answer.fields["workers"], orjson.loads(answer.body), strict=True))
 
+    async def watches(self) -> list[tuple[str, str, str, int, bool]]:
+        """See `Workers`."""
+        answer = await self._ask("watches")
+        return [tuple(row) for part in orjson.loads(answer.body) for row in part]
+
     def handle(self, message: Message) -> None:
         """A question of the supervisor, or the answer to one of ours."""
         if message.kind == "answer":
-            future = self._asked.pop(message.fields.get("number", 0), None)
+            future = self._questions.pop(message.fields.get("number", 0), None)
             if future is not None and not future.done():
                 future.set_result(message)
         elif message.kind == "ask":
             question = message.fields.get("question", 0)
             if message.fields.get("what") == "status":
                 self._report_status(question)
+                return
+            if message.fields.get("what") == "watches":
+                self._channel.send("watches", orjson.dumps(self._bridge.watches()), question=question)
                 return
             answering = asyncio.ensure_future(self._report_metrics(question))
             self._answering.add(answering)
@@ -95,7 +103,7 @@ class WorkerLink:
     async def _ask(self, what: str) -> Message:
         number = next(self._numbers)
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._asked[number] = future
+        self._questions[number] = future
         self._channel.send("ask", what=what, number=number)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -103,4 +111,4 @@ class WorkerLink:
         except TimeoutError:
             raise EngineUnavailable("the process that supervises the workers does not answer") from None
         finally:
-            self._asked.pop(number, None)
+            self._questions.pop(number, None)

@@ -39,11 +39,12 @@ class WorkerProcess:
         heard_at: When its last message came, by the event loop's time.
         metrics: Its newest metrics, encoded; empty before the first.
         status: What it said last of itself, encoded; empty if it was not asked yet.
+        watches: What it said last of its watches, likewise.
         silent: Whether it has not reported for a while.
         reason: Why it did not start, in its own words; empty if it said nothing.
         code: The exit code for that; 0 if it said nothing.
         was_ready: Whether it ever served.
-        listeners: From which it was told to accept, by their places.
+        listeners: From which it accepts by order, by their places.
     """
 
     def __init__(self, number: int, process: Process, channel: ControlChannel) -> None:
@@ -51,6 +52,7 @@ class WorkerProcess:
         self.state = WorkerState.STARTING
         self.metrics = b""
         self.status = b""
+        self.watches = b""
         self.silent = False
         self.reason = ""
         self.code = 0
@@ -77,7 +79,7 @@ class WorkerProcess:
         if keeper is not None:
             inherited.append(keeper.fileno())
             arguments.append(str(keeper.fileno()))
-        # `-P`: no module of the working directory may stand in for one of ours.
+        # `-P`: no module of the working directory may replace one of ours.
         command = (sys.executable, "-P", str(LAUNCH), *arguments)
         try:
             process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, pass_fds=inherited)
@@ -116,9 +118,13 @@ class WorkerProcess:
                     self.code = int(message.fields.get("code", 0))
                 case "metrics":
                     self.metrics = message.body or self.metrics
-            handle(self, message)
+            try:
+                handle(self, message)
+            except Exception:
+                # A worker of another version, or a broken one: it must not end the others.
+                logger.exception("unhandled exception in supervisor", extra={"worker": self.number})
         self._channel.close()
-        # Whoever has closed the channel has nothing left to do, and must not keep its connections.
+        # Without the channel it has nothing left to do, and must not keep its connections.
         try:
             async with asyncio.timeout(1.0):
                 await self._process.wait()
@@ -164,13 +170,13 @@ class WorkerProcess:
             return "still running"
         return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
-    def leave(self, *, hand_over: bool) -> None:
+    def leave(self, *, replaced: bool) -> None:
         """Make it drain.
 
         Args:
-            hand_over: Another worker takes its place: it accepts no more, and stays ready for what it has.
+            replaced: Another worker takes its place: it accepts no more, and stays ready for what it has.
         """
         if self.state is WorkerState.READY:
             self.state = WorkerState.LEAVING
             self._over.set()
-        self.send("drain", hand_over=hand_over)
+        self.send("drain", replaced=replaced)

@@ -20,8 +20,7 @@ from bridge.engine.keeper.server import Keeper
 from bridge.engine.store import Store, StoreLimits
 from bridge.errors import ConfigError
 from bridge.journal.sqlite.store_recorder import StoreRecorder
-from bridge.server.listeners import listen, listen_together
-from bridge.server.server import LISTENERS, report_listening
+from bridge.server.listeners import LISTENERS, listen, listen_together, report_listening
 from bridge.server.workers.launching import Launch
 from bridge.server.workers.supervisor import Supervisor
 
@@ -55,7 +54,7 @@ def serve_workers(settings: Settings, path: Path | None, overrides: dict[str, An
     Raises:
         OSError: An address cannot be bound; its `filename` is the address.
         JournalError: The journal cannot be used.
-        ConfigError: The certificate cannot be used any more.
+        ConfigError: The certificate can no longer be used.
     """
     _check_certificate(settings)
     timeout = settings.write_timeout_seconds
@@ -120,7 +119,7 @@ async def _keeper(settings: Settings) -> AsyncIterator[Keeper | None]:
 
 
 def _check_certificate(settings: Settings) -> None:
-    # Each worker reads it as well; an error is told once, before any is started.
+    # Each worker reads it as well; an error is reported once, before any is started.
     if settings.tls_certificate_file is None or settings.tls_key_file is None:
         return
     try:

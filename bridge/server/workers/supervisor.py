@@ -7,7 +7,7 @@ Rule 1: SIGTERM and SIGINT drain all workers at once; a second signal stops them
 Rule 2: SIGHUP replaces them one after another; each successor serves before the old worker drains.
 Rule 3: a worker that ends is started again, at once if it had run for long. If workers cannot start five
         times in a minute, the service ends.
-Rule 4: workers end with this process, whatever ends it.
+Rule 4: workers end with this process, also if it is killed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FAILED_STARTS_SECONDS = 60.0
 BACK_OFF_SECONDS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 STEADY_SECONDS = 30.0  # a worker that ran for so long is started again at once
 CHECK_SECONDS = 0.25
-SILENT_SECONDS = 1.25  # having heard nothing for so long, others accept in its place
+SILENT_SECONDS = 1.25  # without a message for so long, others accept in its place
 REPORTED_CHECKS = 8  # in a row: it is logged
 HUNG_CHECKS = 240  # in a row: it is killed
 KILL_MARGIN_SECONDS = 5.0
@@ -196,7 +196,7 @@ class Supervisor:
 
     async def _run(self, worker: WorkerProcess) -> None:
         await worker.run(self._handle)
-        # Before it ends nobody may hear a smaller sum than after.
+        # At once: no scrape may see a smaller sum than the one before.
         self._whole.ended(worker)
         del self._running[worker]
         self._missed.pop(worker, None)
@@ -227,7 +227,7 @@ class Supervisor:
             started()
 
     def _lend(self) -> None:
-        """Tell every worker from which listeners it accepts: its own, and those of workers that do not."""
+        """Send every worker the listeners that it accepts from: its own, and those of workers that do not."""
         able = [one for one in self._current.values() if one.state is WorkerState.READY]
         able = [one for one in able if one not in self._missed] or able
         if not able:
@@ -248,7 +248,7 @@ class Supervisor:
                 worker.send("accept", listeners=numbers)
 
     async def _check(self) -> None:
-        """Find workers that do not report any more; in checks rather than seconds: this process may sleep."""
+        """Find workers that no longer report; counted in checks, because this process may be stopped too."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(CHECK_SECONDS)
@@ -299,12 +299,12 @@ class Supervisor:
             new = await self._try_start(number)
         except _CannotStart as error:
             extra = {"worker": number, "reason": str(error)}
-            logger.error("worker not replaced, the old one goes on", extra=extra)  # noqa: TRY400
+            logger.error("worker not replaced", extra=extra)  # noqa: TRY400
             return False
         if self._current.get(number) not in (old, None):  # it had died, and has a successor already
             old, new = new, self._current[number]
         self._serves(number, new)
-        old.leave(hand_over=True)
+        old.leave(replaced=True)
         await old.ended_within(stop_seconds(self._launch.settings) + KILL_MARGIN_SECONDS)
         return True
 
@@ -325,7 +325,7 @@ class Supervisor:
     async def _stop(self) -> None:
         """Drain all workers; stop them at the second signal; kill those that still run after their time."""
         for worker in self._running:
-            worker.leave(hand_over=False)
+            worker.leave(replaced=False)
         over = asyncio.ensure_future(self._all_ended())
         now = asyncio.ensure_future(self._stop_now.wait())
         grace = stop_seconds(self._launch.settings) + KILL_MARGIN_SECONDS

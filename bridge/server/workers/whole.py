@@ -1,4 +1,4 @@
-"""What the supervisor knows of all workers, for whichever of them is asked.
+"""What the supervisor knows of all workers, for the one that is asked.
 
 It hands bytes on: a worker encodes what it counted, and the one that is asked decodes and sums it. Only when
 a worker ends, its counters are added to those of the ones before.
@@ -52,6 +52,8 @@ class WholeService:
         match message.kind:
             case "status":
                 worker.status = message.body
+            case "watches":
+                worker.watches = message.body
             case "saved":
                 self._take_saved(message.fields.get("polls"))
             case "ask":
@@ -76,7 +78,7 @@ class WholeService:
             self._saved[upstream] = max(self._saved.get(upstream, 0.0), float(number))
 
     def _ask(self, asker: WorkerProcess, what: str, number: int) -> None:
-        """Ask all others first; whoever is silent is not waited for."""
+        """Ask all others first; a silent one is not waited for."""
         self._last_question = key = self._last_question + 1
         others = {
             worker
@@ -108,6 +110,9 @@ class WholeService:
         if question.what == "metrics":
             parts = [self._ended, *(worker.metrics for worker in workers if worker.metrics)]
             fields: dict[str, object] = {"saved": self._saved}
+        elif question.what == "watches":
+            parts = [one.watches for one in workers if one.watches and one is not question.asker]
+            fields = {}
         else:
             parts = [worker.status for worker in workers if worker.status]
             fields = {"workers": [self._described(worker, question) for worker in workers if worker.status]}

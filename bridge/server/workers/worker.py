@@ -93,7 +93,7 @@ def _settings(fields: dict[str, Any]) -> Settings:
 
 
 class WorkerServer(DrainingServer):
-    """The server of one worker: accepts from the listeners it is told, and drains by order or by a signal.
+    """The server of one worker: accepts from the listeners it is lent, and drains by order or by a signal.
 
     Args:
         listeners: Those of all workers. It accepts from its own, and from those of a worker that does not.
@@ -132,7 +132,7 @@ class WorkerServer(DrainingServer):
         return 0 if self.started and not self._bridge.dead else 1
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so: the supervisor then names the listeners."""
+        """Start and report it; the supervisor then sends the listeners."""
         await super().startup(sockets)
         if self._admin is not None:
             self.accept_from(self._admin, plain_too=True)
@@ -140,7 +140,7 @@ class WorkerServer(DrainingServer):
         self._channel.send("ready")
 
     def drain_once(self) -> None:
-        """As the server's; kept connections end after their next response, to be opened anew."""
+        """As the server's; kept connections end after their next response, and are opened again."""
         if self._drain is not None:
             return
         super().drain_once()
@@ -149,7 +149,10 @@ class WorkerServer(DrainingServer):
 
     async def _obey(self) -> None:
         while (message := await self._channel.receive()) is not None:
-            self._handle(message)
+            try:
+                self._handle(message)
+            except Exception:
+                logger.exception("unhandled exception in worker", extra={"kind": message.kind})
         # The supervisor is gone, and with it the keeper. Where the kernel does not end this process, we do.
         logger.error("supervisor has ended")
         self.stop_now()
@@ -160,7 +163,7 @@ class WorkerServer(DrainingServer):
             case "accept":
                 self._accept_only(message.fields["listeners"])
             case "drain":
-                self._bridge.replaced = message.fields["hand_over"]
+                self._bridge.replaced = message.fields["replaced"]
                 self.drain_once()
             case "stop":
                 self.stop_now()
@@ -183,7 +186,7 @@ class WorkerServer(DrainingServer):
 
     def _on_signal(self) -> None:
         # A supervisor of services signals every process of the group, and ours orders the same: that is one
-        # wish, not two.
+        # stop, not two.
         self._signals += 1
         if self._signals > 1:
             self.stop_now()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from bridge.auth.caller import Caller, TokenScope, one_answer_for_missing
 from bridge.core.event import Event
 from bridge.core.rate_limit import CallKind
-from bridge.core.task import Observation, Source, TaskKey, check_task_id, check_url_part
+from bridge.core.task import OWN_ACCOUNT, Observation, Source, TaskKey, check_task_id, check_url_part
 from bridge.errors import TaskNotFound, UpstreamError
 from bridge.sources.poll import find
 from bridge.sources.upstream import Upstream
@@ -40,10 +40,15 @@ class Aliases:
         self._settings = services.settings
         self._pool = services.pool
         self._subscriptions = services.subscriptions
+        self._journal = services.journal
+        self._clock = services.clock
+        self._shared = services.knowledge
         self._entries: OrderedDict[tuple[str, str, str], _AliasEntry] = OrderedDict()
 
     async def find(self, upstream: Upstream, alias: str, caller: Caller) -> tuple[TaskKey, Event]:
         """Ask the provider for the task with that alias, within its rate limit.
+
+        Not if another replica found it: then with the recorded state, if that is new enough.
 
         Raises:
             InvalidRequest: The alias is malformed.
@@ -52,6 +57,9 @@ class Aliases:
                 lookup by alias.
             JournalError: The result could not be recorded.
         """
+        known = await self._find_shared(upstream, alias)
+        if known is not None and caller.covers(known.key):
+            return known.key, known
         try:
             key, observation = await self._ask(upstream, alias)
         except UpstreamError as error:
@@ -73,6 +81,11 @@ class Aliases:
         async with entry.lock:
             if entry.key is not None and caller.covers(entry.key):
                 return entry.key
+            if entry.key is None and self._shared is not None:
+                entry.key = await self._shared.find_alias(upstream.name, upstream.account, alias)
+                if entry.key is not None and caller.covers(entry.key):
+                    entry.error = None
+                    return entry.key
             if upstream.clock.monotonic() >= entry.retry_at:
                 await self._look_up(entry, upstream, alias, caller)
             if entry.error is not None:
@@ -102,10 +115,31 @@ class Aliases:
             async with upstream.acquire(CallKind.CONTROL):
                 observation = await find(upstream, request)
         assert observation.task_id is not None
-        return TaskKey(upstream.name, check_task_id(observation.task_id), upstream.account), observation
+        key = TaskKey(upstream.name, check_task_id(observation.task_id), upstream.account)
+        if self._shared is not None:
+            self._shared.save_alias(alias, key)
+        return key, observation
+
+    async def _find_shared(self, upstream: Upstream, alias: str) -> Event | None:
+        """The recorded state of the task that another replica found by the alias, if it is new enough.
+
+        Not with a caller's own key: its provider has to show the task to that key.
+        """
+        if self._shared is None or upstream.account != OWN_ACCOUNT:
+            return None
+        key = await self._shared.find_alias(upstream.name, upstream.account, alias)
+        if key is None:
+            return None
+        (event,) = await self._journal.latest([key])
+        if event is None:
+            return None
+        age = self._clock.time() - event.state.observed_at
+        return event if event.state.status.final or age <= self._settings.linger_seconds else None
 
     def remember(self, alias: str, key: TaskKey) -> None:
         """Cache the alias of a task that was just submitted."""
+        if self._shared is not None:
+            self._shared.save_alias(alias, key)
         entry = self._entry(key.upstream, key.account, alias)
         entry.key, entry.error, entry.retry_at = key, None, 0.0
 

@@ -103,10 +103,10 @@ async def _result(process: Process) -> dict[str, float]:
 async def open_engine(url: str) -> Engine:
     """A connected engine."""
     from bridge.engine.address import parse_address
-    from bridge.engine.redis.connect import Access
+    from bridge.engine.redis.connect import ServerAccess
     from bridge.engine.redis.engine import RedisEngine
 
-    engine: Any = RedisEngine(Access(address=parse_address(url), timeout=5.0))
+    engine: Any = RedisEngine(ServerAccess(address=parse_address(url), timeout=5.0))
     await engine.connect()
     return engine  # type: ignore[no-any-return]
 

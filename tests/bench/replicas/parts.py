@@ -39,9 +39,9 @@ class Sizes:
     streams: int = 1_000
     hop_changes: float = 200.0
     sockets: int = 3_000
-    rounds: int = 20
-    rates: tuple[float, ...] = (100.0, 500.0, 2_000.0)
-    sessions: tuple[int, ...] = (1, 3, 8, 16, 32, 64)
+    rounds: int = 12
+    rates: tuple[float, ...] = (200.0, 2_000.0)
+    sessions: tuple[int, ...] = (1, 3, 8, 24, 64)
 
 
 FULL = Sizes()

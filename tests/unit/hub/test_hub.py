@@ -282,7 +282,7 @@ async def test_what_interest_brings_to_light_reaches_whoever_caused_it(
 ) -> None:
     wanted = scene.interests.want
 
-    def want(key: TaskKey, by: object = None) -> None:
+    def want(key: TaskKey, by: object = None, *, resumes: bool = False) -> None:
         scene.journal.announce(key, STALE)
         wanted(key)
 
@@ -515,7 +515,7 @@ async def test_leaving_before_beginning_leaves_nothing(scene: Scene) -> None:
 async def test_a_task_that_cannot_be_wanted_leaves_nothing(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(key: TaskKey, by: object = None) -> None:
+    def refuse(key: TaskKey, by: object = None, *, resumes: bool = False) -> None:
         raise UnknownUpstream(key.upstream)
 
     subscription = scene.place(RecordingWriter())

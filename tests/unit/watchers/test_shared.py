@@ -391,10 +391,9 @@ async def test_a_status_call_elsewhere_is_answered_from_the_record_or_after_a_po
     asked = len(street.provider.asked)
     assert (await other.pool.shown(TASK, seconds=5.0)).body == raw
     assert len(street.provider.asked) == asked
-    owner.pool.watcher(TASK).watch.due += 60
-    await street.clock.advance(11)
+    other.pool.watcher(TASK)._heard_at -= 60
     call = asyncio.ensure_future(other.pool.shown(TASK, seconds=5.0))
-    await street.clock.advance(1)
+    await settle()
     assert call.done()
     assert call.result().body == raw
     assert len(street.provider.asked) == asked + 1
@@ -537,9 +536,11 @@ async def test_known_tasks_without_a_due_are_spread(build_street: Callable[..., 
             street.engine.record(key).owner = house.journal
             house.journal.tell_standing(key)
         at = street.clock.monotonic()
-        await street.clock.advance(PACE.recommended_seconds)
+        await street.clock.advance(PACE.min_seconds + PACE.recommended_seconds)
     first = [street.provider.polls(key.task_id)[0] - at for key in keys]
-    assert max(sum(start <= one < start + 0.2 for one in first) for start in (0.0, 0.6, 1.0, 1.6)) <= 10
+    assert min(first) >= PACE.min_seconds
+    starts = (PACE.min_seconds + more for more in (0.0, 0.6, 1.0, 1.6))
+    assert max(sum(start <= one < start + 0.2 for one in first) for start in starts) <= 10
 
 
 async def test_what_is_granted_and_not_configured_here_is_given_back(street: Any) -> None:

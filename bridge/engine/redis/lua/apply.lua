@@ -1,18 +1,15 @@
 -- KEYS meta log sessions owned wants accounts expiry queues, then those that ARGV names by their place
 -- ARGV now session log_keep history ended_life open_life most_jobs most_job_bytes, then each state:
---   task account mode expect version by end digest document has_raw raw has_details details
---   names, name ..., places of: record history orphans open ended list tails (0 for none)
---   jobs, then each: place of its queue's keys (jobs ready order info), queue id body ordering due attempts
+--   task account mode expect version by end digest document has_raw raw has_details details,
+--   places of record history orphans open ended list tails (0 for none), how many names, how many jobs,
+--   name ..., then each job: place of its queue's keys (jobs ready order info), queue id body ordering due attempts
 -- -> each: verdict offset version dropped [record]
 local meta, log, sessions, owned, wants, accounts, expiry, queues =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local now, session, keep, most_history = clock(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 local lives = alive(sessions, session, now)
-local at = 8
-local function take()
-  at = at + 1
-  return ARGV[at]
-end
+local head = tonumber(call('HGET', meta, 'head') or '0')
+local args, keys, at = ARGV, KEYS, 8
 
 local function verdict(old, mode, expect, version, by, fin, digest)
   local recorded = tonumber(old[1] or '0')
@@ -44,81 +41,87 @@ local function end_task(key, task, account, owner, orphans)
 end
 
 local answers = {}
-while at < #ARGV do
-  local task, account, mode, expect, version, by = take(), take(), take(), take(), take(), take()
-  local fin, digest, document, has_raw, raw = take(), take(), take(), take(), take()
-  local has_details, details, names = take(), take(), {}
-  for i = 1, tonumber(take()) do names[i] = take() end
-  local key, history, orphans, open, ended, list =
-    KEYS[tonumber(take())], KEYS[tonumber(take())], KEYS[tonumber(take())], KEYS[tonumber(take())],
-    KEYS[tonumber(take())], KEYS[tonumber(take())]
-  local tails, jobs = KEYS[tonumber(take())], tonumber(take())
+while at < #args do
+  local task, account, mode, fin = args[at + 1], args[at + 2], args[at + 3], args[at + 7]
+  local version, by, digest, document = args[at + 5], args[at + 6], args[at + 8], args[at + 9]
+  local has_raw, raw, key = args[at + 10] == '1', args[at + 11], keys[tonumber(args[at + 14])]
+  local names, jobs = tonumber(args[at + 21]), tonumber(args[at + 22])
   local old = call('HMGET', key, 'v', 'by', 'c', 'o', 'e', 'fs', 'x', 'l', 'xp', 'f')
-  local result = verdict(old, mode, expect, version, by, fin, digest)
+  local result = verdict(old, mode, args[at + 4], version, by, fin, digest)
   if result == 'recorded' then
     local amended = mode == 'amend' and old[5] and old[5] ~= '0'
     if amended then fin = old[5] end
-    local changed = has_details == '1' and details ~= old[7]
-    local told = nil
-    if changed then told = details elseif not old[6] then told = old[7] end
-    if not changed then names = nil end
+    local changed, details = false, args[at + 13]
+    if args[at + 12] == '1' and details ~= old[7] then changed = true end
 
-    local head = tonumber(call('HGET', meta, 'head') or '0')
     local offset = head + 1
     if now > offset then offset = now end
     local id = text(offset)
     local entry = {'k', task, 's', version .. ' ' .. fin .. (amended and ' 1 ' or ' 0 ') .. by, 'c', digest}
-    local fits = #document + #raw <= ENTRY_BYTES
-    if fits then
+    if #document + #raw <= ENTRY_BYTES then
       entry[7], entry[8] = 'd', document
-      if has_raw == '1' then entry[9], entry[10] = 'w', raw end
+      if has_raw then entry[9], entry[10] = 'w', raw end
     end
-    if told then entry[#entry + 1] = 'x'; entry[#entry + 1] = told end
+    local shown = changed and details or not old[6] and old[7]
+    if shown then
+      table.insert(entry, 'x')
+      table.insert(entry, shown)
+    end
     call('XADD', log, 'MAXLEN', '~', keep, id .. '-0', 'p', text(head), unpack(entry))
+    head = offset
     call('HSET', meta, 'head', id)
 
-    call('HSET', key, 'v', version, 'by', by, 'f', id, 'c', digest, 'e', fin, 'd', document)
-    if has_raw == '1' then call('HSET', key, 'w', raw) elseif old[1] then call('HDEL', key, 'w') end
-    if changed then call('HSET', key, 'x', details, 'l', cmsgpack.pack(names)) end
-    local past = id .. ' ' .. #document .. ' ' .. has_raw .. '\n' .. document .. raw
+    if has_raw then
+      call('HSET', key, 'v', version, 'by', by, 'f', id, 'c', digest, 'e', fin, 'd', document, 'w', raw)
+    else
+      call('HSET', key, 'v', version, 'by', by, 'f', id, 'c', digest, 'e', fin, 'd', document)
+      if old[1] then call('HDEL', key, 'w') end
+    end
+    local history = keys[tonumber(args[at + 15])]
+    local past = id .. ' ' .. #document .. (has_raw and ' 1\n' or ' 0\n') .. document .. raw
     if call('RPUSH', history, past) > most_history then call('LTRIM', history, -most_history, -1) end
 
-    local old_names = old[8] and cmsgpack.unpack(old[8]) or {}
-    if not old[6] then
-      call('HSET', key, 'fs', id)
-      names = names or old_names
-      names[#names + 1] = ''
-      relist(list, task, id, {}, names)
-    elseif changed then
-      relist(list, task, old[6], old_names, names)
+    if changed or not old[6] then
+      local list, old_names = keys[tonumber(args[at + 19])], old[8] and cmsgpack.unpack(old[8]) or {}
+      local new_names = changed and {unpack(args, at + 23, at + 22 + names)} or old_names
+      if changed then call('HSET', key, 'x', details, 'l', cmsgpack.pack(new_names)) end
+      if not old[6] then
+        call('HSET', key, 'fs', id)
+        new_names[#new_names + 1] = ''
+        relist(list, task, id, {}, new_names)
+      else
+        relist(list, task, old[6], old_names, new_names)
+      end
     end
     if not amended then
+      local open = keys[tonumber(args[at + 17])]
       if fin == '0' then
         call('ZADD', open, id, task)
       else
-        call('ZADD', ended, id, task)
+        call('ZADD', keys[tonumber(args[at + 18])], id, task)
         call('ZREM', open, task)
       end
     end
+    local tails = keys[tonumber(args[at + 20])]
     if tails then tail(meta, tails, task, now, true) end
-    local over = fin == '1'
-    local life = tonumber(fin == '0' and ARGV[6] or ARGV[5])
+    local life = tonumber(args[fin == '0' and 6 or 5])
     expire_at(expiry, key, history, task, now, life, old[9], fin ~= '0' or not old[1])
-    if over and not amended then end_task(key, task, account, old[4], orphans) end
+    if fin == '1' and not amended then end_task(key, task, account, old[4], keys[tonumber(args[at + 16])]) end
 
-    local dropped = 0
+    local dropped, job = 0, at + 22 + names
     for _ = 1, jobs do
-      local place, queue, job, body = tonumber(take()), take(), take(), take()
-      local ordering, due, attempts = take(), take(), take()
-      local room = add_job(queues, queue, KEYS[place], KEYS[place + 1], KEYS[place + 2], KEYS[place + 3],
-        job, body, ordering, due, attempts, tonumber(ARGV[7]), tonumber(ARGV[8]))
+      local place = tonumber(args[job + 1])
+      local room = add_job(queues, args[job + 2], keys[place], keys[place + 1], keys[place + 2], keys[place + 3],
+        args[job + 3], args[job + 4], args[job + 5], args[job + 6], args[job + 7],
+        tonumber(args[7]), tonumber(args[8]))
       if not room then dropped = dropped + 1 end
+      job = job + 7
     end
     answers[#answers + 1] = {result, id, version, dropped}
   else
-    at = at + 7 * jobs
     answers[#answers + 1] = {result, old[10] or '0', old[1] or '0', 0,
       result ~= 'duplicate' and call('HGETALL', key) or nil}
   end
+  at = at + 22 + names + 7 * jobs
 end
 return answers

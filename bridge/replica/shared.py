@@ -1,0 +1,228 @@
+"""What replicas learn for one another: aliases, rejected keys, whether callbacks arrive, run times.
+
+Rule 1: nothing waits for the engine but the lookup of an alias, and that only as long as a call may take.
+Rule 2: what is shared is small and may be lost: each replica works without it, only less well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+from bridge.clock import Clock
+from bridge.core.estimate import PLAUSIBLE_SECONDS, RuntimeHistory, TaskKind
+from bridge.core.schedule import CallbackSupport
+from bridge.core.task import OWN_ACCOUNT, TaskKey, check_task_id
+from bridge.engine.base import DocumentEntry
+from bridge.errors import BridgeError, EngineUnavailable
+from bridge.replica.replica import Replica
+from bridge.sources.accounts import REFUSED_SECONDS, AccountRegistry
+from bridge.sources.upstream import Upstream
+
+LEARNED_SECONDS = 10.0
+"""Between two exchanges of run times."""
+
+MAX_SAMPLES = 2000
+MAX_FLUSHED = 50
+MAX_UNSENT = 10_000
+CALLBACKS_SECONDS = 86_400.0
+MAX_NAME = 512  # of a model or an action
+
+_ALIAS, _REFUSED, _CALLBACKS, _TIMES = "alias:", "refused:", "callbacks:", "times:"
+
+logger = logging.getLogger(__name__)
+
+
+class _Document(NamedTuple):
+    name: str
+    value: bytes
+    seconds: float
+    announced: bool
+
+
+class SharedCallbacks(CallbackSupport):
+    """A `CallbackSupport` that reports when it changes."""
+
+    __slots__ = ("__weakref__", "changed")
+    changed: Callable[[bool], None]
+
+    def __init__(self, changed: Callable[[bool], None]) -> None:
+        object.__setattr__(self, "changed", changed)
+        object.__setattr__(self, "come", True)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        changed = name == "come" and value != self.come
+        object.__setattr__(self, name, value)
+        if changed:
+            self.changed(bool(value))
+
+    def take_over(self, come: bool) -> None:
+        """As another replica has found out."""
+        object.__setattr__(self, "come", come)
+
+
+class SharedRuntimes(RuntimeHistory):
+    """A `RuntimeHistory` that keeps what is not shared yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unsent: deque[tuple[TaskKind, float]] = deque(maxlen=MAX_FLUSHED)
+
+    def learn(self, kind: TaskKind, seconds: float) -> None:
+        """See `RuntimeHistory`."""
+        super().learn(kind, seconds)
+        self.unsent.append((kind, seconds))
+
+    def replace(self, samples: list[tuple[TaskKind, float]]) -> None:
+        """Take over the samples of all replicas; what is not shared yet is added."""
+        self._seconds.clear()
+        for kind, seconds in [*samples, *self.unsent]:
+            super().learn(kind, seconds)
+
+
+class SharedKnowledge:
+    """Exchanges it over the engine.
+
+    Args:
+        retention_seconds: How long an alias is kept.
+    """
+
+    def __init__(self, replica: Replica, clock: Clock, *, retention_seconds: float) -> None:
+        self._connection = replica.connection
+        self._clock = clock
+        self._retention = retention_seconds
+        self._registry: AccountRegistry | None = None
+        self._callbacks: WeakValueDictionary[str, SharedCallbacks] = WeakValueDictionary()
+        self._run_times: dict[str, SharedRuntimes] = {}
+        self._unsent: deque[_Document] = deque(maxlen=MAX_UNSENT)
+        self._more = asyncio.Event()
+        replica.on_document.append(self._apply_entry)
+        self._connection.workers += [self._send, self._read_callbacks, self._exchange_run_times]
+
+    # What is shared
+
+    def share(self, upstream: Upstream) -> None:
+        """Share what calls of this upstream teach; for the operator's account run times too."""
+        name = f"{upstream.name}/{upstream.account}"
+        callbacks = SharedCallbacks(lambda come: self._put(f"{_CALLBACKS}{name}", b"1" if come else b"0"))
+        upstream.callbacks = self._callbacks[name] = callbacks
+        if upstream.account == OWN_ACCOUNT:
+            upstream.run_times = self._run_times[f"{_TIMES}{name}"] = SharedRuntimes()
+
+    def share_refusals(self, registry: AccountRegistry) -> None:
+        """A key that a provider rejects here is rejected at every replica."""
+        self._registry = registry
+        registry.on_refused = lambda upstream, account: self._put(
+            f"{_REFUSED}{upstream}/{account}", b"1", REFUSED_SECONDS
+        )
+
+    async def find_alias(self, upstream: str, account: str, alias: str) -> TaskKey | None:
+        """The task that a replica found by a client's own id; None if none did, or the engine is away."""
+        try:
+            ((_, value),) = await self._connection.call(
+                "get", lambda engine: engine.get([_alias_name(upstream, account, alias)])
+            )
+            return None if value is None else TaskKey(upstream, check_task_id(value.decode()), account)
+        except (EngineUnavailable, BridgeError, ValueError):
+            return None
+
+    def save_alias(self, alias: str, key: TaskKey) -> None:
+        """Which task a client's own id belongs to."""
+        name = _alias_name(key.upstream, key.account, alias)
+        value = key.task_id.encode(errors="surrogateescape")
+        self._enqueue(_Document(name, value, self._retention, announced=False))
+
+    def _put(self, name: str, value: bytes, seconds: float = CALLBACKS_SECONDS) -> None:
+        self._enqueue(_Document(name, value, seconds, announced=True))
+
+    def _enqueue(self, document: _Document) -> None:
+        self._unsent.append(document)
+        self._more.set()
+
+    def _apply_entry(self, entry: DocumentEntry) -> None:
+        kind, _, name = entry.name.partition(":")
+        upstream, _, account = name.partition("/")
+        if f"{kind}:" == _REFUSED and self._registry is not None and entry.value is not None:
+            self._registry.refused_elsewhere(upstream, account)
+        elif f"{kind}:" == _CALLBACKS and name in self._callbacks:
+            self._callbacks[name].take_over(entry.value != b"0")
+
+    # Workers: each runs while the log is followed
+
+    async def _send(self) -> None:
+        while True:
+            self._more.clear()
+            while self._unsent:
+                document = self._unsent[0]
+                await self._connection.call(
+                    "put",
+                    lambda engine, document=document: engine.put(  # type: ignore[misc]
+                        document.name,
+                        document.value,
+                        expect=None,
+                        seconds=document.seconds,
+                        tell=document.announced,
+                    ),
+                )
+                if self._unsent and self._unsent[0] is document:
+                    self._unsent.popleft()
+            await self._clock.wait(self._more, None)
+
+    async def _read_callbacks(self) -> None:
+        """What others found out before the log was followed here."""
+        names = [f"{_CALLBACKS}{name}" for name in self._callbacks]
+        if not names:
+            return
+        documents = await self._connection.call("get", lambda engine: engine.get(names))
+        for name, (_, value) in zip(names, documents, strict=True):
+            callbacks = self._callbacks.get(name.removeprefix(_CALLBACKS))
+            if callbacks is not None and value is not None:
+                callbacks.take_over(value != b"0")
+
+    async def _exchange_run_times(self) -> None:
+        while self._run_times:
+            for name, history in self._run_times.items():
+                while history.unsent:
+                    learned = history.unsent[0]
+                    kind, seconds = learned
+                    sample = json.dumps([kind.model, kind.action, round(seconds, 3)]).encode()
+                    await self._connection.call(
+                        "learn",
+                        lambda engine, name=name, sample=sample: engine.learn(  # type: ignore[misc]
+                            name, sample, keep=MAX_SAMPLES
+                        ),
+                    )
+                    if history.unsent[0] is learned:
+                        history.unsent.popleft()
+            await self._read_run_times(list(self._run_times))
+            await self._clock.sleep(LEARNED_SECONDS)
+
+    async def _read_run_times(self, names: list[str]) -> None:
+        lists = await self._connection.call("learned", lambda engine: engine.learned(names))
+        for name, samples in zip(names, lists, strict=True):
+            read = [_read_sample(sample) for sample in samples]
+            self._run_times[name].replace([sample for sample in read if sample is not None])
+
+
+def _alias_name(upstream: str, account: str, alias: str) -> str:
+    # A hash: a client chooses the alias, of any length and with any characters.
+    digest = blake2b(alias.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return f"{_ALIAS}{upstream}/{account}/{digest}"
+
+
+def _read_sample(sample: bytes) -> tuple[TaskKind, float] | None:
+    """A sample that a replica wrote, of another version perhaps; None if it makes no sense."""
+    try:
+        model, action, seconds = json.loads(sample)
+    except (ValueError, TypeError):
+        return None
+    named = all(one is None or (isinstance(one, str) and len(one) <= MAX_NAME) for one in (model, action))
+    timed = isinstance(seconds, int | float) and math.isfinite(seconds) and 0 <= seconds <= PLAUSIBLE_SECONDS
+    return (TaskKind(model, action), float(seconds)) if named and timed else None

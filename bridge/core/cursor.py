@@ -88,14 +88,14 @@ class EventId(NamedTuple):
         return cls(Cursor(match[1], int(match[2]), match[4] or ""), match[3])
 
 
-def new_epoch(unix_time: float, chance: int) -> str:
+def new_epoch(unix_time: float, random_number: int) -> str:
     """The name of an epoch that begins now: milliseconds in base 36, then two random characters.
 
     Args:
         unix_time: Seconds.
-        chance: A random number, so that two that begin in the same millisecond differ.
+        random_number: Any, so that two that begin in the same millisecond differ.
     """
-    return _base36(int(unix_time * 1000)) + _base36(chance % 36**2).rjust(2, "0")
+    return _base36(int(unix_time * 1000)) + _base36(random_number % 36**2).rjust(2, "0")
 
 
 def is_later(epoch: str, than: str) -> bool:

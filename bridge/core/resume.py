@@ -40,9 +40,9 @@ class Position(NamedTuple):
         resumes: Whether it came with a cursor, usable or not.
         epoch: Of its cursor, if that can be used.
         shown: How far the state was that it received last, if that was not recorded; else empty.
-        ahead: Whether it is beyond what this process has heard, and nobody can be asked now.
+        ahead: Whether it is beyond what this process has received, while the engine cannot be asked.
         beyond: Offset of such a cursor that was given for another list, so that `after` is None: only what is
-            above it is certainly newer than what the client has, until the log was heard up to there.
+            above it is certainly newer than what the client has, until the log was received up to there.
     """
 
     after: int | None = None
@@ -159,7 +159,7 @@ def is_end_seen(event: Event, position: Position) -> bool:
 
 
 def is_caught_up(event: Event, position: Position) -> bool:
-    """Whether the state that the client was shown, or one as far, is recorded: now offsets tell."""
+    """Whether the state that the client was shown, or one as far, is recorded: now offsets decide."""
     cursor, shown = event.cursor, position.shown
     if not shown or cursor.shown or position.after is None or cursor.offset <= position.after:
         return False
@@ -189,7 +189,7 @@ def shown_of(state: State) -> str:
 
 
 def goes_beyond(state: State, shown: str) -> bool:
-    """Whether a state is further than one that a client was shown: by status, progress, or as the end."""
+    """Whether a state is further than the one shown to a client: by status, progress, or as the end."""
     rank, other = _RANKS[state.status], _RANK_OF_LETTER.get(shown[0], 0)
     if rank >= _LOST:
         return rank > other
@@ -207,25 +207,25 @@ def _is_end(shown: str) -> bool:
 
 
 class Relation(StrEnum):
-    """How a state compares with one that was told and is not recorded."""
+    """How a state compares with one that was sent and is not recorded."""
 
     NEWS = "news"
     SAME = "same"
     BEHIND = "behind"
 
 
-def compare(told: State, state: State) -> Relation:
-    """Whether a state is news to who was told another one that is not recorded in this epoch."""
-    if same_event(told, state):
+def compare(sent: State, state: State) -> Relation:
+    """Whether a state is news to clients that were sent another one, which is not recorded in this epoch."""
+    if same_event(sent, state):
         return Relation.SAME
-    shown = shown_of(told)
+    shown = shown_of(sent)
     if goes_beyond(state, shown):
         return Relation.NEWS
     if _is_end(shown):
         # Two ends differ only where two processes saw different ones: the first stays.
-        return Relation.SAME if _RANKS[state.status] == _RANKS[told.status] else Relation.BEHIND
-    level = shown_of(state)[1:] == shown[1:] and _RANKS[state.status] == _RANKS[told.status]
-    return Relation.NEWS if level and state.changed_at > told.changed_at else Relation.BEHIND
+        return Relation.SAME if _RANKS[state.status] == _RANKS[sent.status] else Relation.BEHIND
+    level = shown_of(state)[1:] == shown[1:] and _RANKS[state.status] == _RANKS[sent.status]
+    return Relation.NEWS if level and state.changed_at > sent.changed_at else Relation.BEHIND
 
 
 def unrecorded(event: Event, epoch: str, offset: int) -> Event:

@@ -283,7 +283,7 @@ class Subscriptions:
         replay = Replay(self.journal, self.hub, self.clock, preface=preface, retry=retry)
         reached = await replay.run(subscription, recorded, pace=request.pace, has_room=request.has_room)
         if pending.epoch != self.journal.epoch:
-            # What was sent is of another history now: the client comes back, and begins with a reset.
+            # What was sent is of another history now: the client reconnects, and begins with a reset.
             self.hub.finish(subscription, Closing.AGE, self.final_frame(subscription, Closing.AGE))
         return reached
 
@@ -340,7 +340,7 @@ class Subscriptions:
         return backlogs
 
     def _is_unclear(self, key: TaskKey, event: Event | None, position: Position) -> bool:
-        """Whether the client may have seen more of a task than its cursor and this process can tell."""
+        """Whether the client may have seen more of a task than its cursor says and this process knows."""
         unrecorded = position.shown or (event is not None and event.cursor.shown)
         return bool(unrecorded) or position.ahead or not self.journal.settled([key])
 

@@ -28,8 +28,8 @@ class Channel(Generic[Subscriber]):
 
     Attributes:
         unrecorded: Whether that event is not recorded in this epoch, so that offsets say nothing about it.
-        pushed: Whether that event is pending for everyone who lacks it, instead of being broadcast.
-        held: Subscribers that may have seen more than is known here, with their positions; None for nobody.
+        pushed: Whether that event is pending for all subscribers that lack it, instead of being broadcast.
+        held: Subscribers that may have seen more than is known here, with their positions; None without any.
     """
 
     __slots__ = (
@@ -90,9 +90,9 @@ class Channel(Generic[Subscriber]):
             self.pushed = False
 
     def update_unordered(self, event: Event) -> bool:
-        """As `update`, where offsets do not say which of two states is newer; returns whether it is news.
+        """As `update`, where offsets do not order two states; returns whether it is news.
 
-        A state that is not recorded, one that follows such a state or another epoch, and one that is heard
+        A state that is not recorded, one that follows such a state or another epoch, and one that comes
         late or once more. What was shown and is recorded now only gets its cursor.
         """
         cursor, latest = event.cursor, self.latest

@@ -71,7 +71,7 @@ def due_states(pending: Mapping[Channel[Subscription], Backlog | None], held: He
 
 
 def _is_unordered(channel: Channel[Subscription], backlog: Backlog) -> bool:
-    """Whether offsets do not tell which state the client lacks: never where one process alone records."""
+    """Whether offsets alone do not decide what the client lacks: never where one process alone records."""
     event = backlog.event
     shown = event is not None and event.cursor.shown
     return backlog.position is not None or channel.unrecorded or channel.pushed or bool(shown)
@@ -88,7 +88,7 @@ def _unordered(channel: Channel[Subscription], backlog: Backlog, held: Held) -> 
     elif not is_seen(event, position):
         yield Due(channel.offset, channel, channel.frames, first=True)
     elif backlog.position is None and not event.cursor.shown:
-        pass  # its offset tells, as ever
+        pass  # its offset decides, as ever
     elif not is_caught_up(event, position) and not (
         event.state.status.final and is_end_seen(event, position)
     ):

@@ -7,10 +7,10 @@ Rule 3: all events of one turn of the event loop leave in one write per connecti
 Rule 4: states are written in two places: `Broadcast` writes one event to all its subscribers, `Hub.flush`
         everything pending to one connection. First states, resumed ones, placeholders, history, what a
         connection was too slow for, what a failure kept from it: all of it is pending.
-Rule 5: where other processes write to the journal too (`Hub.share`), an offset does not always tell what is
-        new: while their engine is away or replaced, for what this process hears late, and for a client that
-        has seen more than is known here. Then the state is pending for those who lack it, too. An id is
-        written on a stream of many tasks only if everything up to there was.
+Rule 5: where other processes write to the journal too (`Hub.share`), an offset does not always decide what is
+        new: while their engine is away or replaced, for what this process receives late, and for a client
+        that has seen more than is known here. Then the state is pending for subscribers that lack it, too.
+        An id is written on a stream of many tasks only if everything up to there was.
 Rule 6: an exception of one subscriber, one format or one task is caught there. What was not written is
         pending again.
 """
@@ -97,7 +97,7 @@ class Hub(Connections):
         self.broadcast.add(channel)
 
     def _recorded_unordered(self, channel: Channel[Subscription], event: Event) -> None:
-        """Make an event pending for those to whom it is news, where offsets do not tell; see rule 5."""
+        """Make an event pending for the subscribers that lack it, where offsets do not decide; see rule 5."""
         if not event.cursor.shown:
             self._reached = max(self._reached, event.cursor.offset)
         floor = None if channel.unrecorded or event.cursor.shown else event.cursor.offset
@@ -166,8 +166,8 @@ class Hub(Connections):
     def new_epoch(self) -> None:
         """The journal's history is another one; see `bridge.journal.base.Follower`.
 
-        What is told of each task now is compared with what was told before, by content. A client that came
-        with a cursor of the old one and has been sent nothing may have seen anything: it starts anew.
+        What comes of each task now is compared by content with what was sent before. A client that came with
+        a cursor of the old one and has been sent nothing may have seen anything: it gets a reset.
         """
         epoch = self.history.epoch if self.history is not None else ""
         for channel in self._channels.values():
@@ -280,7 +280,7 @@ class Hub(Connections):
             if backlog.position is not None and backlog.position.ahead and backlog.position.after is None:
                 self._ahead[subscription] = backlog.position
             if self.history is not None and backlog.event is not None:
-                # The journal may have asked for it, before anybody was told.
+                # The journal may have read it from the engine, before any subscriber was sent it.
                 self._recorded_unordered(channel, backlog.event)
             channel.add(subscription, 0)
             subscription.pending[channel] = backlog

@@ -64,7 +64,7 @@ class Backlog(NamedTuple):
         event: The newest recorded state, or the placeholder of a task without any (offset 0); None for
             nothing but what comes.
         floor: Offset up to which the client has seen everything.
-        position: Where its client left off, if that does not tell by itself what it has seen; else None.
+        position: Where its client left off, if `floor` alone does not decide what it has seen; else None.
     """
 
     event: Event | None = None
@@ -92,7 +92,7 @@ class Subscription:
         ends_by: The reason to report at that time.
         since: Monotonic seconds at which it was opened.
         tasks: How many it has subscribed to so far.
-        resumed: Epoch of the cursor it came with; empty if it came without, or has been sent everything anew.
+        resumed: Epoch of the cursor it came with; empty if it came without, or has been reset.
 
     Attributes:
         writer: None until the response has begun; `write` and `flow` are unset until then.

@@ -101,7 +101,10 @@ class SharedJournal(Feed):
         self._outbox = Outbox(connection, self._answered)
         self._settled_news = asyncio.Event()
         self._awaiting: dict[TaskKey, HeldTask] = {}
-        self._resyncing = False
+        # From the start of a resync until it is done, also if it takes several connections, what was missed is
+        # not known here, though the log goes on behind it.
+        self._unsynced = False
+        self._known_head = self._heard_last = 0
         self._confirmed: dict[TaskKey, float] = {}
         self._past: dict[tuple[TaskKey, int], Past] = {}
         self._past_bytes = 0
@@ -122,8 +125,8 @@ class SharedJournal(Feed):
 
     @property
     def head(self) -> int:
-        """The newest offset that was heard."""
-        return self._connection.heard
+        """The newest offset up to which everything is known here."""
+        return self._known_head if self._unsynced else self._connection.heard
 
     @property
     def usable(self) -> bool:
@@ -132,7 +135,7 @@ class SharedJournal(Feed):
 
     def settled(self, keys: Collection[TaskKey]) -> bool:
         """See `Journal`."""
-        if self._resyncing or not self._connection.current:
+        if self._unsynced or not self._connection.current:
             return False
         unsettled = self._memory.unsettled
         return not unsettled or unsettled.isdisjoint(keys)
@@ -145,19 +148,19 @@ class SharedJournal(Feed):
                 return await self._epoch_came(cursor.epoch)
             await self._settling_over()
             return connection.up
-        if cursor.offset <= connection.heard:
+        if cursor.offset <= self.head:
             return True
         await self._ahead(cursor)
         if cursor.epoch != connection.epoch or not connection.current:
             return False
         # What it has heard is all there is: an offset beyond it is of no history here.
-        return cursor.offset <= connection.heard or connection.heard >= connection.head
+        return cursor.offset <= self.head or self.head >= connection.head
 
     async def _ahead(self, cursor: Cursor) -> None:
         """Wait for a while until an offset was heard, also through a short outage."""
         connection = self._connection
         until = self._clock.monotonic() + CAUGHT_UP_SECONDS
-        while connection.epoch == cursor.epoch and connection.heard < cursor.offset:
+        while connection.epoch == cursor.epoch and self.head < cursor.offset:
             left = until - self._clock.monotonic()
             away = connection.away_since
             if left <= 0 or (away is not None and self._clock.monotonic() - away > CAUGHT_UP_SECONDS):
@@ -448,7 +451,11 @@ class SharedJournal(Feed):
 
     def begin_resync(self, *, epoch_changed: bool) -> None:
         """What is known may be outdated until the engine was asked again."""
-        self._resyncing = True
+        if epoch_changed:
+            self._known_head = 0
+        elif not self._unsynced:
+            self._known_head = self._heard_last
+        self._unsynced = True
         self._awaiting.clear()
         self._memory.unsettle(epoch_changed=epoch_changed)
         if epoch_changed:
@@ -466,7 +473,7 @@ class SharedJournal(Feed):
             # has, the log tells in a moment.
             if held.awaited <= self._connection.heard:
                 self._publish(held)
-        self._resyncing = False
+        self._unsynced = False
         self.returning()
 
     def learn(self, record: Record) -> None:
@@ -534,6 +541,8 @@ class SharedJournal(Feed):
 
     def heard(self, offset: int) -> None:
         """The log has been heard up to here."""
+        if not self._unsynced:
+            self._heard_last = offset
         for key, held in list(self._awaiting.items()):
             if held.awaited <= offset:
                 del self._awaiting[key]
@@ -655,7 +664,6 @@ class SharedJournal(Feed):
 
     def away(self) -> None:
         """What is on its way is recorded or not: it is shown, with its stamp, and recorded again later."""
-        self._resyncing = False
         for item in self._outbox.take_all():
             held = self._memory.ensure(item.key)
             self._close_append(held, item)

@@ -273,3 +273,35 @@ def test_memory_of_tasks_without_a_watch_is_bounded() -> None:
         await world.close()
 
     run(play)
+
+
+def test_a_resync_that_breaks_off_makes_nobody_believe_what_was_missed() -> None:
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        a, b = await world.started("a", "b")
+        await owned(world, a, TASK)
+        b.ownership.want(TASK)
+        first = await a.journal.append(TASK, state("queued"))
+        await b.latest(TASK)
+        b.cut = True
+        await world.until(lambda: not b.replica.connection.up)
+        event = await a.journal.append(TASK, state("processing", 40.0))
+        b.loses.add("want")  # the session opens, and then the connection breaks
+        b.cut = False
+        await world.until(lambda: b.cut)
+        await asyncio.sleep(0.05)
+        assert b.replica.connection.heard >= event.cursor.offset
+        assert b.journal.head < event.cursor.offset
+        assert b.journal.head >= first.cursor.offset
+        assert not b.journal.settled([TASK])
+        waiting = asyncio.create_task(b.journal.caught_up(event.cursor))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        b.cut = False
+        assert await waiting
+        newest = await b.latest(TASK)
+        assert newest is not None
+        assert newest.cursor == event.cursor
+        await world.close()
+
+    run(play)

@@ -643,7 +643,7 @@ class Pool:
         if not believed:
             self._missing.take(watcher.key, self._clock.monotonic())
         again = self._start(watcher.key)
-        again.viewers, again.newcomer = watcher.viewers, watcher.newcomer
+        again.viewers, again.newcomer, again.doubts = watcher.viewers, watcher.newcomer, True
         if role is Role.OWNING and self._shared is not None:
             self._shared.granted(watcher.key, Standing(None))
         elif self._shared is not None:

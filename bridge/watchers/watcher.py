@@ -68,7 +68,8 @@ class Watcher:
         role: What this process does for the task.
         polls_here: Whether it polls the task and follows the provider's stream of it.
         offset: Of the newest recorded state known here; 0 for none.
-        newcomer: Whether a viewer came who has seen no state of the task elsewhere.
+        newcomer: Whether a viewer came that has seen no state of the task elsewhere.
+        doubts: Whether a 404 that was believed too long is asked for again: only a new one counts.
         asked_by: The connection whose turn the first poll takes; None for the bridge itself.
         party: The caller and address of that connection.
         persistent: Whether the watch continues without viewers until the task ends.
@@ -99,6 +100,7 @@ class Watcher:
         "_status_since",
         "_vouched_at",
         "asked_by",
+        "doubts",
         "error",
         "generation",
         "key",
@@ -134,7 +136,7 @@ class Watcher:
         self.polls_here = not ownership.shared
         self.role = Role.ASKING if ownership.shared else Role.OWNING
         self.offset = 0
-        self.newcomer = False
+        self.newcomer = self.doubts = False
         self._ownership = ownership
         self._call_at: float | None = None
         self._called_at = self._heard_at = float("-inf")
@@ -598,12 +600,15 @@ class Watcher:
 
     def _stand(self, turn: Turn, decided: Standing, now: float) -> None:
         """The notices that are active."""
+        believed_until = decided.due if decided.due is not None and decided.due > now else None
         for notice in decided.notices:
             if notice.code is not NoticeCode.TASK_NOT_FOUND:
                 self._notice_stands(notice)
-            elif turn is Turn.ATTENDS or (decided.due is not None and decided.due > now):
+            elif believed_until is not None:
                 # Its owner would have polled it again when the 404 is no longer believed.
-                self._missing_since(notice, now if decided.due is None else decided.due - BELIEVED_SECONDS)
+                self._missing_since(notice, believed_until - BELIEVED_SECONDS)
+            elif turn is Turn.ATTENDS and not self.doubts:
+                self._missing_since(notice, now)
 
     def expect_grant(self, *, called_back: bool) -> None:
         """This process is asked to poll the task, and does not know yet that it owns it."""

@@ -112,6 +112,7 @@ class FakeReplica(Feed):
         self.watches: Watches
         self.unrecorded: dict[TaskKey, Event] = {}
         self._newest: dict[TaskKey, Event] = {}
+        self._granting: TaskKey | None = None
         self.wanted: list[TaskKey] = []
         self.dropped: list[TaskKey] = []
         self.calls: list[tuple[TaskKey, bool]] = []
@@ -155,7 +156,9 @@ class FakeReplica(Feed):
             if not granted:
                 for notice in notices:
                     super(FakeReplica, self).announce(key, notice)
+            self._granting = key if granted else None
             (self.watches.granted if granted else self.watches.attends)(key, standing)
+            self._granting = None
 
         self.enqueue(tell)
 
@@ -302,7 +305,9 @@ class FakeReplica(Feed):
             record.wanted_by.remove(self)
         if record.owner is not self:
             return
-        if record.wanted_by or record.kept:
+        if self._granting == key:
+            record.owner = None  # it cannot be polled here: for others
+        elif record.wanted_by or record.kept:
             self.tell_standing(key)
         else:
             record.owner = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from bridge.core.event import Notice, NoticeCode
 from bridge.core.task import Observation, Source, Status, TaskKey
 from bridge.engine.ownership import Standing
-from bridge.errors import CredentialRefused, TaskNotFound, UpstreamUnavailable
+from bridge.errors import CredentialRefused, TaskNotFound, Unauthenticated, UpstreamUnavailable
+from bridge.sources.accounts import AccountRegistry
 from bridge.watchers.role import Role
 from tests.fakes.clock import settle
 from tests.fakes.provider import PACE, Script, frame
@@ -622,3 +624,73 @@ async def test_a_state_nobody_polled_for_long_is_polled_before_it_is_read(street
     house.pool.want(TASK)
     assert await house.pool.wait_polled(TASK) is None
     assert house.told(TASK)[-1] == ("processing", 80)
+
+
+@pytest.fixture
+def tenants(build_street: Callable[..., Any]) -> Any:
+    accounts = partial(AccountRegistry, secret=b"secret", ownership_cache_seconds=60)
+    return build_street(3, accounts=accounts)
+
+
+async def test_a_task_of_an_account_is_polled_only_where_its_key_was_brought(tenants: Any) -> None:
+    async with tenants.running():
+        here, there, _ = tenants.houses
+        account = here.accounts.register("key-1")
+        key = TaskKey("qingbo", ID, account)
+        tenants.provider.shown_to["key-1"] = {ID: {"status": "processing", "progress": 10}}
+        here.pool.want(key)
+        await tenants.clock.advance(3)
+        assert here.told(key) == [("processing", 10)]
+        # An orphan that is given to a replica without the key is given back at once, and never polled.
+        here.journal.lose_lease()
+        tenants.engine.record(key).owner = there.journal
+        asked = len(tenants.provider.asked)
+        there.journal.tell_standing(key)
+        await tenants.clock.advance(30)
+        assert there.pool.watcher(key) is None
+        assert there.journal.dropped == [key]
+        assert len(tenants.provider.asked) == asked
+        with pytest.raises(Unauthenticated):
+            there.pool.want(key)
+        # Who brings the key there has it polled there.
+        assert there.accounts.register("key-1") == account
+        there.pool.want(key)
+        await tenants.clock.advance(12)
+        assert tenants.owner(key) is there
+        assert set(tenants.provider.asked_with) == {"key-1"}
+
+
+async def test_a_key_rejected_elsewhere_is_rejected_here_at_once(tenants: Any) -> None:
+    async with tenants.running():
+        here, there, _ = tenants.houses
+        for house in (here, there):
+            account = house.accounts.register("key-1")
+        key = TaskKey("qingbo", ID, account)
+        tenants.provider.shown_to["key-1"] = {ID: {"status": "processing", "progress": 10}}
+        here.pool.want(key)
+        await settle()
+        there.pool.want(key)
+        await settle()
+        there.pool.refused_elsewhere("qingbo", account)
+        assert there.pool.watcher(key) is None
+        assert there.notices[-1] == (ID, "credential_refused")
+        assert here.notices == []
+        with pytest.raises(Unauthenticated):
+            there.pool.want(key)
+
+
+async def test_a_404_that_is_old_is_not_believed_again_because_its_owner_still_says_so(street: Any) -> None:
+    owner, other, _ = street.houses
+    owner.pool.want(TASK)
+    other.pool.want(TASK)
+    await street.clock.advance(62)
+    street.provider.shows(ID, "processing", 10)
+    street.engine.record(TASK).due = None  # as an engine that was not told
+    street.provider.takes = 0.5
+    other.pool.want(TASK)
+    await street.clock.advance(0.2)
+    assert not other.pool.watcher(TASK).polled_once.is_set()
+    await street.clock.advance(1)
+    assert await other.pool.wait_polled(TASK) is None
+    assert other.told(TASK) == [("processing", 10)]
+    assert polls(other) == 0

@@ -26,7 +26,7 @@ from bridge.core.rate_limit import (
 from bridge.core.schedule import MAX_BACKOFF, backoff
 from bridge.errors import UpstreamError
 
-SLOT_PART = 0.8
+SLOT_PART = 0.6
 """Of the time between two slots: how much later than its slot a call may start."""
 
 MIN_SLOT_SECONDS = 0.01
@@ -164,7 +164,7 @@ class SharedLimiter(CredentialLimiter):
         self.permits = permits
 
     def apply_entry(self, paused_until: float, failures: int, now: float) -> None:
-        """Take over a pause or failures, as they are over all replicas.
+        """Take over a pause or failures, as they are for all replicas.
 
         Args:
             paused_until: Monotonic seconds; 0.0 for no pause.

@@ -63,6 +63,9 @@ class TaskRetention:
         for task in self._tasks.ended(STEP):
             if not self.full and now - task.touched_at < self._ended:
                 break
+            if task.end is End.LOST and not self._assignments.idle(task, now):
+                self._tasks.touch(task, now)
+                continue
             self._tasks.forget(task)
             forgotten += 1
         stateless = self._forget_idle(self._tasks.stateless(STEP), now)
@@ -86,4 +89,4 @@ class TaskRetention:
     def _lifetime(self, task: TaskRecord) -> int:
         if not task.has_content:
             return _STATELESS_MICROSECONDS
-        return self._ended if task.end is End.LOST or not task.version else self._open
+        return self._open if task.version else self._ended

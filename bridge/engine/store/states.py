@@ -10,7 +10,7 @@ _ENTRY_BYTES = 300  # of a state in a task's history, besides its documents
 
 
 def judge(task: TaskRecord | None, state: Apply, *, session: str, alive: bool) -> Verdict:
-    """What becomes of a state, checked in the order of `Verdict`."""
+    """What becomes of a state, with the checks in the order of their documentation."""
     if task is not None and task.version and (task.stamp == state.stamp or task.digest == state.digest):
         return Verdict.DUPLICATE
     if not alive or (state.mode is Mode.OWNER and (task is None or task.owner != session)):

@@ -131,7 +131,7 @@ class Store:
             self.assignments.leave(known, now)
 
     def crash(self, session: str, *, now: int) -> None:
-        """End the session of a process that has died: as `leave`, but nobody knows when it polled last."""
+        """End the session of a process that has died: as `leave`, but when it polled last is unknown."""
         known = self.sessions.get(session)
         if known is None:
             return

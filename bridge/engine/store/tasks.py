@@ -147,7 +147,7 @@ class Tasks:
         task.touched_at = now
         for keys in (self._ended, self._open, self._stateless):
             keys.pop(task.key, None)
-        ended = task.end is End.ENDED
+        ended = task.end is not End.OPEN
         (self._ended if ended else self._open if task.has_content else self._stateless)[task.key] = None
         if "/" in task.key.task_id:
             named = self._by_last_part[_last_part(task.key)]

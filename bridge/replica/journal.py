@@ -101,7 +101,7 @@ class SharedJournal(Feed):
         self._outbox = Outbox(connection, self._answered)
         self._settled_news = asyncio.Event()
         self._awaiting: dict[TaskKey, HeldTask] = {}
-        # From the start of a resync until it is done, also if it takes several connections, what was missed is
+        # From the start of a resync until it is done, even over several connections, what was missed is
         # not known here, though the log goes on behind it.
         self._unsynced = False
         self._known_head = self._heard_last = 0

@@ -211,7 +211,7 @@ class SharedAccount(Account):
     def _back(self, ref: str, old: Sight, new: Sight) -> None:
         """Many tasks on one stream that moved in an outage: what was shown unrecorded may go back."""
         told_at, now = self._told_at[ref], asyncio.get_running_loop().time()
-        # Whoever polled a failed task for the first time does not know how far it was: only the number differs.
+        # Who polls a failed task for the first time does not know how far it was: only the number differs.
         same_end = (
             new.final and new.status in {"failed", "cancelled"} and old.status in {new.status, "processing"}
         )

@@ -70,6 +70,7 @@ class AccountRegistry:
         self._refused_at: dict[tuple[str, str], float] = {}
         self._revoked: dict[tuple[str, str], None] = {}
         self.on_refused: Callable[[str, str], None] | None = None  # other replicas are to know
+        self.on_refused_elsewhere: Callable[[], None] | None = None  # its watches end at once
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -190,12 +191,17 @@ class AccountRegistry:
 
     def refuse(self, name: str, account: str) -> None:
         """The provider rejected the key of an account: it is not sent again for a minute."""
-        self.refused_elsewhere(name, account)
+        self._revoke(name, account)
         if self.on_refused is not None:
             self.on_refused(name, account)
 
     def refused_elsewhere(self, name: str, account: str) -> None:
         """As `refuse`: another replica has reported it."""
+        self._revoke(name, account)
+        if self.on_refused_elsewhere is not None:
+            self.on_refused_elsewhere()
+
+    def _revoke(self, name: str, account: str) -> None:
         self._refused_at[name, account] = self._clock.monotonic()
         self._revoked[name, account] = None
 

@@ -123,6 +123,8 @@ class Pool:
         self._missing = MissingTasks()
         self._called_back: set[TaskKey] = set()
         self._open_watches: Counter[tuple[str, str]] = Counter()
+        if accounts is not None:
+            accounts.on_refused_elsewhere = lambda: self._end_refused(accounts)
         metrics.watches.census = self._census
         for name, upstream in upstreams.items():
             metrics.budget_paused_seconds.labels(name).set_function(self._paused(upstream))
@@ -584,12 +586,6 @@ class Pool:
             refused = isinstance(watcher.error, CredentialRefused) and watcher.polls_here
             if watcher.key.upstream == name and watcher.own and refused:
                 watcher.poll_now()
-
-    def refused_elsewhere(self, name: str, account: str) -> None:
-        """The provider rejected the key of an account at another process: it is rejected here too."""
-        if self._accounts is not None:
-            self._accounts.refuse(name, account)
-            self._end_refused(self._accounts)
 
     def statistics(self, name: str) -> dict[str, int]:
         """Watches and viewers of one upstream, as `/status` reports them."""

@@ -10,7 +10,7 @@ import pytest
 from bridge.core.task import TaskKey
 from bridge.engine.address import parse_address
 from bridge.engine.base import End, Mode, Report, Take, Verdict, Want
-from bridge.engine.redis.connect import Access
+from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.engine import RedisEngine
 from bridge.engine.redis.link import EngineLimits
 from bridge.telemetry.engine_metrics import OPERATIONS
@@ -38,7 +38,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 
 async def test_every_operation_is_permitted(server: RedisServer) -> None:
-    access = Access(
+    access = ServerAccess(
         address=parse_address(f"redis://bridge@127.0.0.1:{server.port}"), password="a-password", timeout=20.0
     )
     engine = RedisEngine(access, name="bridge", limits=EngineLimits())

@@ -18,6 +18,7 @@ import pytest
 
 from bridge.client.bridge import Bridge
 from tests.e2e.scene import Scene, path_of, stage, until
+from tests.fakes.certificates import Authority
 from tests.harness import PATIENCE, qingbo, qingbo_done
 
 pytestmark = pytest.mark.anyio
@@ -298,3 +299,49 @@ async def test_a_port_that_another_service_has_is_told_before_anything_starts(tm
                 pass
     assert str(error.value).count("Address already in use") == 1
     assert "worker" not in str(error.value)
+
+
+@pytest.mark.extended
+async def test_workers_speak_tls_and_share_the_admin_address(tmp_path: Path) -> None:
+    authority = Authority()
+    certificate, key = authority.pair("127.0.0.1").write(tmp_path)
+    files = {"tls_certificate_file": str(certificate), "tls_key_file": str(key)}
+    port = free_port()
+    async with workers(tmp_path, trust=authority.trust, admin_port=port, **files) as scene:
+        connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=authority.trust)
+        async with aiohttp.ClientSession(connector=connector) as https:
+            for _ in range(20):
+                async with https.get(f"{scene.bridge.url}/readyz") as answer:
+                    assert answer.status == 200
+                async with https.get(f"{scene.bridge.url}/metrics") as answer:
+                    assert answer.status == 404
+        async with scene.http.get(f"http://127.0.0.1:{port}/status") as answer:
+            status = await answer.json()
+        assert len(status["workers"]) == 2
+        assert status["certificate"]["problem"] is None
+        assert await scene.bridge.stop() == 0
+
+
+@pytest.mark.extended
+async def test_a_wrong_configuration_replaces_nobody(tmp_path: Path) -> None:
+    file = tmp_path / "bridge.toml"
+    file.write_text("linger_seconds = 5\n")
+    environment = {"BRIDGE_CONFIG": str(file)}
+    async with workers(tmp_path, environment=environment) as scene:
+        old = await pids(scene)
+        file.write_text("linger_seconds = 'long'\n")
+        scene.bridge.process.send_signal(signal.SIGHUP)
+        await said(scene, "workers not replaced")
+        assert await pids(scene) == old
+        file.write_text("workers = 3\nlinger_seconds = 5\n")
+        os.kill(old[0], signal.SIGKILL)  # its successor has the settings that the others have
+        await until(lambda: _among(scene, old[:1]), False)
+        await until(lambda: _working(scene), 2)
+        assert await scene.bridge.stop() == 0
+
+
+async def said(scene: Scene, event: str) -> None:
+    async def in_log() -> bool:
+        return any(event in line for line in scene.bridge.log)
+
+    await until(in_log, True)

@@ -98,6 +98,8 @@ class Supervisor:
         with self._signals():
             tasks = [asyncio.ensure_future(self._keep(number)) for number in self._numbers]
             tasks.append(asyncio.ensure_future(self._check()))
+            for task in tasks:
+                task.add_done_callback(self._ended_unexpectedly)
             await self._stopping.wait()
             tasks += filter(None, [self._replacing])
             for task in tasks:
@@ -273,6 +275,7 @@ class Supervisor:
             self._replace_again = True
             return
         self._replacing = asyncio.ensure_future(self._replace_all())
+        self._replacing.add_done_callback(self._ended_unexpectedly)
 
     async def _replace_all(self) -> None:
         """Replace every worker, one after another, by one with the settings as they are now."""
@@ -316,6 +319,11 @@ class Supervisor:
         else:
             logger.info("draining", extra={"workers": len(self._running)})
             self._stopping.set()
+
+    def _ended_unexpectedly(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            logger.critical("unhandled exception in supervisor", exc_info=task.exception())
+            self._fail("unhandled exception", FAILED)
 
     def _fail(self, reason: str, code: int) -> None:
         logger.error("service ends", extra={"reason": reason})

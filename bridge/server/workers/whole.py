@@ -11,10 +11,12 @@ import logging
 from collections.abc import Iterable
 
 import orjson
+from prometheus_client import CollectorRegistry
 
 from bridge.server.workers.control import Message
 from bridge.server.workers.process import WorkerProcess
-from bridge.telemetry.summing import SummedMetrics
+from bridge.telemetry.process import Process
+from bridge.telemetry.summing import SummedMetrics, process_snapshot
 
 ANSWER_SECONDS = 0.5
 """The longest wait for a worker that does not answer; what it said last is used."""
@@ -44,6 +46,7 @@ class WholeService:
         self._running = running
         self._ended = b"[]"  # the sum of what workers had counted that have ended
         self._saved: dict[str, float] = {}  # polls saved, as reported last
+        self._process = Process(CollectorRegistry())  # this one: it holds what workers share
         self._questions: dict[int, _Question] = {}
         self._last_question = 0
 
@@ -108,7 +111,11 @@ class WholeService:
             question.timer.cancel()
         workers = sorted(self._running, key=lambda worker: (worker.number, worker.pid))
         if question.what == "metrics":
-            parts = [self._ended, *(worker.metrics for worker in workers if worker.metrics)]
+            parts = [
+                self._ended,
+                process_snapshot(self._process),
+                *(worker.metrics for worker in workers if worker.metrics),
+            ]
             fields: dict[str, object] = {"saved": self._saved}
         elif question.what == "watches":
             parts = [one.watches for one in workers if one.watches and one is not question.asker]

@@ -671,7 +671,7 @@ async def test_a_key_rejected_elsewhere_is_rejected_here_at_once(tenants: Any) -
         await settle()
         there.pool.want(key)
         await settle()
-        there.pool.refused_elsewhere("qingbo", account)
+        there.accounts.refused_elsewhere("qingbo", account)
         assert there.pool.watcher(key) is None
         assert there.notices[-1] == (ID, "credential_refused")
         assert here.notices == []

@@ -1,4 +1,4 @@
-"""What a shared engine costs: CPU of a real server per change and per follower, and of those who follow.
+"""What a shared engine costs: CPU of a real server per change and per follower, and of the followers.
 
 python -m bench.engine_cost [valkey redis7 redis62] [--seconds 8] [--rate 2000] [--followers 3] [--no-window]
 

@@ -92,9 +92,10 @@ class OwnershipVerifier:
                 return False
             verified_at = max(verified_at, watcher.shown_at)
         # a result from before the key was rejected does not count after the key is accepted again
-        if not self._accounts.accepts(key.upstream, key.account, verified_at):
-            return False
-        return self._clock.monotonic() - verified_at < self._seconds
+        return self._counts(key, verified_at) and self._clock.monotonic() - verified_at < self._seconds
+
+    def _counts(self, key: TaskKey, verified_at: float) -> bool:
+        return self._accounts.accepts(key.upstream, key.account, verified_at)
 
     async def close(self) -> None:
         """Cancel all checks and wait for them."""
@@ -150,6 +151,11 @@ class OwnershipVerifier:
         while watcher.shown_at < started_at and not watcher.ended:
             self._pool.upstream(key.upstream, key.account)  # raises once the key is rejected or evicted
             now, due = self._clock.monotonic(), watcher.watch.due
+            if not watcher.polls_here:
+                # Another replica polls it with the same key: what that one was shown lately is evidence too.
+                due = None
+                if now - watcher.shown_at < self._seconds and self._counts(key, watcher.shown_at):
+                    return
             if watcher.error is not None and not watcher.polling and (due is None or due > now):
                 if watcher.polled_at >= started_at and _is_forbidden(watcher.error):
                     # As long as a 404 takes, which is asked for twice: the time must not reveal what exists.
@@ -159,7 +165,9 @@ class OwnershipVerifier:
             if now - started_at >= POLL_TIMEOUT_SECONDS:
                 raise UpstreamTimeout("the upstream did not confirm the task in time")
             # a poll that is due later is moved forward, but never below the provider's minimum interval
-            if not watcher.polling and due is not None and due > now:
+            if not watcher.polls_here:
+                watcher.poll_now()
+            elif not watcher.polling and due is not None and due > now:
                 watcher.poll_now(max(now, watcher.polled_at + watcher.upstream.pace.min_seconds))
             await watcher.wait_news(RECHECK_SECONDS)
 

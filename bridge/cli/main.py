@@ -127,7 +127,7 @@ def serve(path: Path | None, **overrides: Any) -> None:
             try:
                 check_engine(settings)
             except EngineUnavailable as error:
-                logger.warning("the engine cannot be reached yet", extra={"error": str(error)})
+                logger.warning("engine not reachable yet", extra={"error": str(error)})
         if settings.workers > 1:
             from bridge.server.workers.serve import serve_workers
 

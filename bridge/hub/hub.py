@@ -99,6 +99,7 @@ class Hub(Connections):
         if not event.cursor.shown:
             self._reached = max(self._reached, event.cursor.offset)
         floor = None if channel.unrecorded or event.cursor.shown else event.cursor.offset
+        before = channel.frames
         if channel.update_unordered(event):
             channel.revoke_notices()
             # What was dirty is contained in it.
@@ -112,6 +113,8 @@ class Hub(Connections):
                 conflated = sum(one.mark_pending(channel) for one in members)
                 self._metrics.conflated.labels(fmt.label).inc(conflated)
                 self.push(members)
+        if channel.frames is before:
+            return  # the same once more, or older
         self.broadcast.wake(channel)
         if channel.held:
             self.reconsider(channel)

@@ -87,11 +87,11 @@ class SharedWatches:
         if watcher is not None:
             watcher.recorded_elsewhere(event)
 
-    def confirmed_elsewhere(self, key: TaskKey, observed_at: float) -> None:
+    def confirmed_elsewhere(self, key: TaskKey, observed_at: float) -> None:  # noqa: ARG002 - clocks differ
         """The owner saw the newest state again (Unix seconds)."""
         watcher = self._watchers.get(key)
         if watcher is not None:
-            watcher.confirmed_elsewhere(observed_at)
+            watcher.confirmed_elsewhere()
 
     def noticed_elsewhere(self, key: TaskKey, notice: Notice) -> None:
         """The owner announced a notice."""

@@ -634,12 +634,11 @@ class Watcher:
         if self.watch.ended:
             self.log_end()
 
-    def confirmed_elsewhere(self, observed_at: float) -> None:
-        """Another process saw the newest state again (Unix seconds)."""
+    def confirmed_elsewhere(self) -> None:
+        """Another process saw the newest state again."""
         now = self.upstream.clock.monotonic()
         # The clock of that machine may differ: what arrives now counts as now.
-        self._heard_at = now
-        self.shown_at = max(self.shown_at, self._monotonic(observed_at))
+        self._heard_at = self.shown_at = now
         if self.polls_here:
             return
         self.error = None

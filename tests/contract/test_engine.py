@@ -388,6 +388,15 @@ async def test_a_call_finds_a_task_by_the_last_part_of_its_id(use: EngineUse) ->
     assert await use.engine.call("a", TaskKey("video", "fast/1234")) == (Called.TOLD, named)
     assert await use.engine.call("a", TaskKey("video", "234")) == (Called.UNKNOWN, None)
     assert await use.engine.call("a", TaskKey("video", "low/1234")) == (Called.UNKNOWN, None)
+    registered = TaskKey("video", "models/known")  # and its whole id is not its own last part
+    await use.engine.register("a", registered, b"{}")
+    assert await use.engine.call("a", registered) == (Called.UNKNOWN, None)
+
+
+async def test_a_call_finds_a_task_in_which_there_is_only_interest(use: EngineUse) -> None:
+    await use.session("a")
+    await use.engine.rewant([TASK], linger=5)
+    assert await use.engine.call("a", TASK) == (Called.ORPHANED, TASK)
 
 
 async def test_a_dead_session_calls_nobody(use: EngineUse) -> None:

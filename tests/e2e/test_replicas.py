@@ -266,6 +266,9 @@ async def test_what_the_owner_shows_without_the_engine_is_not_shown_again(here: 
                 pass
         assert (await elsewhere.state_with(progress=55))["cursor"].rpartition("-")[2].isdigit()
         await all_know(three, ref, 55)
+        for scene in three:  # the same state, which is recorded now
+            assert (await scene.get(path_of(ref), If_None_Match=f'"{token}"')).status == 304
+            assert (await scene.get(f"{path_of(ref)}?after={token}", Prefer="wait=0")).status == 304
         await a.then("qingbo", task, qingbo(task, "processing", 56))
         assert (await at.state())["progress"] == 56
         for scene in three:

@@ -10,7 +10,8 @@ import pytest
 import websockets
 
 from tests.e2e.fleet import Fleet, fleet
-from tests.e2e.scene import Scene, path_of
+from tests.e2e.scene import QUICK, Scene, path_of
+from tests.fakes.tenants import TenantProvider, tenant_provider
 from tests.harness import PATIENCE, answer, qingbo, qingbo_done
 
 pytestmark = pytest.mark.anyio
@@ -235,3 +236,61 @@ async def test_when_the_owner_is_cut_off_for_good_another_goes_on(three: Fleet) 
             two.served[0].access.cut = True
             await a.then("qingbo", task, qingbo_done(task))
             assert (await stream.state())["status"] == "completed"
+
+
+@pytest.fixture(scope="module")
+async def provider(anyio_backend: str) -> AsyncIterator[TenantProvider]:
+    async with tenant_provider() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+async def keyed(provider: TenantProvider) -> AsyncIterator[Fleet]:
+    """Bridges whose callers bring the provider's keys."""
+    upstreams = {"qingbo": QUICK | {"base_url": provider.url, "callback_secret": SECRET}}
+    secrets = {"account_secret": "names accounts, " * 3, "ticket_secret": "signs tickets, " * 3}
+    more = {"auth": "upstream-key", "max_new_keys_per_minute_per_address": 0}
+    async with fleet(2, upstreams=upstreams, **secrets, **more) as made:
+        yield made
+
+
+async def test_a_key_brought_to_one_bridge_is_used_there_and_shows_what_it_sees(
+    keyed: Fleet, provider: TenantProvider
+) -> None:
+    a, b = keyed
+    ann, bob = provider.tenant("ann"), provider.tenant("bob")
+    ref = ann.put("a", progress=10)
+    key = {"Authorization": f"Bearer {ann.key}"}
+    assert (await a.get(path_of(ref), **key)).json["progress"] == 10
+    polls = provider.of(ann)
+    # The key is new there; another bridge polls the task with the same key: that proves it.
+    async with asyncio.timeout(1.5):
+        reply = await b.get(path_of(ref), **key)
+    assert (reply.status, reply.json["progress"]) == (200, 10)
+    other = await b.get(path_of(ref), Authorization=f"Bearer {bob.key}")
+    assert (other.status, other.json["code"]) == (404, "task_not_found")
+    async with a.events(ref, headers=key) as one, b.events(ref, headers=key) as two:
+        assert (await one.state())["progress"] == (await two.state())["progress"] == 10
+        ann.put("a", "completed", 100)
+        for stream in (one, two):
+            assert (await stream.state_with(status="completed"))["task"] == ref
+    assert provider.of(ann) > polls
+
+
+async def test_a_key_rejected_at_one_bridge_is_rejected_at_the_other(
+    keyed: Fleet, provider: TenantProvider
+) -> None:
+    a, b = keyed
+    eve = provider.tenant("eve")
+    ref = eve.put("e", progress=10)
+    key = {"Authorization": f"Bearer {eve.key}"}
+    for scene in (a, b):
+        assert (await scene.get(path_of(ref), **key)).status == 200
+    async with b.events(ref, headers=key) as stream:
+        await stream.state()
+        eve.refused = 401
+        await stream.notice("credential_refused")
+    calls = provider.of(eve)
+    for scene in (a, b):
+        assert (await scene.get(path_of(ref), **key)).status == 401
+    assert provider.of(eve) == calls

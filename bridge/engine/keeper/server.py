@@ -205,7 +205,8 @@ class Keeper:
         if recorder is not None:
             while self._held and self._held[0][0] <= recorder.durable:
                 _, connection, answers = self._held.popleft()
-                connection.transport.write(answers)
+                if not connection.transport.is_closing():
+                    connection.transport.write(answers)
         self.head = head = self._store.log.head if recorder is None else recorder.head
         if head > self._pushed and self._push is None:
             loop = asyncio.get_running_loop()

@@ -109,7 +109,7 @@ class EngineLink:
             check_facts(self.facts, where, sentinels=bool(self._access.address.service))
             if not self.facts.product and not self._said_no_facts:
                 self._said_no_facts = True
-                logger.warning("the engine does not permit INFO: its failover is noticed only by a lost log")
+                logger.warning("engine does not permit INFO")
             following = await open_connection(self._access, host, port)
         except BaseException as error:
             abort(calls)

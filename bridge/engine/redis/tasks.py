@@ -240,7 +240,7 @@ class RedisTasks(EngineLink):
         tails = self.keys.tails(key._replace(task_id=ending))
         assert tails is not None, "it has a slash"
         (members,) = await self.plain(("ZREVRANGE", tails, 0, _MAX_TAILS - 1))
-        tasks = [task for task in members if task.endswith(ending.encode("utf-8", "surrogatepass"))]
+        tasks = [task for task in members if read_task(task).task_id.endswith(ending)]
         if not tasks:
             return None
         ends = await self.plain(*(("HGET", self.keys.record(task), "e") for task in tasks))

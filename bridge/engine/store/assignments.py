@@ -119,7 +119,8 @@ class Assignments:
 
     def call(self, key: TaskKey, now: int) -> tuple[Called, TaskRecord | None]:
         """See `Engine.call`; the caller writes the log entry."""
-        task = self._tasks.get(key)
+        # Interest alone makes a task known: after a loss of data, `rewant` comes first.
+        task = self._tasks.ensure(key, now) if self.wanted(key, now) else self._tasks.get(key)
         if task is None or self._is_unknown(task, now):
             task = self._tasks.named(key)
         if task is None:

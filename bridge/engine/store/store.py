@@ -56,6 +56,9 @@ from bridge.engine.store.sessions import ABOUT_BYTES, BEAT_MICROSECONDS, MICROSE
 from bridge.engine.store.states import States, answer, judge
 from bridge.engine.store.tasks import Tasks
 
+VERSIONS_BETWEEN_ROWS = 64
+"""After so many states the row of a task is written again: old states may be deleted in storage."""
+
 _PAUSE_MICROSECONDS = MICROSECONDS
 _BUSY_MICROSECONDS = MICROSECONDS // 100
 
@@ -209,7 +212,12 @@ class Store:
         dropped = self.jobs.add(state.jobs, limits)
         if self.changes is not None:
             self.changes.recorded(RecordedState(task.key, task.offset, task.end, state.document, task.raw))
-            self._touch_task(task.key)
+            # A recorder finds all else in the states: a row for each would cost as much as the state itself.
+            counted = task.version % VERSIONS_BETWEEN_ROWS and (
+                task.version == 1 or entry.offset > task.first_seen
+            )
+            if entry.details is not None or not counted:
+                self._touch_task(task.key)
             for job in state.jobs:
                 self._touch(PartKind.JOB, job.queue, job.id)
         return Applied(verdict, entry.offset, task.version, dropped=dropped)

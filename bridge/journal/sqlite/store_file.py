@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
 from bridge.clock import Clock
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.engine.base import End, Past
@@ -187,7 +185,8 @@ class StoreFile:
         for state in batch.states:
             names = encode_key(state.key)
             is_open = state.end is End.OPEN
-            tasks.append((*names, state.offset, is_open, time, _changed_at(state.document)))
+            # An offset is the engine's time, microseconds.
+            tasks.append((*names, state.offset, is_open, time, state.offset / 1e6))
             events.append((state.offset, *names, 0.0, state.document, state.raw))
         insert_states(connection, tasks, events)
         kept = [row for row in batch.rows if row.value is not None]
@@ -236,12 +235,15 @@ class StoreFile:
         if value is None or not _read(task, value):
             task.version, task.first_seen = kept, task.past[0].offset
         elif task.offset != newest:
-            # A process alone has recorded more since.
+            # More was recorded since, which needed no row, or by a process alone.
             (newer,) = self._database.connection.execute(_NEWER, (number, task.offset)).fetchone()
             task.version, task.session, task.digest = task.version + newer, "", b""
         task.offset, task.document, task.raw = task.past[-1]
         task.first_seen = task.first_seen or task.past[0].offset
         task.end = End.OPEN if is_open else End.LOST if LOST_MARK in (task.document or b"") else End.ENDED
+        if task.end is End.ENDED:
+            task.kept = False
+            task.notices.clear()
         return task
 
     def _journal_time(self) -> float:
@@ -263,12 +265,3 @@ def _read(task: TaskRecord, value: list[Any]) -> bool:
     except (ValueError, TypeError, AttributeError, OverflowError):
         return False
     return True
-
-
-def _changed_at(document: bytes) -> float | None:
-    """When the state was seen first, Unix seconds."""
-    try:
-        changed_at = orjson.loads(document)["changed_at"]
-    except (orjson.JSONDecodeError, LookupError, TypeError):
-        return None
-    return float(changed_at) if isinstance(changed_at, int | float) else None

@@ -31,6 +31,8 @@ from bridge.telemetry.logs import configure
 BAD_CONFIGURATION = 2
 ORPHANED = 1
 ORPHAN_SECONDS = 0.8  # for the last answers once the supervisor is gone
+KEEPER_SECONDS = 20.0
+KEEPER_POLL_SECONDS = 0.01
 _PR_SET_PDEATHSIG = 1
 
 logger = logging.getLogger("bridge")
@@ -136,8 +138,19 @@ class WorkerServer(DrainingServer):
         await super().startup(sockets)
         if self._admin is not None:
             self.accept_from(self._admin, plain_too=True)
+        await self._reach_keeper()
         logger.info("worker started", extra={"pid": os.getpid()})
         self._channel.send("ready")
+
+    async def _reach_keeper(self) -> None:
+        """Wait until this worker knows what the others own: else it would poll for its clients alone."""
+        replica = self._bridge.replica
+        if self._bridge.keeper is None or replica is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KEEPER_SECONDS):
+                while not (replica.connection.up or self.should_exit):  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(KEEPER_POLL_SECONDS)
 
     def drain_once(self) -> None:
         """As the server's; kept connections end after their next response, and are opened again."""

@@ -77,6 +77,24 @@ def test_1_no_error_of_any_part_ends_the_loop_that_reconnects(error: Exception) 
     run(play)
 
 
+def test_1_an_error_while_it_comes_back_is_not_the_end() -> None:
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (a,) = await world.started("a")
+
+        async def resync() -> None:
+            del a.replica.resync  # type: ignore[attr-defined]
+            raise ExceptionGroup("x", [ValueError("y")])
+
+        a.replica.resync = resync  # type: ignore[method-assign]
+        a.replica.connection.drop("for the test")
+        await asyncio.sleep(3)
+        assert a.replica.connection.up
+        await world.close()
+
+    run(play)
+
+
 def test_1_a_cancellation_from_within_is_not_the_end() -> None:
     async def play(clock: LoopClock) -> None:
         world = World(clock)
@@ -118,6 +136,25 @@ def test_2_after_a_wipe_owners_come_first() -> None:
         await asyncio.sleep(4)
         assert world.provider.doubles() == 0
         assert {by for _, by, _ in world.provider.polls} == {"a"}
+        await world.close()
+
+    run(play)
+
+
+def test_2_who_is_asked_first_after_a_wipe_waits_too() -> None:
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        a, b = await world.started("a", "b")
+        await watched(world, a)
+        a.cut = True
+        epoch = b.journal.epoch
+        world.wipe()
+        await world.until(lambda: b.journal.epoch != epoch and b.replica.connection.up)
+        b.view(TASK)
+        a.cut = False
+        await asyncio.sleep(3)
+        assert a.ownership.owns(TASK)
+        assert {by for _, by in world.provider.polls_of(TASK)} == {"a"}
         await world.close()
 
     run(play)
@@ -251,6 +288,7 @@ def test_8_a_record_that_the_log_has_not_brought_yet_is_told_in_the_order_of_the
             if progress == 40:
                 for task in tasks:
                     b.view(task)
+                    await asyncio.sleep(0.06)
             await asyncio.sleep(0.23)
         offsets = [event.cursor.offset for event in b.told.events]
         # What was recorded before b asked comes first, sorted by nothing but the answers; then the log.

@@ -118,8 +118,10 @@ async def test_records_and_history_come_back_and_the_epoch_stays(tmp_path: Path)
         assert second.session(epoch="e2") == epoch
         assert second.store.log.head >= head
         again = second.store.records(keys, now=second.time.now)
-        kept = [record._replace(owner="", kept=False, due=0) for record in records]
-        assert [record._replace(owner="", kept=False, due=0) for record in again] == kept
+        ended = {"owner": "", "kept": False, "due": 0, "session": "", "digest": b""}
+        assert [record._replace(**ended) for record in again] == [
+            record._replace(**ended) for record in records
+        ]
         assert second.store.history(TASK, 0, now=second.time.now) == history
         listed = second.store.listing("qingbo", tag="x", limit=9, now=second.time.now)
         assert listed == [(records[0].first_seen, TASK)]
@@ -213,7 +215,7 @@ async def test_a_process_alone_reads_what_workers_recorded(tmp_path: Path) -> No
         ]
         assert [event.key for event in await alone.unfinished()] == [OTHER]
         assert [event.key for event in await alone.lost(5)] == [THEIRS]
-        assert await alone.first_seen([TASK, OTHER]) == [state().changed_at, state().changed_at]
+        assert await alone.first_seen([TASK]) == [pytest.approx(offsets[0] / 1e6)]
         event = await alone.append(OTHER, state("completed"))
         assert event.cursor.offset == lost_at + 1
         assert event.cursor.epoch == epoch
@@ -398,7 +400,7 @@ async def test_what_storage_forgets_the_store_forgets(tmp_path: Path) -> None:
     assert [record.version for record in store.records([TASK, OTHER], now=0)] == [0, 1]
     await recorder.close()
     connection = sqlite3.connect(tmp_path / "journal.db")
-    assert connection.execute("SELECT kind, count(*) FROM engine GROUP BY kind").fetchall() == [("task", 1)]
+    assert connection.execute("SELECT kind, count(*) FROM engine GROUP BY kind").fetchall() == []
     connection.close()
 
 

@@ -47,6 +47,9 @@ CONNECT_ANSWERS = 6
 facts.
 """
 
+DEFAULT_ANSWERS = 2
+"""A call may be sent only when the calls before it were answered: it waits for both answers."""
+
 CALL_ANSWERS = {"bury": 6, "call": 4, "census": 4, "claim": 4, "confirm": 2, "rewant": 10}
 """Operations that an engine may answer with several answers, one after the other. Each may take the timeout:
 a way of 200 ms is not an outage.
@@ -276,7 +279,7 @@ class Connection:
         engine = self.engine
         if engine is None or self.stage is ConnectionStage.AWAY:
             raise EngineUnavailable("the engine is away")
-        seconds = CALL_ANSWERS.get(operation, 1) * self.times.timeout
+        seconds = CALL_ANSWERS.get(operation, DEFAULT_ANSWERS) * self.times.timeout
         return await self._timed(operation, ask(engine), seconds)
 
     async def records(self, keys: Sequence[TaskKey]) -> list[Record]:

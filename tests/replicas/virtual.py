@@ -620,6 +620,8 @@ class Viewer:
         socket: WebSocket
 
         def read(text: str) -> None:
+            if self._account.over:
+                return  # it has left
             message = orjson.loads(text)
             match message["type"]:
                 case "state":

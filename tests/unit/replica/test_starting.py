@@ -1,4 +1,4 @@
-"""A bridge that shares an engine, as it starts: without the engine, with an unusable one, with one in time."""
+"""A bridge that shares an engine, as it starts: without the engine, with an unusable one, with a late one."""
 
 from __future__ import annotations
 

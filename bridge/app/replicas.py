@@ -61,7 +61,7 @@ class KeptEngine:
 
 
 def redis_connect(settings: Settings) -> Connect:
-    """Opens the configured Valkey or Redis, anew for each connection."""
+    """Opens the configured Valkey or Redis, again for each connection."""
     from bridge.engine.redis.connect import ServerAccess  # noqa: PLC0415 - the library, only where it is used
     from bridge.engine.redis.engine import RedisEngine  # noqa: PLC0415
     from bridge.engine.redis.link import EngineLimits  # noqa: PLC0415
@@ -130,7 +130,7 @@ def make_replica(
 
 
 def report_replica(replica: Replica, metrics: EngineMetrics) -> None:
-    """Let the metrics tell about a replica, at the moment of a scrape."""
+    """Let the metrics report about a replica, at the moment of a scrape."""
     connection = replica.connection
     connection.measure(metrics.called)
     metrics.connected.set_function(lambda: float(connection.up))

@@ -464,7 +464,7 @@ async def everything(engine: RedisEngine) -> None:
 
 
 def test_scripts_touch_only_keys_that_are_declared() -> None:
-    for name, script in load_scripts(["1"]).items():
+    for name, script in load_scripts(("1",)).items():
         for key in re.findall(r"\bcall\('[A-Z]+', ([^,)]+)", script.text):
             made = ".." in key or "'" in key
             assert not made or key.startswith("'MAXLEN'"), f"{name}: {key}"

@@ -234,7 +234,7 @@ class House:
             EngineTimes(lease=LEASE, timeout=1.0, alone=600.0),
             linger=linger,
             accounts=lambda: accounts,
-            chance=lambda: 0.5,
+            jitter=lambda: 0.5,
         )
         self.journal = self.replica.journal
         self.ownership = self.replica.ownership

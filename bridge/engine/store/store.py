@@ -216,7 +216,7 @@ class Store:
             counted = task.version % VERSIONS_BETWEEN_ROWS and (
                 task.version == 1 or entry.offset > task.first_seen
             )
-            if entry.details is not None or not counted:
+            if entry.details is not None or task.end is End.LOST or not counted:
                 self._touch_task(task.key)
             for job in state.jobs:
                 self._touch(PartKind.JOB, job.queue, job.id)

@@ -189,9 +189,9 @@ class StoreFile:
             tasks.append((*names, state.offset, is_open, time, state.offset / 1e6))
             events.append((state.offset, *names, 0.0, state.document, state.raw))
         insert_states(connection, tasks, events)
-        kept = [row for row in batch.rows if row.value is not None]
-        for start in range(0, len(kept), _CHUNK):
-            chunk = kept[start : start + _CHUNK]
+        present = [row for row in batch.rows if row.value is not None]
+        for start in range(0, len(present), _CHUNK):
+            chunk = present[start : start + _CHUNK]
             values = list(itertools.chain.from_iterable(chunk))
             connection.execute(_PUT.format(", ".join(["(?, ?, ?, ?)"] * len(chunk))), values)
         for row in batch.rows:
@@ -232,15 +232,19 @@ class StoreFile:
             return None
         task.size += sum(300 + len(past.document) + len(past.raw or b"") for past in task.past)
         value = known.pop(task.key, None)
+        lost = False
         if value is None or not _read(task, value):
             task.version, task.first_seen = kept, task.past[0].offset
         elif task.offset != newest:
             # More was recorded since, which needed no row, or by a process alone.
             (newer,) = self._database.connection.execute(_NEWER, (number, task.offset)).fetchone()
             task.version, task.session, task.digest = task.version + newer, "", b""
+        else:
+            lost = task.end is End.LOST
         task.offset, task.document, task.raw = task.past[-1]
         task.first_seen = task.first_seen or task.past[0].offset
-        task.end = End.OPEN if is_open else End.LOST if LOST_MARK in (task.document or b"") else End.ENDED
+        lost = lost or LOST_MARK in (task.document or b"")
+        task.end = End.OPEN if is_open else End.LOST if lost else End.ENDED
         if task.end is End.ENDED:
             task.kept = False
             task.notices.clear()

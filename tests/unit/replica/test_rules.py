@@ -62,10 +62,10 @@ def test_1_no_error_of_any_part_ends_the_loop_that_reconnects(error: Exception) 
         following = a.replica
 
         async def fails(*_: object) -> None:
-            del following.heard  # type: ignore[attr-defined] # the class's own again
+            del following.received  # type: ignore[attr-defined] # the class's own again
             raise error
 
-        following.heard = fails  # type: ignore[method-assign]
+        following.received = fails  # type: ignore[method-assign]
         await world.until(lambda: not a.replica.connection.up)
         await world.until(lambda: a.replica.connection.up)
         world.provider.shows(TASK, 60)

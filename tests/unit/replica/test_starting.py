@@ -1,4 +1,4 @@
-"""A bridge that shares an engine, as it starts: without the engine, with an unusable one, with a late one."""
+"""A bridge that shares an engine, as it starts: without it, with one it cannot use, with one in time."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def make_replica(
             timeout=settings.engine_timeout_seconds,
             alone=settings.engine_alone_seconds,
             # The keeper is in the next process, and a worker that died is known at once.
-            sweep=ENGINE_SWEEP_SECONDS if closes else KEEPER_SWEEP_SECONDS,
+            claim_period=ENGINE_SWEEP_SECONDS if closes else KEEPER_SWEEP_SECONDS,
         ),
         linger=settings.linger_seconds,
         version=__version__,
@@ -145,10 +145,10 @@ def report_replica(replica: Replica, metrics: EngineMetrics) -> None:
     replica.ownership.counted = metrics.adopted.inc
     replica.on_reapplied = lambda how: metrics.reapplied[how].inc()
 
-    def judged(verdict: Verdict) -> None:
-        metrics.applies[verdict.value].inc()
+    def judged(outcome: Verdict) -> None:
+        metrics.applies[outcome.value].inc()
 
-    replica.journal.verdicts = judged
+    replica.journal.judged = judged
 
 
 async def watch_census(replica: Replica, metrics: EngineMetrics, clock: Clock) -> None:

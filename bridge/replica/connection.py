@@ -87,13 +87,13 @@ class EngineTimes(NamedTuple):
         lease: After which a silent replica owns nothing.
         timeout: Of each call.
         alone: How long owners continue without the engine.
-        sweep: Between two searches for tasks whose owner is gone.
+        claim_period: Between two searches for tasks whose owner is gone.
     """
 
     lease: float = 10.0
     timeout: float = 1.0
     alone: float = 600.0
-    sweep: float = 0.6
+    claim_period: float = 0.6
 
 
 class Following(Protocol):

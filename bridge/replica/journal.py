@@ -51,7 +51,7 @@ _REVOKED_BY_STATE = (NoticeCode.STALLED, NoticeCode.TASK_NOT_FOUND)
 logger = logging.getLogger(__name__)
 
 
-class RecordedState(NamedTuple):
+class LoggedState(NamedTuple):
     """A recorded state, from an entry of the log or a record."""
 
     offset: int
@@ -89,7 +89,7 @@ class SharedJournal(Feed):
     """Satisfies `bridge.journal.base.Journal` over an engine that replicas share.
 
     Attributes:
-        verdicts: States sent, by what the engine did with them.
+        judged: States sent, by what the engine did with them.
     """
 
     def __init__(self, connection: Connection, memory: TaskMemory, clock: Clock) -> None:
@@ -108,7 +108,7 @@ class SharedJournal(Feed):
         self._confirmed: dict[TaskKey, float] = {}
         self._past: dict[tuple[TaskKey, int], Past] = {}
         self._past_bytes = 0
-        self.verdicts: Callable[[Verdict], None] = lambda _: None
+        self.judged: Callable[[Verdict], None] = lambda _: None
         self.returning: Callable[[], None] = lambda: None
         connection.workers += [self._outbox.run, self._send_confirmed]
 
@@ -401,7 +401,7 @@ class SharedJournal(Feed):
     # Answers of the engine
 
     def _answered(self, item: ReplicaAppend, applied: Applied) -> None:
-        self.verdicts(applied.verdict)
+        self.judged(applied.verdict)
         if applied.verdict in (Verdict.RECORDED, Verdict.DUPLICATE):
             self.when_heard(applied.offset, lambda: self._finish(item))
             return
@@ -490,7 +490,7 @@ class SharedJournal(Feed):
             self._take_notices(held, dict(record.notices))
             return
         if record.document is not None and record.offset > held.recorded:
-            news = RecordedState(
+            news = LoggedState(
                 record.offset, record.stamp, record.end, record.digest, record.document, record.raw
             )
             self._take(held, news)
@@ -529,7 +529,7 @@ class SharedJournal(Feed):
                 document, raw = record.document, record.raw
             elif not ours and entry.stamp != held.stamp:
                 return  # a newer one is recorded already: that entry follows
-        news = RecordedState(
+        news = LoggedState(
             entry.offset, entry.stamp, entry.end, entry.digest, document or b"", raw, entry.amended
         )
         self._take(held, news)
@@ -554,7 +554,7 @@ class SharedJournal(Feed):
                     self._settled(held)
         self._outbox.received(offset)
 
-    def _take(self, held: HeldTask, news: RecordedState) -> None:
+    def _take(self, held: HeldTask, news: LoggedState) -> None:
         """A recorded state, in the order of the log: hold it and report it, unless more is shown already."""
         item = self._outbox.append_of(held.key, news.stamp) if held.appending else None
         follows = not held.unrecorded and news.stamp.version == held.recorded_stamp.version + 1
@@ -589,7 +589,7 @@ class SharedJournal(Feed):
         if not news.amended:
             self._pass(held, item, is_news=True)
 
-    def _adopts(self, held: HeldTask, state: State, news: RecordedState) -> bool:
+    def _adopts(self, held: HeldTask, state: State, news: LoggedState) -> bool:
         """Whether a recorded state replaces an unrecorded one that is shown: only if it adds something."""
         assert held.state is not None
         if news.end is End.ENDED:
@@ -626,7 +626,7 @@ class SharedJournal(Feed):
         if event is not None:
             self.publish(event)
 
-    def _decoded(self, key: TaskKey, news: RecordedState) -> State | None:
+    def _decoded(self, key: TaskKey, news: LoggedState) -> State | None:
         try:
             return decode(news.document, news.raw)
         except JournalError as error:

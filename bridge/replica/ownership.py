@@ -30,7 +30,7 @@ MAX_BURIED = 100
 BURIED_SPACING_SECONDS = 0.004
 MAX_CLAIMED = 50
 CLAIMED_ACCOUNTS = 8
-"""Accounts per sweep, in turn."""
+"""Accounts per round, in turn."""
 
 FIRST_GAP_SECONDS = 1.0
 """Between the first poll of a new owner, which is in flight, and the next one of its successor."""
@@ -63,7 +63,7 @@ class Stake:
         "called_back",
         "due",
         "gap",
-        "kept",
+        "keeps",
         "owned",
         "solo",
         "unowned",
@@ -74,12 +74,12 @@ class Stake:
 
     def __init__(self) -> None:
         self.wanted = self.watched = self.owned = self.was_owned = self.unowned = self.solo = False
-        self.kept = self.called_back = False
+        self.keeps = self.called_back = False
         self.due: float | None = None
         self.gap = 0.0
 
     @property
-    def polled(self) -> bool:
+    def polls_here(self) -> bool:
         """Whether it is polled here, or was until the session ended."""
         return self.owned or self.was_owned or self.solo
 
@@ -160,7 +160,7 @@ class SharedOwnership:
         stake = self._stakes.get(key)
         if stake is None:
             return
-        stake.wanted = stake.watched = stake.kept = stake.solo = False
+        stake.wanted = stake.watched = stake.keeps = stake.solo = False
         self._asking.pop(key, None)
         if not stake.owned:
             self._forget(key)
@@ -174,7 +174,7 @@ class SharedOwnership:
     def keep(self, key: TaskKey, *, called_back: bool) -> None:
         """See `Ownership`."""
         stake = self._ensure(key)
-        stake.kept, stake.called_back = True, stake.called_back or called_back
+        stake.keeps, stake.called_back = True, stake.called_back or called_back
         self._keeping[key] = stake.called_back
         self._wake.set()
 
@@ -216,7 +216,7 @@ class SharedOwnership:
     def may_show(self, key: TaskKey) -> bool:
         """Whether what is seen here may be shown though no replica recorded it."""
         stake = self._stakes.get(key)
-        return stake is not None and stake.polled
+        return stake is not None and stake.polls_here
 
     def refused(self, key: TaskKey) -> None:
         """The engine says that another one owns it: ask who."""
@@ -267,8 +267,8 @@ class SharedOwnership:
         """
         self._settling = self._connection.reached
         self._answers: list[Wanted] = []
-        mine = [key for key, stake in self._stakes.items() if stake.polled]
-        rest = [key for key, stake in self._stakes.items() if not stake.polled]
+        mine = [key for key, stake in self._stakes.items() if stake.polls_here]
+        rest = [key for key, stake in self._stakes.items() if not stake.polls_here]
         for keys, may_own in ((mine, not self._draining), (rest, False)):
             for start in range(0, len(keys), MAX_TASKS):
                 wants = [Want(key, may_own) for key in keys[start : start + MAX_TASKS]]
@@ -353,11 +353,14 @@ class SharedOwnership:
     def _due(self, key: TaskKey) -> int:
         stake = self._stakes.get(key)
         now = self._clock.monotonic()
-        due = stake.due if stake is not None and stake.due is not None else now
-        if stake is not None and due <= now:
-            # That poll is in flight: what is due is the one after it.
-            due += stake.gap
-        return self._connection.engine_time(max(due, now))
+        due = self._next_poll(stake) if stake is not None else None
+        return self._connection.engine_time(now if due is None else max(due, now))
+
+    def _next_poll(self, stake: Stake) -> float | None:
+        """When the poll after one that may be in flight is due, monotonic seconds; None if unknown."""
+        if stake.due is None or stake.due > self._clock.monotonic():
+            return stake.due
+        return stake.due + stake.gap
 
     def about(self) -> bytes:
         """What the others may know."""
@@ -434,7 +437,7 @@ class SharedOwnership:
                 self._releasing[key] = None
                 self._wake.set()
             return
-        had = stake.polled
+        had = stake.polls_here
         stake.was_owned = stake.solo = False
         stake.unowned = owner is Owner.NONE
         if owner is Owner.ME and self._draining:
@@ -446,7 +449,7 @@ class SharedOwnership:
         elif owner is Owner.ME:
             known_due = stake.due if had else None
             self._own(stake)
-            if stake.kept and not record.kept:
+            if stake.keeps and not record.kept:
                 self._keeping[key] = stake.called_back
                 self._wake.set()
             self._journal.when_heard(record.offset, lambda: self._grant(key, record, known_due))
@@ -487,13 +490,13 @@ class SharedOwnership:
         notices = standing_notices(held.notices) if held is not None else ()
         if record is None:
             stake = self._stakes[key]
-            return Standing(event, stake.due, stake.kept, stake.called_back, notices=notices)
+            return Standing(event, self._next_poll(stake), stake.keeps, stake.called_back, notices=notices)
         due = self._connection.monotonic(record.due) if record.due else None
         return Standing(event, due, record.kept, record.called_back, record.confirmed_at, notices)
 
-    def _watches_hear(self, tell: Callable[[], None]) -> None:
+    def _watches_hear(self, call: Callable[[], None]) -> None:
         try:
-            tell()
+            call()
         except Exception:
             logger.exception("unhandled exception in watches")
 
@@ -613,7 +616,7 @@ class SharedOwnership:
     async def _claim_orphans(self) -> None:
         """Make orphans of what the dead owned, and claim orphans that are due."""
         while True:
-            await self._clock.sleep(self._connection.times.sweep * (0.75 + 0.5 * self._jitter()))
+            await self._clock.sleep(self._connection.times.claim_period * (0.75 + 0.5 * self._jitter()))
             if self._settling or self._draining:
                 continue
             left = MAX_BURIED

@@ -96,7 +96,7 @@ class Returning:
         session = self._connection.session
         answers = await self._connection.call("apply", lambda engine: engine.apply(session, applies))
         for how, applied in zip(hows, answers, strict=True):
-            self._journal.verdicts(applied.verdict)
+            self._journal.judged(applied.verdict)
             if applied.verdict is Verdict.RECORDED:
                 self._reapplied(how)
             elif applied.verdict is Verdict.FENCED:

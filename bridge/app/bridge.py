@@ -214,6 +214,7 @@ class Bridge:
 
     def _give_up(self, error: EngineUnavailable) -> None:
         self.journal_error, self.dead = error, True
+        logger.error("engine required", extra={"error": str(error)})
         self.died()
 
     async def drain(self) -> None:

@@ -483,12 +483,7 @@ class Connection:
                 welcome = await self._ask_session(opens=False)
             except EngineUnavailable:
                 return
-            if welcome.state is SessionState.EXPIRED:
-                self.drop("the session has expired")
-                return
-            if welcome.epoch != self.epoch:
-                # Rule 2: offsets known here are of the old epoch until the next RESYNC.
-                self.drop("the engine began another epoch")
+            if self._drops(welcome):
                 return
             self.head = max(self.head, welcome.head)
             if self._is_wedged(welcome.head):
@@ -545,6 +540,7 @@ class Connection:
             if entry.previous > last:
                 await self._pass_on(entries[start:number])
                 start = number
+                await self._check_epoch()
                 self._count("gaps")
                 logger.warning("entries of the engine's log are missing", extra={"after": last})
                 self.received = entry.previous
@@ -552,6 +548,27 @@ class Connection:
                 await self._following.resync()
             last = entry.offset
         await self._pass_on(entries[start:])
+
+    async def _check_epoch(self) -> None:
+        """Take nothing in under the name of an epoch that is over (rule 2): a new one begins with a gap.
+
+        Raises:
+            EngineUnavailable: The engine began another epoch, or lost the session. The connection is dropped.
+        """
+        welcome = await self._ask_session(opens=False)
+        if self._drops(welcome):
+            raise EngineUnavailable("the engine began another epoch")
+
+    def _drops(self, welcome: Welcome) -> bool:
+        """Drop the connection after a renewal that did not find what was left; whether it did."""
+        if welcome.state is SessionState.EXPIRED:
+            self.drop("the session has expired")
+            return True
+        if welcome.epoch != self.epoch:
+            # Rule 2: offsets known here are of the old epoch until the next RESYNC.
+            self.drop("the engine began another epoch")
+            return True
+        return False
 
     async def _pass_on(self, entries: Sequence[Entry]) -> None:
         if not entries:

@@ -114,6 +114,8 @@ class DrainingServer(uvicorn.Server):
         if certificate is not None:
             self._handshakes = Handshakes(lambda: certificate.current.context, self._protocol)
         self._bridge.died = self._stop
+        if self._bridge.dead:
+            self._stop()  # it died between its start and this moment
         for listener, name in zip(sockets or [], LISTENERS, strict=False):
             plain_too = name != "bridge"
             self.accept_from(listener, plain_too=plain_too)

@@ -215,6 +215,16 @@ def test_sentinels_name_the_master(valkey: RedisServer) -> None:
             check(f"{url}/other")
 
 
+def test_the_password_of_a_sentinel_is_a_setting_of_its_own(valkey: RedisServer) -> None:
+    text = f"{sentinel_text(valkey)}\nrequirepass {PASSWORD}\n"
+    with RedisServer("valkey", sentinel=text) as sentinel:
+        url = f"redis+sentinel://bridge@127.0.0.1:{sentinel.port}/main"
+        with pytest.raises(EngineUnavailable, match=r"asks for a password: set engine_sentinel_password$"):
+            check(url, engine_password="another")
+        with pytest.raises(EngineUnavailable, match=r"Sentinel at 127.0.0.1:\d+ rejects the password$"):
+            check(url, engine_sentinel_password=f"{PASSWORD}?")
+
+
 def test_a_sentinel_that_hangs_delays_nothing(valkey: RedisServer) -> None:
     with (
         RedisServer("valkey", sentinel=sentinel_text(valkey)) as hung,

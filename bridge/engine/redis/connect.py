@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from redis.asyncio.connection import (
@@ -100,7 +100,9 @@ async def find_server(access: ServerAccess) -> tuple[str, int]:
 
 async def _ask_sentinel(access: ServerAccess, host: str, port: int) -> tuple[str, int]:
     where = f"the Sentinel at {join(host, port)}"
-    connection = _connection(access, host, port, password=access.sentinel_password, user="", database=0)
+    # Its own password, and no user: what it rejects must not be reported as the engine's.
+    access = replace(access, password=access.sentinel_password, address=access.address._replace(user=""))
+    connection = _connection(access, host, port, password=access.password, user="", database=0)
     try:
         async with asyncio.timeout(access.timeout * CONNECT_FACTOR):
             await connection.connect()  # type: ignore[no-untyped-call]
@@ -112,7 +114,7 @@ async def _ask_sentinel(access: ServerAccess, host: str, port: int) -> tuple[str
         master, master_port = answer
         return bytes(master).decode(), int(master_port)
     except (RedisError, OSError) as error:  # with TimeoutError
-        raise _connect_error(error, access, where) from None
+        raise _connect_error(error, access, where, setting="engine_sentinel_password") from None
     except (ValueError, TypeError) as error:
         raise EngineUnavailable(f"{where} answered what cannot be read ({type(error).__name__})") from None
     finally:
@@ -147,7 +149,9 @@ async def open_connection(access: ServerAccess, host: str, port: int) -> Abstrac
     return connection
 
 
-def _connect_error(error: Exception, access: ServerAccess, where: str) -> EngineUnavailable:
+def _connect_error(
+    error: Exception, access: ServerAccess, where: str, *, setting: str = "engine_password"
+) -> EngineUnavailable:
     text = str(error)
     causes = (error, error.__cause__, error.__context__)
     for cause in causes:
@@ -156,7 +160,7 @@ def _connect_error(error: Exception, access: ServerAccess, where: str) -> Engine
         if isinstance(cause, ssl.SSLError):
             reason = (cause.reason or "").replace("_", " ").lower()
             return EngineUnfit(f"TLS with {where} failed ({reason}); redis:// is without TLS")
-    if (refusal := _refusal(error, text, access)) is not None:
+    if (refusal := _refusal(error, text, access, setting)) is not None:
         return EngineUnfit(f"{where} {refusal}")
     for cause in causes:
         if isinstance(cause, OSError) and cause.errno:
@@ -165,11 +169,17 @@ def _connect_error(error: Exception, access: ServerAccess, where: str) -> Engine
     return EngineUnavailable(explain(error, where))
 
 
-def _refusal(error: Exception, text: str, access: ServerAccess) -> str | None:  # noqa: PLR0911 - one each
-    """Why the server does not take this client; None for anything else."""
+def _refusal(  # noqa: PLR0911 - one each
+    error: Exception, text: str, access: ServerAccess, setting: str
+) -> str | None:
+    """Why the server does not take this client; None for anything else.
+
+    Args:
+        setting: The one that holds the password.
+    """
     if isinstance(error, AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
         if access.password is None:
-            return "asks for a password: set engine_password"
+            return f"asks for a password: set {setting}"
         user = access.address.user
         return f"rejects the password of the user {user}" if user else "rejects the password"
     if isinstance(error, NoPermissionError):

@@ -235,6 +235,33 @@ def test_a_log_that_was_trimmed_is_a_gap_and_the_records_are_read() -> None:
     run(play)
 
 
+@pytest.mark.parametrize("tenths", range(10))
+def test_a_log_that_was_emptied_is_never_heard_under_the_name_of_its_old_epoch(tenths: int) -> None:
+    """FLUSHALL: no connection breaks, and who renews first begins the new epoch."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (b,) = await world.started("b")
+        await asyncio.sleep(0.5)
+        (a,) = await world.started("a")
+        await owned(world, a, TASK)
+        b.ownership.want(TASK)
+        await world.until(lambda: b.journal.settled([TASK]))
+        await a.journal.append(TASK, state("processing", 7.0))
+        await asyncio.sleep(tenths / 10)
+        old, head = b.journal.epoch, b.journal.head
+        world.engine.store = Store()
+        await world.until(lambda: a.journal.epoch == b.journal.epoch != old)
+        await owned(world, a, TASK)
+        await a.journal.append(TASK, state("processing", 8.0))
+        await asyncio.sleep(2)
+        assert b.states(TASK) == [("processing", 7.0), ("processing", 8.0)]
+        assert [cursor for cursor in b.cursors(TASK) if cursor.epoch == old and cursor.offset > head] == []
+        await world.close()
+
+    run(play)
+
+
 def test_a_cursor_ahead_waits_for_the_log_and_one_beyond_everything_is_known_as_such() -> None:
     async def play(clock: LoopClock) -> None:
         world = World(clock)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +58,22 @@ def test_a_start_is_given_up_when_its_engine_is_required_and_does_not_come() -> 
         await world.close()
 
     run(play)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1, 2])
+def test_a_bridge_without_the_engine_it_requires_ends_with_1_and_the_reason(
+    seconds: float, tmp_path: Path
+) -> None:
+    """At any moment of its start, before the server listens too, and the reason is told."""
+    configuration = tmp_path / "bridge.toml"
+    configuration.write_text(
+        f'engine = "unix://{tmp_path}/none"\nport = 0\nengine_required_seconds = {seconds}\n'
+        '[upstreams.qingbo]\napi_key = "test-key"\n'
+    )
+    command = [sys.executable, "-m", "bridge", "serve", "--config", str(configuration)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert f"the engine was not reached within {seconds:g} s" in ended.stderr
 
 
 def test_an_engine_that_was_reached_in_time_is_required_no_more() -> None:

@@ -14,7 +14,7 @@ from bridge.config.settings import Settings
 from bridge.core.shared_limit import SharedLimiter
 from bridge.core.task import OWN_ACCOUNT
 from bridge.engine.address import parse_address
-from bridge.engine.base import Engine, Verdict
+from bridge.engine.base import ApplyOutcome, Engine
 from bridge.engine.tls import client_tls
 from bridge.errors import EngineUnavailable
 from bridge.hub.hub import Hub
@@ -145,7 +145,7 @@ def report_replica(replica: Replica, metrics: EngineMetrics) -> None:
     replica.ownership.counted = metrics.adopted.inc
     replica.on_reapplied = lambda how: metrics.reapplied[how].inc()
 
-    def judged(outcome: Verdict) -> None:
+    def judged(outcome: ApplyOutcome) -> None:
         metrics.applies[outcome.value].inc()
 
     replica.journal.judged = judged

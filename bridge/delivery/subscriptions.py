@@ -191,10 +191,10 @@ class Subscriptions:
         return pending
 
     async def _read(self, request: SubscribeRequest) -> tuple[str, bool, list[Event | None]]:
-        """The newest states, once what the client has heard was heard here, with the epoch they began in."""
+        """The newest states, once the log has reached the client's cursor, with the epoch they began in."""
         epoch = self.journal.epoch
         event_id = EventId.parse(request.token) if request.token else None
-        # A cursor of the history before waits for those who have shown more than is recorded.
+        # A cursor of an earlier epoch waits for bridges that have shown more than is recorded.
         sure = event_id is None or await self.journal.caught_up(event_id.cursor)
         return epoch, sure, await self.journal.latest(request.keys)
 

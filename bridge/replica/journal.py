@@ -22,6 +22,7 @@ from bridge.engine.base import (
     MAX_TASKS,
     Applied,
     Apply,
+    ApplyOutcome,
     ConfirmEntry,
     End,
     Mode,
@@ -30,7 +31,6 @@ from bridge.engine.base import (
     Record,
     Stamp,
     StateEntry,
-    Verdict,
 )
 from bridge.errors import EngineUnavailable, JournalError, NotOwner, Superseded
 from bridge.journal.base import Recorded
@@ -108,7 +108,7 @@ class SharedJournal(Feed):
         self._confirmed: dict[TaskKey, float] = {}
         self._past: dict[tuple[TaskKey, int], Past] = {}
         self._past_bytes = 0
-        self.judged: Callable[[Verdict], None] = lambda _: None
+        self.judged: Callable[[ApplyOutcome], None] = lambda _: None
         self.returning: Callable[[], None] = lambda: None
         connection.workers += [self._outbox.run, self._send_confirmed]
 
@@ -401,15 +401,15 @@ class SharedJournal(Feed):
     # Answers of the engine
 
     def _answered(self, item: ReplicaAppend, applied: Applied) -> None:
-        self.judged(applied.verdict)
-        if applied.verdict in (Verdict.RECORDED, Verdict.DUPLICATE):
+        self.judged(applied.outcome)
+        if applied.outcome in (ApplyOutcome.RECORDED, ApplyOutcome.DUPLICATE):
             self.when_heard(applied.offset, lambda: self._finish(item))
             return
-        if applied.verdict is Verdict.FENCED and item.free:
+        if applied.outcome is ApplyOutcome.FENCED and item.free:
             # Not for the want of ownership: the session is dead. The next one records it.
             self._connection.drop("the session has expired")
             return
-        if applied.verdict is Verdict.FENCED:
+        if applied.outcome is ApplyOutcome.FENCED:
             self._rights.refused(item.key)
             error: JournalError = NotOwner(f"another process polls {item.key.ref}")
         else:

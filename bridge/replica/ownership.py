@@ -20,7 +20,7 @@ from bridge.clock import Clock
 from bridge.core.event import Event, Notice
 from bridge.core.task import Status, TaskKey
 from bridge.engine.base import MAX_TASKS, Called, CallEntry, Owner, Record, Released, Want, Wanted
-from bridge.engine.ownership import Standing, Watches
+from bridge.engine.ownership import KnownTask, Watches
 from bridge.errors import EngineUnavailable
 from bridge.replica.connection import Connection
 from bridge.replica.journal import SharedJournal
@@ -135,7 +135,7 @@ class SharedOwnership:
 
     # What the watches ask, see `Ownership`
 
-    def tell(self, watches: Watches) -> None:
+    def report_to(self, watches: Watches) -> None:
         """See `Ownership`."""
         self._watches = watches
 
@@ -348,7 +348,7 @@ class SharedOwnership:
             stake = self._stakes.get(key)
             if stake is not None:
                 self._disown(stake)
-        await self._connection.call("release", lambda engine: engine.release(session, due, hand_over=True))
+        await self._connection.call("release", lambda engine: engine.release(session, due, transfer=True))
 
     def _due(self, key: TaskKey) -> int:
         stake = self._stakes.get(key)
@@ -449,7 +449,7 @@ class SharedOwnership:
         elif owner is Owner.ME:
             known_due = stake.due if had else None
             self._own(stake)
-            if stake.keeps and not record.kept:
+            if stake.keeps and not record.persistent:
                 self._keeping[key] = stake.called_back
                 self._wake.set()
             self._journal.when_heard(record.offset, lambda: self._grant(key, record, known_due))
@@ -462,14 +462,14 @@ class SharedOwnership:
         stake = self._stakes.get(key)
         if stake is None or not stake.owned:
             return
-        standing = self._standing_of(key, record)
+        known_task = self._standing_of(key, record)
         if due is not None:
-            standing = standing._replace(due=due)  # planned here: newer than what the record says
-        stake.due = standing.due if standing.due is not None else self._clock.monotonic()
+            known_task = known_task._replace(due=due)  # planned here: newer than what the record says
+        stake.due = known_task.due if known_task.due is not None else self._clock.monotonic()
         stake.gap = stake.gap or FIRST_GAP_SECONDS
         self._granting = key
         try:
-            self._watches.granted(key, standing)
+            self._watches.granted(key, known_task)
         except Exception:
             logger.exception("task cannot be watched here", extra={"task": key.ref})
             stake.watched = False
@@ -481,18 +481,18 @@ class SharedOwnership:
     def _send_attends(self, key: TaskKey, record: Record | None) -> None:
         stake = self._stakes.get(key)
         if stake is not None and stake.watched and not stake.owned:
-            standing = self._standing_of(key, record)
-            self._watches_hear(lambda: self._watches.attends(key, standing))
+            known_task = self._standing_of(key, record)
+            self._watches_hear(lambda: self._watches.attends(key, known_task))
 
-    def _standing_of(self, key: TaskKey, record: Record | None) -> Standing:
+    def _standing_of(self, key: TaskKey, record: Record | None) -> KnownTask:
         held = self._memory.get(key)
         event = held.event(self._connection.epoch) if held is not None else None
         notices = standing_notices(held.notices) if held is not None else ()
         if record is None:
             stake = self._stakes[key]
-            return Standing(event, self._next_poll(stake), stake.keeps, stake.called_back, notices=notices)
+            return KnownTask(event, self._next_poll(stake), stake.keeps, stake.called_back, notices=notices)
         due = self._connection.monotonic(record.due) if record.due else None
-        return Standing(event, due, record.kept, record.called_back, record.confirmed_at, notices)
+        return KnownTask(event, due, record.persistent, record.called_back, record.confirmed_at, notices)
 
     def _watches_hear(self, call: Callable[[], None]) -> None:
         try:
@@ -553,7 +553,7 @@ class SharedOwnership:
         due = [(key, self._due(key)) for key in batch]
         try:
             answers = await self._connection.call(
-                "release", lambda engine: engine.release(session, due, hand_over=False)
+                "release", lambda engine: engine.release(session, due, transfer=False)
             )
         except EngineUnavailable:
             self._releasing |= dict.fromkeys(key for key in batch if self.owns(key))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from bridge.clock import Clock
 from bridge.core.task import State, TaskKey
-from bridge.engine.base import MAX_STATES, Apply, Mode, Record, Stamp, Verdict
+from bridge.engine.base import MAX_STATES, Apply, ApplyOutcome, Mode, Record, Stamp
 from bridge.errors import JournalError
 from bridge.journal.sqlite.codec import decode, encode
 from bridge.replica.connection import SETTLING_SECONDS, Connection
@@ -96,10 +96,10 @@ class Returning:
         session = self._connection.session
         answers = await self._connection.call("apply", lambda engine: engine.apply(session, applies))
         for how, applied in zip(hows, answers, strict=True):
-            self._journal.judged(applied.verdict)
-            if applied.verdict is Verdict.RECORDED:
+            self._journal.judged(applied.outcome)
+            if applied.outcome is ApplyOutcome.RECORDED:
                 self._reapplied(how)
-            elif applied.verdict is Verdict.FENCED:
+            elif applied.outcome is ApplyOutcome.FENCED:
                 self._connection.drop("the session has expired")
         # Its entry in the log ends it: until then it counts as unrecorded.
         newest = max(applied.offset for applied in answers)

@@ -27,6 +27,6 @@ def test_an_engine_that_gives_a_task_to_everybody_is_found_out(monkeypatch: pyte
 def test_a_replica_that_forgets_what_it_was_told_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted fault: the cursor of a client that comes back is ignored."""
     real = subscriptions.decide
-    monkeypatch.setattr(subscriptions, "decide", lambda token, mark, **more: real(None, mark, **more))
+    monkeypatch.setattr(subscriptions, "decide", lambda _, mark, **more: real(None, mark, **more))
     stage = play(1, seconds=6.0, acts=("slow",))
     assert any("twice" in fault for fault in stage.faults), stage.faults

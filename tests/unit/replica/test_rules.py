@@ -476,7 +476,7 @@ def test_a_write_of_who_no_longer_owns_is_refused() -> None:
         store = world.engine.store
         task = store.tasks.get(TASK)
         assert task is not None
-        await world.engine.release(a.replica.connection.session, [(TASK, 0)], hand_over=True)
+        await world.engine.release(a.replica.connection.session, [(TASK, 0)], transfer=True)
         await world.engine.want(b.replica.connection.session, [Want(TASK)], linger=30)
         late = state("processing", 60.0, source=Source.POLL)
         with pytest.raises(NotOwner):

@@ -24,7 +24,8 @@ VIEWERS_EACH, BUSY = (
     10_000,
     0.5,
 )  # of a replica: streams, and of its core, so that it bears the loss of another
-ENGINE_KILOBYTES = 4.0  # of a task with three states and its share of the log
+ENGINE_KILOBYTES = 2.0 + 20 * 0.6  # of a task with so many states, each with its provider's document
+LOG_MEGABYTES = 40  # of 50,000 entries
 CEILING_REPLICAS = (1, 3, 8, 24, 64)
 CEILING_COLUMNS = ("engine CPU µs/change", "follower CPU µs/entry", "changes/s at 70 % of the core")
 CEILING_ROW = f"{CEILING_REPLICAS[-1]} replicas, 2,000 changes/s"
@@ -129,8 +130,8 @@ def costs() -> str:
     return _items(
         f"**CPU.** A state costs about {STATE_MICROSECONDS} µs once, for recording and encoding, and "
         f"{min(each):.0f} to {max(each):.0f} µs per subscriber. A poll costs {polls[0]} to {polls[1]} µs, "
-        "for any result. With more than one core's work, start another bridge for other upstreams: the "
-        "tasks of one provider are best polled by one bridge.",
+        "for any result. More than one core's work is for [several processes](replicas.md): each task is "
+        "still polled once.",
         f"**Memory.** {_alone():.0f} MB, the connections, and up to {CACHE_MIB} MiB (`journal_cache_bytes`) "
         "for the newest states, which are cached.",
     )
@@ -172,6 +173,7 @@ def scaling() -> str:
         "engines",
         "engine core",
         "engine memory",
+        "for each hour of retention",
     )
     return _table((*heads, "all reconnect in"), rows)
 
@@ -187,14 +189,20 @@ def _scaled(viewers: int) -> tuple[str, ...]:
     engines = ceil(changes / ceiling)
     replicas = max(2, ceil(viewers / VIEWERS_EACH), ceil(cores / BUSY), engines * 2)
     share = changes / engines * of("replicas: ceiling", CEILING_ROW, "engine CPU µs/change") / 1e6
-    megabytes = tasks * ENGINE_KILOBYTES / 1000
+    megabytes = tasks * ENGINE_KILOBYTES / 1000 + engines * LOG_MEGABYTES
+    retained = tasks * 3600 / SECONDS * ENGINE_KILOBYTES / 1000
     seconds = viewers / replicas / of("connect", "ours SSE", "per second")
     return (
         *(f"{number:,.0f}" for number in (viewers, tasks, changes, polls, replicas, engines)),
         f"{share:.0%}",
-        f"{megabytes / 1000:,.1f} GB" if megabytes >= 1000 else f"{megabytes:,.0f} MB",
+        _size(megabytes),
+        _size(retained),
         f"{seconds:.1f} s" if seconds >= 0.1 else "0.1 s",
     )
+
+
+def _size(megabytes: float) -> str:
+    return f"{megabytes / 1000:,.1f} GB" if megabytes >= 1000 else f"{megabytes:,.0f} MB"
 
 
 def ceiling() -> str:

@@ -95,6 +95,8 @@ def read_tasks(path: Path) -> Iterator[tuple[TaskKey, State]]:
     """
     try:
         with path.open(encoding="utf-8") as file:
+            if not file.seekable():
+                raise JournalError(f"{path} is read twice, so it must be a file, not a pipe")
             yield from _parsed(file, path)
     except OSError as error:
         raise JournalError(f"cannot read {path}: {error.strerror}") from error

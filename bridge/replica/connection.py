@@ -168,6 +168,7 @@ class Connection:
         self.stage = ConnectionStage.AWAY
         self.epoch = ""
         self.received = self.head = 0
+        self._began = clock.monotonic()
         self.reached = False
         self.sessions: Mapping[str, bytes] = {}
         self.workers: list[Callable[[], Coroutine[Any, Any, None]]] = []
@@ -265,10 +266,14 @@ class Connection:
         return engine_time / 1e6 - self._clock_offset
 
     def lag_seconds(self) -> float:
-        """Age of the newest entry that was received; 0.0 before the first."""
+        """Age of the newest entry that was received, at most that of this object; 0.0 before the first.
+
+        The entry may be from before a stop of all, and offsets that one process recorded are no times.
+        """
         if not self.received:
             return 0.0
-        return max(self._clock.monotonic() - self.monotonic(self.received), 0.0)
+        now = self._clock.monotonic()
+        return max(now - max(self.monotonic(self.received), self._began), 0.0)
 
     async def call(self, operation: str, ask: Callable[[Engine], Awaitable[Result]]) -> Result:
         """One call to the engine.

@@ -213,3 +213,13 @@ async def test_an_engine_that_is_not_there_is_one_sentence(source: Path, tmp_pat
     assert (code, out) == (3, [])
     assert "engine" in err[-1]
     assert "top-secret" not in " ".join(err)
+
+
+def test_a_pipe_is_refused() -> None:
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(JournalError, match="must be a file, not a pipe"):
+            next(read_tasks(Path(f"/dev/fd/{reading}")))
+    finally:
+        os.close(reading)
+        os.close(writing)

@@ -282,6 +282,20 @@ def test_two_different_ends_are_settled_by_what_is_recorded_first() -> None:
     run(play)
 
 
+def test_a_log_that_one_process_wrote_long_ago_is_no_lag() -> None:
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        [a] = await world.started("a")
+        connection = a.replica.connection
+        connection.received = 8  # the offsets of one process count from 1
+        assert connection.lag_seconds() <= clock.monotonic()
+        await asyncio.sleep(3)
+        assert connection.lag_seconds() < 2
+        await world.close()
+
+    run(play)
+
+
 def test_an_engine_that_answers_and_whose_log_does_not_arrive_is_away() -> None:
     async def play(clock: LoopClock) -> None:
         world = World(clock)

@@ -105,7 +105,7 @@ async def write(engine: RedisEngine, rate: int, seconds: float) -> tuple[int, in
             versions[number] += 1
             states.append(state(f"task-{number:08d}", versions[number]))
         applied = await engine.apply("w", states)
-        assert all(one.verdict == "recorded" for one in applied)
+        assert all(one.outcome == "recorded" for one in applied)
         changes, groups = changes + len(states), groups + 1
     await engine.apply("w", [state("last", 1)])
     return changes, groups

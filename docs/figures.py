@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from math import floor, log10
+from math import ceil, floor, log10
 from pathlib import Path
 
 DOCS = Path(__file__).parent
@@ -18,6 +18,16 @@ MALLOC = ("4 MB", "12 to 25 %")  # docs/decisions/2026-11-22-what-a-delivery-cos
 # The example of docs/operations.md
 USERS, TASKS, SECONDS, CHANGES, POLL_SECONDS = 20_000, 5_000, 120, 20, 5
 PAGE_WIDTH = 120
+# The plan of docs/scaling.md
+PLANNED_VIEWERS = (1_000, 20_000, 100_000, 1_000_000)
+VIEWERS_EACH, BUSY = (
+    10_000,
+    0.5,
+)  # of a replica: streams, and of its core, so that it bears the loss of another
+ENGINE_KILOBYTES = 4.0  # of a task with three states and its share of the log
+CEILING_REPLICAS = (1, 3, 8, 24, 64)
+CEILING_COLUMNS = ("engine CPU µs/change", "follower CPU µs/entry", "changes/s at 70 % of the core")
+CEILING_ROW = f"{CEILING_REPLICAS[-1]} replicas, 2,000 changes/s"
 SOCKETS = 15_000  # max_connections of the files under deploy/
 
 
@@ -148,6 +158,54 @@ def example() -> str:
         ("after a restart", again, f"all of it for {restart} seconds"),
     ]
     return _table(("", "calculation", "of one core"), rows)
+
+
+def scaling() -> str:
+    """The plan of docs/scaling.md: what so many viewers need, by the figures of docs/performance.md."""
+    rows = [_scaled(viewers) for viewers in PLANNED_VIEWERS]
+    heads = (
+        "viewers",
+        "open tasks",
+        "changes/s",
+        "polls/s",
+        "replicas",
+        "engines",
+        "engine core",
+        "engine memory",
+    )
+    return _table((*heads, "all reconnect in"), rows)
+
+
+def _scaled(viewers: int) -> tuple[str, ...]:
+    of = bench().value
+    tasks = viewers * TASKS // USERS
+    changes, polls = tasks * CHANGES / SECONDS, tasks / POLL_SECONDS
+    each = of("fanout", "ours SSE, 1,000", "CPU µs/event")
+    poll = of("upstream", "ours, maximum rate", "CPU µs/call")
+    cores = (changes * (STATE_MICROSECONDS + viewers / tasks * each) + polls * poll) / 1e6
+    ceiling = of("replicas: ceiling", CEILING_ROW, "changes/s at 70 % of the core")
+    engines = ceil(changes / ceiling)
+    replicas = max(2, ceil(viewers / VIEWERS_EACH), ceil(cores / BUSY), engines * 2)
+    share = changes / engines * of("replicas: ceiling", CEILING_ROW, "engine CPU µs/change") / 1e6
+    megabytes = tasks * ENGINE_KILOBYTES / 1000
+    seconds = viewers / replicas / of("connect", "ours SSE", "per second")
+    return (
+        *(f"{number:,.0f}" for number in (viewers, tasks, changes, polls, replicas, engines)),
+        f"{share:.0%}",
+        f"{megabytes / 1000:,.1f} GB" if megabytes >= 1000 else f"{megabytes:,.0f} MB",
+        f"{seconds:.1f} s" if seconds >= 0.1 else "0.1 s",
+    )
+
+
+def ceiling() -> str:
+    """What one log can carry, with ever more replicas that follow it."""
+    of = bench().value
+    rows = [
+        (f"{count}", *(f"{of('replicas: ceiling', row, column):,.0f}" for column in CEILING_COLUMNS))
+        for count in CEILING_REPLICAS
+        for row in [f"{count} replicas, 2,000 changes/s"]
+    ]
+    return _table(("replicas that follow", *CEILING_COLUMNS), rows)
 
 
 def compared() -> str:

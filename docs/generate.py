@@ -113,7 +113,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "metrics": metrics_table,
     "errors": errors_table,
     "closings": closings_table,
-    **{name: FIGURES[name] for name in ("headline", "sizing", "memory", "costs", "example", "compared")},
+    **{
+        name: FIGURES[name]
+        for name in ("headline", "sizing", "memory", "costs", "example", "compared", "scaling", "ceiling")
+    },
 }
 
 

@@ -14,7 +14,7 @@ from bridge.config.settings import Settings
 from bridge.core.shared_limit import SharedLimiter
 from bridge.core.task import OWN_ACCOUNT
 from bridge.engine.address import parse_address
-from bridge.engine.base import Engine, Verdict
+from bridge.engine.base import ApplyOutcome, Engine
 from bridge.engine.tls import client_tls
 from bridge.errors import EngineUnavailable
 from bridge.hub.hub import Hub
@@ -61,7 +61,7 @@ class KeptEngine:
 
 
 def redis_connect(settings: Settings) -> Connect:
-    """Opens the configured Valkey or Redis, anew for each connection."""
+    """Opens the configured Valkey or Redis, again for each connection."""
     from bridge.engine.redis.connect import ServerAccess  # noqa: PLC0415 - the library, only where it is used
     from bridge.engine.redis.engine import RedisEngine  # noqa: PLC0415
     from bridge.engine.redis.link import EngineLimits  # noqa: PLC0415
@@ -119,7 +119,7 @@ def make_replica(
             timeout=settings.engine_timeout_seconds,
             alone=settings.engine_alone_seconds,
             # The keeper is in the next process, and a worker that died is known at once.
-            sweep=ENGINE_SWEEP_SECONDS if closes else KEEPER_SWEEP_SECONDS,
+            claim_period=ENGINE_SWEEP_SECONDS if closes else KEEPER_SWEEP_SECONDS,
         ),
         linger=settings.linger_seconds,
         version=__version__,
@@ -130,7 +130,7 @@ def make_replica(
 
 
 def report_replica(replica: Replica, metrics: EngineMetrics) -> None:
-    """Let the metrics tell about a replica, at the moment of a scrape."""
+    """Let the metrics report about a replica, at the moment of a scrape."""
     connection = replica.connection
     connection.measure(metrics.called)
     metrics.connected.set_function(lambda: float(connection.up))
@@ -145,10 +145,10 @@ def report_replica(replica: Replica, metrics: EngineMetrics) -> None:
     replica.ownership.counted = metrics.adopted.inc
     replica.on_reapplied = lambda how: metrics.reapplied[how].inc()
 
-    def judged(verdict: Verdict) -> None:
-        metrics.applies[verdict.value].inc()
+    def judged(outcome: ApplyOutcome) -> None:
+        metrics.applies[outcome.value].inc()
 
-    replica.journal.verdicts = judged
+    replica.journal.judged = judged
 
 
 async def watch_census(replica: Replica, metrics: EngineMetrics, clock: Clock) -> None:

@@ -15,7 +15,7 @@ from bridge.clock import Clock
 from bridge.config.settings import SQLITE, Settings
 from bridge.core.cursor import new_epoch
 from bridge.core.task import State, TaskKey
-from bridge.engine.base import MAX_STATES, MAX_TASKS, Apply, Engine, Mode, SessionState, Stamp, Verdict
+from bridge.engine.base import MAX_STATES, MAX_TASKS, Apply, ApplyOutcome, Engine, Mode, SessionState, Stamp
 from bridge.errors import EngineUnavailable, JournalError
 from bridge.journal.portable import TaskFileWriter, read_tasks
 from bridge.journal.sqlite.codec import decode, encode
@@ -166,7 +166,9 @@ async def _into_engine(engine: Engine, clock: Clock, tasks: Iterable[tuple[TaskK
                 if welcome.state is SessionState.EXPIRED:
                     raise JournalError("the engine was away for too long; run the import again")
             applied = await engine.apply(session, [_apply(session, key, state) for key, state in batch])
-            new = [task for task, one in zip(batch, applied, strict=True) if one.verdict is Verdict.RECORDED]
+            new = [
+                task for task, one in zip(batch, applied, strict=True) if one.outcome is ApplyOutcome.RECORDED
+            ]
             count += len(new)
             known += len(batch) - len(new)
             still_open = [key for key, state in new if not state.status.final]

@@ -69,7 +69,7 @@ def beyond(known: State, other: State) -> State | None:
     """What another process's state adds to the known one, both of the same task; None for nothing.
 
     Neither is known to follow the other: an end counts, a later status, more progress, or a later time with
-    the same of both. What goes back is no news.
+    the same of both. What goes back is not news.
     """
     if other.changed_at < known.changed_at and not other.status.final:
         ahead = _RANK[other.status] > _RANK.get(known.status, 9)

@@ -122,8 +122,8 @@ class LongPolls:
         for cursor in cursors(request.have or ""):
             sure = await journal.caught_up(cursor)
             place = locate(str(cursor), None, epoch=journal.epoch, head=journal.head, sure=sure)
-            unclear = place.shown or place.ahead or not journal.settled([request.key])
-            if place.after is not None and unclear:
+            shared = self._subscriptions.hub.history is not None
+            if place.after is not None and (place.shown or place.ahead or shared):
                 positions.append(place)
         return positions
 

@@ -18,8 +18,14 @@ from starlette.types import Receive, Scope, Send
 
 from bridge.core.event import Closing, Notice
 from bridge.delivery.handoff import detach
-from bridge.delivery.subscriptions import PendingSubscription, SubscribeRequest, Subscriptions
+from bridge.delivery.subscriptions import (
+    PendingSubscription,
+    SubscribeRequest,
+    Subscriptions,
+    denied_notice,
+)
 from bridge.delivery.writers import AsgiWriter, TransportWriter, http_writer
+from bridge.errors import JournalError
 from bridge.hub.maintenance import retry_milliseconds
 from bridge.hub.subscription import Subscription
 from bridge.wire.frames import Format
@@ -89,9 +95,14 @@ class EventStream(Response):
             if self._subscriptions.closed is not None:
                 await self._reject(subscription, self._subscriptions.closed, send)
                 return
-            pending = await self._subscriptions.open(
-                subscription, self._request, wait_for_state=True, scope=scope
-            )
+            try:
+                pending = await self._subscriptions.open(
+                    subscription, self._request, wait_for_state=True, scope=scope
+                )
+            except JournalError as error:
+                # The disk is full, or the engine was not reached yet: for now, as overload is.
+                await self._reject(subscription, Closing.OVER_CAPACITY, send, why=denied_notice(error))
+                return
             if pending.ended:
                 # 204 makes an EventSource stop reconnecting (WHATWG HTML, section 9.2.3).
                 subscription.closing = Closing.FINISHED
@@ -107,14 +118,20 @@ class EventStream(Response):
             if not detached:
                 self._subscriptions.leave(subscription)
 
-    async def _reject(self, subscription: Subscription, closing: Closing, send: Send) -> None:
+    async def _reject(
+        self, subscription: Subscription, closing: Closing, send: Send, *, why: Notice | None = None
+    ) -> None:
         """Respond with 200, a closing notice, a longer `retry:` and a clean end.
 
         An EventSource treats any error status as final and never reconnects.
+
+        Args:
+            why: The reason, if `closing` does not say it.
         """
         await self._start(send)
         subscription.closing = closing
-        body = self._fmt.preface + self._subscriptions.final_frame(subscription, closing)
+        notice = b"" if why is None else self._fmt.notice(None, why)
+        body = self._fmt.preface + notice + self._subscriptions.final_frame(subscription, closing)
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _start(self, send: Send) -> None:

@@ -174,11 +174,10 @@ class Subscriptions:
         """
         first_poll_until = self.clock.monotonic() + self.settings.first_state_timeout_seconds
         await self._join(subscription, request.keys, resumes=request.token is not None)
-        event_id = EventId.parse(request.token) if request.token else None
-        sure = event_id is None or await self.journal.caught_up(event_id.cursor)
-        latest = await self.journal.latest(request.keys)
+        epoch, sure, latest = await self._read(request)
+        while epoch != self.journal.epoch:
+            epoch, sure, latest = await self._read(request)
         decision = self._decide(request, latest, sure=sure)
-        epoch = self.journal.epoch
         pending = PendingSubscription(subscription, request, decision, latest, first_poll_until, epoch, sure)
         if wait_for_state and request.keys and not decision.nothing_more and not any(latest):
             pending.wait_done = True
@@ -190,6 +189,14 @@ class Subscriptions:
             # Without its traceback, which would grow with every client that gets this exception.
             raise self._why_missing(request).with_traceback(None)
         return pending
+
+    async def _read(self, request: SubscribeRequest) -> tuple[str, bool, list[Event | None]]:
+        """The newest states, once the log has reached the client's cursor, with the epoch they began in."""
+        epoch = self.journal.epoch
+        event_id = EventId.parse(request.token) if request.token else None
+        # A cursor of an earlier epoch waits for bridges that have shown more than is recorded.
+        sure = event_id is None or await self.journal.caught_up(event_id.cursor)
+        return epoch, sure, await self.journal.latest(request.keys)
 
     async def _join(self, subscription: Subscription, keys: Sequence[TaskKey], *, resumes: bool) -> None:
         """Register for the tasks, some at each turn of the event loop: each new one starts a watch."""
@@ -299,14 +306,8 @@ class Subscriptions:
 
     async def _read_again(self, pending: PendingSubscription) -> None:
         """The journal's history has become another one since its states were read."""
-        token = pending.request.token
-        event_id = EventId.parse(token) if token else None
         while pending.epoch != self.journal.epoch:
-            pending.epoch = self.journal.epoch
-            if event_id is not None:
-                # A cursor of the history before waits for those who have shown more than is recorded.
-                pending.sure = await self.journal.caught_up(event_id.cursor)
-            pending.latest = await self.journal.latest(pending.request.keys)
+            pending.epoch, pending.sure, pending.latest = await self._read(pending.request)
         pending.decision = self._decide(pending.request, pending.latest, sure=pending.sure)
 
     def _backlogs(

@@ -75,7 +75,7 @@ class Record(NamedTuple):
         digest: Of the newest state's content.
         document: The newest state, encoded; None without a state.
         raw: The provider's own document; None without, or if it is larger than the engine keeps.
-        kept: Whether it is watched until its end without viewers.
+        persistent: Whether it is watched until its end without viewers.
         called_back: Whether the provider was asked to call back.
         notices: The active notices, by code.
         due: When its owner wanted to poll it next, microseconds of the engine's clock; 0 if unknown.
@@ -93,7 +93,7 @@ class Record(NamedTuple):
     digest: bytes = b""
     document: bytes | None = None
     raw: bytes | None = None
-    kept: bool = False
+    persistent: bool = False
     called_back: bool = False
     notices: Mapping[str, bytes] = {}
     due: int = 0
@@ -358,7 +358,7 @@ class Apply(NamedTuple):
     details: bytes | None = None
 
 
-class Verdict(StrEnum):
+class ApplyOutcome(StrEnum):
     """What became of a state. Checked in this order."""
 
     DUPLICATE = "duplicate"  # the same stamp or digest is the newest: `offset` is that one's
@@ -377,7 +377,7 @@ class Applied(NamedTuple):
         dropped: Jobs that their queue had no room for.
     """
 
-    verdict: Verdict
+    outcome: ApplyOutcome
     offset: int
     version: int
     record: Record | None = None
@@ -385,7 +385,11 @@ class Applied(NamedTuple):
 
 
 class Past(NamedTuple):
-    """One recorded state of a task."""
+    """One recorded state of a task.
+
+    Args:
+        raw: None too if it is too large for the log (`ENTRY_BYTES`).
+    """
 
     offset: int
     document: bytes
@@ -404,7 +408,7 @@ class Take(NamedTuple):
         slots: Start times wanted now.
         horizon: Seconds from now within which they must be; later ones are not lent.
         permits: Calls in flight wanted, in all (those held included).
-        most: Calls in flight over all replicas; None for no limit.
+        max_permits: Calls in flight over all replicas; None for no limit.
         planned: Polls per second this replica plans.
     """
 
@@ -413,7 +417,7 @@ class Take(NamedTuple):
     slots: int = 0
     horizon: float = 0.5
     permits: int = 0
-    most: int | None = None
+    max_permits: int | None = None
     planned: float = 0.0
 
 
@@ -554,13 +558,13 @@ class Engine(Protocol):
         """Take due orphans of one account that are wanted or kept; others are forgotten as open work."""
 
     async def release(
-        self, session: str, due: Sequence[tuple[TaskKey, int]], *, hand_over: bool
+        self, session: str, due: Sequence[tuple[TaskKey, int]], *, transfer: bool
     ) -> list[Released]:
         """Give up tasks.
 
         Args:
             due: Each with the time of its next poll, microseconds of the engine's clock.
-            hand_over: Make orphans of them (a drain); else give up only those that are no longer wanted
+            transfer: Make orphans of them (a drain); else give up only those that are no longer wanted
                 and not kept.
         """
 
@@ -638,14 +642,14 @@ class Engine(Protocol):
         """The samples of each list, oldest first."""
 
     async def put(
-        self, name: str, value: bytes | None, *, expect: int | None, seconds: float, tell: bool = False
+        self, name: str, value: bytes | None, *, expect: int | None, seconds: float, announced: bool = False
     ) -> Put:
         """Write a small document, or delete it (None).
 
         Args:
             expect: Version it must have (0: must not exist); None for any.
             seconds: After which it is deleted.
-            tell: Whether a log entry follows for all replicas.
+            announced: Whether a log entry follows for all replicas.
         """
 
     async def get(self, names: Sequence[str]) -> list[tuple[int, bytes | None]]:

@@ -102,10 +102,10 @@ class EmbeddedEngine:
         return await self._answered(self.store.claim(session, account=account, limit=limit, now=self._time()))
 
     async def release(
-        self, session: str, due: Sequence[tuple[TaskKey, int]], *, hand_over: bool
+        self, session: str, due: Sequence[tuple[TaskKey, int]], *, transfer: bool
     ) -> list[Released]:
         """See `Engine`."""
-        return await self._answered(self.store.release(session, due, hand_over=hand_over, now=self._time()))
+        return await self._answered(self.store.release(session, due, transfer=transfer, now=self._time()))
 
     async def call(
         self, session: str, key: TaskKey, *, called_back: bool = False
@@ -178,11 +178,11 @@ class EmbeddedEngine:
         return await self._answered(self.store.learned(names, now=self._time()))
 
     async def put(
-        self, name: str, value: bytes | None, *, expect: int | None, seconds: float, tell: bool = False
+        self, name: str, value: bytes | None, *, expect: int | None, seconds: float, announced: bool = False
     ) -> Put:
         """See `Engine`."""
         return await self._answered(
-            self.store.put(name, value, expect=expect, seconds=seconds, tell=tell, now=self._time())
+            self.store.put(name, value, expect=expect, seconds=seconds, announced=announced, now=self._time())
         )
 
     async def get(self, names: Sequence[str]) -> list[tuple[int, bytes | None]]:

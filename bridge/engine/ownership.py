@@ -14,13 +14,13 @@ from bridge.core.event import Event, Notice
 from bridge.core.task import TaskKey
 
 
-class Standing(NamedTuple):
+class KnownTask(NamedTuple):
     """What a process knows of a task when it learns whether it polls it.
 
     Args:
         event: The newest recorded state; None without any.
         due: When the owner before wanted to poll it next, monotonic seconds; None if unknown.
-        kept: Whether it is watched until its end without viewers.
+        persistent: Whether it is watched until its end without viewers.
         called_back: Whether the provider was asked to call back.
         confirmed_at: When the newest state was last seen, Unix seconds; 0.0 if unknown.
         notices: The active ones. The hub has them from the journal already.
@@ -28,7 +28,7 @@ class Standing(NamedTuple):
 
     event: Event | None
     due: float | None = None
-    kept: bool = False
+    persistent: bool = False
     called_back: bool = False
     confirmed_at: float = 0.0
     notices: Sequence[Notice] = ()
@@ -39,10 +39,10 @@ class Watches(Protocol):
     waits.
     """
 
-    def granted(self, key: TaskKey, standing: Standing) -> None:
+    def granted(self, key: TaskKey, known_task: KnownTask) -> None:
         """This process polls the task from now on; starts a watch, without viewers, if none runs."""
 
-    def attends(self, key: TaskKey, standing: Standing) -> None:
+    def attends(self, key: TaskKey, known_task: KnownTask) -> None:
         """Another process polls it, or none yet; the watch, if one runs, polls no more."""
 
     def recorded_elsewhere(self, event: Event) -> None:
@@ -70,7 +70,7 @@ class Ownership(Protocol):
 
     shared: bool
 
-    def tell(self, watches: Watches) -> None:
+    def report_to(self, watches: Watches) -> None:
         """Answer to these watches."""
 
     def want(self, key: TaskKey) -> None:

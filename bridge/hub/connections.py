@@ -35,7 +35,7 @@ class SharedHistory(Protocol):
 
     @property
     def head(self) -> int:
-        """The newest offset heard."""
+        """The newest offset received."""
 
     def settled(self, keys: Collection[TaskKey]) -> bool:
         """Whether the newest recorded state of each task is known here."""

@@ -36,9 +36,7 @@ from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import Format
 
 RESET_SECONDS = 1.0
-"""After a change of epoch, until clients are told to begin anew: within it, processes that have shown more
-than is recorded have it recorded.
-"""
+"""From a change of epoch to `reset`: within it, processes that have shown more than is recorded record it."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +64,9 @@ class Hub(Connections):
         self._interest = interest
         self._channels: dict[TaskKey, Channel[Subscription]] = {}
         self._reached = 0  # the newest offset broadcast
-        self._ahead: dict[Subscription, Position] = {}  # its client has heard more than this process
-        self._resetting: tuple[float, list[Subscription]] = 0.0, []
+        self._ahead: dict[Subscription, Position] = {}  # the client has received more than this process
+        self._resetting: list[Subscription] = []
+        self._epoch_settles_at = 0.0
         self.broadcast = Broadcast(self, metrics, clock)
 
     def share(self, history: SharedHistory) -> None:
@@ -177,25 +176,26 @@ class Hub(Connections):
         resumed = [one for one in self.subscriptions if one.resumed not in {"", epoch} and not one.events]
         for subscription in resumed:
             self._hold(subscription, HELD)
-        self._resetting = self._clock.monotonic() + RESET_SECONDS, resumed
+        self._epoch_settles_at = self._clock.monotonic() + RESET_SECONDS
+        self._resetting = resumed
 
     def catch_up(self) -> None:
-        """Send to those that wait for this process, once it has heard enough; called each second."""
-        reset_at, resetting = self._resetting
-        if resetting and self._clock.monotonic() >= reset_at:
-            self._resetting = 0.0, []
-            for subscription in resetting:
-                self._reset(subscription)
-            self.push(one for one in resetting if one in self.subscriptions)
+        """Each second: send what was held back for clients ahead of this process, if it has caught up."""
+        if not (self._resetting or self._ahead) or self._clock.monotonic() < self._epoch_settles_at:
+            return
+        resetting, self._resetting = self._resetting, []
+        for subscription in resetting:
+            self._reset(subscription)
+        self.push(one for one in resetting if one in self.subscriptions)
         for subscription, position in list(self._ahead.items()):
             if subscription not in self.subscriptions:
                 del self._ahead[subscription]
-            elif subscription not in resetting and self._has_heard(subscription, position):
+            elif self._caught_up(subscription, position):
                 del self._ahead[subscription]
-                self._let_go(subscription)
+                self._unhold(subscription)
 
     def _reset(self, subscription: Subscription) -> None:
-        """Its client begins anew, with the newest state of each task."""
+        """Send `reset` and the newest state of each task."""
         if subscription not in self.subscriptions or subscription.events:
             return
         subscription.resumed = ""
@@ -212,15 +212,15 @@ class Hub(Connections):
                 subscription.pending.pop(channel, None)
                 channel.hold(subscription, position)
 
-    def _has_heard(self, subscription: Subscription, position: Position) -> bool:
-        """Whether this process knows all that a client may have been sent elsewhere."""
+    def _caught_up(self, subscription: Subscription, position: Position) -> bool:
+        """Whether this process knows every state that a client may have received elsewhere."""
         history = self.history
         if history is None or is_later(position.epoch, history.epoch):
             return history is None
-        heard = history.epoch != position.epoch or history.head >= position.beyond
-        return heard and history.settled(subscription.channels)
+        reached = history.epoch != position.epoch or history.head >= position.beyond
+        return reached and history.settled(subscription.channels)
 
-    def _let_go(self, subscription: Subscription) -> None:
+    def _unhold(self, subscription: Subscription) -> None:
         for channel in subscription.channels.values():
             if channel.is_held(subscription):
                 channel.hold(subscription, Position())

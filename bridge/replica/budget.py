@@ -189,7 +189,7 @@ class SharedBudgets:
             slots=0 if rate is None else self._wanted_slots(limiter, rate),
             horizon=HORIZON_SECONDS,
             permits=permits,
-            most=limiter.max_in_flight_total,
+            max_permits=limiter.max_in_flight_total,
         )
         lent = await self._connection.call("take", lambda engine: engine.take(session, take))
         now = self._clock.monotonic()

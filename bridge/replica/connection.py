@@ -2,9 +2,9 @@
 
 Rule 1: one place (`run`) catches everything and connects again. No error of any part ends it.
 Rule 2: engine, session and epoch are taken in only in that order, on a new connection: nothing is recorded
-        before SESSION, and the log is not heard before RESYNC. A renewal that names another epoch drops the
-        connection.
-Rule 3: an answer later than the timeout is no answer: the connection is dropped, and the call may have
+        before SESSION, and the log is not received before RESYNC. A renewal that names another epoch drops
+        the connection.
+Rule 3: an answer later than the timeout does not count: the connection is dropped, and the call may have
         happened.
 Rule 4: the log is the proof that the engine is there. If it does not bring what the engine says it holds, the
         connection is dropped, however well calls are answered.
@@ -32,7 +32,7 @@ RENEWAL_SECONDS = 1.0
 """Between two renewals at most: each brings a beat, which shows that the log arrives."""
 
 WINDOW_SECONDS = 0.003
-"""Waited after each read: bounds how often the engine wakes this replica, however many states change."""
+"""Waited after each read: bounds how often the engine wakes this replica."""
 
 BLOCK_SECONDS = 0.5
 READ_TIMEOUT_SECONDS = 1.5
@@ -47,9 +47,12 @@ CONNECT_ANSWERS = 6
 facts.
 """
 
+DEFAULT_ANSWERS = 2
+"""A call may be sent only when the calls before it were answered: it waits for both answers."""
+
 CALL_ANSWERS = {"bury": 6, "call": 4, "census": 4, "claim": 4, "confirm": 2, "rewant": 10}
 """Operations that an engine may answer with several answers, one after the other. Each may take the timeout:
-a way of 200 ms is no outage.
+a way of 200 ms is not an outage.
 """
 
 ALONE_CHECKED_SECONDS = 2.0
@@ -58,7 +61,7 @@ next one: after a pause it must try first.
 """
 
 SETTLING_SECONDS = 1.0
-"""After a return, for owners to take back what they owned, before others may."""
+"""After a return, for owners to reclaim what they owned, before others may."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,54 +86,54 @@ class EngineTimes(NamedTuple):
     Args:
         lease: After which a silent replica owns nothing.
         timeout: Of each call.
-        alone: How long owners go on without the engine.
-        sweep: Between two looks for tasks whose owner is gone.
+        alone: How long owners continue without the engine.
+        claim_period: Between two searches for tasks whose owner is gone.
     """
 
     lease: float = 10.0
     timeout: float = 1.0
     alone: float = 600.0
-    sweep: float = 0.6
+    claim_period: float = 0.6
 
 
 class Following(Protocol):
     """What a connection brings, for the journal and the ownership of this replica."""
 
     def session_lost(self) -> None:
-        """The session has expired: this replica owns nothing any more."""
+        """The session has expired: this replica owns nothing from now on."""
 
     def begin_resync(self, *, epoch_changed: bool) -> None:
-        """What is known may be outdated: entries up to `heard` were or will be missed. Nothing waits."""
+        """What is known may be outdated: entries up to `received` were or will be missed. Nothing waits."""
 
     async def resync(self) -> None:
         """Ask the engine about everything attended."""
 
-    async def heard(self, entries: Sequence[Entry]) -> None:
+    async def received(self, entries: Sequence[Entry]) -> None:
         """The next entries, without a gap."""
 
     def now_heard(self, offset: int) -> None:
         """Everything up to an offset has been taken in."""
 
     def up(self) -> None:
-        """The log is heard from now on."""
+        """The log is received from now on."""
 
     def settling_over(self) -> None:
-        """Owners have had their time to come back."""
+        """Owners have had their time to return."""
 
     def away(self) -> None:
         """The engine cannot be reached, or the connection broke."""
 
     def alone(self) -> None:
-        """It has been tried again, in vain, for long enough to go on without it."""
+        """It has been tried again, in vain, for long enough to continue without it."""
 
 
 class Connection:
     """Keeps one engine connected, one session alive and its log followed.
 
     Args:
-        connect: Opens the engine; called anew for each attempt.
+        connect: Opens the engine; called again for each attempt.
         about: What the others may know about this replica.
-        chance: Returns 0-1, for jitter.
+        jitter: Returns 0-1, for jitter.
         window: Seconds waited after each read that brought something.
         closes: Whether an engine is closed with its connection; False for one that outlives them.
 
@@ -138,14 +141,14 @@ class Connection:
         engine: The connected one; None while away.
         stage: Where the connection is.
         epoch: Of the engine, as of the last session; empty before the first.
-        heard: The newest offset that was heard.
+        received: The newest offset that was received.
         head: The newest offset that the engine is known to hold.
         reached: Whether the engine was ever up here.
         sessions: The live replicas, as of the last renewal.
         counted: What is called for each of `gaps`, `epochs` and `leases_lost`.
         last_error: Why the engine is away; empty while it is not.
         failure: The newest error of a connection.
-        workers: What runs while the log is heard; each is called anew for each connection.
+        workers: What runs while the log is received; each is called again for each connection.
     """
 
     def __init__(
@@ -155,7 +158,7 @@ class Connection:
         times: EngineTimes,
         *,
         about: Callable[[], bytes] = bytes,
-        chance: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
         window: float = WINDOW_SECONDS,
         closes: bool = True,
     ) -> None:
@@ -164,7 +167,7 @@ class Connection:
         self.engine: Engine | None = None
         self.stage = ConnectionStage.AWAY
         self.epoch = ""
-        self.heard = self.head = 0
+        self.received = self.head = 0
         self.reached = False
         self.sessions: Mapping[str, bytes] = {}
         self.workers: list[Callable[[], Coroutine[Any, Any, None]]] = []
@@ -175,7 +178,7 @@ class Connection:
         self._connect = connect
         self._clock = clock
         self._about = about
-        self._chance = chance
+        self._jitter = jitter
         self._window = window
         self._following: Following
         self._broken: asyncio.Future[str] | None = None
@@ -207,22 +210,22 @@ class Connection:
 
     @property
     def up(self) -> bool:
-        """Whether the engine answers and its log is heard."""
+        """Whether the engine answers and its log is received."""
         return self.stage is ConnectionStage.UP
 
     @property
     def news(self) -> asyncio.Event:
-        """Set when more was heard, or the connection broke; another one is next."""
+        """Set when more was received, or the connection broke; another one is next."""
         return self._heard_news
 
     @property
     def current(self) -> bool:
-        """Whether what was heard is recent: not so after a pause of this process, until it has heard more."""
+        """Whether what was received is recent: after a pause of this process, not before the next answer."""
         return self.up and self._clock.monotonic() - self._read_at <= BLOCK_SECONDS + self.times.timeout
 
     @property
     def alone(self) -> bool:
-        """Whether this replica goes on without the engine, and may."""
+        """Whether this replica continues without the engine, and may."""
         if not self._alone or self._away_since is None:
             return False
         now = self._clock.monotonic()
@@ -262,10 +265,10 @@ class Connection:
         return engine_time / 1e6 - self._clock_offset
 
     def lag_seconds(self) -> float:
-        """Age of the newest entry that was heard; 0.0 before the first."""
-        if not self.heard:
+        """Age of the newest entry that was received; 0.0 before the first."""
+        if not self.received:
             return 0.0
-        return max(self._clock.monotonic() - self.monotonic(self.heard), 0.0)
+        return max(self._clock.monotonic() - self.monotonic(self.received), 0.0)
 
     async def call(self, operation: str, ask: Callable[[Engine], Awaitable[Result]]) -> Result:
         """One call to the engine.
@@ -276,7 +279,7 @@ class Connection:
         engine = self.engine
         if engine is None or self.stage is ConnectionStage.AWAY:
             raise EngineUnavailable("the engine is away")
-        seconds = CALL_ANSWERS.get(operation, 1) * self.times.timeout
+        seconds = CALL_ANSWERS.get(operation, DEFAULT_ANSWERS) * self.times.timeout
         return await self._timed(operation, ask(engine), seconds)
 
     async def records(self, keys: Sequence[TaskKey]) -> list[Record]:
@@ -330,7 +333,7 @@ class Connection:
             self._broken.set_result(reason)
 
     async def be_current(self, seconds: float) -> bool:
-        """Wait until what was heard is recent; whether it is, in time."""
+        """Wait until what was received is recent; whether it is, in time."""
         until = self._clock.monotonic() + seconds
         while not self.current:
             left = until - self._clock.monotonic()
@@ -340,9 +343,9 @@ class Connection:
         return True
 
     async def reached_offset(self, offset: int, seconds: float) -> bool:
-        """Wait until an offset was heard; whether it was, in time."""
+        """Wait until an offset was received; whether it was, in time."""
         until = self._clock.monotonic() + seconds
-        while self.heard < offset:
+        while self.received < offset:
             left = until - self._clock.monotonic()
             if left <= 0 or not self.up:
                 return False
@@ -369,7 +372,7 @@ class Connection:
                 reason = f"{type(error).__name__}"
             self._went_away(reason)
             low, high = BACKOFF_SECONDS
-            await self._clock.sleep(low + (high - low) * self._chance())
+            await self._clock.sleep(low + (high - low) * self._jitter())
 
     async def _one_connection(self) -> str:
         try:
@@ -388,7 +391,7 @@ class Connection:
             self._came_up()
             tasks.append(asyncio.create_task(self._follow_log()))
             tasks.append(asyncio.create_task(self._settling()))
-            tasks += [asyncio.create_task(_guarded(worker)) for worker in self.workers]
+            tasks += [asyncio.create_task(_run_again_after_errors(worker)) for worker in self.workers]
             return await self._broken
         finally:
             self.engine, self.stage = None, ConnectionStage.AWAY
@@ -439,8 +442,8 @@ class Connection:
                 self._count("epochs")
                 self.epoch_since = self._clock.monotonic()
             self.epoch = welcome.epoch
-        if changed or welcome.head > self.heard:
-            self.heard = welcome.head
+        if changed or welcome.head > self.received:
+            self.received = welcome.head
         self.head = welcome.head
         # At once: no offset of the old epoch may be seen under the name of the new one.
         self._following.begin_resync(epoch_changed=changed)
@@ -452,7 +455,7 @@ class Connection:
             lambda engine: engine.session(
                 self.lease.session,
                 ttl=self.lease.seconds,
-                known_head=self.heard,
+                known_head=self.received,
                 new_epoch=new_epoch(self._clock.time(), secrets.randbits(32)),
                 about=self._about()[:1024],
                 opens=opens,
@@ -461,7 +464,7 @@ class Connection:
         if welcome.state is not SessionState.EXPIRED:
             self.lease.renewed(sent_at)
         self.sessions = welcome.sessions
-        # The engine read its clock between sending and hearing.
+        # The engine read its clock between sending and receiving.
         self._clock_offset = welcome.now / 1e6 - (sent_at + self._clock.monotonic()) / 2
         return welcome
 
@@ -495,14 +498,14 @@ class Connection:
     def _is_wedged(self, head: int) -> bool:
         """Whether an entry that the engine holds has not arrived for too long (rule 4)."""
         now = self._clock.monotonic()
-        if self.heard >= self._expected[0] or not self.up:
+        if self.received >= self._expected[0] or not self.up:
             self._expected = head, now
         return now - self._expected[1] > WEDGED_SECONDS + self.times.timeout
 
     async def _follow_log(self) -> None:
         try:
             while True:
-                after = self.heard
+                after = self.received
                 entries = await self.call_read(after)
                 await self._hear(entries)
                 self._read_now()
@@ -532,10 +535,10 @@ class Connection:
     async def _hear(self, entries: Sequence[Entry]) -> None:
         """Pass entries on; those before a gap first."""
         start = 0
-        last = self.heard
+        last = self.received
         for number, entry in enumerate(entries):
             if entry.offset <= last:
-                # Heard already: never twice.
+                # Received already: never twice.
                 await self._pass_on(entries[start:number])
                 start = number + 1
                 continue
@@ -544,7 +547,7 @@ class Connection:
                 start = number
                 self._count("gaps")
                 logger.warning("entries of the engine's log are missing", extra={"after": last})
-                self.heard = entry.previous
+                self.received = entry.previous
                 self._following.begin_resync(epoch_changed=False)
                 await self._following.resync()
             last = entry.offset
@@ -553,13 +556,13 @@ class Connection:
     async def _pass_on(self, entries: Sequence[Entry]) -> None:
         if not entries:
             return
-        await self._following.heard(entries)
+        await self._following.received(entries)
         self._now_heard(entries[-1].offset)
 
     def _now_heard(self, offset: int) -> None:
-        self.heard = max(self.heard, offset)
-        self.head = max(self.head, self.heard)
-        self._following.now_heard(self.heard)
+        self.received = max(self.received, offset)
+        self.head = max(self.head, self.received)
+        self._following.now_heard(self.received)
         self._wake_waiters()
 
     def _wake_waiters(self) -> None:
@@ -585,10 +588,10 @@ class Connection:
         self._expected = self.head, self._clock.monotonic()
         self.last_error = ""
         self._following.up()
-        self._now_heard(self.heard)
+        self._now_heard(self.received)
 
     def _cut(self) -> None:
-        """Nothing is sent or heard from now on."""
+        """Nothing is sent or received from now on."""
         if self._away_since is None:
             self._away_since = self._clock.monotonic()
             self._cut_now = True
@@ -610,7 +613,7 @@ class Connection:
             self._following.alone()
 
 
-async def _guarded(worker: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _run_again_after_errors(worker: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a worker of a connection again after an error of its own; an engine away ends it."""
     while True:
         try:

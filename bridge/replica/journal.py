@@ -1,9 +1,9 @@
-"""The journal that replicas share: states go to the engine, and come back to every replica through its log.
+"""The journal that replicas share: states go to the engine, and return to every replica through its log.
 
-Rule 1: followers hear a state when the log brings it, also one of this process.
-Rule 2: while the engine is away, what this process sees is told at once, with a cursor that says it is not
+Rule 1: followers receive a state when the log brings it, also one of this process.
+Rule 2: while the engine is away, what this process sees is sent at once, with a cursor that says it is not
         recorded. It keeps its stamp until it is recorded.
-Rule 3: nothing is told with an offset that is not of this epoch.
+Rule 3: nothing is reported with an offset that is not of this epoch.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from bridge.engine.base import (
     MAX_TASKS,
     Applied,
     Apply,
+    ApplyOutcome,
     ConfirmEntry,
     End,
     Mode,
@@ -30,7 +31,6 @@ from bridge.engine.base import (
     Record,
     Stamp,
     StateEntry,
-    Verdict,
 )
 from bridge.errors import EngineUnavailable, JournalError, NotOwner, Superseded
 from bridge.journal.base import Recorded
@@ -51,7 +51,7 @@ _REVOKED_BY_STATE = (NoticeCode.STALLED, NoticeCode.TASK_NOT_FOUND)
 logger = logging.getLogger(__name__)
 
 
-class Told(NamedTuple):
+class LoggedState(NamedTuple):
     """A recorded state, from an entry of the log or a record."""
 
     offset: int
@@ -64,13 +64,13 @@ class Told(NamedTuple):
 
 
 class Rights(Protocol):
-    """What the journal asks and tells the ownership of this replica."""
+    """What the journal asks and reports the ownership of this replica."""
 
     def owns(self, key: TaskKey) -> bool:
         """Whether this process owns the task, as far as it knows."""
 
     def may_show(self, key: TaskKey) -> bool:
-        """Whether what a poll of this process shows may be told without the engine."""
+        """Whether what a poll of this process shows may be reported without the engine."""
 
     def refused(self, key: TaskKey) -> None:
         """The engine says that another one owns it."""
@@ -89,7 +89,7 @@ class SharedJournal(Feed):
     """Satisfies `bridge.journal.base.Journal` over an engine that replicas share.
 
     Attributes:
-        verdicts: States sent, by what the engine did with them.
+        judged: States sent, by what the engine did with them.
     """
 
     def __init__(self, connection: Connection, memory: TaskMemory, clock: Clock) -> None:
@@ -101,14 +101,14 @@ class SharedJournal(Feed):
         self._outbox = Outbox(connection, self._answered)
         self._settled_news = asyncio.Event()
         self._awaiting: dict[TaskKey, HeldTask] = {}
-        # From the start of a resync until it is done, also if it takes several connections, what was missed is
-        # not known here, though the log goes on behind it.
+        # From the start of a resync until it is done, also if it takes several connections, what was missed
+        # is not known here, though the log continues behind it.
         self._unsynced = False
         self._known_head = self._heard_last = 0
         self._confirmed: dict[TaskKey, float] = {}
         self._past: dict[tuple[TaskKey, int], Past] = {}
         self._past_bytes = 0
-        self.verdicts: Callable[[Verdict], None] = lambda _: None
+        self.judged: Callable[[ApplyOutcome], None] = lambda _: None
         self.returning: Callable[[], None] = lambda: None
         connection.workers += [self._outbox.run, self._send_confirmed]
 
@@ -126,11 +126,11 @@ class SharedJournal(Feed):
     @property
     def head(self) -> int:
         """The newest offset up to which everything is known here."""
-        return self._known_head if self._unsynced else self._connection.heard
+        return self._known_head if self._unsynced else self._connection.received
 
     @property
     def usable(self) -> bool:
-        """Whether the engine was ever reached: while it is away, what is seen here is told all the same."""
+        """Whether the engine was ever reached: while it is away, what is seen here is sent all the same."""
         return self._connection.reached
 
     def settled(self, keys: Collection[TaskKey]) -> bool:
@@ -153,11 +153,11 @@ class SharedJournal(Feed):
         await self._ahead(cursor)
         if cursor.epoch != connection.epoch or not connection.current:
             return False
-        # What it has heard is all there is: an offset beyond it is of no history here.
+        # What it has received is all there is: an offset beyond it is of no history here.
         return cursor.offset <= self.head or self.head >= connection.head
 
     async def _ahead(self, cursor: Cursor) -> None:
-        """Wait for a while until an offset was heard, also through a short outage."""
+        """Wait for a while until an offset was received, also through a short outage."""
         connection = self._connection
         until = self._clock.monotonic() + CAUGHT_UP_SECONDS
         while connection.epoch == cursor.epoch and self.head < cursor.offset:
@@ -209,7 +209,7 @@ class SharedJournal(Feed):
         epoch = self.epoch
         for one in held:
             self._memory.touch(one)
-        # Asked again: while this waited, one may have been forgotten and begun anew.
+        # Asked again: while this waited, one may have been forgotten and begun again.
         known = (self._memory.get(key) for key in keys)
         return [one.event(epoch) if one is not None else None for one in known]
 
@@ -239,7 +239,7 @@ class SharedJournal(Feed):
     async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
         """See `Journal`; while the engine is away, the newest state only."""
         self._check_reached()
-        heard = self._connection.heard
+        received = self._connection.received
         recorded: list[Recorded] = []
         for key in keys:
             held = self._memory.get(key)
@@ -248,7 +248,7 @@ class SharedJournal(Feed):
             recorded += [
                 Recorded(key, past.offset, len(past.document) + len(past.raw or b""))
                 for past in await self._past_of(key, after)
-                if past.offset <= heard
+                if past.offset <= received
             ]
         return sorted(recorded, key=lambda one: one.offset)
 
@@ -319,7 +319,7 @@ class SharedJournal(Feed):
     async def append(
         self, key: TaskKey, state: State, *, observed_at: float = 0.0, free: bool = False
     ) -> Event:
-        """See `Journal`. While the engine is away, the event returned is not recorded: its cursor says so.
+        """See `Journal`. While the engine is away, the event returned is not recorded: its cursor shows it.
 
         Raises:
             NotOwner: Another process polls the task; not with `free`.
@@ -401,15 +401,15 @@ class SharedJournal(Feed):
     # Answers of the engine
 
     def _answered(self, item: ReplicaAppend, applied: Applied) -> None:
-        self.verdicts(applied.verdict)
-        if applied.verdict in (Verdict.RECORDED, Verdict.DUPLICATE):
+        self.judged(applied.outcome)
+        if applied.outcome in (ApplyOutcome.RECORDED, ApplyOutcome.DUPLICATE):
             self.when_heard(applied.offset, lambda: self._finish(item))
             return
-        if applied.verdict is Verdict.FENCED and item.free:
+        if applied.outcome is ApplyOutcome.FENCED and item.free:
             # Not for the want of ownership: the session is dead. The next one records it.
             self._connection.drop("the session has expired")
             return
-        if applied.verdict is Verdict.FENCED:
+        if applied.outcome is ApplyOutcome.FENCED:
             self._rights.refused(item.key)
             error: JournalError = NotOwner(f"another process polls {item.key.ref}")
         else:
@@ -418,18 +418,18 @@ class SharedJournal(Feed):
         if applied.record is not None:
             self.learn(applied.record)
             offset = applied.record.offset
-        # Its caller merges with what is recorded: that must have been heard here.
+        # Its caller merges with what is recorded: that must have been received here.
         self.when_heard(offset, lambda: self._fail(item, error))
 
     def when_heard(self, offset: int, call: Callable[[], None]) -> None:
-        """Call once the log has been heard up to an offset, or will not be."""
-        if offset <= self._connection.heard:
+        """Call once the log has been received up to an offset, or will not be."""
+        if offset <= self._connection.received:
             call()
         else:
             self._outbox.when_heard(offset, call)
 
     def _finish(self, item: ReplicaAppend) -> None:
-        """Recorded, and heard: unless the entry itself has finished it."""
+        """Recorded, and received: unless the entry itself has finished it."""
         if item.done.done() or not self._connection.up:
             return
         held = self._memory.ensure(item.key)
@@ -465,13 +465,13 @@ class SharedJournal(Feed):
                 follower.new_epoch()
 
     def end_resync(self, records: Iterable[Record]) -> None:
-        """The records of everything attended; told in the order of the log."""
+        """The records of everything attended; reported in the order of the log."""
         for record in sorted(records, key=lambda record: record.offset):
             self.learn(record)
         for held in self._memory.unrecorded():
-            # In the new epoch it has another cursor, and nobody has recorded it yet. Of one that somebody
-            # has, the log tells in a moment.
-            if held.awaited <= self._connection.heard:
+            # In the new epoch it has another cursor, and is not recorded yet. One that another replica has
+            # recorded comes with the log.
+            if held.awaited <= self._connection.received:
                 self._publish(held)
         self._unsynced = False
         self.returning()
@@ -479,19 +479,21 @@ class SharedJournal(Feed):
     def learn(self, record: Record) -> None:
         """Take in what the engine holds of a task.
 
-        A state that the log has not brought yet waits for it: all are told in one order.
+        A state that the log has not brought yet waits for it: all are reported in one order.
         """
         held = self._memory.ensure(record.key)
         held.first_seen = record.first_seen
         held.ever_recorded |= record.version > 0
-        if record.offset > self._connection.heard:
+        if record.offset > self._connection.received:
             held.awaited = record.offset
             self._awaiting[record.key] = held
             self._take_notices(held, dict(record.notices))
             return
         if record.document is not None and record.offset > held.recorded:
-            told = Told(record.offset, record.stamp, record.end, record.digest, record.document, record.raw)
-            self._take(held, told)
+            news = LoggedState(
+                record.offset, record.stamp, record.end, record.digest, record.document, record.raw
+            )
+            self._take(held, news)
         self._take_notices(held, dict(record.notices))
         if not held.settled:
             self._settled(held)
@@ -527,11 +529,13 @@ class SharedJournal(Feed):
                 document, raw = record.document, record.raw
             elif not ours and entry.stamp != held.stamp:
                 return  # a newer one is recorded already: that entry follows
-        told = Told(entry.offset, entry.stamp, entry.end, entry.digest, document or b"", raw, entry.amended)
-        self._take(held, told)
+        news = LoggedState(
+            entry.offset, entry.stamp, entry.end, entry.digest, document or b"", raw, entry.amended
+        )
+        self._take(held, news)
 
     def needs_record(self, entry: StateEntry) -> bool:
-        """Whether an entry can only be told with what the record has."""
+        """Whether an entry can only be reported with what the record has."""
         if entry.whole and entry.document is not None:
             return False
         held = self._memory.get(entry.key)
@@ -539,8 +543,8 @@ class SharedJournal(Feed):
             return False
         return entry.stamp not in held.appending
 
-    def heard(self, offset: int) -> None:
-        """The log has been heard up to here."""
+    def received(self, offset: int) -> None:
+        """The log has been received up to here."""
         if not self._unsynced:
             self._heard_last = offset
         for key, held in list(self._awaiting.items()):
@@ -548,55 +552,64 @@ class SharedJournal(Feed):
                 del self._awaiting[key]
                 if not held.settled:
                     self._settled(held)
-        self._outbox.heard(offset)
+        self._outbox.received(offset)
 
-    def _take(self, held: HeldTask, told: Told) -> None:
-        """A recorded state, in the order of the log: hold it and tell it, unless more is shown already."""
-        item = self._outbox.append_of(held.key, told.stamp) if held.appending else None
-        follows = not held.unrecorded and told.stamp.version == held.recorded_stamp.version + 1
-        held.recorded, held.recorded_stamp, held.ever_recorded = told.offset, told.stamp, True
+    def _take(self, held: HeldTask, news: LoggedState) -> None:
+        """A recorded state, in the order of the log: hold it and report it, unless more is shown already."""
+        item = self._outbox.append_of(held.key, news.stamp) if held.appending else None
+        follows = not held.unrecorded and news.stamp.version == held.recorded_stamp.version + 1
+        held.recorded, held.recorded_stamp, held.ever_recorded = (
+            news.offset,
+            news.stamp,
+            True,
+        )
         if held.state is not None and (
-            told.stamp == held.stamp or (held.unrecorded and told.digest == held.digest)
+            news.stamp == held.stamp or (held.unrecorded and news.digest == held.digest)
         ):
             # What is held is this state: only now its offset is known.
-            held.stamp, held.held_at = told.stamp, told.offset
-            held.lineage.add(told.stamp)
-            self._tell(held, item, news=item is not None)
+            held.stamp, held.held_at = news.stamp, news.offset
+            held.lineage.add(news.stamp)
+            self._pass(held, item, is_news=item is not None)
             return
-        state = item.state if item is not None else self._decoded(held.key, told)
+        state = item.state if item is not None else self._decoded(held.key, news)
         if state is None:
             return
-        observed_at = item.observed_at if item is not None else self._connection.monotonic(told.offset)
-        if held.unrecorded and not self._adopts(held, state, told):
+        observed_at = item.observed_at if item is not None else self._connection.monotonic(news.offset)
+        if held.unrecorded and not self._adopts(held, state, news):
             return
         held.hold(
-            state, told.stamp, told.digest, at=told.offset, builds_on_held=follows, observed_at=observed_at
+            state,
+            news.stamp,
+            news.digest,
+            at=news.offset,
+            builds_on_held=follows,
+            observed_at=observed_at,
         )
-        held.end = told.end
-        if not told.amended:
-            self._tell(held, item, news=True)
+        held.end = news.end
+        if not news.amended:
+            self._pass(held, item, is_news=True)
 
-    def _adopts(self, held: HeldTask, state: State, told: Told) -> bool:
+    def _adopts(self, held: HeldTask, state: State, news: LoggedState) -> bool:
         """Whether a recorded state replaces an unrecorded one that is shown: only if it adds something."""
         assert held.state is not None
-        if told.end is End.ENDED:
+        if news.end is End.ENDED:
             return True  # nothing is recorded beyond it
-        if told.stamp in held.lineage:
+        if news.stamp in held.lineage:
             return False  # what is shown was made from it
         merged = beyond(held.state, state)
         if merged is None:
             return False
         digest = digest_of(merged)
-        if digest == told.digest:
+        if digest == news.digest:
             return True
         # Both know something: shown together, and recorded together once this has been.
-        stamp = Stamp(told.stamp.version + 1, self._connection.session)
-        held.hold(state, told.stamp, told.digest, at=0, builds_on_held=False)
+        stamp = Stamp(news.stamp.version + 1, self._connection.session)
+        held.hold(state, news.stamp, news.digest, at=0, builds_on_held=False)
         held.hold(merged, stamp, digest, at=0, builds_on_held=True)
         self._publish(held)
         return False
 
-    def _tell(self, held: HeldTask, item: ReplicaAppend | None, *, news: bool) -> None:
+    def _pass(self, held: HeldTask, item: ReplicaAppend | None, *, is_news: bool) -> None:
         for code in _REVOKED_BY_STATE:
             held.notices.pop(code, None)
         event = held.event(self.epoch)
@@ -605,7 +618,7 @@ class SharedJournal(Feed):
         if item is not None:
             self._close_append(held, item)
             item.succeed(event)
-        if news:
+        if is_news:
             self._rights.recorded(event, ours=item is not None)
 
     def _publish(self, held: HeldTask) -> None:
@@ -613,9 +626,9 @@ class SharedJournal(Feed):
         if event is not None:
             self.publish(event)
 
-    def _decoded(self, key: TaskKey, told: Told) -> State | None:
+    def _decoded(self, key: TaskKey, news: LoggedState) -> State | None:
         try:
-            return decode(told.document, told.raw)
+            return decode(news.document, news.raw)
         except JournalError as error:
             logger.warning("recorded state not readable", extra={"task": key.ref, "error": str(error)})
             return None
@@ -650,7 +663,7 @@ class SharedJournal(Feed):
         """What was unrecorded is recorded, or (a state) another one replaces it that says as much.
 
         Args:
-            record: Heard.
+            record: Received.
         """
         if state is not None:
             held.hold(state, record.stamp, record.digest, at=record.offset, builds_on_held=False)
@@ -658,7 +671,7 @@ class SharedJournal(Feed):
         held.stamp, held.held_at = record.stamp, record.offset
         held.lineage.add(record.stamp)
         held.recorded, held.recorded_stamp = record.offset, record.stamp
-        self._tell(held, None, news=state is not None)
+        self._pass(held, None, is_news=state is not None)
 
     # The engine is away
 

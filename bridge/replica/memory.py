@@ -1,10 +1,10 @@
 """What this replica knows of tasks: the newest state of each, kept current by the log.
 
-Rule 1: a task has two offsets: `recorded`, of the newest recorded state that was heard, and `held_at`, at
+Rule 1: a task has two offsets: `recorded`, of the newest recorded state that was received, and `held_at`, at
         which the state held is recorded. The second moves only together with the state. A cursor is compared
         with it alone.
 Rule 2: `held_at` is 0 for a state that is recorded nowhere in this epoch: it has no offset of its own, and
-        is told as unrecorded.
+        is reported as unrecorded.
 Rule 3: a task is settled once the engine was asked about it in this epoch. A change of epoch unsettles all.
 """
 
@@ -32,16 +32,16 @@ class HeldTask:
     Attributes:
         attended: Whether a watch runs here.
         settled: Whether the engine was asked in this epoch (rule 3).
-        state: The newest state told here; None for none.
+        state: The newest state reported here; None for none.
         stamp: Its own.
         held_at: Offset at which it is recorded in this epoch; 0 for nowhere.
-        ever_recorded: Whether a recorded state was heard, in whatever epoch.
-        recorded: Offset of the newest recorded state heard in this epoch.
+        ever_recorded: Whether a recorded state was received, in any epoch.
+        recorded: Offset of the newest recorded state received in this epoch.
         recorded_stamp: Of that state.
         version: Of that state: what the next one builds on.
-        awaited: Offset up to which the log must have been heard before the task counts as settled.
+        awaited: Offset up to which the log must have been received before the task counts as settled.
         appending: Stamps of states of this process that wait for the log, oldest first.
-        notices: Those that stand, as recorded.
+        notices: The active ones, as recorded.
     """
 
     __slots__ = (
@@ -115,7 +115,7 @@ class HeldTask:
         Args:
             at: Offset at which it is recorded; 0 for nowhere.
             builds_on_held: Whether it was made from the state held until now. If not, what led to it is not
-                known, whatever its version.
+                known, any its version.
         """
         if builds_on_held:
             self.lineage.add(stamp)
@@ -148,7 +148,7 @@ class TaskMemory:
         return self._tasks.get(key)
 
     def ensure(self, key: TaskKey) -> HeldTask:
-        """The same, kept from now on if it was not: the log is heard for it."""
+        """The same, kept from now on if it was not: the log is received for it."""
         held = self._tasks.get(key)
         if held is None:
             held = self._tasks[key] = HeldTask(key)
@@ -174,7 +174,7 @@ class TaskMemory:
             self._put_idle(held)
 
     def settle(self, held: HeldTask) -> None:
-        """The engine was asked about it, and the log has been heard up to what it answered."""
+        """The engine was asked about it, and the log has been received up to what it answered."""
         held.settled = True
         self.unsettled.discard(held.key)
 

@@ -2,7 +2,7 @@
 
 Rule 1: one call is in flight; what comes meanwhile goes with the next, up to `MAX_STATES`.
 Rule 2: an append is done when the log has brought its state, not when the engine has answered: its viewers
-        hear it in the order of the log, as all others do.
+        receive it in the order of the log, as all others do.
 Rule 3: an append whose answer is missing has happened or not. It is shown unrecorded, with its stamp, and
         recorded again with that stamp once the engine is back.
 """
@@ -22,7 +22,7 @@ from bridge.engine.base import MAX_STATES, Applied, Apply, Stamp
 from bridge.errors import EngineUnavailable, JournalError
 from bridge.replica.connection import Connection
 
-ANNOUNCED_AT_ONCE = 32
+MAX_ANNOUNCED = 32
 
 
 @dataclass(slots=True, eq=False)
@@ -110,11 +110,11 @@ class Outbox:
         return appends
 
     def when_heard(self, offset: int, call: Callable[[], None]) -> None:
-        """Call once the log has been heard up to an offset, or will not be."""
+        """Call once the log has been received up to an offset, or will not be."""
         heapq.heappush(self._waiting, (offset, next(self._numbers), call))
 
-    def heard(self, offset: int) -> None:
-        """The log has been heard up to here."""
+    def received(self, offset: int) -> None:
+        """The log has been received up to here."""
         while self._waiting and self._waiting[0][0] <= offset:
             heapq.heappop(self._waiting)[2]()
 
@@ -148,7 +148,7 @@ class Outbox:
 
     async def _send_announcements(self) -> None:
         group: list[Announcement] = []
-        while self._queue and len(group) < ANNOUNCED_AT_ONCE:
+        while self._queue and len(group) < MAX_ANNOUNCED:
             item = self._queue[0]
             if not isinstance(item, Announcement):
                 break

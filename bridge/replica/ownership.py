@@ -1,10 +1,10 @@
 """Which tasks this replica polls: asked, claimed, handed over.
 
 Rule 1: who is asked first owns: one call brings interest, ownership and the record.
-Rule 2: after a return of the engine, owners take back theirs first; others wait a second.
+Rule 2: after a return of the engine, owners reclaim theirs first; others wait a second.
 Rule 3: an owner that is gone leaves orphans; every replica claims those that are due, of accounts whose key
         it has.
-Rule 4: the time of the next poll goes with the task, whoever takes it, and however.
+Rule 4: the time of the next poll goes with the task, the session that takes it, and however.
 Rule 5: nothing here waits; workers send what has gathered.
 """
 
@@ -20,17 +20,17 @@ from bridge.clock import Clock
 from bridge.core.event import Event, Notice
 from bridge.core.task import Status, TaskKey
 from bridge.engine.base import MAX_TASKS, Called, CallEntry, Owner, Record, Released, Want, Wanted
-from bridge.engine.ownership import Standing, Watches
+from bridge.engine.ownership import KnownTask, Watches
 from bridge.errors import EngineUnavailable
 from bridge.replica.connection import Connection
 from bridge.replica.journal import SharedJournal
 from bridge.replica.memory import TaskMemory, standing_notices
 
-BURIED_AT_ONCE = 100
+MAX_BURIED = 100
 BURIED_SPACING_SECONDS = 0.004
-CLAIMED_AT_ONCE = 50
+MAX_CLAIMED = 50
 CLAIMED_ACCOUNTS = 8
-"""Accounts per sweep, in turn."""
+"""Accounts per round, in turn."""
 
 FIRST_GAP_SECONDS = 1.0
 """Between the first poll of a new owner, which is in flight, and the next one of its successor."""
@@ -39,7 +39,7 @@ HANDED_SECONDS = 2.0
 """After which a task that cannot be polled here is due for others."""
 
 MIN_INTEREST_SECONDS = 10.0
-CALLS_AT_ONCE = 16
+MAX_CALLS_IN_FLIGHT = 16
 MAX_CALLS = 1000
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class Stake:
         wanted: Whether a watch here was started for a viewer or to its end; not by a grant alone.
         watched: Whether a watch runs here.
         owned: Whether this session owns it, as far as is known.
-        was_owned: Whether the session before did: it may be taken back at once.
-        unowned: Whether nobody owned it when it was last asked about.
+        was_owned: Whether the session before did: it may be reclaimed at once.
+        unowned: Whether no replica owned it when it was last asked about.
         solo: Whether it is polled here because the engine is away and nothing is known of it.
         due: When it is polled next, monotonic seconds.
         gap: Seconds between that poll and the one after it, as far as is known.
@@ -63,7 +63,7 @@ class Stake:
         "called_back",
         "due",
         "gap",
-        "kept",
+        "keeps",
         "owned",
         "solo",
         "unowned",
@@ -74,12 +74,12 @@ class Stake:
 
     def __init__(self) -> None:
         self.wanted = self.watched = self.owned = self.was_owned = self.unowned = self.solo = False
-        self.kept = self.called_back = False
+        self.keeps = self.called_back = False
         self.due: float | None = None
         self.gap = 0.0
 
     @property
-    def polled(self) -> bool:
+    def polls_here(self) -> bool:
         """Whether it is polled here, or was until the session ended."""
         return self.owned or self.was_owned or self.solo
 
@@ -90,7 +90,7 @@ class SharedOwnership:
     Args:
         linger: Seconds for which interest lasts without being repeated.
         accounts: Whose keys are here now.
-        chance: Returns 0-1, for jitter.
+        jitter: Returns 0-1, for jitter.
 
     Attributes:
         owned: Tasks owned now.
@@ -107,7 +107,7 @@ class SharedOwnership:
         clock: Clock,
         *,
         linger: float,
-        chance: Callable[[], float],
+        jitter: Callable[[], float],
         accounts: Callable[[], Iterable[str]],
     ) -> None:
         self._connection = connection
@@ -115,7 +115,7 @@ class SharedOwnership:
         self._journal = journal
         self._clock = clock
         self._interest = max(linger, MIN_INTEREST_SECONDS)
-        self._chance = chance
+        self._jitter = jitter
         self._accounts = accounts
         self._watches: Watches
         self._stakes: dict[TaskKey, Stake] = {}
@@ -131,11 +131,11 @@ class SharedOwnership:
         self._turn = 0
         self.owned = 0
         self.counted: Callable[[], None] = _nothing
-        connection.workers += [self._send, self._sweep, self._rewant]
+        connection.workers += [self._send, self._claim_orphans, self._rewant]
 
     # What the watches ask, see `Ownership`
 
-    def tell(self, watches: Watches) -> None:
+    def report_to(self, watches: Watches) -> None:
         """See `Ownership`."""
         self._watches = watches
 
@@ -149,7 +149,7 @@ class SharedOwnership:
         if granting:
             return
         if stake.owned:
-            # Its last watch has just ended; this one must hear that it may poll.
+            # Its last watch has just ended; this one must receive that it may poll.
             asyncio.get_running_loop().call_soon(self._grant, key, None)
             return
         stake.solo = self._connection.alone and self._is_unknown(key)
@@ -160,7 +160,7 @@ class SharedOwnership:
         stake = self._stakes.get(key)
         if stake is None:
             return
-        stake.wanted = stake.watched = stake.kept = stake.solo = False
+        stake.wanted = stake.watched = stake.keeps = stake.solo = False
         self._asking.pop(key, None)
         if not stake.owned:
             self._forget(key)
@@ -174,7 +174,7 @@ class SharedOwnership:
     def keep(self, key: TaskKey, *, called_back: bool) -> None:
         """See `Ownership`."""
         stake = self._ensure(key)
-        stake.kept, stake.called_back = True, stake.called_back or called_back
+        stake.keeps, stake.called_back = True, stake.called_back or called_back
         self._keeping[key] = stake.called_back
         self._wake.set()
 
@@ -214,9 +214,9 @@ class SharedOwnership:
         return stake is not None and stake.owned
 
     def may_show(self, key: TaskKey) -> bool:
-        """Whether what is seen here may be shown though nobody recorded it."""
+        """Whether what is seen here may be shown though no replica recorded it."""
         stake = self._stakes.get(key)
-        return stake is not None and stake.polled
+        return stake is not None and stake.polls_here
 
     def refused(self, key: TaskKey) -> None:
         """The engine says that another one owns it: ask who."""
@@ -224,7 +224,7 @@ class SharedOwnership:
         if stake is not None and stake.owned:
             self._disown(stake)
             stake.was_owned = False
-            self._tell_attends(key, None)
+            self._send_attends(key, None)
             self._ask(key)
 
     def recorded(self, event: Event, *, ours: bool) -> None:
@@ -260,15 +260,15 @@ class SharedOwnership:
                 stake.was_owned = True
 
     async def resync(self) -> list[Record]:
-        """Ask about every task: what was owned may be taken back at once, the rest may not (rule 2).
+        """Ask about every task: what was owned may be reclaimed at once, the rest may not (rule 2).
 
         Returns:
             The records. The answers take effect with `resynced`.
         """
         self._settling = self._connection.reached
         self._answers: list[Wanted] = []
-        mine = [key for key, stake in self._stakes.items() if stake.polled]
-        rest = [key for key, stake in self._stakes.items() if not stake.polled]
+        mine = [key for key, stake in self._stakes.items() if stake.polls_here]
+        rest = [key for key, stake in self._stakes.items() if not stake.polls_here]
         for keys, may_own in ((mine, not self._draining), (rest, False)):
             for start in range(0, len(keys), MAX_TASKS):
                 wants = [Want(key, may_own) for key in keys[start : start + MAX_TASKS]]
@@ -276,14 +276,14 @@ class SharedOwnership:
         return [wanted.record for wanted in self._answers]
 
     def resynced(self) -> None:
-        """The records are taken in: tell the watches who polls."""
+        """The records are taken in: report the watches who polls."""
         answers, self._answers = self._answers, []
         for wanted in answers:
             self._asking.pop(wanted.record.key, None)
             self._take_answer(wanted)
 
     def up(self) -> None:
-        """The engine is heard again."""
+        """The engine is received again."""
         for stake in self._stakes.values():
             stake.solo = False
         self._watches_hear(lambda: self._watches.cut_off(since=None))
@@ -292,18 +292,18 @@ class SharedOwnership:
             self._ask_unowned()
 
     def settling_over(self) -> None:
-        """Owners have had their second: take what nobody took back."""
+        """Owners have had their second: take what no replica reclaimed."""
         self._settling = False
         self._ask_unowned()
 
     def away(self) -> None:
-        """The engine cannot be heard."""
+        """The engine cannot be received."""
         self._calling.clear()
         since = self._connection.away_since
         self._watches_hear(lambda: self._watches.cut_off(since=since))
 
     def alone(self) -> None:
-        """Go on without the engine: also with tasks of which nothing is known."""
+        """Continue without the engine: also with tasks of which nothing is known."""
         for key, stake in self._stakes.items():
             stake.solo = stake.watched and not stake.owned and self._is_unknown(key)
 
@@ -312,7 +312,7 @@ class SharedOwnership:
     async def drain(self) -> None:
         """Own nothing new, and hand over what is owned, each task with the time of its next poll.
 
-        Without another live replica everything goes on until the end.
+        Without another live replica everything continues until the end.
         """
         self._draining = True
         if len(self._connection.sessions) < 2 or not self._connection.up:
@@ -325,7 +325,7 @@ class SharedOwnership:
             except EngineUnavailable:
                 return
             for key in batch:
-                self._tell_attends(key, None)
+                self._send_attends(key, None)
 
     async def leave(self) -> None:
         """End the session: what is still owned is due for others at once, or when it was planned."""
@@ -348,16 +348,19 @@ class SharedOwnership:
             stake = self._stakes.get(key)
             if stake is not None:
                 self._disown(stake)
-        await self._connection.call("release", lambda engine: engine.release(session, due, hand_over=True))
+        await self._connection.call("release", lambda engine: engine.release(session, due, transfer=True))
 
     def _due(self, key: TaskKey) -> int:
         stake = self._stakes.get(key)
         now = self._clock.monotonic()
-        due = stake.due if stake is not None and stake.due is not None else now
-        if stake is not None and due <= now:
-            # That poll is in flight: what is due is the one after it.
-            due += stake.gap
-        return self._connection.engine_time(max(due, now))
+        due = self._next_poll(stake) if stake is not None else None
+        return self._connection.engine_time(now if due is None else max(due, now))
+
+    def _next_poll(self, stake: Stake) -> float | None:
+        """When the poll after one that may be in flight is due, monotonic seconds; None if unknown."""
+        if stake.due is None or stake.due > self._clock.monotonic():
+            return stake.due
+        return stake.due + stake.gap
 
     def about(self) -> bytes:
         """What the others may know."""
@@ -391,7 +394,7 @@ class SharedOwnership:
             self.owned -= 1
 
     def _is_unknown(self, key: TaskKey) -> bool:
-        """Whether nobody is known to have recorded a state of it."""
+        """Whether no replica is known to have recorded a state of it."""
         held = self._memory.get(key)
         return held is None or not held.ever_recorded
 
@@ -434,11 +437,11 @@ class SharedOwnership:
                 self._releasing[key] = None
                 self._wake.set()
             return
-        had = stake.polled
+        had = stake.polls_here
         stake.was_owned = stake.solo = False
         stake.unowned = owner is Owner.NONE
         if owner is Owner.ME and self._draining:
-            # Asked before: it goes on with the others, due as the record says.
+            # Asked before: it continues with the others, due as the record says.
             self._own(stake)
             stake.due = self._connection.monotonic(record.due) if record.due else None
             self._handing[key] = None
@@ -446,27 +449,27 @@ class SharedOwnership:
         elif owner is Owner.ME:
             known_due = stake.due if had else None
             self._own(stake)
-            if stake.kept and not record.kept:
+            if stake.keeps and not record.persistent:
                 self._keeping[key] = stake.called_back
                 self._wake.set()
             self._journal.when_heard(record.offset, lambda: self._grant(key, record, known_due))
         else:
             self._disown(stake)
-            self._journal.when_heard(record.offset, lambda: self._tell_attends(key, record))
+            self._journal.when_heard(record.offset, lambda: self._send_attends(key, record))
 
     def _grant(self, key: TaskKey, record: Record | None, due: float | None = None) -> None:
-        """Tell the watches that this replica polls a task from now on."""
+        """Report to the watches that this replica polls a task from now on."""
         stake = self._stakes.get(key)
         if stake is None or not stake.owned:
             return
-        standing = self._standing(key, record)
+        known_task = self._standing_of(key, record)
         if due is not None:
-            standing = standing._replace(due=due)  # planned here: newer than what the record says
-        stake.due = standing.due if standing.due is not None else self._clock.monotonic()
+            known_task = known_task._replace(due=due)  # planned here: newer than what the record says
+        stake.due = known_task.due if known_task.due is not None else self._clock.monotonic()
         stake.gap = stake.gap or FIRST_GAP_SECONDS
         self._granting = key
         try:
-            self._watches.granted(key, standing)
+            self._watches.granted(key, known_task)
         except Exception:
             logger.exception("task cannot be watched here", extra={"task": key.ref})
             stake.watched = False
@@ -475,25 +478,25 @@ class SharedOwnership:
         finally:
             self._granting = None
 
-    def _tell_attends(self, key: TaskKey, record: Record | None) -> None:
+    def _send_attends(self, key: TaskKey, record: Record | None) -> None:
         stake = self._stakes.get(key)
         if stake is not None and stake.watched and not stake.owned:
-            standing = self._standing(key, record)
-            self._watches_hear(lambda: self._watches.attends(key, standing))
+            known_task = self._standing_of(key, record)
+            self._watches_hear(lambda: self._watches.attends(key, known_task))
 
-    def _standing(self, key: TaskKey, record: Record | None) -> Standing:
+    def _standing_of(self, key: TaskKey, record: Record | None) -> KnownTask:
         held = self._memory.get(key)
         event = held.event(self._connection.epoch) if held is not None else None
         notices = standing_notices(held.notices) if held is not None else ()
         if record is None:
             stake = self._stakes[key]
-            return Standing(event, stake.due, stake.kept, stake.called_back, notices=notices)
+            return KnownTask(event, self._next_poll(stake), stake.keeps, stake.called_back, notices=notices)
         due = self._connection.monotonic(record.due) if record.due else None
-        return Standing(event, due, record.kept, record.called_back, record.confirmed_at, notices)
+        return KnownTask(event, due, record.persistent, record.called_back, record.confirmed_at, notices)
 
-    def _watches_hear(self, tell: Callable[[], None]) -> None:
+    def _watches_hear(self, call: Callable[[], None]) -> None:
         try:
-            tell()
+            call()
         except Exception:
             logger.exception("unhandled exception in watches")
 
@@ -550,7 +553,7 @@ class SharedOwnership:
         due = [(key, self._due(key)) for key in batch]
         try:
             answers = await self._connection.call(
-                "release", lambda engine: engine.release(session, due, hand_over=False)
+                "release", lambda engine: engine.release(session, due, transfer=False)
             )
         except EngineUnavailable:
             self._releasing |= dict.fromkeys(key for key in batch if self.owns(key))
@@ -563,7 +566,7 @@ class SharedOwnership:
                 self._disown(stake)
                 self._released(key)
             elif not stake.watched:
-                # Viewers elsewhere: the watch goes on here, where it ran.
+                # Viewers elsewhere: the watch continues here, where it ran.
                 stake.watched = True
                 self._grant(key, None)
 
@@ -580,7 +583,7 @@ class SharedOwnership:
     async def _send_each(
         self, queue: dict[TaskKey, bool], send: Callable[[TaskKey, bool], Coroutine[Any, Any, None]]
     ) -> None:
-        batch = list(queue.items())[:CALLS_AT_ONCE]
+        batch = list(queue.items())[:MAX_CALLS_IN_FLIGHT]
         if batch:
             await asyncio.gather(*(send(key, called_back) for key, called_back in batch))
             for key, _ in batch:
@@ -596,7 +599,7 @@ class SharedOwnership:
             "call", lambda engine: engine.call(session, key, called_back=called_back)
         )
         if called is Called.UNKNOWN and called_back:
-            # Nobody knows it yet: who was called back begins.
+            # No replica knows it yet: who was called back begins.
             self._watches_hear(lambda: self._watches.called(key, called_back=True))
 
     async def _rewant(self) -> None:
@@ -610,16 +613,16 @@ class SharedOwnership:
     async def _send_rewant(self, keys: Sequence[TaskKey]) -> None:
         await self._connection.call("rewant", lambda engine: engine.rewant(keys, linger=self._interest))
 
-    async def _sweep(self) -> None:
+    async def _claim_orphans(self) -> None:
         """Make orphans of what the dead owned, and claim orphans that are due."""
         while True:
-            await self._clock.sleep(self._connection.times.sweep * (0.75 + 0.5 * self._chance()))
+            await self._clock.sleep(self._connection.times.claim_period * (0.75 + 0.5 * self._jitter()))
             if self._settling or self._draining:
                 continue
-            left = BURIED_AT_ONCE
-            while left == BURIED_AT_ONCE:
+            left = MAX_BURIED
+            while left == MAX_BURIED:
                 left = await self._connection.call(
-                    "bury", lambda engine: engine.bury(limit=BURIED_AT_ONCE, spacing=BURIED_SPACING_SECONDS)
+                    "bury", lambda engine: engine.bury(limit=MAX_BURIED, spacing=BURIED_SPACING_SECONDS)
                 )
             for account in self._accounts_in_turn():
                 await self._claim(account)
@@ -632,8 +635,8 @@ class SharedOwnership:
         return chosen
 
     async def _claim(self, account: str) -> None:
-        claimed = CLAIMED_AT_ONCE
-        while claimed >= CLAIMED_AT_ONCE and not self._draining:
+        claimed = MAX_CLAIMED
+        while claimed >= MAX_CLAIMED and not self._draining:
             records = await self._call_claim(account)
             claimed = len(records)
             for record in records:
@@ -642,7 +645,7 @@ class SharedOwnership:
     async def _call_claim(self, account: str) -> list[Record]:
         session = self._connection.session
         return await self._connection.call(
-            "claim", lambda engine: engine.claim(session, account=account, limit=CLAIMED_AT_ONCE)
+            "claim", lambda engine: engine.claim(session, account=account, limit=MAX_CLAIMED)
         )
 
     def _adopt(self, record: Record) -> None:

@@ -40,13 +40,13 @@ class Replica:
         version: Of this bridge, for the others.
         accounts: Whose keys are here now.
         memory_bytes: For tasks without a watch here.
-        chance: Returns 0-1, for jitter.
+        jitter: Returns 0-1, for jitter.
         closes: Whether an engine is closed with its connection.
 
     Attributes:
         on_budget: Called with each such entry of the log.
         on_document: The same.
-        on_up: Called whenever the engine is heard again.
+        on_up: Called whenever the engine is received again.
         on_reapplied: Called for each state recorded after an outage, with `same` or `merged`.
     """
 
@@ -60,12 +60,12 @@ class Replica:
         version: str = "",
         accounts: Callable[[], Iterable[str]] = _own_account,
         memory_bytes: int = MEMORY_BYTES,
-        chance: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
         closes: bool = True,
     ) -> None:
         self._version = version
         self._memory = TaskMemory(memory_bytes)
-        self.connection = Connection(connect, clock, times, about=self.about, chance=chance, closes=closes)
+        self.connection = Connection(connect, clock, times, about=self.about, jitter=jitter, closes=closes)
         self.connection.follow(self)
         self.journal = SharedJournal(self.connection, self._memory, clock)
         self.ownership = SharedOwnership(
@@ -74,7 +74,7 @@ class Replica:
             self.journal,
             clock,
             linger=linger,
-            chance=chance,
+            jitter=jitter,
             accounts=accounts,
         )
         self.journal.share(self.ownership)
@@ -105,7 +105,7 @@ class Replica:
 
     @property
     def live(self) -> int:
-        """Replicas alive, as of the last renewal: a budget is divided by them while nobody can be asked."""
+        """Replicas alive, as of the last renewal: a budget is divided by them while the engine is away."""
         return max(len(self.connection.sessions), 1)
 
     @property
@@ -145,7 +145,7 @@ class Replica:
         self.journal.end_resync(await self.ownership.resync())
         self.ownership.resynced()
 
-    async def heard(self, entries: Sequence[Entry]) -> None:
+    async def received(self, entries: Sequence[Entry]) -> None:
         """See `Following`."""
         records = await self._records_for(entries)
         for entry in entries:
@@ -176,7 +176,7 @@ class Replica:
 
     def now_heard(self, offset: int) -> None:
         """See `Following`."""
-        self.journal.heard(offset)
+        self.journal.received(offset)
 
     def up(self) -> None:
         """See `Following`."""

@@ -1,6 +1,6 @@
 """After an outage: what was shown and not recorded is recorded, once, or something beyond it.
 
-Rule 1: owners first; what others only heard, they record after a second, if it is still missing.
+Rule 1: owners first; what others only received, they record after a second, if it is still missing.
 Rule 2: a state is written again as it was where the record is one that it was made from, or is gone; else
         what both say is merged. A version says nothing about that (`bridge.replica.lineage`).
 Rule 3: the engine decides: an answer that something else is recorded meanwhile leads to another decision.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from bridge.clock import Clock
 from bridge.core.task import State, TaskKey
-from bridge.engine.base import MAX_STATES, Apply, Mode, Record, Stamp, Verdict
+from bridge.engine.base import MAX_STATES, Apply, ApplyOutcome, Mode, Record, Stamp
 from bridge.errors import JournalError
 from bridge.journal.sqlite.codec import decode, encode
 from bridge.replica.connection import SETTLING_SECONDS, Connection
@@ -78,16 +78,16 @@ class Returning:
     async def _record(self, group: Sequence[HeldTask]) -> None:
         keys = [held.key for held in group]
         records = await self._connection.call("records", lambda engine: engine.records(keys))
-        # Compared with what was heard: the log brings the rest, in its order.
+        # Compared with what was received: the log brings the rest, in its order.
         await self._connection.reached_offset(
             max(record.offset for record in records), self._connection.times.timeout
         )
         applies: list[Apply] = []
         hows: list[str] = []
         for held, record in zip(group, records, strict=True):
-            if not held.unrecorded or record.offset > self._connection.heard:
+            if not held.unrecorded or record.offset > self._connection.received:
                 continue
-            planned = self._plan(held, record)
+            planned = self._decide(held, record)
             if planned is not None:
                 applies.append(planned)
                 hows.append("same" if planned.stamp == held.stamp else "merged")
@@ -96,16 +96,16 @@ class Returning:
         session = self._connection.session
         answers = await self._connection.call("apply", lambda engine: engine.apply(session, applies))
         for how, applied in zip(hows, answers, strict=True):
-            self._journal.verdicts(applied.verdict)
-            if applied.verdict is Verdict.RECORDED:
+            self._journal.judged(applied.outcome)
+            if applied.outcome is ApplyOutcome.RECORDED:
                 self._reapplied(how)
-            elif applied.verdict is Verdict.FENCED:
+            elif applied.outcome is ApplyOutcome.FENCED:
                 self._connection.drop("the session has expired")
         # Its entry in the log ends it: until then it counts as unrecorded.
         newest = max(applied.offset for applied in answers)
         await self._connection.reached_offset(newest, self._connection.times.timeout)
 
-    def _plan(self, held: HeldTask, record: Record) -> Apply | None:
+    def _decide(self, held: HeldTask, record: Record) -> Apply | None:
         assert held.state is not None
         recorded: State | None = None
         if record.document is not None:
@@ -114,7 +114,7 @@ class Returning:
             except JournalError:
                 logger.warning("recorded state not readable", extra={"task": held.key.ref})
                 return None
-        plan = plan_return(
+        decision = plan_return(
             held.state,
             stamp=held.stamp,
             digest=held.digest,
@@ -123,17 +123,19 @@ class Returning:
             recorded_stamp=record.stamp,
             recorded_digest=record.digest,
         )
-        if plan.become in (Return.IS_RECORDED, Return.GIVEN_UP):
-            self._journal.take_recorded(held, record, recorded if plan.become is Return.GIVEN_UP else None)
+        if decision.become in (Return.IS_RECORDED, Return.GIVEN_UP):
+            self._journal.take_recorded(
+                held, record, recorded if decision.become is Return.GIVEN_UP else None
+            )
             return None
-        return _apply_of(held, record, plan, self._connection.session)
+        return _apply_of(held, record, decision, self._connection.session)
 
 
-def _apply_of(held: HeldTask, record: Record, plan: Plan, session: str) -> Apply:
+def _apply_of(held: HeldTask, record: Record, decision: Plan, session: str) -> Apply:
     """What to write: as it was, or merged under a stamp of its own."""
-    state = plan.state
+    state = decision.state
     assert state is not None
-    again = plan.become is Return.AGAIN
+    again = decision.become is Return.AGAIN
     return Apply(
         key=held.key,
         mode=Mode.FREE,

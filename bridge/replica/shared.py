@@ -168,7 +168,7 @@ class SharedKnowledge:
                         document.value,
                         expect=None,
                         seconds=document.seconds,
-                        tell=document.announced,
+                        announced=document.announced,
                     ),
                 )
                 if self._unsent and self._unsent[0] is document:

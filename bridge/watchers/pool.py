@@ -14,7 +14,7 @@ from bridge.core.quota import Lingering, Party
 from bridge.core.suggestion import did_you_mean
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, TaskKey
 from bridge.core.watch import LOST_POLL_SECONDS
-from bridge.engine.ownership import Ownership, Standing
+from bridge.engine.ownership import KnownTask, Ownership
 from bridge.errors import (
     BridgeError,
     CredentialRefused,
@@ -115,7 +115,7 @@ class Pool:
                 adopt=self._adopt,
                 poll_now=self._called,
             )
-            self._ownership.tell(self._shared)
+            self._ownership.report_to(self._shared)
         self._schedulers = PollSchedulers(
             upstreams.values(), None if self._shared is None else self._shared.may_poll
         )
@@ -639,9 +639,9 @@ class Pool:
         if not believed:
             self._missing.take(watcher.key, self._clock.monotonic())
         again = self._start(watcher.key)
-        again.viewers, again.newcomer, again.doubts = watcher.viewers, watcher.newcomer, True
+        again.viewers, again.newcomer, again.recheck = watcher.viewers, watcher.newcomer, True
         if role is Role.OWNING and self._shared is not None:
-            self._shared.granted(watcher.key, Standing(None))
+            self._shared.granted(watcher.key, KnownTask(None))
         elif self._shared is not None:
             # Its owner believes the same 404.
             again.poll_now()

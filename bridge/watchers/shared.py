@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from bridge.clock import Clock
 from bridge.core.event import Event, Notice
 from bridge.core.task import TaskKey
-from bridge.engine.ownership import Ownership, Standing
+from bridge.engine.ownership import KnownTask, Ownership
 from bridge.errors import BridgeError
 from bridge.watchers.followers import StreamFollowers
 from bridge.watchers.missing import BELIEVED_SECONDS
@@ -60,7 +60,7 @@ class SharedWatches:
 
     # Called by the ownership
 
-    def granted(self, key: TaskKey, decided: Standing) -> None:
+    def granted(self, key: TaskKey, decided: KnownTask) -> None:
         """This process polls the task from now on; starts a watch, without viewers, if none runs."""
         watcher = self._watchers.get(key)
         if watcher is None:
@@ -74,7 +74,7 @@ class SharedWatches:
         if not watcher.watch.ended or watcher.lost:
             self._streams.follow(watcher)
 
-    def attends(self, key: TaskKey, decided: Standing) -> None:
+    def attends(self, key: TaskKey, decided: KnownTask) -> None:
         """Another process polls it, or none yet; the watch, if one runs, stops its polls."""
         watcher = self._watchers.get(key)
         if watcher is not None:

@@ -11,7 +11,7 @@ class SoleOwner:
 
     shared = False
 
-    def tell(self, watches: Watches) -> None:
+    def report_to(self, watches: Watches) -> None:
         """Nothing is ever decided elsewhere."""
 
     def want(self, key: TaskKey) -> None:

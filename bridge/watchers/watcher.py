@@ -16,7 +16,7 @@ from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, State, Status, TaskKey
 from bridge.core.watch import CUT_SHORT_SECONDS, MISSING_RESULT_SECONDS, NO_UPDATE, Update, Watch
 from bridge.dialects.words import fold
-from bridge.engine.ownership import Ownership, Standing
+from bridge.engine.ownership import KnownTask, Ownership
 from bridge.errors import (
     BridgeError,
     CredentialRefused,
@@ -69,7 +69,7 @@ class Watcher:
         polls_here: Whether it polls the task and follows the provider's stream of it.
         offset: Of the newest recorded state known here; 0 for none.
         newcomer: Whether a viewer came that has seen no state of the task elsewhere.
-        doubts: Whether a 404 that was believed too long is asked for again: only a new one counts.
+        recheck: Whether a 404 that was believed too long is asked for again: only a new one counts.
         asked_by: The connection whose turn the first poll takes; None for the bridge itself.
         party: The caller and address of that connection.
         persistent: Whether the watch continues without viewers until the task ends.
@@ -100,7 +100,6 @@ class Watcher:
         "_status_since",
         "_vouched_at",
         "asked_by",
-        "doubts",
         "error",
         "generation",
         "key",
@@ -115,6 +114,7 @@ class Watcher:
         "polling",
         "polls",
         "polls_here",
+        "recheck",
         "role",
         "shown_at",
         "source",
@@ -136,7 +136,7 @@ class Watcher:
         self.polls_here = not ownership.shared
         self.role = Role.ASKING if ownership.shared else Role.OWNING
         self.offset = 0
-        self.newcomer = self.doubts = False
+        self.newcomer = self.recheck = False
         self._ownership = ownership
         self._call_at: float | None = None
         self._called_at = self._heard_at = float("-inf")
@@ -553,7 +553,7 @@ class Watcher:
             self._cache = PollCache()  # another process is ahead of it
         self._changed(self)
 
-    def stands(self, turn: Turn, decided: Standing) -> None:
+    def stands(self, turn: Turn, decided: KnownTask) -> None:
         """It is decided who polls the task.
 
         Args:
@@ -561,7 +561,7 @@ class Watcher:
         """
         now, polled = self.upstream.clock.monotonic(), self.polls_here
         self._take_record(decided)
-        if decided.kept:
+        if decided.persistent:
             self.persistent = True
             self.vouch()
         if decided.called_back:
@@ -583,7 +583,7 @@ class Watcher:
             at, self._call_at = self._call_at, None
             self.poll_now(at)
 
-    def _take_record(self, decided: Standing) -> None:
+    def _take_record(self, decided: KnownTask) -> None:
         if decided.event is None:
             self._hydrated = True
         elif self._hydrated:
@@ -598,7 +598,7 @@ class Watcher:
             self._heard_at = max(self._heard_at, confirmed_at)
             self.shown_at = max(self.shown_at, confirmed_at)
 
-    def _stand(self, turn: Turn, decided: Standing, now: float) -> None:
+    def _stand(self, turn: Turn, decided: KnownTask, now: float) -> None:
         """The notices that are active."""
         believed_until = decided.due if decided.due is not None and decided.due > now else None
         for notice in decided.notices:
@@ -607,7 +607,7 @@ class Watcher:
             elif believed_until is not None:
                 # Its owner would have polled it again when the 404 is no longer believed.
                 self._missing_since(notice, believed_until - BELIEVED_SECONDS)
-            elif turn is Turn.ATTENDS and not self.doubts:
+            elif turn is Turn.ATTENDS and not self.recheck:
                 self._missing_since(notice, now)
 
     def expect_grant(self, *, called_back: bool) -> None:

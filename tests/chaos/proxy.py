@@ -136,7 +136,8 @@ class Line:
 
         def arrive() -> None:
             if not (self._over or self._manners.hole or sink.transport.is_closing()):
-                sink.write(data)
+                with contextlib.suppress(RuntimeError):  # the other side has said its last meanwhile
+                    sink.write(data)
             if self._arrivals.get(sink) == at and not self._manners.latency:
                 del self._arrivals[sink]
 

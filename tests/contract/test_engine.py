@@ -10,6 +10,7 @@ import pytest
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     CALL_SECONDS,
+    ApplyOutcome,
     BeatEntry,
     Called,
     CallEntry,
@@ -18,7 +19,6 @@ from bridge.engine.base import (
     Owner,
     Released,
     SessionState,
-    Verdict,
     Want,
 )
 from tests.fakes.engines import ENGINES, START, EngineMaker, EngineUse, VirtualTime, require, state_of
@@ -67,14 +67,14 @@ async def test_a_renewal_revives_nothing(use: EngineUse) -> None:
     assert (await use.session("a", opens=True)).state is SessionState.EXPIRED
     assert (await use.session("never", opens=False)).state is SessionState.EXPIRED
     (applied,) = await use.apply("a", state_of(TASK, 1))
-    assert applied.verdict is Verdict.FENCED
+    assert applied.outcome is ApplyOutcome.FENCED
 
 
 async def test_a_session_that_opens_again_while_it_lives_keeps_what_it_owns(use: EngineUse) -> None:
     await use.session("a")
     await use.want("a", TASK)
     assert (await use.session("a")).state is SessionState.OPENED
-    assert (await use.apply("a", state_of(TASK, 1)))[0].verdict is Verdict.RECORDED
+    assert (await use.apply("a", state_of(TASK, 1)))[0].outcome is ApplyOutcome.RECORDED
 
 
 async def test_a_welcome_lists_the_live_sessions_only(use: EngineUse) -> None:
@@ -158,7 +158,7 @@ async def test_want_answers_the_whole_record(use: EngineUse) -> None:
     assert record == await use.record(TASK)
     assert (record.owner, record.stamp, record.end) == ("a", (1, "a"), End.OPEN)
     assert (record.document, record.raw, record.details) == (b"a-1", b"theirs", b'{"tags":["x"]}')
-    assert (record.kept, record.called_back, dict(record.notices)) == (True, True, {"stalled": b"body"})
+    assert (record.persistent, record.called_back, dict(record.notices)) == (True, True, {"stalled": b"body"})
     assert (record.confirmed_at, record.first_seen) == (17.5, record.offset)
 
 
@@ -190,10 +190,10 @@ async def test_an_ended_task_is_owned_by_nobody(use: EngineUse) -> None:
     await use.engine.keep("a", TASK, called_back=False)
     await use.apply("a", state_of(TASK, 1, end=End.ENDED))
     record = await use.record(TASK)
-    assert (record.owner, record.kept, record.end) == ("", False, End.ENDED)
+    assert (record.owner, record.persistent, record.end) == ("", False, End.ENDED)
     assert await use.want("b", TASK) == [Owner.OVER]
     await use.engine.keep("b", TASK, called_back=False)
-    assert (await use.record(TASK)).kept is False
+    assert (await use.record(TASK)).persistent is False
     assert (await use.engine.census()).orphans == 0
 
 
@@ -260,7 +260,7 @@ async def test_an_orphan_that_nobody_wants_is_forgotten_as_open_work(use: Engine
     await use.session("a", ttl=60)
     await use.want("a", TASK, OTHER, linger=5)
     await use.engine.keep("a", OTHER, called_back=False)
-    await use.engine.release("a", [(TASK, use.time.now), (OTHER, use.time.now)], hand_over=True)
+    await use.engine.release("a", [(TASK, use.time.now), (OTHER, use.time.now)], transfer=True)
     use.time.advance(6)
     assert [record.key for record in await use.engine.claim("a", account="-", limit=10)] == [OTHER]
     assert (await use.engine.census()).orphans == 0
@@ -278,7 +278,7 @@ async def test_interest_is_prolonged_in_bulk(use: EngineUse) -> None:
     released: list[Released] = []
     for start in range(0, 250, 50):
         due = [(key, use.time.now) for key in keys[start : start + 50]]
-        released += await use.engine.release("a", due, hand_over=False)
+        released += await use.engine.release("a", due, transfer=False)
     assert released == [Released.WANTED] * 249 + [Released.OK]
 
 
@@ -296,7 +296,7 @@ async def test_a_kept_task_that_nobody_owns_is_an_orphan(use: EngineUse) -> None
     await use.session("a")
     await use.engine.keep("a", TASK, called_back=True)
     (record,) = await use.engine.claim("a", account="-", limit=1)
-    assert (record.key, record.kept, record.called_back) == (TASK, True, True)
+    assert (record.key, record.persistent, record.called_back) == (TASK, True, True)
     await use.engine.keep("a", TASK, called_back=False)
     assert (await use.record(TASK)).called_back is True
 
@@ -312,7 +312,7 @@ async def test_release_gives_up_what_nobody_wants_and_nobody_keeps(use: EngineUs
     await use.engine.keep("a", OTHER, called_back=False)
     use.time.advance(5)
     due = [(key, use.time.now + SECOND) for key in (TASK, OTHER, THEIRS)]
-    answers = await use.engine.release("a", due, hand_over=False)
+    answers = await use.engine.release("a", due, transfer=False)
     assert answers == [Released.OK, Released.WANTED, Released.NOT_MINE]
     assert [(await use.record(key)).owner for key in (TASK, OTHER, THEIRS)] == ["", "a", "b"]
     assert (await use.engine.census()).orphans == 0
@@ -323,7 +323,7 @@ async def test_a_task_handed_over_keeps_its_due_whoever_takes_it_and_how(use: En
     await use.session("b", ttl=60)
     await use.want("a", TASK, OTHER)
     due = use.time.now + 7 * SECOND
-    released = await use.engine.release("a", [(TASK, due), (OTHER, due)], hand_over=True)
+    released = await use.engine.release("a", [(TASK, due), (OTHER, due)], transfer=True)
     assert released == [Released.OK, Released.OK]
     assert await use.engine.claim("b", account="-", limit=10) == []
     (wanted,) = await use.engine.want("b", [Want(TASK)], linger=30)
@@ -337,7 +337,7 @@ async def test_a_dead_session_hands_nothing_over(use: EngineUse) -> None:
     await use.session("a", ttl=3)
     await use.want("a", TASK)
     use.time.advance(3)
-    assert await use.engine.release("a", [(TASK, 0)], hand_over=True) == [Released.NOT_MINE]
+    assert await use.engine.release("a", [(TASK, 0)], transfer=True) == [Released.NOT_MINE]
 
 
 # Calls
@@ -365,7 +365,7 @@ async def test_a_call_for_a_task_that_nobody_owns_makes_it_due_now(use: EngineUs
     await use.want("a", TASK, linger=1)
     await use.apply("a", state_of(TASK, 1))
     use.time.advance(2)
-    await use.engine.release("a", [(TASK, use.time.now + 60 * SECOND)], hand_over=False)
+    await use.engine.release("a", [(TASK, use.time.now + 60 * SECOND)], transfer=False)
     assert await use.engine.call("a", TASK) == (Called.ORPHANED, TASK)
     (record,) = await use.engine.claim("a", account="-", limit=10)
     assert (record.key, record.due) == (TASK, use.time.now)

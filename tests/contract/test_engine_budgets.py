@@ -89,29 +89,29 @@ async def test_credentials_do_not_share_slots(use: EngineUse) -> None:
 
 
 async def test_permits_are_never_above_most_over_all_sessions(use: EngineUse) -> None:
-    assert (await take(use, "a", permits=6, most=8)).permits == 6
-    assert (await take(use, "b", permits=6, most=8)).permits == 2
-    assert (await take(use, "a", permits=1, most=8)).permits == 1
-    assert (await take(use, "b", permits=6, most=8)).permits == 6
-    assert (await take(use, "a", permits=6, most=8)).permits == 2
-    assert (await take(use, "b", permits=0, most=8)).permits == 0
-    assert (await take(use, "a", permits=9, most=8)).permits == 8
+    assert (await take(use, "a", permits=6, max_permits=8)).permits == 6
+    assert (await take(use, "b", permits=6, max_permits=8)).permits == 2
+    assert (await take(use, "a", permits=1, max_permits=8)).permits == 1
+    assert (await take(use, "b", permits=6, max_permits=8)).permits == 6
+    assert (await take(use, "a", permits=6, max_permits=8)).permits == 2
+    assert (await take(use, "b", permits=0, max_permits=8)).permits == 0
+    assert (await take(use, "a", permits=9, max_permits=8)).permits == 8
 
 
 async def test_permits_of_the_dead_are_free(use: EngineUse) -> None:
     await use.session("c", ttl=2)
-    assert (await take(use, "c", permits=8, most=8)).permits == 8
-    assert (await take(use, "a", permits=8, most=8)).permits == 0
+    assert (await take(use, "c", permits=8, max_permits=8)).permits == 8
+    assert (await take(use, "a", permits=8, max_permits=8)).permits == 0
     use.time.advance(2)
-    assert (await take(use, "a", permits=8, most=8)).permits == 8
-    lent = await take(use, "c", permits=8, most=8, rate=40.0, slots=4)
+    assert (await take(use, "a", permits=8, max_permits=8)).permits == 8
+    lent = await take(use, "c", permits=8, max_permits=8, rate=40.0, slots=4)
     assert (lent.permits, list(lent.slots)) == (0, [])
 
 
 async def test_a_lower_most_takes_effect_with_the_next_call(use: EngineUse) -> None:
-    assert (await take(use, "a", permits=8, most=8)).permits == 8
-    assert (await take(use, "b", permits=8, most=4)).permits == 0
-    assert (await take(use, "a", permits=8, most=4)).permits == 4
+    assert (await take(use, "a", permits=8, max_permits=8)).permits == 8
+    assert (await take(use, "b", permits=8, max_permits=4)).permits == 0
+    assert (await take(use, "a", permits=8, max_permits=4)).permits == 4
 
 
 async def test_plans_are_summed_over_live_sessions(use: EngineUse) -> None:

@@ -71,7 +71,7 @@ TAKES = st.builds(
     slots=st.integers(0, 4),
     horizon=st.just(0.5),
     permits=st.integers(0, 4),
-    most=st.sampled_from([None, 3, 5]),
+    max_permits=st.sampled_from([None, 3, 5]),
     planned=st.sampled_from([0.0, 1.5]),
 )
 operations = st.one_of(
@@ -96,7 +96,7 @@ operations = st.one_of(
     call("keep", sessions, keys, called_back=st.booleans()),
     call("claim", sessions, account=st.sampled_from(["-", "theirs"]), limit=st.just(100)),
     call("release", sessions, st.lists(st.tuples(keys, st.just(START + 5 * SECOND)), max_size=2),
-         hand_over=st.booleans()),
+         transfer=st.booleans()),
     call("call", sessions, st.sampled_from(SEARCHED), called_back=st.booleans()),
     call("apply", sessions, st.lists(states, min_size=1, max_size=3), limits=st.just(JobLimits(jobs=3))),
     call("apply", sessions, st.lists(states, min_size=1, max_size=3), limits=st.just(JobLimits(jobs=3))),
@@ -114,7 +114,7 @@ operations = st.one_of(
     call("learn", names, st.binary(max_size=3), keep=st.just(3)),
     call("learned", st.lists(names, max_size=2)),
     call("put", names, st.sampled_from([b"v", b"w", None]), expect=st.sampled_from([None, 0]),
-         seconds=short, tell=st.booleans()),
+         seconds=short, announced=st.booleans()),
     call("get", st.lists(names, max_size=2)),
     call("begin", sessions, names, st.sampled_from([b"d", b"e"]), seconds=short),
     call("finish", sessions, names, st.sampled_from([b"done", None])),

@@ -8,6 +8,7 @@ import pytest
 
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
+    ApplyOutcome,
     DocumentEntry,
     End,
     Job,
@@ -15,7 +16,6 @@ from bridge.engine.base import (
     Mode,
     OperationState,
     Put,
-    Verdict,
 )
 from tests.fakes.engines import ENGINES, EngineUse, VirtualTime, require, state_of
 
@@ -97,10 +97,10 @@ async def test_a_document_expires_by_its_last_write(use: EngineUse) -> None:
 
 async def test_a_document_is_told_through_the_log_if_asked_and_written(use: EngineUse) -> None:
     head = await use.head()
-    await use.engine.put("refused:k", b"1", expect=None, seconds=60, tell=True)
-    await use.engine.put("refused:k", b"2", expect=0, seconds=60, tell=True)
+    await use.engine.put("refused:k", b"1", expect=None, seconds=60, announced=True)
+    await use.engine.put("refused:k", b"2", expect=0, seconds=60, announced=True)
     await use.engine.put("quiet", b"2", expect=None, seconds=60)
-    await use.engine.put("refused:k", None, expect=None, seconds=60, tell=True)
+    await use.engine.put("refused:k", None, expect=None, seconds=60, announced=True)
     entries = await use.log(head)
     assert [entry[2:] for entry in entries] == [("refused:k", b"1"), ("refused:k", None)]
     assert all(isinstance(entry, DocumentEntry) for entry in entries)
@@ -175,7 +175,7 @@ async def add(use: EngineUse, *jobs: Job, limits: JobLimits | None = None) -> in
     (applied,) = await use.apply(
         "a", state_of(key, 1, mode=Mode.FREE, jobs=jobs), limits=limits or JobLimits()
     )
-    assert applied.verdict is Verdict.RECORDED
+    assert applied.outcome is ApplyOutcome.RECORDED
     return applied.dropped
 
 
@@ -187,7 +187,7 @@ async def claimed(use: EngineUse, session: str, *, limit: int = 10, lease: float
 async def test_jobs_are_written_only_with_a_recorded_state(use: EngineUse) -> None:
     await use.want("a", TASK)
     (ok,) = await use.apply("a", state_of(TASK, 1, jobs=[job(1)]))
-    assert ok.verdict is Verdict.RECORDED
+    assert ok.outcome is ApplyOutcome.RECORDED
     others = [
         ("a", state_of(TASK, 1, jobs=[job(2)])),  # a duplicate
         ("b", state_of(TASK, 2, "b", jobs=[job(3)])),  # fenced
@@ -195,10 +195,10 @@ async def test_jobs_are_written_only_with_a_recorded_state(use: EngineUse) -> No
     ]
     for session, state in others:
         (applied,) = await use.apply(session, state)
-        assert applied.verdict is not Verdict.RECORDED
+        assert applied.outcome is not ApplyOutcome.RECORDED
     await use.apply("a", state_of(TASK, 2, end=End.ENDED))
     (final,) = await use.apply("a", state_of(TASK, 3, mode=Mode.FREE, jobs=[job(5)]))
-    assert final.verdict is Verdict.FINAL
+    assert final.outcome is ApplyOutcome.FINAL
     assert (await use.engine.census()).jobs == 1
     assert await claimed(use, "b") == ["job-1"]
 

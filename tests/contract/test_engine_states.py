@@ -13,6 +13,7 @@ from bridge.core.task import TaskKey
 from bridge.engine.base import (
     ENTRY_BYTES,
     MAX_STATES,
+    ApplyOutcome,
     ConfirmEntry,
     DetailsEntry,
     End,
@@ -21,7 +22,6 @@ from bridge.engine.base import (
     Record,
     Stamp,
     StateEntry,
-    Verdict,
 )
 from tests.fakes.engines import ENGINES, EngineMaker, EngineUse, VirtualTime, require, state_of
 
@@ -50,9 +50,9 @@ async def use(maker: EngineMaker) -> AsyncIterator[EngineUse]:
         yield use
 
 
-async def verdict(use: EngineUse, session: str, *args: object, **options: object) -> Verdict:
+async def verdict(use: EngineUse, session: str, *args: object, **options: object) -> ApplyOutcome:
     (applied,) = await use.apply(session, state_of(*args, **options))  # type: ignore[arg-type]
-    return applied.verdict
+    return applied.outcome
 
 
 def details(tags: list[str], group: str = "") -> bytes:
@@ -65,8 +65,8 @@ def details(tags: list[str], group: str = "") -> bytes:
 async def test_a_recorded_state_is_in_record_history_and_log(use: EngineUse) -> None:
     before = await use.head()
     (applied,) = await use.apply("a", state_of(TASK, 1, raw=b"theirs"))
-    assert (applied.verdict, applied.version, applied.record, applied.dropped) == (
-        Verdict.RECORDED,
+    assert (applied.outcome, applied.version, applied.record, applied.dropped) == (
+        ApplyOutcome.RECORDED,
         1,
         None,
         0,
@@ -84,36 +84,36 @@ async def test_the_same_stamp_again_is_a_duplicate_for_anybody(use: EngineUse) -
     log = await use.log()
     for session in ("a", "b", "dead"):
         (again,) = await use.apply(session, state_of(TASK, 1, content="other words"))
-        assert (again.verdict, again.offset, again.version) == (Verdict.DUPLICATE, first.offset, 1)
+        assert (again.outcome, again.offset, again.version) == (ApplyOutcome.DUPLICATE, first.offset, 1)
     assert await use.log() == log
 
 
 async def test_the_same_content_again_is_a_duplicate(use: EngineUse) -> None:
     (first,) = await use.apply("a", state_of(TASK, 1, content="same"))
     (again,) = await use.apply("a", state_of(TASK, 2, content="same"))
-    assert (again.verdict, again.offset, again.version) == (Verdict.DUPLICATE, first.offset, 1)
+    assert (again.outcome, again.offset, again.version) == (ApplyOutcome.DUPLICATE, first.offset, 1)
     assert len(await use.engine.history(TASK, 0)) == 1
 
 
 async def test_content_that_was_there_before_the_newest_is_news(use: EngineUse) -> None:
     for version, content in enumerate(("x", "y", "x"), start=1):
-        assert await verdict(use, "a", TASK, version, content=content) is Verdict.RECORDED
+        assert await verdict(use, "a", TASK, version, content=content) is ApplyOutcome.RECORDED
 
 
 async def test_only_the_owner_records_in_mode_owner(use: EngineUse) -> None:
     (applied,) = await use.apply("b", state_of(TASK, 1, "b"))
-    assert applied.verdict is Verdict.FENCED
+    assert applied.outcome is ApplyOutcome.FENCED
     assert applied.record == await use.record(TASK)
     (applied,) = await use.apply("b", state_of(OTHER, 1, "b"))
-    assert (applied.verdict, applied.record, applied.offset) == (Verdict.FENCED, Record(OTHER), 0)
+    assert (applied.outcome, applied.record, applied.offset) == (ApplyOutcome.FENCED, Record(OTHER), 0)
     assert await use.engine.history(TASK, 0) == []
 
 
 @pytest.mark.parametrize("mode", list(Mode))
 async def test_a_dead_session_records_nothing(use: EngineUse, mode: Mode) -> None:
     use.time.advance(61)
-    assert await verdict(use, "a", TASK, 1, mode=mode) is Verdict.FENCED
-    assert await verdict(use, "never", TASK, 1, mode=mode) is Verdict.FENCED
+    assert await verdict(use, "a", TASK, 1, mode=mode) is ApplyOutcome.FENCED
+    assert await verdict(use, "never", TASK, 1, mode=mode) is ApplyOutcome.FENCED
     assert (await use.record(TASK)).version == 0
 
 
@@ -125,7 +125,7 @@ async def test_an_owner_that_was_stopped_is_fenced_after_another_has_taken_over(
     await use.want("b", OTHER)
     await use.apply("b", state_of(OTHER, 2, "b"))
     (late,) = await use.apply("slow", state_of(OTHER, 3, "slow"))
-    assert late.verdict is Verdict.FENCED
+    assert late.outcome is ApplyOutcome.FENCED
     assert late.record is not None
     assert late.record.stamp == (2, "b")
 
@@ -133,47 +133,47 @@ async def test_an_owner_that_was_stopped_is_fenced_after_another_has_taken_over(
 async def test_nothing_follows_an_end(use: EngineUse) -> None:
     (end,) = await use.apply("a", state_of(TASK, 1, end=End.ENDED))
     (late,) = await use.apply("b", state_of(TASK, 2, "b", mode=Mode.FREE, end=End.ENDED))
-    assert (late.verdict, late.offset, late.version) == (Verdict.FINAL, end.offset, 1)
+    assert (late.outcome, late.offset, late.version) == (ApplyOutcome.FINAL, end.offset, 1)
     assert late.record == await use.record(TASK)
     # Checked before the version, and after the owner.
-    assert await verdict(use, "b", TASK, 5, mode=Mode.FREE) is Verdict.FINAL
-    assert await verdict(use, "b", TASK, 2, "b") is Verdict.FENCED
+    assert await verdict(use, "b", TASK, 5, mode=Mode.FREE) is ApplyOutcome.FINAL
+    assert await verdict(use, "b", TASK, 2, "b") is ApplyOutcome.FENCED
 
 
 async def test_a_real_end_replaces_lost_and_nothing_else_does(use: EngineUse) -> None:
     await use.apply("a", state_of(TASK, 1, end=End.LOST))
-    assert await verdict(use, "a", TASK, 2, content="open") is Verdict.FINAL
-    assert await verdict(use, "a", TASK, 2, content="lost again", end=End.LOST) is Verdict.FINAL
-    assert await verdict(use, "a", TASK, 3, content="end", end=End.ENDED) is Verdict.STALE
-    assert await verdict(use, "a", TASK, 2, content="end", end=End.ENDED) is Verdict.RECORDED
+    assert await verdict(use, "a", TASK, 2, content="open") is ApplyOutcome.FINAL
+    assert await verdict(use, "a", TASK, 2, content="lost again", end=End.LOST) is ApplyOutcome.FINAL
+    assert await verdict(use, "a", TASK, 3, content="end", end=End.ENDED) is ApplyOutcome.STALE
+    assert await verdict(use, "a", TASK, 2, content="end", end=End.ENDED) is ApplyOutcome.RECORDED
     assert (await use.record(TASK)).owner == ""
 
 
 async def test_a_state_that_builds_on_another_version_is_stale(use: EngineUse) -> None:
     (first,) = await use.apply("a", state_of(TASK, 1))
     (ahead,) = await use.apply("a", state_of(TASK, 3))
-    assert (ahead.verdict, ahead.offset, ahead.version) == (Verdict.STALE, first.offset, 1)
+    assert (ahead.outcome, ahead.offset, ahead.version) == (ApplyOutcome.STALE, first.offset, 1)
     assert ahead.record == await use.record(TASK)
-    assert await verdict(use, "b", TASK, 1, "b", mode=Mode.FREE) is Verdict.STALE
+    assert await verdict(use, "b", TASK, 1, "b", mode=Mode.FREE) is ApplyOutcome.STALE
 
 
 async def test_an_engine_that_lost_a_task_takes_its_state_as_it_was(use: EngineUse) -> None:
-    assert await verdict(use, "a", TASK, 14, "long-gone") is Verdict.RECORDED
+    assert await verdict(use, "a", TASK, 14, "long-gone") is ApplyOutcome.RECORDED
     assert (await use.record(TASK)).stamp == (14, "long-gone")
-    assert await verdict(use, "a", TASK, 15) is Verdict.RECORDED
+    assert await verdict(use, "a", TASK, 15) is ApplyOutcome.RECORDED
 
 
 async def test_any_live_session_records_freely_on_the_newest_version(use: EngineUse) -> None:
-    assert await verdict(use, "b", TASK, 1, "b", mode=Mode.FREE) is Verdict.RECORDED
-    assert await verdict(use, "a", TASK, 2) is Verdict.RECORDED
+    assert await verdict(use, "b", TASK, 1, "b", mode=Mode.FREE) is ApplyOutcome.RECORDED
+    assert await verdict(use, "a", TASK, 2) is ApplyOutcome.RECORDED
     assert (await use.record(TASK)).owner == "a"
 
 
 async def test_many_states_in_one_call_are_each_judged_by_themselves(use: EngineUse) -> None:
     states = [state_of(TASK, version) for version in range(1, MAX_STATES - 1)]
     applied = await use.apply("a", *states, state_of(OTHER, 1), state_of(TASK, 1, content="stale"))
-    verdicts = [one.verdict for one in applied]
-    assert verdicts == [Verdict.RECORDED] * (MAX_STATES - 2) + [Verdict.FENCED, Verdict.STALE]
+    verdicts = [one.outcome for one in applied]
+    assert verdicts == [ApplyOutcome.RECORDED] * (MAX_STATES - 2) + [ApplyOutcome.FENCED, ApplyOutcome.STALE]
     offsets = [one.offset for one in applied[:-2]]
     assert all(later > earlier for earlier, later in pairwise(offsets))
 
@@ -185,18 +185,18 @@ async def test_an_amendment_after_the_end_has_a_log_entry_and_changes_no_end(use
     await use.apply("a", state_of(TASK, 1, end=End.ENDED))
     before = await use.head()
     (applied,) = await use.apply("b", state_of(TASK, 2, "b", mode=Mode.AMEND, content="with links"))
-    assert (applied.verdict, applied.version) == (Verdict.RECORDED, 2)
+    assert (applied.outcome, applied.version) == (ApplyOutcome.RECORDED, 2)
     (entry,) = await use.log(before)
     assert isinstance(entry, StateEntry)
     assert (entry.amended, entry.end, entry.document) == (True, End.ENDED, b"with links")
     record = await use.record(TASK)
     assert (record.end, record.owner, record.document) == (End.ENDED, "", b"with links")
-    assert await verdict(use, "b", TASK, 2, "a", mode=Mode.AMEND, content="other") is Verdict.STALE
+    assert await verdict(use, "b", TASK, 2, "a", mode=Mode.AMEND, content="other") is ApplyOutcome.STALE
 
 
 async def test_an_amendment_before_the_end_is_a_state_like_any(use: EngineUse) -> None:
     await use.apply("a", state_of(TASK, 1))
-    assert await verdict(use, "b", TASK, 2, "b", mode=Mode.AMEND, end=End.ENDED) is Verdict.RECORDED
+    assert await verdict(use, "b", TASK, 2, "b", mode=Mode.AMEND, end=End.ENDED) is ApplyOutcome.RECORDED
     (entry,) = (await use.log())[-1:]
     assert isinstance(entry, StateEntry)
     assert (entry.amended, entry.end) == (False, End.ENDED)
@@ -242,6 +242,7 @@ async def test_a_large_document_is_in_the_record_only(use: EngineUse) -> None:
     assert (too_large.document, too_large.raw, too_large.whole) == (None, None, False)
     record = await use.record(TASK)
     assert (record.document, record.raw) == (large, b"r")
+    assert [one.raw for one in await use.engine.history(TASK, 0)] == [None, None]
 
 
 async def test_a_raw_document_that_is_too_large_is_not_kept(maker: EngineMaker) -> None:
@@ -405,7 +406,7 @@ async def test_details_that_are_no_json_object_have_no_tags(use: EngineUse) -> N
         (b"", b"null", b"[1]", b'{"tags":7,"group":[]}', b'{"tags":[1,"x",null,""]}')
     ):
         key = TaskKey("video", str(number))
-        assert await verdict(use, "a", key, 1, mode=Mode.FREE, details=odd) is Verdict.RECORDED
+        assert await verdict(use, "a", key, 1, mode=Mode.FREE, details=odd) is ApplyOutcome.RECORDED
     assert [key.task_id for _, key in await use.engine.listing("video", tag="x")] == ["4"]
     assert len(await use.engine.listing("video")) == 5
 

@@ -64,7 +64,7 @@ async def until(server: RedisServer, mark: str, *command: str) -> None:
 
 async def record(engine: RedisEngine, version: int, session: str = "a") -> str:
     (applied,) = await engine.apply(session, [state_of(TASK, version, session, mode=Mode.FREE)])
-    return applied.verdict.value
+    return applied.outcome.value
 
 
 async def fails(call: Awaitable[Any]) -> str:
@@ -177,8 +177,8 @@ async def test_a_full_server_behaves_as_one_that_is_away_and_nothing_is_half_wri
         lambda: record(engine, 2),
         lambda: engine.apply("a", [state_of(TASK, 2, end=End.ENDED)]),
         lambda: open_session(engine),
-        lambda: engine.release("a", [(TASK, 5)], hand_over=True),
-        lambda: engine.put("x", b"1", expect=None, seconds=9, tell=True),
+        lambda: engine.release("a", [(TASK, 5)], transfer=True),
+        lambda: engine.put("x", b"1", expect=None, seconds=9, announced=True),
         lambda: engine.announce("a", TASK, "stalled", b"{}"),
         lambda: engine.register("a", TASK, b"{}"),
         lambda: engine.keep("a", TASK, called_back=True),
@@ -350,7 +350,7 @@ async def test_old_tasks_are_deleted_with_everything_that_leads_to_them(valkey: 
     await use.want("a", lost, linger=10_000_000)
     await engine.want("a", [Want(TaskKey("video", "blank"))], linger=1)
     clock.advance(2)
-    await use.engine.release("a", [(TaskKey("video", "blank"), 0)], hand_over=False)
+    await use.engine.release("a", [(TaskKey("video", "blank"), 0)], transfer=False)
     clock.advance(86_401)
     await use.session("a", ttl=10_000_000, opens=False)
     assert [(await use.record(key)).version for key in (ended, lost, open_)] == [0, 1, 1]
@@ -428,7 +428,7 @@ async def everything(engine: RedisEngine) -> None:
     await engine.rewant([task, TASK], linger=60)
     await engine.keep("a", task, called_back=True)
     state = state_of(task, 1, details=details)
-    assert (await engine.apply("a", [state]))[0].verdict == "recorded"
+    assert (await engine.apply("a", [state]))[0].outcome == "recorded"
     assert (await engine.call("a", TaskKey("video", "one")))[0] == "told"
     await engine.register("a", task, details)
     await engine.announce("a", task, "stalled", b"{}")
@@ -438,19 +438,19 @@ async def everything(engine: RedisEngine) -> None:
     ]
     assert await engine.newest("video", "-", final=False, limit=3) == [task]
     assert len(await engine.history(task, 0)) == 1
-    await engine.release("a", [(task, now)], hand_over=True)
+    await engine.release("a", [(task, now)], transfer=True)
     assert [record.key for record in await engine.claim("a", account="-", limit=9)] == [task]
     await open_session(engine, "b")
     await engine.want("b", [Want(TaskKey("video", "two"))], linger=60)
     await engine.leave("b")
     await engine.bury(limit=5, spacing=0.1)
     assert (await engine.census()).orphans == 1
-    await engine.take("a", Take("video/-", rate=9, slots=2, permits=1, most=2, planned=0.5))
+    await engine.take("a", Take("video/-", rate=9, slots=2, permits=1, max_permits=2, planned=0.5))
     assert (await engine.report("a", "video/-", Report.FAILED))[1] == 1
     assert await engine.probe("a", "video/-", seconds=5)
     await engine.learn("x", b"1", keep=3)
     assert await engine.learned(["x"]) == [[b"1"]]
-    assert (await engine.put("x", b"1", expect=0, seconds=9, tell=True)).written
+    assert (await engine.put("x", b"1", expect=0, seconds=9, announced=True)).written
     assert (await engine.get(["x"]))[0][1] == b"1"
     assert (await engine.begin("a", "x", b"d", seconds=9)).state == "new"
     assert await engine.finish("a", "x", b"answer")
@@ -464,7 +464,7 @@ async def everything(engine: RedisEngine) -> None:
 
 
 def test_scripts_touch_only_keys_that_are_declared() -> None:
-    for name, script in load_scripts(["1"]).items():
+    for name, script in load_scripts(("1",)).items():
         for key in re.findall(r"\bcall\('[A-Z]+', ([^,)]+)", script.text):
             made = ".." in key or "'" in key
             assert not made or key.startswith("'MAXLEN'"), f"{name}: {key}"

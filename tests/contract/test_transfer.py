@@ -97,7 +97,7 @@ async def test_from_a_file_into_an_engine_and_back(use: EngineUse, source: Path,
         record = await use.record(key)
         assert record.document is not None
         assert decode(record.document, record.raw) == known
-        assert (record.kept, record.owner) == (not known.status.final, "")
+        assert (record.persistent, record.owner) == (not known.status.final, "")
     assert (await use.record(TaskKey("qingbo", "lost"))).end is End.LOST
     # who serves takes the open ones, each once, and those of a caller's key only where that key is
     await use.session("a")

@@ -9,7 +9,7 @@ import pytest
 
 from bridge.core.task import TaskKey
 from bridge.engine.address import parse_address
-from bridge.engine.base import End, Mode, Report, Take, Verdict, Want
+from bridge.engine.base import ApplyOutcome, End, Mode, Report, Take, Want
 from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.engine import RedisEngine
 from bridge.engine.redis.link import EngineLimits
@@ -58,7 +58,7 @@ async def test_every_operation_is_permitted(server: RedisServer) -> None:
         applied = await do(
             "apply", "a", [state_of(TASK, 1, raw=b"raw"), state_of(OTHER, 1, mode=Mode.FREE, end=End.ENDED)]
         )
-        assert [one.verdict for one in applied] == [Verdict.RECORDED] * 2
+        assert [one.outcome for one in applied] == [ApplyOutcome.RECORDED] * 2
         await do("records", [TASK, OTHER])
         await do("history", TASK, 0)
         await do("newest", "video", "-", final=False, limit=9)
@@ -68,12 +68,12 @@ async def test_every_operation_is_permitted(server: RedisServer) -> None:
         assert await do("read", 0, block=0.01)
         await do("announce", "a", TASK, "stalled", b"body")
         await do("confirm", "a", [(TASK, 1.0)])
-        await do("take", "a", Take("video/-", rate=10.0, slots=2, permits=1, most=4))
+        await do("take", "a", Take("video/-", rate=10.0, slots=2, permits=1, max_permits=4))
         await do("report", "a", "video/-", Report.FAILED)
         await do("probe", "a", "video/-", seconds=1)
         await do("learn", "times", b"1", keep=5)
         await do("learned", ["times"])
-        await do("put", "name", b"value", expect=None, seconds=60, tell=True)
+        await do("put", "name", b"value", expect=None, seconds=60, announced=True)
         await do("get", ["name"])
         await do("begin", "a", "create", b"digest", seconds=60)
         await do("finish", "a", "create", b"answer")
@@ -82,7 +82,7 @@ async def test_every_operation_is_permitted(server: RedisServer) -> None:
         await do("hold", "counter", "hold", 1.0, limit=5.0, window=60.0)
         await do("settle", "counter", "hold", 0.5)
         await do("call", "a", TASK)
-        await do("release", "a", [(TASK, 1)], hand_over=True)
+        await do("release", "a", [(TASK, 1)], transfer=True)
         await do("claim", "a", account="-", limit=10)
         await do("census")
         await do("leave", "a")

@@ -17,7 +17,7 @@ from bridge.core.cursor import Cursor
 from bridge.core.event import Event, Notice, NoticeCode
 from bridge.core.merge import beyond
 from bridge.core.task import State, Status, TaskKey
-from bridge.engine.ownership import Standing, Watches
+from bridge.engine.ownership import KnownTask, Watches
 from bridge.errors import NotOwner, Superseded
 from bridge.journal.base import Recorded
 from bridge.journal.feed import Feed
@@ -32,7 +32,7 @@ class FakeRecord:
     events: list[Event] = field(default_factory=list)
     owner: FakeReplica | None = None
     due: float | None = None
-    kept: bool = False
+    persistent: bool = False
     called_back: bool = False
     notices: dict[NoticeCode, Notice] = field(default_factory=dict)
     confirmed_at: float = 0.0
@@ -71,7 +71,7 @@ class FakeEngine:
         for code in (NoticeCode.STALLED, NoticeCode.TASK_NOT_FOUND):
             record.notices.pop(code, None)
         if record.ended:
-            record.owner, record.kept = None, False
+            record.owner, record.persistent = None, False
         for replica in self.replicas:
             replica.enqueue(lambda replica=replica: replica.heard(event, ours=replica is by))
         return event
@@ -83,7 +83,7 @@ class FakeEngine:
         for key, record in self.records.items():
             owned = record.owner is not None and record.owner.alive
             wanting = [one for one in record.wanted_by if one.alive]
-            if owned or record.ended or not (wanting or record.kept) or not alive:
+            if owned or record.ended or not (wanting or record.persistent) or not alive:
                 continue
             record.owner = (wanting or alive)[0]
             record.due = max(record.due or 0.0, self.clock.monotonic() + spacing * number)
@@ -141,13 +141,13 @@ class FakeReplica(Feed):
     def tell_standing(self, key: TaskKey) -> None:
         """Tell who polls a task, as it is when it is heard."""
 
-        def tell() -> None:
+        def answer() -> None:
             record = self.engine.record(key)
             notices = [one for one in record.notices.values() if not record.events or _concerns_seen(one)]
-            standing = Standing(
+            known_task = KnownTask(
                 record.events[-1] if record.events else None,
                 record.due,
-                record.kept,
+                record.persistent,
                 record.called_back,
                 record.confirmed_at,
                 notices,
@@ -157,10 +157,10 @@ class FakeReplica(Feed):
                 for notice in notices:
                     super(FakeReplica, self).announce(key, notice)
             self._granting = key if granted else None
-            (self.watches.granted if granted else self.watches.attends)(key, standing)
+            (self.watches.granted if granted else self.watches.attends)(key, known_task)
             self._granting = None
 
-        self.enqueue(tell)
+        self.enqueue(answer)
 
     # Journal
 
@@ -278,7 +278,7 @@ class FakeReplica(Feed):
 
     # Ownership
 
-    def tell(self, watches: Watches) -> None:
+    def report_to(self, watches: Watches) -> None:
         """Answer to these watches."""
         self.watches = watches
 
@@ -307,7 +307,7 @@ class FakeReplica(Feed):
             return
         if self._granting == key:
             record.owner = None  # it cannot be polled here: for others
-        elif record.wanted_by or record.kept:
+        elif record.wanted_by or record.persistent:
             self.tell_standing(key)
         else:
             record.owner = None
@@ -315,7 +315,7 @@ class FakeReplica(Feed):
     def keep(self, key: TaskKey, *, called_back: bool) -> None:
         """It is watched until its end."""
         record = self.engine.record(key)
-        record.kept = not record.ended
+        record.persistent = not record.ended
         record.called_back |= called_back
 
     def may_poll(self, key: TaskKey) -> bool:
@@ -338,7 +338,7 @@ class FakeReplica(Feed):
         owner = record.owner
         if owner is not None and owner.alive:
             owner.enqueue(lambda: owner.watches.called(known, called_back=called_back))
-        elif record.wanted_by or record.kept:
+        elif record.wanted_by or record.persistent:
             record.due = self.engine.clock.monotonic()
             self.engine.sweep()
         elif called_back:
@@ -378,7 +378,7 @@ class FakeReplica(Feed):
         elif (merged := beyond(newest.state, event.state)) is not None:
             self.engine.take(key, merged, None, event.observed_at)
 
-    def hand_over(self) -> None:
+    def transfer(self) -> None:
         """A drain: it gives up what it owns, each task with its due."""
         for key, record in self.engine.records.items():
             if record.owner is self:

@@ -17,7 +17,7 @@ from bridge.core.event import Event, Notice
 from bridge.core.merge import merge
 from bridge.core.task import Observation, Source, State, Status, TaskKey
 from bridge.engine.embedded import EmbeddedEngine
-from bridge.engine.ownership import Standing
+from bridge.engine.ownership import KnownTask
 from bridge.engine.store import Store
 from bridge.errors import EngineUnavailable, JournalError
 from bridge.replica.connection import EngineTimes
@@ -234,13 +234,13 @@ class House:
             EngineTimes(lease=LEASE, timeout=1.0, alone=600.0),
             linger=linger,
             accounts=lambda: accounts,
-            chance=lambda: 0.5,
+            jitter=lambda: 0.5,
         )
         self.journal = self.replica.journal
         self.ownership = self.replica.ownership
         self.journal.follow(self.told)
         self.watches = PollingWatches(self)
-        self.ownership.tell(self.watches)
+        self.ownership.report_to(self.watches)
         self._task: asyncio.Task[None] | None = None
 
     async def _connect(self) -> Any:
@@ -338,7 +338,7 @@ class PollingWatches:
         self.calls: list[tuple[TaskKey, bool]] = []
         self.notices: list[tuple[TaskKey, Notice]] = []
         self.cut_offs: list[float | None] = []
-        self.standings: dict[TaskKey, Standing] = {}
+        self.standings: dict[TaskKey, KnownTask] = {}
         self.errors: list[JournalError] = []
         self.known: dict[TaskKey, State | None] = {}
         self._polls: dict[TaskKey, asyncio.Task[None]] = {}
@@ -397,24 +397,24 @@ class PollingWatches:
 
     # See `bridge.engine.ownership.Watches`
 
-    def granted(self, task: TaskKey, standing: Standing) -> None:
+    def granted(self, task: TaskKey, known_task: KnownTask) -> None:
         self.granted_to.append(task)
-        self.standings[task] = standing
-        if standing.event is not None:
-            self.known[task] = standing.event.state
+        self.standings[task] = known_task
+        if known_task.event is not None:
+            self.known[task] = known_task.event.state
         if task not in self._polls:
             self.known.setdefault(task, None)
-            self._polls[task] = asyncio.create_task(self._poll(task, standing.due))
+            self._polls[task] = asyncio.create_task(self._poll(task, known_task.due))
             self._house.ownership.want(task)
-        elif standing.due is not None:
+        elif known_task.due is not None:
             self._polls[task].cancel()
-            self._polls[task] = asyncio.create_task(self._poll(task, standing.due))
+            self._polls[task] = asyncio.create_task(self._poll(task, known_task.due))
 
-    def attends(self, task: TaskKey, standing: Standing) -> None:
+    def attends(self, task: TaskKey, known_task: KnownTask) -> None:
         self.attended.append(task)
-        self.standings[task] = standing
-        if standing.event is not None and task in self.known:
-            self.known[task] = standing.event.state
+        self.standings[task] = known_task
+        if known_task.event is not None and task in self.known:
+            self.known[task] = known_task.event.state
 
     def recorded_elsewhere(self, event: Event) -> None:
         if event.key in self.known:

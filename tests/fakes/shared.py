@@ -127,7 +127,7 @@ class Replica:
 
     # What happens to it
 
-    def tell(self, event: Event) -> None:
+    def report_to(self, event: Event) -> None:
         """A recorded state is heard: it is held, unless what is held goes beyond it."""
         held = self.held.get(event.key)
         if held is not None and held.cursor.epoch == event.cursor.epoch and not held.cursor.shown:
@@ -145,7 +145,7 @@ class Replica:
         record = self.engine.record(key)
         if record is not None:
             self.awaited = max(self.awaited, record.cursor.offset)
-            self.tell(record)
+            self.report_to(record)
         held = self.held.get(key)
         if held is not None and (held.cursor.shown or held.cursor.epoch != self.epoch):
             known = 0 if record is None else record.cursor.offset
@@ -158,7 +158,7 @@ class Replica:
         if self.up and not self.unsettled:
             for event in self.engine.log[self.heard : self.heard + entries]:
                 self.head = event.cursor.offset
-                self.tell(event)
+                self.report_to(event)
             self.heard = min(len(self.engine.log), self.heard + entries)
 
     def see(self, key: TaskKey, known: State) -> None:

@@ -164,7 +164,7 @@ async def test_the_tasks_of_a_list_are_joined_over_several_turns() -> None:
     subscriptions = Subscriptions.__new__(Subscriptions)
     subscriptions.hub = scene.hub
     keys = [TaskKey("qingbo", str(number)) for number in range(100)]
-    joining = asyncio.ensure_future(subscriptions._join(subscription, keys))
+    joining = asyncio.ensure_future(subscriptions._join(subscription, keys, resumes=False))
     joined = [0]
     while not joining.done():
         await asyncio.sleep(0)

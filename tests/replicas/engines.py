@@ -160,6 +160,13 @@ class EngineProcess:
         """How long it has computed."""
         return float(await self.info("used_cpu_sys")) + float(await self.info("used_cpu_user"))
 
+    async def calls(self) -> float:
+        """How many scripts and reads of the log it was asked for: not what scripts do themselves."""
+        text = (await self.ask("INFO", "commandstats")).decode()
+        names = ("cmdstat_evalsha:", "cmdstat_eval:", "cmdstat_xread:")
+        lines = [line for line in text.splitlines() if line.startswith(names)]
+        return float(sum(int(line.partition("calls=")[2].partition(",")[0]) for line in lines))
+
     async def _answers(self) -> None:
         assert self._process is not None
         async with asyncio.timeout(START_SECONDS):

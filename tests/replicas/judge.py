@@ -211,7 +211,11 @@ class SharedAccount(Account):
     def _back(self, ref: str, old: Sight, new: Sight) -> None:
         """Many tasks on one stream that moved in an outage: what was shown unrecorded may go back."""
         told_at, now = self._told_at[ref], asyncio.get_running_loop().time()
-        moved = self.repeats and ref in self._unrecorded and self._judge.disturbed(told_at, now)
+        # Who polls a failed task for the first time does not know how far it was: only the number differs.
+        same_end = (
+            new.final and new.status in {"failed", "cancelled"} and old.status in {new.status, "processing"}
+        )
+        moved = self.repeats and (ref in self._unrecorded or same_end) and self._judge.disturbed(told_at, now)
         if moved or self._judge.killed_meanwhile(told_at, now):
             self._judge.tolerate(f"{self.name}: {ref}: {new} after {old}")
         else:

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     Apply,
+    ApplyOutcome,
     BudgetEntry,
     End,
     Entry,
@@ -32,7 +33,6 @@ from bridge.engine.base import (
     Stamp,
     StateEntry,
     Take,
-    Verdict,
     Want,
 )
 from bridge.engine.store import Store
@@ -229,15 +229,15 @@ class AnyReplicas(RuleBasedStateMachine):
         if replica.session:
             self.call("call", replica.session, key)
 
-    @rule(number=which, hand_over=st.booleans(), milliseconds=st.integers(0, 2000))
-    def release(self, number: int, milliseconds: int, *, hand_over: bool) -> None:
+    @rule(number=which, transfer=st.booleans(), milliseconds=st.integers(0, 2000))
+    def release(self, number: int, milliseconds: int, *, transfer: bool) -> None:
         replica = self.replicas[number]
         if not replica.session or not replica.owned:
             return
         keys = sorted(replica.owned)
         due = [(key, self.now + milliseconds * 1000) for key in keys]
         for key, answer in zip(
-            keys, self.call("release", replica.session, due, hand_over=hand_over), strict=True
+            keys, self.call("release", replica.session, due, transfer=transfer), strict=True
         ):
             if answer is not Released.WANTED:
                 replica.owned.discard(key)
@@ -291,15 +291,15 @@ class AnyReplicas(RuleBasedStateMachine):
         owner = self.call("records", [key])[0].owner
         (applied,) = self.call("apply", replica.session, [state])
         alive = self.is_alive(replica)
-        match applied.verdict:
-            case Verdict.RECORDED:
+        match applied.outcome:
+            case ApplyOutcome.RECORDED:
                 assert alive, "a dead session recorded a state"
                 assert mode is Mode.FREE or owner == replica.session, "I2: a state of who does not own it"
                 assert applied.offset > before, "I4: offsets grow"
-            case Verdict.FENCED:
+            case ApplyOutcome.FENCED:
                 assert not alive or (mode is Mode.OWNER and owner != replica.session)
                 replica.owned.discard(key)
-            case Verdict.DUPLICATE:
+            case ApplyOutcome.DUPLICATE:
                 (record,) = self.call("records", [key])
                 assert record.digest == state.digest or record.stamp == state.stamp
         (replica.known[key],) = self.call("records", [key])
@@ -313,7 +313,7 @@ class AnyReplicas(RuleBasedStateMachine):
         replica = self.replicas[number]
         if not replica.session:
             return
-        take = Take(CREDENTIAL, rate=RATE, slots=slots, permits=permits, most=MOST)
+        take = Take(CREDENTIAL, rate=RATE, slots=slots, permits=permits, max_permits=MOST)
         lent = self.call("take", replica.session, take)
         replica.permits = lent.permits
         assert len(lent.slots) <= slots

@@ -53,7 +53,7 @@ class AnyOwnership(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.engine = FakeEngine(self.clock)
         self.here, self.there = self.engine.replica(), self.engine.replica()
-        self.there.tell(Nobody())
+        self.there.report_to(Nobody())
         self.provider = FakeProvider(self.clock)
         self.provider.fault = self.polled
         self.provider.shows(ID, "queued", 0)
@@ -265,7 +265,7 @@ class AnyOwnership(RuleBasedStateMachine):
             # Whatever happened: once it owns the task it sees the end, and so does everybody.
             self.here.held, self.here.alive = False, True
             self.here.come_back()
-            self.record.kept = not self.record.ended
+            self.record.persistent = not self.record.ended
             if not self.record.ended:
                 self.record.owner = self.here
                 self.here.tell_standing(TASK)

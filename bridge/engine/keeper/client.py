@@ -245,10 +245,10 @@ class KeeperEngine:
         return done
 
     async def release(
-        self, session: str, due: Sequence[tuple[TaskKey, int]], *, hand_over: bool
+        self, session: str, due: Sequence[tuple[TaskKey, int]], *, transfer: bool
     ) -> list[Released]:
         """See `Engine`."""
-        done: list[Released] = await self._call(_N["release"], session, due, hand_over)
+        done: list[Released] = await self._call(_N["release"], session, due, transfer)
         return done
 
     async def call(
@@ -328,10 +328,10 @@ class KeeperEngine:
         return done
 
     async def put(
-        self, name: str, value: bytes | None, *, expect: int | None, seconds: float, tell: bool = False
+        self, name: str, value: bytes | None, *, expect: int | None, seconds: float, announced: bool = False
     ) -> Put:
         """See `Engine`."""
-        done: Put = await self._call(_N["put"], name, value, expect, seconds, tell)
+        done: Put = await self._call(_N["put"], name, value, expect, seconds, announced)
         return done
 
     async def get(self, names: Sequence[str]) -> list[tuple[int, bytes | None]]:

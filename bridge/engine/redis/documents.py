@@ -37,7 +37,7 @@ class RedisDocuments(EngineLink):
             min(max(take.slots, 0), _MAX_SLOTS),
             round(min(max(take.horizon, 0.0), MAX_WAIT) * MICROSECONDS),
             max(take.permits, 0),
-            "" if take.most is None else take.most,
+            "" if take.max_permits is None else take.max_permits,
             repr(float(take.planned)) if math.isfinite(take.planned) else "0",
         )
         now, permits, next_slot, paused, failures, planned, *slots = answer
@@ -86,7 +86,7 @@ class RedisDocuments(EngineLink):
 
     @reads_answer
     async def put(
-        self, name: str, value: bytes | None, *, expect: int | None, seconds: float, tell: bool = False
+        self, name: str, value: bytes | None, *, expect: int | None, seconds: float, announced: bool = False
     ) -> Put:
         """See `Engine.put`."""
         own = self.keys
@@ -94,7 +94,7 @@ class RedisDocuments(EngineLink):
             "put",
             (own.meta, own.log, own.named("doc", name)),
             *(name.encode("utf-8", "surrogatepass"), value or b"", int(value is not None)),
-            *("" if expect is None else expect, in_microseconds(seconds), int(tell), self.limits.log),
+            *("" if expect is None else expect, in_microseconds(seconds), int(announced), self.limits.log),
         )
         return Put(bool(written), int(version), now)
 

@@ -56,7 +56,7 @@ def read_record(key: TaskKey, flat: Sequence[bytes]) -> Record:
         digest=get(b"c", b""),
         document=get(b"d"),
         raw=get(b"w"),
-        kept=b"k" in fields,
+        persistent=b"k" in fields,
         called_back=b"cb" in fields,
         notices=notices or _NO_NOTICES,
         due=int(float(get(b"due", 0))),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import cache
 from hashlib import sha1
 from importlib import resources
 from typing import NamedTuple
@@ -17,7 +17,8 @@ class ServerScript(NamedTuple):
     digest: str
 
 
-def load_scripts(formats: Iterable[str]) -> dict[str, ServerScript]:
+@cache
+def load_scripts(formats: tuple[str, ...]) -> dict[str, ServerScript]:
     """Every script by its name.
 
     Args:

@@ -11,11 +11,11 @@ from bridge.engine.base import (
     MAX_TASKS,
     Applied,
     Apply,
+    ApplyOutcome,
     Entry,
     JobLimits,
     Past,
     Record,
-    Verdict,
 )
 from bridge.engine.redis.keys import account_text, details_names, escaped, listed_name, read_task, task_text
 from bridge.engine.redis.link import reads_answer
@@ -24,7 +24,7 @@ from bridge.engine.redis.tasks import RedisTasks
 from bridge.engine.redis.wire import Argument
 
 _PORTION = 1000
-_VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
+_VERDICTS = {verdict.value.encode(): verdict for verdict in ApplyOutcome}
 
 
 class _KeyTable:

@@ -196,14 +196,14 @@ class RedisTasks(EngineLink):
 
     @reads_answer
     async def release(
-        self, session: str, due: Sequence[tuple[TaskKey, int]], *, hand_over: bool
+        self, session: str, due: Sequence[tuple[TaskKey, int]], *, transfer: bool
     ) -> list[Released]:
         """See `Engine.release`."""
         if not due:
             return []
         own = self.keys
         keys = [own.sessions, own.owned, own.wants, own.accounts]
-        arguments: list[Argument] = [session, int(hand_over)]
+        arguments: list[Argument] = [session, int(transfer)]
         for key, at in due:
             task = task_text(key)
             keys += (own.record(task), own.orphans(account_text(key.account)))

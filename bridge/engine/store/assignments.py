@@ -38,7 +38,7 @@ class Assignments:
     def idle(self, task: TaskRecord, now: int) -> bool:
         """Whether nothing but its record is left of a task."""
         return (
-            not task.kept
+            not task.persistent
             and not self.wanted(task.key, now)
             and not self._has_live_owner(task, now)
             and not self._is_orphan(task.key)
@@ -80,8 +80,8 @@ class Assignments:
         task = self._tasks.ensure(key, now)
         if task.end is End.ENDED:
             return None
-        changed = not task.kept or called_back > task.called_back
-        task.kept = True
+        changed = not task.persistent or called_back > task.called_back
+        task.persistent = True
         task.called_back = task.called_back or called_back
         if not task.owner and not self._is_orphan(key):  # with a dead owner, `bury` finds it
             self._orphan(task, max(task.due, now))
@@ -98,22 +98,22 @@ class Assignments:
             if key is None:
                 break
             task = self._tasks.get(key)
-            if task is not None and (task.kept or self.wanted(key, now)):
+            if task is not None and (task.persistent or self.wanted(key, now)):
                 self._give(task, session)
                 claimed.append(task)
         self._drop_empty(account)
         return claimed
 
-    def release(self, session: str, key: TaskKey, due: int, *, hand_over: bool, now: int) -> Released:
+    def release(self, session: str, key: TaskKey, due: int, *, transfer: bool, now: int) -> Released:
         """See `Engine.release`, for one task."""
         task = self._tasks.get(key)
         if task is None or task.owner != session or not self._sessions.alive(session, now):
             return Released.NOT_MINE
-        if not hand_over and (task.kept or self.wanted(key, now)):
+        if not transfer and (task.persistent or self.wanted(key, now)):
             return Released.WANTED
         self._take_away(task)
         task.due = due
-        if hand_over:
+        if transfer:
             self._orphan(task, due)
         return Released.OK
 
@@ -154,7 +154,7 @@ class Assignments:
         self._take_away(task)
         self._wanted.pop(task.key, None)
         self._unorphan(task.key)
-        task.kept = False
+        task.persistent = False
 
     def restore(self, task: TaskRecord, *, due: int, until: int) -> None:
         """Make an orphan of an open task that was read from storage; wanted until then, if not 0."""

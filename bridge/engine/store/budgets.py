@@ -57,7 +57,11 @@ class Budgets:
         if self._sessions.alive(session, now):
             slots = _lend_slots(state, take, now)
             others = sum(permits for name, permits in state.permits.items() if name != session)
-            most = take.permits if take.most is None else min(take.permits, max(take.most - others, 0))
+            most = (
+                take.permits
+                if take.max_permits is None
+                else min(take.permits, max(take.max_permits - others, 0))
+            )
             _set(state.permits, session, max(most, 0))
             _set(state.planned, session, take.planned if math.isfinite(take.planned) else 0.0)
         return Lent(

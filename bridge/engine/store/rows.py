@@ -107,7 +107,7 @@ def read_task(task: TaskRecord, value: list[Any]) -> None:
     )
     task.version, task.session, task.offset = int(version), str(session), int(offset)
     task.digest, task.end = _raw(digest), End(end)
-    task.kept, task.called_back = bool(kept), bool(called_back)
+    task.persistent, task.called_back = bool(kept), bool(called_back)
     task.notices = {_unwrap(code): _raw(body) for code, body in notices.items()}
     task.confirmed_at, task.first_seen = float(confirmed_at), int(first_seen)
     task.details = _maybe_raw(details)
@@ -126,7 +126,7 @@ def _dump_task(store: Store, name: Name) -> Dumped:
         task.session,
         task.offset,
         _text(task.digest),
-        task.kept,
+        task.persistent,
         task.called_back,
         {_wrap(code): _text(body) for code, body in task.notices.items()},
         task.confirmed_at,

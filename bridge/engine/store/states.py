@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from bridge.engine.base import ENTRY_BYTES, Applied, Apply, End, Mode, Past, StateEntry, Verdict
+from bridge.engine.base import ENTRY_BYTES, Applied, Apply, ApplyOutcome, End, Mode, Past, StateEntry
 from bridge.engine.store.log import Log
 from bridge.engine.store.tasks import TaskRecord, Tasks
 
 _ENTRY_BYTES = 300  # of a state in a task's history, besides its documents
 
 
-def judge(task: TaskRecord | None, state: Apply, *, session: str, alive: bool) -> Verdict:
+def judge(task: TaskRecord | None, state: Apply, *, session: str, alive: bool) -> ApplyOutcome:
     """What becomes of a state, with the checks in the order of their documentation."""
     if task is not None and task.version and (task.stamp == state.stamp or task.digest == state.digest):
-        return Verdict.DUPLICATE
+        return ApplyOutcome.DUPLICATE
     if not alive or (state.mode is Mode.OWNER and (task is None or task.owner != session)):
-        return Verdict.FENCED
+        return ApplyOutcome.FENCED
     if task is None:
-        return Verdict.RECORDED
+        return ApplyOutcome.RECORDED
     if task.end is not End.OPEN and state.mode is not Mode.AMEND:
         replaces_lost = task.end is End.LOST and state.end is End.ENDED
         if not replaces_lost:
-            return Verdict.FINAL
+            return ApplyOutcome.FINAL
     if task.version and task.version != state.expect:
-        return Verdict.STALE
-    return Verdict.RECORDED
+        return ApplyOutcome.STALE
+    return ApplyOutcome.RECORDED
 
 
 def _amends(task: TaskRecord, state: Apply) -> bool:
@@ -33,11 +33,11 @@ def _amends(task: TaskRecord, state: Apply) -> bool:
     return task.end is End.ENDED or state.end is not End.ENDED
 
 
-def answer(outcome: Verdict, task: TaskRecord | None, state: Apply) -> Applied:
+def answer(outcome: ApplyOutcome, task: TaskRecord | None, state: Apply) -> Applied:
     """The answer to a state that is not recorded."""
     if task is None:
         task = TaskRecord(state.key, 0)
-    if outcome is Verdict.DUPLICATE:
+    if outcome is ApplyOutcome.DUPLICATE:
         return Applied(outcome, task.offset, task.version)
     return Applied(outcome, task.offset, task.version, task.record())
 
@@ -66,14 +66,15 @@ class States:
         task.offset, task.digest = offset, state.digest
         task.end = task.end if amended else state.end
         task.document, task.raw = state.document, raw
-        self._remember(task, Past(offset, state.document, raw))
+        fits = len(state.document) + len(raw or b"") <= ENTRY_BYTES
+        # Thirty large ones of each task would fill the memory: the record has the newest.
+        self._remember(task, Past(offset, state.document, raw if fits else None))
         if not task.first_seen:
             task.first_seen = offset
             self._tasks.listings.add(task.key, offset, task.details)
         if not amended:
             self._tasks.listings.change(task.key, final=task.end is not End.OPEN)
         self._tasks.touch(task, now)
-        fits = len(state.document) + len(raw or b"") <= ENTRY_BYTES
         entry = StateEntry(
             offset=offset,
             previous=self._log.head,

@@ -16,6 +16,7 @@ from bridge.engine.base import (
     DEFAULT_JOB_LIMITS,
     Applied,
     Apply,
+    ApplyOutcome,
     BeatEntry,
     BudgetEntry,
     Called,
@@ -40,7 +41,6 @@ from bridge.engine.base import (
     Report,
     SessionState,
     Take,
-    Verdict,
     Want,
     Wanted,
     Welcome,
@@ -169,10 +169,10 @@ class Store:
         return [task.record() for task in self.assignments.claim(session, account, limit, now)]
 
     def release(
-        self, session: str, due: Sequence[tuple[TaskKey, int]], *, hand_over: bool, now: int
+        self, session: str, due: Sequence[tuple[TaskKey, int]], *, transfer: bool, now: int
     ) -> list[Released]:
         """See `Engine.release`."""
-        return [self.assignments.release(session, key, at, hand_over=hand_over, now=now) for key, at in due]
+        return [self.assignments.release(session, key, at, transfer=transfer, now=now) for key, at in due]
 
     def call(
         self, session: str, key: TaskKey, *, called_back: bool = False, now: int
@@ -202,7 +202,7 @@ class Store:
     def _apply_one(self, session: str, state: Apply, limits: JobLimits, now: int, *, alive: bool) -> Applied:
         task = self.tasks.get(state.key)
         verdict = judge(task, state, session=session, alive=alive)
-        if verdict is not Verdict.RECORDED:
+        if verdict is not ApplyOutcome.RECORDED:
             return answer(verdict, task, state)
         task = task or self.tasks.ensure(state.key, now)
         entry = self.states.record(task, state, now)
@@ -216,7 +216,7 @@ class Store:
             counted = task.version % VERSIONS_BETWEEN_ROWS and (
                 task.version == 1 or entry.offset > task.first_seen
             )
-            if entry.details is not None or not counted:
+            if entry.details is not None or task.end is End.LOST or not counted:
                 self._touch_task(task.key)
             for job in state.jobs:
                 self._touch(PartKind.JOB, job.queue, job.id)
@@ -330,14 +330,14 @@ class Store:
         *,
         expect: int | None,
         seconds: float,
-        tell: bool = False,
+        announced: bool = False,
         now: int,
     ) -> Put:
         """See `Engine.put`."""
         put = self.documents.put(name, value, expect=expect, seconds=seconds, now=now)
         if put.written:
             self._touch(PartKind.DOCUMENT, name)
-        if tell and put.written:
+        if announced and put.written:
             self.log.append(DocumentEntry(self.log.next_offset(now), self.log.head, name, value))
         self.tidy(now)
         return put

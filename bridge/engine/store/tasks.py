@@ -26,12 +26,12 @@ class TaskRecord:
         "due",
         "end",
         "first_seen",
-        "kept",
         "key",
         "notices",
         "offset",
         "owner",
         "past",
+        "persistent",
         "raw",
         "session",
         "size",
@@ -49,7 +49,7 @@ class TaskRecord:
         self.digest = b""
         self.document: bytes | None = None
         self.raw: bytes | None = None
-        self.kept = False
+        self.persistent = False
         self.called_back = False
         self.notices: dict[str, bytes] = {}
         self.due = 0
@@ -83,7 +83,7 @@ class TaskRecord:
             digest=self.digest,
             document=self.document,
             raw=self.raw,
-            kept=self.kept,
+            persistent=self.persistent,
             called_back=self.called_back,
             notices=dict(self.notices),
             due=self.due,

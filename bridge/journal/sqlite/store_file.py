@@ -127,11 +127,13 @@ class StoreFile:
         store.log.epoch, store.log.head = self.epoch, self.head
         store.tasks.restore(tasks, now)
         lost = [task for task in tasks if task.end is End.LOST][:MAX_LOST]
-        orphans = [task for task in tasks if task.end is End.OPEN and (task.version or task.kept)] + lost
+        orphans = [
+            task for task in tasks if task.end is End.OPEN and (task.version or task.persistent)
+        ] + lost
         for number, task in enumerate(orphans):
             # The journal does not say who submitted it, and its viewers reconnect in the next seconds, or
             # never: nothing may be missed in either case. Of a caller's key only the caller decides.
-            task.kept = task.kept or task.key.account == OWN_ACCOUNT
+            task.persistent = task.persistent or task.key.account == OWN_ACCOUNT
             store.assignments.restore(task, due=now + number * RESTORED_MICROSECONDS, until=0)
 
     def write(self, batch: Batch) -> None:
@@ -232,17 +234,21 @@ class StoreFile:
             return None
         task.size += sum(300 + len(past.document) + len(past.raw or b"") for past in task.past)
         value = known.pop(task.key, None)
+        lost = False
         if value is None or not _read(task, value):
             task.version, task.first_seen = kept, task.past[0].offset
         elif task.offset != newest:
             # More was recorded since, which needed no row, or by a process alone.
             (newer,) = self._database.connection.execute(_NEWER, (number, task.offset)).fetchone()
             task.version, task.session, task.digest = task.version + newer, "", b""
+        else:
+            lost = task.end is End.LOST
         task.offset, task.document, task.raw = task.past[-1]
         task.first_seen = task.first_seen or task.past[0].offset
-        task.end = End.OPEN if is_open else End.LOST if LOST_MARK in (task.document or b"") else End.ENDED
+        lost = lost or LOST_MARK in (task.document or b"")
+        task.end = End.OPEN if is_open else End.LOST if lost else End.ENDED
         if task.end is End.ENDED:
-            task.kept = False
+            task.persistent = False
             task.notices.clear()
         return task
 

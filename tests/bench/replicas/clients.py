@@ -1,4 +1,4 @@
-"""What the engine and its clients compute for a change, without bridges: `RedisEngine`s that write and follow.
+"""What the engine and its clients compute for a change, without bridges: `RedisEngine`s write and follow.
 
 python -m tests.bench.replicas.clients write URL RATE SECONDS      one session that records states
 python -m tests.bench.replicas.clients follow URL COUNT SECONDS    so many sessions that follow the log

@@ -39,9 +39,9 @@ class Sizes:
     streams: int = 1_000
     hop_changes: float = 200.0
     sockets: int = 3_000
-    rounds: int = 20
-    rates: tuple[float, ...] = (100.0, 500.0, 2_000.0)
-    sessions: tuple[int, ...] = (1, 3, 8, 16, 32, 64)
+    rounds: int = 12
+    rates: tuple[float, ...] = (200.0, 2_000.0)
+    sessions: tuple[int, ...] = (1, 3, 8, 24, 64)
 
 
 FULL = Sizes()
@@ -121,7 +121,7 @@ async def _delivered(bridges: Fleet) -> float:
 
 
 async def _spent(engine: EngineProcess) -> tuple[float, float]:
-    return await engine.cpu_seconds(), float(await engine.info("total_commands_processed"))
+    return await engine.cpu_seconds(), await engine.calls()
 
 
 async def _idle(engine: EngineProcess, seconds: float) -> tuple[float, float]:
@@ -154,11 +154,9 @@ async def quiet(sizes: Sizes) -> AsyncIterator[Row]:
             await asyncio.sleep(5.0 if tasks > 1000 else 1.0)
             cpu, commands = await _idle(engine, max(sizes.seconds * 4, 1.0))
             seconds = max(sizes.seconds * 4, 1.0) + 0.5
-            calls = float(await engine.info("instantaneous_ops_per_sec"))
             yield (
                 f"{tasks:,} tasks, 3 replicas",
-                {"commands": commands / seconds, "engine_share": cpu / seconds, "ops_now": calls}
-                | await _memory(engine),
+                {"commands": commands / seconds, "engine_share": cpu / seconds} | await _memory(engine),
             )
 
 

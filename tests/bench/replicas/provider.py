@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from bench.tokens import token
 from tests.chaos.proxy import HOST
 
 
@@ -42,7 +43,7 @@ class CountingProvider:
         if now < self._refuses_until:
             wait = max(round(self._refuses_until - now), 1)
             return web.json_response({"detail": "slow down"}, status=429, headers={"Retry-After": str(wait)})
-        body = {"task_id": task, "status": "processing", "progress": 42, "model": "wan2.7"}
+        body = {"task_id": task, "status": "processing", "progress": 42, "model": token(0)}
         return web.Response(body=json.dumps(body).encode(), content_type="application/json")
 
 

@@ -21,7 +21,7 @@ from tests.harness import running_bridge
 SO_TIMESTAMPNS = 35
 REQUEST = b"GET /v1/tasks/bytespike/t0/events HTTP/1.1\r\nHost: bridge\r\nAccept: text/event-stream\r\n\r\n"
 _STAMP = struct.Struct("qq")
-SETTLES_SECONDS = 0.25
+SETTLES_SECONDS = 0.6
 
 
 async def fan_out(workers: int, sockets: int, rounds: int) -> dict[str, float]:

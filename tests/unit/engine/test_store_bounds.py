@@ -7,7 +7,7 @@ import random
 import pytest
 
 from bridge.core.task import TaskKey
-from bridge.engine.base import Apply, End, Job, Mode, Report, Take, Verdict, Want
+from bridge.engine.base import Apply, ApplyOutcome, End, Job, Mode, Report, Take, Want
 from bridge.engine.store import Store, StoreLimits
 from bridge.engine.store.due import DueQueue
 from bridge.engine.store.listings import FirstSeen
@@ -34,7 +34,7 @@ class Use:
     def record(self, name: str, *, end: End = End.OPEN, size: int = 10) -> None:
         state = state_of(TaskKey("video", name), 1, mode=Mode.FREE, end=end, document=b"x" * size)
         (applied,) = self.apply(state)
-        assert applied.verdict is Verdict.RECORDED
+        assert applied.outcome is ApplyOutcome.RECORDED
 
     def apply(self, *states: Apply) -> list:  # type: ignore[type-arg]
         return self.store.apply("a", states, now=self.time.now)
@@ -56,11 +56,11 @@ def test_tasks_that_were_only_wanted_are_forgotten() -> None:
         due = [(TaskKey("video", f"w/{number}"), use.time.now)]
         use.time.advance(0.001)
         if number % 2:
-            use.store.release("a", due, hand_over=True, now=use.time.now)
+            use.store.release("a", due, transfer=True, now=use.time.now)
     use.pass_time(7)
     for number in range(0, 500, 2):
         due = [(TaskKey("video", f"w/{number}"), use.time.now)]
-        use.store.release("a", due, hand_over=False, now=use.time.now)
+        use.store.release("a", due, transfer=False, now=use.time.now)
     use.store.claim("a", account="-", limit=1000, now=use.time.now)
     use.pass_time(120)
     assert len(use.store.tasks) == 0

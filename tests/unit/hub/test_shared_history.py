@@ -347,7 +347,7 @@ def test_a_final_that_the_other_side_recorded_with_a_lower_offset_arrives(place:
     place.hear()
     viewer = place.open(place.a)
     with place.loop.running():  # this side of a split went further
-        place.a.tell(Event(ONE, Cursor(place.a.epoch, place.engine.clock + 500), version(4)))
+        place.a.report_to(Event(ONE, Cursor(place.a.epoch, place.engine.clock + 500), version(4)))
     place.loop.settle()
     place.engine.begin_epoch()
     place.engine.clock -= 900

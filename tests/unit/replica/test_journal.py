@@ -290,7 +290,7 @@ def test_a_resync_that_breaks_off_makes_nobody_believe_what_was_missed() -> None
         b.cut = False
         await world.until(lambda: b.cut)
         await asyncio.sleep(0.05)
-        assert b.replica.connection.heard >= event.cursor.offset
+        assert b.replica.connection.received >= event.cursor.offset
         assert b.journal.head < event.cursor.offset
         assert b.journal.head >= first.cursor.offset
         assert not b.journal.settled([TASK])

@@ -122,7 +122,7 @@ def test_a_submit_in_an_outage_is_recorded_once_on_return_and_watched() -> None:
         world.away = False
         await world.until(lambda: healed(a))
         (record,) = await world.engine.records([TASK])
-        assert record.kept
+        assert record.persistent
         assert record.called_back
         assert record.owner == a.replica.connection.session
         event_at_b = await b.latest(TASK)

@@ -62,10 +62,10 @@ def test_1_no_error_of_any_part_ends_the_loop_that_reconnects(error: Exception) 
         following = a.replica
 
         async def fails(*_: object) -> None:
-            del following.heard  # type: ignore[attr-defined] # the class's own again
+            del following.received  # type: ignore[attr-defined] # the class's own again
             raise error
 
-        following.heard = fails  # type: ignore[method-assign]
+        following.received = fails  # type: ignore[method-assign]
         await world.until(lambda: not a.replica.connection.up)
         await world.until(lambda: a.replica.connection.up)
         world.provider.shows(TASK, 60)
@@ -476,7 +476,7 @@ def test_a_write_of_who_no_longer_owns_is_refused() -> None:
         store = world.engine.store
         task = store.tasks.get(TASK)
         assert task is not None
-        await world.engine.release(a.replica.connection.session, [(TASK, 0)], hand_over=True)
+        await world.engine.release(a.replica.connection.session, [(TASK, 0)], transfer=True)
         await world.engine.want(b.replica.connection.session, [Want(TASK)], linger=30)
         late = state("processing", 60.0, source=Source.POLL)
         with pytest.raises(NotOwner):

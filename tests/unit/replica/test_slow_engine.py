@@ -12,14 +12,14 @@ from tests.fakes.virtual import LoopClock, run
 
 
 def test_each_of_several_answers_in_one_call_may_take_the_timeout() -> None:
-    """A way of 200 ms each way: three answers one after the other take longer than one may."""
+    """A way of 200 ms each way: six answers one after the other take longer than two may."""
 
     async def play(clock: LoopClock) -> None:
         world = World(clock)
         (a,) = await world.started("a")
 
         async def several() -> None:
-            for _ in range(3):
+            for _ in range(6):
                 await asyncio.sleep(0.4)
 
         connection = a.replica.connection

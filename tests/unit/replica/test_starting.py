@@ -1,4 +1,4 @@
-"""A bridge that shares an engine, as it starts: without the engine, with one it cannot use, with one in time."""
+"""A bridge that shares an engine, as it starts: without it, with one it cannot use, with one in time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from bridge.engine.embedded import EmbeddedEngine
 from bridge.errors import EngineUnavailable, JournalError
 from tests.fakes.replicas import World
 from tests.fakes.virtual import LoopClock, run
-
 
 SETTINGS = {
     "engine": "redis://127.0.0.1:1",

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from bridge.core.event import Closing, NoticeCode
 from bridge.core.resume import Resume
 from bridge.core.task import Source, Status
-from bridge.engine.base import Engine, Verdict
+from bridge.engine.base import ApplyOutcome, Engine
 from bridge.telemetry.engine_metrics import APPLY_OUTCOMES, ENGINE_OUTCOMES, OPERATIONS, REAPPLIED
 from bridge.telemetry.instruments import Counter, Histogram, fitting
 from bridge.telemetry.metrics import CALLS, DELIVERIES, LEFT, OUTCOMES, Metrics, SavedPolls
@@ -148,7 +148,7 @@ def test_a_process_that_shares_nothing_has_no_series_of_an_engine_and_a_replica_
 
 
 def test_the_words_of_an_engine_are_those_of_its_interface() -> None:
-    assert set(APPLY_OUTCOMES) == {verdict.value for verdict in Verdict}
+    assert set(APPLY_OUTCOMES) == {verdict.value for verdict in ApplyOutcome}
     operations = {name for name in vars(Engine) if not name.startswith("_")} - {"close"}
     assert set(OPERATIONS) == operations
     assert REAPPLIED == ("same", "merged")

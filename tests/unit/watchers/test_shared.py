@@ -12,7 +12,7 @@ import pytest
 
 from bridge.core.event import Notice, NoticeCode
 from bridge.core.task import Observation, Source, Status, TaskKey
-from bridge.engine.ownership import Standing
+from bridge.engine.ownership import KnownTask
 from bridge.errors import CredentialRefused, TaskNotFound, Unauthenticated, UpstreamUnavailable
 from bridge.sources.accounts import AccountRegistry
 from bridge.watchers.role import Role
@@ -379,7 +379,7 @@ async def test_an_attending_watch_ends_with_the_linger_kept_or_not(street: Any) 
     other.pool.unwant(TASK)
     await street.clock.advance(LINGER + 3)
     assert other.pool.watcher(TASK) is None
-    assert street.engine.record(TASK).kept
+    assert street.engine.record(TASK).persistent
 
 
 async def test_a_status_call_elsewhere_is_answered_from_the_record_or_after_a_poll(street: Any) -> None:
@@ -460,7 +460,7 @@ async def test_a_stream_of_the_provider_is_followed_by_the_owner_only(street: An
     assert other.told(TASK)[-1] == ("processing", 50)
     other_script = Script()
     street.provider.streams[ID] = other_script.play
-    owner.journal.hand_over()
+    owner.journal.transfer()
     await settle()
     assert role(owner) is Role.ATTENDING
     script.say(frame("processing", 60))
@@ -486,7 +486,7 @@ async def test_a_drain_hands_over_without_a_burst_or_a_pause(build_street: Calla
             other.pool.want(key)
         await street.clock.advance(60)
         at = street.clock.monotonic()
-        owner.journal.hand_over()
+        owner.journal.transfer()
         owner.journal.alive = False
         street.engine.sweep()
         await street.clock.advance(30)
@@ -548,7 +548,7 @@ async def test_known_tasks_without_a_due_are_spread(build_street: Callable[..., 
 async def test_what_is_granted_and_not_configured_here_is_given_back(street: Any) -> None:
     house = street.houses[0]
     stranger = TaskKey("elsewhere", "1")
-    house.pool._shared.granted(stranger, Standing(None, kept=True))
+    house.pool._shared.granted(stranger, KnownTask(None, persistent=True))
     assert house.pool.watcher(stranger) is None
     assert house.journal.dropped == [stranger]
 

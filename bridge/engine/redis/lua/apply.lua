@@ -58,7 +58,8 @@ while at < #args do
     if now > offset then offset = now end
     local id = text(offset)
     local entry = {'k', task, 's', version .. ' ' .. fin .. (amended and ' 1 ' or ' 0 ') .. by, 'c', digest}
-    if #document + #raw <= ENTRY_BYTES then
+    local fits = #document + #raw <= ENTRY_BYTES
+    if fits then
       entry[7], entry[8] = 'd', document
       if has_raw then entry[9], entry[10] = 'w', raw end
     end
@@ -78,7 +79,8 @@ while at < #args do
       if old[1] then call('HDEL', key, 'w') end
     end
     local history = keys[tonumber(args[at + 15])]
-    local past = id .. ' ' .. #document .. (has_raw and ' 1\n' or ' 0\n') .. document .. raw
+    -- thirty large ones of each task would fill the engine: the record has the newest
+    local past = id .. ' ' .. #document .. (has_raw and fits and ' 1\n' or ' 0\n') .. document .. (fits and raw or '')
     if call('RPUSH', history, past) > most_history then call('LTRIM', history, -most_history, -1) end
 
     if changed or not old[6] then

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from bridge.core.task import State, Status, TaskKey
-from bridge.engine.base import End, Job, JobLimits, Mode, OperationState, Verdict, Want
+from bridge.engine.base import ApplyOutcome, End, Job, JobLimits, Mode, OperationState, Want
 from bridge.engine.store import Store, StoreLimits
 from bridge.errors import JournalError
 from bridge.journal.sqlite.backup import back_up
@@ -54,7 +54,7 @@ class Durable:
             key, version, mode=Mode.FREE, end=end, document=encode(known), raw=known.raw, **options
         )  # type: ignore[arg-type]
         (applied,) = self.store.apply("a", [apply], limits=JobLimits(), now=self.time.now)
-        assert applied.verdict is Verdict.RECORDED
+        assert applied.outcome is ApplyOutcome.RECORDED
         await self.flush()
         return applied.offset
 
@@ -118,7 +118,7 @@ async def test_records_and_history_come_back_and_the_epoch_stays(tmp_path: Path)
         assert second.session(epoch="e2") == epoch
         assert second.store.log.head >= head
         again = second.store.records(keys, now=second.time.now)
-        ended = {"owner": "", "kept": False, "due": 0, "session": "", "digest": b""}
+        ended = {"owner": "", "persistent": False, "due": 0, "session": "", "digest": b""}
         assert [record._replace(**ended) for record in again] == [
             record._replace(**ended) for record in records
         ]

@@ -34,10 +34,10 @@ def written(store: Store, file: StoreFile) -> None:
 
 def kept_in_file(record: Record) -> Record:
     """A record without what ends with the sessions."""
-    kept = record.kept or (
+    kept = record.persistent or (
         record.version > 0 and record.end is not End.ENDED and record.key.account == OWN_ACCOUNT
     )
-    return record._replace(owner="", due=0, confirmed_at=0.0, kept=kept, session="", digest=b"")
+    return record._replace(owner="", due=0, confirmed_at=0.0, persistent=kept, session="", digest=b"")
 
 
 def compare(before: Store, after: Store, now: int) -> None:
@@ -94,7 +94,7 @@ def test_a_store_comes_back_from_its_file(asked: list[Any], every: int) -> None:
         file.load(again, 32, 2**30, time.now)
         compare(store, again, time.now)
         open_tasks = [
-            task for task in again.tasks.all() if task.end is End.OPEN and (task.version or task.kept)
+            task for task in again.tasks.all() if task.end is End.OPEN and (task.version or task.persistent)
         ]
         assert all(again.assignments._is_orphan(task.key) for task in open_tasks)
         file.close()

@@ -1,0 +1,32 @@
+"""Whole bridges in virtual time: some seeds hold, and a bridge with a planted fault is found out."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.delivery import subscriptions
+from bridge.engine.store.assignments import Assignments
+from tests.replicas.virtual import REPLICA_ACTS, play
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_happens_to_replicas_shows_to_no_viewer(seed: int) -> None:
+    stage = play(seed, seconds=15.0, acts=REPLICA_ACTS)
+    assert stage.judge.states > 100
+    assert stage.faults == []
+
+
+def test_an_engine_that_gives_a_task_to_everybody_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted fault: an owner is taken for dead."""
+    monkeypatch.setattr(Assignments, "_has_live_owner", lambda *_: False)
+    stage = play(1, seconds=6.0, acts=("slow",))
+    assert any("polled twice" in fault for fault in stage.faults), stage.faults
+
+
+def test_a_replica_that_forgets_what_it_was_told_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted fault: the cursor of a client that comes back is ignored."""
+    real = subscriptions.decide
+    monkeypatch.setattr(subscriptions, "decide", lambda _, mark, **more: real(None, mark, **more))
+    stage = play(1, seconds=6.0, acts=("slow",))
+    assert any("twice" in fault for fault in stage.faults), stage.faults

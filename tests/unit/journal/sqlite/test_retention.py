@@ -169,3 +169,16 @@ async def test_the_disk_gets_its_room_back(path: Path, clock: FakeClock) -> None
         await journal.tidy()
     assert large > 15_000_000
     assert size(path) < 6_000_000
+
+
+async def test_forgetting_large_documents_does_not_write_them_again(path: Path, clock: FakeClock) -> None:
+    async with opened(path, clock, retention_seconds=RETENTION) as journal:
+        await record(
+            journal, *((key(number), state("completed", raw=bytes(400_000))) for number in range(64))
+        )
+    async with opened(path, clock, retention_seconds=RETENTION) as journal:
+        clock.skip(RETENTION + 1)
+        await journal.tidy()
+        written = size(path.with_name("bridge.db-wal"))
+        assert count(path) == 0
+    assert written < 6_000_000

@@ -212,6 +212,7 @@ def share_among_replicas(
     hub.share(replica.journal)
     knowledge = SharedKnowledge(replica, clock, retention_seconds=settings.retention_seconds)
     if accounts is not None:
+        accounts.shared = True
         knowledge.share_refusals(accounts)
     budgets = SharedBudgets(replica, clock)
 

@@ -25,7 +25,7 @@ from bridge.delivery.subscriptions import (
     denied_notice,
 )
 from bridge.delivery.writers import AsgiWriter, TransportWriter, http_writer
-from bridge.errors import JournalError
+from bridge.errors import JournalError, Overloaded
 from bridge.hub.maintenance import retry_milliseconds
 from bridge.hub.subscription import Subscription
 from bridge.wire.frames import Format
@@ -99,8 +99,8 @@ class EventStream(Response):
                 pending = await self._subscriptions.open(
                     subscription, self._request, wait_for_state=True, scope=scope
                 )
-            except JournalError as error:
-                # The disk is full, or the engine was not reached yet: for now, as overload is.
+            except (JournalError, Overloaded) as error:
+                # The disk is full, the engine not reached yet, the key at another bridge: as overload is.
                 await self._reject(subscription, Closing.OVER_CAPACITY, send, why=denied_notice(error))
                 return
             if pending.ended:

@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 from bridge.clock import Clock
 from bridge.core.task import OWN_ACCOUNT
-from bridge.errors import InvalidRequest, Unauthenticated, UnknownUpstream
+from bridge.errors import InvalidRequest, Overloaded, Unauthenticated, UnknownUpstream
 from bridge.sources.credentials import credential_of
 from bridge.sources.upstream import Upstream
 
@@ -61,6 +61,7 @@ class AccountRegistry:
         secret: bytes,
         ownership_cache_seconds: float,
     ) -> None:
+        self.shared = False  # set where other bridges may have keys that this one has not
         self._upstreams = upstreams
         self._clock = clock
         self._secret = blake2b(secret, digest_size=blake2b.MAX_KEY_SIZE).digest()
@@ -124,11 +125,16 @@ class AccountRegistry:
             UnknownUpstream: None of that name is configured.
             Unauthenticated: The key is no longer registered, is not a key of this provider, or the provider
                 rejected it within the last minute.
+            Overloaded: The key is not registered here, and may be at another bridge.
         """
         configured = self._upstreams.get(name)
         if configured is None:
             raise UnknownUpstream(f"no upstream {name[:40]!r} is configured")
         entry = self._accounts.get(account)
+        if entry is None and self.shared:
+            # A ticket of another bridge's caller. Not 401, after which an EventSource never comes back: a
+            # balancer that picks at random soon leads it to a bridge with the key.
+            raise Overloaded("the provider key of this account is at another bridge", retry_after=1.0)
         if entry is None:
             raise Unauthenticated("the provider key of this account is no longer in memory; send it again")
         # Not sent again for a minute, or a client that retries would make the bridge send a rejected key in a

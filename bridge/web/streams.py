@@ -17,7 +17,14 @@ from bridge.core.task import TaskKey
 from bridge.delivery.sse import EventStream, OverloadedResponse, head
 from bridge.delivery.subscriptions import SubscribeRequest, denied_notice
 from bridge.delivery.websocket import REFUSED, WebSocketSession, reject
-from bridge.errors import BridgeError, JournalError, LimitExceeded, Unauthenticated, UpstreamError
+from bridge.errors import (
+    BridgeError,
+    JournalError,
+    LimitExceeded,
+    Overloaded,
+    Unauthenticated,
+    UpstreamError,
+)
 from bridge.web import params
 from bridge.web.limits.limits import ConnectionSlot, log_rejected
 from bridge.web.problems import problem
@@ -71,7 +78,7 @@ class StreamRoutes:
             # 200 with a closing event and a longer `retry:`: on any other status EventSource never reconnects
             log_rejected(kind.label, error)
             return OverloadedResponse(self._subscriptions, format_of(kind))
-        except (UpstreamError, JournalError) as error:
+        except (UpstreamError, JournalError, Overloaded) as error:
             if not error.retryable:
                 raise
             return OverloadedResponse(self._subscriptions, format_of(kind), why=denied_notice(error))

@@ -277,6 +277,25 @@ async def test_a_key_brought_to_one_bridge_is_used_there_and_shows_what_it_sees(
     assert provider.of(ann) > polls
 
 
+async def test_a_ticket_at_a_bridge_without_its_key_is_for_later_not_for_ever(
+    keyed: Fleet, provider: TenantProvider
+) -> None:
+    a, b = keyed
+    tom = provider.tenant("tom")
+    ref = tom.put("t", progress=10)
+    key = {"Authorization": f"Bearer {tom.key}"}
+    made = await a.call("POST", "/v1/tickets", json={"tasks": [ref]}, headers=key)
+    path = f"{path_of(ref)}/events?ticket={made.json['ticket']}"
+    refused = await b.get(path, Accept="text/event-stream")
+    assert refused.status == 200
+    text = refused.body.decode()
+    assert "at another bridge" in text
+    assert '"reason":"over_capacity"' in text
+    assert (await b.get(f"{path_of(ref)}?ticket={made.json['ticket']}")).status in {401, 503}
+    async with a.events(ref, query=f"?ticket={made.json['ticket']}") as stream:
+        assert (await stream.state())["progress"] == 10
+
+
 async def test_a_key_rejected_at_one_bridge_is_rejected_at_the_other(
     keyed: Fleet, provider: TenantProvider
 ) -> None:

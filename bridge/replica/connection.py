@@ -268,7 +268,7 @@ class Connection:
     def lag_seconds(self) -> float:
         """Age of the newest entry that was received, at most that of this object; 0.0 before the first.
 
-        The entry may be from before a stop of all, and offsets that one process recorded are no times.
+        The entry may be from before a stop of all, and offsets that one process recorded count from 1.
         """
         if not self.received:
             return 0.0
@@ -555,7 +555,7 @@ class Connection:
         await self._pass_on(entries[start:])
 
     async def _check_epoch(self) -> None:
-        """Take nothing in under the name of an epoch that is over (rule 2): a new one begins with a gap.
+        """Accept nothing under the name of an epoch that has ended (rule 2): a new one begins with a gap.
 
         Raises:
             EngineUnavailable: The engine began another epoch, or lost the session. The connection is dropped.

@@ -132,7 +132,7 @@ class AccountRegistry:
             raise UnknownUpstream(f"no upstream {name[:40]!r} is configured")
         entry = self._accounts.get(account)
         if entry is None and self.shared:
-            # A ticket of another bridge's caller. Not 401, after which an EventSource never comes back: a
+            # A ticket of another bridge's caller. Not 401, after which an EventSource never reconnects: a
             # balancer that picks at random soon leads it to a bridge with the key.
             raise Overloaded("the provider key of this account is at another bridge", retry_after=1.0)
         if entry is None:

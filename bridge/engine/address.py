@@ -6,7 +6,7 @@ No error of this module repeats the URL: it may hold a password.
 from __future__ import annotations
 
 from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 EMBEDDED = "embedded"
 SERVER_PORT = 6379
@@ -41,11 +41,8 @@ class EngineAddress(NamedTuple):
 
 
 def without_password(url: str) -> tuple[str, str | None]:
-    """The URL without its password, and the password, decoded; the URL as it is if it is not valid."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url, None
+    """The URL without its password, and the password, decoded."""
+    parts = _split(url)
     info, at, hosts = parts.netloc.rpartition("@")
     user, colon, password = info.partition(":")
     if not colon:
@@ -60,10 +57,7 @@ def parse_address(url: str) -> EngineAddress:
     Raises:
         ValueError: It is not the URL of an engine; says why.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # brackets of an IPv6 address that do not match; quotes a part of the URL
-        raise ValueError(FORMS) from None
+    parts = _split(url)
     scheme, slashes = parts.scheme, url.partition(":")[2].startswith("//")
     if scheme not in _SCHEMES or not slashes:
         raise ValueError(FORMS)
@@ -94,6 +88,13 @@ def parse_address(url: str) -> EngineAddress:
     tls, shown = scheme.startswith("rediss"), without_password(url)[0]
     database = _database(number or options.get("db", ""))
     return EngineAddress(tuple(hosts), path, unquote(service), tls, user, database, shown)
+
+
+def _split(url: str) -> SplitResult:
+    """As `urlsplit`, which takes a list of hosts with an IPv6 address for an error in some versions."""
+    scheme, _, rest = url.partition("://")
+    end = min((at for mark in "/?#" if (at := rest.find(mark)) >= 0), default=len(rest))
+    return urlsplit(f"x://{rest[end:]}")._replace(scheme=scheme.lower(), netloc=rest[:end])
 
 
 def _host(text: str, port: int) -> tuple[str, int]:

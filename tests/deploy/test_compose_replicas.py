@@ -214,7 +214,7 @@ async def test_viewers_behind_the_balancer_notice_nothing_of_a_killed_bridge(
             await asyncio.sleep(0.05)
         provider.advance(60)
         await _until(lambda: all(one.over for one in judge.accounts), watching)
-    assert judge.outcome(provider.truth(refs)) == []
+    assert judge.verdict(provider.truth(refs)) == []
 
 
 async def test_the_health_check_of_valkey_is_right_in_both_directions(stack: Stack) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from tests.chaos.long import say
 from tests.replicas.acts import ENGINE_ACTS, ON_DEMAND, REPLICA_ACTS
 from tests.replicas.engines import engine_process
-from tests.replicas.story import ApplyOutcome, Plan, play
+from tests.replicas.story import Plan, Verdict, play
 
 SHOWN = 20
 
@@ -47,7 +47,7 @@ def _plan(seed: int) -> Plan:
     return Plan(seed=seed, seconds=seconds, count=count, acts=acts, moves=moves)
 
 
-def _tell(seed: int, engine: str, verdict: ApplyOutcome) -> None:
+def _tell(seed: int, engine: str, verdict: Verdict) -> None:
     say(f"seed {seed}, {engine}: {verdict}")
     for line in verdict.lines:
         say(f"  {line}")

@@ -78,7 +78,7 @@ class Told:
 
 
 @dataclass
-class ApplyOutcome:
+class Verdict:
     """What there is to tell.
 
     Attributes:
@@ -114,7 +114,7 @@ class Story:
         self.resets: list[float] = []
         self._chance = random.Random(plan.seed)
 
-    async def play(self) -> ApplyOutcome:
+    async def play(self) -> Verdict:
         """Let it happen, wait for everybody, judge."""
         loop = asyncio.get_running_loop()
         arriving = asyncio.create_task(self.arrive_for_ever())
@@ -133,7 +133,7 @@ class Story:
             arriving.cancel()
             await asyncio.gather(arriving, return_exceptions=True)
             await self.viewers.close()
-        return self.outcome()
+        return self.verdict()
 
     async def act(self, name: str, which: int | None = None) -> Fault:
         """One act; the judge hears when bridges could not agree."""
@@ -204,15 +204,15 @@ class Story:
 
     # The verdict
 
-    def verdict(self) -> ApplyOutcome:
+    def verdict(self) -> Verdict:
         """Everything that was wrong, and a line for each act."""
-        faults = self.judge.outcome(self.provider.truth(self.refs))
+        faults = self.judge.verdict(self.provider.truth(self.refs))
         pairs = polls.doubled(self._polls(), MIN_SECONDS)
         within = [pair for pair in pairs if self.judge.disturbed(pair.at - pair.gap, pair.at)]
         faults += [str(pair) for pair in pairs if pair not in within]
         told = [self.told(fault) for fault in self.acts.done]
         faults += [wrong for one in told for wrong in one.wrong()]
-        return ApplyOutcome(faults, self.judge, len(self.refs), len(within), [str(one) for one in told])
+        return Verdict(faults, self.judge, len(self.refs), len(within), [str(one) for one in told])
 
     def told(self, fault: Fault) -> Told:
         """One act as the provider and the viewers saw it."""
@@ -264,7 +264,7 @@ async def stage(plan: Plan, engine: EngineProcess | None) -> AsyncIterator[Story
         yield Story(plan, provider, bridges)
 
 
-async def play(plan: Plan, engine: EngineProcess | None) -> ApplyOutcome:
+async def play(plan: Plan, engine: EngineProcess | None) -> Verdict:
     """A run, whole."""
     async with stage(plan, engine) as story:
         return await story.play()

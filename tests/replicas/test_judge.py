@@ -44,7 +44,7 @@ async def test_states_shown_before_they_are_recorded_are_in_order() -> None:
     _told(account, _state(9, progress=40), _state(12, "completed", 100))
     account.done(REF, "completed")
     account.ended("end")
-    assert judge.outcome(TRUTH) == []
+    assert judge.verdict(TRUTH) == []
 
 
 async def test_a_later_epoch_may_begin_on_an_open_connection_and_an_earlier_one_may_not() -> None:
@@ -155,4 +155,4 @@ async def test_an_end_that_was_missed_is_found() -> None:
     account.connected(cursor="e1-5")
     account.ended("204")
     assert "before everything was final" in judge.faults[0]
-    assert "the provider says" in judge.outcome(TRUTH)[-1]
+    assert "the provider says" in judge.verdict(TRUTH)[-1]

@@ -324,7 +324,7 @@ class Stage:
             f"qingbo/{task_id}": Ending(life.outcome, _url(task_id) if life.outcome == "completed" else None)
             for task_id, life in self.lives.items()
         }
-        found = [*self.faults, *self.judge.outcome(truth)]
+        found = [*self.faults, *self.judge.verdict(truth)]
         pairs = polls.doubled(self.polls, MIN_SECONDS)
         found += [str(pair) for pair in pairs if not self.judge.disturbed(pair.at - pair.gap, pair.at)]
         found += [f"{one.name} failed: {one.failure!r}" for one in self.processes if one.failure is not None]

@@ -54,6 +54,7 @@ async def test_an_alias_found_at_one_bridge_needs_no_call_at_another() -> None:
         assert len(calls_of(found, "status")) == asked
 
 
+@pytest.mark.extended  # four seconds of arrivals
 async def test_the_rate_limit_of_an_upstream_is_one_for_all_bridges() -> None:
     each = {"requests_per_second": RATE, "poll_min_seconds": 0.2, "poll_max_seconds": 0.4}
     async with fleet(3, each=each, linger_seconds=60) as found:
@@ -69,7 +70,7 @@ async def test_the_rate_limit_of_an_upstream_is_one_for_all_bridges() -> None:
         # Arrivals, on a machine that may be busy: what the bridges send is exact in virtual time
         # (tests/unit/replica/test_budget.py).
         assert fullest_second(times) <= RATE + 3
-        assert len(times) / 4 >= 0.75 * RATE
+        assert len(times) >= RATE
 
 
 @pytest.fixture

@@ -138,6 +138,7 @@ async def _working(scene: Scene) -> int:
     return sum(one["state"] == "ready" and one["answers"] for one in await described(scene))
 
 
+@pytest.mark.extended
 async def test_workers_end_with_their_parent_and_what_was_recorded_is_there_again(tmp_path: Path) -> None:
     port = free_port()
     async with workers(tmp_path, port=port) as scene:

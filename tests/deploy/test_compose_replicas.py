@@ -201,7 +201,9 @@ async def test_viewers_behind_the_balancer_notice_nothing_of_a_killed_bridge(
         shares = [await _metric(stack, name, 'bridge_connections{delivery="sse"}') for name in REPLICAS]
         assert sum(shares) == VIEWERS
         assert min(shares) > VIEWERS / 6, f"spread by the number of connections: {shares}"
-        assert await _metric(stack, REPLICAS[0], "bridge_replicas") == len(REPLICAS)
+        async with asyncio.timeout(PATIENCE):  # known from the renewals
+            while await _metric(stack, REPLICAS[0], "bridge_replicas") != len(REPLICAS):  # noqa: ASYNC110
+                await asyncio.sleep(0.25)
         owned = {name: await _metric(stack, name, "bridge_owned") for name in REPLICAS}
         assert sum(owned.values()) == TASKS  # each task is polled by one of them
         victim = max(REPLICAS, key=lambda name: owned[name])

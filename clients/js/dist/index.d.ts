@@ -177,7 +177,7 @@ export type Status = "queued" | "processing" | "input_required" | "unknown" | "c
 /** The source of this state. `callback`: a callback of the provider caused the poll. */
 export type Source = "poll" | "stream" | "callback" | "submit";
 
-/** A position in the journal of the bridge, to resume from. Opaque: store it, do not interpret or compare it. */
+/** A position in the journal of the bridge, to resume from. Opaque: store it, do not interpret or compare it. Ends in `~` and a few characters while a state is shown that is not recorded yet. */
 export type Cursor = string;
 
 /** RFC 3339, in UTC, with milliseconds. */

@@ -49,7 +49,7 @@ class KeptEngine:
     async def connect(self) -> Engine:
         """The same each time."""
         if self._engine is None:
-            from bridge.engine.keeper.client import KeeperEngine  # noqa: PLC0415 - workers only
+            from bridge.engine.keeper.client import KeeperEngine  # noqa: PLC0415 - msgspec, for workers only
 
             self._engine = await KeeperEngine.open(self._keeper, answer_seconds=self._seconds)
         return self._engine
@@ -63,8 +63,8 @@ class KeptEngine:
 def redis_connect(settings: Settings) -> Connect:
     """Opens the configured Valkey or Redis, again for each connection."""
     from bridge.engine.redis.connect import ServerAccess  # noqa: PLC0415 - the library, only where it is used
-    from bridge.engine.redis.engine import RedisEngine  # noqa: PLC0415
-    from bridge.engine.redis.link import EngineLimits  # noqa: PLC0415
+    from bridge.engine.redis.engine import RedisEngine  # noqa: PLC0415 - as above
+    from bridge.engine.redis.link import EngineLimits  # noqa: PLC0415 - as above
 
     address = parse_address(settings.engine)
     access = ServerAccess(

@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from bridge.cli.configuration import config_option, read_settings
+from bridge.errors import JournalError
 
 CANNOT_USE_JOURNAL = 3
 _FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -30,7 +31,6 @@ def export_command(path: Path | None, file: Path) -> None:
     not in the file.
     """
     from bridge.app.transfer import export_tasks  # noqa: PLC0415 - commands import late
-    from bridge.errors import JournalError  # noqa: PLC0415
 
     settings = read_settings(path, command="journal export")
     try:
@@ -52,8 +52,7 @@ def import_command(path: Path | None, file: Path) -> None:
     file the bridge must be stopped; with an engine bridges may be running.
     """
     from bridge.app.transfer import import_tasks  # noqa: PLC0415 - commands import late
-    from bridge.clock import SystemClock  # noqa: PLC0415
-    from bridge.errors import JournalError  # noqa: PLC0415
+    from bridge.clock import SystemClock  # noqa: PLC0415 - commands import late
 
     settings = read_settings(path, command="journal import")
     try:

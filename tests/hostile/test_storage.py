@@ -435,6 +435,20 @@ async def test_an_older_copy_put_in_its_place_begins_a_new_epoch(path: Path, tmp
     assert await epoch_of(path) != epoch
 
 
+async def test_a_new_epoch_never_has_the_name_of_the_one_before(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = iter([7, 7, 7, 8])  # in the same millisecond
+    monkeypatch.setattr("bridge.journal.sqlite.repair.secrets.randbits", lambda _: next(drawn))
+    epoch, _ = await fill(path)
+    shutil.copy(path, tmp_path / "older.db")
+    async with opened(path) as journal:
+        await journal.append(TASK, state())
+    shutil.copy(tmp_path / "older.db", path)
+    assert await epoch_of(path) != epoch
+    assert next(drawn, None) is None
+
+
 @pytest.mark.parametrize(
     ("content", "frames"),
     [(b"", 0), (bytes(10), 0), (bytes(100_000), 0), (b"7" * 20, 0), (b"7" * 20_000, UNREADABLE)],

@@ -68,8 +68,12 @@ def open_history(database: Database, unix_time: float) -> History:
     if reason is not None:
         fields = {"file": str(database.path), "error": reason, "cure": CURE_EPOCH}
         logger.warning("journal began a new epoch", extra=fields)
+    name = str(epoch)
+    while fresh and name == str(epoch):
+        # A clock that was set back can come to the same millisecond again, and two characters are few.
+        name = new_epoch(unix_time, secrets.randbits(32))
     history = History(
-        new_epoch(unix_time, secrets.randbits(32)) if fresh else str(epoch),
+        name,
         position,
         events,
         _continued(time, _stamps(connection), unix_time),

@@ -236,6 +236,7 @@ def test_a_sentinel_that_hangs_delays_nothing(valkey: RedisServer) -> None:
         assert "can be used" in check(url, engine_timeout_seconds=3, engine_lease_seconds=9)
 
 
+@pytest.mark.extended
 def test_the_process_ends_with_2_before_it_listens(valkey: RedisServer) -> None:
     valkey.ask("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
 

@@ -248,6 +248,7 @@ async def test_lines_go_on_at_another_bridge(three: list[Scene]) -> None:
         assert [line.get("event") or line["status"] for line in lines] == ["completed", "done", "end"]
 
 
+@pytest.mark.extended
 async def test_what_the_owner_shows_without_the_engine_is_not_shown_again(here: Fleet) -> None:
     three = here
     a, b, c = three

@@ -280,4 +280,4 @@ class AnyFleet(RuleBasedStateMachine):
 
 
 TestFleet = AnyFleet.TestCase
-TestFleet.settings = settings(max_examples=25, stateful_step_count=25)
+TestFleet.settings = settings(max_examples=10, stateful_step_count=25)

@@ -256,4 +256,4 @@ class Replicas(RuleBasedStateMachine):
 
 
 TestReplicas = Replicas.TestCase
-TestReplicas.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestReplicas.settings = settings(max_examples=25, stateful_step_count=60, deadline=None)

@@ -60,7 +60,9 @@ def test_a_start_is_given_up_when_its_engine_is_required_and_does_not_come() -> 
     run(play)
 
 
-@pytest.mark.parametrize("seconds", [0.1, 1, 2])
+@pytest.mark.parametrize(
+    "seconds", [1, *(pytest.param(other, marks=pytest.mark.extended) for other in (0.1, 2))]
+)
 def test_a_bridge_without_the_engine_it_requires_ends_with_1_and_the_reason(
     seconds: float, tmp_path: Path
 ) -> None:

@@ -17,9 +17,9 @@ SMALL = {"seconds": 10.0, "run_seconds": (2.0, 8.0), "calm": (1.0, 2.0)}
     ("engine", "seed", "acts"),
     [
         ("valkey", 1, REPLICA_ACTS[:2]),
-        ("redis6", 2, ("rolling",)),
+        ("redis62", 2, ("rolling",)),
         ("valkey", 3, ENGINE_ACTS[:3]),
-        ("redis", 4, ENGINE_ACTS[3:]),
+        ("redis7", 4, ENGINE_ACTS[3:]),
     ],
     ids=["kills", "deploy", "losses", "partitions"],
 )

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 STEPS = (20, 45, 70)
 
 
-ENGINES = ["here", *(pytest.param(name, marks=pytest.mark.extended) for name in ("valkey", "redis6"))]
+ENGINES = ["here", *(pytest.param(name, marks=pytest.mark.extended) for name in ("valkey", "redis62"))]
 
 
 @pytest.fixture(scope="module")

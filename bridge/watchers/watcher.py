@@ -74,7 +74,8 @@ class Watcher:
         party: The caller and address of that connection.
         persistent: Whether the watch continues without viewers until the task ends.
         polling: Whether a poll is in flight.
-        polled_at: Monotonic seconds when the last poll finished; minus infinity before the first.
+        polled_at: Monotonic seconds when the last poll here finished, or until when an owner before may have
+            started one; minus infinity before the first.
         polled_once: Set once something is known of the task: a state, or why there is none.
         polls: Number of polls so far.
         error: Why the last poll failed; None after a successful one.
@@ -337,6 +338,7 @@ class Watcher:
             self.watch.due = None
             return
         self._log_start()
+        self._ownership.polls(self.key)
         self.polling = True
         self.polls += 1
         try:
@@ -566,14 +568,16 @@ class Watcher:
             self.vouch()
         if decided.called_back:
             self.expect_callbacks()
-        if turn is Turn.GRANTED and not polled:
-            self.watch.granted(now=now, due=decided.due)
-            if self.watch.due is not None:
-                shortest = self.upstream.pace.min_seconds
-                if decided.due is None and decided.event is not None:
-                    # Its owner may have polled it just before it died.
-                    self.watch.due += shortest
-                self.watch.due = max(self.watch.due, max(self.polled_at, self.shown_at) + shortest)
+        soonest = now
+        if turn is Turn.GRANTED:
+            self.polled_at = max(self.polled_at, decided.polled_at)
+            polled_at = max(self.polled_at, self.shown_at)
+            soonest = polled_at + self.upstream.pace.min_seconds
+            if not polled:
+                self.watch.granted(now=now, due=decided.due, polled_at=polled_at)
+            elif self.watch.due is not None:
+                # It polled all the time, and so may another one: its session had ended meanwhile.
+                self.watch.due = max(self.watch.due, soonest)
         self.turn(turn)
         due = self.watch.due
         if self.watch.known is not None and (turn is Turn.ATTENDS or due is None or due > now):
@@ -581,7 +585,7 @@ class Watcher:
         self._stand(turn, decided, now)
         if self._call_at is not None:
             at, self._call_at = self._call_at, None
-            self.poll_now(at)
+            self.poll_now(max(at, soonest))
 
     def _take_record(self, decided: KnownTask) -> None:
         if decided.event is None:

@@ -13,7 +13,7 @@ import pytest
 
 from bridge.core.task import TaskKey
 from bridge.engine.address import parse_address
-from bridge.engine.base import BeatEntry, End, Job, Mode, Report, SessionState, Take, Want, Welcome
+from bridge.engine.base import BeatEntry, End, Job, Mode, Release, Report, SessionState, Take, Want, Welcome
 from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.engine import RedisEngine
 from bridge.engine.redis.scripts import load_scripts
@@ -177,7 +177,7 @@ async def test_a_full_server_behaves_as_one_that_is_away_and_nothing_is_half_wri
         lambda: record(engine, 2),
         lambda: engine.apply("a", [state_of(TASK, 2, end=End.ENDED)]),
         lambda: open_session(engine),
-        lambda: engine.release("a", [(TASK, 5)], transfer=True),
+        lambda: engine.release("a", [Release(TASK, 5)], transfer=True),
         lambda: engine.put("x", b"1", expect=None, seconds=9, announced=True),
         lambda: engine.announce("a", TASK, "stalled", b"{}"),
         lambda: engine.register("a", TASK, b"{}"),
@@ -350,7 +350,7 @@ async def test_old_tasks_are_deleted_with_everything_that_leads_to_them(valkey: 
     await use.want("a", lost, linger=10_000_000)
     await engine.want("a", [Want(TaskKey("video", "blank"))], linger=1)
     clock.advance(2)
-    await use.engine.release("a", [(TaskKey("video", "blank"), 0)], transfer=False)
+    await use.engine.release("a", [Release(TaskKey("video", "blank"), 0)], transfer=False)
     clock.advance(86_401)
     await use.session("a", ttl=10_000_000, opens=False)
     assert [(await use.record(key)).version for key in (ended, lost, open_)] == [0, 1, 1]
@@ -438,7 +438,7 @@ async def everything(engine: RedisEngine) -> None:
     ]
     assert await engine.newest("video", "-", final=False, limit=3) == [task]
     assert len(await engine.history(task, 0)) == 1
-    await engine.release("a", [(task, now)], transfer=True)
+    await engine.release("a", [Release(task, now)], transfer=True)
     assert [record.key for record in await engine.claim("a", account="-", limit=9)] == [task]
     await open_session(engine, "b")
     await engine.want("b", [Want(TaskKey("video", "two"))], linger=60)

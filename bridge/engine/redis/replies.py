@@ -60,6 +60,7 @@ def read_record(key: TaskKey, flat: Sequence[bytes]) -> Record:
         called_back=b"cb" in fields,
         notices=notices or _NO_NOTICES,
         due=int(float(get(b"due", 0))),
+        polled_at=int(get(b"p", 0)),
         confirmed_at=float(get(b"at", 0.0)),
         first_seen=int(get(b"fs", 0)),
         details=get(b"x"),

@@ -32,6 +32,7 @@ class TaskRecord:
         "owner",
         "past",
         "persistent",
+        "polled_at",
         "raw",
         "session",
         "size",
@@ -52,7 +53,7 @@ class TaskRecord:
         self.persistent = False
         self.called_back = False
         self.notices: dict[str, bytes] = {}
-        self.due = 0
+        self.due = self.polled_at = 0
         self.confirmed_at = 0.0
         self.first_seen = 0
         self.details: bytes | None = None
@@ -87,6 +88,7 @@ class TaskRecord:
             called_back=self.called_back,
             notices=dict(self.notices),
             due=self.due,
+            polled_at=self.polled_at,
             confirmed_at=self.confirmed_at,
             first_seen=self.first_seen,
             details=self.details,

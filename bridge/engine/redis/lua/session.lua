@@ -25,6 +25,7 @@ end
 if state ~= 'expired' then
   call('ZADD', sessions, text(till), session)
   call('HSET', KEYS[4], session, ARGV[7])
+  call('HSET', KEYS[5], '+' .. session, text(now))
 end
 if state == 'renewed' and now - tonumber(call('HGET', KEYS[5], session) or '0') >= 1000000 then
   call('HSET', KEYS[5], session, text(now))
@@ -36,7 +37,7 @@ for _, dead in ipairs(call('ZRANGEBYSCORE', sessions, '-inf', text(now - 3600000
   if #call('ZRANGEBYLEX', KEYS[6], '[' .. dead .. '\0', '(' .. dead .. '\1', 'LIMIT', 0, 1) == 0 then
     call('ZREM', sessions, dead)
     call('HDEL', KEYS[4], dead)
-    call('HDEL', KEYS[5], dead)
+    call('HDEL', KEYS[5], dead, '+' .. dead)
   end
 end
 local ended = call('ZRANGEBYSCORE', KEYS[7], '-inf', text(now), 'LIMIT', 0, 500)

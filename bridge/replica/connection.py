@@ -542,10 +542,14 @@ class Connection:
                 await self._pass_on(entries[start:number])
                 start = number + 1
                 continue
-            if entry.previous > last:
+            if entry.previous != last:
                 await self._pass_on(entries[start:number])
                 start = number
                 await self._check_epoch()
+                if entry.previous < last:
+                    # Of an emptied log: within one history, the last one received is the entry before.
+                    self.drop("its log is of another history")
+                    raise EngineUnavailable("the engine's log is of another history")
                 self._count("gaps")
                 logger.warning("entries of the engine's log are missing", extra={"after": last})
                 self.received = entry.previous

@@ -1,4 +1,4 @@
-"""The fast level: the product's decisions about each task, in virtual time, without its sockets and journals."""
+"""The fast level: the decisions about each task in virtual time, without sockets and journals."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ class Run:
     Args:
         share: Mean delay of the end, over that of a fixed poller with as many polls; `share95` of the p95.
         before_eta_at: Share of polls whose task ended before `eta_at`; NaN without any.
-        too_close: Polls nearer to the one before than allowed.
+        too_close: Polls nearer to the one before than the minimum; `too_rare` beyond the maximum.
+        hint_broken: Polls inside the `poll_after` of the answer before.
     """
 
     polls: float
@@ -91,6 +92,7 @@ class Run:
     before_eta_by: float
     too_close: float
     too_rare: float
+    hint_broken: float
 
     def as_dict(self) -> dict[str, float]:
         """The numbers by name."""
@@ -193,12 +195,14 @@ def numbers(
     start = mean(one.started for one in seen)
     yardstick = at_equal_polls(tasks, polls, seed)
     shortest, _, longest = workload.provider.pace
-    gaps = [
-        later - earlier
-        for task, one in zip(tasks, seen, strict=True)
-        if task.hint is None
-        for earlier, later in itertools.pairwise(one.polled_at)
-    ]
+    gaps: list[float] = []
+    hint_broken = 0
+    for task, one in zip(tasks, seen, strict=True):
+        waits = [later - earlier - ROUND_TRIP for earlier, later in itertools.pairwise(one.polled_at)]
+        if task.hint is None:
+            gaps += waits
+        else:
+            hint_broken += sum(wait < task.hint - 1e-6 for wait in waits)
     return Run(
         polls=polls,
         mean=mean(ends),
@@ -212,6 +216,7 @@ def numbers(
         eta_error=calibration.error / calibration.shown if calibration.shown else math.nan,
         before_eta_at=calibration.before_eta_at / calibration.at_known if calibration.at_known else math.nan,
         before_eta_by=calibration.before_eta_by / calibration.by_known if calibration.by_known else math.nan,
-        too_close=sum(gap < shortest + ROUND_TRIP - 1e-6 for gap in gaps),
-        too_rare=sum(gap > 1.11 * longest + ROUND_TRIP for gap in gaps),
+        too_close=sum(gap < shortest - 1e-6 for gap in gaps),
+        too_rare=sum(gap > longest + 1e-6 for gap in gaps),
+        hint_broken=hint_broken,
     )

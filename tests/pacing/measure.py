@@ -1,6 +1,6 @@
 """Measures the checkout whose `bridge` is imported, and writes the numbers as JSON.
 
-    python -m tests.pacing.measure RESULTS.json [--seeds 5] [--tasks N] [--part fast ...] [--workload NAME ...]
+    python -m tests.pacing.measure RESULTS.json [--seeds 5] [--part fast ...] [--workload NAME ...]
 
 `python -m tests.pacing` runs this for the working tree, and for another commit in a process of its own.
 """
@@ -112,9 +112,9 @@ def _means(of_seeds: list[Numbers]) -> Numbers:
     return means
 
 
-def arguments() -> argparse.ArgumentParser:
+def arguments(description: str | None) -> argparse.ArgumentParser:
     """What both commands understand."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tasks", type=int, help="tasks of a workload, instead of its own number")
     parser.add_argument("--part", action="append", choices=list(PARTS), help="only this part")
@@ -124,7 +124,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Measure and write."""
-    parser = arguments()
+    parser = arguments(__doc__)
     parser.add_argument("results", type=Path)
     args = parser.parse_args()
     results = measure(args.part or PARTS, seeds=args.seeds, tasks=args.tasks, rows=args.workload)

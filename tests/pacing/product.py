@@ -1,7 +1,7 @@
-"""The one module of the judge that knows what the product's decisions are called, now and in older commits.
+"""The one module of the judge that knows the names of the product's decisions, now and in older commits.
 
-`Decisions` drives `bridge.core.watch.Watch` as `bridge.watchers.watcher.Watcher` does: what a submit or a poll
-showed goes in, and `due` comes out. Nothing else of the product is used.
+`Decisions` drives `bridge.core.watch.Watch` as `bridge.watchers.watcher.Watcher` does: what a submit or a
+poll showed goes in, and `due` comes out. Nothing else of the product is used.
 """
 
 from __future__ import annotations

@@ -105,9 +105,11 @@ def stuck(share: float) -> float:
     return math.floor(99 * min(share / 0.8, 1.0))
 
 
-def with_estimate(factor: Callable[[random.Random], float]) -> Change:
+def with_estimate(factor: float, spread: float) -> Change:
+    """The true run times a factor."""
+
     def change(rng: random.Random, task: Task) -> None:
-        task.estimate = round(task.end * factor(rng), 1)
+        task.estimate = round(task.end * lognormal(rng, factor, spread), 1)
 
     return change
 
@@ -284,18 +286,10 @@ def _workloads() -> Iterator[Workload]:
     yield Workload("progress 0, 50", shaped(wide, change=with_progress(halves)))
     yield Workload("progress saturating", shaped(wide, change=with_progress(saturating)))
     yield Workload("progress stuck at 99", shaped(video, change=with_progress(stuck)))
-    yield Workload(
-        "estimate true", shaped(wide, wait=0.5, change=with_estimate(lambda rng: lognormal(rng, 1.0, 0.1)))
-    )
-    yield Workload(
-        "estimate x0.5", shaped(wide, wait=0.5, change=with_estimate(lambda rng: lognormal(rng, 0.5, 0.1)))
-    )
-    yield Workload(
-        "estimate x2", shaped(wide, wait=0.5, change=with_estimate(lambda rng: lognormal(rng, 2.0, 0.1)))
-    )
-    yield Workload(
-        "estimate noise", shaped(wide, wait=0.5, change=with_estimate(lambda rng: lognormal(rng, 1.0, 0.5)))
-    )
+    yield Workload("estimate true", shaped(wide, wait=0.5, change=with_estimate(1.0, 0.1)))
+    yield Workload("estimate x0.5", shaped(wide, wait=0.5, change=with_estimate(0.5, 0.1)))
+    yield Workload("estimate x2", shaped(wide, wait=0.5, change=with_estimate(2.0, 0.1)))
+    yield Workload("estimate noise", shaped(wide, wait=0.5, change=with_estimate(1.0, 0.5)))
     yield Workload(
         "estimate constant, bytespike", shaped(video, wait=0.5, change=constant_estimate), BYTESPIKE
     )

@@ -544,6 +544,11 @@ class Watcher:
         self.watch.poll_now(now=now if at is None else at)
         self._changed(self)
 
+    def poll_soon(self, at: float) -> None:
+        """Poll at `at`, monotonic seconds, unless a poll starts before: one from now on is as good."""
+        self.watch.poll_now(now=self.upstream.clock.monotonic(), at=at)
+        self._changed(self)
+
     def called_back(self, at: float) -> None:
         """An authentic callback named the task: poll, and give the new state `callback` as its source."""
         self.vouch()
@@ -595,7 +600,10 @@ class Watcher:
         self._stand(turn, decided, now)
         if self._call_at is not None:
             at, self._call_at = self._call_at, None
-            self.poll_now(max(at, soonest))
+            if self.polls_here:
+                self.poll_soon(max(at, soonest))
+            else:
+                self.poll_now(at)
 
     def _take_record(self, decided: KnownTask) -> None:
         if decided.event is None:
@@ -811,7 +819,8 @@ class Watcher:
                 self._hydrated = False
                 self.watch.retire()
                 self.watch = self._begin(self.watch.random, None)
-                self.watch.due = self.upstream.clock.monotonic() + RETRY_JOURNAL_SECONDS
+                wait = max(RETRY_JOURNAL_SECONDS, self.upstream.pace.min_seconds)
+                self.watch.due = self.upstream.clock.monotonic() + wait
                 self._changed(self)
                 raise
         if update.state is None or not update.state.status.final:

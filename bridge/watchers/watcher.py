@@ -587,6 +587,8 @@ class Watcher:
         if turn is Turn.GRANTED:
             self.polled_at = max(self.polled_at, decided.polled_at)
             polled_at = max(self.polled_at, self.shown_at)
+            if decided.due is None and decided.event is not None and decided.polled_at == float("-inf"):
+                polled_at = now  # nothing is known of its owner: that may have polled it just now
             soonest = polled_at + self.upstream.pace.min_seconds
             if not polled:
                 self.watch.granted(now=now, due=decided.due, polled_at=polled_at)

@@ -535,6 +535,7 @@ class Viewer:
         try:
             yield leaves
         finally:
+            leaves.set()  # what a stopped process wrote arrives at nobody
             ending.cancel()
             await asyncio.gather(ending, return_exceptions=True)
 

@@ -57,8 +57,8 @@ end
 
 -- Nobody owns the task; who claims it polls it when it is due.
 local function orphan(key, task, account, due, owner, owned, orphans, accounts)
+  call('ZADD', orphans, due, task)  -- first: if it is of another type, nothing has changed
   call('HSET', key, 'o', '', 'due', due)
-  call('ZADD', orphans, due, task)
   call('SADD', accounts, account)
   if owner and owner ~= '' then call('ZREM', owned, owner .. '\0' .. task) end
 end

@@ -128,7 +128,7 @@ class SharedOwnership:
         self._wake = asyncio.Event()
         self._granting: TaskKey | None = None
         self._settling = False
-        self._draining = False
+        self._draining = self._left = False
         self._turn = 0
         self.owned = 0
         self.counted: Callable[[], None] = _nothing
@@ -185,7 +185,7 @@ class SharedOwnership:
         if stake is None:
             return False
         if stake.owned:
-            return not stake.releasing and self._connection.may_poll()
+            return not (stake.releasing or self._left) and self._connection.may_poll()
         return stake.solo and self._connection.alone
 
     def polls(self, key: TaskKey) -> None:
@@ -330,6 +330,8 @@ class SharedOwnership:
     async def leave(self) -> None:
         """End the session: what is still owned is due for others at once, or when it was planned."""
         session = self._connection.session
+        # From now on nothing is polled: what is owned is another's at any moment.
+        self._draining = self._left = True
         if not session:
             return
         try:
@@ -440,9 +442,7 @@ class SharedOwnership:
         if owner is Owner.ME and self._draining:
             # Asked before: it continues with the others, due as the record says.
             self._own(stake)
-            stake.due = self._connection.monotonic(record.due) if record.due else None
-            self._handing[key] = None
-            self._wake.set()
+            self._pass_on(stake, record)
         elif owner is Owner.ME:
             known_due = stake.due if had else None
             self._own(stake)
@@ -453,6 +453,12 @@ class SharedOwnership:
         else:
             self._disown(stake)
             self._journal.when_heard(record.offset, lambda: self._send_attends(key, record))
+
+    def _pass_on(self, stake: Stake, record: Record) -> None:
+        """Hand over what was asked for before the drain began, due as its record says."""
+        stake.due = self._connection.monotonic(record.due) if record.due else None
+        self._handing[record.key] = None
+        self._wake.set()
 
     def _grant(self, key: TaskKey, record: Record | None, due: float | None = None) -> None:
         """Report to the watches that this replica polls a task from now on."""
@@ -669,6 +675,9 @@ class SharedOwnership:
         stake.watched, stake.unowned, stake.was_owned = True, False, False
         self.counted()
         self._journal.learn(record)
+        if self._draining:
+            self._pass_on(stake, record)
+            return
         self._journal.when_heard(record.offset, lambda: self._grant(record.key, record))
 
 

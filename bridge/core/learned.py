@@ -169,7 +169,8 @@ class LearnedRuns:
             ring.calibrated = {}
             for wanted in CALIBRATED_PARTS:
                 below = 0.0
-                for rank, weight in ranks:
+                rank = wanted
+                for rank, weight in ranks:  # noqa: B007 - the last one counts
                     below += weight
                     if below >= wanted * total:
                         break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bridge.core.task import Observation, Status
 
@@ -14,6 +15,21 @@ _MIN_PROGRESS_GROWTH = 5.0
 
 PLAUSIBLE_SECONDS = 86_400.0
 """A provider's time further away than a day is in the wrong unit or of a wrong clock."""
+
+
+class Estimate(NamedTuple):
+    """When a task will be done, as it was estimated at a poll. Both moments may have passed since.
+
+    Args:
+        at: When half of such tasks are done, Unix seconds; None without ground.
+        by: When nine of ten are.
+    """
+
+    at: float | None = None
+    by: float | None = None
+
+
+NO_ESTIMATE = Estimate()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from bridge.core.estimate import ProgressRate, RuntimeHistory, TaskKind, age, eta_seconds
-from bridge.core.event import Notice, NoticeCode
+from bridge.core.estimate import (
+    NO_ESTIMATE,
+    Estimate,
+    ProgressRate,
+    RuntimeHistory,
+    TaskKind,
+    age,
+    eta_seconds,
+)
+from bridge.core.event import Confirmation, Notice, NoticeCode
 from bridge.core.merge import lost, merge
 from bridge.core.schedule import MAX_WAIT, CallbackSupport, Pace, grace_delay
 from bridge.core.task import Failure, Observation, Source, State, Status
@@ -147,6 +155,7 @@ class Watch:
         last_poll: When the newest poll with a result started, or the newest failed one ended.
         active_notices: Notices that still apply; new subscribers receive them too.
         not_found: Whether the watch ended because the upstream never showed the task.
+        estimate: When the task will be done, as of the newest poll; the same in every copy of its state.
     """
 
     pace: Pace
@@ -162,6 +171,7 @@ class Watch:
     confirmed: float = field(init=False)
     interval: float = field(init=False)
     not_found: bool = field(init=False, default=False)
+    estimate: Estimate = field(init=False, default=NO_ESTIMATE)
     unchanged_polls: int = field(init=False, default=0)
     failures: int = field(init=False, default=0)
     task_failures: int = field(init=False, default=0)
@@ -188,6 +198,8 @@ class Watch:
         ended = self.known is not None and self.known.status.final
         self.due = None if ended and not self._lost else self.started
         self.confirmed = self._changed_at = self.last_poll = self.started
+        if self.known is not None:
+            self.estimate = Estimate(self.known.eta_at, self.known.eta_by)
         self.interval = self.pace.recommended_seconds
 
     @property
@@ -213,7 +225,7 @@ class Watch:
     @property
     def near_end(self) -> bool:
         """Whether the task is expected to end within one poll interval."""
-        eta = self.known.eta_seconds if self.known is not None else None
+        eta = self._recorded_seconds_left()
         return eta is not None and eta <= self.pace.max_seconds
 
     def observed(
@@ -232,12 +244,14 @@ class Watch:
         """
         # Only a poll that started after the newest change cannot show an older state.
         late = started_at is None or started_at < self._changed_at
-        estimate = self._estimate(observation, now=now, unix_time=unix_time)
+        left = self._estimate(observation, now=now, unix_time=unix_time)
+        estimate = NO_ESTIMATE if left is None else Estimate(unix_time + left)
         state = merge(
-            self.known, observation, source=source, unix_time=unix_time, eta_seconds=estimate, late=late
+            self.known, observation, source=source, unix_time=unix_time, estimate=estimate, late=late
         )
         if self._latched(state):
             return NO_UPDATE
+        self.estimate = estimate
         notices = self._confirm(now)
         self.not_found = False
         if started_at is not None:
@@ -256,9 +270,7 @@ class Watch:
             self._poll_after = observation.poll_after
         self._keep(state, now)
         notices += self._about_state(now, result_unavailable=observation.result_unavailable)
-        self._schedule(
-            now, ended=observation.status.final, estimate=estimate, poll_after=observation.poll_after
-        )
+        self._schedule(now, ended=observation.status.final, estimate=left, poll_after=observation.poll_after)
         if started_at is None and self.due is not None:
             # A chatty stream must not postpone the poll again and again: a stream can be alive and wrong.
             self.due = max(min(self.due, self._safety_net(now)), self._not_before)
@@ -292,6 +304,7 @@ class Watch:
         given_up, streak, limit = self._result.failed(failure.kind, now)
         if given_up:
             return self._end_without_result(str(failure), source=source, now=now, unix_time=unix_time)
+        self.estimate = NO_ESTIMATE
         state = merge(
             self.known,
             replace(observation, status=Status.PROCESSING, outputs=(), completed_at=None, error=None),
@@ -324,7 +337,7 @@ class Watch:
         # No new document, so the estimate is the recorded one, counted down, and the provider's hint still
         # holds.
         notices += self._about_state(now)
-        estimate = self.known.eta_seconds if self.known is not None else None
+        estimate = self._recorded_seconds_left()
         if estimate is not None:
             estimate = max(estimate - (now - self._changed_at), 0.0)
         self._schedule(now, ended=False, estimate=estimate, poll_after=self._poll_after)
@@ -455,6 +468,7 @@ class Watch:
         if self.known is not None and self.known.status.final and not self._lost and not state.status.final:
             return  # the latch holds: an end that was seen here is recorded again by the one who holds it
         self.known = state
+        self.estimate = Estimate(state.eta_at, state.eta_by)
         self.succeeded = succeeded
         self._changed_at = now
         self.unchanged_polls = 0
@@ -470,7 +484,7 @@ class Watch:
         elif self.due is None:
             self._set_due(now, self.pace.recommended_seconds)
 
-    def confirmed_elsewhere(self, *, now: float, at: float) -> Update:
+    def confirmed_elsewhere(self, confirmation: Confirmation, *, now: float, at: float) -> Update:
         """Another process saw the known state again.
 
         Args:
@@ -478,6 +492,7 @@ class Watch:
         """
         if self.known is None or self.ended:
             return NO_UPDATE
+        self.take_estimate(confirmation)
         self.unchanged_polls += 1
         self._heard(now, at)
         if not self._deaf:
@@ -489,6 +504,11 @@ class Watch:
         notices = tuple(self.active_notices.values())
         # `fresh` revokes every notice: those still active follow it.
         return Update(None, (Notice(NoticeCode.FRESH, "confirmed by the upstream again"), *notices))
+
+    def take_estimate(self, confirmation: Confirmation) -> None:
+        """Another process estimated anew when it saw the known state again; not if that was one before."""
+        if self.known is not None and confirmation.observed_at >= self.known.observed_at:
+            self.estimate = Estimate(confirmation.eta_at, confirmation.eta_by)
 
     def noticed_elsewhere(self, notice: Notice, *, now: float) -> None:
         """The process that polls the task announced a notice."""
@@ -537,7 +557,7 @@ class Watch:
             self._heard_gap = min(at - self.confirmed, MAX_WAIT)
             self.confirmed = at
             # As its owner computes it, as far as the same is known here.
-            left = self.known.eta_seconds if self.known is not None else None
+            left = self._recorded_seconds_left()
             self.interval = self.pace.delay(
                 jitter=self.random(),
                 unchanged=self.unchanged_polls,
@@ -792,6 +812,12 @@ class Watch:
             median=self.run_times.median(self._kind(observation.model, observation.action)),
             by_rate=by_rate,
         )
+
+    def _recorded_seconds_left(self) -> float | None:
+        """The estimate of the time left when the known state was recorded."""
+        if self.known is None or self.known.eta_at is None:
+            return None
+        return max(self.known.eta_at - self.known.changed_at, 0.0)
 
     def _kind(self, model: str | None = None, action: str | None = None) -> TaskKind:
         # Frames often leave the model out: then it is the one known before.

@@ -27,7 +27,7 @@ from bridge.journal.base import Journal
 from bridge.watchers.pool import Pool
 from bridge.watchers.watcher import Watcher
 from bridge.web.workers import Workers
-from bridge.wire.document import timestamp
+from bridge.wire.document import seconds_left, timestamp
 from bridge.wire.text import escaped
 
 MAX_OPEN = 500
@@ -201,7 +201,9 @@ class TaskListing:
         return rows
 
     def _row(self, event: Event, first_seen: float | None) -> Row:
-        state, key = event.state, event.key
+        state, key, now = event.state, event.key, self._clock.time()
+        confirmation = None if state.status.final else self._journal.confirmation(key)
+        estimated = state if confirmation is None else confirmation
         watcher, other = self._pool.watcher(key), self._elsewhere.get(key)
         first_seen = state.changed_at if first_seen is None else first_seen
         final = state.status.final
@@ -209,7 +211,9 @@ class TaskListing:
             "task": key.ref,
             "status": state.status,
             "progress": state.progress,
-            "eta_seconds": state.eta_seconds,
+            "eta_seconds": seconds_left(estimated.eta_at, now),
+            "eta_at": timestamp(estimated.eta_at),
+            "eta_by": timestamp(estimated.eta_by),
             "model": state.model,
             "created_at": timestamp(state.created_at),
             "first_seen_at": timestamp(first_seen),

@@ -74,7 +74,7 @@ class Format(ABC):
         self.shared = mark is None
         # Each list has a mark of its own, often for one connection. They are one group nevertheless.
         self.group: Format = self if not mark else format_of(type(self), include, ANY_LIST, framed=framed)
-        self.plain: Format = self if not mark else format_of(type(self), include)
+        self.plain: Format = self if mark is None else format_of(type(self), include)
 
     def with_framing(self) -> Format:
         """The same format for a writer that bypasses the server."""

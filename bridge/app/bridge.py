@@ -333,7 +333,7 @@ class Bridge:
         )
         # /status lists them to the same callers; callers of other modes learn only of what is theirs
         pool.names_upstreams = settings.auth == "none"
-        hub = Hub(pool, metrics, clock)
+        hub = Hub(pool, journal, metrics, clock)
         sharing = share_among_replicas(replica, hub, upstreams, accounts, settings, clock)
         journal.follow(hub)
         subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)

@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum, StrEnum
 from typing import NamedTuple, Protocol
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 
 MAX_TASKS = 100
@@ -79,7 +80,7 @@ class Record(NamedTuple):
         called_back: Whether the provider was asked to call back.
         notices: The active notices, by code.
         due: When its owner wanted to poll it next, microseconds of the engine's clock; 0 if unknown.
-        confirmed_at: When the newest state was last seen, Unix seconds; 0.0 if unknown.
+        confirmation: When the newest state, or one before, was last seen again; None if unknown.
         first_seen: Offset of the first state; 0 without a state.
         details: What it was registered with (tags, group, deadline), encoded; None without.
     """
@@ -97,7 +98,7 @@ class Record(NamedTuple):
     called_back: bool = False
     notices: Mapping[str, bytes] = {}
     due: int = 0
-    confirmed_at: float = 0.0
+    confirmation: Confirmation | None = None
     first_seen: int = 0
     details: bytes | None = None
 
@@ -157,11 +158,11 @@ class CallEntry(NamedTuple):
 
 
 class ConfirmEntry(NamedTuple):
-    """The newest states of some tasks were seen again, at Unix seconds."""
+    """The newest states of some tasks were seen again."""
 
     offset: int
     previous: int
-    confirmed: Sequence[tuple[TaskKey, float]]
+    confirmed: Sequence[tuple[TaskKey, Confirmation]]
 
 
 class BudgetEntry(NamedTuple):
@@ -615,8 +616,8 @@ class Engine(Protocol):
         offset.
         """
 
-    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
-        """The newest states were seen again, at Unix seconds: one log entry."""
+    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, Confirmation]]) -> None:
+        """The newest states were seen again: one log entry."""
 
     # Budgets
 

@@ -196,7 +196,7 @@ class SharedKnowledge:
                     await self._connection.call(
                         "learn",
                         lambda engine, name=name, sample=sample: engine.learn(  # type: ignore[misc]
-                            name, sample, keep=MAX_SAMPLES
+                            name, [sample], keep=MAX_SAMPLES
                         ),
                     )
                     if history.unsent[0] is learned:

@@ -155,7 +155,7 @@ def test_samples_that_make_no_sense_are_left_out() -> None:
         world = World(clock)
         odd = (b"", b"{}", b"[1,2,3]", b'["m","a",-1]', b'["m","a",1e999]', b'["m","a",NaN]', b"[1")
         for sample in (*odd, b'["m", null, 5]', b'["m", null, 6]', b'["m", null, 7]'):
-            await world.engine.learn("times:video/-", sample, keep=100)
+            await world.engine.learn("times:video/-", [sample], keep=100)
         (a,) = await started(world, "a")
         await asyncio.sleep(0.1)
         assert a.upstream.run_times.statistics() == [

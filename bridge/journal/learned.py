@@ -36,6 +36,7 @@ OLD_RUNS = 16
 _PREFIX = "runs:"
 _DIGEST = re.compile("[0-9a-f]{32}")
 _TAG = re.compile("[0-9a-f]{1,32}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_UNIX_TIME = 1e11
 
 
@@ -108,7 +109,10 @@ def _sample(value: Any, scale: Any = 1.0) -> Sample:
 
 
 def _is_name(name: Any) -> bool:
-    return name is None or (isinstance(name, str) and len(name) <= MAX_NAME)
+    if isinstance(name, str):
+        # An unpaired surrogate is in no JSON that can be sent to anybody.
+        return len(name) <= MAX_NAME and not _SURROGATE.search(name)
+    return name is None
 
 
 def _is_number(value: Any) -> bool:
@@ -183,10 +187,12 @@ class LearnedIndex:
     """The kinds of one upstream that have a list.
 
     Attributes:
+        id: Another one after the storage has lost it.
         kinds: By digest; the one that changed last comes last.
     """
 
     def __init__(self) -> None:
+        self.id = ""
         self.kinds: dict[str, IndexEntry] = {}
 
     @classmethod
@@ -195,7 +201,10 @@ class LearnedIndex:
         index = cls()
         try:
             fields = json.loads(document or b"{}")
-            entries = fields["kinds"] if fields.get("version") == FORMAT else ()
+            name, entries = fields["id"], fields["kinds"]
+            if fields["version"] != FORMAT or not _TAG.fullmatch(name):
+                return index
+            index.id = name
         except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
             return index
         for entry in entries[-MAX_KINDS:] if isinstance(entries, list) else ():
@@ -211,14 +220,19 @@ class LearnedIndex:
     def encode(self) -> bytes:
         """As a document."""
         kinds = [[digest, *entry] for digest, entry in self.kinds.items()]
-        return json.dumps({"version": FORMAT, "kinds": kinds}, separators=(",", ":")).encode()
+        fields = {"version": FORMAT, "id": self.id, "kinds": kinds}
+        return json.dumps(fields, separators=(",", ":")).encode()
 
     def change(self, digests: Iterable[str], tag: str, now: float) -> list[str]:
         """The lists of some kinds are others now.
 
+        Args:
+            tag: Random.
+
         Returns:
             The kinds that are no longer in the index, because they are old or too many.
         """
+        self.id = self.id or tag
         for digest in digests:
             self.kinds.pop(digest, None)
             self.kinds[digest] = IndexEntry(tag, round(now, 3))

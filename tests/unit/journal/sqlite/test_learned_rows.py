@@ -26,7 +26,7 @@ from tests.fakes.tasks import TASK, WALL, state
 pytestmark = pytest.mark.anyio
 
 KIND = TaskKind("wan2.7", "generate")
-OTHER = TaskKind("flux \ud800", None)
+OTHER = TaskKind("flux \u4efb\u52a1", None)
 
 
 def run(seconds: float = 90.0, *, kind: TaskKind = KIND, ended_at: float = WALL) -> Run:

@@ -43,6 +43,9 @@ class TaskKind:
     action: str | None
 
 
+_UNNAMED = TaskKind(None, None)
+
+
 class Sample(NamedTuple):
     """One measured value.
 
@@ -120,7 +123,7 @@ class LearnedRuns:
 
     def learn(self, run: Run) -> None:
         """Add a run whose end was seen here."""
-        self._add(run)
+        self.add(run)
         self.taught(run)
         if self._pooled is not None:
             self._pooled.learn(run)
@@ -131,7 +134,7 @@ class LearnedRuns:
         self._all.clear()
         self._curves.clear()
         for run in runs:
-            self._add(run)
+            self.add(run)
 
     def forget(self, chosen: Callable[[TaskKind], bool]) -> int:
         """Forget kinds; returns how many. What all kinds have in common is forgotten with them."""
@@ -185,8 +188,13 @@ class LearnedRuns:
             return None if self._pooled is None else self._pooled.mean(measure)
         return sum(ring.values) / len(ring.values)
 
-    def statistics(self) -> list[dict[str, Any]]:
-        """The kinds as `/status` reports them."""
+    def statistics(self, *, names: bool = True) -> list[dict[str, Any]]:
+        """The kinds as `/status` reports them.
+
+        Args:
+            names: Whether those of models may be shown; else one row is about all kinds.
+        """
+        kinds: dict[TaskKind, _Rings] = self._kinds if names else {_UNNAMED: self._all} if self._all else {}
         return [
             {
                 "model": kind.model,
@@ -195,11 +203,12 @@ class LearnedRuns:
                 "p50_seconds": None if curve is None else round(curve.quantile(0.5), 3),
                 "p90_seconds": None if curve is None else round(curve.quantile(0.9), 3),
             }
-            for kind, rings in self._kinds.items()
-            for curve in [self._curve(kind, "run")]
+            for kind, rings in kinds.items()
+            for curve in [self._curve(kind if names else None, "run")]
         ]
 
-    def _add(self, run: Run) -> None:
+    def add(self, run: Run) -> None:
+        """Add a run that is stored: it was learned elsewhere."""
         rings = self._kinds.setdefault(run.kind, {})
         self._kinds.move_to_end(run.kind)
         while len(self._kinds) > MAX_KINDS:

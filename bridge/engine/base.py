@@ -41,6 +41,9 @@ MAX_STATES = 64
 ENTRY_BYTES = 16 * 1024
 """Above this, a log entry has neither document nor raw: who needs them reads the record."""
 
+LEARNED_SECONDS = 7 * 86_400.0
+"""A list of samples to which nothing was added for so long is deleted."""
+
 CALL_SECONDS = 1.0
 """How often a task can be called for, over all replicas."""
 
@@ -636,8 +639,12 @@ class Engine(Protocol):
 
     # Learned, small documents, operations, jobs, holds
 
-    async def learn(self, name: str, sample: bytes, *, keep: int) -> None:
-        """Add a sample to a list that keeps the newest `keep`; no log entry."""
+    async def learn(self, name: str, samples: Sequence[bytes], *, keep: int) -> None:
+        """Add samples to a list that keeps the newest `keep`, for `LEARNED_SECONDS`; no log entry.
+
+        Args:
+            keep: 0 deletes the list.
+        """
 
     async def learned(self, names: Sequence[str]) -> list[list[bytes]]:
         """The samples of each list, oldest first."""

@@ -410,6 +410,7 @@ class Take(NamedTuple):
         permits: Calls in flight wanted, in all (those held included).
         max_permits: Calls in flight over all replicas; None for no limit.
         planned: Polls per second this replica plans.
+        open_tasks: For which it plans them.
     """
 
     credential: str
@@ -419,6 +420,7 @@ class Take(NamedTuple):
     permits: int = 0
     max_permits: int | None = None
     planned: float = 0.0
+    open_tasks: int = 0
 
 
 class Lent(NamedTuple):
@@ -430,6 +432,7 @@ class Lent(NamedTuple):
         permits: Calls in flight this session holds now.
         next_slot: The earliest start time not lent yet.
         planned: Polls per second of all live sessions.
+        open_tasks: Of all live sessions; those of an earlier version tell none.
     """
 
     now: int
@@ -439,6 +442,7 @@ class Lent(NamedTuple):
     paused_until: int
     failures: int
     planned: float
+    open_tasks: int = 0
 
 
 class Report(StrEnum):

@@ -43,12 +43,15 @@ class Pace:
         max_seconds: The longest, unless the provider or an error asks for more.
         recommended_seconds: The interval the provider's documentation recommends.
         safety_net_seconds: The interval while a healthy stream pushes every change.
+        thrift: What a poll is worth against a later view; twice as much makes the intervals longer by the
+            square root of two.
     """
 
     min_seconds: float = 2.0
     max_seconds: float = 10.0
     recommended_seconds: float = 2.0
     safety_net_seconds: float = 60.0
+    thrift: float = 2.0
 
     def delay(
         self, *, jitter: float, unchanged: int, eta_seconds: float | None, poll_after: float | None

@@ -432,7 +432,7 @@ class Lent(NamedTuple):
         permits: Calls in flight this session holds now.
         next_slot: The earliest start time not lent yet.
         planned: Polls per second of all live sessions.
-        open_tasks: Of all live sessions; those of an earlier version tell none.
+        open_tasks: Of all live sessions; those of an earlier version send none.
     """
 
     now: int

@@ -146,7 +146,7 @@ async def test_a_senseless_plan_counts_as_none(use: EngineUse, senseless: float)
     assert (lent.planned, lent.open_tasks) == (pytest.approx(1.0), 2)
 
 
-async def test_a_session_of_an_earlier_version_tells_no_open_tasks(use: EngineUse) -> None:
+async def test_a_session_of_an_earlier_version_sends_no_open_tasks(use: EngineUse) -> None:
     await take(use, "a", planned=1.5)
     lent = await take(use, "b", planned=2.0, open_tasks=4)
     assert (lent.planned, lent.open_tasks) == (pytest.approx(3.5), 4)

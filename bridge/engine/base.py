@@ -414,6 +414,7 @@ class Take(NamedTuple):
         permits: Calls in flight wanted, in all (those held included).
         max_permits: Calls in flight over all replicas; None for no limit.
         planned: Polls per second this replica plans.
+        open_tasks: For which it plans them.
     """
 
     credential: str
@@ -423,6 +424,7 @@ class Take(NamedTuple):
     permits: int = 0
     max_permits: int | None = None
     planned: float = 0.0
+    open_tasks: int = 0
 
 
 class Lent(NamedTuple):
@@ -434,6 +436,7 @@ class Lent(NamedTuple):
         permits: Calls in flight this session holds now.
         next_slot: The earliest start time not lent yet.
         planned: Polls per second of all live sessions.
+        open_tasks: Of all live sessions; those of an earlier version send none.
     """
 
     now: int
@@ -443,6 +446,7 @@ class Lent(NamedTuple):
     paused_until: int
     failures: int
     planned: float
+    open_tasks: int = 0
 
 
 class Report(StrEnum):

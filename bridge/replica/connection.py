@@ -25,7 +25,7 @@ from bridge.clock import Clock
 from bridge.core.cursor import new_epoch
 from bridge.core.task import TaskKey
 from bridge.engine.base import MAX_TASKS, Engine, Entry, Record, SessionState, Welcome
-from bridge.errors import EngineUnavailable
+from bridge.errors import EngineRefused, EngineUnavailable
 from bridge.replica.lease import Lease
 
 RENEWAL_SECONDS = 1.0
@@ -317,7 +317,7 @@ class Connection:
             self.drop(f"no answer to {operation} in {seconds:g} s")
             raise EngineUnavailable(f"the engine did not answer in {seconds:g} s") from None
         except EngineUnavailable as error:
-            outcome = "unavailable"
+            outcome = "refused" if isinstance(error, EngineRefused) else "unavailable"
             self.drop(str(error))
             raise
         except asyncio.CancelledError:
@@ -434,7 +434,8 @@ class Connection:
 
     async def _open_session(self) -> None:
         """Renew the session of before, or open another, and take in the epoch."""
-        welcome = await self._ask_session(opens=not self.lease.session) if self.lease.session else None
+        opens = not self.lease.confirmed
+        welcome = await self._ask_session(opens=opens) if self.lease.session else None
         if welcome is None or welcome.state is SessionState.EXPIRED:
             self._lose_session()
             self.lease.fresh_session()
@@ -474,9 +475,10 @@ class Connection:
         return welcome
 
     def _lose_session(self) -> None:
-        if self.lease.session:
+        if self.lease.confirmed:
             self._count("leases_lost")
-            logger.warning("lease lost", extra={"session": self.lease.session})
+            reason = self.last_error or "it was not renewed in time"
+            logger.warning("lease lost", extra={"session": self.lease.session, "error": reason})
             self.lease.session, self.lease.until = "", float("-inf")
             self._following.session_lost()
 
@@ -542,10 +544,14 @@ class Connection:
                 await self._pass_on(entries[start:number])
                 start = number + 1
                 continue
-            if entry.previous > last:
+            if entry.previous != last:
                 await self._pass_on(entries[start:number])
                 start = number
                 await self._check_epoch()
+                if entry.previous < last:
+                    # Of an emptied log: within one history, the last one received is the entry before.
+                    self.drop("its log is of another history")
+                    raise EngineUnavailable("the engine's log is of another history")
                 self._count("gaps")
                 logger.warning("entries of the engine's log are missing", extra={"after": last})
                 self.received = entry.previous

@@ -64,6 +64,9 @@ class Format(ABC):
     stays_open: ClassVar[bool] = False
     """Whether a connection outlives its tasks."""
 
+    has_cursor: ClassVar[bool] = True
+    """Whether a client has somewhere to read how far it is, so that `reset` says something to it."""
+
     def __init__(self, include: Include = PLAIN, mark: str | None = None, *, framed: bool = False) -> None:
         self.include = include
         self.mark = mark

@@ -17,7 +17,7 @@ from bridge.engine.base import BeatEntry, End, Job, Mode, Report, SessionState, 
 from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.engine import RedisEngine
 from bridge.engine.redis.scripts import load_scripts
-from bridge.errors import EngineUnavailable
+from bridge.errors import EngineRefused, EngineUnavailable
 from tests.conftest import missing
 from tests.fakes.engines import EngineUse, VirtualTime, state_of
 from tests.fakes.redis_engines import PATIENCE, engine_on
@@ -187,7 +187,8 @@ async def test_a_full_server_behaves_as_one_that_is_away_and_nothing_is_half_wri
         lambda: engine.leave("a"),
     ]
     for attempt in attempts:
-        assert "is full: its memory has reached maxmemory" in await fails(attempt())
+        with pytest.raises(EngineRefused, match="is full: its memory has reached maxmemory"):
+            await attempt()
         await engine.connect()
     server.ask("CONFIG", "SET", "maxmemory", "0")
 

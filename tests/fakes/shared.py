@@ -58,6 +58,12 @@ class Engine:
         self.log = [Event(one.key, Cursor(self.epoch, one.cursor.offset), one.state) for one in kept]
         self.histories[self.epoch] = self.log
 
+    def promoted(self) -> Engine:
+        """A copy that goes on as an engine of its own, in a later epoch: the other side of a split."""
+        copy = Engine(self.clock, log=list(self.log))
+        copy.histories |= self.histories
+        return copy
+
     @property
     def head(self) -> int:
         """The newest offset."""

@@ -262,6 +262,66 @@ def test_a_log_that_was_emptied_is_never_heard_under_the_name_of_its_old_epoch(t
     run(play)
 
 
+@pytest.mark.parametrize("tenths", range(0, 10, 3))
+def test_who_joins_while_a_log_is_emptied_gets_no_offset_of_another_epoch(tenths: int) -> None:
+    """FLUSHALL, and another replica already records in the new epoch: answers to `want` bring its offsets."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (b,) = await world.started("b")
+        await asyncio.sleep(0.5)
+        (a,) = await world.started("a")
+        tasks = [key(number) for number in range(60)]
+        await owned(world, a, *tasks)
+        for task in tasks:
+            await a.journal.append(task, state("processing", 7.0))
+        await asyncio.sleep(tenths / 10)
+        old, head = b.journal.epoch, b.journal.head
+        world.engine.store = Store()
+        told: list[Cursor] = []
+
+        async def join(task: TaskKey, *, attends: bool) -> None:
+            if attends:
+                b.ownership.want(task)
+            event = await b.latest(task)
+            if event is not None:
+                told.append(event.cursor)
+
+        joining = []
+        for number, task in enumerate(tasks):
+            joining.append(asyncio.create_task(join(task, attends=number % 2 == 0)))
+            if a.journal.epoch != old and a.replica.connection.up:
+                await a.journal.append(task, state("processing", 8.0), free=True)
+            await asyncio.sleep(0.025)
+        await asyncio.gather(*joining)
+        await world.until(lambda: b.journal.epoch != old)
+        heard = [event.cursor for event in b.told.events]
+        assert [one for one in [*told, *heard] if one.epoch == old and one.offset > head] == []
+        assert any(one.epoch != old for one in told)
+        await world.close()
+
+    run(play)
+
+
+def test_an_entry_of_an_emptied_log_without_an_epoch_is_not_heard_under_the_old_one() -> None:
+    """Documents are written without a session, before anybody begins the new epoch."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (b,) = await world.started("b")
+        await world.until(lambda: b.calls[-1] == "session")
+        await asyncio.sleep(0.02)
+        old, head = b.journal.epoch, b.journal.head
+        world.engine.store = Store()
+        await world.engine.put("times", b"1", expect=None, seconds=60.0, announced=True)
+        await asyncio.sleep(0.1)
+        assert b.journal.epoch != old or b.journal.head == head
+        await world.until(lambda: b.journal.epoch != old)
+        await world.close()
+
+    run(play)
+
+
 def test_a_cursor_ahead_waits_for_the_log_and_one_beyond_everything_is_known_as_such() -> None:
     async def play(clock: LoopClock) -> None:
         world = World(clock)

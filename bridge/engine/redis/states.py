@@ -66,30 +66,40 @@ class RedisStates(RedisTasks):
         return [_read_applied(state.key, answer) for state, answer in zip(states, answers, strict=True)]
 
     def _state_arguments(self, state: Apply, places: _KeyTable) -> list[Argument]:
-        own, key = self.keys, state.key
+        own, key, places_of = self.keys, state.key, places.of
         task, account, tails = task_text(key), account_text(key.account), own.tails(key)
         raw = state.raw if state.raw is not None and len(state.raw) <= self.limits.raw_bytes else None
         names = details_names(state.details)
-        arguments: list[Argument] = []
-        arguments += (task, account, state.mode.value, state.expect, state.stamp.version, state.stamp.session)
-        arguments += (int(state.end), state.digest, state.document, int(raw is not None), raw or b"")
-        arguments += (int(state.details is not None), state.details or b"")
-        arguments += (
-            places.of(own.record(task)),
-            places.of(own.history(task)),
-            places.of(own.orphans(account)),
-            places.of(own.changed(key.upstream, account, final=False)),
-            places.of(own.changed(key.upstream, account, final=True)),
-            places.of(own.named("list", key.upstream)),
-            places.of(tails) if tails is not None else 0,
+        arguments: list[Argument] = [
+            task,
+            account,
+            state.mode.value,
+            state.expect,
+            state.stamp.version,
+            state.stamp.session,
+            int(state.end),
+            state.digest,
+            state.document,
+            int(raw is not None),
+            raw or b"",
+            int(state.details is not None),
+            state.details or b"",
+            places_of(own.record(task), own.history(task)),
+            places_of(
+                own.changed(key.upstream, account, final=False),
+                own.changed(key.upstream, account, final=True),
+                own.named("list", key.upstream),
+                own.orphans(account),
+            ),
+            places_of(tails) if tails is not None else 0,
             len(names),
             len(state.jobs),
             *names,
-        )
+        ]
         for job in state.jobs:
             queue = [own.named(f"jobs-{part}", job.queue) for part in ("all", "ready", "order", "info")]
             arguments += (
-                places.of(*queue),
+                places_of(*queue),
                 job.queue,
                 job.id,
                 job.body,
@@ -110,7 +120,7 @@ class RedisStates(RedisTasks):
     @reads_answer
     async def history(self, key: TaskKey, after: int) -> list[Past]:
         """See `Engine.history`."""
-        (texts,) = await self.plain(("LRANGE", self.keys.history(task_text(key)), 0, -1))
+        (texts,) = await self.plain(("LRANGE", self.keys.history(task_text(key)), -self.limits.history, -1))
         past: list[Past] = [read_past(text) for text in texts]
         return [state for state in past if state.offset > after]
 

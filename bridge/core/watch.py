@@ -571,6 +571,9 @@ class Watch:
         if at > self.confirmed:
             self._heard_gap = min(at - self.confirmed, MAX_WAIT)
             self.confirmed = at
+            # Its owner knows why it polls when it does; here only the gaps show how often.
+            pace = self.pace
+            self.interval = min(max(self._heard_gap, pace.recommended_seconds), pace.max_seconds)
 
     def joined(self, *, now: float) -> None:
         """A subscriber was added: a back-off for a failure of this task alone is cut short.

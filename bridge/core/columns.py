@@ -42,6 +42,8 @@ class Merge(Enum):
     KEEP_FILLED = auto()  # the observed value unless it is empty
     PROGRESS = auto()  # rule 2 of `core.merge`
     ESTIMATE = auto()  # what `core.estimate` makes of it; None once the status is final
+    ETA_AT = auto()
+    ETA_BY = auto()
     NOW = auto()  # the time of the observation
     SOURCE = auto()  # the source of the observation
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bridge.core.columns import Emit, Merge, generate, rows
+from bridge.core.estimate import NO_ESTIMATE, Estimate
 from bridge.core.task import Failure, Observation, Output, Source, State, Status, TaskFields
 
 # An open status may only move up in this order when the observation may be late.
@@ -27,7 +28,7 @@ def merge(
     *,
     source: Source,
     unix_time: float,
-    eta_seconds: float | None = None,
+    estimate: Estimate = NO_ESTIMATE,
     late: bool = False,
 ) -> State | None:
     """The state to record; None when the observation is not an event.
@@ -46,7 +47,7 @@ def merge(
         # An end is believed even when it comes late: nothing can follow it.
         if late and not observation.status.final and _RANK[observation.status] < _RANK.get(known.status, 0):
             return None
-    state = _merged(known or unknown(unix_time=unix_time), observation, source, unix_time, eta_seconds)
+    state = _merged(known or unknown(unix_time=unix_time), observation, source, unix_time, estimate)
     return state if known is None or _differs(known, state) else None
 
 
@@ -80,7 +81,7 @@ def beyond(known: State, other: State) -> State | None:
         _observation_of(other),
         source=other.source,
         unix_time=other.changed_at,
-        eta_seconds=other.eta_seconds,
+        estimate=Estimate(other.eta_at, other.eta_by),
         late=True,
     )
 
@@ -115,25 +116,31 @@ def _unsigned(output: Output) -> tuple[object, ...]:
     )
 
 
+def _left(estimate: Estimate, unix_time: float) -> float | None:
+    return None if estimate.at is None else max(round(estimate.at - unix_time, 1), 0.0)
+
+
 _MERGED = {
     Merge.REPLACE: "observation.{0}",
     Merge.KEEP: "observation.{0} if observation.{0} is not None else before.{0}",
     Merge.KEEP_FILLED: "observation.{0} or before.{0}",
     Merge.PROGRESS: "_progress(before.{0}, observation)",
-    Merge.ESTIMATE: "None if observation.status.final else eta_seconds",
+    Merge.ESTIMATE: "None if observation.status.final else _left(estimate, unix_time)",
+    Merge.ETA_AT: "None if observation.status.final else estimate.at",
+    Merge.ETA_BY: "None if observation.status.final else estimate.by",
     Merge.NOW: "unix_time",
     Merge.SOURCE: "source",
 }
 _COMPARED = {Emit.ALWAYS: "state.{0}", Emit.UNSIGNED: "tuple(map(_unsigned, state.{0}))"}
 
-_merged: Callable[[State, Observation, Source, float, float | None], State] = generate(
-    "_merged(before, observation, source, unix_time, eta_seconds)",
+_merged: Callable[[State, Observation, Source, float, Estimate], State] = generate(
+    "_merged(before, observation, source, unix_time, estimate)",
     [
         "return State(",
         *(f"    {row.name}={_MERGED[row.merge].format(row.name)}," for row in rows(State)),
         ")",
     ],
-    {"State": State, "_progress": _progress},
+    {"State": State, "_progress": _progress, "_left": _left},
 )
 """The observation copied over the known state, each field by the rule of its row."""
 

@@ -17,7 +17,8 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from bridge.clock import Clock
-from bridge.core.estimate import PLAUSIBLE_SECONDS, RuntimeHistory, TaskKind
+from bridge.core.estimate import PLAUSIBLE_SECONDS
+from bridge.core.learned import LearnedRuns, Run, Sample, TaskKind
 from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, TaskKey, check_task_id
 from bridge.engine.base import DocumentEntry
@@ -68,23 +69,17 @@ class SharedCallbacks(CallbackSupport):
         object.__setattr__(self, "come", come)
 
 
-class SharedRuntimes(RuntimeHistory):
-    """A `RuntimeHistory` that keeps what is not shared yet."""
+class SharedRuns(LearnedRuns):
+    """`LearnedRuns` that keep what is not shared yet."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.unsent: deque[tuple[TaskKind, float]] = deque(maxlen=MAX_FLUSHED)
+        self.unsent: deque[Run] = deque(maxlen=MAX_FLUSHED)
 
-    def learn(self, kind: TaskKind, seconds: float) -> None:
-        """See `RuntimeHistory`."""
-        super().learn(kind, seconds)
-        self.unsent.append((kind, seconds))
-
-    def replace(self, samples: list[tuple[TaskKind, float]]) -> None:
-        """Take over the samples of all replicas; what is not shared yet is added."""
-        self._seconds.clear()
-        for kind, seconds in [*samples, *self.unsent]:
-            super().learn(kind, seconds)
+    def learn(self, run: Run) -> None:
+        """See `LearnedRuns`."""
+        super().learn(run)
+        self.unsent.append(run)
 
 
 class SharedKnowledge:
@@ -100,7 +95,7 @@ class SharedKnowledge:
         self._retention = retention_seconds
         self._registry: AccountRegistry | None = None
         self._callbacks: WeakValueDictionary[str, SharedCallbacks] = WeakValueDictionary()
-        self._run_times: dict[str, SharedRuntimes] = {}
+        self._run_times: dict[str, SharedRuns] = {}
         self._unsent: deque[_Document] = deque(maxlen=MAX_UNSENT)
         self._more = asyncio.Event()
         replica.on_document.append(self._apply_entry)
@@ -114,7 +109,7 @@ class SharedKnowledge:
         callbacks = SharedCallbacks(lambda come: self._put(f"{_CALLBACKS}{name}", b"1" if come else b"0"))
         upstream.callbacks = self._callbacks[name] = callbacks
         if upstream.account == OWN_ACCOUNT:
-            upstream.run_times = self._run_times[f"{_TIMES}{name}"] = SharedRuntimes()
+            upstream.learned = self._run_times[f"{_TIMES}{name}"] = SharedRuns()
 
     def share_refusals(self, registry: AccountRegistry) -> None:
         """A key that a provider rejects here is rejected at every replica."""
@@ -191,8 +186,9 @@ class SharedKnowledge:
             for name, history in self._run_times.items():
                 while history.unsent:
                     learned = history.unsent[0]
-                    kind, seconds = learned
-                    sample = json.dumps([kind.model, kind.action, round(seconds, 3)]).encode()
+                    sample = json.dumps(
+                        [learned.kind.model, learned.kind.action, learned.ended_at, learned.samples]
+                    ).encode()
                     await self._connection.call(
                         "learn",
                         lambda engine, name=name, sample=sample: engine.learn(  # type: ignore[misc]
@@ -208,7 +204,8 @@ class SharedKnowledge:
         lists = await self._connection.call("learned", lambda engine: engine.learned(names))
         for name, samples in zip(names, lists, strict=True):
             read = [_read_sample(sample) for sample in samples]
-            self._run_times[name].replace([sample for sample in read if sample is not None])
+            runs = [run for run in read if run is not None]
+            self._run_times[name].load([*runs, *self._run_times[name].unsent])
 
 
 def _alias_name(upstream: str, account: str, alias: str) -> str:
@@ -217,12 +214,15 @@ def _alias_name(upstream: str, account: str, alias: str) -> str:
     return f"{_ALIAS}{upstream}/{account}/{digest}"
 
 
-def _read_sample(sample: bytes) -> tuple[TaskKind, float] | None:
-    """A sample that a replica wrote, of another version perhaps; None if it makes no sense."""
+def _read_sample(sample: bytes) -> Run | None:
+    """A run that a replica wrote, of another version perhaps; None if it makes no sense."""
     try:
-        model, action, seconds = json.loads(sample)
-    except (ValueError, TypeError):
+        model, action, ended_at, samples = json.loads(sample)
+        measured = {
+            str(measure): Sample(float(value), float(scale)) for measure, (value, scale) in samples.items()
+        }
+    except (ValueError, TypeError, AttributeError):
         return None
     named = all(one is None or (isinstance(one, str) and len(one) <= MAX_NAME) for one in (model, action))
-    timed = isinstance(seconds, int | float) and math.isfinite(seconds) and 0 <= seconds <= PLAUSIBLE_SECONDS
-    return (TaskKind(model, action), float(seconds)) if named and timed else None
+    sane = all(math.isfinite(one.value) and 0 <= one.value <= PLAUSIBLE_SECONDS for one in measured.values())
+    return Run(TaskKind(model, action), float(ended_at), measured) if named and sane else None

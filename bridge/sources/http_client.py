@@ -94,14 +94,11 @@ class Session:
         self._http = _client(connections, resolver, self._loop_time)
         self._long_http = _client(_NO_LIMIT, resolver, self._loop_time)
 
-    async def ask(
-        self, request: Request, timeout_seconds: float | None = None, *, create: bool = False
-    ) -> HttpResponse:
+    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
         """Send one request, once: it is never retried, so a submit cannot create two tasks.
 
         Args:
             timeout_seconds: Replaces the session's own.
-            create: Whether it creates a task.
 
         Raises:
             UpstreamUnavailable: The provider cannot be reached, or the response was cut short.
@@ -115,7 +112,7 @@ class Session:
             # In chunks: aiohttp would hand a large body over at once and hold the event loop meanwhile.
             body = BytesIO(request.body)
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
-        http = self._long_http if create else self._http
+        http = self._long_http if request.creates else self._http
         try:
             async with (
                 asyncio.timeout(seconds) as deadline,

@@ -264,6 +264,7 @@ class Pool:
         watcher = self._watchers.get(key)
         if watcher is not None and watcher.viewers > 0:
             watcher.viewers -= 1
+            watcher.watch.viewed = watcher.viewers > 0
             watcher.left_at = self._clock.monotonic()
             if not (watcher.viewers or watcher.persistent or watcher.lost):
                 self._end_lingering(key)
@@ -679,6 +680,7 @@ class Pool:
 
     def _end(self, watcher: Watcher, *, drop: bool = True) -> None:
         self._schedulers.of(watcher.upstream).cancel(watcher)
+        watcher.watch.retire()
         watcher.log_end()
         if self._watchers.get(watcher.key) is watcher:
             del self._watchers[watcher.key]

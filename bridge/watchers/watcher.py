@@ -9,8 +9,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Hashable, Sequence
 
-from bridge.core.estimate import PLAUSIBLE_SECONDS, TaskKind
+from bridge.core.estimate import PLAUSIBLE_SECONDS
 from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.forecast import Forecast
 from bridge.core.rate_limit import Permit
 from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, State, Status, TaskKey
@@ -93,6 +94,7 @@ class Watcher:
         "_called_at",
         "_called_back",
         "_changed",
+        "_forecast",
         "_heard_at",
         "_hydrated",
         "_journal",
@@ -165,13 +167,15 @@ class Watcher:
         self._callbacks: CallbackSupport | None = None
         self._vouched_at: float | None = None
         self._called_back = False
+        self._forecast = Forecast(random, self.left_at)
         self._poll_done: asyncio.Event | None = None
         self.watch = self._begin(random, None)
 
     def _begin(self, random: Callable[[], float], known: State | None) -> Watch:
         watch = Watch(
             pace=self.upstream.pace,
-            run_times=self.upstream.run_times,
+            learned=self.upstream.learned,
+            price=self.upstream.price,
             random=random,
             started=self.upstream.clock.monotonic(),
             known=known,
@@ -181,7 +185,9 @@ class Watcher:
             # After a restart too: once the provider has reported the task as completed, later 404s do not
             # change that.
             succeeded=known is not None and self._has_succeeded(known),
+            forecast=self._forecast,  # what earlier polls showed of its times stays true
         )
+        watch.viewed = self.viewers > 0
         if self._vouched_at is not None:
             watch.vouch(now=self._vouched_at)
         return watch
@@ -296,6 +302,7 @@ class Watcher:
         self.polled_once.set()
 
     def _begin_from(self, event: Event) -> None:
+        self.watch.retire()
         self.watch = self._begin(self.watch.random, event.state)
         self.offset = event.cursor.offset
         self._heard_at = self._monotonic(event.state.observed_at)
@@ -373,7 +380,9 @@ class Watcher:
             if observation is None:
                 self.upstream.record_poll("unchanged")
                 self._journal.confirm(self.key, clock.time())
-                await self._act(self.watch.unchanged(now=clock.monotonic(), started_at=started_at))
+                await self._act(
+                    self.watch.unchanged(now=clock.monotonic(), unix_time=clock.time(), started_at=started_at)
+                )
             elif isinstance(observation, WithoutResult):
                 await self._take_without_result(observation, source, started_at)
             else:
@@ -551,6 +560,7 @@ class Watcher:
         self.role = after(self.role, turn)
         self.polls_here = self.role in POLLING
         if not self.polls_here:
+            self.watch.retire()
             self.source = Source.POLL
             self._cache = PollCache()  # another process is ahead of it
         self._changed(self)
@@ -750,7 +760,9 @@ class Watcher:
         (latest,) = await self._journal.latest([self.key])
         self._cache = PollCache()
         notices, due = self.watch.active_notices, self.watch.due
-        self.watch = self._begin(self.watch.random, None if latest is None else latest.state)
+        known = None if latest is None else latest.state
+        self.watch.retire()
+        self.watch = self._begin(self.watch.random, known)
         self.watch.active_notices = notices
         if latest is not None:
             self.offset = latest.cursor.offset
@@ -795,6 +807,7 @@ class Watcher:
                 # this the watch would call the state known, and no subscriber would ever receive it.
                 self._cache = PollCache()
                 self._hydrated = False
+                self.watch.retire()
                 self.watch = self._begin(self.watch.random, None)
                 self.watch.due = self.upstream.clock.monotonic() + RETRY_JOURNAL_SECONDS
                 self._changed(self)
@@ -859,10 +872,6 @@ class Watcher:
             latency = state.changed_at - changed_at
             if 0 <= latency <= PLAUSIBLE_SECONDS:
                 metrics.detection_seconds.labels(name, state.source.value).observe(latency, example)
-        if state.status is Status.COMPLETED and state.created_at is not None:
-            run_time = (state.completed_at or state.changed_at) - state.created_at
-            if 0 <= run_time <= PLAUSIBLE_SECONDS:
-                self.upstream.run_times.learn(TaskKind(state.model, state.action), run_time)
 
 
 def _error_of(notice: Notice) -> BridgeError | None:

@@ -108,7 +108,7 @@ class HealthRoutes:
             else {"message": health.last_error, "at": timestamp(health.last_error_at)},
             **self._pool.statistics(upstream.name),
             "budget": upstream.limiter.statistics(self._clock.monotonic()),
-            "run_times": upstream.run_times.statistics(),
+            "kinds": upstream.learned.statistics(),
         }
 
 

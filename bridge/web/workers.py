@@ -73,14 +73,14 @@ def _upstream(parts: list[Status]) -> Status:
             "paused_seconds": max(budget["paused_seconds"] for budget in budgets),
             "circuit_open": any(budget["circuit_open"] for budget in budgets),
         },
-        "run_times": _run_times(parts),
+        "kinds": _kinds(parts),
     }
 
 
-def _run_times(parts: list[Status]) -> list[Status]:
+def _kinds(parts: list[Status]) -> list[Status]:
     """Of each model and action the sample that most were learned from: workers share what they learn."""
     best: dict[tuple[Any, Any], Status] = {}
-    for row in (row for part in parts for row in part["run_times"]):
+    for row in (row for part in parts for row in part["kinds"]):
         kind = row["model"], row["action"]
         if kind not in best or row["samples"] > best[kind]["samples"]:
             best[kind] = row

@@ -19,6 +19,7 @@ from bridge.core.watch import CUT_SHORT_SECONDS, MISSING_RESULT_SECONDS, NO_UPDA
 from bridge.dialects.words import fold
 from bridge.engine.ownership import KnownTask, Ownership
 from bridge.errors import (
+    TIMEOUT_SENTENCE,
     BridgeError,
     CredentialRefused,
     InvalidRequest,
@@ -28,6 +29,7 @@ from bridge.errors import (
     TaskNotFound,
     UpstreamError,
     UpstreamRefused,
+    UpstreamTimeout,
     UpstreamUnavailable,
     without_frames,
 )
@@ -880,6 +882,9 @@ def _error_of(notice: Notice) -> BridgeError | None:
     """Why the poll of another process failed, as far as its notice says."""
     if notice.code is NoticeCode.CREDENTIAL_REFUSED:
         return CredentialRefused(notice.message)
-    if notice.code is NoticeCode.UPSTREAM_UNAVAILABLE:
-        return (UpstreamUnavailable if notice.retriable else UpstreamRefused)(notice.message)
-    return None
+    if notice.code is not NoticeCode.UPSTREAM_UNAVAILABLE:
+        return None
+    if not notice.retriable:
+        return UpstreamRefused(notice.message)
+    timed_out = notice.message == TIMEOUT_SENTENCE
+    return (UpstreamTimeout if timed_out else UpstreamUnavailable)(notice.message)

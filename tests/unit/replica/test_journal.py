@@ -18,6 +18,7 @@ from tests.fakes.virtual import LoopClock, run
 
 TASK = key()
 STALE = Notice(NoticeCode.UPSTREAM_UNAVAILABLE, "it answers 503")
+MISSING = Notice(NoticeCode.TASK_NOT_FOUND, "no such task", retriable=False)
 FRESH = Notice(NoticeCode.FRESH, "again")
 
 
@@ -161,6 +162,25 @@ def test_the_owners_notices_reach_viewers_elsewhere_and_later_joiners() -> None:
         assert b.told.notices[-1] == c.told.notices[-1] == (TASK, FRESH)
         (record,) = await world.engine.records([TASK])
         assert not record.notices
+        await world.close()
+
+    run(play)
+
+
+def test_a_404_found_again_reaches_the_engine_although_nothing_in_it_is_new() -> None:
+    """Replicas that had it asked for again wait for it."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        a, b = await world.started("a", "b")
+        await owned(world, a, TASK)
+        b.ownership.want(TASK)
+        await b.latest(TASK)
+        for _ in range(3):
+            a.journal.announce(TASK, MISSING)
+            await asyncio.sleep(0.1)
+        assert a.calls.count("announce") == 3
+        assert b.told.notices == [(TASK, MISSING)] * 3
         await world.close()
 
     run(play)

@@ -80,6 +80,7 @@ from bridge.web.workers import Workers
 LAG_PERIOD_SECONDS = 0.25
 REVOKED_PERIOD_SECONDS = 1.0
 CERTIFICATE_PERIOD_SECONDS = 1.0
+THRIFT = {"fewer": 3.0, "balanced": 2.0, "sooner": 1.0}
 SAFETY_NET_INTERVALS = 6  # polls at this multiple of the longest interval while a stream or callbacks report
 
 logger = logging.getLogger(__name__)
@@ -341,7 +342,7 @@ class Bridge:
         )
         # /status lists them to the same callers; callers of other modes learn only of what is theirs
         pool.names_upstreams = settings.auth == "none"
-        hub = Hub(pool, metrics, clock)
+        hub = Hub(pool, journal, metrics, clock)
         sharing = share_among_replicas(replica, hub, upstreams, accounts, settings, clock)
         journal.follow(hub)
         subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
@@ -536,6 +537,7 @@ def make_upstream(
             max_seconds=longest,
             recommended_seconds=min(max(dialect.poll.recommended_seconds, shortest), longest),
             safety_net_seconds=longest * SAFETY_NET_INTERVALS,
+            thrift=THRIFT[config.poll_economy],
         ),
         clock=clock,
         metrics=metrics,

@@ -24,11 +24,14 @@ PROGRESS_BINS = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0
 """Where the bins of progress begin, in percent."""
 
 MEASURES = frozenset(
-    {"run", "work", "wait", "position", "estimate", "eta", "watched"}
+    {"run", "work", "wait", "position", "estimate", "eta", "watched", "rank"}
     | {f"{name}:{number}" for name in ("run", "slope") for number in range(len(PROGRESS_BINS))}
 )
 """What a run may measure; `bridge.core.forecast` says what each is."""
 
+CALIBRATED_PARTS = (0.5, 0.9)
+_CALIBRATION_PRIOR = 16
+_MAX_PART = 0.98
 _MAX_CURVES = 512
 
 
@@ -71,14 +74,16 @@ class Run(NamedTuple):
 class _Ring:
     """The newest values of one measure."""
 
-    __slots__ = ("_next", "scales", "values")
+    __slots__ = ("_next", "calibrated", "scales", "values")
 
     def __init__(self) -> None:
+        self.calibrated: dict[float, float] | None = None
         self.values = array("d")
         self.scales = array("d")
         self._next = 0
 
     def add(self, sample: Sample) -> None:
+        self.calibrated = None
         if len(self.values) < MAX_RUNS:
             self.values.append(sample.value)
             self.scales.append(sample.scale)
@@ -151,6 +156,30 @@ class LearnedRuns:
         if found is None and self._pooled is not None:
             found = self._pooled._curve(None, measure)  # noqa: SLF001 - the same
         return found
+
+    def calibrated(self, kind: TaskKind, part: float) -> float:
+        """The part (0-1) of the forecasts' curves that `part` of such tasks truly ended within.
+
+        Weighed by the polls of each task, and drawn towards `part` while there are few.
+        """
+        rings = self._kinds.get(kind)
+        ring = None if rings is None else rings.get("rank")
+        if ring is None:
+            return part
+        if ring.calibrated is None:
+            ranks = sorted(zip(ring.values, ring.scales, strict=True))
+            total = sum(ring.scales)
+            ring.calibrated = {}
+            for wanted in CALIBRATED_PARTS:
+                below = 0.0
+                rank = wanted
+                for rank, weight in ranks:  # noqa: B007 - the last one counts
+                    below += weight
+                    if below >= wanted * total:
+                        break
+                trust = len(ranks) / (len(ranks) + _CALIBRATION_PRIOR)
+                ring.calibrated[wanted] = min(wanted + trust * (rank - wanted), _MAX_PART)
+        return ring.calibrated[part]
 
     def mean(self, measure: str) -> float | None:
         """The mean of a measure over all kinds; None without samples."""

@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum, StrEnum
 from typing import NamedTuple, Protocol
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 
 MAX_TASKS = 100
@@ -82,7 +83,7 @@ class Record(NamedTuple):
         called_back: Whether the provider was asked to call back.
         notices: The active notices, by code.
         due: When its owner wanted to poll it next, microseconds of the engine's clock; 0 if unknown.
-        confirmed_at: When the newest state was last seen, Unix seconds; 0.0 if unknown.
+        confirmation: When the newest state, or one before, was last seen again; None if unknown.
         first_seen: Offset of the first state; 0 without a state.
         details: What it was registered with (tags, group, deadline), encoded; None without.
     """
@@ -100,7 +101,7 @@ class Record(NamedTuple):
     called_back: bool = False
     notices: Mapping[str, bytes] = {}
     due: int = 0
-    confirmed_at: float = 0.0
+    confirmation: Confirmation | None = None
     first_seen: int = 0
     details: bytes | None = None
 
@@ -160,11 +161,11 @@ class CallEntry(NamedTuple):
 
 
 class ConfirmEntry(NamedTuple):
-    """The newest states of some tasks were seen again, at Unix seconds."""
+    """The newest states of some tasks were seen again."""
 
     offset: int
     previous: int
-    confirmed: Sequence[tuple[TaskKey, float]]
+    confirmed: Sequence[tuple[TaskKey, Confirmation]]
 
 
 class BudgetEntry(NamedTuple):
@@ -413,6 +414,7 @@ class Take(NamedTuple):
         permits: Calls in flight wanted, in all (those held included).
         max_permits: Calls in flight over all replicas; None for no limit.
         planned: Polls per second this replica plans.
+        open_tasks: For which it plans them.
     """
 
     credential: str
@@ -422,6 +424,7 @@ class Take(NamedTuple):
     permits: int = 0
     max_permits: int | None = None
     planned: float = 0.0
+    open_tasks: int = 0
 
 
 class Lent(NamedTuple):
@@ -433,6 +436,7 @@ class Lent(NamedTuple):
         permits: Calls in flight this session holds now.
         next_slot: The earliest start time not lent yet.
         planned: Polls per second of all live sessions.
+        open_tasks: Of all live sessions; those of an earlier version send none.
     """
 
     now: int
@@ -442,6 +446,7 @@ class Lent(NamedTuple):
     paused_until: int
     failures: int
     planned: float
+    open_tasks: int = 0
 
 
 class Report(StrEnum):
@@ -618,8 +623,8 @@ class Engine(Protocol):
         offset.
         """
 
-    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
-        """The newest states were seen again, at Unix seconds: one log entry."""
+    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, Confirmation]]) -> None:
+        """The newest states were seen again: one log entry."""
 
     # Budgets
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from bridge.clock import Clock, SystemClock
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     DEFAULT_JOB_LIMITS,
@@ -149,7 +150,7 @@ class EmbeddedEngine:
         """See `Engine`."""
         return await self._answered(self.store.announce(session, key, code, body, now=self._time()))
 
-    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
+    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, Confirmation]]) -> None:
         """See `Engine`."""
         await self._answered(self.store.confirm(session, confirmed, now=self._time()))  # type: ignore[func-returns-value]
 

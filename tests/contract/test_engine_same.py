@@ -72,7 +72,8 @@ TAKES = st.builds(
     horizon=st.just(0.5),
     permits=st.integers(0, 4),
     max_permits=st.sampled_from([None, 3, 5]),
-    planned=st.sampled_from([0.0, 1.5]),
+    planned=st.sampled_from([0.0, 1.5, -1.0]),
+    open_tasks=st.sampled_from([0, 3]),
 )
 operations = st.one_of(
     call("advance", st.sampled_from([0.0, 0.3, 1.0, 2.5, 40.0])),

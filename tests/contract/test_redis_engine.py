@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.address import parse_address
 from bridge.engine.base import (
@@ -444,7 +445,7 @@ async def everything(engine: RedisEngine) -> None:
     assert (await engine.call("a", TaskKey("video", "one")))[0] == "told"
     await engine.register("a", task, details)
     await engine.announce("a", task, "stalled", b"{}")
-    await engine.confirm("a", [(task, 1.5)])
+    await engine.confirm("a", [(task, Confirmation(1.5, 2.5))])
     assert await engine.listing("video", tag="red", group="g") == [
         ((await engine.records([task]))[0].first_seen, task)
     ]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self, cast
 
 import msgspec
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     DEFAULT_JOB_LIMITS,
@@ -297,7 +298,7 @@ class KeeperEngine:
         done: int = await self._call(_N["announce"], session, key, code, body)
         return done
 
-    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
+    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, Confirmation]]) -> None:
         """See `Engine`."""
         await self._call(_N["confirm"], session, confirmed)
 

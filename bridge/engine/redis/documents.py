@@ -29,16 +29,20 @@ class RedisDocuments(EngineLink):
         name = take.credential
         answer = await self.run(
             "take",
-            (self.keys.sessions, *(self.keys.named(kind, name) for kind in ("budget", "permits", "planned"))),
+            (
+                self.keys.sessions,
+                *(self.keys.named(kind, name) for kind in ("budget", "permits", "planned", "planned-for")),
+            ),
             session,
             apart,
             min(max(take.slots, 0), _MAX_SLOTS),
             round(min(max(take.horizon, 0.0), MAX_WAIT) * MICROSECONDS),
             max(take.permits, 0),
             "" if take.max_permits is None else take.max_permits,
-            repr(float(take.planned)) if math.isfinite(take.planned) else "0",
+            repr(max(float(take.planned), 0.0)) if math.isfinite(take.planned) else "0",
+            max(take.open_tasks, 0),
         )
-        now, permits, next_slot, paused, failures, planned, *slots = answer
+        now, permits, next_slot, paused, failures, planned, open_tasks, *slots = answer
         return Lent(
             now=int(now),
             slots=[int(slot) for slot in slots],
@@ -47,6 +51,7 @@ class RedisDocuments(EngineLink):
             paused_until=int(paused),
             failures=int(failures),
             planned=float(planned),
+            open_tasks=int(open_tasks),
         )
 
     @reads_answer

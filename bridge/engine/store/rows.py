@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from bridge.core.event import Confirmation, read_confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import LEARNED_SECONDS, End, Job
 from bridge.engine.store.changes import Name, PartKind
@@ -102,15 +103,22 @@ def read_task(task: TaskRecord, value: list[Any]) -> None:
     Raises:
         ValueError, TypeError, AttributeError: It is not what `dump` wrote; the task may be changed in part.
     """
-    version, session, offset, digest, kept, called_back, notices, confirmed_at, first_seen, details, end = (
+    version, session, offset, digest, kept, called_back, notices, confirmation, first_seen, details, end = (
         value
     )
     task.version, task.session, task.offset = int(version), str(session), int(offset)
     task.digest, task.end = _raw(digest), End(end)
     task.persistent, task.called_back = bool(kept), bool(called_back)
     task.notices = {_unwrap(code): _raw(body) for code, body in notices.items()}
-    task.confirmed_at, task.first_seen = float(confirmed_at), int(first_seen)
+    task.confirmation, task.first_seen = _confirmation(confirmation), int(first_seen)
     task.details = _maybe_raw(details)
+
+
+def _confirmation(value: Any) -> Confirmation | None:
+    """From a row; versions before wrote a number alone, and 0.0 for none."""
+    if isinstance(value, list):
+        return read_confirmation(*value)
+    return read_confirmation(value) if value else None
 
 
 Dumped = tuple[Any, int]
@@ -129,7 +137,7 @@ def _dump_task(store: Store, name: Name) -> Dumped:
         task.persistent,
         task.called_back,
         {_wrap(code): _text(body) for code, body in task.notices.items()},
-        task.confirmed_at,
+        None if task.confirmation is None else list(task.confirmation),
         task.first_seen,
         _maybe_text(task.details),
         int(task.end),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     DEFAULT_JOB_LIMITS,
@@ -275,16 +276,19 @@ class Store:
         self._touch_task(key)
         return self.log.append(NoticeEntry(self.log.next_offset(now), self.log.head, key, code, body))
 
-    def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]], *, now: int) -> None:
+    def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, Confirmation]], *, now: int) -> None:
         """See `Engine.confirm`."""
         if not self.sessions.alive(session, now):
             return
         seen = []
-        for key, observed_at in confirmed:
+        for key, confirmation in confirmed:
             task = self.tasks.get(key)
-            if task is not None and task.version and observed_at > task.confirmed_at:
-                task.confirmed_at = observed_at
-                seen.append((key, observed_at))
+            if task is None or not task.version:
+                continue
+            before = task.confirmation
+            if before is None or confirmation.observed_at > before.observed_at:
+                task.confirmation = confirmation
+                seen.append((key, confirmation))
         if seen:
             self.log.append(ConfirmEntry(self.log.next_offset(now), self.log.head, seen))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from bridge.core.event import Confirmation
 from bridge.core.task import State, Status, TaskKey
 from bridge.engine.base import ApplyOutcome, End, Job, JobLimits, Mode, OperationState, Want
 from bridge.engine.store import Store, StoreLimits
@@ -296,7 +297,7 @@ async def test_entries_that_need_no_disk_are_shown_at_once(tmp_path: Path) -> No
     async with durable(tmp_path) as use:
         use.session()
         await use.record(TASK, 1, state())
-        use.store.confirm("a", [(TASK, 50.0)], now=use.time.now)
+        use.store.confirm("a", [(TASK, Confirmation(50.0))], now=use.time.now)
         use.recorder.changed()
         assert use.recorder.head == use.store.log.head
         assert use.recorder.durable == use.recorder.position

@@ -16,10 +16,12 @@ import pytest
 from bridge.app.transfer import Exported, Imported, export_tasks, import_tasks
 from bridge.clock import SystemClock
 from bridge.config.settings import Settings
+from bridge.core.learned import Run, Sample, TaskKind
 from bridge.core.task import State, TaskKey
 from bridge.engine.base import End, Engine
 from bridge.errors import JournalError
-from bridge.journal.portable import read_tasks
+from bridge.journal.learned import decode_run, encode_run
+from bridge.journal.portable import read_runs, read_tasks
 from bridge.journal.sqlite.codec import decode
 from bridge.journal.sqlite.journal import SqliteJournal
 from tests.docs.programs import ran
@@ -110,6 +112,52 @@ async def test_from_a_file_into_an_engine_and_back(use: EngineUse, source: Path,
     assert dict(read_tasks(back)) == TASKS
     again = await import_tasks(settings(source), SystemClock(), there, connect)
     assert again == Imported(0, 0, len(TASKS))
+
+
+RUNS = [
+    Run(TaskKind(model, "generate"), SystemClock().time() - 60 + number, {"run": Sample(float(number))})
+    for model in ("wan", "flux")
+    for number in range(10)
+]
+
+
+def encoded(file: Path) -> list[bytes | None]:
+    """The runs of a file, in any order."""
+    return sorted((encode_run(run) for _, run in read_runs(file)), key=str)
+
+
+async def test_what_was_learned_goes_with_the_tasks(use: EngineUse, source: Path, tmp_path: Path) -> None:
+    async def connect() -> Engine:
+        return Lent(use.engine)  # type: ignore[return-value] # what is not there is the engine's
+
+    async with journal(source) as opened:
+        for run in RUNS:
+            opened.learn("qingbo", run)
+    there, back, again = (tmp_path / name for name in ("there", "back", "again"))
+    assert (await export_tasks(settings(source), SystemClock(), there)).runs == len(RUNS)
+    for _ in range(2):  # an import may be repeated
+        done = await import_tasks(settings(source), SystemClock(), there, connect)
+        assert done.runs == len(RUNS)
+    assert (await export_tasks(settings(source), SystemClock(), back, connect)).runs == len(RUNS)
+    assert encoded(back) == encoded(there)
+    await import_tasks(settings(tmp_path / "new.db"), SystemClock(), back)
+    await export_tasks(settings(tmp_path / "new.db"), SystemClock(), again)
+    assert encoded(again) == encoded(there)
+
+
+async def test_a_file_of_an_older_version_has_tasks_only(source: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tasks"
+    async with journal(source) as opened:
+        opened.learn("qingbo", RUNS[0])
+    await export_tasks(settings(source), SystemClock(), file)
+    lines = file.read_text().splitlines()
+    odd = ['{"learned": "qingbo", "run": "[9]"}', '{"learned": 7, "run": {}}']
+    file.write_text("\n".join([*lines[:-1], *odd, lines[-1]]))
+    assert [run for _, run in read_runs(file)] == [decode_run(encode_run(RUNS[0]) or b"")]
+    old = [line for line in lines if "learned" not in line]
+    file.write_text("\n".join([old[0].replace("2", "1"), *old[1:]]))
+    assert len(list(read_tasks(file))) == len(TASKS)
+    assert list(read_runs(file)) == []
 
 
 async def test_into_another_file_and_what_is_known_there_stays(source: Path, tmp_path: Path) -> None:

@@ -351,8 +351,9 @@ class Watch:
         seen_at = (started_at + now) / 2
         self._forecast.saw_again(seen_at)
         if self._result is None:
-            self._forecast.choose(self.learned, self._kind(), seen_at)
-            self.estimate = self._forecast.estimate(seen_at, unix_time - (now - seen_at))
+            kind = self._kind()
+            self._forecast.choose(self.learned, kind)
+            self.estimate = self._forecast.estimate(self.learned, kind, seen_at, unix_time - (now - seen_at))
         self._schedule(now, ended=False, poll_after=self._poll_after)
         return Update(None, notices) if notices else NO_UPDATE
 
@@ -885,8 +886,9 @@ class Watch:
         forecast.saw(observation, seen_at)
         if observation.status is Status.UNKNOWN:
             return NO_ESTIMATE
-        forecast.choose(self.learned, self._kind(observation.model, observation.action), seen_at)
-        return forecast.estimate(seen_at, unix_time - (now - seen_at))
+        kind = self._kind(observation.model, observation.action)
+        forecast.choose(self.learned, kind)
+        return forecast.estimate(self.learned, kind, seen_at, unix_time - (now - seen_at))
 
     def _learn(self, state: State, now: float, unix_time: float, started_at: float | None) -> None:
         """The task ended by the provider's word: what it teaches."""

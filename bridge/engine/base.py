@@ -41,6 +41,9 @@ MAX_STATES = 64
 ENTRY_BYTES = 16 * 1024
 """Above this, a log entry has neither document nor raw: who needs them reads the record."""
 
+LEARNED_SECONDS = 7 * 86_400.0
+"""A list of samples to which nothing was added for so long is deleted."""
+
 CALL_SECONDS = 1.0
 """How often a task can be called for, over all replicas."""
 
@@ -411,6 +414,7 @@ class Take(NamedTuple):
         permits: Calls in flight wanted, in all (those held included).
         max_permits: Calls in flight over all replicas; None for no limit.
         planned: Polls per second this replica plans.
+        open_tasks: For which it plans them.
     """
 
     credential: str
@@ -420,6 +424,7 @@ class Take(NamedTuple):
     permits: int = 0
     max_permits: int | None = None
     planned: float = 0.0
+    open_tasks: int = 0
 
 
 class Lent(NamedTuple):
@@ -431,6 +436,7 @@ class Lent(NamedTuple):
         permits: Calls in flight this session holds now.
         next_slot: The earliest start time not lent yet.
         planned: Polls per second of all live sessions.
+        open_tasks: Of all live sessions; those of an earlier version send none.
     """
 
     now: int
@@ -440,6 +446,7 @@ class Lent(NamedTuple):
     paused_until: int
     failures: int
     planned: float
+    open_tasks: int = 0
 
 
 class Report(StrEnum):
@@ -636,8 +643,12 @@ class Engine(Protocol):
 
     # Learned, small documents, operations, jobs, holds
 
-    async def learn(self, name: str, sample: bytes, *, keep: int) -> None:
-        """Add a sample to a list that keeps the newest `keep`; no log entry."""
+    async def learn(self, name: str, samples: Sequence[bytes], *, keep: int) -> None:
+        """Add samples to a list that keeps the newest `keep`, for `LEARNED_SECONDS`; no log entry.
+
+        Args:
+            keep: 0 deletes the list.
+        """
 
     async def learned(self, names: Sequence[str]) -> list[list[bytes]]:
         """The samples of each list, oldest first."""

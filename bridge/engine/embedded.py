@@ -170,9 +170,9 @@ class EmbeddedEngine:
         """See `Engine`."""
         return await self._answered(self.store.probe(session, credential, seconds=seconds, now=self._time()))
 
-    async def learn(self, name: str, sample: bytes, *, keep: int) -> None:
+    async def learn(self, name: str, samples: Sequence[bytes], *, keep: int) -> None:
         """See `Engine`."""
-        await self._answered(self.store.learn(name, sample, keep=keep, now=self._time()))  # type: ignore[func-returns-value]
+        await self._answered(self.store.learn(name, samples, keep=keep, now=self._time()))  # type: ignore[func-returns-value]
 
     async def learned(self, names: Sequence[str]) -> list[list[bytes]]:
         """See `Engine`."""

@@ -319,9 +319,9 @@ class KeeperEngine:
         done: bool = await self._call(_N["probe"], session, credential, seconds)
         return done
 
-    async def learn(self, name: str, sample: bytes, *, keep: int) -> None:
+    async def learn(self, name: str, samples: Sequence[bytes], *, keep: int) -> None:
         """See `Engine`."""
-        await self._call(_N["learn"], name, sample, keep)
+        await self._call(_N["learn"], name, samples, keep)
 
     async def learned(self, names: Sequence[str]) -> list[list[bytes]]:
         """See `Engine`."""

@@ -21,6 +21,7 @@ class CredentialState:
     __slots__ = (
         "failures",
         "next_slot",
+        "open_tasks",
         "pause",
         "paused_until",
         "permits",
@@ -37,6 +38,7 @@ class CredentialState:
         self.probe: tuple[str, int] | None = None
         self.permits: dict[str, int] = {}
         self.planned: dict[str, float] = {}
+        self.open_tasks: dict[str, int] = {}
         self.touched_at = 0
 
 
@@ -50,7 +52,7 @@ class Budgets:
     def take(self, session: str, take: Take, now: int) -> Lent:
         """See `Engine.take`."""
         state = self._get(take.credential, now)
-        for held in (state.permits, state.planned):
+        for held in (state.permits, state.planned, state.open_tasks):
             for name in [name for name in held if not self._sessions.alive(name, now)]:
                 del held[name]
         slots: list[int] = []
@@ -63,7 +65,8 @@ class Budgets:
                 else min(take.permits, max(take.max_permits - others, 0))
             )
             _set(state.permits, session, max(most, 0))
-            _set(state.planned, session, take.planned if math.isfinite(take.planned) else 0.0)
+            _set(state.planned, session, max(take.planned, 0.0) if math.isfinite(take.planned) else 0.0)
+            _set(state.open_tasks, session, max(take.open_tasks, 0))
         return Lent(
             now=now,
             slots=slots,
@@ -72,6 +75,7 @@ class Budgets:
             paused_until=state.paused_until,
             failures=state.failures,
             planned=sum(state.planned.values()),
+            open_tasks=sum(state.open_tasks.values()),
         )
 
     def report(

@@ -314,18 +314,19 @@ class Store:
 
     # Learned, small documents, operations, jobs, holds
 
-    def learn(self, name: str, sample: bytes, *, keep: int, now: int) -> None:
+    def learn(self, name: str, samples: Sequence[bytes], *, keep: int, now: int) -> None:
         """See `Engine.learn`."""
-        del now
-        dropped = self.samples.learn(name, sample, keep)
+        if not samples and keep > 0:
+            return
+        dropped = self.samples.learn(name, samples, keep, now)
         self._touch(PartKind.SAMPLES, name)
         if dropped is not None:
             self._touch(PartKind.SAMPLES, dropped)
+        self.tidy(now)
 
     def learned(self, names: Sequence[str], *, now: int) -> list[list[bytes]]:
         """See `Engine.learned`."""
-        del now
-        return [self.samples.learned(name) for name in names]
+        return [self.samples.learned(name, now) for name in names]
 
     def put(
         self,
@@ -410,6 +411,7 @@ class Store:
             self._touch_task(key)
         more |= len(self.documents.expire(STEP, now)) == STEP
         more |= len(self.operations.expire(STEP, now)) == STEP
+        more |= len(self.samples.expire(STEP, now)) == STEP
         self.assignments.expire(STEP, now)
         self.budgets.forget_idle(STEP, now)
         self.sessions.forget(now)

@@ -163,7 +163,7 @@ async def test_what_only_an_engine_knows_comes_back(tmp_path: Path) -> None:
         await first.flush()
         store.put("gone", None, expect=None, seconds=60, now=now)
         for sample in (b"1", b"2", b"3"):
-            store.learn("times", sample, keep=2, now=now)
+            store.learn("times", [sample], keep=2, now=now)
         store.begin("a", "done", b"d", seconds=60, now=now)
         store.finish("a", "done", b"answer", now=now)
         store.begin("a", "pending", b"d", seconds=60, now=now)

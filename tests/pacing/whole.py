@@ -273,7 +273,12 @@ def _provider(provider: Scripted) -> Iterator[None]:
 
 
 def play(
-    workload: Workload, tasks: Sequence[Task], seed: int, *, lives: Sequence[int] = (), journal: str = "memory"
+    workload: Workload,
+    tasks: Sequence[Task],
+    seed: int,
+    *,
+    lives: Sequence[int] = (),
+    journal: str = "memory",
 ) -> tuple[Scripted, Calibration]:
     """Run the app until all tasks have ended.
 
@@ -308,7 +313,9 @@ def judge(workload: Workload, seed: int, count: int | None = None) -> dict[str, 
     """Run one workload with one seed; its numbers, and how the provider was treated."""
     tasks = workload.draw(seed, count)
     provider, calibration = play(workload, tasks, seed)
-    counted = [(task, seen) for task, seen in zip(tasks, provider.seen, strict=True) if _counts(workload, task)]
+    counted = [
+        (task, seen) for task, seen in zip(tasks, provider.seen, strict=True) if _counts(workload, task)
+    ]
     run = fast.numbers(
         workload, [task for task, _ in counted], [seen for _, seen in counted], calibration, seed
     )
@@ -349,5 +356,3 @@ def restarted(seed: int) -> dict[str, float]:
         means[name] = mean(seen.ended for seen in provider.seen[-AFTER_RESTART:])
         means[f"{name}_polls"] = mean(len(seen.polled_at) for seen in provider.seen[-AFTER_RESTART:])
     return means
-
-

@@ -189,7 +189,7 @@ class PollScheduler:
         watch = watcher.watch
         changed_at = watch.known.changed_at if watch.known is not None else 0.0
         denied = self._upstream.limiter.is_denied(watcher.key.task_id)
-        return denied, not watcher.viewers, watch.failures, -watcher.shown_at, -changed_at
+        return denied, not watch.viewed, watch.failures, -watcher.shown_at, -changed_at
 
     def _has_probe_for_key(self) -> bool:
         """Whether a rejected key is best tried with a task that it was accepted for."""

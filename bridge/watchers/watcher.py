@@ -104,6 +104,7 @@ class Watcher:
         "_status_since",
         "_vouched_at",
         "asked_by",
+        "asked_until",
         "error",
         "generation",
         "key",
@@ -148,6 +149,7 @@ class Watcher:
         self.viewers = 0
         self.persistent = False
         self.left_at = upstream.clock.monotonic()
+        self.asked_until = float("-inf")
         self.asked_by: Hashable = None
         self.party: Hashable = None
         self.generation = 0
@@ -187,7 +189,7 @@ class Watcher:
             succeeded=known is not None and self._has_succeeded(known),
             forecast=self._forecast,  # what earlier polls showed of its times stays true
         )
-        watch.viewed = self.viewers > 0
+        watch.viewed = self.viewed
         if self._vouched_at is not None:
             watch.vouch(now=self._vouched_at)
         return watch
@@ -260,6 +262,11 @@ class Watcher:
         """Whether the task is lost: it is polled rarely, in case the provider shows its end after all."""
         known = self.watch.known
         return known is not None and known.status is Status.LOST
+
+    @property
+    def viewed(self) -> bool:
+        """Whether somebody waits for the task: a viewer, or a client that polls the bridge."""
+        return self.viewers > 0 or self.upstream.clock.monotonic() < self.asked_until
 
     @property
     def hydrated(self) -> bool:
@@ -519,6 +526,8 @@ class Watcher:
             JournalError: A resulting state could not be recorded.
         """
         clock = self.upstream.clock
+        if self.watch.viewed and not self.viewers:
+            self.watch.viewed = self.viewed  # a client that polls the bridge has stayed away
         update = self.watch.ticked(now=clock.monotonic(), unix_time=clock.time(), spacing=spacing)
         # Nearly always nothing: no await, and no rescheduling, for each of many thousand watches per second.
         if update.state is not None or update.notices:

@@ -17,7 +17,7 @@ from bridge.sources.upstream import UpstreamState
 from bridge.telemetry.metrics import UPSTREAM_STATES
 from bridge.watchers.scheduler import FIRST_PER_TURN
 from tests.fakes.clock import settle
-from tests.fakes.tasks import TASK, WALL, state
+from tests.fakes.tasks import TASK, state
 
 pytestmark = pytest.mark.anyio
 

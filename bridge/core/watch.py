@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from bridge.core.estimate import NO_ESTIMATE, PLAUSIBLE_SECONDS, Estimate
-from bridge.core.event import Notice, NoticeCode
+from bridge.core.event import Confirmation, Notice, NoticeCode
 from bridge.core.forecast import Forecast
 from bridge.core.learned import LearnedRuns, TaskKind
 from bridge.core.merge import lost, merge
@@ -211,6 +211,8 @@ class Watch:
         ended = self.known is not None and self.known.status.final
         self.due = None if ended and not self._lost else self.started
         self.confirmed = self._changed_at = self.last_poll = self.started
+        if self.known is not None:
+            self.estimate = Estimate(self.known.eta_at, self.known.eta_by)
         self.interval = self.pace.recommended_seconds
         self._forecast = self.forecast or Forecast(self.random, self.started)
 
@@ -349,8 +351,9 @@ class Watch:
         seen_at = (started_at + now) / 2
         self._forecast.saw_again(seen_at)
         if self._result is None:
-            self._forecast.choose(self.learned, self._kind(), seen_at)
-            self.estimate = self._forecast.estimate(seen_at, unix_time - (now - seen_at))
+            kind = self._kind()
+            self._forecast.choose(self.learned, kind)
+            self.estimate = self._forecast.estimate(self.learned, kind, seen_at, unix_time - (now - seen_at))
         self._schedule(now, ended=False, poll_after=self._poll_after)
         return Update(None, notices) if notices else NO_UPDATE
 
@@ -497,7 +500,7 @@ class Watch:
         elif self.due is None:
             self._set_due(now, self.pace.recommended_seconds)
 
-    def confirmed_elsewhere(self, *, now: float, at: float) -> Update:
+    def confirmed_elsewhere(self, confirmation: Confirmation, *, now: float, at: float) -> Update:
         """Another process saw the known state again.
 
         Args:
@@ -505,6 +508,7 @@ class Watch:
         """
         if self.known is None or self.ended:
             return NO_UPDATE
+        self.take_estimate(confirmation)
         self._heard(now, at)
         if not self._deaf:
             return NO_UPDATE
@@ -515,6 +519,11 @@ class Watch:
         notices = tuple(self.active_notices.values())
         # `fresh` revokes every notice: those still active follow it.
         return Update(None, (Notice(NoticeCode.FRESH, "confirmed by the upstream again"), *notices))
+
+    def take_estimate(self, confirmation: Confirmation) -> None:
+        """Another process estimated anew when it saw the known state again; not if that was one before."""
+        if self.known is not None and confirmation.observed_at >= self.known.observed_at:
+            self.estimate = Estimate(confirmation.eta_at, confirmation.eta_by)
 
     def noticed_elsewhere(self, notice: Notice, *, now: float) -> None:
         """The process that polls the task announced a notice."""
@@ -877,8 +886,9 @@ class Watch:
         forecast.saw(observation, seen_at)
         if observation.status is Status.UNKNOWN:
             return NO_ESTIMATE
-        forecast.choose(self.learned, self._kind(observation.model, observation.action), seen_at)
-        return forecast.estimate(seen_at, unix_time - (now - seen_at))
+        kind = self._kind(observation.model, observation.action)
+        forecast.choose(self.learned, kind)
+        return forecast.estimate(self.learned, kind, seen_at, unix_time - (now - seen_at))
 
     def _learn(self, state: State, now: float, unix_time: float, started_at: float | None) -> None:
         """The task ended by the provider's word: what it teaches."""

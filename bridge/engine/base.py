@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum, StrEnum
 from typing import NamedTuple, Protocol
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 
 MAX_TASKS = 100
@@ -39,6 +40,9 @@ MAX_STATES = 64
 
 ENTRY_BYTES = 16 * 1024
 """Above this, a log entry has neither document nor raw: who needs them reads the record."""
+
+LEARNED_SECONDS = 7 * 86_400.0
+"""A list of samples to which nothing was added for so long is deleted."""
 
 CALL_SECONDS = 1.0
 """How often a task can be called for, over all replicas."""
@@ -79,7 +83,7 @@ class Record(NamedTuple):
         called_back: Whether the provider was asked to call back.
         notices: The active notices, by code.
         due: When its owner wanted to poll it next, microseconds of the engine's clock; 0 if unknown.
-        confirmed_at: When the newest state was last seen, Unix seconds; 0.0 if unknown.
+        confirmation: When the newest state, or one before, was last seen again; None if unknown.
         first_seen: Offset of the first state; 0 without a state.
         details: What it was registered with (tags, group, deadline), encoded; None without.
     """
@@ -97,7 +101,7 @@ class Record(NamedTuple):
     called_back: bool = False
     notices: Mapping[str, bytes] = {}
     due: int = 0
-    confirmed_at: float = 0.0
+    confirmation: Confirmation | None = None
     first_seen: int = 0
     details: bytes | None = None
 
@@ -157,11 +161,11 @@ class CallEntry(NamedTuple):
 
 
 class ConfirmEntry(NamedTuple):
-    """The newest states of some tasks were seen again, at Unix seconds."""
+    """The newest states of some tasks were seen again."""
 
     offset: int
     previous: int
-    confirmed: Sequence[tuple[TaskKey, float]]
+    confirmed: Sequence[tuple[TaskKey, Confirmation]]
 
 
 class BudgetEntry(NamedTuple):
@@ -625,8 +629,8 @@ class Engine(Protocol):
         offset.
         """
 
-    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
-        """The newest states were seen again, at Unix seconds: one log entry."""
+    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, Confirmation]]) -> None:
+        """The newest states were seen again: one log entry."""
 
     # Budgets
 
@@ -645,8 +649,12 @@ class Engine(Protocol):
 
     # Learned, small documents, operations, jobs, holds
 
-    async def learn(self, name: str, sample: bytes, *, keep: int) -> None:
-        """Add a sample to a list that keeps the newest `keep`; no log entry."""
+    async def learn(self, name: str, samples: Sequence[bytes], *, keep: int) -> None:
+        """Add samples to a list that keeps the newest `keep`, for `LEARNED_SECONDS`; no log entry.
+
+        Args:
+            keep: 0 deletes the list.
+        """
 
     async def learned(self, names: Sequence[str]) -> list[list[bytes]]:
         """The samples of each list, oldest first."""

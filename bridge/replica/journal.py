@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from bridge.clock import Clock
 from bridge.core.cursor import Cursor, is_later
-from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.event import Confirmation, Event, Notice, NoticeCode
 from bridge.core.merge import beyond
 from bridge.core.task import State, TaskKey
 from bridge.engine.base import (
@@ -78,7 +78,7 @@ class Rights(Protocol):
     def recorded(self, event: Event, *, ours: bool) -> None:
         """A state is recorded."""
 
-    def confirmed(self, key: TaskKey, observed_at: float) -> None:
+    def confirmed(self, key: TaskKey, confirmation: Confirmation) -> None:
         """The newest state was seen again by its owner."""
 
     def noticed(self, key: TaskKey, notice: Notice) -> None:
@@ -105,7 +105,7 @@ class SharedJournal(Feed):
         # is not known here, though the log continues behind it.
         self._unsynced = False
         self._known_head = self._heard_last = 0
-        self._confirmed: dict[TaskKey, float] = {}
+        self._unsent: dict[TaskKey, Confirmation] = {}
         self._past: dict[tuple[TaskKey, int], Past] = {}
         self._past_bytes = 0
         self.judged: Callable[[ApplyOutcome], None] = lambda _: None
@@ -375,23 +375,23 @@ class SharedJournal(Feed):
         else:
             self._outbox.put(Announcement(key, notice.code.value, body))
 
-    def confirm(self, key: TaskKey, observed_at: float) -> None:
+    def confirm(self, key: TaskKey, confirmation: Confirmation) -> None:
         """See `Journal`: at once here, at the other replicas with the next entry, at most one a second."""
-        super().confirm(key, observed_at)
+        super().confirm(key, confirmation)
         if self._rights.owns(key):
-            self._confirmed.pop(key, None)
-            self._confirmed[key] = observed_at
-            if len(self._confirmed) > MAX_CONFIRMED:
-                del self._confirmed[next(iter(self._confirmed))]
+            self._unsent.pop(key, None)
+            self._unsent[key] = confirmation
+            if len(self._unsent) > MAX_CONFIRMED:
+                del self._unsent[next(iter(self._unsent))]
 
     async def _send_confirmed(self) -> None:
         while True:
             await self._clock.sleep(CONFIRM_SECONDS)
-            batch = [(key, self._confirmed.pop(key)) for key in list(self._confirmed)[:MAX_TASKS]]
+            batch = [(key, self._unsent.pop(key)) for key in list(self._unsent)[:MAX_TASKS]]
             if batch:
                 await self._send_batch(batch)
 
-    async def _send_batch(self, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
+    async def _send_batch(self, confirmed: Sequence[tuple[TaskKey, Confirmation]]) -> None:
         session = self._connection.session
         await self._connection.call("confirm", lambda engine: engine.confirm(session, confirmed))
 
@@ -472,7 +472,7 @@ class SharedJournal(Feed):
             # In the new epoch it has another cursor, and is not recorded yet. One that another replica has
             # recorded comes with the log.
             if held.awaited <= self._connection.received:
-                self._publish(held)
+                self._publish(held, again=True)
         self._unsynced = False
         self.returning()
 
@@ -495,6 +495,10 @@ class SharedJournal(Feed):
             )
             self._take(held, news)
         self._take_notices(held, dict(record.notices))
+        if record.confirmation is not None and _is_of(record.confirmation, held):
+            known = self.confirmation(record.key)
+            if known is None or known.observed_at < record.confirmation.observed_at:
+                super().confirm(record.key, record.confirmation)
         if not held.settled:
             self._settled(held)
 
@@ -614,17 +618,17 @@ class SharedJournal(Feed):
             held.notices.pop(code, None)
         event = held.event(self.epoch)
         assert event is not None
-        self.publish(event)
+        self.publish(event, again=not is_news)
         if item is not None:
             self._close_append(held, item)
             item.succeed(event)
         if is_news:
             self._rights.recorded(event, ours=item is not None)
 
-    def _publish(self, held: HeldTask) -> None:
+    def _publish(self, held: HeldTask, *, again: bool = False) -> None:
         event = held.event(self.epoch)
         if event is not None:
-            self.publish(event)
+            self.publish(event, again=again)
 
     def _decoded(self, key: TaskKey, news: LoggedState) -> State | None:
         try:
@@ -653,11 +657,14 @@ class SharedJournal(Feed):
 
     def confirmed(self, entry: ConfirmEntry) -> None:
         """The log brought confirmations."""
-        for key, observed_at in entry.confirmed:
+        for key, confirmation in entry.confirmed:
             held = self._memory.get(key)
-            if held is not None and held.attended and not self._rights.owns(key):
-                super().confirm(key, observed_at)
-                self._rights.confirmed(key, observed_at)
+            if held is None or self._rights.owns(key):
+                continue
+            if _is_of(confirmation, held):
+                super().confirm(key, confirmation)
+            if held.attended:
+                self._rights.confirmed(key, confirmation)
 
     def take_recorded(self, held: HeldTask, record: Record, state: State | None) -> None:
         """What was unrecorded is recorded, or (a state) another one replaces it that says as much.
@@ -705,3 +712,8 @@ class SharedJournal(Feed):
             self.publish(event)
             self.returning()
         item.succeed(event)
+
+
+def _is_of(confirmation: Confirmation, held: HeldTask) -> bool:
+    """Whether the state held was confirmed, not the one before: confirmations are sent apart from states."""
+    return held.state is None or confirmation.observed_at >= held.state.observed_at

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from bridge.clock import Clock
-from bridge.core.event import Event, Notice
+from bridge.core.event import Confirmation, Event, Notice
 from bridge.core.task import Status, TaskKey
 from bridge.engine.base import MAX_TASKS, Called, CallEntry, Owner, Record, Released, Want, Wanted
 from bridge.engine.ownership import KnownTask, Watches
@@ -237,9 +237,9 @@ class SharedOwnership:
         if stake is not None and not ours and stake.watched:
             self._watches_hear(lambda: self._watches.recorded_elsewhere(event))
 
-    def confirmed(self, key: TaskKey, observed_at: float) -> None:
+    def confirmed(self, key: TaskKey, confirmation: Confirmation) -> None:
         """Its owner saw the newest state again."""
-        self._watches_hear(lambda: self._watches.confirmed_elsewhere(key, observed_at))
+        self._watches_hear(lambda: self._watches.confirmed_elsewhere(key, confirmation))
 
     def noticed(self, key: TaskKey, notice: Notice) -> None:
         """Its owner announced a notice."""
@@ -492,7 +492,7 @@ class SharedOwnership:
             stake = self._stakes[key]
             return KnownTask(event, self._next_poll(stake), stake.keeps, stake.called_back, notices=notices)
         due = self._connection.monotonic(record.due) if record.due else None
-        return KnownTask(event, due, record.persistent, record.called_back, record.confirmed_at, notices)
+        return KnownTask(event, due, record.persistent, record.called_back, record.confirmation, notices)
 
     def _watches_hear(self, call: Callable[[], None]) -> None:
         try:

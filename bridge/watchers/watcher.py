@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 
 from bridge.core.estimate import PLAUSIBLE_SECONDS
-from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.event import Confirmation, Event, Notice, NoticeCode
 from bridge.core.forecast import Forecast
 from bridge.core.rate_limit import Permit
 from bridge.core.schedule import CallbackSupport
@@ -377,10 +377,10 @@ class Watcher:
             self.shown_at = clock.monotonic()
             if observation is None:
                 self.upstream.record_poll("unchanged")
-                self._journal.confirm(self.key, clock.time())
-                await self._act(
-                    self.watch.unchanged(now=clock.monotonic(), unix_time=clock.time(), started_at=started_at)
-                )
+                now, unix_time = clock.monotonic(), clock.time()
+                update = self.watch.unchanged(now=now, unix_time=unix_time, started_at=started_at)
+                self._confirm()
+                await self._act(update)
             elif isinstance(observation, WithoutResult):
                 await self._take_without_result(observation, source, started_at)
             else:
@@ -437,7 +437,7 @@ class Watcher:
                 self._cache = PollCache()
             self._measure(before, update.state, observation)
         elif not self.over and self.polls_here:
-            self._journal.confirm(self.key, clock.time())
+            self._confirm()
         await self._act(update, again=observed, free=free)
 
     async def take_pushed(self, observations: Sequence[Observation]) -> None:
@@ -453,7 +453,7 @@ class Watcher:
         if update.state is not None:
             self._cache = PollCache()  # for the reason given in `take`
         elif not self.over:
-            self._journal.confirm(self.key, self.upstream.clock.time())
+            self._confirm()
         await self._act(update, again=lambda: self._observed_pushed(observations))
 
     def _observed_pushed(self, observations: Sequence[Observation]) -> Update:
@@ -491,8 +491,11 @@ class Watcher:
         if update.state is not None:
             self._measure(before, update.state, reading.observation)
         elif not self.over:
-            self._journal.confirm(self.key, clock.time())
+            self._confirm()
         await self._act(update, again=observed)
+
+    def _confirm(self) -> None:
+        self._journal.confirm(self.key, Confirmation(self.upstream.clock.time(), *self.watch.estimate))
 
     def _log_word(self, observation: Observation) -> None:
         """Log a status word that the dialect does not map, once per word and upstream."""
@@ -603,8 +606,9 @@ class Watcher:
             self._hydrated = True
             self._begin_from(decided.event)
             self.watch.active_notices = notices
-        if decided.confirmed_at:
-            confirmed_at = self._monotonic(decided.confirmed_at)
+        if decided.confirmation is not None:
+            self.watch.take_estimate(decided.confirmation)
+            confirmed_at = self._monotonic(decided.confirmation.observed_at)
             self._heard_at = max(self._heard_at, confirmed_at)
             self.shown_at = max(self.shown_at, confirmed_at)
 
@@ -644,7 +648,7 @@ class Watcher:
         if self.watch.ended:
             self.log_end()
 
-    def confirmed_elsewhere(self) -> None:
+    def confirmed_elsewhere(self, confirmation: Confirmation) -> None:
         """Another process saw the newest state again."""
         now = self.upstream.clock.monotonic()
         # The clock of that machine may differ: what arrives now counts as now.
@@ -652,7 +656,7 @@ class Watcher:
         if self.polls_here:
             return
         self.error = None
-        self._announce(self.watch.confirmed_elsewhere(now=now, at=now))
+        self._announce(self.watch.confirmed_elsewhere(confirmation, now=now, at=now))
         self._wake_waiters()
 
     def noticed_elsewhere(self, notice: Notice) -> None:

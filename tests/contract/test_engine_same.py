@@ -114,7 +114,7 @@ operations = st.one_of(
     call("take", sessions, TAKES),
     call("report", sessions, names, st.sampled_from(list(Report)), seconds=st.sampled_from([0.0, 2.0])),
     call("probe", sessions, names, seconds=short),
-    call("learn", names, st.binary(max_size=3), keep=st.just(3)),
+    call("learn", names, st.lists(st.binary(max_size=3), max_size=4), keep=st.sampled_from([0, 3, 3])),
     call("learned", st.lists(names, max_size=2)),
     call("put", names, st.sampled_from([b"v", b"w", None]), expect=st.sampled_from([None, 0]),
          seconds=short, announced=st.booleans()),

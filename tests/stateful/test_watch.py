@@ -221,7 +221,7 @@ class AnyProvider(RuleBasedStateMachine):
     @invariant()
     def never_records_the_same_twice_in_a_row(self) -> None:
         plain = [
-            replace(one, changed_at=0, observed_at=0, eta_seconds=None, raw=None, source=Source.POLL)
+            replace(one, changed_at=0, observed_at=0, eta_at=None, raw=None, source=Source.POLL)
             for one in self.recorded
         ]
         assert all(earlier != later for earlier, later in pairwise(plain))

@@ -718,8 +718,8 @@ def test_a_look_that_began_before_the_newest_change_moves_nothing_back() -> None
 
 
 def test_near_its_end_means_within_one_longest_interval() -> None:
-    assert Story(state("processing", eta_seconds=PACE.max_seconds)).watch.near_end
-    assert not Story(state("processing", eta_seconds=PACE.max_seconds + 1)).watch.near_end
+    assert Story(state("processing", eta_at=WALL + PACE.max_seconds)).watch.near_end
+    assert not Story(state("processing", eta_at=WALL + PACE.max_seconds + 1)).watch.near_end
     assert not Story(state("processing")).watch.near_end
     assert not Story().watch.near_end
 
@@ -733,7 +733,7 @@ def test_a_frame_that_names_no_model_is_of_the_model_known(names: dict[str, Any]
     story.now += 5
     news = story.push(seen("processing", 1, **names)).state
     assert news is not None
-    assert news.eta_seconds == eta
+    assert news.eta_at == (None if eta is None else story.wall + eta)
 
 
 def test_looks_spaced_by_a_tight_budget_are_not_stale() -> None:

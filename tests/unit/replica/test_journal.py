@@ -7,13 +7,13 @@ import asyncio
 import pytest
 
 from bridge.core.cursor import Cursor
-from bridge.core.event import Notice, NoticeCode
+from bridge.core.event import Confirmation, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.engine.base import ENTRY_BYTES, MAX_STATES
 from bridge.engine.store import Store, StoreLimits
 from bridge.errors import Superseded
 from tests.fakes.replicas import House, World, key
-from tests.fakes.tasks import state
+from tests.fakes.tasks import WALL, state
 from tests.fakes.virtual import LoopClock, run
 
 TASK = key()
@@ -179,10 +179,16 @@ def test_confirmations_cost_one_entry_a_second() -> None:
         a.calls.clear()
         for _ in range(50):
             for task in tasks:
-                a.journal.confirm(task, clock.time())
+                a.journal.confirm(task, Confirmation(clock.time(), WALL + 60))
             await asyncio.sleep(0.1)
         assert 4 <= a.calls.count("confirm") <= 6
-        assert {task for task, _ in b.told.confirmations} == set(tasks)
+        newest = a.journal.confirmation(tasks[0])
+        assert newest is not None
+        for task in tasks:
+            heard = b.journal.confirmation(task)
+            assert heard is not None
+            assert newest.observed_at - 1.1 <= heard.observed_at <= newest.observed_at
+            assert heard.eta_at == WALL + 60
         await world.close()
 
     run(play)

@@ -16,7 +16,7 @@ from bridge.sources.upstream import UpstreamState
 from bridge.telemetry.metrics import UPSTREAM_STATES
 from bridge.watchers.scheduler import FIRST_PER_TURN
 from tests.fakes.clock import settle
-from tests.fakes.tasks import TASK, state
+from tests.fakes.tasks import TASK, WALL, state
 
 pytestmark = pytest.mark.anyio
 
@@ -445,7 +445,7 @@ async def test_those_who_are_watched_and_near_their_end_look_first_and_nobody_st
     unwatched, watched, ending = range(10), range(10, 14), range(14, 16)
     for number in (*unwatched, *watched, *ending):
         eta = 5.0 if number in ending else 900.0
-        await house.journal.append(key(number), state("processing", 10, eta_seconds=eta))
+        await house.journal.append(key(number), state("processing", 10, eta_at=WALL + eta))
         house.provider.shows(key(number).task_id, "processing", 10, eta_seconds=eta)
         house.pool.want(key(number))
         await house.pool.watcher(key(number)).hydrate()

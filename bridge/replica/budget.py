@@ -40,7 +40,7 @@ PROBE_SECONDS = 15.0
 DENIED_SECONDS = 1.0
 MAX_RETURN_SECONDS = 8.0
 PLANS_SECONDS = 2.0
-"""How often plans are sent, and those of the others received, while the price is raised or the plans change."""
+"""How often plans are exchanged while the price is raised or they change."""
 
 QUIET_PLANS_SECONDS = 10.0
 PLANS_PART = 0.1
@@ -293,7 +293,7 @@ class SharedBudgets:
             await self._clock.sleep(SURPLUS_SECONDS if surplus else IDLE_SECONDS)
 
     async def _exchange_plans(self) -> None:
-        """Send the plans of credentials that borrow nothing at the moment, and receive those of the others."""
+        """Exchange the plans of credentials that borrow nothing at the moment."""
         while True:
             now = self._clock.monotonic()
             for shared in list(self._shared.values()):

@@ -415,6 +415,8 @@ class Take(NamedTuple):
         max_permits: Calls in flight over all replicas; None for no limit.
         planned: Polls per second this replica plans.
         open_tasks: For which it plans them.
+        factor: Of the price of a poll, as this replica knows it; counts if the engine knows none.
+        raised: What it was multiplied by here since the last answer.
     """
 
     credential: str
@@ -425,6 +427,8 @@ class Take(NamedTuple):
     max_permits: int | None = None
     planned: float = 0.0
     open_tasks: int = 0
+    factor: float = 1.0
+    raised: float = 1.0
 
 
 class Lent(NamedTuple):
@@ -437,6 +441,7 @@ class Lent(NamedTuple):
         next_slot: The earliest start time not lent yet.
         planned: Polls per second of all live sessions.
         open_tasks: Of all live sessions; those of an earlier version send none.
+        factor: Of the price of a poll: one for all sessions, raised and lowered by each.
     """
 
     now: int
@@ -447,6 +452,7 @@ class Lent(NamedTuple):
     failures: int
     planned: float
     open_tasks: int = 0
+    factor: float = 1.0
 
 
 class Report(StrEnum):

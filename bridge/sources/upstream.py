@@ -108,6 +108,12 @@ class Upstream:
         self._series = UpstreamSeries(self.metrics, self.name)
         self.price = PollPrice(self.limiter.requests_per_second)
 
+    @property
+    def poll_price_seconds(self) -> float:
+        """What a poll of a task with viewers costs now, in seconds of delay."""
+        seconds = self.learned.mean("watched")
+        return self.pace.price(self.pace.max_seconds if seconds is None else seconds) * self.price.factor
+
     def for_account(
         self,
         account: str,

@@ -2,8 +2,9 @@
 
 python -m bench.engine_cost [valkey redis7 redis62] [--seconds 8] [--rate 2000] [--followers 3] [--no-window]
 
-Changes come at a steady rate. As in a replica, the writer has one call in flight, and what comes meanwhile
-goes with the next. Each follower is a process. The run without followers shows what a change costs alone.
+Changes come at a steady rate. As in a replica, the writer has one call in flight, begun no sooner than
+`GATHER_SECONDS` after the one before, and what comes meanwhile goes with the next. Each follower is a
+process. The run without followers shows what a change costs alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from bridge.engine.address import parse_address
 from bridge.engine.base import Apply, End, Mode, Stamp, StateEntry, Want
 from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.engine import RedisEngine
+from bridge.replica.outbox import GATHER_SECONDS
 from tests.fakes.redis_servers import RedisServer, unavailable
 
 DOCUMENT = b"x" * 600
@@ -104,9 +106,11 @@ async def write(engine: RedisEngine, rate: int, seconds: float) -> tuple[int, in
             number = waiting.popleft()
             versions[number] += 1
             states.append(state(f"task-{number:08d}", versions[number]))
+        sent = CLOCK.monotonic()
         applied = await engine.apply("w", states)
         assert all(one.outcome == "recorded" for one in applied)
         changes, groups = changes + len(states), groups + 1
+        await asyncio.sleep(max(sent + GATHER_SECONDS - CLOCK.monotonic(), 0.0))
     await engine.apply("w", [state("last", 1)])
     return changes, groups
 

@@ -54,14 +54,13 @@ local function add_entry(task, stamp, digest, document, raw, details)
   if now > offset then offset = now end
   local id = text(offset)
   if document and raw and not details then -- nearly all
-    call('XADD', log, 'MAXLEN', '~', keep, id .. '-0', 'p', head_id, 'k', task, 's', stamp, 'c', digest,
-      'd', document, 'w', raw)
+    call('XADD', log, id .. '-0', 'p', head_id, 'k', task, 's', stamp, 'c', digest, 'd', document, 'w', raw)
   else
     local entry = {'p', head_id, 'k', task, 's', stamp, 'c', digest}
     if document then entry[9], entry[10] = 'd', document end
     if raw then entry[#entry + 1], entry[#entry + 2] = 'w', raw end
     if details then entry[#entry + 1], entry[#entry + 2] = 'x', details end
-    call('XADD', log, 'MAXLEN', '~', keep, id .. '-0', unpack(entry))
+    call('XADD', log, id .. '-0', unpack(entry))
   end
   head, head_id = offset, id
   return id
@@ -162,7 +161,10 @@ end
 
 -- What is common to all is written also after an error, such as a record of a wrong type: the log has the others.
 local ok, failure = pcall(apply_all)
-if head_id ~= head_before then call('HSET', meta, 'head', head_id) end
+if head_id ~= head_before then
+  call('HSET', meta, 'head', head_id)
+  call('XTRIM', log, 'MAXLEN', '~', keep)
+end
 for open, tasks in pairs(opened) do
   local scores = {}
   for task, id in pairs(tasks) do

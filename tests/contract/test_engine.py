@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     CALL_SECONDS,
@@ -163,7 +164,7 @@ async def test_want_answers_the_whole_record(use: EngineUse) -> None:
     await use.apply("a", state_of(TASK, 1, raw=b"theirs", details=b'{"tags":["x"]}'))
     await use.engine.keep("a", TASK, called_back=True)
     await use.engine.announce("a", TASK, "stalled", b"body")
-    await use.engine.confirm("a", [(TASK, 17.5)])
+    await use.engine.confirm("a", [(TASK, Confirmation(17.5, 40.25, None))])
     await use.session("b")
     (wanted,) = await use.engine.want("b", [Want(TASK)], linger=1)
     record = wanted.record
@@ -171,7 +172,7 @@ async def test_want_answers_the_whole_record(use: EngineUse) -> None:
     assert (record.owner, record.stamp, record.end) == ("a", (1, "a"), End.OPEN)
     assert (record.document, record.raw, record.details) == (b"a-1", b"theirs", b'{"tags":["x"]}')
     assert (record.persistent, record.called_back, dict(record.notices)) == (True, True, {"stalled": b"body"})
-    assert (record.confirmed_at, record.first_seen) == (17.5, record.offset)
+    assert (record.confirmation, record.first_seen) == ((17.5, 40.25, None), record.offset)
 
 
 async def test_the_task_of_a_dead_owner_is_taken_by_who_wants_it(use: EngineUse) -> None:

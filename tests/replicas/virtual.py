@@ -40,6 +40,7 @@ LEASE = 3.0
 LATENCY = 0.001
 SILENCE = 5.0
 FAILOVER = LEASE + 1.0
+"""Seconds after a kill in which others poll its tasks: docs/replicas.md."""
 PATIENCE = 40.0
 JSON = {"content-type": "application/json"}
 REPLICA_ACTS = ("kill", "stop", "rolling", "slow")
@@ -81,9 +82,7 @@ class Session:
     def base_of(self, request: Request) -> str:
         return request.base_url or "https://provider.example"
 
-    async def ask(
-        self, request: Request, timeout_seconds: float | None = None, *, create: bool = False
-    ) -> HttpResponse:
+    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
         """A status call."""
         process, stage = self._process, self._process.stage
         task_id = request.path.rpartition("/")[2]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Any
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     DEFAULT_JOB_LIMITS,
@@ -202,16 +203,20 @@ class RedisStates(RedisTasks):
         return int(offset)
 
     @reads_answer
-    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
+    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, Confirmation]]) -> None:
         """See `Engine.confirm`."""
         own = self.keys
         for start in range(0, len(confirmed), MAX_TASKS):
             keys = [own.meta, own.log, own.sessions]
             arguments: list[Argument] = [session, self.limits.log]
-            for key, at in confirmed[start : start + MAX_TASKS]:
+            for key, (observed_at, *eta) in confirmed[start : start + MAX_TASKS]:
                 task = task_text(key)
                 keys.append(own.record(task))
-                arguments += (task, repr(float(at)))
+                arguments += (
+                    task,
+                    repr(observed_at),
+                    " ".join("-" if one is None else repr(one) for one in eta),
+                )
             await self.run("confirm", keys, *arguments)
 
 

@@ -39,6 +39,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "sockets": ("sockets", _WHOLE),
     "first_to_last_ms": ("first to last socket ms", _ONE),
     "change_to_last_ms": ("change to last socket ms", _ONE),
+    "seen_to_last_ms": ("seen by the bridge to last socket ms", _ONE),
     "follower_us": ("follower CPU µs/entry", _ONE),
     "writer_us": ("writer CPU µs/change", _ONE),
     "lag_p99_ms": ("log to follower p99 ms", _ONE),
@@ -97,10 +98,10 @@ def _resume(rows: Rows) -> Iterator[Target]:
 
 
 def _workers(rows: Rows) -> Iterator[Target]:
-    if len(rows) == 2:
+    if len(rows) == 2 and all("seen_to_last_ms" in row for row in rows.values()):
         one, two = rows.values()
-        ratio = two["change_to_last_ms"] / one["change_to_last_ms"]
-        yield _at_most("2 workers over 1: from the change to the last socket", 0.62, ratio)
+        ratio = two["seen_to_last_ms"] / one["seen_to_last_ms"]
+        yield _at_most("2 workers over 1: from seen by the bridge to the last socket", 0.62, ratio)
 
 
 def _busy(rows: Rows) -> Iterator[Target]:

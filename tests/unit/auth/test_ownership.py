@@ -205,7 +205,7 @@ async def test_accounts_share_no_budget_and_nothing_learned(place: Place) -> Non
     await place.proven(theirs)
     views = [place.accounts.upstream("qingbo", one.account) for one in (mine, theirs)]
     own = place.house.upstream
-    for name in ("limiter", "run_times", "callbacks", "session"):
+    for name in ("limiter", "price", "learned", "callbacks", "session"):
         assert len({id(getattr(one, name)) for one in (*views, own)}) == 3, name
     assert "slow down" not in str(own.health.last_error)
 

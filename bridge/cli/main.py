@@ -46,6 +46,7 @@ class Commands(click.Group):
         "dialect": "bridge.cli.dialect",
         "init": "bridge.cli.init",
         "journal": "bridge.cli.journal",
+        "learned": "bridge.cli.learned",
         "simulate": "bridge.simulator.command",
         "submit": "bridge.cli.watch",
         "token": "bridge.cli.token",
@@ -182,7 +183,7 @@ def check_config(path: Path | None, *, as_json: bool, connect: bool, **overrides
 
     from bridge.clock import SystemClock
     from bridge.config.certificate import certificate_warnings
-    from bridge.config.effective import effective, limits_sentence, stop_sentence, table
+    from bridge.config.effective import effective, learned_sentence, limits_sentence, stop_sentence, table
     from bridge.config.engine_memory import retention_warning
     from bridge.config.keys import missing_keys
 
@@ -200,7 +201,7 @@ def check_config(path: Path | None, *, as_json: bool, connect: bool, **overrides
         document = {name: setting._asdict() for name, setting in shown.items()}
         click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
     else:
-        sentences = [stop_sentence(settings), limits_sentence(settings)]
+        sentences = [stop_sentence(settings), limits_sentence(settings), learned_sentence(settings)]
         lines = [textwrap.fill(one, LINE, break_on_hyphens=False) for one in filter(None, sentences)]
         click.echo("\n\n".join((table(shown), *lines)))
     if connect and settings.has_shared_engine:

@@ -30,9 +30,10 @@ class Curve:
 
     Attributes:
         size: Number of samples.
+        cost: What the best schedule costs, by a price of 1/2, over all values.
     """
 
-    __slots__ = ("_cost", "_effort", "_knots", "_survival", "_tail", "root", "size")
+    __slots__ = ("_effort", "_knots", "_survival", "_tail", "cost", "root", "size")
 
     def __init__(self, samples: Iterable[float], root: float = 1.0) -> None:
         ordered = sorted(samples)
@@ -45,7 +46,7 @@ class Curve:
         self._knots = knots = [0.0]
         self._survival = survival = [1.0]
         self._effort = effort = [0.0]
-        self._cost = cost = [0.0]
+        self.cost = 0.0
         for place in places:
             width = max(ordered[place] - knots[-1], _NARROWEST * greatest)
             before, after = survival[-1], 1.0 - (place + 1) / (size + 1)
@@ -53,7 +54,9 @@ class Curve:
             knots.append(knots[-1] + width)
             survival.append(after)
             effort.append(effort[-1] + 2 * narrow * (math.sqrt(before) - math.sqrt(after)))
-            cost.append(cost[-1] + 2 / 3 * narrow * (before * math.sqrt(before) - after * math.sqrt(after)))
+            self.cost += 2 / 3 * narrow * (before * math.sqrt(before) - after * math.sqrt(after))
+        # Of the tail, where the density is that of a Pareto distribution.
+        self.cost += math.sqrt(_TAIL_SHAPE * self._tail) / (_TAIL_SHAPE - 0.5) * survival[-1]
 
     def survival(self, x: float) -> float:
         """The part of values above `x`."""
@@ -86,17 +89,6 @@ class Curve:
         width = self._knots[cell + 1] - self._knots[cell]
         return self._knots[cell] + width * (before - reached) / (before - after)
 
-    def cost_left(self, x: float) -> float:
-        """What the best schedule costs from `x` on, by a price of 1/2, over all values."""
-        tail = _TAIL_SHAPE / (_TAIL_SHAPE - 0.5) * math.sqrt(self._tail / _TAIL_SHAPE)
-        survival, cell = self.survival(x), self._cell(x)
-        if cell is None:
-            # As at the last knot, with the tail that begins at `x`.
-            return survival * tail * math.sqrt((x - self._knots[-1] + self._tail) / self._tail)
-        begin = self._survival[cell]
-        here = 2 / 3 * self._narrow(cell) * (begin * math.sqrt(begin) - survival * math.sqrt(survival))
-        return self._cost[-1] - self._cost[cell] - here + self._survival[-1] * tail
-
     def quantile(self, part: float, *, after: float = 0.0) -> float:
         """The value that `part` (0-1) of those above `after` do not exceed."""
         left = self.survival(after) * (1 - part)
@@ -121,7 +113,7 @@ class Curve:
             for cell in range(len(self._knots) - 1)
         ]
         mean = sum(spread) + self._survival[-1] * self._tail / (_TAIL_SHAPE - 1)
-        return self.cost_left(0.0) ** 2 / mean if mean else 1.0
+        return self.cost**2 / mean if mean else 1.0
 
     def _cell(self, x: float) -> int | None:
         """The number of the cell that `x` is in; None beyond the last knot."""

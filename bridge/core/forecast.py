@@ -10,6 +10,9 @@ it means for this task, and the moment it counts from:
 - `wait` seconds from the creation to processing, `position` the same left over its place in the queue plus
   one: for the end of the queue alone.
 
+`rank` is the judge of all of them: which part of tasks was expected to end before this one did, by one of its
+polls at random. Where these parts are not spread evenly, the estimates are moved by as much.
+
 The ground with the least expected cost of polls is the sharpest, and is taken. What a provider tells is
 never believed by itself: it is a unit, and what came of it in other tasks is the curve.
 
@@ -36,6 +39,7 @@ _MET_LATE_SECONDS = 5.0
 
 _MIN_SLOPE_PROGRESS = 5.0
 _TWO_POINTS_GROWTH = 10.0
+_EARLY = 0.1
 _QUEUE_PRICE = 10.0  # what its end is worth, against the end of the task
 _STAMP_EARLIER = 1.0  # seconds that a provider's stamp may lie before the last poll that showed the task open
 
@@ -65,15 +69,20 @@ class Ground(NamedTuple):
         effort = self.curve.effort(x) + math.sqrt(2 * price / self.unit)
         return max(self.curve.when(effort) - x, 0.0) * self.unit
 
-    def cost(self, now: float) -> float:
-        """Expected cost of the polls left, over tasks like this one."""
-        x = max(now - self.since, 0.0) / self.unit
-        return self.curve.root * self.curve.cost_left(x) / self.curve.survival(x)
+    @property
+    def cost(self) -> float:
+        """Expected cost of polls by this ground, over tasks like this one."""
+        return self.curve.root * self.curve.cost
 
     def left(self, now: float, part: float) -> float:
         """Seconds until `part` (0-1) of such tasks have ended."""
         x = max(now - self.since, 0.0) / self.unit
         return (self.curve.quantile(part, after=x) - x) * self.unit
+
+    def rank(self, now: float, end: float) -> float:
+        """Which part (0-1) of such tasks, as it seemed at `now`, ends before `end`."""
+        x, last = max(now - self.since, 0.0) / self.unit, max(end - self.since, 0.0) / self.unit
+        return 1 - min(self.curve.survival(max(last, x)) / self.curve.survival(x), 1.0)
 
 
 class _Told(NamedTuple):
@@ -109,6 +118,8 @@ class Forecast:
         "_born_known",
         "_entered",
         "_estimated",
+        "_estimated_at",
+        "_estimates",
         "_first_progress",
         "_last_seen",
         "_met_late",
@@ -134,6 +145,8 @@ class Forecast:
         self._entered: dict[int, float] = {}
         self._first_progress: tuple[float, float] | None = None
         self._estimated: float | None = None
+        self._estimates = 0
+        self._estimated_at: tuple[float, Ground] | None = None  # one estimate, at random
         self._units: dict[str, tuple[float, float]] = {}  # by measure: the newest figure, and since when
         self._told: dict[str, _Told] = {}
 
@@ -211,11 +224,11 @@ class Forecast:
     def _between(self, before: float, at: float) -> float:
         return before + (at - before) * self._random()
 
-    def choose(self, learned: LearnedRuns, kind: TaskKind, now: float) -> None:
+    def choose(self, learned: LearnedRuns, kind: TaskKind) -> None:
         """Take the sharpest ground."""
         best, least = None, math.inf
         for ground in self._grounds(learned, kind):
-            cost = ground.cost(now)
+            cost = ground.cost
             if cost < least:
                 best, least = ground, cost
         self.ground = best
@@ -251,28 +264,36 @@ class Forecast:
             price: Of a poll, in seconds of delay.
         """
         waits = [] if self.ground is None else [self.ground.wait(now, price)]
-        if self.queued and (queue := self._queue(learned, kind, now)) is not None:
+        if self.queued and (queue := self._queue(learned, kind)) is not None:
+            work = learned.curve(kind, "work")
+            if waits and work is not None:
+                # The end cannot come before the queue's, whatever the times of other tasks promise.
+                waits = [max(waits[0], queue.left(now, _EARLY) + work.quantile(_EARLY))]
             waits.append(queue.wait(now, price * _QUEUE_PRICE))
         if not waits or min(waits) <= 0:
             return 0.0 if waits else None
         # Two reasons to poll: their rates add up, as independent ones do.
         return 1 / math.sqrt(sum(1 / wait**2 for wait in waits))
 
-    def _queue(self, learned: LearnedRuns, kind: TaskKind, now: float) -> Ground | None:
+    def _queue(self, learned: LearnedRuns, kind: TaskKind) -> Ground | None:
         """When the queue ends."""
         grounds = []
         if (curve := learned.curve(kind, "wait")) is not None:
             grounds.append(Ground("wait", curve, 1.0, self._born))
         if "position" in self._units and (curve := learned.curve(kind, "position")) is not None:
             grounds.append(Ground("position", curve, *self._units["position"]))
-        return min(grounds, key=lambda ground: ground.cost(now), default=None)
+        return min(grounds, key=lambda ground: ground.cost, default=None)
 
-    def estimate(self, now: float, unix_time: float) -> Estimate:
+    def estimate(self, learned: LearnedRuns, kind: TaskKind, now: float, unix_time: float) -> Estimate:
         """When the task probably ends, by the ground that was chosen."""
         ground = self.ground
         if ground is None:
             return NO_ESTIMATE
-        return Estimate(unix_time + ground.left(now, 0.5), unix_time + ground.left(now, 0.9))
+        self._estimates += 1
+        if self._random() * self._estimates < 1:
+            self._estimated_at = now, ground
+        half, most = learned.calibrated(kind, 0.5), learned.calibrated(kind, 0.9)
+        return Estimate(unix_time + ground.left(now, half), unix_time + ground.left(now, most))
 
     @property
     def seconds(self) -> float | None:
@@ -300,10 +321,13 @@ class Forecast:
         if last is not None:
             measured["watched"] = Sample(at - self._started)
             measured |= self._phases(end)
+            if self._estimated_at is not None:
+                at, ground = self._estimated_at
+                measured["rank"] = Sample(ground.rank(at, end), self._estimates)
         sane = {
             measure: sample
             for measure, sample in measured.items()
-            if 0 <= sample.value * sample.scale <= PLAUSIBLE_SECONDS
+            if 0 <= sample.value * sample.scale <= PLAUSIBLE_SECONDS or measure == "rank"
         }
         return Run(kind, unix_time, sane) if sane else None
 

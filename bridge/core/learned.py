@@ -24,11 +24,14 @@ PROGRESS_BINS = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0
 """Where the bins of progress begin, in percent."""
 
 MEASURES = frozenset(
-    {"run", "work", "wait", "position", "estimate", "eta", "watched"}
+    {"run", "work", "wait", "position", "estimate", "eta", "watched", "rank"}
     | {f"{name}:{number}" for name in ("run", "slope") for number in range(len(PROGRESS_BINS))}
 )
 """What a run may measure; `bridge.core.forecast` says what each is."""
 
+CALIBRATED_PARTS = (0.5, 0.9)
+_CALIBRATION_PRIOR = 16
+_MAX_PART = 0.98
 _MAX_CURVES = 512
 
 
@@ -38,6 +41,9 @@ class TaskKind:
 
     model: str | None
     action: str | None
+
+
+_UNNAMED = TaskKind(None, None)
 
 
 class Sample(NamedTuple):
@@ -68,14 +74,16 @@ class Run(NamedTuple):
 class _Ring:
     """The newest values of one measure."""
 
-    __slots__ = ("_next", "scales", "values")
+    __slots__ = ("_next", "calibrated", "scales", "values")
 
     def __init__(self) -> None:
+        self.calibrated: dict[float, float] | None = None
         self.values = array("d")
         self.scales = array("d")
         self._next = 0
 
     def add(self, sample: Sample) -> None:
+        self.calibrated = None
         if len(self.values) < MAX_RUNS:
             self.values.append(sample.value)
             self.scales.append(sample.scale)
@@ -115,7 +123,7 @@ class LearnedRuns:
 
     def learn(self, run: Run) -> None:
         """Add a run whose end was seen here."""
-        self._add(run)
+        self.add(run)
         self.taught(run)
         if self._pooled is not None:
             self._pooled.learn(run)
@@ -126,7 +134,7 @@ class LearnedRuns:
         self._all.clear()
         self._curves.clear()
         for run in runs:
-            self._add(run)
+            self.add(run)
 
     def forget(self, chosen: Callable[[TaskKind], bool]) -> int:
         """Forget kinds; returns how many. What all kinds have in common is forgotten with them."""
@@ -149,6 +157,30 @@ class LearnedRuns:
             found = self._pooled._curve(None, measure)  # noqa: SLF001 - the same
         return found
 
+    def calibrated(self, kind: TaskKind, part: float) -> float:
+        """The part (0-1) of the forecasts' curves that `part` of such tasks truly ended within.
+
+        Weighed by the polls of each task, and drawn towards `part` while there are few.
+        """
+        rings = self._kinds.get(kind)
+        ring = None if rings is None else rings.get("rank")
+        if ring is None:
+            return part
+        if ring.calibrated is None:
+            ranks = sorted(zip(ring.values, ring.scales, strict=True))
+            total = sum(ring.scales)
+            ring.calibrated = {}
+            for wanted in CALIBRATED_PARTS:
+                below = 0.0
+                rank = wanted
+                for rank, weight in ranks:  # noqa: B007 - the last one counts
+                    below += weight
+                    if below >= wanted * total:
+                        break
+                trust = len(ranks) / (len(ranks) + _CALIBRATION_PRIOR)
+                ring.calibrated[wanted] = min(wanted + trust * (rank - wanted), _MAX_PART)
+        return ring.calibrated[part]
+
     def mean(self, measure: str) -> float | None:
         """The mean of a measure over all kinds; None without samples."""
         ring = self._all.get(measure)
@@ -156,8 +188,13 @@ class LearnedRuns:
             return None if self._pooled is None else self._pooled.mean(measure)
         return sum(ring.values) / len(ring.values)
 
-    def statistics(self) -> list[dict[str, Any]]:
-        """The kinds as `/status` reports them."""
+    def statistics(self, *, names: bool = True) -> list[dict[str, Any]]:
+        """The kinds as `/status` reports them.
+
+        Args:
+            names: Whether those of models may be shown; else one row is about all kinds.
+        """
+        kinds: dict[TaskKind, _Rings] = self._kinds if names else {_UNNAMED: self._all} if self._all else {}
         return [
             {
                 "model": kind.model,
@@ -166,11 +203,12 @@ class LearnedRuns:
                 "p50_seconds": None if curve is None else round(curve.quantile(0.5), 3),
                 "p90_seconds": None if curve is None else round(curve.quantile(0.9), 3),
             }
-            for kind, rings in self._kinds.items()
-            for curve in [self._curve(kind, "run")]
+            for kind, rings in kinds.items()
+            for curve in [self._curve(kind if names else None, "run")]
         ]
 
-    def _add(self, run: Run) -> None:
+    def add(self, run: Run) -> None:
+        """Add a run that is stored: it was learned elsewhere."""
         rings = self._kinds.setdefault(run.kind, {})
         self._kinds.move_to_end(run.kind)
         while len(self._kinds) > MAX_KINDS:

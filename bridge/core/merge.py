@@ -35,6 +35,7 @@ def merge(
 
     Args:
         unix_time: When it was observed, Unix seconds.
+        estimate: What was estimated from it.
         late: Whether `observation` may be older than `known`: a pushed frame, or a poll that started before
             it.
     """
@@ -56,7 +57,6 @@ def lost(known: State | None, why: Failure, *, unix_time: float) -> State:
     return replace(
         known or unknown(unix_time=unix_time),
         status=Status.LOST,
-        eta_seconds=None,
         eta_at=None,
         eta_by=None,
         error=why,
@@ -116,18 +116,16 @@ def _unsigned(output: Output) -> tuple[object, ...]:
     )
 
 
-def _left(estimate: Estimate, unix_time: float) -> float | None:
-    return None if estimate.at is None else max(round(estimate.at - unix_time, 1), 0.0)
-
+_ESTIMATED = (Status.QUEUED, Status.PROCESSING, Status.INPUT_REQUIRED)
+"""A tuple, for the same reason as that of the final ones in `core.task`."""
 
 _MERGED = {
     Merge.REPLACE: "observation.{0}",
     Merge.KEEP: "observation.{0} if observation.{0} is not None else before.{0}",
     Merge.KEEP_FILLED: "observation.{0} or before.{0}",
     Merge.PROGRESS: "_progress(before.{0}, observation)",
-    Merge.ESTIMATE: "None if observation.status.final else _left(estimate, unix_time)",
-    Merge.ETA_AT: "None if observation.status.final else estimate.at",
-    Merge.ETA_BY: "None if observation.status.final else estimate.by",
+    Merge.ETA_AT: "estimate.at if observation.status in _ESTIMATED else None",
+    Merge.ETA_BY: "estimate.by if observation.status in _ESTIMATED else None",
     Merge.NOW: "unix_time",
     Merge.SOURCE: "source",
 }
@@ -140,7 +138,7 @@ _merged: Callable[[State, Observation, Source, float, Estimate], State] = genera
         *(f"    {row.name}={_MERGED[row.merge].format(row.name)}," for row in rows(State)),
         ")",
     ],
-    {"State": State, "_progress": _progress, "_left": _left},
+    {"State": State, "_progress": _progress, "_ESTIMATED": _ESTIMATED},
 )
 """The observation copied over the known state, each field by the rule of its row."""
 

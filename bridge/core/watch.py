@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from bridge.core.estimate import NO_ESTIMATE, PLAUSIBLE_SECONDS, Estimate
-from bridge.core.event import Notice, NoticeCode
+from bridge.core.event import Confirmation, Notice, NoticeCode
 from bridge.core.forecast import Forecast
 from bridge.core.learned import LearnedRuns, TaskKind
 from bridge.core.merge import lost, merge
@@ -212,6 +212,8 @@ class Watch:
         ended = self.known is not None and self.known.status.final
         self.due = None if ended and not self._lost else self.started
         self.confirmed = self._changed_at = self.last_poll = self.started
+        if self.known is not None:
+            self.estimate = Estimate(self.known.eta_at, self.known.eta_by)
         self.interval = self.pace.recommended_seconds
         self._forecast = self.forecast or Forecast(self.random, self.started)
 
@@ -350,8 +352,9 @@ class Watch:
         seen_at = (started_at + now) / 2
         self._forecast.saw_again(seen_at)
         if self._result is None:
-            self._forecast.choose(self.learned, self._kind(), seen_at)
-            self.estimate = self._forecast.estimate(seen_at, unix_time - (now - seen_at))
+            kind = self._kind()
+            self._forecast.choose(self.learned, kind)
+            self.estimate = self._forecast.estimate(self.learned, kind, seen_at, unix_time - (now - seen_at))
         self._schedule(now, ended=False, poll_after=self._poll_after)
         return Update(None, notices) if notices else NO_UPDATE
 
@@ -508,7 +511,7 @@ class Watch:
         elif self.due is None:
             self._set_due(now, self.pace.recommended_seconds)
 
-    def confirmed_elsewhere(self, *, now: float, at: float) -> Update:
+    def confirmed_elsewhere(self, confirmation: Confirmation, *, now: float, at: float) -> Update:
         """Another process saw the known state again.
 
         Args:
@@ -516,6 +519,7 @@ class Watch:
         """
         if self.known is None or self.ended:
             return NO_UPDATE
+        self.take_estimate(confirmation)
         self._heard(now, at)
         if not self._deaf:
             return NO_UPDATE
@@ -526,6 +530,11 @@ class Watch:
         notices = tuple(self.active_notices.values())
         # `fresh` revokes every notice: those still active follow it.
         return Update(None, (Notice(NoticeCode.FRESH, "confirmed by the upstream again"), *notices))
+
+    def take_estimate(self, confirmation: Confirmation) -> None:
+        """Another process estimated anew when it saw the known state again; not if that was one before."""
+        if self.known is not None and confirmation.observed_at >= self.known.observed_at:
+            self.estimate = Estimate(confirmation.eta_at, confirmation.eta_by)
 
     def noticed_elsewhere(self, notice: Notice, *, now: float) -> None:
         """The process that polls the task announced a notice."""
@@ -573,6 +582,9 @@ class Watch:
         if at > self.confirmed:
             self._heard_gap = min(at - self.confirmed, MAX_WAIT)
             self.confirmed = at
+            # Its owner knows why it polls when it does; here only the gaps show how often.
+            pace = self.pace
+            self.interval = min(max(self._heard_gap, pace.recommended_seconds), pace.max_seconds)
 
     def joined(self, *, now: float) -> None:
         """A subscriber was added: a back-off for a failure of this task alone is cut short.
@@ -824,17 +836,17 @@ class Watch:
 
     def _replan(self) -> None:
         """Tell the price what this task's polls come to."""
-        plan = None
+        plan, now = None, self.last_poll if self.due is None else self.due - self._wait
         if self.due is not None:
             plan = max(self._wait, self.pace.min_seconds)
         if plan != self._plan:
-            self.price.replan(self._plan, plan)
+            self.price.replan(self._plan, plan, now=now)
             self._plan = plan
 
     def retire(self) -> None:
         """Nothing is polled here any more: give the plan back."""
         if self._plan is not None:
-            self.price.replan(self._plan, None)
+            self.price.replan(self._plan, None, now=self.last_poll)
             self._plan = None
 
     def _set_due(self, now: float, wait: float) -> None:
@@ -888,8 +900,9 @@ class Watch:
         forecast.saw(observation, seen_at)
         if observation.status is Status.UNKNOWN:
             return NO_ESTIMATE
-        forecast.choose(self.learned, self._kind(observation.model, observation.action), seen_at)
-        return forecast.estimate(seen_at, unix_time - (now - seen_at))
+        kind = self._kind(observation.model, observation.action)
+        forecast.choose(self.learned, kind)
+        return forecast.estimate(self.learned, kind, seen_at, unix_time - (now - seen_at))
 
     def _learn(self, state: State, now: float, unix_time: float, started_at: float | None) -> None:
         """The task ended by the provider's word: what it teaches."""

@@ -30,7 +30,7 @@ from bridge.core.resume import HELD, Position, is_seen
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.hub.broadcast import Broadcast
 from bridge.hub.channel import Channel
-from bridge.hub.connections import Connections, SharedHistory, discard
+from bridge.hub.connections import Confirmations, Connections, SharedHistory, discard
 from bridge.hub.subscription import Backlog, Subscription
 from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import Format
@@ -59,8 +59,10 @@ class Interest(Protocol):
 class Hub(Connections):
     """Subscriptions by task and connection. Follows the journal; see `bridge.journal.base.Follower`."""
 
-    def __init__(self, interest: Interest, metrics: Metrics, clock: Clock) -> None:
-        super().__init__(metrics, clock)
+    def __init__(
+        self, interest: Interest, confirmations: Confirmations, metrics: Metrics, clock: Clock
+    ) -> None:
+        super().__init__(confirmations, metrics, clock)
         self._interest = interest
         self._channels: dict[TaskKey, Channel[Subscription]] = {}
         self._reached = 0  # the newest offset broadcast
@@ -158,12 +160,6 @@ class Hub(Connections):
         self.write(subscription, frame)
         if notice.code is NoticeCode.TASK_NOT_FOUND:
             self.close_task(subscription, channel)
-
-    def confirmed(self, key: TaskKey, observed_at: float) -> None:
-        """Store when the newest state was last seen (Unix seconds), for subscribers that join later."""
-        channel = self._channels.get(key)
-        if channel is not None:
-            channel.confirmed_at = observed_at
 
     def new_epoch(self) -> None:
         """The journal's history is another one; see `bridge.journal.base.Follower`.

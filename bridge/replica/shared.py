@@ -1,4 +1,4 @@
-"""What replicas learn for one another: aliases, rejected keys, whether callbacks arrive, run times.
+"""What replicas learn for one another: aliases, rejected keys, whether callbacks arrive, runs.
 
 Rule 1: nothing waits for the engine but the lookup of an alias, and that only as long as a call may take.
 Rule 2: what is shared is small and may be lost: each replica works without it, only less well.
@@ -7,9 +7,9 @@ Rule 2: what is shared is small and may be lost: each replica works without it, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-import math
 from collections import deque
 from collections.abc import Callable
 from hashlib import blake2b
@@ -17,31 +17,23 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from bridge.clock import Clock
-from bridge.core.estimate import PLAUSIBLE_SECONDS
-from bridge.core.learned import LearnedRuns, Run, Sample, TaskKind
 from bridge.core.rate_limit import KEY_RETRY_SECONDS
 from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, TaskKey, check_task_id
 from bridge.engine.base import DocumentEntry
 from bridge.errors import BridgeError, CredentialRefused, EngineUnavailable
+from bridge.replica.learned import EXCHANGE_SECONDS, SharedRuns
 from bridge.replica.replica import Replica
 from bridge.sources.accounts import REFUSED_SECONDS, AccountRegistry
 from bridge.sources.upstream import Upstream
 
-LEARNED_SECONDS = 10.0
-"""Between two exchanges of run times."""
-
-MAX_SAMPLES = 2000
-MAX_FLUSHED = 50
 MAX_UNSENT = 10_000
 CALLBACKS_SECONDS = 86_400.0
-MAX_NAME = 512  # of a model or an action
 
 REST_SECONDS = 3 * KEY_RETRY_SECONDS
 """How long it is known that the operator's key is rejected, if nobody tries it again."""
 
-_ALIAS, _REFUSED, _CALLBACKS, _TIMES = "alias:", "refused:", "callbacks:", "times:"
-_OWN_KEY = "key:"
+_ALIAS, _REFUSED, _CALLBACKS, _OWN_KEY = "alias:", "refused:", "callbacks:", "key:"
 
 logger = logging.getLogger(__name__)
 
@@ -89,19 +81,6 @@ class SharedCallbacks(CallbackSupport):
         object.__setattr__(self, "come", come)
 
 
-class SharedRuns(LearnedRuns):
-    """`LearnedRuns` that keep what is not shared yet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unsent: deque[Run] = deque(maxlen=MAX_FLUSHED)
-
-    def learn(self, run: Run) -> None:
-        """See `LearnedRuns`."""
-        super().learn(run)
-        self.unsent.append(run)
-
-
 class SharedKnowledge:
     """Exchanges it over the engine.
 
@@ -115,7 +94,7 @@ class SharedKnowledge:
         self._retention = retention_seconds
         self._registry: AccountRegistry | None = None
         self._callbacks: WeakValueDictionary[str, SharedCallbacks] = WeakValueDictionary()
-        self._run_times: dict[str, SharedRuns] = {}
+        self._runs: list[SharedRuns] = []
         self._own_keys: dict[str, Upstream] = {}
         self._unsent: deque[_Document] = deque(maxlen=MAX_UNSENT)
         self._more = asyncio.Event()
@@ -124,7 +103,7 @@ class SharedKnowledge:
             self._send,
             self._read_callbacks,
             self._read_own_keys,
-            self._exchange_run_times,
+            self._exchange_runs,
         ]
 
     # What is shared
@@ -137,7 +116,7 @@ class SharedKnowledge:
         if upstream.account == OWN_ACCOUNT:
             self._own_keys[upstream.name] = upstream
             upstream.key_judged = lambda error: self._report_key(upstream, error)
-            upstream.learned = self._run_times[f"{_TIMES}{name}"] = SharedRuns()
+            self._runs.append(SharedRuns(upstream.name, upstream.learned, self._connection, self._clock))
 
     def share_refusals(self, registry: AccountRegistry) -> None:
         """A key that a provider rejects here is rejected at every replica."""
@@ -247,31 +226,17 @@ class SharedKnowledge:
         for name, (_, value) in zip(names, documents, strict=True):
             self._hear_key(name, value)
 
-    async def _exchange_run_times(self) -> None:
-        while self._run_times:
-            for name, history in self._run_times.items():
-                while history.unsent:
-                    learned = history.unsent[0]
-                    sample = json.dumps(
-                        [learned.kind.model, learned.kind.action, learned.ended_at, learned.samples]
-                    ).encode()
-                    await self._connection.call(
-                        "learn",
-                        lambda engine, name=name, sample=sample: engine.learn(  # type: ignore[misc]
-                            name, sample, keep=MAX_SAMPLES
-                        ),
-                    )
-                    if history.unsent[0] is learned:
-                        history.unsent.popleft()
-            await self._read_run_times(list(self._run_times))
-            await self._clock.sleep(LEARNED_SECONDS)
+    async def flush(self) -> None:
+        """Send what was learned since the last exchange, at the end; it is lost if the engine is away."""
+        with contextlib.suppress(EngineUnavailable):
+            for runs in self._runs:
+                await runs.exchange()
 
-    async def _read_run_times(self, names: list[str]) -> None:
-        lists = await self._connection.call("learned", lambda engine: engine.learned(names))
-        for name, samples in zip(names, lists, strict=True):
-            read = [_read_sample(sample) for sample in samples]
-            runs = [run for run in read if run is not None]
-            self._run_times[name].load([*runs, *self._run_times[name].unsent])
+    async def _exchange_runs(self) -> None:
+        while self._runs:
+            for runs in self._runs:
+                await runs.exchange()
+            await self._clock.sleep(EXCHANGE_SECONDS)
 
 
 def _alias_name(upstream: str, account: str, alias: str) -> str:
@@ -290,17 +255,3 @@ def _read_judged(value: bytes | None) -> _KeyJudged | None:
     texts, flags = (by, key), (rejected, inferred)
     sane = all(isinstance(one, str) for one in texts) and all(isinstance(one, bool) for one in flags)
     return _KeyJudged(by, key, rejected, inferred) if sane else None
-
-
-def _read_sample(sample: bytes) -> Run | None:
-    """A run that a replica wrote, of another version perhaps; None if it makes no sense."""
-    try:
-        model, action, ended_at, samples = json.loads(sample)
-        measured = {
-            str(measure): Sample(float(value), float(scale)) for measure, (value, scale) in samples.items()
-        }
-    except (ValueError, TypeError, AttributeError):
-        return None
-    named = all(one is None or (isinstance(one, str) and len(one) <= MAX_NAME) for one in (model, action))
-    sane = all(math.isfinite(one.value) and 0 <= one.value <= PLAUSIBLE_SECONDS for one in measured.values())
-    return Run(TaskKind(model, action), float(ended_at), measured) if named and sane else None

@@ -218,16 +218,16 @@ async def _leave(writer: asyncio.StreamWriter) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("size", [20_000, 90_000])
 async def test_a_client_that_stops_reading_is_aborted_and_holds_little(folder: Path, size: int) -> None:
-    clients, seconds = 60, 3.0
+    clients = 60
     files: dict[str, Any] = {
         "tls_certificate_file": str(folder / "tls.crt"),
         "tls_key_file": str(folder / "tls.key"),
     }
     async with (
         contextlib.AsyncExitStack() as stack,
-        stage(trust=AUTHORITY.trust, write_timeout_seconds=seconds, **files) as scene,
+        stage(trust=AUTHORITY.trust, write_timeout_seconds=6.0, **files) as scene,
     ):
-        task, loop = scene.id(), asyncio.get_running_loop()
+        task = scene.id()
         ref = await scene.script("qingbo", task, qingbo(task, "processing", 0, note="x" * size))
         path = f"{path_of(ref)}/events?include=raw"
         opened = [await _stuck(scene, path) for _ in range(clients)]
@@ -236,16 +236,21 @@ async def test_a_client_that_stops_reading_is_aborted_and_holds_little(folder: P
         await scene.reaches('bridge_connections{delivery="sse"}', clients)
         idle, most, number = _resident(scene.bridge.process.pid), 0, 0
         for _, writer in opened:
-            writer.transport.pause_reading()  # type: ignore[attr-defined] # it is one that reads
-        full: float | None = None
-        while await scene.metric('bridge_disconnects_total{delivery="sse",reason="slow"}') < clients:
-            number += 1
-            note = chr(97 + number % 26) * size
-            await scene.then("qingbo", task, qingbo(task, "processing", number % 100, note=note))
-            most = max(most, _resident(scene.bridge.process.pid))
-            if full is None and await scene.metric('bridge_conflated_total{delivery="sse"}') > 0:
-                full = loop.time()
-            await asyncio.sleep(0.02)
-        assert full is not None
-        assert loop.time() - full < seconds + 5
+            # below TLS, which would take another 256 KiB
+            writer.transport._ssl_protocol._transport.pause_reading()  # type: ignore[attr-defined]
+        conflated = False
+        async with asyncio.timeout(2 * PATIENCE):
+            while await scene.metric('bridge_connections{delivery="sse"}') > 0:
+                number += 1
+                note = chr(97 + number % 26) * size
+                await scene.then("qingbo", task, qingbo(task, "processing", number % 100, note=note))
+                most = max(most, _resident(scene.bridge.process.pid))
+                conflated = conflated or await scene.metric('bridge_conflated_total{delivery="sse"}') > 0
+                await asyncio.sleep(0.02)
+        assert conflated
         assert (most - idle) / clients < 300
+        # a machine that fills the buffers slowly may find that there was no acknowledgement for as long
+        ended = [
+            f'bridge_disconnects_total{{delivery="sse",reason="{reason}"}}' for reason in ("slow", "left")
+        ]
+        assert sum([await scene.metric(series) for series in ended]) == clients

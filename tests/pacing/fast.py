@@ -162,7 +162,7 @@ def _poll(one: _Watched, due: float, decisions: Decisions, workload: Workload) -
     if age >= task.end:
         seen.ended = now - task.at - max(task.end, task.known_at)
     if document == one.document:
-        decisions.unchanged(one.watch, now=now, started_at=due)
+        decisions.unchanged(one.watch, now=now, unix_time=START_OF_TIME + now, started_at=due)
     else:
         one.document = document
         decisions.observed(one.watch, document, now=now, unix_time=START_OF_TIME + now, started_at=due)

@@ -7,6 +7,7 @@ poll showed goes in, and `due` comes out. Nothing else of the product is used.
 from __future__ import annotations
 
 import importlib
+import inspect
 import random
 from importlib.util import find_spec
 from typing import Any
@@ -14,13 +15,13 @@ from typing import Any
 from bridge.core.task import Observation, Source, Status
 from bridge.core.watch import Watch
 
-BEFORE = find_spec("bridge.core.pacing") is not None
+LEARNED = find_spec("bridge.core.learned") is not None
+"""Whether the product learns distributions; before, it learned medians in `estimate`."""
+
+OLDEST = find_spec("bridge.core.pacing") is not None
 """Whether the product is of commit e07285d, whose names are others."""
 
-_schedule = importlib.import_module("bridge.core.pacing" if BEFORE else "bridge.core.schedule")
-_estimate = importlib.import_module("bridge.core.forecast" if BEFORE else "bridge.core.estimate")
-_History = _estimate.RunTimes if BEFORE else _estimate.RuntimeHistory
-_Kind = _estimate.Kind if BEFORE else _estimate.TaskKind
+Estimates = tuple[float | None, float | None, float | None]
 
 
 class Decisions:
@@ -28,24 +29,33 @@ class Decisions:
 
     Args:
         pace: Shortest, recommended and longest interval, seconds.
+        after: What a process before has learned, as it is kept in the journal; see `kept`.
     """
 
-    def __init__(self, pace: tuple[float, float, float], rng: random.Random) -> None:
+    def __init__(self, pace: tuple[float, float, float], rng: random.Random, after: Any = ()) -> None:
         shortest, recommended, longest = pace
-        self._pace = _schedule.Pace(
-            min_seconds=shortest, recommended_seconds=recommended, max_seconds=longest
-        )
-        self._history = _History()
+        bounds = {"min_seconds": shortest, "recommended_seconds": recommended, "max_seconds": longest}
+        self._pace = _module("pacing" if OLDEST else "schedule").Pace(**bounds)
         self._rng = rng
+        self.kept: list[Any] = []
+        if LEARNED:
+            self._learned = _module("learned").LearnedRuns()
+            self._learned.taught = self.kept.append
+            self._learned.load(after)
+            self._shared = (self._learned, _module("price").PollPrice())
+        else:
+            self._history = _module("forecast").RunTimes() if OLDEST else _module("estimate").RuntimeHistory()
+            self._shared = (self._history,)
+        self._names = inspect.signature(Watch.unchanged).parameters
 
     def begin(self, now: float) -> Watch:
         """A watch of a task that is known from now on."""
-        return Watch(self._pace, self._history, self._rng.random, now)
+        return Watch(self._pace, *self._shared, self._rng.random, now)
 
     def observed(
         self,
-        watch: Watch,
-        document: dict[str, object],
+        watch: Any,
+        document: dict[str, Any],
         *,
         now: float,
         unix_time: float,
@@ -53,34 +63,55 @@ class Decisions:
         submitted: bool = False,
     ) -> None:
         """A poll, or the answer to the submit, showed this document."""
-        observation = Observation(**(document | {"status": Status(document["status"])}))  # type: ignore[arg-type]
+        observation = Observation(**(document | {"status": Status(document["status"])}))
         source = Source.SUBMIT if submitted else Source.POLL
-        if BEFORE:
-            old: Any = watch
-            state = old.observed(observation, source=source, now=now, wall=unix_time, asked=started_at).news
+        if OLDEST:
+            state = watch.observed(observation, source=source, now=now, wall=unix_time, asked=started_at).news
         else:
             state = watch.observed(
                 observation, source=source, now=now, unix_time=unix_time, started_at=started_at
             ).state
-        if state is not None and state.status is Status.COMPLETED and state.created_at is not None:
-            run_time = (state.completed_at or state.changed_at) - state.created_at
-            if 0 <= run_time <= _estimate.PLAUSIBLE_SECONDS:
-                self._history.learn(_Kind(state.model, state.action), run_time)
+        if not LEARNED and state is not None:
+            self._learn(state)
 
-    @staticmethod
-    def unchanged(watch: Watch, *, now: float, started_at: float) -> None:
+    def _learn(self, state: Any) -> None:
+        """What the watcher did, before the watch itself did it."""
+        if state.status is not Status.COMPLETED or state.created_at is None:
+            return
+        names = _module("forecast" if OLDEST else "estimate")
+        run_time = (state.completed_at or state.changed_at) - state.created_at
+        if 0 <= run_time <= names.PLAUSIBLE_SECONDS:
+            kind = names.Kind if OLDEST else names.TaskKind
+            self._history.learn(kind(state.model, state.action), run_time)
+
+    def unchanged(self, watch: Any, *, now: float, unix_time: float, started_at: float) -> None:
         """A poll brought the same bytes as the one before."""
-        if BEFORE:
-            old: Any = watch
-            old.unchanged(now=now, asked=started_at)
-        else:
-            watch.unchanged(now=now, started_at=started_at)
+        told = {"now": now, "unix_time": unix_time, "started_at": started_at, "asked": started_at}
+        watch.unchanged(**{name: value for name, value in told.items() if name in self._names})
 
     @staticmethod
-    def estimates(watch: Watch, unix_time: float) -> tuple[float | None, float | None, float | None]:
+    def estimates(watch: Any, unix_time: float) -> Estimates:
         """`eta_seconds` as the state document has it, `eta_at` and `eta_by`, as Unix seconds."""
+        if LEARNED:
+            at, by = watch.estimate
+            return None if at is None else max(at - unix_time, 0.0), at, by
         known = watch.known
         if known is None or known.eta_seconds is None:
             return None, None, None
-        # Without an ETA of its own moment, the one of the newest change counts from there.
+        # It did not age; as a moment, it counts from the change that brought it.
         return known.eta_seconds, known.changed_at + known.eta_seconds, None
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"bridge.core.{name}")
+
+
+def http_response(status: int, headers: dict[str, str], body: bytes) -> Any:
+    """A provider's answer, as the HTTP client hands it on."""
+    base = importlib.import_module("bridge.dialects.base")
+    return (base.Answer if OLDEST else base.HttpResponse)(status, headers, body)
+
+
+def bridge_app() -> Any:
+    """The class of the whole app."""
+    return importlib.import_module("bridge.app" if OLDEST else "bridge.app.bridge").Bridge

@@ -275,7 +275,7 @@ def _workloads() -> Iterator[Workload]:
     yield Workload("image mix of 79 models", images, ADVISED)
     yield Workload("image mix, advice for video", images)
     yield Workload("llm background", shaped(language_model, wait=0.5), ADVISED)
-    yield Workload("llm batch of hours", shaped(batch, gap=300.0, wait=0.5), SLOW, tasks=150)
+    yield Workload("llm batch of hours", shaped(batch, gap=3600.0, wait=0.5), SLOW, tasks=150)
     yield Workload("ci jobs", jobs, SLOW)
     yield Workload("queue M/G/k", busy_servers(places=False))
     yield Workload(

@@ -9,7 +9,7 @@ import pytest
 from bridge.delivery import subscriptions
 from bridge.engine.store.assignments import Assignments
 from tests.replicas import polls
-from tests.replicas.virtual import REPLICA_ACTS, play
+from tests.replicas.virtual import FAILOVER, REPLICA_ACTS, play
 
 
 @pytest.mark.extended
@@ -18,6 +18,22 @@ def test_what_happens_to_replicas_shows_to_no_viewer(seed: int) -> None:
     stage = play(seed, seconds=15.0, acts=REPLICA_ACTS)
     assert stage.judge.states > 100
     assert stage.faults == []
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("seed", [1, 4])
+def test_the_tasks_of_a_killed_replica_are_polled_by_others_a_second_after_its_lease(seed: int) -> None:
+    stage = play(seed, seconds=20.0, acts=("kill",), overlap=0.0)
+    waited = []
+    for killed in stage.judge.kills:
+        first = polls.first_after(stage.polls, killed)
+        waited += [
+            first[task]
+            for task, life in stage.lives.items()
+            if life.born < killed - 2 and life.ends > killed + FAILOVER
+        ]
+    assert len(waited) > 3
+    assert max(waited) < FAILOVER
 
 
 def test_an_engine_that_gives_a_task_to_everybody_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +52,7 @@ def test_a_replica_that_forgets_what_it_was_told_is_found_out(monkeypatch: pytes
 
 
 STRICT = 0.97 / polls.NEAR
-"""In virtual time nothing is late: the shortest interval holds, but for the estimate of the engine's clock."""
+"""In virtual time nothing is late: only the estimate of the engine's clock is a little wrong."""
 
 
 @pytest.mark.extended

@@ -40,6 +40,7 @@ LEASE = 3.0
 LATENCY = 0.001
 SILENCE = 5.0
 FAILOVER = LEASE + 1.0
+"""Seconds after a kill in which others poll its tasks: docs/replicas.md."""
 PATIENCE = 40.0
 JSON = {"content-type": "application/json"}
 REPLICA_ACTS = ("kill", "stop", "rolling", "slow")

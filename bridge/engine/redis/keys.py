@@ -19,7 +19,6 @@ _FIXED = {
     b"log": "stream",
     b"s": "sorted",
     b"about": "hash",
-    b"beats": "hash",
     b"owned": "sorted",
     b"wants": "sorted",
     b"expiry": "sorted",
@@ -44,7 +43,6 @@ class Keys:
         self.log = prefix + b"log"
         self.sessions = prefix + b"s"
         self.about = prefix + b"about"
-        self.beats = prefix + b"beats"
         self.owned = prefix + b"owned"
         self.wants = prefix + b"wants"
         self.expiry = prefix + b"expiry"

@@ -59,7 +59,7 @@ class RedisTasks(EngineLink):
         keys = self.keys
         answer = await self.run(
             "session",
-            (keys.meta, keys.log, keys.sessions, keys.about, keys.beats, keys.owned, keys.wants, keys.expiry),
+            (keys.meta, keys.log, keys.sessions, keys.about, keys.owned, keys.wants, keys.expiry),
             session,
             in_microseconds(ttl),
             known_head if known_head <= MAX_OFFSET else 0,
@@ -81,7 +81,7 @@ class RedisTasks(EngineLink):
     async def leave(self, session: str) -> None:
         """See `Engine.leave`."""
         keys = self.keys
-        if await self.run("leave", (keys.sessions, keys.about, keys.beats), session):
+        if await self.run("leave", (keys.sessions, keys.about), session):
             name = session.encode()
             while tasks := await self._owned(name, 0, MAX_TASKS):
                 await self._bury(name, tasks, 0.0, 0)
@@ -122,7 +122,7 @@ class RedisTasks(EngineLink):
         return [*reversed(others), *reversed(wanted)]
 
     async def _bury(self, session: bytes, tasks: Sequence[bytes], spacing: float, first: int) -> int:
-        keys = [self.keys.sessions, self.keys.owned, self.keys.accounts, self.keys.beats]
+        keys = [self.keys.sessions, self.keys.owned, self.keys.accounts, self.keys.about]
         arguments: list[Argument] = [session, in_microseconds(spacing), first]
         for task in tasks:
             account = _account(task)
@@ -136,7 +136,7 @@ class RedisTasks(EngineLink):
         if not wants:
             return []
         own = self.keys
-        keys = [own.sessions, own.owned, own.wants, own.accounts, own.expiry, own.meta, own.beats]
+        keys = [own.sessions, own.owned, own.wants, own.accounts, own.expiry, own.meta, own.about]
         arguments: list[Argument] = [session, in_microseconds(linger), self._lives[0]]
         for key, may_own in wants:
             task, tails = task_text(key), own.tails(key)
@@ -227,7 +227,7 @@ class RedisTasks(EngineLink):
         record, orphans = own.record(task), own.orphans(account_text(key.account))
         answer = await self.run(
             "call",
-            (own.meta, own.log, own.sessions, own.owned, own.wants, own.accounts, record, orphans, own.beats),
+            (own.meta, own.log, own.sessions, own.owned, own.wants, own.accounts, record, orphans, own.about),
             *(session, task, account_text(key.account), int(called_back), self.limits.log),
             *(in_microseconds(CALL_SECONDS), in_microseconds(_WANTED_AFTER_CALL), int(found)),
         )

@@ -9,7 +9,6 @@ from bridge.engine.base import UNHEARD_SECONDS
 
 MICROSECONDS = 1_000_000
 ABOUT_BYTES = 1024
-BEAT_MICROSECONDS = MICROSECONDS
 _UNHEARD_MICROSECONDS = int(UNHEARD_SECONDS * MICROSECONDS)
 _EXPIRED_MICROSECONDS = 3600 * MICROSECONDS
 
@@ -24,13 +23,12 @@ class ReplicaSession:
         burial: What `bury` has still to do, once it has begun.
     """
 
-    __slots__ = ("about", "beat_at", "burial", "owned", "renewed_at", "until")
+    __slots__ = ("about", "burial", "owned", "renewed_at", "until")
 
     def __init__(self, until: int, about: bytes, now: int) -> None:
         self.until = until
         self.renewed_at = now
         self.about = about
-        self.beat_at = 0
         self.owned: dict[TaskKey, None] = {}
         self.burial: list[TaskKey] | None = None
 

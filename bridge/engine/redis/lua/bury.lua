@@ -1,5 +1,5 @@
 -- Tasks of a dead session become orphans, due one after another.
--- KEYS sessions owned accounts beats, then each: record orphans
+-- KEYS sessions owned accounts about, then each: record orphans
 -- ARGV now dead spacing first, then each: task account -> how many
 local now, dead, spacing, place = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if alive(KEYS[1], dead, now) then return 0 end

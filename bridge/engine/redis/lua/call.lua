@@ -1,4 +1,4 @@
--- KEYS meta log sessions owned wants accounts record orphans beats
+-- KEYS meta log sessions owned wants accounts record orphans about
 -- ARGV now session task account called_back log_keep apart wanted_for found -> what became of it
 local now, task, account, key = clock(ARGV[1]), ARGV[3], ARGV[4], KEYS[7]
 if not alive(KEYS[3], ARGV[2], now) then return 'dead' end

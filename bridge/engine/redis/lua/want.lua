@@ -1,4 +1,4 @@
--- KEYS sessions owned wants accounts expiry meta beats, then each: record orphans tails
+-- KEYS sessions owned wants accounts expiry meta about, then each: record orphans tails
 -- ARGV now session linger blank_life, then each: task account may_own has_tail -> each: owner, record
 local sessions, owned, wants, accounts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now, session = clock(ARGV[1]), ARGV[2]

@@ -546,7 +546,7 @@ async def test_a_record_of_another_type_costs_nothing_but_itself(
         lambda: engine.want("a", [Want(task) for task in tasks], linger=60),
         lambda: engine.records(tasks),
         lambda: engine.apply("a", [state_of(task, 2) for task in tasks]),
-        lambda: engine.confirm("a", [(task, 1.5) for task in tasks]),
+        lambda: engine.confirm("a", [(task, Confirmation(1.5)) for task in tasks]),
         lambda: engine.keep("a", tasks[1], called_back=False),
         lambda: engine.announce("a", tasks[1], "stale", b"{}"),
         lambda: engine.release("a", [Release(task, 0) for task in tasks], transfer=True),
@@ -563,7 +563,7 @@ async def test_a_record_of_another_type_costs_nothing_but_itself(
     await engine.close()
 
 
-@pytest.mark.parametrize("field", ["v", "f", "fs", "due", "p", "at", "e"])
+@pytest.mark.parametrize("field", ["v", "f", "fs", "due", "p", "e"])
 async def test_a_record_with_a_field_that_cannot_be_read_is_made_anew(
     server: RedisServer, field: str
 ) -> None:

@@ -111,7 +111,7 @@ class Upstream:
     @property
     def poll_price_seconds(self) -> float:
         """What a poll of a task with viewers costs now, in seconds of delay."""
-        seconds = self.learned.mean("watched")
+        seconds = self.learned.watched_seconds
         return self.pace.price(self.pace.max_seconds if seconds is None else seconds) * self.price.factor
 
     def for_account(

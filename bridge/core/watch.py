@@ -194,6 +194,7 @@ class Watch:
     _changed_at: float = field(init=False)
     _stream_alive_at: float = field(init=False, default=_NEVER)
     _poll_requested_at: float = field(init=False, default=_NEVER)
+    _requested_for: float = field(init=False, default=_NEVER)
     _not_before: float = field(init=False, default=_NEVER)
     _poll_after: float | None = field(init=False, default=None)
     viewed: bool = field(init=False, default=True)
@@ -430,19 +431,27 @@ class Watch:
 
     def stream_ended(self, *, now: float) -> None:
         """The stream is closed: poll soon, since its last frames may be missing."""
-        self.poll_now(now=max(now, self.last_poll + self.pace.min_seconds))
+        self.poll_now(now=now, at=self.last_poll + self.pace.min_seconds)
 
-    def poll_now(self, *, now: float) -> None:
-        """Poll at `now`, even if a poll that started before is still running: it may miss the change."""
+    def poll_now(self, *, now: float, at: float = _NEVER) -> None:
+        """Poll again, even if a poll that started before `now` is still running: it may miss the change.
+
+        Args:
+            at: When, if no poll starts before; not before `now`.
+        """
         if self.due is None:
             return
+        at = max(at, now)
         if self.backing_off:
             if self._cut_short_at > now:
                 return  # a poll is planned already, and reads any change this call is about
-            now = self._cut_short_at = max(now, self._cut_short_at + CUT_SHORT_SECONDS)
+            # The shortest interval holds for what is polled rarely, too.
+            soonest = max(self._cut_short_at + CUT_SHORT_SECONDS, self.last_poll + self.pace.min_seconds)
+            at = self._cut_short_at = max(at, soonest)
         self._poll_requested_at = max(self._poll_requested_at, now)
+        self._requested_for = max(self._requested_for, at)
         # A provider's Retry-After holds against callbacks and clients too.
-        self.due = max(min(self.due, now), self._not_before)
+        self.due = max(min(self.due, at), self._not_before)
 
     def recall_missing(self, message: str, *, at: float) -> None:
         """Start from a 404 that is still believed: there is no such task, and nothing is due.
@@ -453,23 +462,25 @@ class Watch:
         self.last_poll = at
         self._not_found(message)
 
-    def granted(self, *, now: float, due: float | None) -> None:
+    def granted(self, *, now: float, due: float | None, polled_at: float = _NEVER) -> None:
         """This process polls the task from now on.
 
         Args:
             due: When its owner before wanted to poll it, monotonic seconds; None if that is unknown.
+            polled_at: No owner before started a poll after this, monotonic seconds.
         """
         if self.due is None:
             return
+        soonest = max(now, polled_at + self.pace.min_seconds)
         if due is not None:
-            self.due = min(max(due, now), now + LOST_POLL_SECONDS)
+            self.due = max(min(due, now + LOST_POLL_SECONDS), soonest)
         elif self.known is None:
-            self.due = now
+            self.due = soonest
         elif self._lost:
-            self.due = now + LOST_POLL_SECONDS * self.random()
+            self.due = soonest + LOST_POLL_SECONDS * self.random()
         else:
             # Spread: tasks whose owner died together must not be polled together.
-            self.due = now + self.interval * self.random()
+            self.due = soonest + self.interval * self.random()
         # One interval more for its first poll here before the task counts as stale.
         self.confirmed = max(self.confirmed, now - (STALE_AFTER_INTERVALS - 1) * self.interval)
         self.last_poll = now
@@ -801,7 +812,7 @@ class Watch:
         if self._poll_requested:
             # The request came while this poll was running, which may have read the state before the change.
             # It hurries the next poll and delays none: callbacks without end ask for one a second later each.
-            self.due = min(self.due, max(now, self._poll_requested_at))
+            self.due = min(self.due, max(now, self._requested_for))
         elif now < self._stream_alive_at + self.pace.max_seconds:
             self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
             self.why = "stream"
@@ -851,7 +862,7 @@ class Watch:
         self.due = max(now + wait, self._not_before)
         self._wait = self.due - now
         if self._poll_requested:
-            self.due = max(min(self.due, max(now, self._poll_requested_at)), self._not_before)
+            self.due = max(min(self.due, max(now, self._requested_for)), self._not_before)
         self._replan()
 
     def _lost_delay(self) -> float:

@@ -11,7 +11,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.core.task import TaskKey
-from bridge.engine.base import Census, End, Engine, Job, JobLimits, Lent, Mode, Put, Report, Take, Want
+from bridge.engine.base import (
+    Census,
+    End,
+    Engine,
+    Job,
+    JobLimits,
+    Lent,
+    Mode,
+    Put,
+    Release,
+    Report,
+    Take,
+    Want,
+)
 from bridge.engine.store import Store
 from tests.fakes.engines import ENGINES, START, EngineMaker, VirtualTime, require, state_of
 
@@ -30,6 +43,9 @@ names = st.sampled_from(["x", "y"])
 short = st.sampled_from([0.5, 2.0, 30.0])
 details = st.sampled_from(
     [None, None, orjson.dumps({"tags": ["red"], "group": "g"}), orjson.dumps({"tags": ["red", "blue"]}), b"?"]
+)
+releases = st.builds(
+    Release, key=keys, due=st.just(START + 5 * SECOND), polled_at=st.sampled_from([0, START, START + SECOND])
 )
 jobs = st.lists(
     st.builds(
@@ -98,7 +114,7 @@ operations = st.one_of(
     call("rewant", st.lists(keys, max_size=3), linger=short),
     call("keep", sessions, keys, called_back=st.booleans()),
     call("claim", sessions, account=st.sampled_from(["-", "theirs"]), limit=st.just(100)),
-    call("release", sessions, st.lists(st.tuples(keys, st.just(START + 5 * SECOND)), max_size=2),
+    call("release", sessions, st.lists(releases, max_size=2),
          transfer=st.booleans()),
     call("call", sessions, st.sampled_from(SEARCHED), called_back=st.booleans()),
     call("apply", sessions, st.lists(states, min_size=1, max_size=3), limits=st.just(JobLimits(jobs=3))),

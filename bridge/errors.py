@@ -20,6 +20,7 @@ BridgeError
 │   └── ResultUnavailable 503     a completed task, and the call for its result brought none
 ├── JournalError 503
 │   ├── EngineUnavailable         the engine that several bridges share gives no answer
+│   │   └── EngineRefused         it answers with an error, such as being full
 │   ├── NotOwner                  another process polls this task: what was seen here is not recorded
 │   └── Superseded                a newer state is recorded: what was seen has to be merged with that one
 └── Overloaded 503           this bridge is draining or full
@@ -198,6 +199,10 @@ class UpstreamUnreachable(UpstreamUnavailable):
     """The provider cannot be reached; no request was sent."""
 
 
+TIMEOUT_SENTENCE = "the upstream did not respond in time"
+"""Of a poll: another bridge that receives the notice knows by it that it was a timeout."""
+
+
 class UpstreamTimeout(UpstreamError):
     """The provider did not respond in time."""
 
@@ -313,6 +318,10 @@ class EngineUnavailable(JournalError):
     """
 
     lasting = False
+
+
+class EngineRefused(EngineUnavailable):
+    """The engine that this bridge shares with others answers with an error, such as being full."""
 
 
 class NotOwner(JournalError):

@@ -185,9 +185,25 @@ def tasks() -> Iterator[Panel]:
         runbook="metrics.md#how-to-read-each",
     )
     yield lines(
+        "Polls per task",
+        "How many polls a task took until its end, p50 and p90, by provider.",
+        Target(quantile(0.5, "bridge_polls_per_task", UP, "upstream"), "{{upstream}} p50"),
+        Target(quantile(0.9, "bridge_polls_per_task", UP, "upstream"), "{{upstream}} p90"),
+        unit="short",
+        runbook="pacing.md#how-to-see-it",
+    )
+    yield lines(
+        "Error of the estimated end",
+        "How far the end that was estimated at one random poll of each task was from the true end, as a part "
+        "of its run time; p50 by provider.",
+        Target(quantile(0.5, "bridge_eta_error_ratio", UP, "upstream"), "{{upstream}}"),
+        unit="percentunit",
+        runbook="pacing.md#how-to-see-it",
+    )
+    yield lines(
         "Polls by result",
         "`unchanged` is the cost of waiting; a share above nine in ten means that `poll_max_seconds` could "
-        "be larger.",
+        'be larger, or `poll_economy` "fewer".',
         Target(rate("bridge_polls_total", UP, "result"), "{{result}}"),
         unit="reqps",
         stacked=True,
@@ -231,6 +247,15 @@ def upstreams() -> Iterator[Panel]:
         unit="s",
         steps=(("transparent", None), (RED, 1)),
         runbook="operations.md#budget-exhausted",
+    )
+    yield lines(
+        "Price of a poll",
+        "How many times the price of a poll is what it would be without a rate limit. At 4 states are seen "
+        "twice as late; above, the rate limit is too low for the open tasks.",
+        Target(f"max by (upstream) (bridge_poll_price_factor{{{UP}}})", "{{upstream}}"),
+        unit="none",
+        steps=(("transparent", None), (RED, 4)),
+        runbook="operations.md#poll-price-high",
     )
     yield states(
         "Circuit breaker",

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.app.auth import AuthComponents, build_auth, make_accounts
+from bridge.app.learned import keep_learned, report_unkept
 from bridge.app.replicas import (
     KeptEngine,
     make_replica,
@@ -79,6 +80,7 @@ from bridge.web.workers import Workers
 LAG_PERIOD_SECONDS = 0.25
 REVOKED_PERIOD_SECONDS = 1.0
 CERTIFICATE_PERIOD_SECONDS = 1.0
+THRIFT = {"fewer": 3.0, "balanced": 2.0, "sooner": 1.0}
 SAFETY_NET_INTERVALS = 6  # polls at this multiple of the longest interval while a stream or callbacks report
 
 logger = logging.getLogger(__name__)
@@ -168,6 +170,7 @@ class Bridge:
             logger.warning("deprecated configuration", extra={"warning": warning})
         for name, sentence in missing_keys(self.settings).items():
             logger.warning("API key missing", extra={"upstream": name, "error": sentence})
+        report_unkept(self.settings)
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
             replica = self.replica
@@ -196,7 +199,7 @@ class Bridge:
                     yield
                 finally:
                     if replica is not None:
-                        await replica.leave()
+                        await self._leave(replica, parts.services)
                     for task in tasks:
                         task.cancel()
             self._parts = self._app = self._operations = self.replica = None
@@ -211,6 +214,11 @@ class Bridge:
         if required:
             tasks.append(group.create_task(require_engine(replica, self._clock, required, self._give_up)))
         return tasks
+
+    async def _leave(self, replica: Replica, services: Services) -> None:
+        if services.knowledge is not None:
+            await services.knowledge.flush()
+        await replica.leave()
 
     def _give_up(self, error: EngineUnavailable) -> None:
         self.journal_error, self.dead = error, True
@@ -314,6 +322,7 @@ class Bridge:
                 name, config, clock, metrics, tracing, bodies, credential=credential, loop_time=loop_time
             )
             stack.push_async_callback(upstreams[name].session.close)
+        keep_learned(journal, upstreams)
         accounts = make_accounts(settings, upstreams, clock)
         registries += [accounts] if accounts is not None else []
         pool = Pool(
@@ -333,7 +342,7 @@ class Bridge:
         )
         # /status lists them to the same callers; callers of other modes learn only of what is theirs
         pool.names_upstreams = settings.auth == "none"
-        hub = Hub(pool, metrics, clock)
+        hub = Hub(pool, journal, metrics, clock)
         sharing = share_among_replicas(replica, hub, upstreams, accounts, settings, clock)
         journal.follow(hub)
         subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
@@ -528,6 +537,7 @@ def make_upstream(
             max_seconds=longest,
             recommended_seconds=min(max(dialect.poll.recommended_seconds, shortest), longest),
             safety_net_seconds=longest * SAFETY_NET_INTERVALS,
+            thrift=THRIFT[config.poll_economy],
         ),
         clock=clock,
         metrics=metrics,

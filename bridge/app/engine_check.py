@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 from bridge.app.replicas import redis_connect
+from bridge.config.engine_memory import retention_warning
 from bridge.config.settings import Settings
-from bridge.engine.redis.connect import EngineUnfit
+from bridge.engine.base import Census
+from bridge.engine.redis.connect import EngineUnfit, Facts
 from bridge.engine.redis.engine import RedisEngine
 from bridge.errors import ConfigError, EngineUnavailable
 
@@ -14,11 +17,20 @@ CHECK_SECONDS = 4.0
 """An engine that answers later is away: a start does not wait for it."""
 
 
-def check_engine(settings: Settings) -> str:
-    """Connect to the engine of the settings, and check that it can be used.
+class EngineReport(NamedTuple):
+    """An engine that can be used.
 
-    Returns:
-        What it is, in one sentence.
+    Args:
+        sentence: What it is.
+        warnings: What its operator should change.
+    """
+
+    sentence: str
+    warnings: tuple[str, ...] = ()
+
+
+def check_engine(settings: Settings) -> EngineReport:
+    """Connect to the engine of the settings, and check that it can be used.
 
     Raises:
         ConfigError: It cannot be used as it is.
@@ -32,7 +44,7 @@ def check_engine(settings: Settings) -> str:
         raise ConfigError([f"engine: {error}"]) from None
 
 
-async def _check(settings: Settings) -> str:
+async def _check(settings: Settings) -> EngineReport:
     async with asyncio.timeout(CHECK_SECONDS):
         engine = await redis_connect(settings)()
         assert isinstance(engine, RedisEngine), "the settings have a shared engine"
@@ -41,12 +53,23 @@ async def _check(settings: Settings) -> str:
             census = await engine.census()
         finally:
             await engine.close()
-    facts = engine.facts
+    warnings = _memory_warnings(settings, engine.facts, census)
+    return EngineReport(f"{engine.where} can be used: {_described(engine.facts, census)}.", warnings)
+
+
+def _described(facts: Facts, census: Census) -> str:
+    if not facts.product:
+        return "INFO not permitted"
     version = ".".join(map(str, facts.version))
-    memory = (
-        f"{census.used >> 20} of {census.limit >> 20} MiB" if census.limit else f"{census.used >> 20} MiB"
-    )
-    product = (
-        f"{facts.product.capitalize()} {version}, {memory} in use" if facts.product else "INFO not permitted"
-    )
-    return f"{engine.where} can be used: {product}."
+    of = f" of {census.limit >> 20}" if census.limit else ""
+    return f"{facts.product.capitalize()} {version}, {census.used >> 20}{of} MiB in use"
+
+
+def _memory_warnings(settings: Settings, facts: Facts, census: Census) -> tuple[str, ...]:
+    warnings = [retention_warning(settings, census.limit)]
+    if facts.product and not census.limit:
+        warnings.append(
+            "engine: it has no maxmemory, so it grows until its machine has no memory left, and no alert"
+            " comes before: `CONFIG SET maxmemory 2gb`, and the same in its configuration file"
+        )
+    return tuple(warning for warning in warnings if warning is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -36,6 +37,8 @@ CENSUS_SECONDS = 5.0
 ENGINE_SWEEP_SECONDS = 0.6
 KEEPER_SWEEP_SECONDS = 0.2
 POLL_SECONDS = 0.02
+
+logger = logging.getLogger(__name__)
 
 
 class KeptEngine:
@@ -83,9 +86,15 @@ def redis_connect(settings: Settings) -> Connect:
         retention_seconds=settings.retention_seconds,
     )
 
+    without_facts = False
+
     async def connect() -> Engine:
+        nonlocal without_facts
         engine = RedisEngine(access, name=settings.engine_name, limits=limits)
         await engine.connect()
+        if not engine.facts.product and not without_facts:
+            without_facts = True  # said once, not with each connection
+            logger.warning("engine does not permit INFO")
         return engine
 
     return connect

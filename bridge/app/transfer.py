@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from bridge.app.replicas import redis_connect
+from bridge.app.learned import add_to_engine, learned_runs
+from bridge.app.storage import engine_of, journal_file
 from bridge.clock import Clock
-from bridge.config.settings import SQLITE, Settings
+from bridge.config.settings import Settings
 from bridge.core.cursor import new_epoch
 from bridge.core.task import State, TaskKey
 from bridge.engine.base import MAX_STATES, MAX_TASKS, Apply, ApplyOutcome, Engine, Mode, SessionState, Stamp
-from bridge.errors import EngineUnavailable, JournalError
-from bridge.journal.portable import TaskFileWriter, read_tasks
+from bridge.errors import JournalError
+from bridge.journal.portable import TaskFileWriter, read_runs, read_tasks
 from bridge.journal.sqlite.codec import decode, encode
 from bridge.journal.sqlite.journal import SqliteJournal
 from bridge.journal.sqlite.newest import newest_states
@@ -37,11 +37,13 @@ class Exported(NamedTuple):
     Args:
         open: Of them, those that have not ended.
         unreadable: Left out, because their state is damaged.
+        runs: Of ended tasks, what they taught about run times.
     """
 
     tasks: int
     open: int
     unreadable: int
+    runs: int = 0
 
 
 class Imported(NamedTuple):
@@ -50,15 +52,19 @@ class Imported(NamedTuple):
     Args:
         open: Of the imported ones, those that are watched until their end from now on.
         known: Left as they were: the target has a state of theirs.
+        runs: Of what ended tasks taught about run times, all that the file has.
     """
 
     tasks: int
     open: int
     known: int
+    runs: int = 0
 
 
-async def export_tasks(settings: Settings, path: Path, connect: Connect | None = None) -> Exported:
-    """Write the newest state of every task to a new file; bridges may be running.
+async def export_tasks(
+    settings: Settings, clock: Clock, path: Path, connect: Connect | None = None
+) -> Exported:
+    """Write the newest state of every task to a new file, and what was learned; bridges may be running.
 
     Args:
         connect: Opens the engine; None for the one of the settings.
@@ -74,7 +80,10 @@ async def export_tasks(settings: Settings, path: Path, connect: Connect | None =
             else:
                 file.write(*found)
                 count += not found[1].status.final
-    return Exported(file.tasks, count, unreadable)
+        for upstream, runs in (await learned_runs(settings, clock, connect)).items():
+            for run in runs:
+                file.write_run(upstream, run)
+    return Exported(file.tasks, count, unreadable, file.runs)
 
 
 async def import_tasks(
@@ -91,23 +100,28 @@ async def import_tasks(
     for _ in read_tasks(path):
         pass
     if settings.has_shared_engine or connect is not None:
-        async with _engine(settings, connect) as engine:
-            return await _into_engine(engine, clock, read_tasks(path))
+        async with engine_of(settings, connect) as engine:
+            done = await _into_engine(engine, clock, read_tasks(path))
+            return done._replace(runs=await add_to_engine(engine, read_runs(path), clock.time()))
     journal = await SqliteJournal.open(
-        _file_of(settings), clock, retention_seconds=settings.retention_seconds
+        journal_file(settings), clock, retention_seconds=settings.retention_seconds
     )
     try:
-        return await _into_journal(journal, read_tasks(path))
+        done = await _into_journal(journal, read_tasks(path))
+        for upstream, run in read_runs(path):
+            journal.learn(upstream, run)
+            done = done._replace(runs=done.runs + 1)
+        return done
     finally:
         await journal.close()
 
 
 async def _tasks(settings: Settings, connect: Connect | None) -> AsyncIterator[tuple[TaskKey, State] | None]:
     if not settings.has_shared_engine and connect is None:
-        for found in newest_states(_file_of(settings)):
+        for found in newest_states(journal_file(settings)):
             yield found
         return
-    async with _engine(settings, connect) as engine:
+    async with engine_of(settings, connect) as engine:
         for upstream in settings.upstreams:
             after = 0
             while page := await engine.listing(upstream, after=after, limit=MAX_TASKS):
@@ -119,24 +133,6 @@ async def _tasks(settings: Settings, connect: Connect | None) -> AsyncIterator[t
                         yield record.key, decode(record.document, record.raw)
                     except JournalError:
                         yield None
-
-
-def _file_of(settings: Settings) -> Path:
-    if not settings.journal.startswith(SQLITE):
-        raise JournalError("a journal in memory ends with its process: there is nothing to export or import")
-    return Path(settings.journal.removeprefix(SQLITE))
-
-
-@asynccontextmanager
-async def _engine(settings: Settings, connect: Connect | None) -> AsyncIterator[Engine]:
-    try:
-        engine = await (connect or redis_connect(settings))()
-    except EngineUnavailable as error:
-        raise JournalError(f"the engine {settings.engine} cannot be used: {error}") from error
-    try:
-        yield engine
-    finally:
-        await engine.close()
 
 
 async def _into_journal(journal: SqliteJournal, tasks: Iterable[tuple[TaskKey, State]]) -> Imported:

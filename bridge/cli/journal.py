@@ -25,16 +25,17 @@ def journal() -> None:
 @config_option
 @_FILE
 def export_command(path: Path | None, file: Path) -> None:
-    """Write the newest state of every task to the new file FILE.
+    """Write the newest state of every task to the new file FILE, and what was learned of run times.
 
     From the journal or engine of the configuration. Bridges may be running; what they record afterwards is
     not in the file.
     """
     from bridge.app.transfer import export_tasks  # noqa: PLC0415 - commands import late
+    from bridge.clock import SystemClock  # noqa: PLC0415 - commands import late
 
     settings = read_settings(path, command="journal export")
     try:
-        done = asyncio.run(export_tasks(settings, file))
+        done = asyncio.run(export_tasks(settings, SystemClock(), file))
     except JournalError as error:
         _fail(error)
     click.echo(f"tasks exported: {done.tasks}, of them open: {done.open}")

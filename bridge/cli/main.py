@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["BAD_CONFIGURATION", "main"]
 
 MAX_ANSWER_BYTES = 4096
+LINE = 100  # characters, of sentences that are printed
 OK = 200
 CANNOT_USE_JOURNAL = 3
 
@@ -45,6 +46,7 @@ class Commands(click.Group):
         "dialect": "bridge.cli.dialect",
         "init": "bridge.cli.init",
         "journal": "bridge.cli.journal",
+        "learned": "bridge.cli.learned",
         "simulate": "bridge.simulator.command",
         "submit": "bridge.cli.watch",
         "token": "bridge.cli.token",
@@ -125,7 +127,8 @@ def serve(path: Path | None, **overrides: Any) -> None:
             from bridge.app.engine_check import check_engine
 
             try:
-                check_engine(settings)
+                for warning in check_engine(settings).warnings:
+                    logger.warning("engine set up poorly", extra={"warning": warning})
             except EngineUnavailable as error:
                 logger.warning("engine not reachable yet", extra={"error": str(error)})
         if settings.workers > 1:
@@ -174,11 +177,14 @@ def check_config(path: Path | None, *, as_json: bool, connect: bool, **overrides
     all errors are printed. Warnings, such as the old name of a setting, go to standard error. With
     `--connect` also 2 if the shared engine cannot be used as it is, and 1 if it cannot be reached.
     """
+    import textwrap
+
     import orjson
 
     from bridge.clock import SystemClock
     from bridge.config.certificate import certificate_warnings
-    from bridge.config.effective import effective, limits_sentence, stop_sentence, table
+    from bridge.config.effective import effective, learned_sentence, limits_sentence, stop_sentence, table
+    from bridge.config.engine_memory import retention_warning
     from bridge.config.keys import missing_keys
 
     settings = read_settings(path, command="check-config", **overrides)
@@ -188,13 +194,16 @@ def check_config(path: Path | None, *, as_json: bool, connect: bool, **overrides
         click.echo(f"warning: {sentence}", err=True)
     for name, sentence in missing_keys(settings).items():
         click.echo(f"warning: upstreams.{name}: {sentence}", err=True)
+    if not connect and (large := retention_warning(settings)) is not None:
+        click.echo(f"warning: {large}", err=True)
     shown = effective(settings)
     if as_json:
         document = {name: setting._asdict() for name, setting in shown.items()}
         click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
     else:
-        sentences = [stop_sentence(settings), limits_sentence(settings)]
-        click.echo("\n\n".join((table(shown), *filter(None, sentences))))
+        sentences = [stop_sentence(settings), limits_sentence(settings), learned_sentence(settings)]
+        lines = [textwrap.fill(one, LINE, break_on_hyphens=False) for one in filter(None, sentences)]
+        click.echo("\n\n".join((table(shown), *lines)))
     if connect and settings.has_shared_engine:
         _connect(settings)
 
@@ -205,7 +214,10 @@ def _connect(settings: Settings) -> None:
     from bridge.errors import ConfigError, EngineUnavailable
 
     try:
-        click.echo(check_engine(settings), err=True)
+        report = check_engine(settings)
+        for warning in report.warnings:
+            click.echo(f"warning: {warning}", err=True)
+        click.echo(report.sentence, err=True)
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(BAD_CONFIGURATION)

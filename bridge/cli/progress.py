@@ -7,9 +7,9 @@ import re
 import shutil
 import unicodedata
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from bridge.client.eta import moment
 from bridge.core.task import Status
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _MIN_BAR = 4
 _NAME_CELLS = 18  # enough for the upstream and the end of the id
 _PERCENT_CELLS = 5
 _STATUS_CELLS = 10
-_TIMING_CELLS = 26  # time taken and left
+_TIMING_CELLS = 28  # time taken and left
 _ERASE_DOWN = "\x1b[J"
 _RESET = "\x1b[0m"
 _COLOURS = {
@@ -197,21 +197,22 @@ class ProgressBars:
         state, now = row.state, self._now()
         if state is None:
             return [duration(now - row.started_at)]
-        created = _timestamp(state.document.get("created_at"))
+        created = moment(state.document.get("created_at"))
         if state.final:
-            ended = _timestamp(state.document.get("completed_at"))
+            ended = moment(state.document.get("completed_at"))
             if created is not None and ended is not None and ended >= created:
                 return [f"in {duration(ended - created)}"]
             return [f"in {duration(row.updated_at - row.started_at)}"] if row.seen_open else []
-        observed = _timestamp(state.document.get("observed_at"))
+        observed = moment(state.document.get("observed_at"))
         elapsed = (
             observed - created
             if created is not None and observed is not None
             else row.updated_at - row.started_at
         )
         words = [duration(max(elapsed, 0) + now - row.updated_at)]
-        if state.eta_seconds is not None:
-            words.append(f"about {duration(max(state.eta_seconds - (now - row.updated_at), 0))} left")
+        left = state.eta_text(now - row.updated_at)
+        if left is not None:
+            words.append(f"{left} left" if left.startswith("about") else left)
         return words
 
     def _results(self, state: TaskState) -> list[str]:
@@ -309,15 +310,6 @@ def _cells(character: str) -> int:
 
 def _percent(progress: float | None) -> str:
     return "  --%" if progress is None else f"{int(progress):4}%"
-
-
-def _timestamp(text: object) -> float | None:
-    if not isinstance(text, str):
-        return None
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return None
 
 
 def _can_encode(out: TextIO, text: str) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
+from bridge.client.eta import eta_words, moment
 from bridge.core.task import Status, check_upstream_name
 from bridge.errors import InvalidRequest, UnreadablePayload
 
@@ -24,9 +25,11 @@ class TaskState:
         task: The task ref, `upstream/task_id`.
         status: Also `unknown` for a status newer than this client; the original is in `document`.
         progress: 0-100; None when the provider does not report it.
-        eta_seconds: Estimated time left; None if it cannot be estimated.
-        eta_at: When the task will probably be done, RFC 3339; None if it cannot be estimated.
-        eta_by: When it will nearly surely be done.
+        eta_seconds: Time left until `eta_at` when this state was sent; None if it cannot be estimated, and
+            once that moment has passed. `seconds_left` counts on.
+        eta_at: When the task will probably be done (half of such tasks are), RFC 3339; None if it cannot be
+            estimated. May lie in the past.
+        eta_by: When it will nearly surely be done (nine of ten are).
         outputs: One entry per result: `type`, `url` (None when it cannot be fetched), `expires_at` and more.
         error: `code` and `message`, when the task failed.
         cursor: Position of this state in the journal; opaque.
@@ -48,6 +51,36 @@ class TaskState:
     def final(self) -> bool:
         """Whether the task is finished."""
         return self.status.final
+
+    def seconds_left(self, elapsed: float = 0.0) -> float | None:
+        """Seconds until `eta_at`, less than 0 once it has passed; None if it cannot be estimated.
+
+        Counted by the bridge's clock: that of this machine may be wrong.
+
+        Args:
+            elapsed: Seconds since this state arrived, by a monotonic clock.
+        """
+        if self.final:
+            return None
+        if self.eta_seconds is not None:
+            return self.eta_seconds - elapsed
+        at = moment(self.eta_at)
+        if at is None:
+            return None
+        # It had passed when the state was sent, which was not before the provider confirmed it.
+        observed = moment(self.document.get("observed_at"))
+        return min(at - observed, 0.0) - elapsed if observed is not None else -elapsed
+
+    def eta_text(self, elapsed: float = 0.0) -> str | None:
+        """`about 40 s`; `should finish soon` after `eta_at`; `taking longer than usual` after `eta_by`.
+
+        None if it cannot be estimated. Arguments as for `seconds_left`.
+        """
+        left = self.seconds_left(elapsed)
+        if left is None:
+            return None
+        at, by = moment(self.eta_at), moment(self.eta_by)
+        return eta_words(left, None if at is None or by is None else by - at)
 
     @classmethod
     def of(cls, document: object) -> Self:

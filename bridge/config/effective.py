@@ -15,6 +15,9 @@ from bridge.dialects.dialect import Dialect
 LAST_SECONDS = 10
 """What a stop may take beyond the longest submit and `drain_seconds`: the last answers, and the journal."""
 
+LONG_RUNNING_SECONDS = 5.0
+"""Providers that recommend such intervals have tasks of minutes."""
+
 PRESET = "preset"
 DEFAULT = "default"
 IMPLIED = "limits"
@@ -136,6 +139,27 @@ def limits_sentence(settings: Settings) -> str | None:
     return (
         f"Counted by {where} for itself, so the service as a whole allows {several} times as much:"
         f" {', '.join(dict.fromkeys(names))}. Over all of them: requests_per_second, max_in_flight_total."
+    )
+
+
+def learned_sentence(settings: Settings) -> str | None:
+    """That nothing learned outlives the process, where that costs polls or delay; else None."""
+    if settings.journal != "memory" or settings.is_replicated:
+        return None
+    names = [
+        name
+        for name, upstream in settings.upstreams.items()
+        if upstream.enabled
+        and (
+            upstream.requests_per_second is not None
+            or dialect_of(name, upstream).poll.recommended_seconds >= LONG_RUNNING_SECONDS
+        )
+    ]
+    if not names:
+        return None
+    return (
+        "With the journal in memory, what ended tasks teach about run times is forgotten at each stop: first"
+        f" tasks after a start are polled without it ({', '.join(names)}). A journal in a file keeps it."
     )
 
 

@@ -41,7 +41,8 @@ class Merge(Enum):
     KEEP = auto()  # the observed value unless it is None
     KEEP_FILLED = auto()  # the observed value unless it is empty
     PROGRESS = auto()  # rule 2 of `core.merge`
-    ESTIMATE = auto()  # what `core.estimate` makes of it; None once the status is final
+    ETA_AT = auto()  # our estimate; None where the status is final or `unknown`
+    ETA_BY = auto()
     NOW = auto()  # the time of the observation
     SOURCE = auto()  # the source of the observation
 
@@ -62,6 +63,8 @@ class Write(Enum):
     PLAIN = auto()
     NUMBER = auto()  # a whole number without `.0`
     TIME = auto()  # RFC 3339
+    LEFT = auto()  # seconds from the moment a copy is written until `eta_at`
+    ETA = auto()  # RFC 3339, of the newest confirmation
     CHANGED = auto()  # RFC 3339, kept for `OBSERVED`
     OBSERVED = auto()  # RFC 3339, of the newest confirmation
     OUTPUTS = auto()

@@ -1,111 +1,54 @@
-"""Remaining time of a task: from the provider's estimate, its progress, or the run times of similar tasks."""
+"""When a task probably ends, as clients read it."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from dataclasses import dataclass
-
-from bridge.core.task import Observation, Status
-
-_MAX_KINDS = 256
-_MAX_SAMPLES = 64
-_MIN_SAMPLES = 3
-_MIN_PROGRESS_GROWTH = 5.0
+from typing import NamedTuple
 
 PLAUSIBLE_SECONDS = 86_400.0
 """A provider's time further away than a day is in the wrong unit or of a wrong clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskKind:
-    """Tasks whose run times are comparable."""
+class Estimate(NamedTuple):
+    """When a task probably ends, Unix seconds; None without ground. It may lie in the past.
 
-    model: str | None
-    action: str | None
+    Args:
+        at: Half of such tasks have ended by then.
+        by: Nine of ten have.
+    """
+
+    at: float | None = None
+    by: float | None = None
 
 
-class RuntimeHistory:
-    """Run times of the tasks of one upstream, by kind. Bounded: the kind not seen for longest is dropped."""
+NO_ESTIMATE = Estimate()
+
+
+class RememberedEstimate:
+    """The estimate of one poll of a task, each as likely as the others: to compare it with the end."""
+
+    __slots__ = ("_at", "_polls")
 
     def __init__(self) -> None:
-        self._seconds: OrderedDict[TaskKind, deque[float]] = OrderedDict()
+        self._at: float | None = None
+        self._polls = 0
 
-    def learn(self, kind: TaskKind, seconds: float) -> None:
-        """Add the run time of a completed task."""
-        samples = self._seconds.setdefault(kind, deque(maxlen=_MAX_SAMPLES))
-        self._seconds.move_to_end(kind)
-        samples.append(seconds)
-        # Model names come from clients: without a bound, made-up ones would fill the memory.
-        while len(self._seconds) > _MAX_KINDS:
-            self._seconds.popitem(last=False)
+    def polled(self, estimate: Estimate, *, chance: float) -> None:
+        """Take in a poll.
 
-    def median(self, kind: TaskKind) -> float | None:
-        """The median run time in seconds of the last 64 tasks; None below three samples."""
-        samples = self._seconds.get(kind)
-        if samples is None or len(samples) < _MIN_SAMPLES:
+        Args:
+            chance: Random, 0-1.
+        """
+        if estimate.at is not None:
+            self._polls += 1
+            if chance * self._polls < 1:
+                self._at = estimate.at
+
+    def error(self, *, began_at: float, ended_at: float) -> float | None:
+        """How far it was from the end, as a part of the run; None without an estimate.
+
+        Args:
+            began_at: Unix seconds, as the other.
+        """
+        if self._at is None or not 0 <= ended_at - began_at <= PLAUSIBLE_SECONDS:
             return None
-        return sorted(samples)[len(samples) // 2]
-
-    def statistics(self) -> list[dict[str, object]]:
-        """The run times as `/status` reports them."""
-        return [
-            {
-                "model": kind.model,
-                "action": kind.action,
-                "samples": len(samples),
-                "median_seconds": round(sorted(samples)[len(samples) // 2], 3),
-            }
-            for kind, samples in self._seconds.items()
-        ]
-
-
-@dataclass(slots=True)
-class ProgressRate:
-    """How fast the progress of one task grows.
-
-    Args:
-        since: Monotonic seconds of the first progress observed.
-        progress: That progress, 0-100.
-    """
-
-    since: float
-    progress: float
-
-    def seconds_left(self, progress: float, now: float) -> float | None:
-        """Seconds to 100 % at the average rate so far; None below five points of growth."""
-        grown = progress - self.progress
-        # Many providers jump by a few points at the start: that says nothing about the rate.
-        if grown < _MIN_PROGRESS_GROWTH or now <= self.since:
-            return None
-        return (now - self.since) * (100 - progress) / grown
-
-
-def age(created_at: float | None, *, unix_time: float, watched_seconds: float) -> float:
-    """Seconds since the task was created; since the watch started if the provider's time is implausible."""
-    if created_at is not None and 0 <= unix_time - created_at <= PLAUSIBLE_SECONDS:
-        return unix_time - created_at
-    return watched_seconds
-
-
-def eta_seconds(
-    observation: Observation, *, elapsed: float, median: float | None, by_rate: float | None = None
-) -> float | None:
-    """Estimated time left; None when there is nothing to estimate it from.
-
-    Args:
-        elapsed: Seconds since the task was created, or first seen.
-        median: Median run time of tasks of this kind.
-        by_rate: Time left at the rate its progress has grown so far.
-    """
-    if observation.status.final or observation.status is Status.UNKNOWN:
-        return None
-    # Most specific first: what the provider says of this task, its own progress, then tasks like it.
-    if observation.eta_seconds is not None:
-        return max(round(observation.eta_seconds, 1), 0.0)
-    if observation.estimated_seconds is not None:
-        return max(round(observation.estimated_seconds - elapsed, 1), 0.0)
-    if by_rate is not None:
-        return round(by_rate, 1)
-    if median is not None:
-        return max(round(median - elapsed, 1), 0.0)
-    return None
+        return abs(self._at - ended_at) / max(ended_at - began_at, 1.0)

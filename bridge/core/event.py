@@ -9,6 +9,9 @@ from typing import NamedTuple
 from bridge.core.cursor import Cursor
 from bridge.core.task import State, TaskKey
 
+_LAST_SECOND = 253_402_300_799
+"""Of the year 9999: the calendar of a timestamp ends there."""
+
 
 class Event(NamedTuple):
     """A recorded state.
@@ -21,6 +24,40 @@ class Event(NamedTuple):
     cursor: Cursor
     state: State
     observed_at: float = 0.0
+
+
+class Confirmation(NamedTuple):
+    """The newest state was seen again, unchanged.
+
+    Args:
+        observed_at: Unix seconds of the poll or frame that showed it.
+        eta_at: The estimate made then: when half of such tasks are done, Unix seconds; None without ground.
+        eta_by: When nine of ten are.
+    """
+
+    observed_at: float
+    eta_at: float | None = None
+    eta_by: float | None = None
+
+
+def read_confirmation(
+    observed_at: object = None, eta_at: object = None, eta_by: object = None, *_: object
+) -> Confirmation | None:
+    """A confirmation as another process wrote it, perhaps of another version: with fewer fields, or more.
+
+    None if it does not say when: that is no reason to do without what was written beside it.
+    """
+    seen_at = _moment(observed_at)
+    return None if seen_at is None else Confirmation(seen_at, _moment(eta_at), _moment(eta_by))
+
+
+def _moment(value: object) -> float | None:
+    """Unix seconds of a number or its text; None for anything else."""
+    try:
+        seconds = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return seconds if 0 <= seconds <= _LAST_SECOND else None  # a comparison with NaN is False
 
 
 class NoticeCode(StrEnum):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bridge.core.columns import Emit, Merge, generate, rows
+from bridge.core.estimate import NO_ESTIMATE, Estimate
 from bridge.core.task import Failure, Observation, Output, Source, State, Status, TaskFields
 
 # An open status may only move up in this order when the observation may be late.
@@ -27,13 +28,14 @@ def merge(
     *,
     source: Source,
     unix_time: float,
-    eta_seconds: float | None = None,
+    estimate: Estimate = NO_ESTIMATE,
     late: bool = False,
 ) -> State | None:
     """The state to record; None when the observation is not an event.
 
     Args:
         unix_time: When it was observed, Unix seconds.
+        estimate: What was estimated from it.
         late: Whether `observation` may be older than `known`: a pushed frame, or a poll that started before
             it.
     """
@@ -46,7 +48,7 @@ def merge(
         # An end is believed even when it comes late: nothing can follow it.
         if late and not observation.status.final and _RANK[observation.status] < _RANK.get(known.status, 0):
             return None
-    state = _merged(known or unknown(unix_time=unix_time), observation, source, unix_time, eta_seconds)
+    state = _merged(known or unknown(unix_time=unix_time), observation, source, unix_time, estimate)
     return state if known is None or _differs(known, state) else None
 
 
@@ -55,7 +57,6 @@ def lost(known: State | None, why: Failure, *, unix_time: float) -> State:
     return replace(
         known or unknown(unix_time=unix_time),
         status=Status.LOST,
-        eta_seconds=None,
         eta_at=None,
         eta_by=None,
         error=why,
@@ -80,7 +81,7 @@ def beyond(known: State, other: State) -> State | None:
         _observation_of(other),
         source=other.source,
         unix_time=other.changed_at,
-        eta_seconds=other.eta_seconds,
+        estimate=Estimate(other.eta_at, other.eta_by),
         late=True,
     )
 
@@ -115,25 +116,29 @@ def _unsigned(output: Output) -> tuple[object, ...]:
     )
 
 
+_ESTIMATED = (Status.QUEUED, Status.PROCESSING, Status.INPUT_REQUIRED)
+"""A tuple, for the same reason as that of the final ones in `core.task`."""
+
 _MERGED = {
     Merge.REPLACE: "observation.{0}",
     Merge.KEEP: "observation.{0} if observation.{0} is not None else before.{0}",
     Merge.KEEP_FILLED: "observation.{0} or before.{0}",
     Merge.PROGRESS: "_progress(before.{0}, observation)",
-    Merge.ESTIMATE: "None if observation.status.final else eta_seconds",
+    Merge.ETA_AT: "estimate.at if observation.status in _ESTIMATED else None",
+    Merge.ETA_BY: "estimate.by if observation.status in _ESTIMATED else None",
     Merge.NOW: "unix_time",
     Merge.SOURCE: "source",
 }
 _COMPARED = {Emit.ALWAYS: "state.{0}", Emit.UNSIGNED: "tuple(map(_unsigned, state.{0}))"}
 
-_merged: Callable[[State, Observation, Source, float, float | None], State] = generate(
-    "_merged(before, observation, source, unix_time, eta_seconds)",
+_merged: Callable[[State, Observation, Source, float, Estimate], State] = generate(
+    "_merged(before, observation, source, unix_time, estimate)",
     [
         "return State(",
         *(f"    {row.name}={_MERGED[row.merge].format(row.name)}," for row in rows(State)),
         ")",
     ],
-    {"State": State, "_progress": _progress},
+    {"State": State, "_progress": _progress, "_ESTIMATED": _ESTIMATED},
 )
 """The observation copied over the known state, each field by the rule of its row."""
 

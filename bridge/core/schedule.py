@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 MAX_WAIT = 300.0
@@ -40,35 +41,55 @@ class Pace:
 
     Args:
         min_seconds: The shortest interval.
-        max_seconds: The longest, unless the provider or an error asks for more.
+        max_seconds: The longest, unless the provider or an error asks for more, or the rate limit is short.
         recommended_seconds: The interval the provider's documentation recommends.
         safety_net_seconds: The interval while a healthy stream pushes every change.
+        thrift: How dear a poll is: 1 for more polls and ends seen sooner, 3 for fewer.
     """
 
     min_seconds: float = 2.0
     max_seconds: float = 10.0
     recommended_seconds: float = 2.0
     safety_net_seconds: float = 60.0
+    thrift: float = 2.0
+
+    def price(self, run_seconds: float) -> float:
+        """The price of a poll, in seconds of delay, while the rate limit is not short.
+
+        At this price a task of which nothing is known but its mean run time is polled about every
+        `sqrt(thrift * recommended_seconds * max_seconds)`.
+
+        Args:
+            run_seconds: How long tasks are watched, on average.
+        """
+        return self.thrift * self.recommended_seconds * self.max_seconds / (2 * max(run_seconds, 1.0))
 
     def delay(
-        self, *, jitter: float, unchanged: int, eta_seconds: float | None, poll_after: float | None
+        self,
+        *,
+        jitter: float,
+        quiet: int,
+        wait: float | None,
+        poll_after: float | None,
+        factor: float = 1.0,
+        longest: float | None = None,
     ) -> float:
         """Seconds until the next poll of an open task.
 
         Args:
             jitter: Random, 0-1; tasks started together must not stay together.
-            unchanged: Consecutive polls without a change.
-            eta_seconds: Estimated time left.
+            quiet: Consecutive polls without progress: intervals grow where nothing is known of such tasks.
+            wait: What the forecast asks for; None where it has no ground.
             poll_after: Seconds the provider asked for in its last response.
+            factor: Of the price of a poll; see `bridge.core.price`.
+            longest: The longest interval; None for `max_seconds`.
         """
         if poll_after is not None:
             return min(max(poll_after, self.min_seconds), MAX_POLL_AFTER)
-        if eta_seconds is not None and eta_seconds > 0:
-            # Half of what is left: few polls in the middle of a run, many near its end.
-            delay = eta_seconds / 2
-        else:
-            delay = self.recommended_seconds * _GROWTH ** min(unchanged, _MAX_STEPS)
-        return min(max(delay * (0.9 + 0.2 * jitter), self.min_seconds), self.max_seconds)
+        if wait is None:
+            wait = self.recommended_seconds * _GROWTH ** min(quiet, _MAX_STEPS) * math.sqrt(factor)
+        longest = self.max_seconds if longest is None else longest
+        return min(max(wait * (0.95 + 0.1 * jitter), self.min_seconds), longest)
 
     def retry_delay(self, *, jitter: float, failures: int, retry_after: float | None) -> float:
         """Seconds until the next poll after `failures` failed ones in a row."""

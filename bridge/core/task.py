@@ -265,9 +265,6 @@ class TaskFields:
         status: `unknown` for a word no mapping knows.
         upstream_status: The provider's own word, verbatim.
         progress: 0-100; None where the provider reports none.
-        eta_seconds: Estimated time left. In an observation the provider's own figure, in a state ours.
-        eta_at: When half of such tasks are done, Unix seconds. Not computed yet.
-        eta_by: When nine of ten such tasks are done, Unix seconds. Not computed yet.
         created_at: Unix seconds, like all times.
         raw: The provider's document, verbatim JSON bytes.
         result: The document of the second call, where the provider has one for the result.
@@ -278,9 +275,6 @@ class TaskFields:
     status: Status = column(Read.STATUS, Merge.REPLACE, Emit.ALWAYS, Write.PLAIN)
     upstream_status: str | None = column(Read.STATUS, Merge.REPLACE, Emit.ALWAYS, Write.PLAIN, default=None)
     progress: float | None = column(Read.PERCENTAGE, Merge.PROGRESS, Emit.ALWAYS, Write.NUMBER, default=None)
-    eta_seconds: float | None = column(Read.NUMBER, Merge.ESTIMATE, Emit.NEVER, Write.PLAIN, default=None)
-    eta_at: float | None = column(Read.OURS, Merge.REPLACE, Emit.NEVER, Write.TIME, default=None)
-    eta_by: float | None = column(Read.OURS, Merge.REPLACE, Emit.NEVER, Write.TIME, default=None)
     queue_position: int | None = column(Read.COUNT, Merge.REPLACE, Emit.ALWAYS, Write.PLAIN, default=None)
     model: str | None = column(Read.WORD, Merge.KEEP_FILLED, Emit.ALWAYS, Write.PLAIN, default=None)
     action: str | None = column(Read.WORD, Merge.KEEP_FILLED, Emit.ALWAYS, Write.PLAIN, default=None)
@@ -303,6 +297,7 @@ class Observation(TaskFields):
 
     Args:
         task_id: The provider's id, where the document names one.
+        eta_seconds: The provider's estimate of the time left.
         estimated_seconds: The provider's estimate of the whole run.
         changed_at: The provider's own time of the newest change, for the detection latency.
         poll_after: Seconds the provider asks to wait before the next poll.
@@ -311,6 +306,7 @@ class Observation(TaskFields):
     """
 
     task_id: str | None = column(Read.IDENTIFIER, default=None)
+    eta_seconds: float | None = column(Read.NUMBER, default=None)
     estimated_seconds: float | None = column(Read.NUMBER, default=None)
     changed_at: float | None = column(Read.TIME, default=None)
     poll_after: float | None = column(Read.NUMBER, default=None)
@@ -325,23 +321,34 @@ class State(TaskFields):
         changed_at: Unix seconds when the bridge first saw this state.
         observed_at: Unix seconds when the upstream last confirmed it.
         source: Which source delivered it first.
+        eta_at: When half of such tasks are done, Unix seconds; None without ground.
+        eta_by: When nine of ten are.
     """
 
     changed_at: float = column(Read.OURS, Merge.NOW, Emit.NEVER, Write.CHANGED)
     observed_at: float = column(Read.OURS, Merge.NOW, Emit.NEVER, Write.OBSERVED)
     source: Source = column(Read.OURS, Merge.SOURCE, Emit.NEVER, Write.PLAIN)
+    eta_at: float | None = column(Read.OURS, Merge.ETA_AT, Emit.NEVER, Write.ETA, default=None)
+    eta_by: float | None = column(Read.OURS, Merge.ETA_BY, Emit.NEVER, Write.ETA, default=None)
 
 
 def _document_order() -> tuple[Column, ...]:
-    """The shown rows of `State` between those of its key and its cursor; `raw`, the largest, comes last."""
+    """The shown rows of `State` between those of its key and its cursor; `raw`, the largest, comes last.
+
+    When it will be done follows how far it is; the time left is stored nowhere.
+    """
     state = rows(State)
     key = [
         Column(name, Read.KEY, Merge.FIXED, Emit.NEVER, Write.KEY) for name in ("task", "upstream", "task_id")
     ]
     cursor = Column("cursor", Read.KEY, Merge.FIXED, Emit.NEVER, Write.CURSOR)
+    left = Column("eta_seconds", Read.OURS, Merge.FIXED, Emit.NEVER, Write.LEFT)
+    eta = [row for row in state if row.write is Write.ETA]
     raw = [row for row in state if row.write is Write.RAW]
     omitted = [row for row in state if row.write is Write.OMIT]
-    return (*key, *(row for row in state if row not in (*raw, *omitted)), cursor, *raw)
+    others = [row for row in state if row not in (*eta, *raw, *omitted)]
+    place = [row.name for row in others].index("progress") + 1
+    return (*key, *others[:place], left, *eta, *others[place:], cursor, *raw)
 
 
 FIELDS = _document_order()

@@ -13,9 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from bridge.core.estimate import ProgressRate, RuntimeHistory, TaskKind, age, eta_seconds
-from bridge.core.event import Notice, NoticeCode
+from bridge.core.estimate import NO_ESTIMATE, PLAUSIBLE_SECONDS, Estimate
+from bridge.core.event import Confirmation, Notice, NoticeCode
+from bridge.core.forecast import Forecast
+from bridge.core.learned import LearnedRuns, TaskKind
 from bridge.core.merge import lost, merge
+from bridge.core.price import PollPrice
 from bridge.core.schedule import MAX_WAIT, CallbackSupport, Pace, grace_delay
 from bridge.core.task import Failure, Observation, Source, State, Status
 from bridge.errors import (
@@ -48,12 +51,17 @@ REASON_SECONDS = 60.0
 
 NO_LINK_SENTENCE = "the provider gives no link to a result of this task"
 
+UNVIEWED_PRICE = 10.0
+"""How much dearer a poll of a task is that no viewer waits for."""
+
 STALE_AFTER_INTERVALS = 3
 STALLED_AFTER_MEDIANS = 4.0
 MIN_STALLED_SECONDS = 300.0
 STALLED_WITHOUT_MEDIAN_SECONDS = 1800.0
 
+NO_KIND = TaskKind(None, None)
 _NEVER = float("-inf")
+_TAUGHT_BY = frozenset({Status.COMPLETED, Status.FAILED})
 _ANNOUNCED_BY_CALLBACK = frozenset(
     {Status.COMPLETED, Status.FAILED}
 )  # no provider documents one for a cancel
@@ -132,6 +140,8 @@ class Watch:
     is None the watch has ended. `now` is monotonic seconds everywhere, `unix_time` Unix seconds.
 
     Args:
+        learned: What ended tasks of the upstream taught.
+        price: What a poll costs with this credential.
         random: Returns 0-1, for jitter.
         started: When the watch started.
         known: The last recorded state, when a watch resumes.
@@ -139,8 +149,13 @@ class Watch:
         callbacks: Set when the provider was asked to call back about this task: whether its callbacks arrive.
         grace_seconds: How long a completed task's missing result is waited for.
         succeeded: Whether the provider's word in `known` is one for a completed task.
+        kind: What the id of the task tells of its kind, where the provider does not.
+        forecast: Of the watch before, if another one of the same task replaces it.
 
     Attributes:
+        viewed: Whether a viewer waits for the task; without, a poll is dearer.
+        estimate: When the task probably ends, as of the newest poll.
+        why: What the time of the next poll rests on; see `WHY`.
         due: When to poll next, monotonic seconds.
         confirmed: When the upstream last confirmed the known state.
         interval: Seconds between polls as currently planned, before any limit delays them.
@@ -150,7 +165,8 @@ class Watch:
     """
 
     pace: Pace
-    run_times: RuntimeHistory
+    learned: LearnedRuns
+    price: PollPrice
     random: Callable[[], float]
     started: float
     known: State | None = None
@@ -158,11 +174,12 @@ class Watch:
     callbacks: CallbackSupport | None = None
     grace_seconds: float = MISSING_RESULT_SECONDS
     succeeded: bool = False
+    kind: TaskKind = NO_KIND
+    forecast: Forecast | None = None
     due: float | None = field(init=False)
     confirmed: float = field(init=False)
     interval: float = field(init=False)
     not_found: bool = field(init=False, default=False)
-    unchanged_polls: int = field(init=False, default=0)
     failures: int = field(init=False, default=0)
     task_failures: int = field(init=False, default=0)
     active_notices: dict[NoticeCode, Notice] = field(init=False, default_factory=dict)
@@ -179,7 +196,13 @@ class Watch:
     _poll_requested_at: float = field(init=False, default=_NEVER)
     _not_before: float = field(init=False, default=_NEVER)
     _poll_after: float | None = field(init=False, default=None)
-    _progress_rate: ProgressRate | None = field(init=False, default=None)
+    viewed: bool = field(init=False, default=True)
+    estimate: Estimate = field(init=False, default=NO_ESTIMATE)
+    why: str = field(init=False, default="first")
+    _quiet: int = field(init=False, default=0)
+    _planned_freely: bool = field(init=False, default=False)
+    _plan: float | None = field(init=False, default=None)
+    _forecast: Forecast = field(init=False)
     _poll_gap: float = field(init=False, default=0.0)
     _heard_gap: float = field(init=False, default=0.0)
     _deaf: bool = field(init=False, default=False)
@@ -188,7 +211,10 @@ class Watch:
         ended = self.known is not None and self.known.status.final
         self.due = None if ended and not self._lost else self.started
         self.confirmed = self._changed_at = self.last_poll = self.started
+        if self.known is not None:
+            self.estimate = Estimate(self.known.eta_at, self.known.eta_by)
         self.interval = self.pace.recommended_seconds
+        self._forecast = self.forecast or Forecast(self.random, self.started)
 
     @property
     def over(self) -> bool:
@@ -210,12 +236,6 @@ class Watch:
         """Whether the task counts as lost: the one final status that a poll may still correct."""
         return self.known is not None and self.known.status is Status.LOST
 
-    @property
-    def near_end(self) -> bool:
-        """Whether the task is expected to end within one poll interval."""
-        eta = self.known.eta_seconds if self.known is not None else None
-        return eta is not None and eta <= self.pace.max_seconds
-
     def observed(
         self,
         observation: Observation,
@@ -232,14 +252,15 @@ class Watch:
         """
         # Only a poll that started after the newest change cannot show an older state.
         late = started_at is None or started_at < self._changed_at
-        estimate = self._estimate(observation, now=now, unix_time=unix_time)
+        estimate = self._forecast_from(observation, source, now, unix_time, started_at)
         state = merge(
-            self.known, observation, source=source, unix_time=unix_time, eta_seconds=estimate, late=late
+            self.known, observation, source=source, unix_time=unix_time, estimate=estimate, late=late
         )
         if self._latched(state):
             return NO_UPDATE
         notices = self._confirm(now)
         self.not_found = False
+        self.estimate = estimate
         if started_at is not None:
             self._result, self.succeeded = None, False
             if (
@@ -256,13 +277,14 @@ class Watch:
             self._poll_after = observation.poll_after
         self._keep(state, now)
         notices += self._about_state(now, result_unavailable=observation.result_unavailable)
-        self._schedule(
-            now, ended=observation.status.final, estimate=estimate, poll_after=observation.poll_after
-        )
+        self._schedule(now, ended=observation.status.final, poll_after=observation.poll_after)
         if started_at is None and self.due is not None:
             # A chatty stream must not postpone the poll again and again: a stream can be alive and wrong.
             self.due = max(min(self.due, self._safety_net(now)), self._not_before)
             self._wait = max(self.due - now, 0.0)
+            self._replan()
+        if state is not None and state.status in _TAUGHT_BY:
+            self._learn(state, now, unix_time, started_at)
         return Update(state, notices) if state is not None or notices else NO_UPDATE
 
     def without_result(
@@ -304,7 +326,9 @@ class Watch:
         if streak.polls >= 2:
             message = f"the task is completed, but its result cannot be fetched: {failure}"
             notices += self._notify(NoticeCode.UPSTREAM_UNAVAILABLE, message, now)
-        self._schedule(now, ended=False, estimate=None, poll_after=observation.poll_after)
+        self._forecast.ground = None  # the provider is done: only its result is waited for
+        self.estimate = NO_ESTIMATE
+        self._schedule(now, ended=False, poll_after=observation.poll_after)
         if streak.polls and self.due is not None and not self._poll_requested:
             if failure.kind is ResultFailure.UNAVAILABLE:
                 wait = self.pace.retry_delay(jitter=self.random(), failures=streak.polls, retry_after=None)
@@ -314,20 +338,23 @@ class Watch:
             self._set_due(now, max(wait, min(failure.retry_after or 0.0, MAX_WAIT)))
         return Update(state, notices)
 
-    def unchanged(self, *, now: float, started_at: float) -> Update:
+    def unchanged(self, *, now: float, unix_time: float, started_at: float) -> Update:
         """Process a poll that returned the same bytes as the one before."""
         if self.over:
             return NO_UPDATE
         notices = self._confirm(now)
         self._record_poll(started_at)
-        self.unchanged_polls += 1
-        # No new document, so the estimate is the recorded one, counted down, and the provider's hint still
-        # holds.
+        self._quiet += 1
+        # No new document: what is known of the task is the same, a moment older, and the provider's hint
+        # still holds.
         notices += self._about_state(now)
-        estimate = self.known.eta_seconds if self.known is not None else None
-        if estimate is not None:
-            estimate = max(estimate - (now - self._changed_at), 0.0)
-        self._schedule(now, ended=False, estimate=estimate, poll_after=self._poll_after)
+        seen_at = (started_at + now) / 2
+        self._forecast.saw_again(seen_at)
+        if self._result is None:
+            kind = self._kind()
+            self._forecast.choose(self.learned, kind)
+            self.estimate = self._forecast.estimate(self.learned, kind, seen_at, unix_time - (now - seen_at))
+        self._schedule(now, ended=False, poll_after=self._poll_after)
         return Update(None, notices) if notices else NO_UPDATE
 
     def failed(self, error: UpstreamError, *, now: float, unix_time: float, watched: bool = True) -> Update:
@@ -395,6 +422,7 @@ class Watch:
             # At most one interval ahead, or a stream that dies silently would leave a gap of a minute.
             self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
             self._wait = max(self._wait, self.due - now)
+            self._replan()
 
     def stream_ended(self, *, now: float) -> None:
         """The stream is closed: poll soon, since its last frames may be missing."""
@@ -443,6 +471,7 @@ class Watch:
         self.last_poll = now
         self._wait = self.due - now
         self._deaf = False
+        self._replan()
 
     def recorded_elsewhere(self, state: State, *, now: float, succeeded: bool) -> None:
         """Take over a state that another process recorded after the known one.
@@ -456,8 +485,8 @@ class Watch:
             return  # the latch holds: an end that was seen here is recorded again by the one who holds it
         self.known = state
         self.succeeded = succeeded
+        self.estimate = Estimate(state.eta_at, state.eta_by)
         self._changed_at = now
-        self.unchanged_polls = 0
         self._heard(now, now)
         self.not_found = False
         for code in (NoticeCode.STALLED, NoticeCode.TASK_NOT_FOUND, NoticeCode.UNKNOWN_STATUS):
@@ -467,10 +496,11 @@ class Watch:
             self._set_due(now, self._lost_delay())
         elif state.status.final:
             self.due = self._result = None
+            self._replan()
         elif self.due is None:
             self._set_due(now, self.pace.recommended_seconds)
 
-    def confirmed_elsewhere(self, *, now: float, at: float) -> Update:
+    def confirmed_elsewhere(self, confirmation: Confirmation, *, now: float, at: float) -> Update:
         """Another process saw the known state again.
 
         Args:
@@ -478,7 +508,7 @@ class Watch:
         """
         if self.known is None or self.ended:
             return NO_UPDATE
-        self.unchanged_polls += 1
+        self.take_estimate(confirmation)
         self._heard(now, at)
         if not self._deaf:
             return NO_UPDATE
@@ -489,6 +519,11 @@ class Watch:
         notices = tuple(self.active_notices.values())
         # `fresh` revokes every notice: those still active follow it.
         return Update(None, (Notice(NoticeCode.FRESH, "confirmed by the upstream again"), *notices))
+
+    def take_estimate(self, confirmation: Confirmation) -> None:
+        """Another process estimated anew when it saw the known state again; not if that was one before."""
+        if self.known is not None and confirmation.observed_at >= self.known.observed_at:
+            self.estimate = Estimate(confirmation.eta_at, confirmation.eta_by)
 
     def noticed_elsewhere(self, notice: Notice, *, now: float) -> None:
         """The process that polls the task announced a notice."""
@@ -536,19 +571,25 @@ class Watch:
         if at > self.confirmed:
             self._heard_gap = min(at - self.confirmed, MAX_WAIT)
             self.confirmed = at
-            # As its owner computes it, as far as the same is known here.
-            left = self.known.eta_seconds if self.known is not None else None
-            self.interval = self.pace.delay(
-                jitter=self.random(),
-                unchanged=self.unchanged_polls,
-                eta_seconds=None if left is None else max(left - (now - self._changed_at), 0.0),
-                poll_after=None,
-            )
+            # Its owner knows why it polls when it does; here only the gaps show how often.
+            pace = self.pace
+            self.interval = min(max(self._heard_gap, pace.recommended_seconds), pace.max_seconds)
 
     def joined(self, *, now: float) -> None:
-        """A subscriber was added: a back-off for a failure of this task alone is cut short."""
+        """A subscriber was added: a back-off for a failure of this task alone is cut short.
+
+        What a poll of a task without viewers was planned for is planned again: a viewer waits for it now.
+        """
+        was_viewed, self.viewed = self.viewed, True
         if self.backing_off:
             self.poll_now(now=now)
+        elif not was_viewed and self.due is not None and self._planned_freely:
+            interval = self._interval(self.last_poll, None)
+            if self.last_poll + interval < self.due:
+                self.interval = interval
+                self.due = max(self.last_poll + interval, now)
+                self._wait = self.due - now
+                self._replan()
 
     def ticked(self, *, now: float, unix_time: float, spacing: float = 0.0) -> Update:
         """Process the passing of time; call about once a second.
@@ -576,8 +617,10 @@ class Watch:
         quiet = now - self._changed_at
         # Compared before the median is computed: most tasks never get that far, and this runs every second.
         if quiet > MIN_STALLED_SECONDS:
-            median = self.run_times.median(self._kind())
-            limit = STALLED_WITHOUT_MEDIAN_SECONDS if median is None else median * STALLED_AFTER_MEDIANS
+            curve = self.learned.curve(self._kind(), "run")
+            limit = STALLED_WITHOUT_MEDIAN_SECONDS
+            if curve is not None:
+                limit = curve.quantile(0.5) * STALLED_AFTER_MEDIANS
             if quiet > limit:
                 message = "no change for much longer than such tasks usually take"
                 notices += self._notify(NoticeCode.STALLED, message, now)
@@ -616,6 +659,7 @@ class Watch:
 
     def _not_found(self, message: str) -> Update:
         self.due = None
+        self._replan()
         self.not_found = True
         # Active, so that all later subscribers receive it too.
         notice = Notice(NoticeCode.TASK_NOT_FOUND, message, retriable=False)
@@ -650,6 +694,7 @@ class Watch:
         self._keep(state, now)
         self._result = None
         self.due = None
+        self._replan()
         self.active_notices.clear()
         self._new_reason.clear()
         message = f"the provider does not hand out the result of this task: {why}"
@@ -660,15 +705,18 @@ class Watch:
         if state is not None or self.known is None or not self.known.status.final or self._lost:
             return False
         self.due = None
+        self._replan()
         return True
 
     def _keep(self, state: State | None, now: float) -> None:
         if state is None:
-            self.unchanged_polls += 1
+            self._quiet += 1
             return
-        self.known = state
+        before, self.known = self.known, state
         self._changed_at = now
-        self.unchanged_polls = 0
+        moved = before is None or (before.status, before.progress) != (state.status, state.progress)
+        # A new place in the queue brings the end no nearer than it was: it hurries no poll.
+        self._quiet = 0 if moved else self._quiet + 1
         self.active_notices.pop(NoticeCode.STALLED, None)
 
     def _about_state(self, now: float, *, result_unavailable: bool = False) -> tuple[Notice, ...]:
@@ -730,22 +778,20 @@ class Watch:
         self.active_notices.clear()
         return (Notice(NoticeCode.FRESH, "confirmed by the upstream again"),)
 
-    def _schedule(self, now: float, *, ended: bool, estimate: float | None, poll_after: float | None) -> None:
+    def _schedule(self, now: float, *, ended: bool, poll_after: float | None) -> None:
         """Set `due`. Case 1: the task ended; 2: a poll was requested; 3: a stream is alive; 4: neither."""
         if self.known is not None and self.known.status.final and (ended or not self._lost):
             self.due = None
+            self._replan()
             return
         if self._lost:
             self._set_due(now, self._lost_delay())
             return
-        self.interval = self.pace.delay(
-            jitter=self.random(),
-            unchanged=self.unchanged_polls,
-            eta_seconds=estimate,
-            poll_after=poll_after,
-        )
+        self.interval = self._interval(now, poll_after)
+        self._planned_freely = poll_after is None
         if self.callbacks is not None and self.callbacks.come:
             self.interval = max(self.interval, self.pace.max_seconds)
+            self.why = "callback"
         self.due = now + self.interval
         if self._poll_requested:
             # The request came while this poll was running, which may have read the state before the change.
@@ -753,13 +799,52 @@ class Watch:
             self.due = min(self.due, max(now, self._poll_requested_at))
         elif now < self._stream_alive_at + self.pace.max_seconds:
             self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
+            self.why = "stream"
         self._wait = max(self.due - now, 0.0)
+        self._replan()
+
+    def _interval(self, now: float, poll_after: float | None) -> float:
+        """Seconds until the next poll of the healthy task; sets `why`."""
+        forecast, pace = self._forecast, self.pace
+        seconds = self.learned.mean("watched") or forecast.seconds
+        price = pace.price(pace.max_seconds if seconds is None else seconds) * self.price.factor
+        wait = forecast.wait(
+            self.learned, self._kind(), now, price if self.viewed else price * UNVIEWED_PRICE
+        )
+        self.why = "poll_after" if poll_after is not None else "growth" if wait is None else "queue"
+        if poll_after is None and forecast.ground is not None:
+            self.why = forecast.ground.name.partition(":")[0]
+        return pace.delay(
+            jitter=self.random(),
+            quiet=self._quiet,
+            wait=wait,
+            poll_after=poll_after,
+            factor=self.price.factor,
+            longest=self.price.longest(pace.max_seconds),
+        )
+
+    def _replan(self) -> None:
+        """Tell the price what this task's polls come to."""
+        plan, now = None, self.last_poll if self.due is None else self.due - self._wait
+        if self.due is not None:
+            plan = max(self._wait, self.pace.min_seconds)
+        if plan != self._plan:
+            self.price.replan(self._plan, plan, now=now)
+            self._plan = plan
+
+    def retire(self) -> None:
+        """Nothing is polled here any more: give the plan back."""
+        if self._plan is not None:
+            self.price.replan(self._plan, None, now=self.last_poll)
+            self._plan = None
 
     def _set_due(self, now: float, wait: float) -> None:
+        self.why = "lost" if self._lost else "retry"
         self.due = max(now + wait, self._not_before)
         self._wait = self.due - now
         if self._poll_requested:
             self.due = max(min(self.due, max(now, self._poll_requested_at)), self._not_before)
+        self._replan()
 
     def _lost_delay(self) -> float:
         # Spread: tasks that were lost together must not be polled together.
@@ -780,21 +865,46 @@ class Watch:
         """The latest time for the next poll, however much is pushed."""
         return max(now, self.last_poll + max(self.pace.safety_net_seconds, self.interval))
 
-    def _estimate(self, observation: Observation, *, now: float, unix_time: float) -> float | None:
-        created_at = observation.created_at or (self.known.created_at if self.known is not None else None)
-        by_rate = None
-        if observation.progress is not None:
-            self._progress_rate = self._progress_rate or ProgressRate(now, observation.progress)
-            by_rate = self._progress_rate.seconds_left(observation.progress, now)
-        return eta_seconds(
-            observation,
-            elapsed=age(created_at, unix_time=unix_time, watched_seconds=now - self.started),
-            median=self.run_times.median(self._kind(observation.model, observation.action)),
-            by_rate=by_rate,
-        )
+    def _forecast_from(
+        self,
+        observation: Observation,
+        source: Source,
+        now: float,
+        unix_time: float,
+        started_at: float | None,
+    ) -> Estimate:
+        """When the task probably ends, by what was observed just now."""
+        forecast = self._forecast
+        seen_at = now if started_at is None else (started_at + now) / 2
+        if source is Source.SUBMIT:
+            forecast.born(seen_at, known=True)  # by our clock: the provider's may be wrong
+        created_at = observation.created_at
+        if self.known is not None:
+            created_at = created_at or self.known.created_at
+            forecast.born(now - max(unix_time - self.known.changed_at, 0.0), known=False)
+        if created_at is not None and 0 <= unix_time - created_at <= PLAUSIBLE_SECONDS:
+            forecast.born(now - (unix_time - created_at), known=True)
+        if observation.status.final:
+            return NO_ESTIMATE
+        forecast.saw(observation, seen_at)
+        if observation.status is Status.UNKNOWN:
+            return NO_ESTIMATE
+        kind = self._kind(observation.model, observation.action)
+        forecast.choose(self.learned, kind)
+        return forecast.estimate(self.learned, kind, seen_at, unix_time - (now - seen_at))
+
+    def _learn(self, state: State, now: float, unix_time: float, started_at: float | None) -> None:
+        """The task ended by the provider's word: what it teaches."""
+        stamped = None
+        if state.completed_at is not None and abs(unix_time - state.completed_at) <= PLAUSIBLE_SECONDS:
+            stamped = now - (unix_time - state.completed_at)
+        seen_at = now if started_at is None else (started_at + now) / 2
+        run = self._forecast.ended(self._kind(), stamped=stamped, at=seen_at, unix_time=unix_time)
+        if run is not None:
+            self.learned.learn(run)
 
     def _kind(self, model: str | None = None, action: str | None = None) -> TaskKind:
         # Frames often leave the model out: then it is the one known before.
-        if self.known is None:
-            return TaskKind(model, action)
-        return TaskKind(model or self.known.model, action or self.known.action)
+        if self.known is not None:
+            model, action = model or self.known.model, action or self.known.action
+        return TaskKind(model or self.kind.model, action or self.kind.action)

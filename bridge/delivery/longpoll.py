@@ -58,12 +58,10 @@ class LongPollResult:
 
     Args:
         modified: False if the client's state is still the newest (HTTP 304).
-        observed_at: Unix seconds of the newest confirmation.
     """
 
     event: Event
     modified: bool
-    observed_at: float | None
 
 
 class LongPolls:
@@ -105,8 +103,7 @@ class LongPolls:
             event, modified = newer or event, modified or newer is not None
         answer = (request.reader, request.key, event.cursor, modified)
         self._answers.give(answer, now=self._subscriptions.clock.monotonic())
-        channel = self._subscriptions.hub.channel_of(event.key)
-        return LongPollResult(event, modified, channel.confirmed_at if channel is not None else None)
+        return LongPollResult(event, modified)
 
     async def changed(self, event: Event, seconds: float, client: Request) -> Event | None:
         """The next event of a task after `event`; None after `seconds`, or when rule 1 ends the wait."""

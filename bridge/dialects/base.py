@@ -16,6 +16,7 @@ class Request:
         path: Relative to the base URL, begins with `/`, percent-encoded, may contain a query. Send it
             unchanged: decoding `%2F` on the way would turn one task id into another path.
         base_url: Where the call goes when that is not the dialect's own base URL.
+        creates: Whether it creates a task: that may take long, and gets a connection of its own.
     """
 
     method: str
@@ -23,6 +24,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     base_url: str | None = None
+    creates: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

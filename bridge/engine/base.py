@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum, StrEnum
 from typing import NamedTuple, Protocol
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 
 MAX_TASKS = 100
@@ -39,6 +40,12 @@ MAX_STATES = 64
 
 ENTRY_BYTES = 16 * 1024
 """Above this, a log entry has neither document nor raw: who needs them reads the record."""
+
+BEAT_SECONDS = 0.9
+"""After this long without an entry, a renewal writes one. Renewals are a second apart."""
+
+LEARNED_SECONDS = 7 * 86_400.0
+"""A list of samples to which nothing was added for so long is deleted."""
 
 CALL_SECONDS = 1.0
 """How often a task can be called for, over all replicas."""
@@ -79,7 +86,7 @@ class Record(NamedTuple):
         called_back: Whether the provider was asked to call back.
         notices: The active notices, by code.
         due: When its owner wanted to poll it next, microseconds of the engine's clock; 0 if unknown.
-        confirmed_at: When the newest state was last seen, Unix seconds; 0.0 if unknown.
+        confirmation: When the newest state, or one before, was last seen again; None if unknown.
         first_seen: Offset of the first state; 0 without a state.
         details: What it was registered with (tags, group, deadline), encoded; None without.
     """
@@ -97,7 +104,7 @@ class Record(NamedTuple):
     called_back: bool = False
     notices: Mapping[str, bytes] = {}
     due: int = 0
-    confirmed_at: float = 0.0
+    confirmation: Confirmation | None = None
     first_seen: int = 0
     details: bytes | None = None
 
@@ -157,11 +164,11 @@ class CallEntry(NamedTuple):
 
 
 class ConfirmEntry(NamedTuple):
-    """The newest states of some tasks were seen again, at Unix seconds."""
+    """The newest states of some tasks were seen again."""
 
     offset: int
     previous: int
-    confirmed: Sequence[tuple[TaskKey, float]]
+    confirmed: Sequence[tuple[TaskKey, Confirmation]]
 
 
 class BudgetEntry(NamedTuple):
@@ -410,6 +417,9 @@ class Take(NamedTuple):
         permits: Calls in flight wanted, in all (those held included).
         max_permits: Calls in flight over all replicas; None for no limit.
         planned: Polls per second this replica plans.
+        open_tasks: For which it plans them.
+        factor: Of the price of a poll, as this replica knows it; counts if the engine knows none.
+        raised: What it was multiplied by here since the last answer.
     """
 
     credential: str
@@ -419,6 +429,9 @@ class Take(NamedTuple):
     permits: int = 0
     max_permits: int | None = None
     planned: float = 0.0
+    open_tasks: int = 0
+    factor: float = 1.0
+    raised: float = 1.0
 
 
 class Lent(NamedTuple):
@@ -430,6 +443,8 @@ class Lent(NamedTuple):
         permits: Calls in flight this session holds now.
         next_slot: The earliest start time not lent yet.
         planned: Polls per second of all live sessions.
+        open_tasks: Of all live sessions; those of an earlier version send none.
+        factor: Of the price of a poll: one for all sessions, raised and lowered by each.
     """
 
     now: int
@@ -439,6 +454,8 @@ class Lent(NamedTuple):
     paused_until: int
     failures: int
     planned: float
+    open_tasks: int = 0
+    factor: float = 1.0
 
 
 class Report(StrEnum):
@@ -520,7 +537,8 @@ class Engine(Protocol):
         begins if
         there is none, if the engine's history is another one than before, or if `known_head` is beyond its
         head.
-        A renewal writes a `BeatEntry` at most once a second.
+        A renewal writes a `BeatEntry` if the log had no entry for `BEAT_SECONDS`: any other shows as well
+        that the log arrives, and each entry wakes every replica.
 
         Args:
             ttl: Seconds for which it lives from now.
@@ -615,8 +633,8 @@ class Engine(Protocol):
         offset.
         """
 
-    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
-        """The newest states were seen again, at Unix seconds: one log entry."""
+    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, Confirmation]]) -> None:
+        """The newest states were seen again: one log entry."""
 
     # Budgets
 
@@ -635,8 +653,12 @@ class Engine(Protocol):
 
     # Learned, small documents, operations, jobs, holds
 
-    async def learn(self, name: str, sample: bytes, *, keep: int) -> None:
-        """Add a sample to a list that keeps the newest `keep`; no log entry."""
+    async def learn(self, name: str, samples: Sequence[bytes], *, keep: int) -> None:
+        """Add samples to a list that keeps the newest `keep`, for `LEARNED_SECONDS`; no log entry.
+
+        Args:
+            keep: 0 deletes the list.
+        """
 
     async def learned(self, names: Sequence[str]) -> list[list[bytes]]:
         """The samples of each list, oldest first."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from bridge.clock import Clock, SystemClock
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     DEFAULT_JOB_LIMITS,
@@ -149,7 +150,7 @@ class EmbeddedEngine:
         """See `Engine`."""
         return await self._answered(self.store.announce(session, key, code, body, now=self._time()))
 
-    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
+    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, Confirmation]]) -> None:
         """See `Engine`."""
         await self._answered(self.store.confirm(session, confirmed, now=self._time()))  # type: ignore[func-returns-value]
 
@@ -169,9 +170,9 @@ class EmbeddedEngine:
         """See `Engine`."""
         return await self._answered(self.store.probe(session, credential, seconds=seconds, now=self._time()))
 
-    async def learn(self, name: str, sample: bytes, *, keep: int) -> None:
+    async def learn(self, name: str, samples: Sequence[bytes], *, keep: int) -> None:
         """See `Engine`."""
-        await self._answered(self.store.learn(name, sample, keep=keep, now=self._time()))  # type: ignore[func-returns-value]
+        await self._answered(self.store.learn(name, samples, keep=keep, now=self._time()))  # type: ignore[func-returns-value]
 
     async def learned(self, names: Sequence[str]) -> list[list[bytes]]:
         """See `Engine`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from bridge.core.event import Event, Notice
+from bridge.core.event import Confirmation, Event, Notice
 from bridge.core.task import TaskKey
 
 
@@ -22,7 +22,7 @@ class KnownTask(NamedTuple):
         due: When the owner before wanted to poll it next, monotonic seconds; None if unknown.
         persistent: Whether it is watched until its end without viewers.
         called_back: Whether the provider was asked to call back.
-        confirmed_at: When the newest state was last seen, Unix seconds; 0.0 if unknown.
+        confirmation: When the newest state, or one before, was last seen again; None if unknown.
         notices: The active ones. The hub has them from the journal already.
     """
 
@@ -30,7 +30,7 @@ class KnownTask(NamedTuple):
     due: float | None = None
     persistent: bool = False
     called_back: bool = False
-    confirmed_at: float = 0.0
+    confirmation: Confirmation | None = None
     notices: Sequence[Notice] = ()
 
 
@@ -48,8 +48,8 @@ class Watches(Protocol):
     def recorded_elsewhere(self, event: Event) -> None:
         """A state that another process recorded. The hub has it from the journal already."""
 
-    def confirmed_elsewhere(self, key: TaskKey, observed_at: float) -> None:
-        """The owner saw the newest state again (Unix seconds)."""
+    def confirmed_elsewhere(self, key: TaskKey, confirmation: Confirmation) -> None:
+        """The owner saw the newest state again. Copies have it from the journal already."""
 
     def noticed_elsewhere(self, key: TaskKey, notice: Notice) -> None:
         """The owner announced a notice. The hub has it from the journal already."""

@@ -126,6 +126,7 @@ class Broadcast:
         """
         sent: dict[str, int] = {}
         conflated: dict[str, int] = {}
+        unix_time = self._clock.time()
         for fmt in list(channel.groups):
             # Looked up only now: during a yield the last member of a format may have left and another joined.
             group = channel.groups.get(fmt)
@@ -133,7 +134,7 @@ class Broadcast:
                 continue
             members = list(group)
             try:
-                data = frames.bytes_for(fmt.plain if fmt.mark == ANY_LIST else fmt)
+                data = frames.bytes_for(fmt.plain if fmt.mark == ANY_LIST else fmt, now=unix_time)
             except Exception:
                 logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
                 self._put_back(channel, members, frames)
@@ -182,7 +183,9 @@ class Broadcast:
                 part = [one for one in part if group.get(one, offset) < offset]
             if fmt.mark == ANY_LIST and self._connections.history is not None:
                 part = self._settled(channel, part)
-            for same, theirs in _by_mark(part, frames, marked) if fmt.mark == ANY_LIST else ((part, data),):
+            for same, theirs in (
+                _by_mark(part, frames, data, marked) if fmt.mark == ANY_LIST else ((part, data),)
+            ):
                 counts = self._write_part(channel, same, offset, theirs, alone=alone)
                 written += counts[0]
                 skipped += counts[1]
@@ -261,21 +264,22 @@ class Broadcast:
 
 
 def _by_mark(
-    part: Sequence[Subscription], frames: Frames, marked: dict[str | None, bytes]
+    part: Sequence[Subscription], frames: Frames, data: bytes, marked: dict[str | None, bytes]
 ) -> Iterator[tuple[Sequence[Subscription], bytes]]:
     """The subscribers of each list with the bytes that carry its mark.
 
     Args:
+        data: The bytes without a mark.
         marked: The bytes by mark; filled here.
     """
     lists: dict[str | None, list[Subscription]] = {}
     for subscription in part:
         lists.setdefault(subscription.fmt.mark, []).append(subscription)
     for mark, same in lists.items():
-        data = marked.get(mark)
-        if data is None:
-            data = marked[mark] = frames.marked_bytes(same[0].fmt)
-        yield same, data
+        theirs = marked.get(mark)
+        if theirs is None:
+            theirs = marked[mark] = frames.marked_bytes(same[0].fmt, data)
+        yield same, theirs
 
 
 def _channel_offset(channel: Channel[Subscription]) -> int:

@@ -33,7 +33,6 @@ class Channel(Generic[Subscriber]):
     """
 
     __slots__ = (
-        "confirmed_at",
         "frames",
         "groups",
         "held",
@@ -56,7 +55,6 @@ class Channel(Generic[Subscriber]):
         self.joining: dict[Subscriber, None] = {}
         self.waiters: set[asyncio.Future[Event]] = set()
         self.notices: dict[NoticeCode, Notice] = {}
-        self.confirmed_at: float | None = None
         self.last_write = 0.0
         self.unrecorded = False
         self.pushed = False

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from bridge.clock import Clock
-from bridge.core.event import Closing, Notice, NoticeCode
+from bridge.core.event import Closing, Confirmation, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.hub.channel import Channel
 from bridge.hub.due import Held, due_states, frame_of, is_unsent
@@ -24,6 +24,13 @@ NEVER = 2**62  # above every offset
 MAX_LARGE = 8  # large documents whose bytes are kept for the next subscriber
 
 logger = logging.getLogger(__name__)
+
+
+class Confirmations(Protocol):
+    """What the hub asks the journal of each state that it writes to one connection: see `Journal`."""
+
+    def confirmation(self, key: TaskKey) -> Confirmation | None:
+        """The newest confirmation of the newest state of a task."""
 
 
 class SharedHistory(Protocol):
@@ -71,7 +78,8 @@ class Connections(ABC):
         history: The journal, if other processes write to it as well; else None.
     """
 
-    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, confirmations: Confirmations, metrics: Metrics, clock: Clock) -> None:
+        self._confirmations = confirmations
         self._metrics = metrics
         self._clock = clock
         self._large: dict[Frames, None] = {}  # those whose bytes are kept, the newest last
@@ -163,7 +171,7 @@ class Connections(ABC):
 
     def _flush_replayed(self, subscription: Subscription) -> None:
         """Write one burst of recorded states; the rest of them follows before anything else."""
-        fmt = subscription.fmt
+        fmt, now = subscription.fmt, self._clock.time()
         burst, subscription.preface = [subscription.preface], b""
         size = position = states = 0
         events = subscription.replayed
@@ -171,7 +179,7 @@ class Connections(ABC):
             event = events[position]
             position += 1
             try:
-                frame = Frames(event).payload_for(fmt, retry=subscription.retry)
+                frame = Frames(event).payload_for(fmt, now=now, retry=subscription.retry)
             except Exception:
                 # The states behind it continue; the newest one of its task is pending.
                 logger.exception("state cannot be written", extra={"task": event.key.ref})
@@ -198,7 +206,7 @@ class Connections(ABC):
         frames: list[bytes] = []
         size = 0
         more = False
-        fmt, late_below = subscription.fmt, self._late_below(subscription)
+        fmt, late_below, now = subscription.fmt, self._late_below(subscription), self._clock.time()
         for state in sorted(due_states(due, held), key=lambda state: state.offset):
             again = Backlog(state.frames.event) if state.first else None
             if size >= BURST_BYTES:
@@ -207,7 +215,9 @@ class Connections(ABC):
                 continue
             try:
                 placed = state.offset >= late_below
-                frames.append(frame_of(subscription, state, fmt if placed else fmt.without_ids))
+                written = fmt if placed else fmt.without_ids
+                confirmation = self._confirmations.confirmation(state.channel.key)
+                frames.append(frame_of(subscription, state, written, now=now, confirmation=confirmation))
                 size += len(frames[-1])
             except Exception:
                 logger.exception("state cannot be written", extra={"task": state.channel.key.ref})

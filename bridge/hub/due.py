@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from bridge.core.event import Confirmation
 from bridge.core.resume import Position, is_caught_up, is_end_seen, is_seen
 from bridge.hub.channel import Channel
 from bridge.hub.subscription import Backlog, Subscription
@@ -17,7 +18,7 @@ class Due(NamedTuple):
     """A state that a flush is about to write.
 
     Args:
-        first: Whether it comes from a backlog: with the newest confirmation.
+        first: Whether it comes from a backlog.
     """
 
     offset: int
@@ -26,15 +27,19 @@ class Due(NamedTuple):
     first: bool
 
 
-def frame_of(subscription: Subscription, due: Due, fmt: Format) -> bytes:
+def frame_of(
+    subscription: Subscription, due: Due, fmt: Format, *, now: float, confirmation: Confirmation | None
+) -> bytes:
     """Its bytes; the first one carries the reconnect delay of its connection.
 
     Args:
         fmt: That of the connection, or the same without ids.
+        now: Unix seconds.
+        confirmation: The newest one of the state.
     """
     if not due.first:
-        return due.frames.payload_for(fmt)
-    frame = due.frames.payload_for(fmt, confirmed_at=due.channel.confirmed_at, retry=subscription.retry)
+        return due.frames.payload_for(fmt, now=now, confirmation=confirmation)
+    frame = due.frames.payload_for(fmt, now=now, confirmation=confirmation, retry=subscription.retry)
     subscription.retry = None  # sent with the first block
     return frame
 

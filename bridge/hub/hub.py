@@ -30,7 +30,7 @@ from bridge.core.resume import HELD, Position, is_seen
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.hub.broadcast import Broadcast
 from bridge.hub.channel import Channel
-from bridge.hub.connections import Connections, SharedHistory, discard
+from bridge.hub.connections import Confirmations, Connections, SharedHistory, discard
 from bridge.hub.subscription import Backlog, Subscription
 from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import Format
@@ -59,19 +59,22 @@ class Interest(Protocol):
 class Hub(Connections):
     """Subscriptions by task and connection. Follows the journal; see `bridge.journal.base.Follower`."""
 
-    def __init__(self, interest: Interest, metrics: Metrics, clock: Clock) -> None:
-        super().__init__(metrics, clock)
+    def __init__(
+        self, interest: Interest, confirmations: Confirmations, metrics: Metrics, clock: Clock
+    ) -> None:
+        super().__init__(confirmations, metrics, clock)
         self._interest = interest
         self._channels: dict[TaskKey, Channel[Subscription]] = {}
         self._reached = 0  # the newest offset broadcast
         self._ahead: dict[Subscription, Position] = {}  # the client has received more than this process
-        self._resetting: list[Subscription] = []
+        self._resetting: dict[Subscription, None] = {}
+        self._epoch = ""  # of the shared history
         self._epoch_settles_at = 0.0
         self.broadcast = Broadcast(self, metrics, clock)
 
     def share(self, history: SharedHistory) -> None:
         """The journal is written to by other processes as well; see rule 5."""
-        self.history = history
+        self.history, self._epoch = history, history.epoch
 
     # Journal events
 
@@ -158,47 +161,51 @@ class Hub(Connections):
         if notice.code is NoticeCode.TASK_NOT_FOUND:
             self.close_task(subscription, channel)
 
-    def confirmed(self, key: TaskKey, observed_at: float) -> None:
-        """Store when the newest state was last seen (Unix seconds), for subscribers that join later."""
-        channel = self._channels.get(key)
-        if channel is not None:
-            channel.confirmed_at = observed_at
-
     def new_epoch(self) -> None:
         """The journal's history is another one; see `bridge.journal.base.Follower`.
 
         What comes of each task now is compared by content with what was sent before. A client that came with
-        a cursor of the old one and has been sent nothing may have seen anything: it gets a reset.
+        a cursor of the old one and has been sent nothing may have seen anything: it gets a reset. So does
+        every client with a cursor if this process was on the losing side of a split: the ids that follow are
+        of an older epoch.
         """
         epoch = self.history.epoch if self.history is not None else ""
+        went_back, self._epoch = is_later(self._epoch, epoch), epoch
         for channel in self._channels.values():
             channel.unrecorded = channel.frames is not None
-        resumed = [one for one in self.subscriptions if one.resumed not in {"", epoch} and not one.events]
-        for subscription in resumed:
-            self._hold(subscription, HELD)
+        for one in self.subscriptions:
+            if (went_back and one.fmt.has_cursor) if one.events else one.resumed not in {"", epoch}:
+                self._resetting[one] = None
+        # Again, too, for those that wait since a change within the last second.
+        for one in self._resetting:
+            self._hold(one, HELD)
         self._epoch_settles_at = self._clock.monotonic() + RESET_SECONDS
-        self._resetting = resumed
 
     def catch_up(self) -> None:
         """Each second: send what was held back for clients ahead of this process, if it has caught up."""
         if not (self._resetting or self._ahead) or self._clock.monotonic() < self._epoch_settles_at:
             return
-        resetting, self._resetting = self._resetting, []
+        resetting, self._resetting = self._resetting, {}
         for subscription in resetting:
             self._reset(subscription)
         self.push(one for one in resetting if one in self.subscriptions)
         for subscription, position in list(self._ahead.items()):
             if subscription not in self.subscriptions:
                 del self._ahead[subscription]
+            elif self._is_of_other_side(subscription, position):
+                del self._ahead[subscription]
+                self._resetting[subscription] = None
             elif self._caught_up(subscription, position):
                 del self._ahead[subscription]
-                self._unhold(subscription)
+                if position.after is None:  # else its offset decides
+                    self._unhold(subscription)
 
     def _reset(self, subscription: Subscription) -> None:
         """Send `reset` and the newest state of each task."""
-        if subscription not in self.subscriptions or subscription.events:
+        if subscription not in self.subscriptions:
             return
         subscription.resumed = ""
+        subscription.sent_offset = 0  # of the epoch before
         subscription.preface += subscription.fmt.reset("new_epoch", retry=subscription.retry)
         subscription.retry = None
         self._hold(subscription, Position())
@@ -215,10 +222,17 @@ class Hub(Connections):
     def _caught_up(self, subscription: Subscription, position: Position) -> bool:
         """Whether this process knows every state that a client may have received elsewhere."""
         history = self.history
-        if history is None or is_later(position.epoch, history.epoch):
-            return history is None
+        if history is None:
+            return True
         reached = history.epoch != position.epoch or history.head >= position.beyond
         return reached and history.settled(subscription.channels)
+
+    def _is_of_other_side(self, subscription: Subscription, position: Position) -> bool:
+        """Whether its cursor is of the losing side of a split: of a later epoch, and the engine is there."""
+        history = self.history
+        if history is None or not is_later(position.epoch, history.epoch):
+            return False
+        return history.settled(subscription.channels)
 
     def _unhold(self, subscription: Subscription) -> None:
         for channel in subscription.channels.values():
@@ -278,7 +292,7 @@ class Hub(Connections):
             channel = subscription.channels.get(key)
             if channel is None:
                 continue
-            if backlog.position is not None and backlog.position.ahead and backlog.position.after is None:
+            if backlog.position is not None and backlog.position.ahead:
                 self._ahead[subscription] = backlog.position
             if self.history is not None and backlog.event is not None:
                 # The journal may have read it from the engine, before any subscriber was sent it.
@@ -357,7 +371,7 @@ class Hub(Connections):
         """Wait for an event of `key` that a client at `position` has not seen; None after `seconds`."""
         channel = self._channel(key)
         latest = channel.latest
-        if latest is not None and not is_seen(latest, position):
+        if latest is not None and not self._has_seen(latest, position):
             self._release(channel, wanted=False)
             return latest
         self._want(channel, resumes=True)
@@ -365,10 +379,10 @@ class Hub(Connections):
         channel.waiters.add(waiter)
         try:
             async with asyncio.timeout(seconds):
-                while is_seen(latest := await waiter, position):
+                while self._has_seen(latest := await waiter, position):
                     # What came since this one was woken is still to be awaited.
                     channel.waiters.discard(waiter)
-                    if channel.latest is not None and not is_seen(channel.latest, position):
+                    if channel.latest is not None and not self._has_seen(channel.latest, position):
                         return channel.latest
                     waiter = asyncio.get_running_loop().create_future()
                     channel.waiters.add(waiter)
@@ -378,6 +392,12 @@ class Hub(Connections):
         finally:
             channel.waiters.discard(waiter)
             self._release(channel)
+
+    def _has_seen(self, event: Event, position: Position) -> bool:
+        """As `is_seen`, also for a client with a cursor of a later epoch that this process has left again."""
+        epoch = event.cursor.epoch
+        went_back = epoch == self._epoch and is_later(position.epoch, epoch) and not position.ahead
+        return not went_back and is_seen(event, position)
 
     def channel_of(self, key: TaskKey) -> Channel[Subscription] | None:
         """The channel of a task; None if the task has no subscriber and no waiter."""

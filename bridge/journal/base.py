@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from bridge.core.cursor import Cursor
-from bridge.core.event import Event, Notice
+from bridge.core.event import Confirmation, Event, Notice
 from bridge.core.task import State, TaskKey
 
 
@@ -33,9 +33,6 @@ class Follower(Protocol):
 
     def noticed(self, key: TaskKey, notice: Notice) -> None:
         """A notice was announced; it is not recorded."""
-
-    def confirmed(self, key: TaskKey, observed_at: float) -> None:
-        """The newest state was seen again, unchanged (Unix seconds)."""
 
     def new_epoch(self) -> None:
         """The journal's history is another one from now on: cursors of open streams are of the old one.
@@ -132,8 +129,14 @@ class Journal(Protocol):
             here: Only to those of this process: it was announced before, or is about this process alone.
         """
 
-    def confirm(self, key: TaskKey, observed_at: float) -> None:
-        """Report to the followers that the newest state was seen again (Unix seconds)."""
+    def confirm(self, key: TaskKey, confirmation: Confirmation) -> None:
+        """Keep that the newest state was seen again, for every copy of it that is written from now on.
+
+        It is an event for nobody, and not recorded: after a restart, what the state was recorded with counts.
+        """
+
+    def confirmation(self, key: TaskKey) -> Confirmation | None:
+        """The newest confirmation of the newest state of a task; None for none since it was recorded."""
 
     async def close(self) -> None:
         """Write everything appended and release the storage."""

@@ -1,15 +1,18 @@
-"""The live half of a journal: passes recorded events, notices and confirmations to its followers."""
+"""The live half of a journal: passes recorded events and notices to its followers, keeps confirmations."""
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 from bridge.core.cursor import Cursor
-from bridge.core.event import Event, Notice
+from bridge.core.event import Confirmation, Event, Notice
 from bridge.core.task import TaskKey
 from bridge.journal.base import Follower, Recorded
+
+MAX_CONFIRMATIONS = 100_000
+"""Tasks whose newest confirmation is kept: more than are polled. Of the others those that were seen last."""
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +25,7 @@ class Feed(ABC):
 
     def __init__(self) -> None:
         self._followers: list[Follower] = []
+        self._confirmations: dict[TaskKey, Confirmation] = {}
 
     @abstractmethod
     async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
@@ -47,8 +51,14 @@ class Feed(ABC):
         """Always: everything recorded was passed on here."""
         return True
 
-    def publish(self, event: Event) -> None:
-        """Pass a recorded event to the followers."""
+    def publish(self, event: Event, *, again: bool = False) -> None:
+        """Pass a recorded event to the followers.
+
+        Args:
+            again: Whether its state was passed on before, with another cursor.
+        """
+        if not again:
+            self._confirmations.pop(event.key, None)  # they were of the state before
         # As `_pass_on`, without its calls: this is on the way of every event.
         for follower in self._followers:
             try:
@@ -58,15 +68,19 @@ class Feed(ABC):
 
     def announce(self, key: TaskKey, notice: Notice, *, here: bool = False) -> None:  # noqa: ARG002 - the same
         """Pass a notice to the followers; it is not recorded."""
-        self._pass_on(key, lambda follower: follower.noticed(key, notice))
-
-    def confirm(self, key: TaskKey, observed_at: float) -> None:
-        """Report to the followers that the newest state was seen again (Unix seconds)."""
-        self._pass_on(key, lambda follower: follower.confirmed(key, observed_at))
-
-    def _pass_on(self, key: TaskKey, what: Callable[[Follower], None]) -> None:
         for follower in self._followers:
             try:
-                what(follower)
+                follower.noticed(key, notice)
             except Exception:
                 logger.exception("unhandled exception in journal follower", extra={"task": key.ref})
+
+    def confirm(self, key: TaskKey, confirmation: Confirmation) -> None:
+        """Keep that the newest state was seen again."""
+        self._confirmations.pop(key, None)  # the newest ones are at the end
+        self._confirmations[key] = confirmation
+        if len(self._confirmations) > MAX_CONFIRMATIONS:
+            del self._confirmations[next(iter(self._confirmations))]
+
+    def confirmation(self, key: TaskKey) -> Confirmation | None:
+        """The newest confirmation of the newest state of a task."""
+        return self._confirmations.get(key)

@@ -1,7 +1,7 @@
 """The newest states of tasks as a text file, one task a line: from one journal or engine to another.
 
 The first line names the format, the last one the number of tasks, so that a file that was cut is noticed
-before anything of it is used.
+before anything of it is used. After the tasks comes what ended ones taught about run times.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from bridge.core.learned import Run
 from bridge.core.task import State, TaskKey
 from bridge.errors import InvalidRequest, JournalError
+from bridge.journal.learned import decode_run, encode_run
 from bridge.journal.sqlite.codec import decode, encode
 
-FORMAT = 1
+FORMAT = 2
+_READ = (1, FORMAT)  # 1: without what was learned
 _HEAD = "taskbridge_tasks"
+_RUN = "learned"
 _END = "tasks"
 
 
@@ -33,7 +37,7 @@ class TaskFileWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self.tasks = 0
+        self.tasks = self.runs = 0
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
         self._file: IO[str]
@@ -62,6 +66,13 @@ class TaskFileWriter:
             }
         )
         self.tasks += 1
+
+    def write_run(self, upstream: str, run: Run) -> None:
+        """Add what an ended task taught, after the tasks."""
+        data = encode_run(run)
+        if data is not None:
+            self._put({_RUN: upstream, "run": data.decode()})
+            self.runs += 1
 
     def _put(self, fields: dict[str, Any]) -> None:
         try:
@@ -93,6 +104,18 @@ def read_tasks(path: Path) -> Iterator[tuple[TaskKey, State]]:
     Raises:
         JournalError: It cannot be read, is of another format, or is not complete; named with the line.
     """
+    return (found for found in _lines(path) if not isinstance(found[1], Run))
+
+
+def read_runs(path: Path) -> Iterator[tuple[str, Run]]:
+    """What ended tasks taught, each with its upstream; errors as `read_tasks`.
+
+    A run that makes no sense here, such as one of another version, is left out.
+    """
+    return (found for found in _lines(path) if isinstance(found[1], Run))
+
+
+def _lines(path: Path) -> Iterator[tuple[TaskKey, State] | tuple[str, Run]]:
     try:
         with path.open(encoding="utf-8") as file:
             if not file.seekable():
@@ -104,7 +127,7 @@ def read_tasks(path: Path) -> Iterator[tuple[TaskKey, State]]:
         raise JournalError(f"{path} is not a file of tasks") from None
 
 
-def _parsed(file: IO[str], path: Path) -> Iterator[tuple[TaskKey, State]]:
+def _parsed(file: IO[str], path: Path) -> Iterator[tuple[TaskKey, State] | tuple[str, Run]]:
     count, ended = 0, False
     for number, line in enumerate(file, start=1):
         try:
@@ -113,6 +136,10 @@ def _parsed(file: IO[str], path: Path) -> Iterator[tuple[TaskKey, State]]:
                 _check_head(fields, path)
             elif _END in fields:
                 ended = _is_complete(fields[_END], count)
+            elif _RUN in fields:
+                run = decode_run(str(fields["run"]).encode())
+                if run is not None:
+                    yield str(fields[_RUN]), run
             else:
                 task = _task(fields, ended=ended)
                 count += 1
@@ -141,8 +168,8 @@ def _is_complete(tasks: Any, count: int) -> bool:
 
 def _check_head(fields: Any, path: Path) -> None:
     found = fields[_HEAD]
-    if found != FORMAT:
-        raise JournalError(f"{path} has the format {found!r}; this version reads {FORMAT}")
+    if found not in _READ:
+        raise JournalError(f"{path} has the format {found!r}; this version reads up to {FORMAT}")
 
 
 def _text(data: bytes) -> str:

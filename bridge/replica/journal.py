@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from bridge.clock import Clock
-from bridge.core.cursor import Cursor, is_later
-from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.cursor import Cursor
+from bridge.core.event import Confirmation, Event, Notice, NoticeCode
 from bridge.core.merge import beyond
 from bridge.core.task import State, TaskKey
 from bridge.engine.base import (
@@ -27,7 +27,6 @@ from bridge.engine.base import (
     End,
     Mode,
     NoticeEntry,
-    Past,
     Record,
     Stamp,
     StateEntry,
@@ -36,14 +35,14 @@ from bridge.errors import EngineUnavailable, JournalError, NotOwner, Superseded
 from bridge.journal.base import Recorded
 from bridge.journal.feed import Feed
 from bridge.journal.sqlite.codec import decode, encode
-from bridge.replica.connection import SETTLING_SECONDS, Connection
+from bridge.replica.connection import Connection
+from bridge.replica.cursors import Cursors
 from bridge.replica.memory import HeldTask, TaskMemory, decode_notice, digest_of, encode_notice, end_of
 from bridge.replica.outbox import Announcement, Outbox, ReplicaAppend
+from bridge.replica.past import PastStates
 
-CAUGHT_UP_SECONDS = 2.0
 SETTLED_SECONDS = 2.0
 MAX_CONFIRMED = 20_000
-HISTORY_BYTES = 8 * 1024 * 1024
 CONFIRM_SECONDS = 1.0
 
 _REVOKED_BY_STATE = (NoticeCode.STALLED, NoticeCode.TASK_NOT_FOUND)
@@ -78,7 +77,7 @@ class Rights(Protocol):
     def recorded(self, event: Event, *, ours: bool) -> None:
         """A state is recorded."""
 
-    def confirmed(self, key: TaskKey, observed_at: float) -> None:
+    def confirmed(self, key: TaskKey, confirmation: Confirmation) -> None:
         """The newest state was seen again by its owner."""
 
     def noticed(self, key: TaskKey, notice: Notice) -> None:
@@ -98,16 +97,16 @@ class SharedJournal(Feed):
         self._memory = memory
         self._clock = clock
         self._rights: Rights
-        self._outbox = Outbox(connection, self._answered)
+        self._outbox = Outbox(connection, clock, self._answered)
         self._settled_news = asyncio.Event()
         self._awaiting: dict[TaskKey, HeldTask] = {}
         # From the start of a resync until it is done, also if it takes several connections, what was missed
         # is not known here, though the log continues behind it.
         self._unsynced = False
         self._known_head = self._heard_last = 0
-        self._confirmed: dict[TaskKey, float] = {}
-        self._past: dict[tuple[TaskKey, int], Past] = {}
-        self._past_bytes = 0
+        self._unsent: dict[TaskKey, Confirmation] = {}
+        self._cursors = Cursors(connection, clock, lambda: self.head)
+        self._past = PastStates(connection, memory)
         self.judged: Callable[[ApplyOutcome], None] = lambda _: None
         self.returning: Callable[[], None] = lambda: None
         connection.workers += [self._outbox.run, self._send_confirmed]
@@ -142,55 +141,7 @@ class SharedJournal(Feed):
 
     async def caught_up(self, cursor: Cursor) -> bool:
         """See `Journal`. In the second after a change of epoch, cursors of the one before wait."""
-        connection = self._connection
-        if cursor.epoch != connection.epoch:
-            if is_later(cursor.epoch, connection.epoch):
-                return await self._epoch_came(cursor.epoch)
-            await self._settling_over()
-            return connection.up
-        if cursor.offset <= self.head:
-            return True
-        await self._ahead(cursor)
-        if cursor.epoch != connection.epoch or not connection.current:
-            return False
-        # What it has received is all there is: an offset beyond it is of no history here.
-        return cursor.offset <= self.head or self.head >= connection.head
-
-    async def _ahead(self, cursor: Cursor) -> None:
-        """Wait for a while until an offset was received, also through a short outage."""
-        connection = self._connection
-        until = self._clock.monotonic() + CAUGHT_UP_SECONDS
-        while connection.epoch == cursor.epoch and self.head < cursor.offset:
-            left = until - self._clock.monotonic()
-            away = connection.away_since
-            if left <= 0 or (away is not None and self._clock.monotonic() - away > CAUGHT_UP_SECONDS):
-                return
-            await self._clock.wait(connection.news, left)
-
-    async def _settling_over(self) -> None:
-        """Wait until who knows more than the engine has recorded it: a second after a change of epoch.
-
-        While the engine is away, another change may be next.
-        """
-        connection = self._connection
-        until = self._clock.monotonic() + CAUGHT_UP_SECONDS
-        while (now := self._clock.monotonic()) < until:
-            settling = connection.epoch_since + SETTLING_SECONDS - now
-            if settling > 0:
-                await self._clock.sleep(settling)
-            elif connection.up:
-                return
-            else:
-                await self._clock.wait(connection.news, until - now)
-
-    async def _epoch_came(self, epoch: str) -> bool:
-        """Wait until this replica is in that epoch, or is known to be in the newest one."""
-        connection = self._connection
-        until = self._clock.monotonic() + CAUGHT_UP_SECONDS
-        while connection.epoch != epoch and (left := until - self._clock.monotonic()) > 0:
-            # A renewal within this time says which epoch it is.
-            await self._clock.sleep(min(left, 0.05))
-        return connection.up
+        return await self._cursors.caught_up(cursor)
 
     async def latest(self, keys: Sequence[TaskKey]) -> list[Event | None]:
         """See `Journal`: from memory, or after one question to the engine for all that are not known.
@@ -239,55 +190,12 @@ class SharedJournal(Feed):
     async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
         """See `Journal`; while the engine is away, the newest state only."""
         self._check_reached()
-        received = self._connection.received
-        recorded: list[Recorded] = []
-        for key in keys:
-            held = self._memory.get(key)
-            if held is not None and held.settled and held.held_at and held.held_at <= after:
-                continue  # the common case of a reconnect is a task without news
-            recorded += [
-                Recorded(key, past.offset, len(past.document) + len(past.raw or b""))
-                for past in await self._past_of(key, after)
-                if past.offset <= received
-            ]
-        return sorted(recorded, key=lambda one: one.offset)
-
-    async def _past_of(self, key: TaskKey, after: int) -> Sequence[Past]:
-        try:
-            retained = await self._connection.call("history", lambda engine: engine.history(key, after))
-        except EngineUnavailable:
-            return ()
-        for past in retained:
-            size = len(past.document) + len(past.raw or b"")
-            if (key, past.offset) not in self._past:
-                self._past_bytes += size
-                self._past[key, past.offset] = past
-        while self._past_bytes > HISTORY_BYTES and self._past:
-            self._drop_past(next(iter(self._past)))
-        return retained
-
-    def _drop_past(self, name: tuple[TaskKey, int]) -> Past | None:
-        past = self._past.pop(name, None)
-        if past is not None:
-            self._past_bytes -= len(past.document) + len(past.raw or b"")
-        return past
+        return await self._past.history(keys, after)
 
     async def read(self, recorded: Sequence[Recorded], *, raw: bool = True) -> Sequence[Event]:
         """See `Journal`."""
         del raw
-        events: list[Event] = []
-        for one in recorded:
-            past = self._drop_past((one.key, one.offset))
-            if past is None:
-                await self._past_of(one.key, one.offset - 1)
-                past = self._drop_past((one.key, one.offset))
-            if past is not None:
-                try:
-                    state = decode(past.document, past.raw)
-                except JournalError:
-                    continue  # written by another version
-                events.append(Event(one.key, Cursor(self.epoch, past.offset), state))
-        return events
+        return await self._past.read(recorded)
 
     async def unfinished(self) -> Sequence[Event]:
         """Nothing: open tasks are claimed, by whichever replica is first."""
@@ -375,23 +283,23 @@ class SharedJournal(Feed):
         else:
             self._outbox.put(Announcement(key, notice.code.value, body))
 
-    def confirm(self, key: TaskKey, observed_at: float) -> None:
+    def confirm(self, key: TaskKey, confirmation: Confirmation) -> None:
         """See `Journal`: at once here, at the other replicas with the next entry, at most one a second."""
-        super().confirm(key, observed_at)
+        super().confirm(key, confirmation)
         if self._rights.owns(key):
-            self._confirmed.pop(key, None)
-            self._confirmed[key] = observed_at
-            if len(self._confirmed) > MAX_CONFIRMED:
-                del self._confirmed[next(iter(self._confirmed))]
+            self._unsent.pop(key, None)
+            self._unsent[key] = confirmation
+            if len(self._unsent) > MAX_CONFIRMED:
+                del self._unsent[next(iter(self._unsent))]
 
     async def _send_confirmed(self) -> None:
         while True:
             await self._clock.sleep(CONFIRM_SECONDS)
-            batch = [(key, self._confirmed.pop(key)) for key in list(self._confirmed)[:MAX_TASKS]]
+            batch = [(key, self._unsent.pop(key)) for key in list(self._unsent)[:MAX_TASKS]]
             if batch:
                 await self._send_batch(batch)
 
-    async def _send_batch(self, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
+    async def _send_batch(self, confirmed: Sequence[tuple[TaskKey, Confirmation]]) -> None:
         session = self._connection.session
         await self._connection.call("confirm", lambda engine: engine.confirm(session, confirmed))
 
@@ -460,7 +368,6 @@ class SharedJournal(Feed):
         self._memory.unsettle(epoch_changed=epoch_changed)
         if epoch_changed:
             self._past.clear()
-            self._past_bytes = 0
             for follower in self._followers:
                 follower.new_epoch()
 
@@ -472,7 +379,7 @@ class SharedJournal(Feed):
             # In the new epoch it has another cursor, and is not recorded yet. One that another replica has
             # recorded comes with the log.
             if held.awaited <= self._connection.received:
-                self._publish(held)
+                self._publish(held, again=True)
         self._unsynced = False
         self.returning()
 
@@ -495,6 +402,10 @@ class SharedJournal(Feed):
             )
             self._take(held, news)
         self._take_notices(held, dict(record.notices))
+        if record.confirmation is not None and _is_of(record.confirmation, held):
+            known = self.confirmation(record.key)
+            if known is None or known.observed_at < record.confirmation.observed_at:
+                super().confirm(record.key, record.confirmation)
         if not held.settled:
             self._settled(held)
 
@@ -614,17 +525,17 @@ class SharedJournal(Feed):
             held.notices.pop(code, None)
         event = held.event(self.epoch)
         assert event is not None
-        self.publish(event)
+        self.publish(event, again=not is_news)
         if item is not None:
             self._close_append(held, item)
             item.succeed(event)
         if is_news:
             self._rights.recorded(event, ours=item is not None)
 
-    def _publish(self, held: HeldTask) -> None:
+    def _publish(self, held: HeldTask, *, again: bool = False) -> None:
         event = held.event(self.epoch)
         if event is not None:
-            self.publish(event)
+            self.publish(event, again=again)
 
     def _decoded(self, key: TaskKey, news: LoggedState) -> State | None:
         try:
@@ -653,11 +564,14 @@ class SharedJournal(Feed):
 
     def confirmed(self, entry: ConfirmEntry) -> None:
         """The log brought confirmations."""
-        for key, observed_at in entry.confirmed:
+        for key, confirmation in entry.confirmed:
             held = self._memory.get(key)
-            if held is not None and held.attended and not self._rights.owns(key):
-                super().confirm(key, observed_at)
-                self._rights.confirmed(key, observed_at)
+            if held is None or self._rights.owns(key):
+                continue
+            if _is_of(confirmation, held):
+                super().confirm(key, confirmation)
+            if held.attended:
+                self._rights.confirmed(key, confirmation)
 
     def take_recorded(self, held: HeldTask, record: Record, state: State | None) -> None:
         """What was unrecorded is recorded, or (a state) another one replaces it that says as much.
@@ -705,3 +619,8 @@ class SharedJournal(Feed):
             self.publish(event)
             self.returning()
         item.succeed(event)
+
+
+def _is_of(confirmation: Confirmation, held: HeldTask) -> bool:
+    """Whether the state held was confirmed, not the one before: confirmations are sent apart from states."""
+    return held.state is None or confirmation.observed_at >= held.state.observed_at

@@ -25,6 +25,11 @@ class Lease:
         self.session = ""
         self.until = float("-inf")
 
+    @property
+    def confirmed(self) -> bool:
+        """Whether the engine has ever answered for this session; if not, it may not have opened it."""
+        return self.until > float("-inf")
+
     def fresh_session(self) -> str:
         """A new session id. What the last one owned is lost."""
         self.session = secrets.token_hex(8)

@@ -1,4 +1,4 @@
-"""What replicas learn for one another: aliases, rejected keys, whether callbacks arrive, run times.
+"""What replicas learn for one another: aliases, rejected keys, whether callbacks arrive, runs.
 
 Rule 1: nothing waits for the engine but the lookup of an alias, and that only as long as a call may take.
 Rule 2: what is shared is small and may be lost: each replica works without it, only less well.
@@ -7,9 +7,8 @@ Rule 2: what is shared is small and may be lost: each replica works without it, 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import logging
-import math
 from collections import deque
 from collections.abc import Callable
 from hashlib import blake2b
@@ -17,25 +16,19 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from bridge.clock import Clock
-from bridge.core.estimate import PLAUSIBLE_SECONDS, RuntimeHistory, TaskKind
 from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, TaskKey, check_task_id
 from bridge.engine.base import DocumentEntry
 from bridge.errors import BridgeError, EngineUnavailable
+from bridge.replica.learned import EXCHANGE_SECONDS, SharedRuns
 from bridge.replica.replica import Replica
 from bridge.sources.accounts import REFUSED_SECONDS, AccountRegistry
 from bridge.sources.upstream import Upstream
 
-LEARNED_SECONDS = 10.0
-"""Between two exchanges of run times."""
-
-MAX_SAMPLES = 2000
-MAX_FLUSHED = 50
 MAX_UNSENT = 10_000
 CALLBACKS_SECONDS = 86_400.0
-MAX_NAME = 512  # of a model or an action
 
-_ALIAS, _REFUSED, _CALLBACKS, _TIMES = "alias:", "refused:", "callbacks:", "times:"
+_ALIAS, _REFUSED, _CALLBACKS = "alias:", "refused:", "callbacks:"
 
 logger = logging.getLogger(__name__)
 
@@ -68,25 +61,6 @@ class SharedCallbacks(CallbackSupport):
         object.__setattr__(self, "come", come)
 
 
-class SharedRuntimes(RuntimeHistory):
-    """A `RuntimeHistory` that keeps what is not shared yet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unsent: deque[tuple[TaskKind, float]] = deque(maxlen=MAX_FLUSHED)
-
-    def learn(self, kind: TaskKind, seconds: float) -> None:
-        """See `RuntimeHistory`."""
-        super().learn(kind, seconds)
-        self.unsent.append((kind, seconds))
-
-    def replace(self, samples: list[tuple[TaskKind, float]]) -> None:
-        """Take over the samples of all replicas; what is not shared yet is added."""
-        self._seconds.clear()
-        for kind, seconds in [*samples, *self.unsent]:
-            super().learn(kind, seconds)
-
-
 class SharedKnowledge:
     """Exchanges it over the engine.
 
@@ -100,11 +74,11 @@ class SharedKnowledge:
         self._retention = retention_seconds
         self._registry: AccountRegistry | None = None
         self._callbacks: WeakValueDictionary[str, SharedCallbacks] = WeakValueDictionary()
-        self._run_times: dict[str, SharedRuntimes] = {}
+        self._runs: list[SharedRuns] = []
         self._unsent: deque[_Document] = deque(maxlen=MAX_UNSENT)
         self._more = asyncio.Event()
         replica.on_document.append(self._apply_entry)
-        self._connection.workers += [self._send, self._read_callbacks, self._exchange_run_times]
+        self._connection.workers += [self._send, self._read_callbacks, self._exchange_runs]
 
     # What is shared
 
@@ -114,7 +88,7 @@ class SharedKnowledge:
         callbacks = SharedCallbacks(lambda come: self._put(f"{_CALLBACKS}{name}", b"1" if come else b"0"))
         upstream.callbacks = self._callbacks[name] = callbacks
         if upstream.account == OWN_ACCOUNT:
-            upstream.run_times = self._run_times[f"{_TIMES}{name}"] = SharedRuntimes()
+            self._runs.append(SharedRuns(upstream.name, upstream.learned, self._connection, self._clock))
 
     def share_refusals(self, registry: AccountRegistry) -> None:
         """A key that a provider rejects here is rejected at every replica."""
@@ -186,43 +160,20 @@ class SharedKnowledge:
             if callbacks is not None and value is not None:
                 callbacks.take_over(value != b"0")
 
-    async def _exchange_run_times(self) -> None:
-        while self._run_times:
-            for name, history in self._run_times.items():
-                while history.unsent:
-                    learned = history.unsent[0]
-                    kind, seconds = learned
-                    sample = json.dumps([kind.model, kind.action, round(seconds, 3)]).encode()
-                    await self._connection.call(
-                        "learn",
-                        lambda engine, name=name, sample=sample: engine.learn(  # type: ignore[misc]
-                            name, sample, keep=MAX_SAMPLES
-                        ),
-                    )
-                    if history.unsent[0] is learned:
-                        history.unsent.popleft()
-            await self._read_run_times(list(self._run_times))
-            await self._clock.sleep(LEARNED_SECONDS)
+    async def flush(self) -> None:
+        """Send what was learned since the last exchange, at the end; it is lost if the engine is away."""
+        with contextlib.suppress(EngineUnavailable):
+            for runs in self._runs:
+                await runs.exchange()
 
-    async def _read_run_times(self, names: list[str]) -> None:
-        lists = await self._connection.call("learned", lambda engine: engine.learned(names))
-        for name, samples in zip(names, lists, strict=True):
-            read = [_read_sample(sample) for sample in samples]
-            self._run_times[name].replace([sample for sample in read if sample is not None])
+    async def _exchange_runs(self) -> None:
+        while self._runs:
+            for runs in self._runs:
+                await runs.exchange()
+            await self._clock.sleep(EXCHANGE_SECONDS)
 
 
 def _alias_name(upstream: str, account: str, alias: str) -> str:
     # A hash: a client chooses the alias, of any length and with any characters.
     digest = blake2b(alias.encode(errors="surrogatepass"), digest_size=16).hexdigest()
     return f"{_ALIAS}{upstream}/{account}/{digest}"
-
-
-def _read_sample(sample: bytes) -> tuple[TaskKind, float] | None:
-    """A sample that a replica wrote, of another version perhaps; None if it makes no sense."""
-    try:
-        model, action, seconds = json.loads(sample)
-    except (ValueError, TypeError):
-        return None
-    named = all(one is None or (isinstance(one, str) and len(one) <= MAX_NAME) for one in (model, action))
-    timed = isinstance(seconds, int | float) and math.isfinite(seconds) and 0 <= seconds <= PLAUSIBLE_SECONDS
-    return (TaskKind(model, action), float(seconds)) if named and timed else None

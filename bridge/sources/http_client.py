@@ -24,7 +24,13 @@ from bridge.core.loop_time import LoopTime
 from bridge.core.secrets import SecretMask
 from bridge.dialects.base import HttpResponse, Request
 from bridge.dialects.hosts import Hosts
-from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable, UpstreamUnreachable
+from bridge.errors import (
+    TIMEOUT_SENTENCE,
+    UnreadablePayload,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+    UpstreamUnreachable,
+)
 from bridge.sources.body_memory import BodyLimit, BodyMemory, Share
 from bridge.sources.credentials import Credential
 from bridge.sources.slices import SlicedConnection, Turns, slice_connections
@@ -88,14 +94,11 @@ class Session:
         self._http = _client(connections, resolver, self._loop_time)
         self._long_http = _client(_NO_LIMIT, resolver, self._loop_time)
 
-    async def ask(
-        self, request: Request, timeout_seconds: float | None = None, *, create: bool = False
-    ) -> HttpResponse:
+    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
         """Send one request, once: it is never retried, so a submit cannot create two tasks.
 
         Args:
             timeout_seconds: Replaces the session's own.
-            create: Whether it creates a task.
 
         Raises:
             UpstreamUnavailable: The provider cannot be reached, or the response was cut short.
@@ -109,7 +112,7 @@ class Session:
             # In chunks: aiohttp would hand a large body over at once and hold the event loop meanwhile.
             body = BytesIO(request.body)
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
-        http = self._long_http if create else self._http
+        http = self._long_http if request.creates else self._http
         try:
             async with (
                 asyncio.timeout(seconds) as deadline,
@@ -404,7 +407,7 @@ _LIBRARY_ERRORS = (TimeoutError, aiohttp.ClientError, OSError)
 def _our_error(error: Exception) -> UpstreamUnavailable | UpstreamTimeout | UnreadablePayload:
     # Sentences of our own: the library's contain URLs, and URLs may contain secrets.
     if isinstance(error, TimeoutError):
-        return UpstreamTimeout("the upstream did not respond in time")
+        return UpstreamTimeout(TIMEOUT_SENTENCE)
     if isinstance(error, aiohttp.ClientConnectorError):
         return UpstreamUnreachable("the upstream cannot be reached")
     if isinstance(error, aiohttp.ClientResponseError):

@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Self
 
 from bridge.clock import Clock
-from bridge.core.estimate import RuntimeHistory
+from bridge.core.learned import LearnedRuns
+from bridge.core.price import PollPrice
 from bridge.core.rate_limit import ABOUT_ONE_TASK, CallKind, CredentialLimiter, Permit, Scope
 from bridge.core.schedule import CallbackSupport, Pace
 from bridge.core.task import OWN_ACCOUNT
@@ -87,13 +88,14 @@ class Upstream:
     max_streams: int
     callback_secret: str | None = field(default=None, repr=False)
     verifier: Verifier | None = None
-    run_times: RuntimeHistory = field(default_factory=RuntimeHistory)
+    learned: LearnedRuns = field(default_factory=LearnedRuns)
     callbacks: CallbackSupport = field(default_factory=CallbackSupport)
     account: str = OWN_ACCOUNT
     refused: Callable[[], None] | None = None
     tracing: Tracing = NO_TRACING
     unknown_words: set[str] = field(default_factory=set)
     health: UpstreamHealth = field(init=False)
+    price: PollPrice = field(init=False)
     capacity_freed: Callable[[], None] = field(init=False, default=_nothing)
     shared: Callable[[Upstream], None] | None = field(init=False, default=None)
     _series: UpstreamSeries = field(init=False)
@@ -104,6 +106,13 @@ class Upstream:
         state = UpstreamState.OFF if self.limiter.off else UpstreamState.INITIALIZING
         self.health = UpstreamHealth(state, self.clock.time())
         self._series = UpstreamSeries(self.metrics, self.name)
+        self.price = PollPrice(self.limiter.requests_per_second)
+
+    @property
+    def poll_price_seconds(self) -> float:
+        """What a poll of a task with viewers costs now, in seconds of delay."""
+        seconds = self.learned.mean("watched")
+        return self.pace.price(self.pace.max_seconds if seconds is None else seconds) * self.price.factor
 
     def for_account(
         self,
@@ -115,8 +124,9 @@ class Upstream:
     ) -> Self:
         """The same provider with another credential.
 
-        Connections, pace and metrics are shared; the limiter and everything learned are its own, or one
-        account could slow down another, or see how long the tasks of another take.
+        Connections, pace and metrics are shared; the limiter and its price are its own, or one account could
+        slow down another. What its tasks teach is its own too; before there is enough of it, the times of all
+        accounts serve, without a name of whose they were.
 
         Args:
             secrets: To be masked in the provider's responses besides the credential.
@@ -127,7 +137,8 @@ class Upstream:
         view.limiter = self.limiter.for_other_credential(
             max_in_flight=min(ACCOUNT_IN_FLIGHT, self.limiter.max_in_flight)
         )
-        view.run_times, view.callbacks = RuntimeHistory(), CallbackSupport()
+        view.learned, view.callbacks = LearnedRuns(self.learned), CallbackSupport()
+        view.price = PollPrice(view.limiter.requests_per_second)
         view.capacity_freed, view._queues = _nothing, {}  # noqa: SLF001 - an instance of this class
         view.refused = refused
         if self.verifier is not None and not self.verifier.published:
@@ -159,10 +170,12 @@ class Upstream:
         Raises:
             UpstreamError: There is no response to read.
         """
+        if call == "submit":
+            request = replace(request, creates=True)
         started_at = self.clock.monotonic()
         try:
             with self.tracing.request(self.name, call, request, self.session.base_of(request)) as span:
-                answer = await self.session.ask(request, timeout_seconds, create=call == "submit")
+                answer = await self.session.ask(request, timeout_seconds)
                 span.answered(answer.status)
                 return answer
         finally:
@@ -208,7 +221,9 @@ class Upstream:
                     raise UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=max(after, 1.0))
                 turn.clear()
                 await self.clock.wait(turn, (deadline if free_at is None else free_at) - now)
-            permit = self.limiter.start(call, self.clock.monotonic(), task_id=task_id, shown=shown)
+            now = self.clock.monotonic()
+            permit = self.limiter.start(call, now, task_id=task_id, shown=shown)
+            self.price.started_other(now)
         finally:
             queue.remove(turn)
             if queue:

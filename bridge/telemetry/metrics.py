@@ -31,6 +31,8 @@ LEFT = "left"
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _REQUEST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _RUN = (1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600)
+_POLLS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
+_ERROR = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2, 5)
 _DETECTION = (0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300)
 
 
@@ -78,6 +80,20 @@ class Metrics:
         )
         self.polls = declare.counter(
             "bridge_polls_total", "Polls by result.", upstream=names, result=POLL_RESULTS
+        )
+        self.polls_per_task = declare.histogram(
+            "bridge_polls_per_task", "Polls of a task until its end.", _POLLS, upstream=names
+        )
+        self.poll_price_factor = declare.gauge(
+            "bridge_poll_price_factor",
+            "How many times the price of a poll is what it would be without a rate limit; at least 1.",
+            upstream=names,
+        )
+        self.eta_error_ratio = declare.histogram(
+            "bridge_eta_error_ratio",
+            "Error of the estimated end at one random poll of a task, as a part of its run time.",
+            _ERROR,
+            upstream=names,
         )
         self.interests = declare.gauge("bridge_interests", "Subscribers of tasks.", upstream=names)
         self.task_transitions = declare.counter(

@@ -32,6 +32,7 @@ MAX_GAUGES = frozenset(
         "bridge_engine_memory_used_bytes",
         "bridge_oldest_orphan_seconds",
         "bridge_orphans",
+        "bridge_poll_price_factor",
         "bridge_replicas",
     }
 )

@@ -16,8 +16,6 @@ from bridge.sources.upstream import Upstream
 from bridge.telemetry.request_context import detach_from_request
 from bridge.watchers.watcher import Watcher
 
-UNWATCHED_GRACE_SECONDS = 10.0
-WATCHED_GRACE_SECONDS = 1.0
 RETRY_AFTER_ERROR_SECONDS = 5.0
 RETRY_LEASE_SECONDS = 0.5
 CANCELLED = -1
@@ -30,10 +28,10 @@ logger = logging.getLogger(__name__)
 class PollScheduler:
     """Starts the polls of one upstream with one credential.
 
-    Two heaps for repeats: `_waiting` by the time a poll is due, `_ready` by the deadline of a due poll (due
-    time plus grace). Under a tight rate limit, watched tasks and tasks near their end get the shorter grace
-    and so go first; the others still have a deadline, so that none starves. First polls, of tasks without a
-    state, have a share of their own (`FairShare`).
+    Two heaps for repeats, both by the time a poll is due: `_waiting` until then, `_ready` from then on. Which
+    polls are worth more was decided when they were planned, by their price (`bridge.core.price`); a tight
+    rate limit raises it until the plans fit, so few wait here, and none starves. First polls, of tasks
+    without a state, have a share of their own (`FairShare`).
 
     Rescheduling does not search the heaps: each entry carries the generation of its watcher, and an entry of
     an older generation is dropped when it comes to the top.
@@ -46,7 +44,7 @@ class PollScheduler:
         self._upstream = upstream
         self._may_poll = may_poll
         self._waiting: list[tuple[float, int, Watcher]] = []
-        self._ready: list[tuple[float, int, Watcher, float]] = []
+        self._ready: list[tuple[float, int, Watcher]] = []
         self._first: FairShare[tuple[int, Watcher, float, Hashable]] = FairShare()
         self._generations = count(1)
         self._woken = asyncio.Event()
@@ -154,7 +152,7 @@ class PollScheduler:
         if not repeats_wait:
             return None
         # Case 2: the most urgent repeat. A half-open circuit probes with a task that a viewer waits for.
-        _, _, watcher, due = heapq.heappop(self._ready) if not limiter.probing else self._pop_probe()
+        due, _, watcher = heapq.heappop(self._ready) if not limiter.probing else self._pop_probe()
         self._first.repeat_started()
         return watcher, self._start(CallKind.POLL, watcher, due, now)
 
@@ -168,13 +166,15 @@ class PollScheduler:
     ) -> Permit:
         self._polling.add(watcher)
         self._upstream.record_wait(now - due)
+        if call is CallKind.FIRST:
+            self._upstream.price.started_other(now)
         known = watcher.watch.known
         shown = known is not None and known.status is not Status.UNKNOWN
         permit = self._upstream.limiter.start(call, now, task_id=watcher.key.task_id, shown=shown)
         permit.owner = owner
         return permit
 
-    def _pop_probe(self) -> tuple[float, int, Watcher, float]:
+    def _pop_probe(self) -> tuple[float, int, Watcher]:
         # Linear, but rarely more than once a second while the circuit is open or the key rests.
         current = [entry for entry in self._ready if entry[2].generation == entry[1]]
         entry = min(current, key=lambda one: (*self._hope(one[2]), *one[:2]))
@@ -191,14 +191,14 @@ class PollScheduler:
         watch = watcher.watch
         changed_at = watch.known.changed_at if watch.known is not None else 0.0
         denied = self._upstream.limiter.is_denied(watcher.key.task_id)
-        return denied, not watcher.viewers, watch.failures, -watcher.shown_at, -changed_at
+        return denied, not watch.viewed, watch.failures, -watcher.shown_at, -changed_at
 
     def _has_probe_for_key(self) -> bool:
         """Whether a rejected key is best tried with a task that it was accepted for."""
         limiter = self._upstream.limiter
         return limiter.rejected is not None and any(
             watcher.generation == generation and not limiter.is_denied(watcher.key.task_id)
-            for _, generation, watcher, _ in self._ready
+            for _, generation, watcher in self._ready
         )
 
     def _can_start(self, now: float) -> bool:
@@ -235,17 +235,10 @@ class PollScheduler:
                 turn = (generation, watcher, due, watcher.asked_by)
                 self._first.add(watcher.asked_by, turn, party=watcher.party)
             else:
-                heapq.heappush(ready, (due + self._grace(watcher), generation, watcher, due))
+                heapq.heappush(ready, (due, generation, watcher))
         # A task rescheduled while it waited for the limiter is in `_waiting` again.
         while ready and ready[0][2].generation != ready[0][1]:
             heapq.heappop(ready)
-
-    @staticmethod
-    def _grace(watcher: Watcher) -> float:
-        if not watcher.viewers:
-            return UNWATCHED_GRACE_SECONDS
-        # A subscriber waits for the end: that is what people notice.
-        return 0.0 if watcher.watch.near_end else WATCHED_GRACE_SECONDS
 
     async def _poll(self, watcher: Watcher, permit: Permit) -> None:
         # `Watcher.poll` settles the permit; what ends before it is reached settles here.

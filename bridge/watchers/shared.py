@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from bridge.clock import Clock
-from bridge.core.event import Event, Notice
+from bridge.core.event import Confirmation, Event, Notice
 from bridge.core.task import TaskKey
 from bridge.engine.ownership import KnownTask, Ownership
 from bridge.errors import BridgeError
@@ -87,11 +87,11 @@ class SharedWatches:
         if watcher is not None:
             watcher.recorded_elsewhere(event)
 
-    def confirmed_elsewhere(self, key: TaskKey, observed_at: float) -> None:  # noqa: ARG002 - clocks differ
-        """The owner saw the newest state again (Unix seconds)."""
+    def confirmed_elsewhere(self, key: TaskKey, confirmation: Confirmation) -> None:
+        """The owner saw the newest state again."""
         watcher = self._watchers.get(key)
         if watcher is not None:
-            watcher.confirmed_elsewhere()
+            watcher.confirmed_elsewhere(confirmation)
 
     def noticed_elsewhere(self, key: TaskKey, notice: Notice) -> None:
         """The owner announced a notice."""

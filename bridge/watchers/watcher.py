@@ -9,8 +9,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Hashable, Sequence
 
-from bridge.core.estimate import PLAUSIBLE_SECONDS, TaskKind
-from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.estimate import PLAUSIBLE_SECONDS, RememberedEstimate
+from bridge.core.event import Confirmation, Event, Notice, NoticeCode
+from bridge.core.forecast import Forecast
 from bridge.core.rate_limit import Permit
 from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, State, Status, TaskKey
@@ -18,6 +19,7 @@ from bridge.core.watch import CUT_SHORT_SECONDS, MISSING_RESULT_SECONDS, NO_UPDA
 from bridge.dialects.words import fold
 from bridge.engine.ownership import KnownTask, Ownership
 from bridge.errors import (
+    TIMEOUT_SENTENCE,
     BridgeError,
     CredentialRefused,
     InvalidRequest,
@@ -27,6 +29,7 @@ from bridge.errors import (
     TaskNotFound,
     UpstreamError,
     UpstreamRefused,
+    UpstreamTimeout,
     UpstreamUnavailable,
     without_frames,
 )
@@ -91,6 +94,8 @@ class Watcher:
         "_called_at",
         "_called_back",
         "_changed",
+        "_estimated",
+        "_forecast",
         "_heard_at",
         "_hydrated",
         "_journal",
@@ -100,6 +105,7 @@ class Watcher:
         "_status_since",
         "_vouched_at",
         "asked_by",
+        "asked_until",
         "error",
         "generation",
         "key",
@@ -144,6 +150,7 @@ class Watcher:
         self.viewers = 0
         self.persistent = False
         self.left_at = upstream.clock.monotonic()
+        self.asked_until = float("-inf")
         self.asked_by: Hashable = None
         self.party: Hashable = None
         self.generation = 0
@@ -163,13 +170,16 @@ class Watcher:
         self._callbacks: CallbackSupport | None = None
         self._vouched_at: float | None = None
         self._called_back = False
+        self._forecast = Forecast(random, self.left_at)
+        self._estimated = RememberedEstimate()
         self._poll_done: asyncio.Event | None = None
         self.watch = self._begin(random, None)
 
     def _begin(self, random: Callable[[], float], known: State | None) -> Watch:
         watch = Watch(
             pace=self.upstream.pace,
-            run_times=self.upstream.run_times,
+            learned=self.upstream.learned,
+            price=self.upstream.price,
             random=random,
             started=self.upstream.clock.monotonic(),
             known=known,
@@ -179,7 +189,9 @@ class Watcher:
             # After a restart too: once the provider has reported the task as completed, later 404s do not
             # change that.
             succeeded=known is not None and self._has_succeeded(known),
+            forecast=self._forecast,  # what earlier polls showed of its times stays true
         )
+        watch.viewed = self.viewed
         if self._vouched_at is not None:
             watch.vouch(now=self._vouched_at)
         return watch
@@ -254,6 +266,11 @@ class Watcher:
         return known is not None and known.status is Status.LOST
 
     @property
+    def viewed(self) -> bool:
+        """Whether somebody waits for the task: a viewer, or a client that polls the bridge."""
+        return self.viewers > 0 or self.upstream.clock.monotonic() < self.asked_until
+
+    @property
     def hydrated(self) -> bool:
         """Whether the recorded state was loaded."""
         return self._hydrated
@@ -294,6 +311,7 @@ class Watcher:
         self.polled_once.set()
 
     def _begin_from(self, event: Event) -> None:
+        self.watch.retire()
         self.watch = self._begin(self.watch.random, event.state)
         self.offset = event.cursor.offset
         self._heard_at = self._monotonic(event.state.observed_at)
@@ -370,14 +388,18 @@ class Watcher:
             self.shown_at = clock.monotonic()
             if observation is None:
                 self.upstream.record_poll("unchanged")
-                self._journal.confirm(self.key, clock.time())
-                await self._act(self.watch.unchanged(now=clock.monotonic(), started_at=started_at))
+                now, unix_time = clock.monotonic(), clock.time()
+                update = self.watch.unchanged(now=now, unix_time=unix_time, started_at=started_at)
+                self._confirm()
+                await self._act(update)
             elif isinstance(observation, WithoutResult):
                 await self._take_without_result(observation, source, started_at)
             else:
                 await self.take(observation, source, started_at=started_at)
             self.error = None
             self.polled_once.set()
+            if not self.watch.ended:
+                self._estimated.polled(self.watch.estimate, chance=self.watch.random())
         finally:
             self.polling = False
             self.polled_at = clock.monotonic()
@@ -428,7 +450,7 @@ class Watcher:
                 self._cache = PollCache()
             self._measure(before, update.state, observation)
         elif not self.over and self.polls_here:
-            self._journal.confirm(self.key, clock.time())
+            self._confirm()
         await self._act(update, again=observed, free=free)
 
     async def take_pushed(self, observations: Sequence[Observation]) -> None:
@@ -444,7 +466,7 @@ class Watcher:
         if update.state is not None:
             self._cache = PollCache()  # for the reason given in `take`
         elif not self.over:
-            self._journal.confirm(self.key, self.upstream.clock.time())
+            self._confirm()
         await self._act(update, again=lambda: self._observed_pushed(observations))
 
     def _observed_pushed(self, observations: Sequence[Observation]) -> Update:
@@ -482,8 +504,11 @@ class Watcher:
         if update.state is not None:
             self._measure(before, update.state, reading.observation)
         elif not self.over:
-            self._journal.confirm(self.key, clock.time())
+            self._confirm()
         await self._act(update, again=observed)
+
+    def _confirm(self) -> None:
+        self._journal.confirm(self.key, Confirmation(self.upstream.clock.time(), *self.watch.estimate))
 
     def _log_word(self, observation: Observation) -> None:
         """Log a status word that the dialect does not map, once per word and upstream."""
@@ -505,6 +530,8 @@ class Watcher:
             JournalError: A resulting state could not be recorded.
         """
         clock = self.upstream.clock
+        if self.watch.viewed and not self.viewers:
+            self.watch.viewed = self.viewed  # a client that polls the bridge has stayed away
         update = self.watch.ticked(now=clock.monotonic(), unix_time=clock.time(), spacing=spacing)
         # Nearly always nothing: no await, and no rescheduling, for each of many thousand watches per second.
         if update.state is not None or update.notices:
@@ -549,6 +576,7 @@ class Watcher:
         self.role = after(self.role, turn)
         self.polls_here = self.role in POLLING
         if not self.polls_here:
+            self.watch.retire()
             self.source = Source.POLL
             self._cache = PollCache()  # another process is ahead of it
         self._changed(self)
@@ -593,8 +621,9 @@ class Watcher:
             self._hydrated = True
             self._begin_from(decided.event)
             self.watch.active_notices = notices
-        if decided.confirmed_at:
-            confirmed_at = self._monotonic(decided.confirmed_at)
+        if decided.confirmation is not None:
+            self.watch.take_estimate(decided.confirmation)
+            confirmed_at = self._monotonic(decided.confirmation.observed_at)
             self._heard_at = max(self._heard_at, confirmed_at)
             self.shown_at = max(self.shown_at, confirmed_at)
 
@@ -634,7 +663,7 @@ class Watcher:
         if self.watch.ended:
             self.log_end()
 
-    def confirmed_elsewhere(self) -> None:
+    def confirmed_elsewhere(self, confirmation: Confirmation) -> None:
         """Another process saw the newest state again."""
         now = self.upstream.clock.monotonic()
         # The clock of that machine may differ: what arrives now counts as now.
@@ -642,7 +671,7 @@ class Watcher:
         if self.polls_here:
             return
         self.error = None
-        self._announce(self.watch.confirmed_elsewhere(now=now, at=now))
+        self._announce(self.watch.confirmed_elsewhere(confirmation, now=now, at=now))
         self._wake_waiters()
 
     def noticed_elsewhere(self, notice: Notice) -> None:
@@ -748,7 +777,9 @@ class Watcher:
         (latest,) = await self._journal.latest([self.key])
         self._cache = PollCache()
         notices, due = self.watch.active_notices, self.watch.due
-        self.watch = self._begin(self.watch.random, None if latest is None else latest.state)
+        known = None if latest is None else latest.state
+        self.watch.retire()
+        self.watch = self._begin(self.watch.random, known)
         self.watch.active_notices = notices
         if latest is not None:
             self.offset = latest.cursor.offset
@@ -793,6 +824,7 @@ class Watcher:
                 # this the watch would call the state known, and no subscriber would ever receive it.
                 self._cache = PollCache()
                 self._hydrated = False
+                self.watch.retire()
                 self.watch = self._begin(self.watch.random, None)
                 self.watch.due = self.upstream.clock.monotonic() + RETRY_JOURNAL_SECONDS
                 self._changed(self)
@@ -848,6 +880,8 @@ class Watcher:
                 spent = max(state.changed_at - self._status_since, 0.0)
                 metrics.task_seconds.labels(name, before.status.value).observe(spent, example)
             self._status_since = state.changed_at
+        if before is not None and self.polls_here:
+            self._measure_end(before, state)
         # Detection latency, where the provider dates its change. Not for the first observation: the task may
         # have changed long before the watch started.
         changed_at = observation.changed_at
@@ -857,16 +891,30 @@ class Watcher:
             latency = state.changed_at - changed_at
             if 0 <= latency <= PLAUSIBLE_SECONDS:
                 metrics.detection_seconds.labels(name, state.source.value).observe(latency, example)
-        if state.status is Status.COMPLETED and state.created_at is not None:
-            run_time = (state.completed_at or state.changed_at) - state.created_at
-            if 0 <= run_time <= PLAUSIBLE_SECONDS:
-                self.upstream.run_times.learn(TaskKind(state.model, state.action), run_time)
+
+    def _measure_end(self, before: State, state: State) -> None:
+        """Count what the polls of a task came to that was open when it was seen first."""
+        ends = state.status.final and state.status is not Status.LOST and not before.status.final
+        if not ends:
+            return
+        metrics, name = self.upstream.metrics, self.key.upstream
+        metrics.polls_per_task.labels(name).observe(self.polls)
+        now = self.upstream.clock
+        watched_since = now.time() - (now.monotonic() - self.watch.started)
+        error = self._estimated.error(
+            began_at=state.created_at or watched_since, ended_at=state.completed_at or state.changed_at
+        )
+        if error is not None:
+            metrics.eta_error_ratio.labels(name).observe(error)
 
 
 def _error_of(notice: Notice) -> BridgeError | None:
     """Why the poll of another process failed, as far as its notice says."""
     if notice.code is NoticeCode.CREDENTIAL_REFUSED:
         return CredentialRefused(notice.message)
-    if notice.code is NoticeCode.UPSTREAM_UNAVAILABLE:
-        return (UpstreamUnavailable if notice.retriable else UpstreamRefused)(notice.message)
-    return None
+    if notice.code is not NoticeCode.UPSTREAM_UNAVAILABLE:
+        return None
+    if not notice.retriable:
+        return UpstreamRefused(notice.message)
+    timed_out = notice.message == TIMEOUT_SENTENCE
+    return (UpstreamTimeout if timed_out else UpstreamUnavailable)(notice.message)

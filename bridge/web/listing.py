@@ -27,7 +27,7 @@ from bridge.journal.base import Journal
 from bridge.watchers.pool import Pool
 from bridge.watchers.watcher import Watcher
 from bridge.web.workers import Workers
-from bridge.wire.document import timestamp
+from bridge.wire.document import seconds_left, timestamp
 from bridge.wire.text import escaped
 
 MAX_OPEN = 500
@@ -49,11 +49,14 @@ class Row(NamedTuple):
 
     Args:
         at: Unix seconds to sort by, newest first: first seen if open, else ended.
+        text: Its JSON, without what changes while nothing happens.
+        json: All of it.
     """
 
     key: TaskKey
     at: float
     final: bool
+    text: bytes
     json: orjson.Fragment
 
 
@@ -102,9 +105,7 @@ class TaskListing:
         self._elsewhere: dict[TaskKey, WatchedElsewhere] = {}
         self._elsewhere_at = float("-inf")
 
-    async def of(
-        self, caller: Caller, shown: Callable[[TaskKey], bool]
-    ) -> tuple[list[orjson.Fragment], bool]:
+    async def of(self, caller: Caller, shown: Callable[[TaskKey], bool]) -> tuple[list[Row], bool]:
         """The tasks that the caller may read, open ones first, each newest first.
 
         Args:
@@ -129,7 +130,7 @@ class TaskListing:
         rows = {row.key: row for part in lists for row in part if caller.covers(row.key) and shown(row.key)}
         opened = heapq.nlargest(MAX_OPEN + 1, (row for row in rows.values() if not row.final), key=_at)
         ended = heapq.nlargest(MAX_ENDED, (row for row in rows.values() if row.final), key=_at)
-        return [row.json for row in (*opened[:MAX_OPEN], *ended)], len(opened) > MAX_OPEN
+        return [*opened[:MAX_OPEN], *ended], len(opened) > MAX_OPEN
 
     async def _shared(
         self, key: Hashable, read: Callable[[], Coroutine[Any, Any, Sequence[Row]]]
@@ -201,7 +202,9 @@ class TaskListing:
         return rows
 
     def _row(self, event: Event, first_seen: float | None) -> Row:
-        state, key = event.state, event.key
+        state, key, now = event.state, event.key, self._clock.time()
+        confirmation = None if state.status.final else self._journal.confirmation(key)
+        estimated = state if confirmation is None else confirmation
         watcher, other = self._pool.watcher(key), self._elsewhere.get(key)
         first_seen = state.changed_at if first_seen is None else first_seen
         final = state.status.final
@@ -209,7 +212,8 @@ class TaskListing:
             "task": key.ref,
             "status": state.status,
             "progress": state.progress,
-            "eta_seconds": state.eta_seconds,
+            "eta_at": timestamp(estimated.eta_at),
+            "eta_by": timestamp(estimated.eta_by),
             "model": state.model,
             "created_at": timestamp(state.created_at),
             "first_seen_at": timestamp(first_seen),
@@ -222,14 +226,17 @@ class TaskListing:
             "viewers": (0 if watcher is None else watcher.viewers) + (0 if other is None else other.viewers),
         }
         at = state.changed_at if final else first_seen
-        return Row(key, at, final, orjson.Fragment(escaped(orjson.dumps(fields))))
+        text = escaped(orjson.dumps(fields))
+        left = orjson.dumps({"eta_seconds": seconds_left(estimated.eta_at, now)})
+        return Row(key, at, final, text, orjson.Fragment(text[:-1] + b"," + left[1:]))
 
     def _unseen_row(self, key: TaskKey, watcher: Watcher | None = None) -> Row:
         other = self._elsewhere.get(key)
         viewers = (0 if watcher is None else watcher.viewers) + (0 if other is None else other.viewers)
         fields = {"task": key.ref, "status": Status.UNKNOWN, "watched": True, "viewers": viewers}
         # Above all others: it is asked for now.
-        return Row(key, float("inf"), False, orjson.Fragment(escaped(orjson.dumps(fields))))
+        text = escaped(orjson.dumps(fields))
+        return Row(key, float("inf"), False, text, orjson.Fragment(text))
 
 
 def _is_unseen(watcher: Watcher) -> bool:

@@ -56,6 +56,8 @@ def routes(services: Services, *, operations_apart: bool = False) -> list[Route 
         *(_inspector(services, operations_apart=operations_apart) if services.settings.inspector else []),
         Route("/bridge.js", StaticFile("bridge.js").serve),
         Route("/bridge.d.ts", StaticFile("bridge.d.ts").serve),
+        Route("/eta.js", StaticFile("eta.js").serve),
+        Route("/eta.d.ts", StaticFile("eta.d.ts").serve),
         *_probes(health),
         *([] if operations_apart else _operations(health, document_routes(services.settings, apart=False))),
     ]

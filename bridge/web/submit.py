@@ -14,8 +14,7 @@ from bridge.dialects.base import Submission
 from bridge.errors import Forbidden, InvalidRequest
 from bridge.web import params
 from bridge.web.services import Services
-from bridge.web.tasks import HEADERS, links, state_response
-from bridge.wire.document import document
+from bridge.web.tasks import HEADERS, StateDocuments, links
 from bridge.wire.text import dumps
 
 _INCLUDE = "include"
@@ -31,6 +30,7 @@ class SubmitRoutes:
         self._origins = services.origins
         self._limits = services.limits
         self._authenticator = services.authenticator
+        self._documents = StateDocuments(services)
 
     async def submit(self, request: Request) -> Response:
         """`POST /v1/tasks/{upstream}`: the body is sent to the provider unchanged."""
@@ -48,7 +48,7 @@ class SubmitRoutes:
         with map_credential_errors(caller):
             key, event = await self._submitter.submit(upstream, submission)
         task_links = links(key, params.root_path(request))
-        body = dumps({"state": orjson.Fragment(document(event, include=include)), "links": task_links})
+        body = dumps({"state": orjson.Fragment(self._documents.write(event, include)), "links": task_links})
         headers = HEADERS | {"ETag": etag(event), "Location": task_links["self"]}
         return Response(body, status_code=201, headers=headers, media_type="application/json")
 
@@ -63,7 +63,7 @@ class SubmitRoutes:
         await self._limits.read_body(request, self._settings.max_body_bytes)
         with map_credential_errors(caller):
             event = await self._submitter.cancel(key)
-        return state_response(event, include, HEADERS | {"ETag": etag(event)}, None)
+        return self._documents.response(event, include, HEADERS | {"ETag": etag(event)})
 
 
 def check_write_request(origins: Origins, headers: Headers) -> None:

@@ -61,6 +61,7 @@ class TaskRoutes:
         self._authenticator = services.authenticator
         self._aliases = aliases
         self._new_watches = NewWatches(services)
+        self._documents = StateDocuments(services)
 
     async def state(self, request: Request) -> Response:
         """`GET /v1/tasks/{upstream}/{task_id}`: the state; with `Prefer: wait` and a cursor, a long-poll."""
@@ -87,7 +88,7 @@ class TaskRoutes:
         if not result.modified:
             return Response(status_code=304, headers=headers)
         await self._limits.admit_document(request, caller.name, document_bytes(result.event, include))
-        return state_response(result.event, include, headers, result.observed_at)
+        return self._documents.response(result.event, include, headers)
 
     async def by_alias(self, request: Request) -> Response:
         """`GET /v1/aliases/{upstream}/{alias}`: the state of the task with the client's own id."""
@@ -101,7 +102,7 @@ class TaskRoutes:
         location = links(key, params.root_path(request))["self"]
         headers = HEADERS | {"ETag": etag(event), "Content-Location": location}
         await self._limits.admit_document(request, caller.name, document_bytes(event, include))
-        return state_response(event, include, headers, None)
+        return self._documents.response(event, include, headers)
 
 
 class TicketRoutes:
@@ -163,12 +164,21 @@ def document_bytes(event: Event, include: Include) -> int:
     return raw + sum(len(output.url or "") for output in event.state.outputs)
 
 
-def state_response(
-    event: Event, include: Include, headers: dict[str, str], observed_at: float | None
-) -> Response:
-    """A response with one state document."""
-    body = document(event, include=include, observed_at=observed_at)
-    return Response(body, headers=headers, media_type="application/json")
+class StateDocuments:
+    """Copies of states as they are now: with the newest confirmation, and the time that is left."""
+
+    def __init__(self, services: Services) -> None:
+        self._journal = services.journal
+        self._clock = services.clock
+
+    def write(self, event: Event, include: Include) -> bytes:
+        """The state document."""
+        confirmation = self._journal.confirmation(event.key)
+        return document(event, now=self._clock.time(), include=include, confirmation=confirmation)
+
+    def response(self, event: Event, include: Include, headers: dict[str, str]) -> Response:
+        """A response with it."""
+        return Response(self.write(event, include), headers=headers, media_type="application/json")
 
 
 def _ticket_seconds(value: object) -> int:

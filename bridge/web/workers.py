@@ -73,14 +73,18 @@ def _upstream(parts: list[Status]) -> Status:
             "paused_seconds": max(budget["paused_seconds"] for budget in budgets),
             "circuit_open": any(budget["circuit_open"] for budget in budgets),
         },
-        "run_times": _run_times(parts),
+        # The price is one for all; a worker that polls little hears of it within seconds.
+        "poll_price_seconds": max(part["poll_price_seconds"] for part in parts),
+        "poll_price_factor": max(part["poll_price_factor"] for part in parts),
+        "planned_polls_per_second": round(sum(part["planned_polls_per_second"] for part in parts), 3),
+        "kinds": _kinds(parts),
     }
 
 
-def _run_times(parts: list[Status]) -> list[Status]:
+def _kinds(parts: list[Status]) -> list[Status]:
     """Of each model and action the sample that most were learned from: workers share what they learn."""
     best: dict[tuple[Any, Any], Status] = {}
-    for row in (row for part in parts for row in part["run_times"]):
+    for row in (row for part in parts for row in part["kinds"]):
         kind = row["model"], row["action"]
         if kind not in best or row["samples"] > best[kind]["samples"]:
             best[kind] = row

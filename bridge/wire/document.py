@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from bridge.core.columns import Write, generate
-from bridge.core.event import Event
+from bridge.core.event import Confirmation, Event
 from bridge.core.task import FIELDS, Output, State, Status
 from bridge.wire.text import escaped, on_one_line
 
@@ -30,23 +30,35 @@ class Include(NamedTuple):
 PLAIN = Include()
 
 
-def document(event: Event, *, include: Include = PLAIN, observed_at: float | None = None) -> bytes:
+def document(
+    event: Event, *, now: float, include: Include = PLAIN, confirmation: Confirmation | None = None
+) -> bytes:
     """The state of a task as JSON; every key is present, and null if unknown.
 
     Args:
-        observed_at: Unix seconds of a confirmation later than the recorded one.
+        now: Unix seconds, for the time left.
+        confirmation: The newest one of this state; None for what is recorded with it.
     """
-    return encoded(event, include, observed_at)[0]
+    return encoded(event, include, now, confirmation)[0]
 
 
-def encoded(event: Event, include: Include, observed_at: float | None = None) -> tuple[bytes, bool]:
+def encoded(
+    event: Event, include: Include, now: float, confirmation: Confirmation | None = None
+) -> tuple[bytes, bool]:
     """The same, and whether what `include` asks for was left out because it cannot be written."""
     if not (include.raw or include.data):
-        return escaped(orjson.dumps(_fields(event, PLAIN, observed_at))), False
+        return escaped(orjson.dumps(_fields(event, PLAIN, now, confirmation))), False
     try:
-        return escaped(orjson.dumps(_fields(event, include, observed_at))), False
+        return escaped(orjson.dumps(_fields(event, include, now, confirmation))), False
     except Exception:  # noqa: BLE001 - whatever a provider sent must not cost its viewers the state
-        return document(event, observed_at=observed_at), True
+        return document(event, now=now, confirmation=confirmation), True
+
+
+def seconds_left(eta_at: float | None, now: float) -> float | None:
+    """Seconds until a task will probably be done; None once that moment has passed."""
+    if eta_at is None or eta_at <= now:
+        return None
+    return round(eta_at - now, 1)
 
 
 def _raw(state: State) -> orjson.Fragment | None:
@@ -101,6 +113,8 @@ _EXPRESSIONS = {
     Write.PLAIN: "state.{0}",
     Write.NUMBER: "_number(state.{0})",
     Write.TIME: "timestamp(state.{0})",
+    Write.LEFT: "None if eta_at is None else seconds_left(eta_at, now)",
+    Write.ETA: "None if {0} is None else timestamp({0})",
     Write.CHANGED: "(changed_at := timestamp(state.{0}))",
     # mostly the same instant, and a timestamp costs more than all the plain fields together
     Write.OBSERVED: "changed_at if observed == state.changed_at else timestamp(observed)",
@@ -126,14 +140,24 @@ def _written() -> Iterator[str]:
             yield f'"{row.name}": {value},'
 
 
-_fields: Callable[[Event, Include, float | None], dict[str, Any]] = generate(
-    "_fields(event, include, observed_at)",
+_fields: Callable[[Event, Include, float, Confirmation | None], dict[str, Any]] = generate(
+    "_fields(event, include, now, confirmation)",
     [
         "state, key = event.state, event.key",
-        "observed = max(observed_at or 0.0, state.observed_at)",
+        "if confirmation is None or state.status.final:",  # a late one says nothing about an end
+        "    observed, eta_at, eta_by = state.observed_at, state.eta_at, state.eta_by",
+        "else:",
+        "    observed, eta_at, eta_by = confirmation",
+        "    observed = max(observed, state.observed_at)",  # the clock may have been set
         "return {",
         *(f"    {line}" for line in _written()),
         "}",
     ],
-    {"timestamp": timestamp, "_number": _number, "_output": _output, "_raw": _raw},
+    {
+        "timestamp": timestamp,
+        "seconds_left": seconds_left,
+        "_number": _number,
+        "_output": _output,
+        "_raw": _raw,
+    },
 )

@@ -99,6 +99,8 @@ class ProviderFormat(SseFormat):
 
     __slots__ = ("_rewrite",)
 
+    has_cursor = False
+
     def __init__(self, rewrite: Rewrite, *, framed: bool = False) -> None:
         super().__init__(framed=framed)
         self._rewrite = rewrite

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cache, lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from bridge.core.cursor import Cursor
-from bridge.core.event import Closing, Event, Notice, NoticeCode
+from bridge.core.event import Closing, Confirmation, Event, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.wire.document import PLAIN, Include, encoded
 
@@ -22,6 +22,9 @@ CLOSING_SENTENCES = {
 }
 LARGE_BYTES = 64 * 1024
 STATE_BYTES = 2 * 1024  # of a document without its optional parts, roughly
+SHARED_SECONDS = 1.0
+"""How long the document of a state with a time left is shared by all who come: it counts down."""
+
 RAW_OMITTED = Notice(NoticeCode.RAW_OMITTED, "the provider's own document cannot be written", retriable=False)
 
 
@@ -64,6 +67,9 @@ class Format(ABC):
     stays_open: ClassVar[bool] = False
     """Whether a connection outlives its tasks."""
 
+    has_cursor: ClassVar[bool] = True
+    """Whether a client has somewhere to read how far it is, so that `reset` says something to it."""
+
     def __init__(self, include: Include = PLAIN, mark: str | None = None, *, framed: bool = False) -> None:
         self.include = include
         self.mark = mark
@@ -71,7 +77,7 @@ class Format(ABC):
         self.shared = mark is None
         # Each list has a mark of its own, often for one connection. They are one group nevertheless.
         self.group: Format = self if not mark else format_of(type(self), include, ANY_LIST, framed=framed)
-        self.plain: Format = self if not mark else format_of(type(self), include)
+        self.plain: Format = self if mark is None else format_of(type(self), include)
 
     def with_framing(self) -> Format:
         """The same format for a writer that bypasses the server."""
@@ -171,6 +177,27 @@ def _with_mark(kind: type[Format], include: Include, mark: str, *, framed: bool)
     return kind(include, mark, framed=framed)
 
 
+class _Document(NamedTuple):
+    """A document that was written.
+
+    Args:
+        at: Unix seconds.
+        omitted: Whether what was asked for besides the state was left out.
+    """
+
+    text: bytes
+    omitted: bool
+    at: float
+    confirmation: Confirmation | None
+
+    def is_current(self, event: Event, confirmation: Confirmation | None, now: float) -> bool:
+        """Whether it may be sent now: for a second, until the next confirmation."""
+        if confirmation is not self.confirmation:
+            return False
+        eta_at = event.state.eta_at if confirmation is None else confirmation.eta_at
+        return eta_at is None or self.at <= now < self.at + SHARED_SECONDS
+
+
 class Frames:
     """One event in every requested format, each encoded at the first request.
 
@@ -178,19 +205,23 @@ class Frames:
         large: Whether its bytes are too many to be kept for as long as the event is the newest.
     """
 
-    __slots__ = ("_encoded", "_texts", "event", "large")
+    __slots__ = ("_documents", "_encoded", "event", "large")
 
     def __init__(self, event: Event) -> None:
         self.event = event
         self.large = False
         self._encoded: dict[Format, bytes] = {}
-        self._texts: dict[Include, tuple[float | None, bytes, bool]] = {}
+        self._documents: dict[Include, _Document] = {}
 
-    def bytes_for(self, fmt: Format) -> bytes:
-        """The state, followed by `done` if it is final, with all framing."""
+    def bytes_for(self, fmt: Format, *, now: float) -> bytes:
+        """The state, followed by `done` if it is final, with all framing: as it was at the first request.
+
+        Args:
+            now: Unix seconds.
+        """
         data = self._encoded.get(fmt)
         if data is None:
-            data = fmt.pack(self.payload_for(fmt))
+            data = fmt.pack(self.payload_for(fmt, now=now))
             if fmt.shared:
                 self._encoded[fmt] = data
         return data
@@ -199,32 +230,42 @@ class Frames:
         """Drop its bytes; they are encoded again when they are needed."""
         self.large = False
         self._encoded.clear()
-        self._texts.clear()
+        self._documents.clear()
 
-    def marked_bytes(self, fmt: Format) -> bytes:
-        """The same for a format with a mark, made from the bytes without."""
+    def marked_bytes(self, fmt: Format, data: bytes) -> bytes:
+        """The same for a format with a mark.
+
+        Args:
+            data: The bytes of `fmt.plain`.
+        """
         # Only a line of ours can begin so: data has one line.
         line = b"\nid: %b" % str(self.event.cursor).encode()
         marked = b"%b.%b\n" % (line, str(fmt.mark).encode())
-        return fmt.pack(self.bytes_for(fmt.plain).replace(line + b"\n", marked))
+        return fmt.pack(data.replace(line + b"\n", marked))
 
     def payload_for(
-        self, fmt: Format, *, confirmed_at: float | None = None, retry: int | None = None
+        self,
+        fmt: Format,
+        *,
+        now: float,
+        confirmation: Confirmation | None = None,
+        retry: int | None = None,
     ) -> bytes:
-        """The same without framing, for one subscriber.
+        """The same without framing, for one subscriber: as it is now.
 
         Args:
-            confirmed_at: Unix seconds at which the state was last seen; None for the recorded time.
+            now: Unix seconds.
+            confirmation: The newest one of the state; None for what is recorded with it.
             retry: Milliseconds; None for none.
         """
-        # The document is most of the cost. Clients that join between two polls share it, in every format.
-        at, text, omitted = self._texts.get(fmt.include, (None, b"", False))
-        if not text or at != confirmed_at:
-            text, omitted = encoded(self.event, fmt.include, confirmed_at)
-            self._texts[fmt.include] = confirmed_at, text, omitted
+        # The document is most of the cost. Clients that join within a second share it, in every format.
+        made = self._documents.get(fmt.include)
+        if made is None or not made.is_current(self.event, confirmation, now):
+            text, omitted = encoded(self.event, fmt.include, now, confirmation)
+            made = self._documents[fmt.include] = _Document(text, omitted, now, confirmation)
             self.large = self.large or len(text) > LARGE_BYTES
-        frame = fmt.state(self.event, text, retry=retry)
-        return frame + fmt.notice(self.event.key, RAW_OMITTED) if omitted else frame
+        frame = fmt.state(self.event, made.text, retry=retry)
+        return frame + fmt.notice(self.event.key, RAW_OMITTED) if made.omitted else frame
 
 
 def _fields(key: TaskKey | None, notice: Notice) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import { gzipSync } from "node:zlib";
 const at = (path) => fileURLToPath(new URL(path, import.meta.url));
 const read = (path) => readFileSync(at(path), "utf8");
 const STATIC = "../../bridge/web/static/";
-const LIMITS = { "dist/index.js": 3000, "dist/react.js": 1000, "dist/vue.js": 1000 }; // bytes, after `gzip -9`
+const LIMITS = { "dist/index.js": 3000, "dist/react.js": 1000, "dist/vue.js": 1000, "dist/eta.js": 1000 }; // bytes, after `gzip -9`
 const TARGET = "es2022";
 // The order in which names are given to variables: of some thousand tried, the one that compresses best.
 const NAMES = "tnsreoihdlJyuXBFIZvaYDjbOW_mSfURMqVGcCxkNwzpQLKTAP$gHE";
@@ -131,10 +131,13 @@ async function built() {
     outputs[`dist/${name}.js`] = head + (await esModule(`src/${name}.ts`));
     outputs[`dist/${name}.cjs`] = head + (await commonJs(`src/${name}.ts`));
   }
-  for (const name of ["react", "vue", "store"]) {
+  outputs["dist/eta.js"] = outputs[`${STATIC}eta.js`] = await esModule("src/eta.ts");
+  outputs["dist/eta.cjs"] = await commonJs("src/eta.ts");
+  for (const name of ["react", "vue", "store", "eta"]) {
     outputs[`dist/${name}.d.ts`] = typesOf(`src/${name}.ts`);
     outputs[`dist/${name}.d.cts`] = asCommonJs(outputs[`dist/${name}.d.ts`]);
   }
+  outputs[`${STATIC}eta.d.ts`] = outputs["dist/eta.d.ts"].replace("./index.js", "./bridge.js");
   return outputs;
 }
 

@@ -51,7 +51,7 @@ from bridge.wire.formats import OpenAiFormat
 from bridge.wire.frames import Frames, format_of
 from tests.conftest import missing
 from tests.contract.test_dialects import FILES, below, named, preset_of, recorded
-from tests.fakes.tasks import EPOCH, TASK, event, state
+from tests.fakes.tasks import EPOCH, TASK, WALL, event, state
 from tests.fakes.writers import NDJSON, SOCKET, SSE
 
 FOLDER = Path(__file__).parents[2] / "bridge" / "web" / "static" / "api"
@@ -95,7 +95,7 @@ def validator(where):
 
 def checked(event, include=EVERYTHING):
     """What a client gets for an event, after the schema had its say."""
-    told = orjson.loads(document(event, include=include))
+    told = orjson.loads(document(event, include=include, now=WALL))
     STRICT.validate(told)
     return told
 
@@ -164,7 +164,6 @@ states = st.builds(
     upstream_status=st.none() | texts,
     alias=st.none() | texts,
     progress=st.none() | st.floats(0, 100),
-    eta_seconds=st.none() | st.floats(0, 1e9),
     eta_at=st.none() | moments,
     eta_by=st.none() | moments,
     queue_position=st.none() | st.integers(0, 10**15),
@@ -484,7 +483,7 @@ def test_close_codes_are_those_of_the_code():
 def frames(form):
     """Everything the encoder can say in one form."""
     for one in Status:
-        yield Frames(event(3, state(one, 50.0))).payload_for(form)
+        yield Frames(event(3, state(one, 50.0))).payload_for(form, now=WALL)
     yield form.end(2)
     for token in ("not a cursor", "other-1", "epoch-9"):
         yield form.reset(locate(token, None, epoch="epoch", head=1).reset_reason, retry=1000)
@@ -554,6 +553,6 @@ def test_a_message_that_is_none_is_found():
 
 
 def test_in_the_openai_format_a_state_is_the_same_document():
-    frame = Frames(event(3, state("processing", 50.0))).payload_for(format_of(OpenAiFormat))
+    frame = Frames(event(3, state("processing", 50.0))).payload_for(format_of(OpenAiFormat), now=WALL)
     ((_, data),) = blocks(frame)
     STRICT.validate(data["task"])

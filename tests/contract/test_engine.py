@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     CALL_SECONDS,
@@ -104,14 +105,26 @@ async def test_an_expired_renewal_with_a_newer_head_begins_a_new_epoch_too(use: 
     assert (welcome.state, welcome.epoch) == (SessionState.EXPIRED, "e2")
 
 
-async def test_renewals_write_at_most_one_beat_a_second(use: EngineUse) -> None:
+async def test_renewals_write_one_beat_where_the_log_is_quiet(use: EngineUse) -> None:
     await use.session("a")
-    for _ in range(8):
+    await use.session("b")
+    for _ in range(12):
         await use.renew("a")
+        await use.renew("b")
         use.time.advance(0.25)
     beats = await use.log()
     assert [type(entry) for entry in beats] == [BeatEntry, BeatEntry]
     assert beats[1].offset - beats[0].offset == pytest.approx(SECOND, abs=10)
+
+
+async def test_a_log_that_has_other_entries_needs_no_beat(use: EngineUse) -> None:
+    await use.session("a")
+    await use.want("a", TASK)
+    for version in range(1, 5):
+        await use.apply("a", state_of(TASK, version))
+        use.time.advance(0.5)
+        await use.renew("a")
+    assert BeatEntry not in {type(entry) for entry in await use.log()}
 
 
 async def test_a_session_that_has_left_is_dead_and_its_tasks_are_due(use: EngineUse) -> None:
@@ -151,7 +164,7 @@ async def test_want_answers_the_whole_record(use: EngineUse) -> None:
     await use.apply("a", state_of(TASK, 1, raw=b"theirs", details=b'{"tags":["x"]}'))
     await use.engine.keep("a", TASK, called_back=True)
     await use.engine.announce("a", TASK, "stalled", b"body")
-    await use.engine.confirm("a", [(TASK, 17.5)])
+    await use.engine.confirm("a", [(TASK, Confirmation(17.5, 40.25, None))])
     await use.session("b")
     (wanted,) = await use.engine.want("b", [Want(TASK)], linger=1)
     record = wanted.record
@@ -159,7 +172,7 @@ async def test_want_answers_the_whole_record(use: EngineUse) -> None:
     assert (record.owner, record.stamp, record.end) == ("a", (1, "a"), End.OPEN)
     assert (record.document, record.raw, record.details) == (b"a-1", b"theirs", b'{"tags":["x"]}')
     assert (record.persistent, record.called_back, dict(record.notices)) == (True, True, {"stalled": b"body"})
-    assert (record.confirmed_at, record.first_seen) == (17.5, record.offset)
+    assert (record.confirmation, record.first_seen) == ((17.5, 40.25, None), record.offset)
 
 
 async def test_the_task_of_a_dead_owner_is_taken_by_who_wants_it(use: EngineUse) -> None:

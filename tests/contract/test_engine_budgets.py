@@ -116,11 +116,64 @@ async def test_a_lower_most_takes_effect_with_the_next_call(use: EngineUse) -> N
 
 async def test_plans_are_summed_over_live_sessions(use: EngineUse) -> None:
     await use.session("c", ttl=2)
-    await take(use, "c", planned=100.0)
-    await take(use, "a", planned=1.5)
-    assert (await take(use, "b", planned=2.0)).planned == pytest.approx(103.5)
+    await take(use, "c", planned=100.0, open_tasks=50)
+    await take(use, "a", planned=1.5, open_tasks=3)
+    lent = await take(use, "b", planned=2.0, open_tasks=4)
+    assert (lent.planned, lent.open_tasks) == (pytest.approx(103.5), 57)
     use.time.advance(2)
-    assert (await take(use, "a", planned=0.5)).planned == pytest.approx(2.5)
+    lent = await take(use, "a", planned=0.5, open_tasks=1)
+    assert (lent.planned, lent.open_tasks) == (pytest.approx(2.5), 5)
+    # The share of a session ends with it, also where it says good-bye.
+    await use.engine.leave("b")
+    assert (await take(use, "a", planned=0.5, open_tasks=1)).open_tasks == 1
+    lent = await take(use, "c", planned=9.0, open_tasks=9)  # dead: it hears, and counts nothing
+    assert (lent.planned, lent.open_tasks) == (pytest.approx(0.5), 1)
+
+
+async def test_plans_are_counted_by_credential_and_end_with_a_plan_of_nothing(use: EngineUse) -> None:
+    await take(use, "a", planned=1.5, open_tasks=3)
+    other = await use.engine.take("b", Take("video/other", planned=4.0, open_tasks=8))
+    assert (other.planned, other.open_tasks) == (pytest.approx(4.0), 8)
+    await take(use, "a")
+    lent = await take(use, "b")
+    assert (lent.planned, lent.open_tasks) == (0.0, 0)
+
+
+@pytest.mark.parametrize("senseless", [float("nan"), float("inf"), -5.0])
+async def test_a_senseless_plan_counts_as_none(use: EngineUse, senseless: float) -> None:
+    await take(use, "a", planned=senseless, open_tasks=-7)
+    lent = await take(use, "b", planned=1.0, open_tasks=2)
+    assert (lent.planned, lent.open_tasks) == (pytest.approx(1.0), 2)
+
+
+async def test_a_session_of_an_earlier_version_sends_no_open_tasks(use: EngineUse) -> None:
+    await take(use, "a", planned=1.5)
+    lent = await take(use, "b", planned=2.0, open_tasks=4)
+    assert (lent.planned, lent.open_tasks) == (pytest.approx(3.5), 4)
+
+
+async def test_the_price_factor_is_one_for_all_and_moved_by_each(use: EngineUse) -> None:
+    async def factor(session: str, **options: float) -> float:
+        return (await take(use, session, open_tasks=2, **options)).factor
+
+    assert await factor("a", factor=4.0, raised=2.0) == 4.0  # none known: as this one knows it
+    assert await factor("b", factor=1.0, raised=1.5) == 6.0
+    assert await factor("a", factor=4.0) == 6.0
+    assert await factor("a", factor=4.0, raised=0.5) == 3.0
+    assert await factor("b", raised=0.001) == 1.0  # never less
+    assert await factor("b", raised=1e300) == 1e6
+    # Who plans no polls moves nothing, and hears it.
+    assert (await take(use, "a", raised=0.1)).factor == 1e6
+    other = await use.engine.take("a", Take("video/other", open_tasks=1))
+    assert other.factor == 1.0
+
+
+@pytest.mark.parametrize("senseless", [float("nan"), float("inf"), float("-inf"), -1.0, 0.0])
+async def test_a_senseless_factor_leaves_a_sane_one(use: EngineUse, senseless: float) -> None:
+    lent = await take(use, "a", open_tasks=1, factor=senseless, raised=senseless)
+    assert 1.0 <= lent.factor <= 1e6
+    lent = await take(use, "a", open_tasks=1, factor=1.0, raised=senseless)
+    assert 1.0 <= lent.factor <= 1e6
 
 
 # Pauses, failures, probes

@@ -35,7 +35,11 @@ def settings_for(url: str, **more: object) -> Settings:
 
 
 def check(url: str, **more: object) -> str:
-    return check_engine(settings_for(url, **more))
+    return check_engine(settings_for(url, **more)).sentence
+
+
+def warnings_of(url: str, **more: object) -> list[str]:
+    return [warning.partition(":")[0] for warning in check_engine(settings_for(url, **more)).warnings]
 
 
 def refusal(url: str, **more: object) -> str:
@@ -65,6 +69,16 @@ def test_what_can_be_used(server: RedisServer) -> None:
 
     assert f" can be used: {product}" in check(server.url)
     assert f" can be used: {product}" in check(f"unix://{server.socket}")
+
+
+def test_a_server_without_a_bound_and_tasks_that_would_fill_it_are_warned_about(server: RedisServer) -> None:
+    month = 30 * 86_400
+
+    assert warnings_of(server.url) == ["engine"]
+    assert warnings_of(server.url, retention_seconds=month) == ["retention_seconds", "engine"]
+    server.ask("CONFIG", "SET", "maxmemory", "512mb")
+    assert warnings_of(server.url) == []
+    assert warnings_of(server.url, retention_seconds=month) == ["retention_seconds"]
 
 
 def test_an_evicting_server_is_refused_with_the_command_to_run(server: RedisServer) -> None:

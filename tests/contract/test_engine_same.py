@@ -72,7 +72,10 @@ TAKES = st.builds(
     horizon=st.just(0.5),
     permits=st.integers(0, 4),
     max_permits=st.sampled_from([None, 3, 5]),
-    planned=st.sampled_from([0.0, 1.5]),
+    planned=st.sampled_from([0.0, 1.5, -1.0]),
+    open_tasks=st.sampled_from([0, 3]),
+    factor=st.sampled_from([1.0, 2.5, 1e9]),
+    raised=st.sampled_from([1.0, 1.1, 0.3]),
 )
 operations = st.one_of(
     call("advance", st.sampled_from([0.0, 0.3, 1.0, 2.5, 40.0])),
@@ -111,7 +114,7 @@ operations = st.one_of(
     call("take", sessions, TAKES),
     call("report", sessions, names, st.sampled_from(list(Report)), seconds=st.sampled_from([0.0, 2.0])),
     call("probe", sessions, names, seconds=short),
-    call("learn", names, st.binary(max_size=3), keep=st.just(3)),
+    call("learn", names, st.lists(st.binary(max_size=3), max_size=4), keep=st.sampled_from([0, 3, 3])),
     call("learned", st.lists(names, max_size=2)),
     call("put", names, st.sampled_from([b"v", b"w", None]), expect=st.sampled_from([None, 0]),
          seconds=short, announced=st.booleans()),

@@ -44,14 +44,26 @@ async def use(request: pytest.FixtureRequest) -> AsyncIterator[EngineUse]:
 async def test_a_list_keeps_its_newest_samples(use: EngineUse) -> None:
     head = await use.head()
     for number in range(5):
-        await use.engine.learn("times:video", b"%d" % number, keep=3)
-    await use.engine.learn("times:image", bytes(range(256)), keep=3)
+        await use.engine.learn("times:video", [b"%d" % number], keep=3)
+    await use.engine.learn("times:image", [bytes(range(256))], keep=3)
     assert await use.engine.learned(["times:video", "unknown", "times:image"]) == [
         [b"2", b"3", b"4"],
         [],
         [bytes(range(256))],
     ]
     assert await use.log(head) == []
+
+
+async def test_several_samples_at_once_and_a_list_that_is_deleted(use: EngineUse) -> None:
+    learn = use.engine.learn
+    await learn("x", [b"%d" % number for number in range(100)], keep=64)
+    assert await use.engine.learned(["x"]) == [[b"%d" % number for number in range(36, 100)]]
+    await learn("x", [b"a", b"b"], keep=3)
+    await learn("x", [], keep=3)
+    assert await use.engine.learned(["x"]) == [[b"99", b"a", b"b"]]
+    await learn("x", [b"c"], keep=0)
+    await learn("unknown", [], keep=0)
+    assert await use.engine.learned(["x", "unknown"]) == [[], []]
 
 
 # Small documents

@@ -9,6 +9,7 @@ from itertools import pairwise
 import orjson
 import pytest
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     ENTRY_BYTES,
@@ -217,6 +218,24 @@ async def test_offsets_grow_with_the_engines_time_and_when_it_goes_back(use: Eng
     assert offsets[-1] == use.time.now < 2**53
 
 
+async def test_states_of_one_call_count_in_their_order(use: EngineUse) -> None:
+    await use.want("a", OTHER)
+    applied = await use.apply(
+        "a",
+        state_of(OTHER, 1),
+        state_of(TASK, 1),
+        state_of(OTHER, 2),
+        state_of(TASK, 2, end=End.ENDED),
+        state_of(TASK, 3, mode=Mode.FREE),
+    )
+    assert [one.outcome.value for one in applied] == [*["recorded"] * 4, "final"]
+    assert await use.engine.newest("video", TASK.account, final=False, limit=9) == [OTHER]
+    assert await use.engine.newest("video", TASK.account, final=True, limit=9) == [TASK]
+    entries = [entry for entry in await use.log() if entry.offset >= applied[0].offset]
+    assert [entry.offset for entry in entries] == [one.offset for one in applied[:4]]
+    assert [entry.previous for entry in entries[1:]] == [entry.offset for entry in entries[:-1]]
+
+
 async def test_history_keeps_the_newest(maker: EngineMaker) -> None:
     time = VirtualTime()
     async with maker.open(time, history=4) as engine:
@@ -271,9 +290,9 @@ async def test_bytes_and_ids_of_any_kind_are_kept_as_they_are(use: EngineUse) ->
     assert isinstance(entry, StateEntry)
     assert (entry.key, entry.document, entry.details) == (key, everything, everything)
     await use.engine.announce("a", key, "stalled", everything)
-    await use.engine.confirm("a", [(key, 1.25)])
+    await use.engine.confirm("a", [(key, Confirmation(1.25))])
     record = await use.record(key)
-    assert (dict(record.notices), record.confirmed_at) == ({"stalled": everything}, 1.25)
+    assert (dict(record.notices), record.confirmation) == ({"stalled": everything}, Confirmation(1.25))
     assert await use.engine.newest("video", "acc:ount/{y}", final=False, limit=5) == [key]
     assert [found for _, found in await use.engine.listing("video")] == [key]
     await use.engine.leave("a")
@@ -316,12 +335,14 @@ async def test_confirmations_are_one_entry_and_never_go_back(use: EngineUse) -> 
     await use.want("a", OTHER)
     await use.apply("a", state_of(TASK, 1), state_of(OTHER, 1))
     before = await use.head()
-    await use.engine.confirm("a", [(TASK, 50.25), (OTHER, 60.0), (TaskKey("video", "unknown"), 1.0)])
+    first, other = Confirmation(50.25, 1_800_000_000.123456, 1_800_000_060.5), Confirmation(60.0)
+    unknown = (TaskKey("video", "unknown"), Confirmation(1.0))
+    await use.engine.confirm("a", [(TASK, first), (OTHER, other), unknown])
     (entry,) = await use.log(before)
     assert isinstance(entry, ConfirmEntry)
-    assert list(entry.confirmed) == [(TASK, 50.25), (OTHER, 60.0)]
-    await use.engine.confirm("a", [(TASK, 49.0)])
-    assert (await use.record(TASK)).confirmed_at == 50.25
+    assert list(entry.confirmed) == [(TASK, first), (OTHER, other)]
+    await use.engine.confirm("a", [(TASK, Confirmation(49.0, 99.0))])
+    assert (await use.record(TASK)).confirmation == first
 
 
 async def test_a_dead_session_announces_confirms_and_registers_nothing(use: EngineUse) -> None:
@@ -329,11 +350,11 @@ async def test_a_dead_session_announces_confirms_and_registers_nothing(use: Engi
     use.time.advance(61)
     log = await use.log()
     assert await use.engine.announce("a", TASK, "stalled", b"1") == 0
-    await use.engine.confirm("a", [(TASK, 50.0)])
+    await use.engine.confirm("a", [(TASK, Confirmation(50.0))])
     assert await use.engine.register("a", TASK, b"{}") == 0
     assert await use.log() == log
     record = await use.record(TASK)
-    assert (dict(record.notices), record.confirmed_at, record.details) == ({}, 0.0, None)
+    assert (dict(record.notices), record.confirmation, record.details) == ({}, None, None)
 
 
 # Registration and listings

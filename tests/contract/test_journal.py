@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.event import Confirmation, Event, Notice, NoticeCode
 from bridge.core.task import Failure, Source, State, TaskKey
 from bridge.errors import JournalError
 from bridge.journal.base import Follower, Journal
@@ -20,7 +20,7 @@ from bridge.journal.memory import MemoryJournal
 from bridge.journal.sqlite.journal import SqliteJournal
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.journal import recorded_after
-from tests.fakes.tasks import OTHER, TASK, state, video
+from tests.fakes.tasks import OTHER, TASK, WALL, state, video
 
 pytestmark = pytest.mark.anyio
 
@@ -92,9 +92,6 @@ class Listener:
     def noticed(self, key: TaskKey, notice: Notice) -> None:
         self.said.append((key, notice))
 
-    def confirmed(self, key: TaskKey, observed_at: float) -> None:
-        self.said.append((key, observed_at))
-
 
 def following(journal: Journal) -> Listener:
     listener = Listener(journal)
@@ -137,7 +134,8 @@ async def test_what_was_appended_is_read_as_it_was(made: Made) -> None:
         42.5,
         upstream_status="KO",
         alias="mine\u2028",
-        eta_seconds=1.5,
+        eta_at=WALL + 1.5,
+        eta_by=WALL + 2,
         queue_position=0,
         model="wan",
         action="generate",
@@ -222,14 +220,28 @@ async def test_who_follows_later_hears_only_what_comes_later(made: Made) -> None
     assert [one.state.progress for one in listener.events] == [2]
 
 
-async def test_notices_and_confirmations_are_told_and_not_remembered(made: Made) -> None:
+async def test_notices_are_told_and_not_remembered(made: Made) -> None:
     early, notice = following(made.journal), Notice(NoticeCode.STALE, "not confirmed")
     made.journal.announce(TASK, notice)
-    made.journal.confirm(TASK, 5.0)
     late = following(made.journal)
-    assert early.said == [(TASK, notice), (TASK, 5.0)]
+    assert early.said == [(TASK, notice)]
     assert late.said == []
     assert made.journal.head == 0
+
+
+async def test_the_newest_confirmation_of_the_newest_state_is_kept(made: Made) -> None:
+    journal = made.journal
+    assert journal.confirmation(TASK) is None
+    listener = following(journal)
+    await journal.append(TASK, now(made, progress=1))
+    at = made.clock.time()
+    for number in (1.0, 2.0):
+        journal.confirm(TASK, Confirmation(at + number, at + 40, at + 60))
+    assert journal.confirmation(TASK) == (at + 2, at + 40, at + 60)
+    assert journal.confirmation(OTHER) is None
+    assert len(listener.events) == 1, "a confirmation is no event"
+    await journal.append(TASK, now(made, progress=2))
+    assert journal.confirmation(TASK) is None
 
 
 async def test_a_cancelled_append_has_happened_or_not(made: Made) -> None:

@@ -11,13 +11,25 @@ from typing import Any
 
 import pytest
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.address import parse_address
-from bridge.engine.base import BeatEntry, End, Job, Mode, Report, SessionState, Take, Want, Welcome
+from bridge.engine.base import (
+    LEARNED_SECONDS,
+    BeatEntry,
+    End,
+    Job,
+    Mode,
+    Report,
+    SessionState,
+    Take,
+    Want,
+    Welcome,
+)
 from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.engine import RedisEngine
 from bridge.engine.redis.scripts import load_scripts
-from bridge.errors import EngineUnavailable
+from bridge.errors import EngineRefused, EngineUnavailable
 from tests.conftest import missing
 from tests.fakes.engines import EngineUse, VirtualTime, state_of
 from tests.fakes.redis_engines import PATIENCE, engine_on
@@ -187,7 +199,8 @@ async def test_a_full_server_behaves_as_one_that_is_away_and_nothing_is_half_wri
         lambda: engine.leave("a"),
     ]
     for attempt in attempts:
-        assert "is full: its memory has reached maxmemory" in await fails(attempt())
+        with pytest.raises(EngineRefused, match="is full: its memory has reached maxmemory"):
+            await attempt()
         await engine.connect()
     server.ask("CONFIG", "SET", "maxmemory", "0")
 
@@ -253,6 +266,23 @@ async def test_somebody_elses_data_under_our_names_is_an_error_and_not_a_crash(v
     valkey.ask("DEL", log)
     valkey.ask("XADD", log, "5-7", "p", "1", "a", "somebody")
     assert await engine.read(0, block=0) == [BeatEntry(5, 1, "somebody")]
+    await engine.close()
+
+
+async def test_a_spoiled_record_in_a_call_leaves_the_log_of_the_others_whole(server: RedisServer) -> None:
+    engine = await opened(server)
+    others = [TaskKey("video", f"other-{number}") for number in range(4)]
+    server.ask("SET", "{bridge}:t:video/-/one", "text")
+    states = [state_of(key, 1, mode=Mode.FREE) for key in (*others[:3], TASK, others[3])]
+    assert "refused" in await fails(engine.apply("a", states))
+    await engine.connect()
+
+    again = await engine.apply("a", [*states[:3], states[4]])
+
+    assert [one.outcome.value for one in again] == [*["duplicate"] * 3, "recorded"]
+    entries = await engine.read(0, block=0)
+    assert [entry.previous for entry in entries[1:]] == [entry.offset for entry in entries[:-1]]
+    assert await engine.newest("video", TASK.account, final=False, limit=9) == others[::-1]
     await engine.close()
 
 
@@ -432,7 +462,7 @@ async def everything(engine: RedisEngine) -> None:
     assert (await engine.call("a", TaskKey("video", "one")))[0] == "told"
     await engine.register("a", task, details)
     await engine.announce("a", task, "stalled", b"{}")
-    await engine.confirm("a", [(task, 1.5)])
+    await engine.confirm("a", [(task, Confirmation(1.5, 2.5))])
     assert await engine.listing("video", tag="red", group="g") == [
         ((await engine.records([task]))[0].first_seen, task)
     ]
@@ -448,7 +478,7 @@ async def everything(engine: RedisEngine) -> None:
     await engine.take("a", Take("video/-", rate=9, slots=2, permits=1, max_permits=2, planned=0.5))
     assert (await engine.report("a", "video/-", Report.FAILED))[1] == 1
     assert await engine.probe("a", "video/-", seconds=5)
-    await engine.learn("x", b"1", keep=3)
+    await engine.learn("x", [b"1"], keep=3)
     assert await engine.learned(["x"]) == [[b"1"]]
     assert (await engine.put("x", b"1", expect=0, seconds=9, announced=True)).written
     assert (await engine.get(["x"]))[0][1] == b"1"
@@ -461,6 +491,14 @@ async def everything(engine: RedisEngine) -> None:
     assert (await engine.hold("x", "1", 1.0, limit=5.0, window=60.0)).ok
     await engine.settle("x", "1", 0.5)
     assert await engine.read(0, block=0.01) != []
+
+
+async def test_samples_are_gone_a_week_after_the_last_one(valkey: RedisServer) -> None:
+    engine = await opened(valkey)
+    await engine.learn("x", [b"1"], keep=3)
+    left = int(valkey.ask("PTTL", "{bridge}:learned:x").removeprefix(":"))
+    assert 0 < left <= LEARNED_SECONDS * 1000
+    await engine.close()
 
 
 def test_scripts_touch_only_keys_that_are_declared() -> None:

@@ -71,7 +71,7 @@ async def test_every_operation_is_permitted(server: RedisServer) -> None:
         await do("take", "a", Take("video/-", rate=10.0, slots=2, permits=1, max_permits=4))
         await do("report", "a", "video/-", Report.FAILED)
         await do("probe", "a", "video/-", seconds=1)
-        await do("learn", "times", b"1", keep=5)
+        await do("learn", "times", [b"1"], keep=5)
         await do("learned", ["times"])
         await do("put", "name", b"value", expect=None, seconds=60, announced=True)
         await do("get", ["name"])

@@ -26,6 +26,7 @@ from bridge.web.routes import routes
 from bridge.web.services import Services
 from bridge.wire.document import document
 from tests.docs.pages import PAGES, ROOT, coded, prose, snippets
+from tests.fakes.tasks import WALL
 
 CONCEPTS = PAGES["docs/concepts.md"]
 CONFIGURATION = PAGES["docs/configuration.md"]
@@ -176,7 +177,7 @@ def test_every_source_delivery_and_standing_is_named():
 
 def test_the_state_document_is_shown_and_explained_with_every_key():
     event = Event(TaskKey("qingbo", "1"), Cursor("e", 1), unknown(unix_time=0.0))
-    keys = re.findall(r'"(\w+)":', document(event).decode())
+    keys = re.findall(r'"(\w+)":', document(event, now=WALL).decode())
     (shown,) = snippets("json", page="docs/concepts.md")
     assert re.findall(r'^  "(\w+)":', shown.text, re.MULTILINE) == keys
     assert coded(CONCEPTS) >= set(keys)

@@ -85,10 +85,6 @@ class Witness:
         """Hear."""
         self.heard.append(notice)
 
-    def confirmed(self, key: TaskKey, observed_at: float) -> None:
-        """Hear."""
-        self.heard.append(observed_at)
-
 
 @contextlib.asynccontextmanager
 async def opened(path: Path, clock: FakeClock | None = None, **options: Any) -> AsyncIterator[SqliteJournal]:

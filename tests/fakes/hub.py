@@ -47,8 +47,8 @@ class Scene:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, ["qingbo", "vapi"])
         self.interests = Interests()
-        self.hub = Hub(self.interests, self.metrics, self.clock)
         self.journal = MemoryJournal(self.clock, retention_seconds=86_400)
+        self.hub = Hub(self.interests, self.journal, self.metrics, self.clock)
         self.journal.follow(self.hub)
 
     async def record(self, key: TaskKey, known: State, **more: Any) -> Event:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from bridge.clock import Clock
 from bridge.core.cursor import Cursor
-from bridge.core.event import Event, Notice, NoticeCode
+from bridge.core.event import Confirmation, Event, Notice, NoticeCode
 from bridge.core.merge import beyond
 from bridge.core.task import State, Status, TaskKey
 from bridge.engine.ownership import KnownTask, Watches
@@ -35,7 +35,7 @@ class FakeRecord:
     persistent: bool = False
     called_back: bool = False
     notices: dict[NoticeCode, Notice] = field(default_factory=dict)
-    confirmed_at: float = 0.0
+    confirmation: Confirmation | None = None
     wanted_by: list[FakeReplica] = field(default_factory=list)
 
     @property
@@ -149,7 +149,7 @@ class FakeReplica(Feed):
                 record.due,
                 record.persistent,
                 record.called_back,
-                record.confirmed_at,
+                record.confirmation,
                 notices,
             )
             granted = record.owner is self
@@ -258,20 +258,20 @@ class FakeReplica(Feed):
         super().announce(key, notice)
         self.watches.noticed_elsewhere(key, notice)
 
-    def confirm(self, key: TaskKey, observed_at: float) -> None:
+    def confirm(self, key: TaskKey, confirmation: Confirmation) -> None:
         """The owner's confirmations reach everybody."""
-        super().confirm(key, observed_at)
+        super().confirm(key, confirmation)
         record = self.engine.record(key)
         if record.owner is not self or not self.connected:
             return
-        record.confirmed_at = observed_at
+        record.confirmation = confirmation
         for other in self.engine.replicas:
             if other is not self:
-                other.enqueue(lambda other=other: other._confirmed(key, observed_at))
+                other.enqueue(lambda other=other: other._confirmed(key, confirmation))
 
-    def _confirmed(self, key: TaskKey, observed_at: float) -> None:
-        super().confirm(key, observed_at)
-        self.watches.confirmed_elsewhere(key, observed_at)
+    def _confirmed(self, key: TaskKey, confirmation: Confirmation) -> None:
+        super().confirm(key, confirmation)
+        self.watches.confirmed_elsewhere(key, confirmation)
 
     async def close(self) -> None:
         """There is nothing to close."""

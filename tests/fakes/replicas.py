@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.core.cursor import Cursor
-from bridge.core.event import Event, Notice
+from bridge.core.event import Confirmation, Event, Notice
 from bridge.core.merge import merge
 from bridge.core.task import Observation, Source, State, Status, TaskKey
 from bridge.engine.embedded import EmbeddedEngine
@@ -189,16 +189,12 @@ class Told:
     events: list[Event] = field(default_factory=list)
     epochs: int = 0
     notices: list[tuple[TaskKey, Notice]] = field(default_factory=list)
-    confirmations: list[tuple[TaskKey, float]] = field(default_factory=list)
 
     def recorded(self, event: Event) -> None:
         self.events.append(event)
 
     def noticed(self, task: TaskKey, notice: Notice) -> None:
         self.notices.append((task, notice))
-
-    def confirmed(self, task: TaskKey, observed_at: float) -> None:
-        self.confirmations.append((task, observed_at))
 
     def new_epoch(self) -> None:
         self.epochs += 1
@@ -385,7 +381,7 @@ class PollingWatches:
         now = house.clock.time()
         state = merge(self.known.get(task), seen, source=Source.POLL, unix_time=now)
         if state is None:
-            house.journal.confirm(task, now)
+            house.journal.confirm(task, Confirmation(now))
             return
         self.known[task] = state
         try:
@@ -420,7 +416,7 @@ class PollingWatches:
         if event.key in self.known:
             self.known[event.key] = event.state
 
-    def confirmed_elsewhere(self, task: TaskKey, observed_at: float) -> None:
+    def confirmed_elsewhere(self, task: TaskKey, confirmation: Confirmation) -> None:
         pass
 
     def noticed_elsewhere(self, task: TaskKey, notice: Notice) -> None:

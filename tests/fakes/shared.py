@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from bridge.config.settings import Settings
 from bridge.core.cursor import Cursor, is_later, new_epoch
-from bridge.core.event import Event
+from bridge.core.event import Confirmation, Event
 from bridge.core.resume import Relation, compare, unrecorded
 from bridge.core.task import State, TaskKey
 from bridge.delivery.subscriptions import Subscriptions
@@ -58,6 +58,12 @@ class Engine:
         self.log = [Event(one.key, Cursor(self.epoch, one.cursor.offset), one.state) for one in kept]
         self.histories[self.epoch] = self.log
 
+    def promoted(self) -> Engine:
+        """A copy that goes on as an engine of its own, in a later epoch: the other side of a split."""
+        copy = Engine(self.clock, log=list(self.log))
+        copy.histories |= self.histories
+        return copy
+
     @property
     def head(self) -> int:
         """The newest offset."""
@@ -99,7 +105,7 @@ class Replica:
         self.held: dict[TaskKey, Event] = {}
         metrics = Metrics(CollectorRegistry(), ["qingbo"])
         self.clock = FakeClock()
-        self.hub = Hub(Interests(), metrics, self.clock)
+        self.hub = Hub(Interests(), self, metrics, self.clock)
         self.hub.share(self)
         arguments: Any = (self.hub, NoPool(), self, self.clock, metrics)
         waits = Settings.model_construct(first_state_timeout_seconds=0.0, max_connection_age_seconds=600.0)
@@ -124,6 +130,10 @@ class Replica:
             if self.up and key in self.unsettled:
                 self.ask(key)
         return [self.held.get(key) for key in keys]
+
+    def confirmation(self, key: TaskKey) -> Confirmation | None:
+        """See `Journal`."""
+        return None
 
     # What happens to it
 

@@ -18,7 +18,7 @@ from bridge.wire.document import Include, document
 from bridge.wire.formats import NdjsonFormat, OpenAiFormat, ProviderFormat, SseFormat, WebSocketFormat
 from bridge.wire.frames import Format, Frames, format_of
 from bridge.wire.text import dumps, escaped, on_one_line
-from tests.fakes.tasks import TASK, event, state, video
+from tests.fakes.tasks import TASK, WALL, event, state, video
 
 SEPARATORS = "\u2028\u2029\x85\n\r\x0b\x0c\x1c\x1d\x1e"
 FULL = Include(raw=True, data=True)
@@ -56,7 +56,7 @@ states = st.builds(
 def test_every_reader_sees_the_same_lines(known: State, text: str) -> None:
     frames = Frames(event(7, known))
     for fmt in FORMATS:
-        sent = frames.payload_for(fmt) + fmt.notice(TASK, Notice(NoticeCode.STALE, text))
+        sent = frames.payload_for(fmt, now=WALL) + fmt.notice(TASK, Notice(NoticeCode.STALE, text))
         assert ENDS.split(sent.decode()) == sent.decode().split("\n")
 
 
@@ -75,7 +75,7 @@ def test_what_is_escaped_reads_as_it_was(text: str) -> None:
 
 
 def test_documents_and_problems_are_escaped_too() -> None:
-    told = document(event(1, state(model="a\u2028b\x85")))
+    told = document(event(1, state(model="a\u2028b\x85")), now=WALL)
     refused = problem(UpstreamRefused("no\u2029\x85", provider_code="\u2028")).body
     for body in (told, bytes(refused)):
         assert len(ENDS.split(body.decode())) == 1

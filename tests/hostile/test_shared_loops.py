@@ -55,10 +55,10 @@ def unwritable(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Documents that `chosen` picks cannot be encoded."""
 
     def plant(chosen: Callable[[Event, Include], bool]) -> None:
-        def plant_in(event: Event, include: Include, at: float | None = None) -> tuple[bytes, bool]:
+        def plant_in(event: Event, include: Include, *more: Any) -> tuple[bytes, bool]:
             if chosen(event, include):
                 fail()
-            return encoded(event, include, at)
+            return encoded(event, include, *more)
 
         monkeypatch.setattr(frames_module, "encoded", plant_in)
 
@@ -258,13 +258,12 @@ async def test_a_drain_reaches_everybody_behind_a_connection_that_fails(
 
 async def test_followers_of_the_journal_guard_each_other(scene: Scene) -> None:
     class Broken:
-        recorded = noticed = confirmed = staticmethod(fail)
+        recorded = noticed = staticmethod(fail)
 
     feed = scene.journal
     feed._followers.insert(0, Broken())  # type: ignore[arg-type]
     _, writer = await scene.join([TASK])
     event = await scene.tell(TASK, state("processing", 1))
     scene.journal.announce(TASK, STALE)
-    scene.journal.confirm(TASK, 1.0)
     assert names(writer) == [None, "notice"]
     assert (await scene.journal.latest([TASK])) == [event]

@@ -81,9 +81,6 @@ class AnyOwnership(RuleBasedStateMachine):
     def noticed(self, key: TaskKey, notice: Notice) -> None:
         pass
 
-    def confirmed(self, key: TaskKey, observed_at: float) -> None:
-        pass
-
     def polled(self, _task: str) -> None:
         """The provider is asked."""
         watcher = self.pool.watcher(TASK)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bridge.core.estimate import RuntimeHistory
 from bridge.core.event import NoticeCode
+from bridge.core.learned import LearnedRuns
+from bridge.core.price import PollPrice
 from bridge.core.schedule import MAX_POLL_AFTER, MAX_WAIT, Pace
 from bridge.core.task import Observation, Source, State, Status
 from bridge.core.watch import REASON_SECONDS, Update, Watch
@@ -56,7 +57,7 @@ class AnyProvider(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = START
-        self.watch = Watch(PACE, RuntimeHistory(), lambda: 0.5, START, deadline_seconds=5000)
+        self.watch = Watch(PACE, LearnedRuns(), PollPrice(), lambda: 0.5, START, deadline_seconds=5000)
         self.recorded: list[State] = []
         self.standing: dict[NoticeCode, tuple[str, float]] = {}
         self.vouched_at: float | None = None
@@ -136,7 +137,7 @@ class AnyProvider(RuleBasedStateMachine):
             self.shown = shows
             self.succeeded = False
         if shows is None:
-            self.take(self.watch.unchanged(now=self.now, started_at=asked))
+            self.take(self.watch.unchanged(now=self.now, unix_time=self.wall, started_at=asked))
         else:
             self.take(
                 self.watch.observed(
@@ -221,7 +222,7 @@ class AnyProvider(RuleBasedStateMachine):
     @invariant()
     def never_records_the_same_twice_in_a_row(self) -> None:
         plain = [
-            replace(one, changed_at=0, observed_at=0, eta_seconds=None, raw=None, source=Source.POLL)
+            replace(one, changed_at=0, observed_at=0, eta_at=None, raw=None, source=Source.POLL)
             for one in self.recorded
         ]
         assert all(earlier != later for earlier, later in pairwise(plain))
@@ -278,7 +279,7 @@ class GoodProvider(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = START
-        self.watch = Watch(PACE, RuntimeHistory(), lambda: 0.5, START)
+        self.watch = Watch(PACE, LearnedRuns(), PollPrice(), lambda: 0.5, START)
         self.last_look: float | None = None
         self.last_beat = 0.0
 
@@ -291,7 +292,7 @@ class GoodProvider(RuleBasedStateMachine):
             latest = max(self.last_look, self.last_beat) + PACE.max_seconds
             assert self.watch.due <= min(latest, self.last_look + PACE.safety_net_seconds) + 1e-6
         if same and self.last_look is not None:
-            self.watch.unchanged(now=self.now, started_at=self.now)
+            self.watch.unchanged(now=self.now, unix_time=WALL, started_at=self.now)
         else:
             showed = seen("processing", progress)
             self.watch.observed(showed, source=Source.POLL, now=self.now, unix_time=WALL, started_at=self.now)
@@ -330,7 +331,7 @@ LIFE = [("queued", 0.0), ("queued", 5.0), ("processing", 5.0), ("processing", 40
 def test_racing_sources_never_announce_out_of_order(ending: str, steps: list[tuple[str, int]]) -> None:
     """Frames may be lost, doubled and reordered; a poll shows what was so at some moment of its look."""
     life = [*LIFE, (ending, 100.0)]
-    watch = Watch(PACE, RuntimeHistory(), lambda: 0.5, START)
+    watch = Watch(PACE, LearnedRuns(), PollPrice(), lambda: 0.5, START)
     now, truth, told = START, 0, []
     looking: tuple[float, int] | None = None
     for step, pick in steps:

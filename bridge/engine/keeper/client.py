@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self, cast
 
 import msgspec
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     DEFAULT_JOB_LIMITS,
@@ -297,7 +298,7 @@ class KeeperEngine:
         done: int = await self._call(_N["announce"], session, key, code, body)
         return done
 
-    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
+    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, Confirmation]]) -> None:
         """See `Engine`."""
         await self._call(_N["confirm"], session, confirmed)
 
@@ -318,9 +319,9 @@ class KeeperEngine:
         done: bool = await self._call(_N["probe"], session, credential, seconds)
         return done
 
-    async def learn(self, name: str, sample: bytes, *, keep: int) -> None:
+    async def learn(self, name: str, samples: Sequence[bytes], *, keep: int) -> None:
         """See `Engine`."""
-        await self._call(_N["learn"], name, sample, keep)
+        await self._call(_N["learn"], name, samples, keep)
 
     async def learned(self, names: Sequence[str]) -> list[list[bytes]]:
         """See `Engine`."""

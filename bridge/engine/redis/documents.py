@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from bridge.core.price import MAX_FACTOR, raised_factor, sane_raise
 from bridge.core.schedule import MAX_BACKOFF, MAX_WAIT
-from bridge.engine.base import Held, Job, Lent, Operation, OperationState, Put, Report, Take
+from bridge.engine.base import LEARNED_SECONDS, Held, Job, Lent, Operation, OperationState, Put, Report, Take
 from bridge.engine.redis.link import MICROSECONDS, EngineLink, in_microseconds, reads_answer
 
 FIRST_PAUSE = 1.0
-LEARNED_SECONDS = 90 * 86_400.0
-"""A list of samples to which nothing was added for so long is deleted."""
-
 _MAX_SLOTS = 10_000
+_MAX_SAMPLES = 4_000
 _MIN_RATE = 1e-6
 _EVER = 1e12  # seconds
 
@@ -31,16 +30,23 @@ class RedisDocuments(EngineLink):
         name = take.credential
         answer = await self.run(
             "take",
-            (self.keys.sessions, *(self.keys.named(kind, name) for kind in ("budget", "permits", "planned"))),
+            (
+                self.keys.sessions,
+                *(self.keys.named(kind, name) for kind in ("budget", "permits", "planned", "planned-for")),
+            ),
             session,
             apart,
             min(max(take.slots, 0), _MAX_SLOTS),
             round(min(max(take.horizon, 0.0), MAX_WAIT) * MICROSECONDS),
             max(take.permits, 0),
             "" if take.max_permits is None else take.max_permits,
-            repr(float(take.planned)) if math.isfinite(take.planned) else "0",
+            repr(max(float(take.planned), 0.0)) if math.isfinite(take.planned) else "0",
+            max(take.open_tasks, 0),
+            repr(raised_factor(take.factor, 1.0)),
+            repr(sane_raise(take.raised)),
+            repr(MAX_FACTOR),
         )
-        now, permits, next_slot, paused, failures, planned, *slots = answer
+        now, permits, next_slot, paused, failures, planned, open_tasks, factor, *slots = answer
         return Lent(
             now=int(now),
             slots=[int(slot) for slot in slots],
@@ -49,6 +55,8 @@ class RedisDocuments(EngineLink):
             paused_until=int(paused),
             failures=int(failures),
             planned=float(planned),
+            open_tasks=int(open_tasks),
+            factor=float(factor),
         )
 
     @reads_answer
@@ -72,10 +80,12 @@ class RedisDocuments(EngineLink):
         return bool(await self.run("probe", keys, session, in_microseconds(seconds)))
 
     @reads_answer
-    async def learn(self, name: str, sample: bytes, *, keep: int) -> None:
+    async def learn(self, name: str, samples: Sequence[bytes], *, keep: int) -> None:
         """See `Engine.learn`."""
+        # No more than are kept: a script can take only so many arguments.
+        newest = samples[-min(keep, _MAX_SAMPLES) :] if keep > 0 else ()
         keys = (self.keys.named("learned", name),)
-        await self.run("learn", keys, sample, max(keep, 1), round(LEARNED_SECONDS * 1000))
+        await self.run("learn", keys, max(keep, 0), round(LEARNED_SECONDS * 1000), *newest)
 
     @reads_answer
     async def learned(self, names: Sequence[str]) -> list[list[bytes]]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from bridge.engine.base import Entry
 from bridge.engine.redis.replies import UnreadableReply, read_entry
 from bridge.engine.redis.wire import abort, explain, pack
-from bridge.errors import EngineUnavailable
+from bridge.errors import EngineRefused, EngineUnavailable
 
 MAX_BLOCK = 30.0
 
@@ -84,6 +84,7 @@ class LogReader:
         # BLOCK 0 would wait without limit.
         wait = ("BLOCK", max(round(block * 1000), 1)) if block else ()
         command = ("XREAD", "COUNT", limit, *wait, "STREAMS", self._log, f"{after}-0")
+        kind = EngineUnavailable
         try:
             async with asyncio.timeout(block + self._timeout):
                 await self._connection.send_packed_command(pack(*command), check_health=False)
@@ -92,6 +93,7 @@ class LogReader:
         except TimeoutError:
             reason = f"{self._where} did not answer within {self._timeout:g} s"
         except (RedisError, OSError, hiredis.HiredisError) as error:
+            kind = EngineRefused if isinstance(error, ResponseError) else EngineUnavailable
             reason = explain(error, self._where)
         except UnreadableReply as error:
             reason = f"{self._where} has {error}"
@@ -99,7 +101,7 @@ class LogReader:
             reason = f"{self._where} has an entry that cannot be read ({type(error).__name__})"
         self.break_off(reason)
         self._broke(reason)
-        raise EngineUnavailable(self._reason or reason)
+        raise kind(self._reason or reason)
 
     def _entries(self, answer: Any) -> list[Entry]:
         if answer is None:

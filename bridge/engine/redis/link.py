@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -28,8 +27,6 @@ from bridge.errors import EngineUnavailable
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
-
-logger = logging.getLogger(__name__)
 
 MICROSECONDS = 1_000_000
 BLANK_SECONDS = 60.0
@@ -90,7 +87,6 @@ class EngineLink:
         self._wire: CallConnection | None = None
         self._reader: LogReader | None = None
         self._reason = "the engine is not connected"
-        self._said_no_facts = False
 
     async def connect(self) -> None:
         """Find the server, connect, and check that the bridge can use it. Again, once it has broken.
@@ -107,9 +103,6 @@ class EngineLink:
             async with asyncio.timeout(self._access.timeout * 3):
                 self.facts = await read_facts(calls, where)
             check_facts(self.facts, where, sentinels=bool(self._access.address.service))
-            if not self.facts.product and not self._said_no_facts:
-                self._said_no_facts = True
-                logger.warning("engine does not permit INFO")
             following = await open_connection(self._access, host, port)
         except BaseException as error:
             abort(calls)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bridge.core.event import Confirmation, read_confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     BeatEntry,
@@ -60,7 +61,7 @@ def read_record(key: TaskKey, flat: Sequence[bytes]) -> Record:
         called_back=b"cb" in fields,
         notices=notices or _NO_NOTICES,
         due=int(float(get(b"due", 0))),
-        confirmed_at=float(get(b"at", 0.0)),
+        confirmation=_confirmation(fields[b"at"] + b" " + get(b"eta", b"")) if b"at" in fields else None,
         first_seen=int(get(b"fs", 0)),
         details=get(b"x"),
     )
@@ -83,8 +84,8 @@ def read_entry(id_: bytes, flat: Sequence[bytes]) -> Entry:  # noqa: PLR0911 - o
         return BeatEntry(offset, previous, flat[3].decode())
     fields = pairs(flat)
     if kind == b"o":
-        seen = [(read_task(task), float(at)) for task, at in zip(flat[4::2], flat[5::2], strict=True)]
-        return ConfirmEntry(offset, previous, seen)
+        read = ((read_task(task), _confirmation(at)) for task, at in zip(flat[4::2], flat[5::2], strict=True))
+        return ConfirmEntry(offset, previous, [(key, seen) for key, seen in read if seen is not None])
     if kind == b"n":
         return NoticeEntry(offset, previous, read_task(flat[3]), fields[b"c"].decode(), fields.get(b"d"))
     if kind == b"l":
@@ -97,6 +98,11 @@ def read_entry(id_: bytes, flat: Sequence[bytes]) -> Entry:  # noqa: PLR0911 - o
     if kind == b"r":
         return DetailsEntry(offset, previous, read_task(flat[3]), fields[b"x"])
     raise UnreadableReply(f"an entry of the unknown kind {kind[:20]!r}")
+
+
+def _confirmation(text: bytes) -> Confirmation | None:
+    """Its words: seconds, then `eta_at` and `eta_by`; versions before wrote the first alone."""
+    return read_confirmation(*text.split())
 
 
 def _state_entry(offset: int, previous: int, flat: Sequence[bytes]) -> StateEntry:

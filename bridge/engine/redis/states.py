@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import Any
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     DEFAULT_JOB_LIMITS,
@@ -12,18 +14,32 @@ from bridge.engine.base import (
     Applied,
     Apply,
     ApplyOutcome,
+    End,
     Entry,
     JobLimits,
+    Mode,
     Past,
     Record,
 )
-from bridge.engine.redis.keys import account_text, details_names, escaped, listed_name, read_task, task_text
+from bridge.engine.redis.keys import (
+    Keys,
+    account_text,
+    details_names,
+    escaped,
+    listed_name,
+    read_task,
+    task_text,
+)
 from bridge.engine.redis.link import reads_answer
 from bridge.engine.redis.replies import read_past, read_record
 from bridge.engine.redis.tasks import RedisTasks
 from bridge.engine.redis.wire import Argument
 
 _PORTION = 1000
+# Read by `apply.lua`; behind it come texts with their lengths.
+_STATE = Struct(">Bc?HHIII")
+_MODES = {Mode.FREE: 0, Mode.OWNER: 1, Mode.AMEND: 2}
+_ENDS = {end: b"%d" % end for end in End}
 _VERDICTS = {verdict.value.encode(): verdict for verdict in ApplyOutcome}
 
 
@@ -33,6 +49,7 @@ class _KeyTable:
     def __init__(self, *keys: bytes) -> None:
         self.keys = list(keys)
         self._places: dict[bytes, int] = {}
+        self._accounts: dict[tuple[str, bytes], int] = {}
 
     def of(self, *keys: bytes) -> int:
         """The place of the first of some keys that follow each other, from 1."""
@@ -40,6 +57,15 @@ class _KeyTable:
         if place is None:
             place = self._places[keys[0]] = len(self.keys) + 1
             self.keys += keys
+        return place
+
+    def of_account(self, own: Keys, upstream: str, account: bytes) -> int:
+        """The place of the keys of an account: open and ended tasks, its upstream's list, its orphans."""
+        place = self._accounts.get((upstream, account))
+        if place is None:
+            orders = [own.changed(upstream, account, final=final) for final in (False, True)]
+            place = self.of(*orders, own.named("list", upstream), own.orphans(account))
+            self._accounts[upstream, account] = place
         return place
 
 
@@ -63,29 +89,27 @@ class RedisStates(RedisTasks):
         for state in states:
             arguments += self._state_arguments(state, places)
         answers = await self.run("apply", places.keys, *arguments)
-        return [_read_applied(state.key, answer) for state, answer in zip(states, answers, strict=True)]
+        return [_read_applied(state, answer) for state, answer in zip(states, answers, strict=True)]
 
     def _state_arguments(self, state: Apply, places: _KeyTable) -> list[Argument]:
         own, key = self.keys, state.key
         task, account, tails = task_text(key), account_text(key.account), own.tails(key)
         raw = state.raw if state.raw is not None and len(state.raw) <= self.limits.raw_bytes else None
-        names = details_names(state.details)
-        arguments: list[Argument] = []
-        arguments += (task, account, state.mode.value, state.expect, state.stamp.version, state.stamp.session)
-        arguments += (int(state.end), state.digest, state.document, int(raw is not None), raw or b"")
-        arguments += (int(state.details is not None), state.details or b"")
-        arguments += (
-            places.of(own.record(task)),
-            places.of(own.history(task)),
-            places.of(own.orphans(account)),
-            places.of(own.changed(key.upstream, account, final=False)),
-            places.of(own.changed(key.upstream, account, final=True)),
-            places.of(own.named("list", key.upstream)),
-            places.of(tails) if tails is not None else 0,
-            len(names),
+        details = [] if state.details is None else [state.details, *details_names(state.details)]
+        fields = _STATE.pack(
+            _MODES[state.mode],
+            _ENDS[state.end],
+            raw is not None,
+            len(details),
             len(state.jobs),
-            *names,
+            places.of(own.record(task), own.history(task)),
+            places.of_account(own, key.upstream, account),
+            places.of(tails) if tails is not None else 0,
         )
+        stamp = state.stamp
+        texts = (b"%d" % state.expect, b"%d" % stamp.version, stamp.session.encode(), state.digest, task)
+        fields += b"".join([len(text).to_bytes(4) + text for text in texts])
+        arguments: list[Argument] = [fields, state.document, raw or b"", *details]
         for job in state.jobs:
             queue = [own.named(f"jobs-{part}", job.queue) for part in ("all", "ready", "order", "info")]
             arguments += (
@@ -110,7 +134,7 @@ class RedisStates(RedisTasks):
     @reads_answer
     async def history(self, key: TaskKey, after: int) -> list[Past]:
         """See `Engine.history`."""
-        (texts,) = await self.plain(("LRANGE", self.keys.history(task_text(key)), 0, -1))
+        (texts,) = await self.plain(("LRANGE", self.keys.history(task_text(key)), -self.limits.history, -1))
         past: list[Past] = [read_past(text) for text in texts]
         return [state for state in past if state.offset > after]
 
@@ -179,22 +203,28 @@ class RedisStates(RedisTasks):
         return int(offset)
 
     @reads_answer
-    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]]) -> None:
+    async def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, Confirmation]]) -> None:
         """See `Engine.confirm`."""
         own = self.keys
         for start in range(0, len(confirmed), MAX_TASKS):
             keys = [own.meta, own.log, own.sessions]
             arguments: list[Argument] = [session, self.limits.log]
-            for key, at in confirmed[start : start + MAX_TASKS]:
+            for key, (observed_at, *eta) in confirmed[start : start + MAX_TASKS]:
                 task = task_text(key)
                 keys.append(own.record(task))
-                arguments += (task, repr(float(at)))
+                arguments += (
+                    task,
+                    repr(observed_at),
+                    " ".join("-" if one is None else repr(one) for one in eta),
+                )
             await self.run("confirm", keys, *arguments)
 
 
-def _read_applied(key: TaskKey, answer: Sequence[Any]) -> Applied:
+def _read_applied(state: Apply, answer: Any) -> Applied:
+    if isinstance(answer, bytes):
+        return Applied(ApplyOutcome.RECORDED, int(answer), state.stamp.version)
     verdict, offset, version, dropped = answer[:4]
-    record = read_record(key, answer[4]) if len(answer) > 4 else None
+    record = read_record(state.key, answer[4]) if len(answer) > 4 else None
     return Applied(_VERDICTS[verdict], int(offset), int(version), record, dropped)
 
 

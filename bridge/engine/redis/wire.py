@@ -28,7 +28,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from bridge.engine.redis.scripts import ServerScript
-from bridge.errors import EngineUnavailable
+from bridge.errors import EngineRefused, EngineUnavailable
 
 Argument = bytes | str | int
 GROUP = 64
@@ -96,7 +96,8 @@ class CallConnection:
         """Send commands, next to each other, and wait for all answers.
 
         Raises:
-            EngineUnavailable: There is no answer, or an error.
+            EngineRefused: The answer is an error.
+            EngineUnavailable: There is none.
         """
         if self._reason is not None:
             raise EngineUnavailable(self._reason)
@@ -116,7 +117,7 @@ class CallConnection:
             return
         self._reason = reason
         for command in self._waiting:
-            _fail(command, reason)
+            _fail(command, EngineUnavailable(reason))
         self._waiting.clear()
         self._pump.cancel()
         abort(self._connection)
@@ -150,7 +151,7 @@ class CallConnection:
             reason = f"the connection to {self._where} failed: {type(error).__name__}"
         finally:
             for command in group:
-                _fail(command, reason)
+                _fail(command, EngineUnavailable(reason))
         self.break_off(reason)
         self._broke(reason)
 
@@ -170,7 +171,7 @@ class CallConnection:
             except ResponseError as error:
                 # The others of the group have their answers behind it.
                 refused = refused or error
-                _fail(command, explain(error, self._where))
+                _fail(command, EngineRefused(explain(error, self._where)))
             else:
                 if not command.answer.done():
                     command.answer.set_result(answer)
@@ -216,6 +217,6 @@ _MEANINGS: tuple[tuple[type[Exception], str, str], ...] = (
 )
 
 
-def _fail(command: Command, reason: str) -> None:
+def _fail(command: Command, error: EngineUnavailable) -> None:
     if not command.answer.done():
-        command.answer.set_exception(EngineUnavailable(reason))
+        command.answer.set_exception(error)

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import OrderedDict
 
+from bridge.core.price import raised_factor
 from bridge.core.schedule import MAX_BACKOFF, MAX_WAIT
 from bridge.engine.base import Lent, Report, Take
 from bridge.engine.store.sessions import MICROSECONDS, Sessions
@@ -19,8 +20,10 @@ class CredentialState:
     """Of one credential; times in microseconds."""
 
     __slots__ = (
+        "factor",
         "failures",
         "next_slot",
+        "open_tasks",
         "pause",
         "paused_until",
         "permits",
@@ -37,6 +40,8 @@ class CredentialState:
         self.probe: tuple[str, int] | None = None
         self.permits: dict[str, int] = {}
         self.planned: dict[str, float] = {}
+        self.open_tasks: dict[str, int] = {}
+        self.factor = 0.0  # none known
         self.touched_at = 0
 
 
@@ -50,7 +55,7 @@ class Budgets:
     def take(self, session: str, take: Take, now: int) -> Lent:
         """See `Engine.take`."""
         state = self._get(take.credential, now)
-        for held in (state.permits, state.planned):
+        for held in (state.permits, state.planned, state.open_tasks):
             for name in [name for name in held if not self._sessions.alive(name, now)]:
                 del held[name]
         slots: list[int] = []
@@ -63,7 +68,11 @@ class Budgets:
                 else min(take.permits, max(take.max_permits - others, 0))
             )
             _set(state.permits, session, max(most, 0))
-            _set(state.planned, session, take.planned if math.isfinite(take.planned) else 0.0)
+            _set(state.planned, session, max(take.planned, 0.0) if math.isfinite(take.planned) else 0.0)
+            _set(state.open_tasks, session, max(take.open_tasks, 0))
+            if take.open_tasks > 0:
+                known = state.factor or take.factor
+                state.factor = raised_factor(known, take.raised if state.factor else 1.0)
         return Lent(
             now=now,
             slots=slots,
@@ -72,6 +81,8 @@ class Budgets:
             paused_until=state.paused_until,
             failures=state.failures,
             planned=sum(state.planned.values()),
+            open_tasks=sum(state.open_tasks.values()),
+            factor=state.factor or 1.0,
         )
 
     def report(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from bridge.engine.base import Held, Operation, OperationState, Put
+from bridge.engine.base import LEARNED_SECONDS, Held, Operation, OperationState, Put
 from bridge.engine.store.due import DueQueue
 from bridge.engine.store.sessions import MICROSECONDS, Sessions
 
@@ -83,24 +84,59 @@ class Documents:
         self._expiry.remove(name)
 
 
+class SampleList(NamedTuple):
+    """Samples, oldest first; `expires` in microseconds."""
+
+    samples: list[bytes]
+    expires: int
+
+
 class Samples:
     """Lists that keep their newest entries; of too many lists the one used least recently goes."""
 
     def __init__(self) -> None:
-        self._lists: OrderedDict[str, deque[bytes]] = OrderedDict()
+        self._lists: OrderedDict[str, SampleList] = OrderedDict()
+        self._expiry: DueQueue[str] = DueQueue()
 
-    def learn(self, name: str, sample: bytes, keep: int) -> str | None:
+    def learn(self, name: str, samples: Sequence[bytes], keep: int, now: int) -> str | None:
         """See `Engine.learn`; returns the name of a list that had to go."""
-        samples = self._lists.setdefault(name, deque())
-        self._lists.move_to_end(name)
-        samples.append(sample)
-        while len(samples) > max(keep, 1):
-            samples.popleft()
-        return self._lists.popitem(last=False)[0] if len(self._lists) > MAX_LISTS else None
+        known = [] if keep <= 0 else [*self.learned(name, now), *samples][-keep:]
+        if not known:
+            self._delete(name)
+            return None
+        self.restore(name, SampleList(known, ends_at(LEARNED_SECONDS, now)))
+        if len(self._lists) <= MAX_LISTS:
+            return None
+        oldest = next(iter(self._lists))
+        self._delete(oldest)
+        return oldest
 
-    def learned(self, name: str) -> list[bytes]:
+    def learned(self, name: str, now: int) -> list[bytes]:
         """The samples of one list, oldest first."""
-        return list(self._lists.get(name, ()))
+        known = self._lists.get(name)
+        return known.samples.copy() if known is not None and now < known.expires else []
+
+    def peek(self, name: str) -> SampleList | None:
+        """A list, expired or not."""
+        return self._lists.get(name)
+
+    def restore(self, name: str, samples: SampleList) -> None:
+        """Take a list as it was."""
+        self._lists[name] = samples
+        self._lists.move_to_end(name)
+        self._expiry.add(name, samples.expires)
+
+    def expire(self, limit: int, now: int) -> list[str]:
+        """Delete up to `limit` that have expired; returns their names."""
+        expired: list[str] = []
+        while len(expired) < limit and (name := self._expiry.pop(now)) is not None:
+            self._delete(name)
+            expired.append(name)
+        return expired
+
+    def _delete(self, name: str) -> None:
+        self._lists.pop(name, None)
+        self._expiry.remove(name)
 
 
 class Undertaking(NamedTuple):

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from bridge.core.event import Confirmation, read_confirmation
 from bridge.core.task import TaskKey
-from bridge.engine.base import End, Job
+from bridge.engine.base import LEARNED_SECONDS, End, Job
 from bridge.engine.store.changes import Name, PartKind
-from bridge.engine.store.documents import Reserved, SharedDocument, Undertaking
+from bridge.engine.store.documents import Reserved, SampleList, SharedDocument, Undertaking, ends_at
 from bridge.engine.store.store import Store
 from bridge.engine.store.tasks import TaskRecord
 
@@ -58,7 +59,9 @@ def restore(store: Store, rows: Iterable[StoreRow], now: int) -> dict[TaskKey, l
                 order, body, ordering, due, attempts = value
                 jobs.append((order, Job(name[0], name[1], _raw(body), _unwrap(ordering), due, attempts)))
             else:
-                _RESTORES[PartKind(row.kind)](store, name, value, row.expires)
+                # Lists of samples of an older version have no end yet.
+                expires = row.expires or ends_at(LEARNED_SECONDS, now)
+                _RESTORES[PartKind(row.kind)](store, name, value, expires)
         except (ValueError, TypeError, AttributeError, LookupError):
             continue
     store.jobs.restore([job for _, job in sorted(jobs, key=lambda ordered: ordered[0])])
@@ -71,9 +74,7 @@ def _restore_document(store: Store, name: Name, value: list[Any], expires: int) 
 
 
 def _restore_samples(store: Store, name: Name, value: list[Any], expires: int) -> None:
-    del expires
-    for sample in value:
-        store.samples.learn(name[0], _raw(sample), len(value))
+    store.samples.restore(name[0], SampleList([_raw(sample) for sample in value], expires))
 
 
 def _restore_operation(store: Store, name: Name, value: list[Any], expires: int) -> None:
@@ -102,15 +103,22 @@ def read_task(task: TaskRecord, value: list[Any]) -> None:
     Raises:
         ValueError, TypeError, AttributeError: It is not what `dump` wrote; the task may be changed in part.
     """
-    version, session, offset, digest, kept, called_back, notices, confirmed_at, first_seen, details, end = (
+    version, session, offset, digest, kept, called_back, notices, confirmation, first_seen, details, end = (
         value
     )
     task.version, task.session, task.offset = int(version), str(session), int(offset)
     task.digest, task.end = _raw(digest), End(end)
     task.persistent, task.called_back = bool(kept), bool(called_back)
     task.notices = {_unwrap(code): _raw(body) for code, body in notices.items()}
-    task.confirmed_at, task.first_seen = float(confirmed_at), int(first_seen)
+    task.confirmation, task.first_seen = _confirmation(confirmation), int(first_seen)
     task.details = _maybe_raw(details)
+
+
+def _confirmation(value: Any) -> Confirmation | None:
+    """From a row; versions before wrote a number alone, and 0.0 for none."""
+    if isinstance(value, list):
+        return read_confirmation(*value)
+    return read_confirmation(value) if value else None
 
 
 Dumped = tuple[Any, int]
@@ -129,7 +137,7 @@ def _dump_task(store: Store, name: Name) -> Dumped:
         task.persistent,
         task.called_back,
         {_wrap(code): _text(body) for code, body in task.notices.items()},
-        task.confirmed_at,
+        None if task.confirmation is None else list(task.confirmation),
         task.first_seen,
         _maybe_text(task.details),
         int(task.end),
@@ -144,8 +152,8 @@ def _dump_document(store: Store, name: Name) -> Dumped:
 
 
 def _dump_samples(store: Store, name: Name) -> Dumped:
-    samples = store.samples.learned(name[0])
-    return ([_text(sample) for sample in samples] or None), 0
+    known = store.samples.peek(name[0])
+    return ([_text(sample) for sample in known.samples], known.expires) if known is not None else (None, 0)
 
 
 def _dump_operation(store: Store, name: Name) -> Dumped:

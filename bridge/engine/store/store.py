@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
+    BEAT_SECONDS,
     DEFAULT_JOB_LIMITS,
     Applied,
     Apply,
@@ -52,7 +54,7 @@ from bridge.engine.store.documents import Counters, Documents, Operations, Sampl
 from bridge.engine.store.jobs import JobQueues
 from bridge.engine.store.log import MAX_OFFSET, Log
 from bridge.engine.store.retention import DEFAULT_LIMITS, STEP, StoreLimits, TaskRetention
-from bridge.engine.store.sessions import ABOUT_BYTES, BEAT_MICROSECONDS, MICROSECONDS, Sessions
+from bridge.engine.store.sessions import ABOUT_BYTES, MICROSECONDS, Sessions
 from bridge.engine.store.states import States, answer, judge
 from bridge.engine.store.tasks import Tasks
 
@@ -121,8 +123,7 @@ class Store:
         session.until, session.about = until, about
         if opens:
             return SessionState.OPENED
-        if now - session.beat_at >= BEAT_MICROSECONDS:
-            session.beat_at = now
+        if now - self.log.head >= BEAT_SECONDS * MICROSECONDS:
             self.log.append(BeatEntry(self.log.next_offset(now), self.log.head, name))
         return SessionState.RENEWED
 
@@ -275,16 +276,19 @@ class Store:
         self._touch_task(key)
         return self.log.append(NoticeEntry(self.log.next_offset(now), self.log.head, key, code, body))
 
-    def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, float]], *, now: int) -> None:
+    def confirm(self, session: str, confirmed: Sequence[tuple[TaskKey, Confirmation]], *, now: int) -> None:
         """See `Engine.confirm`."""
         if not self.sessions.alive(session, now):
             return
         seen = []
-        for key, observed_at in confirmed:
+        for key, confirmation in confirmed:
             task = self.tasks.get(key)
-            if task is not None and task.version and observed_at > task.confirmed_at:
-                task.confirmed_at = observed_at
-                seen.append((key, observed_at))
+            if task is None or not task.version:
+                continue
+            before = task.confirmation
+            if before is None or confirmation.observed_at > before.observed_at:
+                task.confirmation = confirmation
+                seen.append((key, confirmation))
         if seen:
             self.log.append(ConfirmEntry(self.log.next_offset(now), self.log.head, seen))
 
@@ -310,18 +314,19 @@ class Store:
 
     # Learned, small documents, operations, jobs, holds
 
-    def learn(self, name: str, sample: bytes, *, keep: int, now: int) -> None:
+    def learn(self, name: str, samples: Sequence[bytes], *, keep: int, now: int) -> None:
         """See `Engine.learn`."""
-        del now
-        dropped = self.samples.learn(name, sample, keep)
+        if not samples and keep > 0:
+            return
+        dropped = self.samples.learn(name, samples, keep, now)
         self._touch(PartKind.SAMPLES, name)
         if dropped is not None:
             self._touch(PartKind.SAMPLES, dropped)
+        self.tidy(now)
 
     def learned(self, names: Sequence[str], *, now: int) -> list[list[bytes]]:
         """See `Engine.learned`."""
-        del now
-        return [self.samples.learned(name) for name in names]
+        return [self.samples.learned(name, now) for name in names]
 
     def put(
         self,
@@ -406,6 +411,7 @@ class Store:
             self._touch_task(key)
         more |= len(self.documents.expire(STEP, now)) == STEP
         more |= len(self.operations.expire(STEP, now)) == STEP
+        more |= len(self.samples.expire(STEP, now)) == STEP
         self.assignments.expire(STEP, now)
         self.budgets.forget_idle(STEP, now)
         self.sessions.forget(now)

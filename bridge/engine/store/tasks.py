@@ -6,6 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterator
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import End, Past, Record, Stamp
 from bridge.engine.store.listings import Listings
@@ -19,7 +20,7 @@ class TaskRecord:
     __slots__ = (
         "called_at",
         "called_back",
-        "confirmed_at",
+        "confirmation",
         "details",
         "digest",
         "document",
@@ -53,7 +54,7 @@ class TaskRecord:
         self.called_back = False
         self.notices: dict[str, bytes] = {}
         self.due = 0
-        self.confirmed_at = 0.0
+        self.confirmation: Confirmation | None = None
         self.first_seen = 0
         self.details: bytes | None = None
         self.called_at = 0
@@ -87,7 +88,7 @@ class TaskRecord:
             called_back=self.called_back,
             notices=dict(self.notices),
             due=self.due,
-            confirmed_at=self.confirmed_at,
+            confirmation=self.confirmation,
             first_seen=self.first_seen,
             details=self.details,
         )

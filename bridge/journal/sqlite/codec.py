@@ -74,6 +74,7 @@ def decode(document: bytes, raw: bytes | None) -> State:
         fields = json.loads(document)
         fields["status"] = Status(fields["status"])
         fields["source"] = Source(fields["source"])
+        _take_old_estimate(fields)
         if "result" in fields:
             fields["result"] = fields["result"].encode("utf-8", "surrogateescape")
         if "outputs" in fields:
@@ -98,6 +99,17 @@ def encode_key(key: TaskKey) -> tuple[bytes, bytes, bytes]:
 def decode_key(upstream: bytes, account: bytes, task_id: bytes) -> TaskKey:
     names = (name.decode("utf-8", "surrogatepass") for name in (upstream, task_id, account))
     return TaskKey(*names)
+
+
+def _take_old_estimate(fields: dict[str, Any]) -> None:
+    """Versions before recorded the time left, counted from the change, instead of a moment.
+
+    Raises:
+        TypeError, KeyError: It is not a number, or the time of the change is missing.
+    """
+    left = fields.pop("eta_seconds", None)
+    if left is not None and "eta_at" not in fields:
+        fields["eta_at"] = fields["changed_at"] + left
 
 
 def _checked(value: Value) -> Value:

@@ -50,6 +50,11 @@ IS_LOST = f"instr(substr(state, 1, 16384), x'{LOST_MARK.hex()}') > 0"
 _LATER_SCHEMA = (
     f"CREATE INDEX IF NOT EXISTS {LOST_INDEX} ON events (offset) WHERE {IS_LOST}",
     "CREATE INDEX IF NOT EXISTS tasks_by_account ON tasks (upstream, account, open, newest)",
+    # What only an engine knows (versions, small documents, jobs, ...), and what ended tasks taught.
+    """CREATE TABLE IF NOT EXISTS engine (
+        kind TEXT NOT NULL, name BLOB NOT NULL, expires INTEGER NOT NULL, value BLOB NOT NULL,
+        PRIMARY KEY (kind, name)) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS engine_expiry ON engine (expires) WHERE expires > 0",
 )
 _LATER_COLUMN = "ALTER TABLE tasks ADD COLUMN first_seen REAL"  # Unix seconds; NULL before it
 _CANNOT_WRITE = (

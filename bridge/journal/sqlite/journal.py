@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self, TypeVar
 
 from bridge.clock import Clock
 from bridge.core.event import Event
+from bridge.core.learned import Run
 from bridge.core.task import State, TaskKey
 from bridge.errors import JournalError
 from bridge.journal.base import Recorded
@@ -31,8 +32,13 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
+def _nothing(upstream: str, runs: Sequence[Run]) -> None:
+    """Default of `SqliteJournal.runs_forgotten`."""
+
+
 class SqliteJournal(Feed):
-    """Keeps recorded states through kills and power failures. Satisfies `bridge.journal.base.Journal`.
+    """Keeps recorded states through kills and power failures. Satisfies `bridge.journal.base.Journal`, and
+    `bridge.journal.learned.LearnedStore`.
 
     One thread writes, another reads; the event loop keeps only the most requested data, the newest event of
     each task. Readers see exactly the events that the followers were passed, never more.
@@ -55,6 +61,8 @@ class SqliteJournal(Feed):
         self._reader: Reader
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
         self._closed = False
+        self._learned: Mapping[str, Sequence[Run]] = {}
+        self.runs_forgotten: Callable[[str, Sequence[Run]], None] = _nothing
 
     @classmethod
     async def open(
@@ -93,6 +101,7 @@ class SqliteJournal(Feed):
             result.history.head,
             result.reader,
         )
+        journal._learned = result.learned
         for event, size in result.unfinished:
             journal._cache.put(event, size)
         return journal
@@ -184,6 +193,14 @@ class SqliteJournal(Feed):
         """When the first state of each task was recorded."""
         return await self._read(lambda: self._reader.first_seen(keys)) if keys else []
 
+    def learned(self, upstream: str) -> Sequence[Run]:
+        """What the ended tasks of an upstream had taught when the file was opened, oldest first."""
+        return self._learned.get(upstream, ())
+
+    def learn(self, upstream: str, run: Run) -> None:
+        """Store what an ended task taught, in the next seconds, and at the end at the latest."""
+        self._writer.learned.put(upstream, run)
+
     async def tidy(self) -> None:
         """Run the maintenance of once per second now: recover after a failure, delete, shrink the file."""
         if not self._closed:
@@ -235,6 +252,10 @@ class SqliteJournal(Feed):
         """Remove deleted tasks from the cache."""
         for key, offset in tasks:
             self._cache.forget(key, offset)
+
+    def runs_left(self, upstream: str, runs: Sequence[Run]) -> None:
+        """Report what is left of what was learned, with what came since it was read."""
+        self.runs_forgotten(upstream, [*runs, *self._writer.learned.pending(upstream)])
 
     def _completed(self, count: int) -> None:
         self._waiting -= count

@@ -1,8 +1,8 @@
 """A journal's file as the storage of a `Store`: what several workers share, and what one process reads.
 
 States are in the tables of a journal, so that one process and several workers can take turns on a file. What
-only an engine knows (versions, small documents, jobs, ...) is in a table of its own, which a journal leaves
-as it is.
+only an engine knows (versions, small documents, jobs, ...) is in a table of its own, of which a journal uses
+only what ended tasks taught (`bridge.journal.sqlite.learned_rows`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bridge.engine.store import Store
 from bridge.engine.store.changes import PartKind, RecordedState
 from bridge.engine.store.rows import StoreRow, read_task, restore
 from bridge.engine.store.tasks import TaskRecord
+from bridge.journal.learned import Choice
 from bridge.journal.sqlite.codec import LOST_MARK, decode_key, encode_key
 from bridge.journal.sqlite.database import (
     PROBE_BYTES,
@@ -30,6 +31,7 @@ from bridge.journal.sqlite.database import (
     open_database,
     probe,
 )
+from bridge.journal.sqlite.learned_rows import take_requests
 from bridge.journal.sqlite.repair import open_history, store_time
 from bridge.journal.sqlite.retention import Retention
 from bridge.journal.sqlite.storage import Transaction, insert_states
@@ -40,12 +42,6 @@ RESTORED_MICROSECONDS = 10_000
 MAX_LOST = 500
 TIME_STORED_SECONDS = 600.0
 
-_TABLE = (
-    """CREATE TABLE IF NOT EXISTS engine (
-        kind TEXT NOT NULL, name BLOB NOT NULL, expires INTEGER NOT NULL, value BLOB NOT NULL,
-        PRIMARY KEY (kind, name)) WITHOUT ROWID""",
-    "CREATE INDEX IF NOT EXISTS engine_expiry ON engine (expires) WHERE expires > 0",
-)
 _PUT = "INSERT OR REPLACE INTO engine (kind, name, expires, value) VALUES {}"
 _DELETE = "DELETE FROM engine WHERE kind = ? AND name = ?"
 _TASKS = """SELECT id, upstream, account, task_id, newest, kept, open FROM tasks
@@ -76,6 +72,20 @@ class Batch(NamedTuple):
         return later._replace(states=[*self.states, *later.states], rows=list(rows.values()))
 
 
+class Maintained(NamedTuple):
+    """What a step of maintenance did.
+
+    Args:
+        forgotten: Deleted tasks, each with the offset of its newest state.
+        more: Whether there is more to delete.
+        choices: Kinds of which operators had forgotten what was learned.
+    """
+
+    forgotten: Sequence[tuple[TaskKey, int]]
+    more: bool
+    choices: Sequence[Choice]
+
+
 class StoreFile:
     """The open file. Used by one thread at a time.
 
@@ -99,8 +109,6 @@ class StoreFile:
         """Open the file; create it if it does not exist."""
         database = open_database(path, connect)
         try:
-            for statement in _TABLE:
-                database.connection.execute(statement)
             file = cls(database, clock, retention)
         except BaseException as error:
             database.close()
@@ -152,8 +160,8 @@ class StoreFile:
         self._events += len(batch.states)
         self._database.acknowledge(batch.epoch, batch.head)
 
-    def maintain(self, now: int) -> tuple[list[tuple[TaskKey, int]], bool]:
-        """Delete a little of what is old; returns the deleted tasks, and whether there is more."""
+    def maintain(self, now: int) -> Maintained:
+        """Delete a little of what is old, and take what operators ask for."""
         connection = self._database.connection
         try:
             self._database.check_in_place()
@@ -164,12 +172,13 @@ class StoreFile:
             names = [(PartKind.TASK.value, b"\0".join(encode_key(key))) for key, _ in step.forgotten]
             with Transaction(connection):
                 connection.executemany(_DELETE, names)
+                choices = take_requests(connection)
                 connection.execute("DELETE FROM engine WHERE expires > 0 AND expires < ?", (now,))
             if self._clock.monotonic() - self._time_stored_at >= TIME_STORED_SECONDS:
                 self._store_time()
         except (sqlite3.Error, OSError) as error:
             raise explain(error, self._database.path) from error
-        return step.forgotten, step.more
+        return Maintained(step.forgotten, step.more, choices)
 
     def close(self) -> None:
         """Release the file."""

@@ -16,6 +16,7 @@ from bridge.engine.store.changes import Changes
 from bridge.engine.store.rows import dump
 from bridge.errors import JournalError
 from bridge.journal.sqlite.database import Connect, connect
+from bridge.journal.sqlite.learned_rows import forget_in_store
 from bridge.journal.sqlite.retention import Retention
 from bridge.journal.sqlite.store_file import Batch, StoreFile
 
@@ -127,7 +128,7 @@ class StoreRecorder:
                 if await self._write(unwritten):
                     unwritten = None
             if more or self._clock.monotonic() >= maintained_at + MAINTENANCE_SECONDS:
-                more = not self.error and await self._maintain(now())
+                more = not self.error and await self._maintain(now)
                 maintained_at = self._clock.monotonic()
         await self._in_thread(self._close)
         self._thread.shutdown(wait=False)
@@ -156,15 +157,20 @@ class StoreRecorder:
         self.recorded()
         return True
 
-    async def _maintain(self, now: int) -> bool:
+    async def _maintain(self, now: Callable[[], int]) -> bool:
+        time = now()
         try:
-            forgotten, more = await self._in_thread(lambda: self._file.maintain(now))
+            done = await self._in_thread(lambda: self._file.maintain(time))
         except JournalError as error:
             logger.warning("journal retention failed", extra={"error": str(error)})
             return False
-        for key, offset in forgotten:
+        for key, offset in done.forgotten:
             self._store.forget(key, offset)
-        return more
+        for choice in done.choices:
+            # In the file it is forgotten already; the workers find out when they read the index.
+            forget_in_store(self._store, choice, now())
+            self.changed()
+        return done.more
 
     def _close(self) -> None:
         with contextlib.suppress(JournalError):  # what is committed is in the -wal file

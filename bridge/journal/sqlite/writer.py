@@ -13,7 +13,7 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,11 @@ from typing import Protocol, TypeVarTuple
 from bridge.clock import Clock
 from bridge.core.cursor import Cursor
 from bridge.core.event import Event
+from bridge.core.learned import Run
 from bridge.core.task import TaskKey
 from bridge.errors import JournalError
 from bridge.journal.sqlite.database import PROBE_BYTES, Connect, Database, explain, open_database, probe
+from bridge.journal.sqlite.learned_rows import LearnedRows
 from bridge.journal.sqlite.repair import History, open_history, store_time
 from bridge.journal.sqlite.retention import Retention
 from bridge.journal.sqlite.storage import Entry, Reader, is_corrupt, write
@@ -55,11 +57,13 @@ class OpenResult:
     Args:
         reader: For use in another thread; the writer closes it when it ends.
         unfinished: The newest event of every open task, with the size of its state.
+        learned: Of each upstream what its ended tasks taught, oldest first.
     """
 
     history: History
     reader: Reader
     unfinished: Sequence[tuple[Event, int]]
+    learned: Mapping[str, Sequence[Run]]
 
 
 class Listener(Protocol):
@@ -77,11 +81,15 @@ class Listener(Protocol):
     def forgotten(self, tasks: Sequence[tuple[TaskKey, int]]) -> None:
         """These tasks were deleted, with all events up to the given offset."""
 
+    def runs_left(self, upstream: str, runs: Sequence[Run]) -> None:
+        """Of what the tasks of an upstream taught only this is left: the operator had the rest forgotten."""
+
 
 class Writer:
     """The writing thread and its queue.
 
     Attributes:
+        learned: What ended tasks taught, on its way into the file.
         opened: Resolves with what the database held, or fails with a JournalError.
         ended: Resolves when everything is written and the file is released.
     """
@@ -89,6 +97,7 @@ class Writer:
     def __init__(
         self, path: Path, clock: Clock, retention: Retention, connect: Connect, listener: Listener
     ) -> None:
+        self.learned = LearnedRows(clock)
         self.opened: Future[OpenResult] = Future()
         self.ended: Future[None] = Future()
         self._path = path
@@ -147,6 +156,7 @@ class Writer:
         finally:
             try:
                 if self._failure is None:
+                    self.learned.write(database.connection, at_once=True)
                     self._store_time(database)
                 database.close()
             except (sqlite3.Error, OSError) as error:
@@ -159,7 +169,8 @@ class Writer:
         try:
             history = open_history(database, self._clock.time())
             reader = Reader(database.second_connection(), self._path, history.epoch, history.head)
-            result = OpenResult(history, reader, reader.unfinished(history.head))
+            learned = self.learned.read(database.connection)
+            result = OpenResult(history, reader, reader.unfinished(history.head), learned)
         except BaseException as error:
             database.close()
             if isinstance(error, sqlite3.Error | OSError):
@@ -252,6 +263,8 @@ class Writer:
             self._post(self._listener.recovered)
         if self._retains:
             self._forget(database)
+        for upstream, runs in self.learned.write(database.connection).items():
+            self._post(self._listener.runs_left, upstream, runs)
         if self._clock.monotonic() - self._time_stored_at >= TIME_STORED_SECONDS:
             self._store_time(database)
 

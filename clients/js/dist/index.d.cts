@@ -139,11 +139,11 @@ export interface TaskState {
   upstream_status: string | null;
   /** Percent completed. Never decreases while the task is open; unchanged on failure. */
   progress: number | null;
-  /** Estimated seconds left. Null if it cannot be estimated, and once the task is final. */
+  /** Seconds from the moment this copy was written until `eta_at`. Null if it cannot be estimated, once that moment has passed, and once the task is final. */
   eta_seconds: number | null;
-  /** When the task will probably be done: half of such tasks are by then. May lie in the past. Null if unknown; this version always sends null. */
+  /** When the task will probably be done: half of such tasks are by then. Estimated at each poll, and the same in every copy until the next; may lie in the past. Null if it cannot be estimated. */
   eta_at: Time | null;
-  /** When the task will nearly surely be done: nine of ten such tasks are by then. May lie in the past. Null if unknown; this version always sends null. */
+  /** When the task will nearly surely be done: nine of ten such tasks are by then. Estimated as `eta_at`; may lie in the past. Null if it cannot be estimated. */
   eta_by: Time | null;
   /** Number of tasks ahead in the queue, if the provider reports it. */
   queue_position: number | null;

@@ -163,3 +163,12 @@ def test_a_misspelt_name_is_reported_with_what_was_probably_meant(folder, text, 
     if "did you mean" in sentence and "upstreams" in sentence:
         assert "1 problem\n" in done.stderr
     assert "'k'" not in done.stderr
+
+
+def test_sentences_below_the_table_are_not_wider_than_a_terminal(folder):
+    text = 'engine = "redis://h"\nworkers = 2\nretention_seconds = 2592000\n[upstreams.fal]\napi_key = "k"\n'
+    (folder / "bridge.toml").write_text(text)
+    done = command("check-config")
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert "\nCounted by each of the 2 workers" in done.stdout
+    assert "warning: retention_seconds: " in done.stderr

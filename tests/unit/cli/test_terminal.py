@@ -88,7 +88,7 @@ async def test_plain_lines_when_it_is_no_terminal(fake):
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         "q/1 queued --% 0s",
-        "q/1 processing 42% 5s about 1m19s left",
+        "q/1 processing 42% 5s about 1 min 20 s left",
         "q/1 completed 100% in 0s https://x/y.png",
     ]
 
@@ -176,10 +176,10 @@ async def test_clocks_go_on_between_states(fake):
     clock, screen = Clock(), Screen()
     view = bars(screen, "q/1", clock=clock)
     view.show(state(fake, progress=50, eta_seconds=90, created_at="2026-11-20T09:59:05Z"))
-    assert screen.rows()[0].endswith("  50%  processing  1m00s  about 1m30s left")
+    assert screen.rows()[0].endswith("  50%  processing  1m00s  about 1 min 30 s left")
     clock.now += 31
     view.draw()
-    assert screen.rows()[0].endswith("  50%  processing  1m31s  about 59s left")
+    assert screen.rows()[0].endswith("  50%  processing  1m31s  about 59 s left")
     view.show_notice(TaskNotice(code="upstream_unavailable"))
     assert "upstream unavailable" in screen.rows()[0]
     view.show_notice(TaskNotice(code="fresh", task="q/1"))

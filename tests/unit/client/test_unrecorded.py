@@ -12,13 +12,13 @@ from bridge.core.task import State
 from bridge.wire.formats import SseFormat
 from bridge.wire.frames import Frames, format_of
 from bridge.wire.sse import EVENT_ID, Decoder
-from tests.fakes.tasks import TASK, state
+from tests.fakes.tasks import TASK, WALL, state
 
 
 def received(watch: WatchState, cursor: Cursor, known: State) -> float | None:
     """The progress that the caller gets of one event; None for nothing new."""
     event = Event(TASK, cursor, known)
-    data = Frames(event).bytes_for(format_of(SseFormat))
+    data = Frames(event).bytes_for(format_of(SseFormat), now=WALL)
     first = Decoder().feed(data)[0]
     assert EVENT_ID.fullmatch(str(first.id))
     assert orjson.loads(first.data)["cursor"] == first.id == str(cursor)

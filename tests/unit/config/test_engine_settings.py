@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bridge.config.effective import effective, limits_sentence, table
+from bridge.config.engine_memory import retention_warning
 from bridge.config.load import load
 from bridge.config.settings import Settings, secrets_of
 from bridge.engine.address import parse_address
@@ -206,3 +207,14 @@ def test_limits_that_each_process_counts_for_itself_are_named(tmp_path: Path) ->
     assert "max_connections" in workers
     assert "max_in_flight" in workers
     assert "each bridge on the engine for itself, so the service as a whole allows N times as much" in shared
+
+
+def test_a_retention_that_fills_the_engine_is_warned_about(tmp_path: Path) -> None:
+    month = "retention_seconds = 2592000\n"
+    shared = read(tmp_path, month + 'engine = "redis://h"')
+
+    assert retention_warning(read(tmp_path, month)) is None
+    assert retention_warning(read(tmp_path, 'engine = "redis://h"')) is None
+    assert retention_warning(shared, 8 * 1024**3) is None
+    assert "takes 3,461 MiB of the engine's memory (14 KB each);" in str(retention_warning(shared))
+    assert "more than its maxmemory of 2,048 MiB" in str(retention_warning(shared, 2 * 1024**3))

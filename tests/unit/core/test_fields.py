@@ -101,8 +101,8 @@ def test_a_dialect_reads_error_code_and_message_together() -> None:
 
 
 def test_the_document_has_the_keys_of_the_table_in_its_order() -> None:
-    assert list(orjson.loads(document(event(1)))) == KEYS
-    assert list(orjson.loads(document(event(1, state(credits_used=1.0))))["cost"]) == COST
+    assert list(orjson.loads(document(event(1), now=WALL))) == KEYS
+    assert list(orjson.loads(document(event(1, state(credits_used=1.0)), now=WALL))["cost"]) == COST
 
 
 def test_the_schema_has_the_keys_and_the_types_of_the_table() -> None:
@@ -111,8 +111,9 @@ def test_the_schema_has_the_keys_and_the_types_of_the_table() -> None:
     assert list(cost) == COST
     for row in FIELDS:
         schema = cost[row.name] if row.name in COST else SCHEMA["properties"][row.name]
-        times = row.write in {Write.TIME, Write.CHANGED, Write.OBSERVED}
-        expected = {"string" if times else JSON_TYPES.get(row.read, "string")}
+        times = row.write in {Write.TIME, Write.ETA, Write.CHANGED, Write.OBSERVED}
+        number = row.write is Write.LEFT
+        expected = {"number" if number else "string" if times else JSON_TYPES.get(row.read, "string")}
         if row.read is Read.RAW:
             expected.add("array")  # a few providers send a list
         assert kinds(schema) - {"null"} == expected, row.name
@@ -138,7 +139,6 @@ SAMPLES: dict[str, tuple[Any, Any]] = {
     "status": (Status.PROCESSING, Status.QUEUED),
     "upstream_status": ("RUN", "WAIT"),
     "progress": (40.0, 50.0),
-    "eta_seconds": (9.0, 8.0),
     "queue_position": (3, 2),
     "model": ("wan2", "wan3"),
     "action": ("generate", "extend"),
@@ -156,7 +156,7 @@ MERGED = [row for row in rows(State) if row.read is not Read.OURS]
 
 def known_and_seen() -> tuple[State, Observation]:
     seen = Observation(**{name: first for name, (first, _) in SAMPLES.items()})
-    known = merge(None, seen, source=Source.POLL, unix_time=WALL, eta_seconds=9.0)
+    known = merge(None, seen, source=Source.POLL, unix_time=WALL)
     assert known is not None
     return known, seen
 
@@ -169,7 +169,7 @@ def test_every_field_an_observation_can_change_has_a_sample() -> None:
 def test_a_change_is_an_event_exactly_where_the_row_says_so(row: Any) -> None:
     known, seen = known_and_seen()
     changed = replace(seen, **{row.name: SAMPLES[row.name][1]})
-    news = merge(known, changed, source=Source.POLL, unix_time=WALL + 1, eta_seconds=changed.eta_seconds)
+    news = merge(known, changed, source=Source.POLL, unix_time=WALL + 1)
     assert (news is not None) == (row.emit is not Emit.NEVER)
 
 
@@ -184,6 +184,6 @@ def test_a_missing_value_replaces_or_keeps_the_known_one_as_the_row_says(row: An
     missing = replace(missing, **{other: SAMPLES[other][1]})
     news = merge(known, missing, source=Source.STREAM, unix_time=WALL + 1)
     assert news is not None
-    replaced = row.merge in {Merge.REPLACE, Merge.ESTIMATE}
+    replaced = row.merge is Merge.REPLACE
     assert getattr(news, row.name) == (None if replaced else getattr(known, row.name))
     assert (news.changed_at, news.observed_at, news.source) == (WALL + 1, WALL + 1, Source.STREAM)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.core.estimate import NO_ESTIMATE, Estimate
 from bridge.core.merge import lost, merge, unknown
 from bridge.core.task import Failure, Observation, Source, State, Status
 from tests.fakes.tasks import WALL, observations, open_statuses, seen, state, statuses, video
@@ -67,7 +68,9 @@ def test_estimates_signatures_and_times_of_looking_are_no_news(
         ),
         raw=text.encode(),
     )
-    assert merge(first, again, source=Source.POLL, unix_time=WALL + 9, eta_seconds=number) is None
+    assert (
+        merge(first, again, source=Source.POLL, unix_time=WALL + 9, estimate=Estimate(number, number)) is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,10 +112,10 @@ def test_no_two_recorded_states_in_a_row_say_the_same(looks: list[Observation]) 
     recorded = history(looks)
     for earlier, later in pairwise(recorded):
         same_times = replace(
-            later, changed_at=0, observed_at=0, raw=None, eta_seconds=None, credits_estimated=None
+            later, changed_at=0, observed_at=0, raw=None, eta_at=None, credits_estimated=None
         )
         assert same_times != replace(
-            earlier, changed_at=0, observed_at=0, raw=None, eta_seconds=None, credits_estimated=None
+            earlier, changed_at=0, observed_at=0, raw=None, eta_at=None, credits_estimated=None
         )
 
 
@@ -185,18 +188,21 @@ def test_what_was_known_stays_when_a_later_answer_is_silent() -> None:
 
 
 def test_a_final_state_has_no_time_left() -> None:
-    done = merge(None, seen("completed"), source=Source.POLL, unix_time=WALL, eta_seconds=3.0)
-    assert done is not None
-    assert done.eta_seconds is None
+    for status, expected in (("completed", NO_ESTIMATE), ("unknown", NO_ESTIMATE), ("queued", SOON)):
+        told = merge(None, seen(status), source=Source.POLL, unix_time=WALL, estimate=SOON)
+        assert told is not None
+        assert (told.eta_at, told.eta_by) == expected
 
 
+SOON = Estimate(WALL + 3, WALL + 6)
 GONE = Failure("not_found", "no such task")
 
 
 def test_losing_a_task_keeps_what_was_known_of_it() -> None:
-    known = state("processing", 70, eta_seconds=5.0, model="wan")
+    known = state("processing", 70, eta_at=WALL + 5, eta_by=WALL + 9, model="wan")
     gone = lost(known, GONE, unix_time=WALL + 60)
-    assert (gone.status, gone.progress, gone.eta_seconds, gone.model) == (Status.LOST, 70, None, "wan")
+    assert (gone.status, gone.progress, gone.eta_at, gone.eta_by) == (Status.LOST, 70, None, None)
+    assert gone.model == "wan"
     assert gone.error == GONE
     assert gone.changed_at == gone.observed_at == WALL + 60
     assert lost(None, GONE, unix_time=WALL).status is Status.LOST

@@ -20,15 +20,15 @@ paces = st.tuples(st.floats(0.1, 30), st.floats(0, 60), st.floats(0, 1)).map(
 
 @given(paces, chances, st.integers(0, 10_000), st.none() | seconds)
 def test_looks_keep_within_the_bounds_of_the_upstream(
-    pace: Pace, chance: float, unchanged: int, eta: float | None
+    pace: Pace, chance: float, quiet: int, wait: float | None
 ) -> None:
-    delay = pace.delay(jitter=chance, unchanged=unchanged, eta_seconds=eta, poll_after=None)
+    delay = pace.delay(jitter=chance, quiet=quiet, wait=wait, poll_after=None)
     assert pace.min_seconds <= delay <= pace.max_seconds
 
 
 @given(paces, chances, seconds)
 def test_what_the_provider_asks_for_is_kept(pace: Pace, chance: float, wish: float) -> None:
-    delay = pace.delay(jitter=chance, unchanged=0, eta_seconds=1.0, poll_after=wish)
+    delay = pace.delay(jitter=chance, quiet=0, wait=1.0, poll_after=wish)
     assert delay >= min(wish, MAX_POLL_AFTER)
     assert pace.min_seconds <= delay <= max(MAX_POLL_AFTER, pace.min_seconds)
 
@@ -41,14 +41,16 @@ def test_a_failed_look_waits_at_least_as_long_as_asked_for(
     assert min(max(retry_after or 0, pace.min_seconds), MAX_WAIT) <= delay <= MAX_WAIT
 
 
-def test_without_news_looks_become_rarer_and_with_an_estimate_half_of_it_is_waited() -> None:
+def test_without_ground_polls_become_rarer_and_with_one_the_forecast_is_waited_for() -> None:
     pace = Pace(min_seconds=1, max_seconds=60, recommended_seconds=2)
-    rare = [pace.delay(jitter=0.5, unchanged=n, eta_seconds=None, poll_after=None) for n in range(30)]
+    rare = [pace.delay(jitter=0.5, quiet=n, wait=None, poll_after=None) for n in range(30)]
     assert rare == sorted(rare)
     assert (rare[0], rare[-1]) == (2.0, 60)
-    assert pace.delay(jitter=0.5, unchanged=9, eta_seconds=40, poll_after=None) == 20
-    # an estimate that has run out is no estimate
-    assert pace.delay(jitter=0.5, unchanged=0, eta_seconds=0, poll_after=None) == 2
+    assert pace.delay(jitter=0.5, quiet=9, wait=40, poll_after=None) == 40
+    assert pace.delay(jitter=0.5, quiet=0, wait=0, poll_after=None) == 1
+    # While the rate limit is short, polls without ground are rarer too, and the longest interval gives way.
+    assert pace.delay(jitter=0.5, quiet=0, wait=None, poll_after=None, factor=4) == 4
+    assert pace.delay(jitter=0.5, quiet=0, wait=200, poll_after=None, longest=300) == 200
 
 
 def test_failures_back_off_up_to_a_minute() -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.estimate import RuntimeHistory, TaskKind
 from bridge.core.event import NoticeCode
+from bridge.core.learned import LearnedRuns, Run, Sample, TaskKind
+from bridge.core.price import PollPrice
 from bridge.core.schedule import MAX_POLL_AFTER, MAX_WAIT, Pace
 from bridge.core.task import Failure, Observation, Output, Source, State, Status
 from bridge.core.watch import LOST_AFTER_SECONDS, LOST_POLL_SECONDS, VOUCHED_SECONDS, Update, Watch
@@ -39,12 +40,13 @@ class Story:
 
     known: State | None = None
     deadline: float | None = None
-    times: RuntimeHistory = field(default_factory=RuntimeHistory)
+    learned: LearnedRuns = field(default_factory=LearnedRuns)
+    price: PollPrice = field(default_factory=PollPrice)
     pace: Pace = PACE
     now: float = START
 
     def __post_init__(self) -> None:
-        self.watch = Watch(self.pace, self.times, lambda: 0.5, START, self.known, self.deadline)
+        self.watch = Watch(self.pace, self.learned, self.price, lambda: 0.5, START, self.known, self.deadline)
 
     @property
     def wall(self) -> float:
@@ -66,7 +68,7 @@ class Story:
         self.now = asked = max(self.now, self.watch.due)
         self.now += takes
         if shows is None:
-            return self.watch.unchanged(now=self.now, started_at=asked)
+            return self.watch.unchanged(now=self.now, unix_time=self.wall, started_at=asked)
         if isinstance(shows, tuple):
             observation, why = shows
             return self.watch.without_result(
@@ -95,6 +97,22 @@ class Story:
     def tick(self, after: float = 0.0) -> Update:
         self.now += after
         return self.watch.ticked(now=self.now, unix_time=self.wall)
+
+
+def taught_runs(model: str, seconds: float, *, spread: float = 0.0) -> list[Run]:
+    """Runs of tasks that took about as long."""
+    times = [seconds * (1 + spread * place / 5) for place in range(-5, 6)]
+    return [
+        Run(TaskKind(model, None), WALL, {"run": Sample(one), "work": Sample(one), "watched": Sample(one)})
+        for one in times
+    ]
+
+
+def taught(model: str, seconds: float, *, spread: float = 0.0) -> LearnedRuns:
+    """What such tasks taught."""
+    learned = LearnedRuns()
+    learned.load(taught_runs(model, seconds, spread=spread))
+    return learned
 
 
 def codes(update: Update) -> list[NoticeCode]:
@@ -129,7 +147,7 @@ def test_after_an_ending_nothing_is_due_and_nothing_is_news(ending: str) -> None
     story.watch.poll_now(now=story.now)
     story.watch.stream_ended(now=story.now)
     assert story.watch.failed(UpstreamUnavailable(), now=story.now, unix_time=WALL) == Update()
-    assert story.watch.unchanged(now=story.now, started_at=story.now) == Update()
+    assert story.watch.unchanged(now=story.now, unix_time=WALL, started_at=story.now) == Update()
     assert story.tick(1e6) == Update()
     assert story.watch.over
 
@@ -630,17 +648,14 @@ def test_a_task_that_the_rate_limit_lets_wait_is_not_stale() -> None:
 
 
 def test_a_task_without_change_for_far_too_long_is_stalled_until_it_changes() -> None:
-    times = RuntimeHistory()
-    for _ in range(3):
-        times.learn(TaskKind("wan", None), 100.0)
-    story = Story(times=times)
+    story = Story(learned=taught("wan", 100.0))
     story.poll(seen("processing", 1, model="wan"))
     told: list[NoticeCode] = []
     while story.now < START + 380:
         told += codes(story.poll(None)) + codes(story.tick())
     assert told == []
     story.now = START + 401
-    story.watch.unchanged(now=story.now, started_at=story.now)
+    story.watch.unchanged(now=story.now, unix_time=WALL, started_at=story.now)
     assert codes(story.tick()) == [NoticeCode.STALLED]
     assert story.tick(1) == Update()
     story.poll(seen("processing", 2, model="wan"))
@@ -717,23 +732,79 @@ def test_a_look_that_began_before_the_newest_change_moves_nothing_back() -> None
     assert late.state is None
 
 
-def test_near_its_end_means_within_one_longest_interval() -> None:
-    assert Story(state("processing", eta_seconds=PACE.max_seconds)).watch.near_end
-    assert not Story(state("processing", eta_seconds=PACE.max_seconds + 1)).watch.near_end
-    assert not Story(state("processing")).watch.near_end
-    assert not Story().watch.near_end
+@pytest.mark.parametrize("viewers", [0, 1])
+def test_a_viewer_that_comes_has_the_next_poll_planned_anew(viewers: int) -> None:
+    pace = Pace(min_seconds=2, max_seconds=60, recommended_seconds=2)
+    story = Story(learned=taught("wan", 100.0, spread=0.3), pace=pace)
+    story.watch.viewed = viewers > 0
+    story.poll(seen("processing", model="wan"))
+    due, planned = story.watch.due, story.price.planned
+    assert due is not None
+    assert planned == pytest.approx(1 / story.wait)
+    story.watch.joined(now=story.now)
+    assert story.watch.due is not None
+    assert story.watch.due < due - 1 if not viewers else story.watch.due == due
+    assert story.price.planned == pytest.approx(1 / story.wait)
+    story.watch.retire()
+    assert (story.price.planned, story.price.open_tasks) == (0.0, 0)
 
 
-@pytest.mark.parametrize(("names", "eta"), [({"model": "wan"}, 95.0), ({}, 95.0), ({"model": "other"}, None)])
-def test_a_frame_that_names_no_model_is_of_the_model_known(names: dict[str, Any], eta: float | None) -> None:
-    times = RuntimeHistory()
-    for _ in range(3):
-        times.learn(TaskKind("wan", None), 100.0)
-    story = Story(state("processing", model="wan"), times=times)
+def test_an_end_gives_its_plan_back_and_teaches_its_times() -> None:
+    learned = LearnedRuns()
+    runs: list[Run] = []
+    learned.taught = runs.append
+    story = Story(learned=learned)
+    story.watch.observed(
+        seen("queued", model="wan"), source=Source.SUBMIT, now=START, unix_time=WALL, started_at=START
+    )
+    for progress in (0, 20, 60):
+        story.poll(seen("processing", progress, model="wan"))
+    before = story.now
+    story.poll(seen("completed", 100, model="wan"))
+    assert (story.price.planned, story.price.open_tasks) == (0.0, 0)
+    [run] = runs
+    assert run.kind == TaskKind("wan", None)
+    # The provider dates nothing: the end is a moment between the last two polls, not that of the poll.
+    assert before - START < run.samples["run"].value < story.now - START
+    assert {"run", "work", "wait", "watched", "run:2", "run:6"} <= set(run.samples)
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "lost"])
+def test_an_end_that_says_nothing_of_the_time_it_takes_teaches_nothing(ending: str) -> None:
+    story = Story()
+    runs: list[Run] = []
+    story.learned.taught = runs.append
+    story.poll(seen("processing"))
+    if ending == "lost":
+        for _ in range(3):
+            story.poll(TaskNotFound())
+            story.now += LOST_AFTER_SECONDS
+    else:
+        story.poll(seen(ending))
+    assert story.watch.ended
+    assert runs == []
+
+
+def test_a_new_place_in_the_queue_hurries_no_poll() -> None:
+    still, moving = Story(), Story()
+    for place in range(40, 20, -1):
+        still.poll(seen("queued", queue_position=40))
+        moving.poll(seen("queued", queue_position=place))
+        assert moving.wait == still.wait
+
+
+@pytest.mark.parametrize(
+    ("names", "eta"), [({"model": "wan"}, 95.0), ({}, 95.0), ({"model": "other"}, 395.0)]
+)
+def test_a_frame_that_names_no_model_is_of_the_model_known(names: dict[str, Any], eta: float) -> None:
+    learned = taught("wan", 100.0)
+    for run in taught_runs("other", 400.0):
+        learned.learn(run)
+    story = Story(state("processing", model="wan"), learned=learned)
     story.now += 5
     news = story.push(seen("processing", 1, **names)).state
     assert news is not None
-    assert news.eta_seconds == eta
+    assert news.eta_at == pytest.approx(story.wall + eta, abs=3)  # since a moment between
 
 
 def test_looks_spaced_by_a_tight_budget_are_not_stale() -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from bridge.core.task import TaskKey
-from bridge.engine.base import Apply, ApplyOutcome, End, Job, Mode, Report, Take, Want
+from bridge.engine.base import LEARNED_SECONDS, Apply, ApplyOutcome, End, Job, Mode, Report, Take, Want
 from bridge.engine.store import Store, StoreLimits
 from bridge.engine.store.due import DueQueue
 from bridge.engine.store.listings import FirstSeen
@@ -151,10 +151,24 @@ def test_lists_and_counters_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("bridge.engine.store.documents.MAX_COUNTERS", 10)
     use = Use()
     for number in range(30):
-        use.store.learn(f"l{number}", b"x", keep=3, now=use.time.now)
+        use.store.learn(f"l{number}", [b"x"], keep=3, now=use.time.now)
         use.store.hold(f"c{number}", "h", 1.0, limit=5, window=60, now=use.time.now)
     assert len(use.store.samples._lists) == len(use.store.counters._counters) == 10
     assert use.store.learned(["l29", "l0"], now=use.time.now) == [[b"x"], []]
+
+
+def test_a_list_to_which_nothing_was_added_for_a_week_is_gone() -> None:
+    use = Use()
+    for number in range(100):
+        use.store.learn(f"l{number}", [b"x"], keep=3, now=use.time.now)
+    use.time.advance(LEARNED_SECONDS - 1)
+    use.store.learn("l7", [b"y"], keep=3, now=use.time.now)
+    use.time.advance(2)
+    assert use.store.learned(["l7", "l0"], now=use.time.now) == [[b"x", b"y"], []]
+    use.store.tidy(use.time.now)
+    use.time.advance(1)
+    use.store.tidy(use.time.now)
+    assert list(use.store.samples._lists) == ["l7"]
 
 
 def test_finished_queues_leave_nothing() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from bridge.core.event import Closing, Event, Notice, NoticeCode
+from bridge.core.event import Closing, Confirmation, Event, Notice, NoticeCode
 from bridge.core.resume import Position
 from bridge.core.task import Status, TaskKey
 from bridge.errors import UnknownUpstream
@@ -257,7 +257,7 @@ async def test_a_newcomer_hears_when_the_state_was_last_confirmed(scene: Scene) 
     await scene.join([TASK])
     await scene.tell(TASK, state())
     scene.clock.skip(60)
-    scene.journal.confirm(TASK, scene.clock.time())
+    scene.journal.confirm(TASK, Confirmation(scene.clock.time()))
     _, writer = await scene.join([TASK])
     document = orjson.loads(writer.events[0].data)
     assert document["observed_at"] > document["changed_at"]

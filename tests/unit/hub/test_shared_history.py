@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 import pytest
 
 from bridge.core.cursor import Cursor, EventId
 from bridge.core.event import Event
-from bridge.core.resume import Resume, unrecorded
+from bridge.core.resume import Position, Resume, unrecorded
 from bridge.core.task import TaskKey
 from bridge.delivery.subscriptions import PendingSubscription, SubscribeRequest
 from bridge.wire.formats import SseFormat
@@ -53,6 +55,17 @@ class Place:
             for key in KEYS if asks else ():
                 replica.ask(key)
         self.loop.settle()
+
+    def split(self, replica: Replica) -> Engine:
+        """From now on it is alone with a copy of the engine."""
+        replica.engine = self.engine.promoted()
+        self.return_of(replica)
+        return replica.engine
+
+    def heal(self, replica: Replica, *, asks: bool = True) -> None:
+        """It is with the others again; their epoch is the older one."""
+        replica.engine = self.engine
+        self.return_of(replica, asks=asks)
 
     def wait(self, replica: Replica) -> None:
         """A second passes."""
@@ -301,6 +314,129 @@ def test_a_stream_that_resumed_and_was_sent_nothing_is_reset_with_the_epoch(plac
     place.hear(place.a)
     assert (first.got, resumed.got) == ([3, 4], ["reset", 3, 4])
     assert first.token == str(place.engine.log[-1].cursor)
+
+
+def test_a_stream_of_the_losing_side_is_reset_when_its_epoch_goes_back(place: Place) -> None:
+    """Rule 13: a stream that was sent ids of the later epoch."""
+    place.record(1)
+    place.hear()
+    viewer = place.open(place.a)
+    copy = place.split(place.a)
+    copy.append(ONE, version(4))
+    place.hear(place.a)
+    assert viewer.token == str(copy.log[-1].cursor)
+    newest = place.record(5)
+    place.heal(place.a)
+    assert viewer.got == [1, 4]
+    place.wait(place.a)
+    assert viewer.got == [1, 4, "reset", 5]
+    assert viewer.token == str(newest.cursor)
+    place.record(6)
+    place.hear(place.a)
+    assert viewer.got == [1, 4, "reset", 5, 6]
+
+
+def test_a_list_of_the_losing_side_is_reset_and_has_ids_again(place: Place) -> None:
+    """Although the offsets are lower than those of the other side."""
+    place.record(1)
+    place.record(1, OTHER)
+    place.hear()
+    viewer = place.open(place.a, None, ONE, OTHER)
+    copy = place.split(place.a)
+    copy.clock += 5000
+    copy.append(ONE, version(4))
+    place.hear(place.a)
+    place.record(5)
+    place.record(3, OTHER)
+    place.heal(place.a)
+    assert viewer.got == [1, 1, 4]
+    place.wait(place.a)
+    assert viewer.got == [1, 1, 4, "reset", 5, 3]
+    event_id = EventId.parse(viewer.token)
+    assert event_id is not None
+    assert event_id.cursor == place.engine.log[-1].cursor
+
+
+def test_a_socket_of_the_losing_side_is_reset_too(place: Place) -> None:
+    place.record(1)
+    place.record(1, OTHER)
+    place.hear()
+    viewer = place.open(place.a, None, ONE, OTHER, fmt=SOCKET)
+    place.split(place.a).append(ONE, version(4))
+    place.hear(place.a)
+    newest = place.record(5)
+    place.heal(place.a)
+    place.wait(place.a)
+    messages = [orjson.loads(line) for line in viewer.writer.sent.splitlines()]
+    assert [one["type"] for one in messages] == ["state"] * 3 + ["reset"] + ["state"] * 2
+    assert str(newest.cursor) in {one.get("cursor") for one in messages[4:]}
+
+
+def test_epochs_that_change_within_a_second_leave_no_stream_mute(place: Place) -> None:
+    place.record(1)
+    place.hear()
+    first = place.open(place.a)
+    resumed = place.open(place.a, first.token)
+    place.split(place.a)
+    place.heal(place.a)
+    place.record(2)
+    place.hear(place.a)
+    place.wait(place.a)
+    assert [one for one in resumed.got if one != "reset"] == [2]
+    assert [one for one in first.got if one != "reset"][-1] == 2
+    place.engine.begin_epoch()
+    place.return_of(place.a)
+    place.record(3)
+    place.hear(place.a)
+    place.wait(place.a)
+    assert (first.got[-1], resumed.got[-1]) == (3, 3)
+
+
+def test_a_long_poll_of_the_losing_side_is_answered() -> None:
+    """Its cursor is of the later epoch, and beyond everything that this side will record for a while."""
+    engine = Engine()
+    a = Replica(engine)
+    engine.append(ONE, version(1))
+    a.hear(1)
+    copy = a.engine = engine.promoted()
+    a.connect()
+    copy.clock += 5000
+    copy.append(ONE, version(4))
+    cursor = copy.log[-1].cursor
+    position = Position(cursor.offset, resumes=True, epoch=cursor.epoch)
+
+    async def wait() -> Event | None:
+        a.ask(ONE)
+        waiting = asyncio.create_task(a.hub.changed(ONE, position, seconds=1.0))
+        await asyncio.sleep(0)
+        engine.append(ONE, version(5))
+        a.engine = engine
+        a.connect()
+        a.ask(ONE)
+        return await waiting
+
+    event = asyncio.run(wait())
+    assert event is not None
+    assert (event.cursor.epoch, number_of(event.state)) == (engine.epoch, 5)
+
+
+def test_a_client_of_the_losing_side_is_not_left_mute_at_the_other(place: Place) -> None:
+    """It came while that bridge, too, could not reach the engine."""
+    place.record(1)
+    place.hear()
+    copy = place.split(place.b)
+    copy.append(ONE, version(4))
+    place.hear(place.b)
+    token = place.open(place.b).token
+    place.a.up = False
+    viewer = place.open(place.a, token)
+    place.return_of(place.a)
+    place.record(5)
+    place.hear(place.a)
+    assert viewer.got == []
+    place.wait(place.a)
+    place.wait(place.a)
+    assert viewer.got == ["reset", 5]
 
 
 def test_a_reset_waits_for_those_who_have_shown_more_than_is_recorded(place: Place) -> None:

@@ -7,17 +7,18 @@ import asyncio
 import pytest
 
 from bridge.core.cursor import Cursor
-from bridge.core.event import Notice, NoticeCode
+from bridge.core.event import Confirmation, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.engine.base import ENTRY_BYTES, MAX_STATES
 from bridge.engine.store import Store, StoreLimits
 from bridge.errors import Superseded
 from tests.fakes.replicas import House, World, key
-from tests.fakes.tasks import state
+from tests.fakes.tasks import WALL, state
 from tests.fakes.virtual import LoopClock, run
 
 TASK = key()
 STALE = Notice(NoticeCode.UPSTREAM_UNAVAILABLE, "it answers 503")
+MISSING = Notice(NoticeCode.TASK_NOT_FOUND, "no such task", retriable=False)
 FRESH = Notice(NoticeCode.FRESH, "again")
 
 
@@ -40,6 +41,28 @@ def test_appends_go_in_groups_with_one_call_in_flight() -> None:
         offsets = [event.cursor.offset for event in events]
         assert offsets == sorted(offsets)
         assert [event.cursor.offset for event in a.told.events] == offsets
+        await world.close()
+
+    run(play)
+
+
+def test_a_steady_load_gathers_and_a_single_state_waits_for_nothing() -> None:
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (a,) = await world.started("a")
+        tasks = [key(number) for number in range(101)]
+        await owned(world, a, *tasks)
+        a.calls.clear()
+        appends = []
+        for task in tasks[1:]:
+            appends.append(asyncio.create_task(a.journal.append(task, state("queued"))))
+            await clock.sleep(0.0005)
+        await asyncio.gather(*appends)
+        assert a.calls.count("apply") <= 15  # in 50 ms
+        await clock.sleep(1.0)
+        began = clock.monotonic()
+        await a.journal.append(tasks[0], state("queued"))
+        assert clock.monotonic() - began < 0.004
         await world.close()
 
     run(play)
@@ -166,6 +189,25 @@ def test_the_owners_notices_reach_viewers_elsewhere_and_later_joiners() -> None:
     run(play)
 
 
+def test_a_404_found_again_reaches_the_engine_although_nothing_in_it_is_new() -> None:
+    """Replicas that had it asked for again wait for it."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        a, b = await world.started("a", "b")
+        await owned(world, a, TASK)
+        b.ownership.want(TASK)
+        await b.latest(TASK)
+        for _ in range(3):
+            a.journal.announce(TASK, MISSING)
+            await asyncio.sleep(0.1)
+        assert a.calls.count("announce") == 3
+        assert b.told.notices == [(TASK, MISSING)] * 3
+        await world.close()
+
+    run(play)
+
+
 def test_confirmations_cost_one_entry_a_second() -> None:
     async def play(clock: LoopClock) -> None:
         world = World(clock)
@@ -179,10 +221,16 @@ def test_confirmations_cost_one_entry_a_second() -> None:
         a.calls.clear()
         for _ in range(50):
             for task in tasks:
-                a.journal.confirm(task, clock.time())
+                a.journal.confirm(task, Confirmation(clock.time(), WALL + 60))
             await asyncio.sleep(0.1)
         assert 4 <= a.calls.count("confirm") <= 6
-        assert {task for task, _ in b.told.confirmations} == set(tasks)
+        newest = a.journal.confirmation(tasks[0])
+        assert newest is not None
+        for task in tasks:
+            heard = b.journal.confirmation(task)
+            assert heard is not None
+            assert newest.observed_at - 1.1 <= heard.observed_at <= newest.observed_at
+            assert heard.eta_at == WALL + 60
         await world.close()
 
     run(play)
@@ -257,6 +305,66 @@ def test_a_log_that_was_emptied_is_never_heard_under_the_name_of_its_old_epoch(t
         await asyncio.sleep(2)
         assert b.states(TASK) == [("processing", 7.0), ("processing", 8.0)]
         assert [cursor for cursor in b.cursors(TASK) if cursor.epoch == old and cursor.offset > head] == []
+        await world.close()
+
+    run(play)
+
+
+@pytest.mark.parametrize("tenths", range(0, 10, 3))
+def test_who_joins_while_a_log_is_emptied_gets_no_offset_of_another_epoch(tenths: int) -> None:
+    """FLUSHALL, and another replica already records in the new epoch: answers to `want` bring its offsets."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (b,) = await world.started("b")
+        await asyncio.sleep(0.5)
+        (a,) = await world.started("a")
+        tasks = [key(number) for number in range(60)]
+        await owned(world, a, *tasks)
+        for task in tasks:
+            await a.journal.append(task, state("processing", 7.0))
+        await asyncio.sleep(tenths / 10)
+        old, head = b.journal.epoch, b.journal.head
+        world.engine.store = Store()
+        told: list[Cursor] = []
+
+        async def join(task: TaskKey, *, attends: bool) -> None:
+            if attends:
+                b.ownership.want(task)
+            event = await b.latest(task)
+            if event is not None:
+                told.append(event.cursor)
+
+        joining = []
+        for number, task in enumerate(tasks):
+            joining.append(asyncio.create_task(join(task, attends=number % 2 == 0)))
+            if a.journal.epoch != old and a.replica.connection.up:
+                await a.journal.append(task, state("processing", 8.0), free=True)
+            await asyncio.sleep(0.025)
+        await asyncio.gather(*joining)
+        await world.until(lambda: b.journal.epoch != old)
+        heard = [event.cursor for event in b.told.events]
+        assert [one for one in [*told, *heard] if one.epoch == old and one.offset > head] == []
+        assert any(one.epoch != old for one in told)
+        await world.close()
+
+    run(play)
+
+
+def test_an_entry_of_an_emptied_log_without_an_epoch_is_not_heard_under_the_old_one() -> None:
+    """Documents are written without a session, before anybody begins the new epoch."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (b,) = await world.started("b")
+        await world.until(lambda: b.calls[-1] == "session")
+        await asyncio.sleep(0.02)
+        old, head = b.journal.epoch, b.journal.head
+        world.engine.store = Store()
+        await world.engine.put("times", b"1", expect=None, seconds=60.0, announced=True)
+        await asyncio.sleep(0.1)
+        assert b.journal.epoch != old or b.journal.head == head
+        await world.until(lambda: b.journal.epoch != old)
         await world.close()
 
     run(play)

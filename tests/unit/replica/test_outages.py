@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from bridge.core.task import Status
-from bridge.engine.base import Owner, Want
-from bridge.errors import EngineUnavailable, NotOwner
+from bridge.engine.base import Owner, Want, Welcome
+from bridge.errors import EngineRefused, EngineUnavailable, NotOwner
 from tests.fakes.replicas import LEASE, PACE, House, World, key, observation
 from tests.fakes.tasks import state
 from tests.fakes.virtual import LoopClock, run
@@ -332,3 +333,40 @@ def test_a_silent_engine_costs_no_more_than_the_timeout() -> None:
         await world.close()
 
     run(play)
+
+
+def test_a_full_engine_costs_the_lease_once_and_its_calls_are_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It answers reads, and refuses writes: each attempt of a bridge ends at opening its session."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (a,) = await world.started("a")
+        lost: list[int] = []
+        outcomes: list[tuple[str, str]] = []
+        a.replica.connection.counted["leases_lost"] = lambda: lost.append(1)
+        a.replica.connection.measure(lambda operation, outcome, _: outcomes.append((operation, outcome)))
+        await polled(world, a)
+        open_session = world.engine.session
+
+        async def full(session: str, **fields: Any) -> Welcome:
+            live = world.engine.store.sessions.alive(session, int(clock.time() * 1e6))
+            if live or fields["opens"]:
+                raise EngineRefused("the engine is full")
+            return await open_session(session, **fields)
+
+        world.engine.session = full  # type: ignore[method-assign]
+        await asyncio.sleep(5 * LEASE)
+        assert len(lost) == 1
+        assert {outcome for operation, outcome in outcomes if operation == "session"} == {"ok", "refused"}
+        del world.engine.session
+        await world.until(lambda: a.replica.connection.up)
+        await world.until(lambda: a.ownership.owns(TASK))
+        assert len(lost) == 1
+        await world.close()
+
+    run(play)
+    lines = [(one.getMessage(), getattr(one, "error", "")) for one in caplog.records]
+    assert [line for line in lines if line[0] == "lease lost"] == [("lease lost", "the engine is full")]
+    assert [line for line in lines if line[0] == "engine away"] == [("engine away", "the engine is full")]

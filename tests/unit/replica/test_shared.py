@@ -6,14 +6,13 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-from bridge.core.estimate import TaskKind
+from bridge.core.learned import LearnedRuns
 from bridge.core.task import TaskKey
-from bridge.replica.shared import LEARNED_SECONDS, SharedKnowledge
+from bridge.replica.shared import SharedKnowledge
 from bridge.sources.accounts import AccountRegistry
 from tests.fakes.replicas import House, World
 from tests.fakes.virtual import LoopClock, run
 
-KIND = TaskKind("wan2.7", "generate")
 KEY = TaskKey("video", "task-1")
 
 
@@ -23,7 +22,7 @@ class Sharing:
     def __init__(self, house: House) -> None:
         self.house = house
         self.knowledge = SharedKnowledge(house.replica, house.clock, retention_seconds=20)
-        self.upstream: Any = SimpleNamespace(name="video", account="-")
+        self.upstream: Any = SimpleNamespace(name="video", account="-", learned=LearnedRuns())
         self.knowledge.share(self.upstream)
         self.registry = AccountRegistry({}, house.clock, secret=b"secret", ownership_cache_seconds=60)
         self.knowledge.share_refusals(self.registry)
@@ -125,42 +124,6 @@ def test_whether_callbacks_arrive_is_known_at_all_replicas_and_by_later_ones() -
         await asyncio.sleep(0.1)
         assert a.upstream.callbacks.come is b.upstream.callbacks.come is True
         assert a.house.calls.count("put") == 1
-        await world.close()
-
-    run(play)
-
-
-def test_run_times_are_shared_and_survive_a_restart_of_all_replicas() -> None:
-    async def play(clock: LoopClock) -> None:
-        world = World(clock)
-        a, b = await started(world, "a", "b")
-        a.upstream.run_times.learn(KIND, 30.0)
-        for seconds in (40.0, 50.0):
-            b.upstream.run_times.learn(KIND, seconds)
-        assert a.upstream.run_times.median(KIND) is None
-        await asyncio.sleep(2.5 * LEARNED_SECONDS)
-        assert a.upstream.run_times.median(KIND) == b.upstream.run_times.median(KIND) == 40.0
-        await a.house.kill()
-        await b.house.kill()
-        (c,) = await started(world, "c")
-        await asyncio.sleep(0.1)
-        assert c.upstream.run_times.median(KIND) == 40.0
-        await world.close()
-
-    run(play)
-
-
-def test_samples_that_make_no_sense_are_left_out() -> None:
-    async def play(clock: LoopClock) -> None:
-        world = World(clock)
-        odd = (b"", b"{}", b"[1,2,3]", b'["m","a",-1]', b'["m","a",1e999]', b'["m","a",NaN]', b"[1")
-        for sample in (*odd, b'["m", null, 5]', b'["m", null, 6]', b'["m", null, 7]'):
-            await world.engine.learn("times:video/-", sample, keep=100)
-        (a,) = await started(world, "a")
-        await asyncio.sleep(0.1)
-        assert a.upstream.run_times.statistics() == [
-            {"model": "m", "action": None, "samples": 3, "median_seconds": 6}
-        ]
         await world.close()
 
     run(play)

@@ -65,9 +65,6 @@ class House:
     def noticed(self, key: TaskKey, notice: Notice) -> None:
         self.notices.append((key.task_id, notice.code.value))
 
-    def confirmed(self, key: TaskKey, wall: float) -> None:
-        pass
-
     def told(self, key: TaskKey) -> list[tuple[str, float | None]]:
         """What was recorded of a task."""
         return [(one.state.status.value, one.state.progress) for one in self.events if one.key == key]

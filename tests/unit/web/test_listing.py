@@ -12,9 +12,11 @@ import pytest
 
 from bridge.auth.caller import Caller, TokenScope
 from bridge.auth.grants import Grant
+from bridge.core.event import Confirmation
 from bridge.core.task import State, TaskKey
 from bridge.journal.memory import MemoryJournal
 from bridge.web.listing import ENDED_SECONDS, IDLE_SHARE, MAX_AGE_SECONDS, MAX_ENDED, MAX_OPEN, TaskListing
+from bridge.wire.document import timestamp
 from tests.fakes.clock import FakeClock
 from tests.fakes.tasks import state
 
@@ -56,7 +58,7 @@ class Desk:
 
     async def rows(self, who: Caller, *hidden: TaskKey) -> tuple[list[dict[str, Any]], bool]:
         rows, more = await self.listing.of(who, lambda key: key not in hidden)
-        return orjson.loads(orjson.dumps(rows)), more
+        return orjson.loads(orjson.dumps([row.json for row in rows])), more
 
     async def refs(self, who: Caller, *hidden: TaskKey) -> list[str]:
         return [row["task"] for row in (await self.rows(who, *hidden))[0]]
@@ -185,3 +187,30 @@ async def test_who_leaves_ends_no_reading_of_the_others(desk: Desk) -> None:
     await desk.clock.advance(0.5)
     left.cancel()
     assert await ask(desk) == [["qingbo/task"]]
+
+
+# The time left
+
+
+async def test_the_list_counts_the_time_left_down_and_is_the_same_list(desk: Desk) -> None:
+    await desk.record(key("a"), eta_at=desk.clock.time() + 40, eta_by=desk.clock.time() + 60)
+    (before,), _ = await desk.listing.of(ALL, lambda _: True)
+    desk.clock.skip(15)
+    (after,), _ = await desk.listing.of(ALL, lambda _: True)
+    told = orjson.loads(orjson.dumps(after.json))
+    assert (told["eta_seconds"], orjson.loads(orjson.dumps(before.json))["eta_seconds"]) == (25.0, 40.0)
+    assert told["eta_at"] < told["eta_by"]
+    assert before.text == after.text
+    desk.clock.skip(26)
+    ((late,), _) = await desk.rows(ALL)
+    assert (late["eta_seconds"], late["eta_at"]) == (None, told["eta_at"])
+
+
+async def test_the_list_has_the_newest_estimate(desk: Desk) -> None:
+    at = desk.clock.time()
+    await desk.record(key("a"), eta_at=at + 40)
+    desk.clock.skip(5)
+    desk.journal.confirm(key("a"), Confirmation(at + 5, at + 90, at + 99))
+    ((row,), _) = await desk.rows(ALL)
+    assert row["eta_seconds"] == 85.0
+    assert (row["eta_at"], row["eta_by"]) == (timestamp(at + 90), timestamp(at + 99))

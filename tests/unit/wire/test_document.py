@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.cursor import Cursor
-from bridge.core.event import Event
+from bridge.core.event import Confirmation, Event
 from bridge.core.task import Failure, Output, Source, State, Status
 from bridge.wire.document import Include, document, timestamp
-from tests.fakes.tasks import EPOCH, event, state, video
+from tests.fakes.tasks import EPOCH, WALL, event, state, video
 
 FILLED = {"task", "upstream", "task_id", "status", "outputs", "changed_at", "observed_at", "source", "cursor"}
 KEYS = [
@@ -28,7 +28,8 @@ RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 def read(known: State, *, include: Include | None = None, **more: Any) -> dict[str, Any]:
-    return dict(orjson.loads(document(event(17, known), include=include or Include(), **more)))
+    more = {"now": WALL, "include": include or Include()} | more
+    return dict(orjson.loads(document(event(17, known), **more)))
 
 
 def test_every_key_is_there_and_null_when_unknown() -> None:
@@ -47,7 +48,7 @@ def test_what_is_known_stands_where_the_contract_says() -> None:
         alias="mine",
         upstream_status="KO",
         queue_position=0,
-        eta_seconds=1.5,
+        eta_at=WALL + 1.5,
         error=Failure("E1", "no"),
         credits_used=0.0,
         outputs=(video("https://a/1.mp4", expires_at=1_800_000_000, file_id="123"),),
@@ -63,8 +64,8 @@ def test_what_is_known_stands_where_the_contract_says() -> None:
 
 
 def test_whole_progress_is_a_whole_number() -> None:
-    assert b'"progress":42,' in document(event(1, state(progress=42.0)))
-    assert b'"progress":42.5,' in document(event(1, state(progress=42.5)))
+    assert b'"progress":42,' in document(event(1, state(progress=42.0)), now=WALL)
+    assert b'"progress":42.5,' in document(event(1, state(progress=42.5)), now=WALL)
 
 
 @given(st.sampled_from(Status), st.floats(0, 4e9), st.floats(0, 4e9))
@@ -98,21 +99,21 @@ def test_milliseconds_are_rounded(seconds: float | None, told: str | None) -> No
 
 def test_a_later_confirmation_is_told_and_an_earlier_is_not() -> None:
     known = state(observed_at=1_800_000_000.0)
-    assert read(known, observed_at=1_800_000_005.0)["observed_at"] == "2027-01-15T08:00:05.000Z"
-    assert read(known, observed_at=1_799_999_999.0)["observed_at"] == "2027-01-15T08:00:00.000Z"
+    assert read(known, confirmation=Confirmation(WALL + 5))["observed_at"] == "2027-01-15T08:00:05.000Z"
+    assert read(known, confirmation=Confirmation(WALL - 1))["observed_at"] == "2027-01-15T08:00:00.000Z"
 
 
 def test_the_providers_own_document_comes_only_when_asked_for() -> None:
     known = state(raw=b'{"a":\r\n 1}')
     assert read(known)["raw"] is None
     assert read(known, include=Include(raw=True))["raw"] == {"a": 1}
-    assert b"\n" not in document(event(1, known), include=Include(raw=True))
+    assert b"\n" not in document(event(1, known), include=Include(raw=True), now=WALL)
     assert read(state(), include=Include(raw=True))["raw"] is None
 
 
 def test_the_raw_document_may_be_nested_deeper_than_can_be_written_and_keeps_every_digit():
     raw = b'{"n":123456789012345678901234567890,"a":' + b"[" * 500 + b"]" * 500 + b"}"
-    assert raw in document(event(1, state(raw=raw)), include=Include(raw=True))
+    assert raw in document(event(1, state(raw=raw)), include=Include(raw=True), now=WALL)
 
 
 @pytest.mark.parametrize(("data", "size"), [("", 0), ("QQ==", 1), ("QUI=", 2), ("QUJD", 3), ("QUI", 2)])
@@ -127,7 +128,7 @@ def test_content_is_a_size_unless_asked_for(data: str, size: int) -> None:
 def test_a_task_nobody_has_seen_stands_before_everything() -> None:
     assert str(Cursor(EPOCH, 0)) == f"{EPOCH}-0"
     unseen = Event(event(1).key, Cursor(EPOCH, 0), state("unknown"))
-    assert orjson.loads(document(unseen))["cursor"] == f"{EPOCH}-0"
+    assert orjson.loads(document(unseen, now=WALL))["cursor"] == f"{EPOCH}-0"
 
 
 @pytest.mark.parametrize(

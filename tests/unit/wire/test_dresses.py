@@ -13,7 +13,7 @@ from bridge.wire.document import document
 from bridge.wire.formats import OpenAiFormat, ProviderFormat, SseFormat
 from bridge.wire.frames import Frames, format_of
 from bridge.wire.sse import Decoder
-from tests.fakes.tasks import TASK, event, state
+from tests.fakes.tasks import TASK, WALL, event, state
 
 OPENAI = format_of(OpenAiFormat)
 PROVIDER = ProviderFormat(lambda known: known.raw)
@@ -22,14 +22,14 @@ NOTICE = Notice(NoticeCode.STALE, "not\nconfirmed")
 
 def test_a_state_is_an_unnamed_object_with_a_type_and_a_failure_stands_below_task():
     failed = event(17, state("failed", error=Failure("E1", "no")))
-    frame = Frames(failed).payload_for(OPENAI, retry=2140)
+    frame = Frames(failed).payload_for(OPENAI, retry=2140, now=WALL)
     assert frame.startswith(b'retry: 2140\ndata: {"type":"state","cursor":"k3f9-17","task":{')
     (told,) = Decoder().feed(frame)
     assert told.name is None
     assert orjson.loads(told.data) == {
         "type": "state",
         "cursor": "k3f9-17",
-        "task": orjson.loads(document(failed)),
+        "task": orjson.loads(document(failed, now=WALL)),
     }
     assert "error" not in orjson.loads(told.data)
 
@@ -61,12 +61,12 @@ def test_a_keepalive_is_the_same_in_every_dress(form):
 
 def test_the_providers_document_is_one_line_and_nothing_else():
     raw = b'{ "status":\r\n "completed",\n "big": 12345678901234 }'
-    frame = Frames(event(3, state("completed", raw=raw))).payload_for(PROVIDER)
+    frame = Frames(event(3, state("completed", raw=raw))).payload_for(PROVIDER, now=WALL)
     assert frame == b'data: { "status":   "completed",  "big": 12345678901234 }\n\n'
 
 
 def test_what_no_provider_says_is_not_said_in_its_name():
-    assert Frames(event(0, state("unknown"))).payload_for(PROVIDER) == b""
+    assert Frames(event(0, state("unknown"))).payload_for(PROVIDER, now=WALL) == b""
     assert PROVIDER.notice(TASK, NOTICE) == b""
     assert PROVIDER.closing(Closing.AGE, retry=1) == b""
     assert PROVIDER.reset("new_epoch") == b""
@@ -76,14 +76,14 @@ def test_what_no_provider_says_is_not_said_in_its_name():
 
 def test_each_dress_is_made_once_and_is_none_of_the_others():
     frames = Frames(event(5, state(progress=1, raw=b"{}")))
-    made = [frames.bytes_for(form) for form in (format_of(SseFormat), OPENAI, PROVIDER)]
+    made = [frames.bytes_for(form, now=WALL) for form in (format_of(SseFormat), OPENAI, PROVIDER)]
     assert len(set(made)) == 3
     again = format_of(OpenAiFormat)
-    assert frames.bytes_for(again) is made[1]
+    assert frames.bytes_for(again, now=WALL) is made[1]
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(), st.lists))
 def test_whatever_a_provider_sent_comes_through(value):
     raw = orjson.dumps({"a": value}, option=orjson.OPT_INDENT_2)
-    (told,) = Decoder().feed(Frames(event(1, state(raw=raw))).payload_for(PROVIDER))
+    (told,) = Decoder().feed(Frames(event(1, state(raw=raw))).payload_for(PROVIDER, now=WALL))
     assert orjson.loads(told.data) == {"a": value}

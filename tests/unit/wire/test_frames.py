@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.event import Closing, Notice, NoticeCode
+from bridge.core.event import Closing, Confirmation, Notice, NoticeCode
 from bridge.core.task import State, TaskKey
 from bridge.wire.document import PLAIN
 from bridge.wire.formats import NdjsonFormat, SseFormat, WebSocketFormat
 from bridge.wire.frames import Format, Frames, format_of
 from bridge.wire.sse import Decoder
-from tests.fakes.tasks import TASK, event, state, video
+from tests.fakes.tasks import TASK, WALL, event, state, video
 from tests.fakes.writers import CHUNKED, FRAMED, NDJSON, RAW, SOCKET, SSE
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
@@ -37,8 +37,8 @@ MARKED = format_of(SseFormat, mark="abcd2345")
 
 
 def test_the_example_of_the_contract_comes_out_byte_for_byte() -> None:
-    first = Frames(event(17, state(progress=42))).payload_for(SSE, retry=2140)
-    last = Frames(event(31, state("completed", 100))).payload_for(SSE)
+    first = Frames(event(17, state(progress=42))).payload_for(SSE, retry=2140, now=WALL)
+    last = Frames(event(31, state("completed", 100))).payload_for(SSE, now=WALL)
     assert re.fullmatch(
         rb'retry: 2140\ndata: \{"task":"qingbo/task-1",.*'
         rb'"status":"processing",.*"progress":42,.*\}\nid: k3f9-17\n\n',
@@ -66,7 +66,7 @@ def test_control_events_have_names_and_no_place_in_the_journal() -> None:
 
 @given(keys, states, st.sampled_from([SSE, format_of(SseFormat, RAW)]))
 def test_nothing_a_provider_says_breaks_an_event(key: TaskKey, known: State, form: Format) -> None:
-    frame = Frames(event(7, known, key)).payload_for(form)
+    frame = Frames(event(7, known, key)).payload_for(form, now=WALL)
     names = [one.name for one in Decoder().feed(frame)]
     assert names == ([None, "done"] if known.status.final else [None])
     assert all(line.startswith((b"id: ", b"event: ", b"data: ")) for line in frame.split(b"\n") if line)
@@ -79,7 +79,7 @@ def test_nothing_a_provider_says_breaks_an_event(key: TaskKey, known: State, for
     st.sampled_from([NDJSON, format_of(NdjsonFormat, RAW), SOCKET, format_of(WebSocketFormat, RAW)]),
 )
 def test_nothing_a_provider_says_breaks_a_line(key: TaskKey, known: State, form: Format) -> None:
-    lines = Frames(event(7, known, key)).payload_for(form).split(b"\n")
+    lines = Frames(event(7, known, key)).payload_for(form, now=WALL).split(b"\n")
     assert lines.pop() == b""
     assert len(lines) == (2 if known.status.final else 1)
     documents = [orjson.loads(line) for line in lines]
@@ -104,15 +104,15 @@ def test_no_message_breaks_a_notice(text: str) -> None:
 
 
 def test_an_id_carries_the_mark_of_its_list_and_the_document_does_not() -> None:
-    one, done = Decoder().feed(Frames(event(7, state("completed"))).payload_for(MARKED))
+    one, done = Decoder().feed(Frames(event(7, state("completed"))).payload_for(MARKED, now=WALL))
     assert one.id == done.id == "k3f9-7.abcd2345"
     assert orjson.loads(one.data)["cursor"] == "k3f9-7"
 
 
 def test_a_state_that_is_no_place_in_the_journal_moves_no_position_of_a_list() -> None:
     placeholder = Frames(event(0, state("unknown")))
-    assert b"\nid: " not in placeholder.payload_for(MARKED)
-    assert placeholder.payload_for(SSE).endswith(b"\nid: k3f9-0\n\n")
+    assert b"\nid: " not in placeholder.payload_for(MARKED, now=WALL)
+    assert placeholder.payload_for(SSE, now=WALL).endswith(b"\nid: k3f9-0\n\n")
 
 
 def test_keepalives_are_as_short_as_can_be() -> None:
@@ -158,20 +158,22 @@ def test_a_socket_has_no_end_and_control_messages_have_types() -> None:
 
 def test_the_bytes_of_an_event_are_made_once_a_form() -> None:
     frames = Frames(event(17, state(progress=42)))
-    assert frames.bytes_for(SSE) is frames.bytes_for(format_of(SseFormat))
-    chunked = frames.bytes_for(CHUNKED)
-    assert chunked == CHUNKED.pack(frames.bytes_for(SSE))
+    assert frames.bytes_for(SSE, now=WALL) is frames.bytes_for(format_of(SseFormat), now=WALL)
+    chunked = frames.bytes_for(CHUNKED, now=WALL)
+    assert chunked == CHUNKED.pack(frames.bytes_for(SSE, now=WALL))
 
 
 def test_newcomers_share_a_document_and_each_has_its_own_wait() -> None:
     frames = Frames(event(17, state(raw=b"{}")))
     at = 1_800_000_100.0
+    confirmed = Confirmation(at)
     for include in (PLAIN, RAW, PLAIN):
         for retry in (None, 1500):
             form = format_of(SseFormat, include)
-            [one] = Decoder().feed(frames.payload_for(form, confirmed_at=at, retry=retry))
+            [one] = Decoder().feed(frames.payload_for(form, now=at, confirmation=confirmed, retry=retry))
             told = orjson.loads(one.data)
             assert one.retry == retry
             assert told["raw"] == ({} if include.raw else None)
             assert told["observed_at"] == "2027-01-15T08:01:40.000Z"
-    assert orjson.loads(Decoder().feed(frames.bytes_for(SSE))[0].data)["observed_at"] < "2027-01-15T08:01"
+    [live] = Decoder().feed(frames.bytes_for(SSE, now=WALL))
+    assert orjson.loads(live.data)["observed_at"] < "2027-01-15T08:01"

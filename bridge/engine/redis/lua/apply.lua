@@ -1,21 +1,31 @@
--- KEYS meta log sessions owned wants accounts expiry queues, then those that ARGV names by their place
+-- KEYS meta log sessions owned wants accounts expiry queues, then those that states name by their place
 -- ARGV now session log_keep history ended_life open_life most_jobs most_job_bytes, then each state:
---   task account mode expect version by end digest document has_raw raw has_details details,
---   places of record history orphans open ended list tails (0 for none), how many names, how many jobs,
---   name ..., then each job: place of its queue's keys (jobs ready order info), queue id body ordering due attempts
--- -> each: verdict offset version dropped [record]
+--   its fields (`STATE` below), document, raw, [details, name ...] and each job: place of its queue's keys
+--   (jobs ready order info), queue id body ordering due attempts
+-- -> each: offset if it is recorded, else (or with dropped jobs) verdict offset version dropped [record]
 local meta, log, sessions, owned, wants, accounts, expiry, queues =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local now, session, keep, most_history = clock(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local ended_life, open_life = tonumber(ARGV[5]), tonumber(ARGV[6])
 local lives = alive(sessions, session, now)
-local head = tonumber(call('HGET', meta, 'head') or '0')
+local head_id = call('HGET', meta, 'head') or '0'
+local head, head_before = tonumber(head_id), head_id
 local args, keys, at = ARGV, KEYS, 8
+-- An argument costs a server as much as reading all these: mode, end, whether there is raw, how many details and
+-- names, how many jobs, the places of the task's keys (record history), of its account's (open ended list orphans)
+-- and of tails (0 for none), then with their lengths expect, version, by, digest and task.
+local STATE = '>Bc1BHHI4I4I4I4c0I4c0I4c0I4c0I4c0'
+local OWNER, AMEND = 1, 2
+-- Trimming each time would cost as much as adding: readers take the newest `most_history`.
+local trim_beyond = most_history + math.ceil(most_history / 4)
+-- The states of one call are written where they are one command for all of them, at the end: key -> task -> offset.
+local opened = {}
 
 local function verdict(old, mode, expect, version, by, fin, digest)
   local recorded = tonumber(old[1] or '0')
   if recorded > 0 and ((old[1] == version and old[2] == by) or old[3] == digest) then return 'duplicate' end
-  if not lives or (mode == 'owner' and old[4] ~= session) then return 'fenced' end
-  local over = old[5] and old[5] ~= '0' and mode ~= 'amend'
+  if not lives or (mode == OWNER and old[4] ~= session) then return 'fenced' end
+  local over = old[5] and old[5] ~= '0' and mode ~= AMEND
   if over and not (old[5] == '2' and fin == '1') then return 'final' end
   if recorded > 0 and old[1] ~= expect then return 'stale' end
   return 'recorded'
@@ -28,7 +38,7 @@ local function relist(list, task, first, old_names, names)
   for _, name in ipairs(names) do call('ZADD', list, 0, name .. place) end
 end
 
-local function end_task(key, task, account, owner, orphans)
+local function end_task(key, task, owner, orphans)
   local gone = {'k'}
   for _, field in ipairs(call('HKEYS', key)) do
     if string.sub(field, 1, 2) == 'n:' then gone[#gone + 1] = field end
@@ -37,93 +47,132 @@ local function end_task(key, task, account, owner, orphans)
   call('HSET', key, 'o', '')
   if owner and owner ~= '' then call('ZREM', owned, owner .. '\0' .. task) end
   call('ZREM', wants, task)
-  unorphan(orphans, accounts, task, account)
+  unorphan(orphans, accounts, task, string.match(task, '^[^/]*/([^/]*)/'))
+end
+
+local function add_entry(task, stamp, digest, document, raw, details)
+  local offset = head + 1
+  if now > offset then offset = now end
+  local id = text(offset)
+  if document and raw and not details and head_id ~= head_before then -- nearly all
+    call('XADD', log, id .. '-0', 'p', head_id, 'k', task, 's', stamp, 'c', digest, 'd', document, 'w', raw)
+  else
+    local entry = {id .. '-0', 'p', head_id, 'k', task, 's', stamp, 'c', digest}
+    if document then entry[10], entry[11] = 'd', document end
+    if raw then entry[#entry + 1], entry[#entry + 2] = 'w', raw end
+    if details then entry[#entry + 1], entry[#entry + 2] = 'x', details end
+    if head_id == head_before then -- the first of a call trims the log
+      call('XADD', log, 'MAXLEN', '~', keep, unpack(entry))
+    else
+      call('XADD', log, unpack(entry))
+    end
+  end
+  head, head_id = offset, id
+  return id
+end
+
+local function write_record(key, old, version, by, id, digest, fin, document, raw)
+  if old[2] ~= by or old[5] ~= fin then call('HSET', key, 'by', by, 'e', fin) end
+  if raw then
+    call('HSET', key, 'v', version, 'f', id, 'c', digest, 'd', document, 'w', raw)
+  else
+    call('HSET', key, 'v', version, 'f', id, 'c', digest, 'd', document)
+    if old[1] then call('HDEL', key, 'w') end
+  end
+end
+
+local function record(old, task, mode, fin, version, by, digest, key, with_raw, described, place, account, tails)
+  local document, raw = args[at + 2], with_raw == 1 and args[at + 3] or nil
+  local amended = mode == AMEND and old[5] and old[5] ~= '0'
+  if amended then fin = old[5] end
+
+  local details, first = described > 0 and args[at + 4] or nil, old[6]
+  local stored = (details or not first) and call('HMGET', key, 'x', 'l') or {}
+  local changed = details and details ~= stored[1]
+  local fits = #document + (raw and #raw or 0) <= ENTRY_BYTES
+  local stamp = version .. ' ' .. fin .. (amended and ' 1 ' or ' 0 ') .. by
+  local id = add_entry(task, stamp, digest, fits and document, fits and raw,
+    changed and details or not first and stored[1])
+  write_record(key, old, version, by, id, digest, fin, document, raw)
+
+  local history = keys[place + 1]
+  -- thirty large ones of each task would fill the engine: the record has the newest
+  local past = id .. ' ' .. #document .. (raw and fits and ' 1\n' or ' 0\n') .. document .. (fits and raw or '')
+  if call('RPUSH', history, past) > trim_beyond then call('LTRIM', history, -most_history, -1) end
+
+  if changed or not first then
+    local old_names = stored[2] and cmsgpack.unpack(stored[2]) or {}
+    local new_names = changed and {unpack(args, at + 5, at + 3 + described)} or old_names
+    if changed then call('HSET', key, 'x', details, 'l', cmsgpack.pack(new_names)) end
+    if not first then
+      call('HSET', key, 'fs', id)
+      new_names[#new_names + 1] = ''
+      relist(keys[account + 2], task, id, {}, new_names)
+    else
+      relist(keys[account + 2], task, first, old_names, new_names)
+    end
+  end
+  if not amended then
+    local open = keys[account]
+    if not opened[open] then opened[open] = {} end
+    if fin == '0' then
+      opened[open][task] = id
+    else
+      opened[open][task] = nil
+      call('ZADD', keys[account + 1], id, task)
+      call('ZREM', open, task)
+    end
+  end
+  if tails > 0 then tail(meta, keys[tails], task, now, true) end
+  expire_at(expiry, key, history, task, now, fin == '0' and open_life or ended_life, old[7], fin ~= '0' or not old[1])
+  if fin == '1' and not amended then end_task(key, task, old[4], keys[account + 3]) end
+  return id
+end
+
+-- How many had no room.
+local function add_jobs(job, jobs)
+  local dropped = 0
+  for _ = 1, jobs do
+    local place = tonumber(args[job + 1])
+    local room = add_job(queues, args[job + 2], keys[place], keys[place + 1], keys[place + 2], keys[place + 3],
+      args[job + 3], args[job + 4], args[job + 5], args[job + 6], args[job + 7],
+      tonumber(args[7]), tonumber(args[8]))
+    if not room then dropped = dropped + 1 end
+    job = job + 7
+  end
+  return dropped
 end
 
 local answers = {}
-while at < #args do
-  local task, account, mode, fin = args[at + 1], args[at + 2], args[at + 3], args[at + 7]
-  local version, by, digest, document = args[at + 5], args[at + 6], args[at + 8], args[at + 9]
-  local has_raw, raw, key = args[at + 10] == '1', args[at + 11], keys[tonumber(args[at + 14])]
-  local names, jobs = tonumber(args[at + 21]), tonumber(args[at + 22])
-  local old = call('HMGET', key, 'v', 'by', 'c', 'o', 'e', 'fs', 'x', 'l', 'xp', 'f')
-  local result = verdict(old, mode, args[at + 4], version, by, fin, digest)
-  if result == 'recorded' then
-    local amended = mode == 'amend' and old[5] and old[5] ~= '0'
-    if amended then fin = old[5] end
-    local changed, details = false, args[at + 13]
-    if args[at + 12] == '1' and details ~= old[7] then changed = true end
-
-    local offset = head + 1
-    if now > offset then offset = now end
-    local id = text(offset)
-    local entry = {'k', task, 's', version .. ' ' .. fin .. (amended and ' 1 ' or ' 0 ') .. by, 'c', digest}
-    local fits = #document + #raw <= ENTRY_BYTES
-    if fits then
-      entry[7], entry[8] = 'd', document
-      if has_raw then entry[9], entry[10] = 'w', raw end
-    end
-    local shown = changed and details or not old[6] and old[7]
-    if shown then
-      table.insert(entry, 'x')
-      table.insert(entry, shown)
-    end
-    call('XADD', log, 'MAXLEN', '~', keep, id .. '-0', 'p', text(head), unpack(entry))
-    head = offset
-    call('HSET', meta, 'head', id)
-
-    if has_raw then
-      call('HSET', key, 'v', version, 'by', by, 'f', id, 'c', digest, 'e', fin, 'd', document, 'w', raw)
+local function apply_all()
+  while at < #args do
+    local mode, fin, with_raw, described, jobs, place, account, tails, expect, version, by, digest, task =
+      struct.unpack(STATE, args[at + 1])
+    local key = keys[place]
+    local old = call('HMGET', key, 'v', 'by', 'c', 'o', 'e', 'fs', 'xp')
+    local result = verdict(old, mode, expect, version, by, fin, digest)
+    if result == 'recorded' then
+      local id = record(old, task, mode, fin, version, by, digest, key, with_raw, described, place, account, tails)
+      local dropped = jobs > 0 and add_jobs(at + 3 + described, jobs) or 0
+      answers[#answers + 1] = dropped == 0 and id or {result, id, version, dropped}
     else
-      call('HSET', key, 'v', version, 'by', by, 'f', id, 'c', digest, 'e', fin, 'd', document)
-      if old[1] then call('HDEL', key, 'w') end
+      answers[#answers + 1] = {result, call('HGET', key, 'f') or '0', old[1] or '0', 0,
+        result ~= 'duplicate' and call('HGETALL', key) or nil}
     end
-    local history = keys[tonumber(args[at + 15])]
-    -- thirty large ones of each task would fill the engine: the record has the newest
-    local past = id .. ' ' .. #document .. (has_raw and fits and ' 1\n' or ' 0\n') .. document .. (fits and raw or '')
-    if call('RPUSH', history, past) > most_history then call('LTRIM', history, -most_history, -1) end
-
-    if changed or not old[6] then
-      local list, old_names = keys[tonumber(args[at + 19])], old[8] and cmsgpack.unpack(old[8]) or {}
-      local new_names = changed and {unpack(args, at + 23, at + 22 + names)} or old_names
-      if changed then call('HSET', key, 'x', details, 'l', cmsgpack.pack(new_names)) end
-      if not old[6] then
-        call('HSET', key, 'fs', id)
-        new_names[#new_names + 1] = ''
-        relist(list, task, id, {}, new_names)
-      else
-        relist(list, task, old[6], old_names, new_names)
-      end
-    end
-    if not amended then
-      local open = keys[tonumber(args[at + 17])]
-      if fin == '0' then
-        call('ZADD', open, id, task)
-      else
-        call('ZADD', keys[tonumber(args[at + 18])], id, task)
-        call('ZREM', open, task)
-      end
-    end
-    local tails = keys[tonumber(args[at + 20])]
-    if tails then tail(meta, tails, task, now, true) end
-    local life = tonumber(args[fin == '0' and 6 or 5])
-    expire_at(expiry, key, history, task, now, life, old[9], fin ~= '0' or not old[1])
-    if fin == '1' and not amended then end_task(key, task, account, old[4], keys[tonumber(args[at + 16])]) end
-
-    local dropped, job = 0, at + 22 + names
-    for _ = 1, jobs do
-      local place = tonumber(args[job + 1])
-      local room = add_job(queues, args[job + 2], keys[place], keys[place + 1], keys[place + 2], keys[place + 3],
-        args[job + 3], args[job + 4], args[job + 5], args[job + 6], args[job + 7],
-        tonumber(args[7]), tonumber(args[8]))
-      if not room then dropped = dropped + 1 end
-      job = job + 7
-    end
-    answers[#answers + 1] = {result, id, version, dropped}
-  else
-    answers[#answers + 1] = {result, old[10] or '0', old[1] or '0', 0,
-      result ~= 'duplicate' and call('HGETALL', key) or nil}
+    at = at + 3 + described + 7 * jobs
   end
-  at = at + 22 + names + 7 * jobs
 end
+
+-- What is common to all is written also after an error, such as a record of a wrong type: the log has the others.
+local ok, failure = pcall(apply_all)
+if head_id ~= head_before then call('HSET', meta, 'head', head_id) end
+for open, tasks in pairs(opened) do
+  local scores = {}
+  for task, id in pairs(tasks) do
+    scores[#scores + 1] = id
+    scores[#scores + 1] = task
+  end
+  if #scores > 0 then call('ZADD', open, unpack(scores)) end
+end
+if not ok then error(failure, 0) end
 return answers

@@ -1,7 +1,7 @@
 /** The details of the selected task. */
 
 import { byId, make, set, setText, show } from "./dom.js";
-import { clockTime, dateTime, duration, gap, percent, since } from "./format.js";
+import { clock, clockTime, dateTime, duration, eta, gap, percent, since } from "./format.js";
 import { renderOutputs, tickOutputs } from "./outputs.js";
 import { statusText } from "./table.js";
 
@@ -83,11 +83,9 @@ export class Details {
     const state = task.state;
     const parts = [];
     if (state && state.progress !== null) parts.push(percent(state.progress));
-    if (state && !task.final && state.eta_seconds !== null) {
-      const left = state.eta_seconds - since(state.changed_at, Date.now());
-      parts.push(left > 0 ? `about ${duration(left)} left` : "due");
-    }
-    if (state) parts.push(`changed ${duration(since(state.changed_at, Date.now()))} ago`);
+    const left = state && !task.final ? eta(task.estimated, clock()) : null;
+    if (left) parts.push(left.startsWith("about") ? `${left} left` : left);
+    if (state) parts.push(`changed ${duration(since(state.changed_at, clock()))} ago`);
     if (state) parts.push(`source: ${state.source}`);
     if (!state && !task.followed) parts.push("Watch this task to see more.");
     setText(byId("details-line"), parts.join(" · "));

@@ -31,6 +31,26 @@ export function since(text, now) {
   return text ? (now - Date.parse(text)) / 1000 : null;
 }
 
+let ahead = 0; // milliseconds: the clock of this machine may be wrong
+
+/** Sets the clock of the bridge. */
+export function setClock(text) {
+  ahead = Date.parse(text) - Date.now();
+}
+
+/** The time by that clock, in milliseconds. */
+export function clock() {
+  return Date.now() + ahead;
+}
+
+/** How long a task will take, from its two estimates; null without ground. */
+export function eta({ eta_at: at, eta_by: by }, now) {
+  if (!at) return null;
+  const late = since(at, now);
+  if (late < 0) return `about ${duration(Math.max(1, -late))}`;
+  return by && since(by, now) >= 0 ? "taking longer than usual" : "should finish soon";
+}
+
 export function percent(progress) {
   return progress === null || progress === undefined ? "–" : `${Math.round(progress)} %`;
 }

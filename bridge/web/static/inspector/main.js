@@ -5,7 +5,7 @@ import { Connection } from "./connection.js";
 import { DELIVERIES, NAMES } from "./deliveries.js";
 import { Details } from "./details.js";
 import { byId, copy, set, setText, show } from "./dom.js";
-import { count } from "./format.js";
+import { count, setClock } from "./format.js";
 import { Frames } from "./frames.js";
 import { parseRef, readHash, taskPath, writeHash } from "./links.js";
 import { Plots } from "./plots.js";
@@ -199,6 +199,7 @@ class Page {
 
   take(listing) {
     this.about = listing;
+    if (listing.now) setClock(listing.now);
     const selected = this.tasks.get(this.selected);
     const seen = selected?.shown.changed_at;
     this.tasks.list(listing.tasks, this.selected);

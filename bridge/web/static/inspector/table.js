@@ -1,7 +1,7 @@
 /** The table of tasks: rows are changed in place to keep focus and reading position. */
 
 import { byId, make, set, setText, show } from "./dom.js";
-import { duration, percent, since } from "./format.js";
+import { clock, duration, eta, percent, since } from "./format.js";
 
 const CELL = { role: "cell" };
 
@@ -127,12 +127,11 @@ class Row {
   }
 
   tick(task) {
-    const { eta_seconds: eta, changed_at: changed } = task.shown;
-    const now = Date.now();
-    const left = eta === null || eta === undefined || task.final ? null : eta - since(changed, now);
+    const { changed_at: changed } = task.shown;
+    const now = clock();
     set(this.eta, "title", this.idle ? "Its last viewer left, so the bridge does not poll it. Watch it to continue." : null);
     if (this.idle) setText(this.eta, "not polled");
-    else setText(this.eta, left === null ? "–" : left > 0 ? duration(left) : "soon");
+    else setText(this.eta, (!task.final && eta(task.estimated, now)) || "–");
     const age = since(task.startedAt, task.final ? Date.parse(changed) : now);
     setText(this.age, task.final && age <= 0 ? "–" : duration(age)); // it had ended when the bridge first saw it
   }

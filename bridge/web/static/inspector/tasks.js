@@ -27,6 +27,12 @@ class Task {
     return listed.changed_at > state.changed_at ? listed : state;
   }
 
+  /** What has the newest estimate: each poll makes one, and the list brings it also where no state is sent. */
+  get estimated() {
+    const { shown, listed } = this;
+    return listed?.changed_at === shown.changed_at ? listed : shown;
+  }
+
   get final() {
     return isFinal(this.shown.status);
   }

@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from bridge.core.event import Confirmation
 from bridge.core.task import State, Status, TaskKey
 from bridge.engine.base import ApplyOutcome, End, Job, JobLimits, Mode, OperationState, Want
 from bridge.engine.store import Store, StoreLimits
@@ -162,7 +163,7 @@ async def test_what_only_an_engine_knows_comes_back(tmp_path: Path) -> None:
         await first.flush()
         store.put("gone", None, expect=None, seconds=60, now=now)
         for sample in (b"1", b"2", b"3"):
-            store.learn("times", sample, keep=2, now=now)
+            store.learn("times", [sample], keep=2, now=now)
         store.begin("a", "done", b"d", seconds=60, now=now)
         store.finish("a", "done", b"answer", now=now)
         store.begin("a", "pending", b"d", seconds=60, now=now)
@@ -296,7 +297,7 @@ async def test_entries_that_need_no_disk_are_shown_at_once(tmp_path: Path) -> No
     async with durable(tmp_path) as use:
         use.session()
         await use.record(TASK, 1, state())
-        use.store.confirm("a", [(TASK, 50.0)], now=use.time.now)
+        use.store.confirm("a", [(TASK, Confirmation(50.0))], now=use.time.now)
         use.recorder.changed()
         assert use.recorder.head == use.store.log.head
         assert use.recorder.durable == use.recorder.position

@@ -37,7 +37,7 @@ def kept_in_file(record: Record) -> Record:
     kept = record.persistent or (
         record.version > 0 and record.end is not End.ENDED and record.key.account == OWN_ACCOUNT
     )
-    return record._replace(owner="", due=0, confirmed_at=0.0, persistent=kept, session="", digest=b"")
+    return record._replace(owner="", due=0, confirmation=None, persistent=kept, session="", digest=b"")
 
 
 def compare(before: Store, after: Store, now: int) -> None:

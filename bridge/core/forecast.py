@@ -1,0 +1,344 @@
+"""When one open task probably ends: what its polls showed, against what ended tasks taught.
+
+A forecast rests on one ground at a time. Each ground is a curve of a measure, the seconds that one unit of
+it means for this task, and the moment it counts from:
+
+- `run` seconds from the creation to the end, `work` from the first sign of processing, `run:N` from the
+  first poll that showed progress in bin N: the newest place that the task has reached;
+- `slope:N` the true time left over the time left by the rate of its progress, in bin N;
+- `estimate` the true run over the provider's estimate of it; `eta` the time left over the one it told;
+- `wait` seconds from the creation to processing, `position` the same left over its place in the queue plus
+  one: for the end of the queue alone.
+
+`rank` is the judge of all of them: which part of tasks was expected to end before this one did, by one of its
+polls at random. Where these parts are not spread evenly, the estimates are moved by as much.
+
+The ground with the least expected cost of polls is the sharpest, and is taken. What a provider tells is
+never believed by itself: it is a unit, and what came of it in other tasks is the curve.
+
+Rule 1: an end, or a begin of processing, that the provider does not date lies at a random moment between the
+        two polls around it. Taken as the moment of the poll, what is learned would only repeat the schedule.
+Rule 2: the queue is no work: progress counts from processing.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from bridge.core.curve import Curve
+from bridge.core.estimate import NO_ESTIMATE, PLAUSIBLE_SECONDS, Estimate
+from bridge.core.learned import PROGRESS_BINS, LearnedRuns, Run, Sample, TaskKind
+from bridge.core.task import Observation, Status
+
+_MIN_ESTIMATE = 0.5
+_MET_LATE_SECONDS = 5.0
+"""A task first seen later after its creation may have passed phases unseen: it teaches none."""
+
+_MIN_SLOPE_PROGRESS = 5.0
+_TWO_POINTS_GROWTH = 10.0
+_EARLY = 0.1
+_QUEUE_PRICE = 10.0  # what its end is worth, against the end of the task
+_STAMP_EARLIER = 1.0  # seconds that a provider's stamp may lie before the last poll that showed the task open
+
+_WORKING = frozenset({Status.PROCESSING, Status.INPUT_REQUIRED})
+
+_GUESS = Curve((0.5, 0.75, 0.9, 1.0, 1.15, 1.4, 2.2))
+"""What comes of a figure that a provider told, before any task ended."""
+
+
+class Ground(NamedTuple):
+    """What a forecast rests on.
+
+    Args:
+        name: The measure.
+        unit: Seconds that one unit of it means for this task.
+        since: Monotonic seconds that it counts from.
+    """
+
+    name: str
+    curve: Curve
+    unit: float
+    since: float
+
+    def wait(self, now: float, price: float) -> float:
+        """Seconds until the next poll, by a price in seconds of delay."""
+        x = max(now - self.since, 0.0) / self.unit
+        effort = self.curve.effort(x) + math.sqrt(2 * price / self.unit)
+        return max(self.curve.when(effort) - x, 0.0) * self.unit
+
+    @property
+    def cost(self) -> float:
+        """Expected cost of polls by this ground, over tasks like this one."""
+        return self.curve.root * self.curve.cost
+
+    def left(self, now: float, part: float) -> float:
+        """Seconds until `part` (0-1) of such tasks have ended."""
+        x = max(now - self.since, 0.0) / self.unit
+        return (self.curve.quantile(part, after=x) - x) * self.unit
+
+    def rank(self, now: float, end: float) -> float:
+        """Which part (0-1) of such tasks, as it seemed at `now`, ends before `end`."""
+        x, last = max(now - self.since, 0.0) / self.unit, max(end - self.since, 0.0) / self.unit
+        return 1 - min(self.curve.survival(max(last, x)) / self.curve.survival(x), 1.0)
+
+
+class _Told(NamedTuple):
+    """A figure of the task, to be compared with what came of it.
+
+    Args:
+        at: Monotonic seconds when it was seen.
+        unit: The figure, in seconds.
+        times: How many of the same measure were seen; one of them is kept, at random.
+    """
+
+    at: float
+    unit: float
+    times: int
+
+
+class Forecast:
+    """What the polls of one task showed of its times.
+
+    Times are monotonic seconds of the moment that a poll shows: the middle between question and answer.
+
+    Args:
+        random: Returns 0-1.
+        started: When the watch started.
+
+    Attributes:
+        ground: What the newest choice rests on; None without any.
+        queued: Whether the task waits in the provider's queue.
+    """
+
+    __slots__ = (
+        "_born",
+        "_born_known",
+        "_entered",
+        "_estimated",
+        "_estimated_at",
+        "_estimates",
+        "_first_progress",
+        "_last_seen",
+        "_met_late",
+        "_random",
+        "_slope_from",
+        "_started",
+        "_told",
+        "_units",
+        "_worked",
+        "ground",
+        "queued",
+    )
+
+    def __init__(self, random: Callable[[], float], started: float) -> None:
+        self.ground: Ground | None = None
+        self.queued = False
+        self._random = random
+        self._started = self._born = started
+        self._born_known = self._met_late = False
+        self._last_seen: float | None = None
+        self._worked: float | None = None
+        self._slope_from: float | None = None
+        self._entered: dict[int, float] = {}
+        self._first_progress: tuple[float, float] | None = None
+        self._estimated: float | None = None
+        self._estimates = 0
+        self._estimated_at: tuple[float, Ground] | None = None  # one estimate, at random
+        self._units: dict[str, tuple[float, float]] = {}  # by measure: the newest figure, and since when
+        self._told: dict[str, _Told] = {}
+
+    def born(self, at: float, *, known: bool) -> None:
+        """Take the task as created then.
+
+        Args:
+            known: Whether that is so, and not only the latest it can have been.
+        """
+        if not self._born_known and (known or at < self._born):
+            self._born, self._born_known = at, known
+
+    def saw(self, observation: Observation, at: float) -> None:
+        """A poll or a frame showed the open task at `at`."""
+        if self._last_seen is None:
+            self._met_late = at - self._born > _MET_LATE_SECONDS
+        status = observation.status
+        if status is not Status.UNKNOWN:
+            self.queued = status is Status.QUEUED
+        if self.queued and observation.queue_position is not None:
+            self._tell("position", observation.queue_position + 1.0, at)
+        if status in _WORKING:
+            self._works(observation.progress, at)
+        told = observation.estimated_seconds
+        if told is not None and _MIN_ESTIMATE <= told <= PLAUSIBLE_SECONDS:
+            self._estimated = told
+        told = observation.eta_seconds
+        if told is not None and 0 < told <= PLAUSIBLE_SECONDS:
+            self._tell("eta", max(told, _MIN_ESTIMATE), at)
+        self._last_seen = at
+
+    def saw_again(self, at: float) -> None:
+        """A poll showed the same as the one before."""
+        self._last_seen = at
+
+    def _works(self, progress: float | None, at: float) -> None:
+        first = self._last_seen is None
+        before = self._born if self._last_seen is None else self._last_seen
+        if self._worked is None and not (first and self._met_late):
+            self._worked = self._between(before, at)
+        if self._slope_from is None and (not first or self._born_known):
+            self._slope_from = (before + at) / 2
+        if progress is None:
+            return
+        place = bisect_right(PROGRESS_BINS, progress) - 1
+        if place > max(self._entered, default=-1) and not (first and self._met_late):
+            self._entered[place] = self._between(before, at)
+        if self._first_progress is None:
+            self._first_progress = at, progress
+        left = self._left_by_slope(progress, at)
+        if left is not None and place >= 0:
+            self._tell(f"slope:{place}", max(left, _MIN_ESTIMATE), at)
+
+    def _left_by_slope(self, progress: float, at: float) -> float | None:
+        """Seconds to 100 % at the rate so far; None while that says nothing."""
+        assert self._first_progress is not None
+        since, begin = self._first_progress
+        # Many jump by a few points at the start: two points of the way say more than the way from its start.
+        if progress - begin < _TWO_POINTS_GROWTH:
+            if self._slope_from is None or progress < _MIN_SLOPE_PROGRESS:
+                return None
+            since, begin = self._slope_from, 0.0
+        left = (at - since) * (100 - progress) / (progress - begin)
+        return left if 0 < left <= PLAUSIBLE_SECONDS else None
+
+    def _tell(self, measure: str, unit: float, at: float) -> None:
+        self._units[measure.partition(":")[0]] = unit, at
+        before = self._told.get(measure)
+        times = 1 if before is None else before.times + 1
+        if before is None or self._random() * times < 1:
+            self._told[measure] = _Told(at, unit, times)
+        else:
+            self._told[measure] = before._replace(times=times)
+
+    def _between(self, before: float, at: float) -> float:
+        return before + (at - before) * self._random()
+
+    def choose(self, learned: LearnedRuns, kind: TaskKind) -> None:
+        """Take the sharpest ground."""
+        best, least = None, math.inf
+        for ground in self._grounds(learned, kind):
+            cost = ground.cost
+            if cost < least:
+                best, least = ground, cost
+        self.ground = best
+
+    def _grounds(self, learned: LearnedRuns, kind: TaskKind) -> Iterator[Ground]:
+        place = self._place(learned, kind)
+        if place is not None:
+            yield place
+        if "slope" in self._units and self._entered:
+            unit, since = self._units["slope"]
+            measure = f"slope:{max(self._entered)}"
+            yield Ground(measure, learned.curve(kind, measure) or _GUESS, unit, since)
+        if self._estimated is not None:
+            yield Ground("estimate", learned.curve(kind, "estimate") or _GUESS, self._estimated, self._born)
+        if "eta" in self._units:
+            yield Ground("eta", learned.curve(kind, "eta") or _GUESS, *self._units["eta"])
+
+    def _place(self, learned: LearnedRuns, kind: TaskKind) -> Ground | None:
+        """By the newest place that the task has reached and that something is known about."""
+        for place in sorted(self._entered, reverse=True):
+            measure = f"run:{place}"
+            if (curve := learned.curve(kind, measure)) is not None:
+                return Ground(measure, curve, 1.0, self._entered[place])
+        if self._worked is not None and (curve := learned.curve(kind, "work")) is not None:
+            return Ground("work", curve, 1.0, self._worked)
+        curve = learned.curve(kind, "run")
+        return None if curve is None else Ground("run", curve, 1.0, self._born)
+
+    def wait(self, learned: LearnedRuns, kind: TaskKind, now: float, price: float) -> float | None:
+        """Seconds until the next poll, by the ground that was chosen; None without any.
+
+        Args:
+            price: Of a poll, in seconds of delay.
+        """
+        waits = [] if self.ground is None else [self.ground.wait(now, price)]
+        if self.queued and (queue := self._queue(learned, kind)) is not None:
+            work = learned.curve(kind, "work")
+            if waits and work is not None:
+                # The end cannot come before the queue's, whatever the times of other tasks promise.
+                waits = [max(waits[0], queue.left(now, _EARLY) + work.quantile(_EARLY))]
+            waits.append(queue.wait(now, price * _QUEUE_PRICE))
+        if not waits or min(waits) <= 0:
+            return 0.0 if waits else None
+        # Two reasons to poll: their rates add up, as independent ones do.
+        return 1 / math.sqrt(sum(1 / wait**2 for wait in waits))
+
+    def _queue(self, learned: LearnedRuns, kind: TaskKind) -> Ground | None:
+        """When the queue ends."""
+        grounds = []
+        if (curve := learned.curve(kind, "wait")) is not None:
+            grounds.append(Ground("wait", curve, 1.0, self._born))
+        if "position" in self._units and (curve := learned.curve(kind, "position")) is not None:
+            grounds.append(Ground("position", curve, *self._units["position"]))
+        return min(grounds, key=lambda ground: ground.cost, default=None)
+
+    def estimate(self, learned: LearnedRuns, kind: TaskKind, now: float, unix_time: float) -> Estimate:
+        """When the task probably ends, by the ground that was chosen."""
+        ground = self.ground
+        if ground is None:
+            return NO_ESTIMATE
+        self._estimates += 1
+        if self._random() * self._estimates < 1:
+            self._estimated_at = now, ground
+        half, most = learned.calibrated(kind, 0.5), learned.calibrated(kind, 0.9)
+        return Estimate(unix_time + ground.left(now, half), unix_time + ground.left(now, most))
+
+    @property
+    def seconds(self) -> float | None:
+        """About how long the task takes in all, by its ground; None without any."""
+        if self.ground is None:
+            return None
+        return self.ground.since - self._born + self.ground.curve.quantile(0.5) * self.ground.unit
+
+    def ended(self, kind: TaskKind, *, stamped: float | None, at: float, unix_time: float) -> Run | None:
+        """What the ended task teaches; None for nothing.
+
+        Args:
+            stamped: When it ended by the provider's word.
+            at: The moment that showed the end.
+        """
+        last = self._last_seen
+        end = at if stamped is None else stamped
+        if last is not None and (stamped is None or not last - _STAMP_EARLIER < stamped <= at):
+            end = self._between(last, at)
+        measured: dict[str, Sample] = {}
+        if self._born_known and (last is not None or stamped is not None):
+            measured["run"] = Sample(end - self._born)
+            if self._estimated is not None:
+                measured["estimate"] = Sample((end - self._born) / self._estimated, self._estimated)
+        if last is not None:
+            measured["watched"] = Sample(at - self._started)
+            measured |= self._phases(end)
+            if self._estimated_at is not None:
+                at, ground = self._estimated_at
+                measured["rank"] = Sample(ground.rank(at, end), self._estimates)
+        sane = {
+            measure: sample
+            for measure, sample in measured.items()
+            if 0 <= sample.value * sample.scale <= PLAUSIBLE_SECONDS or measure == "rank"
+        }
+        return Run(kind, unix_time, sane) if sane else None
+
+    def _phases(self, end: float) -> dict[str, Sample]:
+        measured = {f"run:{place}": Sample(end - at) for place, at in self._entered.items()}
+        if self._worked is not None and not self._met_late:
+            measured["work"] = Sample(end - self._worked)
+            if self._born_known:
+                measured["wait"] = Sample(self._worked - self._born)
+        for measure, told in self._told.items():
+            until = self._worked if measure == "position" else end
+            if until is not None:
+                measured[measure] = Sample(max(until - told.at, 0.0) / told.unit, told.unit)
+        return measured

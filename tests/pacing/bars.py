@@ -1,0 +1,106 @@
+"""What has to hold, from the numbers of one run and those of the commit it is compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.pacing.measure import Numbers, Results
+from tests.pacing.numbers import geometric_mean
+from tests.pacing.workloads import FLOOD, WORKLOADS
+
+STATIONARY = {name for name, one in WORKLOADS.items() if one.stationary}
+ETA_AT, ETA_BY = (0.38, 0.60), (0.78, 0.97)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One demand.
+
+    Args:
+        rows: The rows that miss it, with their value, where it is one of each row.
+    """
+
+    what: str
+    most: float
+    value: float
+    least: float = -math.inf
+    rows: tuple[str, ...] = ()
+
+    @property
+    def held(self) -> bool:
+        """Whether it was met; what was not measured was not."""
+        return self.least <= self.value <= self.most
+
+
+def ratios(ours: dict[str, Numbers], theirs: dict[str, Numbers], name: str) -> dict[str, float]:
+    """A number of each row, over the same of the other commit; rows that both have."""
+    return {
+        row: numbers[name] / theirs[row][name]
+        for row, numbers in ours.items()
+        if row in theirs and known(numbers.get(name)) and known(theirs[row].get(name)) and theirs[row][name]
+    }
+
+
+def known(value: float | None) -> bool:
+    """Whether a number was measured: JSON has null for what was not."""
+    return value is not None and not math.isnan(value)
+
+
+def bars(ours: Results, theirs: Results) -> Iterator[Bar]:
+    """Every demand that these results can be held against."""
+    if "fast" in ours:
+        yield from _shares(ours["fast"])
+        yield from _against(ours["fast"], theirs.get("fast", {}))
+        yield from _eta(ours["fast"], theirs.get("fast", {}))
+    if "flood" in ours:
+        polls = ratios(ours["flood"], theirs.get("flood", {}), "polls")
+        yield Bar(f"{FLOOD.name}: polls / before", 0.65, polls.get(FLOOD.name, math.nan))
+    if "cold" in ours:
+        share = geometric_mean(one["share"] for one in ours["cold"].values())
+        yield Bar("cold start, first 25 tasks: share, geometric mean", 0.85, share)
+    broken = sum(
+        one["too_close"] + one["too_rare"] + one["hint_broken"]
+        for part in ("fast", "flood", "misleading", "cold")
+        for one in ours.get(part, {}).values()
+    )
+    yield Bar("polls nearer than the minimum, inside poll_after or beyond the maximum", 0, broken)
+
+
+def _shares(rows: dict[str, Numbers]) -> Iterator[Bar]:
+    shares = {name: one["share"] for name, one in rows.items()}
+    yield Bar("share of a fixed poller at equal polls, geometric mean", 0.66, geometric_mean(shares.values()))
+    yield Bar("the same of the p95", 0.80, geometric_mean(one["share95"] for one in rows.values()))
+    yield Bar(
+        "the worst workload's share",
+        1.10,
+        max(shares.values()),
+        rows=tuple(f"{name} {share:.2f}" for name, share in shares.items() if share > 1.10),
+    )
+
+
+def _against(ours: dict[str, Numbers], theirs: dict[str, Numbers]) -> Iterator[Bar]:
+    for name, what, most in (
+        ("polls", "polls", 1.05),
+        ("mean", "mean delay", 0.75),
+        ("p95", "p95 of the delay", 0.75),
+        ("start", "queued to processing", 0.70),
+    ):
+        of_rows = ratios(ours, theirs, name)
+        yield Bar(f"{what} / before, geometric mean", most, geometric_mean(of_rows.values()))
+
+
+def _eta(ours: dict[str, Numbers], theirs: dict[str, Numbers]) -> Iterator[Bar]:
+    stationary = {name: one for name, one in ours.items() if name in STATIONARY}
+    for key, what, (least, most) in (
+        ("before_eta_at", "eta_at", ETA_AT),
+        ("before_eta_by", "eta_by", ETA_BY),
+    ):
+        values = {name: one[key] if known(one[key]) else math.nan for name, one in stationary.items()}
+        missed = {name: value for name, value in values.items() if not least <= value <= most}
+        rows = tuple(f"{name} {value:.2f}" for name, value in missed.items())
+        sentence = f"workloads where not {least:.0%} to {most:.0%} end before {what}"
+        yield Bar(sentence, 0, len(missed), rows=rows)
+    errors = ratios(stationary, theirs, "eta_error")
+    yield Bar("ETA error / before, geometric mean", 0.6, geometric_mean(errors.values()))

@@ -1,0 +1,71 @@
+"""The price of a poll under a rate limit."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.core.price import LATEST_SECONDS, PollPrice
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.floats(0.1, 1000)), max_size=200))
+def test_what_is_planned_is_the_sum_of_the_plans(steps: list[tuple[int, float | None]]) -> None:
+    price = PollPrice(rate=2.0)
+    plans: dict[int, float | None] = {}
+    for task, after in steps:
+        price.replan(plans.get(task), after)
+        plans[task] = after
+        kept = [plan for plan in plans.values() if plan is not None]
+        assert price.planned == pytest.approx(sum(1 / plan for plan in kept), abs=1e-6)
+        assert price.open_tasks == len(kept)
+        assert price.factor >= 1.0
+
+
+def test_without_a_rate_a_poll_has_its_plain_price() -> None:
+    price = PollPrice()
+    for _ in range(100):
+        price.replan(None, 0.1)
+    assert price.factor == 1.0
+    assert price.longest(15) == 15
+
+
+def test_the_price_rises_until_the_plans_fit_the_rate_and_falls_when_there_is_room() -> None:
+    rng, price = Random(3), PollPrice(rate=5.0)
+    plans = dict.fromkeys(range(100), 2.0)
+    for _ in plans:
+        price.replan(None, 2.0)
+    for _ in range(5000):
+        task = rng.randrange(100)
+        after = 2.0 * price.factor
+        price.replan(plans[task], after)
+        plans[task] = after
+    assert price.planned == pytest.approx(0.95 * 5.0, rel=0.1)
+    for task in range(90):
+        price.replan(plans[task], None)
+    for _ in range(500):
+        price.replan(plans[99], plans[99])
+    assert price.factor == 1.0
+
+
+def test_replicas_share_one_price() -> None:
+    here, there = PollPrice(rate=5.0), PollPrice(rate=5.0)
+    for _ in range(20):
+        here.replan(None, 2.0)
+        there.replan(None, 2.0)
+    here.factor = there.factor = 1.0  # either would fit alone
+    for _ in range(200):
+        here.hear(there.planned, there.open_tasks)
+        here.replan(2.0, 2.0)
+    assert here.factor > 2
+
+
+@given(st.floats(1, 1e6), st.integers(0, 10_000), st.floats(1, 600))
+def test_no_healthy_task_waits_longer_than_five_minutes_unless_there_are_too_many(
+    factor: float, tasks: int, longest: float
+) -> None:
+    price = PollPrice(rate=4.0, factor=factor)
+    price.hear(0.0, tasks)
+    assert longest <= price.longest(longest) <= max(LATEST_SECONDS, tasks / 4, longest)

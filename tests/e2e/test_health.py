@@ -70,7 +70,6 @@ async def test_metrics_are_text_or_openmetrics_and_have_every_series_from_the_st
         "polls_total",
         "polls_saved_total",
         "polls_wished_total",
-        "polls_wished_total",
         "watches",
         "interests",
         "task_transitions_total",

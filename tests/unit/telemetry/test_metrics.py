@@ -78,27 +78,6 @@ OF_AN_ENGINE = {
     "bridge_replicas": set(),
 }
 
-OF_AN_ENGINE = {
-    "bridge_engine_connected": set(),
-    "bridge_engine_calls_total": {"operation", "outcome"},
-    "bridge_engine_call_seconds": {"operation"},
-    "bridge_engine_lag_seconds": set(),
-    "bridge_engine_gaps_total": set(),
-    "bridge_engine_epochs_total": set(),
-    "bridge_engine_memory_used_bytes": set(),
-    "bridge_engine_memory_limit_bytes": set(),
-    "bridge_engine_unrecorded": set(),
-    "bridge_engine_reapplied_total": {"how"},
-    "bridge_applies_total": {"verdict"},
-    "bridge_lease_seconds": set(),
-    "bridge_leases_lost_total": set(),
-    "bridge_owned": set(),
-    "bridge_adopted_total": set(),
-    "bridge_orphans": set(),
-    "bridge_oldest_orphan_seconds": set(),
-    "bridge_replicas": set(),
-}
-
 
 @pytest.fixture
 def metrics() -> Metrics:
@@ -173,54 +152,6 @@ def test_a_process_that_shares_nothing_has_no_series_of_an_engine_and_a_replica_
 
 def test_the_words_of_an_engine_are_those_of_its_interface() -> None:
     assert set(APPLY_OUTCOMES) == {verdict.value for verdict in ApplyOutcome}
-    operations = {name for name in vars(Engine) if not name.startswith("_")} - {"close"}
-    assert set(OPERATIONS) == operations
-    assert REAPPLIED == ("same", "merged")
-
-
-def test_a_call_to_the_engine_is_timed_unless_nothing_was_there_or_it_waits_on_purpose(
-    metrics: Metrics,
-) -> None:
-    engine, read = metrics.report_engine(), metrics.registry.get_sample_value
-    engine.called("apply", "ok", 0.0004)
-    engine.called("apply", "timeout", 1.0)
-    engine.called("apply", "unavailable", 9.0)
-    engine.called("read", "ok", 0.5)
-    assert read("bridge_engine_call_seconds_count", {"operation": "apply"}) == 2
-    assert read("bridge_engine_call_seconds_sum", {"operation": "apply"}) == pytest.approx(1.0004)
-    assert read("bridge_engine_call_seconds_count", {"operation": "read"}) is None
-    assert read("bridge_engine_calls_total", {"operation": "read", "outcome": "ok"}) == 1
-    assert read("bridge_engine_calls_total", {"operation": "apply", "outcome": "unavailable"}) == 1
-    with pytest.raises(KeyError):
-        engine.called("apply", "a word of another version", 0.1)
-
-
-def test_the_lag_is_of_the_moment_of_the_scrape_though_nothing_arrives(metrics: Metrics) -> None:
-    engine, seconds = metrics.report_engine(), iter([0.5, 31.5])
-    engine.lag_seconds.set_function(lambda: next(seconds))
-    lags = [metrics.registry.get_sample_value("bridge_engine_lag_seconds") for _ in range(2)]
-    assert lags == [0.5, 31.5]
-
-
-def test_a_process_that_shares_nothing_has_no_series_of_an_engine_and_a_replica_has_all(
-    metrics: Metrics,
-) -> None:
-    assert metrics.engine is None
-    assert metrics.report_engine() is metrics.report_engine() is metrics.engine
-    before = scraped(parse_text(plain(metrics)))
-    named = {name: {label for label, _ in next(iter(rows))} for name, rows in before.items()}
-    assert named == PROMISED | OF_AN_ENGINE
-    engine = metrics.engine
-    for operation in OPERATIONS:
-        for outcome in ENGINE_OUTCOMES:
-            engine.called(operation, outcome, 0.004)
-    for counter in (*engine.applies.values(), *engine.reapplied.values()):
-        counter.inc()
-    assert scraped(parse_text(plain(metrics))) == before
-
-
-def test_the_words_of_an_engine_are_those_of_its_interface() -> None:
-    assert set(VERDICTS) == {verdict.value for verdict in Verdict}
     operations = {name for name in vars(Engine) if not name.startswith("_")} - {"close"}
     assert set(OPERATIONS) == operations
     assert REAPPLIED == ("same", "merged")

@@ -56,8 +56,14 @@ class CallKind(StrEnum):
     STREAM = "stream"
 
 
-_FROM_CLIENTS = frozenset({CallKind.CONTROL, CallKind.CREATE})
-_POLLS_PER_OTHER = 3
+FROM_CLIENTS = frozenset({CallKind.CONTROL, CallKind.CREATE})
+_POLLS_PER_OTHER = {CallKind.CONTROL: 3, CallKind.CREATE: 1}
+"""Polls that wait come first so often: a flood of alias searches must stop none, and a create must not wait until
+its client gives up."""
+
+_TIMER_SECONDS = 1e-6
+"""A timer may fire so much early: then the time has come. Two that wait for the same time would else wake each
+other again and again."""
 
 
 class Scope(StrEnum):
@@ -109,6 +115,7 @@ class CredentialLimiter:
     Attributes:
         rejected: Why the provider rejects the key; None while it accepts it.
         polls_wait: Whether a due poll waits for its turn; set by the poll scheduler.
+        other_at: When a create or a control call that waits may start; None while none waits that could.
     """
 
     max_in_flight: int
@@ -123,6 +130,7 @@ class CredentialLimiter:
     failures: int = field(init=False, default=0)
     rejected: UpstreamError | None = field(init=False, default=None)
     polls_wait: bool = field(init=False, default=False)
+    other_at: float | None = field(init=False, default=None)
     _in_flight: dict[CallKind, int] = field(init=False)
     _failed_tasks: set[str | None] = field(init=False, default_factory=set)
     _open: bool = field(init=False, default=False)
@@ -195,10 +203,19 @@ class CredentialLimiter:
         at = max(now, self._paused_until, self._next_slot)
         if call is CallKind.CREATE:
             at = max(at, self._creates_paused_until)
-        if call in _FROM_CLIENTS and self.polls_wait and self.requests_per_second is not None:
-            # Beside waiting polls these get every fourth slot: a flood of alias searches stops no poll.
-            at += max(_POLLS_PER_OTHER - self._polls_since_other, 0) / self.requests_per_second
-        return max(at, self._key_probe_at) if self.rejected is not None else at
+        if call in FROM_CLIENTS and self.polls_wait and self.requests_per_second is not None:
+            at += max(_POLLS_PER_OTHER[call] - self._polls_since_other, 0) / self.requests_per_second
+        elif (
+            self.requests_per_second is not None
+            and call not in FROM_CLIENTS
+            and self.other_at is not None
+            and self.other_at <= at + _TIMER_SECONDS
+        ):
+            # Both wait for this slot, and polls would always be first: their timer is the older one.
+            at = max(at, self._next_slot + 1 / self.requests_per_second)
+        if self.rejected is not None:
+            at = max(at, self._key_probe_at)
+        return now if at - now < _TIMER_SECONDS else at
 
     def _has_room(self, call: CallKind) -> bool:
         creates, streams = self._in_flight[CallKind.CREATE], self._in_flight[CallKind.STREAM]
@@ -230,7 +247,7 @@ class CredentialLimiter:
             shown: Whether the provider has shown that task before.
         """
         self._in_flight[call] += 1
-        self._polls_since_other = 0 if call in _FROM_CLIENTS else self._polls_since_other + 1
+        self._polls_since_other = 0 if call in FROM_CLIENTS else self._polls_since_other + 1
         if self._first_start is None:
             self._first_start = now
         self.take_rate(now)

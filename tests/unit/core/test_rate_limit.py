@@ -138,19 +138,60 @@ def test_hanging_calls_of_clients_stop_no_poll(call: CallKind) -> None:
     assert one.free_at(CallKind.FIRST, NOW) == NOW
 
 
-def test_beside_waiting_polls_clients_calls_get_every_fourth_slot_of_the_rate() -> None:
+@pytest.mark.parametrize(("other", "share"), [(CallKind.CONTROL, 20), (CallKind.CREATE, 40)])
+def test_beside_waiting_polls_clients_calls_get_a_share_of_the_rate(other: CallKind, share: int) -> None:
     one = limiter(max_in_flight=32, requests_per_second=1)
     one.polls_wait = True
-    now, taken = NOW, {CallKind.POLL: 0, CallKind.CONTROL: 0}
+    now, taken = NOW, {CallKind.POLL: 0, other: 0}
     for _ in range(80):
-        control, poll = one.free_at(CallKind.CONTROL, now), one.free_at(CallKind.POLL, now)
-        assert control is not None
+        at, poll = one.free_at(other, now), one.free_at(CallKind.POLL, now)
+        assert at is not None
         assert poll is not None
-        call = CallKind.CONTROL if control <= poll else CallKind.POLL
-        now = min(control, poll)
+        call = other if at <= poll else CallKind.POLL
+        now = min(at, poll)
         one.succeed(one.start(call, now), now)
         taken[call] += 1
-    assert taken == {CallKind.POLL: 60, CallKind.CONTROL: 20}
+    assert taken == {CallKind.POLL: 80 - share, other: share}
+
+
+def test_polls_leave_a_waiting_call_of_a_client_its_slot() -> None:
+    """Both are woken when the slot comes; without that the polls, whose timer is older, are always first."""
+    one = limiter(max_in_flight=32, requests_per_second=1)
+    one.polls_wait = True
+    now, polls = NOW, 0
+    while (at := one.free_at(CallKind.CREATE, now)) is None or at > now:
+        one.other_at = at
+        poll = one.free_at(CallKind.POLL, now)
+        assert poll is not None
+        if poll <= now:
+            one.succeed(one.start(CallKind.POLL, now), now)
+            polls += 1
+            continue
+        now = min(poll, at)
+        # The poll's turn is tried first, as in the scheduler.
+        if one.free_at(CallKind.POLL, now) == now:
+            one.succeed(one.start(CallKind.POLL, now), now)
+            polls += 1
+        assert polls < 5, "the create never gets a slot"
+    one.start(CallKind.CREATE, now)
+    one.other_at = None
+    assert one.free_at(CallKind.POLL, now) == now + 1
+
+
+def test_a_call_of_a_client_that_may_not_start_yet_holds_up_no_poll() -> None:
+    one = limiter(max_in_flight=32, requests_per_second=1)
+    one.polls_wait = True
+    for second in range(8):
+        one.other_at = NOW + 60  # creates are paused until then
+        assert one.free_at(CallKind.POLL, NOW + second) == NOW + second
+        one.succeed(one.start(CallKind.POLL, NOW + second), NOW + second)
+
+
+def test_a_timer_that_fires_early_by_less_than_its_precision_is_in_time() -> None:
+    one = limiter(requests_per_second=1)
+    one.start(CallKind.POLL, NOW)
+    early = NOW + 1 - 1e-9
+    assert one.free_at(CallKind.POLL, early) == early
 
 
 # The provider's own limit

@@ -56,14 +56,15 @@ class CallKind(StrEnum):
     STREAM = "stream"
 
 
-FROM_CLIENTS = frozenset({CallKind.CONTROL, CallKind.CREATE})
-_POLLS_PER_OTHER = {CallKind.CONTROL: 3, CallKind.CREATE: 1}
-"""Polls that wait come first so often: a flood of alias searches must stop none, and a create must not wait until
-its client gives up."""
+_POLLS_PER_CALL = {CallKind.CREATE: 1, CallKind.CONTROL: 3}
+"""Polls that must have started for a call of a client to go before those that wait."""
+
+FROM_CLIENTS = frozenset(_POLLS_PER_CALL)
+_MAX_POLLS_SAVED = 12
 
 _TIMER_SECONDS = 1e-6
-"""A timer may fire so much early: then the time has come. Two that wait for the same time would else wake each
-other again and again."""
+"""A timer may fire so much early: then the time has come. Two that wait for the same time would otherwise wake
+each other again and again."""
 
 
 class Scope(StrEnum):
@@ -149,7 +150,7 @@ class CredentialLimiter:
     _disproofs: int = field(init=False, default=0)
     _disproved_at: float = field(init=False, default=float("-inf"))
     _creates_paused_until: float = field(init=False, default=0.0)
-    _polls_since_other: int = field(init=False, default=0)
+    _polls_saved: int = field(init=False, default=_MAX_POLLS_SAVED)
 
     def __post_init__(self) -> None:
         self._in_flight = dict.fromkeys(CallKind, 0)
@@ -203,16 +204,15 @@ class CredentialLimiter:
         at = max(now, self._paused_until, self._next_slot)
         if call is CallKind.CREATE:
             at = max(at, self._creates_paused_until)
-        if call in FROM_CLIENTS and self.polls_wait and self.requests_per_second is not None:
-            at += max(_POLLS_PER_OTHER[call] - self._polls_since_other, 0) / self.requests_per_second
-        elif (
-            self.requests_per_second is not None
-            and call not in FROM_CLIENTS
-            and self.other_at is not None
-            and self.other_at <= at + _TIMER_SECONDS
-        ):
-            # Both wait for this slot, and polls would always be first: their timer is the older one.
-            at = max(at, self._next_slot + 1 / self.requests_per_second)
+        rate, other_at = self.requests_per_second, self.other_at
+        if rate is not None and call in FROM_CLIENTS and self.polls_wait:
+            # Beside waiting polls a flood of creates gets every second slot, one of cancels or alias searches
+            # every fourth: neither stops the polls. A few at once go first: somebody waits for each.
+            at += max(_POLLS_PER_CALL[call] - self._polls_saved, 0) / rate
+        elif rate is not None and call not in FROM_CLIENTS and other_at is not None:
+            if other_at <= at + _TIMER_SECONDS:
+                # Both wait for this slot, and polls would always be first: their timer is the older one.
+                at = max(at, self._next_slot + 1 / rate)
         if self.rejected is not None:
             at = max(at, self._key_probe_at)
         return now if at - now < _TIMER_SECONDS else at
@@ -247,7 +247,8 @@ class CredentialLimiter:
             shown: Whether the provider has shown that task before.
         """
         self._in_flight[call] += 1
-        self._polls_since_other = 0 if call in FROM_CLIENTS else self._polls_since_other + 1
+        paid = _POLLS_PER_CALL.get(call, -1)
+        self._polls_saved = min(max(self._polls_saved - paid, 0), _MAX_POLLS_SAVED)
         if self._first_start is None:
             self._first_start = now
         self.take_rate(now)

@@ -235,7 +235,9 @@ class Upstream:
                     self.limiter.other_at = free_at
                 turn.clear()
                 await self.clock.wait(turn, (deadline if free_at is None else free_at) - now)
-            permit = self.limiter.start(call, self.clock.monotonic(), task_id=task_id, shown=shown)
+            now = self.clock.monotonic()
+            permit = self.limiter.start(call, now, task_id=task_id, shown=shown)
+            self.price.started_other(now)
         finally:
             queue.remove(turn)
             if queue:

@@ -138,20 +138,22 @@ def test_hanging_calls_of_clients_stop_no_poll(call: CallKind) -> None:
     assert one.free_at(CallKind.FIRST, NOW) == NOW
 
 
-@pytest.mark.parametrize(("other", "share"), [(CallKind.CONTROL, 20), (CallKind.CREATE, 40)])
-def test_beside_waiting_polls_clients_calls_get_a_share_of_the_rate(other: CallKind, share: int) -> None:
+@pytest.mark.parametrize(("kind", "at_once", "polls"), [(CallKind.CREATE, 12, 1), (CallKind.CONTROL, 4, 3)])
+def test_a_few_calls_of_clients_go_first_and_a_flood_leaves_the_polls_their_part(
+    kind: CallKind, at_once: int, polls: int
+) -> None:
     one = limiter(max_in_flight=32, requests_per_second=1)
     one.polls_wait = True
-    now, taken = NOW, {CallKind.POLL: 0, other: 0}
+    now, order = NOW, []
     for _ in range(80):
-        at, poll = one.free_at(other, now), one.free_at(CallKind.POLL, now)
-        assert at is not None
-        assert poll is not None
-        call = other if at <= poll else CallKind.POLL
-        now = min(at, poll)
-        one.succeed(one.start(call, now), now)
-        taken[call] += 1
-    assert taken == {CallKind.POLL: 80 - share, other: share}
+        theirs, ours = one.free_at(kind, now), one.free_at(CallKind.POLL, now)
+        assert theirs is not None
+        assert ours is not None
+        order.append(kind if theirs <= ours else CallKind.POLL)
+        now = min(theirs, ours)
+        one.succeed(one.start(order[-1], now), now)
+    assert order[:at_once] == [kind] * at_once
+    assert order[at_once:][: 4 * (polls + 1)] == ([CallKind.POLL] * polls + [kind]) * 4
 
 
 def test_polls_leave_a_waiting_call_of_a_client_its_slot() -> None:

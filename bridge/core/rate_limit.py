@@ -63,8 +63,8 @@ FROM_CLIENTS = frozenset(_POLLS_PER_CALL)
 _MAX_POLLS_SAVED = 12
 
 _TIMER_SECONDS = 1e-6
-"""A timer may fire so much early: then the time has come. Two that wait for the same time would otherwise wake
-each other again and again."""
+"""A timer may fire so much early: then the time has come. Otherwise two that wait for the same time wake each
+other again and again."""
 
 
 class Scope(StrEnum):
@@ -204,15 +204,15 @@ class CredentialLimiter:
         at = max(now, self._paused_until, self._next_slot)
         if call is CallKind.CREATE:
             at = max(at, self._creates_paused_until)
-        rate, other_at = self.requests_per_second, self.other_at
+        rate = self.requests_per_second
+        reserved = self.other_at is not None and self.other_at <= at + _TIMER_SECONDS
         if rate is not None and call in FROM_CLIENTS and self.polls_wait:
             # Beside waiting polls a flood of creates gets every second slot, one of cancels or alias searches
             # every fourth: neither stops the polls. A few at once go first: somebody waits for each.
             at += max(_POLLS_PER_CALL[call] - self._polls_saved, 0) / rate
-        elif rate is not None and call not in FROM_CLIENTS and other_at is not None:
-            if other_at <= at + _TIMER_SECONDS:
-                # Both wait for this slot, and polls would always be first: their timer is the older one.
-                at = max(at, self._next_slot + 1 / rate)
+        elif rate is not None and call not in FROM_CLIENTS and reserved:
+            # Both wait for this slot, and polls would always be first: their timer is the older one.
+            at = max(at, self._next_slot + 1 / rate)
         if self.rejected is not None:
             at = max(at, self._key_probe_at)
         return now if at - now < _TIMER_SECONDS else at

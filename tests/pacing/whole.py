@@ -74,9 +74,9 @@ def _workloads() -> Iterator[Workload]:
         ("queue M/G/k with position", 150),
     ):
         yield replace(WORKLOADS[name], tasks=count)
-    yield Workload("rate limit, demand 2x", mixed(0.0), tasks=300, rate=3.0)
-    yield Workload("rate limit, demand 4x", mixed(0.0), tasks=300, rate=1.5)
-    yield Workload("demand 4x, half unwatched", mixed(0.5), tasks=300, rate=1.5)
+    yield Workload("rate limit, demand 2x", mixed(0.0), tasks=400, rate=3.0)
+    yield Workload("rate limit, demand 4x", mixed(0.0), tasks=400, rate=1.5)
+    yield Workload("demand 4x, half unwatched", mixed(0.5), tasks=400, rate=1.5)
     yield Workload("429s and poll_after", with_hints, tasks=200, busy=0.02)
 
 
@@ -331,7 +331,7 @@ def judge(workload: Workload, seed: int, count: int | None = None) -> dict[str, 
 
 def _counts(workload: Workload, task: Task) -> bool:
     """Under a rate limit, tasks count that come while the load is steady."""
-    return workload.rate is None or 400.0 <= task.at <= 1_100.0
+    return workload.rate is None or 800.0 <= task.at <= 1_500.0
 
 
 def _over(asked: Iterable[float], rate: float) -> int:

@@ -40,6 +40,9 @@ TICK_SECONDS = 1.0
 NOTICE_AFTER_SECONDS = 0.8
 """How long a due first poll waits before its viewers get a notice. With one tick more it is less than 2 s."""
 
+ASKING_SECONDS = 10.0
+"""How long a client that polls the bridge counts as a viewer, at least."""
+
 CALLBACK_PERIOD_SECONDS = 1.0
 RESTORED_PER_SECOND = 100.0
 MAX_HYDRATED = 1000
@@ -131,6 +134,7 @@ class Pool:
             for state in UpstreamState:
                 metrics.upstream_state.labels(name, state.value).set_function(_is_in(upstream, state))
             metrics.interests.labels(name).set_function(self._viewers(name))
+            metrics.poll_price_factor.labels(name).set_function(self._price_factor(name))
 
     async def run(self) -> None:
         """Run all watches until cancelled."""
@@ -264,7 +268,7 @@ class Pool:
         watcher = self._watchers.get(key)
         if watcher is not None and watcher.viewers > 0:
             watcher.viewers -= 1
-            watcher.watch.viewed = watcher.viewers > 0
+            watcher.watch.viewed = watcher.viewed
             watcher.left_at = self._clock.monotonic()
             if not (watcher.viewers or watcher.persistent or watcher.lost):
                 self._end_lingering(key)
@@ -319,10 +323,11 @@ class Pool:
     async def shown(self, key: TaskKey, *, seconds: float) -> CachedResponse | BridgeError | None:
         """The provider's response to a status call.
 
-        The cached one while it is younger than the poll interval, else that of the next poll, which all
-        callers share.
+        The cached one while it is younger than the poll interval, and than the longest one of the upstream,
+        else that of the next poll, which all callers share.
 
-        The watch lingers after the call, so a client that polls the bridge keeps it alive.
+        The watch lingers after the call, so a client that polls the bridge keeps it alive. Until it comes
+        again it counts as a viewer.
 
         Args:
             seconds: How long to wait for a poll.
@@ -354,6 +359,10 @@ class Pool:
                 await watcher.wait_news(until - now)
             return answer
         finally:
+            asking = self._watchers.get(key)
+            if asking is not None:
+                pace = asking.upstream.pace
+                asking.asked_until = self._clock.monotonic() + max(pace.max_seconds, ASKING_SECONDS)
             self.unwant(key)
 
     def _fresh(self, watcher: Watcher) -> CachedResponse | BridgeError | None:
@@ -365,7 +374,9 @@ class Pool:
         # An error counts as an answer until the next poll is due.
         if watcher.error is not None and not watcher.polling and (due is None or due > now):
             return watcher.error
-        return shown if shown is not None and now - shown.at < watcher.watch.interval else None
+        # The interval may be minutes, while the rate limit is short.
+        oldest = min(watcher.watch.interval, watcher.upstream.pace.max_seconds)
+        return shown if shown is not None and now - shown.at < oldest else None
 
     async def show(self, key: TaskKey, observation: Observation, source: Source) -> Event | None:
         """Record what another call (submit, cancel, alias) showed of a task, as if its watch had observed it.
@@ -595,6 +606,22 @@ class Pool:
         )
         return {"watches": watches, "viewers": self._audiences[name].viewers}
 
+    def pacing(self, name: str) -> dict[str, float]:
+        """The price of a poll of one upstream and the polls its tasks plan, as `/status` reports them."""
+        views = list(self._views(name))
+        highest = max(views, key=lambda view: view.price.factor)
+        return {
+            "poll_price_seconds": round(highest.poll_price_seconds, 3),
+            "poll_price_factor": round(highest.price.factor, 3),
+            "planned_polls_per_second": round(sum(view.price.planned for view in views), 3),
+        }
+
+    def _views(self, name: str) -> Iterator[Upstream]:
+        """An upstream as each credential sees it."""
+        yield self.upstreams[name]
+        if self._accounts is not None:
+            yield from self._accounts.views(name)
+
     def _start(self, key: TaskKey) -> Watcher:
         watcher = self._make(key)
         missing = self._missing.take(key, self._clock.monotonic())
@@ -723,6 +750,9 @@ class Pool:
 
     def _paused(self, upstream: Upstream) -> Callable[[], float]:
         return lambda: upstream.limiter.paused(self._clock.monotonic())
+
+    def _price_factor(self, upstream: str) -> Callable[[], float]:
+        return lambda: max(view.price.factor for view in self._views(upstream))
 
     def _viewers(self, upstream: str) -> Callable[[], float]:
         return lambda: self._audiences[upstream].viewers

@@ -166,6 +166,8 @@ class PollScheduler:
     ) -> Permit:
         self._polling.add(watcher)
         self._upstream.record_wait(now - due)
+        if call is CallKind.FIRST:
+            self._upstream.price.started_other(now)
         known = watcher.watch.known
         shown = known is not None and known.status is not Status.UNKNOWN
         permit = self._upstream.limiter.start(call, now, task_id=watcher.key.task_id, shown=shown)
@@ -189,7 +191,7 @@ class PollScheduler:
         watch = watcher.watch
         changed_at = watch.known.changed_at if watch.known is not None else 0.0
         denied = self._upstream.limiter.is_denied(watcher.key.task_id)
-        return denied, not watcher.viewers, watch.failures, -watcher.shown_at, -changed_at
+        return denied, not watch.viewed, watch.failures, -watcher.shown_at, -changed_at
 
     def _has_probe_for_key(self) -> bool:
         """Whether a rejected key is best tried with a task that it was accepted for."""

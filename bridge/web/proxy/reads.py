@@ -49,18 +49,37 @@ class ProxyReads:
         if polled is None and latest is not None and _ended(latest):
             self._remember(key, latest.state.raw)
             return recorded_response(latest, answers)
+        too_old = polled is None and self._is_too_old(latest, key)
         if polled is None and watcher is not None:
             polled = watcher.shown  # the poll is late, not failed: the last response is still the newest
-        if latest is not None and latest.state.raw is not None and (polled is None or polled.body is None):
+        if (
+            not too_old
+            and latest is not None
+            and latest.state.raw is not None
+            and (polled is None or polled.body is None)
+        ):
             # the state came from another source, or the body was too large to be cached
             return recorded_response(latest, answers)
-        if polled is None or polled.body is None:
+        if too_old or polled is None or polled.body is None:
             return answers.error(UpstreamBusy("the upstream has not responded yet", retry_after=1.0))
         age = str(max(0, int(self._clock.monotonic() - polled.at)))
         self._remember(key, polled.body)
         outputs = latest.state.outputs if latest is not None else ()
         body = answers.status(polled.body, polled.content_type, outputs)
         return provider_response(polled.status, polled.content_type, body, {"Age": age})
+
+    def _is_too_old(self, latest: Event | None, key: TaskKey) -> bool:
+        """Whether no source has seen the recorded state for longer than the longest interval of the upstream.
+
+        A client that polls the provider itself would not be told anything so old. A lost task is polled
+        rarely.
+        """
+        if latest is None or latest.state.status.final:
+            return False
+        confirmation = self._journal.confirmation(key)
+        seen_at = latest.state.observed_at if confirmation is None else confirmation.observed_at
+        longest = self._pool.upstream(key.upstream, key.account).pace.max_seconds
+        return self._clock.time() - seen_at >= longest
 
     def _remember(self, key: TaskKey, document: bytes | None) -> None:
         self._files.remember(self._pool.upstream(key.upstream, key.account).dialect, key, document)

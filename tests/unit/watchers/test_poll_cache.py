@@ -12,6 +12,7 @@ import pytest
 from bridge.core.task import Observation, Source, Status
 from bridge.errors import BridgeError, TaskNotFound, UpstreamBusy
 from bridge.sources.poll import CachedResponse
+from bridge.watchers.pool import ASKING_SECONDS
 from tests.fakes.clock import settle
 from tests.fakes.tasks import TASK
 
@@ -203,3 +204,34 @@ async def test_whoever_gives_up_asking_leaves_no_viewer_behind(open_house: Any) 
     asking.cancel()
     await settle()
     assert house.pool.statistics("qingbo")["viewers"] == 0
+
+
+async def test_no_client_is_shown_a_poll_older_than_the_longest_interval(open_house: Any) -> None:
+    house = open_house
+    house.provider.shows(ID, "processing", 10)
+    await ask(house)
+    watcher = house.pool.watcher(TASK)
+    # A short rate limit: the next poll is planned in minutes, and is due even later.
+    watcher.watch.interval = 300.0
+    await house.clock.advance(house.upstream.pace.max_seconds - 1)
+    asked = len(house.provider.asked)
+    for _ in range(5):
+        (shown,) = await ask(house)
+        assert isinstance(shown, CachedResponse)
+        assert house.clock.monotonic() - shown.at < house.upstream.pace.max_seconds
+        watcher.watch.interval = 300.0
+        await house.clock.advance(1)
+    assert len(house.provider.asked) > asked
+
+
+async def test_a_client_that_polls_counts_as_a_viewer_until_it_stays_away(open_house: Any) -> None:
+    house = open_house
+    house.provider.shows(ID, "processing", 10)
+    await ask(house)
+    watcher = house.pool.watcher(TASK)
+    assert (watcher.viewers, watcher.watch.viewed) == (0, True)
+    async with house.running():
+        await house.clock.advance(max(house.upstream.pace.max_seconds, ASKING_SECONDS) - 2)
+        assert watcher.watch.viewed
+        await house.clock.advance(4)
+        assert not watcher.watch.viewed

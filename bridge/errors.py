@@ -199,6 +199,10 @@ class UpstreamUnreachable(UpstreamUnavailable):
     """The provider cannot be reached; no request was sent."""
 
 
+TIMEOUT_SENTENCE = "the upstream did not respond in time"
+"""Of a poll: another bridge that receives the notice knows by it that it was a timeout."""
+
+
 class UpstreamTimeout(UpstreamError):
     """The provider did not respond in time."""
 

@@ -203,7 +203,7 @@ def tasks() -> Iterator[Panel]:
     yield lines(
         "Polls by result",
         "`unchanged` is the cost of waiting; a share above nine in ten means that `poll_max_seconds` could "
-        "be larger, or `poll_economy` \"fewer\".",
+        'be larger, or `poll_economy` "fewer".',
         Target(rate("bridge_polls_total", UP, "result"), "{{result}}"),
         unit="reqps",
         stacked=True,

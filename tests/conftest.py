@@ -114,7 +114,12 @@ async def nothing_left_running() -> AsyncIterator[None]:
 
 
 def missing(what: str) -> None:
-    """A service a test needs is not here: skip on a laptop, fail in CI."""
+    """A program a test needs is not here: skip on a laptop, fail in CI."""
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing, and in CI it must not be")
     pytest.skip(f"{what} is not installed")
+
+
+def forbidden(what: str) -> None:
+    """The machine does not let us, which nothing that can be installed would change: skip, in CI too."""
+    pytest.skip(f"{what} is not allowed here")

@@ -69,7 +69,10 @@ async def running_bridge(
     log: list[str] = []
     reading = asyncio.create_task(_read_log(process.stderr, log))
     try:
-        line = (await asyncio.wait_for(process.stdout.readline(), PATIENCE)).decode()
+        try:
+            line = (await asyncio.wait_for(process.stdout.readline(), PATIENCE)).decode()
+        except TimeoutError:
+            raise RuntimeError(f"bridge did not start in {PATIENCE:g} s\n" + "".join(log)) from None
         found = _LISTENING.search(line)
         if found is None:
             await process.wait()

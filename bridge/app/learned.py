@@ -28,9 +28,9 @@ from bridge.journal.learned import (
     decode_list,
     encode_run,
     index_name,
-    kept,
     kind_digest,
     list_name,
+    unexpired,
 )
 from bridge.journal.sqlite.database import check_ours, explain
 from bridge.journal.sqlite.journal import SqliteJournal
@@ -108,7 +108,7 @@ async def learned_runs(
     now = clock.time()
     if settings.has_shared_engine or connect is not None:
         async with engine_of(settings, connect) as engine:
-            return {name: kept(await _runs_in_engine(engine, name), now) for name in settings.upstreams}
+            return {name: unexpired(await _runs_in_engine(engine, name), now) for name in settings.upstreams}
     with _opened(journal_file(settings)) as connection:
         return read_runs(connection, now) if _has_table(connection) else {}
 
@@ -156,7 +156,7 @@ async def _forget_in_engine(engine: Engine, choice: Choice, now: float) -> int:
         for digest in chosen:
             del index.kinds[digest]
         index.change((), secrets.token_hex(8), now)
-        # The index first: what a bridge adds to a list from now on comes back into it.
+        # The index first: a bridge that adds to a list from now on adds the list to the index again.
         if (
             not chosen
             or (await engine.put(name, index.encode(), expect=version, seconds=LEARNED_SECONDS)).written
@@ -177,7 +177,7 @@ async def add_to_engine(engine: Engine, runs: Iterable[tuple[str, Run]], now: fl
     for upstream, lists in by_upstream.items():
         stored = await _lists(engine, upstream, list(lists))
         for (digest, added), samples in zip(lists.items(), stored, strict=True):
-            merged = map(encode_run, kept([*decode_list(digest, samples), *added], now))
+            merged = map(encode_run, unexpired([*decode_list(digest, samples), *added], now))
             name = list_name(upstream, digest)
             await engine.learn(name, (), keep=0)
             await engine.learn(name, list(dict.fromkeys(filter(None, merged))), keep=MAX_RUNS)

@@ -122,8 +122,8 @@ class UpstreamSettings(BaseModel):
     )
     poll_economy: Literal["fewer", "balanced", "sooner"] = Field(
         "balanced",
-        description="What weighs more: `fewer` polls, or to see each change `sooner`, about a fifth earlier for"
-        " about a fifth more polls.",
+        description="What weighs more: `fewer` polls, or to see each change `sooner`, about a fifth earlier"
+        " for about a fifth more polls.",
     )
     timeout_seconds: Seconds = Field(10.0, description="Timeout of one request to the provider.")
     submit_timeout_seconds: Seconds = Field(

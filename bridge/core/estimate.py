@@ -21,3 +21,34 @@ class Estimate(NamedTuple):
 
 
 NO_ESTIMATE = Estimate()
+
+
+class RememberedEstimate:
+    """The estimate of one poll of a task, each as likely as the others: to compare it with the end."""
+
+    __slots__ = ("_at", "_polls")
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+        self._polls = 0
+
+    def polled(self, estimate: Estimate, *, chance: float) -> None:
+        """Take in a poll.
+
+        Args:
+            chance: Random, 0-1.
+        """
+        if estimate.at is not None:
+            self._polls += 1
+            if chance * self._polls < 1:
+                self._at = estimate.at
+
+    def error(self, *, began_at: float, ended_at: float) -> float | None:
+        """How far it was from the end, as a part of the run; None without an estimate.
+
+        Args:
+            began_at: Unix seconds, as the other.
+        """
+        if self._at is None or not 0 <= ended_at - began_at <= PLAUSIBLE_SECONDS:
+            return None
+        return abs(self._at - ended_at) / max(ended_at - began_at, 1.0)

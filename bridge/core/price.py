@@ -2,19 +2,35 @@
 
 Each task plans its polls by the same price, so the plans fit the rate without a central order: a price that
 is too low lets the plans exceed the rate, and rises until they do not.
+
+Replicas raise and lower one factor, each with its own plans: the engine multiplies it by what each sends.
+Factors of their own would hold at any values once the plans fit together.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 LATEST_SECONDS = 300.0
 """A healthy task is polled at the latest after this, whatever the price."""
 
-_USABLE = 0.95  # of the rate: the rest is for first polls and polls that a callback asks for
+_USABLE = 0.95  # of the rate: the rest is for polls that a callback or a viewer asks for
+_OTHERS_SECONDS = 30.0
 _MAX_EXCESS = 3.0
 _MIN_STEPS = 4
-_MAX_FACTOR = 1e6
+MAX_FACTOR = 1e6
+
+
+def sane_raise(raised: float) -> float:
+    """What a factor may be multiplied by at once; 1.0 for what is no such number."""
+    return min(max(raised, 1 / MAX_FACTOR), MAX_FACTOR) if math.isfinite(raised) else 1.0
+
+
+def raised_factor(factor: float, raised: float) -> float:
+    """A factor multiplied by `raised`, within its bounds."""
+    known = factor if math.isfinite(factor) else 1.0
+    return min(max(known * sane_raise(raised), 1.0), MAX_FACTOR)
 
 
 @dataclass(slots=True)
@@ -28,16 +44,30 @@ class PollPrice:
         factor: By how much the price is higher than without a limit; at least 1.
         planned: Polls per second that the plans of this process's tasks come to.
         open_tasks: Tasks that have a plan here.
+        raised: What `factor` was multiplied by here since the last `hear`.
     """
 
     rate: float | None = None
     factor: float = 1.0
     planned: float = 0.0
     open_tasks: int = 0
+    raised: float = 1.0
+    _others: float = field(init=False, default=0.0)
+    _others_at: float = field(init=False, default=0.0)
     _planned_elsewhere: float = field(init=False, default=0.0)
     _open_elsewhere: int = field(init=False, default=0)
 
-    def replan(self, before: float | None, after: float | None) -> None:
+    def started_other(self, now: float) -> None:
+        """A call that is no repeated poll was started: it takes rate that no plan knows of."""
+        if self.rate:
+            self._others = self._others_now(now) + 1 / _OTHERS_SECONDS
+            self._others_at = now
+
+    def _others_now(self, now: float) -> float:
+        """Such calls per second, of late."""
+        return self._others * math.exp(min(self._others_at - now, 0.0) / _OTHERS_SECONDS)
+
+    def replan(self, before: float | None, after: float | None, *, now: float = 0.0) -> None:
         """A task has another plan.
 
         Args:
@@ -53,13 +83,33 @@ class PollPrice:
         if self.open_tasks <= 0:
             self.planned, self.open_tasks = 0.0, 0  # what rounding leaves
         if self.rate:
-            excess = (self.planned + self._planned_elsewhere) / (_USABLE * self.rate)
-            step = (min(excess, _MAX_EXCESS) - 1) / max(self.open_tasks, _MIN_STEPS)
-            self.factor = min(max(self.factor * (1 + step), 1.0), _MAX_FACTOR)
+            usable = max(_USABLE * self.rate - self._others_now(now), self.rate / 2)
+            excess = (self.planned + self._planned_elsewhere) / usable
+            # One task of all moves it by its part: as fast over replicas as in one process.
+            open_tasks = max(self.open_tasks + self._open_elsewhere, _MIN_STEPS)
+            step = (min(excess, _MAX_EXCESS) - 1) / open_tasks
+            factor = min(max(self.factor * (1 + step), 1.0), MAX_FACTOR)
+            self.raised *= factor / self.factor
+            self.factor = factor
 
-    def hear(self, planned_elsewhere: float, open_elsewhere: int) -> None:
-        """What the tasks of all other replicas come to; their sums."""
-        self._planned_elsewhere, self._open_elsewhere = planned_elsewhere, open_elsewhere
+    def hear(
+        self,
+        planned_elsewhere: float,
+        open_elsewhere: int,
+        factor: float | None = None,
+        *,
+        counted: float = 1.0,
+    ) -> None:
+        """What the tasks of all other replicas come to; their sums.
+
+        Args:
+            factor: Of all replicas; None if it is not shared.
+            counted: What of `raised` is in it.
+        """
+        self._planned_elsewhere, self._open_elsewhere = max(planned_elsewhere, 0.0), max(open_elsewhere, 0)
+        if factor is not None:
+            self.raised = sane_raise(self.raised / counted)
+            self.factor = raised_factor(factor, self.raised)
 
     def longest(self, max_seconds: float) -> float:
         """Seconds between two polls of a healthy task at most: beyond the maximum only at a high price."""

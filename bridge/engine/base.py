@@ -41,6 +41,9 @@ MAX_STATES = 64
 ENTRY_BYTES = 16 * 1024
 """Above this, a log entry has neither document nor raw: who needs them reads the record."""
 
+BEAT_SECONDS = 0.9
+"""After this long without an entry, a renewal writes one. Renewals are a second apart."""
+
 LEARNED_SECONDS = 7 * 86_400.0
 """A list of samples to which nothing was added for so long is deleted."""
 
@@ -415,6 +418,8 @@ class Take(NamedTuple):
         max_permits: Calls in flight over all replicas; None for no limit.
         planned: Polls per second this replica plans.
         open_tasks: For which it plans them.
+        factor: Of the price of a poll, as this replica knows it; counts if the engine knows none.
+        raised: What it was multiplied by here since the last answer.
     """
 
     credential: str
@@ -425,6 +430,8 @@ class Take(NamedTuple):
     max_permits: int | None = None
     planned: float = 0.0
     open_tasks: int = 0
+    factor: float = 1.0
+    raised: float = 1.0
 
 
 class Lent(NamedTuple):
@@ -437,6 +444,7 @@ class Lent(NamedTuple):
         next_slot: The earliest start time not lent yet.
         planned: Polls per second of all live sessions.
         open_tasks: Of all live sessions; those of an earlier version send none.
+        factor: Of the price of a poll: one for all sessions, raised and lowered by each.
     """
 
     now: int
@@ -447,6 +455,7 @@ class Lent(NamedTuple):
     failures: int
     planned: float
     open_tasks: int = 0
+    factor: float = 1.0
 
 
 class Report(StrEnum):
@@ -528,7 +537,8 @@ class Engine(Protocol):
         begins if
         there is none, if the engine's history is another one than before, or if `known_head` is beyond its
         head.
-        A renewal writes a `BeatEntry` at most once a second.
+        A renewal writes a `BeatEntry` if the log had no entry for `BEAT_SECONDS`: any other shows as well
+        that the log arrives, and each entry wakes every replica.
 
         Args:
             ttl: Seconds for which it lives from now.

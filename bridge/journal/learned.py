@@ -110,7 +110,7 @@ def _sample(value: Any, scale: Any = 1.0) -> Sample:
 
 def _is_name(name: Any) -> bool:
     if isinstance(name, str):
-        # An unpaired surrogate is in no JSON that can be sent to anybody.
+        # No JSON that is sent can hold an unpaired surrogate.
         return len(name) <= MAX_NAME and not _SURROGATE.search(name)
     return name is None
 
@@ -149,7 +149,7 @@ def decode_list(digest: str, samples: Iterable[bytes]) -> list[Run]:
     return [run for run in runs if run is not None and kind_digest(run.kind) == digest]
 
 
-def kept(runs: Iterable[Run], now: float) -> list[Run]:
+def unexpired(runs: Iterable[Run], now: float) -> list[Run]:
     """The runs that are not too old or too many, oldest first.
 
     Args:

@@ -1,7 +1,8 @@
 """The budget of each credential over all replicas: what is lent from the engine, and what is reported to it.
 
 Rule 1: an engine call happens only while calls wait and slots, permits or a probe are short, at most every
-        `TAKE_SECONDS` per credential. Without rate and `max_in_flight_total` there is none but for probes.
+        `TAKE_SECONDS` per credential, and every few seconds while there are plans of polls. Without rate and
+        `max_in_flight_total` there is none but for probes.
 Rule 2: a 429 here is reported at once; the log brings it to the others within milliseconds.
 Rule 3: without the engine each replica uses its part (`SharedLimiter`), and callers that wait are woken to
         find that out.
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from bridge.clock import Clock
+from bridge.core.price import PollPrice
 from bridge.core.shared_limit import SharedLimiter
 from bridge.engine.base import BudgetEntry, Report, Take
 from bridge.replica.replica import Replica
@@ -37,6 +39,13 @@ SURPLUS_SECONDS = 0.2
 PROBE_SECONDS = 15.0
 DENIED_SECONDS = 1.0
 MAX_RETURN_SECONDS = 8.0
+PLANS_SECONDS = 2.0
+"""How often plans are exchanged while the price is raised or they change."""
+
+QUIET_PLANS_SECONDS = 10.0
+PLANS_PART = 0.1
+"""A smaller change of the plans waits for the next one."""
+
 MAX_REPORTS = 1000
 
 
@@ -53,6 +62,7 @@ class _Shared:
         take_at: Monotonic seconds before which it is not asked for again.
         asked_at: When something was wanted last.
         return_at: When permits above this replica's part are given back next, and how often.
+        sent: Polls per second that the engine was last sent as the plans of this replica; at `sent_at`.
     """
 
     __slots__ = (
@@ -60,18 +70,25 @@ class _Shared:
         "asked_at",
         "credential",
         "limiter",
+        "price",
         "probe_at",
         "return_at",
         "return_every",
+        "sent",
+        "sent_at",
         "take_at",
         "wake",
     )
 
-    def __init__(self, credential: str, limiter: SharedLimiter, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, credential: str, limiter: SharedLimiter, price: PollPrice, wake: Callable[[], None]
+    ) -> None:
         self.credential = credential
         self.limiter = limiter
+        self.price = price
         self.wake = wake
-        self.take_at = self.probe_at = self.asked_at = self.return_at = float("-inf")
+        self.sent = 0.0
+        self.take_at = self.probe_at = self.asked_at = self.return_at = self.sent_at = float("-inf")
         self.return_every = IDLE_SECONDS
 
 
@@ -93,7 +110,7 @@ class SharedBudgets:
         self._reporting = asyncio.Event()
         replica.on_budget.append(self._on_entry)
         replica.on_up.append(self._wake_all)
-        self._connection.workers += [self._lend, self._send_reports, self._give_back]
+        self._connection.workers += [self._lend, self._send_reports, self._give_back, self._exchange_plans]
 
     def share(self, upstream: Upstream) -> None:
         """Share the limiter of an upstream, as one of its accounts uses it, from now on."""
@@ -101,7 +118,9 @@ class SharedBudgets:
         if not isinstance(limiter, SharedLimiter):
             return
         credential = f"{upstream.name}/{upstream.account}"
-        shared = self._shared[credential] = _Shared(credential, limiter, upstream.wake_waiting)
+        shared = self._shared[credential] = _Shared(
+            credential, limiter, upstream.price, upstream.wake_waiting
+        )
         limiter.connected = lambda: self._connection.up
         limiter.live = lambda: self._replica.live
         limiter.asks = lambda: self._ask(shared)
@@ -180,19 +199,37 @@ class SharedBudgets:
         else:
             shared.probe_at = now + DENIED_SECONDS
 
-    async def _take(self, shared: _Shared, permits: int) -> None:
-        limiter, session = shared.limiter, self._connection.session
+    async def _take(self, shared: _Shared, permits: int, *, slots: int | None = None) -> None:
+        """Borrow, and exchange plans.
+
+        Args:
+            slots: How many; None for what is wanted.
+        """
+        limiter, price, session = shared.limiter, shared.price, self._connection.session
         rate = limiter.requests_per_second
+        if slots is None:
+            slots = 0 if rate is None else self._wanted_slots(limiter, rate)
         take = Take(
             credential=shared.credential,
             rate=rate,
-            slots=0 if rate is None else self._wanted_slots(limiter, rate),
+            slots=slots,
             horizon=HORIZON_SECONDS,
             permits=permits,
             max_permits=limiter.max_in_flight_total,
+            planned=price.planned,
+            open_tasks=price.open_tasks,
+            factor=price.factor,
+            raised=price.raised,
         )
         lent = await self._connection.call("take", lambda engine: engine.take(session, take))
         now = self._clock.monotonic()
+        shared.sent, shared.sent_at = take.planned, now
+        price.hear(
+            lent.planned - take.planned,
+            lent.open_tasks - take.open_tasks,
+            lent.factor,
+            counted=take.raised,
+        )
         if lent.permits < permits:
             shared.return_every = IDLE_SECONDS  # others use them
         limiter.offer([self._connection.monotonic(slot) for slot in lent.slots], lent.permits)
@@ -255,9 +292,27 @@ class SharedBudgets:
                     shared.take_at = self._clock.monotonic() + SURPLUS_SECONDS + 2 * TAKE_SECONDS
             await self._clock.sleep(SURPLUS_SECONDS if surplus else IDLE_SECONDS)
 
+    async def _exchange_plans(self) -> None:
+        """Exchange the plans of credentials that borrow nothing at the moment."""
+        while True:
+            now = self._clock.monotonic()
+            for shared in list(self._shared.values()):
+                if shared.limiter.requests_per_second is not None and _plans_are_due(shared, now):
+                    await self._take(shared, shared.limiter.permits, slots=0)
+            await self._clock.sleep(PLANS_SECONDS / 2)
+
     def _is_idle(self, shared: _Shared) -> bool:
         unused = shared.limiter.permits > shared.limiter.in_flight
         return unused and self._clock.monotonic() - shared.asked_at > IDLE_SECONDS
 
     def _part(self, limiter: SharedLimiter) -> int:
         return math.ceil((limiter.max_in_flight_total or 0) / self._replica.live)
+
+
+def _plans_are_due(shared: _Shared, now: float) -> bool:
+    planned, sent = shared.price.planned, shared.sent
+    if not (planned or sent):
+        return False
+    changed = abs(planned - sent) > PLANS_PART * max(planned, sent)
+    urgent = changed or shared.price.factor > 1
+    return now - shared.sent_at >= (PLANS_SECONDS if urgent else QUIET_PLANS_SECONDS)

@@ -19,13 +19,15 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from bridge.clock import Clock
 from bridge.core.cursor import new_epoch
 from bridge.core.task import TaskKey
 from bridge.engine.base import MAX_TASKS, Engine, Entry, Record, SessionState, Welcome
-from bridge.errors import EngineRefused, EngineUnavailable
+from bridge.errors import EngineUnavailable
+from bridge.replica.calls import EngineCalls
+from bridge.replica.following import Following
 from bridge.replica.lease import Lease
 
 RENEWAL_SECONDS = 1.0
@@ -45,14 +47,6 @@ ALONE_AFTER_SECONDS = 1.0
 CONNECT_ANSWERS = 6
 """Opening a connection takes several answers: a question to Sentinel, TCP, TLS, the password, the server's
 facts.
-"""
-
-DEFAULT_ANSWERS = 2
-"""A call may be sent only when the calls before it were answered: it waits for both answers."""
-
-CALL_ANSWERS = {"bury": 6, "call": 4, "census": 4, "claim": 4, "confirm": 2, "rewant": 10}
-"""Operations that an engine may answer with several answers, one after the other. Each may take the timeout:
-a way of 200 ms is not an outage.
 """
 
 ALONE_CHECKED_SECONDS = 2.0
@@ -94,37 +88,6 @@ class EngineTimes(NamedTuple):
     timeout: float = 1.0
     alone: float = 600.0
     claim_period: float = 0.6
-
-
-class Following(Protocol):
-    """What a connection brings, for the journal and the ownership of this replica."""
-
-    def session_lost(self) -> None:
-        """The session has expired: this replica owns nothing from now on."""
-
-    def begin_resync(self, *, epoch_changed: bool) -> None:
-        """What is known may be outdated: entries up to `received` were or will be missed. Nothing waits."""
-
-    async def resync(self) -> None:
-        """Ask the engine about everything attended."""
-
-    async def received(self, entries: Sequence[Entry]) -> None:
-        """The next entries, without a gap."""
-
-    def now_heard(self, offset: int) -> None:
-        """Everything up to an offset has been taken in."""
-
-    def up(self) -> None:
-        """The log is received from now on."""
-
-    def settling_over(self) -> None:
-        """Owners have had their time to return."""
-
-    def away(self) -> None:
-        """The engine cannot be reached, or the connection broke."""
-
-    def alone(self) -> None:
-        """It has been tried again, in vain, for long enough to continue without it."""
 
 
 class Connection:
@@ -192,7 +155,7 @@ class Connection:
         self._clock_offset = 0.0
         self._read_at = float("-inf")
         self._heard_news = asyncio.Event()
-        self._called: Callable[[str, str, float], None] = lambda *_: None
+        self._calls = EngineCalls(clock, times.timeout, self.drop)
 
     def follow(self, following: Following) -> None:
         """What it brings goes there; before `run`."""
@@ -200,7 +163,7 @@ class Connection:
 
     def measure(self, called: Callable[[str, str, float], None]) -> None:
         """Each call is reported: operation, outcome, seconds."""
-        self._called = called
+        self._calls.called = called
 
     # What others ask
 
@@ -284,8 +247,7 @@ class Connection:
         engine = self.engine
         if engine is None or self.stage is ConnectionStage.AWAY:
             raise EngineUnavailable("the engine is away")
-        seconds = CALL_ANSWERS.get(operation, DEFAULT_ANSWERS) * self.times.timeout
-        return await self._timed(operation, ask(engine), seconds)
+        return await self._calls.answer(operation, ask(engine))
 
     async def records(self, keys: Sequence[TaskKey]) -> list[Record]:
         """The records of any number of tasks.
@@ -305,32 +267,6 @@ class Connection:
             self.drop("an answer to records that cannot be used")
             raise EngineUnavailable("the engine's answer to records cannot be used")
         return records
-
-    async def _timed(self, operation: str, answer: Awaitable[Result], seconds: float) -> Result:
-        started = self._clock.monotonic()
-        outcome = "ok"
-        try:
-            async with asyncio.timeout(seconds):
-                return await answer
-        except TimeoutError:
-            outcome = "timeout"
-            self.drop(f"no answer to {operation} in {seconds:g} s")
-            raise EngineUnavailable(f"the engine did not answer in {seconds:g} s") from None
-        except EngineUnavailable as error:
-            outcome = "refused" if isinstance(error, EngineRefused) else "unavailable"
-            self.drop(str(error))
-            raise
-        except asyncio.CancelledError:
-            outcome = "unavailable"
-            raise
-        except Exception as error:
-            # Another version's data, a bug: as good as no answer, and the next connection may fare better.
-            outcome = "refused"
-            logger.exception("unhandled exception in engine call", extra={"operation": operation})
-            self.drop(f"{operation}: {type(error).__name__}")
-            raise EngineUnavailable(f"the engine's answer to {operation} cannot be used") from error
-        finally:
-            self._called(operation, outcome, self._clock.monotonic() - started)
 
     def drop(self, reason: str) -> None:
         """Drop the connection; `run` opens another."""
@@ -462,7 +398,7 @@ class Connection:
                 self.lease.session,
                 ttl=self.lease.seconds,
                 known_head=self.received,
-                new_epoch=new_epoch(self._clock.time(), secrets.randbits(32)),
+                new_epoch=new_epoch(self._clock.time(), secrets.randbits(32), after=self.epoch),
                 about=self._about()[:1024],
                 opens=opens,
             ),
@@ -532,7 +468,7 @@ class Connection:
             raise EngineUnavailable("the engine is away")
         block = min(BLOCK_SECONDS, self.times.timeout / 2)
         read = engine.read(after, block=block, limit=READ_LIMIT)
-        return await self._timed("read", read, block + self.times.timeout)
+        return await self._calls.answer("read", read, seconds=block + self.times.timeout)
 
     async def _hear(self, entries: Sequence[Entry]) -> None:
         """Pass entries on; those before a gap first."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from bridge.clock import Clock
-from bridge.core.cursor import Cursor, is_later
+from bridge.core.cursor import Cursor
 from bridge.core.event import Confirmation, Event, Notice, NoticeCode
 from bridge.core.merge import beyond
 from bridge.core.task import State, TaskKey
@@ -27,7 +27,6 @@ from bridge.engine.base import (
     End,
     Mode,
     NoticeEntry,
-    Past,
     Record,
     Stamp,
     StateEntry,
@@ -36,14 +35,14 @@ from bridge.errors import EngineUnavailable, JournalError, NotOwner, Superseded
 from bridge.journal.base import Recorded
 from bridge.journal.feed import Feed
 from bridge.journal.sqlite.codec import decode, encode
-from bridge.replica.connection import SETTLING_SECONDS, Connection
+from bridge.replica.connection import Connection
+from bridge.replica.cursors import Cursors
 from bridge.replica.memory import HeldTask, TaskMemory, decode_notice, digest_of, encode_notice, end_of
 from bridge.replica.outbox import Announcement, Outbox, ReplicaAppend
+from bridge.replica.past import PastStates
 
-CAUGHT_UP_SECONDS = 2.0
 SETTLED_SECONDS = 2.0
 MAX_CONFIRMED = 20_000
-HISTORY_BYTES = 8 * 1024 * 1024
 CONFIRM_SECONDS = 1.0
 
 _REVOKED_BY_STATE = (NoticeCode.STALLED, NoticeCode.TASK_NOT_FOUND)
@@ -98,7 +97,7 @@ class SharedJournal(Feed):
         self._memory = memory
         self._clock = clock
         self._rights: Rights
-        self._outbox = Outbox(connection, self._answered)
+        self._outbox = Outbox(connection, clock, self._answered)
         self._settled_news = asyncio.Event()
         self._awaiting: dict[TaskKey, HeldTask] = {}
         # From the start of a resync until it is done, also if it takes several connections, what was missed
@@ -106,8 +105,8 @@ class SharedJournal(Feed):
         self._unsynced = False
         self._known_head = self._heard_last = 0
         self._unsent: dict[TaskKey, Confirmation] = {}
-        self._past: dict[tuple[TaskKey, int], Past] = {}
-        self._past_bytes = 0
+        self._cursors = Cursors(connection, clock, lambda: self.head)
+        self._past = PastStates(connection, memory)
         self.judged: Callable[[ApplyOutcome], None] = lambda _: None
         self.returning: Callable[[], None] = lambda: None
         connection.workers += [self._outbox.run, self._send_confirmed]
@@ -142,55 +141,7 @@ class SharedJournal(Feed):
 
     async def caught_up(self, cursor: Cursor) -> bool:
         """See `Journal`. In the second after a change of epoch, cursors of the one before wait."""
-        connection = self._connection
-        if cursor.epoch != connection.epoch:
-            if is_later(cursor.epoch, connection.epoch):
-                return await self._epoch_came(cursor.epoch)
-            await self._settling_over()
-            return connection.up
-        if cursor.offset <= self.head:
-            return True
-        await self._ahead(cursor)
-        if cursor.epoch != connection.epoch or not connection.current:
-            return False
-        # What it has received is all there is: an offset beyond it is of no history here.
-        return cursor.offset <= self.head or self.head >= connection.head
-
-    async def _ahead(self, cursor: Cursor) -> None:
-        """Wait for a while until an offset was received, also through a short outage."""
-        connection = self._connection
-        until = self._clock.monotonic() + CAUGHT_UP_SECONDS
-        while connection.epoch == cursor.epoch and self.head < cursor.offset:
-            left = until - self._clock.monotonic()
-            away = connection.away_since
-            if left <= 0 or (away is not None and self._clock.monotonic() - away > CAUGHT_UP_SECONDS):
-                return
-            await self._clock.wait(connection.news, left)
-
-    async def _settling_over(self) -> None:
-        """Wait until who knows more than the engine has recorded it: a second after a change of epoch.
-
-        While the engine is away, another change may be next.
-        """
-        connection = self._connection
-        until = self._clock.monotonic() + CAUGHT_UP_SECONDS
-        while (now := self._clock.monotonic()) < until:
-            settling = connection.epoch_since + SETTLING_SECONDS - now
-            if settling > 0:
-                await self._clock.sleep(settling)
-            elif connection.up:
-                return
-            else:
-                await self._clock.wait(connection.news, until - now)
-
-    async def _epoch_came(self, epoch: str) -> bool:
-        """Wait until this replica is in that epoch, or is known to be in the newest one."""
-        connection = self._connection
-        until = self._clock.monotonic() + CAUGHT_UP_SECONDS
-        while connection.epoch != epoch and (left := until - self._clock.monotonic()) > 0:
-            # A renewal within this time says which epoch it is.
-            await self._clock.sleep(min(left, 0.05))
-        return connection.up
+        return await self._cursors.caught_up(cursor)
 
     async def latest(self, keys: Sequence[TaskKey]) -> list[Event | None]:
         """See `Journal`: from memory, or after one question to the engine for all that are not known.
@@ -239,55 +190,12 @@ class SharedJournal(Feed):
     async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
         """See `Journal`; while the engine is away, the newest state only."""
         self._check_reached()
-        received = self._connection.received
-        recorded: list[Recorded] = []
-        for key in keys:
-            held = self._memory.get(key)
-            if held is not None and held.settled and held.held_at and held.held_at <= after:
-                continue  # the common case of a reconnect is a task without news
-            recorded += [
-                Recorded(key, past.offset, len(past.document) + len(past.raw or b""))
-                for past in await self._past_of(key, after)
-                if past.offset <= received
-            ]
-        return sorted(recorded, key=lambda one: one.offset)
-
-    async def _past_of(self, key: TaskKey, after: int) -> Sequence[Past]:
-        try:
-            retained = await self._connection.call("history", lambda engine: engine.history(key, after))
-        except EngineUnavailable:
-            return ()
-        for past in retained:
-            size = len(past.document) + len(past.raw or b"")
-            if (key, past.offset) not in self._past:
-                self._past_bytes += size
-                self._past[key, past.offset] = past
-        while self._past_bytes > HISTORY_BYTES and self._past:
-            self._drop_past(next(iter(self._past)))
-        return retained
-
-    def _drop_past(self, name: tuple[TaskKey, int]) -> Past | None:
-        past = self._past.pop(name, None)
-        if past is not None:
-            self._past_bytes -= len(past.document) + len(past.raw or b"")
-        return past
+        return await self._past.history(keys, after)
 
     async def read(self, recorded: Sequence[Recorded], *, raw: bool = True) -> Sequence[Event]:
         """See `Journal`."""
         del raw
-        events: list[Event] = []
-        for one in recorded:
-            past = self._drop_past((one.key, one.offset))
-            if past is None:
-                await self._past_of(one.key, one.offset - 1)
-                past = self._drop_past((one.key, one.offset))
-            if past is not None:
-                try:
-                    state = decode(past.document, past.raw)
-                except JournalError:
-                    continue  # written by another version
-                events.append(Event(one.key, Cursor(self.epoch, past.offset), state))
-        return events
+        return await self._past.read(recorded)
 
     async def unfinished(self) -> Sequence[Event]:
         """Nothing: open tasks are claimed, by whichever replica is first."""
@@ -460,7 +368,6 @@ class SharedJournal(Feed):
         self._memory.unsettle(epoch_changed=epoch_changed)
         if epoch_changed:
             self._past.clear()
-            self._past_bytes = 0
             for follower in self._followers:
                 follower.new_epoch()
 

@@ -3,7 +3,7 @@
 Each replica knows the runs it saw itself at once, and those of the others after the next exchange.
 
 Rule 1: an exchange costs one read of the index; only kinds that changed cost more, and few a time.
-Rule 2: what left the index is forgotten here. An engine that lost its data takes nothing away.
+Rule 2: what left the index is forgotten here. What an engine lost is still known here.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from bridge.journal.learned import (
     decode_list,
     encode_run,
     index_name,
-    kept,
     kind_digest,
     list_name,
+    unexpired,
 )
 from bridge.replica.connection import Connection
 
@@ -146,7 +146,7 @@ class SharedRuns:
         self._tags = tags
         kinds = tags.keys() | self._changed
         self._known = {digest: one for digest, one in (self._known | hashes).items() if digest in kinds}
-        fresh = kept(runs, self._clock.time())
+        fresh = unexpired(runs, self._clock.time())
         if reload:
             self._learned.load([*fresh, *self._unsent])
         else:

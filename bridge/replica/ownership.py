@@ -25,12 +25,7 @@ from bridge.errors import EngineUnavailable
 from bridge.replica.connection import Connection
 from bridge.replica.journal import SharedJournal
 from bridge.replica.memory import TaskMemory, standing_notices
-
-MAX_BURIED = 100
-BURIED_SPACING_SECONDS = 0.004
-MAX_CLAIMED = 50
-CLAIMED_ACCOUNTS = 8
-"""Accounts per round, in turn."""
+from bridge.replica.orphans import Orphans
 
 FIRST_GAP_SECONDS = 1.0
 """Between the first poll of a new owner, which is in flight, and the next one of its successor."""
@@ -115,8 +110,6 @@ class SharedOwnership:
         self._journal = journal
         self._clock = clock
         self._interest = max(linger, MIN_INTEREST_SECONDS)
-        self._jitter = jitter
-        self._accounts = accounts
         self._watches: Watches
         self._stakes: dict[TaskKey, Stake] = {}
         self._asking: dict[TaskKey, None] = {}
@@ -128,10 +121,12 @@ class SharedOwnership:
         self._granting: TaskKey | None = None
         self._settling = False
         self._draining = False
-        self._turn = 0
         self.owned = 0
         self.counted: Callable[[], None] = _nothing
-        connection.workers += [self._send, self._claim_orphans, self._rewant]
+        orphans = Orphans(
+            connection, clock, jitter=jitter, accounts=accounts, may_claim=self._may_claim, adopt=self._adopt
+        )
+        connection.workers += [self._send, orphans.run, self._rewant]
 
     # What the watches ask, see `Ownership`
 
@@ -613,40 +608,8 @@ class SharedOwnership:
     async def _send_rewant(self, keys: Sequence[TaskKey]) -> None:
         await self._connection.call("rewant", lambda engine: engine.rewant(keys, linger=self._interest))
 
-    async def _claim_orphans(self) -> None:
-        """Make orphans of what the dead owned, and claim orphans that are due."""
-        while True:
-            await self._clock.sleep(self._connection.times.claim_period * (0.75 + 0.5 * self._jitter()))
-            if self._settling or self._draining:
-                continue
-            left = MAX_BURIED
-            while left == MAX_BURIED:
-                left = await self._connection.call(
-                    "bury", lambda engine: engine.bury(limit=MAX_BURIED, spacing=BURIED_SPACING_SECONDS)
-                )
-            for account in self._accounts_in_turn():
-                await self._claim(account)
-
-    def _accounts_in_turn(self) -> list[str]:
-        accounts = sorted(self._accounts())
-        count = min(len(accounts), CLAIMED_ACCOUNTS)
-        chosen = [accounts[(self._turn + number) % len(accounts)] for number in range(count)]
-        self._turn += count
-        return chosen
-
-    async def _claim(self, account: str) -> None:
-        claimed = MAX_CLAIMED
-        while claimed >= MAX_CLAIMED and not self._draining:
-            records = await self._call_claim(account)
-            claimed = len(records)
-            for record in records:
-                self._adopt(record)
-
-    async def _call_claim(self, account: str) -> list[Record]:
-        session = self._connection.session
-        return await self._connection.call(
-            "claim", lambda engine: engine.claim(session, account=account, limit=MAX_CLAIMED)
-        )
+    def _may_claim(self) -> bool:
+        return not (self._settling or self._draining)
 
     def _adopt(self, record: Record) -> None:
         stake = self._ensure(record.key)

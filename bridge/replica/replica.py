@@ -32,7 +32,7 @@ def _own_account() -> Iterable[str]:
 
 
 class Replica:
-    """Satisfies `bridge.replica.connection.Following`.
+    """Satisfies `bridge.replica.following.Following`.
 
     Args:
         connect: Opens the engine.

@@ -7,7 +7,7 @@ Rule 2: two accounts share no watch, state, rate limit or learned run time, even
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -80,6 +80,10 @@ class AccountRegistry:
     def names(self) -> list[str]:
         """The accounts whose keys are here now."""
         return list(self._accounts)
+
+    def views(self, name: str) -> Iterator[Upstream]:
+        """An upstream as each account sees it."""
+        return (one.upstreams[name] for one in self._accounts.values() if name in one.upstreams)
 
     def accepts(self, name: str, account: str, shown_at: float) -> bool:
         """Whether it still proves ownership that an upstream showed a task to the account at `shown_at`.

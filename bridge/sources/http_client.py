@@ -24,7 +24,13 @@ from bridge.core.loop_time import LoopTime
 from bridge.core.secrets import SecretMask
 from bridge.dialects.base import HttpResponse, Request
 from bridge.dialects.hosts import Hosts
-from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable, UpstreamUnreachable
+from bridge.errors import (
+    TIMEOUT_SENTENCE,
+    UnreadablePayload,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+    UpstreamUnreachable,
+)
 from bridge.sources.body_memory import BodyLimit, BodyMemory, Share
 from bridge.sources.credentials import Credential
 from bridge.sources.slices import SlicedConnection, Turns, slice_connections
@@ -401,7 +407,7 @@ _LIBRARY_ERRORS = (TimeoutError, aiohttp.ClientError, OSError)
 def _our_error(error: Exception) -> UpstreamUnavailable | UpstreamTimeout | UnreadablePayload:
     # Sentences of our own: the library's contain URLs, and URLs may contain secrets.
     if isinstance(error, TimeoutError):
-        return UpstreamTimeout("the upstream did not respond in time")
+        return UpstreamTimeout(TIMEOUT_SENTENCE)
     if isinstance(error, aiohttp.ClientConnectorError):
         return UpstreamUnreachable("the upstream cannot be reached")
     if isinstance(error, aiohttp.ClientResponseError):

@@ -108,6 +108,12 @@ class Upstream:
         self._series = UpstreamSeries(self.metrics, self.name)
         self.price = PollPrice(self.limiter.requests_per_second)
 
+    @property
+    def poll_price_seconds(self) -> float:
+        """What a poll of a task with viewers costs now, in seconds of delay."""
+        seconds = self.learned.mean("watched")
+        return self.pace.price(self.pace.max_seconds if seconds is None else seconds) * self.price.factor
+
     def for_account(
         self,
         account: str,
@@ -215,7 +221,9 @@ class Upstream:
                     raise UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=max(after, 1.0))
                 turn.clear()
                 await self.clock.wait(turn, (deadline if free_at is None else free_at) - now)
-            permit = self.limiter.start(call, self.clock.monotonic(), task_id=task_id, shown=shown)
+            now = self.clock.monotonic()
+            permit = self.limiter.start(call, now, task_id=task_id, shown=shown)
+            self.price.started_other(now)
         finally:
             queue.remove(turn)
             if queue:

@@ -134,6 +134,7 @@ class Pool:
             for state in UpstreamState:
                 metrics.upstream_state.labels(name, state.value).set_function(_is_in(upstream, state))
             metrics.interests.labels(name).set_function(self._viewers(name))
+            metrics.poll_price_factor.labels(name).set_function(self._price_factor(name))
 
     async def run(self) -> None:
         """Run all watches until cancelled."""
@@ -605,6 +606,22 @@ class Pool:
         )
         return {"watches": watches, "viewers": self._audiences[name].viewers}
 
+    def pacing(self, name: str) -> dict[str, float]:
+        """The price of a poll of one upstream and the polls its tasks plan, as `/status` reports them."""
+        views = list(self._views(name))
+        highest = max(views, key=lambda view: view.price.factor)
+        return {
+            "poll_price_seconds": round(highest.poll_price_seconds, 3),
+            "poll_price_factor": round(highest.price.factor, 3),
+            "planned_polls_per_second": round(sum(view.price.planned for view in views), 3),
+        }
+
+    def _views(self, name: str) -> Iterator[Upstream]:
+        """An upstream as each credential sees it."""
+        yield self.upstreams[name]
+        if self._accounts is not None:
+            yield from self._accounts.views(name)
+
     def _start(self, key: TaskKey) -> Watcher:
         watcher = self._make(key)
         missing = self._missing.take(key, self._clock.monotonic())
@@ -733,6 +750,9 @@ class Pool:
 
     def _paused(self, upstream: Upstream) -> Callable[[], float]:
         return lambda: upstream.limiter.paused(self._clock.monotonic())
+
+    def _price_factor(self, upstream: str) -> Callable[[], float]:
+        return lambda: max(view.price.factor for view in self._views(upstream))
 
     def _viewers(self, upstream: str) -> Callable[[], float]:
         return lambda: self._audiences[upstream].viewers

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Hashable, Sequence
 
-from bridge.core.estimate import PLAUSIBLE_SECONDS
+from bridge.core.estimate import PLAUSIBLE_SECONDS, RememberedEstimate
 from bridge.core.event import Confirmation, Event, Notice, NoticeCode
 from bridge.core.forecast import Forecast
 from bridge.core.rate_limit import Permit
@@ -19,6 +19,7 @@ from bridge.core.watch import CUT_SHORT_SECONDS, MISSING_RESULT_SECONDS, NO_UPDA
 from bridge.dialects.words import fold
 from bridge.engine.ownership import KnownTask, Ownership
 from bridge.errors import (
+    TIMEOUT_SENTENCE,
     BridgeError,
     CredentialRefused,
     InvalidRequest,
@@ -28,6 +29,7 @@ from bridge.errors import (
     TaskNotFound,
     UpstreamError,
     UpstreamRefused,
+    UpstreamTimeout,
     UpstreamUnavailable,
     without_frames,
 )
@@ -92,6 +94,7 @@ class Watcher:
         "_called_at",
         "_called_back",
         "_changed",
+        "_estimated",
         "_forecast",
         "_heard_at",
         "_hydrated",
@@ -168,6 +171,7 @@ class Watcher:
         self._vouched_at: float | None = None
         self._called_back = False
         self._forecast = Forecast(random, self.left_at)
+        self._estimated = RememberedEstimate()
         self._poll_done: asyncio.Event | None = None
         self.watch = self._begin(random, None)
 
@@ -394,6 +398,8 @@ class Watcher:
                 await self.take(observation, source, started_at=started_at)
             self.error = None
             self.polled_once.set()
+            if not self.watch.ended:
+                self._estimated.polled(self.watch.estimate, chance=self.watch.random())
         finally:
             self.polling = False
             self.polled_at = clock.monotonic()
@@ -874,6 +880,8 @@ class Watcher:
                 spent = max(state.changed_at - self._status_since, 0.0)
                 metrics.task_seconds.labels(name, before.status.value).observe(spent, example)
             self._status_since = state.changed_at
+        if before is not None and self.polls_here:
+            self._measure_end(before, state)
         # Detection latency, where the provider dates its change. Not for the first observation: the task may
         # have changed long before the watch started.
         changed_at = observation.changed_at
@@ -884,11 +892,29 @@ class Watcher:
             if 0 <= latency <= PLAUSIBLE_SECONDS:
                 metrics.detection_seconds.labels(name, state.source.value).observe(latency, example)
 
+    def _measure_end(self, before: State, state: State) -> None:
+        """Count what the polls of a task came to that was open when it was seen first."""
+        ends = state.status.final and state.status is not Status.LOST and not before.status.final
+        if not ends:
+            return
+        metrics, name = self.upstream.metrics, self.key.upstream
+        metrics.polls_per_task.labels(name).observe(self.polls)
+        now = self.upstream.clock
+        watched_since = now.time() - (now.monotonic() - self.watch.started)
+        error = self._estimated.error(
+            began_at=state.created_at or watched_since, ended_at=state.completed_at or state.changed_at
+        )
+        if error is not None:
+            metrics.eta_error_ratio.labels(name).observe(error)
+
 
 def _error_of(notice: Notice) -> BridgeError | None:
     """Why the poll of another process failed, as far as its notice says."""
     if notice.code is NoticeCode.CREDENTIAL_REFUSED:
         return CredentialRefused(notice.message)
-    if notice.code is NoticeCode.UPSTREAM_UNAVAILABLE:
-        return (UpstreamUnavailable if notice.retriable else UpstreamRefused)(notice.message)
-    return None
+    if notice.code is not NoticeCode.UPSTREAM_UNAVAILABLE:
+        return None
+    if not notice.retriable:
+        return UpstreamRefused(notice.message)
+    timed_out = notice.message == TIMEOUT_SENTENCE
+    return (UpstreamTimeout if timed_out else UpstreamUnavailable)(notice.message)

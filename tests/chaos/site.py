@@ -127,6 +127,9 @@ class Site:
         journal: The journal's file; None for the memory, or for a shared engine among the settings.
         upstream: What `qingbo` is beside its quick pace.
         others: Base URLs of further upstreams, by name.
+
+    Attributes:
+        under: A command that becomes the bridge in the end, at its next start.
     """
 
     def __init__(
@@ -144,7 +147,7 @@ class Site:
         self.port = free_port() if port is None else port
         self.logs: list[list[str]] = []
         self._journal = journal
-        self._under = under
+        self.under = under
         self._upstreams = {name: {"base_url": base_url, "api_key": KEY} | QUICK | (upstream or {})}
         for other, url in (others or {}).items():
             self._upstreams[other] = {"base_url": url, "api_key": KEY} | QUICK
@@ -173,7 +176,7 @@ class Site:
 
     async def start(self) -> None:
         """Start the process; returns once it listens."""
-        running = running_bridge(self._upstreams, port=self.port, under=self._under, **self._settings)
+        running = running_bridge(self._upstreams, port=self.port, under=self.under, **self._settings)
         self._bridge = await running.__aenter__()
         self._running = running
         self.logs.append(self._bridge.log)

@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.judge import Judge
 from tests.chaos.site import Site, get, site, studio
 from tests.chaos.viewers import Viewers
-from tests.conftest import missing
+from tests.conftest import forbidden
 from tests.e2e.scene import until
 from tests.harness import PATIENCE
 
@@ -24,7 +24,7 @@ DISK = "2m"
 
 async def test_a_full_disk_makes_it_unready_loses_nothing_and_passes(tmp_path: Path) -> None:
     if not _can_mount(tmp_path):
-        missing("a mount namespace of our own (root on Linux)")
+        forbidden("a mount namespace of our own (root on Linux)")
     judge = Judge()
     script = f'mount -t tmpfs -o size={DISK} tmpfs "$0" && exec "$@"'
     under = ("unshare", "--mount", "sh", "-c", script, str(tmp_path))

@@ -152,6 +152,30 @@ async def test_a_session_of_an_earlier_version_sends_no_open_tasks(use: EngineUs
     assert (lent.planned, lent.open_tasks) == (pytest.approx(3.5), 4)
 
 
+async def test_the_price_factor_is_one_for_all_and_moved_by_each(use: EngineUse) -> None:
+    async def factor(session: str, **options: float) -> float:
+        return (await take(use, session, open_tasks=2, **options)).factor
+
+    assert await factor("a", factor=4.0, raised=2.0) == 4.0  # none known: as this one knows it
+    assert await factor("b", factor=1.0, raised=1.5) == 6.0
+    assert await factor("a", factor=4.0) == 6.0
+    assert await factor("a", factor=4.0, raised=0.5) == 3.0
+    assert await factor("b", raised=0.001) == 1.0  # never less
+    assert await factor("b", raised=1e300) == 1e6
+    # Who plans no polls moves nothing, and hears it.
+    assert (await take(use, "a", raised=0.1)).factor == 1e6
+    other = await use.engine.take("a", Take("video/other", open_tasks=1))
+    assert other.factor == 1.0
+
+
+@pytest.mark.parametrize("senseless", [float("nan"), float("inf"), float("-inf"), -1.0, 0.0])
+async def test_a_senseless_factor_leaves_a_sane_one(use: EngineUse, senseless: float) -> None:
+    lent = await take(use, "a", open_tasks=1, factor=senseless, raised=senseless)
+    assert 1.0 <= lent.factor <= 1e6
+    lent = await take(use, "a", open_tasks=1, factor=1.0, raised=senseless)
+    assert 1.0 <= lent.factor <= 1e6
+
+
 # Pauses, failures, probes
 
 

@@ -74,6 +74,8 @@ TAKES = st.builds(
     max_permits=st.sampled_from([None, 3, 5]),
     planned=st.sampled_from([0.0, 1.5, -1.0]),
     open_tasks=st.sampled_from([0, 3]),
+    factor=st.sampled_from([1.0, 2.5, 1e9]),
+    raised=st.sampled_from([1.0, 1.1, 0.3]),
 )
 operations = st.one_of(
     call("advance", st.sampled_from([0.0, 0.3, 1.0, 2.5, 40.0])),

@@ -16,10 +16,12 @@ import pytest
 from bridge.app.transfer import Exported, Imported, export_tasks, import_tasks
 from bridge.clock import SystemClock
 from bridge.config.settings import Settings
+from bridge.core.learned import Run, Sample, TaskKind
 from bridge.core.task import State, TaskKey
 from bridge.engine.base import End, Engine
 from bridge.errors import JournalError
-from bridge.journal.portable import read_tasks
+from bridge.journal.learned import decode_run, encode_run
+from bridge.journal.portable import read_runs, read_tasks
 from bridge.journal.sqlite.codec import decode
 from bridge.journal.sqlite.journal import SqliteJournal
 from tests.docs.programs import ran
@@ -89,7 +91,7 @@ async def test_from_a_file_into_an_engine_and_back(use: EngineUse, source: Path,
         return Lent(use.engine)  # type: ignore[return-value] # what is not there is the engine's
 
     there, back = tmp_path / "there.ndjson", tmp_path / "back.ndjson"
-    assert await export_tasks(settings(source), there) == Exported(len(TASKS), OPEN, 0)
+    assert await export_tasks(settings(source), SystemClock(), there) == Exported(len(TASKS), OPEN, 0)
     assert dict(read_tasks(there)) == TASKS
     done = await import_tasks(settings(source), SystemClock(), there, connect)
     assert done == Imported(len(TASKS), OPEN, 0)
@@ -106,17 +108,63 @@ async def test_from_a_file_into_an_engine_and_back(use: EngineUse, source: Path,
         owned += [record.key for record in claimed]
     assert sorted(owned) == sorted(key for key in TASKS if key.task_id.startswith("open"))
     assert [one.key for one in await use.engine.claim("a", account=THEIRS.account, limit=9)] == [THEIRS]
-    assert await export_tasks(settings(source), back, connect) == Exported(len(TASKS), OPEN, 0)
+    assert await export_tasks(settings(source), SystemClock(), back, connect) == Exported(len(TASKS), OPEN, 0)
     assert dict(read_tasks(back)) == TASKS
     again = await import_tasks(settings(source), SystemClock(), there, connect)
     assert again == Imported(0, 0, len(TASKS))
+
+
+RUNS = [
+    Run(TaskKind(model, "generate"), SystemClock().time() - 60 + number, {"run": Sample(float(number))})
+    for model in ("wan", "flux")
+    for number in range(10)
+]
+
+
+def encoded(file: Path) -> list[bytes | None]:
+    """The runs of a file, in any order."""
+    return sorted((encode_run(run) for _, run in read_runs(file)), key=str)
+
+
+async def test_what_was_learned_goes_with_the_tasks(use: EngineUse, source: Path, tmp_path: Path) -> None:
+    async def connect() -> Engine:
+        return Lent(use.engine)  # type: ignore[return-value] # what is not there is the engine's
+
+    async with journal(source) as opened:
+        for run in RUNS:
+            opened.learn("qingbo", run)
+    there, back, again = (tmp_path / name for name in ("there", "back", "again"))
+    assert (await export_tasks(settings(source), SystemClock(), there)).runs == len(RUNS)
+    for _ in range(2):  # an import may be repeated
+        done = await import_tasks(settings(source), SystemClock(), there, connect)
+        assert done.runs == len(RUNS)
+    assert (await export_tasks(settings(source), SystemClock(), back, connect)).runs == len(RUNS)
+    assert encoded(back) == encoded(there)
+    await import_tasks(settings(tmp_path / "new.db"), SystemClock(), back)
+    await export_tasks(settings(tmp_path / "new.db"), SystemClock(), again)
+    assert encoded(again) == encoded(there)
+
+
+async def test_a_file_of_an_older_version_has_tasks_only(source: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tasks"
+    async with journal(source) as opened:
+        opened.learn("qingbo", RUNS[0])
+    await export_tasks(settings(source), SystemClock(), file)
+    lines = file.read_text().splitlines()
+    odd = ['{"learned": "qingbo", "run": "[9]"}', '{"learned": 7, "run": {}}']
+    file.write_text("\n".join([*lines[:-1], *odd, lines[-1]]))
+    assert [run for _, run in read_runs(file)] == [decode_run(encode_run(RUNS[0]) or b"")]
+    old = [line for line in lines if "learned" not in line]
+    file.write_text("\n".join([old[0].replace("2", "1"), *old[1:]]))
+    assert len(list(read_tasks(file))) == len(TASKS)
+    assert list(read_runs(file)) == []
 
 
 async def test_into_another_file_and_what_is_known_there_stays(source: Path, tmp_path: Path) -> None:
     key = TaskKey("qingbo", "open-7")
     async with journal(tmp_path / "new.db") as opened:
         await opened.append(key, state(progress=99))
-    await export_tasks(settings(source), tmp_path / "tasks")
+    await export_tasks(settings(source), SystemClock(), tmp_path / "tasks")
     done = await import_tasks(settings(tmp_path / "new.db"), SystemClock(), tmp_path / "tasks")
     assert done == Imported(len(TASKS) - 1, OPEN - 1, 1)
     async with journal(tmp_path / "new.db") as opened:
@@ -132,7 +180,7 @@ async def test_into_another_file_and_what_is_known_there_stays(source: Path, tmp
         (lambda lines: [*lines[:5], *lines[6:]], "line 173 cannot be read: 171 tasks before it"),
         (lambda lines: [*lines[:2], lines[2][:40], *lines[3:]], "line 3 cannot be read: "),
         (lambda lines: [*lines[:2], '{"upstream": 7}', *lines[3:]], "line 3 cannot be read: "),
-        (lambda lines: [lines[0].replace("1", "9"), *lines[1:]], "has the format 9; this version reads 1"),
+        (lambda lines: [lines[0].replace("2", "9"), *lines[1:]], "has the format 9; this version"),
         (lambda _: ["{}"], "is not a file of tasks"),
         (lambda _: ["\0\0"], "is not a file of tasks"),
         (lambda _: [], "is not complete"),
@@ -143,7 +191,7 @@ async def test_of_a_file_that_is_not_whole_nothing_is_used(
     spoil, sentence: str, source: Path, tmp_path: Path
 ) -> None:
     file, target = tmp_path / "tasks", tmp_path / "new.db"
-    await export_tasks(settings(source), file)
+    await export_tasks(settings(source), SystemClock(), file)
     file.write_text("\n".join(spoil(file.read_text().splitlines())))
     with pytest.raises(JournalError, match=sentence):
         await import_tasks(settings(target), SystemClock(), file)
@@ -152,7 +200,7 @@ async def test_of_a_file_that_is_not_whole_nothing_is_used(
 
 async def test_an_id_that_no_client_could_ask_for_is_refused(source: Path, tmp_path: Path) -> None:
     file = tmp_path / "tasks"
-    await export_tasks(settings(source), file)
+    await export_tasks(settings(source), SystemClock(), file)
     lines = file.read_text().splitlines()
     lines[1] = json.dumps(json.loads(lines[1]) | {"task_id": "a\nb"})
     file.write_text("\n".join(lines))
@@ -162,12 +210,12 @@ async def test_an_id_that_no_client_could_ask_for_is_refused(source: Path, tmp_p
 
 async def test_a_file_is_ours_alone_and_nothing_is_written_over(source: Path, tmp_path: Path) -> None:
     file = tmp_path / "tasks"
-    await export_tasks(settings(source), file)
+    await export_tasks(settings(source), SystemClock(), file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with pytest.raises(JournalError, match="already exists"):
-        await export_tasks(settings(source), file)
+        await export_tasks(settings(source), SystemClock(), file)
     with pytest.raises(JournalError, match="does not exist"):
-        await export_tasks(settings(tmp_path / "none.db"), tmp_path / "other")
+        await export_tasks(settings(tmp_path / "none.db"), SystemClock(), tmp_path / "other")
     left = [name for name in os.listdir(tmp_path) if not name.startswith("old.db")]  # noqa: PTH208 - not awaited
     assert left == ["tasks"]
 
@@ -204,7 +252,7 @@ async def test_a_backup_of_an_engine_names_what_makes_one(tmp_path: Path) -> Non
 async def test_an_engine_that_is_not_there_is_one_sentence(source: Path, tmp_path: Path) -> None:
     from tests.chaos.proxy import free_port
 
-    await export_tasks(settings(source), tmp_path / "tasks")
+    await export_tasks(settings(source), SystemClock(), tmp_path / "tasks")
     url = f"redis://bridge:top-secret@127.0.0.1:{free_port()}"
     (tmp_path / "new.toml").write_text(f'engine = "{url}"\n[upstreams.qingbo]\n')
     program = (sys.executable, "-m", "bridge", "journal", "import", "--config", tmp_path / "new.toml")

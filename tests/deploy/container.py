@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.conftest import forbidden, missing
 from tests.deploy.dockerfile import stages
 from tests.docs.pages import ROOT
 from tests.harness import PATIENCE
@@ -25,17 +26,18 @@ FINAL = stages(ROOT / "Dockerfile")[-1]
 _LISTENING = re.compile(r"^bridge listening on (http://\S+)", re.MULTILINE)
 
 
-def why_not() -> str | None:
-    """Why no container can be made here; None where it can."""
+def require_container() -> None:
+    """Skip the test where no container can be made."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        return "root, to mount things,"
+        forbidden("to mount things without being root")
     wanted = [name for name in ("unshare", "nsenter", "setpriv", "mount") if shutil.which(name) is None]
     if wanted:
-        return " and ".join(wanted)
+        missing(" and ".join(wanted))
     tried = subprocess.run(
         ["unshare", "--mount", "mount", "-t", "tmpfs", "try", "/mnt"], capture_output=True, check=False
     )
-    return None if tried.returncode == 0 else "the right to mount things"
+    if tried.returncode != 0:
+        forbidden("to mount things")
 
 
 @dataclass

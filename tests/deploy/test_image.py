@@ -23,8 +23,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.chaos.proxy import free_port
-from tests.conftest import missing
-from tests.deploy.container import Container, container, why_not
+from tests.conftest import forbidden, missing
+from tests.deploy.container import Container, container, require_container
 from tests.deploy.dockerfile import labels, stages
 from tests.deploy.manifests import tool
 from tests.deploy.tokens import SECRET, mint
@@ -138,8 +138,7 @@ def _pins(lock: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 async def running() -> AsyncIterator[tuple[Container, Provider]]:
     """The container, with a simulated provider; built once."""
-    if (reason := why_not()) is not None:
-        missing(reason)
+    require_container()
     async with running_simulator() as simulator, aiohttp.ClientSession() as http:
         upstream = {"base_url": f"{simulator.url}/qingbo", "api_key": "test-key", "poll_min_seconds": 0.05}
         variables = {
@@ -257,7 +256,7 @@ def address_of_this_machine() -> str:
         try:
             probe.connect(("192.0.2.1", 9))
         except OSError:
-            missing("a network")
+            forbidden("a network")
         return probe.getsockname()[0]
 
 

@@ -54,7 +54,8 @@ async def test_status_tells_of_every_upstream_what_the_contract_names(scene: Sce
     assert set(told["upstreams"]) == {"qingbo", "vapi", "bytespike", *ALSO}
     for upstream in told["upstreams"].values():
         assert upstream["state"] in {"VALID", "INITIALIZING", "INTERRUPTED", "OFF"}
-        assert {"state", "state_since", "last_error", "watches", "budget", "run_times"} <= set(upstream)
+        assert {"state", "state_since", "last_error", "watches", "budget", "kinds"} <= set(upstream)
+        assert {"poll_price_seconds", "poll_price_factor", "planned_polls_per_second"} <= set(upstream)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", upstream["state_since"])
     assert told["upstreams"]["qingbo"]["state"] == "VALID"
     assert told["upstreams"]["qingbo"]["watches"] >= 1

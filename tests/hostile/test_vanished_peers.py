@@ -13,19 +13,22 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from bridge.server.peers import peer_status, watch_peers
-from tests.conftest import missing
+from tests.conftest import forbidden, missing
 from tests.e2e.scene import Scene, path_of, stage, until
 from tests.harness import qingbo
 
 pytestmark = pytest.mark.anyio
 
-NAME, HERE, THERE = "bridge-gone", "10.99.77.1", "10.99.77.2"
+_OWN = os.getpid()  # another run on this machine has its own network
+NAME = f"gone{_OWN}"
+HERE, THERE = (f"10.99.{_OWN % 250}.{end}" for end in (1, 2))
 TIMEOUT = 3.0
 KINDS = ("sse", "ndjson", "longpoll", "websocket")
 CLIENT = """
 import socket, sys, time
+HERE = sys.argv.pop(1)
 for sent in sys.argv[2:]:
-    made = socket.create_connection(("10.99.77.1", int(sys.argv[1])))
+    made = socket.create_connection((HERE, int(sys.argv[1])))
     made.sendall(sent.encode().decode("unicode_escape").encode("latin-1"))
     globals()[sent] = made
 print("sent", flush=True)
@@ -67,14 +70,19 @@ async def _has_closed(writer: asyncio.StreamWriter) -> bool:
 @pytest.fixture(scope="module")
 def network() -> Iterator[None]:
     """A network of two machines: one of them can lose its address without a word."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0 or shutil.which("ip") is None:
-        missing("root and network namespaces")
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        forbidden("a network of our own (root on Linux)")
+    if shutil.which("ip") is None:
+        missing("ip")
     shell = f"""ip netns add {NAME} && ip link add {NAME}0 type veth peer name {NAME}1 &&
         ip link set {NAME}1 netns {NAME} && ip addr add {HERE}/24 dev {NAME}0 && ip link set {NAME}0 up &&
         ip netns exec {NAME} ip addr add {THERE}/24 dev {NAME}1 &&
         ip netns exec {NAME} ip link set {NAME}1 up"""
     if subprocess.run(shell, shell=True, check=False, capture_output=True).returncode:
-        missing("network namespaces")
+        subprocess.run(
+            f"ip link del {NAME}0; ip netns del {NAME}", shell=True, check=False, capture_output=True
+        )
+        forbidden("a network namespace")
     yield
     subprocess.run(f"ip link del {NAME}0; ip netns del {NAME}", shell=True, check=False)
 
@@ -112,7 +120,7 @@ async def test_vanished_clients_of_every_delivery_are_noticed(scene: Scene) -> N
     ]
     port = scene.bridge.url.rpartition(":")[2]
     client = await asyncio.create_subprocess_exec(
-        *("ip", "netns", "exec", NAME, sys.executable, "-c", CLIENT, port, *sent),
+        *("ip", "netns", "exec", NAME, sys.executable, "-c", CLIENT, HERE, port, *sent),
         stdout=asyncio.subprocess.PIPE,
     )
     try:

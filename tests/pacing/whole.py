@@ -37,20 +37,17 @@ FIELDS = (
     "poll_after",
 )  # fmt: skip
 WORDS = ("queued", "processing", "completed", "failed")
-KINDS = (("image", 12.0, 0.3, 0.4), ("video", 120.0, 0.25, 0.4), ("film", 900.0, 0.3, 0.2))
+KINDS = (("image", 6.0, 0.3, 0.4), ("video", 60.0, 0.25, 0.4), ("film", 300.0, 0.3, 0.2))
 
 
 def mixed(unviewed: float) -> Callable[[random.Random, int], list[Task]]:
-    """Images, videos and films, one each second: about 12 polls per second without a limit."""
+    """Images, videos and films, one each second: about 10 polls per second without a limit."""
 
     def make(rng: random.Random, count: int) -> list[Task]:
         tasks = []
         for at in arrivals(rng, count, 1.0):
-            (name, median, spread, _), start = (
-                rng.choices(KINDS, [kind[3] for kind in KINDS])[0],
-                rng.expovariate(0.5),
-            )
-            viewed = rng.random() >= unviewed
+            name, median, spread, _ = rng.choices(KINDS, [kind[3] for kind in KINDS])[0]
+            start, viewed = rng.expovariate(0.5), rng.random() >= unviewed
             run = lognormal(rng, median, spread)
             tasks.append(Task(at, start, start + run, model=name, viewed=viewed))
         return tasks
@@ -76,9 +73,9 @@ def _workloads() -> Iterator[Workload]:
         ("queue M/G/k with position", 150),
     ):
         yield replace(WORKLOADS[name], tasks=count)
-    yield Workload("rate limit, demand 2x", mixed(0.0), tasks=900, rate=6.0)
-    yield Workload("rate limit, demand 4x", mixed(0.0), tasks=900, rate=3.0)
-    yield Workload("demand 4x, half unwatched", mixed(0.5), tasks=900, rate=3.0)
+    yield Workload("rate limit, demand 2x", mixed(0.0), tasks=500, rate=5.0)
+    yield Workload("rate limit, demand 4x", mixed(0.0), tasks=500, rate=2.5)
+    yield Workload("demand 4x, half unwatched", mixed(0.5), tasks=500, rate=2.5)
     yield Workload("429s and poll_after", with_hints, tasks=200, busy=0.02)
 
 
@@ -335,7 +332,7 @@ def judge(workload: Workload, seed: int, count: int | None = None) -> dict[str, 
 
 def _counts(workload: Workload, task: Task) -> bool:
     """Under a rate limit, tasks count that come while the load is steady."""
-    return workload.rate is None or 300.0 <= task.at <= 850.0
+    return workload.rate is None or 150.0 <= task.at <= 450.0
 
 
 def _over(asked: Iterable[float], rate: float) -> int:

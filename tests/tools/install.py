@@ -1,7 +1,7 @@
 """What tests need beside Python packages: npm clients, Prometheus, curl, Chromium. Run it as often as needed.
 
 With `--extended` also what only `make test-all` uses and what takes minutes to download or to compile:
-projects of Next.js and Vite, the providers' clients, Helm, and the reader of Compose files.
+projects of Next.js and Vite, the providers' clients, Java, Helm, and the reader of Compose files.
 
 Everything lands in folders git does not see. What cannot be had is told in one line each: a laptop goes on
 and the tests that need it are skipped; with CI set it is an error.
@@ -33,6 +33,15 @@ PROGRAMS = {  # each with the package of Debian that has it
     "jq": "jq",
     "go": "golang-go",
     "redis-check-rdb": "redis-tools",  # the server itself, without the service that redis-server would start
+    "ip": "iproute2",
+    "openssl": "openssl",
+    "unshare": "util-linux",
+}
+EXTENDED_PROGRAMS = {
+    "java": "default-jre-headless",
+    "sqlite3": "sqlite3",
+    "systemd-analyze": "systemd",
+    "git": "git",
 }
 SCRAPERS = ("prometheus", "promtool")
 HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"  # the sum database of Go vouches for its content
@@ -53,7 +62,7 @@ def main() -> int:
     complaints = []
     steps = [programs, npm_packages, prometheus, chromium, proxies]
     if "--extended" in sys.argv[1:]:
-        steps += [sdks, projects, go_programs]
+        steps += [extended_programs, sdks, projects, go_programs]
     for install in steps:
         try:
             install()
@@ -66,13 +75,23 @@ def main() -> int:
 
 def programs() -> None:
     """What tests and recipes run, from the distribution when there is none."""
-    wanted = [name for name in PROGRAMS if shutil.which(name) is None]
+    _programs(PROGRAMS)
+
+
+def extended_programs() -> None:
+    """The same for `make test-all`."""
+    _programs(EXTENDED_PROGRAMS)
+
+
+def _programs(packages: dict[str, str]) -> None:
+    places = f"{os.environ.get('PATH', '')}:{WHERE_ROOT_LOOKS}"
+    wanted = [name for name in packages if shutil.which(name, path=places) is None]
     if not wanted:
         return
     names = " and ".join(wanted)
     if not _is_root() or shutil.which("apt-get") is None:
         raise Unavailable(f"{names} not found; install it with your package manager")
-    _apt("install", "--yes", "--no-install-recommends", *(PROGRAMS[name] for name in wanted))
+    _apt("install", "--yes", "--no-install-recommends", *(packages[name] for name in wanted))
 
 
 def npm_packages() -> None:

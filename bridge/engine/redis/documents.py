@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from bridge.core.price import MAX_FACTOR, raised_factor, sane_raise
 from bridge.core.schedule import MAX_BACKOFF, MAX_WAIT
 from bridge.engine.base import LEARNED_SECONDS, Held, Job, Lent, Operation, OperationState, Put, Report, Take
 from bridge.engine.redis.link import MICROSECONDS, EngineLink, in_microseconds, reads_answer
@@ -41,8 +42,11 @@ class RedisDocuments(EngineLink):
             "" if take.max_permits is None else take.max_permits,
             repr(max(float(take.planned), 0.0)) if math.isfinite(take.planned) else "0",
             max(take.open_tasks, 0),
+            repr(raised_factor(take.factor, 1.0)),
+            repr(sane_raise(take.raised)),
+            repr(MAX_FACTOR),
         )
-        now, permits, next_slot, paused, failures, planned, open_tasks, *slots = answer
+        now, permits, next_slot, paused, failures, planned, open_tasks, factor, *slots = answer
         return Lent(
             now=int(now),
             slots=[int(slot) for slot in slots],
@@ -52,6 +56,7 @@ class RedisDocuments(EngineLink):
             failures=int(failures),
             planned=float(planned),
             open_tasks=int(open_tasks),
+            factor=float(factor),
         )
 
     @reads_answer

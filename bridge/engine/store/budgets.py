@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import OrderedDict
 
+from bridge.core.price import raised_factor
 from bridge.core.schedule import MAX_BACKOFF, MAX_WAIT
 from bridge.engine.base import Lent, Report, Take
 from bridge.engine.store.sessions import MICROSECONDS, Sessions
@@ -19,6 +20,7 @@ class CredentialState:
     """Of one credential; times in microseconds."""
 
     __slots__ = (
+        "factor",
         "failures",
         "next_slot",
         "open_tasks",
@@ -39,6 +41,7 @@ class CredentialState:
         self.permits: dict[str, int] = {}
         self.planned: dict[str, float] = {}
         self.open_tasks: dict[str, int] = {}
+        self.factor = 0.0  # none known
         self.touched_at = 0
 
 
@@ -67,6 +70,9 @@ class Budgets:
             _set(state.permits, session, max(most, 0))
             _set(state.planned, session, max(take.planned, 0.0) if math.isfinite(take.planned) else 0.0)
             _set(state.open_tasks, session, max(take.open_tasks, 0))
+            if take.open_tasks > 0:
+                known = state.factor or take.factor
+                state.factor = raised_factor(known, take.raised if state.factor else 1.0)
         return Lent(
             now=now,
             slots=slots,
@@ -76,6 +82,7 @@ class Budgets:
             failures=state.failures,
             planned=sum(state.planned.values()),
             open_tasks=sum(state.open_tasks.values()),
+            factor=state.factor or 1.0,
         )
 
     def report(

@@ -28,9 +28,9 @@ from bridge.journal.learned import (
     decode_list,
     encode_run,
     index_name,
-    kept,
     kind_digest,
     list_name,
+    unexpired,
 )
 from bridge.journal.sqlite.storage import Transaction
 
@@ -151,7 +151,7 @@ def read_runs(connection: sqlite3.Connection, now: float) -> dict[str, list[Run]
     store = _restored(rows, now)
     indexes = [_INDEX.fullmatch(name) for kind, name, *_ in rows if kind == PartKind.DOCUMENT]
     upstreams = [match[1].decode() for match in indexes if match is not None]
-    return {upstream: kept(_runs(store, upstream, now), now) for upstream in upstreams}
+    return {upstream: unexpired(_runs(store, upstream, now), now) for upstream in upstreams}
 
 
 def add_runs(connection: sqlite3.Connection, added: Iterable[tuple[str, Run]], now: float) -> None:
@@ -173,7 +173,7 @@ def add_runs(connection: sqlite3.Connection, added: Iterable[tuple[str, Run]], n
         for digest, runs in lists.items():
             name = list_name(upstream, digest)
             known = decode_list(digest, store.samples.learned(name, time))
-            encoded = dict.fromkeys(filter(None, map(encode_run, kept([*known, *runs], now))))
+            encoded = dict.fromkeys(filter(None, map(encode_run, unexpired([*known, *runs], now))))
             store.learn(name, (), keep=0, now=time)
             store.learn(name, list(encoded), keep=MAX_RUNS, now=time)
         _change_index(store, upstream, list(lists), now)

@@ -7,10 +7,12 @@ newest bytes arrived (`SO_TIMESTAMPNS`), so that reading them later costs the me
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 
@@ -21,6 +23,7 @@ from tests.harness import running_bridge
 SO_TIMESTAMPNS = 35
 REQUEST = b"GET /v1/tasks/bytespike/t0/events HTTP/1.1\r\nHost: bridge\r\nAccept: text/event-stream\r\n\r\n"
 _STAMP = struct.Struct("qq")
+_CHANGED_AT = re.compile(rb'"changed_at":"([^"]+)"')
 SETTLES_SECONDS = 0.6
 
 
@@ -52,23 +55,26 @@ async def fan_out(workers: int, sockets: int, rounds: int) -> dict[str, float]:
 
 
 async def _measured(opened: list[socket.socket], publisher: Publisher, rounds: int) -> dict[str, float]:
-    spans, totals = [], []
+    spans, totals, seen = [], [], []
     for number in range(rounds + 2):
         await asyncio.sleep(SETTLES_SECONDS)
         began = time.time_ns()
         await publisher.one()
         await asyncio.sleep(SETTLES_SECONDS)
-        stamps = [stamp for one in opened if (stamp := _stamp(one, began))]
+        arrivals = [arrival for one in opened if (arrival := _arrival(one, began)) is not None]
+        stamps = [at for at, _ in arrivals]
         if number < 2:
             continue  # the first have caches to fill
         if len(stamps) < len(opened):
             raise AssertionError(f"only {len(stamps)} of {len(opened)} sockets had the change")
         spans.append((max(stamps) - min(stamps)) / 1e6)
         totals.append((max(stamps) - began) / 1e6)
+        seen.append(max(stamps) / 1e6 - min(changed for _, changed in arrivals))
     return {
         "sockets": len(opened),
         "first_to_last_ms": median(spans),
         "change_to_last_ms": median(totals),
+        "seen_to_last_ms": median(seen),
         "worst_ms": max(totals),
     }
 
@@ -88,18 +94,23 @@ def _open(address: tuple[str, int], sockets: int) -> list[socket.socket]:
     return made
 
 
-def _stamp(one: socket.socket, since: int) -> int:
-    """When the newest state came, nanoseconds; 0 if none has come since."""
-    newest = 0
+def _arrival(one: socket.socket, since: int) -> tuple[int, float] | None:
+    """When the newest state came, nanoseconds, and when the bridge had seen it, milliseconds.
+
+    None if no state has come since.
+    """
+    newest, document = 0, b""
     while True:
         try:
             data, extra, _, _ = one.recvmsg(65_536, 256)
         except BlockingIOError:
-            return newest
+            break
         if not data:
             raise AssertionError("a socket was closed")
         for level, kind, value in extra:
             if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and b"\ndata: " in b"\n" + data:
                 seconds, nanoseconds = _STAMP.unpack(value[: _STAMP.size])
                 at = seconds * 1_000_000_000 + nanoseconds
-                newest = max(newest, at if at >= since else 0)
+                newest, document = (at, data) if at >= since else (newest, document)
+    found = _CHANGED_AT.search(document)
+    return (newest, datetime.fromisoformat(found[1].decode()).timestamp() * 1000) if found else None

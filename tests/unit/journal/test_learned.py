@@ -24,8 +24,8 @@ from bridge.journal.learned import (
     decode_list,
     decode_run,
     encode_run,
-    kept,
     kind_digest,
+    unexpired,
 )
 
 NOW = 1_800_000_000.0
@@ -130,17 +130,17 @@ def test_a_week_a_day_and_the_newest_of_too_many() -> None:
     new = [run(2.0, NOW - number) for number in range(20)]
     too_old = [run(3.0, NOW - LEARNED_SECONDS - 1)]
     ahead = [run(4.0, NOW + 10 * LEARNED_SECONDS)]  # by a clock that was wrong
-    found = kept([*ahead, *new, *old, *too_old], NOW)
+    found = unexpired([*ahead, *new, *old, *too_old], NOW)
     assert [one.samples["run"].value for one in found] == [1.0] * OLD_RUNS + [2.0] * 20 + [4.0]
     assert found == sorted(found, key=lambda one: one.ended_at)
     assert found[0].ended_at == NOW - OLD_SECONDS - OLD_RUNS
-    many = kept([run(number, NOW + number) for number in range(100)], NOW)
+    many = unexpired([run(number, NOW + number) for number in range(100)], NOW)
     assert [one.samples["run"].value for one in many] == list(range(100 - MAX_RUNS, 100))
 
 
 def test_the_kinds_that_ended_last_are_kept() -> None:
     kinds = [TaskKind(str(number), None) for number in range(MAX_KINDS + 5)]
-    found = kept([run(1.0, NOW + number, kind) for number, kind in enumerate(kinds)], NOW)
+    found = unexpired([run(1.0, NOW + number, kind) for number, kind in enumerate(kinds)], NOW)
     assert [one.kind for one in found] == kinds[5:]
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
+from bridge.core.price import PollPrice
 from bridge.core.rate_limit import CallKind, Permit
 from bridge.core.shared_limit import SharedLimiter
 from bridge.errors import UpstreamBusy, UpstreamError, UpstreamUnavailable
@@ -41,7 +42,11 @@ class Caller:
         self.in_flight = 0
         self.budgets = SharedBudgets(house.replica, house.clock)
         upstream: Any = SimpleNamespace(
-            name="video", account="-", limiter=self.limiter, wake_waiting=self.woken.set
+            name="video",
+            account="-",
+            limiter=self.limiter,
+            price=PollPrice(rate),
+            wake_waiting=self.woken.set,
         )
         self.budgets.share(upstream)
 

@@ -18,6 +18,7 @@ from tests.fakes.virtual import LoopClock, run
 
 TASK = key()
 STALE = Notice(NoticeCode.UPSTREAM_UNAVAILABLE, "it answers 503")
+MISSING = Notice(NoticeCode.TASK_NOT_FOUND, "no such task", retriable=False)
 FRESH = Notice(NoticeCode.FRESH, "again")
 
 
@@ -40,6 +41,28 @@ def test_appends_go_in_groups_with_one_call_in_flight() -> None:
         offsets = [event.cursor.offset for event in events]
         assert offsets == sorted(offsets)
         assert [event.cursor.offset for event in a.told.events] == offsets
+        await world.close()
+
+    run(play)
+
+
+def test_a_steady_load_gathers_and_a_single_state_waits_for_nothing() -> None:
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (a,) = await world.started("a")
+        tasks = [key(number) for number in range(101)]
+        await owned(world, a, *tasks)
+        a.calls.clear()
+        appends = []
+        for task in tasks[1:]:
+            appends.append(asyncio.create_task(a.journal.append(task, state("queued"))))
+            await clock.sleep(0.0005)
+        await asyncio.gather(*appends)
+        assert a.calls.count("apply") <= 15  # in 50 ms
+        await clock.sleep(1.0)
+        began = clock.monotonic()
+        await a.journal.append(tasks[0], state("queued"))
+        assert clock.monotonic() - began < 0.004
         await world.close()
 
     run(play)
@@ -161,6 +184,25 @@ def test_the_owners_notices_reach_viewers_elsewhere_and_later_joiners() -> None:
         assert b.told.notices[-1] == c.told.notices[-1] == (TASK, FRESH)
         (record,) = await world.engine.records([TASK])
         assert not record.notices
+        await world.close()
+
+    run(play)
+
+
+def test_a_404_found_again_reaches_the_engine_although_nothing_in_it_is_new() -> None:
+    """Replicas that had it asked for again wait for it."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        a, b = await world.started("a", "b")
+        await owned(world, a, TASK)
+        b.ownership.want(TASK)
+        await b.latest(TASK)
+        for _ in range(3):
+            a.journal.announce(TASK, MISSING)
+            await asyncio.sleep(0.1)
+        assert a.calls.count("announce") == 3
+        assert b.told.notices == [(TASK, MISSING)] * 3
         await world.close()
 
     run(play)

@@ -13,7 +13,14 @@ import pytest
 from bridge.core.event import Notice, NoticeCode
 from bridge.core.task import Observation, Source, Status, TaskKey
 from bridge.engine.ownership import KnownTask
-from bridge.errors import CredentialRefused, TaskNotFound, Unauthenticated, UpstreamUnavailable
+from bridge.errors import (
+    TIMEOUT_SENTENCE,
+    CredentialRefused,
+    TaskNotFound,
+    Unauthenticated,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from bridge.sources.accounts import AccountRegistry
 from bridge.watchers.role import Role
 from tests.fakes.clock import settle
@@ -247,6 +254,20 @@ async def test_a_failing_provider_is_told_within_two_seconds_to_all_who_have_no_
         assert house.notices[-1] == (ID, "fresh")
         assert await house.pool.wait_polled(TASK) is None
         assert not house.pool.watcher(TASK).watch.active_notices
+
+
+async def test_a_poll_that_timed_out_is_a_timeout_elsewhere(street: Any) -> None:
+    def silent(_: str) -> None:
+        raise UpstreamTimeout(TIMEOUT_SENTENCE)
+
+    street.provider.fault = silent
+    owner, other, _ = street.houses
+    owner.pool.want(TASK)
+    await settle()
+    other.pool.want(TASK)
+    await street.clock.advance(2)
+    for house in (owner, other):
+        assert isinstance(await house.pool.wait_polled(TASK), UpstreamTimeout)
 
 
 async def test_a_rejected_key_is_told_elsewhere(street: Any) -> None:

@@ -190,7 +190,7 @@ class Frames:
         self.event = event
         self.large = False
         self._encoded: dict[Format, bytes] = {}
-        # Each with whether something was left out, when it was written (Unix seconds), and of which confirmation.
+        # Each with whether something was left out, when it was written (Unix seconds), and its confirmation.
         self._documents: dict[Include, tuple[bytes, bool, float, Confirmation | None]] = {}
 
     def bytes_for(self, fmt: Format, *, now: float) -> bytes:

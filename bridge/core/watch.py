@@ -536,7 +536,7 @@ class Watch:
         return Update(None, (Notice(NoticeCode.FRESH, "confirmed by the upstream again"), *notices))
 
     def take_estimate(self, confirmation: Confirmation) -> None:
-        """Another process estimated anew when it saw the known state again; not if that was one before."""
+        """Another process made an estimate when it saw the known state again; not if that was one before."""
         if self.known is not None and confirmation.observed_at >= self.known.observed_at:
             self.estimate = Estimate(confirmation.eta_at, confirmation.eta_by)
 

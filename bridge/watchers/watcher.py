@@ -268,7 +268,7 @@ class Watcher:
 
     @property
     def viewed(self) -> bool:
-        """Whether somebody waits for the task: a viewer, or a client that polls the bridge."""
+        """Whether a client waits for the task: a viewer, or one that polls the bridge."""
         return self.viewers > 0 or self.upstream.clock.monotonic() < self.asked_until
 
     @property

@@ -538,6 +538,7 @@ def make_upstream(
             recommended_seconds=min(max(dialect.poll.recommended_seconds, shortest), longest),
             safety_net_seconds=longest * SAFETY_NET_INTERVALS,
             thrift=THRIFT[config.poll_economy],
+            usual_seconds=min(max(dialect.poll.usual_seconds, shortest), longest),
         ),
         clock=clock,
         metrics=metrics,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from bridge.core.estimate import PLAUSIBLE_SECONDS, RememberedEstimate
 from bridge.core.event import Confirmation, Event, Notice, NoticeCode
 from bridge.core.forecast import Forecast
+from bridge.core.learned import TaskKind
 from bridge.core.rate_limit import Permit
 from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, State, Status, TaskKey
@@ -99,6 +100,7 @@ class Watcher:
         "_heard_at",
         "_hydrated",
         "_journal",
+        "_kind",
         "_ownership",
         "_poll_done",
         "_started_at",
@@ -171,6 +173,7 @@ class Watcher:
         self._vouched_at: float | None = None
         self._called_back = False
         self._forecast = Forecast(random, self.left_at)
+        self._kind = TaskKind(*upstream.dialect.kind_of(key.task_id))
         self._estimated = RememberedEstimate()
         self._poll_done: asyncio.Event | None = None
         self.watch = self._begin(random, None)
@@ -189,6 +192,7 @@ class Watcher:
             # After a restart too: once the provider has reported the task as completed, later 404s do not
             # change that.
             succeeded=known is not None and self._has_succeeded(known),
+            kind=self._kind,
             forecast=self._forecast,  # what earlier polls showed of its times stays true
         )
         watch.viewed = self.viewed

@@ -10,7 +10,7 @@ ONCE := $(if $(MAKE_TERMOUT)$(filter 3.%,$(MAKE_VERSION)),,--once)
 # as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
-.PHONY: help demo test test-all test-lowest audit coverage check fix generate serve simulate clean tools bench hostile replicas fuzz chaos chaos-replicas drill soak dist release releasable
+.PHONY: help demo test test-all test-lowest audit coverage check fix generate serve simulate clean tools bench hostile replicas fuzz chaos chaos-replicas drill drill-upgrade soak dist release releasable
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -110,6 +110,9 @@ chaos-replicas: $(VENV)/.develop ## three bridges on one engine, everything that
 
 drill: $(VENV)/.develop ## three bridges, an engine, a balancer: break what you like; SCRIPT="kill,drain,engine-restart" without questions
 	$(BIN)/python -m tests.replicas.drill $(if $(SCRIPT),--script $(SCRIPT))
+
+drill-upgrade: $(VENV)/.develop ## a rolling update of three bridges from FROM (a tag or commit) to this version, and back
+	$(BIN)/python -m tests.replicas.upgrade $(FROM)
 
 soak: $(VENV)/.develop ## churn, floods and faults for half an hour, memory as a table; SOAK_MINUTES=30
 	$(BIN)/python -m tests.chaos.soak

@@ -88,14 +88,18 @@ class EventId(NamedTuple):
         return cls(Cursor(match[1], int(match[2]), match[4] or ""), match[3])
 
 
-def new_epoch(unix_time: float, random_number: int) -> str:
+def new_epoch(unix_time: float, random_number: int, *, after: str = "") -> str:
     """The name of an epoch that begins now: milliseconds in base 36, then two random characters.
 
     Args:
         unix_time: Seconds.
         random_number: Any, so that two that begin in the same millisecond differ.
+        after: The epoch before: the new one is later by its name, also by a clock that is slow.
     """
-    return _base36(int(unix_time * 1000)) + _base36(random_number % 36**2).rjust(2, "0")
+    milliseconds = int(unix_time * 1000)
+    if re.fullmatch("[0-9a-z]{3,12}", after):
+        milliseconds = max(milliseconds, int(after[:-2], 36) + 1)
+    return _base36(milliseconds) + _base36(random_number % 36**2).rjust(2, "0")
 
 
 def is_later(epoch: str, than: str) -> bool:

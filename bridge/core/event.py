@@ -41,17 +41,14 @@ class Confirmation(NamedTuple):
 
 
 def read_confirmation(
-    observed_at: object, eta_at: object = None, eta_by: object = None, *_: object
-) -> Confirmation:
+    observed_at: object = None, eta_at: object = None, eta_by: object = None, *_: object
+) -> Confirmation | None:
     """A confirmation as another process wrote it, perhaps of another version: with fewer fields, or more.
 
-    Raises:
-        ValueError: It does not say when.
+    None if it does not say when: that is no reason to do without what was written beside it.
     """
-    seen = _moment(observed_at)
-    if seen is None:
-        raise ValueError("a confirmation without its time")
-    return Confirmation(seen, _moment(eta_at), _moment(eta_by))
+    seen_at = _moment(observed_at)
+    return None if seen_at is None else Confirmation(seen_at, _moment(eta_at), _moment(eta_by))
 
 
 def _moment(value: object) -> float | None:

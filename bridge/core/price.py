@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 LATEST_SECONDS = 300.0
 """A healthy task is polled at the latest after this, whatever the price."""
 
-_USABLE = 0.95  # of the rate: the rest is for first polls and polls that a callback asks for
+_USABLE = 0.95  # of the rate: the rest is for polls that a callback or a viewer asks for
+_OTHERS_SECONDS = 30.0
 _MAX_EXCESS = 3.0
 _MIN_STEPS = 4
 MAX_FACTOR = 1e6
@@ -51,10 +52,22 @@ class PollPrice:
     planned: float = 0.0
     open_tasks: int = 0
     raised: float = 1.0
+    _others: float = field(init=False, default=0.0)
+    _others_at: float = field(init=False, default=0.0)
     _planned_elsewhere: float = field(init=False, default=0.0)
     _open_elsewhere: int = field(init=False, default=0)
 
-    def replan(self, before: float | None, after: float | None) -> None:
+    def started_other(self, now: float) -> None:
+        """A call that is no repeated poll was started: it takes rate that no plan knows of."""
+        if self.rate:
+            self._others = self._others_now(now) + 1 / _OTHERS_SECONDS
+            self._others_at = now
+
+    def _others_now(self, now: float) -> float:
+        """Such calls per second, of late."""
+        return self._others * math.exp(min(self._others_at - now, 0.0) / _OTHERS_SECONDS)
+
+    def replan(self, before: float | None, after: float | None, *, now: float = 0.0) -> None:
         """A task has another plan.
 
         Args:
@@ -70,7 +83,8 @@ class PollPrice:
         if self.open_tasks <= 0:
             self.planned, self.open_tasks = 0.0, 0  # what rounding leaves
         if self.rate:
-            excess = (self.planned + self._planned_elsewhere) / (_USABLE * self.rate)
+            usable = max(_USABLE * self.rate - self._others_now(now), self.rate / 2)
+            excess = (self.planned + self._planned_elsewhere) / usable
             # One task of all moves it by its part: as fast over replicas as in one process.
             open_tasks = max(self.open_tasks + self._open_elsewhere, _MIN_STEPS)
             step = (min(excess, _MAX_EXCESS) - 1) / open_tasks

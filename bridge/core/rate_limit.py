@@ -56,8 +56,10 @@ class CallKind(StrEnum):
     STREAM = "stream"
 
 
-_FROM_CLIENTS = frozenset({CallKind.CONTROL, CallKind.CREATE})
-_POLLS_PER_OTHER = 3
+_POLLS_PER_CALL = {CallKind.CREATE: 1, CallKind.CONTROL: 3}
+"""Polls that must have started for a call of a client to go before those that wait."""
+
+_MAX_POLLS_SAVED = 12
 
 
 class Scope(StrEnum):
@@ -141,7 +143,7 @@ class CredentialLimiter:
     _disproofs: int = field(init=False, default=0)
     _disproved_at: float = field(init=False, default=float("-inf"))
     _creates_paused_until: float = field(init=False, default=0.0)
-    _polls_since_other: int = field(init=False, default=0)
+    _polls_saved: int = field(init=False, default=_MAX_POLLS_SAVED)
 
     def __post_init__(self) -> None:
         self._in_flight = dict.fromkeys(CallKind, 0)
@@ -195,9 +197,10 @@ class CredentialLimiter:
         at = max(now, self._paused_until, self._next_slot)
         if call is CallKind.CREATE:
             at = max(at, self._creates_paused_until)
-        if call in _FROM_CLIENTS and self.polls_wait and self.requests_per_second is not None:
-            # Beside waiting polls these get every fourth slot: a flood of alias searches stops no poll.
-            at += max(_POLLS_PER_OTHER - self._polls_since_other, 0) / self.requests_per_second
+        if call in _POLLS_PER_CALL and self.polls_wait and self.requests_per_second is not None:
+            # Beside waiting polls a flood of creates gets every second slot, one of cancels or alias searches
+            # every fourth: neither stops the polls. A few at once go first: somebody waits for each.
+            at += max(_POLLS_PER_CALL[call] - self._polls_saved, 0) / self.requests_per_second
         return max(at, self._key_probe_at) if self.rejected is not None else at
 
     def _has_room(self, call: CallKind) -> bool:
@@ -230,7 +233,8 @@ class CredentialLimiter:
             shown: Whether the provider has shown that task before.
         """
         self._in_flight[call] += 1
-        self._polls_since_other = 0 if call in _FROM_CLIENTS else self._polls_since_other + 1
+        paid = _POLLS_PER_CALL.get(call, -1)
+        self._polls_saved = min(max(self._polls_saved - paid, 0), _MAX_POLLS_SAVED)
         if self._first_start is None:
             self._first_start = now
         self.take_rate(now)

@@ -825,17 +825,17 @@ class Watch:
 
     def _replan(self) -> None:
         """Tell the price what this task's polls come to."""
-        plan = None
+        plan, now = None, self.last_poll if self.due is None else self.due - self._wait
         if self.due is not None:
             plan = max(self._wait, self.pace.min_seconds)
         if plan != self._plan:
-            self.price.replan(self._plan, plan)
+            self.price.replan(self._plan, plan, now=now)
             self._plan = plan
 
     def retire(self) -> None:
         """Nothing is polled here any more: give the plan back."""
         if self._plan is not None:
-            self.price.replan(self._plan, None)
+            self.price.replan(self._plan, None, now=self.last_poll)
             self._plan = None
 
     def _set_due(self, now: float, wait: float) -> None:

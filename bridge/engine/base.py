@@ -41,6 +41,9 @@ MAX_STATES = 64
 ENTRY_BYTES = 16 * 1024
 """Above this, a log entry has neither document nor raw: who needs them reads the record."""
 
+BEAT_SECONDS = 0.9
+"""After this long without an entry, a renewal writes one. Renewals are a second apart."""
+
 LEARNED_SECONDS = 7 * 86_400.0
 """A list of samples to which nothing was added for so long is deleted."""
 
@@ -534,7 +537,8 @@ class Engine(Protocol):
         begins if
         there is none, if the engine's history is another one than before, or if `known_head` is beyond its
         head.
-        A renewal writes a `BeatEntry` at most once a second.
+        A renewal writes a `BeatEntry` if the log had no entry for `BEAT_SECONDS`: any other shows as well
+        that the log arrives, and each entry wakes every replica.
 
         Args:
             ttl: Seconds for which it lives from now.

@@ -398,7 +398,7 @@ class Connection:
                 self.lease.session,
                 ttl=self.lease.seconds,
                 known_head=self.received,
-                new_epoch=new_epoch(self._clock.time(), secrets.randbits(32)),
+                new_epoch=new_epoch(self._clock.time(), secrets.randbits(32), after=self.epoch),
                 about=self._about()[:1024],
                 opens=opens,
             ),

@@ -97,7 +97,7 @@ class SharedJournal(Feed):
         self._memory = memory
         self._clock = clock
         self._rights: Rights
-        self._outbox = Outbox(connection, self._answered)
+        self._outbox = Outbox(connection, clock, self._answered)
         self._settled_news = asyncio.Event()
         self._awaiting: dict[TaskKey, HeldTask] = {}
         # From the start of a resync until it is done, also if it takes several connections, what was missed

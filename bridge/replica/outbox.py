@@ -1,6 +1,8 @@
 """What this replica sends to the engine in order: states and notices.
 
-Rule 1: one call is in flight; what comes meanwhile goes with the next, up to `MAX_STATES`.
+Rule 1: one call is in flight; what comes meanwhile goes with the next, up to `MAX_STATES`. The next one
+        begins no sooner than `GATHER_SECONDS` after the one before: a call costs the engine as much as
+        several states do. The first state after a pause is sent at once.
 Rule 2: an append is done when the log has brought its state, not when the engine has answered: its viewers
         receive it in the order of the log, as all others do.
 Rule 3: an append whose answer is missing has happened or not. It is shown unrecorded, with its stamp, and
@@ -16,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from bridge.clock import Clock
 from bridge.core.event import Event
 from bridge.core.task import State, TaskKey
 from bridge.engine.base import MAX_STATES, Applied, Apply, Stamp
@@ -23,6 +26,8 @@ from bridge.errors import EngineUnavailable, JournalError
 from bridge.replica.connection import Connection
 
 MAX_ANNOUNCED = 32
+GATHER_SECONDS = 0.004
+"""About as long as followers wait after a read: a viewer waits for the slower of both."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,8 +80,11 @@ class Outbox:
         answered: Called with the engine's answers to a group of appends.
     """
 
-    def __init__(self, connection: Connection, answered: Callable[[ReplicaAppend, Applied], None]) -> None:
+    def __init__(
+        self, connection: Connection, clock: Clock, answered: Callable[[ReplicaAppend, Applied], None]
+    ) -> None:
         self._connection = connection
+        self._clock = clock
         self._answered = answered
         self._queue: deque[ReplicaAppend | Announcement] = deque()
         self._open: dict[tuple[TaskKey, Stamp], ReplicaAppend] = {}
@@ -124,10 +132,14 @@ class Outbox:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
+                began = self._clock.monotonic()
                 if isinstance(self._queue[0], ReplicaAppend):
                     await self._send_appends()
                 else:
                     await self._send_announcements()
+                left = began + GATHER_SECONDS - self._clock.monotonic()
+                if left > 0:
+                    await self._clock.sleep(left)
 
     async def _send_appends(self) -> None:
         group: list[ReplicaAppend] = []

@@ -221,7 +221,9 @@ class Upstream:
                     raise UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=max(after, 1.0))
                 turn.clear()
                 await self.clock.wait(turn, (deadline if free_at is None else free_at) - now)
-            permit = self.limiter.start(call, self.clock.monotonic(), task_id=task_id, shown=shown)
+            now = self.clock.monotonic()
+            permit = self.limiter.start(call, now, task_id=task_id, shown=shown)
+            self.price.started_other(now)
         finally:
             queue.remove(turn)
             if queue:

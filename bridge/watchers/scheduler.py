@@ -166,6 +166,8 @@ class PollScheduler:
     ) -> Permit:
         self._polling.add(watcher)
         self._upstream.record_wait(now - due)
+        if call is CallKind.FIRST:
+            self._upstream.price.started_other(now)
         known = watcher.watch.known
         shown = known is not None and known.status is not Status.UNKNOWN
         permit = self._upstream.limiter.start(call, now, task_id=watcher.key.task_id, shown=shown)

@@ -105,14 +105,26 @@ async def test_an_expired_renewal_with_a_newer_head_begins_a_new_epoch_too(use: 
     assert (welcome.state, welcome.epoch) == (SessionState.EXPIRED, "e2")
 
 
-async def test_renewals_write_at_most_one_beat_a_second(use: EngineUse) -> None:
+async def test_renewals_write_one_beat_where_the_log_is_quiet(use: EngineUse) -> None:
     await use.session("a")
-    for _ in range(8):
+    await use.session("b")
+    for _ in range(12):
         await use.renew("a")
+        await use.renew("b")
         use.time.advance(0.25)
     beats = await use.log()
     assert [type(entry) for entry in beats] == [BeatEntry, BeatEntry]
     assert beats[1].offset - beats[0].offset == pytest.approx(SECOND, abs=10)
+
+
+async def test_a_log_that_has_other_entries_needs_no_beat(use: EngineUse) -> None:
+    await use.session("a")
+    await use.want("a", TASK)
+    for version in range(1, 5):
+        await use.apply("a", state_of(TASK, version))
+        use.time.advance(0.5)
+        await use.renew("a")
+    assert BeatEntry not in {type(entry) for entry in await use.log()}
 
 
 async def test_a_session_that_has_left_is_dead_and_its_tasks_are_due(use: EngineUse) -> None:

@@ -218,6 +218,24 @@ async def test_offsets_grow_with_the_engines_time_and_when_it_goes_back(use: Eng
     assert offsets[-1] == use.time.now < 2**53
 
 
+async def test_states_of_one_call_count_in_their_order(use: EngineUse) -> None:
+    await use.want("a", OTHER)
+    applied = await use.apply(
+        "a",
+        state_of(OTHER, 1),
+        state_of(TASK, 1),
+        state_of(OTHER, 2),
+        state_of(TASK, 2, end=End.ENDED),
+        state_of(TASK, 3, mode=Mode.FREE),
+    )
+    assert [one.outcome.value for one in applied] == [*["recorded"] * 4, "final"]
+    assert await use.engine.newest("video", TASK.account, final=False, limit=9) == [OTHER]
+    assert await use.engine.newest("video", TASK.account, final=True, limit=9) == [TASK]
+    entries = [entry for entry in await use.log() if entry.offset >= applied[0].offset]
+    assert [entry.offset for entry in entries] == [one.offset for one in applied[:4]]
+    assert [entry.previous for entry in entries[1:]] == [entry.offset for entry in entries[:-1]]
+
+
 async def test_history_keeps_the_newest(maker: EngineMaker) -> None:
     time = VirtualTime()
     async with maker.open(time, history=4) as engine:

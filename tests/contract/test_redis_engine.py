@@ -269,6 +269,23 @@ async def test_somebody_elses_data_under_our_names_is_an_error_and_not_a_crash(v
     await engine.close()
 
 
+async def test_a_spoiled_record_in_a_call_leaves_the_log_of_the_others_whole(server: RedisServer) -> None:
+    engine = await opened(server)
+    others = [TaskKey("video", f"other-{number}") for number in range(4)]
+    server.ask("SET", "{bridge}:t:video/-/one", "text")
+    states = [state_of(key, 1, mode=Mode.FREE) for key in (*others[:3], TASK, others[3])]
+    assert "refused" in await fails(engine.apply("a", states))
+    await engine.connect()
+
+    again = await engine.apply("a", [*states[:3], states[4]])
+
+    assert [one.outcome.value for one in again] == [*["duplicate"] * 3, "recorded"]
+    entries = await engine.read(0, block=0)
+    assert [entry.previous for entry in entries[1:]] == [entry.offset for entry in entries[:-1]]
+    assert await engine.newest("video", TASK.account, final=False, limit=9) == others[::-1]
+    await engine.close()
+
+
 async def test_data_of_another_format_is_refused_for_good(valkey: RedisServer) -> None:
     engine = await opened(valkey)
     valkey.ask("HSET", "{bridge}:meta", "format", "0.9")

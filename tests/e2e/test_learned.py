@@ -19,6 +19,7 @@ from bridge.simulator.server import Running
 from tests.docs.programs import ran
 from tests.e2e.scene import QUICK, Ledger, Scene, until
 from tests.harness import PATIENCE, qingbo, qingbo_done, running_bridge, running_simulator, upstreams_of
+from tests.pacing.whole import restarted
 
 pytestmark = pytest.mark.anyio
 
@@ -168,3 +169,11 @@ async def test_the_command_says_what_it_does(tmp_path: Path) -> None:
     assert (await command(journal, tmp_path, "forget", "vapi", "--all"))[1] == "kinds forgotten: 0"
     assert (await command(journal, tmp_path, "forget", "qingbo", "--all"))[1] == "kinds forgotten: 1"
     assert (await command(journal, tmp_path, "list"))[1] == "nothing is known yet"
+
+
+@pytest.mark.extended
+def test_after_a_restart_tasks_are_polled_as_before() -> None:
+    # The whole app in virtual time: the last 25 of 125 tasks, with and without a restart before them.
+    found = [restarted(seed) for seed in range(4)]
+    for steady, after in (("steady", "restarted"), ("steady_polls", "restarted_polls")):
+        assert sum(one[after] for one in found) <= 1.15 * sum(one[steady] for one in found)

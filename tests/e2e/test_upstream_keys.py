@@ -17,6 +17,7 @@ import orjson
 import pytest
 import websockets
 
+from bridge.clock import SystemClock
 from tests.e2e import raw
 from tests.e2e.scene import QUICK, Reply, path_of, until
 from tests.e2e.test_commands import run
@@ -544,3 +545,24 @@ async def test_a_mode_that_cannot_be_is_a_mistake(wishes: dict[str, str], senten
     ended = await run("check-config", BRIDGE_UPSTREAMS=upstreams, **variables)
     assert ended.code == 2
     assert sentence in ended.err
+
+
+async def test_status_shows_the_run_times_of_all_accounts_and_the_models_of_none(
+    place: House, ann: Tenant, bob: Tenant
+) -> None:
+    now = SystemClock().time()
+    for tenant in (ann, bob):
+        ref = tenant.put("learned")
+        tenant.tasks["learned"] |= {"created_at": now - 2}
+        async with place.stream(tenant, f"{path_of(ref)}/events") as stream:
+            await stream.state()
+            tenant.put("learned", "completed", 100)
+            tenant.tasks["learned"] |= {"created_at": now - 2, "completed_at": now}
+            await stream.event("end")
+    async with place.http.get(f"{place.operations}/status") as answer:
+        text = await answer.text()
+    (row,) = orjson.loads(text)["upstreams"]["qingbo"]["kinds"]
+    assert (row["model"], row["action"]) == (None, None)
+    assert row["samples"] >= 2
+    assert ann.mark not in text
+    assert bob.mark not in text

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from tests.chaos.long import say
 from tests.replicas.engines import available, engine_process
-from tests.replicas.fleet import LEASE
+from tests.replicas.fleet import LEASE, Fleet
 from tests.replicas.story import HEALS, Plan, Story, stage
 
 ROOT = Path(__file__).parents[2]
+UNREAD = ("not readable", "cannot be read", "cannot be used", "holds data in format")
 STAYS = 4.0
 """Seconds between two bridges that are replaced."""
 
@@ -64,10 +65,17 @@ async def play(story: Story, name: str, other: Sequence[str]) -> int:
         await asyncio.gather(arriving, return_exceptions=True)
         await story.viewers.close()
     verdict = story.verdict()
+    verdict.faults += [line.strip() for line in foreign(story.fleet)]
     for line in (*verdict.lines, *(f"WRONG {fault}" for fault in verdict.faults[:20])):
         say(line)
     say(str(verdict))
     return 1 if verdict.faults else 0
+
+
+def foreign(fleet: Fleet) -> list[str]:
+    """What the bridges logged of data that they could not read."""
+    lines = (line for one in fleet.replicas for log in one.site.logs for line in log)
+    return [line for line in lines if any(words in line for words in UNREAD)]
 
 
 async def deploy(story: Story, what: str, command: Sequence[str]) -> None:

@@ -27,7 +27,6 @@ class Keys:
         self.log = prefix + b"log"
         self.sessions = prefix + b"s"
         self.about = prefix + b"about"
-        self.beats = prefix + b"beats"
         self.owned = prefix + b"owned"
         self.wants = prefix + b"wants"
         self.expiry = prefix + b"expiry"

@@ -84,8 +84,8 @@ def read_entry(id_: bytes, flat: Sequence[bytes]) -> Entry:  # noqa: PLR0911 - o
         return BeatEntry(offset, previous, flat[3].decode())
     fields = pairs(flat)
     if kind == b"o":
-        seen = [(read_task(task), _confirmation(at)) for task, at in zip(flat[4::2], flat[5::2], strict=True)]
-        return ConfirmEntry(offset, previous, seen)
+        read = ((read_task(task), _confirmation(at)) for task, at in zip(flat[4::2], flat[5::2], strict=True))
+        return ConfirmEntry(offset, previous, [(key, seen) for key, seen in read if seen is not None])
     if kind == b"n":
         return NoticeEntry(offset, previous, read_task(flat[3]), fields[b"c"].decode(), fields.get(b"d"))
     if kind == b"l":
@@ -100,7 +100,7 @@ def read_entry(id_: bytes, flat: Sequence[bytes]) -> Entry:  # noqa: PLR0911 - o
     raise UnreadableReply(f"an entry of the unknown kind {kind[:20]!r}")
 
 
-def _confirmation(text: bytes) -> Confirmation:
+def _confirmation(text: bytes) -> Confirmation | None:
     """Its words: seconds, then `eta_at` and `eta_by`; versions before wrote the first alone."""
     return read_confirmation(*text.split())
 

@@ -7,7 +7,7 @@ from hashlib import sha1
 from importlib import resources
 from typing import NamedTuple
 
-from bridge.engine.base import ENTRY_BYTES
+from bridge.engine.base import BEAT_SECONDS, ENTRY_BYTES
 
 
 class ServerScript(NamedTuple):
@@ -32,7 +32,10 @@ def load_scripts(formats: tuple[str, ...]) -> dict[str, ServerScript]:
     }
     common, jobs = texts.pop("common"), texts.pop("jobs")
     readable = ", ".join(f"[{name!r}] = true" for name in formats)
-    constants = f"local ENTRY_BYTES = {ENTRY_BYTES}\nlocal READABLE_FORMATS = {{{readable}}}\n"
+    constants = (
+        f"local ENTRY_BYTES, BEAT_MICROSECONDS = {ENTRY_BYTES}, {round(BEAT_SECONDS * 1_000_000)}\n"
+        f"local READABLE_FORMATS = {{{readable}}}\n"
+    )
     scripts = {}
     for name, body in texts.items():
         text = constants + common + (jobs if name in _ABOUT_JOBS else "") + body

@@ -60,7 +60,7 @@ class _KeyTable:
         return place
 
     def of_account(self, own: Keys, upstream: str, account: bytes) -> int:
-        """The place of the keys of an account: open and ended tasks, the list of its upstream, its orphans."""
+        """The place of the keys of an account: open and ended tasks, its upstream's list, its orphans."""
         place = self._accounts.get((upstream, account))
         if place is None:
             orders = [own.changed(upstream, account, final=final) for final in (False, True)]

@@ -58,7 +58,7 @@ class RedisTasks(EngineLink):
         keys = self.keys
         answer = await self.run(
             "session",
-            (keys.meta, keys.log, keys.sessions, keys.about, keys.beats, keys.owned, keys.wants, keys.expiry),
+            (keys.meta, keys.log, keys.sessions, keys.about, keys.owned, keys.wants, keys.expiry),
             session,
             in_microseconds(ttl),
             known_head if known_head <= MAX_OFFSET else 0,

@@ -8,7 +8,6 @@ from bridge.core.task import TaskKey
 
 MICROSECONDS = 1_000_000
 ABOUT_BYTES = 1024
-BEAT_MICROSECONDS = MICROSECONDS
 _EXPIRED_MICROSECONDS = 3600 * MICROSECONDS
 
 
@@ -21,12 +20,11 @@ class ReplicaSession:
         burial: What `bury` has still to do, once it has begun.
     """
 
-    __slots__ = ("about", "beat_at", "burial", "owned", "until")
+    __slots__ = ("about", "burial", "owned", "until")
 
     def __init__(self, until: int, about: bytes) -> None:
         self.until = until
         self.about = about
-        self.beat_at = 0
         self.owned: dict[TaskKey, None] = {}
         self.burial: list[TaskKey] | None = None
 

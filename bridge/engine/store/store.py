@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
+    BEAT_SECONDS,
     DEFAULT_JOB_LIMITS,
     Applied,
     Apply,
@@ -53,7 +54,7 @@ from bridge.engine.store.documents import Counters, Documents, Operations, Sampl
 from bridge.engine.store.jobs import JobQueues
 from bridge.engine.store.log import MAX_OFFSET, Log
 from bridge.engine.store.retention import DEFAULT_LIMITS, STEP, StoreLimits, TaskRetention
-from bridge.engine.store.sessions import ABOUT_BYTES, BEAT_MICROSECONDS, MICROSECONDS, Sessions
+from bridge.engine.store.sessions import ABOUT_BYTES, MICROSECONDS, Sessions
 from bridge.engine.store.states import States, answer, judge
 from bridge.engine.store.tasks import Tasks
 
@@ -122,8 +123,7 @@ class Store:
         session.until, session.about = until, about
         if opens:
             return SessionState.OPENED
-        if now - session.beat_at >= BEAT_MICROSECONDS:
-            session.beat_at = now
+        if now - self.log.head >= BEAT_SECONDS * MICROSECONDS:
             self.log.append(BeatEntry(self.log.next_offset(now), self.log.head, name))
         return SessionState.RENEWED
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.core.task import TaskKey
 from bridge.engine.base import Apply, End, Mode, Stamp, StateEntry, Want
+from bridge.replica.outbox import GATHER_SECONDS
 from tests.replicas.engines import EngineProcess, engine_process
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ async def _open_session(engine: Engine, name: str) -> int:
 
 
 async def write(url: str, rate: float, seconds: float) -> dict[str, float]:
-    """Record states at this rate: what has gathered while a call was in flight goes with the next."""
+    """Record states at this rate as a replica does: what has gathered goes with the next call."""
     engine, session = await open_engine(url), f"writer-{os.getpid()}"
     await _open_session(engine, session)
     keys = [TaskKey("qingbo", f"task-{number}") for number in range(TASKS)]
@@ -141,8 +142,10 @@ async def write(url: str, rate: float, seconds: float) -> dict[str, float]:
             digest = blake2b(b"%d" % number, digest_size=16).digest()
             stamp = Stamp(version, session)
             states.append(Apply(key, Mode.OWNER, version - 1, stamp, End.OPEN, digest, body))
+        sent = time.monotonic()  # noqa: TID251
         await engine.apply(session, states)
         done += due
+        await asyncio.sleep(max(sent + GATHER_SECONDS - time.monotonic(), 0.0))  # noqa: TID251
     took = time.monotonic() - began  # noqa: TID251
     cpu = time.process_time() - cpu
     await asyncio.sleep(1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,6 +151,46 @@ def _table(rows: Rows) -> Iterator[str]:
     for name, row in rows.items():
         cells = [COLUMNS[key][1].format(row[key]) if key in row else "" for key in keys]
         yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def read(page: Path) -> Results:
+    """The results that a page has, with the digits it shows: the reverse of `write`."""
+    section = page.read_text("utf-8").partition(BEGIN)[2].partition(END)[0]
+    keys = {head: key for key, (head, _) in COLUMNS.items()}
+    results: Results = {}
+    for part, when, commit, table in _SECTION.findall(section):
+        head, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+        results[part] = {
+            "when": when,
+            "commit": commit,
+            "rows": {
+                line[0]: {
+                    keys[column]: _number(cell)
+                    for column, cell in zip(head[1:], line[1:], strict=True)
+                    if cell and column in keys
+                }
+                for line in lines
+            },
+        }
+    return results
+
+
+_SECTION = re.compile(r"^### replicas: (\w+)\n\n(.+?), commit `(.+?)`\.\n\n((?:\|.*\n)+)", re.MULTILINE)
+
+
+def _number(cell: str) -> float:
+    digits = cell.replace(",", "")
+    return float(digits[:-1]) / 100 if digits.endswith("%") else float(digits)
+
+
+def newest(*several: Results) -> Results:
+    """Of each part the results that were measured last."""
+    parts: Results = {}
+    for results in several:
+        for part, result in results.items():
+            if part not in parts or result["when"] >= parts[part]["when"]:
+                parts[part] = result
+    return parts
 
 
 def write(results: Results, page: Path) -> None:

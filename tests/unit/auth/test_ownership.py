@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.auth.ownership import OwnershipVerifier
+from bridge.core.learned import Run, Sample, TaskKind
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import (
     BridgeError,
@@ -208,6 +209,28 @@ async def test_accounts_share_no_budget_and_nothing_learned(place: Place) -> Non
     for name in ("limiter", "price", "learned", "callbacks", "session"):
         assert len({id(getattr(one, name)) for one in (*views, own)}) == 3, name
     assert "slow down" not in str(own.health.last_error)
+
+
+async def test_an_account_uses_the_run_times_of_all_and_is_shown_its_own(place: Place) -> None:
+    keys = [place.shows(name, "a", "processing") for name in (ANN, BOB)]
+    for key in keys:
+        await place.proven(key)
+    ann, bob = (place.accounts.upstream("qingbo", key.account) for key in keys)
+    stored: list[Run] = []
+    place.house.upstream.learned.taught = stored.append
+    kind = TaskKind("anns-own-model", None)
+    for seconds in (8.0, 9.0, 10.0):
+        ann.learned.learn(Run(kind, 1.8e9, {"run": Sample(seconds)}))
+    curve = bob.learned.curve(kind, "run")
+    assert curve is not None
+    assert curve.quantile(0.5) == pytest.approx(9.0)
+    assert bob.learned.curve(TaskKind("bobs-first", None), "run") is not None  # of all kinds
+    assert bob.learned.statistics() == []
+    assert len(stored) == 3  # under the upstream, once
+    (row,) = place.house.upstream.learned.statistics(names=False)
+    assert (row["model"], row["action"], row["samples"]) == (None, None, 3)
+    assert row["p50_seconds"] == pytest.approx(9.0)
+    assert bob.learned.statistics(names=False) == []
 
 
 async def test_no_task_is_watched_with_the_operators_own_key(place: Place) -> None:

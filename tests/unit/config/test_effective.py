@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from bridge.app.bridge import make_upstream
-from bridge.config.effective import effective, table
+from bridge.config.effective import effective, learned_sentence, table
 from bridge.config.load import load
 from bridge.config.settings import Settings, UpstreamSettings
 from bridge.errors import ConfigError
@@ -126,3 +126,20 @@ def test_no_error_is_reported_that_only_follows_from_another() -> None:
     assert len(errors_of(upstreams={"qingbo": 3})) == 1
     assert len(errors_of(upstreams={"own": {"preset": "none-such"}})) == 1
     assert len(errors_of(upstreams={"qingbo": {"poll_min_seconds": 0, "poll_max_seconds": 0}})) == 2
+
+
+@pytest.mark.parametrize(
+    ("wishes", "named"),
+    [
+        ({"upstreams": {"fal": {}}}, None),
+        ({"upstreams": {"fal": {"requests_per_second": 5}}}, "fal"),
+        ({"upstreams": {"fal": {}, "vapi": {}}}, "vapi"),
+        ({"upstreams": {"vapi": {"enabled": False}}}, None),
+        ({"journal": "sqlite:x.db", "upstreams": {"vapi": {}}}, None),
+    ],
+)
+def test_a_journal_in_memory_keeps_nothing_learned(wishes: dict[str, Any], named: str | None) -> None:
+    settings = load(None, environment={}, **({"journal": "memory"} | wishes))
+    sentence = learned_sentence(settings)
+    assert (sentence is None) == (named is None)
+    assert f"({named})" in (sentence or "(None)")

@@ -138,19 +138,22 @@ def test_hanging_calls_of_clients_stop_no_poll(call: CallKind) -> None:
     assert one.free_at(CallKind.FIRST, NOW) == NOW
 
 
-def test_beside_waiting_polls_clients_calls_get_every_fourth_slot_of_the_rate() -> None:
+@pytest.mark.parametrize(("kind", "at_once", "polls"), [(CallKind.CREATE, 12, 1), (CallKind.CONTROL, 4, 3)])
+def test_a_few_calls_of_clients_go_first_and_a_flood_leaves_the_polls_their_part(
+    kind: CallKind, at_once: int, polls: int
+) -> None:
     one = limiter(max_in_flight=32, requests_per_second=1)
     one.polls_wait = True
-    now, taken = NOW, {CallKind.POLL: 0, CallKind.CONTROL: 0}
+    now, order = NOW, []
     for _ in range(80):
-        control, poll = one.free_at(CallKind.CONTROL, now), one.free_at(CallKind.POLL, now)
-        assert control is not None
-        assert poll is not None
-        call = CallKind.CONTROL if control <= poll else CallKind.POLL
-        now = min(control, poll)
-        one.succeed(one.start(call, now), now)
-        taken[call] += 1
-    assert taken == {CallKind.POLL: 60, CallKind.CONTROL: 20}
+        theirs, ours = one.free_at(kind, now), one.free_at(CallKind.POLL, now)
+        assert theirs is not None
+        assert ours is not None
+        order.append(kind if theirs <= ours else CallKind.POLL)
+        now = min(theirs, ours)
+        one.succeed(one.start(order[-1], now), now)
+    assert order[:at_once] == [kind] * at_once
+    assert order[at_once:][: 4 * (polls + 1)] == ([CallKind.POLL] * polls + [kind]) * 4
 
 
 # The provider's own limit

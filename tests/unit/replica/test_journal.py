@@ -46,6 +46,28 @@ def test_appends_go_in_groups_with_one_call_in_flight() -> None:
     run(play)
 
 
+def test_a_steady_load_gathers_and_a_single_state_waits_for_nothing() -> None:
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (a,) = await world.started("a")
+        tasks = [key(number) for number in range(101)]
+        await owned(world, a, *tasks)
+        a.calls.clear()
+        appends = []
+        for task in tasks[1:]:
+            appends.append(asyncio.create_task(a.journal.append(task, state("queued"))))
+            await clock.sleep(0.0005)
+        await asyncio.gather(*appends)
+        assert a.calls.count("apply") <= 15  # in 50 ms
+        await clock.sleep(1.0)
+        began = clock.monotonic()
+        await a.journal.append(tasks[0], state("queued"))
+        assert clock.monotonic() - began < 0.004
+        await world.close()
+
+    run(play)
+
+
 def test_a_second_append_builds_on_the_first_that_is_still_in_flight() -> None:
     async def play(clock: LoopClock) -> None:
         world = World(clock)

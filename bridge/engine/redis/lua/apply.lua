@@ -6,6 +6,7 @@
 local meta, log, sessions, owned, wants, accounts, expiry, queues =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local now, session, keep, most_history = clock(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local ended_life, open_life = tonumber(ARGV[5]), tonumber(ARGV[6])
 local lives = alive(sessions, session, now)
 local head_id = call('HGET', meta, 'head') or '0'
 local head, head_before = tonumber(head_id), head_id
@@ -53,15 +54,18 @@ local function add_entry(task, stamp, digest, document, raw, details)
   local offset = head + 1
   if now > offset then offset = now end
   local id = text(offset)
-  if document and raw and not details then -- nearly all
-    call('XADD', log, 'MAXLEN', '~', keep, id .. '-0', 'p', head_id, 'k', task, 's', stamp, 'c', digest,
-      'd', document, 'w', raw)
+  if document and raw and not details and head_id ~= head_before then -- nearly all
+    call('XADD', log, id .. '-0', 'p', head_id, 'k', task, 's', stamp, 'c', digest, 'd', document, 'w', raw)
   else
-    local entry = {'p', head_id, 'k', task, 's', stamp, 'c', digest}
-    if document then entry[9], entry[10] = 'd', document end
+    local entry = {id .. '-0', 'p', head_id, 'k', task, 's', stamp, 'c', digest}
+    if document then entry[10], entry[11] = 'd', document end
     if raw then entry[#entry + 1], entry[#entry + 2] = 'w', raw end
     if details then entry[#entry + 1], entry[#entry + 2] = 'x', details end
-    call('XADD', log, 'MAXLEN', '~', keep, id .. '-0', unpack(entry))
+    if head_id == head_before then -- the first of a call trims the log
+      call('XADD', log, 'MAXLEN', '~', keep, unpack(entry))
+    else
+      call('XADD', log, unpack(entry))
+    end
   end
   head, head_id = offset, id
   return id
@@ -120,8 +124,7 @@ local function record(old, task, mode, fin, version, by, digest, key, with_raw, 
     end
   end
   if tails > 0 then tail(meta, keys[tails], task, now, true) end
-  local life = tonumber(args[fin == '0' and 6 or 5])
-  expire_at(expiry, key, history, task, now, life, old[7], fin ~= '0' or not old[1])
+  expire_at(expiry, key, history, task, now, fin == '0' and open_life or ended_life, old[7], fin ~= '0' or not old[1])
   if fin == '1' and not amended then end_task(key, task, old[4], keys[account + 3]) end
   return id
 end

@@ -1,4 +1,4 @@
--- KEYS meta log sessions about beats owned wants expiry
+-- KEYS meta log sessions about owned wants expiry
 -- ARGV now session ttl known_head new_epoch history about opens log_keep format
 -- -> state now epoch head {session about ...} {overdue task ...}, or 'format' and the one found
 local meta, sessions = KEYS[1], KEYS[3]
@@ -26,27 +26,26 @@ if state ~= 'expired' then
   call('ZADD', sessions, text(till), session)
   call('HSET', KEYS[4], session, ARGV[7])
 end
-if state == 'renewed' and now - tonumber(call('HGET', KEYS[5], session) or '0') >= 1000000 then
-  call('HSET', KEYS[5], session, text(now))
+if state == 'renewed' and now - head >= BEAT_MICROSECONDS then
   head = append(meta, KEYS[2], ARGV[9], now, 'a', session)
 end
 
 -- What has been of no use for an hour: sessions that own nothing. And interest that has ended.
 for _, dead in ipairs(call('ZRANGEBYSCORE', sessions, '-inf', text(now - 3600000000), 'LIMIT', 0, 16)) do
-  if #call('ZRANGEBYLEX', KEYS[6], '[' .. dead .. '\0', '(' .. dead .. '\1', 'LIMIT', 0, 1) == 0 then
+  if #call('ZRANGEBYLEX', KEYS[5], '[' .. dead .. '\0', '(' .. dead .. '\1', 'LIMIT', 0, 1) == 0 then
     call('ZREM', sessions, dead)
     call('HDEL', KEYS[4], dead)
-    call('HDEL', KEYS[5], dead)
   end
 end
-local ended = call('ZRANGEBYSCORE', KEYS[7], '-inf', text(now), 'LIMIT', 0, 500)
-if #ended > 0 then call('ZREM', KEYS[7], unpack(ended)) end
+local ended = call('ZRANGEBYSCORE', KEYS[6], '-inf', text(now), 'LIMIT', 0, 500)
+if #ended > 0 then call('ZREM', KEYS[6], unpack(ended)) end
 
-local live = {}
-for _, name in ipairs(call('ZRANGEBYSCORE', sessions, '(' .. text(now), '+inf')) do
+local live, names = {}, call('ZRANGEBYSCORE', sessions, '(' .. text(now), '+inf')
+local abouts = #names > 0 and call('HMGET', KEYS[4], unpack(names))
+for i, name in ipairs(names) do
   live[#live + 1] = name
-  live[#live + 1] = call('HGET', KEYS[4], name) or ''
+  live[#live + 1] = abouts[i] or ''
 end
-local overdue = call('ZRANGEBYSCORE', KEYS[8], '-inf', text(now), 'LIMIT', 0, 64)
+local overdue = call('ZRANGEBYSCORE', KEYS[7], '-inf', text(now), 'LIMIT', 0, 64)
 if type(head) == 'number' then head = text(head) end
 return {state, text(now), epoch, head, live, overdue}

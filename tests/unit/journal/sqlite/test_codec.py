@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -128,3 +129,14 @@ def test_a_state_beyond_all_measure_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 def _words(known: State) -> str:
     return f"{known!r} {known.raw!r}"
+
+
+def test_a_state_of_a_version_before_is_read_with_the_moment_its_time_left_led_to() -> None:
+    fields = {"status": "processing", "source": "poll", "changed_at": 1000.0, "observed_at": 1000.0}
+    old = decode(orjson.dumps(fields | {"eta_seconds": 30.5}), None)
+    assert (old.eta_at, old.eta_by) == (1030.5, None)
+    assert decode(orjson.dumps(fields), None).eta_at is None
+    both = decode(orjson.dumps(fields | {"eta_seconds": 30.5, "eta_at": 5, "eta_by": 6.5}), None)
+    assert (both.eta_at, both.eta_by) == (5, 6.5)
+    with pytest.raises(JournalError):
+        decode(orjson.dumps(fields | {"eta_seconds": "soon"}), None)

@@ -45,8 +45,8 @@ class Pace:
         recommended_seconds: The interval the provider's documentation recommends.
         safety_net_seconds: The interval while a healthy stream pushes every change.
         thrift: How dear a poll is: 1 for more polls and ends seen sooner, 3 for fewer.
-        usual_seconds: The even interval, at a thrift of 1, for tasks whose ends have no pattern: what the price
-            is made of. None for the geometric mean of `recommended_seconds` and `max_seconds`.
+        usual_seconds: The even interval, at a thrift of 1, for tasks whose ends have no pattern: what the
+            price is made of. None for the geometric mean of `recommended_seconds` and `max_seconds`.
     """
 
     min_seconds: float = 2.0

@@ -402,8 +402,7 @@ class Watcher:
                 await self.take(observation, source, started_at=started_at)
             self.error = None
             self.polled_once.set()
-            if not self.watch.ended:
-                self._estimated.polled(self.watch.estimate, chance=self.watch.random())
+            self._estimated.polled(self.watch.estimate, chance=self.watch.random())
         finally:
             self.polling = False
             self.polled_at = clock.monotonic()

@@ -29,7 +29,8 @@ def test_an_id_names_the_kind_where_responses_may_not(preset: str, task_id: str)
 
 
 def test_a_mapping_with_the_key_that_had_no_effect_is_still_one() -> None:
-    text = "base_url = 'https://x.example'\nstatus = {at = 'status'}\n[calls.status]\npath = '/t/{task_id}'\n[poll]\n"
+    text = "base_url = 'https://x.example'\nstatus = {at = 'status'}\n"
+    text += "[calls.status]\npath = '/t/{task_id}'\n[poll]\n"
     dialect = load_text(text + "follows_estimate = true\nmax_seconds = 50\nrecommended_seconds = 2\n", "x")
     assert (dialect.poll.usual_seconds, dialect.poll.max_seconds) == (10.0, 50.0)
     with pytest.raises(ConfigError, match="usual_seconds"):

@@ -110,6 +110,7 @@ class HealthRoutes:
             **self._pool.statistics(upstream.name),
             "budget": upstream.limiter.statistics(self._clock.monotonic()),
             # Callers' own keys teach them: one caller's models are not for another to read.
+            **self._pool.pacing(upstream.name),
             "kinds": upstream.learned.statistics(names=self._names_models),
         }
 

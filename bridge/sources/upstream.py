@@ -16,7 +16,14 @@ from typing import Self
 from bridge.clock import Clock
 from bridge.core.learned import LearnedRuns
 from bridge.core.price import PollPrice
-from bridge.core.rate_limit import ABOUT_ONE_TASK, CallKind, CredentialLimiter, Permit, Scope
+from bridge.core.rate_limit import (
+    ABOUT_ONE_TASK,
+    FROM_CLIENTS,
+    CallKind,
+    CredentialLimiter,
+    Permit,
+    Scope,
+)
 from bridge.core.schedule import CallbackSupport, Pace
 from bridge.core.task import OWN_ACCOUNT
 from bridge.dialects.base import HttpResponse, Request
@@ -30,7 +37,10 @@ from bridge.telemetry.tracing import NO_TRACING, Tracing
 
 ACCOUNT_IN_FLIGHT = 8
 MAX_WAIT_SECONDS = 2.0
-"""How long a create, cancel, alias search or ownership check waits for its turn before it is 503."""
+"""How long a cancel, alias search or ownership check waits for its turn before it is 503."""
+
+MAX_CREATE_WAIT_SECONDS = 10.0
+"""The same for a create: under a short rate limit several that come together wait for each other."""
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +132,7 @@ class Upstream:
     @property
     def poll_price_seconds(self) -> float:
         """What a poll of a task with viewers costs now, in seconds of delay."""
-        seconds = self.learned.mean("watched")
+        seconds = self.learned.watched_seconds
         return self.pace.price(self.pace.max_seconds if seconds is None else seconds) * self.price.factor
 
     def for_account(
@@ -200,7 +210,7 @@ class Upstream:
         *,
         task_id: str | None = None,
         shown: bool = False,
-        wait_seconds: float = MAX_WAIT_SECONDS,
+        wait_seconds: float | None = None,
     ) -> AsyncIterator[Permit]:
         """Wait for the turn of a call with this credential, and report to the limiter how it ended.
 
@@ -209,13 +219,15 @@ class Upstream:
         Args:
             task_id: The task it is about.
             shown: Whether the provider has shown that task before.
-            wait_seconds: The longest wait.
+            wait_seconds: The longest wait; None for that of the call's kind.
 
         Raises:
             UpstreamUnreachable: The turn does not come in time; nothing was sent.
         """
         if self.limiter.off:
             raise self.held_up() or UpstreamUnreachable()
+        if wait_seconds is None:
+            wait_seconds = MAX_CREATE_WAIT_SECONDS if call is CallKind.CREATE else MAX_WAIT_SECONDS
         deadline = self.clock.monotonic() + wait_seconds
         queue = self._queues.setdefault(call, deque())
         turn = asyncio.Event()
@@ -230,6 +242,8 @@ class Upstream:
                     after = 1.0 if free_at is None else free_at - now
                     reason = self.limiter.held_up_by(now) or "too many calls to this upstream are waiting"
                     raise UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=max(after, 1.0))
+                if call in FROM_CLIENTS and queue[0] is turn:
+                    self.limiter.other_at = free_at
                 turn.clear()
                 await self.clock.wait(turn, (deadline if free_at is None else free_at) - now)
             now = self.clock.monotonic()
@@ -239,6 +253,8 @@ class Upstream:
             queue.remove(turn)
             if queue:
                 queue[0].set()
+            if call in FROM_CLIENTS:
+                self.limiter.other_at = None  # the next in the queue sets it again
         with self.hold(permit):
             yield permit
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     Census,
@@ -28,6 +29,7 @@ from bridge.engine.base import (
 from bridge.engine.store import Store
 from tests.fakes.engines import ENGINES, START, EngineMaker, VirtualTime, require, state_of
 
+CONFIRMATIONS = [Confirmation(1.5), Confirmation(2.25, 9.0, 12.5)]
 SECOND = 1_000_000
 KEYS = [
     TaskKey("video", "one"),
@@ -126,7 +128,7 @@ operations = st.one_of(
          after=st.sampled_from([0, START + SECOND]), limit=st.just(3)),
     call("register", sessions, keys, details.filter(lambda found: found is not None)),
     call("announce", sessions, keys, st.sampled_from(["stalled", "fresh"]), st.sampled_from([b"n", None])),
-    call("confirm", sessions, st.lists(st.tuples(keys, st.sampled_from([1.5, 2.25])), max_size=2)),
+    call("confirm", sessions, st.lists(st.tuples(keys, st.sampled_from(CONFIRMATIONS)), max_size=2)),
     call("take", sessions, TAKES),
     call("report", sessions, names, st.sampled_from(list(Report)), seconds=st.sampled_from([0.0, 2.0])),
     call("probe", sessions, names, seconds=short),

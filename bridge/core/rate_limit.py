@@ -29,6 +29,9 @@ CIRCUIT_AFTER_TASKS = 2
 KEY_RETRY_SECONDS = 30.0
 """How often one call goes out with a key the provider rejected."""
 
+KEY_TURN_SECONDS = 2.0
+"""How much later than the process that was told so another one tries a rejected key again."""
+
 FORBIDDEN_WINDOW_SECONDS = 60.0
 """402 or 403 for two different tasks within this time, with no valid answer between, is about the key."""
 
@@ -268,6 +271,28 @@ class CredentialLimiter:
         self.rejected = None
         self._forbidden.clear()
         self._key_probe_at = 0.0
+
+    def rest_elsewhere(self, error: UpstreamError, now: float, *, inferred: bool) -> None:
+        """Another process with the same key was told that it is rejected: that one tries it again first.
+
+        Args:
+            inferred: Whether only the 402s and 403s of several tasks say so.
+        """
+        if self.rejected is None:
+            self.rejected, self._rejected_at, self._inferred = error, now, inferred
+        self._inferred = self._inferred and inferred
+        self._key_probe_at = max(self._key_probe_at, now + KEY_RETRY_SECONDS + KEY_TURN_SECONDS)
+
+    def accepted_elsewhere(self) -> None:
+        """Another process with the same key got a valid answer."""
+        self.rejected = None
+        self._forbidden.clear()
+        self._key_probe_at = 0.0
+
+    @property
+    def inferred(self) -> bool:
+        """Whether only the 402s and 403s of several tasks speak against the key."""
+        return self._inferred
 
     def abandon(self, permit: Permit) -> None:
         """We cancelled the call: its capacity is free again, and nothing was learned."""

@@ -30,7 +30,7 @@ class HealthRoutes:
         self._workers = services.workers
         self._replaced = services.replaced
         self._replica = services.replica
-        self._names_models = services.settings.auth != "upstream-key"
+        self._settings = services.settings
         self._started_at = services.clock.time()
 
     async def live(self, _request: Request) -> Response:
@@ -110,7 +110,7 @@ class HealthRoutes:
             **self._pool.statistics(upstream.name),
             "budget": upstream.limiter.statistics(self._clock.monotonic()),
             # Callers' own keys teach them: one caller's models are not for another to read.
-            "kinds": upstream.learned.statistics(names=self._names_models),
+            "kinds": upstream.learned.statistics(names=self._settings.auth != "upstream-key"),
         }
 
 

@@ -112,7 +112,7 @@ def test_the_metrics_page_names_no_metric_that_is_not_there():
 
 def served():
     services = dict.fromkeys(one.name for one in fields(Services))
-    services["settings"] = SimpleNamespace(inspector=True, keepalive_seconds=15.0)
+    services["settings"] = SimpleNamespace(inspector=True, auth="none", keepalive_seconds=15.0)
     services["clock"] = SimpleNamespace(time=lambda: 0.0)
     for route in routes(Services(**services)):
         path = re.sub(r":\w+}", "}", route.path)

@@ -10,6 +10,7 @@ from bridge.telemetry.exposition import Collects
 _STATES = ("INTERRUPTED", "OFF", "VALID", "INITIALIZING")
 
 Status = dict[str, Any]
+WatchRow = tuple[str, str, str, int, bool, dict[str, object] | None]
 
 
 class Workers(Protocol):
@@ -21,8 +22,10 @@ class Workers(Protocol):
     async def statuses(self) -> list[tuple[Status, Status]]:
         """Of each worker its process, and what it says of itself."""
 
-    async def watches(self) -> list[tuple[str, str, str, int, bool]]:
-        """What the other workers watch: upstream, account, task id, viewers, and whether it is unseen yet."""
+    async def watches(self) -> list[WatchRow]:
+        """What the other workers watch: upstream, account, task id, viewers, whether it is unseen yet, and
+        the next poll by the one that polls it.
+        """
 
 
 def merged_status(own: Status, statuses: list[tuple[Status, Status]]) -> Status:

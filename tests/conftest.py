@@ -19,7 +19,10 @@ from hypothesis import HealthCheck, settings
 from tests.harness import PATIENCE
 
 # No example is judged by real milliseconds: on a busy machine any of them may take half a second.
-settings.register_profile("without-clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Each run tries other examples, so half of the usual hundred do; `--hypothesis-profile=long` tries 500.
+PROFILE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("without-clock", PROFILE, max_examples=50)
+settings.register_profile("long", PROFILE, max_examples=500)
 settings.load_profile("without-clock")
 
 TESTS = Path(__file__).parent
@@ -32,6 +35,7 @@ EXTENDED = (
     "contract/clients/test_bridge_js_package.py",
     "contract/clients/test_bridge_js_subscribe.py",
     "contract/sdks",
+    "contract/test_schemathesis.py",
     "deploy",
     "docs/test_operators.py",
     "docs/test_recipes.py",

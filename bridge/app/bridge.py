@@ -59,7 +59,7 @@ from bridge.sources.jwks import fetch_fal
 from bridge.sources.key_file import KeyFile
 from bridge.sources.revoked_tokens import RevokedTokens
 from bridge.sources.signatures import make_verifier
-from bridge.sources.upstream import Upstream
+from bridge.sources.upstream import Upstream, mark_of_key
 from bridge.telemetry.logs import keep_from_logs
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.summing import snapshot
@@ -506,7 +506,7 @@ def make_upstream(
     dialect = dialect_of(name, config)
     key = _revealed(config.api_key) or ""
     shortest, longest = poll_interval(config, dialect)
-    return Upstream(
+    upstream = Upstream(
         name=name,
         dialect=dialect,
         session=Session(
@@ -551,6 +551,8 @@ def make_upstream(
         max_streams=config.max_streams,
         tracing=tracing,
     )
+    upstream.key_mark = mark_of_key(key)
+    return upstream
 
 
 def _open_key_file(name: str, config: UpstreamSettings, clock: Clock) -> tuple[KeyFile, RotatingCredential]:

@@ -63,8 +63,8 @@ def forget_command(
 ) -> None:
     """Forget what tasks of UPSTREAM taught, after a provider has made a model faster or slower.
 
-    In the journal or engine of the configuration. Bridges that are running forget it too, within 10 seconds
-    (20 with several workers), and what they have learned until then.
+    In the journal or engine of the configuration. Bridges that are running forget it too, and what they have
+    learned until then: within 6 seconds, with workers or a shared engine within 12.
     """
     from bridge.app.learned import forget_learned  # noqa: PLC0415 - commands import late
     from bridge.clock import SystemClock  # noqa: PLC0415 - commands import late

@@ -16,7 +16,7 @@ def moment(text: object) -> float | None:
 
 
 def eta_words(left: float, spread: float | None) -> str:
-    """What to tell people.
+    """The sentence for people.
 
     Args:
         left: Seconds until it will probably be done; 0 or less once that moment has passed.

@@ -11,7 +11,7 @@ the first and as much after the last, where the hazard falls off slowly.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import Final
 
@@ -33,7 +33,7 @@ class Curve:
         cost: What the best schedule costs, by a price of 1/2, over all values.
     """
 
-    __slots__ = ("_effort", "_knots", "_survival", "_tail", "cost", "root", "size")
+    __slots__ = ("_effort", "_falls", "_knots", "_narrow", "_survival", "_tail", "cost", "root", "size")
 
     def __init__(self, samples: Iterable[float], root: float = 1.0) -> None:
         ordered = sorted(samples)
@@ -46,15 +46,18 @@ class Curve:
         self._knots = knots = [0.0]
         self._survival = survival = [1.0]
         self._effort = effort = [0.0]
+        self._narrow: list[float] = []  # of each cell, the inverse of its density's square root
         self.cost = 0.0
         for place in places:
             width = max(ordered[place] - knots[-1], _NARROWEST * greatest)
             before, after = survival[-1], 1.0 - (place + 1) / (size + 1)
-            narrow = math.sqrt(width / (before - after))  # 1 / sqrt(density)
+            narrow = math.sqrt(width / (before - after))
+            self._narrow.append(narrow)
             knots.append(knots[-1] + width)
             survival.append(after)
             effort.append(effort[-1] + 2 * narrow * (math.sqrt(before) - math.sqrt(after)))
             self.cost += 2 / 3 * narrow * (before * math.sqrt(before) - after * math.sqrt(after))
+        self._falls = [-one for one in survival]  # in the order that `bisect` needs
         # Of the tail, where the density is that of a Pareto distribution.
         self.cost += math.sqrt(_TAIL_SHAPE * self._tail) / (_TAIL_SHAPE - 0.5) * survival[-1]
 
@@ -74,9 +77,8 @@ class Curve:
         if cell is None:
             beyond = math.sqrt(x - self._knots[-1] + self._tail) - math.sqrt(self._tail)
             return self._effort[-1] + 2 * math.sqrt(_TAIL_SHAPE) * beyond
-        return self._effort[cell] + 2 * self._narrow(cell) * (
-            math.sqrt(self._survival[cell]) - math.sqrt(self.survival(x))
-        )
+        spent = math.sqrt(self._survival[cell]) - math.sqrt(self.survival(x))
+        return self._effort[cell] + 2 * self._narrow[cell] * spent
 
     def when(self, effort: float) -> float:
         """The value at which `effort` is reached."""
@@ -85,21 +87,36 @@ class Curve:
             return self._knots[-1] + (more + math.sqrt(self._tail)) ** 2 - self._tail
         cell = bisect_right(self._effort, effort) - 1
         before, after = self._survival[cell], self._survival[cell + 1]
-        reached = (math.sqrt(before) - (effort - self._effort[cell]) / (2 * self._narrow(cell))) ** 2
+        reached = (math.sqrt(before) - (effort - self._effort[cell]) / (2 * self._narrow[cell])) ** 2
         width = self._knots[cell + 1] - self._knots[cell]
         return self._knots[cell] + width * (before - reached) / (before - after)
 
     def quantile(self, part: float, *, after: float = 0.0) -> float:
         """The value that `part` (0-1) of those above `after` do not exceed."""
-        left = self.survival(after) * (1 - part)
+        return self._where(self.survival(after) * (1 - part))
+
+    def plan(self, x: float, more: float, half: float, most: float) -> tuple[float, float, float]:
+        """The value at which `more` effort is spent than at `x`, and two quantiles of those above `x`."""
+        knots, survivals = self._knots, self._survival
+        if x >= knots[-1]:
+            survival, effort = self.survival(x), self.effort(x)
+        else:
+            # As in `survival` and `effort`, without calls: this runs for every poll.
+            cell = bisect_right(knots, x) - 1
+            survival = before = survivals[cell]
+            survival += (x - knots[cell]) / (knots[cell + 1] - knots[cell]) * (survivals[cell + 1] - before)
+            effort = self._effort[cell] + 2 * self._narrow[cell] * (math.sqrt(before) - math.sqrt(survival))
+        due = self.when(effort + more)
+        return due, self._where(survival * (1 - half)), self._where(survival * (1 - most))
+
+    def _where(self, left: float) -> float:
+        """The value above which `left` of all lie."""
         last = self._survival[-1]
         if left < last:
             beyond: float = (last / left) ** (1 / _TAIL_SHAPE) - 1
             return self._knots[-1] + self._tail * beyond
-        low, high = 0, len(self._survival) - 1  # falls from knot to knot
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self._survival[middle] >= left else (low, middle)
+        low = bisect_left(self._falls, -left, 1) - 1
+        high = low + 1
         before, rest = self._survival[low], self._survival[high]
         return self._knots[low] + (self._knots[high] - self._knots[low]) * (before - left) / (before - rest)
 
@@ -120,7 +137,3 @@ class Curve:
         if x >= self._knots[-1]:
             return None
         return max(bisect_right(self._knots, x) - 1, 0)
-
-    def _narrow(self, cell: int) -> float:
-        width = self._knots[cell + 1] - self._knots[cell]
-        return math.sqrt(width / (self._survival[cell] - self._survival[cell + 1]))

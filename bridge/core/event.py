@@ -31,7 +31,7 @@ class Confirmation(NamedTuple):
 
     Args:
         observed_at: Unix seconds of the poll or frame that showed it.
-        eta_at: The estimate made then: when half of such tasks are done, Unix seconds; None without ground.
+        eta_at: The estimate made then: when half of such tasks are done, Unix seconds; None if unknown.
         eta_by: When nine of ten are.
     """
 
@@ -45,7 +45,7 @@ def read_confirmation(
 ) -> Confirmation | None:
     """A confirmation as another process wrote it, perhaps of another version: with fewer fields, or more.
 
-    None if it does not say when: that is no reason to do without what was written beside it.
+    None if it does not say when: what was written beside it counts nevertheless.
     """
     seen_at = _moment(observed_at)
     return None if seen_at is None else Confirmation(seen_at, _moment(eta_at), _moment(eta_by))

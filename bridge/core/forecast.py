@@ -110,19 +110,23 @@ class Forecast:
 
     Attributes:
         ground: What the newest choice rests on; None without any.
+        wait: Seconds until the next poll, as of the newest plan; None where nothing is known.
         queued: Whether the task waits in the provider's queue.
     """
 
     __slots__ = (
         "_born",
         "_born_known",
+        "_chosen_by",
         "_entered",
         "_estimated",
         "_estimated_at",
         "_estimates",
         "_first_progress",
+        "_half",
         "_last_seen",
         "_met_late",
+        "_most",
         "_random",
         "_slope_from",
         "_started",
@@ -131,11 +135,14 @@ class Forecast:
         "_worked",
         "ground",
         "queued",
+        "wait",
     )
 
     def __init__(self, random: Callable[[], float], started: float) -> None:
         self.ground: Ground | None = None
+        self.wait: float | None = None
         self.queued = False
+        self._half = self._most = started
         self._random = random
         self._started = self._born = started
         self._born_known = self._met_late = False
@@ -146,6 +153,7 @@ class Forecast:
         self._first_progress: tuple[float, float] | None = None
         self._estimated: float | None = None
         self._estimates = 0
+        self._chosen_by = 0
         self._estimated_at: tuple[float, Ground] | None = None  # one estimate, at random
         self._units: dict[str, tuple[float, float]] = {}  # by measure: the newest figure, and since when
         self._told: dict[str, _Told] = {}
@@ -224,8 +232,15 @@ class Forecast:
     def _between(self, before: float, at: float) -> float:
         return before + (at - before) * self._random()
 
+    def choose_again(self, learned: LearnedRuns, kind: TaskKind) -> None:
+        """As `choose`, where nothing is new of the task: only once enough others have ended."""
+        ground = self.ground
+        if ground is None or learned.runs - self._chosen_by > ground.curve.size / 4:
+            self.choose(learned, kind)
+
     def choose(self, learned: LearnedRuns, kind: TaskKind) -> None:
         """Take the sharpest ground."""
+        self._chosen_by = learned.runs
         best, least = None, math.inf
         for ground in self._grounds(learned, kind):
             cost = ground.cost
@@ -257,23 +272,48 @@ class Forecast:
         curve = learned.curve(kind, "run")
         return None if curve is None else Ground("run", curve, 1.0, self._born)
 
-    def wait(self, learned: LearnedRuns, kind: TaskKind, now: float, price: float) -> float | None:
-        """Seconds until the next poll, by the ground that was chosen; None without any.
+    def plan(self, learned: LearnedRuns, kind: TaskKind, now: float, price: float) -> None:
+        """Work out the next poll (`wait`) and the end, by the ground that was chosen.
 
         Args:
+            now: When a poll has just shown the task open.
             price: Of a poll, in seconds of delay.
         """
-        waits = [] if self.ground is None else [self.ground.wait(now, price)]
-        if self.queued and (queue := self._queue(learned, kind)) is not None:
-            work = learned.curve(kind, "work")
-            if waits and work is not None:
-                # The end cannot come before the queue's, whatever the times of other tasks promise.
-                waits = [max(waits[0], queue.left(now, _EARLY) + work.quantile(_EARLY))]
-            waits.append(queue.wait(now, price * _QUEUE_PRICE))
-        if not waits or min(waits) <= 0:
-            return 0.0 if waits else None
+        ground, wait = self.ground, None
+        if ground is not None:
+            # All three of one curve at once: this runs for every poll.
+            _, curve, unit, since = ground
+            x = max(now - since, 0.0) / unit
+            due, half, most = curve.plan(x, math.sqrt(2 * price / unit), *learned.calibrated(kind))
+            wait = max((due - x) * unit, 0.0)
+            self._half, self._most = since + half * unit, since + most * unit
+            self._estimates += 1
+            if self._random() * self._estimates < 1:
+                self._estimated_at = now, ground
+        self.wait = self._wait_for_queue(learned, kind, now, price, wait) if self.queued else wait
+
+    def _wait_for_queue(
+        self, learned: LearnedRuns, kind: TaskKind, now: float, price: float, wait: float | None
+    ) -> float | None:
+        """Seconds until the next poll of a queued task.
+
+        Args:
+            wait: The same by the ground of its end.
+        """
+        queue = self._queue(learned, kind)
+        if queue is None:
+            return wait
+        by_queue = queue.wait(now, price * _QUEUE_PRICE)
+        if wait is None:
+            return by_queue
+        work = learned.curve(kind, "work")
+        if work is not None:
+            # The end cannot come before the queue's, whatever the times of other tasks promise.
+            wait = max(wait, queue.left(now, _EARLY) + work.quantile(_EARLY))
+        if not wait or not by_queue:
+            return 0.0
         # Two reasons to poll: their rates add up, as independent ones do.
-        return 1 / math.sqrt(sum(1 / wait**2 for wait in waits))
+        return 1 / math.sqrt(1 / wait**2 + 1 / by_queue**2)
 
     def _queue(self, learned: LearnedRuns, kind: TaskKind) -> Ground | None:
         """When the queue ends."""
@@ -284,16 +324,20 @@ class Forecast:
             grounds.append(Ground("position", curve, *self._units["position"]))
         return min(grounds, key=lambda ground: ground.cost, default=None)
 
-    def estimate(self, learned: LearnedRuns, kind: TaskKind, now: float, unix_time: float) -> Estimate:
-        """When the task probably ends, by the ground that was chosen."""
-        ground = self.ground
-        if ground is None:
+    def estimate(self, now: float, unix_time: float) -> Estimate:
+        """When the task probably ends, as `plan` worked it out.
+
+        Args:
+            now: The moment of `unix_time`, on the clock that `plan` was given.
+        """
+        if self.ground is None:
             return NO_ESTIMATE
-        self._estimates += 1
-        if self._random() * self._estimates < 1:
-            self._estimated_at = now, ground
-        half, most = learned.calibrated(kind, 0.5), learned.calibrated(kind, 0.9)
-        return Estimate(unix_time + ground.left(now, half), unix_time + ground.left(now, most))
+        ahead = unix_time - now
+        return Estimate(self._half + ahead, self._most + ahead)
+
+    def drop(self) -> None:
+        """The provider is done with the task: no time that was learned applies any more."""
+        self.ground = self.wait = None
 
     @property
     def seconds(self) -> float | None:

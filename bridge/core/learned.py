@@ -11,7 +11,6 @@ import math
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bridge.core.curve import MIN_SAMPLES, Curve
@@ -35,8 +34,7 @@ _MAX_PART = 0.98
 _MAX_CURVES = 512
 
 
-@dataclass(frozen=True, slots=True)
-class TaskKind:
+class TaskKind(NamedTuple):
     """Tasks whose run times are comparable."""
 
     model: str | None
@@ -74,16 +72,17 @@ class Run(NamedTuple):
 class _Ring:
     """The newest values of one measure."""
 
-    __slots__ = ("_next", "calibrated", "scales", "values")
+    __slots__ = ("_next", "calibrated", "mean", "scales", "values")
 
     def __init__(self) -> None:
-        self.calibrated: dict[float, float] | None = None
+        self.calibrated: tuple[float, float] | None = None
+        self.mean: float | None = None
         self.values = array("d")
         self.scales = array("d")
         self._next = 0
 
     def add(self, sample: Sample) -> None:
-        self.calibrated = None
+        self.calibrated = self.mean = None
         if len(self.values) < MAX_RUNS:
             self.values.append(sample.value)
             self.scales.append(sample.scale)
@@ -112,10 +111,12 @@ class LearnedRuns:
 
     Attributes:
         taught: Called with each run that was learned here: to store it.
+        runs: Grows with each run.
     """
 
     def __init__(self, pooled: LearnedRuns | None = None) -> None:
         self.taught: Callable[[Run], None] = _unstored
+        self.runs = 0
         self._pooled = pooled
         self._kinds: OrderedDict[TaskKind, _Rings] = OrderedDict()
         self._all: _Rings = {}
@@ -157,19 +158,19 @@ class LearnedRuns:
             found = self._pooled._curve(None, measure)  # noqa: SLF001 - the same
         return found
 
-    def calibrated(self, kind: TaskKind, part: float) -> float:
-        """The part (0-1) of the forecasts' curves that `part` of such tasks truly ended within.
+    def calibrated(self, kind: TaskKind) -> tuple[float, float]:
+        """The parts (0-1) of the curves that half and nine of ten of such tasks truly ended within.
 
         Weighed by the polls of each task, and drawn towards `part` while there are few.
         """
         rings = self._kinds.get(kind)
         ring = None if rings is None else rings.get("rank")
         if ring is None:
-            return part
+            return CALIBRATED_PARTS
         if ring.calibrated is None:
             ranks = sorted(zip(ring.values, ring.scales, strict=True))
             total = sum(ring.scales)
-            ring.calibrated = {}
+            moved = []
             for wanted in CALIBRATED_PARTS:
                 below = 0.0
                 rank = wanted
@@ -178,15 +179,19 @@ class LearnedRuns:
                     if below >= wanted * total:
                         break
                 trust = len(ranks) / (len(ranks) + _CALIBRATION_PRIOR)
-                ring.calibrated[wanted] = min(wanted + trust * (rank - wanted), _MAX_PART)
-        return ring.calibrated[part]
+                moved.append(min(wanted + trust * (rank - wanted), _MAX_PART))
+            ring.calibrated = moved[0], moved[1]
+        return ring.calibrated
 
-    def mean(self, measure: str) -> float | None:
-        """The mean of a measure over all kinds; None without samples."""
-        ring = self._all.get(measure)
+    @property
+    def watched_seconds(self) -> float | None:
+        """How long tasks are watched until they end, on average over all kinds; None before the first."""
+        ring = self._all.get("watched")
         if ring is None:
-            return None if self._pooled is None else self._pooled.mean(measure)
-        return sum(ring.values) / len(ring.values)
+            return None if self._pooled is None else self._pooled.watched_seconds
+        if ring.mean is None:
+            ring.mean = sum(ring.values) / len(ring.values)
+        return ring.mean
 
     def statistics(self, *, names: bool = True) -> list[dict[str, Any]]:
         """The kinds as `/status` reports them.
@@ -209,6 +214,7 @@ class LearnedRuns:
 
     def add(self, run: Run) -> None:
         """Add a run that is stored: it was learned elsewhere."""
+        self.runs += 1
         rings = self._kinds.setdefault(run.kind, {})
         self._kinds.move_to_end(run.kind)
         while len(self._kinds) > MAX_KINDS:

@@ -29,6 +29,9 @@ CIRCUIT_AFTER_TASKS = 2
 KEY_RETRY_SECONDS = 30.0
 """How often one call goes out with a key the provider rejected."""
 
+KEY_TURN_SECONDS = 2.0
+"""How much later than the process that was told so another one tries a rejected key again."""
+
 FORBIDDEN_WINDOW_SECONDS = 60.0
 """402 or 403 for two different tasks within this time, with no valid answer between, is about the key."""
 
@@ -59,7 +62,12 @@ class CallKind(StrEnum):
 _POLLS_PER_CALL = {CallKind.CREATE: 1, CallKind.CONTROL: 3}
 """Polls that must have started for a call of a client to go before those that wait."""
 
+FROM_CLIENTS = frozenset(_POLLS_PER_CALL)
 _MAX_POLLS_SAVED = 12
+
+_TIMER_SECONDS = 1e-6
+"""A timer may fire so much early: then the time has come. Otherwise two that wait for the same time wake each
+other again and again."""
 
 
 class Scope(StrEnum):
@@ -111,6 +119,7 @@ class CredentialLimiter:
     Attributes:
         rejected: Why the provider rejects the key; None while it accepts it.
         polls_wait: Whether a due poll waits for its turn; set by the poll scheduler.
+        other_at: When a create or a control call that waits may start; None while none waits that could.
     """
 
     max_in_flight: int
@@ -125,6 +134,7 @@ class CredentialLimiter:
     failures: int = field(init=False, default=0)
     rejected: UpstreamError | None = field(init=False, default=None)
     polls_wait: bool = field(init=False, default=False)
+    other_at: float | None = field(init=False, default=None)
     _in_flight: dict[CallKind, int] = field(init=False)
     _failed_tasks: set[str | None] = field(init=False, default_factory=set)
     _open: bool = field(init=False, default=False)
@@ -197,11 +207,18 @@ class CredentialLimiter:
         at = max(now, self._paused_until, self._next_slot)
         if call is CallKind.CREATE:
             at = max(at, self._creates_paused_until)
-        if call in _POLLS_PER_CALL and self.polls_wait and self.requests_per_second is not None:
+        rate = self.requests_per_second
+        reserved = self.other_at is not None and self.other_at <= at + _TIMER_SECONDS
+        if rate is not None and call in FROM_CLIENTS and self.polls_wait:
             # Beside waiting polls a flood of creates gets every second slot, one of cancels or alias searches
             # every fourth: neither stops the polls. A few at once go first: somebody waits for each.
-            at += max(_POLLS_PER_CALL[call] - self._polls_saved, 0) / self.requests_per_second
-        return max(at, self._key_probe_at) if self.rejected is not None else at
+            at += max(_POLLS_PER_CALL[call] - self._polls_saved, 0) / rate
+        elif rate is not None and call not in FROM_CLIENTS and reserved:
+            # Both wait for this slot, and polls would always be first: their timer is the older one.
+            at = max(at, self._next_slot + 1 / rate)
+        if self.rejected is not None:
+            at = max(at, self._key_probe_at)
+        return now if at - now < _TIMER_SECONDS else at
 
     def _has_room(self, call: CallKind) -> bool:
         creates, streams = self._in_flight[CallKind.CREATE], self._in_flight[CallKind.STREAM]
@@ -254,6 +271,28 @@ class CredentialLimiter:
         self.rejected = None
         self._forbidden.clear()
         self._key_probe_at = 0.0
+
+    def rest_elsewhere(self, error: UpstreamError, now: float, *, inferred: bool) -> None:
+        """Another process with the same key was told that it is rejected: that one tries it again first.
+
+        Args:
+            inferred: Whether only the 402s and 403s of several tasks say so.
+        """
+        if self.rejected is None:
+            self.rejected, self._rejected_at, self._inferred = error, now, inferred
+        self._inferred = self._inferred and inferred
+        self._key_probe_at = max(self._key_probe_at, now + KEY_RETRY_SECONDS + KEY_TURN_SECONDS)
+
+    def accepted_elsewhere(self) -> None:
+        """Another process with the same key got a valid answer."""
+        self.rejected = None
+        self._forbidden.clear()
+        self._key_probe_at = 0.0
+
+    @property
+    def inferred(self) -> bool:
+        """Whether only the 402s and 403s of several tasks speak against the key."""
+        return self._inferred
 
     def abandon(self, permit: Permit) -> None:
         """We cancelled the call: its capacity is free again, and nothing was learned."""

@@ -73,33 +73,28 @@ class Pace:
         """
         return self.thrift * self._usual_squared / (2 * max(run_seconds, 1.0))
 
-    def delay(
-        self,
-        *,
-        jitter: float,
-        quiet: int,
-        wait: float | None,
-        poll_after: float | None,
-        factor: float = 1.0,
-        longest: float | None = None,
-    ) -> float:
-        """Seconds until the next poll of an open task.
+    def kept(self, poll_after: float) -> float:
+        """Seconds until the next poll of an open task whose provider asked for that many."""
+        return min(max(poll_after, self.min_seconds), MAX_POLL_AFTER)
+
+    def growing(self, quiet: int, factor: float = 1.0) -> float:
+        """Seconds until the next poll where nothing is known of such tasks: the longer, the longer it lasts.
+
+        Args:
+            quiet: Consecutive polls without progress.
+            factor: Of the price of a poll; see `bridge.core.price`.
+        """
+        growth = self.recommended_seconds * _GROWTH ** min(quiet, _MAX_STEPS)
+        # A maximum above the usual one is for tasks of which more is known.
+        return min(growth, self._usual_squared / self.recommended_seconds) * math.sqrt(factor)
+
+    def spread(self, wait: float, jitter: float, longest: float) -> float:
+        """Seconds until the next poll within the bounds.
 
         Args:
             jitter: Random, 0-1; tasks started together must not stay together.
-            quiet: Consecutive polls without progress: intervals grow where nothing is known of such tasks.
-            wait: What the forecast asks for; None where it has no ground.
-            poll_after: Seconds the provider asked for in its last response.
-            factor: Of the price of a poll; see `bridge.core.price`.
-            longest: The longest interval; None for `max_seconds`.
+            longest: The longest interval.
         """
-        if poll_after is not None:
-            return min(max(poll_after, self.min_seconds), MAX_POLL_AFTER)
-        if wait is None:
-            growth = self.recommended_seconds * _GROWTH ** min(quiet, _MAX_STEPS)
-            # A maximum above the usual one is for tasks of which more is known.
-            wait = min(growth, self._usual_squared / self.recommended_seconds) * math.sqrt(factor)
-        longest = self.max_seconds if longest is None else longest
         return min(max(wait * (0.95 + 0.1 * jitter), self.min_seconds), longest)
 
     def retry_delay(self, *, jitter: float, failures: int, retry_after: float | None) -> float:

@@ -321,7 +321,7 @@ class State(TaskFields):
         changed_at: Unix seconds when the bridge first saw this state.
         observed_at: Unix seconds when the upstream last confirmed it.
         source: Which source delivered it first.
-        eta_at: When half of such tasks are done, Unix seconds; None without ground.
+        eta_at: When half of such tasks are done, Unix seconds; None if unknown.
         eta_by: When nine of ten are.
     """
 

@@ -155,7 +155,7 @@ class Watch:
     Attributes:
         viewed: Whether a viewer waits for the task; without, a poll is dearer.
         estimate: When the task probably ends, as of the newest poll.
-        why: What the time of the next poll rests on: the measure of `ground` without its bin (`run`, `work`,
+        why: What the time of the next poll rests on: the measure of `ground` (`run:3`, `work`,
             `slope`, `estimate`, `eta`), else `queue`, `growth`, `poll_after`, `callback`, `stream`, `retry`,
             `lost`; `first` before the first poll.
         due: When to poll next, monotonic seconds.
@@ -196,6 +196,7 @@ class Watch:
     _changed_at: float = field(init=False)
     _stream_alive_at: float = field(init=False, default=_NEVER)
     _poll_requested_at: float = field(init=False, default=_NEVER)
+    _requested_for: float = field(init=False, default=_NEVER)
     _not_before: float = field(init=False, default=_NEVER)
     _poll_after: float | None = field(init=False, default=None)
     viewed: bool = field(init=False, default=True)
@@ -204,6 +205,8 @@ class Watch:
     _quiet: int = field(init=False, default=0)
     _planned_freely: bool = field(init=False, default=False)
     _plan: float | None = field(init=False, default=None)
+    _kind_known: TaskKind = field(init=False)
+    _kind_of: State | None = field(init=False, default=None)
     _forecast: Forecast = field(init=False)
     _poll_gap: float = field(init=False, default=0.0)
     _heard_gap: float = field(init=False, default=0.0)
@@ -216,6 +219,7 @@ class Watch:
         if self.known is not None:
             self.estimate = Estimate(self.known.eta_at, self.known.eta_by)
         self.interval = self.pace.recommended_seconds
+        self._kind_known = self.kind
         self._forecast = self.forecast or Forecast(self.random, self.started)
 
     @property
@@ -333,7 +337,7 @@ class Watch:
         if streak.polls >= 2:
             message = f"the task is completed, but its result cannot be fetched: {failure}"
             notices += self._notify(NoticeCode.UPSTREAM_UNAVAILABLE, message, now)
-        self._forecast.ground = None  # the provider is done: only its result is waited for
+        self._forecast.drop()  # only the result is waited for
         self.estimate = NO_ESTIMATE
         self._schedule(now, ended=False, poll_after=observation.poll_after)
         if streak.polls and self.due is not None and not self._poll_requested:
@@ -359,8 +363,9 @@ class Watch:
         self._forecast.saw_again(seen_at)
         if self._result is None:
             kind = self._kind()
-            self._forecast.choose(self.learned, kind)
-            self.estimate = self._forecast.estimate(self.learned, kind, seen_at, unix_time - (now - seen_at))
+            self._forecast.choose_again(self.learned, kind)
+            self._forecast.plan(self.learned, kind, now, self._price())
+            self.estimate = self._forecast.estimate(now, unix_time)
         self._schedule(now, ended=False, poll_after=self._poll_after)
         return Update(None, notices) if notices else NO_UPDATE
 
@@ -433,19 +438,27 @@ class Watch:
 
     def stream_ended(self, *, now: float) -> None:
         """The stream is closed: poll soon, since its last frames may be missing."""
-        self.poll_now(now=max(now, self.last_poll + self.pace.min_seconds))
+        self.poll_now(now=now, at=self.last_poll + self.pace.min_seconds)
 
-    def poll_now(self, *, now: float) -> None:
-        """Poll at `now`, even if a poll that started before is still running: it may miss the change."""
+    def poll_now(self, *, now: float, at: float = _NEVER) -> None:
+        """Poll again, even if a poll that started before `now` is still running: it may miss the change.
+
+        Args:
+            at: When, if no poll starts before; not before `now`.
+        """
         if self.due is None:
             return
+        at = max(at, now)
         if self.backing_off:
             if self._cut_short_at > now:
                 return  # a poll is planned already, and reads any change this call is about
-            now = self._cut_short_at = max(now, self._cut_short_at + CUT_SHORT_SECONDS)
+            # The shortest interval holds for what is polled rarely, too.
+            soonest = max(self._cut_short_at + CUT_SHORT_SECONDS, self.last_poll + self.pace.min_seconds)
+            at = self._cut_short_at = max(at, soonest)
         self._poll_requested_at = max(self._poll_requested_at, now)
+        self._requested_for = max(self._requested_for, at)
         # A provider's Retry-After holds against callbacks and clients too.
-        self.due = max(min(self.due, now), self._not_before)
+        self.due = max(min(self.due, at), self._not_before)
 
     def recall_missing(self, message: str, *, at: float) -> None:
         """Start from a 404 that is still believed: there is no such task, and nothing is due.
@@ -456,23 +469,25 @@ class Watch:
         self.last_poll = at
         self._not_found(message)
 
-    def granted(self, *, now: float, due: float | None) -> None:
+    def granted(self, *, now: float, due: float | None, polled_at: float = _NEVER) -> None:
         """This process polls the task from now on.
 
         Args:
             due: When its owner before wanted to poll it, monotonic seconds; None if that is unknown.
+            polled_at: No owner before started a poll after this, monotonic seconds.
         """
         if self.due is None:
             return
+        soonest = max(now, polled_at + self.pace.min_seconds)
         if due is not None:
-            self.due = min(max(due, now), now + LOST_POLL_SECONDS)
+            self.due = max(min(due, now + LOST_POLL_SECONDS), soonest)
         elif self.known is None:
-            self.due = now
+            self.due = soonest
         elif self._lost:
-            self.due = now + LOST_POLL_SECONDS * self.random()
+            self.due = soonest + LOST_POLL_SECONDS * self.random()
         else:
             # Spread: tasks whose owner died together must not be polled together.
-            self.due = now + self.interval * self.random()
+            self.due = soonest + self.interval * self.random()
         # One interval more for its first poll here before the task counts as stale.
         self.confirmed = max(self.confirmed, now - (STALE_AFTER_INTERVALS - 1) * self.interval)
         self.last_poll = now
@@ -528,7 +543,7 @@ class Watch:
         return Update(None, (Notice(NoticeCode.FRESH, "confirmed by the upstream again"), *notices))
 
     def take_estimate(self, confirmation: Confirmation) -> None:
-        """Another process estimated anew when it saw the known state again; not if that was one before."""
+        """Another process made an estimate when it saw the known state again; not if that was one before."""
         if self.known is not None and confirmation.observed_at >= self.known.observed_at:
             self.estimate = Estimate(confirmation.eta_at, confirmation.eta_by)
 
@@ -591,7 +606,8 @@ class Watch:
         if self.backing_off:
             self.poll_now(now=now)
         elif not was_viewed and self.due is not None and self._planned_freely:
-            interval = self._interval(self.last_poll, None)
+            self._forecast.plan(self.learned, self._kind(), self.last_poll, self._price())
+            interval = self._interval(None)
             if self.last_poll + interval < self.due:
                 self.interval = interval
                 self.due = max(self.last_poll + interval, now)
@@ -794,7 +810,7 @@ class Watch:
         if self._lost:
             self._set_due(now, self._lost_delay())
             return
-        self.interval = self._interval(now, poll_after)
+        self.interval = self._interval(poll_after)
         self._planned_freely = poll_after is None
         if self.callbacks is not None and self.callbacks.come:
             self.interval = max(self.interval, self.pace.max_seconds)
@@ -803,32 +819,35 @@ class Watch:
         if self._poll_requested:
             # The request came while this poll was running, which may have read the state before the change.
             # It hurries the next poll and delays none: callbacks without end ask for one a second later each.
-            self.due = min(self.due, max(now, self._poll_requested_at))
+            self.due = min(self.due, max(now, self._requested_for))
         elif now < self._stream_alive_at + self.pace.max_seconds:
             self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
             self.why = "stream"
         self._wait = max(self.due - now, 0.0)
         self._replan()
 
-    def _interval(self, now: float, poll_after: float | None) -> float:
+    def _price(self) -> float:
+        """Of a poll of this task, in seconds of delay."""
+        seconds = self.learned.watched_seconds or self._forecast.seconds or self.pace.max_seconds
+        price = self.pace.price(seconds) * self.price.factor
+        return price if self.viewed else price * UNVIEWED_PRICE
+
+    def _interval(self, poll_after: float | None) -> float:
         """Seconds until the next poll of the healthy task; sets `why`."""
-        forecast, pace = self._forecast, self.pace
-        seconds = self.learned.mean("watched") or forecast.seconds
-        price = pace.price(pace.max_seconds if seconds is None else seconds) * self.price.factor
-        wait = forecast.wait(
-            self.learned, self._kind(), now, price if self.viewed else price * UNVIEWED_PRICE
-        )
-        self.why = "poll_after" if poll_after is not None else "growth" if wait is None else "queue"
-        if poll_after is None and forecast.ground is not None:
-            self.why = forecast.ground.name.partition(":")[0]
-        return pace.delay(
-            jitter=self.random(),
-            quiet=self._quiet,
-            wait=wait,
-            poll_after=poll_after,
-            factor=self.price.factor,
-            longest=self.price.longest(pace.max_seconds),
-        )
+        ground, pace = self._forecast.ground, self.pace
+        if poll_after is not None:
+            self.why = "poll_after"
+        elif ground is not None:
+            self.why = ground.name
+        else:
+            self.why = "growth" if self._forecast.wait is None else "wait"
+        if poll_after is not None:
+            return pace.kept(poll_after)
+        wait, factor = self._forecast.wait, self.price.factor
+        if wait is None:
+            wait = pace.growing(self._quiet, factor)
+        longest = self.price.longest(pace.max_seconds) if factor > 1.0 else pace.max_seconds
+        return pace.spread(wait, self.random(), longest)
 
     def _replan(self) -> None:
         """Tell the price what this task's polls come to."""
@@ -850,7 +869,7 @@ class Watch:
         self.due = max(now + wait, self._not_before)
         self._wait = self.due - now
         if self._poll_requested:
-            self.due = max(min(self.due, max(now, self._poll_requested_at)), self._not_before)
+            self.due = max(min(self.due, max(now, self._requested_for)), self._not_before)
         self._replan()
 
     def _lost_delay(self) -> float:
@@ -898,7 +917,8 @@ class Watch:
             return NO_ESTIMATE
         kind = self._kind(observation.model, observation.action)
         forecast.choose(self.learned, kind)
-        return forecast.estimate(self.learned, kind, seen_at, unix_time - (now - seen_at))
+        forecast.plan(self.learned, kind, now, self._price())
+        return forecast.estimate(now, unix_time)
 
     def _learn(self, state: State, now: float, unix_time: float, started_at: float | None) -> None:
         """The task ended by the provider's word: what it teaches."""
@@ -912,6 +932,13 @@ class Watch:
 
     def _kind(self, model: str | None = None, action: str | None = None) -> TaskKind:
         # Frames often leave the model out: then it is the one known before.
-        if self.known is not None:
-            model, action = model or self.known.model, action or self.known.action
-        return TaskKind(model or self.kind.model, action or self.kind.action)
+        known = self.known
+        if known is not None:
+            if known is self._kind_of and model is None and action is None:
+                return self._kind_known
+            self._kind_of = known
+            model, action = model or known.model, action or known.action
+        kind = self._kind_known
+        if (model, action) != kind:
+            kind = self._kind_known = TaskKind(model or self.kind.model, action or self.kind.action)
+        return kind

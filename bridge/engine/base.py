@@ -41,6 +41,9 @@ MAX_STATES = 64
 ENTRY_BYTES = 16 * 1024
 """Above this, a log entry has neither document nor raw: who needs them reads the record."""
 
+UNHEARD_SECONDS = 2.0
+"""A live session is renewed within this, and before half of its lease is over."""
+
 BEAT_SECONDS = 0.9
 """After this long without an entry, a renewal writes one. Renewals are a second apart."""
 
@@ -86,6 +89,8 @@ class Record(NamedTuple):
         called_back: Whether the provider was asked to call back.
         notices: The active notices, by code.
         due: When its owner wanted to poll it next, microseconds of the engine's clock; 0 if unknown.
+        polled_at: No owner before the present one started a poll of it after this, microseconds of the
+            engine's clock; 0 if none did.
         confirmation: When the newest state, or one before, was last seen again; None if unknown.
         first_seen: Offset of the first state; 0 without a state.
         details: What it was registered with (tags, group, deadline), encoded; None without.
@@ -104,6 +109,7 @@ class Record(NamedTuple):
     called_back: bool = False
     notices: Mapping[str, bytes] = {}
     due: int = 0
+    polled_at: int = 0
     confirmation: Confirmation | None = None
     first_seen: int = 0
     details: bytes | None = None
@@ -279,6 +285,20 @@ class Wanted(NamedTuple):
 
     owner: Owner
     record: Record
+
+
+class Release(NamedTuple):
+    """One task to give up.
+
+    Args:
+        due: When it is polled next, microseconds of the engine's clock.
+        polled_at: When its newest poll by this session started, microseconds of the engine's clock; 0 if
+            none did.
+    """
+
+    key: TaskKey
+    due: int
+    polled_at: int = 0
 
 
 class Released(StrEnum):
@@ -563,7 +583,9 @@ class Engine(Protocol):
     async def want(self, session: str, wants: Sequence[Want], *, linger: float) -> list[Wanted]:
         """Interest in tasks until `linger` seconds from now; takes those that no live session owns.
 
-        An orphan that is taken so keeps its `due`. A task that has ended is never owned.
+        An orphan that is taken so keeps its `due`. A task that has ended is never owned. A task taken from a
+        dead session may have been polled until that session should have been renewed again
+        (`UNHEARD_SECONDS`, `Record.polled_at`).
         """
 
     async def rewant(self, keys: Sequence[TaskKey], *, linger: float) -> None:
@@ -575,13 +597,10 @@ class Engine(Protocol):
     async def claim(self, session: str, *, account: str, limit: int) -> list[Record]:
         """Take due orphans of one account that are wanted or kept; others are forgotten as open work."""
 
-    async def release(
-        self, session: str, due: Sequence[tuple[TaskKey, int]], *, transfer: bool
-    ) -> list[Released]:
+    async def release(self, session: str, releases: Sequence[Release], *, transfer: bool) -> list[Released]:
         """Give up tasks.
 
         Args:
-            due: Each with the time of its next poll, microseconds of the engine's clock.
             transfer: Make orphans of them (a drain); else give up only those that are no longer wanted
                 and not kept.
         """

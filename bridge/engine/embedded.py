@@ -25,6 +25,7 @@ from bridge.engine.base import (
     Past,
     Put,
     Record,
+    Release,
     Released,
     Report,
     Take,
@@ -102,11 +103,11 @@ class EmbeddedEngine:
         """See `Engine`."""
         return await self._answered(self.store.claim(session, account=account, limit=limit, now=self._time()))
 
-    async def release(
-        self, session: str, due: Sequence[tuple[TaskKey, int]], *, transfer: bool
-    ) -> list[Released]:
+    async def release(self, session: str, releases: Sequence[Release], *, transfer: bool) -> list[Released]:
         """See `Engine`."""
-        return await self._answered(self.store.release(session, due, transfer=transfer, now=self._time()))
+        return await self._answered(
+            self.store.release(session, releases, transfer=transfer, now=self._time())
+        )
 
     async def call(
         self, session: str, key: TaskKey, *, called_back: bool = False

@@ -20,6 +20,8 @@ class KnownTask(NamedTuple):
     Args:
         event: The newest recorded state; None without any.
         due: When the owner before wanted to poll it next, monotonic seconds; None if unknown.
+        polled_at: No owner before started a poll of it after this, monotonic seconds; minus infinity if none
+            is known.
         persistent: Whether it is watched until its end without viewers.
         called_back: Whether the provider was asked to call back.
         confirmation: When the newest state, or one before, was last seen again; None if unknown.
@@ -28,6 +30,7 @@ class KnownTask(NamedTuple):
 
     event: Event | None
     due: float | None = None
+    polled_at: float = float("-inf")
     persistent: bool = False
     called_back: bool = False
     confirmation: Confirmation | None = None
@@ -84,6 +87,9 @@ class Ownership(Protocol):
 
     def may_poll(self, key: TaskKey) -> bool:
         """Whether this process owns the task at this moment, and its lease has not run out. Cheap."""
+
+    def polls(self, key: TaskKey) -> None:
+        """A poll of it starts now: a successor does not start one within the shortest interval. Cheap."""
 
     def planned(self, key: TaskKey, due: float | None) -> None:
         """When the owner polls next, monotonic seconds: what a successor begins with."""

@@ -132,7 +132,7 @@ class Journal(Protocol):
     def confirm(self, key: TaskKey, confirmation: Confirmation) -> None:
         """Keep that the newest state was seen again, for every copy of it that is written from now on.
 
-        It is an event for nobody, and not recorded: after a restart, what the state was recorded with counts.
+        It is not an event, and not recorded: after a restart, what the state was recorded with counts.
         """
 
     def confirmation(self, key: TaskKey) -> Confirmation | None:

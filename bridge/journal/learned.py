@@ -26,6 +26,7 @@ MAX_NAME = 512
 """Characters of a model or an action."""
 
 MAX_RUN_BYTES = 16 * 1024
+MAX_INDEX_BYTES = 64 * 1024
 MAX_VALUE = 1e8
 """Three years of seconds; a ratio or a count above it is as little one."""
 
@@ -145,7 +146,7 @@ def index_name(upstream: str) -> str:
 def decode_list(digest: str, samples: Iterable[bytes]) -> list[Run]:
     """The runs of one list, without what makes no sense or is there twice, in the order of the list."""
     # Twice: a call without an answer was repeated.
-    runs = map(decode_run, dict.fromkeys(samples))
+    runs = map(decode_run, list(dict.fromkeys(samples))[-MAX_RUNS:])
     return [run for run in runs if run is not None and kind_digest(run.kind) == digest]
 
 
@@ -199,8 +200,10 @@ class LearnedIndex:
     def read(cls, document: bytes | None) -> LearnedIndex:
         """The index that was encoded; without the entries that make no sense."""
         index = cls()
+        if document is None or len(document) > MAX_INDEX_BYTES:
+            return index
         try:
-            fields = json.loads(document or b"{}")
+            fields = json.loads(document)
             name, entries = fields["id"], fields["kinds"]
             if fields["version"] != FORMAT or not _TAG.fullmatch(name):
                 return index

@@ -33,6 +33,11 @@ from bridge.replica.lease import Lease
 RENEWAL_SECONDS = 1.0
 """Between two renewals at most: each brings a beat, which shows that the log arrives."""
 
+PAUSE_SECONDS = 0.5
+"""A process that did not run for so long renews before it polls: others count with `UNHEARD_SECONDS`."""
+
+PAUSE_CHECK_SECONDS = 0.15
+
 WINDOW_SECONDS = 0.003
 """Waited after each read: bounds how often the engine wakes this replica."""
 
@@ -153,6 +158,9 @@ class Connection:
         self._closes = closes
         self._expected = 0, float("-inf")
         self._clock_offset = 0.0
+        self._ran_at = clock.monotonic()
+        self._paused_until = float("-inf")
+        self._renews_now = asyncio.Event()
         self._read_at = float("-inf")
         self._heard_news = asyncio.Event()
         self._calls = EngineCalls(clock, times.timeout, self.drop)
@@ -209,7 +217,22 @@ class Connection:
 
     def may_poll(self) -> bool:
         """Whether the tasks of this session may be polled at this moment."""
-        return self._clock.monotonic() < self.lease.until or self.alone
+        self._note_pause()
+        leased = self._clock.monotonic() < self.lease.until
+        return (leased and self.lease.renewed_at >= self._paused_until) or self.alone
+
+    def _note_pause(self) -> None:
+        """After a pause of the whole process the engine may have given up on it (`Lease`, rule 2)."""
+        now = self._clock.monotonic()
+        if now - self._ran_at > PAUSE_SECONDS:
+            self._paused_until = now
+            self._renews_now.set()
+        self._ran_at = now
+
+    async def _note_pauses(self) -> None:
+        while True:
+            await self._clock.sleep(PAUSE_CHECK_SECONDS)
+            self._note_pause()
 
     def lease_seconds(self) -> float:
         """Seconds for which this replica may still poll; 0.0 without a lease."""
@@ -297,6 +320,14 @@ class Connection:
 
     async def run(self) -> None:
         """Connect, follow, reconnect, until cancelled."""
+        self._ran_at = self._clock.monotonic()
+        noting = asyncio.create_task(self._note_pauses())
+        try:
+            await self._connect_for_ever()
+        finally:
+            noting.cancel()
+
+    async def _connect_for_ever(self) -> None:
         while True:
             try:
                 reason = await self._one_connection()
@@ -421,7 +452,8 @@ class Connection:
     async def _renew(self) -> None:
         period = min(self.lease.seconds / 3, RENEWAL_SECONDS)
         while True:
-            await self._clock.sleep(period)
+            await self._clock.wait(self._renews_now, period)
+            self._renews_now.clear()
             try:
                 welcome = await self._ask_session(opens=False)
             except EngineUnavailable:

@@ -35,6 +35,9 @@ MAX_SENT_KINDS = 32
 """In one exchange; the rest waits for the next."""
 
 LISTS_PER_CALL = 16
+RUNS_PER_TURN = 200
+"""Taken in at one turn of the event loop."""
+
 INDEX_ATTEMPTS = 3
 """Other replicas may change it meanwhile."""
 
@@ -146,12 +149,12 @@ class SharedRuns:
         self._tags = tags
         kinds = tags.keys() | self._changed
         self._known = {digest: one for digest, one in (self._known | hashes).items() if digest in kinds}
-        fresh = unexpired(runs, self._clock.time())
         if reload:
-            self._learned.load([*fresh, *self._unsent])
-        else:
-            for run in fresh:
-                self._learned.add(run)
+            self._learned.load(self._unsent)
+        for number, run in enumerate(unexpired(runs, self._clock.time())):
+            self._learned.add(run)
+            if number % RUNS_PER_TURN == RUNS_PER_TURN - 1:
+                await asyncio.sleep(0)
 
 
 def _portions(digests: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -18,12 +18,13 @@ class Lease:
     Attributes:
         session: Random, never used again once it has expired; empty while none is open.
         until: Monotonic seconds at which it ends by this clock.
+        renewed_at: Monotonic seconds at which the newest renewal was sent that the engine has answered.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.session = ""
-        self.until = float("-inf")
+        self.until = self.renewed_at = float("-inf")
 
     @property
     def confirmed(self) -> bool:
@@ -43,6 +44,7 @@ class Lease:
             sent_at: Monotonic seconds at which the renewal was sent.
         """
         self.until = max(self.until, sent_at + self.seconds)
+        self.renewed_at = max(self.renewed_at, sent_at)
 
     def left(self, now: float) -> float:
         """Seconds for which this replica may still poll; 0.0 without a lease."""

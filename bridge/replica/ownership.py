@@ -4,7 +4,8 @@ Rule 1: who is asked first owns: one call brings interest, ownership and the rec
 Rule 2: after a return of the engine, owners reclaim theirs first; others wait a second.
 Rule 3: an owner that is gone leaves orphans; every replica claims those that are due, of accounts whose key
         it has.
-Rule 4: the time of the next poll goes with the task, the session that takes it, and however.
+Rule 4: the start of the newest poll and the time of the next one go with the task, whichever session takes
+        it, and however: no two polls of it are nearer than the shortest interval (`Record.polled_at`).
 Rule 5: nothing here waits; workers send what has gathered.
 """
 
@@ -19,16 +20,13 @@ from typing import Any
 from bridge.clock import Clock
 from bridge.core.event import Confirmation, Event, Notice
 from bridge.core.task import Status, TaskKey
-from bridge.engine.base import MAX_TASKS, Called, CallEntry, Owner, Record, Released, Want, Wanted
+from bridge.engine.base import MAX_TASKS, Called, CallEntry, Owner, Record, Release, Released, Want, Wanted
 from bridge.engine.ownership import KnownTask, Watches
 from bridge.errors import EngineUnavailable
 from bridge.replica.connection import Connection
 from bridge.replica.journal import SharedJournal
 from bridge.replica.memory import TaskMemory, standing_notices
 from bridge.replica.orphans import Orphans
-
-FIRST_GAP_SECONDS = 1.0
-"""Between the first poll of a new owner, which is in flight, and the next one of its successor."""
 
 HANDED_SECONDS = 2.0
 """After which a task that cannot be polled here is due for others."""
@@ -50,16 +48,19 @@ class Stake:
         was_owned: Whether the session before did: it may be reclaimed at once.
         unowned: Whether no replica owned it when it was last asked about.
         solo: Whether it is polled here because the engine is away and nothing is known of it.
-        due: When it is polled next, monotonic seconds.
-        gap: Seconds between that poll and the one after it, as far as is known.
+        due: When it is polled next, monotonic seconds; in the past while a poll is in flight.
+        polled_at: When its newest poll here started, or one elsewhere may have, monotonic seconds; minus
+            infinity before the first.
+        releasing: Whether it was given up, and the engine has not answered yet: then it may be another's.
     """
 
     __slots__ = (
         "called_back",
         "due",
-        "gap",
         "keeps",
         "owned",
+        "polled_at",
+        "releasing",
         "solo",
         "unowned",
         "wanted",
@@ -69,9 +70,9 @@ class Stake:
 
     def __init__(self) -> None:
         self.wanted = self.watched = self.owned = self.was_owned = self.unowned = self.solo = False
-        self.keeps = self.called_back = False
+        self.keeps = self.called_back = self.releasing = False
         self.due: float | None = None
-        self.gap = 0.0
+        self.polled_at = float("-inf")
 
     @property
     def polls_here(self) -> bool:
@@ -120,7 +121,7 @@ class SharedOwnership:
         self._wake = asyncio.Event()
         self._granting: TaskKey | None = None
         self._settling = False
-        self._draining = False
+        self._draining = self._left = False
         self.owned = 0
         self.counted: Callable[[], None] = _nothing
         orphans = Orphans(
@@ -141,8 +142,8 @@ class SharedOwnership:
         stake.watched = True
         stake.wanted |= not granting
         self._releasing.pop(key, None)
-        if granting:
-            return
+        if granting or stake.releasing:
+            return  # the answer says who polls it
         if stake.owned:
             # Its last watch has just ended; this one must receive that it may poll.
             asyncio.get_running_loop().call_soon(self._grant, key, None)
@@ -179,20 +180,19 @@ class SharedOwnership:
         if stake is None:
             return False
         if stake.owned:
-            return self._connection.may_poll()
+            return not (stake.releasing or self._left) and self._connection.may_poll()
         return stake.solo and self._connection.alone
+
+    def polls(self, key: TaskKey) -> None:
+        """See `Ownership`."""
+        stake = self._stakes.get(key)
+        if stake is not None:
+            stake.polled_at = self._clock.monotonic()
 
     def planned(self, key: TaskKey, due: float | None) -> None:
         """See `Ownership`."""
         stake = self._stakes.get(key)
         if stake is not None:
-            if due is not None:
-                # Planned once its state is recorded, which may take longer than the poll: the interval is
-                # that between two plans.
-                left = max(due - self._clock.monotonic(), 0.0)
-                if left > 0:
-                    before = stake.due if stake.due is not None else due
-                    stake.gap = min(max(due - before, left), 2 * left + 1.0)
             stake.due = due
 
     def call(self, key: TaskKey, *, called_back: bool = False) -> None:
@@ -325,6 +325,8 @@ class SharedOwnership:
     async def leave(self) -> None:
         """End the session: what is still owned is due for others at once, or when it was planned."""
         session = self._connection.session
+        # From now on nothing is polled: what is owned is another's at any moment.
+        self._draining = self._left = True
         if not session:
             return
         try:
@@ -337,25 +339,22 @@ class SharedOwnership:
 
     async def _hand_over(self, keys: Sequence[TaskKey]) -> None:
         session = self._connection.session
-        due = [(key, self._due(key)) for key in keys]
+        releases = [self._release_of(key) for key in keys]
         # Not owned from the moment of sending: nothing is polled that another one may poll already.
         for key in keys:
             stake = self._stakes.get(key)
             if stake is not None:
                 self._disown(stake)
-        await self._connection.call("release", lambda engine: engine.release(session, due, transfer=True))
+        await self._connection.call(
+            "release", lambda engine: engine.release(session, releases, transfer=True)
+        )
 
-    def _due(self, key: TaskKey) -> int:
-        stake = self._stakes.get(key)
-        now = self._clock.monotonic()
-        due = self._next_poll(stake) if stake is not None else None
-        return self._connection.engine_time(now if due is None else max(due, now))
-
-    def _next_poll(self, stake: Stake) -> float | None:
-        """When the poll after one that may be in flight is due, monotonic seconds; None if unknown."""
-        if stake.due is None or stake.due > self._clock.monotonic():
-            return stake.due
-        return stake.due + stake.gap
+    def _release_of(self, key: TaskKey) -> Release:
+        stake, now = self._stakes[key], self._clock.monotonic()
+        due = now if stake.due is None else max(stake.due, now)
+        polled_at = stake.polled_at if stake.polled_at > float("-inf") else None
+        engine_time = self._connection.engine_time
+        return Release(key, engine_time(due), 0 if polled_at is None else engine_time(polled_at))
 
     def about(self) -> bytes:
         """What the others may know."""
@@ -438,9 +437,7 @@ class SharedOwnership:
         if owner is Owner.ME and self._draining:
             # Asked before: it continues with the others, due as the record says.
             self._own(stake)
-            stake.due = self._connection.monotonic(record.due) if record.due else None
-            self._handing[key] = None
-            self._wake.set()
+            self._pass_on(stake, record)
         elif owner is Owner.ME:
             known_due = stake.due if had else None
             self._own(stake)
@@ -452,6 +449,12 @@ class SharedOwnership:
             self._disown(stake)
             self._journal.when_heard(record.offset, lambda: self._send_attends(key, record))
 
+    def _pass_on(self, stake: Stake, record: Record) -> None:
+        """Hand over what was asked for before the drain began, due as its record says."""
+        stake.due = self._connection.monotonic(record.due) if record.due else None
+        self._handing[record.key] = None
+        self._wake.set()
+
     def _grant(self, key: TaskKey, record: Record | None, due: float | None = None) -> None:
         """Report to the watches that this replica polls a task from now on."""
         stake = self._stakes.get(key)
@@ -461,7 +464,7 @@ class SharedOwnership:
         if due is not None:
             known_task = known_task._replace(due=due)  # planned here: newer than what the record says
         stake.due = known_task.due if known_task.due is not None else self._clock.monotonic()
-        stake.gap = stake.gap or FIRST_GAP_SECONDS
+        stake.polled_at = known_task.polled_at
         self._granting = key
         try:
             self._watches.granted(key, known_task)
@@ -483,11 +486,22 @@ class SharedOwnership:
         held = self._memory.get(key)
         event = held.event(self._connection.epoch) if held is not None else None
         notices = standing_notices(held.notices) if held is not None else ()
+        stake = self._stakes[key]
         if record is None:
-            stake = self._stakes[key]
-            return KnownTask(event, self._next_poll(stake), stake.keeps, stake.called_back, notices=notices)
+            return KnownTask(
+                event, stake.due, stake.polled_at, stake.keeps, stake.called_back, notices=notices
+            )
         due = self._connection.monotonic(record.due) if record.due else None
-        return KnownTask(event, due, record.persistent, record.called_back, record.confirmation, notices)
+        polled_at = self._connection.monotonic(record.polled_at) if record.polled_at else float("-inf")
+        return KnownTask(
+            event,
+            due,
+            max(polled_at, stake.polled_at),
+            record.persistent,
+            record.called_back,
+            record.confirmation,
+            notices,
+        )
 
     def _watches_hear(self, call: Callable[[], None]) -> None:
         try:
@@ -545,25 +559,32 @@ class SharedOwnership:
         if not batch:
             return
         session = self._connection.session
-        due = [(key, self._due(key)) for key in batch]
+        releases = [self._release_of(key) for key in batch]
+        stakes = [self._stakes[key] for key in batch]
+        for stake in stakes:
+            stake.releasing = True
         try:
             answers = await self._connection.call(
-                "release", lambda engine: engine.release(session, due, transfer=False)
+                "release", lambda engine: engine.release(session, releases, transfer=False)
             )
         except EngineUnavailable:
-            self._releasing |= dict.fromkeys(key for key in batch if self.owns(key))
+            # A viewer that came meanwhile is answered by the questions of the next connection.
+            left = (key for key in batch if self.owns(key) and not self._stakes[key].watched)
+            self._releasing |= dict.fromkeys(left)
             raise
-        for key, released in zip(batch, answers, strict=False):
-            stake = self._stakes.get(key)
-            if stake is None:
+        finally:
+            for stake in stakes:
+                stake.releasing = False
+        for key, stake, released in zip(batch, stakes, answers, strict=False):
+            if self._stakes.get(key) is not stake:
                 continue
-            if released is not Released.WANTED:
-                self._disown(stake)
-                self._released(key)
-            elif not stake.watched:
-                # Viewers elsewhere: the watch continues here, where it ran.
+            if released is Released.WANTED:
+                # By viewers elsewhere, or by one who came here meanwhile: the watch continues here.
                 stake.watched = True
                 self._grant(key, None)
+            else:
+                self._disown(stake)
+                self._released(key)
 
     def _released(self, key: TaskKey) -> None:
         """A task was given up; a viewer may have come meanwhile."""
@@ -617,6 +638,9 @@ class SharedOwnership:
         stake.watched, stake.unowned, stake.was_owned = True, False, False
         self.counted()
         self._journal.learn(record)
+        if self._draining:
+            self._pass_on(stake, record)
+            return
         self._journal.when_heard(record.offset, lambda: self._grant(record.key, record))
 
 

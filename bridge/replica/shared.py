@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from bridge.clock import Clock
+from bridge.core.rate_limit import KEY_RETRY_SECONDS
 from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, TaskKey, check_task_id
 from bridge.engine.base import DocumentEntry
-from bridge.errors import BridgeError, EngineUnavailable
+from bridge.errors import BridgeError, CredentialRefused, EngineUnavailable
 from bridge.replica.learned import EXCHANGE_SECONDS, SharedRuns
 from bridge.replica.replica import Replica
 from bridge.sources.accounts import REFUSED_SECONDS, AccountRegistry
@@ -28,7 +30,10 @@ from bridge.sources.upstream import Upstream
 MAX_UNSENT = 10_000
 CALLBACKS_SECONDS = 86_400.0
 
-_ALIAS, _REFUSED, _CALLBACKS = "alias:", "refused:", "callbacks:"
+REST_SECONDS = 3 * KEY_RETRY_SECONDS
+"""How long it is known that the operator's key is rejected, if nobody tries it again."""
+
+_ALIAS, _REFUSED, _CALLBACKS, _OWN_KEY = "alias:", "refused:", "callbacks:", "key:"
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +43,21 @@ class _Document(NamedTuple):
     value: bytes
     seconds: float
     announced: bool
+
+
+class _KeyJudged(NamedTuple):
+    """What the provider says of the operator's key.
+
+    Args:
+        by: The session that was told.
+        key: Its mark, see `mark_of_key`.
+        inferred: Whether only the 402s and 403s of several tasks speak against it.
+    """
+
+    by: str
+    key: str
+    rejected: bool
+    inferred: bool
 
 
 class SharedCallbacks(CallbackSupport):
@@ -75,10 +95,16 @@ class SharedKnowledge:
         self._registry: AccountRegistry | None = None
         self._callbacks: WeakValueDictionary[str, SharedCallbacks] = WeakValueDictionary()
         self._runs: list[SharedRuns] = []
+        self._own_keys: dict[str, Upstream] = {}
         self._unsent: deque[_Document] = deque(maxlen=MAX_UNSENT)
         self._more = asyncio.Event()
         replica.on_document.append(self._apply_entry)
-        self._connection.workers += [self._send, self._read_callbacks, self._exchange_runs]
+        self._connection.workers += [
+            self._send,
+            self._read_callbacks,
+            self._read_own_keys,
+            self._exchange_runs,
+        ]
 
     # What is shared
 
@@ -88,6 +114,8 @@ class SharedKnowledge:
         callbacks = SharedCallbacks(lambda come: self._put(f"{_CALLBACKS}{name}", b"1" if come else b"0"))
         upstream.callbacks = self._callbacks[name] = callbacks
         if upstream.account == OWN_ACCOUNT:
+            self._own_keys[upstream.name] = upstream
+            upstream.key_judged = lambda error: self._report_key(upstream, error)
             self._runs.append(SharedRuns(upstream.name, upstream.learned, self._connection, self._clock))
 
     def share_refusals(self, registry: AccountRegistry) -> None:
@@ -96,6 +124,31 @@ class SharedKnowledge:
         registry.on_refused = lambda upstream, account: self._put(
             f"{_REFUSED}{upstream}/{account}", b"1", REFUSED_SECONDS
         )
+
+    def _report_key(self, upstream: Upstream, error: CredentialRefused | None) -> None:
+        """The provider rejects the operator's key, or accepts it again (None): the others need not ask."""
+        judged = _KeyJudged(
+            by=self._connection.session,
+            key=upstream.key_mark,
+            rejected=error is not None,
+            inferred=error is not None and upstream.limiter.inferred,
+        )
+        self._put(f"{_OWN_KEY}{upstream.name}", json.dumps(judged._asdict()).encode(), REST_SECONDS)
+
+    def _hear_key(self, name: str, value: bytes | None) -> None:
+        upstream = self._own_keys.get(name)
+        judged = _read_judged(value)
+        if upstream is None or judged is None or judged.by == self._connection.session:
+            return
+        if judged.key != upstream.key_mark:
+            return  # another key, of before or after a rotation
+        if not judged.rejected:
+            upstream.key_accepted_elsewhere()
+            return
+        key_name = upstream.limiter.key_name
+        error = CredentialRefused(f"the provider rejects {key_name}, as another bridge was told")
+        error.key_name = key_name
+        upstream.key_rejected_elsewhere(error, inferred=judged.inferred)
 
     async def find_alias(self, upstream: str, account: str, alias: str) -> TaskKey | None:
         """The task that a replica found by a client's own id; None if none did, or the engine is away."""
@@ -125,6 +178,8 @@ class SharedKnowledge:
         upstream, _, account = name.partition("/")
         if f"{kind}:" == _REFUSED and self._registry is not None and entry.value is not None:
             self._registry.refused_elsewhere(upstream, account)
+        elif f"{kind}:" == _OWN_KEY:
+            self._hear_key(name, entry.value)
         elif f"{kind}:" == _CALLBACKS and name in self._callbacks:
             self._callbacks[name].take_over(entry.value != b"0")
 
@@ -160,6 +215,17 @@ class SharedKnowledge:
             if callbacks is not None and value is not None:
                 callbacks.take_over(value != b"0")
 
+    async def _read_own_keys(self) -> None:
+        """Which of the operator's keys were rejected before the log was followed here."""
+        names = list(self._own_keys)
+        if not names:
+            return
+        documents = await self._connection.call(
+            "get", lambda engine: engine.get([f"{_OWN_KEY}{name}" for name in names])
+        )
+        for name, (_, value) in zip(names, documents, strict=True):
+            self._hear_key(name, value)
+
     async def flush(self) -> None:
         """Send what was learned since the last exchange, at the end; it is lost if the engine is away."""
         with contextlib.suppress(EngineUnavailable):
@@ -177,3 +243,15 @@ def _alias_name(upstream: str, account: str, alias: str) -> str:
     # A hash: a client chooses the alias, of any length and with any characters.
     digest = blake2b(alias.encode(errors="surrogatepass"), digest_size=16).hexdigest()
     return f"{_ALIAS}{upstream}/{account}/{digest}"
+
+
+def _read_judged(value: bytes | None) -> _KeyJudged | None:
+    """What a replica wrote, of another version perhaps; None if it makes no sense."""
+    try:
+        fields = json.loads(value or b"")
+        by, key, rejected, inferred = (fields[name] for name in _KeyJudged._fields)
+    except (ValueError, TypeError, KeyError):
+        return None
+    texts, flags = (by, key), (rejected, inferred)
+    sane = all(isinstance(one, str) for one in texts) and all(isinstance(one, bool) for one in flags)
+    return _KeyJudged(by, key, rejected, inferred) if sane else None

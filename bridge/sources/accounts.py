@@ -1,7 +1,7 @@
 """Callers' own provider keys: kept in memory only, each identified by its keyed hash.
 
 Rule 1: a key is sent to the upstream whose tasks its caller names, and to no other.
-Rule 2: two accounts share no watch, state, rate limit or learned run time, even for the same task id.
+Rule 2: two accounts share no watch, state or rate limit, even for the same task id; run times without names.
 """
 
 from __future__ import annotations

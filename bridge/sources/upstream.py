@@ -10,12 +10,20 @@ from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from hashlib import blake2b
 from typing import Self
 
 from bridge.clock import Clock
 from bridge.core.learned import LearnedRuns
 from bridge.core.price import PollPrice
-from bridge.core.rate_limit import ABOUT_ONE_TASK, CallKind, CredentialLimiter, Permit, Scope
+from bridge.core.rate_limit import (
+    ABOUT_ONE_TASK,
+    FROM_CLIENTS,
+    CallKind,
+    CredentialLimiter,
+    Permit,
+    Scope,
+)
 from bridge.core.schedule import CallbackSupport, Pace
 from bridge.core.task import OWN_ACCOUNT
 from bridge.dialects.base import HttpResponse, Request
@@ -29,7 +37,10 @@ from bridge.telemetry.tracing import NO_TRACING, Tracing
 
 ACCOUNT_IN_FLIGHT = 8
 MAX_WAIT_SECONDS = 2.0
-"""How long a create, cancel, alias search or ownership check waits for its turn before it is 503."""
+"""How long a cancel, alias search or ownership check waits for its turn before it is 503."""
+
+MAX_CREATE_WAIT_SECONDS = 10.0
+"""The same for a create: under a short rate limit several that come together wait for each other."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +72,11 @@ class UpstreamHealth:
     last_error_at: float | None = None
 
 
+def mark_of_key(key: str) -> str:
+    """Tells the keys of one upstream apart; too short to check a guess against."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=2).hexdigest()
+
+
 @dataclass(slots=True, eq=False)
 class Upstream:
     """A configured provider as one credential sees it.
@@ -73,6 +89,9 @@ class Upstream:
 
     Attributes:
         capacity_freed: Called when a call has ended; set by the poll scheduler, which may wait for that.
+        key_mark: Tells the operator's key from the one before, see `mark_of_key`.
+        key_judged: Called with each error by which the provider rejects the operator's key, and with None
+            when it accepts it again.
         shared: Called with each view of an account: its limiter may be shared with other replicas.
     """
 
@@ -97,6 +116,8 @@ class Upstream:
     health: UpstreamHealth = field(init=False)
     price: PollPrice = field(init=False)
     capacity_freed: Callable[[], None] = field(init=False, default=_nothing)
+    key_mark: str = field(init=False, default="")
+    key_judged: Callable[[CredentialRefused | None], None] | None = field(init=False, default=None)
     shared: Callable[[Upstream], None] | None = field(init=False, default=None)
     _series: UpstreamSeries = field(init=False)
     _open_circuits: set[str] = field(init=False, default_factory=set)
@@ -111,7 +132,7 @@ class Upstream:
     @property
     def poll_price_seconds(self) -> float:
         """What a poll of a task with viewers costs now, in seconds of delay."""
-        seconds = self.learned.mean("watched")
+        seconds = self.learned.watched_seconds
         return self.pace.price(self.pace.max_seconds if seconds is None else seconds) * self.price.factor
 
     def for_account(
@@ -140,7 +161,7 @@ class Upstream:
         view.learned, view.callbacks = LearnedRuns(self.learned), CallbackSupport()
         view.price = PollPrice(view.limiter.requests_per_second)
         view.capacity_freed, view._queues = _nothing, {}  # noqa: SLF001 - an instance of this class
-        view.refused = refused
+        view.refused, view.key_judged = refused, None
         if self.verifier is not None and not self.verifier.published:
             # The configured signing key belongs to the operator's account: it verifies no other account's
             # callbacks.
@@ -189,7 +210,7 @@ class Upstream:
         *,
         task_id: str | None = None,
         shown: bool = False,
-        wait_seconds: float = MAX_WAIT_SECONDS,
+        wait_seconds: float | None = None,
     ) -> AsyncIterator[Permit]:
         """Wait for the turn of a call with this credential, and report to the limiter how it ended.
 
@@ -198,13 +219,15 @@ class Upstream:
         Args:
             task_id: The task it is about.
             shown: Whether the provider has shown that task before.
-            wait_seconds: The longest wait.
+            wait_seconds: The longest wait; None for that of the call's kind.
 
         Raises:
             UpstreamUnreachable: The turn does not come in time; nothing was sent.
         """
         if self.limiter.off:
             raise self.held_up() or UpstreamUnreachable()
+        if wait_seconds is None:
+            wait_seconds = MAX_CREATE_WAIT_SECONDS if call is CallKind.CREATE else MAX_WAIT_SECONDS
         deadline = self.clock.monotonic() + wait_seconds
         queue = self._queues.setdefault(call, deque())
         turn = asyncio.Event()
@@ -219,6 +242,8 @@ class Upstream:
                     after = 1.0 if free_at is None else free_at - now
                     reason = self.limiter.held_up_by(now) or "too many calls to this upstream are waiting"
                     raise UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=max(after, 1.0))
+                if call in FROM_CLIENTS and queue[0] is turn:
+                    self.limiter.other_at = free_at
                 turn.clear()
                 await self.clock.wait(turn, (deadline if free_at is None else free_at) - now)
             now = self.clock.monotonic()
@@ -228,6 +253,8 @@ class Upstream:
             queue.remove(turn)
             if queue:
                 queue[0].set()
+            if call in FROM_CLIENTS:
+                self.limiter.other_at = None  # the next in the queue sets it again
         with self.hold(permit):
             yield permit
 
@@ -245,6 +272,8 @@ class Upstream:
             scope = self.limiter.fail(permit, error, self.clock.monotonic())
             if isinstance(error, CredentialRefused):
                 self._explain(error, scope, first=not was_rejected)
+                if scope is Scope.CREDENTIAL and self.key_judged is not None:
+                    self.key_judged(error)
             self._update_health(permit, error, scope)
             self.wake_waiting()
             raise
@@ -252,7 +281,10 @@ class Upstream:
             self.limiter.abandon(permit)
             self.wake_waiting()
             raise
+        was_rejected = self.limiter.rejected is not None
         self.limiter.succeed(permit, self.clock.monotonic())
+        if was_rejected and self.limiter.rejected is None and self.key_judged is not None:
+            self.key_judged(None)
         self._update_health(permit, None, Scope.TASK)
         self.wake_waiting()
 
@@ -280,6 +312,23 @@ class Upstream:
             return None
         after = max(self.limiter.held_up_for(now), 1.0)
         return UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=after)
+
+    def key_rejected_elsewhere(self, error: CredentialRefused, *, inferred: bool) -> None:
+        """Another bridge was told that the operator's key is rejected: it rests here too."""
+        first = self.limiter.rejected is None
+        self.limiter.rest_elsewhere(error, self.clock.monotonic(), inferred=inferred)
+        if first:
+            logger.error("API key rejected", extra={"upstream": self.name, "error": str(error)})
+            self.health.last_error, self.health.last_error_at = str(error), self.clock.time()
+        self._set_health(UpstreamState.INTERRUPTED)
+        self.wake_waiting()
+
+    def key_accepted_elsewhere(self) -> None:
+        """Another bridge got a valid answer with the operator's key."""
+        if self.limiter.rejected is not None:
+            self.limiter.accepted_elsewhere()
+            self._set_health(UpstreamState.VALID)
+            self.wake_waiting()
 
     def replace_key(self) -> None:
         """The session sends another key from now on: a rest of the old one ends."""
@@ -323,22 +372,26 @@ class Upstream:
         state = self._state_after(
             permit, error, scope, interrupted=own_key_rejected or self.limiter.open_circuit
         )
-        if self.health.state is not state:
-            fields: dict[str, object] = {"upstream": self.name}
-            if own_key_rejected:
-                pass  # "API key rejected" was logged
-            elif state is UpstreamState.INTERRUPTED:
-                logger.warning("upstream unhealthy", extra=fields | {"error": self.health.last_error})
-            elif self.health.state is UpstreamState.INTERRUPTED:
-                seconds = round(self.clock.time() - self.health.since, 1)
-                # The level of the failure, so that a reader of warnings sees the recovery.
-                logger.warning("upstream recovered", extra=fields | {"after_seconds": seconds})
-            self.health.state = state
-            self.health.since = self.clock.time()
+        self._set_health(state)
         if self.limiter.open_circuit is not (self.account in self._open_circuits):
             self._show_circuit(is_open=self.limiter.open_circuit)
         if isinstance(error, CredentialRefused) and scope is Scope.CREDENTIAL and self.refused is not None:
             self.refused()
+
+    def _set_health(self, state: UpstreamState) -> None:
+        if self.health.state is state:
+            return
+        fields: dict[str, object] = {"upstream": self.name}
+        if self.limiter.rejected is not None and self.account == OWN_ACCOUNT:
+            pass  # "API key rejected" was logged
+        elif state is UpstreamState.INTERRUPTED:
+            logger.warning("upstream unhealthy", extra=fields | {"error": self.health.last_error})
+        elif self.health.state is UpstreamState.INTERRUPTED:
+            seconds = round(self.clock.time() - self.health.since, 1)
+            # The level of the failure, so that a reader of warnings sees the recovery.
+            logger.warning("upstream recovered", extra=fields | {"after_seconds": seconds})
+        self.health.state = state
+        self.health.since = self.clock.time()
 
     def record_call(self, call: str, error: UpstreamError | None = None, *, outcome: str = "ok") -> None:
         """Count the outcome of a call."""

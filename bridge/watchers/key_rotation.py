@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from bridge.sources.credentials import RotatingCredential, credential_of
 from bridge.sources.key_file import KeyFile
-from bridge.sources.upstream import Upstream
+from bridge.sources.upstream import Upstream, mark_of_key
 from bridge.telemetry.request_context import detach_from_request
 
 PERIOD_SECONDS = 1.0
@@ -35,6 +35,7 @@ class KeyRotation:
         keep_from_logs: Callable[[str], None],
     ) -> None:
         self._upstream = upstream
+        upstream.key_mark = mark_of_key(file.key)
         self._file = file
         self._credential = credential
         self._replaced = replaced
@@ -61,5 +62,6 @@ class KeyRotation:
         key = self._file.key
         self._keep_from_logs(key)
         self._credential.replace(credential_of(self._upstream.dialect, key, self._upstream.clock))
+        self._upstream.key_mark = mark_of_key(key)
         self._upstream.replace_key()
         self._replaced(self._upstream.name)

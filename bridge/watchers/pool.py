@@ -181,9 +181,10 @@ class Pool:
             watcher.persistent = True
             # The journal does not say who submitted it: a task of ours must not be lost too early.
             watcher.vouch()
-            # The first polls are spread, or a restart would send thousands of requests at once.
+            # The process before may have polled it just now. The first polls are spread, or a restart would
+            # send thousands of requests at once.
             rate = upstream.limiter.requests_per_second or RESTORED_PER_SECOND
-            watcher.watch.due = now + restored[upstream.name] / rate
+            watcher.watch.due = now + upstream.pace.min_seconds + restored[upstream.name] / rate
             self._watchers[event.key] = watcher
             scheduler.schedule(watcher)
         await self._restore_lost()
@@ -355,7 +356,7 @@ class Pool:
                 elif not watcher.polling and (watcher.watch.due or 0.0) > now:
                     # Not right after a poll: another source may have outdated its response just now, and each
                     # caller would trigger one more poll.
-                    watcher.poll_now(max(now, watcher.polled_at + watcher.upstream.pace.min_seconds))
+                    watcher.poll_soon(watcher.polled_at + watcher.upstream.pace.min_seconds)
                 await watcher.wait_news(until - now)
             return answer
         finally:
@@ -435,7 +436,7 @@ class Pool:
             now, due = self._clock.monotonic(), watcher.watch.due
             if watcher.polling or due is None or due > now:  # else a poll is on its way
                 last = now if watcher.polling else watcher.polled_at
-                watcher.poll_now(max(now, last + watcher.upstream.pace.min_seconds))
+                watcher.poll_soon(last + watcher.upstream.pace.min_seconds)
 
     def called_back(self, key: TaskKey) -> bool:
         """Poll a task that an authentic callback named; starts a watch, without viewers, if none runs.

@@ -27,6 +27,9 @@ class SoleOwner:
         """Always."""
         return True
 
+    def polls(self, key: TaskKey) -> None:
+        """There is no successor."""
+
     def planned(self, key: TaskKey, due: float | None) -> None:
         """There is no successor."""
 

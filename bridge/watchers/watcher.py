@@ -78,7 +78,8 @@ class Watcher:
         party: The caller and address of that connection.
         persistent: Whether the watch continues without viewers until the task ends.
         polling: Whether a poll is in flight.
-        polled_at: Monotonic seconds when the last poll finished; minus infinity before the first.
+        polled_at: Monotonic seconds when the last poll here finished, or until when an owner before may have
+            started one; minus infinity before the first.
         polled_once: Set once something is known of the task: a state, or why there is none.
         polls: Number of polls so far.
         error: Why the last poll failed; None after a successful one.
@@ -271,7 +272,7 @@ class Watcher:
 
     @property
     def viewed(self) -> bool:
-        """Whether somebody waits for the task: a viewer, or a client that polls the bridge."""
+        """Whether a client waits for the task: a viewer, or one that polls the bridge."""
         return self.viewers > 0 or self.upstream.clock.monotonic() < self.asked_until
 
     @property
@@ -359,6 +360,7 @@ class Watcher:
             self.watch.due = None
             return
         self._log_start()
+        self._ownership.polls(self.key)
         self.polling = True
         self.polls += 1
         try:
@@ -563,6 +565,11 @@ class Watcher:
         self.watch.poll_now(now=now if at is None else at)
         self._changed(self)
 
+    def poll_soon(self, at: float) -> None:
+        """Poll at `at`, monotonic seconds, unless a poll starts before: one from now on is as good."""
+        self.watch.poll_now(now=self.upstream.clock.monotonic(), at=at)
+        self._changed(self)
+
     def called_back(self, at: float) -> None:
         """An authentic callback named the task: poll, and give the new state `callback` as its source."""
         self.vouch()
@@ -597,14 +604,18 @@ class Watcher:
             self.vouch()
         if decided.called_back:
             self.expect_callbacks()
-        if turn is Turn.GRANTED and not polled:
-            self.watch.granted(now=now, due=decided.due)
-            if self.watch.due is not None:
-                shortest = self.upstream.pace.min_seconds
-                if decided.due is None and decided.event is not None:
-                    # Its owner may have polled it just before it died.
-                    self.watch.due += shortest
-                self.watch.due = max(self.watch.due, max(self.polled_at, self.shown_at) + shortest)
+        soonest = now
+        if turn is Turn.GRANTED:
+            self.polled_at = max(self.polled_at, decided.polled_at)
+            polled_at = max(self.polled_at, self.shown_at)
+            if decided.due is None and decided.event is not None and decided.polled_at == float("-inf"):
+                polled_at = now  # nothing is known of its owner: that may have polled it just now
+            soonest = polled_at + self.upstream.pace.min_seconds
+            if not polled:
+                self.watch.granted(now=now, due=decided.due, polled_at=polled_at)
+            elif self.watch.due is not None:
+                # It polled all the time, and so may another one: its session had ended meanwhile.
+                self.watch.due = max(self.watch.due, soonest)
         self.turn(turn)
         due = self.watch.due
         if self.watch.known is not None and (turn is Turn.ATTENDS or due is None or due > now):
@@ -612,7 +623,10 @@ class Watcher:
         self._stand(turn, decided, now)
         if self._call_at is not None:
             at, self._call_at = self._call_at, None
-            self.poll_now(at)
+            if self.polls_here:
+                self.poll_soon(max(at, soonest))
+            else:
+                self.poll_now(at)
 
     def _take_record(self, decided: KnownTask) -> None:
         if decided.event is None:
@@ -829,7 +843,8 @@ class Watcher:
                 self._hydrated = False
                 self.watch.retire()
                 self.watch = self._begin(self.watch.random, None)
-                self.watch.due = self.upstream.clock.monotonic() + RETRY_JOURNAL_SECONDS
+                wait = max(RETRY_JOURNAL_SECONDS, self.upstream.pace.min_seconds)
+                self.watch.due = self.upstream.clock.monotonic() + wait
                 self._changed(self)
                 raise
         if update.state is None or not update.state.status.final:

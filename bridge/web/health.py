@@ -30,7 +30,7 @@ class HealthRoutes:
         self._workers = services.workers
         self._replaced = services.replaced
         self._replica = services.replica
-        self._names_models = services.settings.auth != "upstream-key"
+        self._settings = services.settings
         self._started_at = services.clock.time()
 
     async def live(self, _request: Request) -> Response:
@@ -109,9 +109,9 @@ class HealthRoutes:
             else {"message": health.last_error, "at": timestamp(health.last_error_at)},
             **self._pool.statistics(upstream.name),
             "budget": upstream.limiter.statistics(self._clock.monotonic()),
-            # Callers' own keys teach them: one caller's models are not for another to read.
             **self._pool.pacing(upstream.name),
-            "kinds": upstream.learned.statistics(names=self._names_models),
+            # Callers' own keys teach them: one caller's models are not for another to read.
+            "kinds": upstream.learned.statistics(names=self._settings.auth != "upstream-key"),
         }
 
 

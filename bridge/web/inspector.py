@@ -103,7 +103,7 @@ class InspectorRoutes:
                 "documents": not self._operations_apart,
             },
         }
-        # Of what is the same until something happens: the time goes on, and a page counts it itself.
+        # Of what is the same until something happens: a page counts the time itself.
         etag = f'"{blake2s(dumps(fields), digest_size=10).hexdigest()}"'
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "ETag": etag}
         if has_tag(request, etag):

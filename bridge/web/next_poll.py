@@ -20,12 +20,13 @@ def next_poll(watcher: Watcher, clock: Clock) -> NextPoll | None:
     watch = watcher.watch
     if watch.due is None or not watcher.polls_here:
         return None
-    ground = watch.ground if watch.why in _BY_GROUND else None
+    why = watch.why.partition(":")[0]
+    ground = watch.ground if why in _BY_GROUND else None
     # To the tenth of a second: the list is the same until the next poll.
     at = round(clock.time() + watch.due - clock.monotonic(), 1)
     return {
         "at": timestamp(at),
-        "why": watch.why,
+        "why": why,
         "samples": None if ground is None or ground.curve is GUESS else ground.curve.size,
         "sharpness": None if ground is None else round(min(ground.curve.sharpness, 1.0), 2),
     }

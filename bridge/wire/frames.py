@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cache, lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from bridge.core.cursor import Cursor
 from bridge.core.event import Closing, Confirmation, Event, Notice, NoticeCode
@@ -177,27 +177,6 @@ def _with_mark(kind: type[Format], include: Include, mark: str, *, framed: bool)
     return kind(include, mark, framed=framed)
 
 
-class _Document(NamedTuple):
-    """A document that was written.
-
-    Args:
-        at: Unix seconds.
-        omitted: Whether what was asked for besides the state was left out.
-    """
-
-    text: bytes
-    omitted: bool
-    at: float
-    confirmation: Confirmation | None
-
-    def is_current(self, event: Event, confirmation: Confirmation | None, now: float) -> bool:
-        """Whether it may be sent now: for a second, until the next confirmation."""
-        if confirmation is not self.confirmation:
-            return False
-        eta_at = event.state.eta_at if confirmation is None else confirmation.eta_at
-        return eta_at is None or self.at <= now < self.at + SHARED_SECONDS
-
-
 class Frames:
     """One event in every requested format, each encoded at the first request.
 
@@ -211,7 +190,8 @@ class Frames:
         self.event = event
         self.large = False
         self._encoded: dict[Format, bytes] = {}
-        self._documents: dict[Include, _Document] = {}
+        # Each with whether something was left out, when it was written (Unix seconds), and its confirmation.
+        self._documents: dict[Include, tuple[bytes, bool, float, Confirmation | None]] = {}
 
     def bytes_for(self, fmt: Format, *, now: float) -> bytes:
         """The state, followed by `done` if it is final, with all framing: as it was at the first request.
@@ -259,13 +239,24 @@ class Frames:
             retry: Milliseconds; None for none.
         """
         # The document is most of the cost. Clients that join within a second share it, in every format.
-        made = self._documents.get(fmt.include)
-        if made is None or not made.is_current(self.event, confirmation, now):
+        written = self._documents.get(fmt.include)
+        if written is None or not self._is_current(written[2], written[3], confirmation, now):
             text, omitted = encoded(self.event, fmt.include, now, confirmation)
-            made = self._documents[fmt.include] = _Document(text, omitted, now, confirmation)
+            self._documents[fmt.include] = text, omitted, now, confirmation
             self.large = self.large or len(text) > LARGE_BYTES
-        frame = fmt.state(self.event, made.text, retry=retry)
-        return frame + fmt.notice(self.event.key, RAW_OMITTED) if made.omitted else frame
+        else:
+            text, omitted, _, _ = written
+        frame = fmt.state(self.event, text, retry=retry)
+        return frame + fmt.notice(self.event.key, RAW_OMITTED) if omitted else frame
+
+    def _is_current(
+        self, at: float, of: Confirmation | None, confirmation: Confirmation | None, now: float
+    ) -> bool:
+        """Whether a document written at `at` may be sent now: for a second, until the next confirmation."""
+        if confirmation is not of:
+            return False
+        eta_at = self.event.state.eta_at if confirmation is None else confirmation.eta_at
+        return eta_at is None or at <= now < at + SHARED_SECONDS
 
 
 def _fields(key: TaskKey | None, notice: Notice) -> dict[str, Any]:

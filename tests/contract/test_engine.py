@@ -18,6 +18,7 @@ from bridge.engine.base import (
     End,
     Mode,
     Owner,
+    Release,
     Released,
     SessionState,
     Want,
@@ -273,7 +274,7 @@ async def test_an_orphan_that_nobody_wants_is_forgotten_as_open_work(use: Engine
     await use.session("a", ttl=60)
     await use.want("a", TASK, OTHER, linger=5)
     await use.engine.keep("a", OTHER, called_back=False)
-    await use.engine.release("a", [(TASK, use.time.now), (OTHER, use.time.now)], transfer=True)
+    await use.engine.release("a", [Release(TASK, use.time.now), Release(OTHER, use.time.now)], transfer=True)
     use.time.advance(6)
     assert [record.key for record in await use.engine.claim("a", account="-", limit=10)] == [OTHER]
     assert (await use.engine.census()).orphans == 0
@@ -290,7 +291,7 @@ async def test_interest_is_prolonged_in_bulk(use: EngineUse) -> None:
     use.time.advance(10)
     released: list[Released] = []
     for start in range(0, 250, 50):
-        due = [(key, use.time.now) for key in keys[start : start + 50]]
+        due = [Release(key, use.time.now) for key in keys[start : start + 50]]
         released += await use.engine.release("a", due, transfer=False)
     assert released == [Released.WANTED] * 249 + [Released.OK]
 
@@ -324,7 +325,7 @@ async def test_release_gives_up_what_nobody_wants_and_nobody_keeps(use: EngineUs
     await use.want("b", THEIRS)
     await use.engine.keep("a", OTHER, called_back=False)
     use.time.advance(5)
-    due = [(key, use.time.now + SECOND) for key in (TASK, OTHER, THEIRS)]
+    due = [Release(key, use.time.now + SECOND) for key in (TASK, OTHER, THEIRS)]
     answers = await use.engine.release("a", due, transfer=False)
     assert answers == [Released.OK, Released.WANTED, Released.NOT_MINE]
     assert [(await use.record(key)).owner for key in (TASK, OTHER, THEIRS)] == ["", "a", "b"]
@@ -336,7 +337,7 @@ async def test_a_task_handed_over_keeps_its_due_whoever_takes_it_and_how(use: En
     await use.session("b", ttl=60)
     await use.want("a", TASK, OTHER)
     due = use.time.now + 7 * SECOND
-    released = await use.engine.release("a", [(TASK, due), (OTHER, due)], transfer=True)
+    released = await use.engine.release("a", [Release(TASK, due), Release(OTHER, due)], transfer=True)
     assert released == [Released.OK, Released.OK]
     assert await use.engine.claim("b", account="-", limit=10) == []
     (wanted,) = await use.engine.want("b", [Want(TASK)], linger=30)
@@ -346,11 +347,55 @@ async def test_a_task_handed_over_keeps_its_due_whoever_takes_it_and_how(use: En
     assert (claimed.key, claimed.due) == (OTHER, due)
 
 
+async def test_who_takes_a_task_learns_of_its_newest_poll_by_anybody(use: EngineUse) -> None:
+    await use.session("a", ttl=60)
+    await use.session("b", ttl=60)
+    await use.want("a", TASK, OTHER, linger=0)
+    at = use.time.now
+    await use.engine.release("a", [Release(TASK, at, at - 5)], transfer=True)
+    await use.engine.release("a", [Release(OTHER, at, at - 7)], transfer=False)
+    wanted = await use.engine.want("b", [Want(TASK), Want(OTHER)], linger=0)
+    assert [one.record.polled_at for one in wanted] == [at - 5, at - 7]
+    await use.engine.release("b", [Release(TASK, at), Release(OTHER, at, at - 9)], transfer=True)
+    assert [(await use.record(key)).polled_at for key in (TASK, OTHER)] == [at - 5, at - 7]
+
+
+@pytest.mark.parametrize(("ttl", "unheard"), [(3, 1.5), (10, 2)])
+@pytest.mark.parametrize("way", ["want", "bury", "call"])
+async def test_a_dead_session_may_have_polled_until_it_should_have_been_renewed(
+    use: EngineUse, way: str, ttl: float, unheard: float
+) -> None:
+    await use.session("a", ttl=ttl)
+    await use.session("b", ttl=60)
+    await use.want("a", TASK, linger=60)
+    use.time.advance(1)
+    await use.renew("a", ttl=ttl)
+    renewed = use.time.now
+    use.time.advance(ttl)
+    if way == "bury":
+        assert await use.engine.bury(limit=10, spacing=0) == 1
+    elif way == "call":
+        assert (await use.engine.call("b", TASK))[0] is Called.ORPHANED
+    (wanted,) = await use.engine.want("b", [Want(TASK)], linger=60)
+    assert wanted.owner is Owner.ME
+    assert wanted.record.polled_at == renewed + unheard * SECOND
+
+
+async def test_a_session_that_leaves_may_have_polled_until_then(use: EngineUse) -> None:
+    await use.session("a", ttl=60)
+    await use.session("b", ttl=60)
+    await use.want("a", TASK, linger=60)
+    use.time.advance(5)
+    await use.engine.leave("a")
+    (wanted,) = await use.engine.want("b", [Want(TASK)], linger=60)
+    assert (wanted.owner, wanted.record.polled_at) == (Owner.ME, use.time.now)
+
+
 async def test_a_dead_session_hands_nothing_over(use: EngineUse) -> None:
     await use.session("a", ttl=3)
     await use.want("a", TASK)
     use.time.advance(3)
-    assert await use.engine.release("a", [(TASK, 0)], transfer=True) == [Released.NOT_MINE]
+    assert await use.engine.release("a", [Release(TASK, 0)], transfer=True) == [Released.NOT_MINE]
 
 
 # Calls
@@ -378,7 +423,7 @@ async def test_a_call_for_a_task_that_nobody_owns_makes_it_due_now(use: EngineUs
     await use.want("a", TASK, linger=1)
     await use.apply("a", state_of(TASK, 1))
     use.time.advance(2)
-    await use.engine.release("a", [(TASK, use.time.now + 60 * SECOND)], transfer=False)
+    await use.engine.release("a", [Release(TASK, use.time.now + 60 * SECOND)], transfer=False)
     assert await use.engine.call("a", TASK) == (Called.ORPHANED, TASK)
     (record,) = await use.engine.claim("a", account="-", limit=10)
     assert (record.key, record.due) == (TASK, use.time.now)

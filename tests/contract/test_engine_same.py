@@ -10,11 +10,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
-from bridge.engine.base import Census, End, Engine, Job, JobLimits, Lent, Mode, Put, Report, Take, Want
+from bridge.engine.base import (
+    Census,
+    End,
+    Engine,
+    Job,
+    JobLimits,
+    Lent,
+    Mode,
+    Put,
+    Release,
+    Report,
+    Take,
+    Want,
+)
 from bridge.engine.store import Store
 from tests.fakes.engines import ENGINES, START, EngineMaker, VirtualTime, require, state_of
 
+CONFIRMATIONS = [Confirmation(1.5), Confirmation(2.25, 9.0, 12.5)]
 SECOND = 1_000_000
 KEYS = [
     TaskKey("video", "one"),
@@ -30,6 +45,9 @@ names = st.sampled_from(["x", "y"])
 short = st.sampled_from([0.5, 2.0, 30.0])
 details = st.sampled_from(
     [None, None, orjson.dumps({"tags": ["red"], "group": "g"}), orjson.dumps({"tags": ["red", "blue"]}), b"?"]
+)
+releases = st.builds(
+    Release, key=keys, due=st.just(START + 5 * SECOND), polled_at=st.sampled_from([0, START, START + SECOND])
 )
 jobs = st.lists(
     st.builds(
@@ -98,7 +116,7 @@ operations = st.one_of(
     call("rewant", st.lists(keys, max_size=3), linger=short),
     call("keep", sessions, keys, called_back=st.booleans()),
     call("claim", sessions, account=st.sampled_from(["-", "theirs"]), limit=st.just(100)),
-    call("release", sessions, st.lists(st.tuples(keys, st.just(START + 5 * SECOND)), max_size=2),
+    call("release", sessions, st.lists(releases, max_size=2),
          transfer=st.booleans()),
     call("call", sessions, st.sampled_from(SEARCHED), called_back=st.booleans()),
     call("apply", sessions, st.lists(states, min_size=1, max_size=3), limits=st.just(JobLimits(jobs=3))),
@@ -110,7 +128,7 @@ operations = st.one_of(
          after=st.sampled_from([0, START + SECOND]), limit=st.just(3)),
     call("register", sessions, keys, details.filter(lambda found: found is not None)),
     call("announce", sessions, keys, st.sampled_from(["stalled", "fresh"]), st.sampled_from([b"n", None])),
-    call("confirm", sessions, st.lists(st.tuples(keys, st.sampled_from([1.5, 2.25])), max_size=2)),
+    call("confirm", sessions, st.lists(st.tuples(keys, st.sampled_from(CONFIRMATIONS)), max_size=2)),
     call("take", sessions, TAKES),
     call("report", sessions, names, st.sampled_from(list(Report)), seconds=st.sampled_from([0.0, 2.0])),
     call("probe", sessions, names, seconds=short),

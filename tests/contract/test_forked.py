@@ -21,7 +21,7 @@ from tests.harness import PATIENCE
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(not CAN_FORK, reason="no pidfd_open")]
 
 Start = Callable[..., Any]
-WAYS = ["started", "forked"]
+WAYS = [pytest.param("started", marks=pytest.mark.extended), "forked"]
 
 
 @pytest.fixture(params=WAYS)

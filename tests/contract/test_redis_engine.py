@@ -20,13 +20,14 @@ from bridge.engine.base import (
     End,
     Job,
     Mode,
+    Release,
     Report,
     SessionState,
     Take,
     Want,
     Welcome,
 )
-from bridge.engine.redis.connect import ServerAccess
+from bridge.engine.redis.connect import EngineUnfit, ServerAccess
 from bridge.engine.redis.engine import RedisEngine
 from bridge.engine.redis.scripts import load_scripts
 from bridge.errors import EngineRefused, EngineUnavailable
@@ -189,7 +190,7 @@ async def test_a_full_server_behaves_as_one_that_is_away_and_nothing_is_half_wri
         lambda: record(engine, 2),
         lambda: engine.apply("a", [state_of(TASK, 2, end=End.ENDED)]),
         lambda: open_session(engine),
-        lambda: engine.release("a", [(TASK, 5)], transfer=True),
+        lambda: engine.release("a", [Release(TASK, 5)], transfer=True),
         lambda: engine.put("x", b"1", expect=None, seconds=9, announced=True),
         lambda: engine.announce("a", TASK, "stalled", b"{}"),
         lambda: engine.register("a", TASK, b"{}"),
@@ -380,7 +381,7 @@ async def test_old_tasks_are_deleted_with_everything_that_leads_to_them(valkey: 
     await use.want("a", lost, linger=10_000_000)
     await engine.want("a", [Want(TaskKey("video", "blank"))], linger=1)
     clock.advance(2)
-    await use.engine.release("a", [(TaskKey("video", "blank"), 0)], transfer=False)
+    await use.engine.release("a", [Release(TaskKey("video", "blank"), 0)], transfer=False)
     clock.advance(86_401)
     await use.session("a", ttl=10_000_000, opens=False)
     assert [(await use.record(key)).version for key in (ended, lost, open_)] == [0, 1, 1]
@@ -468,7 +469,7 @@ async def everything(engine: RedisEngine) -> None:
     ]
     assert await engine.newest("video", "-", final=False, limit=3) == [task]
     assert len(await engine.history(task, 0)) == 1
-    await engine.release("a", [(task, now)], transfer=True)
+    await engine.release("a", [Release(task, now)], transfer=True)
     assert [record.key for record in await engine.claim("a", account="-", limit=9)] == [task]
     await open_session(engine, "b")
     await engine.want("b", [Want(TaskKey("video", "two"))], linger=60)
@@ -517,4 +518,100 @@ async def test_a_log_that_is_too_long_loses_its_oldest_entries(valkey: RedisServ
     (entry,) = await engine.read(0, block=0)
 
     assert entry.previous > 0
+    await engine.close()
+
+
+WRONG = [
+    ("LPUSH", "x"),
+    ("SET", "x"),
+    ("XADD", "*", "f", "x"),
+]
+
+
+@pytest.mark.parametrize("command", WRONG, ids=lambda command: command[0].lower())
+async def test_a_record_of_another_type_costs_nothing_but_itself(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, command: tuple[str, ...]
+) -> None:
+    engine = await opened(server)
+    tasks = [TaskKey("video", str(number)) for number in range(3)]
+    await engine.want("a", [Want(task) for task in tasks], linger=60)
+    await engine.apply("a", [state_of(task, 1) for task in tasks])
+
+    async def spoil() -> None:
+        key = "{bridge}:t:video/-/1"
+        server.ask("DEL", key)
+        server.ask(command[0], key, *command[1:])
+
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        lambda: engine.want("a", [Want(task) for task in tasks], linger=60),
+        lambda: engine.records(tasks),
+        lambda: engine.apply("a", [state_of(task, 2) for task in tasks]),
+        lambda: engine.confirm("a", [(task, Confirmation(1.5)) for task in tasks]),
+        lambda: engine.keep("a", tasks[1], called_back=False),
+        lambda: engine.announce("a", tasks[1], "stale", b"{}"),
+        lambda: engine.release("a", [Release(task, 0) for task in tasks], transfer=True),
+        lambda: engine.call("a", tasks[1]),
+        lambda: engine.bury(limit=10, spacing=0),
+    ]
+    for call in calls:
+        await spoil()
+        await call()
+        assert len(await engine.records(tasks)) == 3
+    answers = await engine.apply("a", [state_of(task, 3, mode=Mode.FREE) for task in tasks])
+    assert {answer.outcome.value for answer in answers} == {"recorded"}
+    assert sum("no bridge wrote" in line for line in caplog.messages) >= len(calls)
+    await engine.close()
+
+
+@pytest.mark.parametrize("field", ["v", "f", "fs", "due", "p", "e"])
+async def test_a_record_with_a_field_that_cannot_be_read_is_made_anew(
+    server: RedisServer, field: str
+) -> None:
+    engine = await opened(server)
+    await engine.want("a", [Want(TASK)], linger=60)
+    assert await record(engine, 1) == "recorded"
+    server.ask("HSET", "{bridge}:t:video/-/one", field, "junk")
+    (found,) = await engine.records([TASK])
+    assert found.version == 0
+    server.ask("HSET", "{bridge}:t:video/-/one", field, "junk")
+    await engine.want("a", [Want(TASK)], linger=60)
+    assert await record(engine, 2) == "recorded"
+    await engine.close()
+
+
+@pytest.mark.parametrize("key", ["h:video/-/one", "list:video", "open:video/-", "orphans:-"])
+async def test_what_belongs_to_a_task_and_is_of_another_type_is_made_anew(
+    server: RedisServer, key: str
+) -> None:
+    engine = await opened(server)
+    await engine.want("a", [Want(TASK)], linger=60)
+    server.ask("DEL", "{bridge}:" + key)
+    server.ask("SET", "{bridge}:" + key, "x")
+    # What was written before the key was met is there already.
+    assert await record(engine, 1) in {"recorded", "duplicate"}
+    assert await record(engine, 2) == "recorded"
+    await engine.release("a", [Release(TASK, 0)], transfer=True)
+    assert len(await engine.claim("a", account="-", limit=5)) == 1
+    assert (await engine.census()).orphans == 0
+    await engine.close()
+
+
+@pytest.mark.parametrize("key", ["meta", "s", "log", "wants"])
+async def test_a_key_that_everything_depends_on_is_named_and_left_alone(
+    server: RedisServer, key: str
+) -> None:
+    engine = await opened(server)
+    server.ask("DEL", "{bridge}:" + key)
+    server.ask("RPUSH", "{bridge}:" + key, "theirs")
+
+    async def use() -> None:
+        await engine.session("a", ttl=60, known_head=0, new_epoch="e", about=b"", opens=False)
+        await engine.want("a", [Want(TASK)], linger=60)
+        await record(engine, 1)
+
+    with pytest.raises(EngineUnfit) as caught:
+        await use()
+    assert "{bridge}:" + key in str(caught.value)
+    assert "delete it" in str(caught.value)
+    assert "theirs" in server.ask("LRANGE", "{bridge}:" + key, "0", "-1")
     await engine.close()

@@ -56,7 +56,10 @@ const common = {
   bundle: true,
   format: "esm",
   logLevel: "error",
-  alias: { "task-event-bridge": here("../../clients/js/src/bridge.js") },
+  alias: {
+    "task-event-bridge": here("../../clients/js/src/bridge.js"),
+    "task-event-bridge/eta": here("../../clients/js/src/eta.ts"),
+  },
   nodePaths: [here("../tools/node_modules")],
   define: { "process.env.NODE_ENV": '"development"' }, // StrictMode mounts everything twice
   jsx: "automatic",

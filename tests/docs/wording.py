@@ -52,6 +52,7 @@ CALLS = {
 KEYWORDS = {"help": "command help", "epilog": "command help", "description": "setting"}
 _SPACE = re.compile(r"(?<!there)(?:\\)? ")  # a sentence may go over several lines; a lookbehind may not
 TITLES = {"title", "description", "text", "content", "displayName", "legendFormat", "label", "summary"}
+EDGE = r"\b"
 SENTENCE = re.compile(r"\w\W*\s+\W*\w|^[A-Z]\w+[.…?!]?$")
 SCRIPT_TEXT = re.compile(
     r"/\*(?P<block>.*?)\*/|(?<![:\\])//(?P<line>[^\n]*)"
@@ -168,8 +169,20 @@ def hits(root: Path, allowed: Sequence[Allowed] = ()) -> tuple[list[Hit], set[Al
 
 
 def _any_of(entries: Sequence[Retired]) -> re.Pattern[str]:
-    """One search for all of them: most sentences have none."""
-    return re.compile("|".join(f"(?:{one.find.pattern})" for one in entries), entries[0].find.flags)
+    """One search for all of them: most sentences have none.
+
+    Where all begin at the edge of a word, only such places are tried: a third of the time.
+    """
+    patterns = [one.find.pattern for one in entries]
+    at_edges = [one for one in patterns if one.startswith(EDGE) and _begins_at_edges(one)]
+    others = [f"(?:{one})" for one in patterns if one not in at_edges]
+    together = [EDGE + f"(?:{'|'.join(one.removeprefix(EDGE) for one in at_edges)})"] if at_edges else []
+    return re.compile("|".join(together + others), entries[0].find.flags)
+
+
+def _begins_at_edges(pattern: str) -> bool:
+    outside_groups = re.sub(r"\((?:[^()]|\([^()]*\))*\)", "", pattern)
+    return all(one.startswith(EDGE) for one in outside_groups.split("|"))
 
 
 def report(found: Sequence[Hit]) -> str:
@@ -260,7 +273,7 @@ def _kinds(tree: ast.AST) -> dict[ast.AST, str]:
             kind = "command help" if is_command else "docstring"
             mark(node.body[0] if ast.get_docstring(node) else None, kind)
         elif isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
+            called = _dotted(node.func)
             kind = next((kind for pattern, kind in CALLS.items() if re.search(pattern, called)), None)
             for argument in node.args if kind is not None else ():
                 mark(argument, kind)
@@ -269,6 +282,15 @@ def _kinds(tree: ast.AST) -> dict[ast.AST, str]:
         elif isinstance(node, ast.Raise):
             mark(node.exc, "error")
     return kinds
+
+
+def _dotted(called: ast.expr) -> str:
+    """As `ast.unparse`, which takes long, for the names of nearly all calls."""
+    if isinstance(called, ast.Name):
+        return called.id
+    if isinstance(called, ast.Attribute):
+        return f"{_dotted(called.value)}.{called.attr}"
+    return ast.unparse(called)
 
 
 def _defined(node: ast.AST) -> Iterator[tuple[int, str]]:

@@ -280,7 +280,7 @@ async def answered(host: str, port: int, times: int = 1) -> int:
     return good
 
 
-@pytest.mark.parametrize("redirection", ["2>&- <&-", "2>/dev/full"])
+@pytest.mark.parametrize("redirection", [pytest.param("2>&- <&-", marks=pytest.mark.extended), "2>/dev/full"])
 async def test_no_standard_error_is_no_reason_to_fail(redirection: str) -> None:
     async with serving(redirection, stdout=PIPE, stderr=DEVNULL) as process:
         host, port = await address_of(process)
@@ -289,6 +289,7 @@ async def test_no_standard_error_is_no_reason_to_fail(redirection: str) -> None:
         assert await process.wait() == 0
 
 
+@pytest.mark.extended
 async def test_a_pipe_nobody_reads_neither_stops_the_bridge_nor_its_end() -> None:
     reading, writing = os.pipe()
     async with serving("", stdout=PIPE, stderr=writing) as process:

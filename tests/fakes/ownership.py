@@ -32,6 +32,7 @@ class FakeRecord:
     events: list[Event] = field(default_factory=list)
     owner: FakeReplica | None = None
     due: float | None = None
+    polled_at: float = float("-inf")
     persistent: bool = False
     called_back: bool = False
     notices: dict[NoticeCode, Notice] = field(default_factory=dict)
@@ -147,6 +148,7 @@ class FakeReplica(Feed):
             known_task = KnownTask(
                 record.events[-1] if record.events else None,
                 record.due,
+                record.polled_at,
                 record.persistent,
                 record.called_back,
                 record.confirmation,
@@ -321,6 +323,10 @@ class FakeReplica(Feed):
     def may_poll(self, key: TaskKey) -> bool:
         """Whether its lease has not run out; alone for a while without the engine."""
         return self.alive and (not self.connected or self.engine.record(key).owner is self)
+
+    def polls(self, key: TaskKey) -> None:
+        """A poll starts."""
+        self.engine.record(key).polled_at = self.engine.clock.monotonic()
 
     def planned(self, key: TaskKey, due: float | None) -> None:
         """What a successor begins with."""

@@ -365,6 +365,7 @@ class PollingWatches:
                 await clock.sleep(0.02)
                 continue
             began = clock.monotonic()
+            house.ownership.polls(task)
             house.ownership.planned(task, began + PACE)
             seen = await house.world.provider.poll(task, house.name)
             await house.running.wait()

@@ -22,12 +22,14 @@ def test_the_rules_are_well_formed() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
 def test_every_alert_fires_when_it_should_and_not_otherwise(path: Path) -> None:
     tested = promtool("test", "rules", path.name, cwd=path.parent)
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
+@pytest.mark.extended
 def test_a_rule_that_is_wrong_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "tests").mkdir()
     for path in RULE_TESTS:

@@ -550,7 +550,7 @@ async def test_a_disk_that_damages_every_file_is_not_filled_with_copies(
     assert len(list(path.parent.glob("bridge.db.damaged-*"))) == 3
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.integers(1, 140), min_size=1, max_size=3), st.sampled_from([b"\0", b"\xa5", b"\r\0\0\0\1"])
 )

@@ -60,12 +60,34 @@ def bars(ours: Results, theirs: Results) -> Iterator[Bar]:
     if "cold" in ours:
         share = geometric_mean(one["share"] for one in ours["cold"].values())
         yield Bar("cold start, first 25 tasks: share, geometric mean", 0.85, share)
+    if "restart" in ours:
+        again = geometric_mean(one["restarted_ratio"] for one in ours["restart"].values())
+        yield Bar("after a restart, first 25 tasks: mean delay / without, geometric mean", 1.15, again)
+    if "whole restart" in ours:
+        (one,) = ours["whole restart"].values()
+        yield Bar("the same of the whole bridge on a journal on disk", 1.15, one["restarted"] / one["steady"])
+    if "whole" in ours:
+        yield from _rate_limits(ours["whole"], theirs.get("whole", {}))
     broken = sum(
-        one["too_close"] + one["too_rare"] + one["hint_broken"]
-        for part in ("fast", "flood", "misleading", "cold")
+        one.get(name, 0.0)
+        for part in ("fast", "flood", "misleading", "cold", "whole")
         for one in ours.get(part, {}).values()
+        for name in ("too_close", "too_rare", "hint_broken", "quiet_broken", "over_rate")
     )
-    yield Bar("polls nearer than the minimum, inside poll_after or beyond the maximum", 0, broken)
+    yield Bar(
+        "polls too near, inside poll_after or Retry-After, over the rate, beyond the maximum", 0, broken
+    )
+
+
+def _rate_limits(ours: dict[str, Numbers], theirs: dict[str, Numbers]) -> Iterator[Bar]:
+    for row, name, most in (
+        ("rate limit, demand 2x", "mean", 0.65),
+        ("rate limit, demand 4x", "mean", 0.55),
+        ("demand 4x, half unwatched", "viewed_mean", 0.45),
+    ):
+        value = ratios(ours, theirs, name).get(row, math.nan)
+        what = "watched tasks' mean delay" if name == "viewed_mean" else "mean delay"
+        yield Bar(f"{row}: {what} / before", most, value)
 
 
 def _shares(rows: dict[str, Numbers]) -> Iterator[Bar]:

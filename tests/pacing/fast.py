@@ -186,6 +186,20 @@ def cold(workload: Workload, seeds: Sequence[int], count: int) -> Run:
     return numbers(workload, all_tasks, all_seen, Calibration(), seeds[0])
 
 
+def restarted(workload: Workload, seeds: Sequence[int], learned: int, count: int) -> dict[str, float]:
+    """Mean delays of tasks that come after others, in the same process and in one that loads what is kept."""
+    steady: list[float] = []
+    fresh: list[float] = []
+    for seed in seeds:
+        tasks = workload.draw(seed, learned + count)
+        one = Decisions(workload.provider.pace, random.Random(f"decisions {seed}"))
+        play(workload, tasks[:learned], seed, one)
+        two = Decisions(workload.provider.pace, random.Random(f"restarted {seed}"), one.kept)
+        for decisions, delays in ((one, steady), (two, fresh)):
+            delays += [seen.ended for seen in play(workload, tasks[learned:], seed, decisions)[0]]
+    return {"steady": mean(steady), "restarted": mean(fresh), "restarted_ratio": mean(fresh) / mean(steady)}
+
+
 def numbers(
     workload: Workload, tasks: Sequence[Task], seen: Sequence[Seen], calibration: Calibration, seed: int
 ) -> Run:

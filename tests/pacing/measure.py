@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import orjson
 
-from tests.pacing import fast
+from tests.pacing import fast, whole
 from tests.pacing.fixed import CLIENTS, client
 from tests.pacing.numbers import mean
 from tests.pacing.workloads import FLOOD, MISLEADING, WORKLOADS
@@ -25,6 +25,17 @@ from tests.pacing.workloads import FLOOD, MISLEADING, WORKLOADS
 PROCESSES = 2
 COLD_TASKS = 25
 COLD_STARTS = 24
+RESTARTED = (
+    "video log-normal .25",
+    "video jitter 3 %",
+    "image",
+    "many models",
+    "estimate x0.5",
+    "progress linear",
+    "queue M/G/k",
+)
+RESTARTS = 6
+LEARNED_TASKS = 150
 CLIENTS_ON = ("video log-normal .25", "image mix of 79 models")
 
 Numbers = dict[str, float]
@@ -55,6 +66,19 @@ def _cold(job: Job) -> Numbers:
     return fast.cold(WORKLOADS[job.row], seeds, COLD_TASKS).as_dict()
 
 
+def _restart(job: Job) -> Numbers:
+    seeds = range(RESTARTS * job.seed, RESTARTS * (job.seed + 1))
+    return fast.restarted(WORKLOADS[job.row], seeds, LEARNED_TASKS, COLD_TASKS)
+
+
+def _whole(job: Job) -> Numbers:
+    return whole.judge(whole.WHOLE[job.row], job.seed, job.tasks)
+
+
+def _whole_restart(job: Job) -> Numbers:
+    return whole.restarted(job.seed)
+
+
 def _clients(job: Job) -> Numbers:
     """What other clients do by themselves: needs nothing of the product."""
     name, _, on = job.row.partition(" on ")
@@ -67,8 +91,13 @@ PARTS: dict[str, tuple[Callable[[Job], Numbers], tuple[str, ...]]] = {
     "flood": (_fast, (FLOOD.name,)),
     "misleading": (_fast, tuple(MISLEADING)),
     "cold": (_cold, tuple(WORKLOADS)),
+    "restart": (_restart, RESTARTED),
+    "whole": (_whole, tuple(whole.WHOLE)),
+    "whole restart": (_whole_restart, (whole.RESTART.name,)),
     "clients": (_clients, tuple(f"{name} on {on}" for on in CLIENTS_ON for name in CLIENTS)),
 }
+
+MAX_SEEDS = {"cold": 1, "restart": 1, "whole": 3, "whole restart": 4}
 
 
 def _run(job: Job) -> Numbers:
@@ -90,7 +119,7 @@ def measure(
         for part in parts
         for row in PARTS[part][1]
         if wanted is None or row in wanted
-        for seed in range(1 if part == "cold" else seeds)
+        for seed in range(min(seeds, MAX_SEEDS.get(part, seeds)))
     ]
     with multiprocessing.get_context("fork").Pool(PROCESSES) as pool:
         done = pool.map(_run, jobs, chunksize=1)

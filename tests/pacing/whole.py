@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,15 @@ FIELDS = (
     "poll_after",
 )  # fmt: skip
 WORDS = ("queued", "processing", "completed", "failed")
-KINDS = (("image", 6.0, 0.3, 0.4), ("video", 60.0, 0.25, 0.4), ("film", 300.0, 0.3, 0.2))
+KINDS = (("image", 24.0, 0.3, 0.4), ("video", 240.0, 0.25, 0.4), ("film", 900.0, 0.3, 0.2))
 
 
 def mixed(unviewed: float) -> Callable[[random.Random, int], list[Task]]:
-    """Images, videos and films, one each second: about 10 polls per second without a limit."""
+    """Images, videos and films, one each four seconds: about six polls per second without a limit."""
 
     def make(rng: random.Random, count: int) -> list[Task]:
         tasks = []
-        for at in arrivals(rng, count, 1.0):
+        for at in arrivals(rng, count, 4.0):
             name, median, spread, _ = rng.choices(KINDS, [kind[3] for kind in KINDS])[0]
             start, viewed = rng.expovariate(0.5), rng.random() >= unviewed
             run = lognormal(rng, median, spread)
@@ -73,9 +74,9 @@ def _workloads() -> Iterator[Workload]:
         ("queue M/G/k with position", 150),
     ):
         yield replace(WORKLOADS[name], tasks=count)
-    yield Workload("rate limit, demand 2x", mixed(0.0), tasks=500, rate=5.0)
-    yield Workload("rate limit, demand 4x", mixed(0.0), tasks=500, rate=2.5)
-    yield Workload("demand 4x, half unwatched", mixed(0.5), tasks=500, rate=2.5)
+    yield Workload("rate limit, demand 2x", mixed(0.0), tasks=400, rate=3.0)
+    yield Workload("rate limit, demand 4x", mixed(0.0), tasks=400, rate=1.5)
+    yield Workload("demand 4x, half unwatched", mixed(0.5), tasks=400, rate=1.5)
     yield Workload("429s and poll_after", with_hints, tasks=200, busy=0.02)
 
 
@@ -228,9 +229,7 @@ class Scripted:
 
 
 def _unix(text: str | None) -> float | None:
-    from datetime import datetime
-
-    return None if text is None else datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    return None if text is None else datetime.fromisoformat(text).timestamp()
 
 
 def settings(workload: Workload, journal: str = "memory") -> Any:
@@ -332,7 +331,7 @@ def judge(workload: Workload, seed: int, count: int | None = None) -> dict[str, 
 
 def _counts(workload: Workload, task: Task) -> bool:
     """Under a rate limit, tasks count that come while the load is steady."""
-    return workload.rate is None or 150.0 <= task.at <= 450.0
+    return workload.rate is None or 800.0 <= task.at <= 1_500.0
 
 
 def _over(asked: Iterable[float], rate: float) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bridge.delivery import subscriptions
@@ -47,3 +49,27 @@ def test_a_replica_that_forgets_what_it_was_told_is_found_out(monkeypatch: pytes
     monkeypatch.setattr(subscriptions, "decide", lambda _, mark, **more: real(None, mark, **more))
     stage = play(1, seconds=6.0, acts=("slow",))
     assert any("twice" in fault for fault in stage.faults), stage.faults
+
+
+STRICT = 0.97 / polls.NEAR
+"""In virtual time nothing is late: only the estimate of the engine's clock is a little wrong."""
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    ("seed", "options"),
+    [
+        (4, {"linger": 0.2, "rate": 4, "latency": 0.1}),  # waited for its turn while its owner drained
+        (1, {"linger": 0.2, "min_seconds": 2.0}),
+        (39, {"linger": 0.2, "rate": 4, "min_seconds": 4.0}),  # its owner was killed
+        (48, {"linger": 1, "min_seconds": 2.0, "latency": 0.1}),  # its owner stood still for half a lease
+        (50, {"rate": 4, "min_seconds": 2.0, "latency": 0.1}),  # called for while it waited for its turn
+        (103, {"latency": 0.1}),  # claimed by a bridge that was leaving
+    ],
+)
+def test_no_two_polls_of_a_task_are_nearer_than_the_shortest_interval(
+    seed: int, options: dict[str, Any]
+) -> None:
+    stage = play(seed, seconds=25.0, acts=("kill", "stop", "rolling", "slow", "rolling", "kill"), **options)
+    assert [str(pair) for pair in polls.doubled(stage.polls, stage.min_seconds * STRICT)] == []
+    assert len(stage.polls) > 30

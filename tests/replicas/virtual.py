@@ -88,9 +88,9 @@ class Session:
         task_id = request.path.rpartition("/")[2]
         stage.polls.append((stage.clock.monotonic(), task_id))
         stage.note(f"{process.name} polls {task_id} ")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(stage.answer_seconds / 2)
         life = stage.lives.get(task_id)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(stage.answer_seconds / 2)
         await process.running.wait()
         if life is None:
             return HttpResponse(404, JSON, b'{"error": {"code": "task_not_found"}}')
@@ -126,7 +126,7 @@ class Process:
         self.running.set()
         self.died = asyncio.Event()
         self.ready = False
-        self.bridge = Bridge(_settings(), clock=StoppableClock(stage.clock, self.running))
+        self.bridge = Bridge(_settings(stage), clock=StoppableClock(stage.clock, self.running))
         self.bridge.connect = self._connect  # type: ignore[attr-defined]
         self.failure: BaseException | None = None
         self._up = asyncio.Event()
@@ -183,7 +183,7 @@ class Process:
 
     async def _connect(self) -> Any:
         await self.running.wait()
-        await asyncio.sleep(LATENCY)
+        await asyncio.sleep(self.stage.latency)
         if self.cut or self.stage.world.away:
             raise EngineUnavailable("connection refused")
         return Line(self)
@@ -215,7 +215,7 @@ class Line:
     async def _travel(self) -> None:
         process = self._process
         await process.running.wait()
-        await asyncio.sleep(LATENCY + process.delay)
+        await asyncio.sleep(process.stage.latency + process.delay)
         await process.running.wait()
         while process.silent:  # noqa: ASYNC110 - as a hole in the network
             await asyncio.sleep(0.25)
@@ -227,20 +227,21 @@ class Line:
         self._open = False
 
 
-def _settings() -> Settings:
-    upstream = {
+def _settings(stage: Stage) -> Settings:
+    upstream: dict[str, Any] = {
         "base_url": "https://provider.example",
         "preset": "qingbo",
         "api_key": "test:key",
-        "poll_min_seconds": MIN_SECONDS,
-        "poll_max_seconds": MAX_SECONDS,
+        "poll_min_seconds": stage.min_seconds,
+        "poll_max_seconds": stage.min_seconds * MAX_SECONDS / MIN_SECONDS,
+        "requests_per_second": stage.rate,
     }
     return Settings.model_validate(
         {
             "engine": "redis://127.0.0.1:1",
             "engine_lease_seconds": LEASE,
             "upstreams": {"qingbo": upstream},
-            "linger_seconds": 5,
+            "linger_seconds": stage.linger,
             "drain_seconds": 1,
         }
     )
@@ -254,6 +255,12 @@ def _url(task_id: str) -> str:
 class Stage:
     """Everything of one run.
 
+    Args:
+        overlap: How often two acts meet.
+        linger, min_seconds, rate: Settings of every bridge.
+        latency: Seconds each way to the engine.
+        answer_seconds: How long the provider takes.
+
     Attributes:
         trace: What happened, for whoever reduces a fault.
     """
@@ -263,6 +270,11 @@ class Stage:
     seconds: float = 40.0
     acts: tuple[str, ...] = (*REPLICA_ACTS, *ENGINE_ACTS)
     overlap: float = 0.25
+    linger: float = 5.0
+    min_seconds: float = MIN_SECONDS
+    rate: float | None = None
+    latency: float = LATENCY
+    answer_seconds: float = 0.02
     judge: SharedJudge = field(default_factory=SharedJudge)
     lives: dict[str, Life] = field(default_factory=dict)
     polls: list[tuple[float, str]] = field(default_factory=list)
@@ -324,7 +336,7 @@ class Stage:
             for task_id, life in self.lives.items()
         }
         found = [*self.faults, *self.judge.verdict(truth)]
-        pairs = polls.doubled(self.polls, MIN_SECONDS)
+        pairs = polls.doubled(self.polls, self.min_seconds)
         found += [str(pair) for pair in pairs if not self.judge.disturbed(pair.at - pair.gap, pair.at)]
         found += [f"{one.name} failed: {one.failure!r}" for one in self.processes if one.failure is not None]
         return found
@@ -524,6 +536,7 @@ class Viewer:
         try:
             yield leaves
         finally:
+            leaves.set()  # what a stopped process wrote arrives at nobody
             ending.cancel()
             await asyncio.gather(ending, return_exceptions=True)
 

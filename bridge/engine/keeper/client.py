@@ -28,6 +28,7 @@ from bridge.engine.base import (
     Past,
     Put,
     Record,
+    Release,
     Released,
     Report,
     Take,
@@ -245,11 +246,9 @@ class KeeperEngine:
         done: list[Record] = await self._call(_N["claim"], session, account, limit)
         return done
 
-    async def release(
-        self, session: str, due: Sequence[tuple[TaskKey, int]], *, transfer: bool
-    ) -> list[Released]:
+    async def release(self, session: str, releases: Sequence[Release], *, transfer: bool) -> list[Released]:
         """See `Engine`."""
-        done: list[Released] = await self._call(_N["release"], session, due, transfer)
+        done: list[Released] = await self._call(_N["release"], session, releases, transfer)
         return done
 
     async def call(

@@ -92,7 +92,9 @@ class RedisDocuments(EngineLink):
         """See `Engine.learned`."""
         if not names:
             return []
-        return await self.plain(*(("LRANGE", self.keys.named("learned", name), 0, -1) for name in names))
+        return await self.plain(
+            *(("LRANGE", self.keys.named("learned", name), -_MAX_SAMPLES, -1) for name in names)
+        )
 
     @reads_answer
     async def put(

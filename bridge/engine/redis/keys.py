@@ -14,6 +14,22 @@ from bridge.core.task import TaskKey
 MAX_NAMES = 64
 
 
+_FIXED = {
+    b"meta": "hash",
+    b"log": "stream",
+    b"s": "sorted",
+    b"about": "hash",
+    b"owned": "sorted",
+    b"wants": "sorted",
+    b"expiry": "sorted",
+    b"accounts": "set",
+    b"queues": "hash",
+}
+_NAMED = {b"t": "record", b"h": "list"} | dict.fromkeys(
+    (b"orphans", b"open", b"ended", b"tails", b"list"), "sorted"
+)
+
+
 class Keys:
     """The keys of one service.
 
@@ -33,6 +49,13 @@ class Keys:
         self.accounts = prefix + b"accounts"
         self.queues = prefix + b"queues"
         self._record, self._history = prefix + b"t:", prefix + b"h:"
+
+    def kind(self, key: bytes) -> tuple[str, bool]:
+        """What a key should hold, and whether it is of one task or account only; empty if it is another's."""
+        name = key.removeprefix(self._prefix)
+        if name in _FIXED:
+            return _FIXED[name], False
+        return _NAMED.get(name.partition(b":")[0], ""), True
 
     def record(self, task: bytes) -> bytes:
         """The record of a task."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -19,11 +20,13 @@ from bridge.engine.redis.connect import (
     server_name,
 )
 from bridge.engine.redis.follow import LogReader
-from bridge.engine.redis.keys import Keys
-from bridge.engine.redis.replies import UnreadableReply
+from bridge.engine.redis.keys import Keys, task_text
+from bridge.engine.redis.replies import UnreadableRecord, UnreadableReply
 from bridge.engine.redis.scripts import load_scripts
-from bridge.engine.redis.wire import NOT_PERMITTED, Argument, CallConnection, Command, abort
+from bridge.engine.redis.wire import NOT_PERMITTED, Argument, CallConnection, Command, WrongData, abort
 from bridge.errors import EngineUnavailable
+
+logger = logging.getLogger(__name__)
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -37,6 +40,10 @@ FORMAT = "1"
 
 READABLE_FORMATS = (FORMAT,)
 
+MAX_MENDED = 3
+"""How often one operation is tried again because it met keys that no bridge wrote."""
+
+_SHOWN = 100
 _MAX_MICROSECONDS = 2**52  # beyond it, adding to the time is inexact
 
 
@@ -202,10 +209,56 @@ class EngineLink:
         if found is not None and found.decode("ascii", "replace") not in READABLE_FORMATS:
             raise EngineUnfit(other_format(found))
 
+    async def mend(self, wrong: WrongData) -> bool:
+        """Look at keys that a command could not use; what is of one task or account is deleted.
+
+        A state that another program wrote over is lost already: who polls the task records it again.
+
+        Returns:
+            Whether the command may be tried again.
+
+        Raises:
+            EngineUnfit: A key that everything depends on holds what no bridge wrote.
+        """
+        keys = list(dict.fromkeys(wrong.keys))
+        kinds = [self.keys.kind(key) for key in keys]
+        arguments = [argument for kind, deleted in kinds for argument in (kind, int(deleted))]
+        found = [int(place) - 1 for place in await self.run("mend", keys, *arguments)]
+        for place in found:
+            name = keys[place].decode("utf-8", "replace")[:_SHOWN]
+            if not kinds[place][1]:
+                raise self.reject(
+                    f"{self.where} holds the key {name!r} as no bridge writes it:"
+                    " delete it, or choose another engine_name",
+                    lasting=True,
+                )
+            logger.warning("engine key that no bridge wrote deleted", extra={"key": name})
+        return bool(found)
+
     def reject(self, reason: str, *, lasting: bool = False) -> EngineUnavailable:
         """What the server holds cannot be used: drop the connections. Returns the error to raise."""
         self._break_off(reason)
         return EngineUnfit(reason) if lasting else EngineUnavailable(reason)
+
+
+async def _mending(
+    operation: Callable[Given, Awaitable[Result]], *args: Given.args, **options: Given.kwargs
+) -> Result:
+    """Carry out an operation, once more if it met a key that no bridge wrote and that is gone now."""
+    link = args[0]
+    assert isinstance(link, EngineLink), "it is a method of one"
+    for _ in range(MAX_MENDED):
+        try:
+            return await operation(*args, **options)
+        except WrongData as wrong:
+            if not await link.mend(wrong):
+                raise link.reject(str(wrong)) from None
+        except UnreadableRecord as unreadable:
+            record = WrongData(str(unreadable))
+            record.keys = [link.keys.record(task_text(unreadable.key))]
+            if not await link.mend(record):
+                raise
+    return await operation(*args, **options)
 
 
 def reads_answer(
@@ -216,7 +269,7 @@ def reads_answer(
     @wraps(operation)
     async def read(*args: Given.args, **options: Given.kwargs) -> Result:
         try:
-            return await operation(*args, **options)
+            return await _mending(operation, *args, **options)
         except (UnreadableReply, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
             link = args[0]
             assert isinstance(link, EngineLink), "it is a method of one"

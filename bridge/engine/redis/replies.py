@@ -35,15 +35,38 @@ class UnreadableReply(Exception):
     """The server holds something that no bridge of this version wrote."""
 
 
+class UnreadableRecord(UnreadableReply):
+    """The record of a task holds something else.
+
+    Attributes:
+        key: Of the task.
+    """
+
+    def __init__(self, key: TaskKey) -> None:
+        super().__init__("the record of a task cannot be read")
+        self.key = key
+
+
 def pairs(flat: Sequence[Any]) -> dict[bytes, bytes]:
     """The fields of a hash or an entry."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def read_record(key: TaskKey, flat: Sequence[bytes]) -> Record:
-    """A record from the fields of its hash; of version 0 if there are none."""
+    """A record from the fields of its hash; of version 0 if there are none.
+
+    Raises:
+        UnreadableRecord: It holds something else.
+    """
     if not flat:
         return Record(key)
+    try:
+        return _read_fields(key, flat)
+    except (ValueError, KeyError) as error:
+        raise UnreadableRecord(key) from error
+
+
+def _read_fields(key: TaskKey, flat: Sequence[bytes]) -> Record:
     fields = pairs(flat)
     get = fields.get
     notices = {name[2:].decode(): body for name, body in fields.items() if name.startswith(b"n:")}
@@ -61,6 +84,7 @@ def read_record(key: TaskKey, flat: Sequence[bytes]) -> Record:
         called_back=b"cb" in fields,
         notices=notices or _NO_NOTICES,
         due=int(float(get(b"due", 0))),
+        polled_at=int(get(b"p", 0)),
         confirmation=_confirmation(fields[b"at"] + b" " + get(b"eta", b"")) if b"at" in fields else None,
         first_seen=int(get(b"fs", 0)),
         details=get(b"x"),

@@ -7,7 +7,7 @@ from hashlib import sha1
 from importlib import resources
 from typing import NamedTuple
 
-from bridge.engine.base import BEAT_SECONDS, ENTRY_BYTES
+from bridge.engine.base import BEAT_SECONDS, ENTRY_BYTES, UNHEARD_SECONDS
 
 
 class ServerScript(NamedTuple):
@@ -34,6 +34,7 @@ def load_scripts(formats: tuple[str, ...]) -> dict[str, ServerScript]:
     readable = ", ".join(f"[{name!r}] = true" for name in formats)
     constants = (
         f"local ENTRY_BYTES, BEAT_MICROSECONDS = {ENTRY_BYTES}, {round(BEAT_SECONDS * 1_000_000)}\n"
+        f"local UNHEARD = {round(UNHEARD_SECONDS * 1_000_000)}\n"
         f"local READABLE_FORMATS = {{{readable}}}\n"
     )
     scripts = {}

@@ -12,6 +12,7 @@ from bridge.engine.base import (
     Called,
     Owner,
     Record,
+    Release,
     Released,
     SessionState,
     Want,
@@ -121,7 +122,7 @@ class RedisTasks(EngineLink):
         return [*reversed(others), *reversed(wanted)]
 
     async def _bury(self, session: bytes, tasks: Sequence[bytes], spacing: float, first: int) -> int:
-        keys = [self.keys.sessions, self.keys.owned, self.keys.accounts]
+        keys = [self.keys.sessions, self.keys.owned, self.keys.accounts, self.keys.about]
         arguments: list[Argument] = [session, in_microseconds(spacing), first]
         for task in tasks:
             account = _account(task)
@@ -135,7 +136,7 @@ class RedisTasks(EngineLink):
         if not wants:
             return []
         own = self.keys
-        keys = [own.sessions, own.owned, own.wants, own.accounts, own.expiry, own.meta]
+        keys = [own.sessions, own.owned, own.wants, own.accounts, own.expiry, own.meta, own.about]
         arguments: list[Argument] = [session, in_microseconds(linger), self._lives[0]]
         for key, may_own in wants:
             task, tails = task_text(key), own.tails(key)
@@ -195,19 +196,17 @@ class RedisTasks(EngineLink):
         return [_read_claimed(task, fields) for task, fields in answers]
 
     @reads_answer
-    async def release(
-        self, session: str, due: Sequence[tuple[TaskKey, int]], *, transfer: bool
-    ) -> list[Released]:
+    async def release(self, session: str, releases: Sequence[Release], *, transfer: bool) -> list[Released]:
         """See `Engine.release`."""
-        if not due:
+        if not releases:
             return []
         own = self.keys
         keys = [own.sessions, own.owned, own.wants, own.accounts]
         arguments: list[Argument] = [session, int(transfer)]
-        for key, at in due:
+        for key, due, polled_at in releases:
             task = task_text(key)
             keys += (own.record(task), own.orphans(account_text(key.account)))
-            arguments += (task, account_text(key.account), at)
+            arguments += (task, account_text(key.account), due, polled_at)
         return [Released(answer.decode()) for answer in await self.run("release", keys, *arguments)]
 
     @reads_answer
@@ -228,7 +227,7 @@ class RedisTasks(EngineLink):
         record, orphans = own.record(task), own.orphans(account_text(key.account))
         answer = await self.run(
             "call",
-            (own.meta, own.log, own.sessions, own.owned, own.wants, own.accounts, record, orphans),
+            (own.meta, own.log, own.sessions, own.owned, own.wants, own.accounts, record, orphans, own.about),
             *(session, task, account_text(key.account), int(called_back), self.limits.log),
             *(in_microseconds(CALL_SECONDS), in_microseconds(_WANTED_AFTER_CALL), int(found)),
         )

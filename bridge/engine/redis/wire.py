@@ -2,6 +2,7 @@
 
 Rule 1: nothing is sent twice, but for a script that the server does not know (NOSCRIPT): it was not run.
 Rule 2: any error, and any answer that is late, breaks the wire for good: what was asked has happened or not.
+        Only an error about what is stored does not: its caller looks at that (`WrongData`).
 """
 
 from __future__ import annotations
@@ -39,6 +40,16 @@ NOT_PERMITTED = "does not permit the user a command or key that the bridge needs
 _SHOWN = 160
 
 
+class WrongData(EngineRefused):
+    """A key holds what no bridge wrote: another type, or no number where one should be.
+
+    Attributes:
+        keys: Those that the command is about.
+    """
+
+    keys: Sequence[bytes] = ()
+
+
 class _Never(Exception):
     """Never raised."""
 
@@ -61,6 +72,15 @@ class Command:
         self.arguments = arguments
         self.script = script
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """The keys it is about."""
+        if self.script is None:
+            return [key for key in self.arguments[1:2] if isinstance(key, bytes)]
+        count = self.arguments[0]
+        assert isinstance(count, int), "a script's arguments begin with their number"
+        return [key for key in self.arguments[1 : 1 + count] if isinstance(key, bytes)]
 
     def packed(self, *, whole: bool = False) -> bytes:
         """As it is sent: a script by its name, or as a `whole`."""
@@ -169,6 +189,11 @@ class CallConnection:
                     raise
                 del error
             except ResponseError as error:
+                if _is_about_data(error):
+                    wrong = WrongData(explain(error, self._where))
+                    wrong.keys = command.keys
+                    _fail(command, wrong)
+                    continue
                 # The others of the group have their answers behind it.
                 refused = refused or error
                 _fail(command, EngineRefused(explain(error, self._where)))
@@ -177,6 +202,12 @@ class CallConnection:
                     command.answer.set_result(answer)
         if refused is not None:
             raise refused
+
+
+def _is_about_data(error: ResponseError) -> bool:
+    """Whether a command failed because of what is stored."""
+    text = str(error)
+    return text.startswith("WRONGTYPE") or "WRONGTYPE Operation" in text or ": attempt to " in text
 
 
 def abort(connection: AbstractConnection) -> None:

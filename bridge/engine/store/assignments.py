@@ -1,7 +1,8 @@
 """Which session polls which task: interest, owners, orphans.
 
 Rule 1: a task that is kept is owned, or an orphan, or its owner is dead and waits for `bury`.
-Rule 2: an orphan that no replica wants when it is due is no longer one; nothing but the record is left of it.
+Rule 2: whoever loses a task, its successor learns when it may have been polled last (`TaskRecord.polled_at`).
+Rule 3: an orphan that no replica wants when it is due is no longer one; nothing but the record is left of it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from bridge.core.task import TaskKey
-from bridge.engine.base import CALL_SECONDS, Called, End, Owner, Record, Released, Want, Wanted
+from bridge.engine.base import CALL_SECONDS, Called, End, Owner, Record, Release, Released, Want, Wanted
 from bridge.engine.store.due import DueQueue
 from bridge.engine.store.sessions import MICROSECONDS, ReplicaSession, Sessions
 from bridge.engine.store.tasks import TaskRecord, Tasks
@@ -60,7 +61,7 @@ class Assignments:
         if self._has_live_owner(task, now):
             owner = Owner.ME if task.owner == session else Owner.OTHER
         elif alive and want.may_own:
-            self._give(task, session)
+            self._give(task, session, now)
             owner = Owner.ME
         else:
             owner = Owner.NONE
@@ -99,20 +100,21 @@ class Assignments:
                 break
             task = self._tasks.get(key)
             if task is not None and (task.persistent or self.wanted(key, now)):
-                self._give(task, session)
+                self._give(task, session, now)
                 claimed.append(task)
         self._drop_empty(account)
         return claimed
 
-    def release(self, session: str, key: TaskKey, due: int, *, transfer: bool, now: int) -> Released:
+    def release(self, session: str, release: Release, *, transfer: bool, now: int) -> Released:
         """See `Engine.release`, for one task."""
+        key, due, polled_at = release
         task = self._tasks.get(key)
         if task is None or task.owner != session or not self._sessions.alive(session, now):
             return Released.NOT_MINE
         if not transfer and (task.persistent or self.wanted(key, now)):
             return Released.WANTED
-        self._take_away(task)
-        task.due = due
+        self._take_away(task, now)
+        task.due, task.polled_at = due, max(task.polled_at, polled_at)
         if transfer:
             self._orphan(task, due)
         return Released.OK
@@ -133,7 +135,7 @@ class Assignments:
         if self._has_live_owner(task, now):
             return Called.TOLD, task
         self._prolong(task.key, now + CALLED_MICROSECONDS)
-        self._take_away(task)
+        self._take_away(task, now)
         self._orphan(task, now)
         return Called.ORPHANED, task
 
@@ -151,13 +153,14 @@ class Assignments:
 
     def end(self, task: TaskRecord) -> None:
         """A task has ended: it needs neither owner nor interest."""
-        self._take_away(task)
+        self._take_away(task, 0)
         self._wanted.pop(task.key, None)
         self._unorphan(task.key)
         task.persistent = False
 
-    def restore(self, task: TaskRecord, *, due: int, until: int) -> None:
+    def restore(self, task: TaskRecord, *, due: int, until: int, now: int) -> None:
         """Make an orphan of an open task that was read from storage; wanted until then, if not 0."""
+        task.polled_at = now  # the process before may have polled it until it ended
         if until:
             self._prolong(task.key, until)
         self._orphan(task, due)
@@ -188,7 +191,7 @@ class Assignments:
             if task is None:
                 session.owned.pop(key, None)
                 continue
-            self._take_away(task)
+            self._take_away(task, now)
             self._orphan(task, max(task.due, now + (first + buried) * spacing))
             buried += 1
         return buried
@@ -199,18 +202,20 @@ class Assignments:
     def _has_live_owner(self, task: TaskRecord, now: int) -> bool:
         return task.owner != "" and self._sessions.alive(task.owner, now)
 
-    def _give(self, task: TaskRecord, session: str) -> None:
-        self._take_away(task)
+    def _give(self, task: TaskRecord, session: str, now: int) -> None:
+        self._take_away(task, now)
         self._unorphan(task.key)
         task.owner = session
         owner = self._sessions.get(session)
         assert owner is not None, "only a live session is given a task"
         owner.owned[task.key] = None
 
-    def _take_away(self, task: TaskRecord) -> None:
+    def _take_away(self, task: TaskRecord, now: int) -> None:
         owner = self._sessions.get(task.owner) if task.owner else None
         if owner is not None:
             owner.owned.pop(task.key, None)
+            if now >= owner.until:
+                task.polled_at = max(task.polled_at, self._sessions.polled_until(task.owner))
         task.owner = ""
 
     def _prolong(self, key: TaskKey, until: int) -> None:

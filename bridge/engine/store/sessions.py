@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bridge.core.task import TaskKey
+from bridge.engine.base import UNHEARD_SECONDS
 
 MICROSECONDS = 1_000_000
 ABOUT_BYTES = 1024
+_UNHEARD_MICROSECONDS = int(UNHEARD_SECONDS * MICROSECONDS)
 _EXPIRED_MICROSECONDS = 3600 * MICROSECONDS
 
 
@@ -16,14 +18,16 @@ class ReplicaSession:
 
     Attributes:
         until: It lives before this, microseconds.
+        renewed_at: When it was opened or renewed last, or has left, microseconds.
         owned: The tasks that name it, oldest first. A dead session keeps them until they are taken or buried.
         burial: What `bury` has still to do, once it has begun.
     """
 
-    __slots__ = ("about", "burial", "owned", "until")
+    __slots__ = ("about", "burial", "owned", "renewed_at", "until")
 
-    def __init__(self, until: int, about: bytes) -> None:
+    def __init__(self, until: int, about: bytes, now: int) -> None:
         self.until = until
+        self.renewed_at = now
         self.about = about
         self.owned: dict[TaskKey, None] = {}
         self.burial: list[TaskKey] | None = None
@@ -44,9 +48,20 @@ class Sessions:
         session = self._sessions.get(name)
         return session is not None and now < session.until
 
-    def open(self, name: str, until: int, about: bytes) -> ReplicaSession:
+    def polled_until(self, name: str) -> int:
+        """When a dead session may have started its last poll, microseconds; 0 if it is not known.
+
+        That is until it should have been renewed again; one that was cut off goes on, and nobody knows.
+        """
+        session = self._sessions.get(name)
+        if session is None:
+            return 0
+        half = (session.renewed_at + session.until) // 2
+        return min(half, session.renewed_at + _UNHEARD_MICROSECONDS)
+
+    def open(self, name: str, until: int, about: bytes, now: int) -> ReplicaSession:
         """Open a session."""
-        session = self._sessions[name] = ReplicaSession(until, about)
+        session = self._sessions[name] = ReplicaSession(until, about, now)
         return session
 
     def live(self, now: int) -> Iterator[tuple[str, ReplicaSession]]:

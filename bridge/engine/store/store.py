@@ -39,6 +39,7 @@ from bridge.engine.base import (
     Past,
     Put,
     Record,
+    Release,
     Released,
     Report,
     SessionState,
@@ -116,11 +117,11 @@ class Store:
     def _lease(self, name: str, until: int, about: bytes, *, opens: bool, now: int) -> SessionState:
         session = self.sessions.get(name)
         if session is None and opens:
-            self.sessions.open(name, until, about)
+            self.sessions.open(name, until, about, now)
             return SessionState.OPENED
         if session is None or now >= session.until:
             return SessionState.EXPIRED
-        session.until, session.about = until, about
+        session.until, session.renewed_at, session.about = until, now, about
         if opens:
             return SessionState.OPENED
         if now - self.log.head >= BEAT_SECONDS * MICROSECONDS:
@@ -131,11 +132,11 @@ class Store:
         """See `Engine.leave`."""
         known = self.sessions.get(session)
         if known is not None and now < known.until:
-            known.until = now
+            known.renewed_at = known.until = now
             self.assignments.leave(known, now)
 
     def crash(self, session: str, *, now: int) -> None:
-        """End the session of a process that has died: as `leave`, but when it polled last is unknown."""
+        """End the session of a process that has died: as `leave`, but what it planned is unknown."""
         known = self.sessions.get(session)
         if known is None:
             return
@@ -170,10 +171,10 @@ class Store:
         return [task.record() for task in self.assignments.claim(session, account, limit, now)]
 
     def release(
-        self, session: str, due: Sequence[tuple[TaskKey, int]], *, transfer: bool, now: int
+        self, session: str, releases: Sequence[Release], *, transfer: bool, now: int
     ) -> list[Released]:
         """See `Engine.release`."""
-        return [self.assignments.release(session, key, at, transfer=transfer, now=now) for key, at in due]
+        return [self.assignments.release(session, one, transfer=transfer, now=now) for one in releases]
 
     def call(
         self, session: str, key: TaskKey, *, called_back: bool = False, now: int

@@ -33,6 +33,7 @@ class TaskRecord:
         "owner",
         "past",
         "persistent",
+        "polled_at",
         "raw",
         "session",
         "size",
@@ -53,7 +54,7 @@ class TaskRecord:
         self.persistent = False
         self.called_back = False
         self.notices: dict[str, bytes] = {}
-        self.due = 0
+        self.due = self.polled_at = 0
         self.confirmation: Confirmation | None = None
         self.first_seen = 0
         self.details: bytes | None = None
@@ -88,6 +89,7 @@ class TaskRecord:
             called_back=self.called_back,
             notices=dict(self.notices),
             due=self.due,
+            polled_at=self.polled_at,
             confirmation=self.confirmation,
             first_seen=self.first_seen,
             details=self.details,

@@ -52,6 +52,9 @@ _EXPIRED = "DELETE FROM engine WHERE expires > 0 AND expires < ?"
 WRITTEN_SECONDS = 5.0
 """Between two writes; a kill costs the runs learned since the last one."""
 
+WRITTEN_KINDS = 32
+"""In one write: states wait for it."""
+
 MAX_PENDING = 10_000
 
 logger = logging.getLogger(__name__)
@@ -98,7 +101,7 @@ class LearnedRows:
         if not at_once and self._clock.monotonic() < self._due:
             return {}
         self._due = self._clock.monotonic() + WRITTEN_SECONDS
-        runs = [self._pending.popleft() for _ in range(len(self._pending))]
+        runs, rest = self._take(MAX_PENDING if at_once else WRITTEN_KINDS)
         now = self._clock.time()
         try:
             if not runs and connection.execute(_REQUESTS).fetchone() is None:
@@ -109,19 +112,35 @@ class LearnedRows:
                 choices = take_requests(connection)
                 for choice in choices:
                     _forget(connection, choice, now)
+                rest = _without(rest, choices)
                 add_runs(connection, _without(runs, choices), now)
                 connection.execute(_EXPIRED, (round(now * _MICROSECONDS),))
             left = read_runs(connection, now) if choices else {}
             self._failed = False
             return {choice.upstream: left.get(choice.upstream, []) for choice in choices}
         except sqlite3.Error as error:
-            self._pending.extendleft(reversed(runs))
+            rest = [*runs, *rest]
             self._report(error)
             return {}
         finally:
+            self._pending.extendleft(reversed(rest))
             # In a transaction that could not be rolled back, the next probe does it.
             if not connection.in_transaction:
                 connection.execute("PRAGMA synchronous = FULL")
+
+    def _take(self, max_kinds: int) -> tuple[list[tuple[str, Run]], list[tuple[str, Run]]]:
+        """What is pending of so many kinds, and the rest, which is written a second later."""
+        runs: list[tuple[str, Run]] = []
+        rest: list[tuple[str, Run]] = []
+        kinds: set[tuple[str, TaskKind]] = set()
+        for _ in range(len(self._pending)):
+            upstream, run = self._pending.popleft()
+            if len(kinds) < max_kinds:
+                kinds.add((upstream, run.kind))
+            (runs if (upstream, run.kind) in kinds else rest).append((upstream, run))
+        if rest:
+            self._due = 0.0
+        return runs, rest
 
     def _report(self, error: sqlite3.Error) -> None:
         if not self._failed:

@@ -142,7 +142,7 @@ class StoreFile:
             # The journal does not say who submitted it, and its viewers reconnect in the next seconds, or
             # never: nothing may be missed in either case. Of a caller's key only the caller decides.
             task.persistent = task.persistent or task.key.account == OWN_ACCOUNT
-            store.assignments.restore(task, due=now + number * RESTORED_MICROSECONDS, until=0)
+            store.assignments.restore(task, due=now + number * RESTORED_MICROSECONDS, until=0, now=now)
 
     def write(self, batch: Batch) -> None:
         """Make changes durable, all or none."""

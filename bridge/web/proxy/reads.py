@@ -71,7 +71,7 @@ class ProxyReads:
     def _is_too_old(self, latest: Event | None, key: TaskKey) -> bool:
         """Whether no source has seen the recorded state for longer than the longest interval of the upstream.
 
-        A client that polls the provider itself would not be told anything so old. A lost task is polled
+        A client that polls the provider itself would not get anything so old. A lost task is polled
         rarely.
         """
         if latest is None or latest.state.status.final:

@@ -1,5 +1,5 @@
 import type { TaskState } from "./index.js";
-/** What the time left is told from: a state as it came. */
+/** What the time left is counted from: a state as it came. */
 export type Estimated = Pick<TaskState, "eta_seconds" | "eta_at" | "eta_by" | "observed_at">;
 /**
  * Returns the seconds until `eta_at`, less than 0 once it has passed; null where nothing can be estimated.

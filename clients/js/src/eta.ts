@@ -1,8 +1,8 @@
-// What to tell people about the time a task will take, by the clock of the bridge: that of the page may be wrong.
+// The words for the time a task will take, by the clock of the bridge: that of the page may be wrong.
 
 import type { TaskState } from "../dist/index.js";
 
-/** What the time left is told from: a state as it came. */
+/** What the time left is counted from: a state as it came. */
 export type Estimated = Pick<TaskState, "eta_seconds" | "eta_at" | "eta_by" | "observed_at">;
 
 const seen = new WeakMap<object, number>();

@@ -44,8 +44,8 @@ async def main(target: str, body: str | None) -> int:
 
 
 def print_state(state: TaskState) -> None:
-    left = f", about {state.eta_seconds:.0f} s left" if state.eta_seconds else ""
-    print(f"{state.status} {state.progress or 0:.0f}%{left}", file=sys.stderr)
+    left = state.eta_text()
+    print(f"{state.status} {state.progress or 0:.0f}%{f', {left}' if left else ''}", file=sys.stderr)
 
 
 def print_notice(notice: TaskNotice) -> None:

@@ -1,18 +1,24 @@
-import React, { useState } from "react";
+import React, { useEffect, useReducer, useState } from "react";
+import { etaText } from "task-event-bridge/eta";
 import { useTask } from "./useTask.js";
 
 /** A progress bar, the status, and finally the results. */
 export function TaskProgress({ task, address }) {
   const { state, notice, error } = useTask(task, address);
+  const [, draw] = useReducer((seconds) => seconds + 1, 0);
+  useEffect(() => {
+    const timer = setInterval(draw, 1000); // the time left counts down between two states
+    return () => clearInterval(timer);
+  }, []);
   if (error) return <p role="alert">{error.message}</p>;
   if (!state) return <p role="status">Loading…</p>;
 
-  const { status, progress, eta_seconds: left, outputs } = state;
+  const { status, progress, outputs } = state;
   return (
     <figure>
       <progress max={100} value={progress ?? undefined} aria-label={task} />
       <figcaption role="status">
-        {state.error?.message ?? (left ? `${status}, about ${Math.round(left)} s left` : status)}
+        {state.error?.message ?? [status, etaText(state)].filter(Boolean).join(", ")}
         {notice && <small> ({notice.message ?? notice.code})</small>}
       </figcaption>
       {outputs.map(({ type, url }, number) => <Output key={url ?? number} type={type} url={url} />)}

@@ -40,7 +40,7 @@ def test_the_hooks_add_less_than_one(hooks: str) -> None:
 
 
 def test_pages_and_packages_get_the_same_module() -> None:
-    for served, packed in (("bridge.js", "index.js"), ("bridge.d.ts", "index.d.ts")):
+    for served, packed in (("bridge.js", "index.js"), ("bridge.d.ts", "index.d.ts"), ("eta.js", "eta.js")):
         assert (STATIC / served).read_bytes() == (PACKAGE / "dist" / packed).read_bytes()
 
 
@@ -101,9 +101,11 @@ async def test_every_bridge_serves_it_also_to_pages_of_the_origins_it_allows() -
         types = await scene.get("/bridge.d.ts")
         again = await scene.get("/bridge.js", if_none_match=module.headers["ETag"])
         elsewhere = await scene.get("/bridge.js", origin="https://other.example")
+        words = [(await scene.get(f"/{name}", origin=page)).body for name in ("eta.js", "eta.d.ts")]
     assert module.body == (STATIC / "bridge.js").read_bytes()
     assert module.headers["Content-Type"] == "text/javascript; charset=utf-8"
     assert module.headers["Access-Control-Allow-Origin"] == page
     assert types.body == (STATIC / "bridge.d.ts").read_bytes()
+    assert words == [(STATIC / name).read_bytes() for name in ("eta.js", "eta.d.ts")]
     assert again.status == 304
     assert "Access-Control-Allow-Origin" not in elsewhere.headers

@@ -47,7 +47,8 @@ def about(center: float, spread: float = 0.1) -> list[float]:
 
 def estimate(made: Forecast, learned: LearnedRuns, now: float) -> tuple[float, float]:
     made.choose(learned, KIND)
-    at, by = made.estimate(learned, KIND, now, WALL + now)
+    made.plan(learned, KIND, now, 1.0)
+    at, by = made.estimate(now, WALL + now)
     assert at is not None
     assert by is not None
     return at - WALL, by - WALL
@@ -58,8 +59,9 @@ def test_nothing_known_is_no_forecast() -> None:
     made.saw(seen("processing"), 1.0)
     made.choose(LearnedRuns(), KIND)
     assert made.ground is None
-    assert made.wait(LearnedRuns(), KIND, 1.0, 0.1) is None
-    assert made.estimate(LearnedRuns(), KIND, 1.0, WALL) == (None, None)
+    made.plan(LearnedRuns(), KIND, 1.0, 0.1)
+    assert made.wait is None
+    assert made.estimate(1.0, WALL) == (None, None)
 
 
 def test_the_sharpest_ground_is_taken() -> None:
@@ -109,9 +111,9 @@ def test_the_end_is_not_expected_before_that_of_the_queue() -> None:
     made = forecast()
     made.saw(seen("queued", queue_position=99), 1.0)
     made.choose(learned, KIND)
-    wait = made.wait(learned, KIND, 1.0, 0.5)
-    assert wait is not None
-    assert wait > 50  # a hundred places at one a second
+    made.plan(learned, KIND, 1.0, 0.5)
+    assert made.wait is not None
+    assert made.wait > 50  # a hundred places at one a second
 
 
 def test_polls_are_densest_where_the_end_is_likeliest() -> None:
@@ -119,9 +121,12 @@ def test_polls_are_densest_where_the_end_is_likeliest() -> None:
     made = forecast()
     made.saw(seen("processing"), 1.0)
     made.choose(learned, KIND)
-    waits = [made.wait(learned, KIND, now, 0.2) for now in (1.0, 60.0, 100.0)]
-    assert all(wait is not None for wait in waits)
-    assert waits[0] > waits[1] >= waits[2]  # type: ignore[operator]
+    waits = []
+    for now in (1.0, 60.0, 100.0):
+        made.plan(learned, KIND, now, 0.2)
+        assert made.wait is not None
+        waits.append(made.wait)
+    assert waits[0] > waits[1] >= waits[2]
 
 
 def test_ends_that_came_later_than_told_move_the_estimate() -> None:
@@ -144,11 +149,10 @@ def test_whatever_is_shown_a_run_teaches_sane_times(
         now += wait
         made.saw(observation, now)
         made.choose(learned, KIND)
-        made.estimate(learned, KIND, now, WALL + now)
-        waits = made.wait(learned, KIND, now, 0.3)
-        assert waits is not None
-        assert waits >= 0
-        assert math.isfinite(waits)
+        made.plan(learned, KIND, now, 0.3)
+        assert made.wait is not None
+        assert made.wait >= 0
+        assert math.isfinite(made.wait)
     run = made.ended(KIND, stamped=None, at=now + after, unix_time=WALL)
     assert (run is None) == (not shown)
     if run is not None:

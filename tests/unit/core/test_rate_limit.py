@@ -156,6 +156,46 @@ def test_a_few_calls_of_clients_go_first_and_a_flood_leaves_the_polls_their_part
     assert order[at_once:][: 4 * (polls + 1)] == ([CallKind.POLL] * polls + [kind]) * 4
 
 
+def test_polls_leave_a_waiting_call_of_a_client_its_slot() -> None:
+    """Both are woken when the slot comes; without that the polls, whose timer is older, are always first."""
+    one = limiter(max_in_flight=32, requests_per_second=1)
+    one.polls_wait = True
+    now, polls = NOW, 0
+    while (at := one.free_at(CallKind.CREATE, now)) is None or at > now:
+        one.other_at = at
+        poll = one.free_at(CallKind.POLL, now)
+        assert poll is not None
+        if poll <= now:
+            one.succeed(one.start(CallKind.POLL, now), now)
+            polls += 1
+            continue
+        now = min(poll, at)
+        # The poll's turn is tried first, as in the scheduler.
+        if one.free_at(CallKind.POLL, now) == now:
+            one.succeed(one.start(CallKind.POLL, now), now)
+            polls += 1
+        assert polls < 5, "the create never gets a slot"
+    one.start(CallKind.CREATE, now)
+    one.other_at = None
+    assert one.free_at(CallKind.POLL, now) == now + 1
+
+
+def test_a_call_of_a_client_that_may_not_start_yet_holds_up_no_poll() -> None:
+    one = limiter(max_in_flight=32, requests_per_second=1)
+    one.polls_wait = True
+    for second in range(8):
+        one.other_at = NOW + 60  # creates are paused until then
+        assert one.free_at(CallKind.POLL, NOW + second) == NOW + second
+        one.succeed(one.start(CallKind.POLL, NOW + second), NOW + second)
+
+
+def test_a_timer_that_fires_early_by_less_than_its_precision_is_in_time() -> None:
+    one = limiter(requests_per_second=1)
+    one.start(CallKind.POLL, NOW)
+    early = NOW + 1 - 1e-9
+    assert one.free_at(CallKind.POLL, early) == early
+
+
 # The provider's own limit
 
 

@@ -22,13 +22,13 @@ paces = st.tuples(st.floats(0.1, 30), st.floats(0, 60), st.floats(0, 1)).map(
 def test_looks_keep_within_the_bounds_of_the_upstream(
     pace: Pace, chance: float, quiet: int, wait: float | None
 ) -> None:
-    delay = pace.delay(jitter=chance, quiet=quiet, wait=wait, poll_after=None)
+    delay = pace.spread(pace.growing(quiet) if wait is None else wait, chance, pace.max_seconds)
     assert pace.min_seconds <= delay <= pace.max_seconds
 
 
-@given(paces, chances, seconds)
-def test_what_the_provider_asks_for_is_kept(pace: Pace, chance: float, wish: float) -> None:
-    delay = pace.delay(jitter=chance, quiet=0, wait=1.0, poll_after=wish)
+@given(paces, seconds)
+def test_what_the_provider_asks_for_is_kept(pace: Pace, wish: float) -> None:
+    delay = pace.kept(wish)
     assert delay >= min(wish, MAX_POLL_AFTER)
     assert pace.min_seconds <= delay <= max(MAX_POLL_AFTER, pace.min_seconds)
 
@@ -43,14 +43,14 @@ def test_a_failed_look_waits_at_least_as_long_as_asked_for(
 
 def test_without_ground_polls_become_rarer_and_with_one_the_forecast_is_waited_for() -> None:
     pace = Pace(min_seconds=1, max_seconds=60, recommended_seconds=2)
-    rare = [pace.delay(jitter=0.5, quiet=n, wait=None, poll_after=None) for n in range(30)]
+    rare = [pace.spread(pace.growing(n), 0.5, pace.max_seconds) for n in range(30)]
     assert rare == sorted(rare)
     assert (rare[0], rare[-1]) == (2.0, 60)
-    assert pace.delay(jitter=0.5, quiet=9, wait=40, poll_after=None) == 40
-    assert pace.delay(jitter=0.5, quiet=0, wait=0, poll_after=None) == 1
+    assert pace.spread(40, 0.5, pace.max_seconds) == 40
+    assert pace.spread(0, 0.5, pace.max_seconds) == 1
     # While the rate limit is short, polls without ground are rarer too, and the longest interval gives way.
-    assert pace.delay(jitter=0.5, quiet=0, wait=None, poll_after=None, factor=4) == 4
-    assert pace.delay(jitter=0.5, quiet=0, wait=200, poll_after=None, longest=300) == 200
+    assert pace.growing(0, 4.0) == 4
+    assert pace.spread(200, 0.5, 300) == 200
 
 
 def test_failures_back_off_up_to_a_minute() -> None:

@@ -7,7 +7,18 @@ import random
 import pytest
 
 from bridge.core.task import TaskKey
-from bridge.engine.base import LEARNED_SECONDS, Apply, ApplyOutcome, End, Job, Mode, Report, Take, Want
+from bridge.engine.base import (
+    LEARNED_SECONDS,
+    Apply,
+    ApplyOutcome,
+    End,
+    Job,
+    Mode,
+    Release,
+    Report,
+    Take,
+    Want,
+)
 from bridge.engine.store import Store, StoreLimits
 from bridge.engine.store.due import DueQueue
 from bridge.engine.store.listings import FirstSeen
@@ -53,13 +64,13 @@ def test_tasks_that_were_only_wanted_are_forgotten() -> None:
     use = Use()
     for number in range(500):
         use.store.want("a", [Want(TaskKey("video", f"w/{number}"))], linger=5, now=use.time.now)
-        due = [(TaskKey("video", f"w/{number}"), use.time.now)]
+        due = [Release(TaskKey("video", f"w/{number}"), use.time.now)]
         use.time.advance(0.001)
         if number % 2:
             use.store.release("a", due, transfer=True, now=use.time.now)
     use.pass_time(7)
     for number in range(0, 500, 2):
-        due = [(TaskKey("video", f"w/{number}"), use.time.now)]
+        due = [Release(TaskKey("video", f"w/{number}"), use.time.now)]
         use.store.release("a", due, transfer=False, now=use.time.now)
     use.store.claim("a", account="-", limit=1000, now=use.time.now)
     use.pass_time(120)

@@ -12,7 +12,7 @@ import pytest
 
 from bridge.core.cursor import Cursor
 from bridge.core.task import Source, State, Status, TaskKey
-from bridge.engine.base import Apply, End, Mode, SessionState, Stamp, Want
+from bridge.engine.base import Apply, End, Mode, Release, SessionState, Stamp, Want
 from bridge.errors import NotOwner
 from bridge.journal.sqlite.codec import encode
 from bridge.replica.connection import ConnectionStage
@@ -476,7 +476,7 @@ def test_a_write_of_who_no_longer_owns_is_refused() -> None:
         store = world.engine.store
         task = store.tasks.get(TASK)
         assert task is not None
-        await world.engine.release(a.replica.connection.session, [(TASK, 0)], transfer=True)
+        await world.engine.release(a.replica.connection.session, [Release(TASK, 0)], transfer=True)
         await world.engine.want(b.replica.connection.session, [Want(TASK)], linger=30)
         late = state("processing", 60.0, source=Source.POLL)
         with pytest.raises(NotOwner):

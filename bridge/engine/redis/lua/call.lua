@@ -1,4 +1,4 @@
--- KEYS meta log sessions owned wants accounts record orphans
+-- KEYS meta log sessions owned wants accounts record orphans about
 -- ARGV now session task account called_back log_keep apart wanted_for found -> what became of it
 local now, task, account, key = clock(ARGV[1]), ARGV[3], ARGV[4], KEYS[7]
 if not alive(KEYS[3], ARGV[2], now) then return 'dead' end
@@ -16,5 +16,6 @@ if owner_lives then
 end
 -- Wanted for a while: else whoever claims it would drop it.
 call('ZADD', KEYS[5], 'GT', text(now + tonumber(ARGV[8])), task)
+polled_by(key, owner, KEYS[3], KEYS[9])
 orphan(key, task, account, text(now), owner, KEYS[4], KEYS[8], KEYS[6])
 return 'orphaned'

@@ -42,6 +42,16 @@ local function unorphan(orphans, accounts, task, account)
   if call('ZREM', orphans, task) == 1 and call('EXISTS', orphans) == 0 then call('SREM', accounts, account) end
 end
 
+-- A task is taken from a dead session: until when that may have polled it, for who takes the task. That is until it
+-- should have been renewed again.
+local function polled_by(key, owner, sessions, about)
+  if not owner or owner == '' then return end
+  local till = tonumber(call('ZSCORE', sessions, owner) or '0')
+  local renewed = tonumber(call('HGET', about, '+' .. owner) or till)
+  local polled = math.min(math.floor((renewed + till) / 2), renewed + UNHEARD)
+  if polled > tonumber(call('HGET', key, 'p') or '0') then call('HSET', key, 'p', text(polled)) end
+end
+
 -- A live session owns the task from now on.
 local function give(key, task, account, session, owner, owned, orphans, accounts)
   call('HSET', key, 'o', session)
@@ -52,8 +62,8 @@ end
 
 -- Nobody owns the task; who claims it polls it when it is due.
 local function orphan(key, task, account, due, owner, owned, orphans, accounts)
+  call('ZADD', orphans, due, task)  -- first: if it is of another type, nothing has changed
   call('HSET', key, 'o', '', 'due', due)
-  call('ZADD', orphans, due, task)
   call('SADD', accounts, account)
   if owner and owner ~= '' then call('ZREM', owned, owner .. '\0' .. task) end
 end

@@ -24,7 +24,7 @@ elseif until_before and tonumber(until_before) > now then
 end
 if state ~= 'expired' then
   call('ZADD', sessions, text(till), session)
-  call('HSET', KEYS[4], session, ARGV[7])
+  call('HSET', KEYS[4], session, ARGV[7], '+' .. session, text(now))
 end
 if state == 'renewed' and now - head >= BEAT_MICROSECONDS then
   head = append(meta, KEYS[2], ARGV[9], now, 'a', session)
@@ -34,7 +34,7 @@ end
 for _, dead in ipairs(call('ZRANGEBYSCORE', sessions, '-inf', text(now - 3600000000), 'LIMIT', 0, 16)) do
   if #call('ZRANGEBYLEX', KEYS[5], '[' .. dead .. '\0', '(' .. dead .. '\1', 'LIMIT', 0, 1) == 0 then
     call('ZREM', sessions, dead)
-    call('HDEL', KEYS[4], dead)
+    call('HDEL', KEYS[4], dead, '+' .. dead)
   end
 end
 local ended = call('ZRANGEBYSCORE', KEYS[6], '-inf', text(now), 'LIMIT', 0, 500)

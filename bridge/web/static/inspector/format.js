@@ -43,7 +43,7 @@ export function clock() {
   return Date.now() + ahead;
 }
 
-/** How long a task will take, from its two estimates; null without ground. */
+/** How long a task will take, from its two estimates; null if unknown. */
 export function eta({ eta_at: at, eta_by: by }, now) {
   if (!at) return null;
   const late = since(at, now);

@@ -15,7 +15,7 @@ from bridge.engine.base import LEARNED_SECONDS
 from bridge.engine.store import Store
 from bridge.journal.learned import Choice, encode_run, index_name, kind_digest, list_name
 from bridge.journal.sqlite.backup import back_up
-from bridge.journal.sqlite.learned_rows import WRITTEN_SECONDS, forget_runs, read_runs
+from bridge.journal.sqlite.learned_rows import WRITTEN_KINDS, WRITTEN_SECONDS, forget_runs, read_runs
 from bridge.journal.sqlite.storage import Transaction
 from bridge.journal.sqlite.store_recorder import StoreRecorder
 from tests.fakes.clock import FakeClock
@@ -103,6 +103,20 @@ async def test_only_so_much_is_kept(path: Path) -> None:
         (rows,) = peek.execute("SELECT count(*) FROM engine WHERE kind = 'samples'").fetchone()
     peek.close()
     assert rows == MAX_KINDS + 1
+
+
+async def test_a_write_is_short_and_the_rest_follows(path: Path) -> None:
+    clock = FakeClock(unix_time=WALL)
+    kinds = [TaskKind(str(number), None) for number in range(WRITTEN_KINDS + 3)]
+    async with opened(path, clock) as journal:
+        for kind in (*kinds, kinds[0]):
+            journal.learn("video", run(kind=kind))
+        clock.skip(WRITTEN_SECONDS)
+        await journal.tidy()
+        assert len(in_file(path)["video"]) == WRITTEN_KINDS
+        assert forget(path, Choice("video", kinds[-1].model)) == []
+        await journal.tidy()
+    assert len(in_file(path)["video"]) == WRITTEN_KINDS + 2
 
 
 async def test_what_is_old_is_forgotten(path: Path) -> None:

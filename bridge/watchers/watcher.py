@@ -404,7 +404,7 @@ class Watcher:
                 await self.take(observation, source, started_at=started_at)
             self.error = None
             self.polled_once.set()
-            self._estimated.polled(self.watch.estimate, chance=self.watch.random())
+            self._estimated.record_poll(self.watch.estimate, jitter=self.watch.random())
         finally:
             self.polling = False
             self.polled_at = clock.monotonic()

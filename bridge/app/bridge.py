@@ -75,7 +75,7 @@ from bridge.web.middleware.allowed_hosts import OPERATIONS, AllowedHostsMiddlewa
 from bridge.web.open_requests import OpenRequests
 from bridge.web.routes import make_app, make_operations_app
 from bridge.web.services import Services
-from bridge.web.workers import Workers
+from bridge.web.workers import WatchRow, Workers
 
 LAG_PERIOD_SECONDS = 0.25
 REVOKED_PERIOD_SECONDS = 1.0
@@ -280,9 +280,9 @@ class Bridge:
         """What `/status` says of this process alone; empty before the start."""
         return self._health.own_status() if self._health is not None else {}
 
-    def watches(self) -> list[tuple[str, str, str, int, bool]]:
+    def watches(self) -> list[WatchRow]:
         """What this process watches, for the page that another worker serves."""
-        return watched_here(self._parts.pool) if self._parts is not None else []
+        return watched_here(self._parts.pool, self._clock) if self._parts is not None else []
 
     @property
     def open_streams(self) -> int:
@@ -538,6 +538,7 @@ def make_upstream(
             recommended_seconds=min(max(dialect.poll.recommended_seconds, shortest), longest),
             safety_net_seconds=longest * SAFETY_NET_INTERVALS,
             thrift=THRIFT[config.poll_economy],
+            usual_seconds=min(max(dialect.poll.usual_seconds, shortest), longest),
         ),
         clock=clock,
         metrics=metrics,

@@ -45,7 +45,7 @@ _STAMP_EARLIER = 1.0  # seconds that a provider's stamp may lie before the last 
 
 _WORKING = frozenset({Status.PROCESSING, Status.INPUT_REQUIRED})
 
-_GUESS = Curve((0.5, 0.75, 0.9, 1.0, 1.15, 1.4, 2.2))
+GUESS = Curve((0.5, 0.75, 0.9, 1.0, 1.15, 1.4, 2.2))
 """What comes of a figure that a provider told, before any task ended."""
 
 
@@ -255,11 +255,11 @@ class Forecast:
         if "slope" in self._units and self._entered:
             unit, since = self._units["slope"]
             measure = f"slope:{max(self._entered)}"
-            yield Ground(measure, learned.curve(kind, measure) or _GUESS, unit, since)
+            yield Ground(measure, learned.curve(kind, measure) or GUESS, unit, since)
         if self._estimated is not None:
-            yield Ground("estimate", learned.curve(kind, "estimate") or _GUESS, self._estimated, self._born)
+            yield Ground("estimate", learned.curve(kind, "estimate") or GUESS, self._estimated, self._born)
         if "eta" in self._units:
-            yield Ground("eta", learned.curve(kind, "eta") or _GUESS, *self._units["eta"])
+            yield Ground("eta", learned.curve(kind, "eta") or GUESS, *self._units["eta"])
 
     def _place(self, learned: LearnedRuns, kind: TaskKind) -> Ground | None:
         """By the newest place that the task has reached and that something is known about."""

@@ -35,7 +35,7 @@ def raised_factor(factor: float, raised: float) -> float:
 
 @dataclass(slots=True)
 class PollPrice:
-    """The price factor of one credential; see `hear` for replicas.
+    """The price factor of one credential; see `receive` for replicas.
 
     Args:
         rate: Requests per second that the credential allows; None without a limit.
@@ -44,7 +44,7 @@ class PollPrice:
         factor: By how much the price is higher than without a limit; at least 1.
         planned: Polls per second that the plans of this process's tasks come to.
         open_tasks: Tasks that have a plan here.
-        raised: What `factor` was multiplied by here since the last `hear`.
+        raised: What `factor` was multiplied by here since the last `receive`.
     """
 
     rate: float | None = None
@@ -92,7 +92,7 @@ class PollPrice:
             self.raised *= factor / self.factor
             self.factor = factor
 
-    def hear(
+    def receive(
         self,
         planned_elsewhere: float,
         open_elsewhere: int,

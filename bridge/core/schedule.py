@@ -45,6 +45,8 @@ class Pace:
         recommended_seconds: The interval the provider's documentation recommends.
         safety_net_seconds: The interval while a healthy stream pushes every change.
         thrift: How dear a poll is: 1 for more polls and ends seen sooner, 3 for fewer.
+        usual_seconds: The even interval, at a thrift of 1, for tasks whose ends have no pattern: what the
+            price is made of. None for the geometric mean of `recommended_seconds` and `max_seconds`.
     """
 
     min_seconds: float = 2.0
@@ -52,17 +54,24 @@ class Pace:
     recommended_seconds: float = 2.0
     safety_net_seconds: float = 60.0
     thrift: float = 2.0
+    usual_seconds: float | None = None
+
+    @property
+    def _usual_squared(self) -> float:
+        if self.usual_seconds is None:
+            return self.recommended_seconds * self.max_seconds
+        return self.usual_seconds**2
 
     def price(self, run_seconds: float) -> float:
         """The price of a poll, in seconds of delay, while the rate limit is not short.
 
         At this price a task of which nothing is known but its mean run time is polled about every
-        `sqrt(thrift * recommended_seconds * max_seconds)`.
+        `usual_seconds * sqrt(thrift)`.
 
         Args:
             run_seconds: How long tasks are watched, on average.
         """
-        return self.thrift * self.recommended_seconds * self.max_seconds / (2 * max(run_seconds, 1.0))
+        return self.thrift * self._usual_squared / (2 * max(run_seconds, 1.0))
 
     def kept(self, poll_after: float) -> float:
         """Seconds until the next poll of an open task whose provider asked for that many."""
@@ -75,7 +84,9 @@ class Pace:
             quiet: Consecutive polls without progress.
             factor: Of the price of a poll; see `bridge.core.price`.
         """
-        return self.recommended_seconds * _GROWTH ** min(quiet, _MAX_STEPS) * math.sqrt(factor)
+        growth = self.recommended_seconds * _GROWTH ** min(quiet, _MAX_STEPS)
+        # A maximum above the usual one is for tasks of which more is known.
+        return min(growth, self._usual_squared / self.recommended_seconds) * math.sqrt(factor)
 
     def spread(self, wait: float, jitter: float, longest: float) -> float:
         """Seconds until the next poll within the bounds.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from bridge.core.estimate import NO_ESTIMATE, PLAUSIBLE_SECONDS, Estimate
 from bridge.core.event import Confirmation, Notice, NoticeCode
-from bridge.core.forecast import Forecast
+from bridge.core.forecast import Forecast, Ground
 from bridge.core.learned import LearnedRuns, TaskKind
 from bridge.core.merge import lost, merge
 from bridge.core.price import PollPrice
@@ -155,7 +155,9 @@ class Watch:
     Attributes:
         viewed: Whether a viewer waits for the task; without, a poll is dearer.
         estimate: When the task probably ends, as of the newest poll.
-        why: What the time of the next poll rests on; see `WHY`.
+        why: What the time of the next poll rests on: the measure of `ground` (`run:3`, `work`,
+            `slope`, `estimate`, `eta`), else `queue`, `growth`, `poll_after`, `callback`, `stream`, `retry`,
+            `lost`; `first` before the first poll.
         due: When to poll next, monotonic seconds.
         confirmed: When the upstream last confirmed the known state.
         interval: Seconds between polls as currently planned, before any limit delays them.
@@ -229,6 +231,11 @@ class Watch:
     def ended(self) -> bool:
         """Whether an end was sent to subscribers: a final status, or that there is no such task."""
         return self.not_found or (self.known is not None and self.known.status.final)
+
+    @property
+    def ground(self) -> Ground | None:
+        """What the newest estimate rests on; None without any."""
+        return self._forecast.ground
 
     @property
     def backing_off(self) -> bool:

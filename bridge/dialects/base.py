@@ -87,7 +87,8 @@ class PollAdvice:
     """How often the provider wants to be polled, in seconds.
 
     Args:
-        follows_estimate: The provider's `estimated_seconds` should pace the polling. Not used yet.
+        usual_seconds: The even interval for tasks whose ends have no pattern; the longer `max_seconds` is for
+            moments at which tasks that are known better never end.
         deadline_seconds: After this long the provider itself gives a task up: the default deadline of its
             tasks. None where the provider has none.
     """
@@ -95,7 +96,7 @@ class PollAdvice:
     min_seconds: float
     max_seconds: float
     recommended_seconds: float
-    follows_estimate: bool
+    usual_seconds: float
     deadline_seconds: float | None
 
 

@@ -67,10 +67,13 @@ class IdShape:
     Args:
         pattern: Must match the whole id; its named groups are the parts.
         defaults: Values of groups that take no part in a match.
+        model: The group that names the model; `action` the action. None for no such group.
     """
 
     pattern: re.Pattern[str] | None
     defaults: Mapping[str, str]
+    model: str | None = None
+    action: str | None = None
 
     @property
     def names(self) -> frozenset[str]:
@@ -91,3 +94,13 @@ class IdShape:
                 raise InvalidRequest(f"{task_id[:80]!r} is not a task id of this upstream")
             values.update({name: part for name, part in match.groupdict().items() if part is not None})
         return values
+
+    def kind(self, task_id: str) -> tuple[str | None, str | None]:
+        """Model and action, as far as the id names them."""
+        if self.model is None and self.action is None:
+            return None, None
+        try:
+            values = self.values(task_id)
+        except InvalidRequest:
+            return None, None
+        return values.get(self.model or ""), values.get(self.action or "")

@@ -130,6 +130,10 @@ class Dialect:
         values = {"api_key": api_key}
         return {name: header_of(template, values) for name, template in self._rules.auth_headers}
 
+    def kind_of(self, task_id: str) -> tuple[str | None, str | None]:
+        """Model and action of a task as its id names them, where responses may not; else None."""
+        return self._rules.ids.kind(task_id)
+
     def status_request(self, task_id: str, *, details: bool = False) -> Request:
         """The call that shows a task.
 

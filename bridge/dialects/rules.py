@@ -5,6 +5,7 @@ The models (`schema`) have checked each value on its own; what several values mu
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -183,7 +184,13 @@ class _Compiler:
         if not 0 < low <= best <= high:
             message = "must lie between min_seconds (above 0) and max_seconds"
             self._error("poll", "recommended_seconds", message=message)
-        return PollAdvice(low, high, best, poll.follows_estimate, poll.deadline_seconds)
+        usual = poll.usual_seconds
+        if usual is None:
+            usual = math.sqrt(max(best, 0.0) * max(high, 0.0))
+        elif not low <= usual <= high:
+            message = "must lie between min_seconds and max_seconds"
+            self._error("poll", "usual_seconds", message=message)
+        return PollAdvice(low, high, best, usual, poll.deadline_seconds)
 
     # Calls
 
@@ -196,7 +203,11 @@ class _Compiler:
         for name in sorted(table.defaults.keys() - self._groups):
             known = ", ".join(sorted(self._groups))
             self._error("task_id", "defaults", name, message=f"unknown key (known here: {known})")
-        return IdShape(pattern=table.pattern, defaults=table.defaults)
+        for key, group in (("model", table.model), ("action", table.action)):
+            if group is not None and group not in self._groups:
+                message = f"{group!r} is not a named group of the pattern"
+                self._error("task_id", key, message=message)
+        return IdShape(pattern=table.pattern, defaults=table.defaults, model=table.model, action=table.action)
 
     def _calls(self) -> dict[str, Call]:
         """Every call."""

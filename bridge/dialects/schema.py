@@ -192,8 +192,10 @@ class PollTable(Table):
     recommended_seconds: Number | None = Field(
         None, description="Time between two polls that the provider recommends (default: the minimum)."
     )
-    follows_estimate: bool = Field(
-        default=False, description="The provider's estimated_seconds should pace the polling."
+    usual_seconds: Number | None = Field(
+        None,
+        description="Even interval for tasks whose ends have no pattern (default: the geometric mean of the"
+        " recommended and the longest).",
     )
     deadline_seconds: Annotated[Number, Field(gt=0)] | None = Field(
         None, description="After this long the provider itself gives a task up: the default task deadline."
@@ -210,6 +212,10 @@ class TaskIdTable(Table):
         None, description="Regular expression the whole id must match; its named groups are template values."
     )
     defaults: dict[str, Text] = Field({}, description="Values of groups that take no part in a match.")
+    model: Text | None = Field(
+        None, description="Group that names the model, for what is learned where no response names one."
+    )
+    action: Text | None = Field(None, description="The same for the action.")
 
 
 class SubmitCallTable(Table):
@@ -596,7 +602,7 @@ def parse(data: Mapping[str, object]) -> Parsed:
     """
     found: list[DocumentError] = []
     repaired: set[Keys] = set()
-    document = dict(data)
+    document = _without_dropped(data)
     for _ in range(_MAX_REPAIRS):
         try:
             return Parsed(Document.model_validate(document), found, frozenset(repaired))
@@ -610,6 +616,15 @@ def parse(data: Mapping[str, object]) -> Parsed:
             _repair(document, keys, error, again=keys in repaired)
             repaired.add(keys)
     return Parsed(None, found, frozenset(repaired))
+
+
+def _without_dropped(data: Mapping[str, object]) -> dict[str, object]:
+    """The document without the key that had no effect, for one release."""
+    document = dict(data)
+    poll = document.get("poll")
+    if isinstance(poll, Mapping):
+        document["poll"] = {name: value for name, value in poll.items() if name != "follows_estimate"}
+    return document
 
 
 _MAX_REPAIRS = 8  # each round repairs one level of tables, of which the deepest key is under five

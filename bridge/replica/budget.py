@@ -224,7 +224,7 @@ class SharedBudgets:
         lent = await self._connection.call("take", lambda engine: engine.take(session, take))
         now = self._clock.monotonic()
         shared.sent, shared.sent_at = take.planned, now
-        price.hear(
+        price.receive(
             lent.planned - take.planned,
             lent.open_tasks - take.open_tasks,
             lent.factor,

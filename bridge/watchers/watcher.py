@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from bridge.core.estimate import PLAUSIBLE_SECONDS, RememberedEstimate
 from bridge.core.event import Confirmation, Event, Notice, NoticeCode
 from bridge.core.forecast import Forecast
+from bridge.core.learned import TaskKind
 from bridge.core.rate_limit import Permit
 from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, State, Status, TaskKey
@@ -100,6 +101,7 @@ class Watcher:
         "_heard_at",
         "_hydrated",
         "_journal",
+        "_kind",
         "_ownership",
         "_poll_done",
         "_started_at",
@@ -172,6 +174,7 @@ class Watcher:
         self._vouched_at: float | None = None
         self._called_back = False
         self._forecast = Forecast(random, self.left_at)
+        self._kind = TaskKind(*upstream.dialect.kind_of(key.task_id))
         self._estimated = RememberedEstimate()
         self._poll_done: asyncio.Event | None = None
         self.watch = self._begin(random, None)
@@ -190,6 +193,7 @@ class Watcher:
             # After a restart too: once the provider has reported the task as completed, later 404s do not
             # change that.
             succeeded=known is not None and self._has_succeeded(known),
+            kind=self._kind,
             forecast=self._forecast,  # what earlier polls showed of its times stays true
         )
         watch.viewed = self.viewed
@@ -400,8 +404,7 @@ class Watcher:
                 await self.take(observation, source, started_at=started_at)
             self.error = None
             self.polled_once.set()
-            if not self.watch.ended:
-                self._estimated.polled(self.watch.estimate, chance=self.watch.random())
+            self._estimated.record_poll(self.watch.estimate, jitter=self.watch.random())
         finally:
             self.polling = False
             self.polled_at = clock.monotonic()

@@ -109,6 +109,7 @@ class HealthRoutes:
             else {"message": health.last_error, "at": timestamp(health.last_error_at)},
             **self._pool.statistics(upstream.name),
             "budget": upstream.limiter.statistics(self._clock.monotonic()),
+            **self._pool.pacing(upstream.name),
             # Callers' own keys teach them: one caller's models are not for another to read.
             "kinds": upstream.learned.statistics(names=self._settings.auth != "upstream-key"),
         }

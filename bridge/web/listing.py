@@ -26,7 +26,8 @@ from bridge.errors import EngineUnavailable
 from bridge.journal.base import Journal
 from bridge.watchers.pool import Pool
 from bridge.watchers.watcher import Watcher
-from bridge.web.workers import Workers
+from bridge.web.next_poll import NextPoll, next_poll
+from bridge.web.workers import WatchRow, Workers
 from bridge.wire.document import seconds_left, timestamp
 from bridge.wire.text import escaped
 
@@ -66,10 +67,12 @@ class WatchedElsewhere(NamedTuple):
     Args:
         viewers: There.
         unseen: Whether they have seen no state of it yet.
+        next_poll: By the one that polls it; see `bridge.web.next_poll`.
     """
 
     viewers: int
     unseen: bool
+    next_poll: NextPoll | None = None
 
 
 class _Reading:
@@ -178,10 +181,12 @@ class TaskListing:
         found: dict[TaskKey, WatchedElsewhere] = {}
         # Without an answer the page shows what this process knows.
         with suppress(EngineUnavailable):
-            for upstream, account, task_id, viewers, unseen in await self._workers.watches():
+            for upstream, account, task_id, viewers, unseen, due in await self._workers.watches():
                 key = TaskKey(upstream, task_id, account)
                 other = found.get(key, WatchedElsewhere(0, unseen=True))
-                found[key] = WatchedElsewhere(other.viewers + viewers, unseen=other.unseen and unseen)
+                found[key] = WatchedElsewhere(
+                    other.viewers + viewers, unseen=other.unseen and unseen, next_poll=due or other.next_poll
+                )
         self._elsewhere = found
 
     def _is_unseen_elsewhere(self, key: TaskKey) -> bool:
@@ -207,6 +212,7 @@ class TaskListing:
         estimated = state if confirmation is None else confirmation
         watcher, other = self._pool.watcher(key), self._elsewhere.get(key)
         first_seen = state.changed_at if first_seen is None else first_seen
+        here = None if watcher is None else next_poll(watcher, self._clock)
         final = state.status.final
         fields = {
             "task": key.ref,
@@ -224,6 +230,7 @@ class TaskListing:
             else {"code": state.error.code, "message": (state.error.message or "")[:MAX_MESSAGE] or None},
             "watched": (watcher is not None and not watcher.over) or (other is not None and not final),
             "viewers": (0 if watcher is None else watcher.viewers) + (0 if other is None else other.viewers),
+            "next_poll": None if final else here or (None if other is None else other.next_poll),
         }
         at = state.changed_at if final else first_seen
         text = escaped(orjson.dumps(fields))
@@ -243,10 +250,13 @@ def _is_unseen(watcher: Watcher) -> bool:
     return watcher.watch.known is None and not watcher.watch.not_found
 
 
-def watched_here(pool: Pool) -> list[tuple[str, str, str, int, bool]]:
+def watched_here(pool: Pool, clock: Clock) -> list[WatchRow]:
     """The newest watches of this process, for the list of another one: the columns of `Workers.watches`."""
     return [
-        (one.key.upstream, one.key.account, one.key.task_id, one.viewers, _is_unseen(one))
+        (
+            *(one.key.upstream, one.key.account, one.key.task_id),
+            *(one.viewers, _is_unseen(one), next_poll(one, clock)),
+        )
         for one in islice(pool.newest(), MAX_SCANNED)
         if not one.over
     ]

@@ -10,6 +10,7 @@ from bridge.telemetry.exposition import Collects
 _STATES = ("INTERRUPTED", "OFF", "VALID", "INITIALIZING")
 
 Status = dict[str, Any]
+WatchRow = tuple[str, str, str, int, bool, dict[str, object] | None]
 
 
 class Workers(Protocol):
@@ -21,8 +22,10 @@ class Workers(Protocol):
     async def statuses(self) -> list[tuple[Status, Status]]:
         """Of each worker its process, and what it says of itself."""
 
-    async def watches(self) -> list[tuple[str, str, str, int, bool]]:
-        """What the other workers watch: upstream, account, task id, viewers, and whether it is unseen yet."""
+    async def watches(self) -> list[WatchRow]:
+        """What the other workers watch: upstream, account, task id, viewers, whether it is unseen yet, and
+        the next poll by the one that polls it.
+        """
 
 
 def merged_status(own: Status, statuses: list[tuple[Status, Status]]) -> Status:
@@ -73,7 +76,7 @@ def _upstream(parts: list[Status]) -> Status:
             "paused_seconds": max(budget["paused_seconds"] for budget in budgets),
             "circuit_open": any(budget["circuit_open"] for budget in budgets),
         },
-        # The price is one for all; a worker that polls little hears of it within seconds.
+        # The price is one for all; a worker that polls little receives it within seconds.
         "poll_price_seconds": max(part["poll_price_seconds"] for part in parts),
         "poll_price_factor": max(part["poll_price_factor"] for part in parts),
         "planned_polls_per_second": round(sum(part["planned_polls_per_second"] for part in parts), 3),

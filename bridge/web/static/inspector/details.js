@@ -89,7 +89,33 @@ export class Details {
     if (state) parts.push(`source: ${state.source}`);
     if (!state && !task.followed) parts.push("Watch this task to see more.");
     setText(byId("details-line"), parts.join(" · "));
+    const poll = byId("details-poll");
+    const text = task.final ? null : nextPoll(task.listed?.next_poll, clock());
+    show(poll, Boolean(text));
+    setText(poll, text ?? "");
   }
+}
+
+const GROUNDS = {
+  first: "its first poll",
+  queue: "its place in the queue",
+  growth: "nothing known yet",
+  poll_after: "the provider named the time",
+  callback: "the provider calls back, polls are a safety net",
+  stream: "the provider's stream reports, polls are a safety net",
+  retry: "after a failure, or Retry-After",
+  lost: "lost, polled rarely",
+};
+const LEARNED = { run: "how long such tasks take", work: "how long such tasks take", slope: "its progress", estimate: "the provider's estimate", eta: "the provider's time left" };
+
+/** @returns When the task is polled next, why then, and how sharp the reason is; null if it is not polled. */
+function nextPoll(poll, now) {
+  if (!poll) return null;
+  const seconds = (Date.parse(poll.at) - now) / 1000;
+  const parts = [seconds > 0.5 ? `next poll in ${duration(seconds)}` : "next poll now"];
+  parts.push(LEARNED[poll.why] ? [LEARNED[poll.why], poll.samples === null ? "" : ` (${poll.samples} learned)`].join("") : (GROUNDS[poll.why] ?? poll.why));
+  if (poll.sharpness !== null) parts.push(`spread ${Math.round(poll.sharpness * 100)} %`);
+  return parts.join(" · ");
 }
 
 function entry(state, before) {

@@ -79,6 +79,11 @@ class Stake:
         """Whether it is polled here, or was until the session ended."""
         return self.owned or self.was_owned or self.solo
 
+    @property
+    def reclaims(self) -> bool:
+        """Whether it is reclaimed at once: what was polled here alone may have an owner that is about to."""
+        return self.owned or self.was_owned or (self.solo and self.keeps)
+
 
 class SharedOwnership:
     """Satisfies `bridge.engine.ownership.Ownership` for a replica.
@@ -121,7 +126,7 @@ class SharedOwnership:
         self._wake = asyncio.Event()
         self._granting: TaskKey | None = None
         self._settling = False
-        self._draining = self._left = False
+        self._draining = self._left = self._was_alone = False
         self.owned = 0
         self.counted: Callable[[], None] = _nothing
         orphans = Orphans(
@@ -262,8 +267,8 @@ class SharedOwnership:
         """
         self._settling = self._connection.reached
         self._answers: list[Wanted] = []
-        mine = [key for key, stake in self._stakes.items() if stake.polls_here]
-        rest = [key for key, stake in self._stakes.items() if not stake.polls_here]
+        mine = [key for key, stake in self._stakes.items() if stake.reclaims]
+        rest = [key for key, stake in self._stakes.items() if not stake.reclaims]
         for keys, may_own in ((mine, not self._draining), (rest, False)):
             for start in range(0, len(keys), MAX_TASKS):
                 wants = [Want(key, may_own) for key in keys[start : start + MAX_TASKS]]
@@ -288,7 +293,7 @@ class SharedOwnership:
 
     def settling_over(self) -> None:
         """Owners have had their second: take what no replica reclaimed."""
-        self._settling = False
+        self._settling = self._was_alone = False
         self._ask_unowned()
 
     def away(self) -> None:
@@ -299,6 +304,7 @@ class SharedOwnership:
 
     def alone(self) -> None:
         """Continue without the engine: also with tasks of which nothing is known."""
+        self._was_alone = True
         for key, stake in self._stakes.items():
             stake.solo = stake.watched and not stake.owned and self._is_unknown(key)
 
@@ -463,6 +469,9 @@ class SharedOwnership:
         known_task = self._standing_of(key, record)
         if due is not None:
             known_task = known_task._replace(due=due)  # planned here: newer than what the record says
+        if self._was_alone:
+            # So were the others, and none of them has said what it polled.
+            known_task = known_task._replace(polled_at=self._clock.monotonic())
         stake.due = known_task.due if known_task.due is not None else self._clock.monotonic()
         stake.polled_at = known_task.polled_at
         self._granting = key

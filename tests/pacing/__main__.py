@@ -19,14 +19,15 @@ from pathlib import Path
 
 import orjson
 
-from tests.pacing import report
+from tests.pacing import picture, report
 from tests.pacing.bars import bars
-from tests.pacing.measure import PARTS, Results, arguments, measure
+from tests.pacing.measure import EXAMPLE, PARTS, Results, arguments, measure
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BASELINE = HERE / "baseline.json"
 PAGE = ROOT / "docs" / "pacing.md"
+PICTURE = ROOT / "docs" / "pacing.svg"
 QUICK_PARTS = ("fast", "flood")
 SHARED = ("tests/fakes/virtual.py", "tests/truth/asgi.py")
 """What the judge uses of the other tests."""
@@ -57,6 +58,8 @@ def main() -> int:
     ours = measure(parts, seeds=seeds, tasks=args.tasks, rows=args.workload)
     demands = list(bars(ours, theirs))
     sys.stdout.write(report.printed(ours, theirs, demands, before) + "\n")
+    if args.write and "example" in ours and "example" in theirs:
+        PICTURE.write_text(picture.svg(theirs["example"][EXAMPLE], ours["example"][EXAMPLE]), "utf-8")
     if args.write:
         report.write(PAGE, report.page(ours, theirs, demands, before, _commit("HEAD")))
     return 0 if all(one.held for one in demands) else 1

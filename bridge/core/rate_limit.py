@@ -211,7 +211,7 @@ class CredentialLimiter:
         reserved = self.other_at is not None and self.other_at <= at + _TIMER_SECONDS
         if rate is not None and call in FROM_CLIENTS and self.polls_wait:
             # Beside waiting polls a flood of creates gets every second slot, one of cancels or alias searches
-            # every fourth: neither stops the polls. A few at once go first: somebody waits for each.
+            # every fourth: neither stops the polls. A few at once go first: a client waits for each.
             at += max(_POLLS_PER_CALL[call] - self._polls_saved, 0) / rate
         elif rate is not None and call not in FROM_CLIENTS and reserved:
             # Both wait for this slot, and polls would always be first: their timer is the older one.

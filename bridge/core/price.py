@@ -82,6 +82,10 @@ class PollPrice:
             self.open_tasks += 1
         if self.open_tasks <= 0:
             self.planned, self.open_tasks = 0.0, 0  # what rounding leaves
+            if not self._open_elsewhere:
+                # The next tasks begin without the price of these.
+                self.factor = self.raised = 1.0
+                return
         if self.rate:
             usable = max(_USABLE * self.rate - self._others_now(now), self.rate / 2)
             excess = (self.planned + self._planned_elsewhere) / usable
@@ -91,6 +95,15 @@ class PollPrice:
             factor = min(max(self.factor * (1 + step), 1.0), MAX_FACTOR)
             self.raised *= factor / self.factor
             self.factor = factor
+
+    @property
+    def shown(self) -> float:
+        """The factor for operators: without open tasks here it is not kept current."""
+        return self.factor if self.open_tasks else 1.0
+
+    def load(self, now: float) -> float:
+        """Requests per second of this process: those planned, and others of late."""
+        return self.planned + self._others_now(now)
 
     def receive(
         self,

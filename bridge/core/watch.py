@@ -156,7 +156,7 @@ class Watch:
         viewed: Whether a viewer waits for the task; without, a poll is dearer.
         estimate: When the task probably ends, as of the newest poll.
         why: What the time of the next poll rests on: the measure of `ground` (`run:3`, `work`,
-            `slope`, `estimate`, `eta`), else `queue`, `growth`, `poll_after`, `callback`, `stream`, `retry`,
+            `slope:3`, `estimate`, `eta`), else `wait`, `growth`, `poll_after`, `callback`, `stream`, `retry`,
             `lost`; `first` before the first poll.
         due: When to poll next, monotonic seconds.
         confirmed: When the upstream last confirmed the known state.

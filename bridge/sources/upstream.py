@@ -133,7 +133,7 @@ class Upstream:
     def poll_price_seconds(self) -> float:
         """What a poll of a task with viewers costs now, in seconds of delay."""
         seconds = self.learned.watched_seconds
-        return self.pace.price(self.pace.max_seconds if seconds is None else seconds) * self.price.factor
+        return self.pace.price(self.pace.max_seconds if seconds is None else seconds) * self.price.shown
 
     def for_account(
         self,

@@ -69,3 +69,19 @@ def test_no_healthy_task_waits_longer_than_five_minutes_unless_there_are_too_man
     price = PollPrice(rate=4.0, factor=factor)
     price.receive(0.0, tasks)
     assert longest <= price.longest(longest) <= max(LATEST_SECONDS, tasks / 4, longest)
+
+
+def test_without_open_tasks_the_price_begins_again() -> None:
+    price = PollPrice(1.0)
+    for _ in range(20):
+        price.replan(None, 1.0)
+    assert price.factor > 2
+    for _ in range(20):
+        price.replan(1.0, None)
+    assert (price.factor, price.shown, price.raised) == (1.0, 1.0, 1.0)
+    # Not while another replica has some: then it is theirs too, and not shown here.
+    price.receive(5.0, 10, 8.0)
+    price.replan(None, 1.0)
+    price.replan(1.0, None)
+    assert price.factor > 2
+    assert price.shown == 1.0

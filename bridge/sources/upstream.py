@@ -37,10 +37,10 @@ from bridge.telemetry.tracing import NO_TRACING, Tracing
 
 ACCOUNT_IN_FLIGHT = 8
 MAX_WAIT_SECONDS = 2.0
-"""How long a cancel, alias search or ownership check waits for its turn before it is 503."""
+"""How long a create, cancel, alias search or ownership check waits for its turn before it is 503."""
 
 MAX_CREATE_WAIT_SECONDS = 10.0
-"""The same for a create: under a short rate limit several that come together wait for each other."""
+"""The same for a create that is the next and knows when it starts: the rate or the provider's pause says it."""
 
 logger = logging.getLogger(__name__)
 
@@ -227,8 +227,10 @@ class Upstream:
         if self.limiter.off:
             raise self.held_up() or UpstreamUnreachable()
         if wait_seconds is None:
-            wait_seconds = MAX_CREATE_WAIT_SECONDS if call is CallKind.CREATE else MAX_WAIT_SECONDS
-        deadline = self.clock.monotonic() + wait_seconds
+            wait_seconds = MAX_WAIT_SECONDS
+        deadline = latest = self.clock.monotonic() + wait_seconds
+        if call is CallKind.CREATE:
+            latest += MAX_CREATE_WAIT_SECONDS - wait_seconds
         queue = self._queues.setdefault(call, deque())
         turn = asyncio.Event()
         queue.append(turn)
@@ -238,7 +240,7 @@ class Upstream:
                 free_at = self.limiter.free_at(call, now) if queue[0] is turn else None
                 if free_at is not None and free_at <= now:
                     break
-                if now >= deadline or (free_at is not None and free_at > deadline):
+                if (free_at is None and now >= deadline) or (free_at is not None and free_at > latest):
                     after = 1.0 if free_at is None else free_at - now
                     reason = self.limiter.held_up_by(now) or "too many calls to this upstream are waiting"
                     raise UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=max(after, 1.0))

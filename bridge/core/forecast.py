@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from bridge.core.curve import Curve
 from bridge.core.estimate import NO_ESTIMATE, PLAUSIBLE_SECONDS, Estimate
-from bridge.core.learned import PROGRESS_BINS, LearnedRuns, Run, Measurement, TaskKind
+from bridge.core.learned import PROGRESS_BINS, LearnedRuns, Measurement, Run, TaskKind
 from bridge.core.task import Observation, Status
 
 _MIN_ESTIMATE = 0.5
@@ -122,15 +122,15 @@ class Forecast:
         "_estimated",
         "_estimated_at",
         "_estimates",
+        "_figures",
         "_first_progress",
-        "_p50_at",
         "_last_seen",
         "_met_late",
+        "_p50_at",
         "_p90_at",
         "_random",
         "_slope_from",
         "_started",
-        "_figures",
         "_units",
         "_worked",
         "ground",

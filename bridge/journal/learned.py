@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
-from bridge.core.learned import MAX_KINDS, MAX_RUNS, MEASURES, Run, Measurement, TaskKind
+from bridge.core.learned import MAX_KINDS, MAX_RUNS, MEASURES, Measurement, Run, TaskKind
 from bridge.engine.base import LEARNED_SECONDS
 
 FORMAT = 1

@@ -10,7 +10,7 @@ import pytest
 from bridge.app.learned import add_to_engine, forget_learned, list_learned
 from bridge.clock import SystemClock
 from bridge.config.settings import Settings
-from bridge.core.learned import MAX_RUNS, Run, Measurement, TaskKind
+from bridge.core.learned import MAX_RUNS, Measurement, Run, TaskKind
 from bridge.engine.base import Engine
 from bridge.errors import JournalError
 from bridge.journal.learned import Choice, index_name, kind_digest, list_name

@@ -16,7 +16,7 @@ import pytest
 from bridge.app.transfer import Exported, Imported, export_tasks, import_tasks
 from bridge.clock import SystemClock
 from bridge.config.settings import Settings
-from bridge.core.learned import Run, Measurement, TaskKind
+from bridge.core.learned import Measurement, Run, TaskKind
 from bridge.core.task import State, TaskKey
 from bridge.engine.base import End, Engine
 from bridge.errors import JournalError

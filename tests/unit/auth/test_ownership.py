@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.auth.ownership import OwnershipVerifier
-from bridge.core.learned import Run, Measurement, TaskKind
+from bridge.core.learned import Measurement, Run, TaskKind
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import (
     BridgeError,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.forecast import Forecast
-from bridge.core.learned import MEASURES, LearnedRuns, Run, Measurement, TaskKind
+from bridge.core.learned import MEASURES, LearnedRuns, Measurement, Run, TaskKind
 from tests.fakes.tasks import WALL, observations, seen
 
 KIND = TaskKind("wan", "generate")

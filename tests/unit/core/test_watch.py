@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.event import NoticeCode
-from bridge.core.learned import LearnedRuns, Run, Measurement, TaskKind
+from bridge.core.learned import LearnedRuns, Measurement, Run, TaskKind
 from bridge.core.price import PollPrice
 from bridge.core.schedule import MAX_POLL_AFTER, MAX_WAIT, Pace
 from bridge.core.task import Failure, Observation, Output, Source, State, Status

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.core.learned import MAX_KINDS, MAX_RUNS, MEASURES, Run, Measurement, TaskKind
+from bridge.core.learned import MAX_KINDS, MAX_RUNS, MEASURES, Measurement, Run, TaskKind
 from bridge.engine.base import LEARNED_SECONDS
 from bridge.journal.learned import (
     MAX_NAME,

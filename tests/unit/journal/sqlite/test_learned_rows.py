@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.core.learned import MAX_KINDS, MAX_RUNS, Run, Measurement, TaskKind
+from bridge.core.learned import MAX_KINDS, MAX_RUNS, Measurement, Run, TaskKind
 from bridge.engine.base import LEARNED_SECONDS
 from bridge.engine.store import Store
 from bridge.journal.learned import Choice, encode_run, index_name, kind_digest, list_name

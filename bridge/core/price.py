@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, field
 
 LATEST_SECONDS = 300.0
-"""A healthy task is polled at the latest after this, whatever the price."""
+"""A healthy task is polled at the latest after this, at any price."""
 
 _USABLE = 0.95  # of the rate: the rest is for polls that a callback or a viewer asks for
 _OTHERS_SECONDS = 30.0
@@ -58,7 +58,7 @@ class PollPrice:
     _open_elsewhere: int = field(init=False, default=0)
 
     def started_other(self, now: float) -> None:
-        """A call that is no repeated poll was started: it takes rate that no plan knows of."""
+        """A call other than a repeated poll was started: it takes rate that no plan knows of."""
         if self.rate:
             self._others = self._others_now(now) + 1 / _OTHERS_SECONDS
             self._others_at = now

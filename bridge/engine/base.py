@@ -42,7 +42,7 @@ ENTRY_BYTES = 16 * 1024
 """Above this, a log entry has neither document nor raw: who needs them reads the record."""
 
 UNHEARD_SECONDS = 2.0
-"""A live session is renewed within this, and before half of its lease is over."""
+"""A live session is renewed within this, and before half of its lease has passed."""
 
 BEAT_SECONDS = 0.9
 """After this long without an entry, a renewal writes one. Renewals are a second apart."""

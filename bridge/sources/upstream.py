@@ -73,7 +73,7 @@ class UpstreamHealth:
 
 
 def mark_of_key(key: str) -> str:
-    """Tells the keys of one upstream apart; too short to check a guess against."""
+    """Distinguishes the keys of one upstream; too short to check a guess against."""
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=2).hexdigest()
 
 
@@ -89,7 +89,7 @@ class Upstream:
 
     Attributes:
         capacity_freed: Called when a call has ended; set by the poll scheduler, which may wait for that.
-        key_mark: Tells the operator's key from the one before, see `mark_of_key`.
+        key_mark: Distinguishes the operator's key from the one before, see `mark_of_key`.
         key_judged: Called with each error by which the provider rejects the operator's key, and with None
             when it accepts it again.
         shared: Called with each view of an account: its limiter may be shared with other replicas.
@@ -322,7 +322,7 @@ class Upstream:
         return UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=after)
 
     def key_rejected_elsewhere(self, error: CredentialRefused, *, inferred: bool) -> None:
-        """Another bridge was told that the operator's key is rejected: it rests here too."""
+        """The operator's key was rejected in another bridge: it rests here too."""
         first = self.limiter.rejected is None
         self.limiter.rest_elsewhere(error, self.clock.monotonic(), inferred=inferred)
         if first:

@@ -40,7 +40,7 @@ MAX_WAIT_SECONDS = 2.0
 """How long a create, cancel, alias search or ownership check waits for its turn before it is 503."""
 
 MAX_CREATE_WAIT_SECONDS = 10.0
-"""The same for a create that is the next and knows when it starts: the rate or the provider's pause says it."""
+"""The same for a create that is the next and knows when it starts, by the rate or the provider's pause."""
 
 logger = logging.getLogger(__name__)
 

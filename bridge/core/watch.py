@@ -156,7 +156,7 @@ class Watch:
         viewed: Whether a viewer waits for the task; without, a poll is dearer.
         estimate: When the task probably ends, as of the newest poll.
         why: What the time of the next poll rests on: the measure of `ground` (`run:3`, `work`,
-            `slope`, `estimate`, `eta`), else `queue`, `growth`, `poll_after`, `callback`, `stream`, `retry`,
+            `slope:3`, `estimate`, `eta`), else `wait`, `growth`, `poll_after`, `callback`, `stream`, `retry`,
             `lost`; `first` before the first poll.
         due: When to poll next, monotonic seconds.
         confirmed: When the upstream last confirmed the known state.
@@ -205,6 +205,7 @@ class Watch:
     _quiet: int = field(init=False, default=0)
     _planned_freely: bool = field(init=False, default=False)
     _planned_wait: float | None = field(init=False, default=None)
+    _planned_root: float = field(init=False, default=1.0)
     _kind_known: TaskKind = field(init=False)
     _kind_of: State | None = field(init=False, default=None)
     _forecast: Forecast = field(init=False)
@@ -855,13 +856,14 @@ class Watch:
         if self.due is not None:
             plan = max(self._wait, self.pace.min_seconds)
         if plan != self._planned_wait:
-            self.price.replan(self._planned_wait, plan, now=now)
+            root = self._planned_root
+            self._planned_root = self.price.replan(self._planned_wait, plan, root=root, now=now)
             self._planned_wait = plan
 
     def retire(self) -> None:
         """Nothing is polled here from now on: give the planned polls back."""
         if self._planned_wait is not None:
-            self.price.replan(self._planned_wait, None, now=self.last_poll)
+            self.price.replan(self._planned_wait, None, root=self._planned_root, now=self.last_poll)
             self._planned_wait = None
 
     def _set_due(self, now: float, wait: float) -> None:

@@ -464,7 +464,7 @@ class Lent(NamedTuple):
         next_slot: The earliest start time not lent yet.
         planned: Polls per second of all live sessions.
         open_tasks: Of all live sessions; those of an earlier version send none.
-        factor: Of the price of a poll: one for all sessions, raised and lowered by each.
+        factor: Of the price of a poll: one for all sessions, moved by each; 1.0 without open tasks.
     """
 
     now: int

@@ -39,8 +39,8 @@ ACCOUNT_IN_FLIGHT = 8
 MAX_WAIT_SECONDS = 2.0
 """How long a create, cancel, alias search or ownership check waits for its turn before it is 503."""
 
-MAX_CREATE_WAIT_SECONDS = 10.0
-"""The same for a create that is the next and knows when it starts, by the rate or the provider's pause."""
+MAX_CREATE_WAIT_SECONDS = 20.0
+"""The same for a create that knows when it starts: it is the next, or the provider named its pause."""
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Upstream:
     def poll_price_seconds(self) -> float:
         """What a poll of a task with viewers costs now, in seconds of delay."""
         seconds = self.learned.watched_seconds
-        return self.pace.price(self.pace.max_seconds if seconds is None else seconds) * self.price.factor
+        return self.pace.price(self.pace.max_seconds if seconds is None else seconds) * self.price.shown
 
     def for_account(
         self,
@@ -240,7 +240,8 @@ class Upstream:
                 free_at = self.limiter.free_at(call, now) if queue[0] is turn else None
                 if free_at is not None and free_at <= now:
                     break
-                if (free_at is None and now >= deadline) or (free_at is not None and free_at > latest):
+                deadline = self._deadline_in_pause(deadline, latest, now)
+                if now >= deadline if free_at is None else free_at > latest:
                     after = 1.0 if free_at is None else free_at - now
                     reason = self.limiter.held_up_by(now) or "too many calls to this upstream are waiting"
                     raise UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=max(after, 1.0))
@@ -259,6 +260,11 @@ class Upstream:
                 self.limiter.other_at = None  # the next in the queue sets it again
         with self.hold(permit):
             yield permit
+
+    def _deadline_in_pause(self, deadline: float, latest: float, now: float) -> float:
+        """A pause that the provider asked for has an end: what can wait for it, waits until `latest`."""
+        pause = 0.0 if self.limiter.probing else self.limiter.paused(now)
+        return max(deadline, min(now + pause + MAX_WAIT_SECONDS, latest)) if pause else deadline
 
     @contextmanager
     def hold(self, permit: Permit) -> Iterator[None]:

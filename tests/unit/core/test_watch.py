@@ -763,6 +763,7 @@ def test_a_viewer_hurries_no_poll_that_waits_for_another_reason(last: str) -> No
     if last == "stream":
         story.push(seen("processing", 10))
     elif last == "sign of life":
+        story.now += 5
         story.beat()
         assert story.watch.why == "stream"
     elif last == "retry after":

@@ -272,8 +272,13 @@ class Watcher:
 
     @property
     def viewed(self) -> bool:
-        """Whether a client waits for the task: a viewer, or one that polls the bridge."""
-        return self.viewers > 0 or self.upstream.clock.monotonic() < self.asked_until
+        """Whether a client waits for the task: a viewer, or one that polls the bridge.
+
+        Where several processes share the tasks, the viewers may be at another one, which the owner does not
+        know: it takes each task for viewed.
+        """
+        here = self.viewers > 0 or self.upstream.clock.monotonic() < self.asked_until
+        return here or self._ownership.shared
 
     @property
     def hydrated(self) -> bool:

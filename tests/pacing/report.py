@@ -26,8 +26,8 @@ CLIENT_HEADS = ("workload", "client", "polls", "mean", "p95", "start")
 ETA = 4  # the last columns
 COLUMNS = (
     "Delays are in seconds, from the provider's change until it is seen; `start` is that of processing."
-    " `share` is the mean delay over that of a fixed poller of random phase with as many polls, `p95 share` the"
-    " same of the 95th percentile."
+    " `share` is the mean delay over that of a fixed poller of random phase with as many polls, `p95 share`"
+    " the same of the 95th percentile."
 )
 MEANS = ("polls", "mean", "p50", "p95", "p99", "start", "share", "share95")
 COMPARED = ("polls", "mean", "p95", "start")

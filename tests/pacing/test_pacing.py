@@ -21,7 +21,7 @@ from tests.pacing.workloads import FLOOD, WORKLOADS
         ("video jitter 3 %", 0.40),
         ("progress saturating", 0.40),
         ("estimate x0.5", 0.60),
-        ("nothing told", 0.90),
+        ("nothing named", 0.90),
     ],
 )
 def test_ends_are_seen_sooner_than_by_a_fixed_poller_with_as_many_polls(name: str, share: float) -> None:

@@ -142,3 +142,27 @@ def test_a_cancel_at_b_is_recorded_while_a_owns() -> None:
         await world.close()
 
     run(play)
+
+
+def test_a_task_that_is_owned_without_knowing_it_is_polled_all_the_same() -> None:
+    """The answer to `claim` is lost, and the session lives on: nobody else may take what it was given."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        a, b = await world.started("a", "b")
+        world.provider.shows(TASK, 10)
+        a.view(TASK)
+        a.ownership.keep(TASK, called_back=False)
+        await world.until(lambda: a.states(TASK) != [])
+        session = b.replica.connection.session
+        b.loses.add("claim")
+        await a.kill()
+        killed = clock.monotonic()
+        await world.until(lambda: b.cut)
+        b.cut = False
+        await world.until(lambda: len(world.provider.polls_of(TASK, killed)) > 3, LEASE)
+        assert b.replica.connection.session == session
+        assert world.provider.doubles() == 0
+        await world.close()
+
+    run(play)

@@ -310,7 +310,9 @@ class SharedOwnership:
             if record.key not in found or record.key in self._stakes:
                 self._take_answer(wanted)
             elif owner is Owner.ME:
-                self._adopt(record)
+                # Another one may have polled it until now: that it was taken away may be what was lost.
+                polled_at = self._connection.engine_time(self._clock.monotonic())
+                self._adopt(record._replace(polled_at=max(record.polled_at, polled_at)))
 
     def up(self) -> None:
         """The engine is received again."""

@@ -166,3 +166,28 @@ def test_a_task_that_is_owned_without_knowing_it_is_polled_all_the_same() -> Non
         await world.close()
 
     run(play)
+
+
+def test_a_task_that_an_older_copy_gives_back_to_who_released_it_is_polled() -> None:
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        a, b = await world.started("a", "b", linger=0.2)
+        world.provider.shows(TASK, 10)
+        a.view(TASK)
+        await world.until(lambda: a.states(TASK) != [])
+        a.unview(TASK)  # it is still wanted: polled on
+        await asyncio.sleep(11)
+        world.save()
+        a.unview(TASK)
+        await asyncio.sleep(0.1)
+        b.view(TASK)
+        await world.until(lambda: b.ownership.owns(TASK))
+        session = a.replica.connection.session
+        world.fail_over()
+        took_over = clock.monotonic()
+        await world.until(lambda: len(world.provider.polls_of(TASK, took_over)) > 3, LEASE)
+        assert a.replica.connection.session == session
+        assert a.watches.standings[TASK].polled_at > took_over  # nobody knows who has polled it meanwhile
+        await world.close()
+
+    run(play)

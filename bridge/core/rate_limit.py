@@ -480,6 +480,12 @@ class CredentialLimiter:
             return "the provider is rate limiting the bridge"
         return None
 
+    def create_held_up_by(self, now: float) -> str | None:
+        """The same for creates; None also where only `requests_per_second` or a full pool holds them up."""
+        if self._creates_paused_until > now:
+            return "the provider accepts no new tasks at the moment"
+        return self.held_up_by(now)
+
     def held_up_for(self, now: float) -> float:
         """About how many seconds polls are held up: for `Retry-After`."""
         if self.off:

@@ -40,7 +40,7 @@ MAX_WAIT_SECONDS = 2.0
 """How long a create, cancel, alias search or ownership check waits for its turn before it is 503."""
 
 MAX_CREATE_WAIT_SECONDS = 10.0
-"""The same for a create that is the next and knows when it starts: the rate or the provider's pause says it."""
+"""The same for a create that is the next, where `requests_per_second` alone holds it up."""
 
 logger = logging.getLogger(__name__)
 
@@ -228,9 +228,7 @@ class Upstream:
             raise self.held_up() or UpstreamUnreachable()
         if wait_seconds is None:
             wait_seconds = MAX_WAIT_SECONDS
-        deadline = latest = self.clock.monotonic() + wait_seconds
-        if call is CallKind.CREATE:
-            latest += MAX_CREATE_WAIT_SECONDS - wait_seconds
+        deadline = self.clock.monotonic() + wait_seconds
         queue = self._queues.setdefault(call, deque())
         turn = asyncio.Event()
         queue.append(turn)
@@ -240,10 +238,7 @@ class Upstream:
                 free_at = self.limiter.free_at(call, now) if queue[0] is turn else None
                 if free_at is not None and free_at <= now:
                     break
-                if (free_at is None and now >= deadline) or (free_at is not None and free_at > latest):
-                    after = 1.0 if free_at is None else free_at - now
-                    reason = self.limiter.held_up_by(now) or "too many calls to this upstream are waiting"
-                    raise UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=max(after, 1.0))
+                self._refuse_to_wait(call, deadline, free_at, now)
                 if call in FROM_CLIENTS and queue[0] is turn:
                     self.limiter.other_at = free_at
                 turn.clear()
@@ -259,6 +254,23 @@ class Upstream:
                 self.limiter.other_at = None  # the next in the queue sets it again
         with self.hold(permit):
             yield permit
+
+    def _refuse_to_wait(self, call: CallKind, deadline: float, free_at: float | None, now: float) -> None:
+        """Raise if the turn of this call does not come in time.
+
+        Args:
+            free_at: When it comes; None where nobody knows.
+        """
+        reason, latest = self.limiter.held_up_by(now), deadline
+        if call is CallKind.CREATE:
+            reason = self.limiter.create_held_up_by(now)
+            if reason is None:
+                latest += MAX_CREATE_WAIT_SECONDS - MAX_WAIT_SECONDS
+        if now < deadline if free_at is None else free_at <= latest:
+            return
+        reason = reason or "too many calls to this upstream are waiting"
+        after = 1.0 if free_at is None else max(free_at - now, 1.0)
+        raise UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=after)
 
     @contextmanager
     def hold(self, permit: Permit) -> Iterator[None]:

@@ -9,7 +9,7 @@ PLAUSIBLE_SECONDS = 86_400.0
 
 
 class Estimate(NamedTuple):
-    """When a task probably ends, Unix seconds; None without ground. It may lie in the past.
+    """When a task probably ends, Unix seconds; None if unknown. It may lie in the past.
 
     Args:
         at: Half of such tasks have ended by then.

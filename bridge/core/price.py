@@ -13,12 +13,13 @@ import math
 from dataclasses import dataclass, field
 
 LATEST_SECONDS = 300.0
-"""A healthy task is polled at the latest after this, whatever the price."""
+"""A healthy task is polled at the latest after this, at any price."""
 
 _USABLE = 0.95  # of the rate: the rest is for polls that a callback or a viewer asks for
 _OTHERS_SECONDS = 30.0
 _MAX_EXCESS = 3.0
-_MIN_STEPS = 4
+_STEP = 3.0
+_MIN_STEPS = 6
 MAX_FACTOR = 1e6
 
 
@@ -52,13 +53,16 @@ class PollPrice:
     planned: float = 0.0
     open_tasks: int = 0
     raised: float = 1.0
+    _unpriced: float = field(
+        init=False, default=0.0
+    )  # as `planned`, had all plans been made at a factor of 1
     _others: float = field(init=False, default=0.0)
     _others_at: float = field(init=False, default=0.0)
     _planned_elsewhere: float = field(init=False, default=0.0)
     _open_elsewhere: int = field(init=False, default=0)
 
     def started_other(self, now: float) -> None:
-        """A call that is no repeated poll was started: it takes rate that no plan knows of."""
+        """A call other than a repeated poll was started: it takes rate that no plan knows of."""
         if self.rate:
             self._others = self._others_now(now) + 1 / _OTHERS_SECONDS
             self._others_at = now
@@ -67,30 +71,53 @@ class PollPrice:
         """Such calls per second, of late."""
         return self._others * math.exp(min(self._others_at - now, 0.0) / _OTHERS_SECONDS)
 
-    def replan(self, before: float | None, after: float | None, *, now: float = 0.0) -> None:
-        """A task has another plan.
+    def replan(
+        self, before: float | None, after: float | None, *, root: float = 1.0, now: float = 0.0
+    ) -> float:
+        """A task has another plan; returns the `root` of it.
 
         Args:
             before: Seconds until its next poll by the plan it had; None if it had none.
             after: The same by the plan it has now; None if none is left.
+            root: What was returned for the plan it had.
         """
         if before is not None:
             self.planned -= 1 / before
+            self._unpriced -= root / before
             self.open_tasks -= 1
+        root = math.sqrt(self.factor)
         if after is not None:
             self.planned += 1 / after
+            self._unpriced += root / after
             self.open_tasks += 1
         if self.open_tasks <= 0:
-            self.planned, self.open_tasks = 0.0, 0  # what rounding leaves
+            self.planned, self.open_tasks, self._unpriced = 0.0, 0, 0.0  # what rounding leaves
+            if not self._open_elsewhere:
+                # The next tasks begin without the price of these.
+                self.factor = self.raised = 1.0
+                return root
         if self.rate:
             usable = max(_USABLE * self.rate - self._others_now(now), self.rate / 2)
-            excess = (self.planned + self._planned_elsewhere) / usable
+            # Intervals grow with the root of the price. What the plans come to once all are made by the price
+            # of now: plans made before it rose would have it rise further, until each task had its next poll.
+            ahead = self._unpriced / (self.planned * math.sqrt(self.factor)) if self.planned > 0 else 1.0
+            excess = (self.planned + self._planned_elsewhere) * ahead / usable
             # One task of all moves it by its part: as fast over replicas as in one process.
             open_tasks = max(self.open_tasks + self._open_elsewhere, _MIN_STEPS)
-            step = (min(excess, _MAX_EXCESS) - 1) / open_tasks
+            step = _STEP * (min(excess, _MAX_EXCESS) - 1) / open_tasks
             factor = min(max(self.factor * (1 + step), 1.0), MAX_FACTOR)
             self.raised *= factor / self.factor
             self.factor = factor
+        return root
+
+    @property
+    def shown(self) -> float:
+        """The factor for operators: without open tasks here it is not kept current."""
+        return self.factor if self.open_tasks else 1.0
+
+    def load(self, now: float) -> float:
+        """Requests per second of this process: those planned, and others of late."""
+        return self.planned + self._others_now(now)
 
     def receive(
         self,

@@ -73,7 +73,7 @@ class Pace:
         """
         return self.thrift * self._usual_squared / (2 * max(run_seconds, 1.0))
 
-    def kept(self, poll_after: float) -> float:
+    def requested_delay(self, poll_after: float) -> float:
         """Seconds until the next poll of an open task whose provider asked for that many."""
         return min(max(poll_after, self.min_seconds), MAX_POLL_AFTER)
 

@@ -149,14 +149,14 @@ class Watch:
         callbacks: Set when the provider was asked to call back about this task: whether its callbacks arrive.
         grace_seconds: How long a completed task's missing result is waited for.
         succeeded: Whether the provider's word in `known` is one for a completed task.
-        kind: What the id of the task tells of its kind, where the provider does not.
+        kind: What the id of the task shows of its kind, where the provider reports none.
         forecast: Of the watch before, if another one of the same task replaces it.
 
     Attributes:
         viewed: Whether a viewer waits for the task; without, a poll is dearer.
         estimate: When the task probably ends, as of the newest poll.
         why: What the time of the next poll rests on: the measure of `ground` (`run:3`, `work`,
-            `slope`, `estimate`, `eta`), else `queue`, `growth`, `poll_after`, `callback`, `stream`, `retry`,
+            `slope:3`, `estimate`, `eta`), else `wait`, `growth`, `poll_after`, `callback`, `stream`, `retry`,
             `lost`; `first` before the first poll.
         due: When to poll next, monotonic seconds.
         confirmed: When the upstream last confirmed the known state.
@@ -204,7 +204,8 @@ class Watch:
     why: str = field(init=False, default="first")
     _quiet: int = field(init=False, default=0)
     _planned_freely: bool = field(init=False, default=False)
-    _plan: float | None = field(init=False, default=None)
+    _planned_wait: float | None = field(init=False, default=None)
+    _planned_root: float = field(init=False, default=1.0)
     _kind_known: TaskKind = field(init=False)
     _kind_of: State | None = field(init=False, default=None)
     _forecast: Forecast = field(init=False)
@@ -364,7 +365,7 @@ class Watch:
         if self._result is None:
             kind = self._kind()
             self._forecast.choose_again(self.learned, kind)
-            self._forecast.plan(self.learned, kind, now, self._price())
+            self._forecast.schedule(self.learned, kind, now, self._price())
             self.estimate = self._forecast.estimate(now, unix_time)
         self._schedule(now, ended=False, poll_after=self._poll_after)
         return Update(None, notices) if notices else NO_UPDATE
@@ -606,7 +607,7 @@ class Watch:
         if self.backing_off:
             self.poll_now(now=now)
         elif not was_viewed and self.due is not None and self._planned_freely:
-            self._forecast.plan(self.learned, self._kind(), self.last_poll, self._price())
+            self._forecast.schedule(self.learned, self._kind(), self.last_poll, self._price())
             interval = self._interval(None)
             if self.last_poll + interval < self.due:
                 self.interval = interval
@@ -842,7 +843,7 @@ class Watch:
         else:
             self.why = "growth" if self._forecast.wait is None else "wait"
         if poll_after is not None:
-            return pace.kept(poll_after)
+            return pace.requested_delay(poll_after)
         wait, factor = self._forecast.wait, self.price.factor
         if wait is None:
             wait = pace.growing(self._quiet, factor)
@@ -850,19 +851,20 @@ class Watch:
         return pace.spread(wait, self.random(), longest)
 
     def _replan(self) -> None:
-        """Tell the price what this task's polls come to."""
+        """Report to the price what this task's polls come to."""
         plan, now = None, self.last_poll if self.due is None else self.due - self._wait
         if self.due is not None:
             plan = max(self._wait, self.pace.min_seconds)
-        if plan != self._plan:
-            self.price.replan(self._plan, plan, now=now)
-            self._plan = plan
+        if plan != self._planned_wait:
+            root = self._planned_root
+            self._planned_root = self.price.replan(self._planned_wait, plan, root=root, now=now)
+            self._planned_wait = plan
 
     def retire(self) -> None:
-        """Nothing is polled here any more: give the plan back."""
-        if self._plan is not None:
-            self.price.replan(self._plan, None, now=self.last_poll)
-            self._plan = None
+        """Nothing is polled here from now on: give the planned polls back."""
+        if self._planned_wait is not None:
+            self.price.replan(self._planned_wait, None, root=self._planned_root, now=self.last_poll)
+            self._planned_wait = None
 
     def _set_due(self, now: float, wait: float) -> None:
         self.why = "lost" if self._lost else "retry"
@@ -917,7 +919,7 @@ class Watch:
             return NO_ESTIMATE
         kind = self._kind(observation.model, observation.action)
         forecast.choose(self.learned, kind)
-        forecast.plan(self.learned, kind, now, self._price())
+        forecast.schedule(self.learned, kind, now, self._price())
         return forecast.estimate(now, unix_time)
 
     def _learn(self, state: State, now: float, unix_time: float, started_at: float | None) -> None:

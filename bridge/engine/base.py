@@ -42,7 +42,7 @@ ENTRY_BYTES = 16 * 1024
 """Above this, a log entry has neither document nor raw: who needs them reads the record."""
 
 UNHEARD_SECONDS = 2.0
-"""A live session is renewed within this, and before half of its lease is over."""
+"""A live session is renewed within this, and before half of its lease has passed."""
 
 BEAT_SECONDS = 0.9
 """After this long without an entry, a renewal writes one. Renewals are a second apart."""
@@ -464,7 +464,7 @@ class Lent(NamedTuple):
         next_slot: The earliest start time not lent yet.
         planned: Polls per second of all live sessions.
         open_tasks: Of all live sessions; those of an earlier version send none.
-        factor: Of the price of a poll: one for all sessions, raised and lowered by each.
+        factor: Of the price of a poll: one for all sessions, moved by each; 1.0 without open tasks.
     """
 
     now: int

@@ -216,7 +216,7 @@ class SharedBudgets:
             horizon=HORIZON_SECONDS,
             permits=permits,
             max_permits=limiter.max_in_flight_total,
-            planned=price.planned,
+            planned=price.load(self._clock.monotonic()) if price.open_tasks else 0.0,
             open_tasks=price.open_tasks,
             factor=price.factor,
             raised=price.raised,

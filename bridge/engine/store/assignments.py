@@ -1,7 +1,7 @@
 """Which session polls which task: interest, owners, orphans.
 
 Rule 1: a task that is kept is owned, or an orphan, or its owner is dead and waits for `bury`.
-Rule 2: whoever loses a task, its successor learns when it may have been polled last (`TaskRecord.polled_at`).
+Rule 2: the next owner of a task learns when it may have been polled last (`TaskRecord.polled_at`).
 Rule 3: an orphan that no replica wants when it is due is no longer one; nothing but the record is left of it.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from random import Random
 
 import pytest
@@ -15,8 +16,9 @@ from bridge.core.price import LATEST_SECONDS, PollPrice
 def test_what_is_planned_is_the_sum_of_the_plans(steps: list[tuple[int, float | None]]) -> None:
     price = PollPrice(rate=2.0)
     plans: dict[int, float | None] = {}
+    roots: dict[int, float] = {}
     for task, after in steps:
-        price.replan(plans.get(task), after)
+        roots[task] = price.replan(plans.get(task), after, root=roots.get(task, 1.0))
         plans[task] = after
         kept = [plan for plan in plans.values() if plan is not None]
         assert price.planned == pytest.approx(sum(1 / plan for plan in kept), abs=1e-6)
@@ -35,30 +37,40 @@ def test_without_a_rate_a_poll_has_its_plain_price() -> None:
 def test_the_price_rises_until_the_plans_fit_the_rate_and_falls_when_there_is_room() -> None:
     rng, price = Random(3), PollPrice(rate=5.0)
     plans = dict.fromkeys(range(100), 2.0)
-    for _ in plans:
-        price.replan(None, 2.0)
-    for _ in range(5000):
-        task = rng.randrange(100)
-        after = 2.0 * price.factor
-        price.replan(plans[task], after)
+    roots: dict[int, float] = {}
+    for task in plans:
+        plans[task] = 2.0 * math.sqrt(price.factor)
+        roots[task] = price.replan(None, plans[task])
+
+    def plan_again(task: int) -> None:
+        after = 2.0 * math.sqrt(price.factor)
+        roots[task] = price.replan(plans[task], after, root=roots[task])
         plans[task] = after
+
+    highest = 0.0
+    for _ in range(2000):
+        plan_again(rng.randrange(100))
+        highest = max(highest, price.factor)
+    fits = (100 / 2.0 / (0.95 * 5.0)) ** 2
     assert price.planned == pytest.approx(0.95 * 5.0, rel=0.1)
+    assert price.factor == pytest.approx(fits, rel=0.2)
+    assert highest < 1.3 * fits  # plans made before it rose have it rise no further
     for task in range(90):
-        price.replan(plans[task], None)
-    for _ in range(500):
-        price.replan(plans[99], plans[99])
-    assert price.factor == 1.0
+        price.replan(plans[task], None, root=roots[task])
+    for _ in range(60):
+        plan_again(99)
+    assert price.factor < 1.5
 
 
 def test_replicas_share_one_price() -> None:
     here, there = PollPrice(rate=5.0), PollPrice(rate=5.0)
     for _ in range(20):
-        here.replan(None, 2.0)
         there.replan(None, 2.0)
-    here.factor = there.factor = 1.0  # either would fit alone
+    root = here.replan(None, 2.0)
+    here.factor = 1.0  # its own would fit alone
     for _ in range(200):
         here.receive(there.planned, there.open_tasks)
-        here.replan(2.0, 2.0)
+        root = here.replan(2.0, 2.0, root=root)
     assert here.factor > 2
 
 
@@ -69,3 +81,19 @@ def test_no_healthy_task_waits_longer_than_five_minutes_unless_there_are_too_man
     price = PollPrice(rate=4.0, factor=factor)
     price.receive(0.0, tasks)
     assert longest <= price.longest(longest) <= max(LATEST_SECONDS, tasks / 4, longest)
+
+
+def test_without_open_tasks_the_price_begins_again() -> None:
+    price = PollPrice(1.0)
+    for _ in range(20):
+        price.replan(None, 1.0)
+    assert price.factor > 2
+    for _ in range(20):
+        price.replan(1.0, None)
+    assert (price.factor, price.shown, price.raised) == (1.0, 1.0, 1.0)
+    # Not while another replica has some: then it is theirs too, and not shown here.
+    price.receive(5.0, 10, 8.0)
+    price.replan(None, 1.0)
+    price.replan(1.0, None)
+    assert price.factor > 2
+    assert price.shown == 1.0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.event import NoticeCode
-from bridge.core.learned import LearnedRuns, Run, Sample, TaskKind
+from bridge.core.learned import LearnedRuns, Measurement, Run, TaskKind
 from bridge.core.price import PollPrice
 from bridge.core.schedule import MAX_POLL_AFTER, MAX_WAIT, Pace
 from bridge.core.task import Failure, Observation, Output, Source, State, Status
@@ -103,7 +103,11 @@ def taught_runs(model: str, seconds: float, *, spread: float = 0.0) -> list[Run]
     """Runs of tasks that took about as long."""
     times = [seconds * (1 + spread * place / 5) for place in range(-5, 6)]
     return [
-        Run(TaskKind(model, None), WALL, {"run": Sample(one), "work": Sample(one), "watched": Sample(one)})
+        Run(
+            TaskKind(model, None),
+            WALL,
+            {"run": Measurement(one), "work": Measurement(one), "watched": Measurement(one)},
+        )
         for one in times
     ]
 

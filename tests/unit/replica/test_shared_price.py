@@ -38,17 +38,17 @@ class Planner:
         self._tasks = [asyncio.create_task(self._poll()) for _ in range(tasks)]
 
     async def _poll(self) -> None:
-        plan = None
+        plan, root = None, 1.0
         try:
             await asyncio.sleep(BASE * self.random.random())
             while True:
                 wish = BASE * math.sqrt(self.price.factor) * (0.95 + 0.1 * self.random.random())
                 before, plan = plan, min(wish, self.price.longest(2 * BASE))
-                self.price.replan(before, plan)
+                root = self.price.replan(before, plan, root=root)
                 await asyncio.sleep(plan)
                 self._polls.append(self.house.clock.monotonic())
         finally:
-            self.price.replan(plan, None)
+            self.price.replan(plan, None, root=root)
 
     def end(self) -> None:
         for task in self._tasks:

@@ -7,14 +7,8 @@ from contextlib import nullcontext
 
 import pytest
 
-from bridge.core.rate_limit import CallKind, CredentialLimiter
-from bridge.errors import (
-    CredentialRefused,
-    UpstreamBusy,
-    UpstreamError,
-    UpstreamUnavailable,
-    UpstreamUnreachable,
-)
+from bridge.core.rate_limit import CallKind
+from bridge.errors import UpstreamBusy, UpstreamError, UpstreamUnavailable, UpstreamUnreachable
 from bridge.sources.upstream import Upstream, UpstreamState
 from tests.fakes.clock import FakeClock
 from tests.fakes.provider import FakeProvider, make_upstream
@@ -54,34 +48,33 @@ async def test_a_provider_that_never_answered_is_interrupted_by_its_first_failur
     assert await call(upstream, CallKind.FIRST, failed, shown=False) is UpstreamState.INTERRUPTED
 
 
-def limited(clock: FakeClock, requests_per_second: float | None) -> Upstream:
-    limiter = CredentialLimiter(max_in_flight=32, random=lambda: 0.5, requests_per_second=requests_per_second)
-    return make_upstream(FakeProvider(clock), clock, budget=limiter)
-
-
-async def test_a_create_that_only_the_rate_holds_up_waits_for_its_turn() -> None:
-    clock = FakeClock()
-    upstream = limited(clock, 0.2)
-    await call(upstream, CallKind.CREATE)
-    create = asyncio.create_task(call(upstream, CallKind.CREATE))
-    await clock.advance(5)
-    assert await create is UpstreamState.VALID
-
-
 @pytest.mark.parametrize(
-    "error",
+    ("kind", "pause", "sent"),
     [
-        UpstreamBusy(provider_status=503, retry_after=5),  # takes no new tasks
-        UpstreamBusy(provider_status=429, retry_after=5),
-        CredentialRefused(provider_status=401),
+        (CallKind.CREATE, 7.0, True),
+        (CallKind.CREATE, 60.0, False),
+        (CallKind.CONTROL, 7.0, False),
+        (CallKind.CONTROL, 1.5, True),
     ],
-    ids=str,
 )
-async def test_a_create_does_not_wait_out_a_pause_of_the_provider(error: UpstreamError) -> None:
-    """Its client would give up meanwhile, and could not know whether a task exists."""
-    upstream = limited(FakeClock(), None)
-    await call(upstream, CallKind.CREATE, error)
-    with pytest.raises(UpstreamUnreachable, match="nothing was sent") as caught:
+async def test_a_submit_waits_for_the_end_of_a_short_pause_and_other_calls_two_seconds(
+    upstream: Upstream, kind: CallKind, pause: float, *, sent: bool
+) -> None:
+    await call(upstream, CallKind.POLL, UpstreamBusy(retry_after=pause))
+    clock = upstream.clock
+    assert isinstance(clock, FakeClock)
+    asked = [asyncio.create_task(call(upstream, kind)) for _ in range(3)]
+    await clock.advance(30)
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert [not isinstance(one, UpstreamUnreachable) for one in results] == [sent] * 3
+
+
+async def test_a_submit_does_not_wait_where_the_provider_has_refused_one(upstream: Upstream) -> None:
+    """It would be refused again after the wait, and its client cannot know meanwhile whether a task exists."""
+    await call(upstream, CallKind.CREATE, UpstreamBusy(provider_status=503, retry_after=5))
+    with pytest.raises(
+        UpstreamUnreachable, match="accepts no new tasks at the moment; nothing was sent"
+    ) as caught:
         await asyncio.wait_for(call(upstream, CallKind.CREATE), 1)
-    assert caught.value.retry_after is not None
-    assert caught.value.retry_after >= 5
+    assert caught.value.retry_after == 5
+    assert await call(upstream, CallKind.POLL) is UpstreamState.VALID

@@ -480,6 +480,10 @@ class CredentialLimiter:
             return "the provider is rate limiting the bridge"
         return None
 
+    def refuses_creates(self, now: float) -> bool:
+        """Whether the provider refused a create, named a pause for it, and that is not over yet."""
+        return self._creates_paused_until > now
+
     def held_up_for(self, now: float) -> float:
         """About how many seconds polls are held up: for `Retry-After`."""
         if self.off:

@@ -40,7 +40,9 @@ MAX_WAIT_SECONDS = 2.0
 """How long a create, cancel, alias search or ownership check waits for its turn before it is 503."""
 
 MAX_CREATE_WAIT_SECONDS = 20.0
-"""The same for a create that knows when it starts: it is the next, or the provider named its pause."""
+"""The same for a create that knows when it starts: it is the next, or the provider named its pause.
+
+Where the provider has refused a create, the next one waits no longer than other calls."""
 
 logger = logging.getLogger(__name__)
 
@@ -241,10 +243,9 @@ class Upstream:
                 if free_at is not None and free_at <= now:
                     break
                 deadline = self._deadline_in_pause(deadline, latest, now)
-                if now >= deadline if free_at is None else free_at > latest:
-                    after = 1.0 if free_at is None else free_at - now
-                    reason = self.limiter.held_up_by(now) or "too many calls to this upstream are waiting"
-                    raise UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=max(after, 1.0))
+                refused = call is CallKind.CREATE and self.limiter.refuses_creates(now)
+                if now >= deadline if free_at is None else free_at > (deadline if refused else latest):
+                    raise self._no_turn(free_at, now, refused=refused)
                 if call in FROM_CLIENTS and queue[0] is turn:
                     self.limiter.other_at = free_at
                 turn.clear()
@@ -260,6 +261,13 @@ class Upstream:
                 self.limiter.other_at = None  # the next in the queue sets it again
         with self.hold(permit):
             yield permit
+
+    def _no_turn(self, free_at: float | None, now: float, *, refused: bool) -> UpstreamUnreachable:
+        reason = self.limiter.held_up_by(now) or "too many calls to this upstream are waiting"
+        if refused:
+            reason = "the provider accepts no new tasks at the moment"
+        after = 1.0 if free_at is None else max(free_at - now, 1.0)
+        return UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=after)
 
     def _deadline_in_pause(self, deadline: float, latest: float, now: float) -> float:
         """A pause that the provider asked for has an end: what can wait for it, waits until `latest`."""

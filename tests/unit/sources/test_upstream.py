@@ -67,3 +67,14 @@ async def test_a_submit_waits_for_the_end_of_a_short_pause_and_other_calls_two_s
     await clock.advance(30)
     results = await asyncio.gather(*asked, return_exceptions=True)
     assert [not isinstance(one, UpstreamUnreachable) for one in results] == [sent] * 3
+
+
+async def test_a_submit_does_not_wait_where_the_provider_has_refused_one(upstream: Upstream) -> None:
+    """It would be refused again after the wait, and its client cannot know meanwhile whether a task exists."""
+    await call(upstream, CallKind.CREATE, UpstreamBusy(provider_status=503, retry_after=5))
+    with pytest.raises(
+        UpstreamUnreachable, match="accepts no new tasks at the moment; nothing was sent"
+    ) as caught:
+        await asyncio.wait_for(call(upstream, CallKind.CREATE), 1)
+    assert caught.value.retry_after == 5
+    assert await call(upstream, CallKind.POLL) is UpstreamState.VALID

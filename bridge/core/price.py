@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 LATEST_SECONDS = 300.0
 """A healthy task is polled at the latest after this, at any price."""
 
-_USABLE = 0.95  # of the rate: the rest is for polls that a callback or a viewer asks for
+_USABLE = 0.98  # of the rate: the rest is for polls that a callback or a viewer asks for
 _OTHERS_SECONDS = 30.0
 _MAX_EXCESS = 3.0
 _STEP = 3.0

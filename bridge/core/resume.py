@@ -40,7 +40,8 @@ class Position(NamedTuple):
         resumes: Whether it came with a cursor, usable or not.
         epoch: Of its cursor, if that can be used.
         shown: How far the state was that it received last, if that was not recorded; else empty.
-        ahead: Whether it is beyond what this process has received, while the engine cannot be asked.
+        ahead: Whether it is, or may be, beyond what this process has received, while the engine cannot be
+            asked.
         beyond: Offset of such a cursor that was given for another list, so that `after` is None: only what is
             above it is certainly newer than what the client has, until the log was received up to there.
     """
@@ -52,6 +53,11 @@ class Position(NamedTuple):
     shown: str = ""
     ahead: bool = False
     beyond: int = 0
+
+    @property
+    def of_epoch_before(self) -> bool:
+        """Whether its cursor is of an earlier epoch, and a `reset` has to wait for the engine."""
+        return self.beyond == HELD.beyond
 
 
 HELD = Position(ahead=True, beyond=2**62)
@@ -119,6 +125,9 @@ def locate(token: str | None, mark: str | None, *, epoch: str, head: int, sure: 
     cursor = event_id.cursor
     foreign = cursor.epoch != epoch
     ahead = is_later(cursor.epoch, epoch) if foreign else cursor.offset > head
+    if foreign and not ahead and not sure:
+        # Others may have shown more since, and cannot record it now: a reset would go back.
+        return HELD._replace(resumes=True, epoch=cursor.epoch)
     if (foreign or ahead) and (sure or not ahead):
         # An offset ahead of this journal belongs to another history too: it was restored from a backup. The
         # same answer, or any client could ask how many events there are.

@@ -71,7 +71,9 @@ class Pace:
         Args:
             run_seconds: How long tasks are watched, on average.
         """
-        return self.thrift * self._usual_squared / (2 * max(run_seconds, 1.0))
+        squared = self._usual_squared
+        # Of shorter tasks the even interval would see the end only long after it.
+        return self.thrift * squared / (2 * max(run_seconds, math.sqrt(squared)))
 
     def requested_delay(self, poll_after: float) -> float:
         """Seconds until the next poll of an open task whose provider asked for that many."""

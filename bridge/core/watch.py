@@ -433,7 +433,9 @@ class Watch:
         self._stream_alive_at = now
         if self.due is not None and self.known is not None and not self._poll_requested:
             # At most one interval ahead, or a stream that dies silently would leave a gap of a minute.
-            self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
+            due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
+            if due > self.due:
+                self.due, self.why, self._planned_freely = due, "stream", False
             self._wait = max(self._wait, self.due - now)
             self._replan()
 
@@ -493,6 +495,7 @@ class Watch:
         self.confirmed = max(self.confirmed, now - (STALE_AFTER_INTERVALS - 1) * self.interval)
         self.last_poll = now
         self._wait = self.due - now
+        self._planned_freely = False  # the owner before may have waited for the provider's `Retry-After`
         self._deaf = False
         self._replan()
 
@@ -815,7 +818,7 @@ class Watch:
         self._planned_freely = poll_after is None
         if self.callbacks is not None and self.callbacks.come:
             self.interval = max(self.interval, self.pace.max_seconds)
-            self.why = "callback"
+            self.why, self._planned_freely = "callback", False
         self.due = now + self.interval
         if self._poll_requested:
             # The request came while this poll was running, which may have read the state before the change.
@@ -823,7 +826,7 @@ class Watch:
             self.due = min(self.due, max(now, self._requested_for))
         elif now < self._stream_alive_at + self.pace.max_seconds:
             self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
-            self.why = "stream"
+            self.why, self._planned_freely = "stream", False
         self._wait = max(self.due - now, 0.0)
         self._replan()
 
@@ -867,7 +870,7 @@ class Watch:
             self._planned_wait = None
 
     def _set_due(self, now: float, wait: float) -> None:
-        self.why = "lost" if self._lost else "retry"
+        self.why, self._planned_freely = "lost" if self._lost else "retry", False
         self.due = max(now + wait, self._not_before)
         self._wait = self.due - now
         if self._poll_requested:

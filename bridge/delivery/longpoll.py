@@ -120,7 +120,7 @@ class LongPolls:
             sure = await journal.caught_up(cursor)
             place = locate(str(cursor), None, epoch=journal.epoch, head=journal.head, sure=sure)
             shared = self._subscriptions.hub.history is not None
-            if place.after is not None and (place.shown or place.ahead or shared):
+            if place.of_epoch_before or (place.after is not None and (place.shown or place.ahead or shared)):
                 positions.append(place)
         return positions
 

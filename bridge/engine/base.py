@@ -588,6 +588,13 @@ class Engine(Protocol):
         (`UNHEARD_SECONDS`, `Record.polled_at`).
         """
 
+    async def owned(self, session: str, *, after: TaskKey | None, limit: int) -> list[TaskKey]:
+        """The tasks that name a live session as their owner, whether it knows or not, in a fixed order.
+
+        Args:
+            after: The last one of the answer before; None for the first ones.
+        """
+
     async def rewant(self, keys: Sequence[TaskKey], *, linger: float) -> None:
         """Prolong interest, in bulk; more than `MAX_TASKS` are allowed."""
 

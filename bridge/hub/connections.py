@@ -44,6 +44,10 @@ class SharedHistory(Protocol):
     def head(self) -> int:
         """The newest offset received."""
 
+    @property
+    def reconciled(self) -> bool:
+        """Whether what other processes showed before it was recorded has been recorded, in this epoch."""
+
     def settled(self, keys: Collection[TaskKey]) -> bool:
         """Whether the newest recorded state of each task is known here."""
 

@@ -185,14 +185,16 @@ class Hub(Connections):
         """Each second: send what was held back for clients ahead of this process, if it has caught up."""
         if not (self._resetting or self._ahead) or self._clock.monotonic() < self._epoch_settles_at:
             return
-        resetting, self._resetting = self._resetting, {}
-        for subscription in resetting:
-            self._reset(subscription)
-        self.push(one for one in resetting if one in self.subscriptions)
+        if self.history is None or self.history.reconciled:
+            resetting, self._resetting = self._resetting, {}
+            for subscription in resetting:
+                self._ahead.pop(subscription, None)
+                self._reset(subscription)
+            self.push(one for one in resetting if one in self.subscriptions)
         for subscription, position in list(self._ahead.items()):
             if subscription not in self.subscriptions:
                 del self._ahead[subscription]
-            elif self._is_of_other_side(subscription, position):
+            elif self._is_of_other_epoch(subscription, position):
                 del self._ahead[subscription]
                 self._resetting[subscription] = None
             elif self._caught_up(subscription, position):
@@ -227,12 +229,13 @@ class Hub(Connections):
         reached = history.epoch != position.epoch or history.head >= position.beyond
         return reached and history.settled(subscription.channels)
 
-    def _is_of_other_side(self, subscription: Subscription, position: Position) -> bool:
-        """Whether its cursor is of the losing side of a split: of a later epoch, and the engine is there."""
+    def _is_of_other_epoch(self, subscription: Subscription, position: Position) -> bool:
+        """Whether its cursor is of the losing side of a split, or of an epoch before; the engine is there."""
         history = self.history
-        if history is None or not is_later(position.epoch, history.epoch):
+        if history is None or position.epoch == history.epoch:
             return False
-        return history.settled(subscription.channels)
+        other = is_later(position.epoch, history.epoch) or position.of_epoch_before
+        return other and history.settled(subscription.channels)
 
     def _unhold(self, subscription: Subscription) -> None:
         for channel in subscription.channels.values():
@@ -394,7 +397,9 @@ class Hub(Connections):
             self._release(channel)
 
     def _has_seen(self, event: Event, position: Position) -> bool:
-        """As `is_seen`, also for a client with a cursor of a later epoch that this process has left again."""
+        """As `is_seen`, also for a client with a cursor of an epoch before or that this process has left."""
+        if position.of_epoch_before:
+            return self.history is not None and not self.history.reconciled
         epoch = event.cursor.epoch
         went_back = epoch == self._epoch and is_later(position.epoch, epoch) and not position.ahead
         return not went_back and is_seen(event, position)

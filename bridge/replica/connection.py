@@ -152,6 +152,7 @@ class Connection:
         self._following: Following
         self._broken: asyncio.Future[str] | None = None
         self._away_since: float | None = clock.monotonic()
+        self._up_since = float("-inf")
         self._failed_at = float("-inf")
         self._alone = False
         self._cut_now = False
@@ -208,6 +209,17 @@ class Connection:
     def away_since(self) -> float | None:
         """Monotonic seconds since when the engine is away; None while it is not."""
         return self._away_since
+
+    @property
+    def settles_in(self) -> float:
+        """Seconds until every bridge has had its time to record what it showed unrecorded.
+
+        0.0 once that is over, `SETTLING_SECONDS` while the engine is away: it begins again with each return.
+        """
+        if not self.up:
+            return SETTLING_SECONDS
+        since = max(self.epoch_since, self._up_since)
+        return max(since + SETTLING_SECONDS - self._clock.monotonic(), 0.0)
 
     @property
     def may_go_on(self) -> bool:
@@ -580,6 +592,7 @@ class Connection:
                 "after_seconds": round(lasted or 0.0, 1),
             }
             logger.log(logging.WARNING if self.reached else logging.INFO, "engine connected", extra=fields)
+        self._up_since = self._clock.monotonic()
         self.reached, self._alone, self._away_since = True, False, None
         self._expected = self.head, self._clock.monotonic()
         self.last_error = ""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bridge.clock import Clock
 from bridge.core.cursor import Cursor, is_later
-from bridge.replica.connection import SETTLING_SECONDS, Connection
+from bridge.replica.connection import Connection
 
 CAUGHT_UP_SECONDS = 2.0
 
@@ -29,8 +29,7 @@ class Cursors:
         if cursor.epoch != connection.epoch:
             if is_later(cursor.epoch, connection.epoch):
                 return await self._epoch_came(cursor.epoch)
-            await self._settling_over()
-            return connection.up
+            return await self._settling_over()
         if cursor.offset <= self._head():
             return True
         await self._ahead(cursor)
@@ -50,21 +49,19 @@ class Cursors:
                 return
             await self._clock.wait(connection.news, left)
 
-    async def _settling_over(self) -> None:
-        """Wait until who knows more than the engine has recorded it: a second after a change of epoch.
+    async def _settling_over(self) -> bool:
+        """Wait until who knows more than the engine has recorded it; whether that was, in time.
 
-        While the engine is away, another change may be next.
+        That takes a second from each return of the engine. While it is away, nobody can.
         """
         connection = self._connection
         until = self._clock.monotonic() + CAUGHT_UP_SECONDS
-        while (now := self._clock.monotonic()) < until:
-            settling = connection.epoch_since + SETTLING_SECONDS - now
-            if settling > 0:
-                await self._clock.sleep(settling)
-            elif connection.up:
-                return
+        while connection.settles_in > 0 and (left := until - self._clock.monotonic()) > 0:
+            if connection.up:
+                await self._clock.sleep(min(connection.settles_in, left))
             else:
-                await self._clock.wait(connection.news, until - now)
+                await self._clock.wait(connection.news, left)
+        return connection.settles_in == 0
 
     async def _epoch_came(self, epoch: str) -> bool:
         """Wait until this replica is in that epoch, or is known to be in the newest one."""

@@ -139,8 +139,13 @@ class SharedJournal(Feed):
         unsettled = self._memory.unsettled
         return not unsettled or unsettled.isdisjoint(keys)
 
+    @property
+    def reconciled(self) -> bool:
+        """Whether what any bridge showed unrecorded is recorded by now (`Connection.settles_in`)."""
+        return self._connection.settles_in == 0
+
     async def caught_up(self, cursor: Cursor) -> bool:
-        """See `Journal`. In the second after a change of epoch, cursors of the one before wait."""
+        """See `Journal`. In the second after a return of the engine, cursors of an earlier epoch wait."""
         return await self._cursors.caught_up(cursor)
 
     async def latest(self, keys: Sequence[TaskKey]) -> list[Event | None]:

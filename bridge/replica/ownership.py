@@ -32,6 +32,9 @@ HANDED_SECONDS = 2.0
 """After which a task that cannot be polled here is due for others."""
 
 MIN_INTEREST_SECONDS = 10.0
+OWNED_TASKS = 1000
+"""Named by one answer to `owned`."""
+
 MAX_CALLS_IN_FLIGHT = 16
 MAX_CALLS = 1000
 
@@ -125,6 +128,8 @@ class SharedOwnership:
         self._calling: dict[TaskKey, bool] = {}
         self._wake = asyncio.Event()
         self._granting: TaskKey | None = None
+        self._found: set[TaskKey] = set()
+        self._session = ""
         self._settling = False
         self._draining = self._left = self._was_alone = False
         self.owned = 0
@@ -267,20 +272,47 @@ class SharedOwnership:
         """
         self._settling = self._connection.reached
         self._answers: list[Wanted] = []
+        self._found = await self._read_unknown()
         mine = [key for key, stake in self._stakes.items() if stake.reclaims]
         rest = [key for key, stake in self._stakes.items() if not stake.reclaims]
-        for keys, may_own in ((mine, not self._draining), (rest, False)):
+        for keys, may_own in ((mine, not self._draining), ([*rest, *self._found], False)):
             for start in range(0, len(keys), MAX_TASKS):
                 wants = [Want(key, may_own) for key in keys[start : start + MAX_TASKS]]
                 self._answers += await self._call_want(wants)
         return [wanted.record for wanted in self._answers]
 
+    async def _read_unknown(self) -> set[TaskKey]:
+        """The tasks that this session owns without knowing it: nobody would poll them as long as it lives.
+
+        An answer to `claim` or `want` was lost, or a copy took over that is older than a release.
+        """
+        session, last = self._connection.session, None
+        unknown: set[TaskKey] = set()
+        is_new, self._session = session != self._session, session
+        while not is_new:
+            owned = await self._connection.call(
+                "owned",
+                lambda engine, after=last: engine.owned(session, after=after, limit=OWNED_TASKS),  # type: ignore[misc]
+            )
+            unknown.update(key for key in owned if key not in self._stakes)
+            if len(owned) < OWNED_TASKS:
+                break
+            last = owned[-1]
+        return unknown
+
     def resynced(self) -> None:
         """The records are taken in: report the watches who polls."""
         answers, self._answers = self._answers, []
+        found, self._found = self._found, set()
         for wanted in answers:
-            self._asking.pop(wanted.record.key, None)
-            self._take_answer(wanted)
+            owner, record = wanted
+            self._asking.pop(record.key, None)
+            if record.key not in found or record.key in self._stakes:
+                self._take_answer(wanted)
+            elif owner is Owner.ME:
+                # Another one may have polled it until now: that it was taken away may be what was lost.
+                polled_at = self._connection.engine_time(self._clock.monotonic())
+                self._adopt(record._replace(polled_at=max(record.polled_at, polled_at)))
 
     def up(self) -> None:
         """The engine is received again."""

@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from bridge.config.settings import Settings
-from bridge.core.cursor import Cursor, is_later, new_epoch
+from bridge.core.cursor import Cursor, new_epoch
 from bridge.core.event import Confirmation, Event
 from bridge.core.resume import Relation, compare, unrecorded
 from bridge.core.task import State, TaskKey
@@ -118,10 +118,15 @@ class Replica:
         # Of what the engine answered, the log has not told yet what came before.
         return self.up and self.unsettled.isdisjoint(keys) and self.head >= self.awaited
 
+    @property
+    def reconciled(self) -> bool:
+        """See `SharedHistory`."""
+        return self.up and not self.unsettled
+
     async def caught_up(self, cursor: Cursor) -> bool:
         """The wait is over before it begins: the test decides what is heard meanwhile."""
         if cursor.epoch != self.epoch:
-            return (self.up and not self.unsettled) or not is_later(cursor.epoch, self.epoch)
+            return self.reconciled
         return cursor.offset <= self.head or (self.up and cursor.offset > self.engine.head)
 
     async def latest(self, keys: Sequence[TaskKey]) -> list[Event | None]:

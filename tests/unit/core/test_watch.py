@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bridge.core.event import NoticeCode
 from bridge.core.learned import LearnedRuns, Measurement, Run, TaskKind
 from bridge.core.price import PollPrice
-from bridge.core.schedule import MAX_POLL_AFTER, MAX_WAIT, Pace
+from bridge.core.schedule import MAX_POLL_AFTER, MAX_WAIT, CallbackSupport, Pace
 from bridge.core.task import Failure, Observation, Output, Source, State, Status
 from bridge.core.watch import LOST_AFTER_SECONDS, LOST_POLL_SECONDS, VOUCHED_SECONDS, Update, Watch
 from bridge.errors import (
@@ -751,6 +751,40 @@ def test_a_viewer_that_comes_has_the_next_poll_planned_anew(viewers: int) -> Non
     assert story.price.planned == pytest.approx(1 / story.wait)
     story.watch.retire()
     assert (story.price.planned, story.price.open_tasks) == (0.0, 0)
+
+
+@pytest.mark.parametrize(
+    "last",
+    ["retry after", "outage", "missing", "rejected", "stream", "sign of life", "callbacks", "asked for"],
+)
+def test_a_viewer_hurries_no_poll_that_waits_for_another_reason(last: str) -> None:
+    pace = Pace(min_seconds=2, max_seconds=20, recommended_seconds=2, safety_net_seconds=60)
+    story = Story(learned=taught("wan", 12.0, spread=0.3), pace=pace)
+    story.watch.viewed = False
+    if last == "callbacks":
+        story.watch.callbacks = CallbackSupport()
+    story.poll(seen("processing", model="wan"))
+    if last == "stream":
+        story.push(seen("processing", 10))
+    elif last == "sign of life":
+        story.now += 5
+        story.beat()
+        assert story.watch.why == "stream"
+    elif last == "retry after":
+        story.poll(UpstreamBusy("slow down", retry_after=120.0))
+    elif last == "outage":
+        for _ in range(6):
+            story.poll(UpstreamUnavailable("down"))
+    elif last == "missing":
+        story.poll(TaskNotFound())
+        story.poll(TaskNotFound())
+    elif last == "rejected":
+        story.poll(CredentialRefused("no"))
+    elif last == "asked for":
+        story.watch.poll_now(now=story.now, at=story.now + 3)
+    due = story.watch.due
+    story.watch.joined(now=story.now)
+    assert story.watch.due == due
 
 
 def test_an_end_gives_its_plan_back_and_teaches_its_times() -> None:

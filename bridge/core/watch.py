@@ -609,14 +609,20 @@ class Watch:
         was_viewed, self.viewed = self.viewed, True
         if self.backing_off:
             self.poll_now(now=now)
-        elif not was_viewed and self.due is not None and self._planned_freely:
-            self._forecast.schedule(self.learned, self._kind(), self.last_poll, self._price())
-            interval = self._interval(None)
-            if self.last_poll + interval < self.due:
-                self.interval = interval
-                self.due = max(self.last_poll + interval, now)
-                self._wait = self.due - now
-                self._replan()
+        elif not was_viewed:
+            self._plan_earlier(now)
+
+    def _plan_earlier(self, now: float) -> None:
+        """Plan the next poll again, unless something else delays it: it is worth more now, or costs less."""
+        if self.due is None or not self._planned_freely:
+            return
+        self._forecast.schedule(self.learned, self._kind(), self.last_poll, self._price())
+        interval = self._interval(None)
+        if self.last_poll + interval < self.due:
+            self.interval = interval
+            self.due = max(self.last_poll + interval, now)
+            self._wait = self.due - now
+            self._replan()
 
     def ticked(self, *, now: float, unix_time: float, spacing: float = 0.0) -> Update:
         """Process the passing of time; call about once a second.
@@ -634,6 +640,9 @@ class Watch:
                 message = "the task's deadline passed before the provider handed its result out"
                 return self._end_without_result(message, source=Source.POLL, now=now, unix_time=unix_time)
             return self._lose("deadline", "the deadline of the task passed", now=now, unix_time=unix_time)
+        if self.price.factor <= 1.0 and self.due is not None and self.due - now > self.pace.max_seconds:
+            # Planned while the rate limit was short: it is no longer.
+            self._plan_earlier(now)
         # A tight rate limit, a stream or the provider's own `Retry-After` spaces polls wider than the pace:
         # that is a slow interval, not a stale task.
         interval = max(self.interval, self._poll_gap, self._wait, min(spacing, MAX_WAIT))

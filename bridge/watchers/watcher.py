@@ -562,10 +562,13 @@ class Watcher:
         clock = self.upstream.clock
         if self.watch.viewed and not self.viewers:
             self.watch.viewed = self.viewed  # a client that polls the bridge has stayed away
+        due = self.watch.due
         update = self.watch.ticked(now=clock.monotonic(), unix_time=clock.time(), spacing=spacing)
         # Nearly always nothing: no await, and no rescheduling, for each of many thousand watches per second.
         if update.state is not None or update.notices:
             await self._act(update)
+        if self.watch.due != due:
+            self._changed(self)
 
     def streaming(self) -> None:
         """The stream is alive."""

@@ -787,6 +787,26 @@ def test_a_viewer_hurries_no_poll_that_waits_for_another_reason(last: str) -> No
     assert story.watch.due == due
 
 
+@pytest.mark.parametrize("viewed", [True, False])
+def test_no_task_waits_for_a_price_that_has_fallen(*, viewed: bool) -> None:
+    story = Story(price=PollPrice(1.0))
+    story.watch.viewed = viewed
+    story.price.factor = 400.0
+    story.poll(seen("processing"))
+    due, factor = story.watch.due, story.price.factor
+    assert story.wait > 2 * PACE.max_seconds
+    assert factor > 1
+    story.tick(PACE.max_seconds + 1)
+    assert story.watch.due == due
+    story.price.factor = 1.0
+    story.tick(1)
+    assert 0 <= story.wait <= 2
+    assert story.price.planned == pytest.approx(1 / PACE.min_seconds)
+    story.poll(UpstreamBusy("slow down", retry_after=100.0))
+    story.tick(1)
+    assert story.wait == 99
+
+
 def test_an_end_gives_its_plan_back_and_teaches_its_times() -> None:
     learned = LearnedRuns()
     runs: list[Run] = []

@@ -95,14 +95,24 @@ class PollPrice:
             seconds: Until its next poll; None if none is left.
             now: Monotonic seconds.
         """
+        plan = None
         if before is not None:
             self.planned -= before.rate
-            self._unpriced -= before.rate * before.root
             self.open_tasks -= 1
+        if not self.rate:
+            # The plain price: only what `/status` shows is kept.
+            if seconds is not None:
+                plan = Plan(1 / seconds, 1.0, 0.0)
+                self.planned += plan.rate
+                self.open_tasks += 1
+            elif self.open_tasks <= 0:
+                self.planned, self.open_tasks = 0.0, 0  # what rounding leaves
+            return plan
+        if before is not None:
+            self._unpriced -= before.rate * before.root
             late = now - before.due
             if late >= 0:
                 self._late += (min(late, _MAX_LATE) - self._late) / _LATE_POLLS
-        plan = None
         if seconds is not None:
             plan = Plan(1 / (seconds + self._late), math.sqrt(self.factor), now + seconds)
             self.planned += plan.rate
@@ -114,19 +124,22 @@ class PollPrice:
                 # The next tasks begin without the price of these.
                 self.factor = self.raised = 1.0
                 return plan
-        if self.rate:
-            usable = max(_USABLE * self.rate - self._others_now(now), self.rate / 2)
-            # Intervals grow with the root of the price. What the plans come to once all are made by the price
-            # of now: plans made before it rose would have it rise further, until each task had its next poll.
-            ahead = self._unpriced / (self.planned * math.sqrt(self.factor)) if self.planned > 0 else 1.0
-            excess = (self.planned + self._planned_elsewhere) * ahead / usable
-            # One task of all moves it by its part: as fast over replicas as in one process.
-            open_tasks = max(self.open_tasks + self._open_elsewhere, _MIN_STEPS)
-            step = _STEP * (min(excess, _MAX_EXCESS) - 1) / open_tasks
-            factor = min(max(self.factor * (1 + step), 1.0), MAX_FACTOR)
-            self.raised *= factor / self.factor
-            self.factor = factor
+        self._move_factor(now)
         return plan
+
+    def _move_factor(self, now: float) -> None:
+        assert self.rate is not None
+        usable = max(_USABLE * self.rate - self._others_now(now), self.rate / 2)
+        # Intervals grow with the root of the price. What the plans come to once all are made by the price
+        # of now: plans made before it rose would have it rise further, until each task had its next poll.
+        ahead = self._unpriced / (self.planned * math.sqrt(self.factor)) if self.planned > 0 else 1.0
+        excess = (self.planned + self._planned_elsewhere) * ahead / usable
+        # One task of all moves it by its part: as fast over replicas as in one process.
+        open_tasks = max(self.open_tasks + self._open_elsewhere, _MIN_STEPS)
+        step = _STEP * (min(excess, _MAX_EXCESS) - 1) / open_tasks
+        factor = min(max(self.factor * (1 + step), 1.0), MAX_FACTOR)
+        self.raised *= factor / self.factor
+        self.factor = factor
 
     @property
     def shown(self) -> float:

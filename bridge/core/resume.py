@@ -125,13 +125,12 @@ def locate(token: str | None, mark: str | None, *, epoch: str, head: int, sure: 
     cursor = event_id.cursor
     foreign = cursor.epoch != epoch
     ahead = is_later(cursor.epoch, epoch) if foreign else cursor.offset > head
-    if foreign and not ahead and not sure:
-        # Others may have shown more since, and cannot record it now: a reset would go back.
-        return HELD._replace(resumes=True, epoch=cursor.epoch)
     if (foreign or ahead) and (sure or not ahead):
         # An offset ahead of this journal belongs to another history too: it was restored from a backup. The
         # same answer, or any client could ask how many events there are.
-        return Position(reset_reason="new_epoch", resumes=True)
+        reset = Position(reset_reason="new_epoch", resumes=True)
+        # Unless sure, others may have shown more, and cannot record it now: a reset would go back.
+        return reset if sure else HELD._replace(resumes=True, epoch=cursor.epoch)
     if event_id.mark != mark:
         # Given for another list. A task of this one may have changed before, unseen.
         if ahead:

@@ -408,6 +408,28 @@ def test_12_after_a_change_of_epoch_old_cursors_wait_a_second_for_who_knows_more
     run(play)
 
 
+def test_12_an_outage_right_after_a_change_of_epoch_makes_old_cursors_wait_for_its_end() -> None:
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (a,) = await world.started("a")
+        old = Cursor(a.journal.epoch, a.journal.head)
+        world.wipe()
+        await world.until(lambda: a.journal.epoch != old.epoch and a.replica.connection.up)
+        world.away = a.cut = True
+        a.replica.connection.drop("the engine is away")
+        await asyncio.sleep(3.0)
+        assert not await a.journal.caught_up(old)  # who knows more cannot record it: no reset
+        world.away = a.cut = False
+        await world.until(lambda: a.replica.connection.up)
+        back = clock.monotonic()
+        assert not a.journal.reconciled
+        assert await a.journal.caught_up(old)
+        assert 0.9 < clock.monotonic() - back <= 1.01
+        await world.close()
+
+    run(play)
+
+
 def test_14_a_due_handed_over_is_kept_by_who_takes_the_task_through_want() -> None:
     async def play(clock: LoopClock) -> None:
         world = World(clock)

@@ -450,7 +450,7 @@ class SharedJournal(Feed):
             ours = entry.stamp in held.appending
             if record is not None and record.stamp == entry.stamp:
                 document, raw = record.document, record.raw
-            elif not ours and entry.stamp != held.stamp:
+            elif not ours and not held.is_of(entry.stamp, entry.digest):
                 return  # a newer one is recorded already: that entry follows
         news = LoggedState(
             entry.offset, entry.stamp, entry.end, entry.digest, document or b"", raw, entry.amended
@@ -462,7 +462,7 @@ class SharedJournal(Feed):
         if entry.whole and entry.document is not None:
             return False
         held = self._memory.get(entry.key)
-        if held is None or entry.offset <= held.recorded or entry.stamp == held.stamp:
+        if held is None or entry.offset <= held.recorded or held.is_of(entry.stamp, entry.digest):
             return False
         return entry.stamp not in held.appending
 
@@ -487,7 +487,7 @@ class SharedJournal(Feed):
             True,
         )
         if held.state is not None and (
-            news.stamp == held.stamp or (held.unrecorded and news.digest == held.digest)
+            held.is_of(news.stamp, news.digest) or (held.unrecorded and news.digest == held.digest)
         ):
             # What is held is this state: only now its offset is known.
             held.stamp, held.held_at = news.stamp, news.offset
@@ -517,7 +517,7 @@ class SharedJournal(Feed):
         assert held.state is not None
         if news.end is End.ENDED:
             return True  # nothing is recorded beyond it
-        if news.stamp in held.lineage:
+        if news.stamp in held.lineage and news.stamp != held.stamp:
             return False  # what is shown was made from it
         merged = beyond(held.state, state)
         if merged is None:

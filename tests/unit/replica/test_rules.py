@@ -473,6 +473,37 @@ def test_15_the_same_when_the_connection_breaks_before_they_were_sent() -> None:
     run(play)
 
 
+@pytest.mark.parametrize("progress", [63.0, 50.0])
+def test_16_a_stamp_used_again_after_its_state_was_lost_is_told_apart_by_content(progress: float) -> None:
+    """Its session did not know any more that it had recorded something."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        a, b = await world.started("a", "b")
+        await watched(world, a, b)
+        (before,) = await world.engine.records([TASK])
+        world.save()
+        await record(world, "far", state("processing", progress), version=before.version + 1)
+        await world.until(lambda: b.states(TASK)[-1] == ("processing", progress))
+        epoch = b.journal.epoch
+        b.cut = a.cut = True
+        world.fail_over()
+        again = state("processing", 83.0)
+        engine = world.engine
+        await engine.session(
+            "far", ttl=60, known_head=b.journal.head, new_epoch="zzzzzzzzzz", about=b"", opens=True
+        )
+        await record(world, "far", again, version=before.version + 1)
+        b.cut = a.cut = False
+        await world.until(lambda: b.journal.epoch != epoch and b.replica.connection.up)
+        await asyncio.sleep(2.0)
+        assert b.states(TASK)[-1] == ("processing", 83)
+        assert a.states(TASK)[-1] == ("processing", 83)
+        await world.close()
+
+    run(play)
+
+
 def test_14_a_due_handed_over_is_kept_by_who_takes_the_task_through_want() -> None:
     async def play(clock: LoopClock) -> None:
         world = World(clock)

@@ -10,7 +10,7 @@ ONCE := $(if $(MAKE_TERMOUT)$(filter 3.%,$(MAKE_VERSION)),,--once)
 # as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
-.PHONY: help demo test test-all test-lowest audit coverage check fix generate serve simulate clean tools bench hostile replicas fuzz chaos chaos-replicas drill drill-upgrade soak dist release releasable
+.PHONY: help demo test test-all test-lowest audit coverage check fix generate serve simulate clean tools bench hostile replicas pacing fuzz chaos chaos-replicas drill drill-upgrade soak dist release releasable
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -91,6 +91,9 @@ else
 bench: $(VENV)/.run ## run the benchmarks of docs/performance.md; BENCH="fanout idle" for some
 	$(BIN)/python -m bench.run $(BENCH)
 endif
+
+pacing: $(VENV)/.develop ## how soon ends are seen and how often is polled, beside fixed pollers: ten minutes; PACING="--quick"
+	$(BIN)/python -m tests.pacing $(if $(PACING),$(PACING),--write)
 
 hostile: bench ## `make bench hostile`: floods beside quiet passes, eight minutes; HOSTILE="--quick --exposed NAME"
 	@true

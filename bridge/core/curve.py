@@ -4,8 +4,8 @@ A poll costs a price `c`, in seconds of delay; a delay costs its seconds. With t
 best density of polls is `sqrt(h / 2c)` (J. B. Keller, Optimum inspection policies, Management Science 21,
 1974). Its integral without the price, `effort`, is kept per knot, so the next poll is one search away.
 
-Between knots the density is constant. Few samples are honest by themselves: a part `1 / (n + 1)` lies before
-the first and as much after the last, where the hazard falls off slowly.
+Between knots the density is constant. A few samples claim no more than they show: a part `1 / (n + 1)` lies
+before the first and as much after the last, where the hazard falls off slowly.
 """
 
 from __future__ import annotations
@@ -95,8 +95,13 @@ class Curve:
         """The value that `part` (0-1) of those above `after` do not exceed."""
         return self._where(self.survival(after) * (1 - part))
 
-    def plan(self, x: float, more: float, half: float, most: float) -> tuple[float, float, float]:
-        """The value at which `more` effort is spent than at `x`, and two quantiles of those above `x`."""
+    def due_and_quantiles(self, x: float, more: float, p50: float, p90: float) -> tuple[float, float, float]:
+        """The value at which `more` effort is spent than at `x`, and two quantiles of those above `x`.
+
+        Args:
+            p50: The part (0-1) of the values above `x` that the first quantile is for.
+            p90: The same for the second.
+        """
         knots, survivals = self._knots, self._survival
         if x >= knots[-1]:
             survival, effort = self.survival(x), self.effort(x)
@@ -107,7 +112,7 @@ class Curve:
             survival += (x - knots[cell]) / (knots[cell + 1] - knots[cell]) * (survivals[cell + 1] - before)
             effort = self._effort[cell] + 2 * self._narrow[cell] * (math.sqrt(before) - math.sqrt(survival))
         due = self.when(effort + more)
-        return due, self._where(survival * (1 - half)), self._where(survival * (1 - most))
+        return due, self._where(survival * (1 - p50)), self._where(survival * (1 - p90))
 
     def _where(self, left: float) -> float:
         """The value above which `left` of all lie."""

@@ -9,7 +9,7 @@ PLAUSIBLE_SECONDS = 86_400.0
 
 
 class Estimate(NamedTuple):
-    """When a task probably ends, Unix seconds; None without ground. It may lie in the past.
+    """When a task probably ends, Unix seconds; None if unknown. It may lie in the past.
 
     Args:
         at: Half of such tasks have ended by then.
@@ -32,15 +32,15 @@ class RememberedEstimate:
         self._at: float | None = None
         self._polls = 0
 
-    def polled(self, estimate: Estimate, *, chance: float) -> None:
+    def record_poll(self, estimate: Estimate, *, jitter: float) -> None:
         """Take in a poll.
 
         Args:
-            chance: Random, 0-1.
+            jitter: Random, 0-1.
         """
         if estimate.at is not None:
             self._polls += 1
-            if chance * self._polls < 1:
+            if jitter * self._polls < 1:
                 self._at = estimate.at
 
     def error(self, *, began_at: float, ended_at: float) -> float | None:

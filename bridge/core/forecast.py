@@ -6,19 +6,19 @@ it means for this task, and the moment it counts from:
 - `run` seconds from the creation to the end, `work` from the first sign of processing, `run:N` from the
   first poll that showed progress in bin N: the newest place that the task has reached;
 - `slope:N` the true time left over the time left by the rate of its progress, in bin N;
-- `estimate` the true run over the provider's estimate of it; `eta` the time left over the one it told;
+- `estimate` the true run over the provider's estimate of it; `eta` the time left over the one it reports;
 - `wait` seconds from the creation to processing, `position` the same left over its place in the queue plus
   one: for the end of the queue alone.
 
 `rank` is the judge of all of them: which part of tasks was expected to end before this one did, by one of its
 polls at random. Where these parts are not spread evenly, the estimates are moved by as much.
 
-The ground with the least expected cost of polls is the sharpest, and is taken. What a provider tells is
-never believed by itself: it is a unit, and what came of it in other tasks is the curve.
+The ground with the least expected cost of polls is the sharpest, and is taken. A figure that a
+provider reports is never believed as it is: it is a unit, and what came of it in other tasks is the curve.
 
 Rule 1: an end, or a begin of processing, that the provider does not date lies at a random moment between the
         two polls around it. Taken as the moment of the poll, what is learned would only repeat the schedule.
-Rule 2: the queue is no work: progress counts from processing.
+Rule 2: time in the queue is not work: progress counts from processing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from bridge.core.curve import Curve
 from bridge.core.estimate import NO_ESTIMATE, PLAUSIBLE_SECONDS, Estimate
-from bridge.core.learned import PROGRESS_BINS, LearnedRuns, Run, Sample, TaskKind
+from bridge.core.learned import PROGRESS_BINS, LearnedRuns, Measurement, Run, TaskKind
 from bridge.core.task import Observation, Status
 
 _MIN_ESTIMATE = 0.5
@@ -46,7 +46,7 @@ _STAMP_EARLIER = 1.0  # seconds that a provider's stamp may lie before the last 
 _WORKING = frozenset({Status.PROCESSING, Status.INPUT_REQUIRED})
 
 GUESS = Curve((0.5, 0.75, 0.9, 1.0, 1.15, 1.4, 2.2))
-"""What comes of a figure that a provider told, before any task ended."""
+"""What comes of a figure that a provider reports, before any task ended."""
 
 
 class Ground(NamedTuple):
@@ -85,7 +85,7 @@ class Ground(NamedTuple):
         return 1 - min(self.curve.survival(max(last, x)) / self.curve.survival(x), 1.0)
 
 
-class _Told(NamedTuple):
+class _Figure(NamedTuple):
     """A figure of the task, to be compared with what came of it.
 
     Args:
@@ -110,7 +110,7 @@ class Forecast:
 
     Attributes:
         ground: What the newest choice rests on; None without any.
-        wait: Seconds until the next poll, as of the newest plan; None where nothing is known.
+        wait: Seconds until the next poll, as of the newest schedule; None where nothing is known.
         queued: Whether the task waits in the provider's queue.
     """
 
@@ -122,15 +122,15 @@ class Forecast:
         "_estimated",
         "_estimated_at",
         "_estimates",
+        "_figures",
         "_first_progress",
-        "_half",
         "_last_seen",
         "_met_late",
-        "_most",
+        "_p50_at",
+        "_p90_at",
         "_random",
         "_slope_from",
         "_started",
-        "_told",
         "_units",
         "_worked",
         "ground",
@@ -142,7 +142,7 @@ class Forecast:
         self.ground: Ground | None = None
         self.wait: float | None = None
         self.queued = False
-        self._half = self._most = started
+        self._p50_at = self._p90_at = started
         self._random = random
         self._started = self._born = started
         self._born_known = self._met_late = False
@@ -156,7 +156,7 @@ class Forecast:
         self._chosen_by = 0
         self._estimated_at: tuple[float, Ground] | None = None  # one estimate, at random
         self._units: dict[str, tuple[float, float]] = {}  # by measure: the newest figure, and since when
-        self._told: dict[str, _Told] = {}
+        self._figures: dict[str, _Figure] = {}
 
     def born(self, at: float, *, known: bool) -> None:
         """Take the task as created then.
@@ -175,7 +175,7 @@ class Forecast:
         if status is not Status.UNKNOWN:
             self.queued = status is Status.QUEUED
         if self.queued and observation.queue_position is not None:
-            self._tell("position", observation.queue_position + 1.0, at)
+            self._record("position", observation.queue_position + 1.0, at)
         if status in _WORKING:
             self._works(observation.progress, at)
         told = observation.estimated_seconds
@@ -183,7 +183,7 @@ class Forecast:
             self._estimated = told
         told = observation.eta_seconds
         if told is not None and 0 < told <= PLAUSIBLE_SECONDS:
-            self._tell("eta", max(told, _MIN_ESTIMATE), at)
+            self._record("eta", max(told, _MIN_ESTIMATE), at)
         self._last_seen = at
 
     def saw_again(self, at: float) -> None:
@@ -206,7 +206,7 @@ class Forecast:
             self._first_progress = at, progress
         left = self._left_by_slope(progress, at)
         if left is not None and place >= 0:
-            self._tell(f"slope:{place}", max(left, _MIN_ESTIMATE), at)
+            self._record(f"slope:{place}", max(left, _MIN_ESTIMATE), at)
 
     def _left_by_slope(self, progress: float, at: float) -> float | None:
         """Seconds to 100 % at the rate so far; None while that says nothing."""
@@ -220,14 +220,14 @@ class Forecast:
         left = (at - since) * (100 - progress) / (progress - begin)
         return left if 0 < left <= PLAUSIBLE_SECONDS else None
 
-    def _tell(self, measure: str, unit: float, at: float) -> None:
+    def _record(self, measure: str, unit: float, at: float) -> None:
         self._units[measure.partition(":")[0]] = unit, at
-        before = self._told.get(measure)
+        before = self._figures.get(measure)
         times = 1 if before is None else before.times + 1
         if before is None or self._random() * times < 1:
-            self._told[measure] = _Told(at, unit, times)
+            self._figures[measure] = _Figure(at, unit, times)
         else:
-            self._told[measure] = before._replace(times=times)
+            self._figures[measure] = before._replace(times=times)
 
     def _between(self, before: float, at: float) -> float:
         return before + (at - before) * self._random()
@@ -249,7 +249,7 @@ class Forecast:
         self.ground = best
 
     def _grounds(self, learned: LearnedRuns, kind: TaskKind) -> Iterator[Ground]:
-        place = self._place(learned, kind)
+        place = self._elapsed_ground(learned, kind)
         if place is not None:
             yield place
         if "slope" in self._units and self._entered:
@@ -261,7 +261,7 @@ class Forecast:
         if "eta" in self._units:
             yield Ground("eta", learned.curve(kind, "eta") or GUESS, *self._units["eta"])
 
-    def _place(self, learned: LearnedRuns, kind: TaskKind) -> Ground | None:
+    def _elapsed_ground(self, learned: LearnedRuns, kind: TaskKind) -> Ground | None:
         """By the newest place that the task has reached and that something is known about."""
         for place in sorted(self._entered, reverse=True):
             measure = f"run:{place}"
@@ -272,7 +272,7 @@ class Forecast:
         curve = learned.curve(kind, "run")
         return None if curve is None else Ground("run", curve, 1.0, self._born)
 
-    def plan(self, learned: LearnedRuns, kind: TaskKind, now: float, price: float) -> None:
+    def schedule(self, learned: LearnedRuns, kind: TaskKind, now: float, price: float) -> None:
         """Work out the next poll (`wait`) and the end, by the ground that was chosen.
 
         Args:
@@ -284,9 +284,9 @@ class Forecast:
             # All three of one curve at once: this runs for every poll.
             _, curve, unit, since = ground
             x = max(now - since, 0.0) / unit
-            due, half, most = curve.plan(x, math.sqrt(2 * price / unit), *learned.calibrated(kind))
+            due, p50, p90 = curve.due_and_quantiles(x, math.sqrt(2 * price / unit), *learned.calibrated(kind))
             wait = max((due - x) * unit, 0.0)
-            self._half, self._most = since + half * unit, since + most * unit
+            self._p50_at, self._p90_at = since + p50 * unit, since + p90 * unit
             self._estimates += 1
             if self._random() * self._estimates < 1:
                 self._estimated_at = now, ground
@@ -308,7 +308,7 @@ class Forecast:
             return by_queue
         work = learned.curve(kind, "work")
         if work is not None:
-            # The end cannot come before the queue's, whatever the times of other tasks promise.
+            # The end cannot come before the queue's, even where the times of other tasks suggest it.
             wait = max(wait, queue.left(now, _EARLY) + work.quantile(_EARLY))
         if not wait or not by_queue:
             return 0.0
@@ -325,18 +325,18 @@ class Forecast:
         return min(grounds, key=lambda ground: ground.cost, default=None)
 
     def estimate(self, now: float, unix_time: float) -> Estimate:
-        """When the task probably ends, as `plan` worked it out.
+        """When the task probably ends, as `schedule` worked it out.
 
         Args:
-            now: The moment of `unix_time`, on the clock that `plan` was given.
+            now: The moment of `unix_time`, on the clock that `schedule` was given.
         """
         if self.ground is None:
             return NO_ESTIMATE
         ahead = unix_time - now
-        return Estimate(self._half + ahead, self._most + ahead)
+        return Estimate(self._p50_at + ahead, self._p90_at + ahead)
 
     def drop(self) -> None:
-        """The provider is done with the task: no time that was learned applies any more."""
+        """The provider is done with the task: no time that was learned still applies."""
         self.ground = self.wait = None
 
     @property
@@ -357,17 +357,17 @@ class Forecast:
         end = at if stamped is None else stamped
         if last is not None and (stamped is None or not last - _STAMP_EARLIER < stamped <= at):
             end = self._between(last, at)
-        measured: dict[str, Sample] = {}
+        measured: dict[str, Measurement] = {}
         if self._born_known and (last is not None or stamped is not None):
-            measured["run"] = Sample(end - self._born)
+            measured["run"] = Measurement(end - self._born)
             if self._estimated is not None:
-                measured["estimate"] = Sample((end - self._born) / self._estimated, self._estimated)
+                measured["estimate"] = Measurement((end - self._born) / self._estimated, self._estimated)
         if last is not None:
-            measured["watched"] = Sample(at - self._started)
+            measured["watched"] = Measurement(at - self._started)
             measured |= self._phases(end)
             if self._estimated_at is not None:
                 at, ground = self._estimated_at
-                measured["rank"] = Sample(ground.rank(at, end), self._estimates)
+                measured["rank"] = Measurement(ground.rank(at, end), self._estimates)
         sane = {
             measure: sample
             for measure, sample in measured.items()
@@ -375,14 +375,14 @@ class Forecast:
         }
         return Run(kind, unix_time, sane) if sane else None
 
-    def _phases(self, end: float) -> dict[str, Sample]:
-        measured = {f"run:{place}": Sample(end - at) for place, at in self._entered.items()}
+    def _phases(self, end: float) -> dict[str, Measurement]:
+        measured = {f"run:{place}": Measurement(end - at) for place, at in self._entered.items()}
         if self._worked is not None and not self._met_late:
-            measured["work"] = Sample(end - self._worked)
+            measured["work"] = Measurement(end - self._worked)
             if self._born_known:
-                measured["wait"] = Sample(self._worked - self._born)
-        for measure, told in self._told.items():
+                measured["wait"] = Measurement(self._worked - self._born)
+        for measure, figure in self._figures.items():
             until = self._worked if measure == "position" else end
             if until is not None:
-                measured[measure] = Sample(max(until - told.at, 0.0) / told.unit, told.unit)
+                measured[measure] = Measurement(max(until - figure.at, 0.0) / figure.unit, figure.unit)
         return measured

@@ -44,11 +44,11 @@ class TaskKind(NamedTuple):
 _UNNAMED = TaskKind(None, None)
 
 
-class Sample(NamedTuple):
+class Measurement(NamedTuple):
     """One measured value.
 
     Args:
-        value: Seconds; or, of what a provider told, the true time over the told one.
+        value: Seconds; or, of a time that the provider reports, the true time over the reported one.
         scale: Seconds that a unit of `value` meant for that task; 1.0 for seconds.
     """
 
@@ -66,7 +66,7 @@ class Run(NamedTuple):
 
     kind: TaskKind
     ended_at: float
-    samples: Mapping[str, Sample]
+    samples: Mapping[str, Measurement]
 
 
 class _Ring:
@@ -81,7 +81,7 @@ class _Ring:
         self.scales = array("d")
         self._next = 0
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: Measurement) -> None:
         self.calibrated = self.mean = None
         if len(self.values) < MAX_RUNS:
             self.values.append(sample.value)

@@ -30,7 +30,7 @@ KEY_RETRY_SECONDS = 30.0
 """How often one call goes out with a key the provider rejected."""
 
 KEY_TURN_SECONDS = 2.0
-"""How much later than the process that was told so another one tries a rejected key again."""
+"""How much later than the process whose call was rejected another one tries a rejected key again."""
 
 FORBIDDEN_WINDOW_SECONDS = 60.0
 """402 or 403 for two different tasks within this time, with no valid answer between, is about the key."""
@@ -211,7 +211,7 @@ class CredentialLimiter:
         reserved = self.other_at is not None and self.other_at <= at + _TIMER_SECONDS
         if rate is not None and call in FROM_CLIENTS and self.polls_wait:
             # Beside waiting polls a flood of creates gets every second slot, one of cancels or alias searches
-            # every fourth: neither stops the polls. A few at once go first: somebody waits for each.
+            # every fourth: neither stops the polls. A few at once go first: a client waits for each.
             at += max(_POLLS_PER_CALL[call] - self._polls_saved, 0) / rate
         elif rate is not None and call not in FROM_CLIENTS and reserved:
             # Both wait for this slot, and polls would always be first: their timer is the older one.
@@ -273,10 +273,10 @@ class CredentialLimiter:
         self._key_probe_at = 0.0
 
     def rest_elsewhere(self, error: UpstreamError, now: float, *, inferred: bool) -> None:
-        """Another process with the same key was told that it is rejected: that one tries it again first.
+        """The key was rejected in another process: that one tries it again first.
 
         Args:
-            inferred: Whether only the 402s and 403s of several tasks say so.
+            inferred: Whether only the 402s and 403s of several tasks mean that.
         """
         if self.rejected is None:
             self.rejected, self._rejected_at, self._inferred = error, now, inferred
@@ -479,6 +479,10 @@ class CredentialLimiter:
         if self._paused_until > now:
             return "the provider is rate limiting the bridge"
         return None
+
+    def refuses_creates(self, now: float) -> bool:
+        """Whether the provider refused a create, named a pause for it, and that is not over yet."""
+        return self._creates_paused_until > now
 
     def held_up_for(self, now: float) -> float:
         """About how many seconds polls are held up: for `Retry-After`."""

@@ -71,9 +71,11 @@ class Pace:
         Args:
             run_seconds: How long tasks are watched, on average.
         """
-        return self.thrift * self._usual_squared / (2 * max(run_seconds, 1.0))
+        squared = self._usual_squared
+        # Of shorter tasks the even interval would see the end only long after it.
+        return self.thrift * squared / (2 * max(run_seconds, math.sqrt(squared)))
 
-    def kept(self, poll_after: float) -> float:
+    def requested_delay(self, poll_after: float) -> float:
         """Seconds until the next poll of an open task whose provider asked for that many."""
         return min(max(poll_after, self.min_seconds), MAX_POLL_AFTER)
 

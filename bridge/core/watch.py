@@ -18,7 +18,7 @@ from bridge.core.event import Confirmation, Notice, NoticeCode
 from bridge.core.forecast import Forecast, Ground
 from bridge.core.learned import LearnedRuns, TaskKind
 from bridge.core.merge import lost, merge
-from bridge.core.price import PollPrice
+from bridge.core.price import Plan, PollPrice
 from bridge.core.schedule import MAX_WAIT, CallbackSupport, Pace, grace_delay
 from bridge.core.task import Failure, Observation, Source, State, Status
 from bridge.errors import (
@@ -149,14 +149,14 @@ class Watch:
         callbacks: Set when the provider was asked to call back about this task: whether its callbacks arrive.
         grace_seconds: How long a completed task's missing result is waited for.
         succeeded: Whether the provider's word in `known` is one for a completed task.
-        kind: What the id of the task tells of its kind, where the provider does not.
+        kind: What the id of the task shows of its kind, where the provider reports none.
         forecast: Of the watch before, if another one of the same task replaces it.
 
     Attributes:
         viewed: Whether a viewer waits for the task; without, a poll is dearer.
         estimate: When the task probably ends, as of the newest poll.
         why: What the time of the next poll rests on: the measure of `ground` (`run:3`, `work`,
-            `slope`, `estimate`, `eta`), else `queue`, `growth`, `poll_after`, `callback`, `stream`, `retry`,
+            `slope:3`, `estimate`, `eta`), else `wait`, `growth`, `poll_after`, `callback`, `stream`, `retry`,
             `lost`; `first` before the first poll.
         due: When to poll next, monotonic seconds.
         confirmed: When the upstream last confirmed the known state.
@@ -204,7 +204,7 @@ class Watch:
     why: str = field(init=False, default="first")
     _quiet: int = field(init=False, default=0)
     _planned_freely: bool = field(init=False, default=False)
-    _plan: float | None = field(init=False, default=None)
+    _planned: Plan | None = field(init=False, default=None)
     _kind_known: TaskKind = field(init=False)
     _kind_of: State | None = field(init=False, default=None)
     _forecast: Forecast = field(init=False)
@@ -364,7 +364,7 @@ class Watch:
         if self._result is None:
             kind = self._kind()
             self._forecast.choose_again(self.learned, kind)
-            self._forecast.plan(self.learned, kind, now, self._price())
+            self._forecast.schedule(self.learned, kind, now, self._price())
             self.estimate = self._forecast.estimate(now, unix_time)
         self._schedule(now, ended=False, poll_after=self._poll_after)
         return Update(None, notices) if notices else NO_UPDATE
@@ -432,7 +432,9 @@ class Watch:
         self._stream_alive_at = now
         if self.due is not None and self.known is not None and not self._poll_requested:
             # At most one interval ahead, or a stream that dies silently would leave a gap of a minute.
-            self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
+            due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
+            if due > self.due:
+                self.due, self.why, self._planned_freely = due, "stream", False
             self._wait = max(self._wait, self.due - now)
             self._replan()
 
@@ -492,6 +494,7 @@ class Watch:
         self.confirmed = max(self.confirmed, now - (STALE_AFTER_INTERVALS - 1) * self.interval)
         self.last_poll = now
         self._wait = self.due - now
+        self._planned_freely = False  # the owner before may have waited for the provider's `Retry-After`
         self._deaf = False
         self._replan()
 
@@ -606,7 +609,7 @@ class Watch:
         if self.backing_off:
             self.poll_now(now=now)
         elif not was_viewed and self.due is not None and self._planned_freely:
-            self._forecast.plan(self.learned, self._kind(), self.last_poll, self._price())
+            self._forecast.schedule(self.learned, self._kind(), self.last_poll, self._price())
             interval = self._interval(None)
             if self.last_poll + interval < self.due:
                 self.interval = interval
@@ -814,7 +817,7 @@ class Watch:
         self._planned_freely = poll_after is None
         if self.callbacks is not None and self.callbacks.come:
             self.interval = max(self.interval, self.pace.max_seconds)
-            self.why = "callback"
+            self.why, self._planned_freely = "callback", False
         self.due = now + self.interval
         if self._poll_requested:
             # The request came while this poll was running, which may have read the state before the change.
@@ -822,7 +825,7 @@ class Watch:
             self.due = min(self.due, max(now, self._requested_for))
         elif now < self._stream_alive_at + self.pace.max_seconds:
             self.due = max(self.due, min(now + self.pace.max_seconds, self._safety_net(now)))
-            self.why = "stream"
+            self.why, self._planned_freely = "stream", False
         self._wait = max(self.due - now, 0.0)
         self._replan()
 
@@ -842,7 +845,7 @@ class Watch:
         else:
             self.why = "growth" if self._forecast.wait is None else "wait"
         if poll_after is not None:
-            return pace.kept(poll_after)
+            return pace.requested_delay(poll_after)
         wait, factor = self._forecast.wait, self.price.factor
         if wait is None:
             wait = pace.growing(self._quiet, factor)
@@ -850,22 +853,20 @@ class Watch:
         return pace.spread(wait, self.random(), longest)
 
     def _replan(self) -> None:
-        """Tell the price what this task's polls come to."""
-        plan, now = None, self.last_poll if self.due is None else self.due - self._wait
+        """Report to the price what this task's polls come to."""
         if self.due is not None:
-            plan = max(self._wait, self.pace.min_seconds)
-        if plan != self._plan:
-            self.price.replan(self._plan, plan, now=now)
-            self._plan = plan
+            seconds = max(self._wait, self.pace.min_seconds)
+            self._planned = self.price.replan(self._planned, seconds, now=self.due - self._wait)
+        else:
+            self.retire()
 
     def retire(self) -> None:
-        """Nothing is polled here any more: give the plan back."""
-        if self._plan is not None:
-            self.price.replan(self._plan, None, now=self.last_poll)
-            self._plan = None
+        """Nothing is polled here from now on: give the planned polls back."""
+        if self._planned is not None:
+            self._planned = self.price.replan(self._planned, None, now=self.last_poll)
 
     def _set_due(self, now: float, wait: float) -> None:
-        self.why = "lost" if self._lost else "retry"
+        self.why, self._planned_freely = "lost" if self._lost else "retry", False
         self.due = max(now + wait, self._not_before)
         self._wait = self.due - now
         if self._poll_requested:
@@ -917,7 +918,7 @@ class Watch:
             return NO_ESTIMATE
         kind = self._kind(observation.model, observation.action)
         forecast.choose(self.learned, kind)
-        forecast.plan(self.learned, kind, now, self._price())
+        forecast.schedule(self.learned, kind, now, self._price())
         return forecast.estimate(now, unix_time)
 
     def _learn(self, state: State, now: float, unix_time: float, started_at: float | None) -> None:

@@ -42,7 +42,7 @@ ENTRY_BYTES = 16 * 1024
 """Above this, a log entry has neither document nor raw: who needs them reads the record."""
 
 UNHEARD_SECONDS = 2.0
-"""A live session is renewed within this, and before half of its lease is over."""
+"""A live session is renewed within this, and before half of its lease has passed."""
 
 BEAT_SECONDS = 0.9
 """After this long without an entry, a renewal writes one. Renewals are a second apart."""
@@ -464,7 +464,7 @@ class Lent(NamedTuple):
         next_slot: The earliest start time not lent yet.
         planned: Polls per second of all live sessions.
         open_tasks: Of all live sessions; those of an earlier version send none.
-        factor: Of the price of a poll: one for all sessions, raised and lowered by each.
+        factor: Of the price of a poll: one for all sessions, moved by each; 1.0 without open tasks.
     """
 
     now: int
@@ -586,6 +586,13 @@ class Engine(Protocol):
         An orphan that is taken so keeps its `due`. A task that has ended is never owned. A task taken from a
         dead session may have been polled until that session should have been renewed again
         (`UNHEARD_SECONDS`, `Record.polled_at`).
+        """
+
+    async def owned(self, session: str, *, after: TaskKey | None, limit: int) -> list[TaskKey]:
+        """The tasks that name a live session as their owner, whether it knows or not, in a fixed order.
+
+        Args:
+            after: The last one of the answer before; None for the first ones.
         """
 
     async def rewant(self, keys: Sequence[TaskKey], *, linger: float) -> None:

@@ -91,6 +91,10 @@ class EmbeddedEngine:
         """See `Engine`."""
         return await self._answered(self.store.want(session, wants, linger=linger, now=self._time()))
 
+    async def owned(self, session: str, *, after: TaskKey | None, limit: int) -> list[TaskKey]:
+        """See `Engine`."""
+        return await self._answered(self.store.owned(session, after=after, limit=limit, now=self._time()))
+
     async def rewant(self, keys: Sequence[TaskKey], *, linger: float) -> None:
         """See `Engine`."""
         await self._answered(self.store.rewant(keys, linger=linger, now=self._time()))  # type: ignore[func-returns-value]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
-from bridge.core.learned import MAX_KINDS, MAX_RUNS, MEASURES, Run, Sample, TaskKind
+from bridge.core.learned import MAX_KINDS, MAX_RUNS, MEASURES, Measurement, Run, TaskKind
 from bridge.engine.base import LEARNED_SECONDS
 
 FORMAT = 1
@@ -97,16 +97,16 @@ def decode_run(data: bytes) -> Run | None:
             return None
         if not _is_number(ended_at) or not 0 <= ended_at <= _MAX_UNIX_TIME:
             return None
-        samples = {name: _sample(*parts) for name, parts in measured.items() if name in MEASURES}
+        samples = {name: _measurement(*parts) for name, parts in measured.items() if name in MEASURES}
     except (ValueError, TypeError, RecursionError):
         return None
     return Run(TaskKind(model, action), float(ended_at), samples) if samples else None
 
 
-def _sample(value: Any, scale: Any = 1.0) -> Sample:
+def _measurement(value: Any, scale: Any = 1.0) -> Measurement:
     if not (_is_number(value) and _is_number(scale) and _plausible(value) and _plausible(scale)):
         raise ValueError("neither seconds nor a ratio")
-    return Sample(float(value), float(scale))
+    return Measurement(float(value), float(scale))
 
 
 def _is_name(name: Any) -> bool:

@@ -216,7 +216,7 @@ class SharedBudgets:
             horizon=HORIZON_SECONDS,
             permits=permits,
             max_permits=limiter.max_in_flight_total,
-            planned=price.planned,
+            planned=price.load(self._clock.monotonic()) if price.open_tasks else 0.0,
             open_tasks=price.open_tasks,
             factor=price.factor,
             raised=price.raised,
@@ -224,7 +224,7 @@ class SharedBudgets:
         lent = await self._connection.call("take", lambda engine: engine.take(session, take))
         now = self._clock.monotonic()
         shared.sent, shared.sent_at = take.planned, now
-        price.hear(
+        price.receive(
             lent.planned - take.planned,
             lent.open_tasks - take.open_tasks,
             lent.factor,

@@ -32,6 +32,9 @@ HANDED_SECONDS = 2.0
 """After which a task that cannot be polled here is due for others."""
 
 MIN_INTEREST_SECONDS = 10.0
+OWNED_TASKS = 1000
+"""Named by one answer to `owned`."""
+
 MAX_CALLS_IN_FLIGHT = 16
 MAX_CALLS = 1000
 
@@ -79,6 +82,11 @@ class Stake:
         """Whether it is polled here, or was until the session ended."""
         return self.owned or self.was_owned or self.solo
 
+    @property
+    def reclaims(self) -> bool:
+        """Whether it is reclaimed at once: what was polled here alone may have an owner that is about to."""
+        return self.owned or self.was_owned or (self.solo and self.keeps)
+
 
 class SharedOwnership:
     """Satisfies `bridge.engine.ownership.Ownership` for a replica.
@@ -120,8 +128,10 @@ class SharedOwnership:
         self._calling: dict[TaskKey, bool] = {}
         self._wake = asyncio.Event()
         self._granting: TaskKey | None = None
+        self._found: set[TaskKey] = set()
+        self._session = ""
         self._settling = False
-        self._draining = self._left = False
+        self._draining = self._left = self._was_alone = False
         self.owned = 0
         self.counted: Callable[[], None] = _nothing
         orphans = Orphans(
@@ -262,20 +272,47 @@ class SharedOwnership:
         """
         self._settling = self._connection.reached
         self._answers: list[Wanted] = []
-        mine = [key for key, stake in self._stakes.items() if stake.polls_here]
-        rest = [key for key, stake in self._stakes.items() if not stake.polls_here]
-        for keys, may_own in ((mine, not self._draining), (rest, False)):
+        self._found = await self._read_unknown()
+        mine = [key for key, stake in self._stakes.items() if stake.reclaims]
+        rest = [key for key, stake in self._stakes.items() if not stake.reclaims]
+        for keys, may_own in ((mine, not self._draining), ([*rest, *self._found], False)):
             for start in range(0, len(keys), MAX_TASKS):
                 wants = [Want(key, may_own) for key in keys[start : start + MAX_TASKS]]
                 self._answers += await self._call_want(wants)
         return [wanted.record for wanted in self._answers]
 
+    async def _read_unknown(self) -> set[TaskKey]:
+        """The tasks that this session owns without knowing it: no bridge would poll them as long as it lives.
+
+        An answer to `claim` or `want` was lost, or a copy took over that is older than a release.
+        """
+        session, last = self._connection.session, None
+        unknown: set[TaskKey] = set()
+        is_new, self._session = session != self._session, session
+        while not is_new:
+            owned = await self._connection.call(
+                "owned",
+                lambda engine, after=last: engine.owned(session, after=after, limit=OWNED_TASKS),  # type: ignore[misc]
+            )
+            unknown.update(key for key in owned if key not in self._stakes)
+            if len(owned) < OWNED_TASKS:
+                break
+            last = owned[-1]
+        return unknown
+
     def resynced(self) -> None:
         """The records are taken in: report the watches who polls."""
         answers, self._answers = self._answers, []
+        found, self._found = self._found, set()
         for wanted in answers:
-            self._asking.pop(wanted.record.key, None)
-            self._take_answer(wanted)
+            owner, record = wanted
+            self._asking.pop(record.key, None)
+            if record.key not in found or record.key in self._stakes:
+                self._take_answer(wanted)
+            elif owner is Owner.ME:
+                # Another one may have polled it until now: that it was taken away may be what was lost.
+                polled_at = self._connection.engine_time(self._clock.monotonic())
+                self._adopt(record._replace(polled_at=max(record.polled_at, polled_at)))
 
     def up(self) -> None:
         """The engine is received again."""
@@ -288,7 +325,7 @@ class SharedOwnership:
 
     def settling_over(self) -> None:
         """Owners have had their second: take what no replica reclaimed."""
-        self._settling = False
+        self._settling = self._was_alone = False
         self._ask_unowned()
 
     def away(self) -> None:
@@ -299,6 +336,7 @@ class SharedOwnership:
 
     def alone(self) -> None:
         """Continue without the engine: also with tasks of which nothing is known."""
+        self._was_alone = True
         for key, stake in self._stakes.items():
             stake.solo = stake.watched and not stake.owned and self._is_unknown(key)
 
@@ -463,6 +501,9 @@ class SharedOwnership:
         known_task = self._standing_of(key, record)
         if due is not None:
             known_task = known_task._replace(due=due)  # planned here: newer than what the record says
+        if self._was_alone:
+            # So were the others, and none of them has said what it polled.
+            known_task = known_task._replace(polled_at=self._clock.monotonic())
         stake.due = known_task.due if known_task.due is not None else self._clock.monotonic()
         stake.polled_at = known_task.polled_at
         self._granting = key

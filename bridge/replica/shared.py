@@ -31,7 +31,7 @@ MAX_UNSENT = 10_000
 CALLBACKS_SECONDS = 86_400.0
 
 REST_SECONDS = 3 * KEY_RETRY_SECONDS
-"""How long it is known that the operator's key is rejected, if nobody tries it again."""
+"""How long it is known that the operator's key is rejected, if it is not tried again."""
 
 _ALIAS, _REFUSED, _CALLBACKS, _OWN_KEY = "alias:", "refused:", "callbacks:", "key:"
 
@@ -49,7 +49,7 @@ class _KeyJudged(NamedTuple):
     """What the provider says of the operator's key.
 
     Args:
-        by: The session that was told.
+        by: The session whose call shows it.
         key: Its mark, see `mark_of_key`.
         inferred: Whether only the 402s and 403s of several tasks speak against it.
     """
@@ -146,7 +146,7 @@ class SharedKnowledge:
             upstream.key_accepted_elsewhere()
             return
         key_name = upstream.limiter.key_name
-        error = CredentialRefused(f"the provider rejects {key_name}, as another bridge was told")
+        error = CredentialRefused(f"the provider rejects {key_name} in another bridge")
         error.key_name = key_name
         upstream.key_rejected_elsewhere(error, inferred=judged.inferred)
 

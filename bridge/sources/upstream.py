@@ -37,10 +37,12 @@ from bridge.telemetry.tracing import NO_TRACING, Tracing
 
 ACCOUNT_IN_FLIGHT = 8
 MAX_WAIT_SECONDS = 2.0
-"""How long a cancel, alias search or ownership check waits for its turn before it is 503."""
+"""How long a create, cancel, alias search or ownership check waits for its turn before it is 503."""
 
-MAX_CREATE_WAIT_SECONDS = 10.0
-"""The same for a create: under a short rate limit several that come together wait for each other."""
+MAX_CREATE_WAIT_SECONDS = 20.0
+"""The same for a create that knows when it starts: it is the next, or the provider named its pause.
+
+Where the provider has refused a create, the next one waits no longer than other calls."""
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ class UpstreamHealth:
 
 
 def mark_of_key(key: str) -> str:
-    """Tells the keys of one upstream apart; too short to check a guess against."""
+    """Distinguishes the keys of one upstream; too short to check a guess against."""
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=2).hexdigest()
 
 
@@ -89,7 +91,7 @@ class Upstream:
 
     Attributes:
         capacity_freed: Called when a call has ended; set by the poll scheduler, which may wait for that.
-        key_mark: Tells the operator's key from the one before, see `mark_of_key`.
+        key_mark: Distinguishes the operator's key from the one before, see `mark_of_key`.
         key_judged: Called with each error by which the provider rejects the operator's key, and with None
             when it accepts it again.
         shared: Called with each view of an account: its limiter may be shared with other replicas.
@@ -133,7 +135,7 @@ class Upstream:
     def poll_price_seconds(self) -> float:
         """What a poll of a task with viewers costs now, in seconds of delay."""
         seconds = self.learned.watched_seconds
-        return self.pace.price(self.pace.max_seconds if seconds is None else seconds) * self.price.factor
+        return self.pace.price(self.pace.max_seconds if seconds is None else seconds) * self.price.shown
 
     def for_account(
         self,
@@ -227,8 +229,10 @@ class Upstream:
         if self.limiter.off:
             raise self.held_up() or UpstreamUnreachable()
         if wait_seconds is None:
-            wait_seconds = MAX_CREATE_WAIT_SECONDS if call is CallKind.CREATE else MAX_WAIT_SECONDS
-        deadline = self.clock.monotonic() + wait_seconds
+            wait_seconds = MAX_WAIT_SECONDS
+        deadline = latest = self.clock.monotonic() + wait_seconds
+        if call is CallKind.CREATE:
+            latest += MAX_CREATE_WAIT_SECONDS - wait_seconds
         queue = self._queues.setdefault(call, deque())
         turn = asyncio.Event()
         queue.append(turn)
@@ -238,10 +242,10 @@ class Upstream:
                 free_at = self.limiter.free_at(call, now) if queue[0] is turn else None
                 if free_at is not None and free_at <= now:
                     break
-                if now >= deadline or (free_at is not None and free_at > deadline):
-                    after = 1.0 if free_at is None else free_at - now
-                    reason = self.limiter.held_up_by(now) or "too many calls to this upstream are waiting"
-                    raise UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=max(after, 1.0))
+                deadline = self._deadline_in_pause(deadline, latest, now)
+                refused = call is CallKind.CREATE and self.limiter.refuses_creates(now)
+                if now >= deadline if free_at is None else free_at > (deadline if refused else latest):
+                    raise self._no_turn(free_at, now, refused=refused)
                 if call in FROM_CLIENTS and queue[0] is turn:
                     self.limiter.other_at = free_at
                 turn.clear()
@@ -257,6 +261,18 @@ class Upstream:
                 self.limiter.other_at = None  # the next in the queue sets it again
         with self.hold(permit):
             yield permit
+
+    def _no_turn(self, free_at: float | None, now: float, *, refused: bool) -> UpstreamUnreachable:
+        reason = self.limiter.held_up_by(now) or "too many calls to this upstream are waiting"
+        if refused:
+            reason = "the provider accepts no new tasks at the moment"
+        after = 1.0 if free_at is None else max(free_at - now, 1.0)
+        return UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=after)
+
+    def _deadline_in_pause(self, deadline: float, latest: float, now: float) -> float:
+        """A pause that the provider asked for has an end: what can wait for it, waits until `latest`."""
+        pause = 0.0 if self.limiter.probing else self.limiter.paused(now)
+        return max(deadline, min(now + pause + MAX_WAIT_SECONDS, latest)) if pause else deadline
 
     @contextmanager
     def hold(self, permit: Permit) -> Iterator[None]:
@@ -314,7 +330,7 @@ class Upstream:
         return UpstreamUnreachable(f"{reason}; nothing was sent", retry_after=after)
 
     def key_rejected_elsewhere(self, error: CredentialRefused, *, inferred: bool) -> None:
-        """Another bridge was told that the operator's key is rejected: it rests here too."""
+        """The operator's key was rejected in another bridge: it rests here too."""
         first = self.limiter.rejected is None
         self.limiter.rest_elsewhere(error, self.clock.monotonic(), inferred=inferred)
         if first:

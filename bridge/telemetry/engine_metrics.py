@@ -11,6 +11,7 @@ OPERATIONS = (
     "leave",
     "bury",
     "want",
+    "owned",
     "rewant",
     "keep",
     "claim",

@@ -610,10 +610,10 @@ class Pool:
     def pacing(self, name: str) -> dict[str, float]:
         """The price of a poll of one upstream and the polls its tasks plan, as `/status` reports them."""
         views = list(self._views(name))
-        highest = max(views, key=lambda view: view.price.factor)
+        highest = max(views, key=lambda view: view.price.shown)
         return {
             "poll_price_seconds": round(highest.poll_price_seconds, 3),
-            "poll_price_factor": round(highest.price.factor, 3),
+            "poll_price_factor": round(highest.price.shown, 3),
             "planned_polls_per_second": round(sum(view.price.planned for view in views), 3),
         }
 
@@ -753,7 +753,7 @@ class Pool:
         return lambda: upstream.limiter.paused(self._clock.monotonic())
 
     def _price_factor(self, upstream: str) -> Callable[[], float]:
-        return lambda: max(view.price.factor for view in self._views(upstream))
+        return lambda: max(view.price.shown for view in self._views(upstream))
 
     def _viewers(self, upstream: str) -> Callable[[], float]:
         return lambda: self._audiences[upstream].viewers

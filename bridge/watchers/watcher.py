@@ -272,8 +272,13 @@ class Watcher:
 
     @property
     def viewed(self) -> bool:
-        """Whether a client waits for the task: a viewer, or one that polls the bridge."""
-        return self.viewers > 0 or self.upstream.clock.monotonic() < self.asked_until
+        """Whether a client waits for the task: a viewer, or one that polls the bridge.
+
+        Where several processes share the tasks, the viewers may be at another one, which the owner does not
+        know: it takes each task for viewed.
+        """
+        here = self.viewers > 0 or self.upstream.clock.monotonic() < self.asked_until
+        return here or self._ownership.shared
 
     @property
     def hydrated(self) -> bool:
@@ -363,52 +368,72 @@ class Watcher:
         self._ownership.polls(self.key)
         self.polling = True
         self.polls += 1
+        source = Source.CALLBACK if self._called_back else Source.POLL
+        self._called_back = False
         try:
             started_at = clock.monotonic()
-            source = Source.CALLBACK if self._called_back else Source.POLL
-            self._called_back = False
             try:
                 with self.upstream.hold(permit), self.upstream.tracing.about(self.key, self.origin):
                     observation = await poll(self.upstream, self.key.task_id, self._cache)
-                if not self.polls_here:
-                    return  # another process polls it by now, and sees what is newer than this
             except UpstreamError as error:
-                without_frames(error)
-                self.upstream.record_poll("failed")
-                if not self.polls_here:
-                    return
-                # The next poll brings what the callback was about.
-                self._called_back |= source is Source.CALLBACK
-                if self.watch.known is not None or not isinstance(error, TaskNotFound):
-                    self.error = error
-                update = self.watch.failed(
-                    error, now=clock.monotonic(), unix_time=clock.time(), watched=self.viewers > 0
-                )
-                await self._act(update)
-                if self.watch.not_found:
-                    self.error = error
-                if self.error is not None:
-                    # The first 404 decides nothing: a second poll must confirm it.
-                    self.polled_once.set()
-                return
-            self.shown_at = clock.monotonic()
-            if observation is None:
-                self.upstream.record_poll("unchanged")
-                now, unix_time = clock.monotonic(), clock.time()
-                update = self.watch.unchanged(now=now, unix_time=unix_time, started_at=started_at)
-                self._confirm()
-                await self._act(update)
-            elif isinstance(observation, WithoutResult):
-                await self._take_without_result(observation, source, started_at)
+                await self._take_failure(error, source)
             else:
-                await self.take(observation, source, started_at=started_at)
-            self.error = None
-            self.polled_once.set()
-            self._estimated.polled(self.watch.estimate, chance=self.watch.random())
+                # If another process polls the task by now, it sees what is newer than this.
+                if self.polls_here:
+                    await self._take_answer(observation, source, started_at)
         finally:
             self.polling = False
             self.polled_at = clock.monotonic()
             self._wake_waiters()
+
+    async def _take_failure(self, error: UpstreamError, source: Source) -> None:
+        """Process a failed poll.
+
+        Raises:
+            JournalError: The result could not be recorded.
+        """
+        without_frames(error)
+        self.upstream.record_poll("failed")
+        if not self.polls_here:
+            return
+        # The next poll brings what the callback was about.
+        self._called_back |= source is Source.CALLBACK
+        if self.watch.known is not None or not isinstance(error, TaskNotFound):
+            self.error = error
+        clock = self.upstream.clock
+        update = self.watch.failed(
+            error, now=clock.monotonic(), unix_time=clock.time(), watched=self.viewers > 0
+        )
+        await self._act(update)
+        if self.watch.not_found:
+            self.error = error
+        if self.error is not None:
+            # The first 404 decides nothing: a second poll must confirm it.
+            self.polled_once.set()
+
+    async def _take_answer(
+        self, answer: Observation | WithoutResult | None, source: Source, started_at: float
+    ) -> None:
+        """Process what a poll showed; None if that is the same as the one before.
+
+        Raises:
+            JournalError: The result could not be recorded.
+        """
+        clock = self.upstream.clock
+        self.shown_at = clock.monotonic()
+        if answer is None:
+            self.upstream.record_poll("unchanged")
+            now, unix_time = clock.monotonic(), clock.time()
+            update = self.watch.unchanged(now=now, unix_time=unix_time, started_at=started_at)
+            self._confirm()
+            await self._act(update)
+        elif isinstance(answer, WithoutResult):
+            await self._take_without_result(answer, source, started_at)
+        else:
+            await self.take(answer, source, started_at=started_at)
+        self.error = None
+        self.polled_once.set()
+        self._estimated.record_poll(self.watch.estimate, jitter=self.watch.random())
 
     async def take(
         self,

@@ -76,7 +76,7 @@ def _upstream(parts: list[Status]) -> Status:
             "paused_seconds": max(budget["paused_seconds"] for budget in budgets),
             "circuit_open": any(budget["circuit_open"] for budget in budgets),
         },
-        # The price is one for all; a worker that polls little hears of it within seconds.
+        # The price is one for all; a worker that polls little receives it within seconds.
         "poll_price_seconds": max(part["poll_price_seconds"] for part in parts),
         "poll_price_factor": max(part["poll_price_factor"] for part in parts),
         "planned_polls_per_second": round(sum(part["planned_polls_per_second"] for part in parts), 3),

@@ -55,6 +55,35 @@ async def test_a_result_that_does_not_load_is_a_sentence_and_a_link(
         await expect(seen.page.locator("#outputs .unloaded a")).to_have_attribute("href", url)
 
 
+async def test_the_time_left_is_in_words_by_the_bridges_clock(browser: Browser) -> None:
+    moments: dict[str, Any] = {}
+
+    async def serve(route: Route) -> None:
+        body = await (await route.fetch()).json()
+        for row in body["tasks"]:
+            row.update(moments)
+        # An hour ahead of this machine, and without a tag: each list is taken.
+        await route.fulfill(json=body | {"now": "2030-01-01T12:00:00.000Z"})
+
+    async with stage() as made, inspecting(browser) as seen:
+        task = made.id()
+        ref = await made.script("qingbo", task, qingbo(task, "processing", 3))
+        await made.get(path_of(ref))
+        await seen.page.route("**/inspector/tasks", serve)
+        moments.update(eta_at="2030-01-01T12:02:05.000Z", eta_by="2030-01-01T12:03:00.000Z")
+        await seen.open(made.bridge.url)
+        await seen.select(ref)
+        await expect(seen.row(ref)).to_contain_text(re.compile("about 2 min 0[0-5] s"))
+        await expect(seen.page.locator("#details-line")).to_contain_text(
+            re.compile("about 2 min 0[0-5] s left")
+        )
+        moments.update(eta_at="2030-01-01T11:59:00.000Z")
+        await expect(seen.row(ref)).to_contain_text("should finish soon")
+        moments.update(eta_by="2030-01-01T11:59:30.000Z")
+        await expect(seen.row(ref)).to_contain_text("taking longer than usual")
+        await expect(seen.page.locator("#details-line")).to_contain_text("taking longer than usual")
+
+
 async def test_a_sound_is_played_in_the_page(browser: Browser, scene: Scene) -> None:
     ref = await done(scene, "audio", "https://cdn.example/a.wav")
     async with inspecting(browser) as seen:

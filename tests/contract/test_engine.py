@@ -79,6 +79,26 @@ async def test_a_session_that_opens_again_while_it_lives_keeps_what_it_owns(use:
     assert (await use.apply("a", state_of(TASK, 1)))[0].outcome is ApplyOutcome.RECORDED
 
 
+async def test_what_a_session_owns_is_named_whether_it_knows_or_not(use: EngineUse) -> None:
+    await use.session("a", ttl=5)
+    await use.session("b", ttl=50)
+    tasks = {TaskKey("video", f"t/{number}", "x/y") for number in range(5)} | {TASK, THEIRS}
+    for task in tasks:
+        await use.want("a", task)
+    await use.want("b", OTHER)
+    found: list[TaskKey] = []
+    while page := await use.engine.owned("a", after=found[-1] if found else None, limit=3):
+        found += page
+    assert len(found) == len(tasks)
+    assert set(found) == tasks
+    assert await use.engine.owned("b", after=None, limit=1000) == [OTHER]
+    await use.engine.release("a", [Release(TASK, use.time.now)], transfer=True)
+    assert TASK not in await use.engine.owned("a", after=None, limit=1000)
+    assert await use.engine.owned("never", after=None, limit=1000) == []
+    use.time.advance(6)
+    assert await use.engine.owned("a", after=None, limit=1000) == []
+
+
 async def test_a_welcome_lists_the_live_sessions_only(use: EngineUse) -> None:
     await use.session("a", ttl=1, about=b"one")
     await use.session("b", ttl=5, about=b"two")

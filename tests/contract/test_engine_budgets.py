@@ -166,6 +166,9 @@ async def test_the_price_factor_is_one_for_all_and_moved_by_each(use: EngineUse)
     assert (await take(use, "a", raised=0.1)).factor == 1e6
     other = await use.engine.take("a", Take("video/other", open_tasks=1))
     assert other.factor == 1.0
+    # The last task of all has ended: the next ones begin without the price of these.
+    assert (await take(use, "b")).factor == 1.0
+    assert await factor("a", factor=3.0, raised=2.0) == 3.0
 
 
 @pytest.mark.parametrize("senseless", [float("nan"), float("inf"), float("-inf"), -1.0, 0.0])

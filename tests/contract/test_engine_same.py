@@ -113,6 +113,7 @@ operations = st.one_of(
     call("want", sessions, st.lists(st.builds(Want, keys, st.booleans()), max_size=3), linger=short),
     call("want", sessions, st.lists(st.builds(Want, keys, st.just(True)), min_size=1, max_size=3),
          linger=short),
+    call("owned", sessions, after=st.one_of(st.none(), keys), limit=st.just(100)),
     call("rewant", st.lists(keys, max_size=3), linger=short),
     call("keep", sessions, keys, called_back=st.booleans()),
     call("claim", sessions, account=st.sampled_from(["-", "theirs"]), limit=st.just(100)),
@@ -158,7 +159,9 @@ def comparable(name: str, answer: Any) -> Any:
             answer = answer._replace(used=0, limit=0)
         case Lent():
             answer = answer._replace(slots=list(answer.slots))
-    if name == "claim":
+    if name == "owned":
+        answer = sorted(answer)
+    elif name == "claim":
         answer = sorted(answer, key=lambda record: record.key)
     elif name == "claim_jobs":
         answer = sorted(answer, key=lambda job: job.id)

@@ -10,7 +10,7 @@ import pytest
 from bridge.app.learned import add_to_engine, forget_learned, list_learned
 from bridge.clock import SystemClock
 from bridge.config.settings import Settings
-from bridge.core.learned import MAX_RUNS, Run, Sample, TaskKind
+from bridge.core.learned import MAX_RUNS, Measurement, Run, TaskKind
 from bridge.engine.base import Engine
 from bridge.errors import JournalError
 from bridge.journal.learned import Choice, index_name, kind_digest, list_name
@@ -67,7 +67,7 @@ async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 
 def taught(kind: TaskKind, number: int) -> Run:
-    return Run(kind, NOW - 60 + number, {"run": Sample(10.0 + number)})
+    return Run(kind, NOW - 60 + number, {"run": Measurement(10.0 + number)})
 
 
 async def test_kinds_are_listed_and_forgotten(storage: Storage) -> None:

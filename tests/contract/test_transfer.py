@@ -16,7 +16,7 @@ import pytest
 from bridge.app.transfer import Exported, Imported, export_tasks, import_tasks
 from bridge.clock import SystemClock
 from bridge.config.settings import Settings
-from bridge.core.learned import Run, Sample, TaskKind
+from bridge.core.learned import Measurement, Run, TaskKind
 from bridge.core.task import State, TaskKey
 from bridge.engine.base import End, Engine
 from bridge.errors import JournalError
@@ -115,7 +115,7 @@ async def test_from_a_file_into_an_engine_and_back(use: EngineUse, source: Path,
 
 
 RUNS = [
-    Run(TaskKind(model, "generate"), SystemClock().time() - 60 + number, {"run": Sample(float(number))})
+    Run(TaskKind(model, "generate"), SystemClock().time() - 60 + number, {"run": Measurement(float(number))})
     for model in ("wan", "flux")
     for number in range(10)
 ]

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.address import parse_address
-from bridge.engine.base import ApplyOutcome, End, Mode, Report, Take, Want
+from bridge.engine.base import ApplyOutcome, End, Mode, Release, Report, Take, Want
 from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.engine import RedisEngine
 from bridge.engine.redis.link import EngineLimits
@@ -67,7 +68,7 @@ async def test_every_operation_is_permitted(server: RedisServer) -> None:
         await do("listing", "video", tag="x")
         assert await do("read", 0, block=0.01)
         await do("announce", "a", TASK, "stalled", b"body")
-        await do("confirm", "a", [(TASK, 1.0)])
+        await do("confirm", "a", [(TASK, Confirmation(1.0))])
         await do("take", "a", Take("video/-", rate=10.0, slots=2, permits=1, max_permits=4))
         await do("report", "a", "video/-", Report.FAILED)
         await do("probe", "a", "video/-", seconds=1)
@@ -82,7 +83,8 @@ async def test_every_operation_is_permitted(server: RedisServer) -> None:
         await do("hold", "counter", "hold", 1.0, limit=5.0, window=60.0)
         await do("settle", "counter", "hold", 0.5)
         await do("call", "a", TASK)
-        await do("release", "a", [(TASK, 1)], transfer=True)
+        await do("owned", "a", after=None, limit=10)
+        await do("release", "a", [Release(TASK, 1)], transfer=True)
         await do("claim", "a", account="-", limit=10)
         await do("census")
         await do("leave", "a")

@@ -175,6 +175,20 @@ def judge(workload: Workload, seed: int, count: int | None = None) -> Run:
     return numbers(workload, tasks, seen, calibration, seed)
 
 
+def judge_one(workload: Workload, end: float) -> dict[str, float]:
+    """The polls of one task that others of its kind came before, as ages in seconds.
+
+    Args:
+        end: About its age at the end.
+    """
+    tasks = workload.draw(0)
+    seen, _ = play(workload, tasks, 0)
+    later = range(len(tasks) // 2, len(tasks))
+    chosen = min(later, key=lambda index: abs(tasks[index].end - end))
+    ages = [at - tasks[chosen].at for at in seen[chosen].polled_at]
+    return {"end": tasks[chosen].end} | {f"poll {number}": age for number, age in enumerate(ages, 1)}
+
+
 def cold(workload: Workload, seeds: Sequence[int], count: int) -> Run:
     """The first tasks of as many fresh processes, counted together: one run of so few is mostly noise."""
     all_tasks: list[Task] = []

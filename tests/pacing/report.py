@@ -23,6 +23,12 @@ HEADS = (
     "polls /", "mean /", "p95 /", "start /", "before eta_at", "before eta_by", "ETA error", "error /",
 )  # fmt: skip
 CLIENT_HEADS = ("workload", "client", "polls", "mean", "p95", "start")
+ETA = 4  # the last columns
+COLUMNS = (
+    "Delays are in seconds, from the provider's change until it is seen; `start` is that of processing."
+    " `share` is the mean delay over that of a fixed poller of random phase with as many polls, `p95 share`"
+    " the same of the 95th percentile."
+)
 MEANS = ("polls", "mean", "p50", "p95", "p99", "start", "share", "share95")
 COMPARED = ("polls", "mean", "p95", "start")
 
@@ -114,14 +120,25 @@ def _aligned(table: list[Row]) -> str:
 
 def page(ours: Results, theirs: Results, bars: Iterable[Bar], before: str, commit: str) -> str:
     """The generated part of docs/pacing.md."""
-    parts = [f"Of commit `{commit}`; ratios (`/`) are to commit `{before}`. Delays in seconds, 5 seeds."]
-    parts.append(_markdown(("", "bar", "value", "demanded", "rows that miss it"), bar_rows(bars)))
+    parts = [
+        "![Polls along one task, before and now](pacing.svg)",
+        f"Measured at commit `{commit}`; `/` is the ratio to commit `{before}`. {COLUMNS}",
+        _markdown(("", "demand", "value", "demanded", "rows that miss it"), bar_rows(bars)),
+    ]
     for part, title in PARTS.items():
         if part in ours:
-            parts.append(f"### {title}")
-            parts.append(_markdown(("workload", *HEADS), rows(ours[part], theirs.get(part, {}))))
+            table = list(rows(ours[part], theirs.get(part, {})))
+            parts += [f"### {title}", _markdown(("workload", *HEADS[:-ETA]), [row[:-ETA] for row in table])]
+    if "fast" in ours:
+        table = list(rows(ours["fast"], theirs.get("fast", {})))
+        eta = [(row[0], *row[-ETA:]) for row in table]
+        sentence = (
+            "At every poll after the first 60 tasks: how many of the tasks end before `eta_at` and before"
+            " `eta_by`, and the error of the ETA in run times."
+        )
+        parts += ["### How honest the ETA is", sentence, _markdown(("workload", *HEADS[-ETA:]), eta)]
     if "clients" in ours:
-        parts.append("### What clients do by themselves")
+        parts.append("### What clients do on their own")
         parts.append(_markdown(CLIENT_HEADS, client_rows(ours["clients"], ours)))
     return "\n\n".join(parts)
 

@@ -293,12 +293,12 @@ def _workloads() -> Iterator[Workload]:
     yield Workload(
         "estimate constant, bytespike", shaped(video, wait=0.5, change=constant_estimate), BYTESPIKE
     )
-    yield Workload("eta told x2", shaped(wide, wait=0.5, change=eta_doubled))
+    yield Workload("eta doubled", shaped(wide, wait=0.5, change=eta_doubled))
     yield Workload("many models", many_models(30, 85.0, 0.7, 0.25, gap=5.0, wait=4.0))
     yield Workload(
-        "no model told", many_models(30, 100.0, 0.7, 0.25, gap=5.0, wait=0.5), Provider(model=False)
+        "no model named", many_models(30, 100.0, 0.7, 0.25, gap=5.0, wait=0.5), Provider(model=False)
     )
-    yield Workload("nothing told", shaped(video), Provider(created=False, completed=False, model=False))
+    yield Workload("nothing named", shaped(video), Provider(created=False, completed=False, model=False))
     yield Workload("drift x3 at half", slower_by_half, stationary=False)
     yield Workload("late viewers", shaped(video, change=met_late))
     yield Workload(

@@ -233,6 +233,11 @@ class KeeperEngine:
         done: list[Wanted] = await self._call(_N["want"], session, wants, linger)
         return done
 
+    async def owned(self, session: str, *, after: TaskKey | None, limit: int) -> list[TaskKey]:
+        """See `Engine`."""
+        done: list[TaskKey] = await self._call(_N["owned"], session, after, limit)
+        return done
+
     async def rewant(self, keys: Sequence[TaskKey], *, linger: float) -> None:
         """See `Engine`."""
         await self._call(_N["rewant"], keys, linger)

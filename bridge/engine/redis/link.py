@@ -210,7 +210,7 @@ class EngineLink:
             raise EngineUnfit(other_format(found))
 
     async def mend(self, wrong: WrongData) -> bool:
-        """Look at keys that a command could not use; what is of one task or account is deleted.
+        """Check keys that a command could not use; one of a single task or account is deleted.
 
         A state that another program wrote over is lost already: who polls the task records it again.
 
@@ -228,7 +228,7 @@ class EngineLink:
             name = keys[place].decode("utf-8", "replace")[:_SHOWN]
             if not kinds[place][1]:
                 raise self.reject(
-                    f"{self.where} holds the key {name!r} as no bridge writes it:"
+                    f"{self.where} holds the key {name!r} in a form that only another program writes:"
                     " delete it, or choose another engine_name",
                     lasting=True,
                 )

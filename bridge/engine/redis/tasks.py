@@ -83,7 +83,7 @@ class RedisTasks(EngineLink):
         keys = self.keys
         if await self.run("leave", (keys.sessions, keys.about), session):
             name = session.encode()
-            while tasks := await self._owned(name, 0, MAX_TASKS):
+            while tasks := await self._owned(name, MAX_TASKS):
                 await self._bury(name, tasks, 0.0, 0)
 
     @reads_answer
@@ -103,22 +103,22 @@ class RedisTasks(EngineLink):
                 self._burials.pop(name, None)
         return buried
 
-    async def _owned(self, session: bytes, offset: int, count: int) -> list[bytes]:
-        """Some of the tasks that name a session as their owner, or did."""
-        first, last = b"[%b\0" % session, b"(%b\1" % session
-        (members,) = await self.plain(("ZRANGEBYLEX", self.keys.owned, first, last, "LIMIT", offset, count))
+    async def _owned(self, session: bytes, count: int, *, after: bytes = b"") -> list[bytes]:
+        """Some of the tasks that name a session as their owner, or did, in order."""
+        first, last = b"(%b\0%b" % (session, after), b"(%b\1" % session
+        (members,) = await self.plain(("ZRANGEBYLEX", self.keys.owned, first, last, "LIMIT", 0, count))
         return [member[len(session) + 1 :] for member in members]
 
     async def _wanted_first(self, session: bytes, now: int) -> list[bytes]:
         """All tasks of a dead session, those that are wanted last: they are taken from the end."""
         wanted: list[bytes] = []
         others: list[bytes] = []
-        offset = 0
-        while tasks := await self._owned(session, offset, _PORTION):
+        last = b""
+        while tasks := await self._owned(session, _PORTION, after=last):
             (scores,) = await self.plain(("ZMSCORE", self.keys.wants, *tasks))
             for task, score in zip(tasks, scores, strict=True):
                 (wanted if score is not None and float(score) > now else others).append(task)
-            offset += len(tasks)
+            last = tasks[-1]
         return [*reversed(others), *reversed(wanted)]
 
     async def _bury(self, session: bytes, tasks: Sequence[bytes], spacing: float, first: int) -> int:
@@ -147,6 +147,13 @@ class RedisTasks(EngineLink):
             Wanted(_OWNERS[owner], read_record(want.key, fields))
             for want, (owner, fields) in zip(wants, answers, strict=True)
         ]
+
+    @reads_answer
+    async def owned(self, session: str, *, after: TaskKey | None, limit: int) -> list[TaskKey]:
+        """See `Engine.owned`."""
+        keys = (self.keys.sessions, self.keys.owned)
+        tasks = await self.run("owned", keys, session, b"" if after is None else task_text(after), limit)
+        return [read_task(task) for task in tasks]
 
     @reads_answer
     async def rewant(self, keys: Sequence[TaskKey], *, linger: float) -> None:

@@ -2,7 +2,7 @@
 
 Rule 1: nothing is sent twice, but for a script that the server does not know (NOSCRIPT): it was not run.
 Rule 2: any error, and any answer that is late, breaks the wire for good: what was asked has happened or not.
-        Only an error about what is stored does not: its caller looks at that (`WrongData`).
+        Only an error about what is stored does not: its caller handles that (`WrongData`).
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Which session polls which task: interest, owners, orphans.
 
 Rule 1: a task that is kept is owned, or an orphan, or its owner is dead and waits for `bury`.
-Rule 2: whoever loses a task, its successor learns when it may have been polled last (`TaskRecord.polled_at`).
+Rule 2: the next owner of a task learns when it may have been polled last (`TaskRecord.polled_at`).
 Rule 3: an orphan that no replica wants when it is due is no longer one; nothing but the record is left of it.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Iterable, Sequence
 
@@ -66,6 +67,14 @@ class Assignments:
         else:
             owner = Owner.NONE
         return Wanted(owner, task.record())
+
+    def owned(self, session: str, after: TaskKey | None, limit: int, now: int) -> list[TaskKey]:
+        """See `Engine.owned`."""
+        owner = self._sessions.get(session)
+        if owner is None or not self._sessions.alive(session, now):
+            return []
+        rest = (key for key in owner.owned if after is None or key > after)
+        return heapq.nsmallest(limit, rest)
 
     def rewant(self, keys: Iterable[TaskKey], until: int) -> None:
         """See `Engine.rewant`."""

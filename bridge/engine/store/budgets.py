@@ -73,6 +73,8 @@ class Budgets:
             if take.open_tasks > 0:
                 known = state.factor or take.factor
                 state.factor = raised_factor(known, take.raised if state.factor else 1.0)
+            elif not state.open_tasks:
+                state.factor = 0.0  # the next tasks begin without the price of these
         return Lent(
             now=now,
             slots=slots,

@@ -51,7 +51,7 @@ class Sessions:
     def polled_until(self, name: str) -> int:
         """When a dead session may have started its last poll, microseconds; 0 if it is not known.
 
-        That is until it should have been renewed again; one that was cut off goes on, and nobody knows.
+        That is until it should have been renewed again; one that was cut off polls until then, unseen.
         """
         session = self._sessions.get(name)
         if session is None:

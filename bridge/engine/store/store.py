@@ -157,6 +157,10 @@ class Store:
         """See `Engine.want`."""
         return self.assignments.want(session, wants, ends_at(linger, now), now)
 
+    def owned(self, session: str, *, after: TaskKey | None, limit: int, now: int) -> list[TaskKey]:
+        """See `Engine.owned`."""
+        return self.assignments.owned(session, after, limit, now)
+
     def rewant(self, keys: Sequence[TaskKey], *, linger: float, now: int) -> None:
         """See `Engine.rewant`."""
         self.assignments.rewant(keys, ends_at(linger, now))

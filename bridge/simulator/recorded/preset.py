@@ -37,6 +37,7 @@ class Preset:
         stages: the default recording of each stage.
         cancelled, not_cancelled: answers to the cancel call, where that is not the task itself.
         id_pattern: splits a composed id of the bridge, where the preset has one.
+        kind_groups: its groups that name the kind of the task, if any: no part of the provider's own id.
         kept_url: path of a URL in the submit answer, and the pattern of its allowed hosts.
     """
 
@@ -54,6 +55,7 @@ class Preset:
     frames: tuple[Frame, ...]
     id_paths: tuple[str, ...]
     id_pattern: re.Pattern[str] | None
+    kind_groups: frozenset[str]
     kept_url: tuple[tuple[str, ...], re.Pattern[str]] | None
     needs: Mapping[str, tuple[str, ...]]
     fields: Mapping[str, tuple[str, ...]]
@@ -92,8 +94,9 @@ class Preset:
 
     def _part(self, whole: str) -> str:
         match = self.id_pattern.fullmatch(whole) if self.id_pattern else None
-        groups = {name: part for name, part in match.groupdict().items() if part} if match else {}
-        return self.own_part(groups or {"id": whole})
+        groups = match.groupdict() if match else {}
+        parts = {name: part for name, part in groups.items() if part and name not in self.kind_groups}
+        return self.own_part(parts or {"id": whole})
 
     def _ids_in_links(self, body: object) -> Iterator[str]:
         host = self.base_url.partition("://")[2]
@@ -148,6 +151,7 @@ def read_preset(name: str, document: Json, folder: Traversable) -> Preset:
         if stage not in stages:
             raise NotSimulatable(f"no recording of a {stage} task")
     cancelled, not_cancelled = cancel_answers(answers, pins)
+    shape = _table(document, "task_id")
     submit_id = _table(_table(document, "submit"), "task_id")
     pattern = _pattern(submit_id.get("pattern"))
     fields = _table(document, "fields")
@@ -168,7 +172,8 @@ def read_preset(name: str, document: Json, folder: Traversable) -> Preset:
         not_cancelled=not_cancelled,
         frames=read_frames(folder.joinpath("stream")),
         id_paths=paths.plain_paths(more.get("id_at")),
-        id_pattern=_pattern(_table(document, "task_id").get("pattern")),
+        id_pattern=_pattern(shape.get("pattern")),
+        kind_groups=frozenset(str(shape[key]) for key in ("model", "action") if key in shape),
         kept_url=(paths.plain_paths(submit_id.get("at")), pattern) if pattern else None,
         needs={
             key: paths.plain_paths(at) for key, at in _table(_table(document, "follow_up"), "needs").items()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.auth.ownership import OwnershipVerifier
-from bridge.core.learned import Run, Sample, TaskKind
+from bridge.core.learned import Measurement, Run, TaskKind
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import (
     BridgeError,
@@ -220,7 +220,7 @@ async def test_an_account_uses_the_run_times_of_all_and_is_shown_its_own(place: 
     place.house.upstream.learned.taught = stored.append
     kind = TaskKind("anns-own-model", None)
     for seconds in (8.0, 9.0, 10.0):
-        ann.learned.learn(Run(kind, 1.8e9, {"run": Sample(seconds)}))
+        ann.learned.learn(Run(kind, 1.8e9, {"run": Measurement(seconds)}))
     curve = bob.learned.curve(kind, "run")
     assert curve is not None
     assert curve.quantile(0.5) == pytest.approx(9.0)

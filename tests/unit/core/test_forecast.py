@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.forecast import Forecast
-from bridge.core.learned import MEASURES, LearnedRuns, Run, Sample, TaskKind
+from bridge.core.learned import MEASURES, LearnedRuns, Measurement, Run, TaskKind
 from tests.fakes.tasks import WALL, observations, seen
 
 KIND = TaskKind("wan", "generate")
@@ -26,7 +26,7 @@ def taught(**measures: list[float]) -> LearnedRuns:
             KIND,
             WALL,
             {
-                measure.replace("_", ":"): Sample(value, 100.0 if measure.startswith(told) else 1.0)
+                measure.replace("_", ":"): Measurement(value, 100.0 if measure.startswith(told) else 1.0)
                 for measure, value in zip(measures, values, strict=True)
             },
         )
@@ -47,7 +47,7 @@ def about(center: float, spread: float = 0.1) -> list[float]:
 
 def estimate(made: Forecast, learned: LearnedRuns, now: float) -> tuple[float, float]:
     made.choose(learned, KIND)
-    made.plan(learned, KIND, now, 1.0)
+    made.schedule(learned, KIND, now, 1.0)
     at, by = made.estimate(now, WALL + now)
     assert at is not None
     assert by is not None
@@ -59,7 +59,7 @@ def test_nothing_known_is_no_forecast() -> None:
     made.saw(seen("processing"), 1.0)
     made.choose(LearnedRuns(), KIND)
     assert made.ground is None
-    made.plan(LearnedRuns(), KIND, 1.0, 0.1)
+    made.schedule(LearnedRuns(), KIND, 1.0, 0.1)
     assert made.wait is None
     assert made.estimate(1.0, WALL) == (None, None)
 
@@ -111,7 +111,7 @@ def test_the_end_is_not_expected_before_that_of_the_queue() -> None:
     made = forecast()
     made.saw(seen("queued", queue_position=99), 1.0)
     made.choose(learned, KIND)
-    made.plan(learned, KIND, 1.0, 0.5)
+    made.schedule(learned, KIND, 1.0, 0.5)
     assert made.wait is not None
     assert made.wait > 50  # a hundred places at one a second
 
@@ -123,7 +123,7 @@ def test_polls_are_densest_where_the_end_is_likeliest() -> None:
     made.choose(learned, KIND)
     waits = []
     for now in (1.0, 60.0, 100.0):
-        made.plan(learned, KIND, now, 0.2)
+        made.schedule(learned, KIND, now, 0.2)
         assert made.wait is not None
         waits.append(made.wait)
     assert waits[0] > waits[1] >= waits[2]
@@ -131,7 +131,10 @@ def test_polls_are_densest_where_the_end_is_likeliest() -> None:
 
 def test_ends_that_came_later_than_told_move_the_estimate() -> None:
     learned = LearnedRuns()
-    runs = [Run(KIND, WALL, {"run": Sample(value), "rank": Sample(0.9, 3.0)}) for value in about(100, 3.0)]
+    runs = [
+        Run(KIND, WALL, {"run": Measurement(value), "rank": Measurement(0.9, 3.0)})
+        for value in about(100, 3.0)
+    ]
     learned.load(runs)
     made = forecast()
     made.saw(seen("processing"), 1.0)
@@ -149,7 +152,7 @@ def test_whatever_is_shown_a_run_teaches_sane_times(
         now += wait
         made.saw(observation, now)
         made.choose(learned, KIND)
-        made.plan(learned, KIND, now, 0.3)
+        made.schedule(learned, KIND, now, 0.3)
         assert made.wait is not None
         assert made.wait >= 0
         assert math.isfinite(made.wait)

@@ -28,7 +28,7 @@ def test_looks_keep_within_the_bounds_of_the_upstream(
 
 @given(paces, seconds)
 def test_what_the_provider_asks_for_is_kept(pace: Pace, wish: float) -> None:
-    delay = pace.kept(wish)
+    delay = pace.requested_delay(wish)
     assert delay >= min(wish, MAX_POLL_AFTER)
     assert pace.min_seconds <= delay <= max(MAX_POLL_AFTER, pace.min_seconds)
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.event import NoticeCode
-from bridge.core.learned import LearnedRuns, Run, Sample, TaskKind
+from bridge.core.learned import LearnedRuns, Measurement, Run, TaskKind
 from bridge.core.price import PollPrice
-from bridge.core.schedule import MAX_POLL_AFTER, MAX_WAIT, Pace
+from bridge.core.schedule import MAX_POLL_AFTER, MAX_WAIT, CallbackSupport, Pace
 from bridge.core.task import Failure, Observation, Output, Source, State, Status
 from bridge.core.watch import LOST_AFTER_SECONDS, LOST_POLL_SECONDS, VOUCHED_SECONDS, Update, Watch
 from bridge.errors import (
@@ -103,7 +103,11 @@ def taught_runs(model: str, seconds: float, *, spread: float = 0.0) -> list[Run]
     """Runs of tasks that took about as long."""
     times = [seconds * (1 + spread * place / 5) for place in range(-5, 6)]
     return [
-        Run(TaskKind(model, None), WALL, {"run": Sample(one), "work": Sample(one), "watched": Sample(one)})
+        Run(
+            TaskKind(model, None),
+            WALL,
+            {"run": Measurement(one), "work": Measurement(one), "watched": Measurement(one)},
+        )
         for one in times
     ]
 
@@ -223,8 +227,8 @@ def test_a_lost_task_is_polled_every_five_minutes_whatever_the_polls_bring() -> 
     for shows in (TaskNotFound(), UpstreamUnavailable(), seen("processing"), None, UpstreamRefused()):
         assert story.poll(shows) == Update()
         assert story.wait == LOST_POLL_SECONDS
-    story.watch.poll_now(now=story.now)  # but who says there is news is heard
-    assert story.wait == 0
+    story.watch.poll_now(now=story.now)  # but a callback is heard
+    assert story.wait == PACE.min_seconds
 
 
 @pytest.mark.parametrize("known", [None, state("queued")])
@@ -747,6 +751,40 @@ def test_a_viewer_that_comes_has_the_next_poll_planned_anew(viewers: int) -> Non
     assert story.price.planned == pytest.approx(1 / story.wait)
     story.watch.retire()
     assert (story.price.planned, story.price.open_tasks) == (0.0, 0)
+
+
+@pytest.mark.parametrize(
+    "last",
+    ["retry after", "outage", "missing", "rejected", "stream", "sign of life", "callbacks", "asked for"],
+)
+def test_a_viewer_hurries_no_poll_that_waits_for_another_reason(last: str) -> None:
+    pace = Pace(min_seconds=2, max_seconds=20, recommended_seconds=2, safety_net_seconds=60)
+    story = Story(learned=taught("wan", 12.0, spread=0.3), pace=pace)
+    story.watch.viewed = False
+    if last == "callbacks":
+        story.watch.callbacks = CallbackSupport()
+    story.poll(seen("processing", model="wan"))
+    if last == "stream":
+        story.push(seen("processing", 10))
+    elif last == "sign of life":
+        story.now += 5
+        story.beat()
+        assert story.watch.why == "stream"
+    elif last == "retry after":
+        story.poll(UpstreamBusy("slow down", retry_after=120.0))
+    elif last == "outage":
+        for _ in range(6):
+            story.poll(UpstreamUnavailable("down"))
+    elif last == "missing":
+        story.poll(TaskNotFound())
+        story.poll(TaskNotFound())
+    elif last == "rejected":
+        story.poll(CredentialRefused("no"))
+    elif last == "asked for":
+        story.watch.poll_now(now=story.now, at=story.now + 3)
+    due = story.watch.due
+    story.watch.joined(now=story.now)
+    assert story.watch.due == due
 
 
 def test_an_end_gives_its_plan_back_and_teaches_its_times() -> None:

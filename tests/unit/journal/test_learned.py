@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.core.learned import MAX_KINDS, MAX_RUNS, MEASURES, Run, Sample, TaskKind
+from bridge.core.learned import MAX_KINDS, MAX_RUNS, MEASURES, Measurement, Run, TaskKind
 from bridge.engine.base import LEARNED_SECONDS
 from bridge.journal.learned import (
     MAX_NAME,
@@ -33,7 +33,7 @@ KIND = TaskKind("wan2.7", "generate")
 
 
 def run(seconds: float = 90.0, ended_at: float = NOW, kind: TaskKind = KIND) -> Run:
-    return Run(kind, ended_at, {"run": Sample(seconds)})
+    return Run(kind, ended_at, {"run": Measurement(seconds)})
 
 
 names = st.none() | st.text(max_size=MAX_NAME)
@@ -42,7 +42,7 @@ runs = st.builds(
     Run,
     st.builds(TaskKind, names, names),
     st.floats(0, 4e9).map(lambda value: round(value, 3)),
-    st.dictionaries(st.sampled_from(sorted(MEASURES)), st.builds(Sample, values, values), min_size=1),
+    st.dictionaries(st.sampled_from(sorted(MEASURES)), st.builds(Measurement, values, values), min_size=1),
 )
 
 
@@ -57,13 +57,21 @@ def test_a_run_comes_back_as_it_was(learned: Run) -> None:
 
 
 def test_what_no_task_can_measure_is_not_stored() -> None:
-    odd = Run(KIND, NOW, {"run": Sample(math.nan), "work": Sample(1.0, math.inf), "wait": Sample(-1.0)})
+    odd = Run(
+        KIND,
+        NOW,
+        {"run": Measurement(math.nan), "work": Measurement(1.0, math.inf), "wait": Measurement(-1.0)},
+    )
     assert encode_run(odd) is None
     assert encode_run(run(MAX_VALUE * 2)) is None
     assert encode_run(run(ended_at=math.nan)) is None
     assert encode_run(run(ended_at=math.inf)) is None
     assert encode_run(run(kind=TaskKind("x" * (MAX_NAME + 1), None))) is None
-    mixed = Run(KIND, NOW, {"run": Sample(3.0), "work": Sample(math.inf), "of another version": Sample(1.0)})
+    mixed = Run(
+        KIND,
+        NOW,
+        {"run": Measurement(3.0), "work": Measurement(math.inf), "of another version": Measurement(1.0)},
+    )
     assert decode_run(encode_run(mixed) or b"") == run(3.0)
 
 
@@ -113,7 +121,7 @@ def test_what_makes_no_sense_is_left_out(odd: bytes) -> None:
     assert decode_run(odd) is None
     good = json.dumps(GOOD).encode()
     digest = kind_digest(TaskKind("m", "a"))
-    assert decode_list(digest, [odd, good, good]) == [Run(TaskKind("m", "a"), NOW, {"run": Sample(5.0)})]
+    assert decode_list(digest, [odd, good, good]) == [Run(TaskKind("m", "a"), NOW, {"run": Measurement(5.0)})]
     assert decode_list(kind_digest(TaskKind("m", None)), [good]) == []  # of another list
 
 

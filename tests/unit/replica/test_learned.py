@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from bridge.core.learned import MAX_RUNS, Run, Sample, TaskKind
+from bridge.core.learned import MAX_RUNS, Measurement, Run, TaskKind
 from bridge.engine.base import LEARNED_SECONDS
 from bridge.journal.learned import Choice, LearnedIndex, encode_run, index_name, kind_digest, list_name
 from bridge.journal.sqlite.learned_rows import forget_in_store
@@ -21,7 +21,7 @@ OTHER = TaskKind("flux", None)
 
 
 def taught(seconds: float, kind: TaskKind = KIND, ended_at: float = WALL) -> Run:
-    return Run(kind, ended_at, {"run": Sample(seconds)})
+    return Run(kind, ended_at, {"run": Measurement(seconds)})
 
 
 def known(sharing: Sharing, kind: TaskKind = KIND) -> int:

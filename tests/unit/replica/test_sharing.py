@@ -142,3 +142,52 @@ def test_a_cancel_at_b_is_recorded_while_a_owns() -> None:
         await world.close()
 
     run(play)
+
+
+def test_a_task_that_is_owned_without_knowing_it_is_polled_all_the_same() -> None:
+    """The answer to `claim` is lost, and the session lives on: nobody else may take what it was given."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        a, b = await world.started("a", "b")
+        world.provider.shows(TASK, 10)
+        a.view(TASK)
+        a.ownership.keep(TASK, called_back=False)
+        await world.until(lambda: a.states(TASK) != [])
+        session = b.replica.connection.session
+        b.loses.add("claim")
+        await a.kill()
+        killed = clock.monotonic()
+        await world.until(lambda: b.cut)
+        b.cut = False
+        await world.until(lambda: len(world.provider.polls_of(TASK, killed)) > 3, LEASE)
+        assert b.replica.connection.session == session
+        assert world.provider.doubles() == 0
+        await world.close()
+
+    run(play)
+
+
+def test_a_task_that_an_older_copy_gives_back_to_who_released_it_is_polled() -> None:
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        a, b = await world.started("a", "b", linger=0.2)
+        world.provider.shows(TASK, 10)
+        a.view(TASK)
+        await world.until(lambda: a.states(TASK) != [])
+        a.unview(TASK)  # it is still wanted: polled on
+        await asyncio.sleep(11)
+        world.save()
+        a.unview(TASK)
+        await asyncio.sleep(0.1)
+        b.view(TASK)
+        await world.until(lambda: b.ownership.owns(TASK))
+        session = a.replica.connection.session
+        world.fail_over()
+        took_over = clock.monotonic()
+        await world.until(lambda: len(world.provider.polls_of(TASK, took_over)) > 3, LEASE)
+        assert a.replica.connection.session == session
+        assert a.watches.standings[TASK].polled_at > took_over  # nobody knows who has polled it meanwhile
+        await world.close()
+
+    run(play)

@@ -113,7 +113,7 @@ async def test_a_row_has_what_a_table_shows(desk: Desk) -> None:
         watch=SimpleNamespace(
             known=object(),
             due=desk.clock.monotonic() + 12.5,
-            why="run",
+            why="run:5",
             ground=Ground("run:5", Curve([59.0, 60.0, 61.0, 62.0]), 1.0, 0.0),
         ),
     )

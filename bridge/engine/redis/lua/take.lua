@@ -34,6 +34,9 @@ if lives then
   if tonumber(ARGV[9]) > 0 then
     factor = factor and math.min(math.max(factor * tonumber(ARGV[11]), 1), tonumber(ARGV[12])) or tonumber(ARGV[10])
     call('HSET', KEYS[2], 'factor', string.format('%.17g', factor))
+  elseif open == 0 then
+    factor = nil
+    call('HDEL', KEYS[2], 'factor')
   end
   if permits > 0 then call('HSET', KEYS[3], session, permits) else call('HDEL', KEYS[3], session) end
   if tonumber(ARGV[8]) ~= 0 then call('HSET', KEYS[4], session, ARGV[8]) else call('HDEL', KEYS[4], session) end

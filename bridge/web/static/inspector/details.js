@@ -98,7 +98,7 @@ export class Details {
 
 const GROUNDS = {
   first: "its first poll",
-  queue: "its place in the queue",
+  wait: "when its queue ends",
   growth: "nothing known yet",
   poll_after: "the provider named the time",
   callback: "the provider calls back, polls are a safety net",

@@ -30,7 +30,7 @@ class Task {
   /** What has the newest estimate: each poll makes one, and the list brings it also where no state is sent. */
   get estimated() {
     const { shown, listed } = this;
-    return listed?.changed_at === shown.changed_at ? listed : shown;
+    return listed && listed.changed_at === shown.changed_at ? listed : shown;
   }
 
   get final() {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.core.learned import MAX_KINDS, MAX_RUNS, Run, Sample, TaskKind
+from bridge.core.learned import MAX_KINDS, MAX_RUNS, Measurement, Run, TaskKind
 from bridge.engine.base import LEARNED_SECONDS
 from bridge.engine.store import Store
 from bridge.journal.learned import Choice, encode_run, index_name, kind_digest, list_name
@@ -30,7 +30,7 @@ OTHER = TaskKind("flux \u4efb\u52a1", None)
 
 
 def run(seconds: float = 90.0, *, kind: TaskKind = KIND, ended_at: float = WALL) -> Run:
-    return Run(kind, ended_at, {"run": Sample(seconds), "slope:3": Sample(1.25, 40.0)})
+    return Run(kind, ended_at, {"run": Measurement(seconds), "slope:3": Measurement(1.25, 40.0)})
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from bridge.simulator.lifecycle import Stage
 from bridge.simulator.recorded.preset import NotSimulatable, load_preset, read_preset, recorded_names
+from bridge.simulator.recorded.style import RecordedStyle
 
 pytestmark = pytest.mark.anyio
 
@@ -154,6 +155,16 @@ async def test_progress_moves_in_the_recorded_unit(acme):
         await acme.advance(3)
         seen.append((await acme.call("GET", f"/acme/pics/jobs/{job_id}"))[1].get("done"))
     assert seen == [0.1, 0.4, 0.7, None]
+
+
+def test_a_group_that_names_the_kind_is_no_part_of_the_own_id():
+    preset = load_preset("veo")
+    recorded = preset.recorded_id(preset.submitted)
+    assert recorded == preset.submitted.expect["task_id"]
+    style = RecordedStyle(preset, 1)
+    one, other = style.new_id(1), style.new_id(2)
+    assert one != other
+    assert {one.rpartition("/")[0], other.rpartition("/")[0]} == {recorded.rpartition("/")[0]}
 
 
 async def test_two_tasks_have_two_ids_and_two_files(acme):

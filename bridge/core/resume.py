@@ -135,7 +135,7 @@ def locate(token: str | None, mark: str | None, *, epoch: str, head: int, sure: 
         # Given for another list. A task of this one may have changed before, unseen.
         if ahead:
             return Position(resumes=True, epoch=cursor.epoch, ahead=True, beyond=cursor.offset)
-        return Position(resumes=True)
+        return Position(resumes=True, epoch=cursor.epoch)
     # Of which task of a list the state was shown, its id does not say; nor is it ever given for one.
     shown = cursor.shown if mark is None else ""
     return Position(cursor.offset, resumes=True, epoch=cursor.epoch, shown=shown, ahead=ahead)

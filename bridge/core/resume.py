@@ -134,9 +134,8 @@ def locate(token: str | None, mark: str | None, *, epoch: str, head: int, sure: 
         return Position(reset_reason="new_epoch", resumes=True)
     if event_id.mark != mark:
         # Given for another list. A task of this one may have changed before, unseen.
-        if ahead:
-            return Position(resumes=True, epoch=cursor.epoch, ahead=True, beyond=cursor.offset)
-        return Position(resumes=True)
+        unseen = Position(resumes=True)
+        return unseen._replace(epoch=cursor.epoch, ahead=True, beyond=cursor.offset) if ahead else unseen
     # Of which task of a list the state was shown, its id does not say; nor is it ever given for one.
     shown = cursor.shown if mark is None else ""
     return Position(cursor.offset, resumes=True, epoch=cursor.epoch, shown=shown, ahead=ahead)

@@ -479,7 +479,9 @@ class Stage:
 
     async def _lost_answers(self) -> None:
         for process in self.alive():
-            process.loses = set(self.chance.sample(("apply", "want", "session", "read", "claim", "release"), 3))
+            process.loses = set(
+                self.chance.sample(("apply", "want", "session", "read", "claim", "release"), 3)
+            )
         await asyncio.sleep(1.0)
 
 

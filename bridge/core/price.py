@@ -37,7 +37,7 @@ def raised_factor(factor: float, raised: float) -> float:
     return min(max(known * sane_raise(raised), 1.0), MAX_FACTOR)
 
 
-class Plan(NamedTuple):
+class PlannedPoll(NamedTuple):
     """What one task's next poll counts for.
 
     Args:
@@ -87,7 +87,9 @@ class PollPrice:
         """Such calls per second, of late."""
         return self._others * math.exp(min(self._others_at - now, 0.0) / _OTHERS_SECONDS)
 
-    def replan(self, before: Plan | None, seconds: float | None, *, now: float = 0.0) -> Plan | None:
+    def replan(
+        self, before: PlannedPoll | None, seconds: float | None, *, now: float = 0.0
+    ) -> PlannedPoll | None:
         """A task has another plan; returns it, to be given back.
 
         Args:
@@ -102,7 +104,7 @@ class PollPrice:
         if not self.rate:
             # The plain price: only what `/status` shows is kept.
             if seconds is not None:
-                plan = Plan(1 / seconds, 1.0, 0.0)
+                plan = PlannedPoll(1 / seconds, 1.0, 0.0)
                 self.planned += plan.rate
                 self.open_tasks += 1
             elif self.open_tasks <= 0:
@@ -114,7 +116,7 @@ class PollPrice:
             if late >= 0:
                 self._late += (min(late, _MAX_LATE) - self._late) / _LATE_POLLS
         if seconds is not None:
-            plan = Plan(1 / (seconds + self._late), math.sqrt(self.factor), now + seconds)
+            plan = PlannedPoll(1 / (seconds + self._late), math.sqrt(self.factor), now + seconds)
             self.planned += plan.rate
             self._unpriced += plan.rate * plan.root
             self.open_tasks += 1

@@ -18,7 +18,7 @@ from bridge.core.event import Confirmation, Notice, NoticeCode
 from bridge.core.forecast import Forecast, Ground
 from bridge.core.learned import LearnedRuns, TaskKind
 from bridge.core.merge import lost, merge
-from bridge.core.price import Plan, PollPrice
+from bridge.core.price import PlannedPoll, PollPrice
 from bridge.core.schedule import MAX_WAIT, CallbackSupport, Pace, grace_delay
 from bridge.core.task import Failure, Observation, Source, State, Status
 from bridge.errors import (
@@ -204,7 +204,7 @@ class Watch:
     why: str = field(init=False, default="first")
     _quiet: int = field(init=False, default=0)
     _planned_freely: bool = field(init=False, default=False)
-    _planned: Plan | None = field(init=False, default=None)
+    _planned: PlannedPoll | None = field(init=False, default=None)
     _kind_known: TaskKind = field(init=False)
     _kind_of: State | None = field(init=False, default=None)
     _forecast: Forecast = field(init=False)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.price import LATEST_SECONDS, Plan, PollPrice
+from bridge.core.price import LATEST_SECONDS, PlannedPoll, PollPrice
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.floats(0.1, 1000)), max_size=200))
 def test_what_is_planned_is_the_sum_of_the_plans(steps: list[tuple[int, float | None]]) -> None:
     price = PollPrice(rate=2.0)
-    plans: dict[int, Plan | None] = {}
+    plans: dict[int, PlannedPoll | None] = {}
     for task, after in steps:
         plans[task] = price.replan(plans.get(task), after)
         kept = [plan for plan in plans.values() if plan is not None]
@@ -34,7 +34,7 @@ def test_without_a_rate_a_poll_has_its_plain_price() -> None:
 
 def test_the_price_rises_until_the_plans_fit_the_rate_and_falls_when_there_is_room() -> None:
     rng, price = Random(3), PollPrice(rate=5.0)
-    plans: dict[int, Plan | None] = dict.fromkeys(range(100))
+    plans: dict[int, PlannedPoll | None] = dict.fromkeys(range(100))
 
     def plan_again(task: int) -> None:
         plans[task] = price.replan(plans[task], 2.0 * math.sqrt(price.factor))

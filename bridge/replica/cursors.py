@@ -52,7 +52,7 @@ class Cursors:
     async def _settling_over(self) -> bool:
         """Wait until who knows more than the engine has recorded it; whether that was, in time.
 
-        That takes a second from each return of the engine. While it is away, nobody can.
+        That takes a second from each return of the engine. While it is away, no bridge can.
         """
         connection = self._connection
         until = self._clock.monotonic() + CAUGHT_UP_SECONDS

@@ -282,7 +282,7 @@ class SharedOwnership:
         return [wanted.record for wanted in self._answers]
 
     async def _read_unknown(self) -> set[TaskKey]:
-        """The tasks that this session owns without knowing it: nobody would poll them as long as it lives.
+        """The tasks that this session owns without knowing it: no bridge would poll them as long as it lives.
 
         An answer to `claim` or `want` was lost, or a copy took over that is older than a release.
         """

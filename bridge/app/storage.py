@@ -20,7 +20,7 @@ def journal_file(settings: Settings) -> Path:
         JournalError: It is in memory.
     """
     if not settings.journal.startswith(SQLITE):
-        raise JournalError("a journal in memory ends with its process: nothing of it is anywhere else")
+        raise JournalError('with journal = "memory" nothing is stored: only a running bridge knows it')
     return Path(settings.journal.removeprefix(SQLITE))
 
 

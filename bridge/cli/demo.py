@@ -234,7 +234,7 @@ class Demo:
             "The bridge polls each once and streams updates to every client. From another terminal:",
             "",
             f"  curl -N {self.link}/v1/tasks/{ref}/events",
-            f"  curl -s {self.link}/metrics | grep bridge_polls",
+            f"  curl -s {self.link}/metrics | grep bridge_polls_total",
             "",
             *([] if self._once else ["Ctrl-C stops it.", ""]),
         )

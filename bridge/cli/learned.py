@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bridge.app.learned import LearnedRow
 
 CANNOT_USE_JOURNAL = 3
+NOTHING_STORED = "nothing was stored of that; taskbridge learned list shows what is"
 _MAX_SHOWN = 60  # characters of a model: clients choose it
 
 
@@ -80,7 +81,7 @@ def forget_command(
         kinds = asyncio.run(forget_learned(settings, SystemClock(), Choice(upstream, model, action)))
     except JournalError as error:
         _fail(error)
-    click.echo(f"kinds forgotten: {kinds}")
+    click.echo(f"kinds forgotten: {kinds}" if kinds else NOTHING_STORED)
 
 
 def _table(rows: Sequence[LearnedRow]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 LATEST_SECONDS = 300.0
 """A healthy task is polled at the latest after this, at any price."""
@@ -18,6 +19,8 @@ LATEST_SECONDS = 300.0
 _USABLE = 0.98  # of the rate: the rest is for polls that a callback or a viewer asks for
 _OTHERS_SECONDS = 30.0
 _MAX_EXCESS = 3.0
+_MAX_LATE = 10.0
+_LATE_POLLS = 64
 _STEP = 3.0
 _MIN_STEPS = 6
 MAX_FACTOR = 1e6
@@ -32,6 +35,20 @@ def raised_factor(factor: float, raised: float) -> float:
     """A factor multiplied by `raised`, within its bounds."""
     known = factor if math.isfinite(factor) else 1.0
     return min(max(known * sane_raise(raised), 1.0), MAX_FACTOR)
+
+
+class PlannedPoll(NamedTuple):
+    """What one task's next poll counts for.
+
+    Args:
+        rate: Polls per second.
+        root: Square root of the factor that it was made by.
+        due: When the poll is due, monotonic seconds.
+    """
+
+    rate: float
+    root: float
+    due: float
 
 
 @dataclass(slots=True)
@@ -53,9 +70,8 @@ class PollPrice:
     planned: float = 0.0
     open_tasks: int = 0
     raised: float = 1.0
-    _unpriced: float = field(
-        init=False, default=0.0
-    )  # as `planned`, had all plans been made at a factor of 1
+    _unpriced: float = field(init=False, default=0.0)  # `planned`, had all plans been made at a factor of 1
+    _late: float = field(init=False, default=0.0)  # seconds from when a poll is due to its answer
     _others: float = field(init=False, default=0.0)
     _others_at: float = field(init=False, default=0.0)
     _planned_elsewhere: float = field(init=False, default=0.0)
@@ -72,43 +88,60 @@ class PollPrice:
         return self._others * math.exp(min(self._others_at - now, 0.0) / _OTHERS_SECONDS)
 
     def replan(
-        self, before: float | None, after: float | None, *, root: float = 1.0, now: float = 0.0
-    ) -> float:
-        """A task has another plan; returns the `root` of it.
+        self, before: PlannedPoll | None, seconds: float | None, *, now: float = 0.0
+    ) -> PlannedPoll | None:
+        """A task has another plan; returns it, to be given back.
 
         Args:
-            before: Seconds until its next poll by the plan it had; None if it had none.
-            after: The same by the plan it has now; None if none is left.
-            root: What was returned for the plan it had.
+            before: The plan it had; None if it had none.
+            seconds: Until its next poll; None if none is left.
+            now: Monotonic seconds.
         """
+        plan = None
         if before is not None:
-            self.planned -= 1 / before
-            self._unpriced -= root / before
+            self.planned -= before.rate
             self.open_tasks -= 1
-        root = math.sqrt(self.factor)
-        if after is not None:
-            self.planned += 1 / after
-            self._unpriced += root / after
+        if not self.rate:
+            # The plain price: only what `/status` shows is kept.
+            if seconds is not None:
+                plan = PlannedPoll(1 / seconds, 1.0, 0.0)
+                self.planned += plan.rate
+                self.open_tasks += 1
+            elif self.open_tasks <= 0:
+                self.planned, self.open_tasks = 0.0, 0  # what rounding leaves
+            return plan
+        if before is not None:
+            self._unpriced -= before.rate * before.root
+            late = now - before.due
+            if late >= 0:
+                self._late += (min(late, _MAX_LATE) - self._late) / _LATE_POLLS
+        if seconds is not None:
+            plan = PlannedPoll(1 / (seconds + self._late), math.sqrt(self.factor), now + seconds)
+            self.planned += plan.rate
+            self._unpriced += plan.rate * plan.root
             self.open_tasks += 1
         if self.open_tasks <= 0:
             self.planned, self.open_tasks, self._unpriced = 0.0, 0, 0.0  # what rounding leaves
             if not self._open_elsewhere:
                 # The next tasks begin without the price of these.
                 self.factor = self.raised = 1.0
-                return root
-        if self.rate:
-            usable = max(_USABLE * self.rate - self._others_now(now), self.rate / 2)
-            # Intervals grow with the root of the price. What the plans come to once all are made by the price
-            # of now: plans made before it rose would have it rise further, until each task had its next poll.
-            ahead = self._unpriced / (self.planned * math.sqrt(self.factor)) if self.planned > 0 else 1.0
-            excess = (self.planned + self._planned_elsewhere) * ahead / usable
-            # One task of all moves it by its part: as fast over replicas as in one process.
-            open_tasks = max(self.open_tasks + self._open_elsewhere, _MIN_STEPS)
-            step = _STEP * (min(excess, _MAX_EXCESS) - 1) / open_tasks
-            factor = min(max(self.factor * (1 + step), 1.0), MAX_FACTOR)
-            self.raised *= factor / self.factor
-            self.factor = factor
-        return root
+                return plan
+        self._move_factor(now)
+        return plan
+
+    def _move_factor(self, now: float) -> None:
+        assert self.rate is not None
+        usable = max(_USABLE * self.rate - self._others_now(now), self.rate / 2)
+        # Intervals grow with the root of the price. What the plans come to once all are made by the price
+        # of now: plans made before it rose would have it rise further, until each task had its next poll.
+        ahead = self._unpriced / (self.planned * math.sqrt(self.factor)) if self.planned > 0 else 1.0
+        excess = (self.planned + self._planned_elsewhere) * ahead / usable
+        # One task of all moves it by its part: as fast over replicas as in one process.
+        open_tasks = max(self.open_tasks + self._open_elsewhere, _MIN_STEPS)
+        step = _STEP * (min(excess, _MAX_EXCESS) - 1) / open_tasks
+        factor = min(max(self.factor * (1 + step), 1.0), MAX_FACTOR)
+        self.raised *= factor / self.factor
+        self.factor = factor
 
     @property
     def shown(self) -> float:

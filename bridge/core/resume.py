@@ -125,17 +125,16 @@ def locate(token: str | None, mark: str | None, *, epoch: str, head: int, sure: 
     cursor = event_id.cursor
     foreign = cursor.epoch != epoch
     ahead = is_later(cursor.epoch, epoch) if foreign else cursor.offset > head
-    if foreign and not ahead and not sure:
-        # Others may have shown more since, and cannot record it now: a reset would go back.
-        return HELD._replace(resumes=True, epoch=cursor.epoch)
     if (foreign or ahead) and (sure or not ahead):
         # An offset ahead of this journal belongs to another history too: it was restored from a backup. The
         # same answer, or any client could ask how many events there are.
-        return Position(reset_reason="new_epoch", resumes=True)
+        reset = Position(reset_reason="new_epoch", resumes=True)
+        # Unless sure, others may have shown more, and cannot record it now: a reset would go back.
+        return reset if sure else HELD._replace(resumes=True, epoch=cursor.epoch)
     if event_id.mark != mark:
         # Given for another list. A task of this one may have changed before, unseen.
-        unseen = Position(resumes=True)
-        return unseen._replace(epoch=cursor.epoch, ahead=True, beyond=cursor.offset) if ahead else unseen
+        unseen = Position(resumes=True, epoch=cursor.epoch)
+        return unseen._replace(ahead=True, beyond=cursor.offset) if ahead else unseen
     # Of which task of a list the state was shown, its id does not say; nor is it ever given for one.
     shown = cursor.shown if mark is None else ""
     return Position(cursor.offset, resumes=True, epoch=cursor.epoch, shown=shown, ahead=ahead)

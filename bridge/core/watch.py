@@ -18,7 +18,7 @@ from bridge.core.event import Confirmation, Notice, NoticeCode
 from bridge.core.forecast import Forecast, Ground
 from bridge.core.learned import LearnedRuns, TaskKind
 from bridge.core.merge import lost, merge
-from bridge.core.price import PollPrice
+from bridge.core.price import PlannedPoll, PollPrice
 from bridge.core.schedule import MAX_WAIT, CallbackSupport, Pace, grace_delay
 from bridge.core.task import Failure, Observation, Source, State, Status
 from bridge.errors import (
@@ -204,8 +204,7 @@ class Watch:
     why: str = field(init=False, default="first")
     _quiet: int = field(init=False, default=0)
     _planned_freely: bool = field(init=False, default=False)
-    _planned_wait: float | None = field(init=False, default=None)
-    _planned_root: float = field(init=False, default=1.0)
+    _planned: PlannedPoll | None = field(init=False, default=None)
     _kind_known: TaskKind = field(init=False)
     _kind_of: State | None = field(init=False, default=None)
     _forecast: Forecast = field(init=False)
@@ -855,19 +854,16 @@ class Watch:
 
     def _replan(self) -> None:
         """Report to the price what this task's polls come to."""
-        plan, now = None, self.last_poll if self.due is None else self.due - self._wait
         if self.due is not None:
-            plan = max(self._wait, self.pace.min_seconds)
-        if plan != self._planned_wait:
-            root = self._planned_root
-            self._planned_root = self.price.replan(self._planned_wait, plan, root=root, now=now)
-            self._planned_wait = plan
+            seconds = max(self._wait, self.pace.min_seconds)
+            self._planned = self.price.replan(self._planned, seconds, now=self.due - self._wait)
+        else:
+            self.retire()
 
     def retire(self) -> None:
         """Nothing is polled here from now on: give the planned polls back."""
-        if self._planned_wait is not None:
-            self.price.replan(self._planned_wait, None, root=self._planned_root, now=self.last_poll)
-            self._planned_wait = None
+        if self._planned is not None:
+            self._planned = self.price.replan(self._planned, None, now=self.last_poll)
 
     def _set_due(self, now: float, wait: float) -> None:
         self.why, self._planned_freely = "lost" if self._lost else "retry", False

@@ -305,7 +305,7 @@ class Subscriptions:
         return remarks
 
     async def _read_again(self, pending: PendingSubscription) -> None:
-        """The journal's history has become another one since its states were read."""
+        """Decide once more; if the journal's history has become another one, with what it is now."""
         while pending.epoch != self.journal.epoch:
             pending.epoch, pending.sure, pending.latest = await self._read(pending.request)
         pending.decision = self._decide(pending.request, pending.latest, sure=pending.sure)
@@ -418,9 +418,10 @@ class Subscriptions:
         finally:
             for poll in polls:
                 poll.cancel()
-        pending.latest = await self.journal.latest(keys)
-        pending.epoch = self.journal.epoch
-        pending.decision = self._decide(pending.request, pending.latest, sure=pending.sure)
+        if pending.epoch == self.journal.epoch:
+            pending.latest = await self.journal.latest(keys)
+        # Whether its cursor was reached was asked in the epoch of before.
+        await self._read_again(pending)
         if any(pending.latest) or len(errors) < len(keys):
             return
         # Only an error that no reconnect can resolve decides the status (rule 2). A rejected credential can

@@ -214,7 +214,7 @@ class Connection:
     def settles_in(self) -> float:
         """Seconds until every bridge has had its time to record what it showed unrecorded.
 
-        0.0 after that, `SETTLING_SECONDS` while the engine is away: it begins again with each return.
+        0.0 after it; `SETTLING_SECONDS` while the engine is away: it begins again with each return.
         """
         if not self.up:
             return SETTLING_SECONDS

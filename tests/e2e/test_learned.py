@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from bridge.cli.learned import NOTHING_STORED
 from bridge.clock import SystemClock
 from bridge.simulator.server import Running
 from tests.docs.programs import ran
@@ -131,7 +132,7 @@ async def test_a_model_is_forgotten_while_the_bridge_is_running(tmp_path: Path, 
             await until(lambda: listed(journal, tmp_path), 4)
             assert await command(journal, tmp_path, "forget", "qingbo", "--model", "other") == (
                 0,
-                "kinds forgotten: 0",
+                NOTHING_STORED,
                 "",
             )
             assert await samples(scene) == 4
@@ -166,7 +167,7 @@ async def test_the_command_says_what_it_does(tmp_path: Path) -> None:
     ):
         code, _, err = await command(journal, tmp_path, *wrong)
         assert (code, sentence in err) == (2, True), err
-    assert (await command(journal, tmp_path, "forget", "vapi", "--all"))[1] == "kinds forgotten: 0"
+    assert (await command(journal, tmp_path, "forget", "vapi", "--all"))[1] == NOTHING_STORED
     assert (await command(journal, tmp_path, "forget", "qingbo", "--all"))[1] == "kinds forgotten: 1"
     assert (await command(journal, tmp_path, "list"))[1] == "nothing is known yet"
 

@@ -121,8 +121,7 @@ def _aligned(table: list[Row]) -> str:
 def page(ours: Results, theirs: Results, bars: Iterable[Bar], before: str, commit: str) -> str:
     """The generated part of docs/pacing.md."""
     parts = [
-        "![Polls along one task, before and now](pacing.svg)",
-        f"Measured at commit `{commit}`; `/` is the ratio to commit `{before}`. {COLUMNS}",
+        f"Measured at commit `{commit}`. A column with `/` is the ratio to `{before}`, before. {COLUMNS}",
         _markdown(("", "demand", "value", "demanded", "rows that miss it"), bar_rows(bars)),
     ]
     for part, title in PARTS.items():

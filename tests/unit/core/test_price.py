@@ -9,19 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.price import LATEST_SECONDS, PollPrice
+from bridge.core.price import LATEST_SECONDS, PlannedPoll, PollPrice
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.floats(0.1, 1000)), max_size=200))
 def test_what_is_planned_is_the_sum_of_the_plans(steps: list[tuple[int, float | None]]) -> None:
     price = PollPrice(rate=2.0)
-    plans: dict[int, float | None] = {}
-    roots: dict[int, float] = {}
+    plans: dict[int, PlannedPoll | None] = {}
     for task, after in steps:
-        roots[task] = price.replan(plans.get(task), after, root=roots.get(task, 1.0))
-        plans[task] = after
+        plans[task] = price.replan(plans.get(task), after)
         kept = [plan for plan in plans.values() if plan is not None]
-        assert price.planned == pytest.approx(sum(1 / plan for plan in kept), abs=1e-6)
+        assert price.planned == pytest.approx(sum(plan.rate for plan in kept), abs=1e-6)
         assert price.open_tasks == len(kept)
         assert price.factor >= 1.0
 
@@ -36,17 +34,13 @@ def test_without_a_rate_a_poll_has_its_plain_price() -> None:
 
 def test_the_price_rises_until_the_plans_fit_the_rate_and_falls_when_there_is_room() -> None:
     rng, price = Random(3), PollPrice(rate=5.0)
-    plans = dict.fromkeys(range(100), 2.0)
-    roots: dict[int, float] = {}
-    for task in plans:
-        plans[task] = 2.0 * math.sqrt(price.factor)
-        roots[task] = price.replan(None, plans[task])
+    plans: dict[int, PlannedPoll | None] = dict.fromkeys(range(100))
 
     def plan_again(task: int) -> None:
-        after = 2.0 * math.sqrt(price.factor)
-        roots[task] = price.replan(plans[task], after, root=roots[task])
-        plans[task] = after
+        plans[task] = price.replan(plans[task], 2.0 * math.sqrt(price.factor))
 
+    for task in plans:
+        plan_again(task)
     highest = 0.0
     for _ in range(2000):
         plan_again(rng.randrange(100))
@@ -56,7 +50,7 @@ def test_the_price_rises_until_the_plans_fit_the_rate_and_falls_when_there_is_ro
     assert price.factor == pytest.approx(fits, rel=0.2)
     assert highest < 1.3 * fits  # plans made before it rose have it rise no further
     for task in range(90):
-        price.replan(plans[task], None, root=roots[task])
+        price.replan(plans[task], None)
     for _ in range(60):
         plan_again(99)
     assert price.factor < 1.5
@@ -66,11 +60,11 @@ def test_replicas_share_one_price() -> None:
     here, there = PollPrice(rate=5.0), PollPrice(rate=5.0)
     for _ in range(20):
         there.replan(None, 2.0)
-    root = here.replan(None, 2.0)
+    plan = here.replan(None, 2.0)
     here.factor = 1.0  # its own would fit alone
     for _ in range(200):
         here.receive(there.planned, there.open_tasks)
-        root = here.replan(2.0, 2.0, root=root)
+        plan = here.replan(plan, 2.0)
     assert here.factor > 2
 
 
@@ -85,15 +79,21 @@ def test_no_healthy_task_waits_longer_than_five_minutes_unless_there_are_too_man
 
 def test_without_open_tasks_the_price_begins_again() -> None:
     price = PollPrice(1.0)
-    for _ in range(20):
-        price.replan(None, 1.0)
+    plans = [price.replan(None, 1.0) for _ in range(20)]
     assert price.factor > 2
-    for _ in range(20):
-        price.replan(1.0, None)
+    for plan in plans:
+        price.replan(plan, None)
     assert (price.factor, price.shown, price.raised) == (1.0, 1.0, 1.0)
     # Not while another replica has some: then it is theirs too, and not shown here.
     price.receive(5.0, 10, 8.0)
-    price.replan(None, 1.0)
-    price.replan(1.0, None)
+    price.replan(price.replan(None, 1.0), None)
     assert price.factor > 2
     assert price.shown == 1.0
+
+
+def test_what_is_planned_counts_how_late_polls_are_answered() -> None:
+    price, now, plan = PollPrice(rate=1.0), 0.0, None
+    for _ in range(600):
+        plan = price.replan(plan, 2.0, now=now)
+        now += 2.7  # it waits for its turn, and the provider takes its time
+    assert price.planned == pytest.approx(1 / 2.7, rel=0.02)

@@ -38,17 +38,17 @@ class Planner:
         self._tasks = [asyncio.create_task(self._poll()) for _ in range(tasks)]
 
     async def _poll(self) -> None:
-        plan, root = None, 1.0
+        plan = None
         try:
             await asyncio.sleep(BASE * self.random.random())
             while True:
                 wish = BASE * math.sqrt(self.price.factor) * (0.95 + 0.1 * self.random.random())
-                before, plan = plan, min(wish, self.price.longest(2 * BASE))
-                root = self.price.replan(before, plan, root=root)
-                await asyncio.sleep(plan)
+                seconds = min(wish, self.price.longest(2 * BASE))
+                plan = self.price.replan(plan, seconds, now=self.house.clock.monotonic())
+                await asyncio.sleep(seconds)
                 self._polls.append(self.house.clock.monotonic())
         finally:
-            self.price.replan(plan, None, root=root)
+            self.price.replan(plan, None)
 
     def end(self) -> None:
         for task in self._tasks:
@@ -120,7 +120,7 @@ def test_a_quiet_replica_is_counted_and_hears_the_others() -> None:
     async def play(clock: LoopClock) -> None:
         world = World(clock)
         (quiet,) = await planners(world, [], a=0)
-        quiet.price.replan(None, 50.0)  # one task that is polled every 50 s
+        plan = quiet.price.replan(None, 50.0)  # one task that is polled every 50 s
         await asyncio.sleep(QUIET_PLANS_SECONDS + 2)
         calls = takes([quiet])
         await asyncio.sleep(60)
@@ -133,7 +133,7 @@ def test_a_quiet_replica_is_counted_and_hears_the_others() -> None:
         assert lent.open_tasks == 81
         assert lent.planned == pytest.approx(other.price.planned + 1 / 50, rel=0.15)
         # Without plans it is counted no longer, and asks no more.
-        quiet.price.replan(50.0, None)
+        quiet.price.replan(plan, None)
         other.end()
         await asyncio.sleep(2 * PLANS_SECONDS)
         lent = await world.engine.take("nobody", Take("video/-", rate=RATE))

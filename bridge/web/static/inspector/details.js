@@ -113,7 +113,8 @@ function nextPoll(poll, now) {
   if (!poll) return null;
   const seconds = (Date.parse(poll.at) - now) / 1000;
   const parts = [seconds > 0.5 ? `next poll in ${duration(seconds)}` : "next poll now"];
-  parts.push(LEARNED[poll.why] ? [LEARNED[poll.why], poll.samples === null ? "" : ` (${poll.samples} learned)`].join("") : (GROUNDS[poll.why] ?? poll.why));
+  parts.push(`reason: ${LEARNED[poll.why] ?? GROUNDS[poll.why] ?? poll.why}`);
+  if (LEARNED[poll.why] && poll.samples !== null) parts.push(`learned from ${poll.samples === 1 ? "1 task" : `${poll.samples} tasks`}`);
   if (poll.sharpness !== null) parts.push(`spread ${Math.round(poll.sharpness * 100)} %`);
   return parts.join(" · ");
 }

@@ -117,9 +117,9 @@ async def test_a_429_that_names_no_wait_slows_the_upstream_too() -> None:
 
 
 async def test_no_more_requests_are_in_flight_than_allowed() -> None:
-    async with stage(
-        each={"max_in_flight": 3, "timeout_seconds": 60}, first_state_timeout_seconds=30
-    ) as scene:
+    # No task is due again: on a slow machine a second poll could take the place of another task's first.
+    each = {"max_in_flight": 3, "timeout_seconds": 60, "poll_min_seconds": 60, "poll_max_seconds": 120}
+    async with stage(each=each, first_state_timeout_seconds=30) as scene:
         tasks = [scene.id() for _ in range(8)]
         for task in tasks:
             await scene.script("qingbo", task, qingbo(task, "processing", 1) | {"delay": 1})

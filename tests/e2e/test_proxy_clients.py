@@ -49,7 +49,7 @@ async def asked(provider: Stub, request: str, times: int) -> None:
 
 
 async def test_a_create_that_waits_is_answered_at_the_end_or_with_the_word_of_one_that_runs() -> None:
-    async with stub() as provider, bridge_to(provider, "replicate", sync_wait_seconds=0.2) as bridge:
+    async with stub() as provider, bridge_to(provider, "replicate", sync_wait_seconds=0.5) as bridge:
         provider.answers[f"POST /v1/models/{MODEL}/predictions"] = (201, PREDICTION)
         provider.answers["GET /v1/predictions/p1"] = PREDICTION
         for prefer in ("wait", "wait=1", "respond-async, wait=1"):

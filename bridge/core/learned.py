@@ -12,6 +12,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from bridge.core.curve import MIN_SAMPLES, Curve
 
@@ -111,13 +112,16 @@ class LearnedRuns:
 
     Attributes:
         taught: Called with each run that was learned here: to store it.
-        runs: Grows with each run.
+        runs: Grows with each run, and by more when all are others at once.
     """
 
     def __init__(self, pooled: LearnedRuns | None = None) -> None:
         self.taught: Callable[[Run], None] = _unstored
         self.runs = 0
         self._pooled = pooled
+        self._views: WeakSet[LearnedRuns] = WeakSet()  # those that this is the pool of
+        if pooled is not None:
+            pooled._views.add(self)  # noqa: SLF001 - an instance of this class
         self._kinds: OrderedDict[TaskKind, _Rings] = OrderedDict()
         self._all: _Rings = {}
         self._curves: OrderedDict[tuple[TaskKind | None, str], Curve | None] = OrderedDict()
@@ -130,22 +134,18 @@ class LearnedRuns:
             self._pooled.learn(run)
 
     def load(self, runs: Iterable[Run]) -> None:
-        """Start again from these runs, oldest first: what is stored, and what was learned here since."""
+        """Start again from these runs, oldest first: what is stored, and what was learned here since.
+
+        What is not among them was forgotten, perhaps on request: no account goes on with its part of it.
+        """
         self._kinds.clear()
         self._all.clear()
         self._curves.clear()
+        self.runs += MAX_RUNS  # enough for every open task to choose its ground anew
+        for view in self._views:
+            view.load(())
         for run in runs:
             self.add(run)
-
-    def forget(self, chosen: Callable[[TaskKind], bool]) -> int:
-        """Forget kinds; returns how many. What all kinds have in common is forgotten with them."""
-        kinds = [kind for kind in self._kinds if chosen(kind)]
-        for kind in kinds:
-            del self._kinds[kind]
-        if kinds:
-            self._all.clear()
-            self._curves.clear()
-        return len(kinds)
 
     def curve(self, kind: TaskKind, measure: str) -> Curve | None:
         """The distribution of a measure for tasks of this kind; of all kinds where this one is too new."""

@@ -133,9 +133,8 @@ def locate(token: str | None, mark: str | None, *, epoch: str, head: int, sure: 
         return reset if sure else HELD._replace(resumes=True, epoch=cursor.epoch)
     if event_id.mark != mark:
         # Given for another list. A task of this one may have changed before, unseen.
-        if ahead:
-            return Position(resumes=True, epoch=cursor.epoch, ahead=True, beyond=cursor.offset)
-        return Position(resumes=True)
+        unseen = Position(resumes=True, epoch=cursor.epoch)
+        return unseen._replace(ahead=True, beyond=cursor.offset) if ahead else unseen
     # Of which task of a list the state was shown, its id does not say; nor is it ever given for one.
     shown = cursor.shown if mark is None else ""
     return Position(cursor.offset, resumes=True, epoch=cursor.epoch, shown=shown, ahead=ahead)

@@ -165,17 +165,22 @@ class Hub(Connections):
         """The journal's history is another one; see `bridge.journal.base.Follower`.
 
         What comes of each task now is compared by content with what was sent before. A client that came with
-        a cursor of the old one and has been sent nothing may have seen anything: it gets a reset. So does
-        every client with a cursor if this process was on the losing side of a split: the ids that follow are
-        of an older epoch.
+        a cursor of the old one and has been sent nothing may have seen anything: it gets a reset. If it has
+        been sent something, what it may have seen of the other tasks waits as long. A reset is also for every
+        client with a cursor if this process was on the losing side of a split: the ids that follow are of an
+        older epoch.
         """
         epoch = self.history.epoch if self.history is not None else ""
         went_back, self._epoch = is_later(self._epoch, epoch), epoch
         for channel in self._channels.values():
             channel.unrecorded = channel.frames is not None
         for one in self.subscriptions:
-            if (went_back and one.fmt.has_cursor) if one.events else one.resumed not in {"", epoch}:
+            of_before = one.resumed not in {"", epoch}
+            if (went_back and one.fmt.has_cursor) if one.events else of_before:
                 self._resetting[one] = None
+            elif of_before:
+                self._hold(one, HELD, only_unsent=True)
+                self._ahead.setdefault(one, Position(ahead=True, epoch=epoch))
         # Again, too, for those that wait since a change within the last second.
         for one in self._resetting:
             self._hold(one, HELD)
@@ -215,9 +220,14 @@ class Hub(Connections):
             if channel.is_held(subscription):
                 subscription.pending[channel] = Backlog(position=Position())
 
-    def _hold(self, subscription: Subscription, position: Position) -> None:
+    def _hold(self, subscription: Subscription, position: Position, *, only_unsent: bool = False) -> None:
+        """Decide by `position` what of its tasks is news.
+
+        Args:
+            only_unsent: Only of those of which no state was sent to anybody.
+        """
         for channel in subscription.channels.values():
-            if channel.includes(subscription):
+            if channel.includes(subscription) and not (only_unsent and channel.frames is not None):
                 subscription.pending.pop(channel, None)
                 channel.hold(subscription, position)
 

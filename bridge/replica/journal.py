@@ -256,9 +256,10 @@ class SharedJournal(Feed):
         if not free and not self._rights.owns(held.key) and self._connection.up:
             raise NotOwner(f"another process polls {held.key.ref}")
         if held.appending:
-            expect = held.appending[-1].version
+            base = held.appending[-1]
         else:
-            expect = held.stamp.version if held.unrecorded else held.recorded_stamp.version
+            base = held.stamp if held.unrecorded else held.recorded_stamp
+        expect = base.version
         owner = self._rights.owns(held.key)
         apply = Apply(
             key=held.key,
@@ -270,7 +271,7 @@ class SharedJournal(Feed):
             document=encode(state),
             raw=state.raw,
         )
-        return ReplicaAppend(apply, state, observed_at, free)
+        return ReplicaAppend(apply, state, observed_at, free, base)
 
     def _check_reached(self) -> None:
         if not self._connection.reached:
@@ -331,8 +332,18 @@ class SharedJournal(Feed):
         if applied.record is not None:
             self.learn(applied.record)
             offset = applied.record.offset
+        # What was made from it as well, or it would follow another state of the same version.
+        refused = [item, *self._outbox.withdraw(item.key)]
+        held = self._memory.ensure(item.key)
+        for one in refused:
+            self._close_append(held, one)
+
+        def fail() -> None:
+            for one in refused:
+                one.fail(error)
+
         # Its caller merges with what is recorded: that must have been received here.
-        self.when_heard(offset, lambda: self._fail(item, error))
+        self.when_heard(offset, fail)
 
     def when_heard(self, offset: int, call: Callable[[], None]) -> None:
         """Call once the log has been received up to an offset, or will not be."""
@@ -350,10 +361,6 @@ class SharedJournal(Feed):
         if event is not None:
             self._close_append(held, item)
             item.succeed(event)
-
-    def _fail(self, item: ReplicaAppend, error: JournalError) -> None:
-        self._close_append(self._memory.ensure(item.key), item)
-        item.fail(error)
 
     def _close_append(self, held: HeldTask, item: ReplicaAppend) -> None:
         self._outbox.done(item)
@@ -443,7 +450,7 @@ class SharedJournal(Feed):
             ours = entry.stamp in held.appending
             if record is not None and record.stamp == entry.stamp:
                 document, raw = record.document, record.raw
-            elif not ours and entry.stamp != held.stamp:
+            elif not ours and not held.is_of(entry.stamp, entry.digest):
                 return  # a newer one is recorded already: that entry follows
         news = LoggedState(
             entry.offset, entry.stamp, entry.end, entry.digest, document or b"", raw, entry.amended
@@ -455,7 +462,7 @@ class SharedJournal(Feed):
         if entry.whole and entry.document is not None:
             return False
         held = self._memory.get(entry.key)
-        if held is None or entry.offset <= held.recorded or entry.stamp == held.stamp:
+        if held is None or entry.offset <= held.recorded or held.is_of(entry.stamp, entry.digest):
             return False
         return entry.stamp not in held.appending
 
@@ -480,7 +487,7 @@ class SharedJournal(Feed):
             True,
         )
         if held.state is not None and (
-            news.stamp == held.stamp or (held.unrecorded and news.digest == held.digest)
+            held.is_of(news.stamp, news.digest) or (held.unrecorded and news.digest == held.digest)
         ):
             # What is held is this state: only now its offset is known.
             held.stamp, held.held_at = news.stamp, news.offset
@@ -510,7 +517,7 @@ class SharedJournal(Feed):
         assert held.state is not None
         if news.end is End.ENDED:
             return True  # nothing is recorded beyond it
-        if news.stamp in held.lineage:
+        if news.stamp in held.lineage and news.stamp != held.stamp:
             return False  # what is shown was made from it
         merged = beyond(held.state, state)
         if merged is None:
@@ -523,6 +530,8 @@ class SharedJournal(Feed):
         held.hold(state, news.stamp, news.digest, at=0, builds_on_held=False)
         held.hold(merged, stamp, digest, at=0, builds_on_held=True)
         self._publish(held)
+        if (event := held.event(self.epoch)) is not None:
+            self._rights.recorded(event, ours=False)  # what is seen next is merged with it
         return False
 
     def _pass(self, held: HeldTask, item: ReplicaAppend | None, *, is_news: bool) -> None:
@@ -612,7 +621,7 @@ class SharedJournal(Feed):
             item.fail(NotOwner(f"another process polls {item.key.ref}"))
             return
         state: State | None = item.state
-        if held.state is not None and held.stamp.version != item.apply.expect:
+        if held.state is not None and held.stamp != item.base:
             state = beyond(held.state, item.state)  # another state came in between
         if state is not None:
             stamp = Stamp(held.stamp.version + 1, item.apply.stamp.session)

@@ -15,7 +15,8 @@ MAX_RUNS = 8
 class Lineage:
     """The stamps of the states that led to the newest one, as runs of versions by one session.
 
-    A stamp names one state in all histories: a state is an ancestor if its stamp is here.
+    A stamp names one state of a history: a state is an ancestor if its stamp is here. After the engine lost
+    states, a session may use a stamp again: two states are the same only with the same content.
     """
 
     __slots__ = ("_runs",)
@@ -45,7 +46,7 @@ class Lineage:
 class Return(Enum):
     """What an unrecorded state becomes once the engine can be asked."""
 
-    IS_RECORDED = auto()  # it is the newest recorded one: the same stamp or content
+    IS_RECORDED = auto()  # it is the newest recorded one: the same content
     AGAIN = auto()  # recorded as it was: the record is older, or gone
     MERGED = auto()  # recorded merged with what others recorded meanwhile
     GIVEN_UP = auto()  # what is recorded says all it says, and more
@@ -80,9 +81,9 @@ def plan_return(
     """
     if recorded is None:
         return Plan(Return.AGAIN, ours)
-    if recorded_stamp == stamp or recorded_digest == digest:
+    if recorded_digest == digest:
         return Plan(Return.IS_RECORDED)
-    if recorded_stamp in lineage:
+    if recorded_stamp in lineage and recorded_stamp != stamp:
         return Plan(Return.AGAIN, ours)
     merged = beyond(recorded, ours)
     return Plan(Return.GIVEN_UP) if merged is None else Plan(Return.MERGED, merged)

@@ -90,6 +90,13 @@ class HeldTask:
         """Whether the state held is recorded nowhere in this epoch, as far as is known."""
         return self.state is not None and self.held_at == 0
 
+    def is_of(self, stamp: Stamp, digest: bytes) -> bool:
+        """Whether the state held is the one of this stamp and content.
+
+        A session that does not know what it recorded before the engine lost it may use a stamp again.
+        """
+        return self.stamp == stamp and self.digest == digest
+
     def event(self, epoch: str) -> Event | None:
         """The state held, with the cursor it has in this epoch."""
         if self.state is None:

@@ -2,7 +2,8 @@
 
 Rule 1: one call is in flight; what comes meanwhile goes with the next, up to `MAX_STATES`. The next one
         begins no sooner than `GATHER_SECONDS` after the one before: a call costs the engine as much as
-        several states do. The first state after a pause is sent at once.
+        several states do. The first state after a pause is sent at once. A call has one state of a task at
+        most: what was made from a state that is refused must not follow the one that is recorded instead.
 Rule 2: an append is done when the log has brought its state, not when the engine has answered: its viewers
         receive it in the order of the log, as all others do.
 Rule 3: an append whose answer is missing has happened or not. It is shown unrecorded, with its stamp, and
@@ -36,12 +37,14 @@ class ReplicaAppend:
 
     Args:
         free: Whether it counts though another process polls the task.
+        base: Stamp of the state that it was made from: versions alone do not tell two states apart.
     """
 
     apply: Apply
     state: State
     observed_at: float
     free: bool
+    base: Stamp
     done: asyncio.Future[Event] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,6 +106,13 @@ class Outbox:
         """Its fate is known."""
         self._open.pop((item.key, item.apply.stamp), None)
 
+    def withdraw(self, key: TaskKey) -> Sequence[ReplicaAppend]:
+        """Take back the appends of a task that were not sent yet, oldest first."""
+        appends = [item for item in self._queue if isinstance(item, ReplicaAppend) and item.key == key]
+        if appends:
+            self._queue = deque(item for item in self._queue if item not in appends)
+        return appends
+
     def append_of(self, key: TaskKey, stamp: Stamp) -> ReplicaAppend | None:
         """The append of this state, while its fate is open."""
         return self._open.get((key, stamp))
@@ -143,11 +153,13 @@ class Outbox:
 
     async def _send_appends(self) -> None:
         group: list[ReplicaAppend] = []
+        keys: set[TaskKey] = set()
         while self._queue and len(group) < MAX_STATES:
             item = self._queue[0]
-            if not isinstance(item, ReplicaAppend):
+            if not isinstance(item, ReplicaAppend) or item.key in keys:
                 break
             group.append(item)
+            keys.add(item.key)
             self._queue.popleft()
         session = self._connection.session
         states = [item.apply for item in group]

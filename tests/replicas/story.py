@@ -219,7 +219,8 @@ class Story:
 
     def _disturb(self, fault: Fault) -> None:
         self.judge.disturbances.remove(self._open)
-        until = fault.until + HEALS
+        late = max((late for at, late in self.woken if fault.since <= at), default=0.0)
+        until = fault.until + HEALS + WAKES * late
         self.judge.disturbances.append(Disturbance(fault.since, until, split=fault.name == "split"))
 
     # The verdict

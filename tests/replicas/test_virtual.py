@@ -9,7 +9,7 @@ import pytest
 from bridge.delivery import subscriptions
 from bridge.engine.store.assignments import Assignments
 from tests.replicas import polls
-from tests.replicas.virtual import FAILOVER, REPLICA_ACTS, play
+from tests.replicas.virtual import FAILOVER, REPLICA_ACTS, UNSYNCED, play
 
 
 @pytest.mark.extended
@@ -49,6 +49,23 @@ def test_a_replica_that_forgets_what_it_was_told_is_found_out(monkeypatch: pytes
     monkeypatch.setattr(subscriptions, "decide", lambda _, mark, **more: real(None, mark, **more))
     stage = play(1, seconds=6.0, acts=("slow",))
     assert any("twice" in fault for fault in stage.faults), stage.faults
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    "seed",
+    [
+        4,  # the epoch changed while a stream waited for the first poll
+        10,  # an outage right after a change of epoch, and a reset at its end
+        12,  # the same, and a reset before its end
+        22,  # a list of which one task was never seen here
+    ],
+)
+def test_an_engine_that_loses_its_last_second_throws_no_viewer_back(seed: int) -> None:
+    acts = (UNSYNCED, UNSYNCED, "lost answers", "stale", "outage")
+    stage = play(seed, seconds=30.0, min_seconds=0.5, acts=acts)
+    assert stage.judge.states > 500
+    assert stage.faults == []
 
 
 STRICT = 0.97 / polls.NEAR

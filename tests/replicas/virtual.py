@@ -45,7 +45,10 @@ PATIENCE = 40.0
 JSON = {"content-type": "application/json"}
 REPLICA_ACTS = ("kill", "stop", "rolling", "slow")
 ENGINE_ACTS = ("restart", "wipe", "stale", "outage", "silence", "cut one", "lost answers")
-HISTORY_CHANGES = frozenset({"restart", "wipe", "stale"})
+UNSYNCED = "lost second"
+"""Not by chance in every run: the seeds that found something would no longer find it."""
+
+HISTORY_CHANGES = frozenset({"restart", "wipe", "stale", UNSYNCED})
 
 
 @dataclass(frozen=True)
@@ -455,6 +458,16 @@ class Stage:
         older.log.epoch = ""  # its history is another one, as an engine says that cannot be sure
         self.world._replace(older)
 
+    async def _lose_second(self) -> None:
+        """It is killed, and starts without what it had not written to its disk."""
+        older = copy.deepcopy(self.world.engine.store)
+        await asyncio.sleep(self.chance.uniform(0.0, 1.0))
+        older.log.epoch = ""
+        self.world.away = True
+        self.world._replace(older)
+        await asyncio.sleep(self.chance.uniform(0.1, 1.5))
+        self.world.away = False
+
     async def _outage(self) -> None:
         self.world.away = True
         await asyncio.sleep(self.chance.uniform(0.5, 9))
@@ -493,6 +506,7 @@ _ACTS: dict[str, Callable[[Stage], Awaitable[None]]] = {
     "restart": Stage._restart,
     "wipe": Stage._wipe,
     "stale": Stage._stale,
+    UNSYNCED: Stage._lose_second,
     "outage": Stage._outage,
     "silence": Stage._silence,
     "cut one": Stage._cut_one,

@@ -27,6 +27,7 @@ from bridge.engine.base import (
     OperationState,
     Owner,
     Record,
+    Release,
     Released,
     Report,
     SessionState,
@@ -235,7 +236,7 @@ class AnyReplicas(RuleBasedStateMachine):
         if not replica.session or not replica.owned:
             return
         keys = sorted(replica.owned)
-        due = [(key, self.now + milliseconds * 1000) for key in keys]
+        due = [Release(key, self.now + milliseconds * 1000, 0) for key in keys]
         for key, answer in zip(
             keys, self.call("release", replica.session, due, transfer=transfer), strict=True
         ):

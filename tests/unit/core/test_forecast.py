@@ -172,3 +172,22 @@ def test_a_stamped_end_is_taken_only_between_the_polls_around_it() -> None:
         run = made.ended(KIND, stamped=stamped, at=20.0, unix_time=WALL)
         assert run is not None
         assert lowest <= run.samples["run"].value <= highest
+
+
+@pytest.mark.parametrize("account", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_an_open_task_rests_on_nothing_that_was_forgotten(*, account: bool, own: bool) -> None:
+    upstream = LearnedRuns()
+    learned = LearnedRuns(upstream) if account else upstream
+    for seconds in about(100):
+        (learned if own else upstream).learn(Run(KIND, WALL, {"run": Measurement(seconds)}))
+    made = forecast()
+    made.saw(seen("processing"), 1.0)
+    assert estimate(made, learned, 1.0)[0] == pytest.approx(100, rel=0.1)
+    upstream.load([Run(TaskKind("other", None), WALL, {"watched": Measurement(20.0)})])
+    made.choose_again(learned, KIND)
+    made.schedule(learned, KIND, 2.0, 1.0)
+    assert made.ground is None
+    assert made.estimate(2.0, WALL + 2) == (None, None)
+    assert learned.watched_seconds == 20
+    assert [row["model"] for row in upstream.statistics()] == ["other"]

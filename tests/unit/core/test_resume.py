@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.cursor import OFFSET_LIMIT, Cursor, EventId, mark_of
+from bridge.core.cursor import OFFSET_LIMIT, Cursor, EventId, mark_of, new_epoch
 from bridge.core.event import Event
-from bridge.core.resume import Decision, Position, Resume, decide, locate
+from bridge.core.resume import Decision, Position, Resume, decide, is_seen, locate
 from bridge.core.task import TaskKey
 from tests.fakes.tasks import EPOCH, OTHER, TASK, event, state
 
@@ -109,6 +109,20 @@ def test_each_kind_of_cursor_we_cannot_honour_has_its_reason_and_the_future_is_f
     assert reasons == ["unknown_cursor", *["new_epoch"] * 4]
 
 
+def test_a_reset_waits_while_it_is_unsure_what_others_have_shown() -> None:
+    before = new_epoch(1_795_905_000.0, 1)
+    now = new_epoch(1_795_905_060.0, 2)
+    for token in (f"{before}-9", f"{before}-9~p960", f"{before}-9.abcdefgh"):
+        assert locate(token, None, epoch=now, head=9).reset_reason == "new_epoch"
+        position = locate(token, None, epoch=now, head=9, sure=False)
+        assert position.of_epoch_before
+        assert position.resumes
+        assert position.epoch == before
+        shown = event(10)._replace(cursor=Cursor(now, 10))
+        assert is_seen(shown, position)
+        assert is_seen(shown._replace(cursor=Cursor(now, 3, "p990")), position)
+
+
 def test_a_client_without_a_cursor_starts() -> None:
     assert locate(None, "abcdefgh", epoch=EPOCH, head=9) == Position()
     assert asked([event(1)], None) == Decision(Position(), None, nothing_more=False)
@@ -125,7 +139,8 @@ def test_a_client_without_a_cursor_starts() -> None:
 )
 def test_a_cursor_of_another_list_gets_every_current_state(token: str, mark: str | None) -> None:
     decision = asked([event(3, state("completed")), event(5)], token, mark=mark)
-    assert decision == Decision(Position(resumes=True), Resume.NEWER, nothing_more=False)
+    position = Position(resumes=True, epoch=EPOCH)
+    assert decision == Decision(position, Resume.NEWER, nothing_more=False)
     over = [event(3, state("completed")), event(5, state("failed"))]
     assert not asked(over, token, mark=mark).nothing_more
 

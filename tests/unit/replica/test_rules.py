@@ -13,7 +13,7 @@ import pytest
 from bridge.core.cursor import Cursor
 from bridge.core.task import Source, State, Status, TaskKey
 from bridge.engine.base import Apply, End, Mode, Release, SessionState, Stamp, Want
-from bridge.errors import NotOwner
+from bridge.errors import NotOwner, Superseded
 from bridge.journal.sqlite.codec import encode
 from bridge.replica.connection import ConnectionStage
 from bridge.replica.lineage import Lineage, Return, plan_return
@@ -403,6 +403,102 @@ def test_12_after_a_change_of_epoch_old_cursors_wait_a_second_for_who_knows_more
         changed = clock.monotonic()
         assert await a.journal.caught_up(old)
         assert 0.5 < clock.monotonic() - changed <= 1.0
+        await world.close()
+
+    run(play)
+
+
+def test_12_an_outage_right_after_a_change_of_epoch_makes_old_cursors_wait_for_its_end() -> None:
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (a,) = await world.started("a")
+        old = Cursor(a.journal.epoch, a.journal.head)
+        world.wipe()
+        await world.until(lambda: a.journal.epoch != old.epoch and a.replica.connection.up)
+        world.away = a.cut = True
+        a.replica.connection.drop("the engine is away")
+        await asyncio.sleep(3.0)
+        assert not await a.journal.caught_up(old)  # who knows more cannot record it: no reset
+        world.away = a.cut = False
+        await world.until(lambda: a.replica.connection.up)
+        back = clock.monotonic()
+        assert not a.journal.reconciled
+        assert await a.journal.caught_up(old)
+        assert 0.9 < clock.monotonic() - back <= 1.01
+        await world.close()
+
+    run(play)
+
+
+def test_15_what_was_made_from_a_refused_state_does_not_follow_the_one_recorded_instead() -> None:
+    """Two states on their way, and another replica's has the version of the first."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (a,) = await world.started("a")
+        await watched(world, a)
+        (before,) = await world.engine.records([TASK])
+        await record(world, "far", state("processing", 80.0), version=before.version + 1)
+        appends = [a.journal.append(TASK, state("processing", progress)) for progress in (50.0, 60.0)]
+        answers = await asyncio.gather(*appends, return_exceptions=True)
+        assert [type(one) for one in answers] == [Superseded, Superseded]
+        (after,) = await world.engine.records([TASK])
+        assert after.version == before.version + 1
+        assert a.states(TASK)[-1] == ("processing", 80)
+        await world.close()
+
+    run(play)
+
+
+def test_15_the_same_when_the_connection_breaks_before_they_were_sent() -> None:
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (a,) = await world.started("a")
+        await watched(world, a)
+        (before,) = await world.engine.records([TASK])
+        a.delay = 0.3
+        appends = [a.journal.append(TASK, state("processing", progress)) for progress in (50.0, 60.0)]
+        both = asyncio.gather(*appends, return_exceptions=True)
+        await asyncio.sleep(0.02)
+        offset = await record(world, "far", state("processing", 80.0), version=before.version + 1)
+        (newer,) = await world.engine.records([TASK])
+        a.journal.learn(newer)
+        await a.replica.connection.reached_offset(offset, 5.0)
+        a.cut = True
+        a.replica.connection.drop("broken")
+        await both
+        assert a.states(TASK)[-1] == ("processing", 80)
+        await world.close()
+
+    run(play)
+
+
+@pytest.mark.parametrize("progress", [63.0, 50.0])
+def test_16_a_stamp_used_again_after_its_state_was_lost_is_told_apart_by_content(progress: float) -> None:
+    """Its session did not know any more that it had recorded something."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        a, b = await world.started("a", "b")
+        await watched(world, a, b)
+        (before,) = await world.engine.records([TASK])
+        world.save()
+        await record(world, "far", state("processing", progress), version=before.version + 1)
+        await world.until(lambda: b.states(TASK)[-1] == ("processing", progress))
+        epoch = b.journal.epoch
+        b.cut = a.cut = True
+        world.fail_over()
+        again = state("processing", 83.0)
+        engine = world.engine
+        await engine.session(
+            "far", ttl=60, known_head=b.journal.head, new_epoch="zzzzzzzzzz", about=b"", opens=True
+        )
+        await record(world, "far", again, version=before.version + 1)
+        b.cut = a.cut = False
+        await world.until(lambda: b.journal.epoch != epoch and b.replica.connection.up)
+        await asyncio.sleep(2.0)
+        assert b.states(TASK)[-1] == ("processing", 83)
+        assert a.states(TASK)[-1] == ("processing", 83)
         await world.close()
 
     run(play)

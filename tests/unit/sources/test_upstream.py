@@ -70,7 +70,7 @@ async def test_a_submit_waits_for_the_end_of_a_short_pause_and_other_calls_two_s
 
 
 async def test_a_submit_does_not_wait_where_the_provider_has_refused_one(upstream: Upstream) -> None:
-    """It would be refused again, and its client cannot know meanwhile whether a task exists."""
+    """It would be refused again after the wait, and until then its client knows of no task."""
     await call(upstream, CallKind.CREATE, UpstreamBusy(provider_status=503, retry_after=5))
     with pytest.raises(
         UpstreamUnreachable, match="accepts no new tasks at the moment; nothing was sent"

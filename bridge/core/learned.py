@@ -136,12 +136,12 @@ class LearnedRuns:
     def load(self, runs: Iterable[Run]) -> None:
         """Start again from these runs, oldest first: what is stored, and what was learned here since.
 
-        What is not among them was forgotten, perhaps on request: no account goes on with its part of it.
+        What is not among them was forgotten, perhaps on request: no account keeps its part of it.
         """
         self._kinds.clear()
         self._all.clear()
         self._curves.clear()
-        self.runs += MAX_RUNS  # enough for every open task to choose its ground anew
+        self.runs += MAX_RUNS  # enough for every open task to choose its ground again
         for view in self._views:
             view.load(())
         for run in runs:

@@ -224,7 +224,7 @@ class Hub(Connections):
         """Decide by `position` what of its tasks is news.
 
         Args:
-            only_unsent: Only of those of which no state was sent to anybody.
+            only_unsent: Only of those without any state so far.
         """
         for channel in subscription.channels.values():
             if channel.includes(subscription) and not (only_unsent and channel.frames is not None):

@@ -110,7 +110,7 @@ class Connection:
         stage: Where the connection is.
         epoch: Of the engine, as of the last session; empty before the first.
         writer: Names this session in stamps, another one in each epoch: versions count up again from what an
-            engine still has that lost some, and what was lost may come back.
+            engine still has that lost some, and another replica may hold what was lost.
         received: The newest offset that was received.
         head: The newest offset that the engine is known to hold.
         reached: Whether the engine was ever up here.

@@ -37,7 +37,7 @@ class ReplicaAppend:
 
     Args:
         free: Whether it counts though another process polls the task.
-        base: Stamp of the state that it was made from: versions alone do not tell two states apart.
+        base: Stamp of the state that it was made from: two states may have the same version.
     """
 
     apply: Apply
@@ -107,7 +107,7 @@ class Outbox:
         self._open.pop((item.key, item.apply.stamp), None)
 
     def withdraw(self, key: TaskKey) -> Sequence[ReplicaAppend]:
-        """Take back the appends of a task that were not sent yet, oldest first."""
+        """Remove the appends of a task that were not sent yet, and return them, oldest first."""
         appends = [item for item in self._queue if isinstance(item, ReplicaAppend) and item.key == key]
         if appends:
             self._queue = deque(item for item in self._queue if item not in appends)

@@ -67,7 +67,7 @@ class Stamp(NamedTuple):
 
     Args:
         version: 1 for the first state of the task, then one more for each.
-        session: That saw it.
+        session: That saw it, and its epoch (`bridge.replica.connection.Connection.writer`).
     """
 
     version: int

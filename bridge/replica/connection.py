@@ -109,6 +109,8 @@ class Connection:
         engine: The connected one; None while away.
         stage: Where the connection is.
         epoch: Of the engine, as of the last session; empty before the first.
+        writer: Names this session in stamps, another one in each epoch: versions count up again from what an
+            engine still has that lost some, and another replica may hold what was lost.
         received: The newest offset that was received.
         head: The newest offset that the engine is known to hold.
         reached: Whether the engine was ever up here.
@@ -134,7 +136,7 @@ class Connection:
         self.times = times
         self.engine: Engine | None = None
         self.stage = ConnectionStage.AWAY
-        self.epoch = ""
+        self.epoch = self.writer = ""
         self.received = self.head = 0
         self._began = clock.monotonic()
         self.reached = False
@@ -427,6 +429,7 @@ class Connection:
                 self._count("epochs")
                 self.epoch_since = self._clock.monotonic()
             self.epoch = welcome.epoch
+        self.writer = f"{self.lease.session}/{self.epoch}"
         if changed or welcome.head > self.received:
             self.received = welcome.head
         self.head = welcome.head

@@ -265,7 +265,7 @@ class SharedJournal(Feed):
             key=held.key,
             mode=Mode.OWNER if owner and not free else Mode.FREE,
             expect=expect,
-            stamp=Stamp(expect + 1, self._connection.session),
+            stamp=Stamp(expect + 1, self._connection.writer),
             end=end_of(state),
             digest=digest_of(state),
             document=encode(state),
@@ -526,7 +526,7 @@ class SharedJournal(Feed):
         if digest == news.digest:
             return True
         # Both know something: shown together, and recorded together once this has been.
-        stamp = Stamp(news.stamp.version + 1, self._connection.session)
+        stamp = Stamp(news.stamp.version + 1, self._connection.writer)
         held.hold(state, news.stamp, news.digest, at=0, builds_on_held=False)
         held.hold(merged, stamp, digest, at=0, builds_on_held=True)
         self._publish(held)

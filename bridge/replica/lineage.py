@@ -15,8 +15,8 @@ MAX_RUNS = 8
 class Lineage:
     """The stamps of the states that led to the newest one, as runs of versions by one session.
 
-    A stamp names one state of a history: a state is an ancestor if its stamp is here. After the engine lost
-    states, a session may use a stamp again: two states are the same only with the same content.
+    A stamp names one state in all histories: a state is an ancestor if its stamp is here. As earlier
+    versions may use a stamp again after the engine lost states, the same state has the same content too.
     """
 
     __slots__ = ("_runs",)

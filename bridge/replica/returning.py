@@ -52,14 +52,14 @@ class Returning:
         self._first = first
         self._reapplied = reapplied
         self._wake = asyncio.Event()
-        self._sessions: set[str] = set()
+        self._writers: set[str] = set()
         journal.returning = self._wake.set
         connection.workers.append(self.run)
 
     async def run(self) -> None:
         """Record until nothing is left, then wait for more."""
         settled_at = self._clock.monotonic() + SETTLING_SECONDS
-        self._sessions.add(self._connection.session)
+        self._writers.add(self._connection.writer)
         while True:
             unrecorded = self._memory.unrecorded()
             if not unrecorded:
@@ -73,7 +73,7 @@ class Returning:
             await self._clock.sleep(AGAIN_SECONDS)
 
     def _is_first(self, held: HeldTask) -> bool:
-        return self._first(held.key) or held.stamp.session in self._sessions
+        return self._first(held.key) or held.stamp.session in self._writers
 
     async def _record(self, group: Sequence[HeldTask]) -> None:
         keys = [held.key for held in group]
@@ -128,10 +128,10 @@ class Returning:
                 held, record, recorded if decision.become is Return.GIVEN_UP else None
             )
             return None
-        return _apply_of(held, record, decision, self._connection.session)
+        return _apply_of(held, record, decision, self._connection.writer)
 
 
-def _apply_of(held: HeldTask, record: Record, decision: Plan, session: str) -> Apply:
+def _apply_of(held: HeldTask, record: Record, decision: Plan, writer: str) -> Apply:
     """What to write: as it was, or merged under a stamp of its own."""
     state = decision.state
     assert state is not None
@@ -140,7 +140,7 @@ def _apply_of(held: HeldTask, record: Record, decision: Plan, session: str) -> A
         key=held.key,
         mode=Mode.FREE,
         expect=record.version,
-        stamp=held.stamp if again else Stamp(max(record.version, held.stamp.version) + 1, session),
+        stamp=held.stamp if again else Stamp(max(record.version, held.stamp.version) + 1, writer),
         end=end_of(state),
         digest=held.digest if again else digest_of(state),
         document=encode(state),

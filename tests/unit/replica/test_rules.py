@@ -504,6 +504,43 @@ def test_16_a_stamp_used_again_after_its_state_was_lost_is_told_apart_by_content
     run(play)
 
 
+def test_16_an_older_state_is_not_written_over_one_that_only_bears_the_stamp_of_an_ancestor() -> None:
+    """A failover lost three states of an owner, and another's began the next ones: it counted up again."""
+
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        a, b = await world.started("a", "b")
+        await watched(world, a, b)
+        world.save()
+        for progress in (20, 30, 40):
+            world.provider.shows(TASK, progress)
+            await world.until(lambda shown=progress: b.states(TASK)[-1] == ("processing", shown))  # type: ignore[misc]
+        epoch = a.journal.epoch
+        a.cut = b.cut = True
+        world.fail_over()
+        (before,) = await world.engine.records([TASK])
+        await world.engine.session(
+            "far", ttl=60, known_head=b.journal.head, new_epoch="zzzzzzzzzz", about=b"", opens=True
+        )
+        await record(world, "far", state("processing", 45.0), version=before.version + 1)
+        a.cut = False
+        await world.until(lambda: a.journal.epoch != epoch and a.states(TASK)[-1] == ("processing", 45))
+        world.provider.shows(TASK, 50)
+        await world.until(lambda: a.states(TASK)[-1] == ("processing", 50))
+        (newest,) = await world.engine.records([TASK])
+        assert newest.version < before.version + 4  # as many as were lost: each of these versions was there
+        b.cut = False
+        await world.until(lambda: b.journal.epoch != epoch and b.replica.connection.up)
+        await asyncio.sleep(3.0)
+        assert b.states(TASK)[-1] == a.states(TASK)[-1] == ("processing", 50)
+        assert ("processing", 40) not in a.states(TASK)[-2:]
+        (after,) = await world.engine.records([TASK])
+        assert after.digest == newest.digest
+        await world.close()
+
+    run(play)
+
+
 def test_14_a_due_handed_over_is_kept_by_who_takes_the_task_through_want() -> None:
     async def play(clock: LoopClock) -> None:
         world = World(clock)

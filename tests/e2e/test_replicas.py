@@ -19,7 +19,7 @@ from tests.conftest import missing
 from tests.contract.clients.driven import CLIENTS, Client, driven
 from tests.e2e.fleet import Fleet, fleet
 from tests.e2e.raw import RawStream
-from tests.e2e.scene import QUICK, Ledger, Scene, path_of
+from tests.e2e.scene import QUICK, Ledger, Scene, path_of, until
 from tests.harness import PATIENCE, qingbo, qingbo_done, running_bridge, running_simulator, upstreams_of
 from tests.replicas.engines import available, engine_process
 
@@ -295,6 +295,12 @@ class _Cut:
             one.access.cut = False
 
 
+async def _connected(three: Fleet) -> set[str]:
+    """The bridges that take the engine for reachable."""
+    replicas = {one.url: one.bridge.replica for one in three.served}
+    return {url for url, replica in replicas.items() if replica is not None and replica.connection.up}
+
+
 @pytest.mark.extended
 async def test_an_engine_that_comes_back_empty_resets_who_comes_back_and_nobody_else() -> None:
     async with fleet(3) as three:
@@ -308,7 +314,8 @@ async def test_an_engine_that_comes_back_empty_resets_who_comes_back_and_nobody_
                     empty = EmbeddedEngine()
                     for one in three.served:
                         one.access._engine = empty
-                    await asyncio.sleep(0.3)
+                    # Each has noticed: a connection that was not used meanwhile would stay with the old one.
+                    await until(lambda: _connected(three), set())
                 assert await quiet.event("reset") == {"reason": "new_epoch"}
                 assert (await quiet.state())["progress"] == 10
                 await a.then("qingbo", task, qingbo(task, "processing", 60))

@@ -129,6 +129,11 @@ class PollPrice:
         self._move_factor(now)
         return plan
 
+    def settle(self, now: float) -> None:
+        """Move the factor; call about once a second: the plans of a few tasks do that too seldom."""
+        if self.rate and self.factor > 1.0 and self.open_tasks:
+            self._move_factor(now)
+
     def _move_factor(self, now: float) -> None:
         assert self.rate is not None
         usable = max(_USABLE * self.rate - self._others_now(now), self.rate / 2)

@@ -498,6 +498,7 @@ class Pool:
         await self._report_holds(now)
         for name in self._audiences:
             self._count_viewers(name, 0)
+        self._schedulers.settle_prices(now)
         self._forget_old(now)
         lost = 0
         open_watches: Counter[tuple[str, str]] = Counter()

@@ -296,6 +296,11 @@ class PollSchedulers:
         for key, scheduler in self._schedulers.items():
             self._running[key] = group.create_task(scheduler.run())
 
+    def settle_prices(self, now: float) -> None:
+        """Move the prices of all credentials; call about once a second."""
+        for one in self._schedulers.values():
+            one.upstream.price.settle(now)
+
     def holds(self, now: float) -> dict[Upstream, str]:
         """The upstreams, each with one credential, whose due polls do not start, and why."""
         reasons = {one.upstream: one.hold(now) for one in self._schedulers.values()}

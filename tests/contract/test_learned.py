@@ -110,7 +110,7 @@ async def test_a_damaged_list_is_forgotten_with_all() -> None:
 
 async def test_a_journal_in_memory_has_nothing_to_list() -> None:
     memory = Settings.model_validate({"journal": "memory", "upstreams": {"qingbo": {}}})
-    with pytest.raises(JournalError, match="in memory"):
+    with pytest.raises(JournalError, match="nothing is stored"):
         await list_learned(memory, SystemClock())
-    with pytest.raises(JournalError, match="in memory"):
+    with pytest.raises(JournalError, match="nothing is stored"):
         await forget_learned(memory, SystemClock(), Choice("qingbo"))

@@ -97,3 +97,12 @@ def test_what_is_planned_counts_how_late_polls_are_answered() -> None:
         plan = price.replan(plan, 2.0, now=now)
         now += 2.7  # it waits for its turn, and the provider takes its time
     assert price.planned == pytest.approx(1 / 2.7, rel=0.02)
+
+
+def test_the_price_falls_within_seconds_when_only_a_few_tasks_are_left() -> None:
+    price = PollPrice(rate=1.0, factor=25.0)
+    for _ in range(3):
+        price.replan(None, 300.0)
+    for second in range(30):
+        price.settle(float(second))
+    assert price.factor == 1.0

@@ -130,7 +130,7 @@ class PollPrice:
         return plan
 
     def settle(self, now: float) -> None:
-        """Move the factor; call about once a second: the plans of a few tasks do that too seldom."""
+        """Move the factor; call about once a second: the plans of a few tasks do that too rarely."""
         if self.rate and self.factor > 1.0 and self.open_tasks:
             self._move_factor(now)
 

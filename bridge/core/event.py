@@ -54,7 +54,7 @@ def read_confirmation(
 def _moment(value: object) -> float | None:
     """Unix seconds of a number or its text; None for anything else."""
     try:
-        seconds = float(value)  # type: ignore[arg-type]
+        seconds = float(value)  # type: ignore[arg-type] # what is no number raises TypeError
     except (TypeError, ValueError, OverflowError):
         return None
     return seconds if 0 <= seconds <= _LAST_SECOND else None  # a comparison with NaN is False

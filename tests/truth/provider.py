@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
+from bridge.core.loop_time import LoopTime
 from bridge.dialects.base import HttpResponse, Request
 from bridge.errors import UnreadablePayload, UpstreamTimeout, UpstreamUnavailable, UpstreamUnreachable
 from bridge.simulator.lifecycle import Stage
@@ -20,6 +21,8 @@ from bridge.simulator.recorded.calls import ProviderRequest
 from bridge.simulator.recorded.style import RecordedStyle
 from bridge.simulator.replies import Refusal, Reply
 from bridge.simulator.tasks import TaskView
+from bridge.sources.body_memory import BodyMemory, Share
+from bridge.sources.slices import Turns
 from tests.fakes.virtual import LoopClock
 from tests.truth.plans import ORIGIN, Plan, Trouble
 
@@ -80,6 +83,18 @@ class Provider:
 
     def hide(self, data: bytes) -> bytes:
         return data
+
+    async def hide_large(self, data: bytes, turns: Turns) -> bytes:
+        del turns
+        return data
+
+    def turns(self) -> Turns:
+        """Turns of a reader, by the virtual clock: nothing takes time."""
+        return Turns(LoopTime(), self.clock.monotonic, self.clock.monotonic)
+
+    def event_share(self) -> Share:
+        """Memory for an event that has not ended."""
+        return BodyMemory().share()
 
     def acting_as(self, credential: Any, *, secrets: Any = ()) -> Provider:
         del credential, secrets

@@ -129,17 +129,18 @@ def test_polls_are_densest_where_the_end_is_likeliest() -> None:
     assert waits[0] > waits[1] >= waits[2]
 
 
-def test_ends_that_came_later_than_told_move_the_estimate() -> None:
+@pytest.mark.parametrize(("rank", "lowest", "highest"), [(None, 98, 104), (0.9, 108, 130), (0.1, 70, 94)])
+def test_how_earlier_estimates_came_out_moves_the_next(
+    rank: float | None, lowest: float, highest: float
+) -> None:
     learned = LearnedRuns()
-    runs = [
-        Run(KIND, WALL, {"run": Measurement(value), "rank": Measurement(0.9, 3.0)})
-        for value in about(100, 3.0)
-    ]
-    learned.load(runs)
+    ranked = {} if rank is None else {"rank": Measurement(rank, 3.0)}
+    learned.load(Run(KIND, WALL, {"run": Measurement(value), **ranked}) for value in about(100, 0.3))
     made = forecast()
     made.saw(seen("processing"), 1.0)
-    at, _ = estimate(made, learned, 1.0)
-    assert at > 115
+    at, by = estimate(made, learned, 1.0)
+    assert lowest < at < highest
+    assert at <= by
 
 
 @given(st.lists(st.tuples(observations, st.floats(0, 100)), max_size=20), st.floats(0, 1e5), st.booleans())
